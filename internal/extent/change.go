@@ -116,7 +116,7 @@ func (t *Tree) cut(start, end uint64, displaced func(Extent)) {
 // trim removes the part of e, one extent of the tree that reaches beyond [start, end), that lies within.
 func (t *Tree) trim(e Extent, start, end uint64, displaced func(Extent)) {
 	if displaced != nil {
-		displaced(e.clip(start, end))
+		displaced(e.Clip(start, end))
 	}
 	l := t.mutableLeaf(e.Start)
 	i := l.search(e.Start)
@@ -126,7 +126,7 @@ func (t *Tree) trim(e Extent, start, end uint64, displaced func(Extent)) {
 		t.remove(l, i, i+1)
 	}
 	if e.End > end {
-		t.insert(e.clip(end, e.End)) // its start may belong to the next leaf
+		t.insert(e.Clip(end, e.End)) // its start may belong to the next leaf
 	}
 }
 

@@ -30,18 +30,18 @@ type Extent struct {
 // Len is the extent's length in bytes.
 func (e Extent) Len() uint64 { return e.End - e.Start }
 
-// after is the place of the byte n behind p.
-func (p Place) after(n uint64) Place {
+// After is the place of the byte n behind p; all bytes of Zero are Zero.
+func (p Place) After(n uint64) Place {
 	if p == Zero {
 		return Zero
 	}
 	return p + Place(n)
 }
 
-// clip returns the part of e within [start, end).
-func (e Extent) clip(start, end uint64) Extent {
+// Clip returns the part of e within [start, end).
+func (e Extent) Clip(start, end uint64) Extent {
 	if e.Start < start {
-		e.Place = e.Place.after(start - e.Start)
+		e.Place = e.Place.After(start - e.Start)
 		e.Start = start
 	}
 	e.End = min(e.End, end)

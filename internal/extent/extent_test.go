@@ -24,7 +24,7 @@ func (m model) set(start, end uint64, p Place) {
 	for i := start; i < end; i++ {
 		m[i] = p
 		if p != nowhere {
-			m[i] = p.after(i - start)
+			m[i] = p.After(i - start)
 		}
 	}
 }
@@ -70,7 +70,7 @@ func TestTreeAgreesWithModel(t *testing.T) {
 			next := start
 			note := func(e Extent) {
 				for i := e.Start; i < e.End; i++ {
-					if p.m[i] != e.Place.after(i-e.Start) {
+					if p.m[i] != e.Place.After(i-e.Start) {
 						t.Fatalf("byte %d: displaced %v, was %d", i, e, p.m[i])
 					}
 				}
@@ -100,7 +100,7 @@ func TestTreeAgreesWithModel(t *testing.T) {
 			}
 			off := r.Uint64N(size)
 			e, ok := p.tree.Find(off)
-			if ok != (p.m[off] != nowhere) || ok && e.Place.after(off-e.Start) != p.m[off] {
+			if ok != (p.m[off] != nowhere) || ok && e.Place.After(off-e.Start) != p.m[off] {
 				t.Fatalf("Find(%d) = %v, %v; want %d", off, e, ok, p.m[off])
 			}
 		}

@@ -99,6 +99,6 @@ func (t *Tree) Range(dst []Extent, start, end uint64) []Extent {
 		if !ok || e.Start >= end {
 			return dst
 		}
-		dst = append(dst, e.clip(start, end))
+		dst = append(dst, e.Clip(start, end))
 	}
 }

@@ -1,0 +1,301 @@
+package volume
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sort"
+
+	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// Use is what one log segment means to one volume.
+type Use struct {
+	Segment *wal.Segment
+	Limit   uint64
+	Live    int64 // bytes that the volume's overlay points at
+}
+
+// Uses lists the segments that the volume holds and to which nothing will be
+// appended any more.
+func (v *Volume) Uses() []Use {
+	v.stMu.Lock()
+	segs := append([]held(nil), v.segs...)
+	v.stMu.Unlock()
+	v.omu.RLock()
+	defer v.omu.RUnlock()
+	out := make([]Use, 0, len(segs))
+	for _, h := range segs {
+		if h.limit > 0 || h.seg.End() > 0 {
+			out = append(out, Use{h.seg, h.limit, v.live[h.seg.Number()]})
+		}
+	}
+	return out
+}
+
+// Victims are segments that can be cleaned together: one volume wrote them, the
+// same volumes hold them, and each of those counts all of them or cuts them off
+// at the same number.
+type Victims struct {
+	Segments []*wal.Segment
+	Holders  []*Volume // in the order of their IDs
+	Live     int64     // an upper bound: what holders share is counted for each
+}
+
+// Size is the bytes that cleaning frees, before what it copies.
+func (vs *Victims) Size() (n int64) {
+	for _, s := range vs.Segments {
+		n += int64(s.Size())
+	}
+	return n
+}
+
+// FindVictims groups the segments that the volumes hold and that are live by
+// less than the given share, the emptiest first; at most max of each group.
+func FindVictims(vols []*Volume, share float64, most int) []Victims {
+	type found struct {
+		seg     *wal.Segment
+		holders []*Volume
+		live    int64
+		key     string
+	}
+	vols = slices.Clone(vols)
+	slices.SortFunc(vols, func(a, b *Volume) int { return slices.Compare(a.id[:], b.id[:]) })
+	bySegment := map[*wal.Segment]*found{}
+	for _, v := range vols {
+		for _, u := range v.Uses() {
+			f := bySegment[u.Segment]
+			if f == nil {
+				f = &found{seg: u.Segment, key: fmt.Sprintf("%x", u.Segment.Writer())}
+				bySegment[u.Segment] = f
+			}
+			f.holders = append(f.holders, v)
+			f.live += u.Live
+			f.key += fmt.Sprintf(" %v", v.id)
+			if u.Limit > 0 && u.Limit < u.Segment.End() {
+				f.key += fmt.Sprintf("<%d", u.Limit)
+			}
+		}
+	}
+	groups := map[string][]*found{}
+	for _, f := range bySegment {
+		if float64(f.live) < share*float64(f.seg.Size()) && f.seg.Holders() == len(f.holders) {
+			groups[f.key] = append(groups[f.key], f)
+		}
+	}
+	var out []Victims
+	for _, g := range groups {
+		sort.Slice(g, func(i, j int) bool { return g[i].live < g[j].live })
+		vs := Victims{Holders: g[0].holders}
+		for _, f := range g[:min(len(g), most)] {
+			vs.Segments = append(vs.Segments, f.seg)
+			vs.Live += f.live
+		}
+		out = append(out, vs)
+	}
+	slices.SortFunc(out, func(a, b Victims) int {
+		return cmp.Compare(a.Live*b.Size(), b.Live*a.Size()) // by the share that is live
+	})
+	return out
+}
+
+// move is a piece of the log that cleaning copied.
+type move struct {
+	off, length uint64
+	from, to    extent.Place
+}
+
+// Clean copies what is live of the victims into fresh segments and frees them.
+// It reports false, having done nothing, when a holder is being folded or
+// closed.
+//
+// prefix: before a segment goes, the log is synced through all that made its
+// records dead; copies keep their numbers; the copies are durable before the
+// records that name them, and those before the old segments are used again.
+func Clean(log *wal.Pool, vs Victims) (bool, error) {
+	for i, v := range vs.Holders {
+		if !v.foldMu.TryLock() {
+			for _, u := range vs.Holders[:i] {
+				u.foldMu.Unlock()
+			}
+			return false, nil
+		}
+	}
+	defer func() {
+		for _, v := range vs.Holders {
+			v.foldMu.Unlock()
+		}
+	}()
+	for _, v := range vs.Holders {
+		// An append that filled one of the victims has pointed the overlay at
+		// what it wrote there once this lock was free.
+		v.wmu.Lock()
+		v.wmu.Unlock() //nolint:staticcheck // a barrier
+		if err := v.Flush(); err != nil {
+			return false, err
+		}
+	}
+	c := log.NewCompactor(vs.Segments[0].Writer())
+	moves, err := copyLive(c, vs)
+	if err != nil {
+		c.Abort()
+		return false, err
+	}
+	fresh, err := c.Finish()
+	if err != nil {
+		c.Abort()
+		return false, err
+	}
+	for _, v := range vs.Holders {
+		v.addSegments(fresh, vs.Segments)
+		v.relocate(moves)
+	}
+	for _, s := range fresh {
+		s.Release() // the holders have theirs
+	}
+	for _, v := range vs.Holders {
+		if err := v.dropSegments(vs.Segments); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// copyLive copies the live pieces of the victims.
+func copyLive(c *wal.Compactor, vs Victims) (moves []move, err error) {
+	var body []byte
+	var live []extent.Extent
+	for _, s := range vs.Segments {
+		recs, err := s.Index()
+		if err != nil {
+			return nil, err
+		}
+		for i := range recs {
+			r := &recs[i]
+			live = liveParts(live[:0], vs.Holders, r, s.PlaceOf(r))
+			if len(live) == 0 {
+				continue
+			}
+			if r.Zero {
+				if _, err := c.Add(*r, nil); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			if body, err = s.ReadRecord(r, body); err != nil {
+				return nil, err
+			}
+			for _, e := range live {
+				part := *r
+				part.Off, part.Len = e.Start, e.Len()
+				to, err := c.Add(part, body[e.Start-r.Off:e.End-r.Off])
+				if err != nil {
+					return nil, err
+				}
+				moves = append(moves, move{e.Start, e.Len(), e.Place, to})
+			}
+		}
+	}
+	return moves, nil
+}
+
+// liveParts appends the parts of the record that some holder's overlay points
+// at, joined where holders share them. A zero record is live as a whole while
+// any of its range reads as zeros through an overlay: whichever record made it so.
+func liveParts(dst []extent.Extent, holders []*Volume, r *wal.Record, pl extent.Place) []extent.Extent {
+	for _, v := range holders {
+		v.omu.RLock()
+		var it extent.Iterator
+		it.Seek(v.tree, r.Off)
+		for e, ok := it.Next(); ok && e.Start < r.Off+r.Len; e, ok = it.Next() {
+			e = e.Clip(r.Off, r.Off+r.Len)
+			if e.Place == pl.After(e.Start-r.Off) {
+				dst = append(dst, e)
+				if r.Zero {
+					break
+				}
+			}
+		}
+		v.omu.RUnlock()
+	}
+	if len(dst) < 2 || len(holders) == 1 {
+		return dst
+	}
+	slices.SortFunc(dst, func(a, b extent.Extent) int { return cmp.Compare(a.Start, b.Start) })
+	out := dst[:1]
+	for _, e := range dst[1:] {
+		last := &out[len(out)-1]
+		if e.Start <= last.End {
+			last.End = max(last.End, e.End)
+		} else {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// addSegments makes the volume hold the fresh segments that replace the old ones.
+func (v *Volume) addSegments(fresh, old []*wal.Segment) {
+	v.stMu.Lock()
+	defer v.stMu.Unlock()
+	var limit uint64
+	for _, h := range v.segs {
+		if slices.Contains(old, h.seg) {
+			limit = max(limit, h.last())
+		}
+	}
+	for _, s := range fresh {
+		s.Hold()
+		v.segs = append(v.segs, held{s, limit})
+	}
+}
+
+// relocate points the overlay at the copies, where it still points at the
+// originals.
+func (v *Volume) relocate(moves []move) {
+	var found []extent.Extent
+	for len(moves) > 0 {
+		v.omu.Lock()
+		for _, m := range moves[:min(len(moves), pruneStep)] {
+			found = v.tree.Range(found[:0], m.off, m.off+m.length)
+			for _, e := range found {
+				if d := e.Start - m.off; e.Place == m.from.After(d) {
+					v.apply(e.Start, e.Len(), m.to.After(d))
+				}
+			}
+		}
+		moves = moves[min(len(moves), pruneStep):]
+		v.omu.Unlock()
+	}
+}
+
+// dropSegments takes segments out of the volume's record and then lets them go.
+func (v *Volume) dropSegments(old []*wal.Segment) error {
+	v.stMu.Lock()
+	kept := make([]held, 0, len(v.segs))
+	var dropped []held
+	for _, h := range v.segs {
+		if slices.Contains(old, h.seg) {
+			dropped = append(dropped, h)
+		} else {
+			kept = append(kept, h)
+		}
+	}
+	v.segs = kept
+	v.stMu.Unlock()
+	if err := v.Update(func(*State) {}); err != nil {
+		// The record still names them: they are kept until the next start.
+		return err
+	}
+	v.gate.wait()
+	v.omu.Lock()
+	for _, h := range dropped {
+		delete(v.live, h.seg.Number())
+	}
+	v.omu.Unlock()
+	for _, h := range dropped {
+		h.seg.Release()
+	}
+	return nil
+}

@@ -1,0 +1,518 @@
+package volume
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// hookFS calls hook before and after every write and every sync of a log file.
+type hookFS struct {
+	vfs.FS
+	hook func(op string)
+}
+
+type hookFile struct {
+	vfs.File
+	fs *hookFS
+}
+
+func (f hookFile) WriteAt(p []byte, off int64) (int, error) {
+	f.fs.hook("before write")
+	n, err := f.File.WriteAt(p, off)
+	f.fs.hook("after write")
+	return n, err
+}
+
+func (f hookFile) SyncData() error {
+	f.fs.hook("before sync")
+	err := f.File.SyncData()
+	f.fs.hook("after sync")
+	return err
+}
+
+func (fs *hookFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := fs.FS.Create(name, c)
+	return hookFile{f, fs}, err
+}
+
+func (fs *hookFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
+	f, err := fs.FS.OpenReadWrite(name, c, o...)
+	return hookFile{f, fs}, err
+}
+
+// memStore stands for the object store and the cache: blocks and pages by hash.
+type memStore struct {
+	mu     sync.Mutex
+	raw    map[pack.Hash][]byte
+	hasher *pack.Hasher
+}
+
+func newMemStore() *memStore {
+	return &memStore{raw: map[pack.Hash][]byte{}, hasher: pack.NewHasher("test")}
+}
+
+func (m *memStore) put(raw []byte) pack.Ref {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := m.hasher.Sum(raw)
+	m.raw[h] = bytes.Clone(raw)
+	return pack.Ref{Hash: h, Pack: pack.ID{Nonce: [12]byte{1}}, Len: uint32(len(raw))}
+}
+
+func (m *memStore) get(h pack.Hash) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if b, ok := m.raw[h]; ok {
+		return b, nil
+	}
+	return nil, problem.New(problem.NotFound, "no block %v", h)
+}
+
+func (m *memStore) AddPage(_ context.Context, _ pack.Hash, page []byte) (pack.Ref, error) {
+	return m.put(page), nil
+}
+
+func (m *memStore) Page(_ context.Context, ref pack.Ref) ([]byte, error) { return m.get(ref.Hash) }
+
+func (m *memStore) Block(_ context.Context, ref *pack.Ref, _ int) ([]byte, error) {
+	return m.get(ref.Hash)
+}
+
+func (m *memStore) TryBlock(h *pack.Hash) ([]byte, bool) {
+	b, err := m.get(*h)
+	return b, err == nil
+}
+
+func (m *memStore) Prefetch([]pack.Ref, int) {}
+
+const (
+	testBlock   = 4096
+	testSize    = 40 * testBlock
+	testSegment = 64 << 10
+)
+
+// op is one write in the model: bytes, or zeros when data is nil.
+type op struct {
+	off, n uint64
+	data   []byte
+}
+
+// disk is a volume under test beside the history of what was written to it.
+type disk struct {
+	v       *Volume
+	start   []byte // content before the first op
+	ops     []op
+	flushed int // so many ops are acknowledged as durable
+}
+
+func (d *disk) clone() *disk {
+	return &disk{start: d.start, ops: d.ops[:len(d.ops):len(d.ops)], flushed: d.flushed}
+}
+
+func apply(b []byte, o op) {
+	if o.data == nil {
+		clear(b[o.off : o.off+o.n])
+	} else {
+		copy(b[o.off:], o.data)
+	}
+}
+
+// content is the model's content after n ops.
+func (d *disk) content(n int) []byte {
+	b := bytes.Clone(d.start)
+	for _, o := range d.ops[:n] {
+		apply(b, o)
+	}
+	return b
+}
+
+// prefix finds the n for which got is the content after n ops, -1 if there is none.
+func (d *disk) prefix(got []byte) int {
+	b := d.content(d.flushed)
+	for n := d.flushed; ; n++ {
+		if bytes.Equal(b, got) {
+			return n
+		}
+		if n == len(d.ops) {
+			return -1
+		}
+		apply(b, d.ops[n])
+	}
+}
+
+// explain says where the content after all flushed ops first differs.
+func (d *disk) explain(got []byte) string {
+	want := d.content(d.flushed)
+	for i := range got {
+		if got[i] != want[i] {
+			s := fmt.Sprintf("byte %d is %#x, after the flushed ops it was %#x;", i, got[i], want[i])
+			for n, o := range d.ops {
+				if o.off <= uint64(i) && uint64(i) < o.off+o.n {
+					s += fmt.Sprintf(" op %d %d+%d zero=%v;", n, o.off, o.n, o.data == nil)
+				}
+			}
+			return s
+		}
+	}
+	return "equal"
+}
+
+// world is one host in memory.
+type world struct {
+	t     *testing.T
+	r     *rand.Rand
+	mem   *vfs.MemFS
+	fs    *hookFS
+	pool  *wal.Pool
+	store *memStore
+	disks []*disk
+
+	mu     sync.Mutex
+	states map[ID][]byte // the metadata
+
+	// crash is taken at the operation whose turn it is.
+	ops     int
+	crashAt int
+	crash   *crash
+}
+
+// crash is what a power loss leaves.
+type crash struct {
+	fs     *vfs.MemFS
+	states map[ID][]byte
+	disks  map[ID]*disk
+	where  string
+}
+
+func newWorld(t *testing.T, seed uint64, crashAt int) *world {
+	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 7)), mem: vfs.NewCrashableMem(), store: newMemStore(), states: map[ID][]byte{}, crashAt: crashAt}
+	if err := w.mem.MkdirAll("wal", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"/", ""} {
+		if f, err := w.mem.OpenDir(d); err == nil {
+			_ = f.Sync()
+		}
+	}
+	w.open()
+	return w
+}
+
+func (w *world) open() {
+	var fs *hookFS
+	fs = &hookFS{FS: w.mem, hook: func(op string) {
+		if fs == w.fs {
+			w.hook(op)
+		}
+	}}
+	w.fs = fs
+	var err error
+	w.pool, err = wal.Open(wal.Options{FS: w.fs, Dir: "wal", SegmentBytes: testSegment, Rand: w.r.Uint64})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) env() Env {
+	pages := blockmap.NewPageCache(1 << 20)
+	states := w.states // what a host that is gone still does must not reach its successor's
+	return Env{Log: w.pool, Pages: pages.Source(w.store, w.store.hasher), Blocks: w.store, Now: time.Now,
+		Save: func(sts ...*State) error { return w.save(states, sts...) }}
+}
+
+func (w *world) save(to map[ID][]byte, states ...*State) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, st := range states {
+		b, err := json.Marshal(st)
+		if err != nil {
+			return err
+		}
+		to[st.ID] = b
+	}
+	return nil
+}
+
+// hook runs inside the engine's file operations.
+func (w *world) hook(where string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ops++
+	if w.ops == w.crashAt {
+		w.crash = w.takeCrash(where)
+	}
+}
+
+func (w *world) takeCrash(where string) *crash {
+	c := &crash{where: fmt.Sprintf("op %d, %s", w.ops, where), states: map[ID][]byte{}, disks: map[ID]*disk{}}
+	percent := []int{0, 30, 70, 100}[w.crashAt%4]
+	c.fs = w.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(uint64(w.crashAt), 3))})
+	for id, st := range w.states {
+		c.states[id] = st
+	}
+	for _, d := range w.disks {
+		c.disks[d.v.id] = d.clone()
+	}
+	return c
+}
+
+func (w *world) newDisk() {
+	st := State{Version: 1, Name: "v", Tenant: "default", Size: testSize, BlockSize: testBlock, Mode: Active}
+	for i := range st.ID {
+		st.ID[i] = byte(w.r.Uint32())
+	}
+	if err := w.save(w.states, &st); err != nil {
+		w.t.Fatal(err)
+	}
+	v, err := Open(w.env(), st, false)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.add(&disk{v: v, start: make([]byte, testSize)})
+}
+
+func (w *world) add(d *disk) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.disks = append(w.disks, d)
+}
+
+// record notes an op before the engine sees it: it may be there after a crash.
+func (w *world) record(d *disk, o op) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d.ops = append(d.ops, o)
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// step does one random thing.
+func (w *world) step() {
+	d := w.disks[w.r.IntN(len(w.disks))]
+	switch k := w.r.IntN(100); {
+	case k < 60:
+		w.write(d)
+	case k < 68:
+		off := w.r.Uint64N(testSize)
+		n := 1 + w.r.Uint64N(min(testSize-off, 3*testBlock))
+		w.record(d, op{off: off, n: n})
+		w.must(d.v.Zero(off, n))
+	case k < 84:
+		n := len(d.ops)
+		w.must(d.v.Flush())
+		w.mu.Lock()
+		d.flushed = max(d.flushed, n)
+		w.mu.Unlock()
+	case k < 88:
+		w.fork(d)
+	case k < 92:
+		w.fold(d)
+	default:
+		w.clean()
+	}
+}
+
+func (w *world) write(d *disk) {
+	n := 1 + w.r.Uint64N(3*testBlock)
+	switch w.r.IntN(12) {
+	case 0:
+		n = 1 + w.r.Uint64N(30*testBlock) // longer than a quarter of a segment
+	case 1, 2, 3, 4:
+		n = testBlock
+	}
+	off := w.r.Uint64N(testSize - n)
+	if n == testBlock {
+		off &^= testBlock - 1
+	}
+	data := make([]byte, n)
+	for i := range data {
+		data[i] = byte(w.r.Uint32() | 1)
+	}
+	w.record(d, op{off: off, n: n, data: data})
+	w.must(d.v.WriteAt(data, off))
+}
+
+func (w *world) fork(d *disk) {
+	if len(w.disks) >= 5 {
+		return
+	}
+	c, err := d.v.Cut()
+	w.must(err)
+	defer c.Release()
+	st := State{Name: "child", Tenant: "default", Mode: Active}
+	for i := range st.ID {
+		st.ID[i] = byte(w.r.Uint32())
+	}
+	n := len(d.ops)
+	kids, err := c.Fork(&st)
+	w.must(err)
+	w.mu.Lock()
+	d.flushed = max(d.flushed, n)
+	w.mu.Unlock()
+	w.add(&disk{v: kids[0], start: d.content(n)})
+}
+
+// fold publishes a cut to the fake store.
+func (w *world) fold(d *disk) {
+	c, err := d.v.BeginFold()
+	w.must(err)
+	defer d.v.EndFold(c)
+	w.must(c.Sync())
+	ctx := context.Background()
+	e := c.Base().Edit()
+	w.must(e.Grow(c.State.Blocks()))
+	buf := make([]byte, testBlock)
+	w.must(c.Overlay(func(start, end uint64, _ bool) error {
+		for idx := start / testBlock; idx*testBlock < end; idx++ {
+			if err := c.ReadAt(ctx, buf, idx*testBlock); err != nil {
+				return err
+			}
+			ref := pack.Ref{}
+			if !bytes.Equal(buf, make([]byte, testBlock)) {
+				ref = w.store.put(buf)
+			}
+			if err := e.Set(idx, ref); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	root, err := e.Publish(ctx, w.store)
+	w.must(err)
+	for range w.r.IntN(4) { // the guest goes on meanwhile
+		w.write(d)
+	}
+	m, err := blockmap.New(d.v.env.Pages, root, c.State.Blocks())
+	w.must(err)
+	w.must(d.v.Published(c, m, nil))
+}
+
+func (w *world) clean() {
+	var vols []*Volume
+	for _, d := range w.disks {
+		vols = append(vols, d.v)
+	}
+	for _, vs := range FindVictims(vols, 0.7, 3) {
+		n := make([]int, len(w.disks))
+		for i, d := range w.disks {
+			n[i] = len(d.ops)
+		}
+		done, err := Clean(w.pool, vs)
+		w.must(err)
+		if done {
+			return
+		}
+	}
+}
+
+// check compares every volume, and what it reads piecewise, with the model.
+func (w *world) check() {
+	w.t.Helper()
+	for i, d := range w.disks {
+		got := make([]byte, testSize)
+		w.must(d.v.ReadAt(got, 0))
+		if !bytes.Equal(got, d.content(len(d.ops))) {
+			d.flushed = len(d.ops)
+			w.t.Fatalf("disk %d differs from its model after %d ops: %s", i, len(d.ops), d.explain(got))
+		}
+	}
+}
+
+// recover opens what the crash left and checks the invariants prefix and
+// flush-is-durable; then it goes on working on it.
+func (w *world) recover(c *crash) {
+	w.t.Helper()
+	w.mu.Lock()
+	w.mem, w.states, w.crash, w.crashAt = c.fs, c.states, nil, 0
+	w.disks = nil
+	w.mu.Unlock()
+	w.open()
+	for id, b := range c.states {
+		d := c.disks[id]
+		if d == nil {
+			continue // a fork that was never acknowledged
+		}
+		var st State
+		w.must(json.Unmarshal(b, &st))
+		v, err := Open(w.env(), st, false)
+		if err != nil {
+			w.t.Fatalf("after a crash at %s: %v", c.where, err)
+		}
+		got := make([]byte, testSize)
+		w.must(v.ReadAt(got, 0))
+		n := d.prefix(got)
+		if n < 0 {
+			fmt.Println(string(b))
+			for _, h := range v.segs {
+				x, _ := h.seg.Index()
+				fmt.Println("seg", h.seg.Ref(), h.limit, ID(h.seg.Writer()), h.seg.Compacted())
+				for _, r := range x {
+					fmt.Printf("   %+v\n", r)
+				}
+			}
+			for i, o := range d.ops {
+				fmt.Println(i, o.off, o.n, o.data == nil)
+			}
+			w.t.Fatalf("after a crash at %s, volume %v is no prefix of %d writes (%d flushed): %s", c.where, id, len(d.ops), d.flushed, d.explain(got))
+		}
+		w.disks = append(w.disks, &disk{v: v, start: got})
+	}
+	for id := range c.disks {
+		if c.states[id] == nil {
+			w.t.Fatalf("after a crash at %s, volume %v is gone", c.where, id)
+		}
+	}
+	w.pool.Settle()
+	w.check()
+}
+
+// TestCrash runs random histories with a power loss at one of the writes and
+// syncs of each, recovers, goes on, and crashes again.
+// prefix, flush-is-durable.
+func TestCrash(t *testing.T) {
+	seeds := 150
+	if testing.Short() {
+		seeds = 40
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := newWorld(t, uint64(seed), 1+seed*7%150)
+			w.newDisk()
+			w.pool.Settle()
+			for round := range 4 {
+				for range 60 {
+					w.step()
+					if w.crash != nil {
+						break
+					}
+				}
+				w.check()
+				if w.crash == nil {
+					w.mu.Lock()
+					w.crash = w.takeCrash("the end")
+					w.mu.Unlock()
+				}
+				w.recover(w.crash)
+				w.crashAt = w.ops + 1 + (seed*13+round*29)%150
+			}
+		})
+	}
+}

@@ -1,0 +1,329 @@
+package volume
+
+import (
+	"context"
+	"time"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// Cut is the volume exactly after one of its writes. It stays as it is, and
+// keeps the log segments that it needs, until Release. It may be read concurrently.
+type Cut struct {
+	vol  *Volume
+	tree *extent.Tree
+	base *blockmap.Map
+	segs []held
+	// Seq is the number of the newest write in it.
+	Seq uint64
+	// State is the volume's record at the cut; its segments carry the limits
+	// that make them end at the cut.
+	State State
+	at    time.Time
+}
+
+// Cut takes a cut of the volume as it is now. It is not durable yet: see Sync.
+// It costs microseconds whatever the volume's size and dirty data.
+func (v *Volume) Cut() (*Cut, error) {
+	v.wmu.Lock()
+	defer v.wmu.Unlock()
+	if err := v.Err(); err != nil {
+		return nil, err
+	}
+	c := &Cut{vol: v, at: v.env.Now()}
+	c.Seq = v.log.Last()
+	v.stMu.Lock()
+	c.State = v.stateLocked()
+	for i, h := range v.segs {
+		limit := c.State.Segments[i].Limit
+		if limit == 0 && !h.seg.Compacted() {
+			if !h.seg.Begun() {
+				continue // made ready for later writes
+			}
+			limit = c.Seq
+			if end := h.seg.End(); end > 0 {
+				limit = min(limit, end)
+			}
+		}
+		h.seg.Hold()
+		c.segs = append(c.segs, held{h.seg, limit})
+	}
+	v.omu.Lock()
+	c.tree, c.base = v.tree.Clone(), v.base
+	v.omu.Unlock()
+	v.stMu.Unlock()
+	c.State.Segments = refs(c.segs)
+	return c, nil
+}
+
+func refs(segs []held) []wal.Ref {
+	out := make([]wal.Ref, len(segs))
+	for i, h := range segs {
+		out[i] = h.seg.Ref()
+		out[i].Limit = h.limit
+	}
+	return out
+}
+
+// Sync makes the cut durable on this host's disk.
+func (c *Cut) Sync() error {
+	if c.vol.log.Durable() >= c.Seq {
+		return nil
+	}
+	return c.vol.Flush()
+}
+
+// Release gives up what the cut holds; nothing may be reading it.
+func (c *Cut) Release() {
+	for _, h := range c.segs {
+		h.seg.Release()
+	}
+	c.segs = nil
+}
+
+// Size is the cut's size in bytes.
+func (c *Cut) Size() uint64 { return c.State.Size }
+
+// Base is the block map under the cut's overlay.
+func (c *Cut) Base() *blockmap.Map { return c.base }
+
+// Clean tells whether the block map holds all of the cut.
+func (c *Cut) Clean() bool { return c.tree.Count() == 0 }
+
+// ReadAt fills p from off.
+func (c *Cut) ReadAt(ctx context.Context, p []byte, off uint64) error {
+	ps := piecePool.Get().(*pieces)
+	defer piecePool.Put(ps)
+	ps.extents = c.tree.Range(ps.extents[:0], off, off+uint64(len(p)))
+	return c.vol.read(ctx, ps, c.base, p, off)
+}
+
+// Extents is Volume.Extents for the cut.
+func (c *Cut) Extents(ctx context.Context, kind ExtentKind, off, length uint64, fn func(length uint64, flagged bool) error) error {
+	return extents(ctx, kind, c.tree.Range(nil, off, off+length), c.base, uint64(c.State.BlockSize), off, length, fn)
+}
+
+// Overlay calls fn for every range that the block map does not hold yet, in
+// order; zero tells that it reads as zeros.
+func (c *Cut) Overlay(fn func(start, end uint64, zero bool) error) error {
+	var it extent.Iterator
+	it.Seek(c.tree, 0)
+	for e, ok := it.Next(); ok; e, ok = it.Next() {
+		if err := fn(e.Start, e.End, e.Place == extent.Zero); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Fork makes a volume of the cut for each of the records, in which the caller
+// has set who the children are; what they hold is filled in here. The children
+// are durable when it returns. fork-is-constant: what is copied is a record with
+// the list of segments, and the root of a tree.
+func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
+	if err := c.Sync(); err != nil {
+		return nil, err
+	}
+	for _, st := range children {
+		st.Version = stateVersion
+		st.Size, st.BlockSize = c.State.Size, c.State.BlockSize
+		st.Root, st.RootBlocks = c.State.Root, c.State.RootBlocks
+		st.Folded, st.Floor, st.Used = c.State.Folded, c.Seq, c.Seq
+		st.Segments = c.State.Segments
+	}
+	out := make([]*Volume, 0, len(children))
+	for _, st := range children {
+		v, err := newVolume(c.vol.env, *st)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	if err := c.vol.env.Save(children...); err != nil {
+		return nil, err
+	}
+	for _, v := range out {
+		v.adopt(c.tree.Clone(), c.base, c.segs)
+		v.log = wal.NewLog(v.env.Log, wal.Identity(v.id), c.Seq, v.attach)
+		if v.tree.Count() > 0 {
+			v.oldest = c.at
+		}
+	}
+	return out, nil
+}
+
+// adopt gives the volume an overlay and the segments under it. The accounts are
+// taken from the tree.
+func (v *Volume) adopt(tree *extent.Tree, base *blockmap.Map, segs []held) {
+	for _, h := range segs {
+		h.seg.Hold()
+	}
+	v.stMu.Lock()
+	v.segs = append([]held(nil), segs...)
+	v.stMu.Unlock()
+	v.omu.Lock()
+	defer v.omu.Unlock()
+	v.tree, v.base = tree, base
+	v.recount()
+}
+
+// recount takes the accounts from the overlay. Under omu.
+func (v *Volume) recount() {
+	v.live, v.dirty = map[uint32]int64{}, 0
+	var it extent.Iterator
+	it.Seek(v.tree, 0)
+	for e, ok := it.Next(); ok; e, ok = it.Next() {
+		if e.Place != extent.Zero {
+			v.live[wal.NumberOf(e.Place)] += int64(e.Len())
+			v.dirty += int64(e.Len())
+		}
+	}
+}
+
+// BeginFold takes the cut that is to be published, and keeps cleaning and other
+// folds out until EndFold.
+func (v *Volume) BeginFold() (*Cut, error) {
+	v.foldMu.Lock()
+	c, err := v.Cut()
+	if err != nil {
+		v.foldMu.Unlock()
+	}
+	return c, err
+}
+
+// EndFold ends what BeginFold began, successful or not.
+func (v *Volume) EndFold(c *Cut) {
+	c.Release()
+	v.foldMu.Unlock()
+}
+
+// pruneStep is how many extents are taken out of the overlay under one lock: a
+// few hundred microseconds of a guest's time at most.
+const pruneStep = 512
+
+// Published puts the map in which the cut was published under the volume, takes
+// what it holds out of the overlay, and frees the log behind it. change, if not
+// nil, is applied to the record that is saved.
+func (v *Volume) Published(c *Cut, m *blockmap.Map, change func(*State)) error {
+	v.omu.Lock()
+	v.base = m
+	v.omu.Unlock()
+	v.prune(c)
+	v.stMu.Lock()
+	v.state.Root, v.state.RootBlocks, v.state.Folded = m.Root(), m.Blocks(), c.Seq
+	freed := v.dropFolded(c.Seq)
+	v.stMu.Unlock()
+	v.omu.Lock()
+	if v.tree.Count() == 0 {
+		v.oldest = time.Time{}
+	} else {
+		v.oldest = c.at
+	}
+	v.omu.Unlock()
+	if err := v.Update(func(st *State) {
+		if change != nil {
+			change(st)
+		}
+	}); err != nil {
+		// The segments stay on the disk for the record that is there.
+		return err
+	}
+	v.gate.wait()
+	for _, h := range freed {
+		h.seg.Release()
+	}
+	return nil
+}
+
+// prune removes from the overlay what is still as it was at the cut.
+func (v *Volume) prune(c *Cut) {
+	var it extent.Iterator
+	it.Seek(c.tree, 0)
+	var found []extent.Extent
+	for more := true; more; {
+		v.omu.Lock()
+		for range pruneStep {
+			var e extent.Extent
+			if e, more = it.Next(); !more {
+				break
+			}
+			found = v.tree.Range(found[:0], e.Start, e.End)
+			for _, f := range found {
+				if f.Place == e.Place.After(f.Start-e.Start) {
+					v.tree.Delete(f.Start, f.End, v.displacedFn)
+				}
+			}
+		}
+		v.omu.Unlock()
+	}
+}
+
+// dropFolded takes segments out of the list whose records are all folded. Under stMu.
+func (v *Volume) dropFolded(folded uint64) (freed []held) {
+	kept := v.segs[:0:0]
+	for _, h := range v.segs {
+		if last := h.last(); last > 0 && last <= folded {
+			freed = append(freed, h)
+		} else {
+			kept = append(kept, h)
+		}
+	}
+	v.segs = kept
+	return freed
+}
+
+// Rollback makes the volume what the cut of another volume (one of its
+// snapshots) holds, or what a published map holds. What was written since is gone. It is durable
+// when Rollback returns.
+func (v *Volume) Rollback(c *Cut, change func(*State)) error {
+	if err := c.Sync(); err != nil {
+		return err
+	}
+	v.foldMu.Lock()
+	defer v.foldMu.Unlock()
+	// Writers are kept out for as long as it takes to save one record.
+	v.wmu.Lock()
+	defer v.wmu.Unlock()
+	if err := v.Err(); err != nil {
+		return err
+	}
+	if err := v.log.Restart(); err != nil {
+		return err
+	}
+	last := v.log.Last()
+	v.stMu.Lock()
+	old := v.segs
+	v.stMu.Unlock()
+	v.adopt(c.tree.Clone(), c.base, c.segs)
+	if err := v.Update(func(st *State) {
+		st.Root, st.RootBlocks = c.State.Root, c.State.RootBlocks
+		st.Folded, st.Floor = c.State.Folded, last
+		st.Size = c.State.Size
+		if change != nil {
+			change(st)
+		}
+	}); err != nil {
+		v.Fail(problem.New(problem.Internal, "the rollback was not recorded, restart glide to find out which state holds: %w", err))
+		return err
+	}
+	v.gate.wait()
+	for _, h := range old {
+		h.seg.Release()
+	}
+	return nil
+}
+
+// Resize grows the volume; the new bytes read as zeros.
+func (v *Volume) Resize(size uint64) error {
+	v.foldMu.Lock()
+	defer v.foldMu.Unlock()
+	st := v.State()
+	if size < st.Size {
+		return problem.New(problem.Invalid, "%s is %d bytes: it cannot shrink to %d", st.Name, st.Size, size)
+	}
+	// The map below grows with the next fold; beyond its end it reads as a hole.
+	return v.Update(func(st *State) { st.Size = size })
+}

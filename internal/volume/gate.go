@@ -1,0 +1,56 @@
+package volume
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// gate counts the readers that may still look at segments which the overlay no
+// longer names. Entering and leaving cost one atomic addition each; whoever
+// wants to recycle a segment waits until the readers that were inside have left.
+type gate struct {
+	phase atomic.Uint32
+	in    [2]paddedCount
+	mu    sync.Mutex // one waiter at a time
+	left  sync.Cond
+	cond  sync.Mutex
+}
+
+type paddedCount struct {
+	n atomic.Int64
+	_ [56]byte // one cache line each
+}
+
+func (g *gate) init() { g.left.L = &g.cond }
+
+// enter returns what leave wants. It is called before the overlay is looked at.
+func (g *gate) enter() uint32 {
+	for {
+		p := g.phase.Load() & 1
+		g.in[p].n.Add(1)
+		if g.phase.Load()&1 == p {
+			return p
+		}
+		g.leave(p)
+	}
+}
+
+func (g *gate) leave(p uint32) {
+	if g.in[p].n.Add(-1) == 0 && g.phase.Load()&1 != p {
+		g.cond.Lock()
+		g.left.Broadcast()
+		g.cond.Unlock()
+	}
+}
+
+// wait returns when every reader that was inside at the call has left.
+func (g *gate) wait() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	old := g.phase.Add(1) - 1
+	g.cond.Lock()
+	defer g.cond.Unlock()
+	for g.in[old&1].n.Load() != 0 {
+		g.left.Wait()
+	}
+}

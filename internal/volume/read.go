@@ -1,0 +1,220 @@
+package volume
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// pieces is the reused room for what one read finds in the overlay.
+type pieces struct {
+	extents []extent.Extent
+	vec     []vecPiece
+}
+
+type vecPiece struct {
+	buf   []byte
+	place extent.Place
+}
+
+var piecePool = sync.Pool{New: func() any { return new(pieces) }}
+
+// ReadAt fills p from off. Concurrent writes of the same bytes may be seen in
+// part; everything acknowledged before the call is seen.
+func (v *Volume) ReadAt(p []byte, off uint64) error {
+	if err := v.Err(); err != nil {
+		return err
+	}
+	ps := piecePool.Get().(*pieces)
+	defer piecePool.Put(ps)
+	g := v.gate.enter()
+	defer v.gate.leave(g)
+	base := v.lookup(ps, p, off)
+	v.ahead.note(v, base, off, len(p))
+	return v.read(context.Background(), ps, base, p, off)
+}
+
+// TryReadAt is ReadAt if no disk and no network is needed for it; it reports
+// whether it filled p.
+func (v *Volume) TryReadAt(p []byte, off uint64) bool {
+	if v.broken.Load() != nil {
+		return false
+	}
+	ps := piecePool.Get().(*pieces)
+	g := v.gate.enter()
+	base := v.lookup(ps, p, off)
+	ok := v.tryRead(ps, base, p, off)
+	v.gate.leave(g)
+	piecePool.Put(ps)
+	return ok
+}
+
+// lookup finds the pieces of [off, off+len(p)) in the overlay and the map below.
+func (v *Volume) lookup(ps *pieces, p []byte, off uint64) *blockmap.Map {
+	v.omu.RLock()
+	ps.extents = v.tree.Range(ps.extents[:0], off, off+uint64(len(p)))
+	base := v.base
+	v.omu.RUnlock()
+	return base
+}
+
+// read assembles p from the pieces that lookup found and the blocks below.
+func (v *Volume) read(ctx context.Context, ps *pieces, base *blockmap.Map, p []byte, off uint64) error {
+	next := off
+	for _, e := range ps.extents {
+		if e.Start > next {
+			if err := v.readBase(ctx, base, p[next-off:e.Start-off], next); err != nil {
+				return err
+			}
+		}
+		next = e.End
+	}
+	if end := off + uint64(len(p)); next < end {
+		if err := v.readBase(ctx, base, p[next-off:], next); err != nil {
+			return err
+		}
+	}
+	return v.env.Log.ReadExtents(p, off, ps.extents)
+}
+
+func (v *Volume) tryRead(ps *pieces, base *blockmap.Map, p []byte, off uint64) bool {
+	next := off
+	for _, e := range ps.extents {
+		if e.Start > next && !v.tryBase(base, p[next-off:e.Start-off], next) {
+			return false
+		}
+		next = e.End
+	}
+	if next < off+uint64(len(p)) && !v.tryBase(base, p[next-off:], next) {
+		return false
+	}
+	return v.env.Log.TryReadExtents(p, off, ps.extents)
+}
+
+// readBase fills p from the published blocks.
+func (v *Volume) readBase(ctx context.Context, m *blockmap.Map, p []byte, off uint64) error {
+	if m.Root().IsHole() {
+		clear(p)
+		return nil
+	}
+	size := uint64(v.state.BlockSize)
+	if uint64(len(p)) > size {
+		v.prefetch(ctx, m, off, uint64(len(p)))
+	}
+	for len(p) > 0 {
+		n := min(uint64(len(p)), size-off%size)
+		ref, err := m.Lookup(ctx, off/size)
+		if err != nil {
+			return err
+		}
+		if ref.IsHole() {
+			clear(p[:n])
+		} else {
+			block, err := v.env.Blocks.Block(ctx, &ref, int(size))
+			if err != nil {
+				return err
+			}
+			copy(p[:n], block[off%size:])
+		}
+		p, off = p[n:], off+n
+	}
+	return nil
+}
+
+// tryBase is readBase from memory.
+func (v *Volume) tryBase(m *blockmap.Map, p []byte, off uint64) bool {
+	if m.Root().IsHole() {
+		clear(p)
+		return true
+	}
+	size := uint64(v.state.BlockSize)
+	for len(p) > 0 {
+		n := min(uint64(len(p)), size-off%size)
+		ref, ok := m.TryLookup(off / size)
+		if !ok {
+			return false
+		}
+		if ref.IsHole() {
+			clear(p[:n])
+		} else {
+			block, ok := v.env.Blocks.TryBlock(&ref.Hash)
+			if !ok {
+				return false
+			}
+			copy(p[:n], block[off%size:])
+		}
+		p, off = p[n:], off+n
+	}
+	return true
+}
+
+// prefetch starts to fetch the published blocks of a range, so that a read of
+// several waits for one round trip and not for one each.
+func (v *Volume) prefetch(ctx context.Context, m *blockmap.Map, off, length uint64) {
+	size := uint64(v.state.BlockSize)
+	var refs []pack.Ref
+	for idx := off / size; idx <= (off+length-1)/size && len(refs) < maxAhead; idx++ {
+		ref, err := m.Lookup(ctx, idx)
+		if err != nil {
+			return // the read itself will say so
+		}
+		if !ref.IsHole() {
+			refs = append(refs, ref)
+		}
+	}
+	v.env.Blocks.Prefetch(refs, int(size))
+}
+
+// Prefetch starts to fetch what of the range is not in the overlay.
+func (v *Volume) Prefetch(off, length uint64) {
+	if length == 0 || v.Err() != nil {
+		return
+	}
+	m := v.Map()
+	if m.Root().IsHole() {
+		return
+	}
+	go v.prefetch(context.Background(), m, off, length)
+}
+
+// maxAhead bounds what one hint fetches, in blocks: 32 MiB of 128 KiB blocks.
+const maxAhead = 256
+
+// readAhead sees that a guest reads in order. It is a hint: races between
+// connections only cost a prefetch too many or too few.
+type readAhead struct {
+	next atomic.Uint64 // where a read would continue the last one
+	run  atomic.Uint32 // how many reads in a row did
+	upTo atomic.Uint64 // fetched ahead to here
+}
+
+const (
+	aheadAfter = 3       // reads in order before fetching ahead
+	aheadBytes = 2 << 20 // how far
+)
+
+func (a *readAhead) note(v *Volume, m *blockmap.Map, off uint64, n int) {
+	if m.Root().IsHole() {
+		return
+	}
+	end := off + uint64(n)
+	if a.next.Swap(end) != off {
+		a.run.Store(0)
+		a.upTo.Store(0)
+		return
+	}
+	if a.run.Add(1) < aheadAfter {
+		return
+	}
+	from := max(a.upTo.Load(), end)
+	to := min(end+aheadBytes, v.size.Load())
+	if to < from+aheadBytes/2 && to != v.size.Load() || to <= from {
+		return
+	}
+	a.upTo.Store(to)
+	v.Prefetch(from, to-from)
+}

@@ -1,0 +1,66 @@
+package volume
+
+import (
+	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// repairTail is called when a sync failed. What it covered may be lost on the
+// disk, whatever a second sync says, so everything behind the last good one is
+// written again, to a fresh segment, from what the page cache still holds.
+// Nothing is acknowledged in the meantime; if it cannot be done the volume has
+// failed.
+func (v *Volume) repairTail(cause error) error {
+	v.repair.Lock()
+	defer v.repair.Unlock()
+	v.wmu.Lock()
+	defer v.wmu.Unlock()
+	if err := v.Err(); err != nil {
+		return err
+	}
+	if v.log.Durable() >= v.log.Last() {
+		return nil // another waiter's repair covered this one
+	}
+	durable := v.log.Durable()
+	rewritten, err := v.log.Rewrite()
+	if err != nil {
+		err = problem.New(problem.Internal, "%w; writing it again failed too: %w", cause, err)
+		v.Fail(err)
+		return err
+	}
+	moves := make([]move, 0, len(rewritten))
+	copied := map[*wal.Segment]bool{}
+	for _, r := range rewritten {
+		copied[r.Segment] = true
+		if r.From != extent.Zero {
+			moves = append(moves, move{r.Off, r.Len, r.From, r.To})
+		}
+	}
+	v.relocate(moves)
+	v.stMu.Lock()
+	kept := make([]held, 0, len(v.segs))
+	var dropped []*wal.Segment
+	for _, h := range v.segs {
+		switch {
+		case !copied[h.seg]:
+			kept = append(kept, h)
+		case h.seg.First() > durable:
+			dropped = append(dropped, h.seg)
+		default:
+			kept = append(kept, held{h.seg, durable})
+		}
+	}
+	v.segs = kept
+	v.stMu.Unlock()
+	if err := v.Update(func(*State) {}); err != nil {
+		err = problem.New(problem.Internal, "%w; the repair could not be recorded: %w", cause, err)
+		v.Fail(err)
+		return err
+	}
+	v.gate.wait()
+	for _, s := range dropped {
+		s.Release()
+	}
+	return nil
+}

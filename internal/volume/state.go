@@ -1,0 +1,131 @@
+package volume
+
+import (
+	"encoding/hex"
+	"time"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// ID identifies a volume for ever, whatever it is named: 16 random bytes, in
+// text as hexadecimal.
+type ID [16]byte
+
+// String is the ID in hexadecimal.
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+// MarshalText makes the ID a string in JSON.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads what String writes.
+func (id *ID) UnmarshalText(b []byte) error {
+	if hex.DecodedLen(len(b)) != len(id) {
+		return problem.New(problem.Invalid, "%q is not a volume's id: 32 hexadecimal digits are wanted", b)
+	}
+	if _, err := hex.Decode(id[:], b); err != nil {
+		return problem.New(problem.Invalid, "%q is not a volume's id: %w", b, err)
+	}
+	return nil
+}
+
+// Parent says what a volume was forked from.
+type Parent struct {
+	Name       string `json:"name"`
+	ID         ID     `json:"id"`
+	Generation string `json:"generation,omitempty"` // the parent's newest commit then, if it had one
+}
+
+// Limits bound what a volume may take of its host; 0 means no limit of its own.
+type Limits struct {
+	IOPS        uint64 `json:"iops,omitempty"`         // requests a second
+	Bandwidth   uint64 `json:"bandwidth,omitempty"`    // bytes a second
+	DirtyBudget uint64 `json:"dirty_budget,omitempty"` // bytes not yet in the store
+}
+
+// Published is what a host knows of a volume's commit log: the newest commit
+// that it made or saw.
+type Published struct {
+	Epoch  uint64 `json:"epoch"`
+	Number uint64 `json:"number"`
+	Mark   string `json:"mark,omitempty"` // of that commit
+	Digest string `json:"digest,omitempty"`
+}
+
+// Mode is a volume's state on this host.
+type Mode string
+
+// Modes. A volume that failed, or was fenced, keeps its local data.
+const (
+	Active Mode = "active"
+	Asleep Mode = "asleep"
+	Fenced Mode = "fenced"
+	Failed Mode = "failed"
+)
+
+// State is all that a host keeps of a volume beside its log; its JSON is the
+// volume's record in the host's metadata.
+type State struct {
+	Version   int       `json:"version"` // of this record, 1
+	ID        ID        `json:"id"`
+	Tenant    string    `json:"tenant"`
+	Name      string    `json:"name"`
+	CreatedAt time.Time `json:"created_at"`
+	Size      uint64    `json:"size"`
+	BlockSize uint32    `json:"block_size"`
+	Mode      Mode      `json:"mode"`
+	// Reason says why a volume is failed or fenced.
+	Reason string `json:"reason,omitempty"`
+
+	Durability string            `json:"durability"`
+	RPO        time.Duration     `json:"rpo"`
+	Limits     Limits            `json:"limits"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Parent     *Parent           `json:"parent,omitempty"`
+	// ImportDigest is the digest of the image that the volume was imported from.
+	ImportDigest string `json:"import_digest,omitempty"`
+
+	// SnapshotOf makes this the record of a snapshot (named Snapshot) of the
+	// volume with that ID: read-only, and not a volume of its own.
+	SnapshotOf ID     `json:"snapshot_of,omitzero"`
+	Snapshot   string `json:"snapshot,omitempty"`
+	// Generation is the commit that holds the snapshot.
+	Generation string `json:"generation,omitempty"`
+
+	// Root is the block map that the log's records lie over: it holds all
+	// writes through Folded.
+	Root blockmap.Root `json:"root"`
+	// RootBlocks is the number of blocks of that map: fewer than the volume has
+	// when it has grown since.
+	RootBlocks uint64 `json:"root_blocks"`
+	Folded     uint64 `json:"folded"`
+	// Floor: the volume's own records are numbered from Floor+1 on.
+	Floor uint64 `json:"floor"`
+	// Used: numbers up to this one were given out, and will not be again.
+	Used uint64 `json:"used"`
+	// Segments of the log that still count, the volume's own in the order of their use.
+	Segments []wal.Ref `json:"segments,omitempty"`
+
+	// Published is nil for a volume that the store does not know.
+	Published *Published `json:"published,omitempty"`
+}
+
+// stateVersion is the newest version of State that this program writes and reads.
+const stateVersion = 1
+
+// Blocks is the number of blocks of the volume, the last one perhaps in part.
+func (s *State) Blocks() uint64 { return (s.Size + uint64(s.BlockSize) - 1) / uint64(s.BlockSize) }
+
+// Validate reports whether this program can open the volume.
+func (s *State) Validate() error {
+	switch {
+	case s.Version > stateVersion:
+		return problem.New(problem.Unsupported, "the record of volume %q is of version %d, this program knows up to %d: use a newer glide", s.Name, s.Version, stateVersion)
+	case s.BlockSize < 4096 || s.BlockSize > 1<<20 || s.BlockSize&(s.BlockSize-1) != 0:
+		return problem.New(problem.Corrupt, "the record of volume %q gives a block size of %d", s.Name, s.BlockSize)
+	case s.Size == 0 || s.Size%512 != 0 || s.Size > 1<<62:
+		return problem.New(problem.Corrupt, "the record of volume %q gives a size of %d", s.Name, s.Size)
+	}
+	return nil
+}

@@ -1,0 +1,328 @@
+// Package volume is one disk: what a guest wrote and has not been published
+// lies in the log, found through an overlay of byte ranges; under it lies the
+// block map that was last published.
+//
+// # Invariants
+//
+//	Folded <= durable <= seq; the overlay holds every record behind Folded.
+//	A place in an overlay lies in a segment that its volume (or cut) holds.
+//
+// # Locks, in the order in which they are taken
+//
+//	foldMu   one fold, cleaning, rollback or close at a time; held for as long as that takes
+//	saveMu   the volume's record in the metadata is written under it, in order
+//	wmu      orders writes: the log's numbers and the overlay change together
+//	stMu     state and the list of held segments; never held over I/O
+//	omu      overlay, base and their accounts; readers take it shared, for lookups only
+//
+// Reads hold no lock while they read: a gate keeps the segments they may look
+// at from being recycled.
+package volume
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// Blocks reads published blocks, verified, through the host's cache. All
+// methods may be called concurrently; the blocks must not be modified.
+type Blocks interface {
+	// Block returns the raw block, size bytes long, fetching it if need be.
+	Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, error)
+	// TryBlock returns the block if it is in memory.
+	TryBlock(hash *pack.Hash) ([]byte, bool)
+	// Prefetch fetches blocks in the background.
+	Prefetch(refs []pack.Ref, size int)
+}
+
+// Env is what a volume needs from its host.
+type Env struct {
+	Log    *wal.Pool
+	Pages  *blockmap.Source // block map pages of the volume's tenant
+	Blocks Blocks           // blocks of the volume's tenant
+	// Save makes the records durable, all or none.
+	Save func(...*State) error
+	// Pressure is called when the log has no room, with how long the
+	// writer has waited so far; it makes room or waits a little, and returns an error to give up.
+	Pressure func(v *Volume, waited time.Duration) error
+	// Throttle is called before each write with the number of bytes; it may
+	// slow the writer. nil: never.
+	Throttle func(v *Volume, n int) error
+	// Now is the clock, for the age of unpublished writes.
+	Now func() time.Time
+}
+
+// held is a segment that counts for the volume, up to a number (0: while it is
+// being written, all).
+type held struct {
+	seg   *wal.Segment
+	limit uint64
+}
+
+// last is the greatest number that counts, 0 while the segment is being written.
+func (h held) last() uint64 {
+	if h.limit > 0 {
+		return h.limit
+	}
+	return h.seg.End()
+}
+
+// Volume is one open disk. All exported methods may be called concurrently.
+type Volume struct {
+	env Env
+	id  ID
+
+	foldMu sync.Mutex
+	saveMu sync.Mutex
+
+	wmu sync.Mutex
+	log *wal.Log
+	// displacedFn is v.displaced, once, so that passing it costs nothing.
+	displacedFn func(extent.Extent)
+
+	stMu  sync.Mutex
+	state State
+	segs  []held
+
+	omu    sync.RWMutex
+	tree   *extent.Tree
+	base   *blockmap.Map
+	live   map[uint32]int64 // by segment number: bytes that the overlay points at
+	dirty  int64            // bytes in the overlay that are not zeros
+	oldest time.Time        // when the oldest unpublished write was made, zero if there is none
+
+	size   atomic.Uint64
+	gate   gate
+	broken atomic.Pointer[brokenState]
+	repair sync.Mutex
+	ahead  readAhead
+}
+
+type brokenState struct{ err error }
+
+// Open opens the volume that the record describes, reading what its log holds.
+// force opens a damaged log up to the damage.
+func Open(env Env, st State, force bool) (*Volume, error) {
+	if err := st.Validate(); err != nil {
+		return nil, err
+	}
+	sources := make([]wal.Source, 0, len(st.Segments))
+	release := func() {
+		for _, s := range sources {
+			s.Segment.Release()
+		}
+	}
+	for _, ref := range st.Segments {
+		seg, err := env.Log.Claim(ref)
+		if err != nil {
+			if force {
+				continue
+			}
+			release()
+			return nil, err
+		}
+		sources = append(sources, wal.Source{Segment: seg, Limit: ref.Limit, First: ref.First})
+	}
+	rec, err := env.Log.Recover(wal.Identity(st.ID), sources, st.Folded, st.Floor, st.Used, force)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	v, err := newVolume(env, st)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	for i := range rec.Entries {
+		e := &rec.Entries[i]
+		v.apply(e.Off, e.Len, e.Place)
+	}
+	if v.tree.Count() > 0 {
+		v.oldest = env.Now()
+	}
+	for _, s := range rec.Sources {
+		s.Segment.Hold()
+		v.segs = append(v.segs, held{s.Segment, s.Limit})
+	}
+	v.log = wal.NewLog(env.Log, wal.Identity(st.ID), rec.Last, v.attach)
+	if len(v.segs) != len(st.Segments) {
+		// The record must not name what is recycled now.
+		if err := v.Update(func(*State) {}); err != nil {
+			release()
+			v.Discard()
+			return nil, err
+		}
+	}
+	release()
+	return v, nil
+}
+
+// newVolume is a volume with an empty overlay and no log yet.
+func newVolume(env Env, st State) (*Volume, error) {
+	base, err := blockmap.New(env.Pages, st.Root, st.RootBlocks)
+	if err != nil {
+		return nil, err
+	}
+	v := &Volume{env: env, id: st.ID, state: st, tree: extent.New(), base: base, live: map[uint32]int64{}}
+	v.displacedFn = v.displaced
+	v.size.Store(st.Size)
+	v.gate.init()
+	return v, nil
+}
+
+// ID is the volume's identity.
+func (v *Volume) ID() ID { return v.id }
+
+// Size is the volume's size in bytes.
+func (v *Volume) Size() uint64 { return v.size.Load() }
+
+// State returns a copy of the volume's record as it would be saved now.
+func (v *Volume) State() State {
+	v.stMu.Lock()
+	defer v.stMu.Unlock()
+	return v.stateLocked()
+}
+
+func (v *Volume) stateLocked() State {
+	st := v.state
+	st.Version = stateVersion
+	var durable uint64
+	if v.log != nil {
+		durable = v.log.Durable()
+	}
+	st.Used = max(st.Used, durable)
+	st.Segments = make([]wal.Ref, len(v.segs))
+	for i, h := range v.segs {
+		ref := h.seg.Ref()
+		ref.Limit = h.limit
+		if h.limit == 0 && h.seg.Begun() {
+			ref.First = h.seg.First()
+		}
+		if end := h.seg.End(); h.limit == 0 && !h.seg.Compacted() && h.seg.Begun() && end <= durable {
+			ref.Limit = end // rotated and synced: recovery checks that all of it is there
+		}
+		st.Segments[i] = ref
+	}
+	return st
+}
+
+// Update changes the volume's record and makes it durable.
+func (v *Volume) Update(change func(*State)) error {
+	v.saveMu.Lock()
+	defer v.saveMu.Unlock()
+	v.stMu.Lock()
+	change(&v.state)
+	st := v.stateLocked()
+	v.stMu.Unlock()
+	v.size.Store(st.Size)
+	return v.env.Save(&st)
+}
+
+// attach makes a new segment part of the volume, durably, before anything is
+// written to it.
+func (v *Volume) attach(seg *wal.Segment) error {
+	v.saveMu.Lock()
+	defer v.saveMu.Unlock()
+	v.stMu.Lock()
+	v.segs = append(v.segs, held{seg: seg})
+	st := v.stateLocked()
+	v.stMu.Unlock()
+	err := v.env.Save(&st)
+	if err != nil {
+		v.stMu.Lock()
+		for i := range v.segs {
+			if v.segs[i].seg == seg {
+				v.segs = append(v.segs[:i], v.segs[i+1:]...)
+				break
+			}
+		}
+		v.stMu.Unlock()
+	}
+	return err
+}
+
+// Account is what a volume uses, in bytes.
+type Account struct {
+	Dirty int64 // acknowledged and not in the store; zeroed ranges count nothing
+	Log   int64 // log segments that the volume holds, shared ones included
+	// Oldest is when the oldest write that is not in the store was made, zero
+	// if there is none.
+	Oldest  time.Time
+	Extents int // pieces of the overlay
+}
+
+// Account returns what the volume uses.
+func (v *Volume) Account() Account {
+	v.stMu.Lock()
+	var bytes int64
+	for _, h := range v.segs {
+		bytes += int64(h.seg.Size())
+	}
+	v.stMu.Unlock()
+	v.omu.RLock()
+	defer v.omu.RUnlock()
+	return Account{Dirty: v.dirty, Log: bytes, Oldest: v.oldest, Extents: v.tree.Count()}
+}
+
+// Dirty tells whether anything was written that is not in the block map.
+func (v *Volume) Dirty() bool {
+	v.omu.RLock()
+	defer v.omu.RUnlock()
+	return v.tree.Count() > 0
+}
+
+// Map is the published block map under the overlay.
+func (v *Volume) Map() *blockmap.Map {
+	v.omu.RLock()
+	defer v.omu.RUnlock()
+	return v.base
+}
+
+// Fail makes every further request fail with the error. The first one counts.
+func (v *Volume) Fail(err error) { v.broken.CompareAndSwap(nil, &brokenState{err}) }
+
+// Err is the error with which the volume failed, nil if it did not.
+func (v *Volume) Err() error {
+	if b := v.broken.Load(); b != nil {
+		return b.err
+	}
+	return nil
+}
+
+// Close makes everything durable and gives up what the volume holds in memory;
+// the log's segments stay on the disk for the next Open. Further requests fail.
+func (v *Volume) Close() error {
+	v.foldMu.Lock()
+	defer v.foldMu.Unlock()
+	failed := v.Err()
+	v.wmu.Lock()
+	v.Fail(errClosed)
+	err := v.log.Close()
+	v.wmu.Unlock()
+	if failed != nil {
+		err = nil // what could not be synced was reported when it failed
+	}
+	v.gate.wait()
+	return err
+}
+
+// Discard gives up the segments too, after Close: the volume is removed.
+func (v *Volume) Discard() {
+	v.stMu.Lock()
+	segs := v.segs
+	v.segs = nil
+	v.stMu.Unlock()
+	for _, h := range segs {
+		h.seg.Release()
+	}
+}
+
+var errClosed = problem.New(problem.Unavailable, "the volume is not open")

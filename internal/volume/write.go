@@ -1,0 +1,248 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// WriteFrames writes frames[i][wal.HeaderSize:] at offs[i], in order; the room
+// in front of the bytes is overwritten. Each is one write: after a crash it is
+// there as a whole or not at all.
+func (v *Volume) WriteFrames(offs []uint64, frames [][]byte) error {
+	if v.env.Throttle != nil {
+		n := 0
+		for _, f := range frames {
+			n += len(f) - wal.HeaderSize
+		}
+		if err := v.env.Throttle(v, n); err != nil {
+			return err
+		}
+	}
+	return v.whenRoom(func() error { return v.tryWrite(offs, frames) })
+}
+
+// WriteAt is WriteFrames for one write that has no room in front of it.
+func (v *Volume) WriteAt(p []byte, off uint64) error {
+	frame := make([]byte, wal.HeaderSize+len(p))
+	copy(frame[wal.HeaderSize:], p)
+	return v.WriteFrames([]uint64{off}, [][]byte{frame})
+}
+
+// whenRoom tries a write again for as long as the host says that room will be
+// made. bounded: at a budget writers are slowed, they do not fail.
+func (v *Volume) whenRoom(try func() error) error {
+	var waited time.Duration
+	for {
+		err := try()
+		if problem.KindOf(err) != problem.NoSpace || v.env.Pressure == nil {
+			return err
+		}
+		began := v.env.Now()
+		if perr := v.env.Pressure(v, waited); perr != nil {
+			return err
+		}
+		waited += v.env.Now().Sub(began)
+	}
+}
+
+func (v *Volume) tryWrite(offs []uint64, frames [][]byte) error {
+	v.wmu.Lock()
+	defer v.wmu.Unlock()
+	if err := v.Err(); err != nil {
+		return err
+	}
+	written, err := v.log.Append(offs, frames)
+	v.omu.Lock()
+	for i := range written {
+		w := &written[i]
+		v.apply(w.Off, w.Len, w.Place)
+	}
+	v.noteDirty()
+	v.omu.Unlock()
+	return err
+}
+
+// apply points the overlay at new bytes. Under omu.
+func (v *Volume) apply(off, length uint64, pl extent.Place) {
+	v.tree.Set(off, off+length, pl, v.displacedFn)
+	if pl != extent.Zero {
+		v.live[wal.NumberOf(pl)] += int64(length)
+		v.dirty += int64(length)
+	}
+}
+
+// displaced takes overwritten bytes out of the accounts. Under omu.
+func (v *Volume) displaced(e extent.Extent) {
+	if e.Place != extent.Zero {
+		v.live[wal.NumberOf(e.Place)] -= int64(e.Len())
+		v.dirty -= int64(e.Len())
+	}
+}
+
+func (v *Volume) noteDirty() {
+	if v.oldest.IsZero() {
+		v.oldest = v.env.Now()
+	}
+}
+
+// Zero makes a range read as zeros.
+//
+// zero-is-free: one record and one extent, whatever the range; nothing at all
+// when it reads as zeros already, so that a file system may discard a fresh
+// disk.
+func (v *Volume) Zero(off, length uint64) error {
+	if length == 0 {
+		return nil
+	}
+	return v.whenRoom(func() error {
+		v.wmu.Lock()
+		defer v.wmu.Unlock()
+		if err := v.Err(); err != nil {
+			return err
+		}
+		if v.isZero(off, length) {
+			return nil
+		}
+		if err := v.log.AppendZero(off, length); err != nil {
+			return err
+		}
+		v.omu.Lock()
+		v.apply(off, length, extent.Zero)
+		v.noteDirty()
+		v.omu.Unlock()
+		return nil
+	})
+}
+
+// isZero tells whether the overlay (or a map that is all holes) says already
+// that the range reads as zeros.
+func (v *Volume) isZero(off, length uint64) bool {
+	v.omu.RLock()
+	defer v.omu.RUnlock()
+	hole := v.base.Root().IsHole()
+	next, end := off, off+length
+	var it extent.Iterator
+	it.Seek(v.tree, off)
+	for next < end {
+		e, ok := it.Next()
+		if !ok || e.Start >= end {
+			return hole
+		}
+		if e.Place != extent.Zero || e.Start > next && !hole {
+			return false
+		}
+		next = e.End
+	}
+	return true
+}
+
+// Flush makes durable, on this host's disk, all that was acknowledged before
+// the call.
+func (v *Volume) Flush() error {
+	if err := v.Err(); err != nil {
+		return err
+	}
+	err := v.log.Sync()
+	if errors.Is(err, wal.ErrSync) {
+		return v.repairTail(err)
+	}
+	return err
+}
+
+// ExtentKind says what Extents reports.
+type ExtentKind int
+
+// Kinds of extents.
+const (
+	Allocation ExtentKind = iota // flagged: holes, which read as zeros
+	DirtyPages                   // flagged: what the block map does not hold yet
+)
+
+// Extents calls fn for the maximal runs of one state in the range, in order and
+// without gaps.
+func (v *Volume) Extents(ctx context.Context, kind ExtentKind, off, length uint64, fn func(length uint64, flagged bool) error) error {
+	if err := v.Err(); err != nil {
+		return err
+	}
+	v.omu.RLock()
+	tree, base := v.tree, v.base
+	ext := tree.Range(nil, off, off+length)
+	v.omu.RUnlock()
+	return extents(ctx, kind, ext, base, uint64(v.state.BlockSize), off, length, fn)
+}
+
+func extents(ctx context.Context, kind ExtentKind, overlay []extent.Extent, base *blockmap.Map, blockSize, off, length uint64, fn func(uint64, bool) error) error {
+	run := runs{fn: fn}
+	next, end := off, off+length
+	gap := func(to uint64) error {
+		if kind == DirtyPages {
+			return run.add(to-next, false)
+		}
+		return baseExtents(ctx, base, blockSize, next, to, &run)
+	}
+	for _, e := range overlay {
+		if e.Start > next {
+			if err := gap(e.Start); err != nil {
+				return err
+			}
+		}
+		if err := run.add(e.Len(), kind == DirtyPages || e.Place == extent.Zero); err != nil {
+			return err
+		}
+		next = e.End
+	}
+	if next < end {
+		if err := gap(end); err != nil {
+			return err
+		}
+	}
+	return run.end()
+}
+
+// baseExtents adds the runs of mapped and unmapped blocks of [from, to).
+func baseExtents(ctx context.Context, base *blockmap.Map, blockSize, from, to uint64, run *runs) error {
+	if base.Root().IsHole() {
+		return run.add(to-from, true)
+	}
+	return base.Extents(ctx, from/blockSize, (to+blockSize-1)/blockSize, func(first, count uint64, mapped bool) error {
+		a, b := max(first*blockSize, from), min((first+count)*blockSize, to)
+		return run.add(b-a, !mapped)
+	})
+}
+
+// runs joins neighbours of one state.
+type runs struct {
+	fn      func(uint64, bool) error
+	length  uint64
+	flagged bool
+}
+
+func (r *runs) add(length uint64, flagged bool) error {
+	if length == 0 {
+		return nil
+	}
+	if r.length > 0 && r.flagged == flagged {
+		r.length += length
+		return nil
+	}
+	if err := r.end(); err != nil {
+		return err
+	}
+	r.length, r.flagged = length, flagged
+	return nil
+}
+
+func (r *runs) end() error {
+	if r.length == 0 {
+		return nil
+	}
+	n := r.length
+	r.length = 0
+	return r.fn(n, r.flagged)
+}

@@ -1,0 +1,133 @@
+package wal
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+
+	"github.com/paraglide/glide/internal/extent"
+)
+
+// Compactor writes what is live of old segments of one writer into new ones,
+// each record with the sequence number that it had.
+type Compactor struct {
+	pool   *Pool
+	writer Identity
+	done   []*Segment
+	seg    *Segment
+	recs   []Record
+	buf    []byte // not yet written, ends at pos
+	pos    uint32
+	index  uint32
+}
+
+// NewCompactor returns a compactor for segments of the given writer.
+func (p *Pool) NewCompactor(writer Identity) *Compactor { return &Compactor{pool: p, writer: writer} }
+
+// Add copies a live piece: body is the content of r (empty for a zero record),
+// whose Off and Len say what is live. It returns where the piece lies now.
+func (c *Compactor) Add(r Record, body []byte) (extent.Place, error) {
+	var flags uint32
+	if r.Zero {
+		flags = flagZero
+		body = binary.LittleEndian.AppendUint64(nil, r.Len)
+	}
+	if c.seg != nil && capacity(c.pos+size(uint32(len(body))), c.index+HeaderSize+zeroPayload) > uint64(c.seg.size) {
+		if err := c.end(); err != nil {
+			return 0, err
+		}
+	}
+	if c.seg == nil {
+		seg, err := c.pool.take(kindCompacted, c.writer)
+		if err != nil {
+			return 0, err
+		}
+		c.seg, c.pos, c.index, c.recs = seg, pageSize, 0, nil
+	}
+	r.Pos, r.More, r.Cont = c.pos, false, false
+	c.recs = append(c.recs, r)
+	n := len(c.buf)
+	c.buf = append(c.buf, make([]byte, HeaderSize)...)
+	c.buf = append(c.buf, body...)
+	putHeader(c.buf[n:], uint32(len(body)), flags, r.Off, r.Seq, r.Seq)
+	sign(c.buf[n:], c.seg.seed)
+	for len(c.buf)&3 != 0 {
+		c.buf = append(c.buf, 0)
+	}
+	c.pos += size(uint32(len(body)))
+	c.index += HeaderSize + zeroPayload
+	c.pool.Stats.Cleaned.Add(uint64(HeaderSize + len(body)))
+	if len(c.buf) >= windowSize {
+		if err := c.drain(); err != nil {
+			return 0, err
+		}
+	}
+	return c.seg.PlaceOf(&r), nil
+}
+
+// drain writes the buffer.
+func (c *Compactor) drain() error {
+	if _, err := c.seg.file.WriteAt(c.buf, int64(c.pos)-int64(len(c.buf))); err != nil {
+		return c.pool.diskError("write "+c.seg.name(), err)
+	}
+	c.buf = c.buf[:0]
+	return nil
+}
+
+// end finishes the current segment: records, index, trailer, sync.
+func (c *Compactor) end() error {
+	if err := c.drain(); err != nil {
+		return err
+	}
+	if err := c.seg.writeIndex(c.recs, c.pos); err != nil {
+		return err
+	}
+	if err := c.seg.sync(); err != nil {
+		return err
+	}
+	var last uint64
+	for i := range c.recs {
+		last = max(last, c.recs[i].Seq)
+	}
+	c.seg.end.Store(last)
+	c.done = append(c.done, c.seg)
+	c.seg = nil
+	return nil
+}
+
+// Finish makes all that was added durable and returns the segments, each held
+// once for the caller.
+func (c *Compactor) Finish() ([]*Segment, error) {
+	if c.seg != nil {
+		if err := c.end(); err != nil {
+			return nil, err
+		}
+	}
+	return c.done, nil
+}
+
+// Abort gives up what was written.
+func (c *Compactor) Abort() {
+	if c.seg != nil {
+		c.seg.Release()
+	}
+	for _, s := range c.done {
+		s.Release()
+	}
+	c.seg, c.done = nil, nil
+}
+
+// ReadRecord returns the payload of a whole record, verified.
+func (s *Segment) ReadRecord(r *Record, buf []byte) ([]byte, error) {
+	n := HeaderSize + int(r.payload())
+	if cap(buf) < n {
+		buf = make([]byte, n)
+	}
+	buf = buf[:n]
+	if err := s.readAt(buf, r.Pos); err != nil {
+		return nil, err
+	}
+	if crc32.Update(s.seed, castagnoli, buf[4:]) != binary.LittleEndian.Uint32(buf) {
+		return nil, s.damaged(r)
+	}
+	return buf[HeaderSize:], nil
+}

@@ -1,0 +1,507 @@
+package wal
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Written tells where a piece of an append lies now.
+type Written struct {
+	Off, Len uint64 // on the volume
+	Place    extent.Place
+}
+
+// Log is the appending end of one volume's log. Appends are made one at a time
+// by the volume; Sync may be called by many at once.
+//
+// Invariants: durable <= last; every record of unsynced segments and of the
+// current one with a number <= durable is on the disk.
+type Log struct {
+	pool   *Pool
+	writer Identity
+	// attach makes it durable in the volume's metadata that the segment is part
+	// of its log; it is called before the first record goes there.
+	attach func(*Segment) error
+
+	mu       sync.Mutex // appends, rotation
+	cur      *Segment
+	pos      uint32     // where the next record goes
+	index    uint32     // length of the index that the current records will have
+	seq      uint64     // newest number given out
+	wrote    uint64     // newest number in a file; less than seq while records are queued
+	unsynced []*Segment // rotated, and not synced since
+	iov      []unix.Iovec
+	queued   uint32 // bytes in iov
+	heads    []byte // headers that have no room in front of their payload
+	written  []Written
+	next     chan prepared // a segment made ready ahead of need
+
+	// last is the newest number that was appended as a whole: it is never in the
+	// middle of a write of several records, and so neither is durable.
+	last atomic.Uint64
+
+	syncMu  sync.Mutex
+	synced  sync.Cond
+	syncing bool
+	durable atomic.Uint64 // written under syncMu
+}
+
+type prepared struct {
+	seg *Segment
+	err error
+}
+
+// NewLog returns a log that goes on after sequence number last, all of it
+// durable. attach is described at Log.
+func NewLog(p *Pool, writer Identity, last uint64, attach func(*Segment) error) *Log {
+	l := &Log{pool: p, writer: writer, attach: attach, seq: last, wrote: last}
+	l.synced.L = &l.syncMu
+	l.last.Store(last)
+	l.durable.Store(last)
+	return l
+}
+
+// Last is the newest appended sequence number, Durable the newest known to be
+// on the disk with all before it.
+func (l *Log) Last() uint64    { return l.last.Load() }
+func (l *Log) Durable() uint64 { return l.durable.Load() }
+
+const maxIov = 512
+
+// Append logs one write for each frame: frames[i][HeaderSize:] at offs[i]. The
+// room in front of the payload is overwritten with the record's header. What it
+// returns is valid until the next call. On an error the pieces returned were written, the others not.
+func (l *Log) Append(offs []uint64, frames [][]byte) ([]Written, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begin()
+	for i, f := range frames {
+		if err := l.add(offs[i], f); err != nil {
+			return l.flushQueue(err)
+		}
+	}
+	return l.flushQueue(nil)
+}
+
+// AppendZero logs that a range of the volume reads as zeros.
+func (l *Log) AppendZero(off, length uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begin()
+	rec := make([]byte, HeaderSize+zeroPayload)
+	binary.LittleEndian.PutUint64(rec[HeaderSize:], length)
+	err := l.room(zeroPayload, true)
+	if err == nil {
+		l.record(rec[:HeaderSize], rec[HeaderSize:], flagZero, off)
+	}
+	_, err = l.flushQueue(err)
+	return err
+}
+
+func (l *Log) begin() {
+	l.written = l.written[:0]
+	l.heads = l.heads[:0]
+	l.iov = l.iov[:0]
+	l.queued = 0
+}
+
+// add queues the record of one write, or of its parts where the write is long
+// compared with a segment: recovery takes all of them or none.
+func (l *Log) add(off uint64, frame []byte) error {
+	head, body := frame[:HeaderSize], frame[HeaderSize:]
+	longest := int(l.pool.opts.SegmentBytes / 4)
+	for first := true; ; first = false {
+		part := body[:min(len(body), longest)]
+		body = body[len(part):]
+		var flags uint32
+		if len(body) > 0 {
+			flags |= flagMore
+		}
+		if !first {
+			flags |= flagContinue
+			head = l.spareHead()
+		}
+		if err := l.room(uint32(len(part)), false); err != nil {
+			return err
+		}
+		pos := l.pos + l.queued
+		l.record(head, part, flags, off)
+		l.written = append(l.written, Written{off, uint64(len(part)), l.cur.place(pos)})
+		off += uint64(len(part))
+		if len(body) == 0 {
+			return nil
+		}
+	}
+}
+
+// spareHead returns room for a header; queued ones must not move.
+func (l *Log) spareHead() []byte {
+	if len(l.heads)+HeaderSize > cap(l.heads) {
+		l.heads = make([]byte, 0, 64*HeaderSize)
+	}
+	n := len(l.heads)
+	l.heads = l.heads[:n+HeaderSize]
+	return l.heads[n:]
+}
+
+// record signs and queues a record for which there is room.
+func (l *Log) record(head, body []byte, flags uint32, off uint64) {
+	l.seq++
+	putHeader(head, uint32(len(body)), flags, off, l.seq, l.durable.Load())
+	crc := crc32.Update(l.cur.seed, castagnoli, head[4:])
+	binary.LittleEndian.PutUint32(head, crc32.Update(crc, castagnoli, body))
+	l.queue(head)
+	l.queue(body)
+	l.index += HeaderSize
+	if flags&flagZero != 0 {
+		l.index += zeroPayload
+	}
+	if n := len(body) & 3; n != 0 {
+		l.queue(zeroPage[:4-n])
+	}
+}
+
+var zeroPage [pageSize]byte
+
+// queue adds bytes to the next write; bytes that follow the last ones in memory too
+// (a client's requests as they were received) extend them.
+func (l *Log) queue(b []byte) {
+	l.queued += uint32(len(b))
+	if n := len(l.iov); n > 0 {
+		v := &l.iov[n-1]
+		if unsafe.Add(unsafe.Pointer(v.Base), v.Len) == unsafe.Pointer(unsafe.SliceData(b)) {
+			v.Len += uint64(len(b))
+			return
+		}
+	}
+	l.iov = append(l.iov, unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))})
+}
+
+// room makes sure that a record fits behind what is queued, writing the queue
+// and taking another segment if need be.
+func (l *Log) room(payload uint32, zero bool) error {
+	index := l.index + HeaderSize
+	if zero {
+		index += zeroPayload
+	}
+	if l.cur != nil && capacity(l.pos+l.queued+size(payload), index) <= uint64(l.cur.size) {
+		if len(l.iov)+4 > maxIov {
+			return l.write()
+		}
+		return nil
+	}
+	if err := l.write(); err != nil {
+		return err
+	}
+	return l.rotate()
+}
+
+// flushQueue writes what is queued and returns the pieces that were written.
+func (l *Log) flushQueue(err error) ([]Written, error) {
+	if werr := l.write(); werr != nil {
+		err = werr
+	}
+	l.last.Store(l.wrote)
+	return l.written, err
+}
+
+// write puts the queue at the end of the segment and fills the rest of its last
+// page with zeros, so that the file system never has to read a page before it
+// changes it; the next append overwrites them.
+func (l *Log) write() error {
+	if l.queued == 0 {
+		return nil
+	}
+	end := l.pos + l.queued
+	if pad := pageUp(end) - end; pad > 0 {
+		l.iov = append(l.iov, unix.Iovec{Base: &zeroPage[0], Len: uint64(pad)})
+	}
+	if err := l.cur.writev(l.iov, l.pos); err != nil {
+		// Numbers and places of the queue were not given out: the next append
+		// uses them again, over whatever reached the file.
+		l.dropQueue()
+		return err
+	}
+	l.pool.Stats.Bytes.Add(uint64(l.queued))
+	l.pos = end
+	if !l.cur.begun.Load() {
+		l.cur.first.Store(l.wrote + 1)
+		l.cur.begun.Store(true)
+	}
+	l.wrote = l.seq
+	l.iov = l.iov[:0]
+	l.queued = 0
+	if l.next == nil && l.pos > l.cur.size/4*3 {
+		l.prepare()
+	}
+	return nil
+}
+
+// dropQueue takes back the numbers and pieces of records that were not written.
+func (l *Log) dropQueue() {
+	l.seq = l.wrote
+	for n := len(l.written); n > 0; n-- {
+		w := l.written[n-1]
+		if NumberOf(w.Place) != l.cur.number || uint32(w.Place) < l.pos {
+			break
+		}
+		l.written = l.written[:n-1]
+	}
+	l.iov = l.iov[:0]
+	l.queued = 0
+}
+
+func (s *Segment) writev(iov []unix.Iovec, pos uint32) error {
+	if s.fd < 0 {
+		var all []byte
+		for _, v := range iov {
+			all = append(all, unsafe.Slice(v.Base, v.Len)...)
+		}
+		if _, err := s.file.WriteAt(all, int64(pos)); err != nil {
+			return s.pool.diskError("append to "+s.name(), err)
+		}
+		return nil
+	}
+	for len(iov) > 0 {
+		n, err := pwritev(s.fd, iov, int64(pos))
+		if err == nil && n == 0 {
+			err = unix.EIO
+		}
+		if err != nil {
+			return s.pool.diskError("append to "+s.name(), err)
+		}
+		pos += uint32(n)
+		for len(iov) > 0 && uint64(n) >= iov[0].Len {
+			n -= int(iov[0].Len)
+			iov = iov[1:]
+		}
+		if n > 0 {
+			iov[0].Base = (*byte)(unsafe.Add(unsafe.Pointer(iov[0].Base), n))
+			iov[0].Len -= uint64(n)
+		}
+	}
+	return nil
+}
+
+// prepare makes the next segment ready in the background.
+func (l *Log) prepare() {
+	ch := make(chan prepared, 1)
+	l.next = ch
+	go func() {
+		seg, err := l.ready()
+		ch <- prepared{seg, err}
+	}()
+}
+
+// ready takes a segment and makes it durable that it is part of the log.
+func (l *Log) ready() (*Segment, error) {
+	seg, err := l.pool.take(kindLog, l.writer)
+	if err != nil {
+		return nil, err
+	}
+	seg.Hold() // the log's own, until the segment is rotated, synced and indexed
+	if err := l.attach(seg); err != nil {
+		seg.Release()
+		seg.Release()
+		return nil, err
+	}
+	return seg, nil
+}
+
+// rotate goes on in another segment. The old one is synced before any flush is
+// acknowledged from the new one: it is in unsynced until then.
+func (l *Log) rotate() error {
+	if l.next == nil {
+		l.prepare()
+	}
+	p := <-l.next
+	l.next = nil
+	if p.err != nil {
+		// It was tried when the need came into sight; room may have been made since.
+		if p.seg, p.err = l.ready(); p.err != nil {
+			return p.err
+		}
+	}
+	l.retire()
+	l.cur, l.pos, l.index = p.seg, pageSize, 0
+	return nil
+}
+
+// retire ends the current segment.
+func (l *Log) retire() {
+	if l.cur != nil {
+		l.cur.end.Store(l.wrote)
+		l.unsynced = append(l.unsynced, l.cur)
+		l.cur = nil
+	}
+}
+
+// Rotate ends the current segment, so that what follows goes to another one.
+func (l *Log) Rotate() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pos > pageSize {
+		l.retire()
+	}
+}
+
+// Sync makes durable all that was appended before the call. A lone caller syncs
+// in its own time; callers that find a sync under way wait and share the next.
+func (l *Log) Sync() error { return l.SyncTo(l.last.Load()) }
+
+// SyncTo makes durable every record up to the number.
+func (l *Log) SyncTo(seq uint64) error {
+	if l.durable.Load() >= seq {
+		return nil
+	}
+	l.syncMu.Lock()
+	defer l.syncMu.Unlock()
+	for l.durable.Load() < seq {
+		if l.syncing {
+			l.synced.Wait()
+			continue
+		}
+		l.syncing = true
+		l.syncMu.Unlock()
+		upTo, err := l.syncFiles()
+		l.syncMu.Lock()
+		l.syncing = false
+		l.synced.Broadcast()
+		if err != nil {
+			return err
+		}
+		l.durable.Store(max(upTo, l.durable.Load()))
+	}
+	return nil
+}
+
+// syncFiles syncs the rotated segments and then the current one.
+func (l *Log) syncFiles() (upTo uint64, err error) {
+	l.mu.Lock()
+	upTo = l.last.Load()
+	old := l.unsynced
+	cur := l.cur
+	l.mu.Unlock()
+	for _, s := range old {
+		if err := s.sync(); err != nil {
+			return 0, err
+		}
+	}
+	if cur != nil {
+		if err := cur.sync(); err != nil {
+			return 0, err
+		}
+	}
+	if len(old) > 0 {
+		l.mu.Lock()
+		l.unsynced = l.unsynced[len(old):]
+		l.mu.Unlock()
+		go func() {
+			for _, s := range old {
+				_ = s.finish() // the index only saves time at the next start
+				s.Release()
+			}
+		}()
+	}
+	return upTo, nil
+}
+
+// ErrSync marks a failed fdatasync: what it covered may be lost, whatever a
+// second call says.
+var ErrSync = fmt.Errorf("the disk did not keep what was written to it")
+
+func (s *Segment) sync() error {
+	s.pool.Stats.Syncs.Add(1)
+	if err := s.file.SyncData(); err != nil {
+		return problem.New(problem.Internal, "sync %s: %w: %w", s.name(), ErrSync, err)
+	}
+	return nil
+}
+
+// finish writes index and trailer of a full segment that has been synced.
+func (s *Segment) finish() error {
+	recs, end, err := s.scan(pageSize)
+	if err != nil || len(recs) == 0 {
+		return err
+	}
+	return s.writeIndex(recs, end)
+}
+
+func (s *Segment) writeIndex(recs []Record, end uint32) error {
+	index := encodeIndex(recs)
+	first, last := recs[0].Seq, recs[0].Seq
+	for i := range recs {
+		first, last = min(first, recs[i].Seq), max(last, recs[i].Seq)
+	}
+	t := trailer{
+		incarnation: s.incarnation, records: uint32(len(recs)), end: end, indexPos: pageUp(end), indexLen: uint32(len(index)),
+		firstSeq: first, lastSeq: last, indexCRC: crc32.Checksum(index, castagnoli),
+	}
+	if capacity(end, t.indexLen) > uint64(s.size) {
+		return nil // a segment that an older program filled to the brim
+	}
+	if _, err := s.file.WriteAt(index, int64(t.indexPos)); err != nil {
+		return s.pool.diskError("write the index of "+s.name(), err)
+	}
+	if _, err := s.file.WriteAt(t.encode(), int64(s.size-pageSize)); err != nil {
+		return s.pool.diskError("write the trailer of "+s.name(), err)
+	}
+	return nil
+}
+
+func encodeIndex(recs []Record) []byte {
+	index := make([]byte, 0, len(recs)*HeaderSize)
+	for i := range recs {
+		r := &recs[i]
+		var h [HeaderSize + zeroPayload]byte
+		var flags uint32
+		if r.Zero {
+			flags |= flagZero
+		}
+		if r.More {
+			flags |= flagMore
+		}
+		if r.Cont {
+			flags |= flagContinue
+		}
+		putHeader(h[:], r.payload(), flags, r.Off, r.Seq, r.Durable)
+		n := HeaderSize
+		if r.Zero {
+			binary.LittleEndian.PutUint64(h[HeaderSize:], r.Len)
+			n += zeroPayload
+		}
+		index = append(index, h[:n]...)
+	}
+	return index
+}
+
+// Close syncs and indexes what was appended and gives up the log's own hold on
+// its segments. Nothing may be appended afterwards.
+func (l *Log) Close() error {
+	l.Rotate()
+	err := l.Sync()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.next != nil {
+		if p := <-l.next; p.err == nil {
+			p.seg.Release()
+		}
+		l.next = nil
+	}
+	for _, s := range append(l.unsynced, l.cur) {
+		if s != nil {
+			s.Release()
+		}
+	}
+	l.unsynced, l.cur = nil, nil
+	return err
+}

@@ -1,0 +1,446 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
+
+	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Options configure a Pool.
+type Options struct {
+	FS  vfs.FS // nil: the machine's
+	Dir string // must exist
+	// SegmentBytes is the size of new segments; 0 means 64 MiB.
+	SegmentBytes uint32
+	// Limit bounds the bytes of all segments together; 0 means none.
+	Limit int64
+	// Spares is how many zeroed segments are kept ready by a background
+	// goroutine; 0 means that none are and a segment is made when it is needed.
+	Spares int
+	// Reserve is how many spares only cleaning may take, so that it can make
+	// room on a full disk.
+	Reserve int
+	// Rand returns random numbers for incarnations.
+	Rand func() uint64
+}
+
+// Stats count what the pool's logs did since the start.
+type Stats struct {
+	Syncs   atomic.Uint64 // fdatasync calls
+	Bytes   atomic.Uint64 // appended by guests, headers included
+	Cleaned atomic.Uint64 // copied by cleaning
+	Reused  atomic.Uint64 // segments recycled
+}
+
+// Pool owns the segment files of one host. It may be used concurrently.
+type Pool struct {
+	opts  Options
+	dir   vfs.File
+	Stats Stats
+
+	// table holds every open segment by number. It is replaced, never changed,
+	// under mu; readers of places load it without a lock.
+	table atomic.Pointer[[]*Segment]
+
+	mu      sync.Mutex
+	found   map[*Segment]index // of segments read at start, dropped by Settle
+	spares  []*Segment
+	files   int
+	closed  bool
+	settled bool // volumes have claimed what they need
+	fill    chan struct{}
+	filled  sync.WaitGroup
+}
+
+// Open finds the segments in opts.Dir. They stay unclaimed until Claim; Settle
+// makes spares of those that nobody claimed.
+func Open(opts Options) (*Pool, error) {
+	if opts.FS == nil {
+		opts.FS = vfs.Default
+	}
+	if opts.SegmentBytes == 0 {
+		opts.SegmentBytes = 64 << 20
+	}
+	if opts.SegmentBytes < minSegment || opts.SegmentBytes > maxSegment || opts.SegmentBytes%pageSize != 0 {
+		return nil, problem.New(problem.Invalid, "log segments of %d bytes: the size must be a multiple of 4096 from %d to %d", opts.SegmentBytes, minSegment, maxSegment)
+	}
+	p := &Pool{opts: opts, fill: make(chan struct{}, 1), found: map[*Segment]index{}}
+	var err error
+	if p.dir, err = opts.FS.OpenDir(opts.Dir); err != nil {
+		return nil, fmt.Errorf("open the log directory: %w", err)
+	}
+	if err := p.find(); err != nil {
+		p.closeFiles()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Pool) path(n uint32) string {
+	return p.opts.FS.PathJoin(p.opts.Dir, fmt.Sprintf("%d.seg", n))
+}
+
+// find opens every segment file in the directory.
+func (p *Pool) find() error {
+	names, err := p.opts.FS.List(p.opts.Dir)
+	if err != nil {
+		return fmt.Errorf("list the log directory: %w", err)
+	}
+	table := []*Segment{}
+	p.table.Store(&table)
+	for _, name := range names {
+		base, isSeg := strings.CutSuffix(name, ".seg")
+		n, err := strconv.ParseUint(base, 10, 24)
+		if !isSeg || err != nil {
+			continue
+		}
+		s, err := p.openSegment(uint32(n))
+		if err != nil {
+			return err
+		}
+		p.enter(s)
+	}
+	return nil
+}
+
+// openSegment opens a file found at start. A header that is not valid leaves
+// the segment without an incarnation, so that no Claim can match it.
+func (p *Pool) openSegment(n uint32) (*Segment, error) {
+	s := &Segment{pool: p, number: n, fd: -1}
+	f, err := p.opts.FS.OpenReadWrite(p.path(n), vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", p.path(n), err)
+	}
+	s.setFile(f)
+	page := make([]byte, pageSize)
+	if st, err := f.Stat(); err == nil && st.Size() <= maxSegment {
+		s.size = uint32(st.Size()) &^ (pageSize - 1)
+	}
+	if s.size < minSegment || s.readAt(page, 0) != nil {
+		return s, nil
+	}
+	h, err := decodeHeader(page)
+	switch {
+	case problem.KindOf(err) == problem.Unsupported:
+		return nil, fmt.Errorf("%s: %w", s.name(), err)
+	case err == nil && h.number == n && h.size == s.size && h.kind != kindSpare:
+		s.use(h.kind, h.incarnation, h.writer)
+	}
+	return s, nil
+}
+
+func (s *Segment) setFile(f vfs.File) {
+	s.file = f
+	if fd := f.Fd(); fd != vfs.InvalidFd {
+		s.fd = int(fd)
+	}
+}
+
+func (s *Segment) use(kind byte, incarnation uint64, writer Identity) {
+	s.kind, s.incarnation, s.writer = kind, incarnation, writer
+	s.begun.Store(false)
+	s.end.Store(0)
+	s.seed = seedOf(incarnation)
+}
+
+// enter puts the segment into the table.
+func (p *Pool) enter(s *Segment) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := *p.table.Load()
+	table := make([]*Segment, max(len(old), int(s.number)+1))
+	copy(table, old)
+	table[s.number] = s
+	p.table.Store(&table)
+	p.files++
+}
+
+// Claim returns the segment that metadata refers to, held once more. One that
+// is missing or has another incarnation is corruption: its content was acknowledged.
+func (p *Pool) Claim(r Ref) (*Segment, error) {
+	table := *p.table.Load()
+	if int(r.Number) >= len(table) || table[r.Number] == nil {
+		return nil, problem.New(problem.Corrupt, "log segment %s is missing, though a volume needs it", p.path(r.Number))
+	}
+	s := table[r.Number]
+	if s.incarnation != r.Incarnation || s.kind == kindSpare {
+		return nil, problem.New(problem.Corrupt, "log segment %s does not have the header that it was given: it is damaged or was replaced", p.path(r.Number))
+	}
+	s.Hold()
+	return s, nil
+}
+
+// Settle is called when every volume has claimed what it needs: the other
+// segments become spares or are removed, and background work begins.
+func (p *Pool) Settle() {
+	p.mu.Lock()
+	p.found = nil
+	p.settled = true
+	p.mu.Unlock()
+	for _, s := range *p.table.Load() {
+		if s != nil && s.holders.Load() == 0 {
+			p.recycle(s)
+		}
+	}
+	if p.opts.Spares > 0 {
+		p.filled.Add(1)
+		go p.keepSpares()
+		p.wantSpare()
+	}
+}
+
+// take returns a segment, held once, with a durable header for the writer.
+func (p *Pool) take(kind byte, writer Identity) (*Segment, error) {
+	s, err := p.spare(kind)
+	if err != nil {
+		return nil, err
+	}
+	inc := p.opts.Rand()
+	if inc == 0 {
+		inc = 1
+	}
+	h := header{kind: kind, incarnation: inc, writer: writer, number: s.number, size: s.size}
+	if _, err = s.file.WriteAt(h.encode(), 0); err == nil {
+		err = s.file.SyncData()
+	}
+	if err != nil {
+		p.recycle(s)
+		return nil, p.diskError("prepare "+s.name(), err)
+	}
+	s.use(kind, inc, writer)
+	s.unchecked.Store(nil)
+	s.holders.Store(1)
+	p.wantSpare()
+	return s, nil
+}
+
+// cleaningExtra is how far cleaning may go over the limit, in segments: it
+// needs room before it makes room.
+const cleaningExtra = 2
+
+// spare pops a spare segment or makes one.
+func (p *Pool) spare(kind byte) (*Segment, error) {
+	reserve, extra := p.opts.Reserve, 0
+	if kind == kindCompacted {
+		reserve, extra = 0, cleaningExtra
+	}
+	p.mu.Lock()
+	if n := len(p.spares); n > reserve {
+		s := p.spares[n-1]
+		p.spares = p.spares[:n-1]
+		p.mu.Unlock()
+		p.Stats.Reused.Add(1)
+		return s, nil
+	}
+	p.mu.Unlock()
+	return p.create(false, extra)
+}
+
+// create makes a segment file; with zeros written through, so that later syncs
+// need not touch the file system's metadata, or only reserved.
+func (p *Pool) create(zeroed bool, extra int) (*Segment, error) {
+	n, err := p.reserve(extra)
+	if err != nil {
+		return nil, err
+	}
+	s := &Segment{pool: p, number: n, size: p.opts.SegmentBytes, fd: -1}
+	f, err := p.opts.FS.Create(p.path(n), vfs.WriteCategoryUnspecified)
+	if err != nil {
+		p.unreserve(n)
+		return nil, p.diskError("create "+p.path(n), err)
+	}
+	s.setFile(f)
+	if err := s.allocate(zeroed); err != nil {
+		_ = f.Close()
+		_ = p.opts.FS.Remove(p.path(n))
+		p.unreserve(n)
+		return nil, p.diskError("reserve space for "+p.path(n), err)
+	}
+	p.mu.Lock()
+	table := append([]*Segment(nil), *p.table.Load()...)
+	table[n] = s
+	p.table.Store(&table)
+	p.mu.Unlock()
+	return s, nil
+}
+
+func (s *Segment) allocate(zeroed bool) error {
+	if s.fd >= 0 {
+		if err := unix.Fallocate(s.fd, 0, 0, int64(s.size)); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+	}
+	if zeroed || s.fd < 0 {
+		zeros := make([]byte, min(windowSize, s.size))
+		for pos := uint32(0); pos < s.size; pos += uint32(len(zeros)) {
+			if _, err := s.file.WriteAt(zeros[:min(uint32(len(zeros)), s.size-pos)], int64(pos)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.file.Sync(); err != nil {
+		return err
+	}
+	return s.pool.dir.Sync()
+}
+
+// reserve counts a new file and picks the lowest free number.
+func (p *Pool) reserve(extra int) (uint32, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return 0, problem.New(problem.Unavailable, "the log is closed")
+	}
+	if p.opts.Limit > 0 && int64(p.files+1-extra)*int64(p.opts.SegmentBytes) > p.opts.Limit {
+		return 0, problem.New(problem.NoSpace, "the log is at its limit of %d bytes (--wal-limit)", p.opts.Limit)
+	}
+	old := *p.table.Load()
+	n := 0
+	for n < len(old) && old[n] != nil {
+		n++
+	}
+	table := make([]*Segment, max(len(old), n+1))
+	copy(table, old)
+	table[n] = &Segment{pool: p, number: uint32(n), fd: -1} // nobody refers to it yet
+	p.table.Store(&table)
+	p.files++
+	return uint32(n), nil
+}
+
+func (p *Pool) unreserve(n uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	table := append([]*Segment(nil), *p.table.Load()...)
+	table[n] = nil
+	p.table.Store(&table)
+	p.files--
+}
+
+// keptSpares bounds what recycling keeps instead of giving back to the disk.
+const keptSpares = 8
+
+// recycle makes a spare of a segment that nobody holds, or removes it.
+func (p *Pool) recycle(s *Segment) {
+	p.mu.Lock()
+	if !p.settled {
+		p.mu.Unlock()
+		return // another volume may claim it yet
+	}
+	fits := p.opts.Limit == 0 || int64(p.files)*int64(p.opts.SegmentBytes) <= p.opts.Limit
+	if !p.closed && s.size == p.opts.SegmentBytes && len(p.spares) < max(keptSpares, p.opts.Spares+p.opts.Reserve) && fits {
+		p.spares = append(p.spares, s)
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	// The name goes first: a crash in between leaves a file that nobody claims.
+	_ = p.opts.FS.Remove(s.name())
+	_ = s.file.Close()
+	p.unreserve(s.number)
+}
+
+func (p *Pool) wantSpare() {
+	select {
+	case p.fill <- struct{}{}:
+	default:
+	}
+}
+
+// keepSpares makes zeroed segments until enough are ready; a full disk is not
+// an error here, the next taker will meet it.
+func (p *Pool) keepSpares() {
+	defer p.filled.Done()
+	for range p.fill {
+		for {
+			p.mu.Lock()
+			enough := p.closed || len(p.spares) >= p.opts.Spares+p.opts.Reserve
+			p.mu.Unlock()
+			if enough {
+				break
+			}
+			s, err := p.create(true, 0)
+			if err != nil {
+				break
+			}
+			p.mu.Lock()
+			p.spares = append(p.spares, s)
+			p.mu.Unlock()
+		}
+	}
+}
+
+// Used is the bytes of the segments that hold something, Files those of all.
+func (p *Pool) Used() (used, files int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := int64(p.opts.SegmentBytes)
+	return int64(p.files-len(p.spares)) * n, int64(p.files) * n
+}
+
+// Limit is the bound on the bytes of all segments, 0 if there is none.
+func (p *Pool) Limit() int64 { return p.opts.Limit }
+
+// SegmentBytes is the size of new segments.
+func (p *Pool) SegmentBytes() uint32 { return p.opts.SegmentBytes }
+
+// Segment returns the segment in which a place lies.
+func (p *Pool) Segment(pl extent.Place) *Segment { return (*p.table.Load())[NumberOf(pl)] }
+
+// Close closes the files. Nothing may use the pool afterwards.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
+	p.closed = true
+	close(p.fill)
+	p.mu.Unlock()
+	p.filled.Wait()
+	p.closeFiles()
+}
+
+func (p *Pool) closeFiles() {
+	if t := p.table.Load(); t != nil {
+		for _, s := range *t {
+			if s != nil && s.file != nil {
+				_ = s.file.Close()
+			}
+		}
+	}
+	_ = p.dir.Close()
+}
+
+// diskError gives a full disk its kind.
+func (p *Pool) diskError(what string, err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return problem.New(problem.NoSpace, "%s: %w", what, err)
+	}
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		return problem.New(problem.ReadOnly, "%s: %w", what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// Each calls fn for every segment in use, in the order of their numbers.
+func (p *Pool) Each(fn func(*Segment)) {
+	segs := append([]*Segment(nil), *p.table.Load()...)
+	sort.Slice(segs, func(i, j int) bool { return segs[i] != nil && (segs[j] == nil || segs[i].number < segs[j].number) })
+	for _, s := range segs {
+		if s != nil && s.holders.Load() > 0 {
+			fn(s)
+		}
+	}
+}

@@ -1,0 +1,277 @@
+package wal
+
+import (
+	"sort"
+
+	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Source is a segment that a volume's metadata names, and how much of it counts.
+type Source struct {
+	Segment *Segment
+	// Limit is the last number that belongs to the volume, and that the segment
+	// is known to hold; 0 where the log was still being written.
+	Limit uint64
+	First uint64 // of its first record, as far as the metadata knows; else 0
+}
+
+// Entry is a record that recovery found to be part of the volume.
+type Entry struct {
+	Record
+	Place extent.Place
+}
+
+// Recovered is the state of a log after a stop of any kind.
+type Recovered struct {
+	// Entries are the records that count, by rising sequence number, so that
+	// the last one to cover a byte is its newest.
+	Entries []Entry
+	// Last is the last sequence number of the log; the next record has the one
+	// behind it.
+	Last uint64
+	// Sources are those that are still needed, with their limits: nothing
+	// behind Last may ever count again. They must be in the metadata before
+	// the next record is appended.
+	Sources []Source
+}
+
+// Recover reads what a volume's log holds: the records with a number greater
+// than folded of its own segments (written by it, in the order of their use)
+// and of those that it shares with the volume it was forked from.
+//
+// prefix: the own log counts up to the first record that is not whole. If a
+// later record says that the log was durable through that one, then it is not a
+// torn tail but damage to acknowledged data: an error of kind problem.Corrupt, unless
+// force is set.
+func (p *Pool) Recover(writer Identity, sources []Source, folded, floor, used uint64, force bool) (Recovered, error) {
+	r := recovery{pool: p, writer: writer, force: force, own: floor, used: used}
+	for _, src := range sources {
+		x, err := p.indexOf(src.Segment)
+		if err != nil {
+			return Recovered{}, err
+		}
+		r.parts = append(r.parts, part{src, x})
+	}
+	for i := range r.parts {
+		if err := r.take(i); err != nil {
+			return Recovered{}, err
+		}
+	}
+	r.dropUnfinishedWrites()
+	r.collect(folded, max(floor, used))
+	return r.out, nil
+}
+
+// indexOf is the segment's index, read once for all volumes that share it
+// while the host starts.
+func (p *Pool) indexOf(s *Segment) (index, error) {
+	p.mu.Lock()
+	x, ok := p.found[s]
+	p.mu.Unlock()
+	if ok {
+		return x, nil
+	}
+	x, err := s.index()
+	if err != nil {
+		return index{}, err
+	}
+	if x.trailer && s.unchecked.Load() == nil {
+		s.unchecked.CompareAndSwap(nil, &unchecked{recs: x.recs, good: make([]bool, len(x.recs))})
+	}
+	p.mu.Lock()
+	if p.found != nil {
+		p.found[s] = x
+	}
+	p.mu.Unlock()
+	return x, nil
+}
+
+type part struct {
+	Source
+	index
+}
+
+type recovery struct {
+	pool   *Pool
+	writer Identity
+	force  bool
+	parts  []part
+	kept   []part
+	used   uint64
+	own    uint64 // the last number found in the own log so far
+	torn   bool
+	out    Recovered
+}
+
+func (p *part) last() uint64 {
+	if len(p.recs) == 0 {
+		return 0
+	}
+	return p.recs[len(p.recs)-1].Seq
+}
+
+// take checks part i and keeps what counts of it.
+func (r *recovery) take(i int) error {
+	p := r.parts[i]
+	seg := p.Segment
+	switch {
+	case seg.kind == kindCompacted:
+		if !p.trailer {
+			return r.damage(seg, "its trailer is not valid", 0)
+		}
+		r.keep(p)
+		return nil
+	case p.Limit > 0:
+		if p.last() < p.Limit {
+			if err := r.damage(seg, "records are missing", p.end); err != nil {
+				return err
+			}
+			p.Limit = p.last()
+		}
+	case seg.writer != r.writer:
+		return problem.New(problem.Corrupt, "%s: shared without a limit", seg.name())
+	case r.torn:
+		return nil // behind the end of the log
+	default:
+		if err := r.tail(&p, r.parts[i+1:]); err != nil {
+			return err
+		}
+	}
+	if seg.writer == r.writer && p.Limit > 0 {
+		r.own = max(r.own, p.Limit)
+		if len(p.recs) > 0 {
+			seg.first.Store(p.recs[0].Seq)
+			seg.begun.Store(true)
+		}
+		seg.end.CompareAndSwap(0, p.Limit)
+	}
+	if p.Limit > 0 {
+		r.keep(p)
+	}
+	return nil
+}
+
+func (r *recovery) keep(p part) { r.kept = append(r.kept, p) }
+
+// tail finds where a segment ends that was being written, or waited for its
+// index, when the host stopped; later are the parts behind it.
+func (r *recovery) tail(p *part, later []part) error {
+	p.Limit = p.last()
+	if p.trailer {
+		return nil
+	}
+	end := p.Limit
+	if end == 0 {
+		end = r.own
+		if p.First == 0 || p.First > r.used {
+			end = max(end, r.used) // what was durable then is not in this segment
+		}
+	} else if p.First == 0 {
+		p.First = p.recs[0].Seq
+	}
+	if p.First != 0 && p.First <= r.used && end < r.used {
+		// The log was durable through used when it was last recorded, and no
+		// full segment holds that record.
+		if err := r.damage(p.Segment, "an acknowledged record is not whole", p.end); err != nil {
+			return err
+		}
+	}
+	mark, err := p.Segment.beyond(p.end, end)
+	if err != nil {
+		return err
+	}
+	first := uint64(0)
+	for _, l := range later {
+		if l.Segment.kind != kindLog || l.Segment.writer != r.writer {
+			continue
+		}
+		for i := range l.recs {
+			if first == 0 {
+				first = l.recs[i].Seq
+			}
+			mark = max(mark, l.recs[i].Durable)
+		}
+	}
+	if first == end+1 {
+		return nil // the log goes on in the next segment
+	}
+	if mark > end {
+		if err := r.damage(p.Segment, "an acknowledged record is not whole", p.end); err != nil {
+			return err
+		}
+	}
+	r.torn = true
+	return nil
+}
+
+// damage is the error for acknowledged data that is gone, nil when forced.
+func (r *recovery) damage(s *Segment, what string, pos uint32) error {
+	if r.force {
+		return nil
+	}
+	return problem.New(problem.Corrupt, "log segment %s is damaged from byte %d on: %s; what came before can be opened with --force", s.name(), pos, what)
+}
+
+// dropUnfinishedWrites cuts the log before a write of several records whose
+// last one is missing. A write that begins at or before r.used is whole, wherever
+// cleaning has put the rest of it.
+func (r *recovery) dropUnfinishedWrites() {
+	for i := len(r.kept) - 1; i >= 0; i-- {
+		p := &r.kept[i]
+		if p.Segment.kind != kindLog || p.Segment.writer != r.writer {
+			continue
+		}
+		n := sort.Search(len(p.recs), func(i int) bool { return p.recs[i].Seq > p.Limit })
+		for n > 0 && p.recs[n-1].More && p.recs[n-1].Seq > r.used {
+			n--
+		}
+		if n > 0 {
+			p.Limit = p.recs[n-1].Seq
+			r.own = p.Limit
+			return
+		}
+		// All of this segment belongs to the write: it goes, and the one before is looked at.
+		r.kept = append(r.kept[:i], r.kept[i+1:]...)
+		r.own = 0
+	}
+}
+
+// collect gathers the entries of the parts that were kept.
+func (r *recovery) collect(folded, used uint64) {
+	r.out.Last = max(folded, used, r.own)
+	for i := range r.kept {
+		p := &r.kept[i]
+		limit := p.Limit
+		if limit == 0 {
+			limit = 1<<64 - 1
+		}
+		needed := false
+		for j := range p.recs {
+			rec := &p.recs[j]
+			if rec.Seq > folded && rec.Seq <= limit {
+				needed = true
+				if !broken(p.recs, j) {
+					r.out.Entries = append(r.out.Entries, Entry{*rec, p.Segment.PlaceOf(rec)})
+				}
+				r.out.Last = max(r.out.Last, min(rec.Seq, limit))
+			}
+		}
+		if needed {
+			r.out.Sources = append(r.out.Sources, p.Source)
+		}
+	}
+	e := r.out.Entries
+	sort.SliceStable(e, func(i, j int) bool { return e[i].Seq < e[j].Seq })
+}
+
+// broken tells whether record j is part of a write that failed half-way: a
+// record that says more, and is followed in its segment by one that does not go on.
+func broken(recs []Record, j int) bool {
+	for ; j < len(recs) && recs[j].More; j++ {
+		if j+1 < len(recs) && !recs[j+1].Cont {
+			return true
+		}
+	}
+	return false
+}

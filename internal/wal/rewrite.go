@@ -1,0 +1,129 @@
+package wal
+
+import (
+	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Rewritten is a record that Rewrite copied.
+type Rewritten struct {
+	Off, Len uint64
+	From, To extent.Place
+	Segment  *Segment // in which it was
+}
+
+// Rewrite is what follows a failed sync: every record behind the durable number
+// is copied, with its number, from the segments that could not be synced to
+// fresh ones, which are synced. The old ones count no more behind that number.
+// It fails when a record cannot be read back whole or the copies not be synced.
+// No append may be under way.
+func (l *Log) Rewrite() ([]Rewritten, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	durable, last := l.durable.Load(), l.last.Load()
+	l.retire()
+	old := l.unsynced
+	l.unsynced = nil
+	defer func() {
+		for _, s := range old {
+			s.Release()
+		}
+	}()
+	var out []Rewritten
+	next := durable + 1
+	for _, s := range old {
+		recs, _, err := s.scan(pageSize)
+		if err != nil {
+			return nil, err
+		}
+		for i := range recs {
+			if recs[i].Seq != next {
+				continue
+			}
+			r, err := l.copyRecord(s, &recs[i])
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, r)
+			next++
+		}
+	}
+	if next != last+1 {
+		return nil, problem.New(problem.Corrupt, "the records behind number %d cannot be read back", next-1)
+	}
+	for _, s := range append(l.unsynced, l.cur) {
+		if s == nil {
+			continue
+		}
+		if err := s.sync(); err != nil {
+			return nil, err
+		}
+	}
+	l.syncMu.Lock()
+	l.durable.Store(max(last, l.durable.Load()))
+	l.syncMu.Unlock()
+	return out, nil
+}
+
+// copyRecord appends a record with the number that it has.
+func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
+	body, err := s.ReadRecord(r, nil)
+	if err != nil {
+		return Rewritten{}, err
+	}
+	index := uint32(HeaderSize)
+	if r.Zero {
+		index += zeroPayload
+	}
+	need := size(uint32(len(body)))
+	if l.cur == nil || capacity(l.pos+need, l.index+index) > uint64(l.cur.size) {
+		full := l.cur
+		if err := l.rotate(); err != nil {
+			return Rewritten{}, err
+		}
+		if full != nil {
+			full.end.Store(r.Seq - 1)
+		}
+	}
+	rec := make([]byte, need)
+	copy(rec, encodeIndex([]Record{*r})[:HeaderSize])
+	// What was known durable then still is; nothing newer may be claimed yet.
+	copy(rec[HeaderSize:], body)
+	sign(rec[:HeaderSize+len(body)], l.cur.seed)
+	if _, err := l.cur.file.WriteAt(rec, int64(l.pos)); err != nil {
+		return Rewritten{}, l.pool.diskError("append to "+l.cur.name(), err)
+	}
+	out := Rewritten{Off: r.Off, Len: r.Len, From: s.PlaceOf(r), Segment: s}
+	at := *r
+	at.Pos = l.pos
+	out.To = l.cur.PlaceOf(&at)
+	if !l.cur.begun.Load() {
+		l.cur.first.Store(r.Seq)
+	}
+	l.cur.begun.Store(true)
+	l.pos += need
+	l.index += index
+	return out, nil
+}
+
+// Restart ends the current segment and forgets the one made ready, after
+// syncing: the next record goes to a segment that is attached after this call.
+func (l *Log) Restart() error {
+	l.Rotate()
+	if err := l.Sync(); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.next != nil {
+		if p := <-l.next; p.err == nil {
+			p.seg.Release()
+		}
+		l.next = nil
+	}
+	if l.cur != nil { // begun, but a failed append left it empty
+		l.cur.Release()
+		l.cur = nil
+	}
+	return nil
+}
