@@ -11,12 +11,27 @@ package objstore
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
+
+	"github.com/paraglide/glide/internal/problem"
 )
 
 // MaxObject is the greatest object that a driver must carry, in bytes: a pack
 // holds at most 64 MiB.
 const MaxObject = 64 << 20
+
+// Two markers further describe errors of kind problem.Unavailable; test with
+// errors.Is.
+var (
+	// ErrSlowDown is a store that answers, but asks for fewer requests.
+	ErrSlowDown = errors.New("the store asks to slow down")
+	// ErrPersistent is trouble that will not pass within seconds, such as
+	// refused credentials: retrying at once is pointless, retrying after
+	// somebody mended it is not.
+	ErrPersistent = errors.New("the store's trouble persists")
+)
 
 // Info describes one object.
 type Info struct {
@@ -26,10 +41,15 @@ type Info struct {
 }
 
 // Store is an object store. Every method may be called concurrently. Keys are
-// slash-separated, without a leading slash; no key is ever a prefix directory
-// of another. Errors are of the kinds problem.NotFound, problem.Exists,
-// problem.Unavailable (worth another try), problem.NoSpace, problem.ReadOnly and
-// problem.Invalid; anything else will not mend by itself.
+// slash-separated, without a leading slash (CheckKey has the rules); no key is
+// ever a prefix directory of another. Errors are of the kinds problem.NotFound,
+// problem.Exists, problem.Unavailable (worth another try, see also
+// ErrPersistent), problem.NoSpace, problem.ReadOnly and problem.Invalid;
+// anything else will not mend by itself. An error that comes of the end of ctx
+// satisfies errors.Is for ctx.Err().
+//
+// Slices that are handed in are not kept, slices that are returned are the
+// caller's.
 type Store interface {
 	// Get returns the whole object.
 	Get(ctx context.Context, key string) ([]byte, error)
@@ -60,9 +80,8 @@ type Store interface {
 // ListAll calls fn for every object under prefix with a key greater than
 // after, in order, until fn returns false.
 func ListAll(ctx context.Context, s Store, prefix, after string, fn func(Info) bool) error {
-	const page = 1000
 	for {
-		infos, err := s.List(ctx, prefix, after, page)
+		infos, err := s.List(ctx, prefix, after, listMax)
 		if err != nil {
 			return err
 		}
@@ -72,8 +91,99 @@ func ListAll(ctx context.Context, s Store, prefix, after string, fn func(Info) b
 			}
 			after = in.Key
 		}
-		if len(infos) < page {
+		if len(infos) < listMax {
 			return nil
 		}
 	}
+}
+
+// batch is how many keys one DeleteBatch request may name, and listMax how many
+// objects one List request may return: S3's limits.
+const (
+	batch   = 1000
+	listMax = 1000
+)
+
+func listLimit(n int) int {
+	if n <= 0 || n > listMax {
+		return listMax
+	}
+	return n
+}
+
+// checkPut is what every driver asks of a request that writes.
+func checkPut(ctx context.Context, op Op, key string, data []byte) error {
+	if err := checkRequest(ctx, op, key); err != nil {
+		return err
+	}
+	if len(data) > MaxObject {
+		return problem.New(problem.Invalid, "%s %s: %d bytes are more than the %d that an object may have",
+			op, key, len(data), MaxObject)
+	}
+	return nil
+}
+
+// checkRange is what every driver asks of a ranged read.
+func checkRange(ctx context.Context, key string, off, n int64) error {
+	if err := checkRequest(ctx, OpGetRange, key); err != nil {
+		return err
+	}
+	if off < 0 || n <= 0 || n > MaxObject || off > MaxObject {
+		return problem.New(problem.Invalid, "%s %s: %d bytes at %d are no range of an object", OpGetRange, key, n, off)
+	}
+	return nil
+}
+
+// checkRequest is what every driver asks of a request for one key.
+func checkRequest(ctx context.Context, op Op, key string) error {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	return checkContext(ctx, op, key)
+}
+
+// checkContext refuses to begin a request that nobody waits for.
+func checkContext(ctx context.Context, op Op, key string) error {
+	if err := ctx.Err(); err != nil {
+		return contextError(op, key, err)
+	}
+	return nil
+}
+
+// contextError describes a request that ended with its context: a deadline
+// that passed is the store's slowness (problem.Unavailable), a cancellation is
+// nobody's fault.
+func contextError(op Op, key string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return problem.New(problem.Unavailable, "%s %s: no answer in time: %w", op, key, err)
+	}
+	return fmt.Errorf("%s %s: %w", op, key, err)
+}
+
+// marked is an error with a marker that errors.Is finds and the message omits.
+type marked struct {
+	error
+	marker error
+}
+
+func (m marked) Unwrap() []error { return []error{m.error, m.marker} }
+
+func persistent(err error) error { return marked{err, ErrPersistent} }
+
+func absent(op Op, key, store string) error {
+	return problem.New(problem.NotFound, "%s %s: no such object in %s", op, key, store)
+}
+
+func exists(op Op, key, store string) error {
+	return problem.New(problem.Exists, "%s %s: the object exists already in %s", op, key, store)
+}
+
+func tooShort(key, store string, size, off, n int64) error {
+	return problem.New(problem.Corrupt, "%s %s: the object in %s has %d bytes, %d at %d were wanted",
+		OpGetRange, key, store, size, n, off)
+}
+
+func tooBig(key, store string, size int64) error {
+	return problem.New(problem.Corrupt, "%s %s: the object in %s has %d bytes, more than the %d that Glide's have",
+		OpGet, key, store, size, MaxObject)
 }

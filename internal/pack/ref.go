@@ -1,12 +1,14 @@
-// Package pack is the format of packs; its rules are in format.go.
 package pack
 
 import (
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/zeebo/blake3"
+
+	"github.com/paraglide/glide/internal/problem"
 )
 
 // Hash identifies the raw bytes of a block or of a map page: BLAKE3, keyed with
@@ -57,6 +59,27 @@ type ID struct {
 // Key is the object key of the pack: packs/<2 hex>/<hash>-<nonce>.
 func (id ID) Key() string {
 	return fmt.Sprintf("packs/%02x/%x-%x", id.Content[0], id.Content, id.Nonce)
+}
+
+// ParseKey is the inverse of ID.Key. A key that Key cannot have made is a
+// problem.Invalid.
+func ParseKey(key string) (ID, error) {
+	var id ID
+	bad := func() (ID, error) { return ID{}, problem.New(problem.Invalid, "%q is not the key of a pack", key) }
+	rest, ok := strings.CutPrefix(key, "packs/")
+	if !ok || len(rest) != 2+1+2*len(id.Content)+1+2*len(id.Nonce) {
+		return bad()
+	}
+	content, nonce, ok := strings.Cut(rest[3:], "-")
+	if !ok || len(content) != 2*len(id.Content) {
+		return bad()
+	}
+	_, err1 := hex.Decode(id.Content[:], []byte(content))
+	_, err2 := hex.Decode(id.Nonce[:], []byte(nonce))
+	if err1 != nil || err2 != nil || id.Key() != key { // also: capitals, another directory
+		return bad()
+	}
+	return id, nil
 }
 
 // IsZero tells whether the ID names no pack.

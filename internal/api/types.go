@@ -1,0 +1,275 @@
+package api
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Requests counts object-store requests by kind.
+type Requests struct {
+	Put    uint64 `json:"put"`
+	Get    uint64 `json:"get"`
+	List   uint64 `json:"list"`
+	Head   uint64 `json:"head"`
+	Delete uint64 `json:"delete"`
+}
+
+// Volume is what ls and show print.
+type Volume struct {
+	Name        string            `json:"name"`
+	Tenant      string            `json:"tenant"`
+	ID          string            `json:"id"`
+	Size        uint64            `json:"size"`
+	BlockSize   uint64            `json:"block_size"`
+	State       string            `json:"state"` // active, asleep, fenced, remote, failed
+	Reason      string            `json:"reason,omitempty"`
+	Durability  string            `json:"durability"`
+	RPOms       float64           `json:"rpo_ms"`
+	Owner       string            `json:"owner"` // host id, "" if nobody's
+	Epoch       uint64            `json:"epoch"`
+	Generation  string            `json:"generation"` // "" if never published
+	Parent      string            `json:"parent"`     // "" if it was not forked
+	CreatedAt   time.Time         `json:"created_at"`
+	DirtyBytes  int64             `json:"dirty_bytes"`
+	Unpublished float64           `json:"unpublished_ms"`
+	LocalBytes  int64             `json:"local_bytes"`
+	StoreBytes  int64             `json:"store_bytes"`
+	Exports     int               `json:"exports"`
+	Labels      map[string]string `json:"labels"`
+	IOPS        uint64            `json:"iops"`
+	Bandwidth   uint64            `json:"bandwidth"`
+	DirtyBudget uint64            `json:"dirty_budget"`
+}
+
+// CreateRequest asks for a new, empty volume.
+type CreateRequest struct {
+	Name       string  `json:"name"`
+	Size       uint64  `json:"size"`
+	BlockSize  uint64  `json:"block_size,omitempty"` // 0: 128 KiB
+	Durability string  `json:"durability,omitempty"` // "": local
+	RPOms      float64 `json:"rpo_ms,omitempty"`     // 0: 5 s
+}
+
+// ForkRequest asks for a fork, or for Count of them (named NEW-1 …).
+type ForkRequest struct {
+	Source     string `json:"source"` // a volume or NAME@SNAPSHOT
+	Name       string `json:"name"`
+	Count      int    `json:"count,omitempty"`      // 0: one, named Name
+	At         string `json:"at,omitempty"`         // snapshot, generation or time
+	Durability string `json:"durability,omitempty"` // "": local
+	Lazy       bool   `json:"lazy,omitempty"`
+}
+
+// Fork is one fork that was made.
+type Fork struct {
+	Name       string   `json:"name"`
+	ID         string   `json:"id"`
+	Parent     string   `json:"parent"`
+	Generation string   `json:"generation"`
+	ElapsedMs  float64  `json:"elapsed_ms"`
+	Requests   Requests `json:"store_requests"`
+	// AgeMs is set for a lazy fork: how old the commit is that was taken.
+	AgeMs float64 `json:"age_ms,omitempty"`
+}
+
+// Flush is what a flush did.
+type Flush struct {
+	Generation    string   `json:"generation"`
+	BlocksFolded  uint64   `json:"blocks_folded"`
+	BlocksNew     uint64   `json:"blocks_new"`
+	BytesUploaded uint64   `json:"bytes_uploaded"`
+	Requests      Requests `json:"store_requests"`
+	ElapsedMs     float64  `json:"elapsed_ms"`
+}
+
+// Import is what an import did.
+type Import struct {
+	Name          string   `json:"name"`
+	ID            string   `json:"id"`
+	Size          uint64   `json:"size"`
+	Unchanged     bool     `json:"unchanged"` // the volume held this image already
+	Generation    string   `json:"generation"`
+	BytesRead     uint64   `json:"bytes_read"` // holes not counted
+	BlocksFolded  uint64   `json:"blocks_folded"`
+	BlocksNew     uint64   `json:"blocks_new"`
+	BytesUploaded uint64   `json:"bytes_uploaded"`
+	Requests      Requests `json:"store_requests"`
+	ElapsedMs     float64  `json:"elapsed_ms"`
+}
+
+// Snapshot is one snapshot of a volume.
+type Snapshot struct {
+	Name       string    `json:"name"`
+	Volume     string    `json:"volume"`
+	Size       uint64    `json:"size"`
+	Generation string    `json:"generation"` // "" while it is only on this host
+	CreatedAt  time.Time `json:"created_at"`
+}
+
+// Commit is one entry of a volume's history, newest first.
+type Commit struct {
+	Generation string    `json:"generation"`
+	Time       time.Time `json:"time"`
+	Kind       string    `json:"kind"`  // first, commit, seal, stub
+	Cause      string    `json:"cause"` // create, import, flush, fork, snapshot, …
+	Owner      string    `json:"owner"`
+	Size       uint64    `json:"size"`  // of the volume, bytes
+	Bytes      int64     `json:"bytes"` // of the commit object
+}
+
+// Range is a stretch of bytes that differs.
+type Range struct {
+	Offset uint64 `json:"offset"`
+	Length uint64 `json:"length"`
+}
+
+// Diff says how two volumes differ.
+type Diff struct {
+	A              string  `json:"a"`
+	B              string  `json:"b"`
+	Ranges         []Range `json:"ranges"`
+	DifferentBytes uint64  `json:"different_bytes"`
+	SharedBytes    uint64  `json:"shared_bytes"` // mapped in both, with the same content
+}
+
+// Usage is what df prints.
+type Usage struct {
+	Logical          uint64  `json:"logical_bytes"`
+	Dirty            int64   `json:"dirty_bytes"`
+	Exclusive        uint64  `json:"exclusive_bytes"`
+	Shared           uint64  `json:"shared_bytes"`
+	FreedIfRemoved   uint64  `json:"freed_if_removed_bytes"`
+	Stored           uint64  `json:"stored_bytes"`
+	DedupRatio       float64 `json:"dedup_ratio"`
+	CompressionRatio float64 `json:"compression_ratio"`
+}
+
+// Latency is the distribution of one operation's latency since the start.
+type Latency struct {
+	Count uint64  `json:"count"`
+	P50   float64 `json:"p50_us"`
+	P99   float64 `json:"p99_us"`
+	P999  float64 `json:"p999_us"`
+	Max   float64 `json:"max_us"`
+}
+
+// Stats is what stats prints, for the host or for one volume.
+type Stats struct {
+	Requests  Requests `json:"store_requests"`
+	BytesUp   uint64   `json:"store_bytes_up"`
+	BytesDown uint64   `json:"store_bytes_down"`
+	Cache     struct {
+		Hits         uint64 `json:"hits"`
+		Misses       uint64 `json:"misses"`
+		FetchedBytes uint64 `json:"fetched_bytes"`
+		ServedBytes  uint64 `json:"served_bytes"`
+		DedupHits    uint64 `json:"dedup_hits"`
+	} `json:"cache"`
+	WAL struct {
+		Syncs        uint64 `json:"syncs"`
+		Bytes        uint64 `json:"bytes"`
+		CleanedBytes uint64 `json:"cleaned_bytes"`
+	} `json:"wal"`
+	Latency map[string]Latency `json:"latency"` // read, write, flush, trim, zero
+}
+
+// Verify is what verify found.
+type Verify struct {
+	Name    string   `json:"name"`
+	Blocks  uint64   `json:"blocks"` // checked
+	Bytes   uint64   `json:"bytes"`
+	Cold    bool     `json:"cold"` // read from the store, not from the cache
+	Damaged []string `json:"damaged"`
+}
+
+// Check is one thing doctor looked at.
+type Check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+	Fix    string `json:"fix,omitempty"`
+}
+
+// Host describes the daemon.
+type Host struct {
+	ID        string   `json:"id"`
+	Version   string   `json:"version"`
+	Store     string   `json:"store"`
+	Data      string   `json:"data"`
+	Advertise string   `json:"advertise"`
+	NBD       []string `json:"nbd"`
+	API       []string `json:"api"`
+	Volumes   int      `json:"volumes"`
+}
+
+// ReleaseRequest is what a host that wants a volume sends to its owner.
+type ReleaseRequest struct {
+	Host  string `json:"host"`  // who asks
+	Epoch uint64 `json:"epoch"` // the owner's epoch, as the asker saw it; another one has no effect
+	// Deadline: the asker has given up at this time, and the request has no
+	// effect any more; by the owner's clock, from the remaining time sent.
+	WithinMs float64 `json:"within_ms"`
+	// FlushOnly asks for a flush without a release (a fork of a volume held elsewhere).
+	FlushOnly bool `json:"flush_only"`
+}
+
+// Extent is a piece of an image on its way into an import: Data nil is a hole.
+type Extent struct {
+	Off  uint64
+	Data []byte
+}
+
+// Source is an image being imported: size first, then extents in ascending
+// order until io.EOF; what is skipped is a hole. Next's data is valid until the next call.
+type Source interface {
+	Size() uint64
+	Next() (Extent, error)
+}
+
+// Settings is what `glide set` changes: key to value, both text, as on the
+// command line (durability, rpo, iops, bandwidth, dirty-budget, label.KEY).
+type Settings map[string]string
+
+// Backend is what the API serves: one method for each verb. Errors carry a
+// problem.Kind. Names are as in the contract: [tenant/]name, with @SNAPSHOT
+// where a volume is only read.
+type Backend interface {
+	Host(ctx context.Context) (Host, error)
+	Create(ctx context.Context, r CreateRequest) (Volume, error)
+	Import(ctx context.Context, name string, size uint64, src Source) (Import, error)
+	// Export opens a cut of the volume for reading; Close releases it.
+	Export(ctx context.Context, name string) (Exported, error)
+	List(ctx context.Context, all bool) ([]Volume, error)
+	Show(ctx context.Context, name string) (Volume, error)
+	Remove(ctx context.Context, name string, force bool) error
+	Rename(ctx context.Context, name, to string) (Volume, error)
+	Resize(ctx context.Context, name string, size uint64) (Volume, error)
+	Set(ctx context.Context, name string, s Settings) (Volume, error)
+	Fork(ctx context.Context, r ForkRequest) ([]Fork, error)
+	Snapshot(ctx context.Context, name, snapshot string) (Snapshot, error)
+	Snapshots(ctx context.Context, name string) ([]Snapshot, error)
+	Rollback(ctx context.Context, name, to string, force bool) (Volume, error)
+	Flush(ctx context.Context, name string) (Flush, error)
+	Sleep(ctx context.Context, name string, portable, force bool) (Volume, error)
+	Wake(ctx context.Context, name string, force bool, expect string) (Volume, error)
+	Log(ctx context.Context, name string) ([]Commit, error)
+	Diff(ctx context.Context, a, b string) (Diff, error)
+	Usage(ctx context.Context, name string) (Usage, error) // name "": all of this host's
+	Verify(ctx context.Context, name string, cold bool) (Verify, error)
+	URI(ctx context.Context, name string) (string, error)
+	Stats(ctx context.Context, name string) (Stats, error) // name "": the host's
+	Doctor(ctx context.Context) ([]Check, error)
+	Release(ctx context.Context, name string, r ReleaseRequest) (Volume, error)
+	// Dump writes an object of the store, decoded, as text.
+	Dump(ctx context.Context, key string, w io.Writer) error
+}
+
+// Exported is a cut of a volume that is being read.
+type Exported interface {
+	Size() uint64
+	ReadAt(ctx context.Context, p []byte, off uint64) error
+	// Extents calls fn for the maximal runs of data and of holes in the range.
+	Extents(ctx context.Context, off, length uint64, fn func(length uint64, hole bool) error) error
+	Close()
+}

@@ -1,0 +1,332 @@
+// Package cache keeps published blocks near: a memory tier of raw blocks, an SSD
+// tier of slabs that survives a restart, and behind them the store. Both tiers
+// are shared by every volume and hold each content once.
+//
+// verified: a block is checked against its hash when it comes from the store
+// and each time it comes from the SSD. One from the SSD that does not match is
+// fetched again; one from the store that does not is looked for in another pack,
+// and else an error. Concurrent misses of one block make one fetch.
+package cache
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Options configure a Cache.
+type Options struct {
+	FS     vfs.FS
+	Dir    string // of slabs; must exist
+	Memory int64  // bytes of the memory tier
+	Disk   int64  // bytes of the SSD tier; 0: none
+	// Room tells whether the disk has room for so many bytes of cache more; nil: always.
+	Room  func(bytes int64) bool
+	Store objstore.Store
+	// Fetches is how many fetches ahead of need may be under way; 0 means 16.
+	Fetches int
+}
+
+// Stats count what a cache did since it was opened.
+type Stats struct {
+	Hits, Misses atomic.Uint64 // blocks found in a tier, or not
+	Fetched      atomic.Uint64 // bytes from the store
+	Served       atomic.Uint64 // bytes of blocks handed out
+	Repaired     atomic.Uint64 // blocks that the SSD had damaged
+	Damaged      atomic.Uint64 // blocks that the store had damaged
+}
+
+// Cache is the cache of one host. It may be used concurrently.
+type Cache struct {
+	opts  Options
+	mem   *memory
+	disk  *disk
+	slots chan struct{} // bounds fetches ahead
+	Stats Stats
+
+	mu      sync.Mutex
+	flights map[pack.Hash]*flight
+}
+
+// flight is a fetch that others may wait for.
+type flight struct {
+	done chan struct{}
+	raw  []byte
+	err  error
+}
+
+// Open opens the cache, taking up the slabs that are there.
+func Open(opts Options) (*Cache, error) {
+	if opts.Fetches == 0 {
+		opts.Fetches = 16
+	}
+	if opts.Room == nil {
+		opts.Room = func(int64) bool { return true }
+	}
+	d, err := openDisk(opts.FS, opts.Dir, opts.Disk, opts.Room)
+	if err != nil {
+		return nil, err
+	}
+	return &Cache{opts: opts, mem: newMemory(opts.Memory), disk: d, slots: make(chan struct{}, opts.Fetches), flights: map[pack.Hash]*flight{}}, nil
+}
+
+// Close closes the slabs; nothing may use the cache afterwards.
+func (c *Cache) Close() { c.disk.close() }
+
+// Usage is the bytes that the two tiers take.
+func (c *Cache) Usage() (memory, disk int64) {
+	c.disk.mu.Lock()
+	defer c.disk.mu.Unlock()
+	return c.mem.bytes(), c.disk.bytes
+}
+
+// Domain is the cache as one tenant's volumes use it.
+type Domain struct {
+	cache  *Cache
+	hasher *pack.Hasher
+	// other returns another place of a block, a hole if there is none.
+	other func(pack.Hash) (pack.Ref, error)
+}
+
+// Domain returns the cache for blocks with the hashes of a domain. other says
+// where else a block may be, for when a pack is damaged or gone; nil: nowhere.
+func (c *Cache) Domain(h *pack.Hasher, other func(pack.Hash) (pack.Ref, error)) *Domain {
+	return &Domain{c, h, other}
+}
+
+// TryBlock returns the block if it is in the memory tier.
+func (d *Domain) TryBlock(h *pack.Hash) ([]byte, bool) {
+	raw, ok := d.cache.mem.get(h)
+	if ok {
+		d.cache.Stats.Hits.Add(1)
+		d.cache.Stats.Served.Add(uint64(len(raw)))
+	}
+	return raw, ok
+}
+
+// Block returns the block of the given size, which must not be modified.
+func (d *Domain) Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, error) {
+	if raw, ok := d.TryBlock(&ref.Hash); ok {
+		return raw, nil
+	}
+	c := d.cache
+	for {
+		c.mu.Lock()
+		f, flying := c.flights[ref.Hash]
+		if !flying {
+			f = &flight{done: make(chan struct{})}
+			c.flights[ref.Hash] = f
+		}
+		c.mu.Unlock()
+		if !flying {
+			f.raw, f.err = d.load(ctx, ref, size)
+			c.land(&ref.Hash, f)
+		} else {
+			select {
+			case <-f.done:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			if f.err != nil && ctx.Err() == nil && (f.err == errAhead || problem.KindOf(f.err) == problem.Internal) {
+				continue // the one that fetched gave up, this one has not
+			}
+		}
+		if f.err == nil {
+			c.Stats.Served.Add(uint64(len(f.raw)))
+		}
+		return f.raw, f.err
+	}
+}
+
+// land ends a flight.
+func (c *Cache) land(h *pack.Hash, f *flight) {
+	if f.err == nil {
+		c.mem.put(h, f.raw)
+	}
+	c.mu.Lock()
+	delete(c.flights, *h)
+	c.mu.Unlock()
+	close(f.done)
+}
+
+// load gets a block from the SSD tier or the store.
+func (d *Domain) load(ctx context.Context, ref *pack.Ref, size int) ([]byte, error) {
+	if raw, ok := d.loadDisk(&ref.Hash, size); ok {
+		return raw, nil
+	}
+	d.cache.Stats.Misses.Add(1)
+	raw, err := d.fetch(ctx, ref, size)
+	if err != nil && d.other != nil && (problem.KindOf(err) == problem.Corrupt || problem.KindOf(err) == problem.NotFound) {
+		if problem.KindOf(err) == problem.Corrupt {
+			d.cache.Stats.Damaged.Add(1)
+		}
+		if alt, aerr := d.other(ref.Hash); aerr == nil && !alt.IsHole() && alt.Pack != ref.Pack {
+			raw, err = d.fetch(ctx, &alt, size)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.cache.disk.put(&ref.Hash, raw)
+	return raw, nil
+}
+
+// loadDisk reads and verifies a block of the SSD tier.
+func (d *Domain) loadDisk(h *pack.Hash, size int) ([]byte, bool) {
+	raw := d.cache.disk.get(h, size)
+	if raw == nil {
+		return nil, false
+	}
+	if d.hasher.Sum(raw) != *h {
+		d.cache.Stats.Repaired.Add(1)
+		d.cache.disk.forget(h, size)
+		return nil, false
+	}
+	d.cache.Stats.Hits.Add(1)
+	return raw, true
+}
+
+// fetch gets one block from the store.
+func (d *Domain) fetch(ctx context.Context, ref *pack.Ref, size int) ([]byte, error) {
+	slot, err := d.cache.opts.Store.GetRange(ctx, ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
+	if err != nil {
+		return nil, err
+	}
+	d.cache.Stats.Fetched.Add(uint64(len(slot)))
+	return d.open(ref, slot, size)
+}
+
+func (d *Domain) open(ref *pack.Ref, slot []byte, size int) ([]byte, error) {
+	raw, err := pack.Open(d.hasher, *ref, slot, nil, size)
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) != size {
+		return nil, problem.New(problem.Corrupt, "%s: the block at byte %d has %d bytes, not %d", ref.Pack.Key(), ref.Off, len(raw), size)
+	}
+	return raw, nil
+}
+
+// FetchStored reads a block from the store, whatever the tiers hold, and
+// verifies it.
+func (d *Domain) FetchStored(ctx context.Context, ref *pack.Ref, size int) ([]byte, error) {
+	return d.fetch(ctx, ref, size)
+}
+
+// Keep puts a block that was just uploaded, and whose bytes are at hand, into
+// the SSD tier; raw is not kept.
+func (d *Domain) Keep(h pack.Hash, raw []byte) { d.cache.disk.put(&h, raw) }
+
+// errAhead marks a fetch ahead that was given up; whoever needs the block tries itself.
+var errAhead = problem.New(problem.Unavailable, "a fetch ahead of need failed")
+
+// Bounds on one request of a fetch ahead, bytes.
+const (
+	maxTogether = 4 << 20
+	maxBetween  = 16 << 10 // unwanted bytes between two wanted slots
+)
+
+// Prefetch fetches blocks in the background. Neighbours in a pack are fetched
+// in one request. It drops what it has no room for.
+func (d *Domain) Prefetch(refs []pack.Ref, size int) {
+	c := d.cache
+	var mine []pack.Ref
+	for i := range refs {
+		h := &refs[i].Hash
+		if _, ok := c.mem.get(h); ok {
+			continue
+		}
+		c.mu.Lock()
+		if _, flying := c.flights[*h]; !flying {
+			c.flights[*h] = &flight{done: make(chan struct{})}
+			mine = append(mine, refs[i])
+		}
+		c.mu.Unlock()
+	}
+	slices.SortFunc(mine, func(a, b pack.Ref) int {
+		return cmp.Or(slices.Compare(a.Pack.Nonce[:], b.Pack.Nonce[:]), slices.Compare(a.Pack.Content[:], b.Pack.Content[:]), cmp.Compare(a.Off, b.Off))
+	})
+	for len(mine) > 0 {
+		n := together(mine)
+		group := mine[:n:n]
+		mine = mine[n:]
+		select {
+		case c.slots <- struct{}{}:
+			go func() {
+				defer func() { <-c.slots }()
+				d.ahead(group, size)
+			}()
+		default:
+			d.landAll(group, nil, errAhead)
+		}
+	}
+}
+
+// together is how many of the first refs one request can fetch.
+func together(refs []pack.Ref) int {
+	first := refs[0]
+	n := 1
+	for ; n < len(refs); n++ {
+		end := refs[n-1].Off + refs[n-1].Len
+		if r := refs[n]; r.Pack != first.Pack || r.Off > end+maxBetween || r.Off+r.Len-first.Off > maxTogether {
+			break
+		}
+	}
+	return n
+}
+
+// ahead fetches a group and lands its flights.
+func (d *Domain) ahead(group []pack.Ref, size int) {
+	c := d.cache
+	var missing []pack.Ref
+	for _, r := range group {
+		if raw, ok := d.loadDisk(&r.Hash, size); ok {
+			d.landAll([]pack.Ref{r}, [][]byte{raw}, nil)
+		} else {
+			missing = append(missing, r)
+		}
+	}
+	for len(missing) > 0 {
+		n := together(missing)
+		part := missing[:n]
+		missing = missing[n:]
+		from, to := part[0].Off, part[n-1].Off+part[n-1].Len
+		b, err := c.opts.Store.GetRange(context.Background(), part[0].Pack.Key(), int64(from), int64(to-from))
+		if err != nil {
+			d.landAll(part, nil, errAhead)
+			continue
+		}
+		c.Stats.Fetched.Add(uint64(len(b)))
+		c.Stats.Misses.Add(uint64(n))
+		for _, r := range part {
+			raw, err := d.open(&r, b[r.Off-from:r.Off-from+r.Len], size)
+			if err != nil {
+				d.landAll([]pack.Ref{r}, nil, errAhead) // the one who needs it finds out why
+				continue
+			}
+			c.disk.put(&r.Hash, raw)
+			d.landAll([]pack.Ref{r}, [][]byte{raw}, nil)
+		}
+	}
+}
+
+func (d *Domain) landAll(refs []pack.Ref, raws [][]byte, err error) {
+	for i := range refs {
+		d.cache.mu.Lock()
+		f := d.cache.flights[refs[i].Hash]
+		d.cache.mu.Unlock()
+		if err == nil {
+			f.raw = raws[i]
+		}
+		f.err = err
+		d.cache.land(&refs[i].Hash, f)
+	}
+}

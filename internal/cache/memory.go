@@ -1,0 +1,103 @@
+package cache
+
+import (
+	"encoding/binary"
+	"sync"
+
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// keyOf shortens a hash to what the tiers index by. What is found is compared
+// with, or verified against, the whole hash.
+func keyOf(h *pack.Hash) uint64 { return binary.LittleEndian.Uint64(h[:]) }
+
+// memory is the memory tier: raw blocks on the heap, bounded in bytes. A block
+// that was handed out stays valid after it is evicted.
+type memory struct {
+	shards [memoryShards]memoryShard
+}
+
+const memoryShards = 16
+
+type memoryShard struct {
+	mu    sync.RWMutex
+	limit int64
+	bytes int64
+	slots map[uint64]uint32
+	items []memoryItem
+	free  []uint32
+	pol   *policy
+}
+
+type memoryItem struct {
+	hash pack.Hash
+	raw  []byte
+}
+
+func newMemory(limit int64) *memory {
+	m := &memory{}
+	for i := range m.shards {
+		m.shards[i] = memoryShard{limit: limit / memoryShards, slots: map[uint64]uint32{}, pol: newPolicy()}
+	}
+	return m
+}
+
+func (m *memory) shard(h *pack.Hash) *memoryShard { return &m.shards[h[31]%memoryShards] }
+
+// get returns the block, which must not be modified.
+func (m *memory) get(h *pack.Hash) ([]byte, bool) {
+	s := m.shard(h)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slot, ok := s.slots[keyOf(h)]
+	if !ok || s.items[slot].hash != *h {
+		return nil, false
+	}
+	s.pol.use(slot)
+	return s.items[slot].raw, true
+}
+
+// put keeps the block, which nobody may modify afterwards.
+func (m *memory) put(h *pack.Hash, raw []byte) {
+	s := m.shard(h)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if int64(len(raw)) > s.limit {
+		return
+	}
+	if _, ok := s.slots[keyOf(h)]; ok {
+		return
+	}
+	for s.bytes+int64(len(raw)) > s.limit {
+		s.drop(s.pol.evict(func(slot uint32) uint64 { return keyOf(&s.items[slot].hash) }))
+	}
+	var slot uint32
+	if n := len(s.free); n > 0 {
+		slot, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		slot = uint32(len(s.items))
+		s.items = append(s.items, memoryItem{})
+	}
+	s.items[slot] = memoryItem{*h, raw}
+	s.slots[keyOf(h)] = slot
+	s.bytes += int64(len(raw))
+	s.pol.add(slot, keyOf(h))
+}
+
+func (s *memoryShard) drop(slot uint32) {
+	it := &s.items[slot]
+	delete(s.slots, keyOf(&it.hash))
+	s.bytes -= int64(len(it.raw))
+	*it = memoryItem{}
+	s.free = append(s.free, slot)
+}
+
+func (m *memory) bytes() (n int64) {
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.RLock()
+		n += s.bytes
+		s.mu.RUnlock()
+	}
+	return n
+}

@@ -1,0 +1,112 @@
+package cache
+
+import (
+	"context"
+	"sync"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// LocalPages keeps pages of block maps on this host. Both methods may be called
+// concurrently; what Page returns is verified by its caller.
+type LocalPages interface {
+	Page(h pack.Hash) ([]byte, error) // nil: not here
+	AddPage(h pack.Hash, page []byte) error
+}
+
+// Pages loads pages of block maps: from the host's own copy, else from the
+// store. Pages of one map lie next to each other, upper ones behind the ones
+// below, so each fetch takes what lies in front of the page too: opening a map
+// costs a request for about a hundred pages.
+type Pages struct {
+	store   objstore.Store
+	local   LocalPages
+	fetched func(bytes int)
+
+	mu      sync.Mutex
+	windows []window // the newest last
+}
+
+// window is a stretch of a pack.
+type window struct {
+	pack pack.ID
+	from uint32
+	data []byte
+}
+
+const (
+	windowBytes = 256 << 10
+	maxWindows  = 16
+)
+
+// Pages returns the loader of the cache's store.
+func (c *Cache) Pages(local LocalPages) *Pages {
+	return &Pages{store: c.opts.Store, local: local, fetched: func(n int) { c.Stats.Fetched.Add(uint64(n)) }}
+}
+
+// For returns the loader for the pages of a domain.
+func (p *Pages) For(h *pack.Hasher) blockmap.Pages { return domainPages{p, h} }
+
+type domainPages struct {
+	*Pages
+	hasher *pack.Hasher
+}
+
+// Page returns the verified raw bytes of the page at ref.
+func (p domainPages) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
+	if page, err := p.local.Page(ref.Hash); err == nil && page != nil && p.hasher.Sum(page) == ref.Hash {
+		return page, nil
+	}
+	page, err := p.fromWindow(&ref)
+	if page == nil {
+		if page, err = p.fetch(ctx, &ref); problem.KindOf(err) == problem.Corrupt && err != nil {
+			page, err = p.fetch(ctx, &ref) // once more: it may have been torn on the way
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	// A copy that cannot be kept costs a request next time.
+	_ = p.local.AddPage(ref.Hash, page)
+	return page, nil
+}
+
+// fromWindow finds the page in what was fetched before; nil if it is not there whole.
+func (p domainPages) fromWindow(ref *pack.Ref) ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := len(p.windows) - 1; i >= 0; i-- {
+		w := &p.windows[i]
+		if w.pack == ref.Pack && ref.Off >= w.from && uint64(ref.Off)+uint64(ref.Len) <= uint64(w.from)+uint64(len(w.data)) {
+			slot := w.data[ref.Off-w.from:][:ref.Len]
+			if page, err := pack.Open(p.hasher, *ref, slot, nil, blockmap.MaxPageSize); err == nil {
+				return page, nil
+			}
+		}
+	}
+	return nil, nil
+}
+
+func (p domainPages) fetch(ctx context.Context, ref *pack.Ref) ([]byte, error) {
+	end := ref.Off + ref.Len
+	from := end - min(end-pack.HeaderLen, max(windowBytes, ref.Len))
+	data, err := p.store.GetRange(ctx, ref.Pack.Key(), int64(from), int64(end-from))
+	if err != nil {
+		return nil, err
+	}
+	p.fetched(len(data))
+	page, err := pack.Open(p.hasher, *ref, data[ref.Off-from:], nil, blockmap.MaxPageSize)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	if len(p.windows) == maxWindows {
+		p.windows = append(p.windows[:0], p.windows[1:]...)
+	}
+	p.windows = append(p.windows, window{ref.Pack, from, data})
+	p.mu.Unlock()
+	return page, nil
+}

@@ -1,0 +1,63 @@
+package flush
+
+import (
+	"context"
+
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// CutSource yields the blocks that a cut's overlay touches: each as it is in
+// the cut, over the block below where only a part was written. Runs of whole
+// zero blocks stay runs, so that a discarded disk folds in O(log size).
+func CutSource(c *volume.Cut) Source {
+	return func(_ context.Context, fn func(Change) error) error {
+		w := cutWalk{cut: c, fn: fn, size: uint64(c.State.BlockSize)}
+		return c.Overlay(w.extent)
+	}
+}
+
+type cutWalk struct {
+	cut  *volume.Cut
+	fn   func(Change) error
+	size uint64
+	next uint64 // the first block that was not yielded yet
+}
+
+// extent takes up one range of the overlay.
+func (w *cutWalk) extent(start, end uint64, zero bool) error {
+	first, last := max(start/w.size, w.next), (end-1)/w.size
+	if zero {
+		// Blocks that lie wholly within are holes; the last block of the disk may be short.
+		from, to := max((start+w.size-1)/w.size, w.next), end/w.size
+		if end == w.cut.Size() {
+			to = last + 1
+		}
+		if from < to {
+			if err := w.blocks(first, from); err != nil {
+				return err
+			}
+			if err := w.fn(Change{First: from, Count: to - from}); err != nil {
+				return err
+			}
+			w.next = to
+			first = to
+		}
+	}
+	return w.blocks(first, last+1)
+}
+
+// blocks yields the blocks [from, to) one by one.
+func (w *cutWalk) blocks(from, to uint64) error {
+	for idx := max(from, w.next); idx < to; idx++ {
+		load := func(ctx context.Context) ([]byte, error) {
+			raw := make([]byte, w.size)
+			n := min(w.size, w.cut.Size()-idx*w.size)
+			return raw, w.cut.ReadAt(ctx, raw[:n], idx*w.size)
+		}
+		if err := w.fn(Change{First: idx, Count: 1, Load: load}); err != nil {
+			return err
+		}
+		w.next = idx + 1
+	}
+	return nil
+}

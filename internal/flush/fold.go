@@ -1,0 +1,404 @@
+// Package flush turns what changed on a disk into packs and map pages in the
+// store: fold, deduplicate, encode, upload. It does not commit: what it returns
+// is the root that a commit may name.
+//
+// One fold is a pipeline. Its source yields changed blocks in order; workers
+// hash and encode them side by side; the folder takes them up in order, looks
+// each up in the dedup index, and fills packs, which are uploaded side by side
+// within a bound. The map's changed pages follow in the last pack, so that a
+// flush of one block is one object.
+package flush
+
+import (
+	"bytes"
+	"context"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// Change is what a source yields: a run of blocks that are holes now, or one
+// block with its content, or with the way to get it.
+type Change struct {
+	First, Count uint64
+	Raw          []byte // the folder keeps it
+	// Load, if set, is called for the content, for several blocks at once: what
+	// is below a partly written block may have to be fetched.
+	Load func(ctx context.Context) ([]byte, error)
+}
+
+// workers is how many blocks are loaded, hashed and encoded at once; more than
+// there are cores, since some of them wait for the store.
+const workers = 16
+
+// Source yields the changes, in ascending order, to fn; an error of fn ends it
+// and is returned.
+type Source func(ctx context.Context, fn func(Change) error) error
+
+// Index is the dedup index of one tenant: where blocks were stored before. All
+// methods may be called concurrently.
+type Index interface {
+	// Block returns where a block is, a hole if it is not known.
+	Block(h pack.Hash) (pack.Ref, error)
+	// AddBlocks enters blocks that are durable in the store.
+	AddBlocks(refs []pack.Ref) error
+	// ForgetBlock removes one that was not where the index said.
+	ForgetBlock(h pack.Hash) error
+}
+
+// Options configure a Folder.
+type Options struct {
+	Hasher      *pack.Hasher
+	Index       Index
+	Limits      pack.Limits
+	Compression pack.Compression
+	// Uploads is how many packs may be under way at once; 0 means 4.
+	Uploads int
+	// Stored is called for each block that was uploaded or found, with its raw
+	// bytes, so that the cache need not fetch it. nil: never.
+	Stored func(h pack.Hash, raw []byte)
+	// Progress is called with the bytes folded so far. nil: never.
+	Progress func(bytes uint64)
+}
+
+// Result is what a fold did.
+type Result struct {
+	Root     blockmap.Root
+	Folded   uint64 // blocks with content that were looked at
+	New      uint64 // of those, uploaded
+	Hits     uint64 // of those, found in the dedup index
+	Uploaded uint64 // bytes of packs
+	// Borrowed are the packs that the root refers to and that neither the map
+	// before nor this session's uploads hold: see Session.Borrow.
+	Borrowed map[pack.ID][]pack.Hash
+}
+
+// folder is the state of one fold; only run's goroutine uses it.
+type folder struct {
+	opts    Options
+	session *Session
+	edit    *blockmap.Edit
+	base    *blockmap.Map
+	res     Result
+	ctx     context.Context
+	uploads *errgroup.Group
+
+	cur     *pack.Builder
+	waiting map[pack.Hash][]uint64 // block indexes by hash, in cur
+	order   []pack.Hash            // hashes of cur, in order
+	// recent are blocks of packs that may still be under way, so not in the index.
+	recent  map[pack.Hash]pack.Ref
+	pages   *pack.Builder // of map pages, when they do not fit behind blocks
+	bytes   uint64
+	taken   uint64 // every change before this index was taken up
+	settled uint64 // index up to which pages were published ahead
+}
+
+// encoded is a block on its way through the workers.
+type encoded struct {
+	idx   uint64
+	raw   []byte
+	load  func(context.Context) ([]byte, error)
+	hash  pack.Hash
+	slot  []byte
+	known pack.Ref
+	err   error
+	ready chan struct{}
+}
+
+// Fold applies the changes to the map and uploads what the store does not have
+// yet. When it returns without error, all that the root names is durable
+// (published-is-complete), but for the packs in Borrowed, about which the caller
+// asks the session. The edit must have been made from base and may have been
+// changed before; it is used up, also by an error.
+func Fold(ctx context.Context, s *Session, base *blockmap.Map, edit *blockmap.Edit, src Source, opts Options) (Result, error) {
+	if opts.Uploads == 0 {
+		opts.Uploads = 4
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	uploads, uctx := errgroup.WithContext(ctx)
+	uploads.SetLimit(opts.Uploads)
+	f := &folder{
+		opts: opts, session: s, edit: edit, base: base, ctx: uctx, uploads: uploads,
+		waiting: map[pack.Hash][]uint64{}, recent: map[pack.Hash]pack.Ref{},
+	}
+	f.res.Borrowed = map[pack.ID][]pack.Hash{}
+	work := make(chan *encoded, workers)
+	queue := make(chan any, 2*workers) // *encoded and Change, in order
+	g.Go(func() error {
+		defer close(queue)
+		defer close(work)
+		return src(ctx, func(c Change) error { return feed(ctx, c, work, queue) })
+	})
+	for range workers {
+		g.Go(func() error {
+			for e := range work {
+				f.encode(ctx, e)
+				close(e.ready)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error { return f.take(ctx, queue) })
+	err := g.Wait()
+	if err == nil {
+		err = f.finish()
+	}
+	if uerr := uploads.Wait(); err == nil {
+		err = uerr
+	}
+	return f.res, err
+}
+
+func feed(ctx context.Context, c Change, work chan<- *encoded, queue chan<- any) error {
+	var item any = c
+	if c.Raw != nil || c.Load != nil {
+		e := &encoded{idx: c.First, raw: c.Raw, load: c.Load, ready: make(chan struct{})}
+		select {
+		case work <- e:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		item = e
+	}
+	select {
+	case queue <- item:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// encode does, side by side, what needs no order: it recognises zeros, hashes,
+// looks the hash up, and encodes what was not found.
+func (f *folder) encode(ctx context.Context, e *encoded) {
+	if e.load != nil {
+		if e.raw, e.err = e.load(ctx); e.err != nil {
+			return
+		}
+	}
+	if allZero(e.raw) {
+		e.raw = nil
+		return
+	}
+	e.hash = f.opts.Hasher.Sum(e.raw)
+	if old, err := f.base.Lookup(f.ctx, e.idx); err != nil {
+		e.err = err
+		return
+	} else if old.Hash == e.hash && !old.IsHole() {
+		e.known = old
+		return
+	}
+	if e.known, e.err = f.opts.Index.Block(e.hash); e.err != nil || !e.known.IsHole() {
+		return
+	}
+	e.slot = pack.EncodeSlot(make([]byte, 0, len(e.raw)+pack.SlotHeaderLen), pack.KindBlock, e.raw, f.opts.Compression)
+}
+
+// zeros is a stretch to compare with: comparing memory is the fastest test.
+var zeros [64 << 10]byte
+
+func allZero(b []byte) bool {
+	for len(b) > len(zeros) {
+		if !bytes.Equal(b[:len(zeros)], zeros[:]) {
+			return false
+		}
+		b = b[len(zeros):]
+	}
+	return bytes.Equal(b, zeros[:len(b)])
+}
+
+// take takes changes up in order.
+func (f *folder) take(ctx context.Context, queue <-chan any) error {
+	for item := range queue {
+		switch c := item.(type) {
+		case Change:
+			f.edit.ZeroRange(c.First, c.First+c.Count)
+			f.taken = c.First + c.Count
+		case *encoded:
+			select {
+			case <-c.ready:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if c.err != nil {
+				return c.err
+			}
+			f.taken = c.idx + 1
+			if err := f.block(c); err != nil {
+				return err
+			}
+		}
+		if err := f.passed(); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// block enters one block into the edit, or into the pack being filled.
+func (f *folder) block(e *encoded) error {
+	if e.raw == nil {
+		f.edit.ZeroRange(e.idx, e.idx+1)
+		return nil
+	}
+	f.res.Folded++
+	f.bytes += uint64(len(e.raw))
+	if f.opts.Progress != nil {
+		f.opts.Progress(f.bytes)
+	}
+	if f.opts.Stored != nil {
+		f.opts.Stored(e.hash, e.raw)
+	}
+	if ref, ok := f.recent[e.hash]; ok {
+		e.known = ref
+	}
+	if !e.known.IsHole() {
+		return f.known(e)
+	}
+	if _, ok := f.waiting[e.hash]; ok {
+		f.waiting[e.hash] = append(f.waiting[e.hash], e.idx)
+		return nil
+	}
+	if f.cur == nil {
+		b, err := f.session.newPack(f.ctx, f.opts.Limits)
+		if err != nil {
+			return err
+		}
+		f.cur = b
+	}
+	f.cur.AddBlock(e.hash, e.slot)
+	f.waiting[e.hash] = []uint64{e.idx}
+	f.order = append(f.order, e.hash)
+	f.res.New++
+	if f.cur.Full() {
+		b := f.cur
+		refs := f.seal()
+		f.cur = nil
+		f.upload(b, refs)
+	}
+	return nil
+}
+
+// known enters a block that the store has.
+func (f *folder) known(e *encoded) error {
+	if err := f.edit.Set(e.idx, e.known); err != nil {
+		return err
+	}
+	if !f.session.owns(e.known.Pack) {
+		old, err := f.base.Lookup(f.ctx, e.idx)
+		if err != nil {
+			return err
+		}
+		if old != e.known {
+			f.res.Hits++
+			f.res.Borrowed[e.known.Pack] = append(f.res.Borrowed[e.known.Pack], e.hash)
+		}
+	} else {
+		f.res.Hits++
+	}
+	return nil
+}
+
+// seal gives the blocks of the current pack their places.
+func (f *folder) seal() []pack.Ref {
+	f.cur.Seal()
+	refs := append([]pack.Ref(nil), f.cur.Refs()...)
+	for i, h := range f.order {
+		for _, idx := range f.waiting[h] {
+			// Set fails only for an index beyond the map, which its source made.
+			if err := f.edit.Set(idx, refs[i]); err != nil {
+				panic(err)
+			}
+		}
+		f.recent[h] = refs[i]
+	}
+	clear(f.waiting)
+	f.order = f.order[:0]
+	return refs
+}
+
+// recentMax bounds the blocks remembered beside the index: about 16 MiB.
+const recentMax = 1 << 17
+
+func (f *folder) upload(b *pack.Builder, refs []pack.Ref) {
+	if len(f.recent) > recentMax {
+		// Uploads under way are few; what they hold would at worst be stored twice.
+		clear(f.recent)
+	}
+	obj := b.Finish()
+	key := b.Seal().Key()
+	f.res.Uploaded += uint64(len(obj))
+	f.uploads.Go(func() error {
+		if err := f.session.store.Put(f.ctx, key, obj); err != nil {
+			return err
+		}
+		return f.opts.Index.AddBlocks(refs)
+	})
+}
+
+// aheadBlocks is how far a fold goes between publishing the map pages behind
+// it: the leaves of 4096 blocks are less than 200 KiB.
+const aheadBlocks = 4096
+
+// passed publishes the map behind what was taken up now and then, so that a
+// long import holds little of it. Blocks of the current pack have no place yet,
+// so it waits for that.
+func (f *folder) passed() error {
+	if f.cur != nil || f.taken < f.settled+aheadBlocks {
+		return nil
+	}
+	f.settled = f.taken
+	return f.edit.PublishBefore(f.ctx, f.taken, f)
+}
+
+// AddPage makes the folder the sink of the map's pages: behind the last blocks
+// if they fit there, else in packs of pages.
+func (f *folder) AddPage(_ context.Context, hash pack.Hash, page []byte) (pack.Ref, error) {
+	slot := pack.EncodeSlot(nil, pack.KindPage, page, f.opts.Compression)
+	if f.pages != nil && f.pages.Room() < len(slot) {
+		f.upload(f.pages, nil)
+		f.pages = nil
+	}
+	if f.pages == nil {
+		b, err := f.session.newPack(f.ctx, f.opts.Limits)
+		if err != nil {
+			return pack.Ref{}, err
+		}
+		b.Seal()
+		f.pages = b
+	}
+	return f.pages.AddPage(hash, slot), nil
+}
+
+// finish publishes the map.
+func (f *folder) finish() error {
+	if f.cur != nil {
+		refs := f.seal()
+		if f.pages != nil {
+			f.upload(f.pages, nil)
+		}
+		f.pages = f.cur
+		defer func() { f.recentIndex(refs) }()
+		f.cur = nil
+	}
+	root, err := f.edit.Publish(f.ctx, f)
+	if err != nil {
+		return err
+	}
+	f.res.Root = root
+	if f.pages != nil {
+		f.upload(f.pages, nil)
+	}
+	return nil
+}
+
+// recentIndex enters the blocks of the last pack once it is uploaded.
+func (f *folder) recentIndex(refs []pack.Ref) {
+	if err := f.uploads.Wait(); err == nil {
+		// An index: what it misses is stored again one day.
+		_ = f.opts.Index.AddBlocks(refs)
+	}
+}

@@ -1,0 +1,123 @@
+package flush
+
+import (
+	"context"
+	"encoding/binary"
+	"sync"
+
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// Pins announces to collectors what a host is about to refer to. Each method
+// returns when the pin is durable in the store, and returns how to drop it.
+type Pins interface {
+	// PinSession announces every pack whose nonce begins with the given bytes.
+	PinSession(ctx context.Context, nonce [8]byte) (drop func(context.Context) error, err error)
+	// PinPacks announces packs by name.
+	PinPacks(ctx context.Context, ids []pack.ID) (drop func(context.Context) error, err error)
+}
+
+// sessionPacks is how many packs carry one nonce before the session rotates.
+const sessionPacks = 4096
+
+// Session is a host's open upload session: the nonce that the keys of its packs
+// carry, announced by one pin before the first of them is uploaded. Its packs
+// therefore need no look before they are referred to (reachable-is-kept). A
+// session that is not used makes no request. It may be used concurrently.
+type Session struct {
+	store objstore.Store
+	pins  Pins
+	rand  func() uint64
+
+	mu     sync.Mutex
+	open   bool
+	nonce  [8]byte
+	count  uint32
+	drop   func(context.Context) error
+	users  int                           // folds that use the session now
+	stale  []func(context.Context) error // pins of rotated sessions, dropped when no fold is under way
+	issued map[[8]byte]bool              // nonces whose pins are still there
+}
+
+// NewSession returns a session; rand makes nonces.
+func NewSession(store objstore.Store, pins Pins, rand func() uint64) *Session {
+	return &Session{store: store, pins: pins, rand: rand, issued: map[[8]byte]bool{}}
+}
+
+// Begin tells that a fold begins; what it returns ends it, once its root is
+// committed or given up: until then the pins of its packs stay.
+func (s *Session) Begin() (end func(context.Context)) {
+	s.mu.Lock()
+	s.users++
+	s.mu.Unlock()
+	return func(ctx context.Context) {
+		s.mu.Lock()
+		s.users--
+		var drop []func(context.Context) error
+		if s.users == 0 {
+			drop, s.stale = s.stale, nil
+			clear(s.issued)
+			if s.open {
+				s.issued[s.nonce] = true
+			}
+		}
+		s.mu.Unlock()
+		for _, d := range drop {
+			// A pin that stays keeps some garbage; the next start of this host drops it.
+			_ = d(ctx)
+		}
+	}
+}
+
+// newPack begins a pack of the session, opening it, or another, first.
+func (s *Session) newPack(ctx context.Context, limits pack.Limits) (*pack.Builder, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open && s.count >= sessionPacks {
+		s.stale = append(s.stale, s.drop)
+		s.open = false
+	}
+	if !s.open {
+		var nonce [8]byte
+		binary.LittleEndian.PutUint64(nonce[:], s.rand())
+		drop, err := s.pins.PinSession(ctx, nonce)
+		if err != nil {
+			return nil, err
+		}
+		s.open, s.nonce, s.count, s.drop = true, nonce, 0, drop
+		s.issued[nonce] = true
+	}
+	var n [12]byte
+	copy(n[:], s.nonce[:])
+	binary.BigEndian.PutUint32(n[8:], s.count)
+	s.count++
+	return pack.NewBuilder(n, limits), nil
+}
+
+// owns tells whether the pack was uploaded under a pin of this session that is
+// still there.
+func (s *Session) owns(id pack.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.issued[[8]byte(id.Nonce[:8])]
+}
+
+// Close drops the session's pins; no fold may be under way.
+func (s *Session) Close(ctx context.Context) error {
+	s.mu.Lock()
+	drop := s.stale
+	if s.open {
+		drop = append(drop, s.drop)
+	}
+	s.open, s.stale = false, nil
+	clear(s.issued)
+	s.mu.Unlock()
+	var first error
+	for _, d := range drop {
+		if err := d(ctx); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}

@@ -1,0 +1,53 @@
+package objstore
+
+import "context"
+
+// Options say how Open sets a store up. The zero value has the defaults.
+type Options struct {
+	// Counter, if set, counts every request that is made, tries included.
+	Counter *Counter
+	// Retry bounds the tries.
+	Retry RetryOptions
+	// Wrap, if set, is applied to the bare driver, below counting and
+	// retries: the place for Latency and Faults.
+	Wrap func(Store) Store
+}
+
+// Open opens the store at a URL: file:///DIR (made if missing),
+// s3://BUCKET[/PREFIX] with the parameters endpoint, region, path_style, sse
+// and kms_key, or mem:// (empty and private, for tests). Requests are counted
+// and retried. It makes no request to an S3 store; use Probe before relying on
+// one. A bad URL is a problem.Invalid that says what is wrong.
+func Open(ctx context.Context, url string, opts Options) (Store, error) {
+	loc, err := parseURL(url)
+	if err != nil {
+		return nil, err
+	}
+	s, err := openDriver(ctx, loc, opts.Retry.Clock)
+	if err != nil {
+		return nil, err
+	}
+	if opts.Wrap != nil {
+		s = opts.Wrap(s)
+	}
+	counter := opts.Counter
+	if counter == nil {
+		counter = &Counter{} // those of contexts count in any case
+	}
+	s = Retry(Count(s, counter), opts.Retry)
+	if loc.prefix != "" {
+		s = Prefix(s, loc.prefix)
+	}
+	return s, nil
+}
+
+func openDriver(ctx context.Context, loc location, clock Clock) (Store, error) {
+	switch loc.scheme {
+	case schemeFile:
+		return openFile(osFiles{}, loc.dir, clock)
+	case schemeS3:
+		return openS3(ctx, loc)
+	default:
+		return NewMem(clock), nil
+	}
+}

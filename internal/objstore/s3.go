@@ -1,0 +1,271 @@
+package objstore
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go/logging"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// s3Store keeps objects in a bucket of Amazon S3 or of a server that speaks its
+// protocol.
+type s3Store struct {
+	client *s3.Client
+	loc    location
+}
+
+// openS3 opens the bucket; it makes no request to the store.
+func openS3(ctx context.Context, loc location) (*s3Store, error) {
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithHTTPClient(httpClient()), config.WithLogger(logging.Nop{}))
+	if err != nil {
+		return nil, problem.New(problem.Invalid, "the AWS configuration cannot be read: %w", err)
+	}
+	if loc.region != "" {
+		cfg.Region = loc.region
+	}
+	if loc.endpoint != "" {
+		cfg.BaseEndpoint = &loc.endpoint
+	}
+	if cfg.Region == "" && cfg.BaseEndpoint != nil {
+		cfg.Region = "us-east-1" // what servers other than Amazon's expect in signatures
+	}
+	if cfg.Region == "" {
+		return nil, badURL("no region is known for s3://%s: add ?region=REGION, or set AWS_REGION", loc.bucket)
+	}
+	cfg.Credentials = &credentials{cfg.Credentials}
+	client := s3.NewFromConfig(cfg, func(o *s3.Options) {
+		o.Retryer = aws.NopRetryer{} // Retry does that, knowing what a conditional PUT means
+		o.UsePathStyle = loc.usesPathStyle(o.BaseEndpoint != nil)
+		o.ContinueHeaderThresholdBytes = -1 // a round trip more for each pack
+		// Slots are verified by their hashes, and read in ranges, for which
+		// there are no checksums.
+		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+		o.DisableLogOutputChecksumValidationSkipped = true
+		if o.BaseEndpoint != nil {
+			// Some servers do not know the trailers that checksums travel in.
+			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+		}
+	})
+	return &s3Store{client: client, loc: loc}, nil
+}
+
+// httpClient speaks HTTP/1.1 over many connections: over the one of HTTP/2, a
+// pack going up would hold up every block that a guest waits for.
+func httpClient() *awshttp.BuildableClient {
+	return awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+		t.ForceAttemptHTTP2 = false
+		t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+		t.MaxIdleConns = 0 // no limit but the host's
+		t.MaxIdleConnsPerHost = 32
+		t.MaxConnsPerHost = 256
+		t.IdleConnTimeout = 60 * time.Second
+		t.TLSHandshakeTimeout = 5 * time.Second
+		t.WriteBufferSize = 32 << 10
+		t.ReadBufferSize = 32 << 10
+		t.DisableCompression = true
+	}).WithDialerOptions(func(d *net.Dialer) {
+		d.Timeout = 5 * time.Second
+	})
+}
+
+// String is the URL. The prefix is not the driver's: Open adds it.
+func (s *s3Store) String() string {
+	l := s.loc
+	l.prefix = ""
+	return l.String()
+}
+
+func (s *s3Store) Get(ctx context.Context, key string) ([]byte, error) {
+	if err := checkRequest(ctx, OpGet, key); err != nil {
+		return nil, err
+	}
+	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.loc.bucket, Key: &key})
+	if err != nil {
+		return nil, s.fail(ctx, OpGet, key, err)
+	}
+	defer func() { _ = out.Body.Close() }()
+	if out.ContentLength == nil {
+		return nil, problem.New(problem.Unsupported, "get %s: %s answers without a Content-Length", key, s)
+	}
+	size := *out.ContentLength
+	if size > MaxObject {
+		return nil, tooBig(key, s.String(), size)
+	}
+	return s.readBody(ctx, OpGet, key, out.Body, size)
+}
+
+func (s *s3Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	if err := checkRange(ctx, key, off, n); err != nil {
+		return nil, err
+	}
+	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{
+		Bucket: &s.loc.bucket, Key: &key, Range: aws.String(fmt.Sprintf("bytes=%d-%d", off, off+n-1)),
+	})
+	if err != nil {
+		if apiCode(err) == "InvalidRange" {
+			return nil, problem.New(problem.Corrupt, "%s %s: the object in %s ends before byte %d", OpGetRange, key, s, off)
+		}
+		return nil, s.fail(ctx, OpGetRange, key, err)
+	}
+	defer func() { _ = out.Body.Close() }()
+	var first, last, size int64
+	if _, err := fmt.Sscanf(aws.ToString(out.ContentRange), "bytes %d-%d/%d", &first, &last, &size); err != nil {
+		return nil, problem.New(problem.Unsupported, "%s %s: %s answers a ranged read without saying which range (Content-Range: %q)",
+			OpGetRange, key, s, aws.ToString(out.ContentRange))
+	}
+	if off+n > size {
+		return nil, tooShort(key, s.String(), size, off, n)
+	}
+	if first != off || last != off+n-1 {
+		return nil, problem.New(problem.Unavailable, "%s %s: %s answered bytes %d to %d instead of %d to %d",
+			OpGetRange, key, s, first, last, off, off+n-1)
+	}
+	return s.readBody(ctx, OpGetRange, key, out.Body, n)
+}
+
+// readBody reads exactly n bytes; fewer are a torn answer, which Retry mends.
+func (s *s3Store) readBody(ctx context.Context, op Op, key string, body io.Reader, n int64) ([]byte, error) {
+	buf := make([]byte, n)
+	got, err := io.ReadFull(body, buf)
+	switch {
+	case err == nil:
+		return buf, nil
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return nil, problem.New(problem.Unavailable, "%s %s: torn read, the answer of %s broke off after %d of %d bytes", op, key, s, got, n)
+	default:
+		return nil, s.fail(ctx, op, key, err)
+	}
+}
+
+func (s *s3Store) Put(ctx context.Context, key string, data []byte) error {
+	return s.put(ctx, OpPut, key, data, nil)
+}
+
+func (s *s3Store) PutIfAbsent(ctx context.Context, key string, data []byte) error {
+	return s.put(ctx, OpPutIfAbsent, key, data, aws.String("*"))
+}
+
+func (s *s3Store) put(ctx context.Context, op Op, key string, data []byte, ifNoneMatch *string) error {
+	if err := checkPut(ctx, op, key, data); err != nil {
+		return err
+	}
+	in := &s3.PutObjectInput{
+		Bucket: &s.loc.bucket, Key: &key,
+		Body: bytes.NewReader(data), ContentLength: aws.Int64(int64(len(data))),
+		IfNoneMatch:          ifNoneMatch,
+		ServerSideEncryption: types.ServerSideEncryption(s.loc.sse),
+	}
+	if s.loc.kmsKey != "" {
+		in.SSEKMSKeyId = &s.loc.kmsKey
+	}
+	if _, err := s.client.PutObject(ctx, in); err != nil {
+		return s.fail(ctx, op, key, err)
+	}
+	return nil
+}
+
+func (s *s3Store) Head(ctx context.Context, key string) (Info, error) {
+	if err := checkRequest(ctx, OpHead, key); err != nil {
+		return Info{}, err
+	}
+	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.loc.bucket, Key: &key})
+	if err != nil {
+		return Info{}, s.fail(ctx, OpHead, key, err)
+	}
+	return Info{Key: key, Size: aws.ToInt64(out.ContentLength), Modified: aws.ToTime(out.LastModified)}, nil
+}
+
+// List makes one request where the store fills its pages, as Amazon's does.
+func (s *s3Store) List(ctx context.Context, prefix, after string, limit int) ([]Info, error) {
+	if err := checkPrefix(prefix); err != nil {
+		return nil, err
+	}
+	if err := checkContext(ctx, OpList, prefix); err != nil {
+		return nil, err
+	}
+	limit = listLimit(limit)
+	in := &s3.ListObjectsV2Input{Bucket: &s.loc.bucket, Prefix: &prefix}
+	if after != "" {
+		in.StartAfter = &after
+	}
+	var infos []Info
+	for {
+		in.MaxKeys = aws.Int32(int32(limit - len(infos)))
+		out, err := s.client.ListObjectsV2(ctx, in)
+		if err != nil {
+			return nil, s.fail(ctx, OpList, prefix, err)
+		}
+		for _, o := range out.Contents {
+			infos = append(infos, Info{Key: aws.ToString(o.Key), Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)})
+		}
+		if len(infos) >= limit || !aws.ToBool(out.IsTruncated) {
+			return infos, nil
+		}
+		if aws.ToString(out.NextContinuationToken) == "" {
+			return nil, problem.New(problem.Unsupported, "list %s: %s cuts a list short and does not say how to go on", prefix, s)
+		}
+		in.ContinuationToken = out.NextContinuationToken
+	}
+}
+
+func (s *s3Store) Delete(ctx context.Context, key string) error {
+	if err := checkRequest(ctx, OpDelete, key); err != nil {
+		return err
+	}
+	_, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.loc.bucket, Key: &key})
+	if err == nil {
+		return nil
+	}
+	if err := s.fail(ctx, OpDelete, key, err); !errors.Is(err, problem.NotFound) {
+		return err
+	}
+	return nil
+}
+
+func (s *s3Store) DeleteBatch(ctx context.Context, keys []string) error {
+	for len(keys) > 0 {
+		some := keys[:min(len(keys), batch)]
+		keys = keys[len(some):]
+		if err := s.deleteSome(ctx, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteSome removes at most a thousand objects with one request.
+func (s *s3Store) deleteSome(ctx context.Context, keys []string) error {
+	objects := make([]types.ObjectIdentifier, len(keys))
+	for i := range keys {
+		if err := checkRequest(ctx, OpDeleteBatch, keys[i]); err != nil {
+			return err
+		}
+		objects[i].Key = &keys[i]
+	}
+	out, err := s.client.DeleteObjects(ctx, &s3.DeleteObjectsInput{
+		Bucket: &s.loc.bucket, Delete: &types.Delete{Objects: objects, Quiet: aws.Bool(true)},
+	})
+	if err != nil {
+		return s.fail(ctx, OpDeleteBatch, batchName(keys), err)
+	}
+	for _, e := range out.Errors {
+		if code := aws.ToString(e.Code); code != "NoSuchKey" {
+			return s.refused(OpDeleteBatch, aws.ToString(e.Key), 0, code, aws.ToString(e.Message))
+		}
+	}
+	return nil
+}

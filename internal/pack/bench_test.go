@@ -1,0 +1,121 @@
+package pack
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"testing"
+)
+
+const benchBlock = 128 << 10
+
+// benchBlocks are 128 KiB blocks of what disks hold: those of the image that
+// GLIDE_BENCH_IMAGE names (every 16th block that is not zero), or else machine
+// code and tables: this program itself.
+var benchBlocks = sync.OnceValue(func() [][]byte {
+	name, step := os.Getenv("GLIDE_BENCH_IMAGE"), int64(16)
+	if name == "" {
+		step = 1
+		var err error
+		if name, err = os.Executable(); err != nil {
+			panic(err)
+		}
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		panic(err)
+	}
+	defer file.Close()
+	var blocks [][]byte
+	zero := make([]byte, benchBlock)
+	for off := int64(0); len(blocks) < 4096; off += step * benchBlock {
+		block := make([]byte, benchBlock)
+		if _, err := file.ReadAt(block, off); err == io.EOF {
+			break
+		} else if err != nil {
+			panic(err)
+		}
+		if !bytes.Equal(block, zero) {
+			blocks = append(blocks, block)
+		}
+	}
+	return blocks
+})
+
+func BenchmarkEncodeSlot(b *testing.B) {
+	blocks := benchBlocks()
+	for _, c := range settings {
+		b.Run(c.String(), func(b *testing.B) {
+			b.SetBytes(benchBlock)
+			b.ReportAllocs()
+			dst := make([]byte, 0, MaxSlotLen)
+			stored, i := 0, 0
+			for b.Loop() {
+				dst = EncodeSlot(dst[:0], KindBlock, blocks[i%len(blocks)], c)
+				stored += len(dst)
+				i++
+			}
+			b.ReportMetric(float64(i)*benchBlock/float64(stored), "ratio")
+		})
+	}
+}
+
+func BenchmarkDecodeSlot(b *testing.B) {
+	blocks := benchBlocks()
+	for _, c := range settings {
+		slots := make([][]byte, len(blocks))
+		for i, block := range blocks {
+			slots[i] = EncodeSlot(nil, KindBlock, block, c)
+		}
+		b.Run(c.String(), func(b *testing.B) {
+			b.SetBytes(benchBlock)
+			b.ReportAllocs()
+			dst := make([]byte, benchBlock)
+			i := 0
+			for b.Loop() {
+				var err error
+				if dst, err = DecodeSlot(dst, slots[i%len(slots)], benchBlock); err != nil {
+					b.Fatal(err)
+				}
+				i++
+			}
+		})
+	}
+}
+
+func BenchmarkSum(b *testing.B) {
+	h := NewHasher("tenant")
+	for _, n := range []int{4 << 10, 128 << 10} {
+		b.Run(fmt.Sprintf("%dK", n>>10), func(b *testing.B) {
+			b.SetBytes(int64(n))
+			b.ReportAllocs()
+			block := benchBlocks()[0][:n]
+			for b.Loop() {
+				h.Sum(block)
+			}
+		})
+	}
+}
+
+// BenchmarkPack makes whole packs: hash, encode, build, as an import does.
+func BenchmarkPack(b *testing.B) {
+	blocks := benchBlocks()
+	h := NewHasher("tenant")
+	builder := NewBuilder(nonce, Limits{})
+	b.SetBytes(DefaultBlocks * benchBlock)
+	b.ReportAllocs()
+	slot := make([]byte, 0, MaxSlotLen)
+	i := 0
+	for b.Loop() {
+		builder.Reset(nonce)
+		for !builder.Full() {
+			block := blocks[i%len(blocks)]
+			slot = EncodeSlot(slot[:0], KindBlock, block, CompressionZstd)
+			builder.AddBlock(h.Sum(block), slot)
+			i++
+		}
+		builder.Finish()
+	}
+}

@@ -1,0 +1,180 @@
+package pack
+
+import (
+	"fmt"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Limits say when a pack is full.
+type Limits struct {
+	Blocks int // data slots; 0: DefaultBlocks
+	Bytes  int // of data slots; 0: DefaultBytes
+}
+
+// The limits of packs, and their defaults: 25 blocks of 128 KiB that do not
+// compress. A pack that is just not full can still take one more slot of any
+// size, and have its index, within MaxObject.
+const (
+	DefaultBlocks = 25
+	DefaultBytes  = DefaultBlocks * (128<<10 + SlotHeaderLen)
+	MaxBlocks     = 1 << 14
+	MaxBytes      = 56 << 20
+)
+
+// Validate says, as problem.Invalid, what is wrong with limits that an operator
+// chose.
+func (l Limits) Validate() error {
+	if l.Blocks < 0 || l.Blocks > MaxBlocks {
+		return problem.New(problem.Invalid, "%d blocks in a pack: 1 to %d are possible", l.Blocks, MaxBlocks)
+	}
+	if l.Bytes < 0 || l.Bytes > MaxBytes {
+		return problem.New(problem.Invalid, "packs of %d bytes: 1 to %d are possible", l.Bytes, MaxBytes)
+	}
+	return nil
+}
+
+// Builder puts a pack together, in this order: AddBlock until Full, Seal,
+// AddPage, Finish. A call out of order is a bug and panics. A Builder is for one
+// goroutine.
+type Builder struct {
+	limits  Limits
+	id      ID
+	buf     []byte
+	entries []Entry // of the slots in buf
+	blocks  int     // entries[:blocks] are data; the rest are pages
+	stage   stage
+}
+
+type stage uint8
+
+const (
+	filling stage = iota
+	sealed
+	finished
+)
+
+func (s stage) String() string { return [...]string{"filling", "sealed", "finished"}[s] }
+
+// NewBuilder begins a pack whose key has the nonce, which must never have been
+// used before. Limits that are not valid are replaced by the nearest that are.
+func NewBuilder(nonce [12]byte, limits Limits) *Builder {
+	if limits.Blocks <= 0 {
+		limits.Blocks = DefaultBlocks
+	}
+	if limits.Bytes <= 0 {
+		limits.Bytes = DefaultBytes
+	}
+	b := &Builder{limits: Limits{Blocks: min(limits.Blocks, MaxBlocks), Bytes: min(limits.Bytes, MaxBytes)}}
+	b.Reset(nonce)
+	return b
+}
+
+// Reset begins another pack and reuses the memory of the last one, whose
+// finished object must no longer be in use.
+func (b *Builder) Reset(nonce [12]byte) {
+	b.id = ID{Nonce: nonce}
+	b.buf = appendHeader(b.buf[:0])
+	b.entries, b.blocks, b.stage = b.entries[:0], 0, filling
+}
+
+// AddBlock appends an encoded block; its place is final. The builder must not
+// be full.
+func (b *Builder) AddBlock(hash Hash, slot []byte) {
+	b.must(filling)
+	if b.Full() {
+		panic("pack: a block for a full pack")
+	}
+	b.add(hash, slot, KindBlock)
+	b.blocks++
+}
+
+// Full tells whether the pack has all the blocks that it should.
+func (b *Builder) Full() bool {
+	return b.blocks >= b.limits.Blocks || b.blocks > 0 && len(b.buf)-HeaderLen >= b.limits.Bytes
+}
+
+// Blocks is the number of blocks so far.
+func (b *Builder) Blocks() int { return b.blocks }
+
+// Len is the number of bytes the object would have if it were finished now.
+func (b *Builder) Len() int { return len(b.buf) + len(b.entries)*EntryLen + TrailerLen }
+
+// Room is the length of the greatest slot that AddPage still takes; what is
+// longer has to go into another pack.
+func (b *Builder) Room() int {
+	if len(b.entries) == MaxSlots {
+		return 0
+	}
+	return max(0, min(MaxSlotLen, MaxObject-b.Len()-EntryLen))
+}
+
+// Seal ends the blocks and fixes the identity, also that of a pack with no
+// blocks, which the nonce alone tells from others. It may be called again.
+func (b *Builder) Seal() ID {
+	if b.stage == filling {
+		b.id.Content = contentID(b.entries)
+		b.stage = sealed
+	}
+	return b.id
+}
+
+// contentID is the part of the identity that comes from the data slots.
+func contentID(blocks []Entry) (content [12]byte) {
+	h := blake3.New()
+	for i := range blocks {
+		_, _ = h.Write(blocks[i].Hash[:])
+	}
+	copy(content[:], h.Sum(nil))
+	return content
+}
+
+// Refs are the references to the blocks, in the order in which they were added.
+// The pack must be sealed.
+func (b *Builder) Refs() []Ref {
+	if b.stage == filling {
+		panic("pack: references into a pack that is not sealed")
+	}
+	refs := make([]Ref, b.blocks)
+	for i := range refs {
+		refs[i] = b.entries[i].ref(b.id)
+	}
+	return refs
+}
+
+// AddPage appends an encoded map page, of at most Room bytes, to a sealed pack
+// and returns the reference to it.
+func (b *Builder) AddPage(hash Hash, slot []byte) Ref {
+	b.must(sealed)
+	if len(slot) > b.Room() {
+		panic(fmt.Sprintf("pack: a page of %d bytes where there is room for %d", len(slot), b.Room()))
+	}
+	b.add(hash, slot, KindPage)
+	return b.entries[len(b.entries)-1].ref(b.id)
+}
+
+func (b *Builder) add(hash Hash, slot []byte, kind Kind) {
+	if len(slot) < SlotHeaderLen || len(slot) > MaxSlotLen || slot[0] != slotMagic || Kind(slot[3]) != kind {
+		panic(fmt.Sprintf("pack: %d bytes that are no slot of a %s", len(slot), kind))
+	}
+	b.entries = append(b.entries, Entry{Hash: hash, Off: uint32(len(b.buf)), Len: uint32(len(slot)), Slot: readSlot(slot)})
+	b.buf = append(b.buf, slot...)
+}
+
+// Finish appends the index and the trailer, sealing the pack if it is not yet,
+// and returns the object. It belongs to the builder again after Reset.
+func (b *Builder) Finish() []byte {
+	b.Seal()
+	b.must(sealed)
+	b.stage = finished
+	b.buf = appendIndex(b.buf, b.id, b.entries, b.blocks)
+	return b.buf
+}
+
+func (b *Builder) must(want stage) {
+	if b.stage != want {
+		panic(fmt.Sprintf("pack: the builder is %s, not %s", b.stage, want))
+	}
+}

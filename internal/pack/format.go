@@ -1,0 +1,161 @@
+// Package pack is the format of packs: immutable objects that hold many encoded
+// blocks, and map pages, each of which can be fetched with one ranged read and
+// verified alone. It does no I/O.
+//
+// # Object
+//
+// All integers are little-endian. A pack is
+//
+//	header | data slots | page slots | index | trailer
+//
+// without gaps. It has at most 64 MiB and 65,536 slots. Its key is
+// packs/<2 hex>/<content>-<nonce>: content is the beginning of the BLAKE3 of
+// the hashes of the data slots, in order, and the nonce is unique to the
+// upload. The identity comes from the data slots alone because map pages of the
+// same pack refer to it: it must be known before they are encoded. Integrity
+// does not come from the identity but from the hash in each reference.
+//
+// The index stands at the end because a pack is written as its blocks come;
+// nobody needs it to read a block (a Ref has the place), only to go through the
+// pack: the collector, scrubbing, the rebuilding of a dedup index.
+//
+// # Header, 16 bytes
+//
+//	off len
+//	  0   8  magic "glidepak"
+//	  8   4  version, 1
+//	 12   4  CRC32C of the bytes before
+//
+// # Slot, 24 bytes and its payload
+//
+//	off len
+//	  0   1  magic, 0xB5
+//	  1   1  version, 1
+//	  2   1  encoding: 0 raw, 1 zstd, 2 s2; 3 is set aside for a patch over a base block
+//	  3   1  kind: 1 block, 2 map page
+//	  4   1  length of the extension, e; 0 in version 1 (a patch will have its base's hash there)
+//	  5   3  zero
+//	  8   4  key: 0 not encrypted, else the number of the key it is encrypted with
+//	 12   4  raw length, 1 to 1 MiB
+//	 16   4  payload length, p
+//	 20   4  CRC32C of the 20 bytes before and of all bytes after
+//	 24   e  extension
+//	      p  payload: the raw bytes, encoded
+//
+// The magic, the two lengths and the checksum stay where they are in every
+// version, so that damage is always told from a newer format.
+//
+// # Index, 56 bytes for each slot in the order of the slots
+//
+//	off len
+//	  0  32  hash of the raw bytes (keyed BLAKE3, see Hasher)
+//	 32   4  offset in the object
+//	 36   4  length of the slot
+//	 40   4  raw length     ┐
+//	 44   4  checksum       │ as in
+//	 48   1  kind           │ the slot
+//	 49   1  encoding       │
+//	 50   2  zero           │
+//	 52   4  key            ┘
+//
+// # Trailer, the last 64 bytes
+//
+//	off len
+//	  0   4  offset of the index
+//	  4   4  length of the index
+//	  8   4  data slots
+//	 12   4  page slots
+//	 16  12  identity: content
+//	 28  12  identity: nonce
+//	 40   4  CRC32C of the index
+//	 44   4  zero
+//	 48   4  version, 1
+//	 52   4  CRC32C of the bytes before
+//	 56   8  magic "kapedilg"
+//
+// Trailers have this length, and their last 16 bytes this meaning, in every
+// version.
+package pack
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+	"strconv"
+)
+
+// Bounds and sizes of the format, in bytes unless said otherwise.
+const (
+	// MaxRaw is the greatest length of a block or map page: the greatest
+	// block size of the contract.
+	MaxRaw = 1 << 20
+	// MaxSlots is how many slots a pack may have: enough for 64 MiB of 1 KiB
+	// slots, and an index of 3.5 MiB at most.
+	MaxSlots = 1 << 16
+	// MaxObject is the greatest length of a pack: what every driver of
+	// objstore carries.
+	MaxObject = 64 << 20
+
+	HeaderLen     = 16
+	SlotHeaderLen = 24
+	EntryLen      = 56
+	TrailerLen    = 64
+	// MaxSlotLen is the greatest length of a slot without an extension.
+	MaxSlotLen = SlotHeaderLen + MaxRaw
+)
+
+const (
+	version      = 1
+	slotMagic    = 0xB5
+	headerMagic  = "glidepak"
+	trailerMagic = "kapedilg"
+)
+
+// Kind is what a slot holds.
+type Kind uint8
+
+// The kinds of slots.
+const (
+	KindBlock Kind = 1
+	KindPage  Kind = 2
+)
+
+// String is the kind in words.
+func (k Kind) String() string {
+	switch k {
+	case KindBlock:
+		return "block"
+	case KindPage:
+		return "page"
+	}
+	return "kind " + strconv.Itoa(int(k))
+}
+
+// Encoding is how a slot's payload stands for the raw bytes.
+type Encoding uint8
+
+// The encodings.
+const (
+	EncodingRaw  Encoding = 0
+	EncodingZstd Encoding = 1
+	EncodingS2   Encoding = 2
+)
+
+// String is the encoding in words.
+func (e Encoding) String() string {
+	switch e {
+	case EncodingRaw:
+		return "raw"
+	case EncodingZstd:
+		return "zstd"
+	case EncodingS2:
+		return "s2"
+	}
+	return "encoding " + strconv.Itoa(int(e))
+}
+
+var (
+	le         = binary.LittleEndian
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+func checksum(data []byte) uint32 { return crc32.Checksum(data, castagnoli) }

@@ -1,0 +1,81 @@
+package pack
+
+import (
+	"errors"
+	"io"
+	"testing"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// expected is the error of a reader of untrusted bytes.
+func expected(err error) bool {
+	return err == nil || errors.Is(err, problem.Corrupt) || errors.Is(err, problem.Unsupported)
+}
+
+// FuzzDecodeSlot gives the decoder slots whose checksum is right whatever they
+// hold: it neither panics nor returns more than it may.
+func FuzzDecodeSlot(f *testing.F) {
+	for _, c := range settings {
+		for _, raw := range [][]byte{{1}, make([]byte, 4096), text(1, 5000), noise(1, 300)} {
+			slot := EncodeSlot(nil, KindBlock, raw, c)
+			f.Add(slot, 8192, true)
+			f.Add(slot[:len(slot)-1], 100, false)
+			f.Add(rewrite(slot, func(s []byte) { s[2] = byte(1 + c) }), 8192, true)
+		}
+	}
+	obj := golden(f, "v1.pack", nil)
+	f.Add(obj[HeaderLen:], MaxRaw, false)
+	f.Fuzz(func(t *testing.T, slot []byte, maxRaw int, sign bool) {
+		maxRaw = max(0, min(maxRaw, MaxRaw))
+		if sign && len(slot) >= SlotHeaderLen {
+			slot = rewrite(slot, func([]byte) {})
+		}
+		raw, err := DecodeSlot(nil, slot, maxRaw)
+		if !expected(err) {
+			t.Fatal(err)
+		}
+		if err == nil && (len(raw) == 0 || len(raw) > maxRaw) || cap(raw) > maxRaw+overAlloc+1024 {
+			t.Fatalf("%d bytes (of %d) where %d are allowed", len(raw), cap(raw), maxRaw)
+		}
+	})
+}
+
+// FuzzReadIndex gives whole packs, their checksums made right, to everything
+// that reads them.
+func FuzzReadIndex(f *testing.F) {
+	h := NewHasher("default")
+	obj := golden(f, "v1.pack", nil)
+	f.Add(obj, true)
+	f.Add(obj[:len(obj)-1], false)
+	_, obj, _, _ = sample(h, 4, 2)
+	f.Add(obj, true)
+	f.Add(obj[len(obj)-TrailerLen:], true)
+	f.Fuzz(func(t *testing.T, obj []byte, sign bool) {
+		if sign && len(obj) >= TrailerLen+HeaderLen {
+			obj = resign(append([]byte(nil), obj...))
+			le.PutUint32(obj[12:], checksum(obj[:12]))
+		}
+		x, err := ReadIndex(obj)
+		if !expected(err) {
+			t.Fatal(err)
+		}
+		if err := Dump(io.Discard, obj); !expected(err) {
+			t.Fatal(err)
+		}
+		if err != nil {
+			return
+		}
+		if len(x.Entries)*EntryLen > len(obj) {
+			t.Fatalf("%d entries in %d bytes", len(x.Entries), len(obj))
+		}
+		for i := range x.Entries {
+			if ref := x.Ref(i); uint64(ref.Off)+uint64(ref.Len) > uint64(len(obj)) {
+				t.Fatalf("slot %d is beyond the end", i)
+			}
+		}
+		if err := VerifyObject(h, x.ID, obj); !expected(err) {
+			t.Fatal(err)
+		}
+	})
+}

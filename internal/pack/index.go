@@ -1,0 +1,163 @@
+package pack
+
+import (
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Entry is what the index says of one slot.
+type Entry struct {
+	Hash Hash
+	Off  uint32 // in the object
+	Len  uint32 // of the slot, header included
+	Slot
+}
+
+func (e *Entry) ref(id ID) Ref { return Ref{Hash: e.Hash, Pack: id, Off: e.Off, Len: e.Len} }
+
+// Index is what a pack holds.
+type Index struct {
+	ID      ID
+	Blocks  int     // Entries[:Blocks] are data slots, the rest are map pages
+	Entries []Entry // in the order of the slots
+}
+
+// Ref is the reference to the i-th slot.
+func (x *Index) Ref(i int) Ref { return x.Entries[i].ref(x.ID) }
+
+// Trailer is what the last TrailerLen bytes of a pack say.
+type Trailer struct {
+	ID       ID
+	IndexOff int64 // in the object
+	IndexLen int64 // bytes; Blocks+Pages entries
+	Blocks   int   // data slots
+	Pages    int   // page slots
+
+	indexCRC uint32
+}
+
+func appendHeader(dst []byte) []byte {
+	dst = append(dst, headerMagic...)
+	dst = le.AppendUint32(dst, version)
+	return le.AppendUint32(dst, checksum(dst[len(dst)-12:]))
+}
+
+func checkHeader(header []byte) error {
+	if string(header[:8]) != headerMagic || le.Uint32(header[12:]) != checksum(header[:12]) {
+		return problem.New(problem.Corrupt, "its header is damaged")
+	}
+	return checkVersion(le.Uint32(header[8:]))
+}
+
+func checkVersion(v uint32) error {
+	if v != version {
+		return problem.New(problem.Unsupported, "the pack's format has version %d, this release knows %d; update Glide", v, version)
+	}
+	return nil
+}
+
+// appendIndex appends the index and the trailer to the slots.
+func appendIndex(obj []byte, id ID, entries []Entry, blocks int) []byte {
+	indexOff := len(obj)
+	for i := range entries {
+		obj = appendEntry(obj, &entries[i])
+	}
+	index := obj[indexOff:]
+	trailerOff := len(obj)
+	for _, v := range []int{indexOff, len(index), blocks, len(entries) - blocks} {
+		obj = le.AppendUint32(obj, uint32(v))
+	}
+	obj = append(obj, id.Content[:]...)
+	obj = append(obj, id.Nonce[:]...)
+	obj = le.AppendUint32(obj, checksum(index))
+	obj = le.AppendUint32(obj, 0)
+	obj = le.AppendUint32(obj, version)
+	obj = le.AppendUint32(obj, checksum(obj[trailerOff:]))
+	return append(obj, trailerMagic...)
+}
+
+func appendEntry(dst []byte, e *Entry) []byte {
+	dst = append(dst, e.Hash[:]...)
+	for _, v := range []uint32{e.Off, e.Len, e.RawLen, e.CRC} {
+		dst = le.AppendUint32(dst, v)
+	}
+	dst = append(dst, byte(e.Kind), byte(e.Encoding), 0, 0)
+	return le.AppendUint32(dst, e.KeyID)
+}
+
+// ParseTrailer reads the trailer of a pack of size bytes from its tail, any
+// number of its last bytes from TrailerLen up. Damage is a problem.Corrupt, a
+// newer format a problem.Unsupported.
+func ParseTrailer(tail []byte, size int64) (Trailer, error) {
+	if len(tail) < TrailerLen || size < HeaderLen+TrailerLen || size > MaxObject || int64(len(tail)) > size {
+		return Trailer{}, problem.New(problem.Corrupt, "an object of %d bytes is no pack (%d to %d are possible)",
+			size, HeaderLen+TrailerLen, MaxObject)
+	}
+	b := tail[len(tail)-TrailerLen:]
+	if string(b[56:]) != trailerMagic || le.Uint32(b[52:]) != checksum(b[:52]) {
+		return Trailer{}, problem.New(problem.Corrupt, "its trailer is damaged")
+	}
+	if err := checkVersion(le.Uint32(b[48:])); err != nil {
+		return Trailer{}, err
+	}
+	blocks, pages := uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:]))
+	t := Trailer{
+		IndexOff: int64(le.Uint32(b)), IndexLen: int64(le.Uint32(b[4:])),
+		Blocks: int(blocks), Pages: int(pages), indexCRC: le.Uint32(b[40:]),
+	}
+	copy(t.ID.Content[:], b[16:])
+	copy(t.ID.Nonce[:], b[28:])
+	if blocks+pages > MaxSlots || t.IndexLen != int64(blocks+pages)*EntryLen || t.IndexOff < HeaderLen ||
+		t.IndexOff+t.IndexLen+TrailerLen != size {
+		return Trailer{}, problem.New(problem.Corrupt, "its trailer has an index of %d+%d slots in %d bytes at %d, in an object of %d",
+			blocks, pages, t.IndexLen, t.IndexOff, size)
+	}
+	return t, nil
+}
+
+// ParseIndex reads the index that a trailer tells of: index has IndexLen bytes
+// from IndexOff. The slots it lists fill the object without a gap. The errors
+// are those of ParseTrailer.
+func ParseIndex(t Trailer, index []byte) (*Index, error) {
+	if int64(len(index)) != t.IndexLen || checksum(index) != t.indexCRC {
+		return nil, problem.New(problem.Corrupt, "its index is damaged")
+	}
+	x := &Index{ID: t.ID, Blocks: t.Blocks, Entries: make([]Entry, t.Blocks+t.Pages)}
+	next := int64(HeaderLen)
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		e.read(index[i*EntryLen:])
+		want := KindBlock
+		if i >= x.Blocks {
+			want = KindPage
+		}
+		if int64(e.Off) != next || e.Len <= SlotHeaderLen || e.Kind != want || e.RawLen == 0 || e.RawLen > MaxRaw {
+			return nil, problem.New(problem.Corrupt, "its index has at %d a %s of %d raw bytes in a slot of %d at %d",
+				i, e.Kind, e.RawLen, e.Len, e.Off)
+		}
+		next += int64(e.Len)
+	}
+	if next != t.IndexOff {
+		return nil, problem.New(problem.Corrupt, "its slots end at %d, its index begins at %d", next, t.IndexOff)
+	}
+	return x, nil
+}
+
+func (e *Entry) read(b []byte) {
+	copy(e.Hash[:], b)
+	e.Off, e.Len, e.RawLen, e.CRC = le.Uint32(b[32:]), le.Uint32(b[36:]), le.Uint32(b[40:]), le.Uint32(b[44:])
+	e.Kind, e.Encoding, e.KeyID = Kind(b[48]), Encoding(b[49]), le.Uint32(b[52:])
+	e.version = version
+}
+
+// ReadIndex reads the index of a whole pack. The errors are those of
+// ParseTrailer. It does not look into the slots; VerifyObject does.
+func ReadIndex(obj []byte) (*Index, error) {
+	t, err := ParseTrailer(obj, int64(len(obj)))
+	if err != nil {
+		return nil, err
+	}
+	if err := checkHeader(obj[:HeaderLen]); err != nil {
+		return nil, err
+	}
+	return ParseIndex(t, obj[t.IndexOff:t.IndexOff+t.IndexLen])
+}

@@ -1,0 +1,136 @@
+package pack
+
+import (
+	"fmt"
+	"hash/crc32"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Slot is what a slot's header says.
+type Slot struct {
+	Kind     Kind
+	Encoding Encoding
+	KeyID    uint32 // 0: not encrypted
+	RawLen   uint32 // bytes
+	CRC      uint32
+
+	version uint8
+	ext     int // length of the extension, bytes
+}
+
+// EncodeSlot appends to dst a slot that holds raw, which has 1 to MaxRaw bytes
+// (else it panics). With a dst of MaxSlotLen spare bytes or more it seldom
+// allocates. It may be called concurrently.
+func EncodeSlot(dst []byte, kind Kind, raw []byte, c Compression) []byte {
+	if len(raw) == 0 || len(raw) > MaxRaw {
+		panic(fmt.Sprintf("pack: a slot of %d raw bytes", len(raw)))
+	}
+	start := len(dst)
+	dst = append(dst, make([]byte, SlotHeaderLen)...)
+	body := len(dst)
+	dst, encoding := c.compress(dst, raw)
+	// Less than a sixteenth is not worth decoding for.
+	if encoding != EncodingRaw && len(dst)-body > len(raw)-len(raw)/16 {
+		dst, encoding = append(dst[:body], raw...), EncodingRaw
+	}
+	slot := dst[start:]
+	slot[0], slot[1], slot[2], slot[3] = slotMagic, version, byte(encoding), byte(kind)
+	le.PutUint32(slot[12:], uint32(len(raw)))
+	le.PutUint32(slot[16:], uint32(len(dst)-body))
+	le.PutUint32(slot[20:], slotChecksum(slot))
+	return dst
+}
+
+// slotChecksum covers all of the slot but the checksum itself.
+func slotChecksum(slot []byte) uint32 {
+	return crc32.Update(checksum(slot[:20]), castagnoli, slot[SlotHeaderLen:])
+}
+
+// ParseSlot checks that slot is one whole, undamaged slot, and returns what its
+// header says. Damage is a problem.Corrupt; what a newer release wrote is a
+// problem.Unsupported.
+func ParseSlot(slot []byte) (Slot, error) {
+	if len(slot) < SlotHeaderLen || slot[0] != slotMagic {
+		return Slot{}, problem.New(problem.Corrupt, "it is no slot")
+	}
+	s := readSlot(slot)
+	if want := uint64(SlotHeaderLen) + uint64(s.ext) + uint64(le.Uint32(slot[16:])); want != uint64(len(slot)) {
+		return Slot{}, problem.New(problem.Corrupt, "it has %d bytes and claims %d", len(slot), want)
+	}
+	if got := slotChecksum(slot); got != s.CRC {
+		return Slot{}, problem.New(problem.Corrupt, "its checksum is %08x instead of %08x", got, s.CRC)
+	}
+	return s, s.check(slot)
+}
+
+// readSlot reads the header of what is known to be a slot.
+func readSlot(slot []byte) Slot {
+	return Slot{
+		version: slot[1], Encoding: Encoding(slot[2]), Kind: Kind(slot[3]), ext: int(slot[4]),
+		KeyID: le.Uint32(slot[8:]), RawLen: le.Uint32(slot[12:]), CRC: le.Uint32(slot[20:]),
+	}
+}
+
+// check refuses what this release cannot have written.
+func (s Slot) check(slot []byte) error {
+	switch {
+	case s.version != version:
+		return problem.New(problem.Unsupported, "its format has version %d, this release knows %d; update Glide", s.version, version)
+	case s.Encoding > EncodingS2 || s.ext != 0:
+		return problem.New(problem.Unsupported, "its encoding is %d (with %d bytes of extension), which this release does not know; update Glide",
+			uint8(s.Encoding), s.ext)
+	case s.KeyID != 0:
+		return problem.New(problem.Unsupported, "it is encrypted with key %d, and this release has no encryption; update Glide", s.KeyID)
+	case s.Kind != KindBlock && s.Kind != KindPage, slot[5]|slot[6]|slot[7] != 0:
+		return problem.New(problem.Unsupported, "its kind is %d (with flags %x), which this release does not know; update Glide",
+			uint8(s.Kind), slot[5:8])
+	case s.RawLen == 0 || s.RawLen > MaxRaw:
+		return problem.New(problem.Corrupt, "it claims %d raw bytes, 1 to %d are possible", s.RawLen, MaxRaw)
+	}
+	return nil
+}
+
+// DecodeSlot verifies the checksum of a whole slot and returns its raw bytes,
+// of which there may be maxRaw, in dst if that has the capacity (its contents
+// are overwritten). The errors are those of ParseSlot. It may be called
+// concurrently.
+func DecodeSlot(dst, slot []byte, maxRaw int) ([]byte, error) {
+	s, err := ParseSlot(slot)
+	if err != nil {
+		return nil, err
+	}
+	if int(s.RawLen) > maxRaw {
+		return nil, problem.New(problem.Corrupt, "it has %d raw bytes, at most %d were expected", s.RawLen, maxRaw)
+	}
+	return expand(dst, slot[SlotHeaderLen:], s.Encoding, int(s.RawLen))
+}
+
+// Open is DecodeSlot for bytes that were read from ref's place, and verifies
+// that they are what ref refers to. Errors name the pack and the place.
+//
+// verified: whatever comes from the store passes through here.
+func Open(h *Hasher, ref Ref, slot, dst []byte, maxRaw int) ([]byte, error) {
+	if len(slot) != int(ref.Len) {
+		return nil, inPack(ref, problem.New(problem.Corrupt, "%d bytes were read", len(slot)))
+	}
+	raw, err := DecodeSlot(dst, slot, maxRaw)
+	if err != nil {
+		return nil, inPack(ref, err)
+	}
+	if err := checkHash(h, ref, raw); err != nil {
+		return nil, err
+	}
+	return raw, nil
+}
+
+func checkHash(h *Hasher, ref Ref, raw []byte) error {
+	if sum := h.Sum(raw); sum != ref.Hash {
+		return inPack(ref, problem.New(problem.Corrupt, "its hash is %s instead of %s", sum, ref.Hash))
+	}
+	return nil
+}
+
+func inPack(ref Ref, err error) error {
+	return problem.New(problem.KindOf(err), "%s, slot at %d (%d bytes): %w", ref.Pack.Key(), ref.Off, ref.Len, err)
+}

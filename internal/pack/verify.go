@@ -1,0 +1,100 @@
+package pack
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// VerifyObject checks all of a pack: that it is the one with that identity,
+// that each slot decodes to the bytes of its hash, and that the index says of
+// it what it says itself. Damage is a problem.Corrupt that names the pack and
+// the place.
+func VerifyObject(h *Hasher, id ID, obj []byte) error {
+	x, err := ReadIndex(obj)
+	if err != nil {
+		return problem.New(problem.KindOf(err), "%s: %w", id.Key(), err)
+	}
+	if x.ID != id {
+		return problem.New(problem.Corrupt, "%s: it says that it is %s", id.Key(), x.ID.Key())
+	}
+	if content := contentID(x.Entries[:x.Blocks]); content != id.Content {
+		return problem.New(problem.Corrupt, "%s: its blocks are those of a pack %x", id.Key(), content)
+	}
+	var raw []byte
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		ref := e.ref(id)
+		if raw, err = e.inspect(raw, obj); err != nil {
+			return inPack(ref, err)
+		}
+		if err := checkHash(h, ref, raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Dump writes, for people, what is in a pack, and returns the first thing that
+// is wrong with it. Where the index cannot be read, it goes from slot to slot.
+// Hashes are not verified: the tenant's key is not known here.
+func Dump(w io.Writer, obj []byte) error {
+	x, err := ReadIndex(obj)
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if err != nil {
+		_, _ = fmt.Fprintf(out, "pack\t%v\nbytes\t%d\n\n", err, len(obj))
+		x = &Index{Entries: scan(obj)}
+	} else {
+		_, _ = fmt.Fprintf(out, "pack\t%s\nversion\t%d\nbytes\t%d\nblocks\t%d\npages\t%d\n\n",
+			x.ID.Key(), version, len(obj), x.Blocks, len(x.Entries)-x.Blocks)
+	}
+	_, _ = fmt.Fprintf(out, "slot\tkind\toffset\tlength\traw\tencoding\tkey\tcrc32c\thash\tstate\n")
+	var raw []byte
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		state := "ok"
+		data, serr := e.inspect(raw, obj)
+		if serr != nil {
+			state = serr.Error()
+			err = cmp.Or(err, problem.New(problem.KindOf(serr), "slot %d at %d: %w", i, e.Off, serr))
+		} else {
+			raw = data
+		}
+		_, _ = fmt.Fprintf(out, "%d\t%s\t%d\t%d\t%d\t%s\t%d\t%08x\t%s\t%s\n",
+			i, e.Kind, e.Off, e.Len, e.RawLen, e.Encoding, e.KeyID, e.CRC, e.Hash, state)
+	}
+	return cmp.Or(out.Flush(), err)
+}
+
+// inspect decodes the slot of an entry and compares the two.
+func (e *Entry) inspect(dst, obj []byte) ([]byte, error) {
+	slot := obj[e.Off : e.Off+e.Len]
+	raw, err := DecodeSlot(dst, slot, MaxRaw)
+	if err == nil && readSlot(slot) != e.Slot {
+		err = problem.New(problem.Corrupt, "its index says otherwise: %s", e.describe())
+	}
+	return raw, err
+}
+
+// scan finds slots by their headers alone, one behind the other; their hashes
+// stay unknown.
+func scan(obj []byte) []Entry {
+	var entries []Entry
+	for off := HeaderLen; len(obj)-off >= SlotHeaderLen && obj[off] == slotMagic; {
+		s := readSlot(obj[off:])
+		length := uint64(SlotHeaderLen) + uint64(s.ext) + uint64(le.Uint32(obj[off+16:]))
+		if length > uint64(len(obj)-off) {
+			break
+		}
+		entries = append(entries, Entry{Off: uint32(off), Len: uint32(length), Slot: s})
+		off += int(length)
+	}
+	return entries
+}
+
+func (e *Entry) describe() string {
+	return fmt.Sprintf("%s of %d raw bytes, %s, key %d, checksum %08x", e.Kind, e.RawLen, e.Encoding, e.KeyID, e.CRC)
+}
