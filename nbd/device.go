@@ -1,7 +1,6 @@
-// Package nbd serves block devices over the NBD protocol (fixed newstyle, with
-// structured replies, block status and TLS). It knows nothing of where the
-// bytes are kept: whoever has a Device can serve it.
 package nbd
+
+import "time"
 
 // Headroom is the size of an NBD request header on the wire. A Device that
 // keeps a log may build a record header of at most this size in place, in
@@ -57,8 +56,12 @@ type Export struct {
 	// "glide:dirty".
 	Contexts []string
 	Device   Device
+	// Observe, if set, is Options.Observe for this export's connections alone.
+	Observe func(op Op, bytes int, d time.Duration)
 	// Closed, if set, is called once when the connection that opened the
-	// export has ended.
+	// export has ended. If the client vanished, that may be while calls of the
+	// Device for it are under way: they take as long as they take, and their
+	// results go nowhere.
 	Closed func()
 }
 
@@ -68,7 +71,8 @@ type Exporter interface {
 	// Open returns the export with the name; "" asks for the default one. Every
 	// successful Open (the client's GO) is followed by one call of Closed. An error's text is sent to the client.
 	Open(name string) (*Export, error)
-	// Describe is Open for INFO: nothing stays open, nothing is woken.
+	// Describe is Open for INFO: nothing stays open, nothing is woken. Of the
+	// export's Device only Size is called.
 	Describe(name string) (*Export, error)
 	// List returns the names to show to LIST.
 	List() []string

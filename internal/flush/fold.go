@@ -56,9 +56,9 @@ type Options struct {
 	Compression pack.Compression
 	// Uploads is how many packs may be under way at once; 0 means 4.
 	Uploads int
-	// Stored is called for each block that was uploaded or found, with its raw
+	// Folded is called in order for each block that has content, with its raw
 	// bytes, so that the cache need not fetch it. nil: never.
-	Stored func(h pack.Hash, raw []byte)
+	Folded func(idx uint64, h pack.Hash, raw []byte)
 	// Progress is called with the bytes folded so far. nil: never.
 	Progress func(bytes uint64)
 }
@@ -117,8 +117,8 @@ func Fold(ctx context.Context, s *Session, base *blockmap.Map, edit *blockmap.Ed
 	if opts.Uploads == 0 {
 		opts.Uploads = 4
 	}
-	g, ctx := errgroup.WithContext(ctx)
 	uploads, uctx := errgroup.WithContext(ctx)
+	g, ctx := errgroup.WithContext(uctx) // a failed upload ends the reading too
 	uploads.SetLimit(opts.Uploads)
 	f := &folder{
 		opts: opts, session: s, edit: edit, base: base, ctx: uctx, uploads: uploads,
@@ -249,8 +249,8 @@ func (f *folder) block(e *encoded) error {
 	if f.opts.Progress != nil {
 		f.opts.Progress(f.bytes)
 	}
-	if f.opts.Stored != nil {
-		f.opts.Stored(e.hash, e.raw)
+	if f.opts.Folded != nil {
+		f.opts.Folded(e.idx, e.hash, e.raw)
 	}
 	if ref, ok := f.recent[e.hash]; ok {
 		e.known = ref

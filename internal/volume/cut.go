@@ -119,6 +119,28 @@ func (c *Cut) Overlay(fn func(start, end uint64, zero bool) error) error {
 	return nil
 }
 
+// Segments are the log segments that the cut holds.
+func (c *Cut) Segments() []*wal.Segment {
+	out := make([]*wal.Segment, len(c.segs))
+	for i, h := range c.segs {
+		out[i] = h.seg
+	}
+	return out
+}
+
+// Places calls fn for every piece of the overlay that has content, with the
+// number that its first byte has among all bytes of this host's log: pieces
+// that volumes share have the same numbers.
+func (c *Cut) Places(fn func(place, length uint64)) {
+	var it extent.Iterator
+	it.Seek(c.tree, 0)
+	for e, ok := it.Next(); ok; e, ok = it.Next() {
+		if e.Place != extent.Zero {
+			fn(uint64(e.Place), e.Len())
+		}
+	}
+}
+
 // Fork makes a volume of the cut for each of the records, in which the caller
 // has set who the children are; what they hold is filled in here. The children
 // are durable when it returns. fork-is-constant: what is copied is a record with

@@ -107,6 +107,10 @@ type State struct {
 	// Segments of the log that still count, the volume's own in the order of their use.
 	Segments []wal.Ref `json:"segments,omitempty"`
 
+	// DirtyAtSleep and OldestAtSleep are the account of a volume that sleeps.
+	DirtyAtSleep  int64     `json:"dirty_at_sleep,omitempty"`
+	OldestAtSleep time.Time `json:"oldest_at_sleep,omitzero"`
+
 	// Published is nil for a volume that the store does not know.
 	Published *Published `json:"published,omitempty"`
 }

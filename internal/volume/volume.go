@@ -272,6 +272,13 @@ func (v *Volume) Account() Account {
 	return Account{Dirty: v.dirty, Log: bytes, Oldest: v.oldest, Extents: v.tree.Count()}
 }
 
+// DirtyBytes is Account's Dirty, cheaply.
+func (v *Volume) DirtyBytes() int64 {
+	v.omu.RLock()
+	defer v.omu.RUnlock()
+	return v.dirty
+}
+
 // Dirty tells whether anything was written that is not in the block map.
 func (v *Volume) Dirty() bool {
 	v.omu.RLock()

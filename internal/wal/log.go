@@ -176,9 +176,9 @@ var zeroPage [pageSize]byte
 // (a client's requests as they were received) extend them.
 func (l *Log) queue(b []byte) {
 	l.queued += uint32(len(b))
-	if n := len(l.iov); n > 0 {
+	if n := len(l.iov); n > 0 && l.cur.fd >= 0 {
 		v := &l.iov[n-1]
-		if unsafe.Add(unsafe.Pointer(v.Base), v.Len) == unsafe.Pointer(unsafe.SliceData(b)) {
+		if uintptr(unsafe.Pointer(v.Base))+uintptr(v.Len) == uintptr(unsafe.Pointer(unsafe.SliceData(b))) {
 			v.Len += uint64(len(b))
 			return
 		}

@@ -1,0 +1,33 @@
+package blockmap
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// Dump writes a page as text, for people.
+func Dump(w io.Writer, raw []byte) error {
+	p, err := ParsePage(raw)
+	if err != nil {
+		return err
+	}
+	what := "pages"
+	if p.Level() == 0 {
+		what = "blocks"
+	}
+	_, err = fmt.Fprintf(w, "map page: version %d, level %d, %d %s in %d packs, %d bytes\n",
+		p[2], p.Level(), p.Len(), what, p.packs(), len(p))
+	for i := 0; i < p.packs() && err == nil; i++ {
+		id := pack.ID{Content: [12]byte(p.packID(i)), Nonce: [12]byte(p.packID(i)[12:])}
+		_, err = fmt.Fprintf(w, "pack %2d  %s\n", i, id.Key())
+	}
+	for slot, ref := range p.All() {
+		if err != nil {
+			break
+		}
+		_, err = fmt.Fprintf(w, "slot %2d  %s  pack %2d  %d+%d\n", slot, ref.Hash, p.entry(slot)[40], ref.Off, ref.Len)
+	}
+	return err
+}

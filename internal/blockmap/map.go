@@ -1,0 +1,86 @@
+package blockmap
+
+import (
+	"context"
+
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Map is one published tree: block index to reference. It is immutable, costs
+// about a hundred bytes, and may be used concurrently; its pages are loaded when
+// they are needed.
+type Map struct {
+	src    *Source
+	root   Root
+	blocks uint64
+}
+
+// New returns the map of so many blocks with the given root. It loads nothing. A
+// root of another height than HeightFor(blocks) is problem.Corrupt.
+func New(src *Source, root Root, blocks uint64) (*Map, error) {
+	if blocks > MaxBlocks {
+		return nil, tooMany(blocks)
+	}
+	if root.IsHole() {
+		root = Root{}
+	} else if root.Height != HeightFor(blocks) {
+		return nil, problem.New(problem.Corrupt, "block map of height %d for %d blocks, which need %d",
+			root.Height, blocks, HeightFor(blocks))
+	}
+	return &Map{src: src, root: root, blocks: blocks}, nil
+}
+
+func tooMany(blocks uint64) error {
+	return problem.New(problem.Invalid, "a block map of %d blocks; the most is %d: use larger blocks", blocks, uint64(MaxBlocks))
+}
+
+// Root is the map's root.
+func (m *Map) Root() Root { return m.root }
+
+// Blocks is the number of blocks, holes included.
+func (m *Map) Blocks() uint64 { return m.blocks }
+
+// Lookup returns what block idx is mapped to; a hole (the zero Ref) when it is
+// not, or lies beyond the end.
+func (m *Map) Lookup(ctx context.Context, idx uint64) (pack.Ref, error) {
+	if ref, ok := m.TryLookup(idx); ok {
+		return ref, nil
+	}
+	return m.src.lookup(ctx, m.root.Ref, int(m.root.Height)-1, idx)
+}
+
+// TryLookup is Lookup as far as it goes without waiting: ok is false when a page
+// that it needs is not in the cache. It does not allocate.
+func (m *Map) TryLookup(idx uint64) (ref pack.Ref, ok bool) {
+	if idx >= m.blocks || m.root.IsHole() {
+		return pack.Ref{}, true
+	}
+	hash := &m.root.Ref.Hash
+	for level := int(m.root.Height) - 1; ; level-- {
+		p, ok := m.src.cache.get(hash)
+		if !ok || p.Level() != level { // Lookup tells a wrong level from a missing page
+			return pack.Ref{}, false
+		}
+		e := p.entry(slotOf(idx, level))
+		if e == nil {
+			return pack.Ref{}, true
+		}
+		if level == 0 {
+			return p.decode(e), true
+		}
+		hash = (*pack.Hash)(e)
+	}
+}
+
+// lookup finds block idx below the page at ref; a hole maps nothing.
+func (s *Source) lookup(ctx context.Context, ref pack.Ref, level int, idx uint64) (pack.Ref, error) {
+	for ; level >= 0 && !ref.IsHole(); level-- {
+		p, err := s.Page(ctx, &ref, level)
+		if err != nil {
+			return pack.Ref{}, err
+		}
+		ref = p.Ref(slotOf(idx, level))
+	}
+	return ref, nil
+}

@@ -1,0 +1,211 @@
+package blockmap
+
+import (
+	"bytes"
+	"encoding/binary"
+	"iter"
+	"math/bits"
+	"slices"
+
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+const (
+	// Fanout is the number of slots of a page.
+	Fanout = 64
+	// MaxHeight is the greatest number of levels: 2^50 blocks, which are 2^62
+	// bytes in blocks of 4 KiB.
+	MaxHeight = 9
+	// MaxBlocks is the greatest number of blocks of a map.
+	MaxBlocks = 1 << 50
+	// MaxPageSize is the greatest size of a page, in bytes.
+	MaxPageSize = headerSize + Fanout*(packSize+entrySize)
+	// Magic begins every page.
+	Magic = "GM"
+
+	version    = 1
+	slotBits   = 6 // Fanout is 1<<slotBits
+	headerSize = 16
+	packSize   = 24
+	entrySize  = 41
+	allSlots   = ^uint64(0)
+)
+
+// Page is an encoded page that ParsePage has accepted. It is never modified.
+type Page []byte
+
+// Level is the page's level: 0 when its entries are blocks.
+func (p Page) Level() int { return int(p[3]) }
+
+// Len is the number of slots that are present, 1 to Fanout.
+func (p Page) Len() int { return bits.OnesCount64(p.bitmap()) }
+
+// Ref is what slot holds; a hole when it is absent.
+func (p Page) Ref(slot int) pack.Ref {
+	e := p.entry(slot)
+	if e == nil {
+		return pack.Ref{}
+	}
+	return p.decode(e)
+}
+
+// All yields the slots that are present, in order, and what they hold.
+func (p Page) All() iter.Seq2[int, pack.Ref] {
+	return func(yield func(int, pack.Ref) bool) {
+		for m := p.bitmap(); m != 0; m &= m - 1 {
+			slot := bits.TrailingZeros64(m)
+			if !yield(slot, p.Ref(slot)) {
+				return
+			}
+		}
+	}
+}
+
+func (p Page) bitmap() uint64 { return binary.LittleEndian.Uint64(p[8:]) }
+
+func (p Page) packs() int { return int(p[4]) }
+
+// entry is the encoded entry of slot, nil when it is absent. It begins with the hash.
+func (p Page) entry(slot int) []byte {
+	m := p.bitmap()
+	if m>>slot&1 == 0 {
+		return nil
+	}
+	off := headerSize + packSize*p.packs() + entrySize*rank(m, slot)
+	return p[off : off+entrySize]
+}
+
+func (p Page) packID(i int) []byte {
+	off := headerSize + packSize*i
+	return p[off : off+packSize]
+}
+
+func (p Page) decode(e []byte) (ref pack.Ref) {
+	copy(ref.Hash[:], e)
+	id := p.packID(int(e[40]))
+	copy(ref.Pack.Content[:], id)
+	copy(ref.Pack.Nonce[:], id[12:])
+	ref.Off = binary.LittleEndian.Uint32(e[32:])
+	ref.Len = binary.LittleEndian.Uint32(e[36:])
+	return ref
+}
+
+// unpack writes every slot that is present to its place in refs.
+func (p Page) unpack(refs *[Fanout]pack.Ref) {
+	for slot, ref := range p.All() {
+		refs[slot] = ref
+	}
+}
+
+// rank is the number of bits of m below bit slot.
+func rank(m uint64, slot int) int { return bits.OnesCount64(m & (1<<slot - 1)) }
+
+// slotOf is the slot of block idx in the pages of a level.
+func slotOf(idx uint64, level int) int { return int(idx >> (slotBits * level) & (Fanout - 1)) }
+
+// span is the number of blocks below one slot of a page of the level.
+func span(level int) uint64 { return 1 << (slotBits * level) }
+
+// ParsePage checks that raw is exactly what encodePage writes for some content
+// and returns it as a Page, without copying. A page of a newer version is
+// problem.Unsupported, anything else that is wrong problem.Corrupt.
+func ParsePage(raw []byte) (Page, error) {
+	if len(raw) < headerSize || string(raw[:2]) != Magic {
+		return nil, problem.New(problem.Corrupt, "not a map page (%d bytes)", len(raw))
+	}
+	if raw[2] > version {
+		return nil, problem.New(problem.Unsupported,
+			"map page of version %d, this release reads up to %d; use a newer glide", raw[2], version)
+	}
+	p := Page(raw)
+	n, k := p.Len(), p.packs()
+	switch {
+	case p[2] != version:
+		return nil, problem.New(problem.Corrupt, "map page of version %d", p[2])
+	case p.Level() >= MaxHeight:
+		return nil, problem.New(problem.Corrupt, "map page of level %d, the greatest is %d", p.Level(), MaxHeight-1)
+	case p[5]|p[6]|p[7] != 0:
+		return nil, problem.New(problem.Corrupt, "map page with reserved bytes %x", p[5:8])
+	case n == 0 || k == 0 || k > n:
+		return nil, problem.New(problem.Corrupt, "map page with %d entries in %d packs", n, k)
+	case len(p) != headerSize+packSize*k+entrySize*n:
+		return nil, problem.New(problem.Corrupt, "map page of %d bytes with %d entries in %d packs", len(p), n, k)
+	}
+	if err := p.checkEntries(n, k); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// checkEntries checks the pack table and the entries of a page of the right length.
+func (p Page) checkEntries(n, k int) error {
+	for i := 1; i < k; i++ {
+		if bytes.Compare(p.packID(i-1), p.packID(i)) >= 0 {
+			return problem.New(problem.Corrupt, "map page whose pack %d is out of order", i)
+		}
+	}
+	var used uint64
+	for i := range n {
+		e := p[headerSize+packSize*k+entrySize*i:]
+		off, length := binary.LittleEndian.Uint32(e[32:]), binary.LittleEndian.Uint32(e[36:])
+		if int(e[40]) >= k || !validExtent(off, length) {
+			return problem.New(problem.Corrupt, "map page whose entry %d lies at %d+%d of pack %d of %d", i, off, length, e[40], k)
+		}
+		used |= 1 << e[40]
+	}
+	if bits.OnesCount64(used) != k {
+		return problem.New(problem.Corrupt, "map page with packs that no entry uses")
+	}
+	return nil
+}
+
+// validExtent tells whether a slot may lie at off, length bytes long. Set
+// enforces the same bound, so that nothing is written that cannot be read.
+func validExtent(off, length uint32) bool {
+	return length > 0 && uint64(off)+uint64(length) <= 1<<32
+}
+
+// encodePage is the page that maps each slot to refs[slot], nil when all are holes.
+func encodePage(level int, refs *[Fanout]pack.Ref) Page {
+	var (
+		m   uint64
+		ids = make([]pack.ID, 0, Fanout)
+	)
+	for slot := range refs {
+		if !refs[slot].IsHole() {
+			m |= 1 << slot
+			ids = append(ids, refs[slot].Pack)
+		}
+	}
+	if m == 0 {
+		return nil
+	}
+	slices.SortFunc(ids, compareID)
+	ids = slices.Compact(ids)
+
+	p := make(Page, 0, headerSize+packSize*len(ids)+entrySize*bits.OnesCount64(m))
+	p = append(p, Magic...)
+	p = append(p, version, byte(level), byte(len(ids)), 0, 0, 0)
+	p = binary.LittleEndian.AppendUint64(p, m)
+	for i := range ids {
+		p = append(p, ids[i].Content[:]...)
+		p = append(p, ids[i].Nonce[:]...)
+	}
+	for ; m != 0; m &= m - 1 {
+		ref := &refs[bits.TrailingZeros64(m)]
+		i, _ := slices.BinarySearchFunc(ids, ref.Pack, compareID)
+		p = append(p, ref.Hash[:]...)
+		p = binary.LittleEndian.AppendUint32(p, ref.Off)
+		p = binary.LittleEndian.AppendUint32(p, ref.Len)
+		p = append(p, byte(i))
+	}
+	return p
+}
+
+func compareID(a, b pack.ID) int {
+	if c := bytes.Compare(a.Content[:], b.Content[:]); c != 0 {
+		return c
+	}
+	return bytes.Compare(a.Nonce[:], b.Nonce[:])
+}

@@ -1,0 +1,197 @@
+package blockmap
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// samples are pages of every shape, by name of their golden file.
+func samples() map[string]Page {
+	var one, some, full [Fanout]pack.Ref
+	one[63] = blockRef(7)
+	for _, slot := range []int{0, 3, 4, 40} {
+		some[slot] = blockRef(uint64(100 - slot)) // three packs, not in the order of the slots
+	}
+	for slot := range full {
+		full[slot] = scattered(uint64(slot))
+	}
+	return map[string]Page{"one": encodePage(8, &one), "some": encodePage(0, &some), "full": encodePage(1, &full)}
+}
+
+func TestGolden(t *testing.T) {
+	for name, page := range samples() {
+		var dump bytes.Buffer
+		check(t, Dump(&dump, page))
+		golden(t, name+".hex", hexLines(page))
+		golden(t, name+".txt", dump.String())
+	}
+	if n := len(samples()["full"]); n != MaxPageSize {
+		t.Errorf("the largest page has %d bytes, MaxPageSize is %d", n, MaxPageSize)
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		check(t, os.WriteFile(path, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	check(t, err)
+	if got != string(want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+	}
+}
+
+func hexLines(b []byte) string {
+	var s strings.Builder
+	for line := range slices.Chunk(b, 32) {
+		s.WriteString(hex.EncodeToString(line) + "\n")
+	}
+	return s.String()
+}
+
+func TestPageRoundTrip(t *testing.T) {
+	for name, page := range samples() {
+		p, err := ParsePage(page)
+		check(t, err)
+		var refs [Fanout]pack.Ref
+		p.unpack(&refs)
+		if again := encodePage(p.Level(), &refs); !bytes.Equal(again, page) {
+			t.Errorf("%s: it is encoded differently after decoding", name)
+		}
+		for slot := range refs {
+			if p.Ref(slot) != refs[slot] {
+				t.Errorf("%s: Ref(%d) and All differ", name, slot)
+			}
+		}
+	}
+}
+
+func TestParsePageRefuses(t *testing.T) {
+	const firstEntry = headerSize + 3*packSize // of "some", which has 3 packs
+	edit := func(at int, b ...byte) func(Page) Page {
+		return func(p Page) Page { copy(p[at:], b); return p }
+	}
+	for name, c := range map[string]struct {
+		change func(Page) Page
+		kind   problem.Kind
+	}{
+		"empty":                  {func(Page) Page { return nil }, problem.Corrupt},
+		"header only":            {func(p Page) Page { return p[:headerSize] }, problem.Corrupt},
+		"cut off":                {func(p Page) Page { return p[:len(p)-1] }, problem.Corrupt},
+		"too long":               {func(p Page) Page { return append(p, 0) }, problem.Corrupt},
+		"other magic":            {edit(0, 'X'), problem.Corrupt},
+		"version 0":              {edit(2, 0), problem.Corrupt},
+		"newer version":          {edit(2, 2), problem.Unsupported},
+		"level too great":        {edit(3, MaxHeight), problem.Corrupt},
+		"no packs":               {edit(4, 0), problem.Corrupt},
+		"more packs than slots":  {edit(4, 5), problem.Corrupt},
+		"reserved bytes":         {edit(7, 1), problem.Corrupt},
+		"no slots":               {edit(8, 0, 0, 0, 0, 0, 0, 0, 0), problem.Corrupt},
+		"a slot more":            {edit(8, 0xff), problem.Corrupt},
+		"packs out of order":     {edit(headerSize, 0xff, 0xff), problem.Corrupt},
+		"pack index too great":   {edit(firstEntry+40, 3), problem.Corrupt},
+		"entry of no length":     {edit(firstEntry+36, 0, 0, 0, 0), problem.Corrupt},
+		"entry beyond 4 GiB":     {edit(firstEntry+32, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0), problem.Corrupt},
+		"a pack that is unused":  {func(p Page) Page { return setPacks(p, firstEntry, 0) }, problem.Corrupt},
+		"packs used by one only": {func(p Page) Page { return setPacks(p, firstEntry, 1) }, problem.Corrupt},
+	} {
+		page, err := ParsePage(c.change(bytes.Clone(samples()["some"])))
+		if page != nil {
+			t.Errorf("%s: accepted", name)
+		}
+		t.Run(name, func(t *testing.T) { wantKind(t, err, c.kind) })
+	}
+}
+
+func setPacks(p Page, first int, pack byte) Page {
+	for i := range p.Len() {
+		p[first+i*entrySize+40] = pack
+	}
+	return p
+}
+
+func FuzzParsePage(f *testing.F) {
+	for _, page := range samples() {
+		f.Add([]byte(page))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		p, err := ParsePage(raw)
+		if err != nil {
+			return
+		}
+		var refs [Fanout]pack.Ref
+		p.unpack(&refs)
+		if again := encodePage(p.Level(), &refs); !bytes.Equal(again, raw) {
+			t.Errorf("accepted, though it would not be written like that:\n%x\n%x", raw, again)
+		}
+		check(t, Dump(&bytes.Buffer{}, raw))
+	})
+}
+
+func TestHeightFor(t *testing.T) {
+	for blocks, want := range map[uint64]uint8{
+		0: 0, 1: 1, 64: 1, 65: 2, 4096: 2, 4097: 3, 819200: 4, 1 << 27: 5, 1 << 30: 5, 1<<30 + 1: 6, MaxBlocks: MaxHeight,
+	} {
+		if got := HeightFor(blocks); got != want {
+			t.Errorf("HeightFor(%d) = %d, want %d", blocks, got, want)
+		}
+	}
+}
+
+func TestRootText(t *testing.T) {
+	for _, r := range []Root{{}, {blockRef(5), 4}, {blockRef(1 << 40), MaxHeight}} {
+		text, err := json.Marshal(r)
+		check(t, err)
+		var back Root
+		check(t, json.Unmarshal(text, &back))
+		if back != r {
+			t.Errorf("%s came back as %s", r, back)
+		}
+	}
+	text := Root{blockRef(60), 4}.String()
+	want := "4/d96ce12c0533168100000000000000000000000000000000000000000000003c/" +
+		"3c6ef372fe94f82a00000000-000000000000000000000002/1310720+50060"
+	if text != want {
+		t.Errorf("text form %s, want %s", text, want)
+	}
+	for _, bad := range []string{
+		"", "Hole", "hole ", "4/", "04" + text[1:], "0" + text[1:], "10" + text[1:], "+4" + text[1:], text + " ", text + "/",
+		strings.ToUpper(text), strings.Replace(text, "-", "", 1), strings.Replace(text, "+50060", "+0", 1),
+		strings.Replace(text, "1310720", "4294967295", 1), strings.Replace(text, "1310720", "01310720", 1), text[:30] + text[31:],
+	} {
+		_, err := ParseRoot(bad)
+		wantKind(t, err, problem.Corrupt)
+	}
+}
+
+func FuzzParseRoot(f *testing.F) {
+	f.Add("hole")
+	f.Add(Root{blockRef(5), 4}.String())
+	f.Fuzz(func(t *testing.T, text string) {
+		if r, err := ParseRoot(text); err == nil && r.String() != text {
+			t.Errorf("%q was read as %q", text, r)
+		}
+	})
+}
+
+func TestPageBytesAreLittleEndian(t *testing.T) {
+	p := samples()["one"]
+	if binary.LittleEndian.Uint64(p[8:]) != 1<<63 || p.Len() != 1 || p.Level() != 8 {
+		t.Errorf("unexpected header %x", p[:headerSize])
+	}
+}

@@ -1,0 +1,132 @@
+package blockmap
+
+import (
+	"context"
+	"math/bits"
+
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// Sink takes the pages of a publication, each after the pages below it.
+type Sink interface {
+	// AddPage takes a page, which it must not modify, and returns where it will
+	// lie. That place is final: the next page may already name it. A sink that
+	// has a page of this hash in the store may return its place and write
+	// nothing.
+	AddPage(ctx context.Context, hash pack.Hash, page []byte) (pack.Ref, error)
+}
+
+// Publish hands the changed pages to the sink and returns the new root. It loads
+// those old pages that still show through. A page that comes out as it was keeps
+// its place and is not handed over; a page that is left empty becomes a hole.
+// Equal mappings give equal pages.
+//
+// published-is-complete: the root means nothing before all that the sink was
+// given is durable. The Edit goes on from the new root; after an error it is as
+// it was. If what a sink was given is abandoned, so must be every Edit that was
+// published to it, even in part.
+func (e *Edit) Publish(ctx context.Context, sink Sink) (Root, error) {
+	if e.top != nil {
+		ref, err := e.merge(ctx, sink, e.top, e.height()-1, e.root)
+		if err != nil {
+			return Root{}, err
+		}
+		e.root, e.top = ref, nil
+	}
+	if e.root.IsHole() {
+		return Root{}, nil
+	}
+	return Root{Ref: e.root, Height: HeightFor(e.blocks)}, nil
+}
+
+// PublishBefore hands over those changed pages that lie wholly before block idx
+// and forgets their content, so that an import in order holds at most one
+// changed page of each level. It costs little when there are none. Blocks before
+// idx may still be changed later; that hands over their pages again.
+func (e *Edit) PublishBefore(ctx context.Context, idx uint64, sink Sink) error {
+	if e.top == nil {
+		return nil
+	}
+	return e.finish(ctx, sink, e.top, e.height()-1, e.root, idx)
+}
+
+// finish publishes the pages before block idx, counted from the first of n's
+// page. under is the page below n.
+func (e *Edit) finish(ctx context.Context, sink Sink, n *node, level int, under pack.Ref, idx uint64) error {
+	for m := n.over & within(level, 0, 0, idx); m != 0; m &= m - 1 {
+		slot := bits.TrailingZeros64(m)
+		whole := uint64(slot+1)*span(level) <= idx
+		if !whole && level == 1 {
+			return nil // the leaf at idx: there are no pages in it
+		}
+		below, err := e.below(ctx, n, level, under, slot)
+		if err != nil {
+			return err
+		}
+		if !whole {
+			return e.finish(ctx, sink, n.child(slot), level-1, below, idx-uint64(slot)*span(level))
+		}
+		ref, err := e.merge(ctx, sink, n.child(slot), level-1, below)
+		if err != nil {
+			return err
+		}
+		n.replace(slot, ref)
+	}
+	return nil
+}
+
+// below is the page below the changes of n's slot.
+func (e *Edit) below(ctx context.Context, n *node, level int, under pack.Ref, slot int) (pack.Ref, error) {
+	if n.owns(slot) {
+		return n.ref(slot), nil
+	}
+	if under.IsHole() {
+		return pack.Ref{}, nil
+	}
+	p, err := e.src.Page(ctx, &under, level)
+	if err != nil {
+		return pack.Ref{}, err
+	}
+	return p.Ref(slot), nil
+}
+
+// merge publishes n over the page under it. It changes neither.
+func (e *Edit) merge(ctx context.Context, sink Sink, n *node, level int, under pack.Ref) (pack.Ref, error) {
+	var refs [Fanout]pack.Ref
+	if !under.IsHole() && n.own != allSlots {
+		p, err := e.src.Page(ctx, &under, level)
+		if err != nil {
+			return pack.Ref{}, err
+		}
+		p.unpack(&refs)
+	}
+	for i, m := 0, n.own; m != 0; i, m = i+1, m&(m-1) {
+		refs[bits.TrailingZeros64(m)] = n.refs[i]
+	}
+	for i, m := 0, n.over; m != 0; i, m = i+1, m&(m-1) {
+		slot := bits.TrailingZeros64(m)
+		ref, err := e.merge(ctx, sink, n.kids[i], level-1, refs[slot])
+		if err != nil {
+			return pack.Ref{}, err
+		}
+		refs[slot] = ref
+	}
+	return e.add(ctx, sink, encodePage(level, &refs), under)
+}
+
+// add hands over a page, unless it is empty or the one that lies below.
+func (e *Edit) add(ctx context.Context, sink Sink, p Page, under pack.Ref) (pack.Ref, error) {
+	if p == nil {
+		return pack.Ref{}, nil
+	}
+	hash := e.src.hasher.Sum(p)
+	if !under.IsHole() && hash == under.Hash {
+		return under, nil
+	}
+	ref, err := sink.AddPage(ctx, hash, p)
+	if err != nil {
+		return pack.Ref{}, err
+	}
+	e.src.cache.put(hash, p)
+	return ref, nil
+}

@@ -1,0 +1,98 @@
+package blockmap
+
+import (
+	"encoding/hex"
+	"fmt"
+	"math/bits"
+	"strconv"
+	"strings"
+
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Root is a published tree: the reference of its top page and its height in
+// levels. The zero Root maps nothing: every block is a hole.
+//
+// Its text form, also in JSON, is "hole", or
+//
+//	<height>/<hash>/<pack content>-<pack nonce>/<offset>+<length>
+//
+// with hash and pack in lower-case hexadecimal and decimal numbers.
+type Root struct {
+	Ref    pack.Ref
+	Height uint8
+}
+
+const holeText = "hole"
+
+// HeightFor is the height of a tree of so many blocks: the fewest levels that
+// hold them.
+func HeightFor(blocks uint64) uint8 {
+	if blocks == 0 {
+		return 0
+	}
+	return uint8(max(1, (bits.Len64(blocks-1)+slotBits-1)/slotBits))
+}
+
+// IsHole tells whether the tree maps nothing.
+func (r Root) IsHole() bool { return r.Ref.IsHole() }
+
+// String is the text form.
+func (r Root) String() string {
+	if r.IsHole() {
+		return holeText
+	}
+	return fmt.Sprintf("%d/%s/%x-%x/%d+%d", r.Height, r.Ref.Hash, r.Ref.Pack.Content, r.Ref.Pack.Nonce, r.Ref.Off, r.Ref.Len)
+}
+
+// ParseRoot reads exactly what String writes.
+func ParseRoot(text string) (Root, error) {
+	if text == holeText {
+		return Root{}, nil
+	}
+	r, ok := parseRoot(text)
+	// Numbers have several spellings, roots have one.
+	if !ok || r.String() != text || r.Height < 1 || r.Height > MaxHeight || !validExtent(r.Ref.Off, r.Ref.Len) {
+		return Root{}, problem.New(problem.Corrupt, "%.200q is no root of a block map", text)
+	}
+	return r, nil
+}
+
+func parseRoot(text string) (r Root, ok bool) {
+	parts := strings.Split(text, "/")
+	if len(parts) != 4 {
+		return Root{}, false
+	}
+	content, nonce, ok1 := strings.Cut(parts[2], "-")
+	off, length, ok2 := strings.Cut(parts[3], "+")
+	height, ok3 := number(parts[0], 8)
+	o, ok4 := number(off, 32)
+	l, ok5 := number(length, 32)
+	r.Height, r.Ref.Off, r.Ref.Len = uint8(height), uint32(o), uint32(l)
+	ok = ok1 && ok2 && ok3 && ok4 && ok5 &&
+		unhex(r.Ref.Hash[:], parts[1]) && unhex(r.Ref.Pack.Content[:], content) && unhex(r.Ref.Pack.Nonce[:], nonce)
+	return r, ok
+}
+
+func number(s string, bitSize int) (uint64, bool) {
+	n, err := strconv.ParseUint(s, 10, bitSize)
+	return n, err == nil
+}
+
+func unhex(dst []byte, s string) bool {
+	if len(s) != hex.EncodedLen(len(dst)) {
+		return false
+	}
+	_, err := hex.Decode(dst, []byte(s))
+	return err == nil
+}
+
+// MarshalText is the text form; it makes Root a string in JSON.
+func (r Root) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads the text form as strictly as ParseRoot.
+func (r *Root) UnmarshalText(text []byte) (err error) {
+	*r, err = ParseRoot(string(text))
+	return err
+}

@@ -1,0 +1,247 @@
+package commitlog
+
+import (
+	"context"
+	"errors"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// OpenFirst publishes a volume for the first time: it creates the first object
+// of epoch 1 and nothing else (rule 8). If the name was removed it is used again,
+// in a later epoch (rule 9). A name that another volume has is problem.Exists. A
+// volume of the same ID and host is this one, published by a request of ours
+// that took effect after we had stopped waiting: it is claimed.
+//
+// A first publication that failed and is not repeated may still appear later;
+// Withdraw makes sure that it does not.
+func (o *Owner) OpenFirst(ctx context.Context, state State) (Generation, error) {
+	defer o.lock()()
+	repeated := o.pending != nil
+	if err := o.unclaimed(ctx); err != nil {
+		return Generation{}, err
+	}
+	if o.claimed() { // by what an earlier call sent
+		return o.commit(ctx, state)
+	}
+	if !repeated {
+		found, err := o.first(ctx, Generation{1, 1}, &Object{Kind: First, State: state})
+		if err != nil || found == nil {
+			return o.reached(err)
+		}
+	}
+	err := o.race(ctx, func(tip *Object) error { return o.mayReuse(tip, state.ID) }, func(*Object) *Object {
+		return &Object{Kind: First, State: state}
+	})
+	return o.reached(err)
+}
+
+func (o *Owner) claimed() bool { return o.tip != nil && o.left == nil }
+
+// unclaimed begins every way to a claim: it refuses when there is one, and
+// settles what an earlier attempt sent, which may make one.
+func (o *Owner) unclaimed(ctx context.Context) error {
+	if o.claimed() {
+		return problem.New(problem.Invalid, "volume %s is claimed already", o.opts.Volume)
+	}
+	_, err := o.resolve(ctx) // that another was quicker is found again in the log
+	return err
+}
+
+func (o *Owner) reached(err error) (Generation, error) {
+	if err != nil {
+		return Generation{}, err
+	}
+	return o.tip.Generation, nil
+}
+
+// mayReuse tells whether the volume with the ID may have a name whose log ends in tip.
+func (o *Owner) mayReuse(tip *Object, id VolumeID) error {
+	switch {
+	case tip.Tombstone:
+		return nil
+	case tip.State.ID != id:
+		return problem.New(problem.Exists, "the name %s is taken in the store, by volume %s of host %s; "+
+			"choose another with `glide rename`", o.opts.Volume, tip.State.ID, tip.State.Owner.ID)
+	case tip.State.Owner.ID != o.opts.Host.ID:
+		return fenced(o.opts.Volume, tip)
+	}
+	return nil
+}
+
+// Claim takes the volume over: it seals the newest epoch, unless that is done,
+// and opens the next one with the state as it is and this host as owner. approve
+// sees the newest object before anything is sent, again each time the log moved
+// meanwhile, and can refuse with its own error; it may be nil. The claimer
+// whose first object is created wins; the other gets problem.Busy, which names
+// the winner. A volume that is not in the store, or was removed, is
+// problem.NotFound. Claim returns the first object of the epoch that it opened.
+//
+// Calling it again after an error is safe: what an earlier call sent is settled
+// or sealed first.
+func (o *Owner) Claim(ctx context.Context, cause Cause, approve func(tip *Object) error) (*Object, error) {
+	defer o.lock()()
+	if err := o.unclaimed(ctx); err != nil {
+		return nil, err
+	}
+	if !o.claimed() {
+		if err := o.takeOver(ctx, cause, approve); err != nil {
+			return nil, err
+		}
+	}
+	tip := *o.tip
+	tip.State = o.tip.State.Clone()
+	return &tip, nil
+}
+
+func (o *Owner) takeOver(ctx context.Context, cause Cause, approve func(tip *Object) error) error {
+	return o.race(ctx, func(tip *Object) error {
+		switch {
+		case tip.Tombstone:
+			return removed(o.opts.Volume, tip)
+		case len(tip.State.SealedFrom) >= MaxSealedFrom: // before the seal, after which there is no way back
+			return problem.New(problem.Invalid, "volume %s is kept for %d former owners: `glide host forget` the dead ones",
+				o.opts.Volume, MaxSealedFrom)
+		case approve != nil:
+			return approve(tip)
+		}
+		return nil
+	}, func(sealed *Object) *Object {
+		state := sealed.Carry()
+		state.Cause = cause
+		state.SealedFrom = sealedFrom(sealed, o.opts.Host.ID)
+		return &Object{Kind: First, State: state}
+	})
+}
+
+func removed(vol Volume, tip *Object) error {
+	if to := tip.State.RenamedTo; to != "" {
+		return problem.New(problem.NotFound, "volume %s was renamed to %s", vol, Volume{vol.Tenant, to})
+	}
+	return problem.New(problem.NotFound, "volume %s was removed", vol)
+}
+
+// sealedFrom is the sealed state's list, with the owner of the epoch that host
+// closed added unless that owner released it (rule 12).
+func sealedFrom(sealed *Object, host string) []SealedFrom {
+	list := sealed.State.SealedFrom
+	owner, g := sealed.State.Owner.ID, sealed.Generation
+	if sealed.Released || owner == host {
+		return list
+	}
+	return append(list[:len(list):len(list)], SealedFrom{Host: owner, Generation: Generation{g.Epoch, g.Number - 1}})
+}
+
+var errOther = errors.New("the name is another volume's")
+
+// Withdraw makes sure that no volume with this ID is, or will be, in the log
+// through requests that this host has sent: a name that is not in the store gets
+// a tombstone, and so does the volume itself if it is there and this host's. It
+// is for a first publication that was given up, or may have been under way when
+// an earlier process ended, and for the removal of a volume of this host
+// that is not claimed. A name that belongs to another is left as it is.
+func (o *Owner) Withdraw(ctx context.Context, id VolumeID) error {
+	defer o.lock()()
+	if err := o.unclaimed(ctx); err != nil {
+		return err
+	}
+	if o.claimed() {
+		return o.bury(ctx, CauseRemove, "")
+	}
+	grave := func(*Object) *Object {
+		return &Object{Kind: First, Tombstone: true, State: State{Identity: Identity{ID: id, Cause: CauseRemove}}}
+	}
+	if found, err := o.first(ctx, Generation{1, 1}, grave(nil)); err != nil || found == nil {
+		return err
+	}
+	err := o.race(ctx, func(tip *Object) error {
+		if tip.Tombstone || tip.State.ID != id || tip.State.Owner.ID != o.opts.Host.ID {
+			return errOther
+		}
+		return nil
+	}, grave)
+	if errors.Is(err, errOther) {
+		return nil
+	}
+	return err
+}
+
+// first sends the first object of an epoch.
+func (o *Owner) first(ctx context.Context, at Generation, obj *Object) (found *Object, err error) {
+	if err := o.prepare(obj, at); err != nil {
+		return nil, err
+	}
+	return o.resolve(ctx)
+}
+
+// race seals the log after its tip and opens the next epoch with what next makes
+// of the sealed state, if approve agrees with the tip.
+//
+// one-writer: whoever finds an epoch sealed and the next one not begun may race
+// for its first object, whoever sealed (rule 2); only the one whose first object
+// is created owns it (rule 1).
+func (o *Owner) race(ctx context.Context, approve func(tip *Object) error, next func(sealed *Object) *Object) error {
+	for range moves {
+		tip, err := Newest(ctx, o.opts.Store, o.opts.Volume)
+		if err != nil {
+			return err
+		}
+		if err := approve(tip); err != nil {
+			return err
+		}
+		sealed, err := o.closeAfter(ctx, tip)
+		if err != nil {
+			return err
+		}
+		if sealed == nil {
+			continue // the log moved on
+		}
+		winner, err := o.first(ctx, sealed.Generation.NextEpoch(), next(sealed))
+		if err != nil || winner == nil {
+			return err
+		}
+		if winner.State.Owner.ID != o.opts.Host.ID {
+			return busy(o.opts.Volume, winner)
+		}
+		// An earlier attempt of this host took effect late; no process resumes
+		// an epoch that it did not open (rule 4).
+	}
+	return problem.New(problem.Busy, "volume %s is being committed to while it is claimed", o.opts.Volume)
+}
+
+// closeAfter makes sure that the epoch of tip is closed right after it, and returns
+// the seal; nil if another object, which is no seal, follows tip.
+func (o *Owner) closeAfter(ctx context.Context, tip *Object) (*Object, error) {
+	if tip.Closes() {
+		return tip, nil
+	}
+	if err := o.prepareSeal(tip); err != nil {
+		return nil, err
+	}
+	found, err := create(ctx, o.opts.Store, o.opts.Volume, o.seal.object, o.seal.raw)
+	if err != nil {
+		return nil, err
+	}
+	mine := o.seal.object
+	o.seal = nil
+	switch {
+	case found == nil:
+		return mine, nil
+	case found.Kind == Seal:
+		return found, nil
+	}
+	return nil, nil
+}
+
+// prepareSeal makes the seal that follows tip, unless it is the one that failed
+// before.
+func (o *Owner) prepareSeal(tip *Object) (err error) {
+	at := tip.Generation.Next()
+	if o.seal != nil && o.seal.object.Generation == at {
+		return nil
+	}
+	state := tip.Carry()
+	state.Cause, state.SealedBy = CauseSeal, o.opts.Host.ID
+	o.seal, err = o.encode(&Object{Kind: Seal, Tombstone: tip.Tombstone, State: state}, at)
+	return err
+}

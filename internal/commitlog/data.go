@@ -1,0 +1,163 @@
+package commitlog
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+const (
+	dataHeaderSize = 8 // before the body
+	bodyHeaderSize = 8 // before the ranges
+	rangeSize      = 16
+	zeroRun        = 1 << 63 // in the length of a range without payload
+
+	encodingRaw  = 0
+	encodingZstd = 1
+)
+
+// Range is a run of bytes of a volume that a data commit changes.
+type Range struct {
+	Off  uint64 // bytes from the volume's start
+	Len  uint64 // bytes, at least 1
+	Data []byte // Len bytes; nil when the run becomes zeros
+}
+
+// The coders are shared: EncodeAll and DecodeAll may be called concurrently, and
+// each coder holds buffers that are dear to make.
+var (
+	encoder = sync.OnceValues(func() (*zstd.Encoder, error) {
+		return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	})
+	decoder = sync.OnceValues(func() (*zstd.Decoder, error) {
+		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxData))
+	})
+)
+
+// EncodeData is the data section for the ranges, which are in order and do not
+// overlap. One that has, compressed or not, more than MaxData bytes is
+// problem.Invalid: the caller splits its cut into several commits.
+func EncodeData(ranges []Range) ([]byte, error) {
+	size := bodyHeaderSize + rangeSize*len(ranges)
+	for _, r := range ranges {
+		size += len(r.Data)
+	}
+	if size > MaxData-dataHeaderSize {
+		return nil, problem.New(problem.Invalid, "a data commit of %d bytes; at most %d are possible", size, MaxData-dataHeaderSize)
+	}
+	if i := firstBad(ranges); i >= 0 {
+		return nil, problem.New(problem.Invalid, "range %d of a data commit, %d+%d with %d bytes, is bad or out of order",
+			i, ranges[i].Off, ranges[i].Len, len(ranges[i].Data))
+	}
+	return compress(encodeBody(ranges, size))
+}
+
+func encodeBody(ranges []Range, size int) []byte {
+	body := make([]byte, bodyHeaderSize, size)
+	binary.LittleEndian.PutUint32(body, uint32(len(ranges)))
+	for _, r := range ranges {
+		length := r.Len
+		if r.Data == nil {
+			length |= zeroRun
+		}
+		body = binary.LittleEndian.AppendUint64(body, r.Off)
+		body = binary.LittleEndian.AppendUint64(body, length)
+	}
+	for _, r := range ranges {
+		body = append(body, r.Data...)
+	}
+	return body
+}
+
+// compress puts the header before the body, which is compressed if that pays.
+func compress(body []byte) ([]byte, error) {
+	enc, err := encoder()
+	if err != nil {
+		return nil, fmt.Errorf("zstd: %w", err)
+	}
+	section := make([]byte, dataHeaderSize, dataHeaderSize+len(body))
+	binary.LittleEndian.PutUint32(section[4:], uint32(len(body)))
+	if small := enc.EncodeAll(body, section); len(small) < dataHeaderSize+len(body) {
+		small[0] = encodingZstd
+		return small, nil
+	}
+	return append(section[:dataHeaderSize], body...), nil
+}
+
+// DecodeData reads a data section. The ranges may share its memory. Anything
+// that EncodeData would not have written for some ranges is problem.Corrupt.
+func DecodeData(section []byte) ([]Range, error) {
+	body, err := decompress(section)
+	if err != nil {
+		return nil, err
+	}
+	if len(body) < bodyHeaderSize || binary.LittleEndian.Uint32(body[4:]) != 0 {
+		return nil, problem.New(problem.Corrupt, "data section without a header")
+	}
+	n := uint64(binary.LittleEndian.Uint32(body))
+	if n > uint64(len(body)-bodyHeaderSize)/rangeSize {
+		return nil, problem.New(problem.Corrupt, "data section of %d bytes with %d ranges", len(body), n)
+	}
+	table, payload := body[bodyHeaderSize:bodyHeaderSize+n*rangeSize], body[bodyHeaderSize+n*rangeSize:]
+	ranges := make([]Range, n)
+	for i := range ranges {
+		r := Range{Off: binary.LittleEndian.Uint64(table[i*rangeSize:]), Len: binary.LittleEndian.Uint64(table[i*rangeSize+8:])}
+		if r.Len&zeroRun != 0 {
+			r.Len &^= zeroRun
+		} else if r.Len <= uint64(len(payload)) {
+			r.Data, payload = payload[:r.Len:r.Len], payload[r.Len:]
+		} else {
+			return nil, problem.New(problem.Corrupt, "data section whose range %d has no payload", i)
+		}
+		ranges[i] = r
+	}
+	if i := firstBad(ranges); i >= 0 || len(payload) > 0 {
+		return nil, problem.New(problem.Corrupt, "data section with a bad range (%d) or bytes left over (%d)", i, len(payload))
+	}
+	return ranges, nil
+}
+
+func decompress(section []byte) ([]byte, error) {
+	if len(section) < dataHeaderSize || len(section) > MaxData || section[1]|section[2]|section[3] != 0 {
+		return nil, problem.New(problem.Corrupt, "data section of %d bytes with a bad header", len(section))
+	}
+	size, body := binary.LittleEndian.Uint32(section[4:]), section[dataHeaderSize:]
+	switch {
+	case size > MaxData-dataHeaderSize:
+		return nil, problem.New(problem.Corrupt, "data section of %d bytes decoded, at most %d are possible", size, MaxData-dataHeaderSize)
+	case section[0] == encodingRaw:
+	case section[0] == encodingZstd:
+		dec, err := decoder()
+		if err != nil {
+			return nil, fmt.Errorf("zstd: %w", err)
+		}
+		if body, err = dec.DecodeAll(body, nil); err != nil {
+			return nil, problem.New(problem.Corrupt, "data section: %w", err)
+		}
+	default:
+		return nil, problem.New(problem.Corrupt, "data section of encoding %d", section[0])
+	}
+	if len(body) != int(size) {
+		return nil, problem.New(problem.Corrupt, "data section of %d bytes decoded, not %d", len(body), size)
+	}
+	return body, nil
+}
+
+// firstBad is the first range that is empty, overlaps or precedes the one
+// before, ends beyond every volume, or whose data has another length; -1 when
+// there is none.
+func firstBad(ranges []Range) int {
+	end := uint64(0)
+	for i, r := range ranges {
+		bad := r.Len == 0 || r.Len > MaxSize || r.Off < end || r.Off > MaxSize-r.Len || r.Data != nil && uint64(len(r.Data)) != r.Len
+		if bad {
+			return i
+		}
+		end = r.Off + r.Len
+	}
+	return -1
+}

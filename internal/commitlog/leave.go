@@ -1,0 +1,192 @@
+package commitlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Release closes the owner's epoch with a seal marked as released: the volume
+// can be woken elsewhere without asking. The caller has flushed. After an error
+// it can be called again.
+func (o *Owner) Release(ctx context.Context) error {
+	defer o.lock()()
+	if o.gone(true) {
+		return nil
+	}
+	if err := o.owning(ctx); err != nil {
+		if o.gone(true) {
+			return nil // an earlier call's seal took effect
+		}
+		return err
+	}
+	if o.next.Number == 1 {
+		if err := o.begin(ctx); err != nil {
+			return err
+		}
+	}
+	return o.sendSeal(ctx, CauseRelease, true)
+}
+
+// gone tells whether the claim was ended by Release, or by Tombstone.
+func (o *Owner) gone(released bool) bool {
+	return o.left != nil && o.tip != nil && (released && o.tip.Released || !released && o.tip.Tombstone) &&
+		!errors.Is(o.left, problem.Fenced)
+}
+
+// Tombstone removes the volume: it seals the epoch and opens the next one with a
+// first object that carries no state, so that everything before can be collected
+// (rule 9). renamedTo is the name under which the volume goes on, if any. After
+// an error it can be called again.
+func (o *Owner) Tombstone(ctx context.Context, cause Cause, renamedTo string) error {
+	defer o.lock()()
+	return o.bury(ctx, cause, renamedTo)
+}
+
+func (o *Owner) bury(ctx context.Context, cause Cause, renamedTo string) error {
+	if err := o.owning(ctx); err != nil {
+		if o.gone(false) {
+			return nil
+		}
+		return err
+	}
+	if o.next.Number > 1 {
+		if err := o.sendSeal(ctx, cause, false); err != nil {
+			return err
+		}
+	}
+	grave := State{Identity: Identity{ID: o.tip.State.ID, Cause: cause, RenamedTo: renamedTo}}
+	return o.send(ctx, &Object{Kind: First, Tombstone: true, State: grave})
+}
+
+// Rename moves a volume from one owner's name to another's in three steps: it
+// reserves the new name, tombstones the old one so that it names the new, and
+// activates the new. from owns the old name; to has claimed nothing. state is
+// the volume's state.
+//
+// It can be called again after an error, and by another process of the host,
+// until it has succeeded; from then may be unclaimed if its log already ends in
+// the tombstone.
+func Rename(ctx context.Context, from, to *Owner, state State) (Generation, error) {
+	state = state.Clone()
+	state.Cause, state.RenamedFrom, state.Reserved = CauseRename, from.opts.Volume.Name, true
+	if !to.holds(state.ID) {
+		if _, err := to.OpenFirst(ctx, state); err != nil {
+			return Generation{}, err
+		}
+	}
+	if err := from.leaveFor(ctx, state.ID, to.opts.Volume.Name); err != nil {
+		return Generation{}, err
+	}
+	state.Reserved = false
+	return to.Commit(ctx, state)
+}
+
+// holds tells whether the owner has the volume with the ID claimed.
+func (o *Owner) holds(id VolumeID) bool {
+	defer o.lock()()
+	return o.claimed() && o.tip.State.ID == id
+}
+
+// leaveFor tombstones the volume in favour of its new name, unless that is done.
+func (o *Owner) leaveFor(ctx context.Context, id VolumeID, name string) error {
+	err := o.Tombstone(ctx, CauseRename, name)
+	if err == nil || !errors.Is(err, problem.Invalid) {
+		return err
+	}
+	tip, findErr := Newest(ctx, o.opts.Store, o.opts.Volume)
+	if findErr != nil {
+		return findErr
+	}
+	if moved(tip, id, name) {
+		return nil
+	}
+	return err
+}
+
+// moved tells whether a log ends in the tombstone of a volume that was renamed.
+func moved(tip *Object, id VolumeID, name string) bool {
+	return tip.Tombstone && tip.State.ID == id && tip.State.RenamedTo == name
+}
+
+// Activated tells whether the volume whose newest object is tip goes by its
+// name: it does unless the name is only reserved, by a rename that did not reach
+// the old name's tombstone.
+func Activated(ctx context.Context, store objstore.Store, tip *Object) (bool, error) {
+	s := &tip.State
+	if !s.Reserved {
+		return true, nil
+	}
+	old, err := Newest(ctx, store, Volume{s.Tenant, s.RenamedFrom})
+	if errors.Is(err, problem.NotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return moved(old, s.ID, s.Name), nil
+}
+
+// CheckSeal looks, with one GET, whether another host sealed the epoch at the
+// owner's next number (rule 11). The error is of kind problem.Fenced if one did,
+// and for good; any other says that the look failed.
+func (o *Owner) CheckSeal(ctx context.Context) error {
+	defer o.lock()()
+	if o.left != nil {
+		return o.left
+	}
+	at := o.next
+	if o.pending != nil {
+		at = o.pending.object.Generation
+	} else if o.tip == nil {
+		return problem.New(problem.Invalid, "volume %s is not claimed by this process", o.opts.Volume)
+	}
+	found, err := get(ctx, o.opts.Store, o.opts.Volume, at)
+	switch {
+	case errors.Is(err, problem.NotFound):
+		return nil
+	case errors.Is(err, problem.Unsupported):
+		found = &Object{Generation: at}
+	case err != nil:
+		return err
+	}
+	if o.pending != nil {
+		return o.settle(ctx) // it may be our own
+	}
+	o.left = fenced(o.opts.Volume, found)
+	return o.left
+}
+
+// Look is CheckSeal for a host that owned the volume in an earlier process: last
+// is the newest commit that it remembers. One GET tells that nothing followed.
+// What the host sent itself, and did not learn the fate of, is followed: Look
+// returns the newest object of the host's own. The error is of kind
+// problem.Fenced if another host sealed the epoch or opened the next one.
+func Look(ctx context.Context, store objstore.Store, vol Volume, last Generation, host string) (Generation, error) {
+	at := last.Next()
+	for {
+		found, err := get(ctx, store, vol, at)
+		switch {
+		case errors.Is(err, problem.NotFound):
+			return last, nil
+		case errors.Is(err, problem.Unsupported):
+			return last, fenced(vol, &Object{Generation: at})
+		case err != nil:
+			return last, fmt.Errorf("looking for a seal: %w", err)
+		}
+		maker := found.State.Owner.ID
+		if found.Closes() {
+			maker = found.State.SealedBy
+		}
+		if maker != host {
+			return last, fenced(vol, found)
+		}
+		last, at = at, at.Next()
+		if found.Closes() {
+			at = last.NextEpoch()
+		}
+	}
+}

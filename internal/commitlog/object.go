@@ -1,0 +1,238 @@
+package commitlog
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Bounds on the sections of an object. They are enforced on every write, so that
+// nothing is written that cannot be read, and on every read, before anything is
+// allocated.
+const (
+	MaxState = 1 << 20  // bytes of JSON
+	MaxData  = 32 << 20 // bytes, encoded as well as decoded
+	MaxAhead = 1024     // commits under way at once
+)
+
+const (
+	magic      = "GLDC"
+	version    = 1
+	headerSize = 56
+	crcAt      = headerSize - 4
+
+	flagReleased  = 1 << 0
+	flagTombstone = 1 << 1
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Kind is what an object does in a log.
+type Kind uint8
+
+// The kinds.
+const (
+	First  Kind = 1 // opens its epoch and names its owner; always number 1
+	Commit Kind = 2 // a state that the owner published
+	Seal   Kind = 3 // closes its epoch
+	Stub   Kind = 4 // what the collector leaves of a first object or a seal
+)
+
+// String is the kind's name.
+func (k Kind) String() string {
+	switch k {
+	case First:
+		return "first"
+	case Commit:
+		return "commit"
+	case Seal:
+		return "seal"
+	case Stub:
+		return "stub"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// Mark is unique to an object: it tells one's own from another's of the same
+// place and even the same content. Sixteen random bytes.
+type Mark [16]byte
+
+// String is the mark in hexadecimal.
+func (m Mark) String() string { return hex.EncodeToString(m[:]) }
+
+// Object is one object of a commit log.
+type Object struct {
+	Generation Generation
+	Kind       Kind
+	// Released marks the owner's own seal after its last flush: another host
+	// may wake the volume without asking.
+	Released bool
+	// Tombstone marks the first object that removed the volume, and whatever
+	// follows it in its epoch.
+	Tombstone bool
+	Mark      Mark
+	// Ahead is how many objects before this one its sender had not seen taking
+	// effect: one of them may be a seal, and then this object is no part of the
+	// log. Zero without pipelining.
+	Ahead uint32
+	// State is the volume's state; only its Identity in tombstones and stubs.
+	State State
+	// Data is the data section of a data commit, as EncodeData made it; empty in others.
+	Data []byte
+	// Hash is that of the object's bytes, in objects that were decoded or sent.
+	Hash ObjectHash
+}
+
+// Carry is the state with which a successor of the object begins, a seal as well
+// as a fork: State, with the object's own data, if any, named like older data.
+func (o *Object) Carry() State {
+	s := o.State.Clone()
+	if len(o.Data) > 0 {
+		s.DataCommits = append(s.DataCommits, DataCommit{Name: s.Name, Generation: o.Generation, Hash: o.Hash})
+	}
+	return s
+}
+
+// Closes tells whether the object ends its epoch.
+func (o *Object) Closes() bool {
+	return o.Kind == Seal || o.Kind == Stub && o.Generation.Number > 1
+}
+
+// Bare tells whether the object carries only the identity of its volume.
+func (o *Object) Bare() bool { return o.Tombstone || o.Kind == Stub }
+
+// Stub is what the collector may put in place of a first object or a seal past
+// retention: it fences like the object, and is no root.
+func (o *Object) Stub() *Object {
+	return &Object{
+		Generation: o.Generation, Kind: Stub, Released: o.Released, Tombstone: o.Tombstone, Mark: o.Mark,
+		State: State{Identity: o.State.Identity},
+	}
+}
+
+// Encode is the object's bytes. An object that Decode would refuse is problem.Invalid.
+func (o *Object) Encode() ([]byte, error) {
+	if wrong := o.check(); wrong != "" {
+		return nil, problem.New(problem.Invalid, "commit %s of %s cannot be written: %s", o.Generation, o.State.Volume(), wrong)
+	}
+	var state any = &o.State
+	if o.Bare() {
+		state = &o.State.Identity
+	}
+	text, err := json.Marshal(state)
+	if err != nil {
+		return nil, fmt.Errorf("commit %s of %s: %w", o.Generation, o.State.Volume(), err)
+	}
+	if len(text) > MaxState {
+		return nil, problem.New(problem.Invalid, "commit %s of %s cannot be written: its state has %d bytes, at most %d are possible",
+			o.Generation, o.State.Volume(), len(text), MaxState)
+	}
+	raw := make([]byte, headerSize, headerSize+len(text)+len(o.Data))
+	o.putHeader(raw, len(text))
+	raw = append(append(raw, text...), o.Data...)
+	binary.LittleEndian.PutUint32(raw[crcAt:], checksum(raw))
+	return raw, nil
+}
+
+func (o *Object) putHeader(raw []byte, stateLen int) {
+	copy(raw, magic)
+	binary.LittleEndian.PutUint16(raw[4:], version)
+	raw[6] = byte(o.Kind)
+	if o.Released {
+		raw[7] |= flagReleased
+	}
+	if o.Tombstone {
+		raw[7] |= flagTombstone
+	}
+	binary.LittleEndian.PutUint64(raw[8:], o.Generation.Epoch)
+	binary.LittleEndian.PutUint64(raw[16:], o.Generation.Number)
+	copy(raw[24:], o.Mark[:])
+	binary.LittleEndian.PutUint32(raw[40:], o.Ahead)
+	binary.LittleEndian.PutUint32(raw[44:], uint32(stateLen))
+	binary.LittleEndian.PutUint32(raw[48:], uint32(len(o.Data)))
+}
+
+// checksum covers everything but its own four bytes.
+func checksum(raw []byte) uint32 {
+	return crc32.Update(crc32.Checksum(raw[:crcAt], castagnoli), castagnoli, raw[headerSize:])
+}
+
+// Decode reads an object. One of a newer version is problem.Unsupported, anything
+// else that Encode does not write problem.Corrupt.
+func Decode(raw []byte) (*Object, error) {
+	if len(raw) < headerSize || string(raw[:4]) != magic {
+		return nil, problem.New(problem.Corrupt, "not a commit (%d bytes)", len(raw))
+	}
+	if v := binary.LittleEndian.Uint16(raw[4:]); v > version {
+		return nil, problem.New(problem.Unsupported, "commit of version %d, this release reads up to %d; use a newer glide", v, version)
+	} else if v != version {
+		return nil, problem.New(problem.Corrupt, "commit of version %d", v)
+	}
+	stateLen, dataLen := binary.LittleEndian.Uint32(raw[44:]), binary.LittleEndian.Uint32(raw[48:])
+	if stateLen > MaxState || dataLen > MaxData || len(raw) != headerSize+int(stateLen)+int(dataLen) {
+		return nil, problem.New(problem.Corrupt, "commit of %d bytes with %d of state and %d of data", len(raw), stateLen, dataLen)
+	}
+	if sum := checksum(raw); sum != binary.LittleEndian.Uint32(raw[crcAt:]) {
+		return nil, problem.New(problem.Corrupt, "commit with checksum %08x, its bytes have %08x", raw[crcAt:headerSize], sum)
+	}
+	o, err := decodeHeader(raw)
+	if err != nil {
+		return nil, err
+	}
+	text := raw[headerSize : headerSize+stateLen]
+	if o.State, err = decodeState(text, o.Bare()); err != nil {
+		return nil, problem.New(problem.Corrupt, "commit with a bad state: %w", err)
+	}
+	o.Data = raw[headerSize+stateLen:]
+	o.Hash = blake3.Sum256(raw)
+	if wrong := o.check(); wrong != "" {
+		return nil, problem.New(problem.Corrupt, "bad commit: %s", wrong)
+	}
+	return o, nil
+}
+
+func decodeHeader(raw []byte) (*Object, error) {
+	flags := raw[7]
+	if flags&^(flagReleased|flagTombstone) != 0 {
+		return nil, problem.New(problem.Corrupt, "commit with flags %#x", flags)
+	}
+	return &Object{
+		Generation: Generation{Epoch: binary.LittleEndian.Uint64(raw[8:]), Number: binary.LittleEndian.Uint64(raw[16:])},
+		Kind:       Kind(raw[6]),
+		Released:   flags&flagReleased != 0,
+		Tombstone:  flags&flagTombstone != 0,
+		Mark:       Mark(raw[24:40]),
+		Ahead:      binary.LittleEndian.Uint32(raw[40:]),
+	}, nil
+}
+
+// check finds what is wrong with the object, as text; "" when nothing is.
+func (o *Object) check() string {
+	switch {
+	case !o.Generation.valid():
+		return fmt.Sprintf("its generation is %s", o.Generation)
+	case o.Kind < First || o.Kind > Stub:
+		return fmt.Sprintf("it is of %s", o.Kind)
+	case (o.Kind == First) != (o.Generation.Number == 1) && o.Kind != Stub:
+		return fmt.Sprintf("a %s at %s", o.Kind, o.Generation)
+	case o.Released && !o.Closes():
+		return fmt.Sprintf("a %s that releases", o.Kind)
+	case o.Tombstone && o.Kind == Commit:
+		return "a commit that removes"
+	case uint64(o.Ahead) > min(MaxAhead, o.Generation.Number-1):
+		return fmt.Sprintf("it is %d objects ahead", o.Ahead)
+	case len(o.Data) > MaxData || len(o.Data) > 0 && o.Kind != Commit:
+		return fmt.Sprintf("a %s with %d bytes of data", o.Kind, len(o.Data))
+	case len(o.Data) > 0 && len(o.State.DataCommits) >= MaxDataCommits: // a successor names it too
+		return fmt.Sprintf("data after %d data commits that are not folded", len(o.State.DataCommits))
+	case o.Bare():
+		return o.State.Identity.check()
+	}
+	return o.State.check()
+}

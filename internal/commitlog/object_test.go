@@ -1,0 +1,350 @@
+package commitlog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// fullState has something in every field.
+func fullState() State {
+	return State{
+		Identity: Identity{
+			ID: volumeID(7), Tenant: "acme", Name: "db", Owner: Host{ID: "host-a", Addresses: []string{"tcp:10.0.0.1:9000"}},
+			Time: someDay, Cause: CauseFlush,
+		},
+		Size: 1 << 30, BlockSize: 128 << 10, Durability: "continuous", RPOMillis: 5000,
+		Labels: map[string]string{"team": "storage"}, Limits: Limits{IOPS: 1000, Bandwidth: 1 << 20, DirtyBudget: 1 << 30},
+		CreatedAt: someDay, Parent: &Parent{Name: "base", ID: volumeID(8), Generation: Generation{3, 10}},
+		Root: someRoot(1), Seq: 12345,
+		DataCommits: []DataCommit{{Name: "db", Generation: Generation{4, 2}, Hash: ObjectHash{1, 2, 3}}},
+		Snapshots: []Snapshot{
+			{Name: "empty", Size: 512, CreatedAt: someDay},
+			{Name: "before", Root: someRoot(2), Size: 1 << 30, Seq: 100, Generation: Generation{4, 1}, CreatedAt: someDay},
+		},
+		ImportDigest: "blake3:00ff", BlocksMapped: 100, StoredBytes: 2000, RenamedFrom: "old-db", Reserved: true,
+		SealedFrom: []SealedFrom{{Host: "host-b", Generation: Generation{3, 9}}},
+	}
+}
+
+func sampleObjects(t tb) map[string]*Object {
+	t.Helper()
+	data, err := EncodeData([]Range{{Off: 4096, Len: 8, Data: []byte("01234567")}, {Off: 1 << 20, Len: 1 << 29}})
+	check(t, err)
+	mark := Mark{0: 0xaa, 15: 0xbb}
+	tiny := someState(0)
+	tiny.Tenant, tiny.Name, tiny.Owner.ID, tiny.Root, tiny.Time = "default", "disk", "h", blockmap.Root{}, someDay
+	grave := fullState()
+	grave.RenamedTo, grave.Cause = "new-db", CauseRename
+	seal := fullState()
+	seal.SealedBy, seal.Cause = "host-c", CauseSeal
+	return map[string]*Object{
+		"first":     {Generation: Generation{1, 1}, Kind: First, Mark: mark, State: tiny},
+		"commit":    {Generation: Generation{4, 3}, Kind: Commit, Mark: mark, Ahead: 2, State: fullState(), Data: data},
+		"seal":      {Generation: Generation{4, 4}, Kind: Seal, Mark: mark, State: seal},
+		"release":   {Generation: Generation{4, 4}, Kind: Seal, Released: true, Mark: mark, State: fullState()},
+		"tombstone": {Generation: Generation{5, 1}, Kind: First, Tombstone: true, Mark: mark, State: State{Identity: grave.Identity}},
+		"stub":      (&Object{Generation: Generation{4, 4}, Kind: Seal, Mark: mark, State: seal}).Stub(),
+	}
+}
+
+func TestGolden(t *testing.T) {
+	for name, o := range sampleObjects(t) {
+		raw, err := o.Encode()
+		check(t, err)
+		var dump bytes.Buffer
+		check(t, Dump(&dump, raw))
+		golden(t, name+".txt", dump.String())
+		golden(t, name+".hex", hexLines(raw))
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		check(t, os.WriteFile(path, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	check(t, err)
+	if got != string(want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+	}
+}
+
+func hexLines(b []byte) string {
+	var s strings.Builder
+	for line := range slices.Chunk(b, 32) {
+		s.WriteString(hex.EncodeToString(line) + "\n")
+	}
+	return s.String()
+}
+
+func TestObjectRoundTrip(t *testing.T) {
+	for name, o := range sampleObjects(t) {
+		raw, err := o.Encode()
+		check(t, err)
+		back, err := Decode(raw)
+		check(t, err)
+		if back.Hash == (ObjectHash{}) {
+			t.Errorf("%s: it has no hash", name)
+		}
+		back.Hash = ObjectHash{}
+		if len(back.Data) == 0 {
+			back.Data = nil
+		}
+		if !reflect.DeepEqual(o, back) {
+			t.Errorf("%s: came back as\n%+v, was\n%+v", name, back, o)
+		}
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	raw, err := sampleObjects(t)["commit"].Encode()
+	check(t, err)
+	edit := func(at int, b ...byte) []byte {
+		c := bytes.Clone(raw)
+		copy(c[at:], b)
+		binary.LittleEndian.PutUint32(c[crcAt:], checksum(c))
+		return c
+	}
+	flipped := bytes.Clone(raw)
+	flipped[len(raw)-1] ^= 1
+	for name, c := range map[string]struct {
+		raw  []byte
+		kind problem.Kind
+	}{
+		"nothing":       {nil, problem.Corrupt},
+		"other magic":   {edit(0, 'X'), problem.Corrupt},
+		"version 0":     {edit(4, 0), problem.Corrupt},
+		"newer version": {edit(4, 2), problem.Unsupported},
+		"kind 0":        {edit(6, 0), problem.Corrupt},
+		"kind 5":        {edit(6, 5), problem.Corrupt},
+		"first at 3":    {edit(6, 1), problem.Corrupt},
+		"other flag":    {edit(7, 4), problem.Corrupt},
+		"released":      {edit(7, 1), problem.Corrupt},
+		"tombstone":     {edit(7, 2), problem.Corrupt},
+		"epoch 0":       {edit(8, 0), problem.Corrupt},
+		"far ahead":     {edit(40, 3), problem.Corrupt},
+		"long state":    {edit(46, 0x11), problem.Corrupt},
+		"long data":     {edit(51, 0x7f), problem.Corrupt},
+		"short":         {raw[:len(raw)-1], problem.Corrupt},
+		"flipped":       {flipped, problem.Corrupt},
+		"data in seal":  {edit(6, 3), problem.Corrupt},
+		"not JSON":      {edit(headerSize, '!'), problem.Corrupt},
+	} {
+		o, err := Decode(c.raw)
+		if o != nil {
+			t.Errorf("%s: accepted", name)
+		}
+		t.Run(name, func(t *testing.T) { wantKind(t, err, c.kind) })
+	}
+}
+
+// A root that is missing must not read as a volume that is all holes, and what a
+// later release adds must not stop this one.
+func TestStateJSON(t *testing.T) {
+	s := fullState()
+	text, err := json.Marshal(&s)
+	check(t, err)
+	var fields map[string]any
+	check(t, json.Unmarshal(text, &fields))
+	fields["added_later"] = 1
+	text, err = json.Marshal(fields)
+	check(t, err)
+	back, err := decodeState(text, false)
+	check(t, err)
+	if !reflect.DeepEqual(back, s) {
+		t.Errorf("came back as %+v", back)
+	}
+	delete(fields, "root")
+	text, err = json.Marshal(fields)
+	check(t, err)
+	_, err = decodeState(text, false)
+	wantKind(t, err, problem.Corrupt)
+}
+
+func TestEncodeRefuses(t *testing.T) {
+	for name, change := range map[string]func(*State){
+		"no ID":             func(s *State) { s.ID = VolumeID{} },
+		"bad name":          func(s *State) { s.Name = "a/b" },
+		"no tenant":         func(s *State) { s.Tenant = "" },
+		"no owner":          func(s *State) { s.Owner.ID = "" },
+		"no cause":          func(s *State) { s.Cause = "" },
+		"long address":      func(s *State) { s.Owner.Addresses = []string{strings.Repeat("x", MaxText+1)} },
+		"size 0":            func(s *State) { s.Size = 0 },
+		"odd size":          func(s *State) { s.Size++ },
+		"huge":              func(s *State) { s.Size = 1 << 63 },
+		"block size 3":      func(s *State) { s.BlockSize = 3 << 12 },
+		"block size 0":      func(s *State) { s.BlockSize = 0 },
+		"small blocks":      func(s *State) { s.BlockSize = 2048 },
+		"durability":        func(s *State) { s.Durability = "perhaps" },
+		"negative rpo":      func(s *State) { s.RPOMillis = -1 },
+		"high root":         func(s *State) { s.Root.Height++ },
+		"low root":          func(s *State) { s.Size = 1 << 40 },
+		"bad digest":        func(s *State) { s.ImportDigest = "\xff" },
+		"bad parent":        func(s *State) { s.Parent.Name = "" },
+		"bad label":         func(s *State) { s.Labels["a b"] = "" },
+		"label not UTF-8":   func(s *State) { s.Labels["a"] = "\xff" },
+		"bad snapshot":      func(s *State) { s.Snapshots[0].Name = "a@b" },
+		"snapshot's root":   func(s *State) { s.Snapshots[1].Size = 512 },
+		"bad data commit":   func(s *State) { s.DataCommits[0].Generation = Generation{} },
+		"bad former owner":  func(s *State) { s.SealedFrom[0].Host = "" },
+		"many snapshots":    func(s *State) { s.Snapshots = make([]Snapshot, MaxSnapshots+1) },
+		"many data commits": func(s *State) { s.DataCommits = make([]DataCommit, MaxDataCommits+1) },
+		"many owners":       func(s *State) { s.SealedFrom = make([]SealedFrom, MaxSealedFrom+1) },
+		"renamed to":        func(s *State) { s.RenamedTo = "/" },
+		"renamed from":      func(s *State) { s.RenamedFrom = "/" },
+		"sealed by":         func(s *State) { s.SealedBy = "/" },
+	} {
+		s := fullState()
+		change(&s)
+		_, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: s}).Encode()
+		t.Run(name, func(t *testing.T) { wantKind(t, err, problem.Invalid) })
+	}
+	full := fullState()
+	full.DataCommits = slices.Repeat(full.DataCommits, MaxDataCommits)
+	_, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: full, Data: []byte{1}}).Encode()
+	wantKind(t, err, problem.Invalid) // a seal after it could not name it
+}
+
+// TestLargestState fills every list to its bound with the longest entries: what
+// passes the checks must fit in an object.
+func TestLargestState(t *testing.T) {
+	s := fullState()
+	long := strings.Repeat("n", 100)
+	text := strings.Repeat("\x01", MaxText) // six bytes each in JSON
+	most := Generation{1<<64 - 2, maxNumber}
+	root := blockmap.Root{Height: blockmap.MaxHeight, Ref: pack.Ref{Off: 1<<32 - 1, Len: 1}}
+	s.Size, s.BlockSize, s.Root, s.ImportDigest = MaxSize, minBlockSize, root, text
+	s.Owner.ID, s.Name, s.Tenant = long, long, long
+	s.Owner.Addresses = slices.Repeat([]string{text}, MaxAddresses)
+	s.Labels = map[string]string{}
+	for i := range MaxLabels {
+		s.Labels[fmt.Sprintf("%s%02d", long[2:], i)] = text
+	}
+	s.Snapshots = slices.Repeat([]Snapshot{{long, root, MaxSize, 1<<64 - 1, most, someDay}}, MaxSnapshots)
+	s.DataCommits = slices.Repeat([]DataCommit{{long, most, ObjectHash{}}}, MaxDataCommits)
+	s.SealedFrom = slices.Repeat([]SealedFrom{{long, most}}, MaxSealedFrom)
+	raw, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: s}).Encode()
+	check(t, err)
+	t.Logf("%d bytes of %d", len(raw), MaxState)
+	_, err = Decode(raw)
+	check(t, err)
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, o := range sampleObjects(f) {
+		raw, err := o.Encode()
+		check(f, err)
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if len(raw) >= headerSize { // let the fuzzer past the checksum
+			binary.LittleEndian.PutUint32(raw[crcAt:], checksum(raw))
+		}
+		o, err := Decode(raw)
+		if err != nil {
+			return
+		}
+		again, err := o.Encode()
+		check(t, err) // what can be read can be written
+		if _, err := Decode(again); err != nil {
+			t.Errorf("it can be read once only: %v", err)
+		}
+		_ = Dump(&bytes.Buffer{}, raw)
+	})
+}
+
+func TestDataRoundTrip(t *testing.T) {
+	random := make([]byte, 5000)
+	for i := range random {
+		random[i] = byte(i * i >> 3)
+	}
+	for _, ranges := range [][]Range{
+		{},
+		{{0, 1, []byte{0}}},
+		{{0, 5000, random}, {5000, 10, nil}, {1 << 40, 4096, make([]byte, 4096)}},
+		{{MaxSize - 1, 1, []byte{9}}},
+		{{0, MaxSize, nil}},
+	} {
+		section, err := EncodeData(ranges)
+		check(t, err)
+		back, err := DecodeData(section)
+		check(t, err)
+		if !reflect.DeepEqual(back, ranges) {
+			t.Errorf("%v came back as %v", ranges, back)
+		}
+	}
+	pages, err := EncodeData([]Range{{0, 1 << 20, make([]byte, 1<<20)}})
+	check(t, err)
+	if len(pages) > 1000 {
+		t.Errorf("1 MiB of zeros takes %d bytes", len(pages))
+	}
+}
+
+func TestDataRefuses(t *testing.T) {
+	for name, ranges := range map[string][]Range{
+		"empty range":  {{0, 0, nil}},
+		"wrong length": {{0, 5, []byte{1}}},
+		"overlap":      {{0, 10, nil}, {9, 10, nil}},
+		"order":        {{10, 10, nil}, {0, 10, nil}},
+		"beyond":       {{MaxSize, 1, nil}},
+		"overflow":     {{1<<64 - 1, 2, nil}},
+		"huge":         {{0, 1 << 63, nil}},
+		"too much":     {{0, MaxData, make([]byte, MaxData)}},
+	} {
+		_, err := EncodeData(ranges)
+		t.Run(name, func(t *testing.T) { wantKind(t, err, problem.Invalid) })
+	}
+	section, err := EncodeData([]Range{{0, 8, []byte("12345678")}, {100, 8, nil}})
+	check(t, err)
+	for i := range section {
+		bad := bytes.Clone(section)
+		bad[i] ^= 0x80
+		if _, err := DecodeData(bad); err == nil && i < dataHeaderSize+bodyHeaderSize {
+			t.Errorf("accepted with byte %d changed", i)
+		}
+		_, err := DecodeData(section[:i])
+		wantKind(t, err, problem.Corrupt)
+	}
+	wantKind(t, errOf(DecodeData(append(section, 0))), problem.Corrupt)
+}
+
+func errOf[T any](_ T, err error) error { return err }
+
+func FuzzDecodeData(f *testing.F) {
+	for _, ranges := range [][]Range{{}, {{0, 8, []byte("12345678")}, {100, 8, nil}}, {{0, 1 << 16, make([]byte, 1<<16)}}} {
+		section, err := EncodeData(ranges)
+		check(f, err)
+		f.Add(section)
+	}
+	f.Fuzz(func(t *testing.T, section []byte) {
+		ranges, err := DecodeData(section)
+		if err != nil {
+			return
+		}
+		again, err := EncodeData(ranges)
+		check(t, err)
+		back, err := DecodeData(again)
+		check(t, err)
+		if !reflect.DeepEqual(back, ranges) {
+			t.Errorf("%v came back as %v", ranges, back)
+		}
+	})
+}

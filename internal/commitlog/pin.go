@@ -1,0 +1,247 @@
+package commitlog
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+const (
+	pinPrefix  = "pins/"
+	pinFormat  = "glide-pin"
+	pinVersion = 1
+	// MaxPin is the greatest size of a pin, in bytes, on write and on read. It
+	// holds 20,000 packs; a host that needs more makes more pins.
+	MaxPin = 1 << 20
+)
+
+// PinID identifies a pin among those of its host. It is random and never used again.
+type PinID [16]byte
+
+// String is the ID in hexadecimal.
+func (id PinID) String() string { return hex.EncodeToString(id[:]) }
+
+// MarshalText is String; it makes PinID a string in JSON.
+func (id PinID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads 32 hexadecimal digits.
+func (id *PinID) UnmarshalText(text []byte) error { return unhex(id[:], text, "pin ID") }
+
+// PinKind says what a pin keeps.
+type PinKind string
+
+// The kinds of pins.
+const (
+	PinSession  PinKind = "session"        // an upload session: every pack that carries Nonce
+	PinPacks    PinKind = "packs"          // Packs: dedup hits that are about to be published
+	PinFork     PinKind = "fork"           // Commit: the source of a fork to another name
+	PinChildren PinKind = "local-children" // Roots and Commits: what local children of volumes still need
+)
+
+// SessionNonce is what the packs of one upload session have in common: the first
+// eight bytes of their pack.ID's Nonce.
+type SessionNonce [8]byte
+
+// MarshalText is the nonce in hexadecimal.
+func (n SessionNonce) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(n[:])), nil }
+
+// UnmarshalText reads 16 hexadecimal digits.
+func (n *SessionNonce) UnmarshalText(text []byte) error { return unhex(n[:], text, "session nonce") }
+
+// PackName is a pack.ID with a text form, <content>-<nonce> in hexadecimal.
+type PackName pack.ID
+
+// MarshalText is the text form.
+func (n PackName) MarshalText() ([]byte, error) {
+	return fmt.Appendf(nil, "%x-%x", n.Content, n.Nonce), nil
+}
+
+// UnmarshalText reads what MarshalText writes.
+func (n *PackName) UnmarshalText(text []byte) error {
+	content, nonce, _ := bytes.Cut(text, []byte("-"))
+	return errors.Join(unhex(n.Content[:], content, "pack"), unhex(n.Nonce[:], nonce, "pack"))
+}
+
+// Pin is a small immutable object by which a host announces what it is about to
+// refer to, or still needs. Only the fields of its kind are set.
+//
+// The order is: create the pin, look at what it names, publish what refers to
+// it, drop the pin (protocols.md, section 2, rules 2 and 3). A session's pin
+// exists before its packs and needs no look.
+type Pin struct {
+	Host      string    `json:"host"`
+	ID        PinID     `json:"id"`
+	Kind      PinKind   `json:"kind"`
+	CreatedAt time.Time `json:"created_at"` // by the host's clock; for people only
+
+	Nonce   SessionNonce    `json:"nonce,omitzero"`
+	Packs   []PackName      `json:"packs,omitempty"`
+	Commit  string          `json:"commit,omitempty"`  // key of a commit
+	Commits []string        `json:"commits,omitempty"` // keys of commits
+	Roots   []blockmap.Root `json:"roots,omitempty"`
+}
+
+// NewPin begins a pin of the host: the caller adds what its kind names.
+func NewPin(random io.Reader, host string, kind PinKind, now time.Time) (Pin, error) {
+	p := Pin{Host: host, Kind: kind, CreatedAt: now.UTC()}
+	if _, err := io.ReadFull(random, p.ID[:]); err != nil {
+		return Pin{}, fmt.Errorf("no random bytes for a pin: %w", err)
+	}
+	return p, nil
+}
+
+// Key is the pin's object key: pins/<host>/<id>.
+func (p *Pin) Key() string { return pinPrefix + p.Host + "/" + p.ID.String() }
+
+type pinWire struct {
+	Format  string `json:"format"`
+	Version int    `json:"version"`
+	*Pin
+}
+
+// Encode is the pin's bytes. A pin that DecodePin would refuse is problem.Invalid.
+func (p *Pin) Encode() ([]byte, error) {
+	if wrong := p.check(); wrong != "" {
+		return nil, problem.New(problem.Invalid, "pin %s cannot be written: %s", p.Key(), wrong)
+	}
+	raw, err := json.Marshal(pinWire{pinFormat, pinVersion, p})
+	if err != nil {
+		return nil, fmt.Errorf("pin %s: %w", p.Key(), err)
+	}
+	if len(raw) > MaxPin {
+		return nil, problem.New(problem.Invalid, "pin %s cannot be written: it has %d bytes, at most %d are possible", p.Key(), len(raw), MaxPin)
+	}
+	return raw, nil
+}
+
+// DecodePin reads a pin. One of a newer version is problem.Unsupported, anything
+// else that Encode does not write problem.Corrupt.
+func DecodePin(raw []byte) (Pin, error) {
+	if len(raw) > MaxPin {
+		return Pin{}, problem.New(problem.Corrupt, "not a pin (%d bytes)", len(raw))
+	}
+	// The version decides how the rest is to be read.
+	var head struct {
+		Format  string `json:"format"`
+		Version int    `json:"version"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil || head.Format != pinFormat {
+		return Pin{}, problem.New(problem.Corrupt, "not a pin (%d bytes)", len(raw))
+	}
+	if head.Version > pinVersion {
+		return Pin{}, problem.New(problem.Unsupported, "pin of version %d, this release reads up to %d; use a newer glide",
+			head.Version, pinVersion)
+	}
+	var p Pin
+	if err := json.Unmarshal(raw, &p); err != nil {
+		return Pin{}, problem.New(problem.Corrupt, "bad pin: %w", err)
+	}
+	if wrong := p.check(); wrong != "" || head.Version != pinVersion {
+		return Pin{}, problem.New(problem.Corrupt, "bad pin of version %d: %s", head.Version, wrong)
+	}
+	return p, nil
+}
+
+// check finds what is wrong with the pin, as text; "" when nothing is.
+func (p *Pin) check() string {
+	var named int // what it keeps
+	switch p.Kind {
+	case PinSession:
+		if p.Nonce != (SessionNonce{}) {
+			named = 1
+		}
+	case PinPacks:
+		named = len(p.Packs)
+	case PinFork:
+		named = len(p.Commit)
+	case PinChildren:
+		named = len(p.Commits) + len(p.Roots)
+	}
+	switch {
+	case !ValidName(p.Host) || p.ID == PinID{}:
+		return "it has no host or no ID"
+	case named == 0:
+		return fmt.Sprintf("it is a pin of kind %.40q that names nothing", p.Kind)
+	}
+	keys := p.Commits
+	if p.Commit != "" {
+		keys = []string{p.Commit}
+	}
+	for _, key := range keys {
+		if _, _, err := ParseKey(key); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
+}
+
+// CreatePin creates the pin. It may be called again after an error: the pin is
+// the same.
+func CreatePin(ctx context.Context, store objstore.Store, p Pin) error {
+	raw, err := p.Encode()
+	if err != nil {
+		return err
+	}
+	err = store.PutIfAbsent(ctx, p.Key(), raw)
+	if errors.Is(err, problem.Exists) { // IDs are random: it is ours, from a request whose answer was lost
+		return nil
+	}
+	return err
+}
+
+// DropPin removes a pin. A create request of it that is still under way may bring
+// it back; a host drops pins of its own that it does not know.
+func DropPin(ctx context.Context, store objstore.Store, p Pin) error {
+	return store.Delete(ctx, p.Key())
+}
+
+// Pins calls fn for every pin of the host, of all hosts if host is empty. A pin
+// that cannot be read is an error that names its key; one that is dropped
+// meanwhile is left out. An error of fn ends it and is returned.
+func Pins(ctx context.Context, store objstore.Store, host string, fn func(Pin) error) error {
+	prefix := pinPrefix
+	if host != "" {
+		prefix += host + "/"
+	}
+	var failed error
+	err := objstore.ListAll(ctx, store, prefix, "", func(in objstore.Info) bool {
+		p, err := loadPin(ctx, store, in.Key)
+		if errors.Is(err, problem.NotFound) {
+			return true
+		}
+		if err == nil {
+			err = fn(p)
+		}
+		failed = err
+		return err == nil
+	})
+	if failed != nil {
+		return failed
+	}
+	return err
+}
+
+func loadPin(ctx context.Context, store objstore.Store, key string) (Pin, error) {
+	raw, err := store.Get(ctx, key)
+	if err != nil {
+		return Pin{}, fmt.Errorf("pin %s: %w", key, err)
+	}
+	p, err := DecodePin(raw)
+	if err != nil {
+		return Pin{}, fmt.Errorf("pin %s: %w", key, err)
+	}
+	if p.Key() != key {
+		return Pin{}, problem.New(problem.Corrupt, "%s holds the pin %s", key, p.Key())
+	}
+	return p, nil
+}

@@ -1,0 +1,146 @@
+package commitlog
+
+import (
+	"bytes"
+	"encoding/json"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+func samplePins(t tb) []Pin {
+	t.Helper()
+	rng := rand.NewChaCha8([32]byte{})
+	pin := func(kind PinKind, fill func(*Pin)) Pin {
+		p, err := NewPin(rng, "host-a", kind, someDay)
+		check(t, err)
+		fill(&p)
+		return p
+	}
+	key := disk.Key(Generation{3, 10})
+	return []Pin{
+		pin(PinSession, func(p *Pin) { p.Nonce = SessionNonce{1, 2, 3} }),
+		pin(PinPacks, func(p *Pin) { p.Packs = []PackName{{Content: [12]byte{1}}, PackName(pack.ID{Nonce: [12]byte{9}})} }),
+		pin(PinFork, func(p *Pin) { p.Commit = key }),
+		pin(PinChildren, func(p *Pin) { p.Commits = []string{key}; p.Roots = []blockmap.Root{someRoot(1), {}} }),
+	}
+}
+
+func TestPinGolden(t *testing.T) {
+	for _, p := range samplePins(t) {
+		raw, err := p.Encode()
+		check(t, err)
+		golden(t, "pin-"+string(p.Kind)+".json", string(raw)+"\n")
+		back, err := DecodePin(raw)
+		check(t, err)
+		if !reflect.DeepEqual(back, p) {
+			t.Errorf("came back as %+v, was %+v", back, p)
+		}
+	}
+}
+
+func TestPinRefuses(t *testing.T) {
+	for _, p := range []Pin{
+		{},
+		{Host: "a", ID: PinID{1}, Kind: PinSession},
+		{Host: "a", ID: PinID{1}, Kind: PinPacks, Commit: disk.Key(Generation{1, 1})},
+		{Host: "a", ID: PinID{1}, Kind: "other", Commit: disk.Key(Generation{1, 1})},
+		{Host: "a", ID: PinID{1}, Kind: PinFork, Commit: "x"},
+		{Host: "a/b", ID: PinID{1}, Kind: PinFork, Commit: disk.Key(Generation{1, 1})},
+		{Host: "a", Kind: PinFork, Commit: disk.Key(Generation{1, 1})},
+		{Host: "a", ID: PinID{1}, Kind: PinPacks, Packs: make([]PackName, 30000)},
+	} {
+		_, err := p.Encode()
+		wantKind(t, err, problem.Invalid)
+	}
+	fork := samplePins(t)[2]
+	raw, err := fork.Encode()
+	check(t, err)
+	_, err = DecodePin(bytes.Replace(raw, []byte(`"version":1`), []byte(`"version":2`), 1))
+	wantKind(t, err, problem.Unsupported)
+	for _, change := range [][2]string{
+		{`"version":1`, `"version":0`}, {"glide-pin", "glide-pan"}, {"host-a", "host/a"}, {`"kind":"fork"`, `"kind":"knife"`}, {"{", "["},
+		{`"id":"`, `"id":"0`},
+	} {
+		_, err := DecodePin(bytes.Replace(raw, []byte(change[0]), []byte(change[1]), 1))
+		wantKind(t, err, problem.Corrupt)
+	}
+}
+
+func TestPins(t *testing.T) {
+	store := newStore()
+	pins := samplePins(t)
+	pins[3].Host = "host-b"
+	store.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Times: 1, Effect: objstore.FailAfter})
+	wantKind(t, CreatePin(ctx, store, pins[0]), problem.Unavailable)
+	for _, p := range pins {
+		check(t, CreatePin(ctx, store, p))
+	}
+	list := func(host string) (kinds string) {
+		check(t, Pins(ctx, store, host, func(p Pin) error { kinds += string(p.Kind) + " "; return nil }))
+		return kinds
+	}
+	if got := list(""); len(strings.Fields(got)) != 4 {
+		t.Errorf("the pins are %q", got)
+	}
+	if got := list("host-b"); got != "local-children " {
+		t.Errorf("the pins of host-b are %q", got)
+	}
+	check(t, DropPin(ctx, store, pins[3]))
+	check(t, DropPin(ctx, store, pins[3]))
+	if got := list("host-b"); got != "" {
+		t.Errorf("the pins of host-b are %q", got)
+	}
+	check(t, store.Put(ctx, "pins/host-a/ffffffffffffffffffffffffffffffff", []byte("junk")))
+	err := Pins(ctx, store, "", func(Pin) error { return nil })
+	wantKind(t, err, problem.Corrupt)
+	if !strings.Contains(err.Error(), "pins/host-a/ffff") {
+		t.Errorf("%q does not name the pin", err)
+	}
+}
+
+func FuzzDecodePin(f *testing.F) {
+	for _, p := range samplePins(f) {
+		raw, err := p.Encode()
+		check(f, err)
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		p, err := DecodePin(raw)
+		if err != nil {
+			return
+		}
+		again, err := p.Encode()
+		if err != nil {
+			// Only an unreadable time, or escapes that make it longer, may be in the way.
+			if _, err := json.Marshal(p); err == nil && len(raw) < MaxPin/6 {
+				t.Errorf("it can be read, not written")
+			}
+			return
+		}
+		if _, err := DecodePin(again); err != nil {
+			t.Errorf("it can be read once only: %v", err)
+		}
+	})
+}
+
+func TestFork(t *testing.T) {
+	parent := fullState()
+	child := parent.Fork("child", volumeID(9), Generation{4, 3}, someDay)
+	want := State{
+		Identity: Identity{ID: volumeID(9), Tenant: "acme", Name: "child", Cause: CauseFork},
+		Size:     parent.Size, BlockSize: parent.BlockSize, Durability: "local", CreatedAt: someDay,
+		Parent: &Parent{Name: "db", ID: volumeID(7), Generation: Generation{4, 3}},
+		Root:   parent.Root, Seq: parent.Seq, DataCommits: parent.DataCommits,
+		BlocksMapped: parent.BlocksMapped, StoredBytes: parent.StoredBytes,
+	}
+	if !reflect.DeepEqual(child, want) {
+		t.Errorf("the fork is %+v, want %+v", child, want)
+	}
+}

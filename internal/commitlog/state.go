@@ -1,0 +1,345 @@
+package commitlog
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/bits"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// What a state may hold at most, so that its JSON is always below MaxState: a
+// state that can be written can be read.
+const (
+	MaxSnapshots   = 1024
+	MaxDataCommits = 1024
+	MaxLabels      = 64
+	MaxAddresses   = 16
+	MaxSealedFrom  = 256
+	MaxText        = 256     // bytes of a label's value, an address, a digest
+	MaxSize        = 1 << 62 // bytes of a volume
+	minBlockSize   = 4 << 10
+	maxBlockSize   = 1 << 20
+	sectorSize     = 512
+)
+
+// VolumeID identifies a volume for ever, under whatever name. It is random.
+type VolumeID [16]byte
+
+// String is the ID in hexadecimal.
+func (id VolumeID) String() string { return hex.EncodeToString(id[:]) }
+
+// MarshalText is String; it makes VolumeID a string in JSON.
+func (id VolumeID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads 32 hexadecimal digits.
+func (id *VolumeID) UnmarshalText(text []byte) error { return unhex(id[:], text, "volume ID") }
+
+// IsZero tells whether the ID identifies no volume.
+func (id VolumeID) IsZero() bool { return id == VolumeID{} }
+
+// ObjectHash is the BLAKE3 hash of a whole log object. It is not keyed: who can
+// read a commit may as well know its hash.
+type ObjectHash [32]byte
+
+// String is the hash in hexadecimal.
+func (h ObjectHash) String() string { return hex.EncodeToString(h[:]) }
+
+// MarshalText is String; it makes ObjectHash a string in JSON.
+func (h ObjectHash) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText reads 64 hexadecimal digits.
+func (h *ObjectHash) UnmarshalText(text []byte) error { return unhex(h[:], text, "hash") }
+
+func unhex(dst, text []byte, what string) error {
+	if len(text) != hex.EncodedLen(len(dst)) {
+		return problem.New(problem.Corrupt, "%.80q is no %s", text, what)
+	}
+	if _, err := hex.Decode(dst, text); err != nil {
+		return problem.New(problem.Corrupt, "%.80q is no %s", text, what)
+	}
+	return nil
+}
+
+// Cause says what a commit was made for.
+type Cause string
+
+// The causes.
+const (
+	CauseCreate   Cause = "create"
+	CauseImport   Cause = "import"
+	CauseFork     Cause = "fork"
+	CauseFlush    Cause = "flush"
+	CauseSnapshot Cause = "snapshot"
+	CauseRollback Cause = "rollback"
+	CauseResize   Cause = "resize"
+	CauseSet      Cause = "set"
+	CauseRename   Cause = "rename"
+	CauseRemove   Cause = "remove"
+	CauseRelease  Cause = "release"
+	CauseOpen     Cause = "open"     // a process began an epoch for its own volume
+	CauseWake     Cause = "wake"     // a host began an epoch for a volume that was released or given up
+	CauseTakeover Cause = "takeover" // a host began an epoch by force
+	CauseSeal     Cause = "seal"
+	CauseRoll     Cause = "roll" // the owner began another epoch, as it does every thousand commits
+)
+
+// Host is who commits: the identity of one data directory and where its API
+// answers.
+type Host struct {
+	ID        string   `json:"host"`
+	Addresses []string `json:"addresses,omitempty"`
+}
+
+// Identity is what stays of a state in a tombstone or a stub.
+type Identity struct {
+	ID     VolumeID `json:"id"`
+	Tenant string   `json:"tenant"`
+	Name   string   `json:"name"`
+	// Owner is the host whose epoch it is. In a seal it is the owner of the
+	// epoch that is closed.
+	Owner Host `json:"owner"`
+	// SealedBy is, in a seal, the host that closed the epoch.
+	SealedBy string `json:"sealed_by,omitempty"`
+	// Time is when the object was made, by its maker's clock. For people only.
+	Time  time.Time `json:"time"`
+	Cause Cause     `json:"cause"`
+	// RenamedTo is, in a tombstone, the name under which the volume goes on.
+	RenamedTo string `json:"renamed_to,omitempty"`
+}
+
+// State is the whole small state of a volume, as each of its commits carries it.
+// The owner fills in Tenant, Name, Owner, SealedBy and Time.
+type State struct {
+	Identity
+
+	Size       uint64            `json:"size"`       // bytes
+	BlockSize  uint32            `json:"block_size"` // bytes
+	Durability string            `json:"durability"` // local, continuous or sync
+	RPOMillis  int64             `json:"rpo_ms"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Limits     Limits            `json:"limits,omitzero"`
+	CreatedAt  time.Time         `json:"created_at"`
+	Parent     *Parent           `json:"parent,omitempty"`
+
+	// Root is the block map and Seq the last write that it holds: together the cut.
+	Root blockmap.Root `json:"root"`
+	Seq  uint64        `json:"seq"`
+	// DataCommits are those that come on top of Root, oldest first; the
+	// object's own data comes last and is not named.
+	DataCommits []DataCommit `json:"data_commits,omitempty"`
+	Snapshots   []Snapshot   `json:"snapshots,omitempty"` // oldest first
+
+	// ImportDigest identifies the image that was imported, as long as nothing
+	// else was written.
+	ImportDigest string `json:"import_digest,omitempty"`
+	BlocksMapped uint64 `json:"blocks_mapped"` // for people only
+	StoredBytes  uint64 `json:"stored_bytes"`  // for people only
+
+	// RenamedFrom is the name the volume had. While Reserved is true, the rename
+	// is under way: this name is the volume's only if the old one's log ends in
+	// a tombstone that names it.
+	RenamedFrom string `json:"renamed_from,omitempty"`
+	Reserved    bool   `json:"reserved,omitempty"`
+	// SealedFrom are the cuts that former owners may still need (rule 12).
+	SealedFrom []SealedFrom `json:"sealed_from,omitempty"`
+}
+
+// Limits bound what a volume may use; 0 is no limit.
+type Limits struct {
+	IOPS        uint64 `json:"iops,omitempty"`         // requests per second
+	Bandwidth   uint64 `json:"bandwidth,omitempty"`    // bytes per second
+	DirtyBudget uint64 `json:"dirty_budget,omitempty"` // bytes
+}
+
+// Parent says what a volume was forked from. Generation is zero if the cut was
+// never published.
+type Parent struct {
+	Name       string     `json:"name"`
+	ID         VolumeID   `json:"id"`
+	Generation Generation `json:"generation,omitzero"`
+}
+
+// Snapshot is a cut with a name.
+type Snapshot struct {
+	Name       string        `json:"name"`
+	Root       blockmap.Root `json:"root"`
+	Size       uint64        `json:"size"` // bytes
+	Seq        uint64        `json:"seq"`
+	Generation Generation    `json:"generation,omitzero"` // the commit that made it
+	CreatedAt  time.Time     `json:"created_at"`
+}
+
+// DataCommit refers to a data commit that is not folded yet. It names the log,
+// since forks and renamed volumes refer to those of others.
+type DataCommit struct {
+	Name       string     `json:"name"`
+	Generation Generation `json:"generation"`
+	Hash       ObjectHash `json:"hash"`
+}
+
+// SealedFrom pins, for a host whose epoch another host sealed, the state before
+// the seal: the host's forks, overlay and rescue rest on it. It stays until
+// that host publishes its release or an operator forgets the host.
+type SealedFrom struct {
+	Host       string     `json:"host"`
+	Generation Generation `json:"generation"`
+}
+
+// Volume is the log that the state belongs to.
+func (id *Identity) Volume() Volume { return Volume{id.Tenant, id.Name} }
+
+// Clone returns a copy that shares nothing with s.
+func (s *State) Clone() State {
+	c := *s
+	c.Owner.Addresses = slices.Clone(s.Owner.Addresses)
+	c.Labels = maps.Clone(s.Labels)
+	c.DataCommits = slices.Clone(s.DataCommits)
+	c.Snapshots = slices.Clone(s.Snapshots)
+	c.SealedFrom = slices.Clone(s.SealedFrom)
+	if s.Parent != nil {
+		parent := *s.Parent
+		c.Parent = &parent
+	}
+	return c
+}
+
+// Fork is the state of a new volume that begins as s is, at generation from of
+// its log (zero if the cut was never published). A fork starts local, without
+// limits, labels or snapshots.
+func (s *State) Fork(name string, id VolumeID, from Generation, now time.Time) State {
+	c := s.Clone()
+	c.Identity = Identity{ID: id, Tenant: s.Tenant, Name: name, Cause: CauseFork}
+	c.Parent = &Parent{Name: s.Name, ID: s.ID, Generation: from}
+	c.CreatedAt = now
+	c.Durability, c.RPOMillis, c.Limits = "local", 0, Limits{}
+	c.Labels, c.Snapshots, c.SealedFrom = nil, nil, nil
+	c.ImportDigest, c.RenamedFrom, c.Reserved = "", "", false
+	return c
+}
+
+// Blocks is the number of blocks of the volume.
+func (s *State) Blocks() uint64 { return blocks(s.Size, s.BlockSize) }
+
+func blocks(size uint64, blockSize uint32) uint64 {
+	return (size + uint64(blockSize) - 1) / uint64(blockSize)
+}
+
+// check finds what is wrong with the identity, as text; "" when nothing is.
+func (id *Identity) check() string {
+	switch {
+	case id.ID.IsZero():
+		return "it has no volume ID"
+	case id.Volume().Check() != nil:
+		return fmt.Sprintf("its volume is %.210q", id.Volume())
+	case !ValidName(id.Owner.ID):
+		return fmt.Sprintf("its owner is %.110q", id.Owner.ID)
+	case id.SealedBy != "" && !ValidName(id.SealedBy):
+		return fmt.Sprintf("it was sealed by %.110q", id.SealedBy)
+	case id.RenamedTo != "" && !ValidName(id.RenamedTo):
+		return fmt.Sprintf("it was renamed to %.110q", id.RenamedTo)
+	case len(id.Cause) > MaxText || !ValidName(string(id.Cause)):
+		return fmt.Sprintf("its cause is %.110q", id.Cause)
+	case len(id.Owner.Addresses) > MaxAddresses || slices.ContainsFunc(id.Owner.Addresses, badText):
+		return fmt.Sprintf("its owner has %d addresses, at most %d of %d bytes each are possible",
+			len(id.Owner.Addresses), MaxAddresses, MaxText)
+	}
+	return ""
+}
+
+// check finds what is wrong with the state, as text; "" when nothing is. The
+// same check stands before every write and after every read.
+func (s *State) check() string {
+	if wrong := s.Identity.check(); wrong != "" {
+		return wrong
+	}
+	switch {
+	case s.Size == 0 || s.Size > MaxSize || s.Size%sectorSize != 0:
+		return fmt.Sprintf("its size is %d bytes", s.Size)
+	case s.BlockSize < minBlockSize || s.BlockSize > maxBlockSize || bits.OnesCount32(s.BlockSize) != 1:
+		return fmt.Sprintf("its block size is %d bytes", s.BlockSize)
+	case s.Durability != "local" && s.Durability != "continuous" && s.Durability != "sync":
+		return fmt.Sprintf("its durability is %.40q", s.Durability)
+	case s.RPOMillis < 0:
+		return fmt.Sprintf("its rpo is %d ms", s.RPOMillis)
+	case !s.fits(s.Root, s.Size):
+		return fmt.Sprintf("its root of height %d does not fit its size of %d bytes", s.Root.Height, s.Size)
+	case badText(s.ImportDigest):
+		return fmt.Sprintf("its import digest is %.80q", s.ImportDigest)
+	case s.Parent != nil && !ValidName(s.Parent.Name):
+		return fmt.Sprintf("its parent is %.110q", s.Parent.Name)
+	case s.RenamedFrom != "" && !ValidName(s.RenamedFrom):
+		return fmt.Sprintf("it was renamed from %.110q", s.RenamedFrom)
+	}
+	return s.checkLists()
+}
+
+// fits tells whether the root can be that of a volume of size bytes.
+func (s *State) fits(root blockmap.Root, size uint64) bool {
+	return root.IsHole() || root.Height == blockmap.HeightFor(blocks(size, s.BlockSize))
+}
+
+func (s *State) checkLists() string {
+	switch {
+	case len(s.Labels) > MaxLabels:
+		return fmt.Sprintf("it has %d labels, at most %d are possible", len(s.Labels), MaxLabels)
+	case len(s.Snapshots) > MaxSnapshots:
+		return fmt.Sprintf("it has %d snapshots, at most %d are possible: remove some", len(s.Snapshots), MaxSnapshots)
+	case len(s.DataCommits) > MaxDataCommits:
+		return fmt.Sprintf("it has %d data commits to fold, at most %d are possible", len(s.DataCommits), MaxDataCommits)
+	case len(s.SealedFrom) > MaxSealedFrom:
+		return fmt.Sprintf("it is kept for %d former owners, at most %d are possible: `glide host forget` the dead ones",
+			len(s.SealedFrom), MaxSealedFrom)
+	}
+	for key, value := range s.Labels {
+		if !ValidName(key) || badText(value) {
+			return fmt.Sprintf("its label %.110q is %.80q", key, value)
+		}
+	}
+	for _, snap := range s.Snapshots {
+		if !ValidName(snap.Name) || snap.Size > MaxSize || !s.fits(snap.Root, snap.Size) {
+			return fmt.Sprintf("its snapshot %.110q has %d bytes and a root of height %d", snap.Name, snap.Size, snap.Root.Height)
+		}
+	}
+	for _, d := range s.DataCommits {
+		if !ValidName(d.Name) || !d.Generation.valid() {
+			return fmt.Sprintf("it names the data commit %s of %.110q", d.Generation, d.Name)
+		}
+	}
+	for _, from := range s.SealedFrom {
+		if !ValidName(from.Host) || !from.Generation.valid() {
+			return fmt.Sprintf("it was sealed from %.110q at %s", from.Host, from.Generation)
+		}
+	}
+	return ""
+}
+
+func badText(s string) bool { return len(s) > MaxText || !utf8.ValidString(s) }
+
+// decodeState reads the state section. Fields that this release does not know
+// are ignored: a release that must not have them ignored counts up the version
+// of the object.
+func decodeState(text []byte, bare bool) (s State, err error) {
+	if bare {
+		return s, json.Unmarshal(text, &s.Identity)
+	}
+	// A root that is missing must not read as a volume full of holes.
+	wire := struct {
+		*State
+		Root *blockmap.Root `json:"root"`
+	}{State: &s}
+	if err := json.Unmarshal(text, &wire); err != nil {
+		return State{}, err
+	}
+	if wire.Root == nil {
+		return State{}, problem.New(problem.Corrupt, "it has no root")
+	}
+	s.Root = *wire.Root
+	return s, nil
+}

@@ -1,0 +1,198 @@
+package host
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// cleaner keeps the log within its budget: it copies what is live out of
+// segments that are mostly dead, and flushes volumes that are over their own
+// budget. Writers that meet a full log wait for it.
+type cleaner struct {
+	h      *Host
+	poke   chan struct{}
+	rounds atomic.Uint64 // finished looks at the log
+	freed  atomic.Uint64 // segments
+	err    atomic.Pointer[error]
+}
+
+func newCleaner(h *Host) *cleaner { return &cleaner{h: h, poke: make(chan struct{}, 1)} }
+
+// wake makes the cleaner look again; it does not wait.
+func (c *cleaner) wake() {
+	if c == nil {
+		return // records saved while the host opens
+	}
+	select {
+	case c.poke <- struct{}{}:
+	default:
+	}
+}
+
+func (c *cleaner) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.poke:
+		}
+		for c.clean(ctx) && ctx.Err() == nil {
+		}
+		c.rounds.Add(1)
+		c.flushOverBudget(ctx)
+	}
+}
+
+// Thresholds of cleaning. Below slack segments of garbage it is not worth it;
+// above, the log may be twice what is live of it. Near its limit it is cleaned
+// whatever is to be gained.
+const (
+	slackSegments  = 6
+	nearLimit      = 0.8
+	shareRelaxed   = 0.6
+	sharePressed   = 0.95
+	victimsPerPass = 6
+)
+
+// clean does one pass and reports whether another may help.
+func (c *cleaner) clean(ctx context.Context) bool {
+	var vols []*volume.Volume
+	var live int64
+	for _, d := range c.h.all() {
+		if v := d.open(); v != nil {
+			vols = append(vols, v)
+			live += v.Account().Dirty
+		}
+	}
+	used, _ := c.h.pool.Used()
+	size := int64(c.h.pool.SegmentBytes())
+	limit := c.h.pool.Limit()
+	pressed := limit > 0 && float64(used) > nearLimit*float64(limit)
+	if !pressed && used < 2*live+int64(len(vols))*size+slackSegments*size {
+		return false
+	}
+	share := shareRelaxed
+	if pressed {
+		share = sharePressed
+	}
+	for _, vs := range volume.FindVictims(vols, share, victimsPerPass) {
+		if vs.Size()-vs.Live < size || ctx.Err() != nil {
+			continue // it would free no segment
+		}
+		done, err := volume.Clean(c.h.pool, vs)
+		if err != nil {
+			c.h.cfg.Log.Error("the log could not be cleaned", "error", err)
+			return false
+		}
+		if done {
+			c.freed.Add(uint64(len(vs.Segments)))
+			return true
+		}
+	}
+	return false
+}
+
+// flushOverBudget publishes volumes that hold more than they may.
+func (c *cleaner) flushOverBudget(ctx context.Context) {
+	for _, d := range c.h.all() {
+		v := d.open()
+		if v == nil || ctx.Err() != nil {
+			continue
+		}
+		st := d.state()
+		if st.SnapshotOf == (volume.ID{}) && v.Account().Dirty > int64(c.h.budget(&st)) {
+			if _, err := c.h.flush(ctx, d, ""); err != nil {
+				c.err.Store(&err)
+				c.h.cfg.Log.Warn("a volume over its dirty budget could not be flushed", "volume", d.String(), "error", err)
+			} else {
+				c.err.Store(nil)
+			}
+		}
+	}
+}
+
+func (h *Host) budget(st *volume.State) uint64 {
+	if st.Limits.DirtyBudget > 0 {
+		return st.Limits.DirtyBudget
+	}
+	return h.cfg.DirtyBudget
+}
+
+// noRoomAfter is how long a writer waits for room in the log before it is told
+// that there is none.
+const noRoomAfter = 20 * time.Second
+
+// pressure implements volume.Env.Pressure: bounded, writers are slowed first.
+func (c *cleaner) pressure(v *volume.Volume, waited time.Duration) error {
+	if waited > noRoomAfter {
+		c.relieve()
+		return problem.New(problem.NoSpace, "the log has no room, and none could be made")
+	}
+	before := c.rounds.Load()
+	c.wake()
+	for range 20 {
+		if err := pause(c.h.ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+		if c.rounds.Load() > before+1 {
+			break
+		}
+	}
+	if waited > time.Second {
+		c.relieve()
+	}
+	return nil
+}
+
+// relieve flushes the volume with the most dirty data, so that its log can go.
+func (c *cleaner) relieve() {
+	var most *disk
+	var bytes int64
+	for _, d := range c.h.all() {
+		if v := d.open(); v != nil {
+			if st := d.state(); st.SnapshotOf == (volume.ID{}) {
+				if n := v.Account().Dirty; n > bytes {
+					most, bytes = d, n
+				}
+			}
+		}
+	}
+	if most != nil && most.op.TryLock() {
+		most.op.Unlock()
+		go func() {
+			if _, err := c.h.flush(c.h.ctx, most, ""); err != nil {
+				c.err.Store(&err)
+			}
+		}()
+	}
+}
+
+// throttle implements volume.Env.Throttle: beyond its dirty budget a volume is
+// slowed more and more, so that the flush which is under way catches up. When
+// the store cannot take the flush, the disk itself is the limit.
+func (h *Host) throttle(v *volume.Volume, n int) error {
+	if h.cleaner == nil {
+		return nil
+	}
+	dirty := v.DirtyBytes()
+	if dirty < int64(h.leastBudget.Load()) {
+		return nil
+	}
+	st := v.State()
+	budget := int64(h.budget(&st))
+	if dirty <= budget {
+		return nil
+	}
+	h.cleaner.wake()
+	if h.cleaner.err.Load() != nil {
+		return nil
+	}
+	// At a quarter beyond the budget a write of 4 KiB takes 10 ms.
+	over := float64(dirty-budget) / float64(budget/4+1)
+	delay := time.Duration(min(over, 4) * float64(10*time.Millisecond) * float64(max(n, 4096)) / 4096)
+	return pause(h.ctx, min(delay, time.Second))
+}

@@ -1,0 +1,129 @@
+package host
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Peer is another host, as its API offers it.
+type Peer interface {
+	// Release asks for a flush, or for a flush and the volume.
+	Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error)
+}
+
+// Config configures a Host. Zero values mean the defaults given.
+type Config struct {
+	Data      string         // data directory; required, must exist
+	Store     objstore.Store // required
+	StoreURL  string         // for people
+	Counter   *objstore.Counter
+	FS        vfs.FS   // the machine's
+	Advertise string   // where other hosts find this one's API
+	NBD       []string // addresses, unix:PATH or tcp:HOST:PORT; the first one is in URIs
+	NBDTLS    bool     // clients must use TLS
+	API       []string
+	Version   string
+
+	Memory      int64            // bytes of the memory tier; 256 MiB
+	Cache       Share            // SSD tier; 80 % of the disk
+	WALLimit    Share            // log; 80 % of the disk
+	DirtyBudget uint64           // bytes a volume; 5 GiB
+	Compression pack.Compression // zstd
+	PackBlocks  int              // 25
+	Retention   time.Duration    // 72 h
+
+	// Dial returns the peer at an advertised address.
+	Dial func(addr string) Peer
+	// Now is the clock, Rand the source of randomness, Log where faults are told that nobody waits for.
+	Now  func() time.Time
+	Rand io.Reader
+	Log  *slog.Logger
+}
+
+// Share is an amount of disk: bytes, or percent of the disk if it is below 0.
+type Share struct {
+	Bytes   int64
+	Percent int
+}
+
+// of is the share of a disk of so many bytes.
+func (s Share) of(disk uint64) int64 {
+	if s.Percent > 0 {
+		return int64(disk / 100 * uint64(s.Percent))
+	}
+	return s.Bytes
+}
+
+func (s Share) isZero() bool { return s == Share{} }
+
+// fill sets defaults and reports everything that is wrong.
+func (c *Config) fill() error {
+	if c.FS == nil {
+		c.FS = vfs.Default
+	}
+	if c.Memory == 0 {
+		c.Memory = 256 << 20
+	}
+	if c.Cache.isZero() {
+		c.Cache = Share{Percent: 80}
+	}
+	if c.WALLimit.isZero() {
+		c.WALLimit = Share{Percent: 80}
+	}
+	if c.DirtyBudget == 0 {
+		c.DirtyBudget = 5 << 30
+	}
+	if c.PackBlocks == 0 {
+		c.PackBlocks = pack.DefaultBlocks
+	}
+	if c.Retention == 0 {
+		c.Retention = 72 * time.Hour
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, problem.New(problem.Invalid, format, args...))
+	}
+	if c.Data == "" || c.Store == nil {
+		bad("a host needs a data directory and a store")
+	}
+	if c.Memory < 0 || c.Cache.Bytes < 0 || c.WALLimit.Bytes < 0 {
+		bad("sizes of tiers and limits cannot be negative")
+	}
+	if c.Cache.Percent > 100 || c.WALLimit.Percent > 100 {
+		bad("a share of the disk cannot be more than 100%%")
+	}
+	if err := (pack.Limits{Blocks: c.PackBlocks}).Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) random64() uint64 {
+	var b [8]byte
+	if _, err := io.ReadFull(c.Rand, b[:]); err != nil {
+		panic(fmt.Sprintf("no random numbers: %v", err)) // the machine cannot go on
+	}
+	return binary.LittleEndian.Uint64(b[:])
+}

@@ -1,0 +1,334 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Defaults of a volume.
+const (
+	defaultBlockSize = 128 << 10
+	defaultRPO       = 5 * time.Second
+	local            = "local"
+)
+
+// MaxSize is the greatest size of a volume, bytes.
+const MaxSize = 1 << 62
+
+// CheckSize reports what is wrong with the size of a volume.
+func CheckSize(size uint64) error {
+	if size == 0 || size%512 != 0 || size > MaxSize {
+		return problem.New(problem.Invalid, "a volume cannot have %d bytes: a multiple of 512 up to 2^62 is wanted", size)
+	}
+	return nil
+}
+
+// checkDurability accepts the policies that this release keeps.
+func checkDurability(policy string) error {
+	switch policy {
+	case "", local:
+		return nil
+	case "continuous", "sync":
+		return problem.New(problem.Unsupported, "this release of glide does not keep the %s policy yet: use local, and glide flush where the store must have the data", policy)
+	}
+	return problem.New(problem.Invalid, "%q is not a durability policy: local, continuous and sync are", policy)
+}
+
+// Create makes an empty volume. It makes no store request.
+func (h *Host) Create(_ context.Context, r api.CreateRequest) (api.Volume, error) {
+	n, err := ParseName(r.Name, false)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	if err := CheckSize(r.Size); err != nil {
+		return api.Volume{}, err
+	}
+	if err := checkDurability(r.Durability); err != nil {
+		return api.Volume{}, err
+	}
+	if r.RPOms < 0 {
+		return api.Volume{}, problem.New(problem.Invalid, "an rpo cannot be negative")
+	}
+	st := h.newState(n, r.Size)
+	if r.BlockSize != 0 {
+		if r.BlockSize < 4096 || r.BlockSize > 1<<20 || r.BlockSize&(r.BlockSize-1) != 0 {
+			return api.Volume{}, problem.New(problem.Invalid, "a block size of %d: a power of two from 4K to 1M is wanted", r.BlockSize)
+		}
+		st.BlockSize = uint32(r.BlockSize)
+	}
+	if r.RPOms > 0 {
+		st.RPO = time.Duration(r.RPOms * 1e6)
+	}
+	if st.Blocks() > 1<<50 {
+		return api.Volume{}, problem.New(problem.Invalid, "%d bytes are too many blocks of %d bytes: use a larger --block-size", r.Size, st.BlockSize)
+	}
+	d, err := h.add(st)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	return h.view(d), nil
+}
+
+// newState is the record of an empty volume.
+func (h *Host) newState(n Name, size uint64) volume.State {
+	return volume.State{
+		Version: 1, ID: newVolumeID(h), Tenant: n.Tenant, Name: n.Volume, CreatedAt: h.cfg.Now().UTC(),
+		Size: size, BlockSize: defaultBlockSize, Mode: volume.Active, Durability: local, RPO: defaultRPO,
+	}
+}
+
+// add records a new volume and opens it.
+func (h *Host) add(st volume.State) (*disk, error) {
+	d := newDisk(h, st)
+	if err := h.reserve(d); err != nil {
+		return nil, err
+	}
+	if err := h.save(&st); err != nil {
+		h.drop(d)
+		return nil, err
+	}
+	v, err := volume.Open(h.env(h.tenant(st.Tenant)), st, false)
+	if err != nil {
+		h.drop(d)
+		return nil, errors.Join(err, h.forget(st.ID))
+	}
+	d.adopt(v)
+	return d, nil
+}
+
+// Remove removes a volume, or a snapshot of one. A volume that was published is
+// removed from the store too.
+func (h *Host) Remove(ctx context.Context, name string, force bool) error {
+	n, err := ParseName(name, true)
+	if err != nil {
+		return err
+	}
+	d, err := h.local(name, true)
+	if err != nil {
+		return err
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	if err := d.quiet("remove it", force); err != nil {
+		return err
+	}
+	st := d.state()
+	if n.Snapshot != "" {
+		return h.removeSnapshot(ctx, n, d, &st)
+	}
+	if st.Published != nil && st.Mode != volume.Fenced {
+		if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
+			return err
+		}
+		if err := d.tombstone(ctx, &st); err != nil {
+			return err
+		}
+	}
+	for _, s := range h.snapshotsOf(d.id) {
+		s.op.Lock()
+		err := h.erase(s)
+		s.op.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	if err := h.erase(d); err != nil {
+		return err
+	}
+	if st.Published != nil {
+		h.pins.release(ctx)
+	}
+	return nil
+}
+
+// tombstone removes a published volume of this host from the store. Under op.
+func (d *disk) tombstone(ctx context.Context, st *volume.State) error {
+	if d.owner == nil {
+		o, err := d.h.newOwner(st)
+		if err != nil {
+			return err
+		}
+		d.owner = o
+	}
+	if d.owner.Generation().IsZero() {
+		if _, err := d.claimOwn(ctx, st); err != nil {
+			return d.h.noteFence(d, err)
+		}
+	}
+	return d.h.noteFence(d, d.owner.Tombstone(ctx, commitlog.CauseRemove, ""))
+}
+
+// removeSnapshot takes a snapshot out of a volume; the store learns of it with
+// the next flush. Under the snapshot's op.
+func (h *Host) removeSnapshot(ctx context.Context, n Name, s *disk, st *volume.State) error {
+	if err := h.erase(s); err != nil {
+		return err
+	}
+	if st.Generation == "" {
+		return nil
+	}
+	d := h.find(Name{n.Tenant, n.Volume, ""})
+	if d == nil {
+		return nil
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	_, err := h.publish(ctx, d, commitlog.CauseSnapshot, func(*commitlog.State) {})
+	return err
+}
+
+// erase removes a disk from this host: record, tables, log. Under op.
+func (h *Host) erase(d *disk) error {
+	d.disconnect()
+	if err := h.forget(d.id); err != nil {
+		return err
+	}
+	h.drop(d)
+	d.mu.Lock()
+	v := d.v
+	d.v, d.gone = nil, true
+	d.unclaim()
+	d.mu.Unlock()
+	if v != nil {
+		_ = v.Close() // what it could not sync is not wanted any more
+		v.Discard()
+	}
+	return nil
+}
+
+// forget removes a volume's record, durably.
+func (h *Host) forget(id volume.ID) error { return h.db.SaveVolumes(recordGone(id)) }
+
+// Resize grows a volume. The store learns of it with the next flush.
+func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, error) {
+	d, err := h.local(name, false)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	if err := CheckSize(size); err != nil {
+		return api.Volume{}, err
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	if err := d.refuseFenced(); err != nil {
+		return api.Volume{}, err
+	}
+	st := d.state()
+	if size < st.Size {
+		return api.Volume{}, problem.New(problem.Unsupported, "volume %q has %d bytes: shrinking to %d would cut off data, and is refused", d, st.Size, size)
+	}
+	if st.Size = size; st.Blocks() > 1<<50 {
+		return api.Volume{}, problem.New(problem.Invalid, "%d bytes are too many blocks of %d bytes", size, st.BlockSize)
+	}
+	v, err := d.wake(false)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	if err := v.Resize(size); err != nil {
+		return api.Volume{}, err
+	}
+	return h.view(d), nil
+}
+
+// Set changes settings of a volume.
+func (h *Host) Set(_ context.Context, name string, s api.Settings) (api.Volume, error) {
+	d, err := h.local(name, false)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	if err := d.refuseFenced(); err != nil {
+		return api.Volume{}, err
+	}
+	st := d.state()
+	next := st
+	next.Labels = map[string]string{}
+	for k, v := range st.Labels {
+		next.Labels[k] = v
+	}
+	for k, v := range s {
+		if err := apply(&next, k, v); err != nil {
+			return api.Volume{}, err
+		}
+	}
+	if err := d.update(func(r *volume.State) {
+		r.RPO, r.Limits, r.Labels, r.Durability = next.RPO, next.Limits, next.Labels, next.Durability
+	}); err != nil {
+		return api.Volume{}, err
+	}
+	d.limiter.set(next.Limits, h.cfg.Now)
+	h.noteBudget(&next)
+	return h.view(d), nil
+}
+
+// apply changes one setting of a record.
+func apply(st *volume.State, key, value string) (err error) {
+	switch {
+	case key == "durability":
+		if err := checkDurability(value); err != nil {
+			return err
+		}
+		st.Durability = value
+	case key == "rpo":
+		d, err := time.ParseDuration(value)
+		if err != nil || d <= 0 || d > 24*time.Hour {
+			return problem.New(problem.Invalid, "rpo=%s: a duration up to 24h, like 5s, is wanted", value)
+		}
+		st.RPO = d
+	case key == "iops":
+		st.Limits.IOPS, err = number(key, value)
+	case key == "bandwidth":
+		st.Limits.Bandwidth, err = number(key, value)
+	case key == "dirty-budget":
+		st.Limits.DirtyBudget, err = number(key, value)
+	case strings.HasPrefix(key, "label."):
+		label := strings.TrimPrefix(key, "label.")
+		if !commitlog.ValidName(label) || len(value) > commitlog.MaxText {
+			return problem.New(problem.Invalid, "label %q: 1 to 100 letters, digits, dots, underscores and hyphens, and a value of at most %d bytes, are wanted", label, commitlog.MaxText)
+		}
+		if delete(st.Labels, label); value != "" {
+			st.Labels[label] = value
+		}
+		if len(st.Labels) > commitlog.MaxLabels {
+			return problem.New(problem.Invalid, "a volume can have %d labels", commitlog.MaxLabels)
+		}
+	default:
+		return problem.New(problem.Invalid, "there is no setting %q: durability, rpo, iops, bandwidth, dirty-budget and label.KEY are", key)
+	}
+	return err
+}
+
+// number reads a count, or a size with a binary suffix; 0 takes a limit away.
+func number(key, value string) (uint64, error) {
+	digits, shift := value, 0
+	if i := len(value) - 1; i > 0 {
+		if s := strings.IndexByte("KMGT", value[i]); s >= 0 {
+			digits, shift = value[:i], 10*(s+1)
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 63-shift)
+	if err != nil {
+		return 0, problem.New(problem.Invalid, "%s=%s: a number is wanted, with K, M, G or T behind it if it is large", key, value)
+	}
+	return n << shift, nil
+}
+
+// noteBudget keeps the smallest dirty budget of any volume.
+func (h *Host) noteBudget(st *volume.State) {
+	b := h.budget(st)
+	for {
+		least := h.leastBudget.Load()
+		if b >= least || h.leastBudget.CompareAndSwap(least, b) {
+			return
+		}
+	}
+}

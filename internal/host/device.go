@@ -1,0 +1,263 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/internal/wal"
+	"github.com/paraglide/glide/nbd"
+)
+
+// A received NBD request must be able to become a log record in place.
+var _ [nbd.Headroom - wal.HeaderSize]struct{}
+var _ [wal.HeaderSize - nbd.Headroom]struct{}
+
+// dirtyContext is the metadata context of pages that the store does not have.
+const dirtyContext = "glide:dirty"
+
+// device is one NBD connection's view of a disk; it implements nbd.Device.
+type device struct {
+	d        *disk
+	v        *volume.Volume
+	readOnly bool
+	dead     atomic.Bool // the volume was pulled from under the connection
+}
+
+// cut makes every further request of the connection fail.
+func (x *device) cut() { x.dead.Store(true) }
+
+// alive is an error once the connection was cut.
+func (x *device) alive() error {
+	if x.dead.Load() {
+		return nbd.ESHUTDOWN
+	}
+	return nil
+}
+
+// errno gives an error of the engine the number that the protocol has for its kind.
+func errno(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.Join(err, nbd.Errno(problem.KindOf(err).NBDErrno()))
+}
+
+func (x *device) Size() uint64 { return x.v.Size() }
+
+func (x *device) ReadAt(p []byte, off uint64) error {
+	if err := x.alive(); err != nil {
+		return err
+	}
+	if err := x.d.limiter.wait(len(p), x.d.h.ctx); err != nil {
+		return errno(err)
+	}
+	return errno(x.v.ReadAt(p, off))
+}
+
+func (x *device) TryReadAt(p []byte, off uint64) bool {
+	return !x.dead.Load() && !x.d.limiter.on.Load() && x.v.TryReadAt(p, off)
+}
+
+func (x *device) WriteFrames(offs []uint64, frames [][]byte) error {
+	if err := x.alive(); err != nil {
+		return err
+	}
+	if x.d.limiter.on.Load() {
+		for i := range frames {
+			if err := x.d.limiter.wait(len(frames[i])-nbd.Headroom, x.d.h.ctx); err != nil {
+				return errno(err)
+			}
+		}
+	}
+	return errno(x.v.WriteFrames(offs, frames))
+}
+
+func (x *device) Zero(off, length uint64, _ bool) error {
+	if err := x.alive(); err != nil {
+		return err
+	}
+	return errno(x.v.Zero(off, length))
+}
+
+func (x *device) Flush() error {
+	if err := x.alive(); err != nil {
+		return err
+	}
+	return errno(x.v.Flush())
+}
+
+func (x *device) Prefetch(off, length uint64) { x.v.Prefetch(off, length) }
+
+// Flags of base:allocation, as the protocol has them, and of glide:dirty.
+const (
+	stateHole  = 1
+	stateZero  = 2
+	stateDirty = 1
+)
+
+func (x *device) Extents(dst []nbd.Extent, name string, off, length uint64) ([]nbd.Extent, error) {
+	kind, flags := volume.Allocation, uint32(stateHole|stateZero)
+	if name == dirtyContext {
+		kind, flags = volume.DirtyPages, stateDirty
+	}
+	err := x.v.Extents(context.Background(), kind, off, length, func(n uint64, flagged bool) error {
+		e := nbd.Extent{Length: n}
+		if flagged {
+			e.Flags = flags
+		}
+		dst = append(dst, e)
+		return nil
+	})
+	return dst, errno(err)
+}
+
+// limiter holds a volume to its limits of requests and bytes a second, with
+// two token buckets of a second's worth each.
+type limiter struct {
+	on    atomic.Bool
+	mu    sync.Mutex
+	iops  float64
+	bytes float64
+	now   func() time.Time
+	last  time.Time
+	haveN float64 // requests
+	haveB float64 // bytes
+}
+
+// set changes the limits; 0 means none.
+func (l *limiter) set(lim volume.Limits, now func() time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.iops, l.bytes, l.now = float64(lim.IOPS), float64(lim.Bandwidth), now
+	l.last, l.haveN, l.haveB = now(), l.iops, l.bytes
+	l.on.Store(lim.IOPS > 0 || lim.Bandwidth > 0)
+}
+
+// wait delays one request of n bytes.
+func (l *limiter) wait(n int, ctx context.Context) error {
+	if !l.on.Load() {
+		return nil
+	}
+	l.mu.Lock()
+	now := l.now()
+	dt := now.Sub(l.last).Seconds()
+	l.last = now
+	var delay float64
+	if l.iops > 0 {
+		l.haveN = min(l.iops, l.haveN+dt*l.iops) - 1
+		delay = max(delay, -l.haveN/l.iops)
+	}
+	if l.bytes > 0 {
+		l.haveB = min(l.bytes, l.haveB+dt*l.bytes) - float64(n)
+		delay = max(delay, -l.haveB/l.bytes)
+	}
+	l.mu.Unlock()
+	return pause(ctx, time.Duration(delay*1e9))
+}
+
+// pause waits, unless the context ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return problem.New(problem.Unavailable, "the daemon is stopping")
+	}
+}
+
+// Open implements nbd.Exporter: a connection to a volume that sleeps wakes it.
+func (h *Host) openExport(name string) (*nbd.Export, error) {
+	d, err := h.local(name, true)
+	if err != nil {
+		return nil, err
+	}
+	v := d.open()
+	if v == nil {
+		d.op.Lock()
+		v, err = d.wake(false)
+		d.op.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		h.lookForSeal(d)
+	}
+	x := &device{d: d, v: v, readOnly: d.state().Snapshot != ""}
+	d.mu.Lock()
+	if d.v != v {
+		d.mu.Unlock()
+		return nil, problem.New(problem.Unavailable, "volume %q is being closed", d)
+	}
+	d.conns[x] = struct{}{}
+	lat := d.latencies()
+	d.mu.Unlock()
+	e := d.export(x)
+	e.Observe = func(op nbd.Op, _ int, took time.Duration) {
+		lat.of(op).add(took)
+		h.lat.of(op).add(took)
+	}
+	e.Closed = func() {
+		d.mu.Lock()
+		delete(d.conns, x)
+		d.mu.Unlock()
+	}
+	return e, nil
+}
+
+func (d *disk) export(x *device) *nbd.Export {
+	return &nbd.Export{Name: d.String(), ReadOnly: x.readOnly, Contexts: []string{dirtyContext}, Device: x}
+}
+
+// describeExport describes an export: a volume that sleeps is described from its
+// record; nothing is woken.
+func (h *Host) describeExport(name string) (*nbd.Export, error) {
+	d, err := h.local(name, true)
+	if err != nil {
+		return nil, err
+	}
+	st := d.state()
+	if st.Mode == volume.Failed || st.Mode == volume.Fenced {
+		return nil, problem.New(problem.Fenced, "volume %q is %s: %s", d, st.Mode, st.Reason)
+	}
+	e := d.export(&device{d: d, readOnly: st.Snapshot != ""})
+	e.Device = sleeping{st.Size}
+	return e, nil
+}
+
+// sleeping is a device that only has a size.
+type sleeping struct{ size uint64 }
+
+func (s sleeping) Size() uint64                         { return s.size }
+func (s sleeping) ReadAt([]byte, uint64) error          { return errClosedDevice }
+func (s sleeping) TryReadAt([]byte, uint64) bool        { return false }
+func (s sleeping) WriteFrames([]uint64, [][]byte) error { return errClosedDevice }
+func (s sleeping) Zero(uint64, uint64, bool) error      { return errClosedDevice }
+func (s sleeping) Flush() error                         { return errClosedDevice }
+func (s sleeping) Prefetch(uint64, uint64)              {}
+func (s sleeping) Extents([]nbd.Extent, string, uint64, uint64) ([]nbd.Extent, error) {
+	return nil, errClosedDevice
+}
+
+var errClosedDevice = problem.New(problem.Unavailable, "the volume is not open")
+
+// exportNames lists what can be connected to.
+func (h *Host) exportNames() []string {
+	var names []string
+	for _, d := range h.all() {
+		if st := d.state(); st.Mode == volume.Active || st.Mode == volume.Asleep {
+			names = append(names, d.String())
+		}
+	}
+	slices.Sort(names)
+	return names
+}

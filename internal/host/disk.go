@@ -1,0 +1,223 @@
+package host
+
+import (
+	"encoding/hex"
+	"sync"
+	"sync/atomic"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// disk is one volume (or snapshot) of this host, open or not.
+type disk struct {
+	h  *Host
+	id volume.ID
+
+	// op is held for the length of a verb. The owner is used under it.
+	op    sync.Mutex
+	owner *commitlog.Owner // of this process; nil before its first commit
+
+	mu     sync.Mutex
+	rec    volume.State   // while it is not open
+	v      *volume.Volume // nil while it is not open
+	claims []*wal.Segment // held for the record while it is not open
+	failed error          // why it could not be opened
+	gone   bool           // removed
+	conns  map[*device]struct{}
+
+	stored  atomic.Int64 // bytes of packs that its flushes uploaded, by this process
+	limiter limiter
+	lat     *latencies // under mu; made with the first connection
+}
+
+// latencies are made when they are first needed: 48 KiB. Under mu.
+func (d *disk) latencies() *latencies {
+	if d.lat == nil {
+		d.lat = &latencies{}
+	}
+	return d.lat
+}
+
+func newDisk(h *Host, st volume.State) *disk {
+	return &disk{h: h, id: st.ID, rec: st, conns: map[*device]struct{}{}}
+}
+
+// state is the disk's record.
+func (d *disk) state() volume.State {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.v != nil {
+		return d.v.State()
+	}
+	return d.rec
+}
+
+// open returns the open volume, nil if it is not open.
+func (d *disk) open() *volume.Volume {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.v
+}
+
+// key is the disk's place in Host.byName.
+func (d *disk) key() string {
+	st := d.state()
+	return keyOf(st.Tenant, st.Name, st.Snapshot)
+}
+
+// String is the name as people know it.
+func (d *disk) String() string {
+	st := d.state()
+	return display(st.Tenant, st.Name, st.Snapshot)
+}
+
+// update changes the disk's record, durably, open or not.
+func (d *disk) update(change func(*volume.State)) error {
+	if v := d.open(); v != nil {
+		return v.Update(change)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	st := d.rec
+	change(&st)
+	if err := d.h.save(&st); err != nil {
+		return err
+	}
+	d.rec = st
+	return nil
+}
+
+// start brings a disk up when the host starts: open if it was, else with a
+// hold on what it needs. A disk that cannot be opened is failed, and keeps its
+// data; the others go on.
+func (d *disk) start() {
+	st := d.state()
+	if st.Mode == volume.Active {
+		v, err := volume.Open(d.h.env(d.h.tenant(st.Tenant)), st, false)
+		if err == nil {
+			d.mu.Lock()
+			d.v = v
+			d.mu.Unlock()
+			return
+		}
+		d.h.cfg.Log.Error("volume cannot be opened", "volume", d.String(), "error", err)
+		d.mu.Lock()
+		d.failed = err
+		d.mu.Unlock()
+	}
+	d.claim()
+}
+
+// claim holds the segments of a disk that is not open.
+func (d *disk) claim() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, ref := range d.rec.Segments {
+		if s, err := d.h.pool.Claim(ref); err == nil {
+			d.claims = append(d.claims, s)
+		} else if d.failed == nil {
+			d.failed = err
+		}
+	}
+}
+
+// unclaim gives the holds of a disk that is not open up again. Under mu.
+func (d *disk) unclaim() {
+	for _, s := range d.claims {
+		s.Release()
+	}
+	d.claims = nil
+}
+
+// wake opens a disk of this host that is not open. Under op.
+func (d *disk) wake(force bool) (*volume.Volume, error) {
+	if v := d.open(); v != nil {
+		return v, nil
+	}
+	d.mu.Lock()
+	st, gone, failed := d.rec, d.gone, d.failed
+	d.mu.Unlock()
+	switch {
+	case gone:
+		return nil, problem.New(problem.NotFound, "volume %q was removed", d)
+	case failed != nil && !force:
+		return nil, failed
+	case st.Mode == volume.Fenced:
+		return nil, fencedError(&st)
+	}
+	v, err := volume.Open(d.h.env(d.h.tenant(st.Tenant)), st, force)
+	if err != nil {
+		d.mu.Lock()
+		d.failed = err
+		d.mu.Unlock()
+		return nil, err
+	}
+	if st.Mode != volume.Active {
+		if err := v.Update(func(s *volume.State) { s.Mode = volume.Active }); err != nil {
+			_ = v.Close()
+			v.Discard()
+			return nil, err
+		}
+	}
+	d.mu.Lock()
+	d.v, d.failed = v, nil
+	d.unclaim()
+	d.mu.Unlock()
+	return v, nil
+}
+
+func fencedError(st *volume.State) error {
+	return problem.New(problem.Fenced, "volume %q is fenced: %s", display(st.Tenant, st.Name, ""), st.Reason)
+}
+
+// shut closes an open disk, as it is when the host stops: it stays active in
+// its record. Under op.
+func (d *disk) shut() error {
+	d.mu.Lock()
+	v := d.v
+	d.mu.Unlock()
+	if v == nil {
+		return nil
+	}
+	err := v.Close()
+	st := v.State()
+	d.mu.Lock()
+	d.rec, d.v = st, nil
+	d.mu.Unlock()
+	d.claim()
+	v.Discard()
+	return err
+}
+
+// exports is the number of open NBD connections.
+func (d *disk) exports() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.conns)
+}
+
+// quiet refuses a verb that would pull the disk from under its guests.
+func (d *disk) quiet(verb string, force bool) error {
+	if n := d.exports(); n > 0 && !force {
+		return problem.New(problem.Busy, "volume %q has %d open NBD connection(s): disconnect them, or %s with --force", d, n, verb)
+	}
+	return nil
+}
+
+func newVolumeID(h *Host) (id volume.ID) {
+	b := make([]byte, 0, len(id))
+	for len(b) < len(id) {
+		n := h.cfg.random64()
+		for i := range 8 {
+			b = append(b, byte(n>>(8*i)))
+		}
+	}
+	copy(id[:], b)
+	return id
+}
+
+// short is the beginning of an id, for names made from it.
+func short(id volume.ID) string { return hex.EncodeToString(id[:4]) }

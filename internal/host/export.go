@@ -1,0 +1,114 @@
+package host
+
+import (
+	"context"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// exported is a cut that is being read; it implements api.Exported.
+type exported struct {
+	cut  *volume.Cut
+	done func()
+}
+
+func (e exported) Size() uint64 { return e.cut.Size() }
+
+func (e exported) ReadAt(ctx context.Context, p []byte, off uint64) error {
+	return e.cut.ReadAt(ctx, p, off)
+}
+
+func (e exported) Extents(ctx context.Context, off, length uint64, fn func(uint64, bool) error) error {
+	return e.cut.Extents(ctx, volume.Allocation, off, length, fn)
+}
+
+func (e exported) Close() { e.done() }
+
+// Export opens the present cut of a volume, or a snapshot, for reading. A volume
+// of the store that is not on this host is read as it was last published.
+func (h *Host) Export(ctx context.Context, name string) (api.Exported, error) {
+	n, err := ParseName(name, true)
+	if err != nil {
+		return nil, err
+	}
+	c, done, err := h.cutOf(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	return exported{c, done}, nil
+}
+
+// cutOf returns a cut of what the name names; done releases it.
+func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
+	if d := h.find(n); d != nil {
+		d.op.Lock()
+		v, err := d.read()
+		d.op.Unlock()
+		if err != nil {
+			return nil, nil, err
+		}
+		c, err := v.Cut()
+		if err != nil {
+			return nil, nil, err
+		}
+		return c, c.Release, nil
+	}
+	tip, err := h.tip(ctx, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	state := tip.State
+	if n.Snapshot != "" {
+		found := false
+		for _, s := range state.Snapshots {
+			if s.Name == n.Snapshot {
+				state.Root, state.Size, state.Seq, found = s.Root, s.Size, s.Seq, true
+			}
+		}
+		if !found {
+			return nil, nil, problem.New(problem.NotFound, "volume %q has no snapshot %q", n.log(), n.Snapshot)
+		}
+	}
+	v, err := h.openState(&state)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := v.Cut()
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, func() {
+		c.Release()
+		_ = v.Close() // it has no log
+	}, nil
+}
+
+// read returns the volume for reading: one that sleeps is woken. Under op.
+func (d *disk) read() (*volume.Volume, error) { return d.wake(false) }
+
+// Diff tells where two volumes differ and how much they share.
+func (h *Host) Diff(ctx context.Context, a, b string) (api.Diff, error) {
+	out := api.Diff{A: a, B: b, Ranges: []api.Range{}}
+	ca, doneA, err := h.cutNamed(ctx, a)
+	if err != nil {
+		return out, err
+	}
+	defer doneA()
+	cb, doneB, err := h.cutNamed(ctx, b)
+	if err != nil {
+		return out, err
+	}
+	defer doneB()
+	d := differ{a: ca, b: cb, out: &out}
+	return out, d.run(ctx)
+}
+
+func (h *Host) cutNamed(ctx context.Context, name string) (*volume.Cut, func(), error) {
+	n, err := ParseName(name, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	return h.cutOf(ctx, n)
+}

@@ -1,0 +1,273 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// maxForks bounds one call.
+const maxForks = 10000
+
+// Fork makes forks of one cut of a volume, a snapshot, or a commit.
+func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) {
+	began := h.cfg.Now()
+	ctx, counter := count(ctx)
+	src, err := ParseName(r.Source, true)
+	if err != nil {
+		return nil, err
+	}
+	if src.Snapshot != "" && r.At != "" {
+		return nil, problem.New(problem.Invalid, "%q names a snapshot already: --at has no place", r.Source)
+	}
+	if err := checkDurability(r.Durability); err != nil {
+		return nil, err
+	}
+	names, err := forkNames(&r)
+	if err != nil {
+		return nil, err
+	}
+	f := forking{h: h, src: src, at: r.At, lazy: r.Lazy, names: names}
+	if src.Snapshot != "" {
+		f.at, f.src.Snapshot = src.Snapshot, ""
+	}
+	disks, gen, err := f.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Fork, len(disks))
+	for i, d := range disks {
+		st := d.state()
+		out[i] = api.Fork{Name: d.String(), ID: st.ID.String(), Parent: src.String(), Generation: gen, AgeMs: f.age}
+		if i == 0 {
+			out[i].Requests = requests(counter)
+		}
+		out[i].ElapsedMs = h.since(began)
+	}
+	return out, nil
+}
+
+func forkNames(r *api.ForkRequest) ([]Name, error) {
+	n, err := ParseName(r.Name, false)
+	if err != nil {
+		return nil, err
+	}
+	if r.Count < 0 || r.Count > maxForks {
+		return nil, problem.New(problem.Invalid, "%d forks: 1 to %d can be made at once", r.Count, maxForks)
+	}
+	if r.Count == 0 {
+		return []Name{n}, nil
+	}
+	names := make([]Name, r.Count)
+	for i := range names {
+		if names[i], err = ParseName(Name{n.Tenant, fmt.Sprintf("%s-%d", n.Volume, i+1), ""}.String(), false); err != nil {
+			return nil, err
+		}
+	}
+	return names, nil
+}
+
+// forking is one call of Fork.
+type forking struct {
+	h     *Host
+	src   Name
+	at    string
+	lazy  bool
+	names []Name
+	age   float64 // of the commit that a lazy fork took, ms
+}
+
+func (f *forking) run(ctx context.Context) ([]*disk, string, error) {
+	if f.src.Tenant != f.names[0].Tenant {
+		return nil, "", problem.New(problem.Invalid, "%q and %q belong to different tenants, which share no blocks", f.src, f.names[0])
+	}
+	d := f.h.find(f.src)
+	if d != nil && f.at != "" {
+		if s := f.h.find(Name{f.src.Tenant, f.src.Volume, f.at}); s != nil {
+			d = s
+		} else {
+			d = nil // a commit of the volume, in the store
+		}
+	}
+	if d == nil {
+		return f.remote(ctx)
+	}
+	return f.local(d)
+}
+
+// local forks on this host: no upload, no store request, and no pause of the
+// source. fork-is-constant.
+func (f *forking) local(d *disk) ([]*disk, string, error) {
+	h := f.h
+	st := d.state()
+	if st.Mode == volume.Fenced {
+		return nil, "", fencedError(&st)
+	}
+	v := d.open()
+	if v == nil {
+		d.op.Lock()
+		var err error
+		v, err = d.wake(false)
+		d.op.Unlock()
+		if err != nil {
+			return nil, "", err
+		}
+	}
+	gen := ""
+	if st.Published != nil {
+		gen = generation(st.Published).String()
+	}
+	parent := &volume.Parent{Name: display(f.src.Tenant, f.src.Volume, ""), ID: st.ID, Generation: gen}
+	if st.SnapshotOf != (volume.ID{}) {
+		parent.ID, parent.Generation = st.SnapshotOf, st.Generation
+	}
+	disks, records, err := f.reserve(parent)
+	if err != nil {
+		return nil, "", err
+	}
+	kids, err := h.forkCut(v, records)
+	if err != nil {
+		for _, k := range disks {
+			h.drop(k)
+		}
+		return nil, "", err
+	}
+	for i, k := range disks {
+		k.adopt(kids[i])
+	}
+	return disks, gen, nil
+}
+
+// reserve puts disks under the names, which have to be free.
+func (f *forking) reserve(parent *volume.Parent) (disks []*disk, records []*volume.State, err error) {
+	for _, n := range f.names {
+		st := f.h.newState(n, 0)
+		st.Parent = parent
+		d := newDisk(f.h, st)
+		if err := f.h.reserve(d); err != nil {
+			for _, k := range disks {
+				f.h.drop(k)
+			}
+			return nil, nil, err
+		}
+		disks, records = append(disks, d), append(records, &st)
+	}
+	return disks, records, nil
+}
+
+// remote forks a published state: at most six requests, whatever the size of
+// the disk and the length of its history. reachable-is-kept: announce the
+// commit, then read it, then refer to it.
+func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
+	h := f.h
+	gen, snapshot, err := f.place(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	drop, err := h.pins.pinFork(ctx, f.src.log().Key(gen))
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() {
+		if err := drop(context.WithoutCancel(ctx)); err != nil {
+			h.cfg.Log.Warn("a pin was not dropped", "error", err)
+		}
+	}()
+	tip, err := commitlog.Load(ctx, h.cfg.Store, f.src.log(), gen)
+	if err != nil {
+		return nil, "", err
+	}
+	if tip.Bare() {
+		return nil, "", problem.New(problem.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", gen, f.src)
+	}
+	if len(tip.State.DataCommits) > 0 || len(tip.Data) > 0 {
+		return nil, "", problem.New(problem.Unsupported, "the newest commits of %q are data commits: use a newer glide", f.src)
+	}
+	if f.lazy {
+		f.age = h.since(tip.State.Time)
+	}
+	from := tip.State
+	if snapshot != nil {
+		from.Root, from.Size, from.Seq = snapshot.Root, snapshot.Size, snapshot.Seq
+	}
+	disks, err := f.publish(ctx, &from, gen)
+	return disks, gen.String(), err
+}
+
+// place finds the commit to fork: the newest one, after its owner has flushed,
+// or the one that --at names.
+func (f *forking) place(ctx context.Context) (commitlog.Generation, *commitlog.Snapshot, error) {
+	h := f.h
+	if f.at != "" {
+		if tip, err := h.tip(ctx, f.src); err == nil {
+			for i := range tip.State.Snapshots {
+				if s := &tip.State.Snapshots[i]; s.Name == f.at {
+					return tip.Generation, s, nil
+				}
+			}
+		}
+		_, g, err := h.resolve(ctx, f.src, f.at)
+		return g, nil, err
+	}
+	tip, err := h.tip(ctx, f.src)
+	if err != nil {
+		return commitlog.Generation{}, nil, err
+	}
+	if f.lazy || tip.Closes() && tip.Released || tip.State.Owner.ID == h.id || tip.State.Owner.ID == "" {
+		return tip.Generation, nil, nil
+	}
+	vol, err := h.ask(ctx, f.src, tip, true)
+	if err != nil {
+		if errors.Is(err, problem.Unavailable) {
+			return commitlog.Generation{}, nil, problem.New(problem.WouldLose, "host %s, which holds %q, does not answer, so what it wrote since %s (%s) would be missing: try again, or take that state with --lazy: %w",
+				tip.State.Owner.ID, f.src, tip.Generation, tip.State.Time.Format(time.RFC3339), err)
+		}
+		return commitlog.Generation{}, nil, err
+	}
+	g, err := commitlog.ParseGeneration(vol.Generation)
+	return g, nil, err
+}
+
+// publish makes the children: each one's first commit copies the source's state.
+func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commitlog.Generation) ([]*disk, error) {
+	h := f.h
+	var out []*disk
+	for _, n := range f.names {
+		id := newVolumeID(h)
+		state := from.Fork(n.Volume, commitlog.VolumeID(id), gen, h.cfg.Now().UTC())
+		state.Tenant, state.Cause = n.Tenant, commitlog.CauseFork
+		rec := recordOf(&state, id)
+		rec.Name = n.Volume
+		d := newDisk(h, rec)
+		d.op.Lock()
+		if err := h.reserve(d); err != nil {
+			d.op.Unlock()
+			return out, err
+		}
+		g, err := d.commit(ctx, state)
+		if err == nil {
+			rec.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number}
+			err = h.save(&rec)
+		}
+		if err == nil {
+			d.rec = rec
+			var v *volume.Volume
+			if v, err = volume.Open(h.env(h.tenant(n.Tenant)), rec, false); err == nil {
+				d.adopt(v)
+			}
+		}
+		d.op.Unlock()
+		if err != nil {
+			h.drop(d)
+			return out, err
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}

@@ -1,0 +1,398 @@
+// Package host is one daemon: it opens the volumes of its data directory, keeps
+// their logs, tiers and budgets, publishes them, takes volumes over from other
+// hosts and hands them on. Every verb of the API is one of its methods.
+//
+// # Locks, in the order in which they are taken
+//
+//	disk.op   one verb on a volume at a time; held over I/O, never on the path of reads and writes
+//	Host.mu   the tables of volumes; never held over I/O
+//	disk.mu   what of a volume changes together: open volume, connections
+package host
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/cache"
+	"github.com/paraglide/glide/internal/flush"
+	"github.com/paraglide/glide/internal/meta"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// Host is one daemon's engine. All exported methods may be called concurrently.
+type Host struct {
+	cfg     Config
+	id      string
+	lock    io.Closer
+	db      *meta.DB
+	pool    *wal.Pool
+	cache   *cache.Cache
+	pages   *blockmap.PageCache
+	loader  *cache.Pages
+	session *flush.Session
+	pins    *pins
+	cleaner *cleaner
+	lat     latencies
+	dedup   dedupHits
+	// leastBudget is the smallest dirty budget of any volume: below it no write
+	// needs to look further.
+	leastBudget atomic.Uint64
+
+	mu      sync.Mutex
+	disks   map[volume.ID]*disk
+	byName  map[string]*disk // "tenant/name", and "tenant/name@snapshot"
+	tenants map[string]*tenant
+
+	closing sync.Once
+	ctx     context.Context // ends with the host
+	stop    context.CancelFunc
+	bg      sync.WaitGroup
+}
+
+// tenant is what the volumes of one tenant share.
+type tenant struct {
+	name   string
+	hasher *pack.Hasher
+	domain *cache.Domain
+	pages  *blockmap.Source
+	index  *dedupIndex
+}
+
+// diskReserve is what the tiers leave of a disk for everything else, bytes; a
+// small disk leaves a sixteenth.
+const diskReserve = 1 << 30
+
+// pageCacheBytes bounds the pages of block maps in memory.
+const pageCacheBytes = 24 << 20
+
+// Open opens the host's data directory and every volume in it that was active.
+// A second daemon on the same directory is refused.
+func Open(ctx context.Context, cfg Config) (*Host, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	h := &Host{cfg: cfg, disks: map[volume.ID]*disk{}, byName: map[string]*disk{}, tenants: map[string]*tenant{}}
+	h.ctx, h.stop = context.WithCancel(context.Background())
+	if err := h.open(ctx); err != nil {
+		h.closeAll()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *Host) open(ctx context.Context) error {
+	fs, join := h.cfg.FS, h.cfg.FS.PathJoin
+	for _, dir := range []string{"wal", "slabs", "meta"} {
+		if err := fs.MkdirAll(join(h.cfg.Data, dir), 0o700); err != nil {
+			return dataError(h.cfg.Data, err)
+		}
+	}
+	var err error
+	if h.lock, err = fs.Lock(join(h.cfg.Data, "lock")); err != nil {
+		return problem.New(problem.Busy, "the data directory %s is in use by another daemon (or cannot be locked: %v)", h.cfg.Data, err)
+	}
+	if err := h.identify(); err != nil {
+		return err
+	}
+	if h.db, err = meta.Open(fs, join(h.cfg.Data, "meta")); err != nil {
+		return err
+	}
+	total, err := h.diskBytes()
+	if err != nil {
+		return err
+	}
+	limit := h.cfg.WALLimit.of(total)
+	h.pool, err = wal.Open(wal.Options{
+		FS: fs, Dir: join(h.cfg.Data, "wal"), SegmentBytes: segmentBytes(limit), Limit: limit,
+		Spares: 2, Reserve: 1, Rand: h.cfg.random64,
+	})
+	if err != nil {
+		return err
+	}
+	h.cache, err = cache.Open(cache.Options{
+		FS: fs, Dir: join(h.cfg.Data, "slabs"), Memory: h.cfg.Memory, Disk: h.cfg.Cache.of(total),
+		Room: h.roomForCache, Store: h.cfg.Store,
+	})
+	if err != nil {
+		return err
+	}
+	h.pages = blockmap.NewPageCache(pageCacheBytes)
+	h.loader = h.cache.Pages(h.db)
+	h.pins = newPins(h)
+	h.session = flush.NewSession(h.cfg.Store, h.pins, h.cfg.random64)
+	if err := h.pins.recover(ctx); err != nil {
+		return err
+	}
+	return h.openVolumes()
+}
+
+// segmentBytes is the size of log segments for a log of so many bytes: 64 MiB,
+// or less where that would leave only a few of them.
+func segmentBytes(limit int64) uint32 {
+	size := int64(64 << 20)
+	for size > 1<<20 && limit/size < 24 {
+		size /= 2
+	}
+	return uint32(size)
+}
+
+func dataError(dir string, err error) error {
+	return problem.New(problem.Invalid, "the data directory %s cannot be used: %w", dir, err)
+}
+
+// diskBytes is the size of the disk under the data directory.
+func (h *Host) diskBytes() (uint64, error) {
+	u, err := h.cfg.FS.GetDiskUsage(h.cfg.Data)
+	if errors.Is(err, vfs.ErrUnsupported) {
+		return 1 << 40, nil // a file system in memory
+	}
+	if err != nil {
+		return 0, dataError(h.cfg.Data, err)
+	}
+	return u.TotalBytes, nil
+}
+
+// roomForCache tells whether the disk has room for more cache: the log must
+// not meet a disk that is full of what could be fetched again.
+func (h *Host) roomForCache(n int64) bool {
+	u, err := h.cfg.FS.GetDiskUsage(h.cfg.Data)
+	if err != nil {
+		return errors.Is(err, vfs.ErrUnsupported)
+	}
+	reserve := min(uint64(diskReserve), u.TotalBytes/16) + 4*uint64(h.pool.SegmentBytes())
+	return u.AvailBytes > uint64(n)+reserve
+}
+
+// hostFile is host.json: the identity of a data directory.
+type hostFile struct {
+	Version int    `json:"version"`
+	ID      string `json:"id"`
+}
+
+const hostFileVersion = 1
+
+// identify reads the directory's identity, or makes one. A directory of a newer
+// format is refused here, before anything is touched.
+func (h *Host) identify() error {
+	fs := h.cfg.FS
+	path := fs.PathJoin(h.cfg.Data, "host.json")
+	b, err := readFile(fs, path)
+	switch {
+	case err == nil:
+		var f hostFile
+		if err := json.Unmarshal(b, &f); err != nil || f.ID == "" {
+			return problem.New(problem.Corrupt, "%s is not a host's identity: %v", path, err)
+		}
+		if f.Version > hostFileVersion {
+			return problem.New(problem.Unsupported, "the data directory %s is of format %d, this program knows up to %d: use a newer glide", h.cfg.Data, f.Version, hostFileVersion)
+		}
+		h.id = f.ID
+		return nil
+	case !errors.Is(err, errNotExist):
+		return dataError(h.cfg.Data, err)
+	}
+	var id [8]byte
+	if _, err := io.ReadFull(h.cfg.Rand, id[:]); err != nil {
+		return err
+	}
+	h.id = hex.EncodeToString(id[:])
+	b, err = json.Marshal(hostFile{hostFileVersion, h.id})
+	if err != nil {
+		return err
+	}
+	return writeFile(fs, h.cfg.Data, "host.json", b)
+}
+
+// ID is the host's identity.
+func (h *Host) ID() string { return h.id }
+
+// tenant returns what the tenant's volumes share.
+func (h *Host) tenant(name string) *tenant {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.tenantLocked(name)
+}
+
+func (h *Host) tenantLocked(name string) *tenant {
+	if t := h.tenants[name]; t != nil {
+		return t
+	}
+	t := &tenant{name: name, hasher: pack.NewHasher(name)}
+	t.index = &dedupIndex{db: h.db, tenant: name}
+	t.domain = h.cache.Domain(t.hasher, t.index.Block)
+	t.pages = h.pages.Source(h.loader.For(t.hasher), t.hasher)
+	h.tenants[name] = t
+	return t
+}
+
+// env is what a volume of the tenant needs.
+func (h *Host) env(t *tenant) volume.Env {
+	return volume.Env{
+		Log: h.pool, Pages: t.pages, Blocks: t.domain,
+		Save: h.save, Pressure: h.cleaner.pressure, Throttle: h.throttle, Now: h.cfg.Now,
+	}
+}
+
+// save makes records durable.
+func (h *Host) save(states ...*volume.State) error {
+	recs := make([]meta.Record, len(states))
+	for i, st := range states {
+		b, err := json.Marshal(st)
+		if err != nil {
+			return fmt.Errorf("encode the record of %s: %w", st.Name, err)
+		}
+		recs[i] = meta.Record{ID: st.ID.String(), Value: b}
+	}
+	h.cleaner.wake()
+	return h.db.SaveVolumes(recs...)
+}
+
+// openVolumes reads the records, claims the log segments of every one, and
+// opens those that were active, before anything is recycled.
+func (h *Host) openVolumes() error {
+	h.cleaner = newCleaner(h)
+	var all []*disk
+	err := h.db.Volumes(func(r meta.Record) error {
+		var st volume.State
+		if err := json.Unmarshal(r.Value, &st); err != nil {
+			return problem.New(problem.Corrupt, "the record of volume %s cannot be read: %w", r.ID, err)
+		}
+		if err := st.Validate(); err != nil {
+			return err
+		}
+		d := newDisk(h, st)
+		all = append(all, d)
+		h.enter(d)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 4)
+	for _, d := range all {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			d.start()
+		}()
+	}
+	wg.Wait()
+	h.pool.Settle()
+	h.bg.Add(1)
+	go func() {
+		defer h.bg.Done()
+		h.cleaner.run(h.ctx)
+	}()
+	h.bg.Add(1)
+	go func() {
+		defer h.bg.Done()
+		h.checkSegments(all)
+	}()
+	return nil
+}
+
+// checkSegments verifies what recovery took over unread, so that a damaged
+// record is found before a guest asks for it.
+func (h *Host) checkSegments(all []*disk) {
+	for _, d := range all {
+		v := d.open()
+		if v == nil || h.ctx.Err() != nil {
+			continue
+		}
+		for _, u := range v.Uses() {
+			if h.ctx.Err() != nil {
+				return
+			}
+			if err := u.Segment.CheckAll(); err != nil {
+				h.cfg.Log.Error("damaged log segment", "volume", d.String(), "error", err)
+			}
+		}
+	}
+}
+
+// enter puts a disk into the tables.
+func (h *Host) enter(d *disk) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.disks[d.id] = d
+	h.byName[d.key()] = d
+}
+
+// Close finishes what is under way, syncs, and closes everything. Only the
+// first call does anything.
+func (h *Host) Close(ctx context.Context) (err error) {
+	h.closing.Do(func() { err = h.close(ctx) })
+	return err
+}
+
+func (h *Host) close(ctx context.Context) error {
+	h.stop()
+	h.bg.Wait()
+	var first error
+	for _, d := range h.all() {
+		d.op.Lock()
+		if err := d.shut(); err != nil && first == nil {
+			first = err
+		}
+		d.op.Unlock()
+	}
+	if h.session != nil {
+		// The pins that stay are dropped at the next start.
+		_ = h.session.Close(ctx)
+	}
+	h.closeAll()
+	return first
+}
+
+func (h *Host) closeAll() {
+	h.stop()
+	if h.cache != nil {
+		h.cache.Close()
+	}
+	if h.pool != nil {
+		h.pool.Close()
+	}
+	if h.db != nil {
+		_ = h.db.Close()
+	}
+	if h.lock != nil {
+		_ = h.lock.Close()
+	}
+}
+
+// all lists every disk, snapshots included.
+func (h *Host) all() []*disk {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make([]*disk, 0, len(h.disks))
+	for _, d := range h.disks {
+		out = append(out, d)
+	}
+	return out
+}
+
+// since is the time that has passed, in milliseconds.
+func (h *Host) since(t time.Time) float64 { return float64(h.cfg.Now().Sub(t)) / 1e6 }
+
+// count makes requests in the returned context count to the returned counter too.
+func count(ctx context.Context) (context.Context, *objstore.Counter) {
+	c := &objstore.Counter{}
+	return objstore.WithCounter(ctx, c), c
+}

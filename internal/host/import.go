@@ -1,0 +1,386 @@
+package host
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/flush"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// imageDigest identifies the content of a disk: its size and the hash of every
+// block that is not all zeros. Where the blocks are stored has no part in it.
+type imageDigest struct{ h *blake3.Hasher }
+
+func newImageDigest(size uint64, blockSize uint32) imageDigest {
+	d := imageDigest{blake3.New()}
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:], size)
+	binary.LittleEndian.PutUint64(b[8:], uint64(blockSize))
+	_, _ = d.h.Write(b[:])
+	return d
+}
+
+func (d imageDigest) add(idx uint64, hash pack.Hash) {
+	var b [40]byte
+	binary.LittleEndian.PutUint64(b[:], idx)
+	copy(b[8:], hash[:])
+	_, _ = d.h.Write(b[:])
+}
+
+func (d imageDigest) String() string { return hex.EncodeToString(d.h.Sum(nil)[:16]) }
+
+// blockSource cuts an image into blocks, each read once and in order.
+func blockSource(src api.Source, blockSize uint64, read *uint64) flush.Source {
+	return func(ctx context.Context, fn func(flush.Change) error) error {
+		var cur []byte
+		var idx uint64
+		emit := func() error {
+			if cur == nil {
+				return nil
+			}
+			raw := cur
+			cur = nil
+			return fn(flush.Change{First: idx, Count: 1, Raw: raw})
+		}
+		next := uint64(0)
+		for {
+			e, err := src.Next()
+			if errors.Is(err, io.EOF) {
+				return emit()
+			}
+			if err != nil {
+				return err
+			}
+			if e.Data == nil {
+				continue
+			}
+			if e.Off < next || e.Off+uint64(len(e.Data)) > src.Size() {
+				return problem.New(problem.Invalid, "the image's pieces are out of order or reach beyond its end")
+			}
+			next = e.Off + uint64(len(e.Data))
+			*read += uint64(len(e.Data))
+			for data, off := e.Data, e.Off; len(data) > 0; {
+				if cur != nil && off/blockSize != idx {
+					if err := emit(); err != nil {
+						return err
+					}
+				}
+				if cur == nil {
+					cur, idx = make([]byte, blockSize), off/blockSize
+				}
+				n := copy(cur[off%blockSize:], data)
+				data, off = data[n:], off+uint64(n)
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// digestOf reads a whole image without storing anything.
+func digestOf(ctx context.Context, h *pack.Hasher, src api.Source, size uint64, read *uint64) (string, error) {
+	d := newImageDigest(size, defaultBlockSize)
+	err := blockSource(src, defaultBlockSize, read)(ctx, func(c flush.Change) error {
+		if !isZero(c.Raw) {
+			d.add(c.First, h.Sum(c.Raw))
+		}
+		return nil
+	})
+	return d.String(), err
+}
+
+func isZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// Import makes a volume of an image, folding and uploading as it reads. The
+// same image under the same name again changes nothing.
+func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Source) (api.Import, error) {
+	began := h.cfg.Now()
+	ctx, counter := count(ctx)
+	n, size, err := importTarget(name, size, src)
+	if err != nil {
+		return api.Import{}, err
+	}
+	out := api.Import{Name: n.String(), Size: size}
+	defer func() { out.ElapsedMs = h.since(began) }()
+	t := h.tenant(n.Tenant)
+	if old, digest, err := h.imported(ctx, n); err != nil || old != nil {
+		if err == nil {
+			out, err = unchanged(ctx, t.hasher, *old, digest, src, size)
+		}
+		out.ElapsedMs, out.Requests = h.since(began), requests(counter)
+		return out, err
+	}
+	st := h.newState(n, size)
+	d := newDisk(h, st)
+	if err := h.reserve(d); err != nil {
+		return out, err
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	end := h.session.Begin()
+	defer func() { end(context.WithoutCancel(ctx)) }()
+	im := importer{session: h.session, index: t.index, hasher: t.hasher, pages: t.pages, limits: pack.Limits{Blocks: h.cfg.PackBlocks}, compression: h.cfg.Compression, keep: t.domain.Keep}
+	res, digest, err := im.run(ctx, src, size, &out.BytesRead)
+	var release func(context.Context)
+	if err == nil {
+		if release, err = h.borrow(ctx, t, &res); err == nil {
+			defer func() { release(context.WithoutCancel(ctx)) }()
+		}
+	}
+	if err == nil {
+		err = h.commitImport(ctx, d, &st, res.Root, digest)
+	}
+	if err != nil {
+		h.drop(d)
+		return out, err
+	}
+	d.stored.Add(int64(res.Uploaded))
+	h.dedup.n.Add(res.Hits)
+	out.ID, out.Generation = st.ID.String(), generation(d.state().Published).String()
+	out.BlocksFolded, out.BlocksNew, out.BytesUploaded = res.Folded, res.New, res.Uploaded
+	out.Requests, out.ElapsedMs = requests(counter), h.since(began)
+	return out, nil
+}
+
+func importTarget(name string, size uint64, src api.Source) (Name, uint64, error) {
+	n, err := ParseName(name, false)
+	if err != nil {
+		return n, 0, err
+	}
+	image := (src.Size() + 511) &^ 511
+	if size == 0 {
+		size = image
+	}
+	if size < image {
+		return n, 0, problem.New(problem.Invalid, "the image has %d bytes: a volume of %d cannot hold it", src.Size(), size)
+	}
+	return n, size, CheckSize(size)
+}
+
+// imported finds a volume that has the name already, here or in the store.
+func (h *Host) imported(ctx context.Context, n Name) (*api.Volume, string, error) {
+	if d := h.find(n); d != nil {
+		v := h.view(d)
+		return &v, d.state().ImportDigest, nil
+	}
+	tip, err := h.tip(ctx, n)
+	if problem.KindOf(err) == problem.NotFound && err != nil {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	v := remoteView(n, tip)
+	return &v, tip.State.ImportDigest, nil
+}
+
+// unchanged reads an image whose name is taken: if the volume was imported from
+// the same one there is nothing to do.
+func unchanged(ctx context.Context, hasher *pack.Hasher, old api.Volume, digest string, src api.Source, size uint64) (api.Import, error) {
+	out := api.Import{Name: old.Name, ID: old.ID, Size: old.Size, Generation: old.Generation}
+	if digest != "" && old.Size == size {
+		got, err := digestOf(ctx, hasher, src, size, &out.BytesRead)
+		if err != nil {
+			return out, err
+		}
+		if got == digest {
+			out.Unchanged = true
+			return out, nil
+		}
+	}
+	return out, problem.New(problem.Exists, "a volume %q exists already, and was not made from this image: import it under another name, or glide rm %s first", old.Name, old.Name)
+}
+
+// commitImport publishes an imported volume and brings it up. Under op.
+func (h *Host) commitImport(ctx context.Context, d *disk, st *volume.State, root blockmap.Root, digest string) error {
+	st.Root, st.RootBlocks, st.ImportDigest = root, st.Blocks(), digest
+	d.mu.Lock()
+	d.rec = *st
+	d.mu.Unlock()
+	g, err := d.commit(ctx, h.commitState(st, commitlog.CauseImport))
+	if err != nil {
+		return err
+	}
+	st.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number}
+	if err := h.save(st); err != nil {
+		return err
+	}
+	v, err := volume.Open(h.env(h.tenant(st.Tenant)), *st, false)
+	if err != nil {
+		return err
+	}
+	d.adopt(v)
+	return nil
+}
+
+// importer folds an image.
+type importer struct {
+	session     *flush.Session
+	index       flush.Index
+	hasher      *pack.Hasher
+	pages       *blockmap.Source
+	limits      pack.Limits
+	compression pack.Compression
+	keep        func(pack.Hash, []byte)
+}
+
+func (im *importer) run(ctx context.Context, src api.Source, size uint64, read *uint64) (flush.Result, string, error) {
+	blocks := (size + defaultBlockSize - 1) / defaultBlockSize
+	base, err := blockmap.New(im.pages, blockmap.Root{}, blocks)
+	if err != nil {
+		return flush.Result{}, "", err
+	}
+	digest := newImageDigest(size, defaultBlockSize)
+	res, err := flush.Fold(ctx, im.session, base, base.Edit(), blockSource(src, defaultBlockSize, read), flush.Options{
+		Hasher: im.hasher, Index: im.index, Limits: im.limits, Compression: im.compression,
+		Folded: func(idx uint64, hash pack.Hash, raw []byte) {
+			digest.add(idx, hash)
+			if im.keep != nil {
+				im.keep(hash, raw)
+			}
+		},
+	})
+	return res, digest.String(), err
+}
+
+// memoryIndex is a dedup index for one import without a host.
+type memoryIndex struct {
+	mu   sync.Mutex
+	refs map[pack.Hash]pack.Ref
+}
+
+func (x *memoryIndex) Block(h pack.Hash) (pack.Ref, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.refs[h], nil
+}
+
+func (x *memoryIndex) AddBlocks(refs []pack.Ref) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, r := range refs {
+		x.refs[r.Hash] = r
+	}
+	return nil
+}
+
+func (x *memoryIndex) ForgetBlock(h pack.Hash) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.refs, h)
+	return nil
+}
+
+// noPages loads nothing: an import begins with an empty map.
+type noPages struct{}
+
+func (noPages) Page(context.Context, pack.Ref) ([]byte, error) {
+	return nil, problem.New(problem.Internal, "an import looked for a page of an older map")
+}
+
+// ImportToStore is Import without a daemon: the volume is left in the store,
+// held by nobody, for any host to wake.
+func ImportToStore(ctx context.Context, cfg Config, name string, size uint64, src api.Source) (api.Import, error) {
+	if cfg.Data == "" {
+		cfg.Data = "-" // there is none
+	}
+	if err := cfg.fill(); err != nil {
+		return api.Import{}, err
+	}
+	began := cfg.Now()
+	ctx, counter := count(ctx)
+	n, size, err := importTarget(name, size, src)
+	if err != nil {
+		return api.Import{}, err
+	}
+	h := &Host{cfg: cfg}
+	h.id = "import-" + short(newVolumeID(h))
+	hasher := pack.NewHasher(n.Tenant)
+	tip, err := h.tip(ctx, n)
+	if err == nil {
+		out, err := unchanged(ctx, hasher, remoteView(n, tip), tip.State.ImportDigest, src, size)
+		out.ElapsedMs, out.Requests = h.since(began), requests(counter)
+		return out, err
+	}
+	if problem.KindOf(err) != problem.NotFound {
+		return api.Import{}, err
+	}
+	h.session = flush.NewSession(cfg.Store, storePins{h}, cfg.random64)
+	im := importer{
+		session: h.session, index: &memoryIndex{refs: map[pack.Hash]pack.Ref{}}, hasher: hasher, pages: blockmap.NewPageCache(1<<20).Source(noPages{}, hasher),
+		limits: pack.Limits{Blocks: cfg.PackBlocks}, compression: cfg.Compression,
+	}
+	out := api.Import{Name: n.String(), Size: size}
+	res, digest, err := im.run(ctx, src, size, &out.BytesRead)
+	if err != nil {
+		return out, err
+	}
+	st := h.newState(n, size)
+	st.Root, st.ImportDigest = res.Root, digest
+	o, err := h.newOwner(&st)
+	if err != nil {
+		return out, err
+	}
+	g, err := o.OpenFirst(ctx, h.commitState(&st, commitlog.CauseImport))
+	if err != nil {
+		return out, err
+	}
+	if err := o.Release(ctx); err != nil {
+		return out, err
+	}
+	if err := h.session.Close(ctx); err != nil {
+		return out, err
+	}
+	out.ID, out.Generation = st.ID.String(), g.String()
+	out.BlocksFolded, out.BlocksNew, out.BytesUploaded = res.Folded, res.New, res.Uploaded
+	out.Requests, out.ElapsedMs = requests(counter), h.since(began)
+	return out, nil
+}
+
+// storePins makes pins without a host's metadata; nothing survives the process.
+type storePins struct{ h *Host }
+
+func (p storePins) pin(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (func(context.Context) error, error) {
+	pin, err := commitlog.NewPin(p.h.cfg.Rand, p.h.id, kind, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	fill(&pin)
+	drop := func(ctx context.Context) error { return commitlog.DropPin(ctx, p.h.cfg.Store, pin) }
+	return drop, commitlog.CreatePin(ctx, p.h.cfg.Store, pin)
+}
+
+// PinSession announces the packs of the import.
+func (p storePins) PinSession(ctx context.Context, nonce [8]byte) (func(context.Context) error, error) {
+	return p.pin(ctx, commitlog.PinSession, func(pin *commitlog.Pin) { pin.Nonce = nonce })
+}
+
+// PinPacks announces packs that the import refers to.
+func (p storePins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Context) error, error) {
+	return p.pin(ctx, commitlog.PinPacks, func(pin *commitlog.Pin) {
+		for _, id := range ids {
+			pin.Packs = append(pin.Packs, commitlog.PackName(id))
+		}
+	})
+}

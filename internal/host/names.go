@@ -1,0 +1,115 @@
+package host
+
+import (
+	"strings"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+const defaultTenant = "default"
+
+// Name is a parsed [tenant/]name[@snapshot].
+type Name struct {
+	Tenant, Volume, Snapshot string
+}
+
+// ParseName reads the name of a volume, or of a snapshot where that is allowed.
+func ParseName(s string, snapshot bool) (Name, error) {
+	n := Name{Tenant: defaultTenant, Volume: s}
+	if i := strings.IndexByte(n.Volume, '@'); i >= 0 {
+		if !snapshot {
+			return Name{}, problem.New(problem.Invalid, "%q names a snapshot: only what reads a volume takes one", s)
+		}
+		n.Volume, n.Snapshot = n.Volume[:i], n.Volume[i+1:]
+		if !commitlog.ValidName(n.Snapshot) {
+			return Name{}, badName("snapshot", n.Snapshot)
+		}
+	}
+	if i := strings.IndexByte(n.Volume, '/'); i >= 0 {
+		n.Tenant, n.Volume = n.Volume[:i], n.Volume[i+1:]
+		if !commitlog.ValidName(n.Tenant) {
+			return Name{}, badName("tenant", n.Tenant)
+		}
+	}
+	if !commitlog.ValidName(n.Volume) {
+		return Name{}, badName("volume", n.Volume)
+	}
+	return n, nil
+}
+
+func badName(what, s string) error {
+	if len(s) > 110 {
+		s = s[:107] + "..."
+	}
+	return problem.New(problem.Invalid, "%q is not a name for a %s: 1 to 100 letters, digits, dots, underscores and hyphens are, beginning with a letter or digit", s, what)
+}
+
+// String is the name as people write it: the default tenant is not printed.
+func (n Name) String() string { return display(n.Tenant, n.Volume, n.Snapshot) }
+
+func (n Name) log() commitlog.Volume {
+	return commitlog.Volume{Tenant: n.Tenant, Name: n.Volume}
+}
+
+func display(tenant, name, snapshot string) string {
+	if tenant != defaultTenant {
+		name = tenant + "/" + name
+	}
+	if snapshot != "" {
+		name += "@" + snapshot
+	}
+	return name
+}
+
+func keyOf(tenant, name, snapshot string) string {
+	if snapshot != "" {
+		return tenant + "/" + name + "@" + snapshot
+	}
+	return tenant + "/" + name
+}
+
+// find returns this host's disk with the name, nil if it has none.
+func (h *Host) find(n Name) *disk {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.byName[keyOf(n.Tenant, n.Volume, n.Snapshot)]
+}
+
+// local returns this host's disk with the name.
+func (h *Host) local(name string, snapshot bool) (*disk, error) {
+	n, err := ParseName(name, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	d := h.find(n)
+	if d == nil {
+		return nil, problem.New(problem.NotFound, "there is no volume %q on this host: glide ls --all shows those of the store, glide wake %s takes one over", n, Name{n.Tenant, n.Volume, ""})
+	}
+	return d, nil
+}
+
+// reserve puts a new disk under its name, if that is free on this host.
+func (h *Host) reserve(d *disk) error {
+	key := d.key()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.byName[key] != nil {
+		st := d.state()
+		return problem.New(problem.Exists, "a volume %q is on this host already", display(st.Tenant, st.Name, st.Snapshot))
+	}
+	h.byName[key] = d
+	h.disks[d.id] = d
+	return nil
+}
+
+// drop takes a disk out of the tables.
+func (h *Host) drop(d *disk) {
+	key := d.key()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.disks, d.id)
+	if h.byName[key] == d {
+		delete(h.byName, key)
+	}
+}

@@ -1,0 +1,161 @@
+package host
+
+import (
+	"context"
+	"sync"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// pins announces to collectors what this host is about to refer to, or still
+// needs. It implements flush.Pins.
+type pins struct {
+	h *Host
+
+	mu sync.Mutex
+	// children are the pinned roots of published states that have moved on and
+	// that unpublished volumes of this host still lie over.
+	children map[blockmap.Root]commitlog.Pin
+	used     bool // a fact says that this host has pins in the store
+}
+
+const pinsFact = "pins"
+
+func newPins(h *Host) *pins {
+	return &pins{h: h, children: map[blockmap.Root]commitlog.Pin{}}
+}
+
+// recover drops what a process before this one left: its sessions and what it
+// was about to publish. The pins for local children stay. A host that never
+// pinned anything makes no request.
+func (p *pins) recover(ctx context.Context) error {
+	b, err := p.h.db.Fact(pinsFact)
+	if err != nil || len(b) == 0 {
+		return err
+	}
+	p.used = true
+	var stale []commitlog.Pin
+	err = commitlog.Pins(ctx, p.h.cfg.Store, p.h.id, func(pin commitlog.Pin) error {
+		if pin.Kind != commitlog.PinChildren {
+			stale = append(stale, pin)
+			return nil
+		}
+		for _, r := range pin.Roots {
+			p.children[r] = pin
+		}
+		return nil
+	})
+	if err != nil {
+		// Local volumes go on without the store; what stays pinned only keeps garbage.
+		p.h.cfg.Log.Warn("pins of an earlier run were not looked at", "error", err)
+		return nil
+	}
+	for _, pin := range stale {
+		if err := commitlog.DropPin(ctx, p.h.cfg.Store, pin); err != nil {
+			p.h.cfg.Log.Warn("a pin of an earlier run was not dropped", "error", err)
+			return nil
+		}
+	}
+	return nil
+}
+
+// create makes a pin durable in the store.
+func (p *pins) create(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (commitlog.Pin, error) {
+	p.mu.Lock()
+	used := p.used
+	p.used = true
+	p.mu.Unlock()
+	if !used {
+		if err := p.h.db.SetFact(pinsFact, []byte{1}); err != nil {
+			return commitlog.Pin{}, err
+		}
+	}
+	pin, err := commitlog.NewPin(p.h.cfg.Rand, p.h.id, kind, p.h.cfg.Now())
+	if err != nil {
+		return pin, err
+	}
+	fill(&pin)
+	return pin, commitlog.CreatePin(ctx, p.h.cfg.Store, pin)
+}
+
+func (p *pins) dropper(pin commitlog.Pin) func(context.Context) error {
+	return func(ctx context.Context) error { return commitlog.DropPin(ctx, p.h.cfg.Store, pin) }
+}
+
+// PinSession announces the packs of an upload session.
+func (p *pins) PinSession(ctx context.Context, nonce [8]byte) (func(context.Context) error, error) {
+	pin, err := p.create(ctx, commitlog.PinSession, func(pin *commitlog.Pin) { pin.Nonce = nonce })
+	return p.dropper(pin), err
+}
+
+// PinPacks announces packs that a dedup hit is about to refer to.
+func (p *pins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Context) error, error) {
+	pin, err := p.create(ctx, commitlog.PinPacks, func(pin *commitlog.Pin) {
+		for _, id := range ids {
+			pin.Packs = append(pin.Packs, commitlog.PackName(id))
+		}
+	})
+	return p.dropper(pin), err
+}
+
+// pinFork announces the commit that a fork will copy.
+func (p *pins) pinFork(ctx context.Context, key string) (func(context.Context) error, error) {
+	pin, err := p.create(ctx, commitlog.PinFork, func(pin *commitlog.Pin) { pin.Commit = key })
+	return p.dropper(pin), err
+}
+
+// keepChildren pins the root of a published state that is about to move, if a
+// volume that only this host knows lies over it (reachable-is-kept; a local fork
+// costs no request before that).
+func (p *pins) keepChildren(ctx context.Context, root blockmap.Root, except volume.ID) error {
+	if root.IsHole() || !p.needed(root, except) {
+		return nil
+	}
+	p.mu.Lock()
+	_, pinned := p.children[root]
+	p.mu.Unlock()
+	if pinned {
+		return nil
+	}
+	pin, err := p.create(ctx, commitlog.PinChildren, func(pin *commitlog.Pin) { pin.Roots = []blockmap.Root{root} })
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.children[root] = pin
+	p.mu.Unlock()
+	return nil
+}
+
+// needed tells whether an unpublished volume of this host lies over the root.
+func (p *pins) needed(root blockmap.Root, except volume.ID) bool {
+	for _, d := range p.h.all() {
+		st := d.state()
+		listed := st.SnapshotOf != volume.ID{} && st.Generation != "" // a commit names its root
+		if st.ID != except && st.Published == nil && st.Root == root && !listed {
+			return true
+		}
+	}
+	return false
+}
+
+// release drops the pins of roots that no unpublished volume needs any more.
+func (p *pins) release(ctx context.Context) {
+	p.mu.Lock()
+	var drop []commitlog.Pin
+	for root, pin := range p.children {
+		if !p.needed(root, volume.ID{}) {
+			drop = append(drop, pin)
+			delete(p.children, root)
+		}
+	}
+	p.mu.Unlock()
+	for _, pin := range drop {
+		if err := commitlog.DropPin(ctx, p.h.cfg.Store, pin); err != nil {
+			p.h.cfg.Log.Warn("a pin was not dropped", "error", err)
+		}
+	}
+}

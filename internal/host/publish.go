@@ -1,0 +1,341 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/flush"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// requests are the counts of one operation.
+func requests(c *objstore.Counter) api.Requests {
+	n := c.Counts()
+	return api.Requests{Put: n.Put, Get: n.Get, List: n.List, Head: n.Head, Delete: n.Delete}
+}
+
+// Flush publishes what was acknowledged before the call.
+func (h *Host) Flush(ctx context.Context, name string) (api.Flush, error) {
+	d, err := h.local(name, false)
+	if err != nil {
+		return api.Flush{}, err
+	}
+	return h.flush(ctx, d, commitlog.CauseFlush)
+}
+
+// flush publishes the disk as it is now; cause "" is a flush for want of room.
+func (h *Host) flush(ctx context.Context, d *disk, cause commitlog.Cause) (api.Flush, error) {
+	d.op.Lock()
+	defer d.op.Unlock()
+	if cause == "" {
+		cause = commitlog.CauseFlush
+	}
+	return h.publish(ctx, d, cause, nil)
+}
+
+// publish folds a cut of the disk, uploads it and commits it; change, if not
+// nil, edits the state that is committed. Where nothing changed since the last
+// commit, and change is nil, it makes no request. Under op.
+func (h *Host) publish(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State)) (api.Flush, error) {
+	began := h.cfg.Now()
+	ctx, counter := count(ctx)
+	v, err := d.wake(false)
+	if err != nil {
+		return api.Flush{}, err
+	}
+	if err := d.refuseFenced(); err != nil {
+		return api.Flush{}, err
+	}
+	st := v.State()
+	if st.Published != nil && change == nil && !v.Dirty() && !d.changed(&st) {
+		return api.Flush{Generation: generation(st.Published).String(), ElapsedMs: h.since(began), Requests: requests(counter)}, nil
+	}
+	snaps, err := h.publishSnapshots(ctx, d)
+	if err != nil {
+		return api.Flush{}, err
+	}
+	c, err := v.BeginFold()
+	if err != nil {
+		return api.Flush{}, err
+	}
+	defer v.EndFold(c)
+	p := publication{h: h, d: d, v: v, cut: c, cause: cause, snapshots: snaps, change: change}
+	if err := p.run(ctx); err != nil {
+		return api.Flush{}, h.noteFence(d, err)
+	}
+	d.stored.Add(int64(p.res.Uploaded))
+	h.dedup.n.Add(p.res.Hits)
+	h.pins.release(ctx)
+	return api.Flush{
+		Generation: p.gen.String(), BlocksFolded: p.res.Folded, BlocksNew: p.res.New, BytesUploaded: p.res.Uploaded,
+		Requests: requests(counter), ElapsedMs: h.since(began),
+	}, nil
+}
+
+// changed tells whether the record says something that the newest commit does not.
+func (d *disk) changed(st *volume.State) bool {
+	if st.RootBlocks != st.Blocks() {
+		return true // it has grown
+	}
+	for _, s := range d.h.snapshotsOf(st.ID) {
+		if s.state().Generation == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// publication is one fold and commit.
+type publication struct {
+	h         *Host
+	d         *disk
+	v         *volume.Volume
+	cut       *volume.Cut
+	cause     commitlog.Cause
+	snapshots []commitlog.Snapshot
+	change    func(*commitlog.State)
+
+	res flush.Result
+	gen commitlog.Generation
+}
+
+func (p *publication) run(ctx context.Context) error {
+	h, st := p.h, &p.cut.State
+	if err := p.cut.Sync(); err != nil {
+		return err
+	}
+	end := h.session.Begin()
+	defer func() { end(context.WithoutCancel(ctx)) }()
+	t := h.tenant(st.Tenant)
+	res, release, err := h.foldCut(ctx, t, p.cut)
+	if err != nil {
+		return err
+	}
+	defer release(context.WithoutCancel(ctx))
+	p.res = res
+	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
+		return err
+	}
+	state := h.commitState(st, p.cause)
+	state.Root, state.Seq, state.Snapshots = res.Root, p.cut.Seq, p.snapshots
+	if p.change != nil {
+		p.change(&state)
+	}
+	if p.gen, err = p.d.commit(ctx, state); err != nil {
+		return err
+	}
+	m, err := blockmap.New(t.pages, res.Root, st.Blocks())
+	if err != nil {
+		return err
+	}
+	if err := p.v.Published(p.cut, m, func(s *volume.State) {
+		s.Published = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}
+	}); err != nil {
+		return err
+	}
+	return p.nameSnapshots()
+}
+
+// nameSnapshots records in which commit the snapshots are that it was the first to list.
+func (p *publication) nameSnapshots() error {
+	for _, listed := range p.snapshots {
+		if !listed.Generation.IsZero() {
+			continue
+		}
+		st := &p.cut.State
+		s := p.h.find(Name{st.Tenant, st.Name, listed.Name})
+		if s == nil {
+			continue // removed meanwhile
+		}
+		if err := s.update(func(r *volume.State) { r.Generation = p.gen.String() }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// foldCut folds a cut, again if the dedup index turned out to be stale.
+func (h *Host) foldCut(ctx context.Context, t *tenant, c *volume.Cut) (flush.Result, func(context.Context), error) {
+	for {
+		edit := c.Base().Edit()
+		if err := edit.Grow(c.State.Blocks()); err != nil {
+			return flush.Result{}, nil, err
+		}
+		res, release, err := h.fold(ctx, t, c.Base(), edit, flush.CutSource(c), t.keep, nil)
+		if !errors.Is(err, errStale) {
+			return res, release, err
+		}
+	}
+}
+
+// fold uploads what a source yields and makes sure that what it borrows stays.
+func (h *Host) fold(ctx context.Context, t *tenant, base *blockmap.Map, edit *blockmap.Edit, src flush.Source, folded func(uint64, pack.Hash, []byte), progress func(uint64)) (flush.Result, func(context.Context), error) {
+	res, err := flush.Fold(ctx, h.session, base, edit, src, flush.Options{
+		Hasher: t.hasher, Index: t.index, Limits: pack.Limits{Blocks: h.cfg.PackBlocks}, Compression: h.cfg.Compression,
+		Folded: folded, Progress: progress,
+	})
+	if err != nil {
+		return res, nil, err
+	}
+	release, err := h.borrow(ctx, t, &res)
+	return res, release, err
+}
+
+// keep puts a folded block into the SSD tier.
+func (t *tenant) keep(_ uint64, hash pack.Hash, raw []byte) { t.domain.Keep(hash, raw) }
+
+// commitState is the state of a disk as its commits carry it, but for what a
+// fold decides.
+func (h *Host) commitState(st *volume.State, cause commitlog.Cause) commitlog.State {
+	s := commitlog.State{
+		Identity: commitlog.Identity{ID: commitlog.VolumeID(st.ID), Tenant: st.Tenant, Name: st.Name, Cause: cause},
+		Size:     st.Size, BlockSize: st.BlockSize, Durability: st.Durability, RPOMillis: st.RPO.Milliseconds(),
+		Labels: st.Labels, Limits: commitlog.Limits(st.Limits), CreatedAt: st.CreatedAt,
+		Root: st.Root, Seq: st.Folded, ImportDigest: st.ImportDigest,
+	}
+	if st.Parent != nil {
+		g, _ := commitlog.ParseGeneration(st.Parent.Generation) // zero if it was never published
+		s.Parent = &commitlog.Parent{Name: st.Parent.Name, ID: commitlog.VolumeID(st.Parent.ID), Generation: g}
+	}
+	return s
+}
+
+func generation(p *volume.Published) commitlog.Generation {
+	if p == nil {
+		return commitlog.Generation{}
+	}
+	return commitlog.Generation{Epoch: p.Epoch, Number: p.Number}
+}
+
+// newOwner is a hold on the disk's log that claims nothing yet.
+func (h *Host) newOwner(st *volume.State) (*commitlog.Owner, error) {
+	return commitlog.New(commitlog.Options{
+		Store: h.cfg.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: h.self(), Rand: h.cfg.Rand, Now: h.cfg.Now,
+	})
+}
+
+func (h *Host) self() commitlog.Host {
+	host := commitlog.Host{ID: h.id}
+	if h.cfg.Advertise != "" {
+		host.Addresses = []string{h.cfg.Advertise}
+	}
+	return host
+}
+
+// commit publishes a state, opening the log or an epoch of this process first
+// where that has not been done. Under op.
+func (d *disk) commit(ctx context.Context, state commitlog.State) (commitlog.Generation, error) {
+	st := d.state()
+	if d.owner == nil {
+		o, err := d.h.newOwner(&st)
+		if err != nil {
+			return commitlog.Generation{}, err
+		}
+		d.owner = o
+	}
+	if d.owner.Generation().IsZero() {
+		if st.Published == nil {
+			return d.owner.OpenFirst(ctx, state)
+		}
+		if _, err := d.claimOwn(ctx, &st); err != nil {
+			return commitlog.Generation{}, err
+		}
+	}
+	return d.owner.Commit(ctx, state)
+}
+
+// claimOwn begins this process's epoch of a volume that is this host's; finding
+// it somebody else's is being fenced.
+func (d *disk) claimOwn(ctx context.Context, st *volume.State) (*commitlog.Object, error) {
+	return d.owner.Claim(ctx, commitlog.CauseOpen, func(tip *commitlog.Object) error {
+		if tip.State.Owner.ID != d.h.id || tip.State.ID != commitlog.VolumeID(st.ID) || tip.Tombstone {
+			return takenBy(d, tip)
+		}
+		return nil
+	})
+}
+
+func takenBy(d *disk, tip *commitlog.Object) error {
+	if tip.Tombstone {
+		return problem.New(problem.Fenced, "volume %q was removed from the store by host %s at %s", d, tip.State.Owner.ID, tip.Generation)
+	}
+	return problem.New(problem.Fenced, "volume %q was taken over by host %s at %s", d, tip.State.Owner.ID, tip.Generation)
+}
+
+// noteFence makes a disk fenced when an error says that it is: it stops
+// acknowledging at once, and keeps what it could not publish. Under op.
+func (h *Host) noteFence(d *disk, err error) error {
+	if err == nil || problem.KindOf(err) != problem.Fenced {
+		return err
+	}
+	v := d.open()
+	if v == nil {
+		return err
+	}
+	v.Fail(err)
+	h.cfg.Log.Warn("volume fenced", "volume", d.String(), "error", err)
+	if uerr := v.Update(func(s *volume.State) { s.Mode, s.Reason = volume.Fenced, err.Error() }); uerr != nil {
+		return errors.Join(err, uerr)
+	}
+	return err
+}
+
+func (d *disk) refuseFenced() error {
+	if st := d.state(); st.Mode == volume.Fenced {
+		return fencedError(&st)
+	}
+	return nil
+}
+
+// lookForSeal asks, without making anyone wait, whether a published volume that
+// is being opened was taken over meanwhile. A volume that was never published
+// makes no request.
+func (h *Host) lookForSeal(d *disk) {
+	if d.state().Published == nil {
+		return
+	}
+	h.bg.Add(1)
+	go func() {
+		defer h.bg.Done()
+		ctx, cancel := context.WithTimeout(h.ctx, time.Minute)
+		defer cancel()
+		d.op.Lock()
+		defer d.op.Unlock()
+		if err := d.checkSeal(ctx); err != nil && problem.KindOf(err) == problem.Fenced {
+			_ = h.noteFence(d, err) // it is logged, and the volume's state says it
+		}
+	}()
+}
+
+// checkSeal looks whether the disk's newest commit is still the tip of its log.
+func (d *disk) checkSeal(ctx context.Context) error {
+	if d.owner != nil && !d.owner.Generation().IsZero() {
+		return d.owner.CheckSeal(ctx)
+	}
+	st := d.state()
+	log := commitlog.Volume{Tenant: st.Tenant, Name: st.Name}
+	// A process that has not committed has no epoch; the next number of the one
+	// it knows is where a seal by another would stand.
+	raw, err := d.h.cfg.Store.Get(ctx, log.Key(generation(st.Published).Next()))
+	if problem.KindOf(err) == problem.NotFound && err != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	o, err := commitlog.Decode(raw)
+	if err != nil {
+		return err
+	}
+	if o.State.Owner.ID != d.h.id || o.Kind == commitlog.Seal && o.State.SealedBy != d.h.id {
+		return takenBy(d, o)
+	}
+	return nil
+}

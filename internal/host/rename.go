@@ -1,0 +1,127 @@
+package host
+
+import (
+	"context"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/meta"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// recordGone removes a record.
+func recordGone(id volume.ID) meta.Record { return meta.Record{ID: id.String()} }
+
+// Rename gives a volume another name. A published one is first reserved under
+// the new name, then ends under the old one, naming the new, and then goes on.
+func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) {
+	d, err := h.local(name, false)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	n, err := ParseName(to, false)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	if err := d.refuseFenced(); err != nil {
+		return api.Volume{}, err
+	}
+	st := d.state()
+	if n.Tenant != st.Tenant {
+		return api.Volume{}, problem.New(problem.Invalid, "volume %q belongs to tenant %q: a rename cannot change that", d, st.Tenant)
+	}
+	if n.Volume == st.Name {
+		return h.view(d), nil
+	}
+	if err := d.quiet("rename it", false); err != nil {
+		return api.Volume{}, err
+	}
+	release, err := h.reserveName(n)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	defer release()
+	published := st.Published
+	if published != nil {
+		if published, err = h.renamePublished(ctx, d, &st, n); err != nil {
+			return api.Volume{}, err
+		}
+	}
+	family := append(h.snapshotsOf(d.id), d)
+	for _, m := range family {
+		h.drop(m)
+	}
+	for _, m := range family {
+		own := m == d
+		err = m.update(func(s *volume.State) {
+			s.Name = n.Volume
+			if own {
+				s.Published = published
+			}
+		})
+		if err != nil {
+			break
+		}
+	}
+	release()
+	for _, m := range family {
+		h.enter(m)
+	}
+	if err != nil {
+		return api.Volume{}, err
+	}
+	return h.view(d), nil
+}
+
+// reserveName keeps a name on this host from being taken until release.
+func (h *Host) reserveName(n Name) (release func(), err error) {
+	key := keyOf(n.Tenant, n.Volume, "")
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.byName[key] != nil {
+		return nil, problem.New(problem.Exists, "a volume %q is on this host already", n)
+	}
+	holder := newDisk(h, volume.State{Tenant: n.Tenant, Name: n.Volume, Mode: volume.Failed, Reason: "it is being renamed"})
+	h.byName[key] = holder
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.byName[key] == holder {
+			delete(h.byName, key)
+		}
+	}, nil
+}
+
+// renamePublished does the store's part and returns where the volume is now. Under op.
+func (h *Host) renamePublished(ctx context.Context, d *disk, st *volume.State, n Name) (*volume.Published, error) {
+	if _, err := h.publish(ctx, d, commitlog.CauseRename, func(*commitlog.State) {}); err != nil {
+		return nil, err
+	}
+	state := d.owner.State()
+	oldName := state.Name
+	next := state.Clone()
+	next.Name, next.Cause = n.Volume, commitlog.CauseRename
+	next.RenamedFrom, next.Reserved = oldName, true
+	renamed := *st
+	renamed.Name = n.Volume
+	o, err := h.newOwner(&renamed)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := o.OpenFirst(ctx, next); err != nil {
+		return nil, err
+	}
+	if err := d.owner.Tombstone(ctx, commitlog.CauseRename, n.Volume); err != nil {
+		return nil, h.noteFence(d, err)
+	}
+	next.Reserved = false
+	g, err := o.Commit(ctx, next)
+	if err != nil {
+		return nil, err
+	}
+	d.owner = o
+	return &volume.Published{Epoch: g.Epoch, Number: g.Number}, nil
+}

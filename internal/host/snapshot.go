@@ -1,0 +1,334 @@
+package host
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// snapshotsOf lists the snapshots of a volume, the oldest first.
+func (h *Host) snapshotsOf(id volume.ID) []*disk {
+	var out []*disk
+	for _, d := range h.all() {
+		if d.state().SnapshotOf == id {
+			out = append(out, d)
+		}
+	}
+	slices.SortFunc(out, func(a, b *disk) int {
+		x, y := a.state(), b.state()
+		return x.CreatedAt.Compare(y.CreatedAt)
+	})
+	return out
+}
+
+// Snapshot gives the volume's present cut a name. It is durable on this host
+// when Snapshot returns, and in the store with the next flush.
+func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapshot, error) {
+	d, err := h.local(name, false)
+	if err != nil {
+		return api.Snapshot{}, err
+	}
+	if !commitlog.ValidName(snapshot) {
+		return api.Snapshot{}, badName("snapshot", snapshot)
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	if err := d.refuseFenced(); err != nil {
+		return api.Snapshot{}, err
+	}
+	st := d.state()
+	if n := len(h.snapshotsOf(d.id)); n >= commitlog.MaxSnapshots {
+		return api.Snapshot{}, problem.New(problem.Invalid, "volume %q has %d snapshots, the most there can be: remove some with glide rm %s@NAME", d, n, d)
+	}
+	v, err := d.wake(false)
+	if err != nil {
+		return api.Snapshot{}, err
+	}
+	snap := volume.State{
+		ID: newVolumeID(h), Tenant: st.Tenant, Name: st.Name, Snapshot: snapshot, SnapshotOf: d.id, CreatedAt: h.cfg.Now().UTC(),
+		Mode: volume.Active, Durability: st.Durability, RPO: st.RPO, BlockSize: st.BlockSize, Size: st.Size,
+	}
+	s := newDisk(h, snap)
+	if err := h.reserve(s); err != nil {
+		return api.Snapshot{}, problem.New(problem.Exists, "volume %q has a snapshot %q already", d, snapshot)
+	}
+	kids, err := h.forkCut(v, []*volume.State{&snap})
+	if err != nil {
+		h.drop(s)
+		return api.Snapshot{}, err
+	}
+	s.adopt(kids[0])
+	return s.snapshotView(), nil
+}
+
+// forkCut forks the volume's present cut on this host.
+func (h *Host) forkCut(v *volume.Volume, children []*volume.State) ([]*volume.Volume, error) {
+	c, err := v.Cut()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Release()
+	return c.Fork(children...)
+}
+
+// adopt makes a fresh volume the disk's.
+func (d *disk) adopt(v *volume.Volume) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.v = v
+	st := v.State()
+	d.rec = st
+	d.limiter.set(st.Limits, d.h.cfg.Now)
+}
+
+func (d *disk) snapshotView() api.Snapshot {
+	st := d.state()
+	return api.Snapshot{Name: st.Snapshot, Volume: display(st.Tenant, st.Name, ""), Size: st.Size, Generation: st.Generation, CreatedAt: st.CreatedAt}
+}
+
+// Snapshots lists the volume's snapshots, the oldest first.
+func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, error) {
+	n, err := ParseName(name, false)
+	if err != nil {
+		return nil, err
+	}
+	out := []api.Snapshot{}
+	if d := h.find(n); d != nil {
+		for _, s := range h.snapshotsOf(d.id) {
+			out = append(out, s.snapshotView())
+		}
+		return out, nil
+	}
+	tip, err := h.tip(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range tip.State.Snapshots {
+		out = append(out, api.Snapshot{Name: s.Name, Volume: n.String(), Size: s.Size, Generation: s.Generation.String(), CreatedAt: s.CreatedAt})
+	}
+	return out, nil
+}
+
+// publishSnapshots folds the snapshots that the store does not have yet, the
+// oldest first, and returns all of them as the next commit will list them. Under op.
+func (h *Host) publishSnapshots(ctx context.Context, d *disk) ([]commitlog.Snapshot, error) {
+	out := []commitlog.Snapshot{}
+	for _, s := range h.snapshotsOf(d.id) {
+		if err := h.foldSnapshot(ctx, s); err != nil {
+			return nil, err
+		}
+		st := s.state()
+		g, _ := commitlog.ParseGeneration(st.Generation) // zero until the commit is made
+		out = append(out, commitlog.Snapshot{Name: st.Snapshot, Root: st.Root, Size: st.Size, Seq: st.Folded, Generation: g, CreatedAt: st.CreatedAt})
+	}
+	return out, nil
+}
+
+// foldSnapshot uploads a snapshot; its record then needs no log any more.
+func (h *Host) foldSnapshot(ctx context.Context, s *disk) error {
+	s.op.Lock()
+	defer s.op.Unlock()
+	v, err := s.wake(false)
+	if err != nil {
+		return err
+	}
+	st := v.State()
+	if !v.Dirty() && st.RootBlocks == st.Blocks() {
+		return nil
+	}
+	c, err := v.BeginFold()
+	if err != nil {
+		return err
+	}
+	defer v.EndFold(c)
+	end := h.session.Begin()
+	defer func() { end(context.WithoutCancel(ctx)) }()
+	t := h.tenant(st.Tenant)
+	res, release, err := h.foldCut(ctx, t, c)
+	if err != nil {
+		return err
+	}
+	// Until the commit that lists the snapshot is made, nothing in the store
+	// names this root: the pin for local children keeps it.
+	defer release(context.WithoutCancel(ctx))
+	m, err := blockmap.New(t.pages, res.Root, c.State.Blocks())
+	if err != nil {
+		return err
+	}
+	if err := v.Published(c, m, nil); err != nil {
+		return err
+	}
+	return h.pins.keepChildren(ctx, res.Root, volume.ID{})
+}
+
+// resolve finds what a fork or a rollback calls AT: a snapshot, a generation, or
+// a time, in the history of the volume in the store.
+func (h *Host) resolve(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
+	if g, err := commitlog.ParseGeneration(at); err == nil {
+		o, err := commitlog.Load(ctx, h.cfg.Store, n.log(), g)
+		if err != nil {
+			return nil, g, err
+		}
+		if o.Bare() {
+			return nil, g, problem.New(problem.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", at, n)
+		}
+		return &o.State, g, nil
+	}
+	when, ok := parseTime(at, h.cfg.Now())
+	if !ok {
+		return nil, commitlog.Generation{}, problem.New(problem.NotFound, "volume %q has no snapshot %q, and that is no generation (like 3.10), duration (like 30s) or RFC 3339 time either", n, at)
+	}
+	var found *commitlog.Object
+	var oldest time.Time
+	err := commitlog.History(ctx, h.cfg.Store, n.log(), func(o *commitlog.Object) error {
+		if o.Bare() {
+			return nil
+		}
+		oldest = o.State.Time
+		if !o.State.Time.After(when) {
+			found = o
+			return errFound
+		}
+		return nil
+	})
+	if err != nil && err != errFound {
+		return nil, commitlog.Generation{}, err
+	}
+	if found == nil {
+		if oldest.IsZero() {
+			return nil, commitlog.Generation{}, problem.New(problem.NotFound, "volume %q has no history in the store", n)
+		}
+		return nil, commitlog.Generation{}, problem.New(problem.NotFound, "the history of %q begins at %s, after %s", n, oldest.Format(time.RFC3339), when.Format(time.RFC3339))
+	}
+	return &found.State, found.Generation, nil
+}
+
+var errFound = problem.New(problem.Internal, "found")
+
+// parseTime reads a duration (that long before now) or an RFC 3339 time.
+func parseTime(s string, now time.Time) (time.Time, bool) {
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return now.Add(-d), true
+	}
+	t, err := time.Parse(time.RFC3339, strings.ToUpper(s))
+	return t, err == nil
+}
+
+// Rollback makes the volume what a snapshot, or a commit, of it was.
+func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.Volume, error) {
+	d, err := h.local(name, false)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	if err := d.refuseFenced(); err != nil {
+		return api.Volume{}, err
+	}
+	if err := d.quiet("rollback", force); err != nil {
+		return api.Volume{}, err
+	}
+	st := d.state()
+	v, err := d.wake(false)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	c, done, err := h.cutAt(ctx, Name{st.Tenant, st.Name, ""}, to)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	defer done()
+	d.disconnect()
+	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
+		return api.Volume{}, err
+	}
+	if err := v.Rollback(c, nil); err != nil {
+		return api.Volume{}, err
+	}
+	if st.Published != nil {
+		// The store must not go on showing the state that was given up.
+		if _, err := h.publish(ctx, d, commitlog.CauseRollback, func(*commitlog.State) {}); err != nil {
+			h.cfg.Log.Warn("a rollback is not in the store yet", "volume", d.String(), "error", err)
+		}
+	}
+	return h.view(d), nil
+}
+
+// cutAt returns a cut of the snapshot, or of the commit, of a volume; done
+// releases it.
+func (h *Host) cutAt(ctx context.Context, n Name, at string) (*volume.Cut, func(), error) {
+	if s := h.find(Name{n.Tenant, n.Volume, at}); s != nil {
+		s.op.Lock()
+		v, err := s.wake(false)
+		s.op.Unlock()
+		if err != nil {
+			return nil, nil, err
+		}
+		c, err := v.Cut()
+		if err != nil {
+			return nil, nil, err
+		}
+		return c, c.Release, nil
+	}
+	state, _, err := h.resolve(ctx, n, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := h.openState(state)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := v.Cut()
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, func() {
+		c.Release()
+		_ = v.Close() // it has no log
+	}, nil
+}
+
+// openState opens a published state for reading; nothing is recorded.
+func (h *Host) openState(s *commitlog.State) (*volume.Volume, error) {
+	if len(s.DataCommits) > 0 {
+		return nil, problem.New(problem.Unsupported, "the newest commits of %q are data commits: use a newer glide", s.Identity.Volume())
+	}
+	st := recordOf(s, volume.ID(s.ID))
+	env := h.env(h.tenant(s.Tenant))
+	env.Save = func(...*volume.State) error { return nil }
+	return volume.Open(env, st, false)
+}
+
+// recordOf is the record of a volume that begins as the published state s is.
+func recordOf(s *commitlog.State, id volume.ID) volume.State {
+	st := volume.State{
+		Version: 1, ID: id, Tenant: s.Tenant, Name: s.Name, CreatedAt: s.CreatedAt, Size: s.Size, BlockSize: s.BlockSize,
+		Mode: volume.Active, Durability: s.Durability, RPO: time.Duration(s.RPOMillis) * time.Millisecond,
+		Limits: volume.Limits(s.Limits), Labels: s.Labels, ImportDigest: s.ImportDigest,
+		Root: s.Root, Folded: s.Seq, Floor: s.Seq, Used: s.Seq,
+	}
+	st.RootBlocks = st.Blocks()
+	if s.Parent != nil {
+		st.Parent = &volume.Parent{Name: s.Parent.Name, ID: volume.ID(s.Parent.ID)}
+		if !s.Parent.Generation.IsZero() {
+			st.Parent.Generation = s.Parent.Generation.String()
+		}
+	}
+	return st
+}
+
+// disconnect makes the open connections of the disk fail from now on.
+func (d *disk) disconnect() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for x := range d.conns {
+		x.cut()
+	}
+}

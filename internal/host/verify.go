@@ -1,0 +1,170 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// maxDamaged bounds the damage that one call lists.
+const maxDamaged = 100
+
+// Verify reads all of a volume and checks it: what the log holds against its
+// checksums, and every block against its hash; cold reads blocks from the store
+// even if a tier has them.
+func (h *Host) Verify(ctx context.Context, name string, cold bool) (api.Verify, error) {
+	n, err := ParseName(name, true)
+	if err != nil {
+		return api.Verify{}, err
+	}
+	out := api.Verify{Name: n.String(), Cold: cold, Damaged: []string{}}
+	c, done, err := h.cutOf(ctx, n)
+	if err != nil {
+		return out, err
+	}
+	defer done()
+	damaged := func(what string, err error) error {
+		if k := problem.KindOf(err); k != problem.Corrupt && k != problem.NotFound {
+			return err // it could not be looked at
+		}
+		if len(out.Damaged) < maxDamaged {
+			out.Damaged = append(out.Damaged, what+": "+err.Error())
+		}
+		return nil
+	}
+	if err := h.verifyLog(ctx, c, &out, damaged); err != nil {
+		return out, err
+	}
+	t := h.tenant(n.Tenant)
+	size := int(c.State.BlockSize)
+	err = c.Base().Walk(ctx, 0, c.Base().Blocks(), func(idx uint64, r pack.Ref) error {
+		var err error
+		if cold {
+			_, err = t.domain.FetchStored(ctx, &r, size)
+		} else {
+			_, err = t.domain.Block(ctx, &r, size)
+		}
+		out.Blocks++
+		out.Bytes += uint64(size)
+		if err != nil {
+			return damaged(fmt.Sprintf("block %d", idx), err)
+		}
+		return nil
+	})
+	if err != nil {
+		err = damaged("block map", err)
+	}
+	return out, err
+}
+
+// verifyLog reads what the overlay points at.
+func (h *Host) verifyLog(ctx context.Context, c *volume.Cut, out *api.Verify, damaged func(string, error) error) error {
+	for _, s := range c.Segments() {
+		if err := s.Verify(); err != nil {
+			if err := damaged("log", err); err != nil {
+				return err
+			}
+		}
+	}
+	buf := make([]byte, 1<<20)
+	return c.Overlay(func(start, end uint64, zero bool) error {
+		for off := start; off < end && !zero; off += uint64(len(buf)) {
+			n := min(uint64(len(buf)), end-off)
+			out.Bytes += n
+			if err := c.ReadAt(ctx, buf[:n], off); err != nil {
+				if err := damaged("offset "+strconv.FormatUint(off, 10), err); err != nil {
+					return err
+				}
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Stats counts what the host, or one volume, did since the daemon started.
+func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
+	var s api.Stats
+	lat := &h.lat
+	if name != "" {
+		d, err := h.local(name, false)
+		if err != nil {
+			return s, err
+		}
+		d.mu.Lock()
+		lat = d.latencies()
+		d.mu.Unlock()
+	}
+	s.Latency = lat.summaries()
+	if h.cfg.Counter != nil {
+		n := h.cfg.Counter.Counts()
+		s.Requests = requests(h.cfg.Counter)
+		s.BytesUp, s.BytesDown = n.BytesUp, n.BytesDown
+	}
+	c := &h.cache.Stats
+	s.Cache.Hits, s.Cache.Misses = c.Hits.Load(), c.Misses.Load()
+	s.Cache.FetchedBytes, s.Cache.ServedBytes = c.Fetched.Load(), c.Served.Load()
+	s.Cache.DedupHits = h.dedup.n.Load()
+	w := &h.pool.Stats
+	s.WAL.Syncs, s.WAL.Bytes, s.WAL.CleanedBytes = w.Syncs.Load(), w.Bytes.Load(), w.Cleaned.Load()
+	return s, nil
+}
+
+// Doctor checks what the host stands on.
+func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
+	var out []api.Check
+	add := func(name string, err error, detail, fix string) {
+		c := api.Check{Name: name, OK: err == nil, Detail: detail}
+		if err != nil {
+			c.Detail, c.Fix = err.Error(), fix
+		}
+		out = append(out, c)
+	}
+	err := objstore.Probe(ctx, h.cfg.Store, fmt.Sprintf("%s-%016x", h.id, h.cfg.random64()))
+	add("store", err, h.cfg.StoreURL+" answers, and creates a key only once", "check --store, its credentials and its network; local volumes go on without it")
+	u, uerr := h.cfg.FS.GetDiskUsage(h.cfg.Data)
+	if uerr == nil && u.AvailBytes < min(u.TotalBytes/20, 2<<30) {
+		uerr = problem.New(problem.NoSpace, "only %d of %d bytes are free under %s", u.AvailBytes, u.TotalBytes, h.cfg.Data)
+	}
+	add("disk", ignoreUnsupported(uerr), fmt.Sprintf("%d of %d bytes are free under %s", u.AvailBytes, u.TotalBytes, h.cfg.Data), "remove volumes, flush some to the store, or lower --cache and --wal-limit")
+	used, files := h.pool.Used()
+	var werr error
+	if l := h.pool.Limit(); l > 0 && float64(used) > 0.95*float64(l) {
+		werr = problem.New(problem.NoSpace, "the log holds %d of at most %d bytes", used, l)
+	}
+	add("log", werr, fmt.Sprintf("%d bytes in use, %d on disk", used, files), "flush volumes to the store, or raise --wal-limit")
+	if e := h.cleaner.err.Load(); e != nil {
+		add("flushing", *e, "", "a volume is over its dirty budget and the store does not take it")
+	}
+	if n := h.cache.Stats.Repaired.Load() + h.cache.Stats.Damaged.Load(); n > 0 {
+		add("blocks", problem.New(problem.Corrupt, "%d blocks came damaged from the cache and %d from the store", h.cache.Stats.Repaired.Load(), h.cache.Stats.Damaged.Load()), "", "check the disk; glide verify --cold shows what the store has")
+	}
+	bad := 0
+	for _, d := range h.all() {
+		if v := h.view(d); v.State == string(volume.Failed) || v.State == string(volume.Fenced) {
+			add("volume "+v.Name, problem.New(problem.Internal, "it is %s: %s", v.State, v.Reason), "", "glide show "+v.Name)
+			bad++
+		}
+	}
+	if bad == 0 {
+		add("volumes", nil, fmt.Sprintf("none of %d is failed or fenced", len(h.all())), "")
+	}
+	return out, nil
+}
+
+func ignoreUnsupported(err error) error {
+	if err == vfs.ErrUnsupported {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,190 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Host describes this host.
+func (h *Host) Host(context.Context) (api.Host, error) {
+	n := 0
+	for _, d := range h.all() {
+		if st := d.state(); st.SnapshotOf == (volume.ID{}) {
+			n++
+		}
+	}
+	return api.Host{
+		ID: h.id, Version: h.cfg.Version, Store: h.cfg.StoreURL, Data: h.cfg.Data, Advertise: h.cfg.Advertise,
+		NBD: append([]string{}, h.cfg.NBD...), API: append([]string{}, h.cfg.API...), Volumes: n,
+	}, nil
+}
+
+// view is a disk of this host as ls and show print it.
+func (h *Host) view(d *disk) api.Volume {
+	st := d.state()
+	v := api.Volume{
+		Name: d.String(), Tenant: st.Tenant, ID: st.ID.String(), Size: st.Size, BlockSize: uint64(st.BlockSize),
+		State: string(st.Mode), Reason: st.Reason, Durability: st.Durability, RPOms: float64(st.RPO.Milliseconds()),
+		Owner: h.id, CreatedAt: st.CreatedAt, StoreBytes: d.stored.Load(), Exports: d.exports(), Labels: map[string]string{},
+		IOPS: st.Limits.IOPS, Bandwidth: st.Limits.Bandwidth, DirtyBudget: st.Limits.DirtyBudget,
+	}
+	for k, l := range st.Labels {
+		v.Labels[k] = l
+	}
+	if g := generation(st.Published); !g.IsZero() {
+		v.Epoch, v.Generation = g.Epoch, g.String()
+	}
+	if st.Parent != nil {
+		v.Parent = st.Parent.Name
+	}
+	d.mu.Lock()
+	failed := d.failed
+	d.mu.Unlock()
+	if open := d.open(); open != nil {
+		a := open.Account()
+		v.DirtyBytes, v.LocalBytes = a.Dirty, a.Log
+		if !a.Oldest.IsZero() {
+			v.Unpublished = h.since(a.Oldest)
+		}
+		if st.Mode == volume.Active {
+			failed = open.Err()
+		}
+	} else {
+		v.DirtyBytes = st.DirtyAtSleep
+		v.LocalBytes = int64(len(st.Segments)) * int64(h.pool.SegmentBytes())
+		if v.DirtyBytes > 0 {
+			v.Unpublished = h.since(st.OldestAtSleep)
+		}
+	}
+	if failed != nil && st.Mode != volume.Fenced {
+		v.State, v.Reason = string(volume.Failed), failed.Error()
+	}
+	return v
+}
+
+// List lists this host's volumes by name; all adds those that only the store has.
+func (h *Host) List(ctx context.Context, all bool) ([]api.Volume, error) {
+	out := []api.Volume{}
+	for _, d := range h.all() {
+		if st := d.state(); st.SnapshotOf == (volume.ID{}) {
+			out = append(out, h.view(d))
+		}
+	}
+	if all {
+		remote, err := h.listStore(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, remote...)
+	}
+	slices.SortFunc(out, func(a, b api.Volume) int {
+		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Name, b.Name))
+	})
+	return out, nil
+}
+
+// listStore lists the volumes of the store that are not on this host.
+func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
+	var names []Name
+	err := commitlog.Tenants(ctx, h.cfg.Store, func(tenant string) error {
+		return commitlog.Names(ctx, h.cfg.Store, tenant, func(name string) error {
+			if n := (Name{tenant, name, ""}); h.find(n) == nil {
+				names = append(names, n)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []api.Volume
+	for _, n := range names {
+		tip, err := h.tip(ctx, n)
+		if problem.KindOf(err) == problem.NotFound && err != nil {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, remoteView(n, tip))
+	}
+	return out, nil
+}
+
+func remoteView(n Name, tip *commitlog.Object) api.Volume {
+	s := &tip.State
+	v := api.Volume{
+		Name: n.String(), Tenant: n.Tenant, ID: s.ID.String(), Size: s.Size, BlockSize: uint64(s.BlockSize), State: "remote",
+		Durability: s.Durability, RPOms: float64(s.RPOMillis), Owner: s.Owner.ID, Epoch: tip.Generation.Epoch, Generation: tip.Generation.String(),
+		CreatedAt: s.CreatedAt, StoreBytes: int64(s.StoredBytes), Labels: map[string]string{},
+		IOPS: s.Limits.IOPS, Bandwidth: s.Limits.Bandwidth, DirtyBudget: s.Limits.DirtyBudget,
+	}
+	for k, l := range s.Labels {
+		v.Labels[k] = l
+	}
+	if tip.Released {
+		v.Owner = ""
+	}
+	if s.Parent != nil {
+		v.Parent = s.Parent.Name
+	}
+	return v
+}
+
+// Show describes one volume, of this host or of the store.
+func (h *Host) Show(ctx context.Context, name string) (api.Volume, error) {
+	n, err := ParseName(name, false)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	if d := h.find(n); d != nil {
+		return h.view(d), nil
+	}
+	tip, err := h.tip(ctx, n)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	return remoteView(n, tip), nil
+}
+
+// Log lists the volume's commits, the newest first.
+func (h *Host) Log(ctx context.Context, name string) ([]api.Commit, error) {
+	n, err := ParseName(name, false)
+	if err != nil {
+		return nil, err
+	}
+	out := []api.Commit{}
+	err = commitlog.History(ctx, h.cfg.Store, n.log(), func(o *commitlog.Object) error {
+		raw, err := o.Encode()
+		if err != nil {
+			return err
+		}
+		out = append(out, api.Commit{
+			Generation: o.Generation.String(), Time: o.State.Time, Kind: o.Kind.String(), Cause: string(o.State.Cause),
+			Owner: o.State.Owner.ID, Size: o.State.Size, Bytes: int64(len(raw)),
+		})
+		return nil
+	})
+	if problem.KindOf(err) == problem.NotFound && err != nil && h.find(n) != nil {
+		return out, nil // never published
+	}
+	return out, err
+}
+
+// URI is the NBD URI of a volume or snapshot, for qemu, libnbd and nbdcopy.
+func (h *Host) URI(_ context.Context, name string) (string, error) {
+	d, err := h.local(name, true)
+	if err != nil {
+		return "", err
+	}
+	if len(h.cfg.NBD) == 0 {
+		return "", problem.New(problem.Unavailable, "this host serves no NBD address")
+	}
+	return nbdURI(h.cfg.NBD[0], d.String(), h.cfg.NBDTLS), nil
+}

@@ -1,0 +1,324 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Sleep makes a volume durable and drops it from memory; portable hands it back
+// to the store too, so that any host can wake it without asking.
+func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (api.Volume, error) {
+	d, err := h.local(name, false)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	if err := d.quiet("put it to sleep", force); err != nil {
+		return api.Volume{}, err
+	}
+	if err := d.refuseFenced(); err != nil {
+		return api.Volume{}, err
+	}
+	if portable {
+		if err := h.handOver(ctx, d); err != nil {
+			return api.Volume{}, err
+		}
+		return h.view(d), nil
+	}
+	d.disconnect()
+	if err := d.sleep(); err != nil {
+		return api.Volume{}, err
+	}
+	return h.view(d), nil
+}
+
+// sleep closes an open disk and records that it sleeps. Under op.
+func (d *disk) sleep() error {
+	v := d.open()
+	if v == nil {
+		return nil
+	}
+	a := v.Account()
+	if err := v.Update(func(s *volume.State) {
+		s.Mode, s.DirtyAtSleep, s.OldestAtSleep = volume.Asleep, a.Dirty, a.Oldest
+	}); err != nil {
+		return err
+	}
+	return d.shut()
+}
+
+// handOver publishes a disk, releases it in the store, and puts it to sleep.
+// Guests are cut off before the last flush, so that nothing they are told is
+// durable is missing from it. Under op.
+func (h *Host) handOver(ctx context.Context, d *disk) error {
+	if _, err := h.publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
+		return err
+	}
+	d.disconnect()
+	if _, err := h.publish(ctx, d, commitlog.CauseRelease, nil); err != nil {
+		return err
+	}
+	st := d.state()
+	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
+		return err
+	}
+	if d.owner == nil || d.owner.Generation().IsZero() {
+		// Published by an earlier process: an epoch of this one is what can be released.
+		if _, err := h.publish(ctx, d, commitlog.CauseRelease, func(*commitlog.State) {}); err != nil {
+			return err
+		}
+	}
+	if err := d.owner.Release(ctx); err != nil {
+		return h.noteFence(d, err)
+	}
+	d.owner = nil
+	return d.sleep()
+}
+
+// Wake opens a volume: one that sleeps on this host, or one that is not on this
+// host, which is claimed from whoever holds it.
+func (h *Host) Wake(ctx context.Context, name string, force bool, expect string) (api.Volume, error) {
+	n, err := ParseName(name, false)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	var want commitlog.Generation
+	if expect != "" {
+		if want, err = commitlog.ParseGeneration(expect); err != nil {
+			return api.Volume{}, err
+		}
+	}
+	if d := h.find(n); d != nil {
+		return h.wakeLocal(ctx, d, force, want)
+	}
+	d, err := h.takeOver(ctx, n, force, want)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	return h.view(d), nil
+}
+
+// wakeLocal wakes a volume of this host; no-silent-rollback.
+func (h *Host) wakeLocal(ctx context.Context, d *disk, force bool, want commitlog.Generation) (api.Volume, error) {
+	d.op.Lock()
+	defer d.op.Unlock()
+	st := d.state()
+	if have := generation(st.Published); have.Compare(want) < 0 {
+		return api.Volume{}, older(d.String(), have, want)
+	}
+	slept := d.open() == nil
+	if _, err := d.wake(force); err != nil {
+		return api.Volume{}, err
+	}
+	if slept {
+		h.lookForSeal(d)
+	}
+	return h.view(d), nil
+}
+
+func older(name string, have, want commitlog.Generation) error {
+	if have.IsZero() {
+		return problem.New(problem.WouldLose, "volume %q was never published, and generation %s is expected: what was written since is not here", name, want)
+	}
+	return problem.New(problem.WouldLose, "the newest state of %q is generation %s, and %s is expected: what was written between them is missing", name, have, want)
+}
+
+// takeOver claims a volume that is not on this host.
+func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.Generation) (*disk, error) {
+	tip, err := h.tip(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	cause := commitlog.CauseWake
+	if owner := tip.State.Owner; !tip.Released && owner.ID != "" && owner.ID != h.id {
+		if _, err := h.ask(ctx, n, tip, false); err != nil {
+			if !force {
+				return nil, h.wouldLose(n, tip, err)
+			}
+			cause = commitlog.CauseTakeover
+		}
+	}
+	if tip.Generation.Compare(want) < 0 {
+		if tip, err = h.tip(ctx, n); err != nil {
+			return nil, err
+		}
+		if tip.Generation.Compare(want) < 0 {
+			return nil, older(n.String(), tip.Generation, want)
+		}
+	}
+	if len(tip.State.DataCommits) > 0 || len(tip.Data) > 0 {
+		return nil, problem.New(problem.Unsupported, "the newest commits of %q are data commits: use a newer glide", n)
+	}
+	rec := recordOf(&tip.State, volume.ID(tip.State.ID))
+	d := newDisk(h, rec)
+	d.op.Lock()
+	defer d.op.Unlock()
+	if err := h.reserve(d); err != nil {
+		return nil, err
+	}
+	if err := h.claim(ctx, d, cause, want); err != nil {
+		h.drop(d)
+		return nil, err
+	}
+	return d, nil
+}
+
+// claim opens an epoch of this host for a disk that the store has, and brings
+// it up. Under op.
+func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want commitlog.Generation) error {
+	o, err := h.newOwner(&d.rec)
+	if err != nil {
+		return err
+	}
+	first, err := o.Claim(ctx, cause, func(tip *commitlog.Object) error {
+		if tip.Generation.Compare(want) < 0 {
+			return older(d.String(), tip.Generation, want)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	rec := recordOf(&first.State, volume.ID(first.State.ID))
+	rec.Published = &volume.Published{Epoch: first.Generation.Epoch, Number: first.Generation.Number}
+	if rec.ID != d.id {
+		return problem.New(problem.Busy, "volume %q was replaced by another of the same name meanwhile: try again", d)
+	}
+	if err := h.save(&rec); err != nil {
+		return err
+	}
+	v, err := volume.Open(h.env(h.tenant(rec.Tenant)), rec, false)
+	if err != nil {
+		return errors.Join(err, h.forget(rec.ID))
+	}
+	d.owner = o
+	d.adopt(v)
+	return h.adoptSnapshots(&first.State, first.Generation)
+}
+
+// adoptSnapshots records the snapshots that came with a volume.
+func (h *Host) adoptSnapshots(s *commitlog.State, g commitlog.Generation) error {
+	for _, snap := range s.Snapshots {
+		st := recordOf(s, newVolumeID(h))
+		st.Snapshot, st.SnapshotOf, st.CreatedAt = snap.Name, volume.ID(s.ID), snap.CreatedAt
+		st.Root, st.Size, st.Folded, st.Floor, st.Used = snap.Root, snap.Size, snap.Seq, snap.Seq, snap.Seq
+		st.RootBlocks = st.Blocks()
+		if st.Generation = snap.Generation.String(); snap.Generation.IsZero() {
+			st.Generation = g.String()
+		}
+		st.Labels, st.Parent = nil, nil
+		if _, err := h.add(st); err != nil && !errors.Is(err, problem.Exists) {
+			return err
+		}
+	}
+	return nil
+}
+
+// wouldLose says what forcing a claim may lose.
+func (h *Host) wouldLose(n Name, tip *commitlog.Object, why error) error {
+	kind := problem.WouldLose
+	return problem.New(kind, "volume %q is held by host %s, and what it wrote since generation %s (%s) may be lost: %w; --force takes it over all the same",
+		n, tip.State.Owner.ID, tip.Generation, tip.State.Time.Format(time.RFC3339), why)
+}
+
+// askWithin is how long another host may take to answer before it counts as
+// unreachable.
+const askWithin = 5 * time.Second
+
+// ask asks the owner of a volume to flush it, and unless flushOnly to release it.
+func (h *Host) ask(ctx context.Context, n Name, tip *commitlog.Object, flushOnly bool) (api.Volume, error) {
+	owner := tip.State.Owner
+	if len(owner.Addresses) == 0 || h.cfg.Dial == nil {
+		return api.Volume{}, problem.New(problem.Unavailable, "host %s has no address where it could be asked", owner.ID)
+	}
+	var last error
+	for _, addr := range owner.Addresses {
+		actx, cancel := context.WithTimeout(ctx, askWithin)
+		r := api.ReleaseRequest{Host: h.id, Epoch: tip.Generation.Epoch, WithinMs: float64(askWithin.Milliseconds()), FlushOnly: flushOnly}
+		v, err := h.cfg.Dial(addr).Release(actx, n.String(), r)
+		cancel()
+		if err == nil {
+			return v, nil
+		}
+		last = fmt.Errorf("host %s at %s: %w", owner.ID, addr, err)
+	}
+	return api.Volume{}, last
+}
+
+// Release is what another host asks of this one: flush a volume, and unless
+// FlushOnly hand it over. A request that comes late, or for another epoch, has
+// no effect.
+func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error) {
+	if r.WithinMs > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(r.WithinMs*1e6))
+		defer cancel()
+	}
+	d, err := h.local(name, false)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	if ctx.Err() != nil {
+		return api.Volume{}, problem.New(problem.Unavailable, "host %s asked too long ago: nothing was done", r.Host)
+	}
+	st := d.state()
+	if g := generation(st.Published); g.Epoch != r.Epoch && (d.owner == nil || d.owner.Generation().Epoch != r.Epoch) {
+		return api.Volume{}, problem.New(problem.Busy, "volume %q is at epoch %d here, not %d: nothing was done", d, g.Epoch, r.Epoch)
+	}
+	if r.FlushOnly {
+		if _, err := h.publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
+			return api.Volume{}, err
+		}
+		return h.view(d), nil
+	}
+	if n := d.exports(); n > 0 {
+		return api.Volume{}, problem.New(problem.WouldLose, "volume %q has %d open NBD connection(s) there", d, n)
+	}
+	if err := h.handOver(ctx, d); err != nil {
+		return api.Volume{}, err
+	}
+	view := h.view(d)
+	// It is the asker's now: this host keeps nothing of it but its cache.
+	return view, h.letGo(d)
+}
+
+// letGo takes a released volume, and its snapshots, off this host. Under op.
+func (h *Host) letGo(d *disk) error {
+	for _, s := range h.snapshotsOf(d.id) {
+		s.op.Lock()
+		err := h.erase(s)
+		s.op.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return h.erase(d)
+}
+
+// tip reads the newest object of a volume's log; one that was removed is not found.
+func (h *Host) tip(ctx context.Context, n Name) (*commitlog.Object, error) {
+	o, err := commitlog.Newest(ctx, h.cfg.Store, n.log())
+	if problem.KindOf(err) == problem.NotFound && err != nil {
+		return nil, problem.New(problem.NotFound, "there is no volume %q, neither on this host nor in the store", n)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if o.Tombstone {
+		if o.State.RenamedTo != "" {
+			return nil, problem.New(problem.NotFound, "volume %q was renamed to %q", n, o.State.RenamedTo)
+		}
+		return nil, problem.New(problem.NotFound, "volume %q was removed", n)
+	}
+	return o, nil
+}

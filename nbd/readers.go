@@ -1,0 +1,105 @@
+package nbd
+
+import (
+	"sync"
+	"time"
+
+	"github.com/paraglide/glide/nbd/internal/wire"
+)
+
+// job is a request whose answer may have to wait for a disk or a network.
+type job struct {
+	req   wire.Request
+	owed  int // bytes promised for it
+	start time.Time
+}
+
+// readers is the server's pool of goroutines for jobs. They exist only while
+// there is work. Connections take turns, and none may have more than perConn of
+// them, so that one whose data is far away does not hold up the others.
+type readers struct {
+	max     int
+	perConn int
+	wg      *sync.WaitGroup // counts the goroutines
+
+	mu      sync.Mutex
+	running int
+	ready   fifo[*conn] // each with a job that may start, each once
+}
+
+// jobs are a connection's in the pool. Guarded by readers.mu.
+type jobs struct {
+	waiting fifo[job]
+	working int
+	listed  bool // in readers.ready
+}
+
+// submit queues j and sees to it that somebody takes it.
+func (r *readers) submit(c *conn, j job) {
+	r.mu.Lock()
+	c.jobs.waiting.push(j)
+	r.listLocked(c)
+	hire := r.running < r.max && r.ready.len() > 0
+	if hire {
+		r.running++
+	}
+	r.mu.Unlock()
+	if hire {
+		r.wg.Go(r.work)
+	}
+}
+
+func (r *readers) listLocked(c *conn) {
+	if !c.jobs.listed && c.jobs.working < r.perConn && c.jobs.waiting.len() > 0 {
+		c.jobs.listed = true
+		r.ready.push(c)
+	}
+}
+
+// work does jobs until there are none.
+func (r *readers) work() {
+	r.mu.Lock()
+	for r.ready.len() > 0 {
+		c := r.ready.pop()
+		j := c.jobs.waiting.pop()
+		c.jobs.listed = false
+		c.jobs.working++
+		r.listLocked(c)
+		r.mu.Unlock()
+		c.perform(j)
+		r.mu.Lock()
+		c.jobs.working--
+		r.listLocked(c)
+	}
+	r.running--
+	r.mu.Unlock()
+}
+
+// fifo is a queue that reuses its memory.
+type fifo[T any] struct {
+	items []T
+	head  int
+}
+
+func (q *fifo[T]) len() int { return len(q.items) - q.head }
+
+func (q *fifo[T]) push(v T) {
+	// Move up rather than grow, once at least half of the array is behind us:
+	// each item is moved at most once for each that was taken.
+	if len(q.items) == cap(q.items) && q.head > len(q.items)/2 {
+		n := copy(q.items, q.items[q.head:])
+		clear(q.items[n:])
+		q.items, q.head = q.items[:n], 0
+	}
+	q.items = append(q.items, v)
+}
+
+func (q *fifo[T]) pop() T {
+	v := q.items[q.head]
+	var zero T
+	q.items[q.head] = zero
+	if q.head++; q.head == len(q.items) {
+		q.items, q.head = q.items[:0], 0
+	}
+	return v
+}

@@ -1,0 +1,334 @@
+package nbd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// socketBuffer is asked for on each socket, in bytes, in each direction.
+const socketBuffer = 4 << 20
+
+// watchInterval is how often connections are looked at: see conn.look.
+const watchInterval = 500 * time.Millisecond
+
+// Op is a kind of request, for Options.Observe.
+type Op uint8
+
+// The kinds of requests.
+const (
+	OpRead Op = iota
+	OpWrite
+	OpFlush
+	OpTrim
+	OpZero
+	OpCache
+	OpStatus
+	NumOps = iota // how many kinds there are
+)
+
+var opNames = [NumOps]string{"read", "write", "flush", "trim", "zero", "cache", "status"}
+
+// String returns the name of the operation, in lower case.
+func (op Op) String() string {
+	if int(op) < len(opNames) {
+		return opNames[op]
+	}
+	return fmt.Sprintf("op %d", uint8(op))
+}
+
+// TLSMode says whether connections are encrypted.
+type TLSMode uint8
+
+// The modes of TLS. With TLSAllow the client chooses; with TLSRequire nothing
+// but the start of TLS is possible before it.
+const (
+	TLSOff TLSMode = iota
+	TLSAllow
+	TLSRequire
+)
+
+// Options are the settings of a Server. The zero value of each field means its default.
+type Options struct {
+	// TLS needs a TLSConfig unless it is TLSOff, the default. Clients are
+	// authenticated if the configuration's ClientAuth says so.
+	TLS       TLSMode
+	TLSConfig *tls.Config
+	// HandshakeTimeout is how long a client may take in all to choose an export.
+	// 10 s by default.
+	HandshakeTimeout time.Duration
+	// WriteTimeout is how long a client may have replies waiting without taking
+	// any of them, before it is disconnected. 60 s by default.
+	WriteTimeout time.Duration
+	// Readers bounds the calls of Device.ReadAt and Device.Extents at one time,
+	// over all connections; 1024 by default. ReadersPerConn bounds those for
+	// one connection; 64 by default.
+	Readers        int
+	ReadersPerConn int
+	// Logger gets the events of connections: opened and closed at Info,
+	// unsuccessful handshakes at Debug. None by default.
+	Logger *slog.Logger
+	// Observe, if set, is called for every request that the device dealt with,
+	// well or not, with the number of bytes that it was about, and the time from
+	// its receipt (for a write: from the call of the device) to its answer. It
+	// is called on the hot path, by many goroutines at once.
+	Observe func(op Op, bytes int, d time.Duration)
+}
+
+// Validate returns all that is wrong with the options.
+func (o *Options) Validate() error {
+	var errs []error
+	if o.TLS > TLSRequire {
+		errs = append(errs, fmt.Errorf("nbd: no such TLS mode: %d", o.TLS))
+	}
+	if o.TLS != TLSOff && o.TLSConfig == nil {
+		errs = append(errs, errors.New("nbd: TLS needs a TLSConfig"))
+	}
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"HandshakeTimeout", int64(o.HandshakeTimeout)},
+		{"WriteTimeout", int64(o.WriteTimeout)},
+		{"Readers", int64(o.Readers)},
+		{"ReadersPerConn", int64(o.ReadersPerConn)},
+	} {
+		if f.value < 0 {
+			errs = append(errs, fmt.Errorf("nbd: %s is negative", f.name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// withDefaults returns the options with all fields set that need to be.
+func (o Options) withDefaults() Options {
+	if o.HandshakeTimeout == 0 {
+		o.HandshakeTimeout = 10 * time.Second
+	}
+	if o.WriteTimeout == 0 {
+		o.WriteTimeout = 60 * time.Second
+	}
+	if o.Readers == 0 {
+		o.Readers = 1024
+	}
+	if o.ReadersPerConn == 0 {
+		o.ReadersPerConn = 64
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Server serves the exports of an Exporter on any number of listeners. Set the
+// exported fields, then call Serve for each listener, and Shutdown once.
+type Server struct {
+	Exporter Exporter
+	Options  Options
+
+	once     sync.Once
+	opt      Options // with defaults
+	log      *slog.Logger
+	stopping atomic.Bool
+	readers  readers
+	wg       sync.WaitGroup // all goroutines that work for a connection
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	timer     *time.Timer // calls watch; nil while there is no connection
+}
+
+func (s *Server) init() {
+	s.once.Do(func() {
+		s.opt = s.Options.withDefaults()
+		s.log = s.opt.Logger
+		if s.opt.TLSConfig != nil {
+			// Small records, to begin with, are for web pages.
+			s.opt.TLSConfig = s.opt.TLSConfig.Clone()
+			s.opt.TLSConfig.DynamicRecordSizingDisabled = true
+		}
+		s.readers.max, s.readers.perConn, s.readers.wg = s.opt.Readers, s.opt.ReadersPerConn, &s.wg
+		s.listeners = make(map[net.Listener]struct{})
+		s.conns = make(map[*conn]struct{})
+	})
+}
+
+// Serve accepts connections from l until ctx is done, Shutdown is called, or l
+// fails, of which only the last is an error. It closes l. Connections that were
+// accepted live on until their clients or Shutdown end them.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	defer func() { _ = l.Close() }()
+	if err := s.Options.Validate(); err != nil {
+		return err
+	}
+	s.init()
+	s.mu.Lock()
+	if s.stopping.Load() {
+		s.mu.Unlock()
+		return nil
+	}
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, l)
+		s.mu.Unlock()
+	}()
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+
+	var pause time.Duration
+	for {
+		nc, err := l.Accept()
+		switch {
+		case err == nil:
+			pause = 0
+			s.start(nc)
+		case ctx.Err() != nil || s.stopping.Load():
+			return nil
+		case !passing(err):
+			return fmt.Errorf("nbd: accept: %w", err)
+		default:
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			s.log.Warn("nbd: cannot accept for now", "err", err, "retry_in", pause)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// passing tells whether accepting may work again later.
+func passing(err error) bool {
+	for _, errno := range []syscall.Errno{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EINTR,
+	} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// start begins to serve a connection.
+func (s *Server) start(nc net.Conn) {
+	tune(nc)
+	out := newOutlet(nc, s.opt.WriteTimeout)
+	c := &conn{srv: s, out: out, in: out}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping.Load() {
+		_ = nc.Close()
+		return
+	}
+	s.conns[c] = struct{}{}
+	if s.timer == nil {
+		s.timer = time.AfterFunc(watchInterval, s.watch)
+	}
+	s.wg.Go(func() {
+		defer s.forget(c)
+		c.serve()
+	})
+}
+
+func (s *Server) forget(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if delete(s.conns, c); len(s.conns) == 0 {
+		s.timer.Stop()
+		s.timer = nil
+	}
+}
+
+// tune sets up a socket for bulk transfer.
+func tune(nc net.Conn) {
+	// Best effort, all of it: a socket with small buffers works, slowly.
+	if b, ok := nc.(interface {
+		SetReadBuffer(int) error
+		SetWriteBuffer(int) error
+	}); ok {
+		_ = b.SetReadBuffer(socketBuffer)
+		_ = b.SetWriteBuffer(socketBuffer)
+	}
+	if t, ok := nc.(*net.TCPConn); ok {
+		// A client's host that is gone is noticed after 75 s.
+		_ = t.SetKeepAliveConfig(net.KeepAliveConfig{
+			Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 3,
+		})
+	}
+}
+
+// watch looks at all connections.
+func (s *Server) watch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timer == nil {
+		return // the last connection has just ended
+	}
+	for c := range s.conns {
+		c.look()
+	}
+	s.timer.Reset(watchInterval)
+}
+
+// Shutdown stops accepting connections, lets the requests that were received be
+// answered, and closes all connections. It returns when nothing of the server
+// runs any more. When ctx is done before, it closes the connections as they
+// are, and returns ctx's error; calls of the device that are still under way
+// then end when they end.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.init()
+	s.mu.Lock()
+	s.stopping.Store(true)
+	for l := range s.listeners {
+		_ = l.Close()
+	}
+	for c := range s.conns {
+		c.wake()
+	}
+	s.mu.Unlock()
+
+	done := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.abort(errStopped)
+	}
+	return ctx.Err()
+}
+
+// now is the time, if somebody wants to know it.
+func (s *Server) now() time.Time {
+	if s.opt.Observe == nil {
+		return time.Time{}
+	}
+	return time.Now()
+}
+
+// observe reports a request that was begun at start.
+func (s *Server) observe(op Op, bytes int, start time.Time) {
+	if s.opt.Observe != nil {
+		s.opt.Observe(op, bytes, time.Since(start))
+	}
+}

@@ -1,0 +1,31 @@
+package nbd
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// hungUp tells whether the peer of a socket has closed it, even when there is
+// data from it that nobody has read yet. It does not wait.
+func hungUp(raw syscall.RawConn) bool {
+	gone := false
+	err := raw.Control(func(fd uintptr) {
+		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(fds[:], 0)
+		gone = err == nil && n > 0
+	})
+	return gone || err != nil // an error: we have closed it ourselves
+}
+
+// unsent returns how many bytes the peer has yet to take of what was written to
+// a socket, or to acknowledge.
+func unsent(raw syscall.RawConn) (n int) {
+	if raw == nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) {
+		n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+	})
+	return n
+}
