@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -18,6 +19,8 @@ import (
 // order of their requests (or in many random ones), and with every fate of a
 // few of their creations. A run is determined by its choices, so that a failing
 // one can be repeated.
+
+var depth = flag.Int("explore", 1, "play so many times as many runs")
 
 // fate is what becomes of a creation.
 type fate int
@@ -174,6 +177,7 @@ func (r *run) answer(s *step, f fate) {
 // in so many random ones otherwise, and checks each.
 func explore(t *testing.T, most, faults int, begin func(tb, objstore.Store), actors ...actor) {
 	t.Helper()
+	most *= *depth
 	base := newStore().Store
 	begin(t, base)
 	var prefix []int // choices of the next run; 0 after their end
@@ -330,25 +334,25 @@ func TestExploreTwoClaimers(t *testing.T) {
 
 func TestExploreTwoProcessesOfOneHost(t *testing.T) {
 	begin, _ := owning("a")
-	explore(t, 1500, 1, begin, claiming("a", 2, 20), claiming("a", 3, 30))
+	explore(t, 600, 1, begin, claiming("a", 2, 20), claiming("a", 3, 30))
 }
 
 func TestExploreFaults(t *testing.T) {
 	begin, owner := owning("a", 10, 11)
-	explore(t, 1500, 1, begin, owner, claiming("b", 1, 20))
-	explore(t, 1000, 3, begin, owner, claiming("b", 1, 20))
+	explore(t, 600, 1, begin, owner, claiming("b", 1, 20))
+	explore(t, 400, 3, begin, owner, claiming("b", 1, 20))
 }
 
 func TestExploreThree(t *testing.T) {
 	begin, owner := owning("a", 10, 11)
-	explore(t, 500, 0, begin, owner, claiming("b", 1, 20), claiming("c", 1, 30))
-	explore(t, 500, 2, begin, owner, claiming("b", 1, 20), claiming("c", 1, 30))
+	explore(t, 250, 0, begin, owner, claiming("b", 1, 20), claiming("c", 1, 30))
+	explore(t, 250, 2, begin, owner, claiming("b", 1, 20), claiming("c", 1, 30))
 }
 
 // TestExploreRelease: a volume that is released while another claims it.
 func TestExploreRelease(t *testing.T) {
 	begin, _ := owning("a")
-	explore(t, 1000, 1, begin, claiming("b", 1, 20), func(r *run, store objstore.Store) {
+	explore(t, 300, 1, begin, claiming("b", 1, 20), func(r *run, store objstore.Store) {
 		o := newOwner(r.t, store, "c", 1)
 		_, err := o.Claim(ctx, CauseTakeover, nil)
 		for tries := 0; err == nil && tries < 3; tries++ {

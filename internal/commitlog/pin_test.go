@@ -37,6 +37,11 @@ func TestPinGolden(t *testing.T) {
 		raw, err := p.Encode()
 		check(t, err)
 		golden(t, "pin-"+string(p.Kind)+".json", string(raw)+"\n")
+		var dump bytes.Buffer
+		check(t, DumpPin(&dump, raw))
+		if !strings.Contains(dump.String(), `"kind": "`+string(p.Kind)) {
+			t.Errorf("dumped as %q", dump.String())
+		}
 		back, err := DecodePin(raw)
 		check(t, err)
 		if !reflect.DeepEqual(back, p) {

@@ -128,7 +128,9 @@ type State struct {
 	CreatedAt  time.Time         `json:"created_at"`
 	Parent     *Parent           `json:"parent,omitempty"`
 
-	// Root is the block map and Seq the last write that it holds: together the cut.
+	// Root is the block map and Seq the last write that it holds: together the
+	// cut. Its height is the one that Size asks for, so a resize that needs
+	// another level publishes the map anew.
 	Root blockmap.Root `json:"root"`
 	Seq  uint64        `json:"seq"`
 	// DataCommits are those that come on top of Root, oldest first; the

@@ -1,0 +1,69 @@
+# Everything a machine with Go and Debian's packages needs to build, test and
+# show Glide. `make help` lists the targets.
+
+GO      ?= go
+BIN     := bin
+CACHE   := $(CURDIR)/.cache
+TOOLS   := $(CACHE)/bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+export GLIDE_TOOLS := $(TOOLS)
+
+# What tests and the demo run: NBD clients and servers, and a VM with a Debian guest.
+PACKAGES := qemu-system-x86 qemu-utils fio nbdkit libnbd-bin nbd-client debootstrap \
+            linux-image-cloud-amd64 e2fsprogs zstd cpio busybox-static iproute2 ca-certificates
+
+.PHONY: help build check test race fuzz bench e2e soak demo deps tools generate clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+build: ## one static binary, bin/glide
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/glide ./cmd/glide
+
+deps: ## Debian packages that tests and the demo use
+	@missing=""; for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "installing:$$missing"; \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get update -qq && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+tools: $(TOOLS)/versitygw $(TOOLS)/staticcheck ## the S3 server of the tests, and the linter
+
+$(TOOLS)/%: tools/go.mod tools/go.sum
+	@mkdir -p $(TOOLS)
+	@echo "building $*"
+	@cd tools && $(GO) build -o $@ $$($(GO) list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' tool | grep -E '/$*$$')
+
+check: tools ## formatting, vet, lint, import layers
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(TOOLS)/staticcheck ./...
+	$(GO) test ./internal/repo
+
+test: deps tools build ## all tests, in a few minutes
+	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -timeout 14m ./...
+
+race: deps tools build ## the tests under the race detector
+	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -race -short -timeout 30m ./...
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$p/*_test.go | cut -d' ' -f2); do \
+	    echo "$$p $$f"; $(GO) test -run xxx -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),20s) $$p || exit 1; done; done
+
+bench: deps build ## throughput against nbdkit, in one table
+	$(GO) run ./internal/bench -glide $(BIN)/glide
+
+e2e: deps tools build ## the tests with daemons, guests and a real S3 server
+	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -v -timeout 20m ./internal/e2e
+
+soak: deps tools build ## long crash tests: SOAK= how long, 30m by default
+	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_SOAK=$(or $(SOAK),30m) $(GO) test -v -timeout 24h -run Soak ./internal/e2e ./internal/volume
+
+demo: deps build ## the main job, end to end: IMAGE=path for your own disk, STORE=s3 for the S3 server
+	@[ "$(STORE)" != s3 ] || $(MAKE) --no-print-directory tools
+	$(GO) run ./internal/demo -glide $(BIN)/glide -cache $(CACHE) -image "$(IMAGE)" -store "$(or $(STORE),file)"
+
+clean: ## what was built
+	rm -rf $(BIN) $(CACHE)

@@ -1,0 +1,181 @@
+package repo
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/paraglide/glide/"
+
+// layers lists what each package may import of this module. Data goes down one
+// stair and back up: what is not listed is a step sideways, or up.
+var layers = map[string][]string{
+	"internal/problem":   {},
+	"internal/extent":    {},
+	"internal/objstore":  {"internal/problem"},
+	"internal/pack":      {"internal/problem", "internal/objstore"},
+	"internal/blockmap":  {"internal/problem", "internal/pack"},
+	"internal/wal":       {"internal/problem", "internal/extent"},
+	"internal/meta":      {"internal/problem", "internal/pack"},
+	"internal/cache":     {"internal/problem", "internal/pack", "internal/objstore", "internal/blockmap"},
+	"internal/commitlog": {"internal/problem", "internal/pack", "internal/objstore", "internal/blockmap"},
+	"internal/volume":    {"internal/problem", "internal/pack", "internal/blockmap", "internal/wal", "internal/extent"},
+	"internal/flush":     {"internal/problem", "internal/pack", "internal/objstore", "internal/blockmap", "internal/volume"},
+	"internal/image":     {"internal/problem", "internal/api"},
+	"internal/api":       {"internal/problem"},
+	"internal/config":    {"internal/problem", "internal/pack", "internal/host"},
+	"internal/host": {
+		"internal/problem", "internal/pack", "internal/objstore", "internal/blockmap", "internal/cache", "internal/commitlog",
+		"internal/meta", "internal/volume", "internal/wal", "internal/flush", "internal/api", "nbd",
+	},
+	"nbd":    {},
+	"client": {"internal/api", "internal/problem"},
+}
+
+// engine lists the packages that get their clock and their files handed in, so
+// that tests can take them away.
+var engine = []string{
+	"internal/volume", "internal/wal", "internal/flush", "internal/commitlog", "internal/blockmap", "internal/cache", "internal/extent", "internal/meta",
+}
+
+var forbidden = map[string][]string{
+	"time": {"Now", "Since", "Until", "Sleep", "After", "NewTimer", "NewTicker", "Tick", "AfterFunc"},
+	"os":   {"Open", "Create", "OpenFile", "Rename", "Remove", "RemoveAll", "ReadFile", "WriteFile", "Mkdir", "MkdirAll"},
+}
+
+// top is the repository's directory.
+func top(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// files calls fn for every Go file that is not a test.
+func files(t *testing.T, fn func(pkg, path string, f *ast.File)) {
+	t.Helper()
+	root := top(t)
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			switch d.Name() {
+			case ".git", ".cache", "bin", "testdata", "tools":
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		fn(filepath.ToSlash(rel), path, f)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestImportsPointDownward(t *testing.T) {
+	files(t, func(pkg, path string, f *ast.File) {
+		allowed, ok := layers[pkg]
+		if !ok {
+			return // commands, and packages for tests
+		}
+		for _, imp := range f.Imports {
+			name, mine := strings.CutPrefix(strings.Trim(imp.Path.Value, `"`), module)
+			if mine && !slices.Contains(allowed, name) && !strings.HasPrefix(name, pkg+"/internal/") {
+				t.Errorf("%s imports %s, which is not below it", path, name)
+			}
+		}
+	})
+}
+
+func TestEngineGetsClockAndFilesHandedIn(t *testing.T) {
+	files(t, func(pkg, path string, f *ast.File) {
+		if !slices.Contains(engine, pkg) {
+			return
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			if x, ok := sel.X.(*ast.Ident); ok && slices.Contains(forbidden[x.Name], sel.Sel.Name) && x.Obj == nil {
+				t.Errorf("%s calls %s.%s: it has to be handed in", path, x.Name, sel.Sel.Name)
+			}
+			return true
+		})
+	})
+}
+
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	said := map[string]bool{}
+	files(t, func(pkg, _ string, f *ast.File) {
+		said[pkg] = said[pkg] || f.Doc != nil
+	})
+	for pkg, ok := range said {
+		if !ok {
+			t.Errorf("package %s has no comment", pkg)
+		}
+	}
+}
+
+// TestModules compares the modules that the binary links with the list in
+// testdata: a new dependency is a decision.
+func TestModules(t *testing.T) {
+	cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/glide")
+	cmd.Dir = top(t)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mods := strings.Fields(string(out))
+	slices.Sort(mods)
+	mods = slices.Compact(mods)
+	got := strings.Join(mods, "\n") + "\n"
+	const golden = "testdata/modules.txt"
+	if os.Getenv("GLIDE_UPDATE") != "" {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("the linked modules are not those of %s (GLIDE_UPDATE=1 writes it):\n%s", golden, got)
+	}
+}
+
+func TestFilesAreShort(t *testing.T) {
+	files(t, func(_, path string, _ *ast.File) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(b), "\n"); n > 600 {
+			t.Errorf("%s has %d lines: is it still one idea?", path, n)
+		}
+	})
+}
