@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"strconv"
 	"strings"
 	"sync"
@@ -131,7 +132,7 @@ func (d *disk) load(name string) error {
 	return nil
 }
 
-func readSlab(f vfs.File) (size int, table []byte, err error) {
+func readSlab(f io.ReaderAt) (size int, table []byte, err error) {
 	head := make([]byte, slabHeader)
 	if _, err := f.ReadAt(head, 0); err != nil {
 		return 0, nil, err

@@ -47,12 +47,14 @@ func (c *cleaner) run(ctx context.Context) {
 	}
 }
 
-// Thresholds of cleaning. Below slack segments of garbage it is not worth it;
-// above, the log may be twice what is live of it. Near its limit it is cleaned
-// whatever is to be gained.
+// Thresholds of cleaning. Segments that are dead but for a trace go at once: they
+// cost next to nothing, and what is recycled while it is still in memory is
+// cheapest to write again. Copying begins when the log is twice what is live of
+// it, and some slack; near the log's limit, whatever is to be gained.
 const (
 	slackSegments  = 6
 	nearLimit      = 0.8
+	shareDead      = 0.02
 	shareRelaxed   = 0.6
 	sharePressed   = 0.95
 	victimsPerPass = 6
@@ -71,12 +73,11 @@ func (c *cleaner) clean(ctx context.Context) bool {
 	used, _ := c.h.pool.Used()
 	size := int64(c.h.pool.SegmentBytes())
 	limit := c.h.pool.Limit()
-	pressed := limit > 0 && float64(used) > nearLimit*float64(limit)
-	if !pressed && used < 2*live+int64(len(vols))*size+slackSegments*size {
-		return false
+	share := shareDead
+	if used > 2*live+int64(len(vols))*size+slackSegments*size {
+		share = shareRelaxed
 	}
-	share := shareRelaxed
-	if pressed {
+	if limit > 0 && float64(used) > nearLimit*float64(limit) {
 		share = sharePressed
 	}
 	for _, vs := range volume.FindVictims(vols, share, victimsPerPass) {

@@ -118,7 +118,12 @@ func (p *publication) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer release(context.WithoutCancel(ctx))
+	defer func() {
+		// A commit that may yet take effect keeps what it refers to announced.
+		if p.d.owner == nil || !p.d.owner.Unsettled() {
+			release(context.WithoutCancel(ctx))
+		}
+	}()
 	p.res = res
 	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
 		return err
@@ -320,22 +325,8 @@ func (d *disk) checkSeal(ctx context.Context) error {
 		return d.owner.CheckSeal(ctx)
 	}
 	st := d.state()
-	log := commitlog.Volume{Tenant: st.Tenant, Name: st.Name}
-	// A process that has not committed has no epoch; the next number of the one
-	// it knows is where a seal by another would stand.
-	raw, err := d.h.cfg.Store.Get(ctx, log.Key(generation(st.Published).Next()))
-	if problem.KindOf(err) == problem.NotFound && err != nil {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	o, err := commitlog.Decode(raw)
-	if err != nil {
-		return err
-	}
-	if o.State.Owner.ID != d.h.id || o.Kind == commitlog.Seal && o.State.SealedBy != d.h.id {
-		return takenBy(d, o)
-	}
-	return nil
+	// A process that has not committed has no epoch: it looks behind the newest
+	// commit that its predecessors made.
+	_, err := commitlog.Look(ctx, d.h.cfg.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, generation(st.Published), d.h.id)
+	return err
 }

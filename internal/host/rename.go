@@ -100,27 +100,15 @@ func (h *Host) renamePublished(ctx context.Context, d *disk, st *volume.State, n
 	if _, err := h.publish(ctx, d, commitlog.CauseRename, func(*commitlog.State) {}); err != nil {
 		return nil, err
 	}
-	state := d.owner.State()
-	oldName := state.Name
-	next := state.Clone()
-	next.Name, next.Cause = n.Volume, commitlog.CauseRename
-	next.RenamedFrom, next.Reserved = oldName, true
 	renamed := *st
 	renamed.Name = n.Volume
 	o, err := h.newOwner(&renamed)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := o.OpenFirst(ctx, next); err != nil {
-		return nil, err
-	}
-	if err := d.owner.Tombstone(ctx, commitlog.CauseRename, n.Volume); err != nil {
-		return nil, h.noteFence(d, err)
-	}
-	next.Reserved = false
-	g, err := o.Commit(ctx, next)
+	g, err := commitlog.Rename(ctx, d.owner, o, d.owner.State())
 	if err != nil {
-		return nil, err
+		return nil, h.noteFence(d, err)
 	}
 	d.owner = o
 	return &volume.Published{Epoch: g.Epoch, Number: g.Number}, nil

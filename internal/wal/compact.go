@@ -78,7 +78,7 @@ func (c *Compactor) end() error {
 	if err := c.drain(); err != nil {
 		return err
 	}
-	if err := c.seg.writeIndex(c.recs, c.pos); err != nil {
+	if err := c.seg.writeIndex(encodeIndex(c.recs), c.pos); err != nil {
 		return err
 	}
 	if err := c.seg.sync(); err != nil {

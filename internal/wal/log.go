@@ -35,7 +35,8 @@ type Log struct {
 	mu       sync.Mutex // appends, rotation
 	cur      *Segment
 	pos      uint32     // where the next record goes
-	index    uint32     // length of the index that the current records will have
+	index    []byte     // the current segment's index, queued records included
+	indexed  int        // its length without those
 	seq      uint64     // newest number given out
 	wrote    uint64     // newest number in a file; less than seq while records are queued
 	unsynced []*Segment // rotated, and not synced since
@@ -76,6 +77,11 @@ func (l *Log) Last() uint64    { return l.last.Load() }
 func (l *Log) Durable() uint64 { return l.durable.Load() }
 
 const maxIov = 512
+
+// prepareAfter is the part of a segment after which the next one is made ready:
+// early, since on a busy disk the syncs which that takes can last for as long as
+// it takes to fill the rest; not at once, since many volumes write little.
+const prepareAfter = 8
 
 // Append logs one write for each frame: frames[i][HeaderSize:] at offs[i]. The
 // room in front of the payload is overwritten with the record's header. What it
@@ -161,9 +167,9 @@ func (l *Log) record(head, body []byte, flags uint32, off uint64) {
 	binary.LittleEndian.PutUint32(head, crc32.Update(crc, castagnoli, body))
 	l.queue(head)
 	l.queue(body)
-	l.index += HeaderSize
+	l.index = append(l.index, head...)
 	if flags&flagZero != 0 {
-		l.index += zeroPayload
+		l.index = append(l.index, body...)
 	}
 	if n := len(body) & 3; n != 0 {
 		l.queue(zeroPage[:4-n])
@@ -189,7 +195,7 @@ func (l *Log) queue(b []byte) {
 // room makes sure that a record fits behind what is queued, writing the queue
 // and taking another segment if need be.
 func (l *Log) room(payload uint32, zero bool) error {
-	index := l.index + HeaderSize
+	index := uint32(len(l.index)) + HeaderSize
 	if zero {
 		index += zeroPayload
 	}
@@ -237,10 +243,10 @@ func (l *Log) write() error {
 		l.cur.first.Store(l.wrote + 1)
 		l.cur.begun.Store(true)
 	}
-	l.wrote = l.seq
+	l.wrote, l.indexed = l.seq, len(l.index)
 	l.iov = l.iov[:0]
 	l.queued = 0
-	if l.next == nil && l.pos > l.cur.size/4*3 {
+	if l.next == nil && l.pos > l.cur.size/prepareAfter {
 		l.prepare()
 	}
 	return nil
@@ -248,7 +254,7 @@ func (l *Log) write() error {
 
 // dropQueue takes back the numbers and pieces of records that were not written.
 func (l *Log) dropQueue() {
-	l.seq = l.wrote
+	l.seq, l.index = l.wrote, l.index[:l.indexed]
 	for n := len(l.written); n > 0; n-- {
 		w := l.written[n-1]
 		if NumberOf(w.Place) != l.cur.number || uint32(w.Place) < l.pos {
@@ -332,7 +338,7 @@ func (l *Log) rotate() error {
 		}
 	}
 	l.retire()
-	l.cur, l.pos, l.index = p.seg, pageSize, 0
+	l.cur, l.pos, l.index, l.indexed = p.seg, pageSize, nil, 0
 	return nil
 }
 
@@ -340,6 +346,8 @@ func (l *Log) rotate() error {
 func (l *Log) retire() {
 	if l.cur != nil {
 		l.cur.end.Store(l.wrote)
+		l.cur.full = fullSegment{l.index[:l.indexed], l.pos}
+		l.index, l.indexed = nil, 0
 		l.unsynced = append(l.unsynced, l.cur)
 		l.cur = nil
 	}
@@ -427,27 +435,36 @@ func (s *Segment) sync() error {
 	return nil
 }
 
-// finish writes index and trailer of a full segment that has been synced.
-func (s *Segment) finish() error {
-	recs, end, err := s.scan(pageSize)
-	if err != nil || len(recs) == 0 {
-		return err
-	}
-	return s.writeIndex(recs, end)
+// fullSegment is what finish needs of a segment that has just become full.
+type fullSegment struct {
+	index []byte // the headers of its records
+	end   uint32 // where they end
 }
 
-func (s *Segment) writeIndex(recs []Record, end uint32) error {
-	index := encodeIndex(recs)
-	first, last := recs[0].Seq, recs[0].Seq
-	for i := range recs {
-		first, last = min(first, recs[i].Seq), max(last, recs[i].Seq)
+// finish writes index and trailer of a full segment that has been synced.
+func (s *Segment) finish() error {
+	f := s.full
+	s.full = fullSegment{}
+	if len(f.index) == 0 {
+		return nil
 	}
+	return s.writeIndex(f.index, f.end)
+}
+
+// writeIndex writes an index, and the trailer that makes it count.
+func (s *Segment) writeIndex(index []byte, end uint32) error {
 	t := trailer{
-		incarnation: s.incarnation, records: uint32(len(recs)), end: end, indexPos: pageUp(end), indexLen: uint32(len(index)),
-		firstSeq: first, lastSeq: last, indexCRC: crc32.Checksum(index, castagnoli),
+		incarnation: s.incarnation, end: end, indexPos: pageUp(end), indexLen: uint32(len(index)),
+		firstSeq: 1<<64 - 1, indexCRC: crc32.Checksum(index, castagnoli),
 	}
-	if capacity(end, t.indexLen) > uint64(s.size) {
-		return nil // a segment that an older program filled to the brim
+	for b := index; len(b) >= HeaderSize; t.records++ {
+		seq := binary.LittleEndian.Uint64(b[16:])
+		t.firstSeq, t.lastSeq = min(t.firstSeq, seq), max(t.lastSeq, seq)
+		skip := HeaderSize
+		if binary.LittleEndian.Uint32(b[4:])&flagZero != 0 {
+			skip += zeroPayload
+		}
+		b = b[skip:]
 	}
 	if _, err := s.file.WriteAt(index, int64(t.indexPos)); err != nil {
 		return s.pool.diskError("write the index of "+s.name(), err)

@@ -71,12 +71,9 @@ func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 	if err != nil {
 		return Rewritten{}, err
 	}
-	index := uint32(HeaderSize)
-	if r.Zero {
-		index += zeroPayload
-	}
+	index := encodeIndex([]Record{*r})
 	need := size(uint32(len(body)))
-	if l.cur == nil || capacity(l.pos+need, l.index+index) > uint64(l.cur.size) {
+	if l.cur == nil || capacity(l.pos+need, uint32(len(l.index)+len(index))) > uint64(l.cur.size) {
 		full := l.cur
 		if err := l.rotate(); err != nil {
 			return Rewritten{}, err
@@ -86,7 +83,7 @@ func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 		}
 	}
 	rec := make([]byte, need)
-	copy(rec, encodeIndex([]Record{*r})[:HeaderSize])
+	copy(rec, index[:HeaderSize])
 	// What was known durable then still is; nothing newer may be claimed yet.
 	copy(rec[HeaderSize:], body)
 	sign(rec[:HeaderSize+len(body)], l.cur.seed)
@@ -102,7 +99,8 @@ func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 	}
 	l.cur.begun.Store(true)
 	l.pos += need
-	l.index += index
+	l.index = append(l.index, index...)
+	l.indexed = len(l.index)
 	return out, nil
 }
 

@@ -46,7 +46,8 @@ type Segment struct {
 	begun atomic.Bool
 	first atomic.Uint64
 	// end is the last sequence number in a log segment that is full, 0 before.
-	end atomic.Uint64
+	end  atomic.Uint64
+	full fullSegment // between retire and finish, which follow each other
 	// unchecked is set for a segment found at start: its records are verified
 	// before the first read of each, until the whole segment was.
 	unchecked atomic.Pointer[unchecked]

@@ -1,0 +1,53 @@
+package wal
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Dump writes a segment file as text: its header and every record that is
+// whole. It reads the file as it is, also one that a daemon is writing.
+func Dump(w io.Writer, path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	h, err := decodeHeader(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	kinds := map[byte]string{kindSpare: "spare", kindLog: "log", kindCompacted: "compacted"}
+	fmt.Fprintf(w, "log segment %d, %s, %d bytes\n  incarnation %016x, written by volume %x\n", h.number, kinds[h.kind], h.size, h.incarnation, h.writer)
+	if int64(len(b)) < int64(h.size) {
+		return problem.New(problem.Corrupt, "%s has %d bytes, its header says %d", path, len(b), h.size)
+	}
+	if t, ok := decodeTrailer(b[h.size-pageSize:h.size], h.incarnation, h.size); ok {
+		fmt.Fprintf(w, "  full: %d records, numbers %d to %d, index of %d bytes at %d\n", t.records, t.firstSeq, t.lastSeq, t.indexLen, t.indexPos)
+	}
+	fmt.Fprintf(w, "%10s %12s %16s %12s %12s  kind\n", "at", "number", "offset", "length", "durable")
+	seed := seedOf(h.incarnation)
+	pos := uint32(pageSize)
+	for uint64(pos)+HeaderSize <= uint64(h.size) {
+		r, ok := checkRecord(b[pos:h.size], seed)
+		if !ok {
+			break
+		}
+		kind := "data"
+		if r.Zero {
+			kind = "zero"
+		}
+		if r.More {
+			kind += ", goes on"
+		}
+		if r.Cont {
+			kind += ", continued"
+		}
+		fmt.Fprintf(w, "%10d %12d %16d %12d %12d  %s\n", pos, r.Seq, r.Off, r.Len, r.Durable, kind)
+		pos += size(r.payload())
+	}
+	_, err = fmt.Fprintf(w, "records end at byte %d\n", pos)
+	return err
+}
