@@ -44,8 +44,14 @@ func (c *cleaner) run(ctx context.Context) {
 		}
 		c.rounds.Add(1)
 		c.flushOverBudget(ctx)
+		if pause(ctx, pauseBetween) != nil {
+			return
+		}
 	}
 }
+
+// pauseBetween bounds how often the log is looked at.
+const pauseBetween = 5 * time.Millisecond
 
 // Thresholds of cleaning. Segments that are dead but for a trace go at once: they
 // cost next to nothing, and what is recycled while it is still in memory is

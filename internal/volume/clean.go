@@ -131,7 +131,8 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 		// An append that filled one of the victims has pointed the overlay at
 		// what it wrote there once this lock was free.
 		v.wmu.Lock()
-		v.wmu.Unlock() //nolint:staticcheck // a barrier
+		//lint:ignore SA2001 the lock is a barrier
+		v.wmu.Unlock()
 		if err := v.Flush(); err != nil {
 			return false, err
 		}

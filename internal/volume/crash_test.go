@@ -183,6 +183,8 @@ type world struct {
 	mu     sync.Mutex
 	states map[ID][]byte // the metadata
 
+	incarnations uint64
+
 	// crash is taken at the operation whose turn it is.
 	ops     int
 	crashAt int
@@ -212,18 +214,21 @@ func newWorld(t *testing.T, seed uint64, crashAt int) *world {
 }
 
 func (w *world) open() {
-	var fs *hookFS
-	fs = &hookFS{FS: w.mem, hook: func(op string) {
-		if fs == w.fs {
-			w.hook(op)
-		}
-	}}
-	w.fs = fs
+	mem := w.mem // what a host that is gone still does is not counted
+	w.fs = &hookFS{FS: mem, hook: func(op string) { w.hook(mem, op) }}
 	var err error
-	w.pool, err = wal.Open(wal.Options{FS: w.fs, Dir: "wal", SegmentBytes: testSegment, Rand: w.r.Uint64})
+	w.pool, err = wal.Open(wal.Options{FS: w.fs, Dir: "wal", SegmentBytes: testSegment, Rand: w.incarnation})
 	if err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// incarnation is called by background goroutines too, unlike w.r.
+func (w *world) incarnation() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.incarnations++
+	return w.incarnations * 0x9e3779b97f4a7c15
 }
 
 func (w *world) env() Env {
@@ -247,9 +252,12 @@ func (w *world) save(to map[ID][]byte, states ...*State) error {
 }
 
 // hook runs inside the engine's file operations.
-func (w *world) hook(where string) {
+func (w *world) hook(mem *vfs.MemFS, where string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if mem != w.mem {
+		return
+	}
 	w.ops++
 	if w.ops == w.crashAt {
 		w.crash = w.takeCrash(where)

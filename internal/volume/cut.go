@@ -2,6 +2,8 @@ package volume
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
@@ -17,6 +19,9 @@ type Cut struct {
 	tree *extent.Tree
 	base *blockmap.Map
 	segs []held
+	// live and dirty are the accounts that belong to the tree.
+	live  map[uint32]int64
+	dirty int64
 	// Seq is the number of the newest write in it.
 	Seq uint64
 	// State is the volume's record at the cut; its segments carry the limits
@@ -53,6 +58,7 @@ func (v *Volume) Cut() (*Cut, error) {
 	}
 	v.omu.Lock()
 	c.tree, c.base = v.tree.Clone(), v.base
+	c.live, c.dirty = maps.Clone(v.live), v.dirty
 	v.omu.Unlock()
 	v.stMu.Unlock()
 	c.State.Segments = refs(c.segs)
@@ -168,7 +174,7 @@ func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
 		return nil, err
 	}
 	for _, v := range out {
-		v.adopt(c.tree.Clone(), c.base, c.segs)
+		v.adopt(c)
 		v.log = wal.NewLog(v.env.Log, wal.Identity(v.id), c.Seq, v.attach)
 		if v.tree.Count() > 0 {
 			v.oldest = c.at
@@ -177,32 +183,19 @@ func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
 	return out, nil
 }
 
-// adopt gives the volume an overlay and the segments under it. The accounts are
-// taken from the tree.
-func (v *Volume) adopt(tree *extent.Tree, base *blockmap.Map, segs []held) {
-	for _, h := range segs {
+// adopt gives the volume the overlay of a cut, and the segments under it. A cut's
+// trees are cloned by one goroutine at a time.
+func (v *Volume) adopt(c *Cut) {
+	for _, h := range c.segs {
 		h.seg.Hold()
 	}
 	v.stMu.Lock()
-	v.segs = append([]held(nil), segs...)
+	v.segs = slices.Clone(c.segs)
 	v.stMu.Unlock()
 	v.omu.Lock()
 	defer v.omu.Unlock()
-	v.tree, v.base = tree, base
-	v.recount()
-}
-
-// recount takes the accounts from the overlay. Under omu.
-func (v *Volume) recount() {
-	v.live, v.dirty = map[uint32]int64{}, 0
-	var it extent.Iterator
-	it.Seek(v.tree, 0)
-	for e, ok := it.Next(); ok; e, ok = it.Next() {
-		if e.Place != extent.Zero {
-			v.live[wal.NumberOf(e.Place)] += int64(e.Len())
-			v.dirty += int64(e.Len())
-		}
-	}
+	v.tree, v.base = c.tree.Clone(), c.base
+	v.live, v.dirty = maps.Clone(c.live), c.dirty
 }
 
 // BeginFold takes the cut that is to be published, and keeps cleaning and other
@@ -319,7 +312,7 @@ func (v *Volume) Rollback(c *Cut, change func(*State)) error {
 	v.stMu.Lock()
 	old := v.segs
 	v.stMu.Unlock()
-	v.adopt(c.tree.Clone(), c.base, c.segs)
+	v.adopt(c)
 	if err := v.Update(func(st *State) {
 		st.Root, st.RootBlocks = c.State.Root, c.State.RootBlocks
 		st.Folded, st.Floor = c.State.Folded, last

@@ -13,12 +13,6 @@ import (
 // pieces is the reused room for what one read finds in the overlay.
 type pieces struct {
 	extents []extent.Extent
-	vec     []vecPiece
-}
-
-type vecPiece struct {
-	buf   []byte
-	place extent.Place
 }
 
 var piecePool = sync.Pool{New: func() any { return new(pieces) }}

@@ -1,0 +1,339 @@
+package apitest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/size"
+)
+
+// change calls fn for the named volume and returns what became of it.
+func (b *Backend) change(method, name string, fn func(v *volume) error, args ...any) (api.Volume, error) {
+	err := b.enter(method, append([]any{name}, args...)...)
+	defer b.mu.Unlock()
+	if err != nil {
+		return api.Volume{}, err
+	}
+	v, err := b.find(name)
+	if err == nil {
+		err = fn(v)
+	}
+	if err != nil {
+		return api.Volume{}, err
+	}
+	return v.Volume, nil
+}
+
+func busy(v *volume, force bool) error {
+	if v.Exports > 0 && !force {
+		return problem.New(problem.Busy, "volume %s has %d open connections: close them, or use --force", v.Name, v.Exports)
+	}
+	return nil
+}
+
+// List implements api.Backend.
+func (b *Backend) List(_ context.Context, all bool) ([]api.Volume, error) {
+	err := b.enter("List", all)
+	defer b.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	var list []api.Volume
+	for _, name := range slices.Sorted(maps.Keys(b.volumes)) {
+		if !strings.Contains(name, "@") {
+			list = append(list, b.volumes[name].Volume)
+		}
+	}
+	return list, nil
+}
+
+// Show implements api.Backend.
+func (b *Backend) Show(_ context.Context, name string) (api.Volume, error) {
+	return b.change("Show", name, func(*volume) error { return nil })
+}
+
+// Remove implements api.Backend.
+func (b *Backend) Remove(_ context.Context, name string, force bool) error {
+	_, err := b.change("Remove", name, func(v *volume) error {
+		if err := busy(v, force); err != nil {
+			return err
+		}
+		delete(b.volumes, v.Name)
+		return nil
+	}, force)
+	return err
+}
+
+// Rename implements api.Backend.
+func (b *Backend) Rename(_ context.Context, name, to string) (api.Volume, error) {
+	return b.change("Rename", name, func(v *volume) error {
+		if b.volumes[to] != nil {
+			return problem.New(problem.Exists, "there is a volume %s already", to)
+		}
+		delete(b.volumes, v.Name)
+		v.Name = to
+		b.volumes[to] = v
+		return nil
+	}, to)
+}
+
+// Resize implements api.Backend.
+func (b *Backend) Resize(_ context.Context, name string, to uint64) (api.Volume, error) {
+	return b.change("Resize", name, func(v *volume) error {
+		if err := size.Check(to); err != nil {
+			return err
+		}
+		if to < v.Size {
+			return problem.New(problem.Invalid, "volume %s has %s: volumes do not shrink", name, size.Human(v.Size))
+		}
+		v.Size = to
+		return nil
+	}, to)
+}
+
+// Set implements api.Backend.
+func (b *Backend) Set(_ context.Context, name string, s api.Settings) (api.Volume, error) {
+	return b.change("Set", name, func(v *volume) error {
+		for key, value := range s {
+			label, ok := strings.CutPrefix(key, "label.")
+			if !ok {
+				return problem.New(problem.Unsupported, "this release of glide does not set %s yet", key)
+			}
+			v.Labels[label] = value
+		}
+		return nil
+	}, s)
+}
+
+// Fork implements api.Backend.
+func (b *Backend) Fork(_ context.Context, r api.ForkRequest) ([]api.Fork, error) {
+	err := b.enter("Fork", r.Source, r.Name, r.Count, r.At, r.Lazy)
+	defer b.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	src, err := b.find(r.Source)
+	if err != nil {
+		return nil, err
+	}
+	names := []string{r.Name}
+	if r.Count > 0 {
+		names = nil
+		for i := range r.Count {
+			names = append(names, fmt.Sprintf("%s-%d", r.Name, i+1))
+		}
+	}
+	var forks []api.Fork
+	for _, name := range names {
+		v, err := b.add(name, src.Size)
+		if err != nil {
+			return forks, err
+		}
+		v.pages, v.Parent = maps.Clone(src.pages), r.Source
+		forks = append(forks, api.Fork{Name: name, ID: v.ID, Parent: r.Source, Generation: v.Generation, ElapsedMs: 0.25})
+	}
+	return forks, nil
+}
+
+// Snapshot implements api.Backend.
+func (b *Backend) Snapshot(_ context.Context, name, snapshot string) (api.Snapshot, error) {
+	v, err := b.change("Snapshot", name, func(v *volume) error {
+		full := v.Name + "@" + snapshot
+		if b.volumes[full] != nil {
+			return problem.New(problem.Exists, "there is a snapshot %s already", full)
+		}
+		c := *v
+		c.pages, c.Name = maps.Clone(v.pages), full
+		b.volumes[full] = &c
+		v.order = append(v.order, snapshot)
+		return nil
+	}, snapshot)
+	return api.Snapshot{Name: snapshot, Volume: v.Name, Size: v.Size, CreatedAt: Epoch}, err
+}
+
+// Snapshots implements api.Backend.
+func (b *Backend) Snapshots(_ context.Context, name string) ([]api.Snapshot, error) {
+	var list []api.Snapshot
+	_, err := b.change("Snapshots", name, func(v *volume) error {
+		for _, s := range v.order {
+			if b.volumes[v.Name+"@"+s] != nil {
+				list = append(list, api.Snapshot{Name: s, Volume: v.Name, Size: v.Size, CreatedAt: Epoch})
+			}
+		}
+		return nil
+	})
+	return list, err
+}
+
+// Rollback implements api.Backend.
+func (b *Backend) Rollback(_ context.Context, name, to string, force bool) (api.Volume, error) {
+	return b.change("Rollback", name, func(v *volume) error {
+		s, err := b.find(v.Name + "@" + to)
+		if err == nil {
+			err = busy(v, force)
+		}
+		if err == nil {
+			v.pages = maps.Clone(s.pages)
+		}
+		return err
+	}, to, force)
+}
+
+// Flush implements api.Backend.
+func (b *Backend) Flush(_ context.Context, name string) (api.Flush, error) {
+	v, err := b.change("Flush", name, func(v *volume) error {
+		v.Generation, v.Epoch = "1.2", 1
+		return nil
+	})
+	return api.Flush{Generation: v.Generation, BlocksFolded: 3, BlocksNew: 2, BytesUploaded: 200_000, Requests: api.Requests{Put: 2}, ElapsedMs: 12.5}, err
+}
+
+// Sleep implements api.Backend.
+func (b *Backend) Sleep(_ context.Context, name string, portable, force bool) (api.Volume, error) {
+	return b.change("Sleep", name, func(v *volume) error {
+		if err := busy(v, force); err != nil {
+			return err
+		}
+		v.State = "asleep"
+		return nil
+	}, portable, force)
+}
+
+// Wake implements api.Backend. A volume whose name begins with "lost" is one
+// whose owner does not answer.
+func (b *Backend) Wake(_ context.Context, name string, force bool, expect string) (api.Volume, error) {
+	return b.change("Wake", name, func(v *volume) error {
+		if strings.HasPrefix(name, "lost") && !force {
+			return problem.New(problem.WouldLose, "the owner of %s does not answer: writes since 12:00 would be lost; use --force to do without them", name)
+		}
+		v.State = "active"
+		return nil
+	}, force, expect)
+}
+
+// Log implements api.Backend.
+func (b *Backend) Log(_ context.Context, name string) ([]api.Commit, error) {
+	var list []api.Commit
+	_, err := b.change("Log", name, func(v *volume) error {
+		if v.Generation != "" {
+			list = append(list, api.Commit{Generation: v.Generation, Time: Epoch, Kind: "commit", Cause: "flush", Owner: v.Owner, Size: v.Size, Bytes: 700})
+		}
+		return nil
+	})
+	return list, err
+}
+
+// Diff implements api.Backend.
+func (b *Backend) Diff(_ context.Context, left, right string) (api.Diff, error) {
+	err := b.enter("Diff", left, right)
+	defer b.mu.Unlock()
+	if err != nil {
+		return api.Diff{}, err
+	}
+	l, err := b.find(left)
+	if err != nil {
+		return api.Diff{}, err
+	}
+	r, err := b.find(right)
+	if err != nil {
+		return api.Diff{}, err
+	}
+	d := api.Diff{A: left, B: right}
+	all := maps.Clone(l.pages)
+	maps.Copy(all, r.pages)
+	for _, i := range slices.Sorted(maps.Keys(all)) {
+		if bytes.Equal(l.pages[i], r.pages[i]) {
+			d.SharedBytes += page
+			continue
+		}
+		d.DifferentBytes += page
+		d.Ranges = append(d.Ranges, api.Range{Offset: i * page, Length: page})
+	}
+	return d, nil
+}
+
+// Usage implements api.Backend.
+func (b *Backend) Usage(_ context.Context, name string) (api.Usage, error) {
+	err := b.enter("Usage", name)
+	defer b.mu.Unlock()
+	if err == nil && name != "" {
+		_, err = b.find(name)
+	}
+	return api.Usage{Logical: 1 << 30, Dirty: 4096, Exclusive: 1 << 20, Shared: 3 << 20, FreedIfRemoved: 1 << 20, Stored: 2 << 20, DedupRatio: 4, CompressionRatio: 2}, err
+}
+
+// Verify implements api.Backend. A volume whose name begins with "bad" is damaged.
+func (b *Backend) Verify(_ context.Context, name string, cold bool) (api.Verify, error) {
+	out := api.Verify{Name: name, Cold: cold}
+	_, err := b.change("Verify", name, func(v *volume) error {
+		out.Blocks, out.Bytes = uint64(len(v.pages)), page*uint64(len(v.pages))
+		if strings.HasPrefix(name, "bad") {
+			out.Damaged = []string{"packs/00/00: slot 3: its bytes do not match their hash"}
+		}
+		return nil
+	}, cold)
+	return out, err
+}
+
+// URI implements api.Backend.
+func (b *Backend) URI(_ context.Context, name string) (string, error) {
+	v, err := b.change("URI", name, func(*volume) error { return nil })
+	return "nbd+unix:///" + v.Name + "?socket=/data/nbd.sock", err
+}
+
+// Stats implements api.Backend.
+func (b *Backend) Stats(_ context.Context, name string) (api.Stats, error) {
+	err := b.enter("Stats", name)
+	defer b.mu.Unlock()
+	if err == nil && name != "" {
+		_, err = b.find(name)
+	}
+	s := api.Stats{Requests: api.Requests{Put: 2, Get: 3}, BytesUp: 1000, BytesDown: 2000}
+	s.Cache.Hits, s.WAL.Syncs = 7, 9
+	s.Latency = map[string]api.Latency{"read": {Count: 10, P50: 11, P99: 50, P999: 80, Max: 100.5}}
+	return s, err
+}
+
+// Doctor implements api.Backend.
+func (b *Backend) Doctor(context.Context) ([]api.Check, error) {
+	err := b.enter("Doctor")
+	defer b.mu.Unlock()
+	return []api.Check{{Name: "store", OK: true, Detail: "mem:// answers"}}, err
+}
+
+// Release implements api.Backend.
+func (b *Backend) Release(_ context.Context, name string, r api.ReleaseRequest) (api.Volume, error) {
+	return b.change("Release", name, func(v *volume) error {
+		if err := busy(v, false); err != nil {
+			return err
+		}
+		if !r.FlushOnly {
+			v.State, v.Owner = "remote", r.Host
+		}
+		return nil
+	}, r.Host, r.Epoch, r.FlushOnly)
+}
+
+// Dump implements api.Backend. It knows the keys "good" and "bad".
+func (b *Backend) Dump(_ context.Context, key string, w io.Writer) error {
+	err := b.enter("Dump", key)
+	defer b.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case strings.HasPrefix(key, "packs/good"):
+		_, err = io.WriteString(w, "pack: 1 slot\n")
+		return err
+	case strings.HasPrefix(key, "packs/bad"):
+		_, _ = io.WriteString(w, "pack: 1 slot\n")
+		return problem.New(problem.Corrupt, "slot 0: its checksum is wrong")
+	}
+	return problem.New(problem.NotFound, "no object %s in mem://", key)
+}

@@ -1,0 +1,145 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// scrapeTime is what a scrape may take.
+const scrapeTime = 10 * time.Second
+
+// States lists what a volume's state can be.
+var States = []string{"active", "asleep", "fenced", "remote", "failed"}
+
+// metricsHandler serves what b tells, and extra, in a registry of their own.
+func metricsHandler(b Backend, extra []prometheus.Collector) http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{b})
+	r.MustRegister(extra...)
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+}
+
+// collector turns List and Stats into metrics, at each scrape.
+type collector struct{ b Backend }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("glide_"+name, help, labels, nil)
+}
+
+var (
+	descDirty       = desc("volume_dirty_bytes", "Bytes acknowledged and not in the store.", "volume")
+	descUnpublished = desc("volume_unpublished_seconds", "Age of the oldest write that is not in the store, 0 when there is none.", "volume")
+	descExports     = desc("volume_exports", "Open NBD connections.", "volume")
+	descLocal       = desc("volume_local_bytes", "Bytes on this host's disk.", "volume")
+	descSize        = desc("volume_size_bytes", "Size of the volume.", "volume")
+	descState       = desc("volume_state", "1 for the state that the volume is in.", "volume", "state")
+
+	descRequests    = desc("store_requests_total", "Requests to the object store, tries included.", "kind")
+	descStoreBytes  = desc("store_bytes_total", "Bytes of objects, to (up) and from (down) the store.", "direction")
+	descHits        = desc("cache_hits_total", "Blocks read from the cache.")
+	descMisses      = desc("cache_misses_total", "Blocks that the cache did not have.")
+	descFetched     = desc("cache_fetched_bytes_total", "Bytes fetched into the cache.")
+	descServed      = desc("cache_served_bytes_total", "Bytes served from the cache.")
+	descDedup       = desc("dedup_hits_total", "Blocks not uploaded because the store had them.")
+	descWALSyncs    = desc("wal_syncs_total", "Syncs of the log.")
+	descWALBytes    = desc("wal_bytes_total", "Bytes appended to the log.")
+	descWALCleaned  = desc("wal_cleaned_bytes_total", "Bytes copied within the log to clean it.")
+	descOps         = desc("nbd_requests_total", "NBD requests answered.", "op")
+	descLatency     = desc("nbd_request_latency_seconds", "Quantiles, since the start, of the time that NBD requests took.", "op", "quantile")
+	descUp          = desc("up", "1 if the daemon could tell its metrics.")
+	descVolumes     = desc("volumes", "Volumes of this host, by state.", "state")
+	allDescriptions = []*prometheus.Desc{
+		descDirty, descUnpublished, descExports, descLocal, descSize, descState, descRequests, descStoreBytes, descHits, descMisses,
+		descFetched, descServed, descDedup, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descUp, descVolumes,
+	}
+)
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range allDescriptions {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTime)
+	defer cancel()
+	emit := func(d *prometheus.Desc, t prometheus.ValueType, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, t, v, labels...)
+	}
+	volumes, err := c.b.List(ctx, false)
+	if err == nil {
+		collectVolumes(volumes, emit)
+		var st Stats
+		if st, err = c.b.Stats(ctx, ""); err == nil {
+			collectStats(&st, emit)
+		}
+	}
+	up := 1.0
+	if err != nil {
+		up = 0
+	}
+	emit(descUp, prometheus.GaugeValue, up)
+}
+
+type emitFunc func(d *prometheus.Desc, t prometheus.ValueType, v float64, labels ...string)
+
+func collectVolumes(volumes []Volume, emit emitFunc) {
+	byState := map[string]int{}
+	for i := range volumes {
+		v := &volumes[i]
+		byState[v.State]++
+		emit(descDirty, prometheus.GaugeValue, float64(v.DirtyBytes), v.Name)
+		emit(descUnpublished, prometheus.GaugeValue, v.Unpublished/1e3, v.Name)
+		emit(descExports, prometheus.GaugeValue, float64(v.Exports), v.Name)
+		emit(descLocal, prometheus.GaugeValue, float64(v.LocalBytes), v.Name)
+		emit(descSize, prometheus.GaugeValue, float64(v.Size), v.Name)
+		emit(descState, prometheus.GaugeValue, 1, v.Name, v.State)
+	}
+	for _, state := range States {
+		emit(descVolumes, prometheus.GaugeValue, float64(byState[state]), state)
+	}
+}
+
+func collectStats(st *Stats, emit emitFunc) {
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		emit(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	counter(descRequests, st.Requests.Put, "put")
+	counter(descRequests, st.Requests.Get, "get")
+	counter(descRequests, st.Requests.List, "list")
+	counter(descRequests, st.Requests.Head, "head")
+	counter(descRequests, st.Requests.Delete, "delete")
+	counter(descStoreBytes, st.BytesUp, "up")
+	counter(descStoreBytes, st.BytesDown, "down")
+	counter(descHits, st.Cache.Hits)
+	counter(descMisses, st.Cache.Misses)
+	counter(descFetched, st.Cache.FetchedBytes)
+	counter(descServed, st.Cache.ServedBytes)
+	counter(descDedup, st.Cache.DedupHits)
+	counter(descWALSyncs, st.WAL.Syncs)
+	counter(descWALBytes, st.WAL.Bytes)
+	counter(descWALCleaned, st.WAL.CleanedBytes)
+	ops := make([]string, 0, len(st.Latency))
+	for op := range st.Latency {
+		ops = append(ops, op)
+	}
+	slices.Sort(ops)
+	for _, op := range ops {
+		l := st.Latency[op]
+		counter(descOps, l.Count, op)
+		for _, q := range []struct {
+			quantile string
+			us       float64
+		}{{"0.5", l.P50}, {"0.99", l.P99}, {"0.999", l.P999}, {"1", l.Max}} {
+			emit(descLatency, prometheus.GaugeValue, q.us/1e6, op, q.quantile)
+		}
+	}
+}

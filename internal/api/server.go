@@ -1,0 +1,244 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"reflect"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/paraglide/glide/internal/nearest"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Options are the settings of a Handler. The zero value has the defaults.
+type Options struct {
+	// Token, if set, is what every request but those for /healthz must carry
+	// as `Authorization: Bearer TOKEN`.
+	Token string
+	// Collectors are metrics beyond those that the Backend tells of.
+	Collectors []prometheus.Collector
+	// Log gets the errors that are nobody's but ours. None by default.
+	Log *slog.Logger
+}
+
+// server answers requests from a backend.
+type server struct {
+	Backend
+	log     *slog.Logger
+	metrics http.Handler
+}
+
+// route is one method on one path, and all that there is to say of it.
+type route struct {
+	method, path string
+	query        []string // parameters that it takes
+	status       int      // of success
+	in, out      reflect.Type
+	open         bool // needs no token
+	serve        func(s *server, w http.ResponseWriter, r *http.Request) error
+}
+
+// routes lists every route; the OpenAPI document is checked against it.
+func routes() []route {
+	return slices.Concat(volumeRoutes, imageRoutes, forkRoutes, snapshotRoutes, lifeRoutes, inspectRoutes, hostRoutes)
+}
+
+// handle is a route that decodes an In, unless that is None, and answers with
+// the Out in JSON.
+func handle[In, Out any](method, path string, fn func(ctx context.Context, b Backend, p params, in In) (Out, error), query ...string) route {
+	var in In
+	var out Out
+	status := http.StatusOK
+	if reflect.TypeOf(out) == reflect.TypeFor[None]() {
+		status = http.StatusNoContent
+	}
+	return route{
+		method: method, path: path, query: query, status: status,
+		in: reflect.TypeOf(in), out: reflect.TypeOf(out),
+		serve: func(s *server, w http.ResponseWriter, r *http.Request) error {
+			var in In
+			if err := decode(w, r, &in); err != nil {
+				return err
+			}
+			out, err := fn(r.Context(), s.Backend, params{r}, in)
+			if err != nil {
+				return err
+			}
+			return encode(w, status, out)
+		},
+	}
+}
+
+// params are what a request's address says.
+type params struct{ r *http.Request }
+
+func (p params) name() string { return p.r.PathValue("name") }
+
+func (p params) query(key string) string { return p.r.URL.Query().Get(key) }
+
+func (p params) flag(key string) (bool, error) {
+	switch v := p.query(key); v {
+	case "", "false", "0":
+		return false, nil
+	case "true", "1":
+		return true, nil
+	default:
+		return false, problem.New(problem.Invalid, "%s=%.60s is neither true nor false", key, v)
+	}
+}
+
+// Handler serves b. It may be called more than once for one backend, with
+// different options for different listeners.
+func Handler(b Backend, o Options) http.Handler {
+	s := &server{Backend: b, log: o.Log}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.metrics = metricsHandler(b, o.Collectors)
+	token := sha256.Sum256([]byte("Bearer " + o.Token))
+	mux := http.NewServeMux()
+	for _, rt := range routes() {
+		mux.HandleFunc(rt.method+" "+rt.path, func(w http.ResponseWriter, r *http.Request) {
+			if !rt.open && o.Token != "" {
+				got := sha256.Sum256([]byte(r.Header.Get("Authorization")))
+				if subtle.ConstantTimeCompare(got[:], token[:]) != 1 {
+					w.Header().Set("WWW-Authenticate", "Bearer")
+					s.fail(w, r, http.StatusUnauthorized, problem.New(problem.Invalid, "the API wants a token, and this is not it: give the daemon's --token-file"))
+					return
+				}
+			}
+			err := rt.checkQuery(r.URL)
+			if err == nil {
+				err = rt.serve(s, w, r)
+			}
+			if err != nil {
+				s.fail(w, r, 0, err)
+			}
+		})
+	}
+	// A web page that the user looks at must not reach a daemon on his machine.
+	origin := http.NewCrossOriginProtection()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer s.recover(w, r)
+		r = withTenant(r)
+		if err := origin.Check(r); err != nil {
+			s.fail(w, r, http.StatusForbidden, problem.New(problem.Invalid, "the API does not serve web pages: %w", err))
+			return
+		}
+		if _, pattern := mux.Handler(r); pattern == "" {
+			s.noRoute(w, r, mux)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func (rt *route) checkQuery(u *url.URL) error {
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return problem.New(problem.Invalid, "the query: %w", err)
+	}
+	for key, values := range query {
+		if !slices.Contains(rt.query, key) {
+			return problem.New(problem.Invalid, "the parameter %.60q is not known here%s", key, nearest.Hint(key, rt.query))
+		}
+		if len(values) > 1 {
+			return problem.New(problem.Invalid, "the parameter %s is given %d times", key, len(values))
+		}
+	}
+	return nil
+}
+
+// withTenant lets the slash between tenant and name be written as it is, and
+// not only as %2F, wherever that is not one of the volume's own resources.
+func withTenant(r *http.Request) *http.Request {
+	const prefix = "/v1/volumes/"
+	rest, ok := strings.CutPrefix(r.URL.EscapedPath(), prefix)
+	part := strings.Split(rest, "/")
+	known := volumeResources()
+	if !ok || len(part) != 2 && len(part) != 3 || len(part) == 2 && known[part[1]] || len(part) == 3 && !known[part[2]] {
+		return r
+	}
+	raw := prefix + part[0] + "%2F" + strings.Join(part[1:], "/")
+	path, err := url.PathUnescape(raw)
+	if err != nil {
+		return r
+	}
+	u := *r.URL
+	u.Path, u.RawPath = path, raw
+	r2 := *r
+	r2.URL = &u
+	return &r2
+}
+
+// volumeResources are the last parts of the paths of what a volume has.
+var volumeResources = sync.OnceValue(func() map[string]bool {
+	set := map[string]bool{}
+	for _, rt := range routes() {
+		if name, ok := strings.CutPrefix(rt.path, "/v1/volumes/{name}/"); ok {
+			set[name] = true
+		}
+	}
+	return set
+})
+
+// noRoute answers what no route does.
+func (s *server) noRoute(w http.ResponseWriter, r *http.Request, mux *http.ServeMux) {
+	var allow []string
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		other := *r
+		other.Method = m
+		if _, pattern := mux.Handler(&other); pattern != "" {
+			allow = append(allow, m)
+		}
+	}
+	if len(allow) > 0 {
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		s.fail(w, r, http.StatusMethodNotAllowed, problem.New(problem.Invalid, "%s %.200s: only %s", r.Method, r.URL.Path, strings.Join(allow, ", ")))
+		return
+	}
+	s.fail(w, r, http.StatusNotFound, problem.New(problem.NotFound, "%.200q is not part of the API: see /v1/openapi.json", r.URL.Path))
+}
+
+// fail answers with an error; status 0 means that of its kind.
+func (s *server) fail(w http.ResponseWriter, r *http.Request, status int, err error) {
+	if errors.Is(err, http.ErrAbortHandler) {
+		panic(http.ErrAbortHandler) // the answer has begun: cut it off
+	}
+	if cause := context.Cause(r.Context()); errors.Is(err, context.Canceled) && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause // such as: the daemon is stopping
+	}
+	if status == 0 {
+		status = problem.KindOf(err).HTTPStatus()
+	}
+	if status == http.StatusInternalServerError && r.Context().Err() == nil {
+		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	if err := encode(w, status, errorOf(err)); err != nil {
+		s.log.Debug("the answer was not taken", "path", r.URL.Path, "error", err)
+	}
+}
+
+// recover turns a panic into an error that is logged and answered.
+func (s *server) recover(w http.ResponseWriter, r *http.Request) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(v)
+	}
+	s.log.Error("panic in a request", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	s.fail(w, r, http.StatusInternalServerError, problem.New(problem.Internal, "the daemon met a bug; its log has the details"))
+}

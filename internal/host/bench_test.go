@@ -1,0 +1,76 @@
+package host
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+)
+
+// TestForkCost: a fork on one host costs a few milliseconds, durable, whatever
+// the disk's size and dirty data, with the parent under load, and the parent is
+// not paused (fork-is-constant). The bounds are the product's promise.
+func TestForkCost(t *testing.T) {
+	b := newBed(t)
+	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Counter: b.count, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 16 << 30}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close(ctx)
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 1 << 40}))
+	v := vol(t, h, "v")
+	page := random(1, 4096+28)
+	r := rand.New(rand.NewPCG(1, 1))
+	dirty := 1 << 30
+	if testing.Short() {
+		dirty = 64 << 20
+	}
+	for range dirty / 4096 {
+		if err := v.WriteFrames([]uint64{r.Uint64N(1<<28) << 12}, [][]byte{page}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := v.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	before := b.count.Counts().Requests()
+	stop := make(chan struct{})
+	done := make(chan []time.Duration)
+	go func() {
+		var worst []time.Duration
+		r, page := rand.New(rand.NewPCG(2, 2)), random(2, 4096+28)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				done <- worst
+				return
+			default:
+			}
+			t0 := time.Now()
+			if err := v.WriteFrames([]uint64{r.Uint64N(1<<28) << 12}, [][]byte{page}); err != nil {
+				t.Error(err)
+			}
+			worst = append(worst, time.Since(t0))
+			if i%32 == 0 {
+				_ = v.Flush()
+			}
+		}
+	}()
+	var took []time.Duration
+	for i := range 100 {
+		t0 := time.Now()
+		must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v", Name: "f" + string(rune('a'+i/26)) + string(rune('a'+i%26))}))
+		took = append(took, time.Since(t0))
+		time.Sleep(5 * time.Millisecond)
+	}
+	close(stop)
+	writes := <-done
+	slices.Sort(took)
+	slices.Sort(writes)
+	t.Logf("fork p50 %v p99 %v max %v; parent's writes p50 %v p99.9 %v max %v of %d", took[50], took[98], took[99], writes[len(writes)/2], writes[len(writes)*999/1000], writes[len(writes)-1], len(writes))
+	if n := b.count.Counts().Requests() - before; n != 0 {
+		t.Errorf("%d store requests", n)
+	}
+}

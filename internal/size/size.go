@@ -1,0 +1,153 @@
+// Package size reads and prints amounts of bytes as people write them: 20G,
+// 512K, 1.5T. The units are binary, as everywhere in Glide.
+package size
+
+import (
+	"math"
+	"math/bits"
+	"strconv"
+	"strings"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+const (
+	// Sector is what the size of a volume is a multiple of, in bytes.
+	Sector = 512
+	// Max is the greatest size of a volume, in bytes.
+	Max = 1 << 62
+	// MinBlock and MaxBlock bound a volume's block size, in bytes.
+	MinBlock = 4 << 10
+	MaxBlock = 1 << 20
+)
+
+const units = "KMGTPE"
+
+// Parse reads a number of bytes: a decimal number, perhaps with a fraction,
+// followed by K, M, G, T, P or E (powers of 1024; "iB" or "B" may follow), or by
+// nothing. It must be whole and below 2^63.
+func Parse(s string) (uint64, error) {
+	bad := func(why string) (uint64, error) {
+		return 0, problem.New(problem.Invalid, "%.60q is no size: %s", s, why)
+	}
+	if strings.HasPrefix(s, "-") {
+		return bad("it is negative")
+	}
+	digits := s
+	if i := strings.IndexFunc(s, func(r rune) bool { return r != '.' && (r < '0' || '9' < r) }); i >= 0 {
+		digits = s[:i]
+	}
+	shift, ok := unit(s[len(digits):])
+	if !ok || digits == "" {
+		return bad("write a number and K, M, G or T, such as 20G")
+	}
+	whole, fraction, dot := strings.Cut(digits, ".")
+	if dot && (whole == "" || fraction == "" || len(fraction) > 18 || strings.Contains(fraction, ".")) {
+		return bad("write a number and K, M, G or T, such as 1.5T")
+	}
+	n, err := strconv.ParseUint(whole, 10, 63)
+	if err != nil || n > math.MaxInt64>>shift {
+		return bad("it is too large")
+	}
+	n <<= shift
+	if fraction == "" {
+		return n, nil
+	}
+	part, err := strconv.ParseUint(fraction, 10, 64)
+	if err != nil {
+		return bad("its fraction is no number")
+	}
+	scale := uint64(1)
+	for range fraction {
+		scale *= 10
+	}
+	hi, lo := bits.Mul64(part, 1<<shift)
+	part, rest := bits.Div64(hi, lo, scale) // part < 10^18 and scale > part, so hi < scale
+	if rest != 0 {
+		return bad("it is no whole number of bytes")
+	}
+	return n + part, nil // the fraction is below one unit, and n a multiple of it: no overflow
+}
+
+// unit is the power of two of a suffix.
+func unit(s string) (shift uint, ok bool) {
+	s = strings.ToUpper(s)
+	if s == "" || s == "B" {
+		return 0, true
+	}
+	i := strings.IndexByte(units, s[0])
+	if i < 0 || s[1:] != "" && s[1:] != "B" && s[1:] != "IB" {
+		return 0, false
+	}
+	return 10 * uint(i+1), true
+}
+
+// ParseVolume is Parse for the size of a volume, which Check checks.
+func ParseVolume(s string) (uint64, error) {
+	n, err := Parse(s)
+	if err != nil {
+		return 0, err
+	}
+	return n, Check(n)
+}
+
+// Check says what keeps n from being the size of a volume: it is positive, a
+// multiple of 512, and at most 2^62.
+func Check(n uint64) error {
+	switch {
+	case n == 0:
+		return problem.New(problem.Invalid, "the size is zero: a volume has at least 512 bytes")
+	case n%Sector != 0:
+		return problem.New(problem.Invalid, "the size %d is not a multiple of 512", n)
+	case n > Max:
+		return problem.New(problem.Invalid, "the size %d is over 2^62", n)
+	}
+	return nil
+}
+
+// ParseBlock is Parse for a volume's block size: a power of two from 4K to 1M.
+func ParseBlock(s string) (uint64, error) {
+	n, err := Parse(s)
+	if err != nil {
+		return 0, err
+	}
+	if n < MinBlock || n > MaxBlock || bits.OnesCount64(n) != 1 {
+		return 0, problem.New(problem.Invalid, "%.60q is no block size: a power of two from 4K to 1M is", s)
+	}
+	return n, nil
+}
+
+// Text prints n so that Parse reads the same number again, with the largest
+// unit that leaves it whole.
+func Text(n uint64) string {
+	shift := min(uint(bits.TrailingZeros64(n))/10, uint(len(units)))
+	if n == 0 || shift == 0 {
+		return strconv.FormatUint(n, 10)
+	}
+	return strconv.FormatUint(n>>(10*shift), 10) + units[shift-1:shift]
+}
+
+// Human prints about n for people, with three digits: 0 B, 1.50 KiB, 20.0 GiB.
+func Human[T int | int64 | uint64](n T) string {
+	f, sign := float64(n), ""
+	if f < 0 {
+		f, sign = -f, "-"
+	}
+	if f < 1000 {
+		return sign + strconv.FormatFloat(f, 'f', 0, 64) + " B"
+	}
+	u := -1
+	for f >= 999.5 && u < len(units)-1 {
+		f /= 1024
+		u++
+	}
+	digits := 2
+	for limit := 9.995; f >= limit && digits > 0; limit *= 10 {
+		digits--
+	}
+	text := strconv.FormatFloat(f, 'f', digits, 64)
+	if strings.Contains(text, ".") && strings.Trim(text[strings.IndexByte(text, '.'):], ".0") == "" {
+		text = text[:strings.IndexByte(text, '.')]
+	}
+	return sign + text + " " + units[u:u+1] + "iB"
+}
