@@ -59,7 +59,8 @@ type Pool struct {
 	spares  []*Segment
 	files   int
 	closed  bool
-	settled bool // volumes have claimed what they need
+	settled bool          // volumes have claimed what they need
+	stop    chan struct{} // closed by Close
 	fill    chan struct{}
 	filled  sync.WaitGroup
 }
@@ -76,7 +77,7 @@ func Open(opts Options) (*Pool, error) {
 	if opts.SegmentBytes < minSegment || opts.SegmentBytes > maxSegment || opts.SegmentBytes%pageSize != 0 {
 		return nil, problem.New(problem.Invalid, "log segments of %d bytes: the size must be a multiple of 4096 from %d to %d", opts.SegmentBytes, minSegment, maxSegment)
 	}
-	p := &Pool{opts: opts, fill: make(chan struct{}, 1), found: map[*Segment]index{}}
+	p := &Pool{opts: opts, fill: make(chan struct{}, 1), stop: make(chan struct{}), found: map[*Segment]index{}}
 	var err error
 	if p.dir, err = opts.FS.OpenDir(opts.Dir); err != nil {
 		return nil, fmt.Errorf("open the log directory: %w", err)
@@ -362,7 +363,12 @@ func (p *Pool) wantSpare() {
 // an error here, the next taker will meet it.
 func (p *Pool) keepSpares() {
 	defer p.filled.Done()
-	for range p.fill {
+	for {
+		select {
+		case <-p.fill:
+		case <-p.stop:
+			return
+		}
 		for {
 			p.mu.Lock()
 			enough := p.closed || len(p.spares) >= p.opts.Spares+p.opts.Reserve
@@ -406,7 +412,7 @@ func (p *Pool) Close() {
 		return
 	}
 	p.closed = true
-	close(p.fill)
+	close(p.stop)
 	p.mu.Unlock()
 	p.filled.Wait()
 	p.closeFiles()
