@@ -264,6 +264,12 @@ func (w *world) hook(mem *vfs.MemFS, where string) {
 	}
 }
 
+func (w *world) crashed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.crash != nil
+}
+
 func (w *world) takeCrash(where string) *crash {
 	c := &crash{where: fmt.Sprintf("op %d, %s", w.ops, where), states: map[ID][]byte{}, disks: map[ID]*disk{}}
 	percent := []int{0, 30, 70, 100}[w.crashAt%4]

@@ -54,6 +54,8 @@ type Log struct {
 	synced  sync.Cond
 	syncing bool
 	durable atomic.Uint64 // written under syncMu
+
+	indexing sync.WaitGroup // segments that get their index in the background
 }
 
 type prepared struct {
@@ -413,7 +415,9 @@ func (l *Log) syncFiles() (upTo uint64, err error) {
 		l.mu.Lock()
 		l.unsynced = l.unsynced[len(old):]
 		l.mu.Unlock()
+		l.indexing.Add(1)
 		go func() {
+			defer l.indexing.Done()
 			for _, s := range old {
 				_ = s.finish() // the index only saves time at the next start
 				s.Release()
@@ -506,6 +510,7 @@ func encodeIndex(recs []Record) []byte {
 func (l *Log) Close() error {
 	l.Rotate()
 	err := l.Sync()
+	l.indexing.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.next != nil {
