@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +24,8 @@ import (
 type hookFS struct {
 	vfs.FS
 	hook func(op string)
+	// failSyncs is how many syncs fail from now on, of files whose syncs fail.
+	failSyncs atomic.Int32
 }
 
 type hookFile struct {
@@ -38,6 +42,9 @@ func (f hookFile) WriteAt(p []byte, off int64) (int, error) {
 
 func (f hookFile) SyncData() error {
 	f.fs.hook("before sync")
+	if f.fs.failSyncs.Add(-1) >= 0 {
+		return errors.New("input/output error")
+	}
 	err := f.File.SyncData()
 	f.fs.hook("after sync")
 	return err
@@ -528,5 +535,61 @@ func TestCrash(t *testing.T) {
 				w.crashAt = w.ops + 1 + (seed*13+round*29)%150
 			}
 		})
+	}
+}
+
+// TestFailedSync: a failed fdatasync has lost what it covered, whatever a second
+// call says. The flush succeeds only once everything is on the disk another way;
+// a power loss right after it keeps everything.
+func TestFailedSync(t *testing.T) {
+	for seed := range 30 {
+		w := newWorld(t, uint64(seed), 0)
+		w.newDisk()
+		w.pool.Settle()
+		d := w.disks[0]
+		for range 40 {
+			w.write(d)
+			if w.r.IntN(10) == 0 {
+				w.must(d.v.Zero(w.r.Uint64N(testSize/2), 5000))
+			}
+			if w.r.IntN(8) == 0 {
+				w.must(d.v.Flush())
+			}
+		}
+		before := make([]byte, testSize)
+		w.must(d.v.ReadAt(before, 0))
+		w.fs.failSyncs.Store(1)
+		w.must(d.v.Flush())
+		after := make([]byte, testSize)
+		w.must(d.v.ReadAt(after, 0))
+		if !bytes.Equal(before, after) {
+			t.Fatalf("seed %d: the repair changed the content", seed)
+		}
+		w.mu.Lock()
+		c := w.takeCrash("after the failed sync") // crashAt 0: nothing unsynced is kept
+		w.mu.Unlock()
+		c.disks[d.v.id] = &disk{start: before}
+		w.recover(c)
+	}
+}
+
+// TestSyncThatKeepsFailing: when the repair fails too, the volume has failed,
+// and says so to everyone.
+func TestSyncThatKeepsFailing(t *testing.T) {
+	w := newWorld(t, 1, 0)
+	w.newDisk()
+	w.pool.Settle()
+	d := w.disks[0]
+	w.write(d)
+	w.fs.failSyncs.Store(1000)
+	if err := d.v.Flush(); err == nil {
+		t.Fatal("a flush was acknowledged that reached no disk")
+	}
+	w.fs.failSyncs.Store(0)
+	if err := d.v.Flush(); err == nil {
+		t.Fatal("the volume forgot that it failed")
+	}
+	if err := d.v.WriteAt([]byte{1}, 0); err == nil {
+		t.Fatal("a failed volume takes writes")
 	}
 }

@@ -1,0 +1,238 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/paraglide/glide/nbd"
+	"github.com/paraglide/glide/nbd/nbdclient"
+)
+
+// refused wants an exit code, and one line on standard error that says why.
+func refused(t *testing.T, r result, code int, contains string) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(r.stderr), "\n")
+	if r.code != code || len(lines) != 1 || !strings.Contains(r.stderr, contains) || strings.Contains(r.stderr, "goroutine") {
+		t.Errorf("exit %d (want %d), stderr %q (want one line with %q)", r.code, code, r.stderr, contains)
+	}
+}
+
+func TestBadNamesAndSizes(t *testing.T) {
+	d := newDaemon(t, "")
+	d.start()
+	for _, name := range []string{"-x", ".x", "a b", "a/b/c", "", strings.Repeat("x", 101), "a@b", "ü"} {
+		r := d.try("create", "--size", "1G", "--", name)
+		if r.code == 0 || r.code > 2 {
+			t.Errorf("name %q: exit %d", name, r.code)
+		}
+	}
+	for _, size := range []string{"0", "-1", "1000", "511", "5E", "4611686018427388416", "1.5G", "x", ""} {
+		refused(t, d.try("create", "v", "--size="+size), 2, "")
+	}
+	refused(t, d.try("create", "v", "--size", "1G", "--block-size", "3000"), 2, "power of two")
+	refused(t, d.try("create", "v", "--size", "1G", "--durability", "sync"), 1, "sync")
+	d.do("create", "v", "--size", "4611686018427387904", "--block-size", "1M")
+	refused(t, d.try("create", "v", "--size", "1G"), 1, "already")
+	refused(t, d.try("resize", "v", "1G"), 1, "shrink")
+	refused(t, d.try("show", "nothing"), 1, "nothing")
+	refused(t, d.try("frobnicate"), 2, "frobnicate")
+	refused(t, d.try("gc"), 1, "gc")
+	if out := d.do("ls", "--json"); !strings.HasPrefix(strings.TrimSpace(out), "[") {
+		t.Errorf("ls --json: %s", out)
+	}
+}
+
+func TestSecondDaemonAndLongSocket(t *testing.T) {
+	d := newDaemon(t, "")
+	d.start()
+	r := run(t, "", "serve", "--data", d.data, "--nbd", "unix:"+d.sock+"/n2", "--api", "unix:"+d.sock+"/a2")
+	refused(t, r, 1, "in use")
+	r = run(t, "", "serve", "--data", t.TempDir(), "--nbd", "unix:/tmp/"+strings.Repeat("x", 120), "--api", "unix:"+d.sock+"/a3")
+	if r.code == 0 || !strings.Contains(r.stderr, "107") {
+		t.Errorf("exit %d, %q", r.code, r.stderr)
+	}
+}
+
+func TestNewerDataDirectory(t *testing.T) {
+	d := newDaemon(t, "")
+	must(t, os.WriteFile(filepath.Join(d.data, "host.json"), []byte(`{"version":9,"id":"x"}`), 0o600))
+	r := run(t, "", d.args()...)
+	refused(t, r, 1, "newer glide")
+}
+
+func TestBadImages(t *testing.T) {
+	d := newDaemon(t, "")
+	d.start()
+	dir := t.TempDir()
+	qcow := filepath.Join(dir, "i.qcow2")
+	raw := filepath.Join(dir, "i.raw")
+	must(t, os.WriteFile(raw, bytes.Repeat([]byte("image"), 1<<18), 0o600))
+	img := func(args ...string) {
+		if out, err := exec.Command("qemu-img", args...).CombinedOutput(); err != nil {
+			t.Fatalf("qemu-img: %v\n%s", err, out)
+		}
+	}
+	img("convert", "-O", "qcow2", raw, qcow)
+	b, err := os.ReadFile(qcow)
+	must(t, err)
+	cut := filepath.Join(dir, "cut.qcow2")
+	must(t, os.WriteFile(cut, b[:len(b)/2], 0o600))
+	refused(t, d.try("import", cut, "cut"), 1, "")
+	backed := filepath.Join(dir, "backed.qcow2")
+	img("create", "-f", "qcow2", "-b", raw, "-F", "raw", backed)
+	refused(t, d.try("import", backed, "backed"), 1, "backing")
+	refused(t, d.try("import", filepath.Join(dir, "missing"), "m"), 1, "missing")
+	if out := d.do("ls", "--json"); strings.TrimSpace(out) != "[]" {
+		t.Errorf("a failed import left %s", out)
+	}
+	d.do("import", qcow, "good")
+	out := filepath.Join(dir, "out.raw")
+	d.do("export", "good", out)
+	got, err := os.ReadFile(out)
+	must(t, err)
+	want, err := os.ReadFile(raw)
+	must(t, err)
+	if !bytes.Equal(got[:len(want)], want) {
+		t.Error("the image came back changed")
+	}
+}
+
+// TestVanishedStore: local volumes go on; what needs the store says so.
+func TestVanishedStore(t *testing.T) {
+	store := t.TempDir()
+	d := newDaemon(t, "file://"+store)
+	d.start()
+	d.do("create", "v", "--size", "64M")
+	c := d.dial("v")
+	defer c.Close()
+	must(t, c.Write([]byte("before"), 0, 0))
+	must(t, os.Rename(store, store+".gone"))
+	t.Cleanup(func() { _ = os.RemoveAll(store + ".gone") })
+	must(t, c.Write([]byte("after"), 4096, 0))
+	must(t, c.Flush())
+	d.do("fork", "v", "f")
+	r := d.try("flush", "v")
+	refused(t, r, 1, "")
+	must(t, os.Rename(store+".gone", store))
+	d.do("flush", "v")
+}
+
+// TestCorruptPack: damage in the store is found by its hash, and never served.
+func TestCorruptPack(t *testing.T) {
+	store := t.TempDir()
+	a, b := newDaemon(t, "file://"+store), newDaemon(t, "file://"+store)
+	a.start()
+	b.start()
+	a.do("create", "v", "--size", "64M")
+	c := a.dial("v")
+	data := make([]byte, 1<<20)
+	for i := range data {
+		data[i] = byte(i * 7 >> 3)
+	}
+	must(t, c.Write(data, 0, 0))
+	must(t, c.Close())
+	a.do("flush", "v")
+	b.do("fork", "v", "w")
+	var pack string
+	must(t, filepath.WalkDir(filepath.Join(store, "packs"), func(p string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			pack = p
+		}
+		return err
+	}))
+	raw, err := os.ReadFile(pack)
+	must(t, err)
+	raw[60] ^= 0x40 // in the first block's payload
+	must(t, os.WriteFile(pack, raw, 0o600))
+	c = b.dial("w")
+	defer c.Close()
+	buf := make([]byte, 4096)
+	err = c.Read(buf, 0)
+	var ne *nbdclient.Error
+	if !errors.As(err, &ne) || ne.Errno != nbd.EIO {
+		t.Fatalf("a damaged block was answered with %v", err)
+	}
+	r := b.try("verify", "w", "--cold")
+	if r.code != 1 || !strings.Contains(r.out+r.stderr, "packs/") {
+		t.Errorf("verify: exit %d %s %s", r.code, r.out, r.stderr)
+	}
+	// The owner still has the block on its SSD.
+	c2 := a.dial("v")
+	defer c2.Close()
+	must(t, c2.Read(buf, 0))
+	if !bytes.Equal(buf, data[:4096]) {
+		t.Error("the owner's own copy is wrong")
+	}
+}
+
+// TestFullDisk: on a real small file system writers are slowed, then get
+// ENOSPC; nothing acknowledged is lost, and it goes on when there is room.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	img, mnt := filepath.Join(dir, "fs.img"), filepath.Join(dir, "mnt")
+	sh := func(args ...string) {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	sh("truncate", "-s", "256M", img)
+	sh("mkfs.ext4", "-q", "-F", img)
+	must(t, os.Mkdir(mnt, 0o700))
+	sh("mount", "-o", "loop", img, mnt)
+	t.Cleanup(func() { _ = exec.Command("umount", "-l", mnt).Run() })
+	d := newDaemon(t, "file:///nonexistent-store-of-glide-tests")
+	d.store = "file://" + t.TempDir()
+	d.data = filepath.Join(mnt, "data")
+	must(t, os.Mkdir(d.data, 0o700))
+	d.start()
+	t.Cleanup(d.kill)
+	d.do("create", "v", "--size", "1G")
+	// The store takes nothing, so that the log cannot shrink.
+	storeDir := strings.TrimPrefix(d.store, "file://")
+	must(t, os.Rename(storeDir, storeDir+".gone"))
+	c := d.dial("v")
+	h := make([]byte, 1<<20)
+	written := 0
+	var err error
+	for ; written < 1<<10; written++ {
+		for i := 0; i < len(h); i += page {
+			fillPage(h[i:], written+1)
+		}
+		if err = c.Write(h, uint64(written)<<20, 0); err != nil {
+			break
+		}
+	}
+	var ne *nbdclient.Error
+	if !errors.As(err, &ne) || ne.Errno != nbd.ENOSPC {
+		t.Fatalf("after %d MiB: %v, want ENOSPC", written, err)
+	}
+	if written < 32 {
+		t.Errorf("only %d MiB fitted on a disk of 256", written)
+	}
+	must(t, c.Flush())
+	d.kill()
+	must(t, os.Rename(storeDir+".gone", storeDir))
+	d.start()
+	c = d.dial("v")
+	for i := range written {
+		must(t, c.Read(h, uint64(i)<<20))
+		if pageOf(h) != i+1 || pageOf(h[len(h)-page:]) != i+1 {
+			t.Fatalf("MiB %d is wrong after the restart", i)
+		}
+	}
+	// With the store back there is room again.
+	d.do("flush", "v")
+	for i := 0; i < len(h); i += page {
+		fillPage(h[i:], 9999)
+	}
+	must(t, c.Write(h, 900<<20, 0))
+	must(t, c.Flush())
+	t.Log(fmt.Sprintf("%d MiB were written before the disk was full", written))
+}
