@@ -1,0 +1,214 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+const size = 128 << 10
+
+// stock is a store with one pack of blocks.
+type stock struct {
+	store  objstore.Store
+	count  *objstore.Counter
+	hasher *pack.Hasher
+	refs   []pack.Ref
+	raw    [][]byte
+	key    string
+}
+
+func newStock(t testing.TB, blocks int) *stock {
+	t.Helper()
+	s := &stock{count: &objstore.Counter{}, hasher: pack.NewHasher("t")}
+	s.store = objstore.Count(objstore.NewMem(objstore.Clock{}), s.count)
+	b := pack.NewBuilder([12]byte{1}, pack.Limits{Blocks: blocks, Bytes: 50 << 20})
+	r := rand.NewChaCha8([32]byte{1})
+	for range blocks {
+		raw := make([]byte, size)
+		_, _ = r.Read(raw)
+		s.raw = append(s.raw, raw)
+		b.AddBlock(s.hasher.Sum(raw), pack.EncodeSlot(nil, pack.KindBlock, raw, pack.CompressionNone))
+	}
+	id := b.Seal()
+	s.refs = append(s.refs, b.Refs()...)
+	s.key = id.Key()
+	if err := s.store.Put(context.Background(), s.key, bytes.Clone(b.Finish())); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *stock) open(t testing.TB, fs vfs.FS, memory, disk int64) (*Cache, *Domain) {
+	t.Helper()
+	if err := fs.MkdirAll("slabs", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Open(Options{FS: fs, Dir: "slabs", Memory: memory, Disk: disk, Store: s.store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, c.Domain(s.hasher, nil)
+}
+
+func (s *stock) want(t testing.TB, d *Domain, i int) {
+	t.Helper()
+	raw, err := d.Block(context.Background(), &s.refs[i], size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(raw, s.raw[i]) {
+		t.Fatalf("block %d is wrong", i)
+	}
+}
+
+func TestTiersAndRestart(t *testing.T) {
+	s, fs := newStock(t, 20), vfs.NewMem()
+	c, d := s.open(t, fs, 4<<20, 1<<30)
+	for i := range s.refs {
+		s.want(t, d, i)
+		s.want(t, d, i)
+	}
+	if n := s.count.Counts().Get; n != 20 {
+		t.Fatalf("%d fetches of 20 blocks", n)
+	}
+	c.Close()
+	_, d = s.open(t, fs, 4<<20, 1<<30) // the SSD tier survives
+	for i := range s.refs {
+		s.want(t, d, i)
+	}
+	if n := s.count.Counts().Get; n != 20 {
+		t.Fatalf("%d fetches after a restart", n)
+	}
+}
+
+// verified: a block that rotted on the SSD is fetched again, one that rotted in
+// the store is an error, and neither is served.
+func TestRot(t *testing.T) {
+	s, fs := newStock(t, 2), vfs.NewMem()
+	c, d := s.open(t, fs, 0, 1<<30)
+	s.want(t, d, 0)
+	f, err := fs.OpenReadWrite("slabs/0.slab", vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte{1, 2, 3}, slabBase(perSlab(size))+777); err != nil {
+		t.Fatal(err)
+	}
+	s.want(t, d, 0)
+	if n := c.Stats.Repaired.Load(); n != 1 {
+		t.Fatalf("%d repairs", n)
+	}
+	obj, err := s.store.Get(context.Background(), s.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	obj[s.refs[1].Off+1000] ^= 1
+	if err := s.store.Put(context.Background(), s.key, obj); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Block(context.Background(), &s.refs[1], size); problem.KindOf(err) != problem.Corrupt {
+		t.Fatal(err)
+	}
+}
+
+func TestOneFetchForManyReaders(t *testing.T) {
+	s := newStock(t, 4)
+	s.store = objstore.Latency(s.store, objstore.LatencyOptions{})
+	_, d := s.open(t, vfs.NewMem(), 8<<20, 0)
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			s.want(t, d, i%4)
+		}()
+	}
+	wg.Wait()
+	if n := s.count.Counts().Get; n != 4 {
+		t.Fatalf("%d fetches of 4 blocks", n)
+	}
+}
+
+func TestPrefetchTakesNeighboursTogether(t *testing.T) {
+	s := newStock(t, 16)
+	_, d := s.open(t, vfs.NewMem(), 64<<20, 0)
+	d.Prefetch(s.refs, size)
+	for i := range s.refs {
+		s.want(t, d, i)
+	}
+	if n := s.count.Counts().Get; n > 2 {
+		t.Fatalf("%d requests for 16 neighbours", n)
+	}
+}
+
+// A scan of everything once does not push out what is used again and again.
+func TestScanResistance(t *testing.T) {
+	p := newPolicy()
+	key := map[uint32]uint64{}
+	slotOf := map[uint64]uint32{}
+	const slots = 100
+	next := uint32(0)
+	read := func(k uint64) bool {
+		if s, ok := slotOf[k]; ok {
+			p.use(s)
+			return true
+		}
+		s := next
+		if next < slots {
+			next++
+		} else {
+			s = p.evict(func(s uint32) uint64 { return key[s] })
+			delete(slotOf, key[s])
+		}
+		key[s], slotOf[k] = k, s
+		p.add(s, k)
+		return false
+	}
+	for range 5 {
+		for k := uint64(0); k < 50; k++ {
+			read(k)
+		}
+	}
+	for k := uint64(1000); k < 5000; k++ {
+		read(k)
+	}
+	hits := 0
+	for k := uint64(0); k < 50; k++ {
+		if read(k) {
+			hits++
+		}
+	}
+	if hits < 45 {
+		t.Fatalf("a scan left %d of 50 hot blocks", hits)
+	}
+}
+
+func FuzzSlab(f *testing.F) {
+	f.Add([]byte(slabMagic), 0)
+	f.Fuzz(func(t *testing.T, junk []byte, at int) {
+		if len(junk) > 4096 || at < 0 || at > 8192 {
+			return
+		}
+		fs := vfs.NewMem()
+		if err := fs.MkdirAll("slabs", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		file, err := fs.Create("slabs/0.slab", vfs.WriteCategoryUnspecified)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := file.WriteAt(junk, int64(at)); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = openDisk(fs, "slabs", 1<<30, func(int64) bool { return true })
+	})
+}
