@@ -83,6 +83,7 @@ func serve16(tb testing.TB, o nbd.Options) *server {
 }
 
 func TestNbdinfo(t *testing.T) {
+	t.Parallel()
 	s := serve16(t, nbd.Options{})
 	_, content := image(t)
 	c := s.client(t, nbdclient.Options{})
@@ -115,6 +116,9 @@ func TestNbdinfo(t *testing.T) {
 	if out := tool(t, "nbdinfo", "--list", s.uri("")); !strings.Contains(out, `export="ro"`) || !strings.Contains(out, `export=""`) {
 		t.Errorf("nbdinfo --list:\n%s", out)
 	}
+	if out := tool(t, "nbd-client", "-l", "-unix", s.socket); !strings.Contains(out, "\nro\n") {
+		t.Errorf("nbd-client -l:\n%s", out)
+	}
 	if out := tool(t, "nbdinfo", "--is", "read-only", s.uri("ro")); out != "" {
 		t.Errorf("nbdinfo --is read-only: %s", out)
 	}
@@ -137,6 +141,7 @@ func TestNbdinfo(t *testing.T) {
 }
 
 func TestNbdcopy(t *testing.T) {
+	t.Parallel()
 	path, content := image(t)
 	for _, args := range [][]string{nil, {"--connections=1", "--requests=1"}, {"--request-size=33554432", "--no-extents"}, {"--synchronous"}, {"--allocated"}} {
 		for _, cold := range []bool{false, true} {
@@ -167,6 +172,7 @@ func TestNbdcopy(t *testing.T) {
 }
 
 func TestQemu(t *testing.T) {
+	t.Parallel()
 	path, content := image(t)
 	s := serve16(t, nbd.Options{})
 	tool(t, "qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", path, s.uri(""))
@@ -222,6 +228,7 @@ func TestQemu(t *testing.T) {
 }
 
 func TestFioVerify(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{
 		{"--rw=randwrite", "--bsrange=512-64k", "--iodepth=16", "--verify=crc32c"},
 		{"--rw=randwrite", "--bs=4k", "--iodepth=32", "--verify=crc32c", "--fsync=8"},
@@ -237,6 +244,7 @@ func TestFioVerify(t *testing.T) {
 
 // TestTCP serves on TCP what the other tests do on unix sockets.
 func TestTCP(t *testing.T) {
+	t.Parallel()
 	path, content := image(t)
 	s := serve16(t, nbd.Options{})
 	_, addr := serveAt(t, "tcp", "127.0.0.1:0", s.exports, nbd.Options{})
@@ -247,6 +255,7 @@ func TestTCP(t *testing.T) {
 }
 
 func TestClientsWithTLS(t *testing.T) {
+	t.Parallel()
 	p := newPKI(t)
 	path, content := image(t)
 	for _, mode := range []nbd.TLSMode{nbd.TLSAllow, nbd.TLSRequire} {
@@ -277,6 +286,7 @@ func TestClientsWithTLS(t *testing.T) {
 // TestBothServers copies to nbdkit and back, another implementation's view of
 // what we send.
 func TestBothServers(t *testing.T) {
+	t.Parallel()
 	path, content := image(t)
 	s := serve16(t, nbd.Options{})
 	tool(t, "nbdcopy", path, s.uri(""))

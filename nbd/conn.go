@@ -25,6 +25,9 @@ const (
 	maxSkip     = 256 << 20             // payload of a refused write that is read and thrown away at most
 )
 
+// linger is how long a client may take to close its side after we have closed ours.
+const linger = time.Second
+
 // Why a connection ended.
 var (
 	errDisconnect = errors.New("the client disconnected")
@@ -109,16 +112,54 @@ func (c *conn) serve() {
 		c.srv.log.Info("nbd: connected", "export", c.export.Name, "client", c.client())
 		err = c.transmit()
 		if err == errDisconnect || err == errStopped {
-			// A good end: what was asked is answered first. If the client
-			// vanishes meanwhile, the watch ends the wait.
-			if err := c.out.settled(); err == nil && c.tls != nil {
-				_ = c.tls.Close()
-			}
+			c.farewell()
+		}
+		if lost := c.out.failed(); lost != nil {
+			err = lost // the cause of what the receive loop saw
 		}
 	}
 	c.end(err)
 	c.input.release()
 	c.output.release()
+}
+
+// farewell ends the connection the good way: what was asked is answered first.
+// If the client vanishes meanwhile, the watch ends the wait.
+func (c *conn) farewell() {
+	if c.out.settled() != nil {
+		return
+	}
+	if c.tls != nil {
+		_ = c.tls.CloseWrite()
+	}
+	// To close a TCP socket with unread requests in it would throw away the
+	// replies that are on their way: let the client close first.
+	if t, ok := c.out.Conn.(*net.TCPConn); ok && t.CloseWrite() == nil {
+		_ = t.SetReadDeadline(time.Now().Add(linger))
+		_, _ = io.Copy(io.Discard, t)
+	}
+}
+
+// now is the time, if somebody wants to know how long requests take.
+func (c *conn) now() time.Time {
+	if c.srv.opt.Observe == nil && c.export.Observe == nil {
+		return time.Time{}
+	}
+	return time.Now()
+}
+
+// observe reports a request that was begun at start. Any goroutine may call it.
+func (c *conn) observe(op Op, bytes int, start time.Time) {
+	if start.IsZero() {
+		return
+	}
+	took := time.Since(start)
+	if f := c.srv.opt.Observe; f != nil {
+		f(op, bytes, took)
+	}
+	if f := c.export.Observe; f != nil {
+		f(op, bytes, took)
+	}
 }
 
 // client names the peer for the log.
@@ -349,11 +390,7 @@ func (c *conn) send() {
 		return
 	}
 	if c.tls != nil {
-		c.out.cork()
-		if _, err := c.tls.Write(c.reply); err != nil {
-			c.out.fail(err)
-		}
-		c.out.uncork()
+		c.writeTLS(c.reply)
 	} else if c.out.post(c.output, len(c.reply)) {
 		c.output, c.reply = nil, nil
 	}
@@ -365,14 +402,19 @@ func (c *conn) send() {
 // promises of so many bytes. Any goroutine may call it.
 func (c *conn) deliver(buf *buffer, n, promises, promised int) {
 	if c.tls != nil {
-		c.out.cork()
-		if _, err := c.tls.Write(buf.b[:n]); err != nil {
-			c.out.fail(err)
-		}
-		c.out.uncork()
+		c.writeTLS(buf.b[:n])
 		c.out.keep(promises, promised)
 	} else if c.out.deliver(buf, n, promises, promised) {
 		return
 	}
 	buf.release()
+}
+
+// writeTLS sends p over TLS. Any goroutine may call it.
+func (c *conn) writeTLS(p []byte) {
+	c.out.cork()
+	defer c.out.uncork()
+	if _, err := c.tls.Write(p); err != nil {
+		c.out.fail(err)
+	}
 }

@@ -2,13 +2,10 @@ package nbd_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"math/rand/v2"
-	"net"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,7 +22,6 @@ type gate struct {
 	op      nbd.Op
 	shut    atomic.Bool
 	waiting atomic.Int64 // at the gate now
-	passed  atomic.Int64
 	open    chan struct{}
 	once    sync.Once
 }
@@ -39,9 +35,6 @@ func newGate(tb testing.TB, mem *nbdtest.Memory, op nbd.Op) *gate {
 			g.waiting.Add(1)
 			<-g.open
 			g.waiting.Add(-1)
-		}
-		if op == g.op {
-			g.passed.Add(1)
 		}
 		return nil
 	}
@@ -159,7 +152,8 @@ func TestStuckRead(t *testing.T) {
 // no reply: the server must stop taking requests, then give the client up.
 func TestStopsReading(t *testing.T) {
 	for _, cold := range []bool{false, true} {
-		s := serve(t, nbd.Options{WriteTimeout: 500 * time.Millisecond})
+		var log logs
+		s := serve(t, nbd.Options{WriteTimeout: 500 * time.Millisecond, Logger: log.logger()})
 		s.mem.Cold.Store(cold)
 		r := s.enter(t, "", true)
 		var msg []byte
@@ -186,20 +180,25 @@ func TestStopsReading(t *testing.T) {
 			t.Error(err)
 		}
 		eventually(t, "the client is given up", func() bool { return s.exports.Connections("") == 1 })
+		eventually(t, "the log says why", func() bool {
+			return log.contains(`disconnected" export="" client=local why="the client stopped reading`)
+		})
 	}
 }
 
+// logs collects what a server logs.
+// scarce is a listener on a machine that is out of descriptors for a while.
 // TestSlowReader reads slowly, but reads, for longer than the timeout.
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
-	s := serve(t, nbd.Options{WriteTimeout: 300 * time.Millisecond})
+	s := serve(t, nbd.Options{WriteTimeout: time.Second})
 	r := s.enter(t, "", false)
 	const n = 24
 	for i := range n {
 		r.request(wire.Request{Type: wire.CmdRead, Cookie: uint64(i), Length: 512 << 10}, nil)
 	}
 	for range n {
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(80 * time.Millisecond)
 		r.wantSimpleAny(n)
 		r.recv(512 << 10)
 	}
@@ -283,6 +282,7 @@ func (d *durable) isDurable(off uint64) bool {
 // flush is answered, every write that was answered before it was sent is
 // durable, whatever connection it was on; and a FUA write once it is answered.
 func TestFlushIsDurable(t *testing.T) {
+	t.Parallel()
 	d := &durable{Memory: nbdtest.NewMemory(64 * mib), written: make(map[uint64]uint64)}
 	s := &server{socket: t.TempDir() + "/s"}
 	serveAt(t, "unix", s.socket, nbdtest.NewExports(nbd.Export{Device: d}), nbd.Options{})
@@ -317,6 +317,7 @@ func TestFlushIsDurable(t *testing.T) {
 // TestTorture runs all kinds of requests, many at a time, over two connections
 // against a model, on a device that is now warm, now cold.
 func TestTorture(t *testing.T) {
+	t.Parallel()
 	const workers, region, steps = 8, 4 * mib, 150
 	s := serve(t, nbd.Options{Readers: 5, ReadersPerConn: 3})
 	conns := []*nbdclient.Client{
@@ -377,105 +378,13 @@ func TestTorture(t *testing.T) {
 	wg.Wait()
 }
 
-func TestShutdown(t *testing.T) {
-	s := serve(t, nbd.Options{})
-	s.mem.Cold.Store(true)
-	g := newGate(t, s.mem, nbd.OpRead)
-	idle, busy := s.client(t, nbdclient.Options{}), s.client(t, nbdclient.Options{})
-	half := s.dial(t, fixed)
-	read := busy.Go(nbdclient.Request{Op: nbd.OpRead, Data: make([]byte, 4096)})
-	eventually(t, "the read is under way", func() bool { return g.waiting.Load() == 1 })
-	done := make(chan error)
-	go func() { done <- s.Shutdown(context.Background()) }()
-	eventually(t, "the idle connection is closed", func() bool { return idle.Flush() != nil })
-	half.wantEnd()
-	if _, err := net.Dial("unix", s.socket); err == nil {
-		t.Error("the server still accepts connections")
-	}
-	select {
-	case err := <-done:
-		t.Fatalf("Shutdown did not wait: %v", err)
-	case <-read:
-		t.Fatal("the read was answered")
-	case <-time.After(50 * time.Millisecond):
-	}
-	g.unlock()
-	if r := <-read; r.Err != nil {
-		t.Errorf("a read that was under way: %v", r.Err)
-	}
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	if n := s.exports.Connections(""); n != 0 {
-		t.Errorf("%d connections were not closed", n)
-	}
-	l, err := net.Listen("unix", t.TempDir()+"/s")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Serve(t.Context(), l); err != nil {
-		t.Errorf("Serve after Shutdown: %v", err)
-	}
-}
-
+// TestShutdownTCP checks that a client which sends on and on gets the replies
+// to all that was done before the server closed.
 // TestShutdownDeadline checks that Shutdown does not wait for ever.
-func TestShutdownDeadline(t *testing.T) {
-	for _, op := range []nbd.Op{nbd.OpRead, nbd.OpWrite} {
-		s := serve(t, nbd.Options{})
-		s.mem.Cold.Store(true)
-		g := newGate(t, s.mem, op)
-		c := s.client(t, nbdclient.Options{})
-		half := s.dial(t, fixed)
-		call := c.Go(nbdclient.Request{Op: op, Data: make([]byte, 512)})
-		eventually(t, "the request is under way", func() bool { return g.waiting.Load() == 1 })
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Shutdown: %v", err)
-		}
-		cancel()
-		if r := <-call; r.Err == nil {
-			t.Error("the stuck request was answered")
-		}
-		half.wantEnd()
-		eventually(t, "Closed is called", func() bool { return s.exports.Connections("") == 0 })
-		g.unlock()
-	}
-}
-
-func TestServeErrors(t *testing.T) {
-	l, err := net.Listen("unix", t.TempDir()+"/s")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &nbd.Server{Options: nbd.Options{TLS: nbd.TLSRequire, Readers: -1, WriteTimeout: -1}}
-	err = s.Serve(t.Context(), l)
-	for _, want := range []string{"TLSConfig", "Readers", "WriteTimeout"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("Serve with bad options: %v does not name %s", err, want)
-		}
-	}
-	l, err = net.Listen("unix", t.TempDir()+"/s")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	s = &nbd.Server{Exporter: nbdtest.NewExports()}
-	done := make(chan error)
-	go func() { done <- s.Serve(ctx, l) }()
-	cancel()
-	if err := <-done; err != nil {
-		t.Errorf("Serve with a context that ended: %v", err)
-	}
-	_ = l.Close()
-	if err := s.Serve(t.Context(), l); err == nil {
-		t.Error("Serve on a closed listener succeeded")
-	}
-}
-
 // TestIdleMemory checks that connections that were busy and are idle now give
 // back what they held.
 func TestIdleMemory(t *testing.T) {
-	const n, limit = 100, 64 << 10 // bytes for each
+	const n, limit = 30, 64 << 10 // bytes for each
 	s := serve(t, nbd.Options{})
 	b := make([]byte, 4*mib)
 	if err := s.client(t, nbdclient.Options{}).Write(b, 0, 0); err != nil { // so the device has its memory
@@ -498,7 +407,7 @@ func TestIdleMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if peak := heap() - before; peak < n*mib/4 {
+	if peak := heap() - before; peak < 2*n*limit {
 		t.Fatalf("while busy they hold only %d bytes: the test is broken", peak)
 	}
 	eventually(t, "idle connections are slim", func() bool { return heap()-before < n*limit })

@@ -80,7 +80,7 @@ func (c *conn) flush() {
 		buf := getBuffer(len(batch) * size)
 		reply := buf.b[:0]
 		for _, p := range batch {
-			c.srv.observe(p.op, p.bytes, p.start)
+			c.observe(p.op, p.bytes, p.start)
 			if err != nil {
 				reply = c.appendRefusal(reply, refusalOf(p.cookie, p.op, err))
 			} else {

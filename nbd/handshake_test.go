@@ -304,13 +304,13 @@ func TestGarbageHandshake(t *testing.T) {
 // nothing, or little at a time; but that what the server itself takes is not
 // held against it.
 func TestSlowHandshake(t *testing.T) {
-	s := serve(t, nbd.Options{HandshakeTimeout: 300 * time.Millisecond})
+	s := serve(t, nbd.Options{HandshakeTimeout: 600 * time.Millisecond})
 	for name, talk := range map[string]func(r *raw){
 		"silent": func(*raw) {},
 		"drip": func(r *raw) {
 			for _, c := range wire.AppendOption(nil, wire.OptList, nil)[:12] {
 				_, _ = r.Write([]byte{c})
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(60 * time.Millisecond)
 			}
 		},
 	} {
@@ -320,7 +320,7 @@ func TestSlowHandshake(t *testing.T) {
 			start := time.Now()
 			go talk(r)
 			r.wantEnd()
-			if d := time.Since(start); d < 200*time.Millisecond || d > patience/2 {
+			if d := time.Since(start); d < 500*time.Millisecond || d > patience/2 {
 				t.Errorf("closed after %v", d)
 			}
 		})
@@ -329,7 +329,7 @@ func TestSlowHandshake(t *testing.T) {
 		t.Parallel()
 		s := &server{socket: t.TempDir() + "/s"}
 		slow := slowExporter{nbdtest.NewExports(nbd.Export{Device: nbdtest.NewMemory(1 << 20)})}
-		serveAt(t, "unix", s.socket, slow, nbd.Options{HandshakeTimeout: 300 * time.Millisecond})
+		serveAt(t, "unix", s.socket, slow, nbd.Options{HandshakeTimeout: 600 * time.Millisecond})
 		c := s.client(t, nbdclient.Options{})
 		if err := c.Flush(); err != nil {
 			t.Error(err)
@@ -341,7 +341,7 @@ func TestSlowHandshake(t *testing.T) {
 type slowExporter struct{ *nbdtest.Exports }
 
 func (e slowExporter) Open(name string) (*nbd.Export, error) {
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(800 * time.Millisecond)
 	return e.Exports.Open(name)
 }
 

@@ -38,10 +38,11 @@ type outlet struct {
 	promises int // replies that will come
 	promised int // bytes of those
 	draining bool
-	corks int
-	stage *buffer
-	staged int
 	err      error // why nothing can be sent any more
+
+	corks  int     // calls of cork that were not undone
+	stage  *buffer // what was written since, its first staged bytes; may be nil
+	staged int
 
 	// The argument and results of attempt, which is made once so that trying
 	// the socket does not allocate. Guarded by mu.
@@ -81,23 +82,14 @@ func newOutlet(nc net.Conn, timeout time.Duration) *outlet {
 	return o
 }
 
-// Write sends a copy of p. It is what TLS calls.
+// Write sends a copy of p, later if the outlet is corked. It is what TLS calls.
 func (o *outlet) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.corks == 0 {
 		o.putLocked(p, nil)
 	} else {
-		for n := 0; n < len(p); {
-			if o.stage == nil {
-				o.stage = getBuffer(largeOutput)
-			}
-			k := copy(o.stage.b[o.staged:], p[n:])
-			n += k
-			if o.staged += k; o.staged == len(o.stage.b) {
-				o.unstageLocked()
-			}
-		}
+		o.stageLocked(p)
 	}
 	if o.err != nil {
 		return 0, o.err
@@ -105,27 +97,42 @@ func (o *outlet) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (o *outlet) unstageLocked() {
-	if o.stage != nil {
-		if !o.putLocked(o.stage.b[:o.staged], o.stage) {
-			o.stage.release()
-		}
-		o.stage, o.staged = nil, 0
-	}
-}
-
+// cork makes what is written wait for an uncork, so that the records of one
+// reply go to the socket together: TLS writes each of its own, of 16 KiB at most.
 func (o *outlet) cork() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.corks++
 }
 
+// uncork undoes one cork.
 func (o *outlet) uncork() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.corks--; o.corks == 0 {
 		o.unstageLocked()
 	}
+}
+
+// stageLocked adds p to what waits for an uncork, or for more of it.
+func (o *outlet) stageLocked(p []byte) {
+	for len(p) > 0 {
+		if o.stage == nil {
+			o.stage = getBuffer(largeOutput)
+		}
+		n := copy(o.stage.b[o.staged:], p)
+		p = p[n:]
+		if o.staged += n; o.staged == len(o.stage.b) {
+			o.unstageLocked()
+		}
+	}
+}
+
+func (o *outlet) unstageLocked() {
+	if o.stage != nil && !o.putLocked(o.stage.b[:o.staged], o.stage) {
+		o.stage.release()
+	}
+	o.stage, o.staged = nil, 0
 }
 
 // post sends the first n bytes of buf. It tells whether it kept buf; if not,

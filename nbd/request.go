@@ -90,7 +90,7 @@ func (c *conn) handle(req wire.Request) {
 	}
 	p := pending{
 		cookie: req.Cookie, op: commands[req.Type].op, fua: req.Flags&wire.CmdFlagFUA != 0,
-		bytes: int(req.Length), start: c.srv.now(),
+		bytes: int(req.Length), start: c.now(),
 	}
 	switch {
 	case req.Type == wire.CmdFlush:
@@ -134,7 +134,7 @@ func (c *conn) read(req wire.Request, p pending) {
 		at := len(c.reply)
 		if c.dev.TryReadAt(c.reply[at+head:at+head+n], req.Offset) {
 			c.reply = c.appendReadHeader(c.reply, req)[:at+head+n]
-			c.srv.observe(p.op, p.bytes, p.start)
+			c.observe(p.op, p.bytes, p.start)
 			return
 		}
 	}
@@ -188,7 +188,7 @@ func (c *conn) perform(j job) {
 	if err != nil {
 		reply = c.appendRefusal(buf.b[:0], refusalOf(j.req.Cookie, op, err))
 	}
-	c.srv.observe(op, int(j.req.Length), j.start)
+	c.observe(op, int(j.req.Length), j.start)
 	c.deliver(buf, len(reply), 1, j.owed)
 }
 
@@ -215,22 +215,21 @@ func (c *conn) writeBatch() {
 	if len(c.offs) == 0 {
 		return
 	}
-	start := c.srv.now()
-	good := len(c.writes)
+	start := c.now()
+	good := len(c.writes) // so many, from the first, were written
 	err := c.dev.WriteFrames(c.offs, c.frames)
-	if err != nil && good > 1 {
+	switch {
+	case err == nil:
+	case good == 1:
+		good = 0
+	default:
 		// Some may have been written. Write again one by one, which is the same
-		// as once, so that only those fail that did.
-		for good = range c.writes {
+		// as once, so that only those fail that did, and those behind.
+		for good, err = 0, nil; good < len(c.writes); good++ {
 			if err = c.dev.WriteFrames(c.offs[good:good+1], c.frames[good:good+1]); err != nil {
 				break
 			}
 		}
-	}
-	if err == nil {
-		good = len(c.writes)
-	} else if len(c.writes) == 1 {
-		good = 0
 	}
 	for i, p := range c.writes {
 		p.start = start
@@ -249,7 +248,7 @@ func (c *conn) writeBatch() {
 
 // answer replies to a request that the device has dealt with.
 func (c *conn) answer(p pending, err error) {
-	c.srv.observe(p.op, p.bytes, p.start)
+	c.observe(p.op, p.bytes, p.start)
 	if err != nil {
 		c.refuse(refusalOf(p.cookie, p.op, err))
 		return
@@ -281,10 +280,12 @@ func refusalOf(cookie uint64, op Op, err error) refusal {
 	return refusal{cookie, errnoOf(err), fmt.Sprintf("%v: %v", op, err)}
 }
 
+// oneLine takes out of an error's text what does not belong into a message.
+// Errors that were joined are lines.
+var oneLine = strings.NewReplacer("\n", ": ", "\x00", "")
+
 // message returns the part of an error's text that is sent.
 func message(s string) string {
-	if len(s) > maxMessage {
-		s = s[:maxMessage]
-	}
-	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "")
+	s = oneLine.Replace(s)
+	return strings.ToValidUTF8(s[:min(len(s), maxMessage)], "")
 }

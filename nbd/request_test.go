@@ -21,6 +21,7 @@ const mib = 1 << 20
 // TestReadWrite writes and reads ranges of all kinds of sizes and alignments
 // with both kinds of replies, from warm and from cold devices.
 func TestReadWrite(t *testing.T) {
+	t.Parallel()
 	for _, simple := range []bool{false, true} {
 		for _, cold := range []bool{false, true} {
 			t.Run(fmt.Sprintf("simple=%v,cold=%v", simple, cold), func(t *testing.T) {
@@ -349,6 +350,7 @@ func TestDeviceErrors(t *testing.T) {
 		}{
 			{errors.New("disk on fire"), nbd.EIO, "disk on fire"},
 			{fmt.Errorf("the volume is full: %w", nbd.ENOSPC), nbd.ENOSPC, "the volume is full"},
+			{errors.Join(errors.New("two"), nbd.EPERM), nbd.EPERM, "two: operation not permitted"},
 			{nbd.Errno(0), nbd.EIO, ""},
 			{errors.New(strings.Repeat("ä", 5000) + "\x00"), nbd.EIO, "ää"},
 		} {
@@ -490,13 +492,17 @@ func TestRefusedWriteKeepsOrder(t *testing.T) {
 
 func TestObserve(t *testing.T) {
 	var count, bytes [nbd.NumOps]atomic.Int64
-	s := serve(t, nbd.Options{Observe: func(op nbd.Op, n int, d time.Duration) {
+	observe := func(op nbd.Op, n int, d time.Duration) {
 		if d < 0 || d > patience {
 			t.Errorf("%v took %v", op, d)
 		}
 		count[op].Add(1)
 		bytes[op].Add(int64(n))
-	}})
+	}
+	// Both the server and the export observe: each request counts twice.
+	s := &server{socket: t.TempDir() + "/s", mem: nbdtest.NewMemory(mib)}
+	exports := nbdtest.NewExports(nbd.Export{Device: s.mem, Observe: observe}, nbd.Export{Name: "other", Device: s.mem})
+	serveAt(t, "unix", s.socket, exports, nbd.Options{Observe: observe})
 	c := s.client(t, nbdclient.Options{Contexts: []string{"base:allocation"}})
 	b := make([]byte, 1000)
 	for _, cold := range []bool{false, true} {
@@ -507,7 +513,10 @@ func TestObserve(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for op, want := range [nbd.NumOps][2]int64{{2, 2000}, {4, 4000}, {2, 0}, {2, 200}, {2, 2}, {2, 10}, {2, 20}} {
+	if err := s.client(t, nbdclient.Options{Export: "other"}).Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for op, want := range [nbd.NumOps][2]int64{{4, 4000}, {8, 8000}, {5, 0}, {4, 400}, {4, 4}, {4, 20}, {4, 40}} {
 		if got := [2]int64{count[op].Load(), bytes[op].Load()}; got != want {
 			t.Errorf("%v: got %v, want %v", nbd.Op(op), got, want)
 		}

@@ -317,18 +317,3 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	return ctx.Err()
 }
-
-// now is the time, if somebody wants to know it.
-func (s *Server) now() time.Time {
-	if s.opt.Observe == nil {
-		return time.Time{}
-	}
-	return time.Now()
-}
-
-// observe reports a request that was begun at start.
-func (s *Server) observe(op Op, bytes int, start time.Time) {
-	if s.opt.Observe != nil {
-		s.opt.Observe(op, bytes, time.Since(start))
-	}
-}

@@ -88,6 +88,7 @@ func newPKI(tb testing.TB) *pki {
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	p := newPKI(t)
 	for _, mode := range []nbd.TLSMode{nbd.TLSAllow, nbd.TLSRequire} {
 		s := serve(t, nbd.Options{TLS: mode, TLSConfig: p.server})
@@ -202,7 +203,7 @@ func TestTLSInjection(t *testing.T) {
 func TestTLSVanish(t *testing.T) {
 	t.Parallel()
 	p := newPKI(t)
-	s := serve(t, nbd.Options{TLS: nbd.TLSAllow, TLSConfig: p.server, HandshakeTimeout: 300 * time.Millisecond})
+	s := serve(t, nbd.Options{TLS: nbd.TLSAllow, TLSConfig: p.server, HandshakeTimeout: 600 * time.Millisecond})
 	r := s.dial(t, fixed)
 	r.wantReply(wire.OptStartTLS, nil, wire.RepAck, "") // and then nothing
 	r.wantEnd()
