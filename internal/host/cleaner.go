@@ -61,6 +61,7 @@ const (
 	slackSegments  = 6
 	nearLimit      = 0.8
 	shareDead      = 0.02
+	deadAtOnce     = 3
 	shareRelaxed   = 0.6
 	sharePressed   = 0.95
 	victimsPerPass = 6
@@ -89,6 +90,9 @@ func (c *cleaner) clean(ctx context.Context) bool {
 	for _, vs := range volume.FindVictims(vols, share, victimsPerPass) {
 		if vs.Size()-vs.Live < size || ctx.Err() != nil {
 			continue // it would free no segment
+		}
+		if share == shareDead && (len(vs.Segments) < deadAtOnce || !vs.Settled()) {
+			continue // not worth a record, or a sync that no guest asked for
 		}
 		done, err := volume.Clean(c.h.pool, vs)
 		if err != nil {

@@ -51,6 +51,30 @@ func (vs *Victims) Size() (n int64) {
 	return n
 }
 
+// Settled tells whether what made the victims' records dead is durable: then
+// they can go without a sync. It notes what it sees for the next call. Only
+// segments of which nothing is live settle.
+func (vs *Victims) Settled() bool {
+	if vs.Live > 0 {
+		return false
+	}
+	settled := true
+	for _, v := range vs.Holders {
+		durable, last := v.log.Durable(), v.log.Last()
+		v.stMu.Lock()
+		for _, s := range vs.Segments {
+			at, noted := v.deadAt[s]
+			if !noted {
+				at = last
+				v.deadAt[s] = at
+			}
+			settled = settled && at <= durable
+		}
+		v.stMu.Unlock()
+	}
+	return settled
+}
+
 // FindVictims groups the segments that the volumes hold and that are live by
 // less than the given share, the emptiest first; at most max of each group.
 func FindVictims(vols []*Volume, share float64, most int) []Victims {
@@ -127,12 +151,16 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 			v.foldMu.Unlock()
 		}
 	}()
+	settled := vs.Settled()
 	for _, v := range vs.Holders {
 		// An append that filled one of the victims has pointed the overlay at
 		// what it wrote there once this lock was free.
 		v.wmu.Lock()
 		//lint:ignore SA2001 the lock is a barrier
 		v.wmu.Unlock()
+		if settled {
+			continue
+		}
 		if err := v.Flush(); err != nil {
 			return false, err
 		}
@@ -249,6 +277,7 @@ func (v *Volume) addSegments(fresh, old []*wal.Segment) {
 	for _, s := range fresh {
 		s.Hold()
 		v.segs = append(v.segs, held{s, limit})
+		delete(v.deadAt, s)
 	}
 }
 
@@ -284,6 +313,9 @@ func (v *Volume) dropSegments(old []*wal.Segment) error {
 		}
 	}
 	v.segs = kept
+	for _, h := range dropped {
+		delete(v.deadAt, h.seg)
+	}
 	v.stMu.Unlock()
 	if err := v.Update(func(*State) {}); err != nil {
 		// The record still names them: they are kept until the next start.

@@ -521,18 +521,21 @@ func TestCrash(t *testing.T) {
 			for round := range 4 {
 				for range 60 {
 					w.step()
-					if w.crash != nil {
+					if w.crashed() {
 						break
 					}
 				}
 				w.check()
-				if w.crash == nil {
-					w.mu.Lock()
-					w.crash = w.takeCrash("the end")
-					w.mu.Unlock()
+				w.mu.Lock()
+				c := w.crash
+				if c == nil {
+					c = w.takeCrash("the end")
 				}
-				w.recover(w.crash)
+				w.mu.Unlock()
+				w.recover(c)
+				w.mu.Lock()
 				w.crashAt = w.ops + 1 + (seed*13+round*29)%150
+				w.mu.Unlock()
 			}
 		})
 	}

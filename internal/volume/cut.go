@@ -191,6 +191,7 @@ func (v *Volume) adopt(c *Cut) {
 	}
 	v.stMu.Lock()
 	v.segs = slices.Clone(c.segs)
+	clear(v.deadAt)
 	v.stMu.Unlock()
 	v.omu.Lock()
 	defer v.omu.Unlock()

@@ -91,6 +91,9 @@ type Volume struct {
 	stMu  sync.Mutex
 	state State
 	segs  []held
+	// deadAt is, for segments of which nothing was live when cleaning looked,
+	// the newest number at that time.
+	deadAt map[*wal.Segment]uint64
 
 	omu    sync.RWMutex
 	tree   *extent.Tree
@@ -171,7 +174,7 @@ func newVolume(env Env, st State) (*Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Volume{env: env, id: st.ID, state: st, tree: extent.New(), base: base, live: map[uint32]int64{}}
+	v := &Volume{env: env, id: st.ID, state: st, tree: extent.New(), base: base, live: map[uint32]int64{}, deadAt: map[*wal.Segment]uint64{}}
 	v.displacedFn = v.displaced
 	v.size.Store(st.Size)
 	v.gate.init()
@@ -233,6 +236,7 @@ func (v *Volume) attach(seg *wal.Segment) error {
 	defer v.saveMu.Unlock()
 	v.stMu.Lock()
 	v.segs = append(v.segs, held{seg: seg})
+	delete(v.deadAt, seg) // of an earlier use of the file
 	st := v.stateLocked()
 	v.stMu.Unlock()
 	err := v.env.Save(&st)

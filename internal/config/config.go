@@ -1,0 +1,274 @@
+// Package config declares the settings of `glide serve`, once, and reads them:
+// from flags, environment variables, a TOML file and defaults, in that order of
+// precedence.
+package config
+
+import (
+	"errors"
+	"log/slog"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/nearest"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Config is what serve runs with. Each field is one setting.
+type Config struct {
+	File        string // where settings were read from, if anywhere
+	Data        string // absolute
+	Store       string // URL
+	NBD         []api.Addr
+	API         []api.Addr
+	Advertise   string // "": the first API address, as it is once it listens
+	Memory      int64  // bytes
+	Cache       host.Share
+	WALLimit    host.Share
+	DirtyBudget uint64 // bytes
+	Compression pack.Compression
+	PackBlocks  int
+	Retention   time.Duration
+	LogLevel    slog.Level
+	LogFormat   string // text or json
+	TokenFile   string
+	TLS         string // off, allow or require
+	TLSCert     string
+	TLSKey      string
+	TLSCA       string
+}
+
+// Sources are where settings come from.
+type Sources struct {
+	Flags map[string][]string // by name, those that were given
+	Env   []string            // as os.Environ has it
+	Root  bool                // whether the user is root
+}
+
+// ProcessSources are this process's.
+func ProcessSources(flags map[string][]string) Sources {
+	return Sources{Flags: flags, Env: os.Environ(), Root: os.Geteuid() == 0}
+}
+
+// Load reads the settings and reports everything that is wrong with them.
+func Load(src Sources) (*Config, error) {
+	env := environment(src.Env)
+	c := &Config{}
+	values := map[string]value{}
+	errs := []error{checkEnv(env)}
+	for _, s := range Settings {
+		if s.Default != "" {
+			values[s.Name] = value{"the default of " + s.Name, []string{s.Default}}
+		}
+	}
+	values["data"] = value{"the default data directory", []string{defaultData(env, src.Root)}}
+
+	file := env[fileSetting.Env()]
+	if given := src.Flags[fileSetting.Name]; len(given) > 0 {
+		file = given[len(given)-1]
+	}
+	if c.File = file; file != "" {
+		fromFile, err := readFile(file)
+		errs = append(errs, err)
+		maps.Copy(values, fromFile)
+	}
+	for _, s := range Settings {
+		if v, ok := env[s.Env()]; ok && v != "" {
+			list := []string{v}
+			if s.Many {
+				list = strings.Split(v, ",")
+			}
+			values[s.Name] = value{"$" + s.Env(), list}
+		}
+		if v, ok := src.Flags[s.Name]; ok {
+			values[s.Name] = value{"--" + s.Name, v}
+		}
+	}
+	for _, s := range Settings {
+		v, ok := values[s.Name]
+		if !ok {
+			continue
+		}
+		if err := s.set(c, v.list); err != nil {
+			errs = append(errs, problem.New(problem.Invalid, "%s: %w", v.origin, err))
+		}
+	}
+	if errors.Join(errs...) == nil {
+		errs = append(errs, c.finish()...)
+	}
+	return c, errors.Join(errs...)
+}
+
+// value is what a setting was given, and where.
+type value struct {
+	origin string
+	list   []string
+}
+
+func environment(environ []string) map[string]string {
+	m := map[string]string{}
+	for _, kv := range environ {
+		k, v, _ := strings.Cut(kv, "=")
+		m[k] = v
+	}
+	return m
+}
+
+// checkEnv finds misspelt variables. One that resembles none is somebody
+// else's: orchestrators make up GLIDE_SERVICE_HOST and the like.
+func checkEnv(env map[string]string) error {
+	known := []string{fileSetting.Env()}
+	for _, s := range Settings {
+		known = append(known, s.Env())
+	}
+	var errs []error
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		name, ok := strings.CutPrefix(k, envPrefix)
+		if !ok || slices.Contains(known, k) {
+			continue
+		}
+		short := make([]string, len(known))
+		for i, s := range known {
+			short[i] = strings.TrimPrefix(s, envPrefix)
+		}
+		if w := nearest.Word(name, short); w != "" && len(name) > 3 {
+			errs = append(errs, problem.New(problem.Invalid, "the variable %s is not known, did you mean %s?", k, envPrefix+w))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// defaultData is the data directory unless one is given.
+func defaultData(env map[string]string, root bool) string {
+	switch {
+	case root:
+		return "/var/lib/glide"
+	case filepath.IsAbs(env["XDG_DATA_HOME"]):
+		return filepath.Join(env["XDG_DATA_HOME"], "glide")
+	case env["HOME"] != "":
+		return filepath.Join(env["HOME"], ".local", "share", "glide")
+	}
+	return ""
+}
+
+// DefaultAPI is where a command finds the daemon unless it is told: the socket
+// in the default data directory, or in $GLIDE_DATA.
+func DefaultAPI(src Sources) string {
+	env := environment(src.Env)
+	dir := env[envPrefix+"DATA"]
+	if dir == "" {
+		dir = defaultData(env, src.Root)
+	}
+	return "unix:" + filepath.Join(dir, apiSocket)
+}
+
+// readFile reads the settings in a TOML file.
+func readFile(path string) (map[string]value, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, problem.New(problem.Invalid, "the configuration cannot be read: %w", err)
+	}
+	raw := map[string]any{}
+	if _, err := toml.Decode(string(b), &raw); err != nil {
+		return nil, problem.New(problem.Invalid, "%s: %w", path, err)
+	}
+	known := map[string]Setting{}
+	for _, s := range Settings {
+		known[s.Name] = s
+	}
+	values := map[string]value{}
+	var errs []error
+	for _, key := range slices.Sorted(maps.Keys(raw)) {
+		s, ok := known[key]
+		if !ok {
+			errs = append(errs, problem.New(problem.Invalid, "%s: the key %.60q is not known%s", path, key, nearest.Hint(key, slices.Sorted(maps.Keys(known)))))
+			continue
+		}
+		list, ok := texts(raw[key], s.Many)
+		if !ok {
+			what := "a string or a number"
+			if s.Many {
+				what = "a string or a list of strings"
+			}
+			errs = append(errs, problem.New(problem.Invalid, "%s: %s must be %s", path, key, what))
+			continue
+		}
+		values[key] = value{path + ": " + key, list}
+	}
+	return values, errors.Join(errs...)
+}
+
+// texts is a TOML value as flags would have it.
+func texts(v any, many bool) ([]string, bool) {
+	switch v := v.(type) {
+	case string:
+		return []string{v}, true
+	case int64:
+		return []string{strconv.FormatInt(v, 10)}, !many
+	case []any:
+		var list []string
+		for _, e := range v {
+			s, ok := e.(string)
+			if !ok {
+				return nil, false
+			}
+			list = append(list, s)
+		}
+		return list, many && len(list) > 0
+	}
+	return nil, false
+}
+
+const (
+	apiSocket = "api.sock"
+	nbdSocket = "nbd.sock"
+)
+
+// finish fills in what follows from other settings, and checks what belongs together.
+func (c *Config) finish() (errs []error) {
+	bad := func(format string, args ...any) {
+		errs = append(errs, problem.New(problem.Invalid, format, args...))
+	}
+	if c.Store == "" {
+		c.Store = (&url.URL{Scheme: "file", Path: filepath.Join(c.Data, "store")}).String()
+	}
+	for _, x := range []struct {
+		flag, socket string
+		list         *[]api.Addr
+	}{{"nbd", nbdSocket, &c.NBD}, {"api", apiSocket, &c.API}} {
+		if len(*x.list) > 0 {
+			continue
+		}
+		a, err := api.ParseAddr("unix:" + filepath.Join(c.Data, x.socket))
+		if err != nil {
+			bad("the default of --%s: %w", x.flag, err)
+			continue
+		}
+		*x.list = []api.Addr{a}
+	}
+	for _, a := range c.API {
+		if !a.Local() && c.TokenFile == "" {
+			bad("the API at %s can be reached from other machines: it needs --token-file", a)
+		}
+	}
+	if c.TLS != "off" && (c.TLSCert == "" || c.TLSKey == "") {
+		bad("--tls %s needs --tls-cert and --tls-key", c.TLS)
+	}
+	if c.TLS == "off" && c.TLSCert+c.TLSKey+c.TLSCA != "" {
+		bad("a certificate is of no use with --tls off: say --tls allow or --tls require")
+	}
+	if err := (pack.Limits{Blocks: c.PackBlocks}).Validate(); err != nil {
+		bad("--pack-blocks %d: %w", c.PackBlocks, err)
+	}
+	return errs
+}

@@ -1,0 +1,235 @@
+package config
+
+import (
+	"errors"
+	"log/slog"
+	"math"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/size"
+)
+
+// Setting is one setting of serve: a flag, a key of the TOML file of the same
+// name, and an environment variable.
+type Setting struct {
+	Name    string
+	Arg     string // what a value looks like, for people
+	Usage   string
+	Default string // as it would be written; "" if it depends on others or is none
+	// DefaultText says what the default is where Default cannot.
+	DefaultText string
+	Many        bool // may be given more than once; a comma separates values in the environment
+	set         func(c *Config, values []string) error
+}
+
+const envPrefix = "GLIDE_"
+
+// Env is the setting's environment variable.
+func (s Setting) Env() string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_"))
+}
+
+// fileSetting says where the others are; it has no key in the file itself.
+var fileSetting = Setting{Name: "config", Arg: "FILE", Usage: "read settings from this TOML file"}
+
+// File is the setting that names the file with the others.
+func File() Setting { return fileSetting }
+
+// Settings declares every setting that a file can have.
+var Settings = []Setting{
+	{
+		Name: "data", Arg: "DIR", Usage: "data directory of this host; one daemon each", DefaultText: "/var/lib/glide for root, else $XDG_DATA_HOME/glide",
+		set: one(func(c *Config, v string) (err error) {
+			if v == "" {
+				return errors.New("there is neither $XDG_DATA_HOME nor $HOME: say where")
+			}
+			c.Data, err = filepath.Abs(v)
+			return err
+		}),
+	},
+	{
+		Name: "store", Arg: "URL", Usage: "object store: file:///DIR or s3://BUCKET[/PREFIX][?endpoint=URL&region=R&…]", DefaultText: "file://DATA/store",
+		set: text(func(c *Config) *string { return &c.Store }),
+	},
+	{
+		Name: "nbd", Arg: "ADDR", Usage: "serve NBD at unix:PATH or tcp:HOST:PORT", DefaultText: "unix:DATA/nbd.sock", Many: true,
+		set: addresses(func(c *Config) *[]api.Addr { return &c.NBD }),
+	},
+	{
+		Name: "api", Arg: "ADDR", Usage: "serve the API at unix:PATH or tcp:HOST:PORT", DefaultText: "unix:DATA/api.sock", Many: true,
+		set: addresses(func(c *Config) *[]api.Addr { return &c.API }),
+	},
+	{
+		Name: "advertise", Arg: "ADDR", Usage: "where other hosts find this one's API", DefaultText: "the first --api",
+		set: one(func(c *Config, v string) error {
+			a, err := api.ParseAddr(v)
+			if err == nil && a.Network == "tcp" {
+				if h, port, _ := net.SplitHostPort(a.Address); h == "" || port == "0" {
+					err = errors.New("other hosts cannot connect to " + v)
+				}
+			}
+			c.Advertise = a.String()
+			return err
+		}),
+	},
+	{
+		Name: "memory", Arg: "SIZE", Usage: "memory for cached blocks", Default: "256M",
+		set: one(func(c *Config, v string) (err error) { c.Memory, err = amount(v); return err }),
+	},
+	{
+		Name: "cache", Arg: "SIZE|SHARE", Usage: "disk for cached blocks, bytes or percent of the disk", Default: "80%",
+		set: one(func(c *Config, v string) (err error) { c.Cache, err = share(v); return err }),
+	},
+	{
+		Name: "wal-limit", Arg: "SIZE|SHARE", Usage: "disk for the log, bytes or percent of the disk", Default: "80%",
+		set: one(func(c *Config, v string) (err error) { c.WALLimit, err = share(v); return err }),
+	},
+	{
+		Name: "dirty-budget", Arg: "SIZE", Usage: "unpublished bytes from which a volume is flushed", Default: "5G",
+		set: one(func(c *Config, v string) error {
+			n, err := amount(v)
+			c.DirtyBudget = uint64(n)
+			return err
+		}),
+	},
+	{
+		Name: "compression", Arg: "zstd|s2|none", Usage: "how blocks are compressed in the store", Default: "zstd",
+		set: one(func(c *Config, v string) (err error) { c.Compression, err = pack.ParseCompression(v); return err }),
+	},
+	{
+		Name: "pack-blocks", Arg: "N", Usage: "blocks in one object of the store", Default: "25",
+		set: one(func(c *Config, v string) (err error) {
+			if c.PackBlocks, err = strconv.Atoi(v); err != nil || c.PackBlocks < 1 {
+				return errors.New(quote(v) + " is no number above 0")
+			}
+			return nil
+		}),
+	},
+	{
+		Name: "retention", Arg: "DURATION", Usage: "how long commits are kept for forks of the past", Default: "72h",
+		set: one(func(c *Config, v string) (err error) {
+			if c.Retention, err = time.ParseDuration(v); err != nil || c.Retention <= 0 {
+				return errors.New(quote(v) + " is no duration above 0, such as 72h")
+			}
+			return nil
+		}),
+	},
+	{
+		Name: "log-level", Arg: "debug|info|warn|error", Usage: "what is logged, to standard error", Default: "info",
+		set: one(func(c *Config, v string) error {
+			levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+			level, ok := levels[v]
+			if c.LogLevel = level; !ok {
+				return errors.New(quote(v) + " is neither debug, info, warn nor error")
+			}
+			return nil
+		}),
+	},
+	{
+		Name: "log-format", Arg: "text|json", Usage: "how it is logged", Default: "text",
+		set: choice(func(c *Config) *string { return &c.LogFormat }, "text", "json"),
+	},
+	{
+		Name: "token-file", Arg: "FILE", Usage: "file with the token that the API wants over TCP", DefaultText: "none",
+		set: text(func(c *Config) *string { return &c.TokenFile }),
+	},
+	{
+		Name: "tls", Arg: "off|allow|require", Usage: "TLS for NBD", Default: "off",
+		set: choice(func(c *Config) *string { return &c.TLS }, "off", "allow", "require"),
+	},
+	{
+		Name: "tls-cert", Arg: "FILE", Usage: "certificate of the NBD server, PEM", DefaultText: "none",
+		set: text(func(c *Config) *string { return &c.TLSCert }),
+	},
+	{
+		Name: "tls-key", Arg: "FILE", Usage: "its key, PEM", DefaultText: "none",
+		set: text(func(c *Config) *string { return &c.TLSKey }),
+	},
+	{
+		Name: "tls-ca", Arg: "FILE", Usage: "NBD clients must have a certificate of this authority, PEM", DefaultText: "none: any client",
+		set: text(func(c *Config) *string { return &c.TLSCA }),
+	},
+}
+
+// one is a setting of which the last value counts.
+func one(set func(c *Config, v string) error) func(*Config, []string) error {
+	return func(c *Config, values []string) error { return set(c, values[len(values)-1]) }
+}
+
+func text(field func(*Config) *string) func(*Config, []string) error {
+	return one(func(c *Config, v string) error { *field(c) = v; return nil })
+}
+
+func choice(field func(*Config) *string, known ...string) func(*Config, []string) error {
+	return one(func(c *Config, v string) error {
+		if *field(c) = v; !slices.Contains(known, v) {
+			return errors.New(quote(v) + " is not one of " + strings.Join(known, ", "))
+		}
+		return nil
+	})
+}
+
+func addresses(field func(*Config) *[]api.Addr) func(*Config, []string) error {
+	return func(c *Config, values []string) error {
+		list := make([]api.Addr, len(values))
+		for i, v := range values {
+			a, err := api.ParseAddr(strings.TrimSpace(v))
+			if err != nil {
+				return err
+			}
+			if a.Network == "unix" {
+				if a.Address, err = filepath.Abs(a.Address); err != nil {
+					return err
+				}
+				if a, err = api.ParseAddr(a.String()); err != nil {
+					return err
+				}
+			}
+			if list[i] = a; slices.Contains(list[:i], a) {
+				return errors.New(a.String() + " is given twice")
+			}
+		}
+		*field(c) = list
+		return nil
+	}
+}
+
+// amount is a number of bytes above 0.
+func amount(v string) (int64, error) {
+	n, err := size.Parse(v)
+	if err != nil {
+		return 0, err
+	}
+	if n == 0 || n > math.MaxInt64 {
+		return 0, errors.New(quote(v) + " is no size above 0")
+	}
+	return int64(n), nil
+}
+
+// share is a number of bytes, or a percentage of the disk.
+func share(v string) (host.Share, error) {
+	if percent, ok := strings.CutSuffix(v, "%"); ok {
+		n, err := strconv.Atoi(percent)
+		if err != nil || n < 1 || n > 100 {
+			return host.Share{}, errors.New(quote(v) + " is no share of the disk: 1% to 100% are")
+		}
+		return host.Share{Percent: n}, nil
+	}
+	n, err := amount(v)
+	return host.Share{Bytes: n}, err
+}
+
+func quote(s string) string {
+	if len(s) > 60 {
+		s = s[:57] + "..."
+	}
+	return strconv.Quote(s)
+}

@@ -1,0 +1,81 @@
+package guest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestMirrorIsTheMachines(t *testing.T) {
+	list := `
+# deb http://commented.example/debian bookworm main
+deb-src http://src.example/debian bookworm main
+deb http://other.example/debian bookworm-updates main
+deb [arch=amd64 signed-by=/k.gpg] http://right.example/debian bookworm contrib main # yes
+`
+	if m, ok := parseList(list, "bookworm"); !ok || m != (mirror{"http://right.example/debian", "bookworm", "/k.gpg"}) {
+		t.Errorf("one-line format: %+v %v", m, ok)
+	}
+	stanzas := `Types: deb
+URIs: http://off.example/debian
+Suites: bookworm
+Components: main
+Enabled: no
+
+Types: deb-src deb
+# a comment
+URIs: cdrom:[x]/ https://right.example/debian
+Suites: bookworm
+ bookworm-updates
+Components: main
+Signed-By: /usr/share/keyrings/k.gpg
+`
+	if m, ok := parseDeb822(stanzas, "bookworm"); !ok || m != (mirror{"https://right.example/debian", "bookworm", "/usr/share/keyrings/k.gpg"}) {
+		t.Errorf("stanzas: %+v %v", m, ok)
+	}
+	if _, ok := parseDeb822(stanzas, "trixie"); ok {
+		t.Error("found a suite that is not there")
+	}
+}
+
+func TestModulesComeAfterWhatTheyNeed(t *testing.T) {
+	deps := `kernel/net/virtio_net.ko.xz: kernel/net/net_failover.ko.xz kernel/virtio/virtio-ring.ko.xz
+kernel/net/net_failover.ko.xz: kernel/net/failover.ko.xz
+kernel/net/failover.ko.xz:
+kernel/virtio/virtio-ring.ko.xz:
+`
+	got, err := loadOrder(deps, "kernel/fs/ext4/ext4.ko\n", []string{"ext4", "virtio_net", "failover"})
+	want := []string{
+		"kernel/net/failover.ko.xz", "kernel/net/net_failover.ko.xz", "kernel/virtio/virtio-ring.ko.xz", "kernel/net/virtio_net.ko.xz",
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if _, err := loadOrder(deps, "", []string{"nothing"}); err == nil {
+		t.Error("a module that is missing is no error")
+	}
+}
+
+func TestListenTellsMarkersFromOutput(t *testing.T) {
+	said := "noise\r\n@glide init\r\nfirst\r\nsecond, no end of line\n@glide exit 3\n@glide off\n"
+	r, off, dead := listen(strings.NewReader(said), time.Now().Add(-time.Second))
+	if r.Exit != 3 || !off || dead != "" || r.Init < time.Second || r.Output != "first\nsecond, no end of line\n" {
+		t.Errorf("%+v %v %q", r, off, dead)
+	}
+	if _, _, dead := listen(strings.NewReader("@glide dead no disk\n"), time.Now()); dead != "no disk" {
+		t.Errorf("dead: %q", dead)
+	}
+}
+
+func TestLabel(t *testing.T) {
+	head := make([]byte, 4096)
+	if HasLabel(head) || HasLabel(nil) {
+		t.Error("zeros have the label")
+	}
+	copy(head[1024+0x38:], "\x53\xef")
+	copy(head[1024+0x78:], Label)
+	if !HasLabel(head) {
+		t.Error("the label is not found")
+	}
+}

@@ -1,0 +1,153 @@
+package guest
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// build makes the guest where the demo has it, too.
+func build(t *testing.T) Image {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("boots virtual machines")
+	}
+	im, err := Build(t.Context(), filepath.Join("..", "..", ".cache", "guest"), func(s string) { t.Log(s) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return im
+}
+
+func TestBootRunsTheScript(t *testing.T) {
+	im := build(t)
+	vm := VM{Kernel: im.Kernel, Initrd: im.Initrd, Disk: im.Path, Snapshot: true}
+	vm.Script = `. /etc/os-release; echo "$ID"; echo hello >/srv/f; sync /srv/f; cat /srv/f; printf partial`
+	r, err := Boot(t.Context(), vm)
+	if err != nil || r.Output != "debian\nhello\npartial\n" || r.Exit != 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	t.Logf("init after %v, off after %v", r.Init, r.Total)
+
+	vm.Script = "echo oops; exit 7"
+	if r, err := Boot(t.Context(), vm); err == nil || r.Exit != 7 || !strings.Contains(err.Error(), "oops") {
+		t.Errorf("a script that fails: %+v, %v", r, err)
+	}
+}
+
+func TestBootEndsInTime(t *testing.T) {
+	im := build(t)
+	vm := VM{Kernel: im.Kernel, Initrd: im.Initrd, Disk: im.Path, Snapshot: true, Script: "sleep 1000", Timeout: 3 * time.Second}
+	started := time.Now()
+	if _, err := Boot(t.Context(), vm); err == nil || !strings.Contains(err.Error(), "not done after 3s") {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := Boot(ctx, vm); err == nil {
+		t.Error("no error when the context ended")
+	}
+	if d := time.Since(started); d > 15*time.Second {
+		t.Errorf("took %v", d)
+	}
+}
+
+// TestKernelClient proves the scenario against a server that is not ours, and
+// then our server by the scenario.
+func TestKernelClient(t *testing.T) {
+	im := build(t)
+	for _, s := range []struct {
+		name  string
+		start func(t *testing.T, port int, export string)
+	}{{"qemu-nbd", qemuNBD}, {"glide", glide}} {
+		t.Run(s.name, func(t *testing.T) {
+			port := freePort(t)
+			s.start(t, port, "vol")
+			r, err := KernelClient(t.Context(), VM{Kernel: im.Kernel, Initrd: im.Initrd, Disk: im.Path, Snapshot: true}, port, "vol")
+			if err != nil {
+				t.Fatalf("%v\n%s", err, r.Output)
+			}
+			t.Logf("init after %v, off after %v\n%s", r.Init, r.Total, r.Output)
+			if !strings.HasSuffix(r.Output, "32 files checked\n") {
+				t.Errorf("it said: %s", r.Output)
+			}
+		})
+	}
+}
+
+// qemuNBD serves an empty disk with QEMU's server.
+func qemuNBD(t *testing.T, port int, export string) {
+	disk := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(disk, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(disk, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	serve(t, port, "qemu-nbd", "-t", "-f", "raw", "--discard=unmap", "-b", "127.0.0.1", "-p", strconv.Itoa(port), "-x", export, disk)
+}
+
+// glide serves an empty volume with the binary that the Makefile built.
+func glide(t *testing.T, port int, export string) {
+	bin := os.Getenv("GLIDE_BIN")
+	if bin == "" {
+		t.Skip("GLIDE_BIN is not set: make test does it")
+	}
+	dir, err := os.MkdirTemp("", "glide-guest-") // t.TempDir may be too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	api := "unix:" + filepath.Join(dir, "api.sock")
+	serve(t, port, bin, "serve", "--data", dir, "--nbd", "tcp:127.0.0.1:"+strconv.Itoa(port), "--api", api)
+	if out, err := exec.CommandContext(t.Context(), bin, "create", export, "--size", "1G", "--api", api).CombinedOutput(); err != nil {
+		t.Fatalf("glide create: %v: %s", err, out)
+	}
+}
+
+// serve starts a server, waits until it listens, and stops it after the test.
+func serve(t *testing.T, port int, program string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(program, args...)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s said: %s", program, said.Bytes())
+		}
+	})
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		c, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err == nil {
+			_ = c.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s does not listen: %v", program, err)
+		}
+	}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}
