@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -513,7 +514,24 @@ func TestCrash(t *testing.T) {
 	if testing.Short() {
 		seeds = 40
 	}
+	crashRuns(t, seeds, 0)
+}
+
+// TestSoakCrash goes on for as long as GLIDE_SOAK says.
+func TestSoakCrash(t *testing.T) {
+	limit, err := time.ParseDuration(os.Getenv("GLIDE_SOAK"))
+	if err != nil {
+		limit = time.Second // a slice of it
+	}
+	crashRuns(t, 1<<30, limit)
+}
+
+func crashRuns(t *testing.T, seeds int, limit time.Duration) {
+	began := time.Now()
 	for seed := range seeds {
+		if limit > 0 && time.Since(began) > limit || t.Failed() {
+			return
+		}
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newWorld(t, uint64(seed), 1+seed*7%150)
 			w.newDisk()
