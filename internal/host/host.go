@@ -52,6 +52,8 @@ type Host struct {
 	// needs to look further.
 	leastBudget atomic.Uint64
 
+	siblings *volume.Siblings // while the host opens its volumes
+
 	mu      sync.Mutex
 	disks   map[volume.ID]*disk
 	byName  map[string]*disk // "tenant/name", and "tenant/name@snapshot"
@@ -243,7 +245,7 @@ func (h *Host) tenantLocked(name string) *tenant {
 func (h *Host) env(t *tenant) volume.Env {
 	return volume.Env{
 		Log: h.pool, Pages: t.pages, Blocks: t.domain,
-		Save: h.save, Pressure: h.cleaner.pressure, Throttle: h.throttle, Now: h.cfg.Now,
+		Save: h.save, Pressure: h.cleaner.pressure, Throttle: h.throttle, Siblings: h.siblings, Now: h.cfg.Now,
 	}
 }
 
@@ -265,6 +267,7 @@ func (h *Host) save(states ...*volume.State) error {
 // opens those that were active, before anything is recycled.
 func (h *Host) openVolumes() error {
 	h.cleaner = newCleaner(h)
+	h.siblings = volume.NewSiblings()
 	var all []*disk
 	err := h.db.Volumes(func(r meta.Record) error {
 		var st volume.State
@@ -294,6 +297,7 @@ func (h *Host) openVolumes() error {
 		}()
 	}
 	wg.Wait()
+	h.siblings = nil
 	h.pool.Settle()
 	h.bg.Add(1)
 	go func() {

@@ -44,14 +44,17 @@ func writeZeros(w io.Writer, n uint64) error {
 func writeError(err error) error { return fmt.Errorf("write the image: %w", err) }
 
 // WriteRawFile writes src to f: sparsely to a file, which is emptied first, and
-// zeros included to a device, which must be large enough.
+// with its zeros to anything else. A block device must be large enough.
 func WriteRawFile(f *os.File, src api.Source) error {
 	st, err := f.Stat()
 	if err != nil {
 		return writeError(err)
 	}
-	if !st.Mode().IsRegular() {
+	switch m := st.Mode(); {
+	case m&os.ModeDevice != 0 && m&os.ModeCharDevice == 0:
 		return writeDevice(f, src)
+	case !m.IsRegular():
+		return WriteRaw(f, src) // a pipe, or /dev/null
 	}
 	if err := f.Truncate(0); err != nil {
 		return writeError(err)

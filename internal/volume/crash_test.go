@@ -187,6 +187,8 @@ type world struct {
 	pool  *wal.Pool
 	store *memStore
 	disks []*disk
+	// siblings are there while the host opens.
+	siblings *Siblings
 
 	mu     sync.Mutex
 	states map[ID][]byte // the metadata
@@ -242,7 +244,7 @@ func (w *world) incarnation() uint64 {
 func (w *world) env() Env {
 	pages := blockmap.NewPageCache(1 << 20)
 	states := w.states // what a host that is gone still does must not reach its successor's
-	return Env{Log: w.pool, Pages: pages.Source(w.store, w.store.hasher), Blocks: w.store, Now: time.Now,
+	return Env{Log: w.pool, Siblings: w.siblings, Pages: pages.Source(w.store, w.store.hasher), Blocks: w.store, Now: time.Now,
 		Save: func(sts ...*State) error { return w.save(states, sts...) }}
 }
 
@@ -467,6 +469,7 @@ func (w *world) recover(c *crash) {
 	w.disks = nil
 	w.mu.Unlock()
 	w.open()
+	w.siblings = NewSiblings()
 	for id, b := range c.states {
 		d := c.disks[id]
 		if d == nil {
@@ -502,6 +505,7 @@ func (w *world) recover(c *crash) {
 			w.t.Fatalf("after a crash at %s, volume %v is gone", c.where, id)
 		}
 	}
+	w.siblings = nil
 	w.pool.Settle()
 	w.check()
 }

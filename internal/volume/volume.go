@@ -56,6 +56,9 @@ type Env struct {
 	// Throttle is called before each write with the number of bytes; it may
 	// slow the writer. nil: never.
 	Throttle func(v *Volume, n int) error
+	// Siblings lets volumes that a host opens at its start share what they
+	// inherited; nil: nothing is shared.
+	Siblings *Siblings
 	// Now is the clock, for the age of unpublished writes.
 	Now func() time.Time
 }
@@ -144,10 +147,7 @@ func Open(env Env, st State, force bool) (*Volume, error) {
 		release()
 		return nil, err
 	}
-	for i := range rec.Entries {
-		e := &rec.Entries[i]
-		v.apply(e.Off, e.Len, e.Place)
-	}
+	v.lay(rec)
 	if v.tree.Count() > 0 {
 		v.oldest = env.Now()
 	}

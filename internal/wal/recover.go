@@ -20,6 +20,7 @@ type Source struct {
 type Entry struct {
 	Record
 	Place extent.Place
+	Own   bool // from a segment that the volume itself wrote
 }
 
 // Recovered is the state of a log after a stop of any kind.
@@ -252,7 +253,7 @@ func (r *recovery) collect(folded, used uint64) {
 			if rec.Seq > folded && rec.Seq <= limit {
 				needed = true
 				if !broken(p.recs, j) {
-					r.out.Entries = append(r.out.Entries, Entry{*rec, p.Segment.PlaceOf(rec)})
+					r.out.Entries = append(r.out.Entries, Entry{*rec, p.Segment.PlaceOf(rec), p.Segment.writer == r.writer})
 				}
 				r.out.Last = max(r.out.Last, min(rec.Seq, limit))
 			}
