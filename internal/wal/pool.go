@@ -32,6 +32,9 @@ type Options struct {
 	// Reserve is how many spares only cleaning may take, so that it can make
 	// room on a full disk.
 	Reserve int
+	// Pace is called between the pieces of a spare that is being zeroed in the
+	// background, to leave the disk to others; nil: not at all.
+	Pace func()
 	// Rand returns random numbers for incarnations.
 	Rand func() uint64
 }
@@ -284,17 +287,32 @@ func (s *Segment) allocate(zeroed bool) error {
 		}
 	}
 	if zeroed || s.fd < 0 {
-		zeros := make([]byte, min(windowSize, s.size))
-		for pos := uint32(0); pos < s.size; pos += uint32(len(zeros)) {
-			if _, err := s.file.WriteAt(zeros[:min(uint32(len(zeros)), s.size-pos)], int64(pos)); err != nil {
-				return err
-			}
+		if err := s.zero(); err != nil {
+			return err
 		}
 	}
 	if err := s.file.Sync(); err != nil {
 		return err
 	}
 	return s.pool.dir.Sync()
+}
+
+// zero writes the segment full of zeros, a piece at a time, each of them synced:
+// a guest's sync meanwhile waits for one piece, not for all.
+func (s *Segment) zero() error {
+	zeros := make([]byte, min(windowSize, s.size))
+	for pos := uint32(0); pos < s.size; pos += uint32(len(zeros)) {
+		if _, err := s.file.WriteAt(zeros[:min(uint32(len(zeros)), s.size-pos)], int64(pos)); err != nil {
+			return err
+		}
+		if s.pool.opts.Pace != nil {
+			if err := s.file.SyncData(); err != nil {
+				return err
+			}
+			s.pool.opts.Pace()
+		}
+	}
+	return nil
 }
 
 // reserve counts a new file and picks the lowest free number.
