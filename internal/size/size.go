@@ -1,5 +1,5 @@
 // Package size reads and prints amounts of bytes as people write them: 20G,
-// 512K, 1.5T. The units are binary, as everywhere in Glide.
+// 512K, 1T. The units are binary, as everywhere in Glide.
 package size
 
 import (
@@ -21,11 +21,14 @@ const (
 	MaxBlock = 1 << 20
 )
 
-const units = "KMGTPE"
+// units are those that Parse takes, and then those that only Human prints.
+const (
+	units    = "KMGT"
+	allUnits = units + "PE"
+)
 
-// Parse reads a number of bytes: a decimal number, perhaps with a fraction,
-// followed by K, M, G, T, P or E (powers of 1024; "iB" or "B" may follow), or by
-// nothing. It must be whole and below 2^63.
+// Parse reads a number of bytes: a decimal number, followed by K, M, G or T
+// (powers of 1024; "iB" or "B" may follow), or by nothing. It is below 2^63.
 func Parse(s string) (uint64, error) {
 	bad := func(why string) (uint64, error) {
 		return 0, problem.New(problem.Invalid, "%.60q is no size: %s", s, why)
@@ -34,39 +37,18 @@ func Parse(s string) (uint64, error) {
 		return bad("it is negative")
 	}
 	digits := s
-	if i := strings.IndexFunc(s, func(r rune) bool { return r != '.' && (r < '0' || '9' < r) }); i >= 0 {
+	if i := strings.IndexFunc(s, func(r rune) bool { return r < '0' || '9' < r }); i >= 0 {
 		digits = s[:i]
 	}
 	shift, ok := unit(s[len(digits):])
 	if !ok || digits == "" {
-		return bad("write a number and K, M, G or T, such as 20G")
+		return bad("write a whole number and K, M, G or T, such as 20G")
 	}
-	whole, fraction, dot := strings.Cut(digits, ".")
-	if dot && (whole == "" || fraction == "" || len(fraction) > 18 || strings.Contains(fraction, ".")) {
-		return bad("write a number and K, M, G or T, such as 1.5T")
-	}
-	n, err := strconv.ParseUint(whole, 10, 63)
+	n, err := strconv.ParseUint(digits, 10, 63)
 	if err != nil || n > math.MaxInt64>>shift {
 		return bad("it is too large")
 	}
-	n <<= shift
-	if fraction == "" {
-		return n, nil
-	}
-	part, err := strconv.ParseUint(fraction, 10, 64)
-	if err != nil {
-		return bad("its fraction is no number")
-	}
-	scale := uint64(1)
-	for range fraction {
-		scale *= 10
-	}
-	hi, lo := bits.Mul64(part, 1<<shift)
-	part, rest := bits.Div64(hi, lo, scale) // part < 10^18 and scale > part, so hi < scale
-	if rest != 0 {
-		return bad("it is no whole number of bytes")
-	}
-	return n + part, nil // the fraction is below one unit, and n a multiple of it: no overflow
+	return n << shift, nil
 }
 
 // unit is the power of two of a suffix.
@@ -137,7 +119,7 @@ func Human[T int | int64 | uint64](n T) string {
 		return sign + strconv.FormatFloat(f, 'f', 0, 64) + " B"
 	}
 	u := -1
-	for f >= 999.5 && u < len(units)-1 {
+	for f >= 999.5 && u < len(allUnits)-1 {
 		f /= 1024
 		u++
 	}
@@ -149,5 +131,5 @@ func Human[T int | int64 | uint64](n T) string {
 	if strings.Contains(text, ".") && strings.Trim(text[strings.IndexByte(text, '.'):], ".0") == "" {
 		text = text[:strings.IndexByte(text, '.')]
 	}
-	return sign + text + " " + units[u:u+1] + "iB"
+	return sign + text + " " + allUnits[u:u+1] + "iB"
 }

@@ -10,23 +10,16 @@ import (
 
 func TestParse(t *testing.T) {
 	for s, want := range map[string]uint64{
-		"0": 0, "1": 1, "512": 512, "1K": 1024, "1k": 1024, "1KiB": 1024, "1KB": 1024, "7B": 7, "1.5K": 1536,
-		"20G": 20 << 30, "3T": 3 << 40, "0.5m": 512 << 10, "2P": 2 << 50, "4E": 1 << 62, "0.001953125M": 2048,
-		"9223372036854775807": 1<<63 - 1, "7.999E": 0,
+		"0": 0, "1": 1, "512": 512, "1K": 1024, "1k": 1024, "1KiB": 1024, "1KB": 1024, "7B": 7,
+		"20G": 20 << 30, "3T": 3 << 40, "2m": 2 << 20, "4194304T": 1 << 62, "9223372036854775807": 1<<63 - 1,
 	} {
 		n, err := Parse(s)
-		if want == 0 && s != "0" {
-			if err == nil {
-				t.Errorf("Parse(%q) = %d, want an error", s, n)
-			}
-			continue
-		}
 		if err != nil || n != want {
 			t.Errorf("Parse(%q) = %d, %v, want %d", s, n, err, want)
 		}
 	}
-	for _, s := range []string{"", "-1", "-5G", "G", "1X", "1Gi", "1 G", "1GiBs", "1..5G", ".5G", "1.G", "1.2.3K", "0.3", "8E",
-		"9223372036854775808", "99999999999999999999", "1e3", "0x10", "+1", "１", "1.0000000000000000000001K", "NaN"} {
+	for _, s := range []string{"", "-1", "-5G", "G", "1X", "1Gi", "1 G", "1GiBs", "1.5G", ".5G", "1.G", "0.3", "8388608T", "4E",
+		"9223372036854775808", "99999999999999999999", "1e3", "0x10", "+1", "１", "NaN"} {
 		if n, err := Parse(s); !errors.Is(err, problem.Invalid) {
 			t.Errorf("Parse(%q) = %d, %v, want a problem.Invalid", s, n, err)
 		}
@@ -34,7 +27,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
-	for _, s := range []string{"512", "1M", "4E"} {
+	for _, s := range []string{"512", "1M", "4194304T"} {
 		if _, err := ParseVolume(s); err != nil {
 			t.Errorf("ParseVolume(%q): %v", s, err)
 		}
@@ -52,7 +45,7 @@ func TestCheck(t *testing.T) {
 }
 
 func TestText(t *testing.T) {
-	for n, want := range map[uint64]string{0: "0", 512: "512", 1024: "1K", 1536: "1536", 5 << 30: "5G", 1 << 62: "4E", 3 << 41: "6T"} {
+	for n, want := range map[uint64]string{0: "0", 512: "512", 1024: "1K", 1536: "1536", 5 << 30: "5G", 1 << 62: "4194304T", 3 << 41: "6T"} {
 		if got := Text(n); got != want {
 			t.Errorf("Text(%d) = %q, want %q", n, got, want)
 		}
@@ -71,7 +64,7 @@ func TestHuman(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"1.5G", "4E", "999999999999999999.999999999999999999K", "0.000000000000000001E"} {
+	for _, s := range []string{"15G", "4T", "999999999999999999K", "1KiB"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

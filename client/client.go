@@ -1,0 +1,203 @@
+// Package client speaks the control API of a Glide daemon. Its methods are the
+// verbs of the command line; errors have the same kinds on both sides (see
+// KindOf).
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// Options are the settings of a Client. The zero value has the defaults.
+type Options struct {
+	// Token is what a daemon with --token-file wants.
+	Token string
+}
+
+// Client speaks to one daemon. It may be used concurrently.
+type Client struct {
+	addr  api.Addr
+	token string
+	http  *http.Client
+	base  string
+}
+
+const (
+	dialTimeout = 5 * time.Second
+	// continueTimeout is how long the daemon may take to refuse an import
+	// before any of it is sent.
+	continueTimeout = 10 * time.Second
+	// maxError bounds what is read of an answer that is no success, in bytes.
+	maxError = 1 << 20
+)
+
+// New returns a client of the daemon at addr: unix:PATH or tcp:HOST:PORT. It
+// makes no connection yet.
+func New(addr string, o Options) (*Client, error) {
+	a, err := api.ParseAddr(addr)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{addr: a, token: o.Token, base: "http://glide"}
+	if a.Network == "tcp" {
+		c.base = "http://" + a.Address
+	}
+	c.http = &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				d := net.Dialer{Timeout: dialTimeout}
+				return d.DialContext(ctx, a.Network, a.Address)
+			},
+			ExpectContinueTimeout: continueTimeout,
+			DisableCompression:    true,
+			MaxIdleConnsPerHost:   4,
+			WriteBufferSize:       64 << 10,
+			ReadBufferSize:        64 << 10,
+		},
+	}
+	return c, nil
+}
+
+// Addr is the daemon's address.
+func (c *Client) Addr() string { return c.addr.String() }
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// path joins parts of a path, escaped.
+func path(parts ...string) string {
+	var b strings.Builder
+	b.WriteString("/v1")
+	for _, p := range parts {
+		b.WriteByte('/')
+		if p == "." || p == ".." { // a path would be shortened by these
+			p = strings.ReplaceAll(p, ".", "%2E")
+		} else {
+			p = url.PathEscape(p)
+		}
+		b.WriteString(p)
+	}
+	return b.String()
+}
+
+// flags are query parameters; those with an empty value are left out.
+func flags(kv ...string) string {
+	q := url.Values{}
+	for i := 0; i < len(kv); i += 2 {
+		if kv[i+1] != "" {
+			q.Set(kv[i], kv[i+1])
+		}
+	}
+	if len(q) == 0 {
+		return ""
+	}
+	return "?" + q.Encode()
+}
+
+func onlyTrue(b bool) string {
+	if b {
+		return "true"
+	}
+	return ""
+}
+
+// call makes a request with in as its body, if it is not nil, and returns the
+// answer, decoded.
+func call[Out any](ctx context.Context, c *Client, method, target string, in any) (out Out, err error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return out, err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+target, body)
+	if err != nil {
+		return out, err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.do(req)
+	if err != nil {
+		return out, err
+	}
+	return answer[Out](c, resp)
+}
+
+// answer decodes the body of a success.
+func answer[Out any](c *Client, resp *http.Response) (out Out, err error) {
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode == http.StatusNoContent {
+		return out, nil
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return out, c.broken(resp.Request, err)
+	}
+	if err := json.Unmarshal(b, &out); err != nil {
+		return out, problem.New(problem.Unavailable, "what answers at %s is no glide daemon, or another version: %w", c.addr, err)
+	}
+	return out, nil
+}
+
+// do sends a request; an answer that is no success is an error.
+func (c *Client) do(req *http.Request) (*http.Response, error) {
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.broken(req, err)
+	}
+	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusNoContent {
+		return resp, nil
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
+	if err != nil {
+		return nil, c.broken(req, err)
+	}
+	var e api.Error
+	if err := json.Unmarshal(b, &e); err != nil || e.Error == "" || e.Kind == "" {
+		return nil, problem.New(problem.Unavailable, "what answers at %s is no glide daemon: it says %s", c.addr, resp.Status)
+	}
+	return nil, problem.New(problem.FromString(e.Kind), "%s", e.Error)
+}
+
+// broken says what a failed connection means.
+func (c *Client) broken(req *http.Request, err error) error {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err // without the URL, which nobody typed
+	}
+	var dial *net.OpError
+	switch {
+	case req.Context().Err() != nil:
+		return context.Cause(req.Context())
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
+		return problem.New(problem.Unavailable, "glide serve is not running at %s: start it, or say with --api (or $GLIDE_API) where it runs", c.addr)
+	case errors.Is(err, fs.ErrPermission):
+		return problem.New(problem.Unavailable, "no permission to connect to %s: use the user (or group) that runs glide serve", c.addr)
+	case errors.As(err, &dial) && dial.Op == "dial":
+		return problem.New(problem.Unavailable, "glide serve cannot be reached at %s: %w", c.addr, dial.Err)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return problem.New(problem.Unavailable, "glide serve at %s closed the connection before it answered: see its log", c.addr)
+	}
+	return problem.New(problem.Unavailable, "the connection to glide serve at %s broke: %w", c.addr, err)
+}

@@ -1,0 +1,71 @@
+package client
+
+import (
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// The types of the API, under names that programs outside of Glide can use.
+type (
+	// Volume is what ls and show print.
+	Volume = api.Volume
+	// CreateRequest asks for a new, empty volume.
+	CreateRequest = api.CreateRequest
+	// ForkRequest asks for one fork, or several of one cut.
+	ForkRequest = api.ForkRequest
+	// Fork is one fork that was made.
+	Fork = api.Fork
+	// Flush is what a flush did.
+	Flush = api.Flush
+	// Import is what an import did.
+	Import = api.Import
+	// Snapshot is one snapshot of a volume.
+	Snapshot = api.Snapshot
+	// Commit is one entry of a volume's history.
+	Commit = api.Commit
+	// Diff says how two volumes differ.
+	Diff = api.Diff
+	// Usage is what df prints.
+	Usage = api.Usage
+	// Stats is what stats prints.
+	Stats = api.Stats
+	// Verify is what verify found.
+	Verify = api.Verify
+	// Check is one thing that doctor looked at.
+	Check = api.Check
+	// Host describes the daemon.
+	Host = api.Host
+	// Settings is what set changes.
+	Settings = api.Settings
+	// ReleaseRequest is what a host that wants a volume sends to its owner.
+	ReleaseRequest = api.ReleaseRequest
+	// Dump is an object of the store, decoded.
+	Dump = api.Dump
+	// Health is the answer of a daemon that serves.
+	Health = api.Health
+	// Source is an image on its way in or out.
+	Source = api.Source
+	// Extent is a piece of an image.
+	Extent = api.Extent
+	// Kind is one way to fail.
+	Kind = problem.Kind
+)
+
+// The kinds of errors.
+const (
+	Internal    = problem.Internal
+	Invalid     = problem.Invalid
+	NotFound    = problem.NotFound
+	Exists      = problem.Exists
+	Busy        = problem.Busy
+	WouldLose   = problem.WouldLose
+	Corrupt     = problem.Corrupt
+	NoSpace     = problem.NoSpace
+	Unavailable = problem.Unavailable
+	Fenced      = problem.Fenced
+	Unsupported = problem.Unsupported
+	ReadOnly    = problem.ReadOnly
+)
+
+// KindOf is the kind of an error that a method returned.
+func KindOf(err error) Kind { return problem.KindOf(err) }

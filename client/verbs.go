@@ -1,0 +1,151 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/paraglide/glide/internal/api"
+)
+
+// Names are [tenant/]name, with @SNAPSHOT where a volume is only read.
+
+func volume(name string, more ...string) string {
+	return path(append([]string{"volumes", name}, more...)...)
+}
+
+// Host describes the daemon.
+func (c *Client) Host(ctx context.Context) (Host, error) {
+	return call[Host](ctx, c, http.MethodGet, path("host"), nil)
+}
+
+// Health asks whether the daemon serves.
+func (c *Client) Health(ctx context.Context) (Health, error) {
+	return call[Health](ctx, c, http.MethodGet, "/healthz", nil)
+}
+
+// Create makes an empty volume.
+func (c *Client) Create(ctx context.Context, r CreateRequest) (Volume, error) {
+	return call[Volume](ctx, c, http.MethodPost, path("volumes"), r)
+}
+
+// List lists the host's volumes; with all, every volume in the store.
+func (c *Client) List(ctx context.Context, all bool) ([]Volume, error) {
+	return call[[]Volume](ctx, c, http.MethodGet, path("volumes")+flags("all", onlyTrue(all)), nil)
+}
+
+// Show describes one volume.
+func (c *Client) Show(ctx context.Context, name string) (Volume, error) {
+	return call[Volume](ctx, c, http.MethodGet, volume(name), nil)
+}
+
+// Remove removes a volume or a snapshot.
+func (c *Client) Remove(ctx context.Context, name string, force bool) error {
+	_, err := call[api.None](ctx, c, http.MethodDelete, volume(name)+flags("force", onlyTrue(force)), nil)
+	return err
+}
+
+// Rename gives a volume another name.
+func (c *Client) Rename(ctx context.Context, name, to string) (Volume, error) {
+	return call[Volume](ctx, c, http.MethodPost, volume(name, "rename"), api.RenameRequest{To: to})
+}
+
+// Resize grows a volume to so many bytes.
+func (c *Client) Resize(ctx context.Context, name string, size uint64) (Volume, error) {
+	return call[Volume](ctx, c, http.MethodPost, volume(name, "resize"), api.ResizeRequest{Size: size})
+}
+
+// Set changes a volume's settings.
+func (c *Client) Set(ctx context.Context, name string, s Settings) (Volume, error) {
+	return call[Volume](ctx, c, http.MethodPatch, volume(name), s)
+}
+
+// Fork makes forks, all of one cut.
+func (c *Client) Fork(ctx context.Context, r ForkRequest) ([]Fork, error) {
+	return call[[]Fork](ctx, c, http.MethodPost, path("forks"), r)
+}
+
+// Snapshot makes a snapshot of a volume.
+func (c *Client) Snapshot(ctx context.Context, name, snapshot string) (Snapshot, error) {
+	return call[Snapshot](ctx, c, http.MethodPost, volume(name, "snapshots"), api.SnapshotRequest{Name: snapshot})
+}
+
+// Snapshots lists a volume's snapshots.
+func (c *Client) Snapshots(ctx context.Context, name string) ([]Snapshot, error) {
+	return call[[]Snapshot](ctx, c, http.MethodGet, volume(name, "snapshots"), nil)
+}
+
+// Rollback takes a volume back to a snapshot or a generation.
+func (c *Client) Rollback(ctx context.Context, name, to string, force bool) (Volume, error) {
+	return call[Volume](ctx, c, http.MethodPost, volume(name, "rollback"), api.RollbackRequest{To: to, Force: force})
+}
+
+// Flush returns when the store holds all that was acknowledged before.
+func (c *Client) Flush(ctx context.Context, name string) (Flush, error) {
+	return call[Flush](ctx, c, http.MethodPost, volume(name, "flush"), nil)
+}
+
+// Sleep puts a volume to sleep; portable, any host can wake it.
+func (c *Client) Sleep(ctx context.Context, name string, portable, force bool) (Volume, error) {
+	return call[Volume](ctx, c, http.MethodPost, volume(name, "sleep"), api.SleepRequest{Portable: portable, Force: force})
+}
+
+// Wake makes a volume active on this host. If expect is not empty, a state older
+// than that generation is an error.
+func (c *Client) Wake(ctx context.Context, name string, force bool, expect string) (Volume, error) {
+	return call[Volume](ctx, c, http.MethodPost, volume(name, "wake"), api.WakeRequest{Force: force, Expect: expect})
+}
+
+// Release asks the daemon, for another host, to flush a volume or give it up.
+// The request ends with ctx: the daemon then does nothing more for it.
+func (c *Client) Release(ctx context.Context, name string, r ReleaseRequest) (Volume, error) {
+	return call[Volume](ctx, c, http.MethodPost, volume(name, "release"), r)
+}
+
+// Log lists a volume's commits, newest first.
+func (c *Client) Log(ctx context.Context, name string) ([]Commit, error) {
+	return call[[]Commit](ctx, c, http.MethodGet, volume(name, "log"), nil)
+}
+
+// Diff compares two volumes.
+func (c *Client) Diff(ctx context.Context, a, b string) (Diff, error) {
+	return call[Diff](ctx, c, http.MethodGet, path("diff")+flags("a", a, "b", b), nil)
+}
+
+// Usage says what a volume takes up, or with name "" all of the host's.
+func (c *Client) Usage(ctx context.Context, name string) (Usage, error) {
+	return call[Usage](ctx, c, http.MethodGet, ofOne(name, "usage"), nil)
+}
+
+// Stats counts what was done for a volume, or with name "" by the host.
+func (c *Client) Stats(ctx context.Context, name string) (Stats, error) {
+	return call[Stats](ctx, c, http.MethodGet, ofOne(name, "stats"), nil)
+}
+
+func ofOne(name, what string) string {
+	if name == "" {
+		return path(what)
+	}
+	return volume(name, what)
+}
+
+// Verify checks a volume's blocks; cold, it reads them from the store.
+func (c *Client) Verify(ctx context.Context, name string, cold bool) (Verify, error) {
+	return call[Verify](ctx, c, http.MethodPost, volume(name, "verify"), api.VerifyRequest{Cold: cold})
+}
+
+// URI is the NBD URI of a volume.
+func (c *Client) URI(ctx context.Context, name string) (string, error) {
+	u, err := call[api.URI](ctx, c, http.MethodGet, volume(name, "uri"), nil)
+	return u.URI, err
+}
+
+// Doctor has the daemon check itself, its store and its data directory.
+func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
+	return call[[]Check](ctx, c, http.MethodGet, path("doctor"), nil)
+}
+
+// Dump decodes an object of the store.
+func (c *Client) Dump(ctx context.Context, key string) (Dump, error) {
+	return call[Dump](ctx, c, http.MethodGet, path(append([]string{"objects"}, strings.Split(key, "/")...)...), nil)
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/paraglide/glide/client"
+	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// app is what every verb has: the standard streams and the global flags.
+type app struct {
+	in        *os.File
+	out, err  io.Writer
+	api       string
+	tokenFile string
+	json      bool
+}
+
+// usage is an error of the command line: exit status 2.
+func usage(format string, args ...any) error { return problem.New(problem.Invalid, format, args...) }
+
+// takes checks the number of arguments; the text after a verb's name in Use says
+// which there are.
+func takes(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return usage("%s: an argument is missing: %s", cmd.CommandPath(), cmd.UseLine())
+		case most >= 0 && len(args) > most:
+			return usage("%s: %q is one argument too many: %s", cmd.CommandPath(), args[most], cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+// client connects to the daemon.
+func (a *app) client() (*client.Client, error) {
+	addr, tokenFile := a.api, a.tokenFile
+	if addr == "" {
+		addr, _, _ = strings.Cut(os.Getenv("GLIDE_API"), ",")
+	}
+	if addr == "" {
+		addr = config.DefaultAPI(config.ProcessSources(nil))
+	}
+	if tokenFile == "" {
+		tokenFile = os.Getenv("GLIDE_TOKEN_FILE")
+	}
+	token, err := readToken(tokenFile)
+	if err != nil {
+		return nil, err
+	}
+	return client.New(addr, client.Options{Token: token})
+}
+
+// readToken reads a token file; no name is no token.
+func readToken(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", problem.New(problem.Invalid, "the token file: %w", err)
+	}
+	token := strings.TrimSpace(string(b))
+	if token == "" || strings.ContainsAny(token, " \t\r\n") {
+		return "", problem.New(problem.Invalid, "the token file %s must hold one word", path)
+	}
+	return token, nil
+}
+
+// checkNames refuses what cannot be the name of a volume, before anything is
+// asked; a snapshot is one where the volume is only read.
+func checkNames(snapshot bool, names ...string) error {
+	for _, name := range names {
+		if _, err := host.ParseName(name, snapshot); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// jsonFlag gives the verb --json.
+func (a *app) jsonFlag(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().BoolVar(&a.json, "json", false, "print one JSON document and nothing else")
+	return cmd
+}
+
+// print prints v in JSON if that is wanted, or else what human prints.
+func (a *app) print(v any, human func(w io.Writer) error) error {
+	if !a.json {
+		return human(a.out)
+	}
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.out, "%s\n", b)
+	return err
+}
+
+// say prints a line.
+func say(w io.Writer, format string, args ...any) error {
+	_, err := fmt.Fprintf(w, format+"\n", args...)
+	return err
+}
+
+// table prints rows in aligned columns.
+func table(w io.Writer, rows [][]string) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = oneLine(cell)
+		}
+		for len(row) > 1 && row[len(row)-1] == "" { // no blanks at the ends of lines
+			row = row[:len(row)-1]
+		}
+		if _, err := fmt.Fprintln(t, strings.Join(row, "\t")); err != nil {
+			return err
+		}
+	}
+	return t.Flush()
+}
+
+// oneLine is text of a daemon's, fit for a table on a terminal.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// day prints a time for people.
+func day(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Local().Format("2006-01-02 15:04:05")
+}
+
+// took prints milliseconds for people.
+func took(ms float64) string {
+	switch {
+	case ms < 10:
+		return fmt.Sprintf("%.2f ms", ms)
+	case ms < 1000:
+		return fmt.Sprintf("%.0f ms", ms)
+	case ms < 100_000:
+		return fmt.Sprintf("%.1f s", ms/1e3)
+	}
+	return (time.Duration(ms/1e3) * time.Second).String()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// worst is the error to exit with, of several: the one with the greatest status.
+func worst(errs []error) error {
+	errs = slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
+	if len(errs) == 0 {
+		return nil
+	}
+	return slices.MaxFunc(errs, func(x, y error) int {
+		return problem.KindOf(x).ExitCode() - problem.KindOf(y).ExitCode()
+	})
+}
+
+// toldError is an error that was printed already.
+type toldError struct{ error }
+
+func (e toldError) Unwrap() error { return e.error }
+
+func told(err error) error {
+	if err == nil {
+		return nil
+	}
+	return toldError{err}
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/paraglide/glide/client"
+	"github.com/paraglide/glide/internal/size"
+)
+
+func newCreate(a *app) *cobra.Command {
+	var sizeText, blockSize, durability, rpo string
+	cmd := &cobra.Command{
+		Use:   "create NAME --size SIZE",
+		Short: "Make an empty volume",
+		Long: `Makes an empty volume and serves it. Its size is a multiple of 512 bytes; it
+takes up nothing until it is written to.`,
+		Example: "  glide create vm1 --size 20G",
+		Args:    takes(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r := client.CreateRequest{Name: args[0], Durability: durability}
+			if err := checkNames(false, r.Name); err != nil {
+				return err
+			}
+			if sizeText == "" {
+				return usage("glide create: --size SIZE is missing")
+			}
+			var err error
+			if r.Size, err = size.ParseVolume(sizeText); err != nil {
+				return err
+			}
+			if blockSize != "" {
+				if r.BlockSize, err = size.ParseBlock(blockSize); err != nil {
+					return err
+				}
+			}
+			if err := checkDurability(durability); err != nil {
+				return err
+			}
+			if rpo != "" {
+				d, err := positive("--rpo", rpo)
+				if err != nil {
+					return err
+				}
+				r.RPOms = float64(d) / float64(time.Millisecond)
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			v, err := c.Create(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			return a.print(v, func(w io.Writer) error { return say(w, "created %s, %s", v.Name, size.Human(v.Size)) })
+		},
+	}
+	cmd.Flags().StringVar(&sizeText, "size", "", "size of the volume, such as 20G (required)")
+	cmd.Flags().StringVar(&blockSize, "block-size", "", "what is shared and transferred at once, 4K to 1M (default 128K)")
+	cmd.Flags().StringVar(&durability, "durability", "", "what an acknowledged flush means: local, continuous or sync (default local)")
+	cmd.Flags().StringVar(&rpo, "rpo", "", "what continuous may lose, a duration (default 5s)")
+	return a.jsonFlag(cmd)
+}
+
+// checkDurability checks the word; whether this release keeps the policy is the
+// daemon's to say.
+func checkDurability(s string) error {
+	switch s {
+	case "", "local", "continuous", "sync":
+		return nil
+	}
+	return usage("%q is no durability: local, continuous and sync are", s)
+}
+
+// positive reads a duration.
+func positive(what, s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, usage("%s: %.60q is no duration above 0, such as 5s", what, s)
+	}
+	return d, nil
+}

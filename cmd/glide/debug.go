@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/cache"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+func newDebug(a *app) *cobra.Command {
+	debug := &cobra.Command{
+		Use:   "debug",
+		Short: "Look into files and objects",
+		Long:  "Commands for whoever wants to know what is in Glide's files and objects.",
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage("glide debug: there is no command %q: dump is one", args[0])
+			}
+			return cmd.Help()
+		},
+	}
+	debug.AddCommand(&cobra.Command{
+		Use:   "dump FILE|KEY",
+		Short: "Print a file or an object of Glide's, decoded",
+		Long: `Prints what is in a file of Glide's: a log segment, a slab, a pack, a map page, a
+commit, a pin, or host.json. That needs no daemon. What is no file is the key of
+an object in the daemon's store.`,
+		Example: `  glide debug dump /var/lib/glide/wal/12.seg
+  glide debug dump packs/65/65ea8a83081ed58bc32eacf3-0102030405060708090a0b0c`,
+		Args:                  takes(1, 1),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := args[0]
+			_, err := os.Stat(path)
+			if err == nil {
+				return dumpFile(a.out, path)
+			}
+			if !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			if key, _, _ := strings.Cut(path, "/"); key != "packs" && key != "pins" && key != "t" {
+				return problem.New(problem.NotFound, "there is no file %s, and keys of objects begin with packs/, pins/ or t/", path)
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			d, err := c.Dump(cmd.Context(), path)
+			if err != nil {
+				return err
+			}
+			if _, err := io.WriteString(a.out, d.Text); err != nil {
+				return err
+			}
+			if d.Damage != "" {
+				return problem.New(problem.Corrupt, "%s", d.Damage)
+			}
+			return nil
+		},
+	})
+	return debug
+}
+
+// whole are the kinds of files that are decoded from their bytes, by how they begin.
+var whole = []struct {
+	magic string
+	dump  func(w io.Writer, raw []byte) error
+}{
+	{"glidepak", pack.Dump},
+	{"GLDC", commitlog.Dump},
+	{blockmap.Magic, blockmap.Dump},
+	{"{", dumpJSON},
+}
+
+// dumpFile prints a file, which it knows by its first bytes, or if those are
+// damaged by its name.
+func dumpFile(w io.Writer, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.IsDir() {
+		return usage("%s is a directory: name a file in it", path)
+	}
+	head := make([]byte, 8)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	head = head[:n]
+	switch ext := filepath.Ext(path); {
+	case bytes.HasPrefix(head, []byte("GLDW")) || ext == ".seg":
+		return wal.Dump(w, path)
+	case bytes.HasPrefix(head, []byte("GLDS")) || ext == ".slab":
+		return cache.DumpSlab(w, path)
+	}
+	if st.Size() > objstore.MaxObject {
+		return problem.New(problem.Invalid, "%s is no file of Glide's: it does not begin like a log segment or a slab, and has %d bytes", path, st.Size())
+	}
+	rest, err := io.ReadAll(f)
+	if err != nil {
+		return err
+	}
+	raw := append(head, rest...)
+	for _, k := range whole {
+		if bytes.HasPrefix(raw, []byte(k.magic)) {
+			return k.dump(w, raw)
+		}
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	for _, kind := range []string{"packs", "pins", "t"} {
+		if i := strings.LastIndex(abs, "/"+kind+"/"); i >= 0 {
+			return host.DumpObject(w, abs[i+1:], raw)
+		}
+	}
+	return problem.New(problem.Invalid, "%s is no file of Glide's: its first bytes are those of nothing that glide writes", path)
+}
+
+// dumpJSON prints a pin, or another small document.
+func dumpJSON(w io.Writer, raw []byte) error {
+	var kind struct {
+		Format string `json:"format"`
+	}
+	if err := json.Unmarshal(raw, &kind); err != nil {
+		return problem.New(problem.Corrupt, "it begins like a JSON document and is none: %w", err)
+	}
+	if kind.Format == "glide-pin" {
+		pin, err := commitlog.DecodePin(raw)
+		if err != nil {
+			return err
+		}
+		text, err := json.MarshalIndent(pin, "", "  ")
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(w, "pin\n%s\n", text)
+		return err
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, raw, "", "  "); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%s\n", bytes.TrimSpace(out.Bytes()))
+	return err
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/paraglide/glide/internal/size"
+)
+
+func newDf(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "df [NAME]",
+		Short: "Say what volumes take up",
+		Long: `Says what a volume takes up, or all of this host's together: what is mapped, what
+is not in the store yet, what is shared with others, and what removing it would
+free. Sharing is counted over this host's volumes.`,
+		Args:              takes(0, 1),
+		ValidArgsFunction: a.volumes(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkNames(false, args...); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			u, err := c.Usage(cmd.Context(), first(args))
+			if err != nil {
+				return err
+			}
+			return a.print(u, func(w io.Writer) error {
+				return table(w, [][]string{
+					{"logical", size.Human(u.Logical)},
+					{"dirty", size.Human(u.Dirty)},
+					{"exclusive", size.Human(u.Exclusive)},
+					{"shared", size.Human(u.Shared)},
+					{"freed if removed", size.Human(u.FreedIfRemoved)},
+					{"stored", size.Human(u.Stored)},
+					{"deduplication", fmt.Sprintf("%.2f", u.DedupRatio)},
+					{"compression", fmt.Sprintf("%.2f", u.CompressionRatio)},
+				})
+			})
+		},
+	}
+	return a.jsonFlag(cmd)
+}
+
+// first is the only argument, or none.
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}

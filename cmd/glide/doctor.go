@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/paraglide/glide/client"
+	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/size"
+)
+
+// doctorTime bounds what doctor waits for the store.
+const doctorTime = 15 * time.Second
+
+func newDoctor(a *app) *cobra.Command {
+	var given settingFlags
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check host, store and data directory",
+		Long: `Checks the host, the store and the data directory, and says what to fix. If a
+daemon runs, it checks itself too; if none does, doctor tries what the daemon
+would need, with the settings of glide serve. Exit 1 if something is wrong.`,
+		Args: takes(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			checks, err := a.doctor(cmd.Context(), given.values())
+			if err != nil {
+				return err
+			}
+			err = a.print(checks, func(w io.Writer) error { return printChecks(w, checks) })
+			if err != nil {
+				return err
+			}
+			bad := 0
+			for _, c := range checks {
+				if !c.OK {
+					bad++
+				}
+			}
+			if bad > 0 {
+				return problem.New(problem.Internal, "%d of %d checks failed", bad, len(checks))
+			}
+			return nil
+		},
+	}
+	var settings []config.Setting
+	for _, s := range append([]config.Setting{config.File()}, config.Settings...) {
+		if s.Name == "config" || s.Name == "data" || s.Name == "store" {
+			settings = append(settings, s)
+		}
+	}
+	given.declare(cmd.Flags(), settings...)
+	return a.jsonFlag(cmd)
+}
+
+func (a *app) doctor(ctx context.Context, flags map[string][]string) ([]client.Check, error) {
+	checks := []client.Check{{Name: "program", OK: true, Detail: "glide " + version}, checkFiles()}
+	c, err := a.client()
+	if err != nil {
+		return nil, err
+	}
+	h, err := c.Host(ctx)
+	switch {
+	case err == nil:
+		checks = append(checks, client.Check{Name: "daemon", OK: true, Detail: fmt.Sprintf("glide %s serves %d volumes at %s", h.Version, h.Volumes, c.Addr())})
+		own, err := c.Doctor(ctx)
+		return append(checks, own...), err
+	case problem.KindOf(err) != problem.Unavailable:
+		return nil, err
+	}
+	checks = append(checks, client.Check{Name: "daemon", OK: true, Detail: err.Error()})
+	cfg, err := config.Load(config.ProcessSources(flags))
+	if err != nil {
+		return append(checks, failed("settings", err, "see docs/configuration.md")), nil
+	}
+	checks = append(checks, client.Check{Name: "settings", OK: true, Detail: "they make sense"})
+	return append(checks, checkData(cfg.Data), checkStore(ctx, cfg.Store)), nil
+}
+
+func failed(name string, err error, fix string) client.Check {
+	return client.Check{Name: name, Detail: oneLine(err.Error()), Fix: fix}
+}
+
+// fewFiles is a limit of open files below which a busy host will meet it.
+const fewFiles = 4096
+
+func checkFiles() client.Check {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return failed("open files", err, "")
+	}
+	if l.Max < fewFiles {
+		return failed("open files", fmt.Errorf("at most %d files may be open", l.Max), "raise the limit (LimitNOFILE=, ulimit -Hn)")
+	}
+	return client.Check{Name: "open files", OK: true, Detail: fmt.Sprintf("%d may be open", l.Max)}
+}
+
+// fewBytes is free space with which a daemon can hardly begin.
+const fewBytes = 1 << 30
+
+// checkData tries to write into the data directory, or where it would be made.
+func checkData(dir string) client.Check {
+	const name = "data directory"
+	at := dir
+	for {
+		_, err := os.Stat(at)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, os.ErrNotExist) || at == filepath.Dir(at) {
+			return failed(name, err, "choose another with --data")
+		}
+		at = filepath.Dir(at)
+	}
+	f, err := os.CreateTemp(at, ".glide-doctor-")
+	if err != nil {
+		return failed(name, fmt.Errorf("%s cannot be written to: %w", at, err), "choose another with --data, or run glide as who owns it")
+	}
+	_, err = f.Write(make([]byte, 4096))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close(), os.Remove(f.Name())); err != nil {
+		return failed(name, fmt.Errorf("%s cannot be written to: %w", at, err), "check the disk")
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(at, &st); err != nil {
+		return failed(name, err, "check the disk")
+	}
+	free := st.Bavail * uint64(st.Bsize)
+	if free < fewBytes {
+		return failed(name, fmt.Errorf("only %s are free under %s", size.Human(free), at), "make room, or choose another disk with --data")
+	}
+	return client.Check{Name: name, OK: true, Detail: fmt.Sprintf("%s can be written to, %s are free", dir, size.Human(free))}
+}
+
+// checkStore proves the store as serve would.
+func checkStore(ctx context.Context, url string) client.Check {
+	if dir, ok := fileStore(url); ok {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			c := checkData(dir) // to open it would make it
+			c.Name = "store"
+			return c
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, doctorTime)
+	defer cancel()
+	store, err := objstore.Open(ctx, url, objstore.Options{})
+	if err == nil {
+		err = objstore.Probe(ctx, store, probeNonce())
+	}
+	if err != nil {
+		return failed("store", err, "check --store, its credentials and its network; local volumes go on without it")
+	}
+	return client.Check{Name: "store", OK: true, Detail: store.String() + " answers, and creates an object only once"}
+}
+
+func printChecks(w io.Writer, checks []client.Check) error {
+	var rows [][]string
+	for _, c := range checks {
+		state := "ok"
+		if !c.OK {
+			state = "WRONG"
+		}
+		rows = append(rows, []string{state, c.Name, c.Detail})
+		if !c.OK && c.Fix != "" {
+			rows = append(rows, []string{"", "", "→ " + c.Fix})
+		}
+	}
+	return table(w, rows)
+}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/paraglide/glide/internal/size"
+)
+
+func newFlush(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "flush NAME",
+		Short:             "Put a volume's state into the store",
+		Long:              "Returns when the store holds everything that the volume acknowledged before.",
+		Args:              takes(1, 1),
+		ValidArgsFunction: a.volumes(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkNames(false, args...); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			stop := a.spin("flushing")
+			f, err := c.Flush(cmd.Context(), args[0])
+			stop()
+			if err != nil {
+				return err
+			}
+			return a.print(f, func(w io.Writer) error {
+				return say(w, "flushed %s as %s: %d blocks, %d of them new, %s uploaded in %s", args[0], f.Generation,
+					f.BlocksFolded, f.BlocksNew, size.Human(f.BytesUploaded), took(f.ElapsedMs))
+			})
+		},
+	}
+	return a.jsonFlag(cmd)
+}

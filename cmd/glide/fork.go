@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/paraglide/glide/client"
+)
+
+// maxForks bounds -n: each fork is a volume that is served.
+const maxForks = 10_000
+
+func newFork(a *app) *cobra.Command {
+	var r client.ForkRequest
+	cmd := &cobra.Command{
+		Use:   "fork SOURCE NEW [-n COUNT] [--at SNAPSHOT|GENERATION|TIME] [--lazy]",
+		Short: "Make a volume that begins as another is now",
+		Long: `Makes a volume that begins with the content of SOURCE, a volume or a snapshot,
+and shares all of it. That takes milliseconds, whatever its size. With -n COUNT
+it makes NEW-1 to NEW-COUNT, all of one moment.
+
+If another host holds SOURCE, it is asked to flush first; if it cannot, the fork
+fails (exit 3), or with --lazy takes the newest commit and says how old it is.`,
+		Example: `  glide fork debian vm1
+  glide fork debian vm -n 10
+  glide fork vm1 vm1-yesterday --at 24h`,
+		Args:              takes(2, 2),
+		ValidArgsFunction: a.volumes(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.Source, r.Name = args[0], args[1]
+			if err := checkNames(true, r.Source); err != nil {
+				return err
+			}
+			names := []string{r.Name}
+			many := cmd.Flags().Changed("count")
+			if many {
+				if r.Count < 1 || r.Count > maxForks {
+					return usage("-n %d: 1 to %d forks can be made at once", r.Count, maxForks)
+				}
+				names = []string{fmt.Sprintf("%s-%d", r.Name, r.Count)}
+			}
+			if err := checkNames(false, names...); err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("at") && r.At == "" {
+				return usage("--at wants a snapshot, a generation or a time")
+			}
+			if err := checkDurability(r.Durability); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			forks, err := c.Fork(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			var v any = forks
+			if !many && len(forks) == 1 {
+				v = forks[0]
+			}
+			return a.print(v, func(w io.Writer) error { return printForks(w, forks) })
+		},
+	}
+	cmd.Flags().IntVarP(&r.Count, "count", "n", 0, "make so many, NEW-1 to NEW-COUNT")
+	cmd.Flags().StringVar(&r.At, "at", "", "of the past: a snapshot, a generation (3.10), a time (RFC 3339) or so long ago (30s)")
+	cmd.Flags().StringVar(&r.Durability, "durability", "", "local, continuous or sync (default local)")
+	cmd.Flags().BoolVar(&r.Lazy, "lazy", false, "take the newest commit if the owner cannot flush")
+	return a.jsonFlag(cmd)
+}
+
+func printForks(w io.Writer, forks []client.Fork) error {
+	for _, f := range forks {
+		age := ""
+		if f.AgeMs > 0 {
+			age = fmt.Sprintf(", as it was %s ago", took(f.AgeMs))
+		}
+		if err := say(w, "forked %s to %s in %s%s", f.Parent, f.Name, took(f.ElapsedMs), age); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+func newRm(a *app) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:     "rm NAME... [--force]",
+		Aliases: []string{"remove"},
+		Short:   "Remove volumes or snapshots",
+		Long: `Removes volumes (NAME) and snapshots (NAME@SNAPSHOT), here and in the store. A
+volume with open connections is removed only with --force. What cannot be
+removed does not keep the others from it.`,
+		Example:           "  glide rm vm1 vm2@before",
+		Args:              takes(1, -1),
+		ValidArgsFunction: a.volumes(-1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkNames(true, args...); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			removed, errs := []string{}, make([]error, len(args))
+			for i, name := range args {
+				if errs[i] = c.Remove(cmd.Context(), name, force); errs[i] == nil {
+					removed = append(removed, name)
+				}
+			}
+			if err := a.print(removed, func(io.Writer) error { return nil }); err != nil {
+				return err
+			}
+			for _, err := range errs {
+				if err != nil {
+					complain(a.err, err)
+				}
+			}
+			return told(worst(errs))
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "also with open connections")
+	return a.jsonFlag(cmd)
+}

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+func newRollback(a *app) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "rollback NAME SNAPSHOT|GENERATION [--force]",
+		Short: "Take a volume back to a snapshot or a commit",
+		Long: `Makes a volume what it was. What was written since is dropped: fork it first to
+keep it. A volume with open connections is taken back only with --force, which
+closes them.`,
+		Example: `  glide rollback vm1 before-upgrade
+  glide rollback vm1 3.10`,
+		Args:              takes(2, 2),
+		ValidArgsFunction: a.volumes(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkNames(false, args[0]); err != nil {
+				return err
+			}
+			if args[1] == "" {
+				return usage("a snapshot or a generation is missing")
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			v, err := c.Rollback(cmd.Context(), args[0], args[1], force)
+			if err != nil {
+				return err
+			}
+			return a.print(v, func(w io.Writer) error { return say(w, "%s is as it was at %s", v.Name, args[1]) })
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "also with open connections, which are closed")
+	return a.jsonFlag(cmd)
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/paraglide/glide/internal/nearest"
+)
+
+// The groups of verbs in help.
+const (
+	groupVolumes = "volumes"
+	groupMove    = "move"
+	groupLook    = "look"
+	groupDaemon  = "daemon"
+	groupLater   = "later"
+)
+
+// newRoot builds the command line.
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "glide",
+		Short: "Disks for microVMs, on local SSD and in an object store",
+		Long: `Glide gives microVMs their disks: volumes served over NBD, written to the
+host's own SSD, forked in milliseconds, and kept in an object store.
+
+  glide serve                        the daemon, one for each host
+  glide import debian.qcow2 debian   an image becomes a volume
+  glide fork debian vm1              a disk for a VM, at once
+  glide uri vm1                      what to give to QEMU
+
+NAME is [tenant/]name; NAME@SNAPSHOT works wherever a volume is only read.
+SIZE is a number with K, M, G or T (binary).
+Exit status: 0 done; 1 it failed; 2 the command line is wrong; 3 it would lose
+data and wants --force.`,
+		Args:              cobra.ArbitraryArgs,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			hint := ""
+			if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+				hint = ", did you mean " + strings.Join(s, " or ") + "?"
+			}
+			return usage("there is no command %q%s (glide help lists them)", args[0], hint)
+		},
+	}
+	root.SuggestionsMinimumDistance = 2
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		hint := ""
+		var unknown *pflag.NotExistError
+		if errors.As(err, &unknown) {
+			var known []string
+			cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+			hint = nearest.Hint(unknown.GetSpecifiedName(), known)
+		}
+		return usage("%s: %w%s (see %s --help)", cmd.CommandPath(), err, hint, cmd.CommandPath())
+	})
+	root.PersistentFlags().StringVar(&a.api, "api", "", "daemon to ask, unix:PATH or tcp:HOST:PORT (default: $GLIDE_API, or the socket in the default data directory)")
+	root.PersistentFlags().StringVar(&a.tokenFile, "token-file", "", "file with the daemon's token, for TCP (default: $GLIDE_TOKEN_FILE)")
+
+	add := func(group, title string, verbs ...*cobra.Command) {
+		root.AddGroup(&cobra.Group{ID: group, Title: title})
+		for _, v := range verbs {
+			v.GroupID = group
+			v.DisableFlagsInUseLine = true
+			root.AddCommand(v)
+		}
+	}
+	add(groupVolumes, "Volumes:",
+		newCreate(a), newImport(a), newExport(a), newLs(a), newShow(a), newRm(a), newRename(a), newResize(a), newSet(a))
+	add(groupMove, "Copies and moves:",
+		newFork(a), newSnapshot(a), newSnapshots(a), newRollback(a), newFlush(a), newSleep(a), newWake(a))
+	add(groupLook, "Looking:",
+		newURI(a), newLog(a), newDiff(a), newDf(a), newVerify(a), newStats(a), newDebug(a))
+	add(groupDaemon, "Daemon and program:",
+		newServe(a), newDoctor(a), newVersion(a), newCompletion(a))
+	add(groupLater, "Not in this release yet:", newLater()...)
+	help := &cobra.Command{
+		Use: "help [COMMAND]", Short: "Explain a command",
+		Long:                  "Explains a command, or lists them.",
+		GroupID:               groupDaemon,
+		DisableFlagsInUseLine: true,
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			var names []string
+			if len(args) == 0 {
+				for _, c := range cmd.Root().Commands() {
+					names = append(names, c.Name())
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			target, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 || len(args) > 0 && target == cmd.Root() {
+				return usage("there is no command %q (glide help lists them)", strings.Join(args, " "))
+			}
+			target.InitDefaultHelpFlag()
+			return target.Help()
+		},
+	}
+	root.SetHelpCommand(help)
+	return root
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/paraglide/glide/internal/config"
+)
+
+func newServe(a *app) *cobra.Command {
+	var given settingFlags
+	cmd := &cobra.Command{
+		Use:   "serve [--data DIR] [--store URL] [--nbd ADDR]... [--api ADDR]... [--config FILE] [SETTINGS]",
+		Short: "Run the daemon of this host",
+		Long: `Serves this host's volumes over NBD, and the API that the other commands use.
+
+It needs no settings. Each is a flag, a key of the same name in a TOML file
+(--config), and an environment variable: --wal-limit, wal-limit, and
+$GLIDE_WAL_LIMIT. A flag goes before a variable, a variable before the file.
+
+When it serves it prints one line that begins with "glide: ready". SIGTERM
+finishes requests, syncs and exits 0; a second signal ends it at once, and what
+was flushed is safe in either case.`,
+		Example: `  glide serve
+  glide serve --data /srv/glide --store 's3://vms?region=eu-central-1' --api tcp:10.0.0.5:7070 --token-file /etc/glide.token`,
+		Args: takes(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := config.Load(config.ProcessSources(given.values()))
+			if err != nil {
+				return err
+			}
+			return a.serve(cmd.Context(), c)
+		},
+	}
+	given.declare(cmd.Flags(), append([]config.Setting{config.File()}, config.Settings...)...)
+	return cmd
+}
+
+// settingFlags are settings as flags. What is given is kept as text: the
+// settings themselves say what it means.
+type settingFlags struct{ list []*settingFlag }
+
+type settingFlag struct {
+	setting config.Setting
+	given   []string
+}
+
+// Set implements pflag.Value.
+func (f *settingFlag) Set(s string) error { f.given = append(f.given, s); return nil }
+
+// String implements pflag.Value.
+func (f *settingFlag) String() string { return "" }
+
+// Type implements pflag.Value: it is what help calls the value.
+func (f *settingFlag) Type() string { return f.setting.Arg }
+
+func (s *settingFlags) declare(flags *pflag.FlagSet, settings ...config.Setting) {
+	for _, setting := range settings {
+		f := &settingFlag{setting: setting}
+		s.list = append(s.list, f)
+		text := setting.Usage
+		if setting.Many {
+			text += ", may be repeated"
+		}
+		if d := setting.Default + setting.DefaultText; d != "" && d != "none" {
+			text += " (default " + d + ")"
+		}
+		flags.Var(f, setting.Name, text)
+	}
+}
+
+// values are the flags that were given.
+func (s *settingFlags) values() map[string][]string {
+	m := map[string][]string{}
+	for _, f := range s.list {
+		if f.given != nil {
+			m[f.setting.Name] = f.given
+		}
+	}
+	return m
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/paraglide/glide/client"
+	"github.com/paraglide/glide/internal/nearest"
+	"github.com/paraglide/glide/internal/size"
+)
+
+func newSet(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "set NAME KEY=VALUE...",
+		Short: "Change a volume's settings",
+		Long: `Changes settings of a volume:
+
+  durability=local|continuous|sync   what an acknowledged flush means
+  rpo=DURATION                       what continuous may lose
+  iops=N                             requests a second, 0 for no limit
+  bandwidth=SIZE                     bytes a second, 0 for no limit
+  dirty-budget=SIZE                  unpublished bytes from which it is flushed, 0 for the host's setting
+  label.KEY=VALUE                    anything; an empty value removes the label`,
+		Example:           "  glide set vm1 iops=5000 bandwidth=200M label.app=web",
+		Args:              takes(2, -1),
+		ValidArgsFunction: a.volumes(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkNames(false, args[0]); err != nil {
+				return err
+			}
+			settings, err := parseSettings(args[1:])
+			if err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			v, err := c.Set(cmd.Context(), args[0], settings)
+			if err != nil {
+				return err
+			}
+			return a.print(v, func(w io.Writer) error { return say(w, "%s is set", v.Name) })
+		},
+	}
+	return a.jsonFlag(cmd)
+}
+
+// settable are the keys besides labels. Values are checked and brought into a
+// form in which there is one way to write a number.
+var settable = map[string]func(value string) (string, error){
+	"durability": func(v string) (string, error) { return v, checkDurability(v) },
+	"rpo": func(v string) (string, error) {
+		d, err := positive("rpo", v)
+		return d.String(), err
+	},
+	"iops": func(v string) (string, error) {
+		n, err := strconv.ParseUint(v, 10, 63)
+		if err != nil {
+			return "", usage("iops: %.60q is no number", v)
+		}
+		return strconv.FormatUint(n, 10), nil
+	},
+	"bandwidth":    sizeSetting,
+	"dirty-budget": sizeSetting,
+}
+
+func sizeSetting(v string) (string, error) {
+	n, err := size.Parse(v)
+	return strconv.FormatUint(n, 10), err
+}
+
+func parseSettings(args []string) (client.Settings, error) {
+	s := client.Settings{}
+	for _, arg := range args {
+		key, value, ok := strings.Cut(arg, "=")
+		if !ok {
+			return nil, usage("%.60q is not KEY=VALUE", arg)
+		}
+		if _, twice := s[key]; twice {
+			return nil, usage("%s is set twice", key)
+		}
+		if label, ok := strings.CutPrefix(key, "label."); ok && label != "" {
+			s[key] = value
+			continue
+		}
+		check, ok := settable[key]
+		if !ok {
+			known := []string{"label.KEY"}
+			for k := range settable {
+				known = append(known, k)
+			}
+			return nil, usage("there is no setting %.60q%s", key, nearest.Hint(key, known))
+		}
+		text, err := check(value)
+		if err != nil {
+			return nil, err
+		}
+		s[key] = text
+	}
+	return s, nil
+}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+func newSleep(a *app) *cobra.Command {
+	var portable, force bool
+	cmd := &cobra.Command{
+		Use:   "sleep NAME [--portable] [--force]",
+		Short: "Put a volume to sleep",
+		Long: `Syncs a volume and drops it from memory; connecting to it wakes it. With
+--portable it is flushed and given up, so that any host can wake it at once. A
+volume with open connections sleeps only with --force, which closes them.`,
+		Args:              takes(1, 1),
+		ValidArgsFunction: a.volumes(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkNames(false, args...); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			stop := a.spin("going to sleep")
+			v, err := c.Sleep(cmd.Context(), args[0], portable, force)
+			stop()
+			if err != nil {
+				return err
+			}
+			return a.print(v, func(w io.Writer) error { return say(w, "%s is %s", v.Name, v.State) })
+		},
+	}
+	cmd.Flags().BoolVar(&portable, "portable", false, "flush it and give it up, so that any host can wake it")
+	cmd.Flags().BoolVar(&force, "force", false, "also with open connections, which are closed")
+	return a.jsonFlag(cmd)
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/paraglide/glide/internal/size"
+)
+
+func newSnapshot(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "snapshot NAME SNAPSHOT",
+		Short: "Keep a volume as it is now",
+		Long: `Keeps the present content of a volume under a name: NAME@SNAPSHOT can be forked,
+exported, compared, served read-only and gone back to.`,
+		Example:           "  glide snapshot vm1 before-upgrade",
+		Args:              takes(2, 2),
+		ValidArgsFunction: a.volumes(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkNames(false, args[0]); err != nil {
+				return err
+			}
+			if err := checkNames(true, args[0]+"@"+args[1]); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			s, err := c.Snapshot(cmd.Context(), args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return a.print(s, func(w io.Writer) error { return say(w, "kept %s@%s", s.Volume, s.Name) })
+		},
+	}
+	return a.jsonFlag(cmd)
+}
+
+func newSnapshots(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "snapshots NAME",
+		Short:             "List a volume's snapshots",
+		Long:              "Lists the snapshots of a volume, the oldest first. `glide rm NAME@SNAPSHOT` removes one.",
+		Args:              takes(1, 1),
+		ValidArgsFunction: a.volumes(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkNames(false, args...); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			list, err := c.Snapshots(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.print(list, func(w io.Writer) error {
+				rows := [][]string{{"SNAPSHOT", "CREATED", "SIZE", "GENERATION"}}
+				for _, s := range list {
+					rows = append(rows, []string{s.Name, day(s.CreatedAt), size.Human(s.Size), orDash(s.Generation)})
+				}
+				return table(w, rows)
+			})
+		},
+	}
+	return a.jsonFlag(cmd)
+}

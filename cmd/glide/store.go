@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+const (
+	// markerFile, in the data directory, names the store that was proved to
+	// create objects once. With it a start makes no request.
+	markerFile = "store-proved"
+	// startProbe is how long a start waits for the store: local volumes do not
+	// need it.
+	startProbe = 5 * time.Second
+)
+
+// provedStore is a store that is opened when it is first needed, and proved
+// before anything is created in it: everything that is promised about who owns
+// a volume rests on its refusal to create what exists.
+type provedStore struct {
+	url    string
+	opts   objstore.Options
+	marker string
+	known  bool // by the marker, when the daemon started
+	proved atomic.Bool
+
+	mu    sync.Mutex // of opening
+	store atomic.Pointer[objstore.Store]
+}
+
+// openStore opens the store, and proves it unless that is known from an earlier
+// start. A store that does not answer is no reason not to serve; one that
+// answers wrongly is, and so is a URL that makes no sense.
+func openStore(ctx context.Context, c *config.Config, counter *objstore.Counter, log *slog.Logger) (objstore.Store, error) {
+	s := &provedStore{url: c.Store, marker: filepath.Join(c.Data, markerFile), opts: objstore.Options{Counter: counter}}
+	s.opts.Retry.OnRetry = func(op objstore.Op, key string, err error) {
+		log.Debug("request to the store repeated", "op", op.String(), "key", key, "error", err)
+	}
+	b, err := os.ReadFile(s.marker)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, problem.New(problem.Invalid, "the data directory cannot be read: %w", err)
+	}
+	s.known = strings.TrimSpace(string(b)) == s.url
+	s.proved.Store(s.known)
+	pctx, cancel := context.WithTimeout(ctx, startProbe)
+	defer cancel()
+	_, err = s.open(pctx)
+	if err == nil {
+		err = s.prove(pctx)
+	}
+	if err == nil {
+		return s, nil
+	}
+	if k := problem.KindOf(err); k == problem.Invalid || k == problem.Unsupported || ctx.Err() != nil {
+		return nil, err
+	}
+	log.Warn("the store cannot be used yet; local volumes are served", "store", c.Store, "error", err)
+	return s, nil
+}
+
+// open returns the store, opened.
+func (s *provedStore) open(ctx context.Context) (objstore.Store, error) {
+	if p := s.store.Load(); p != nil {
+		return *p, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.store.Load(); p != nil {
+		return *p, nil
+	}
+	if err := s.checkGone(); err != nil {
+		return nil, err
+	}
+	store, err := objstore.Open(ctx, s.url, s.opts)
+	if err != nil {
+		return nil, err
+	}
+	s.store.Store(&store)
+	return store, nil
+}
+
+// checkGone finds a directory that was the store and is not there any more: a
+// new, empty one in its place would look as if all volumes were removed.
+func (s *provedStore) checkGone() error {
+	dir, ok := fileStore(s.url)
+	if !s.known || !ok {
+		return nil
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return problem.New(problem.Unavailable, "the store %s is gone: is it mounted? (to begin with an empty one, remove %s)", s.url, s.marker)
+	}
+	return nil
+}
+
+// fileStore is the directory of a file:// URL.
+func fileStore(raw string) (dir string, ok bool) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "file" {
+		return "", false
+	}
+	return u.Path, true
+}
+
+// prove proves the store, unless it was. Callers may do so side by side.
+func (s *provedStore) prove(ctx context.Context) error {
+	if s.proved.Load() {
+		return nil
+	}
+	store, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	if err := objstore.Probe(ctx, store, probeNonce()); err != nil {
+		return err
+	}
+	s.proved.Store(true)
+	// Without the marker the next start proves it again.
+	_ = os.WriteFile(s.marker, []byte(s.url+"\n"), 0o600)
+	return nil
+}
+
+func probeNonce() string { return strings.ToLower(rand.Text()) }
+
+// String implements objstore.Store.
+func (s *provedStore) String() string {
+	if p := s.store.Load(); p != nil {
+		return (*p).String()
+	}
+	return s.url
+}
+
+// Get implements objstore.Store.
+func (s *provedStore) Get(ctx context.Context, key string) ([]byte, error) {
+	store, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return store.Get(ctx, key)
+}
+
+// GetRange implements objstore.Store.
+func (s *provedStore) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	store, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return store.GetRange(ctx, key, off, n)
+}
+
+// Put implements objstore.Store.
+func (s *provedStore) Put(ctx context.Context, key string, data []byte) error {
+	store, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	return store.Put(ctx, key, data)
+}
+
+// PutIfAbsent implements objstore.Store: the one request that needs the proof.
+func (s *provedStore) PutIfAbsent(ctx context.Context, key string, data []byte) error {
+	if err := s.prove(ctx); err != nil {
+		return err
+	}
+	store, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	return store.PutIfAbsent(ctx, key, data)
+}
+
+// Head implements objstore.Store.
+func (s *provedStore) Head(ctx context.Context, key string) (objstore.Info, error) {
+	store, err := s.open(ctx)
+	if err != nil {
+		return objstore.Info{}, err
+	}
+	return store.Head(ctx, key)
+}
+
+// List implements objstore.Store.
+func (s *provedStore) List(ctx context.Context, prefix, after string, limit int) ([]objstore.Info, error) {
+	store, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return store.List(ctx, prefix, after, limit)
+}
+
+// Delete implements objstore.Store.
+func (s *provedStore) Delete(ctx context.Context, key string) error {
+	store, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	return store.Delete(ctx, key)
+}
+
+// DeleteBatch implements objstore.Store.
+func (s *provedStore) DeleteBatch(ctx context.Context, keys []string) error {
+	store, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	return store.DeleteBatch(ctx, keys)
+}

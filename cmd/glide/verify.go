@@ -1,0 +1,57 @@
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/paraglide/glide/client"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/size"
+)
+
+func newVerify(a *app) *cobra.Command {
+	var cold bool
+	cmd := &cobra.Command{
+		Use:   "verify NAME [--cold]",
+		Short: "Check every block of a volume",
+		Long: `Reads all of a volume, or of a snapshot, and checks it against its hashes. With
+--cold it reads the store, and not what this host has cached. Damage is listed,
+and exit 1.`,
+		Args:              takes(1, 1),
+		ValidArgsFunction: a.volumes(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkNames(true, args...); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			stop := a.spin("verifying")
+			v, err := c.Verify(cmd.Context(), args[0], cold)
+			stop()
+			if err != nil {
+				return err
+			}
+			if err := a.print(v, func(w io.Writer) error { return printVerify(w, &v) }); err != nil {
+				return err
+			}
+			if n := len(v.Damaged); n > 0 {
+				return problem.New(problem.Corrupt, "%s is damaged in %d places: restore it from a fork or a snapshot that is not", v.Name, n)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&cold, "cold", false, "read the store, not the cache")
+	return a.jsonFlag(cmd)
+}
+
+func printVerify(w io.Writer, v *client.Verify) error {
+	for _, d := range v.Damaged {
+		if err := say(w, "damaged: %s", oneLine(d)); err != nil {
+			return err
+		}
+	}
+	return say(w, "checked %d blocks, %s", v.Blocks, size.Human(v.Bytes))
+}
