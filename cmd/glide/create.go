@@ -57,10 +57,10 @@ takes up nothing until it is written to.`,
 			return a.print(v, func(w io.Writer) error { return say(w, "created %s, %s", v.Name, size.Human(v.Size)) })
 		},
 	}
-	cmd.Flags().StringVar(&sizeText, "size", "", "size of the volume, such as 20G (required)")
-	cmd.Flags().StringVar(&blockSize, "block-size", "", "what is shared and transferred at once, 4K to 1M (default 128K)")
-	cmd.Flags().StringVar(&durability, "durability", "", "what an acknowledged flush means: local, continuous or sync (default local)")
-	cmd.Flags().StringVar(&rpo, "rpo", "", "what continuous may lose, a duration (default 5s)")
+	cmd.Flags().StringVar(&sizeText, "size", "", "`SIZE` of the volume, such as 20G (required)")
+	cmd.Flags().StringVar(&blockSize, "block-size", "", "`SIZE` of what is shared and transferred at once, 4K to 1M (default 128K)")
+	cmd.Flags().StringVar(&durability, "durability", "", "what an acknowledged flush means, a `POLICY`: local, continuous or sync (default local)")
+	cmd.Flags().StringVar(&rpo, "rpo", "", "what continuous may lose, a `DURATION` (default 5s)")
 	return a.jsonFlag(cmd)
 }
 

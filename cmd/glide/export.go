@@ -67,7 +67,7 @@ place.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&format, "format", "raw", "raw or qcow2")
+	cmd.Flags().StringVar(&format, "format", "raw", "`FORMAT` to write, raw or qcow2")
 	return a.jsonFlag(cmd)
 }
 

@@ -65,9 +65,9 @@ fails (exit 3), or with --lazy takes the newest commit and says how old it is.`,
 			return a.print(v, func(w io.Writer) error { return printForks(w, forks) })
 		},
 	}
-	cmd.Flags().IntVarP(&r.Count, "count", "n", 0, "make so many, NEW-1 to NEW-COUNT")
-	cmd.Flags().StringVar(&r.At, "at", "", "of the past: a snapshot, a generation (3.10), a time (RFC 3339) or so long ago (30s)")
-	cmd.Flags().StringVar(&r.Durability, "durability", "", "local, continuous or sync (default local)")
+	cmd.Flags().IntVarP(&r.Count, "count", "n", 0, "make `COUNT` forks, NEW-1 to NEW-COUNT")
+	cmd.Flags().StringVar(&r.At, "at", "", "of the `PAST`: a snapshot, a generation (3.10), a time (RFC 3339) or so long ago (30s)")
+	cmd.Flags().StringVar(&r.Durability, "durability", "", "`POLICY`: local, continuous or sync (default local)")
 	cmd.Flags().BoolVar(&r.Lazy, "lazy", false, "take the newest commit if the owner cannot flush")
 	return a.jsonFlag(cmd)
 }

@@ -53,9 +53,9 @@ to wake.`,
 			return a.print(out, func(w io.Writer) error { return printImport(w, &out) })
 		},
 	}
-	cmd.Flags().StringVar(&sizeText, "size", "", "size of the volume; larger than the image, it is filled up with zeros (default: the image's)")
-	cmd.Flags().StringVar(&store, "store", "", "import into the store at this URL, without a daemon")
-	cmd.Flags().StringVar(&format, "format", "auto", "raw or qcow2, instead of finding out")
+	cmd.Flags().StringVar(&sizeText, "size", "", "`SIZE` of the volume; larger than the image, it is filled up with zeros (default: the image's)")
+	cmd.Flags().StringVar(&store, "store", "", "import into the store at this `URL`, without a daemon")
+	cmd.Flags().StringVar(&format, "format", "auto", "`FORMAT` of the image, raw or qcow2, instead of finding out")
 	return a.jsonFlag(cmd)
 }
 

@@ -64,8 +64,8 @@ data and wants --force.`,
 		}
 		return usage("%s: %w%s (see %s --help)", cmd.CommandPath(), err, hint, cmd.CommandPath())
 	})
-	root.PersistentFlags().StringVar(&a.api, "api", "", "daemon to ask, unix:PATH or tcp:HOST:PORT (default: $GLIDE_API, or the socket in the default data directory)")
-	root.PersistentFlags().StringVar(&a.tokenFile, "token-file", "", "file with the daemon's token, for TCP (default: $GLIDE_TOKEN_FILE)")
+	root.PersistentFlags().StringVar(&a.api, "api", "", "daemon to ask: an `ADDR` unix:PATH or tcp:HOST:PORT (default $GLIDE_API, or the socket in the default data directory)")
+	root.PersistentFlags().StringVar(&a.tokenFile, "token-file", "", "`FILE` with the daemon's token, for TCP (default $GLIDE_TOKEN_FILE)")
 
 	add := func(group, title string, verbs ...*cobra.Command) {
 		root.AddGroup(&cobra.Group{ID: group, Title: title})
@@ -108,5 +108,6 @@ data and wants --force.`,
 		},
 	}
 	root.SetHelpCommand(help)
+	root.AddCommand(help)
 	return root
 }

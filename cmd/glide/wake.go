@@ -43,6 +43,6 @@ exit 3 says what may be lost, and --force does without it.`,
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "do without what an unreachable owner did not publish")
-	cmd.Flags().StringVar(&expect, "expect-generation", "", "fail if the store has only an older state, such as 3.10")
+	cmd.Flags().StringVar(&expect, "expect-generation", "", "fail if the store has only a state older than `E.N`, such as 3.10")
 	return a.jsonFlag(cmd)
 }

@@ -91,7 +91,7 @@ type export struct {
 	x      Exported
 	queue  chan chan chunkRead // reads in order, each with room for its result
 	cancel context.CancelFunc
-	err    error               // why the queue ended early; set before it is closed
+	err    error // why the queue ended early; set before it is closed
 	wg     sync.WaitGroup
 	free   sync.Pool
 	last   []byte // what Next returned

@@ -154,7 +154,7 @@ var Settings = []Setting{
 		set: text(func(c *Config) *string { return &c.TLSKey }),
 	},
 	{
-		Name: "tls-ca", Arg: "FILE", Usage: "NBD clients must have a certificate of this authority, PEM", DefaultText: "none: any client",
+		Name: "tls-ca", Arg: "FILE", Usage: "NBD clients must have a certificate of this authority, PEM; without it any client may connect", DefaultText: "none",
 		set: text(func(c *Config) *string { return &c.TLSCA }),
 	},
 }

@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -33,7 +32,7 @@ func TestBadNamesAndSizes(t *testing.T) {
 			t.Errorf("name %q: exit %d", name, r.code)
 		}
 	}
-	for _, size := range []string{"0", "-1", "1000", "511", "5E", "4611686018427388416", "1.5G", "x", ""} {
+	for _, size := range []string{"0", "-1", "1000", "511", "5E", "4611686018427388416", "x", ""} {
 		refused(t, d.try("create", "v", "--size="+size), 2, "")
 	}
 	refused(t, d.try("create", "v", "--size", "1G", "--block-size", "3000"), 2, "power of two")
@@ -234,5 +233,5 @@ func TestFullDisk(t *testing.T) {
 	}
 	must(t, c.Write(h, 900<<20, 0))
 	must(t, c.Flush())
-	t.Log(fmt.Sprintf("%d MiB were written before the disk was full", written))
+	t.Logf("%d MiB were written before the disk was full", written)
 }

@@ -138,3 +138,34 @@ func (d *daemon) killWhileStarting(r *rand.Rand) {
 	<-d.exited
 	d.cmd = nil
 }
+
+// TestSigterm: a stop finishes what is under way and exits 0; the next start
+// serves what was active, and leaves asleep what slept.
+func TestSigterm(t *testing.T) {
+	d := newDaemon(t, "")
+	d.start()
+	d.do("create", "a", "--size", "16M")
+	d.do("create", "b", "--size", "16M")
+	c := d.dial("a")
+	must(t, c.Write([]byte("not flushed, but stopped in good order"), 777, 0))
+	d.do("sleep", "b")
+	d.stop()
+	_ = c.Close()
+	d.start()
+	var b struct {
+		State string `json:"state"`
+	}
+	d.json(&b, "show", "b")
+	if b.State != "asleep" {
+		t.Errorf("b is %s", b.State)
+	}
+	if got := d.readAll("a", 1024); string(got[777:788]) != "not flushed" {
+		t.Errorf("a holds %q", got[777:788])
+	}
+	_ = d.readAll("b", 4096) // connecting wakes it
+	d.json(&b, "show", "b")
+	if b.State != "active" {
+		t.Errorf("b is %s after a connection", b.State)
+	}
+	d.stop()
+}

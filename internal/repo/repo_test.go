@@ -33,7 +33,7 @@ var layers = map[string][]string{
 	"internal/nearest":   {},
 	"internal/image":     {"internal/problem", "internal/api", "internal/size"},
 	"internal/api":       {"internal/problem", "internal/nearest", "internal/size"},
-	"internal/config":    {"internal/problem", "internal/pack", "internal/host", "internal/nearest", "internal/size"},
+	"internal/config":    {"internal/problem", "internal/api", "internal/pack", "internal/host", "internal/nearest", "internal/size"},
 	"internal/host": {
 		"internal/problem", "internal/pack", "internal/objstore", "internal/blockmap", "internal/cache", "internal/commitlog",
 		"internal/meta", "internal/volume", "internal/wal", "internal/flush", "internal/api", "nbd",

@@ -1,0 +1,82 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// slots reads pages and blocks from the store alone: no tier, no index and no
+// map of a host can hide that one is missing.
+type slots struct {
+	store  objstore.Store
+	hasher *pack.Hasher
+}
+
+// Page implements blockmap.Pages.
+func (s slots) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
+	raw, err := s.store.GetRange(ctx, ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
+	if err != nil {
+		return nil, err
+	}
+	return pack.Open(s.hasher, ref, raw, nil, 1<<20)
+}
+
+// imageOf reads all that a map in the store holds: published-is-complete.
+func imageOf(store objstore.Store, tenant string, root blockmap.Root, size uint64, blockSize uint32) ([]byte, error) {
+	s := slots{store, pack.NewHasher(tenant)}
+	m, err := blockmap.New(blockmap.NewPageCache(1<<20).Source(s, s.hasher), root, (size+uint64(blockSize)-1)/uint64(blockSize))
+	if err != nil {
+		return nil, err
+	}
+	image := make([]byte, size)
+	err = m.Walk(ctx, 0, m.Blocks(), func(idx uint64, ref pack.Ref) error {
+		raw, err := s.Page(ctx, ref)
+		if err == nil {
+			copy(image[idx*uint64(blockSize):], raw)
+		}
+		return err
+	})
+	return image, err
+}
+
+// published reads the newest commit of a volume from the store, its snapshots
+// too; everything it names has to be there (published-is-complete). A name that
+// the store does not know, or a removed one, is problem.NotFound.
+func published(store objstore.Store, name string) (*commitlog.Object, []byte, error) {
+	n, err := ParseName(name, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	tip, err := commitlog.Newest(ctx, store, n.log())
+	if err != nil {
+		return nil, nil, err
+	}
+	if tip.Tombstone {
+		return tip, nil, problem.New(problem.NotFound, "%q was removed", name)
+	}
+	s := &tip.State
+	for _, snap := range s.Snapshots {
+		if _, err := imageOf(store, n.Tenant, snap.Root, snap.Size, s.BlockSize); err != nil {
+			return tip, nil, errors.Join(fmt.Errorf("published-is-complete: %s@%s of commit %s", name, snap.Name, tip.Generation), incomplete(err))
+		}
+	}
+	image, err := imageOf(store, n.Tenant, s.Root, s.Size, s.BlockSize)
+	if err != nil {
+		return tip, nil, errors.Join(fmt.Errorf("published-is-complete: commit %s of %s", tip.Generation, name), incomplete(err))
+	}
+	return tip, image, nil
+}
+
+// incomplete keeps a missing pack from being taken for a missing volume.
+func incomplete(err error) error { return problem.New(problem.Corrupt, "%v", err) }
+
+// entropy is a Config.Rand that repeats for a seed.
+func entropy(seed uint64) io.Reader { return &lockedReader{b: randomSource(seed)} }
