@@ -185,22 +185,20 @@ func (h *Host) removeSnapshot(ctx context.Context, n Name, s *disk, st *volume.S
 	return err
 }
 
-// erase removes a disk from this host: record, tables, log. Under op.
+// erase removes a disk from this host: record, tables, log. It is closed first:
+// an open volume saves its record whenever its log changes, also after that was
+// removed. Under op.
 func (h *Host) erase(d *disk) error {
 	d.disconnect()
+	_ = d.shut() // what it could not sync is not wanted any more
 	if err := h.forget(d.id); err != nil {
 		return err
 	}
 	h.drop(d)
 	d.mu.Lock()
-	v := d.v
-	d.v, d.gone = nil, true
+	defer d.mu.Unlock()
+	d.gone = true
 	d.unclaim()
-	d.mu.Unlock()
-	if v != nil {
-		_ = v.Close() // what it could not sync is not wanted any more
-		v.Discard()
-	}
 	return nil
 }
 

@@ -182,14 +182,16 @@ func (d *disk) shut() error {
 	if v == nil {
 		return nil
 	}
-	err := v.Close()
-	st := v.State()
-	d.mu.Lock()
-	d.rec, d.v = st, nil
-	d.mu.Unlock()
-	d.claim()
-	v.Discard()
-	return err
+	return d.h.cleaner.apart(func() error {
+		err := v.Close()
+		st := v.State()
+		d.mu.Lock()
+		d.rec, d.v = st, nil
+		d.mu.Unlock()
+		d.claim()
+		v.Discard()
+		return err
+	})
 }
 
 // exports is the number of open NBD connections.

@@ -4,9 +4,10 @@
 //
 // # Locks, in the order in which they are taken
 //
-//	disk.op   one verb on a volume at a time; held over I/O, never on the path of reads and writes
-//	Host.mu   the tables of volumes; never held over I/O
-//	disk.mu   what of a volume changes together: open volume, connections
+//	disk.op     one verb on a volume at a time; held over I/O, never on the path of reads and writes
+//	cleaner.mu  which segments volumes let go of; held over I/O on the local disk
+//	Host.mu     the tables of volumes; never held over I/O
+//	disk.mu     what of a volume changes together: open volume, connections
 package host
 
 import (

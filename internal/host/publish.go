@@ -140,8 +140,10 @@ func (p *publication) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.v.Published(p.cut, m, func(s *volume.State) {
-		s.Published = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}
+	if err := h.cleaner.apart(func() error {
+		return p.v.Published(p.cut, m, func(s *volume.State) {
+			s.Published = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}
+		})
 	}); err != nil {
 		return err
 	}

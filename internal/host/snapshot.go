@@ -162,7 +162,7 @@ func (h *Host) foldSnapshot(ctx context.Context, s *disk) error {
 	if err != nil {
 		return err
 	}
-	if err := v.Published(c, m, nil); err != nil {
+	if err := h.cleaner.apart(func() error { return v.Published(c, m, nil) }); err != nil {
 		return err
 	}
 	return h.pins.keepChildren(ctx, res.Root, volume.ID{})
@@ -249,7 +249,7 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
 		return api.Volume{}, err
 	}
-	if err := v.Rollback(c, nil); err != nil {
+	if err := h.cleaner.apart(func() error { return v.Rollback(c, nil) }); err != nil {
 		return api.Volume{}, err
 	}
 	if st.Published != nil {
