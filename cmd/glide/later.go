@@ -11,10 +11,10 @@ import (
 var later = []struct{ use, short, does string }{
 	{"gc", "Collect what nothing refers to in the store", "collect garbage"},
 	{"scrub", "Read and check everything in the store", "scrub the store"},
-	{"attach NAME", "Attach a volume as a kernel block device", "attach kernel devices (nbd-client with the URI of `glide uri` does)"},
-	{"detach NAME", "Detach a kernel block device", "detach kernel devices (nbd-client -d does)"},
-	{"top", "Watch what volumes do", "have a live view (`glide stats` and /metrics have the numbers)"},
-	{"events", "List what happened", "keep events (the daemon's log has them)"},
+	{"attach NAME", "Attach a volume as a kernel block device", "attach kernel devices; `nbd-client` does"},
+	{"detach NAME", "Detach a kernel block device", "detach kernel devices; `nbd-client -d` does"},
+	{"top", "Watch what volumes do", "have a live view; `glide stats` has the numbers"},
+	{"events", "List what happened", "keep events; the daemon's log has them"},
 	{"hosts", "List the hosts of the store", "list hosts"},
 	{"host", "Give up what a dead host still pins", "forget hosts"},
 }
@@ -25,11 +25,11 @@ func newLater() []*cobra.Command {
 		verbs = append(verbs, &cobra.Command{
 			Use:                l.use,
 			Short:              l.short,
-			Long:               "This release of glide does not " + l.does + " yet.",
+			Long:               "Not yet: this release of glide does not " + l.does + ".",
 			Args:               cobra.ArbitraryArgs,
 			FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true},
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return problem.New(problem.Unsupported, "glide %s: this release of glide does not %s yet", cmd.Name(), l.does)
+				return problem.New(problem.Unsupported, "glide %s is not there yet: this release of glide does not %s", cmd.Name(), l.does)
 			},
 		})
 	}

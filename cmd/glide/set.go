@@ -22,7 +22,7 @@ func newSet(a *app) *cobra.Command {
   rpo=DURATION                       what continuous may lose
   iops=N                             requests a second, 0 for no limit
   bandwidth=SIZE                     bytes a second, 0 for no limit
-  dirty-budget=SIZE                  unpublished bytes from which it is flushed, 0 for the host's setting
+  dirty-budget=SIZE                  unpublished bytes from which it is flushed, 0 for the host's
   label.KEY=VALUE                    anything; an empty value removes the label`,
 		Example:           "  glide set vm1 iops=5000 bandwidth=200M label.app=web",
 		Args:              takes(2, -1),

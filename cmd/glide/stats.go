@@ -16,7 +16,7 @@ func newStats(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "stats [NAME]",
 		Short:             "Count what was done",
-		Long:              "Prints counters since the daemon's start, of the host or of one volume. /metrics has them for Prometheus.",
+		Long:              "Prints counters since the daemon's start, of the host or of one volume.\nPrometheus finds them at /metrics.",
 		Args:              takes(0, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

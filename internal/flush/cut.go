@@ -50,7 +50,7 @@ func (w *cutWalk) extent(start, end uint64, zero bool) error {
 func (w *cutWalk) blocks(from, to uint64) error {
 	for idx := max(from, w.next); idx < to; idx++ {
 		load := func(ctx context.Context) ([]byte, error) {
-			raw := make([]byte, w.size)
+			raw := NewBlock(int(w.size))
 			n := min(w.size, w.cut.Size()-idx*w.size)
 			return raw, w.cut.ReadAt(ctx, raw[:n], idx*w.size)
 		}

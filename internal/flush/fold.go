@@ -12,6 +12,7 @@ package flush
 import (
 	"bytes"
 	"context"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,10 +24,29 @@ import (
 // block with its content, or with the way to get it.
 type Change struct {
 	First, Count uint64
-	Raw          []byte // the folder keeps it
+	Raw          []byte // from NewBlock; the folder gives it back
 	// Load, if set, is called for the content, for several blocks at once: what
 	// is below a partly written block may have to be fetched.
 	Load func(ctx context.Context) ([]byte, error)
+}
+
+// blocks are reused: a fold is bound by what it does to each, not by making room.
+var blocks, slots sync.Pool
+
+// NewBlock returns a block of n zeros for a Change.
+func NewBlock(n int) []byte {
+	if b, ok := blocks.Get().(*[]byte); ok && len(*b) == n {
+		clear(*b)
+		return *b
+	}
+	return make([]byte, n)
+}
+
+func newSlot(n int) []byte {
+	if b, ok := slots.Get().(*[]byte); ok && cap(*b) >= n {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, n)
 }
 
 // workers is how many blocks are loaded, hashed and encoded at once; more than
@@ -57,7 +77,7 @@ type Options struct {
 	// Uploads is how many packs may be under way at once; 0 means 4.
 	Uploads int
 	// Folded is called in order for each block that has content, with its raw
-	// bytes, so that the cache need not fetch it. nil: never.
+	// bytes, which it may not keep, so that the cache need not fetch it. nil: never.
 	Folded func(idx uint64, h pack.Hash, raw []byte)
 	// Progress is called with the bytes folded so far. nil: never.
 	Progress func(bytes uint64)
@@ -180,6 +200,7 @@ func (f *folder) encode(ctx context.Context, e *encoded) {
 		}
 	}
 	if allZero(e.raw) {
+		blocks.Put(&e.raw)
 		e.raw = nil
 		return
 	}
@@ -194,7 +215,7 @@ func (f *folder) encode(ctx context.Context, e *encoded) {
 	if e.known, e.err = f.opts.Index.Block(e.hash); e.err != nil || !e.known.IsHole() {
 		return
 	}
-	e.slot = pack.EncodeSlot(make([]byte, 0, len(e.raw)+pack.SlotHeaderLen), pack.KindBlock, e.raw, f.opts.Compression)
+	e.slot = pack.EncodeSlot(newSlot(len(e.raw)+pack.SlotHeaderLen), pack.KindBlock, e.raw, f.opts.Compression)
 }
 
 // zeros is a stretch to compare with: comparing memory is the fastest test.
@@ -229,6 +250,12 @@ func (f *folder) take(ctx context.Context, queue <-chan any) error {
 			f.taken = c.idx + 1
 			if err := f.block(c); err != nil {
 				return err
+			}
+			if c.raw != nil {
+				blocks.Put(&c.raw)
+			}
+			if c.slot != nil {
+				slots.Put(&c.slot)
 			}
 		}
 		if err := f.passed(); err != nil {
@@ -335,6 +362,7 @@ func (f *folder) upload(b *pack.Builder, refs []pack.Ref) {
 		if err := f.session.store.Put(f.ctx, key, obj); err != nil {
 			return err
 		}
+		f.session.reuse(b)
 		return f.opts.Index.AddBlocks(refs)
 	})
 }

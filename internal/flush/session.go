@@ -38,6 +38,8 @@ type Session struct {
 	users  int                           // folds that use the session now
 	stale  []func(context.Context) error // pins of rotated sessions, dropped when no fold is under way
 	issued map[[8]byte]bool              // nonces whose pins are still there
+	spare  []*pack.Builder               // for reuse, all made with limits
+	limits pack.Limits
 }
 
 // NewSession returns a session; rand makes nonces.
@@ -56,6 +58,7 @@ func (s *Session) Begin() (end func(context.Context)) {
 		s.users--
 		var drop []func(context.Context) error
 		if s.users == 0 {
+			s.spare = nil
 			drop, s.stale = s.stale, nil
 			clear(s.issued)
 			if s.open {
@@ -92,7 +95,27 @@ func (s *Session) newPack(ctx context.Context, limits pack.Limits) (*pack.Builde
 	copy(n[:], s.nonce[:])
 	binary.BigEndian.PutUint32(n[8:], s.count)
 	s.count++
+	if last := len(s.spare) - 1; last >= 0 && s.limits == limits {
+		b := s.spare[last]
+		s.spare = s.spare[:last]
+		b.Reset(n)
+		return b, nil
+	}
+	s.spare, s.limits = nil, limits
 	return pack.NewBuilder(n, limits), nil
+}
+
+// spareBuilders is how many builders, about 3 MB each, are kept for reuse while
+// folds are under way.
+const spareBuilders = 8
+
+// reuse takes back a builder whose object was uploaded.
+func (s *Session) reuse(b *pack.Builder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users > 0 && len(s.spare) < spareBuilders {
+		s.spare = append(s.spare, b)
+	}
 }
 
 // owns tells whether the pack was uploaded under a pin of this session that is

@@ -650,7 +650,7 @@ func (w *crashWorld) checkRecovered(d *modelDisk, where string) {
 		switch {
 		case have[name]:
 			d.snaps[name] = modelSnap{s.content, false}
-		case s.maybe:
+		case s.maybe, d.removing: // snapshots go first
 			delete(d.snaps, name)
 		default:
 			w.t.Fatalf("after a crash at %s: snapshot %s@%s is gone", where, d.name, name)

@@ -131,6 +131,10 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 		if err := d.tombstone(ctx, &st); err != nil {
 			return err
 		}
+	} else if st.Published == nil {
+		if err := d.withdraw(ctx, &st); err != nil {
+			return err
+		}
 	}
 	for _, s := range h.snapshotsOf(d.id) {
 		s.op.Lock()
@@ -151,19 +155,26 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 
 // tombstone removes a published volume of this host from the store. Under op.
 func (d *disk) tombstone(ctx context.Context, st *volume.State) error {
-	if d.owner == nil {
-		o, err := d.h.newOwner(st)
-		if err != nil {
-			return err
-		}
-		d.owner = o
+	err := d.tryTombstone(ctx, st)
+	if err != nil && d.ended() {
+		d.owner = nil
+		err = d.tryTombstone(ctx, st)
+	}
+	return d.h.noteFence(d, err)
+}
+
+func (d *disk) tryTombstone(ctx context.Context, st *volume.State) error {
+	if err := d.own(st); err != nil {
+		return err
 	}
 	if d.owner.Generation().IsZero() {
-		if _, err := d.claimOwn(ctx, st); err != nil {
-			return d.h.noteFence(d, err)
+		if _, err := d.claimOwn(ctx, st); errors.Is(err, errRemovedHere) {
+			return nil
+		} else if err != nil {
+			return err
 		}
 	}
-	return d.h.noteFence(d, d.owner.Tombstone(ctx, commitlog.CauseRemove, ""))
+	return d.owner.Tombstone(ctx, commitlog.CauseRemove, "")
 }
 
 // removeSnapshot takes a snapshot out of a volume; the store learns of it with
@@ -192,6 +203,10 @@ func (h *Host) erase(d *disk) error {
 	d.disconnect()
 	_ = d.shut() // what it could not sync is not wanted any more
 	if err := h.forget(d.id); err != nil {
+		return err
+	}
+	st := d.state()
+	if err := d.firstDone(&st); err != nil {
 		return err
 	}
 	h.drop(d)

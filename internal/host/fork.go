@@ -256,6 +256,9 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 			err = h.save(&rec)
 		}
 		if err == nil {
+			err = d.firstDone(&rec)
+		}
+		if err == nil {
 			d.rec = rec
 			var v *volume.Volume
 			if v, err = volume.Open(h.env(h.tenant(n.Tenant)), rec, false); err == nil {

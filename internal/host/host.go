@@ -283,13 +283,23 @@ func (h *Host) openVolumes() error {
 		if err := st.Validate(); err != nil {
 			return err
 		}
-		d := newDisk(h, st)
-		all = append(all, d)
-		h.enter(d)
+		all = append(all, newDisk(h, st))
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	names := map[volume.ID]string{}
+	for _, d := range all {
+		names[d.id] = d.rec.Name
+	}
+	for _, d := range all {
+		// A renaming that was cut short may have reached only some of the records:
+		// a snapshot goes by the name of its volume.
+		if name, ok := names[d.rec.SnapshotOf]; ok {
+			d.rec.Name = name
+		}
+		h.enter(d)
 	}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 4)

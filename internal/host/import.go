@@ -79,7 +79,7 @@ func blockSource(src api.Source, blockSize uint64, read *uint64) flush.Source {
 					}
 				}
 				if cur == nil {
-					cur, idx = make([]byte, blockSize), off/blockSize
+					cur, idx = flush.NewBlock(int(blockSize)), off/blockSize
 				}
 				n := copy(cur[off%blockSize:], data)
 				data, off = data[n:], off+uint64(n)
@@ -224,6 +224,9 @@ func (h *Host) commitImport(ctx context.Context, d *disk, st *volume.State, root
 	}
 	st.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number}
 	if err := h.save(st); err != nil {
+		return err
+	}
+	if err := d.firstDone(st); err != nil {
 		return err
 	}
 	v, err := volume.Open(h.env(h.tenant(st.Tenant)), *st, false)

@@ -147,6 +147,11 @@ func (p *publication) run(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if st.Published == nil {
+		if err := p.d.firstDone(st); err != nil {
+			return err
+		}
+	}
 	return p.nameSnapshots()
 }
 
@@ -239,34 +244,158 @@ func (h *Host) self() commitlog.Host {
 // commit publishes a state, opening the log or an epoch of this process first
 // where that has not been done. Under op.
 func (d *disk) commit(ctx context.Context, state commitlog.State) (commitlog.Generation, error) {
+	g, err := d.tryCommit(ctx, state)
+	if err != nil && d.ended() {
+		d.owner = nil
+		return d.tryCommit(ctx, state)
+	}
+	return g, err
+}
+
+// ended tells whether the owner's claim ended by what an earlier verb sent and
+// gave up on: a release, or a removal, that took effect all the same. The volume
+// is still this host's, and a new claim begins.
+func (d *disk) ended() bool {
+	return d.owner != nil && d.owner.Err() != nil && problem.KindOf(d.owner.Err()) == problem.Invalid
+}
+
+func (d *disk) tryCommit(ctx context.Context, state commitlog.State) (commitlog.Generation, error) {
 	st := d.state()
-	if d.owner == nil {
-		o, err := d.h.newOwner(&st)
-		if err != nil {
-			return commitlog.Generation{}, err
-		}
-		d.owner = o
+	if err := d.own(&st); err != nil {
+		return commitlog.Generation{}, err
 	}
 	if d.owner.Generation().IsZero() {
 		if st.Published == nil {
-			return d.owner.OpenFirst(ctx, state)
+			return d.openFirst(ctx, &st, state)
 		}
-		if _, err := d.claimOwn(ctx, &st); err != nil {
+		if _, err := d.claimOwn(ctx, &st); errors.Is(err, errRemovedHere) {
+			return d.owner.OpenFirst(ctx, state) // it was not removed after all
+		} else if err != nil {
 			return commitlog.Generation{}, err
 		}
 	}
 	return d.owner.Commit(ctx, state)
 }
 
+// own gives the disk an owner, which need not have claimed anything.
+func (d *disk) own(st *volume.State) (err error) {
+	if d.owner == nil {
+		d.owner, err = d.h.newOwner(st)
+	}
+	return err
+}
+
+// firstFact names the fact that tells which volume is being published for the
+// first time under a name. While it is there, the volume may be, or appear, in
+// the store, whatever its record says, or even if it has none.
+func firstFact(st *volume.State) string { return "first/" + st.Tenant + "/" + st.Name }
+
+// openFirst publishes a volume for the first time. What this host began to
+// publish under the name before, and gave up, is withdrawn. Under op.
+func (d *disk) openFirst(ctx context.Context, st *volume.State, state commitlog.State) (commitlog.Generation, error) {
+	h := d.h
+	b, err := h.db.Fact(firstFact(st))
+	if err != nil {
+		return commitlog.Generation{}, err
+	}
+	var before volume.ID
+	if copy(before[:], b) == len(before) && before != d.id && !h.has(before) {
+		o, err := h.newOwner(st)
+		if err == nil {
+			err = o.Withdraw(ctx, commitlog.VolumeID(before))
+		}
+		if err != nil {
+			return commitlog.Generation{}, err
+		}
+	}
+	if before != d.id {
+		if err := h.db.SetFact(firstFact(st), d.id[:]); err != nil {
+			return commitlog.Generation{}, err
+		}
+	}
+	return d.owner.OpenFirst(ctx, state)
+}
+
+func (h *Host) has(id volume.ID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.disks[id] != nil
+}
+
+// beganFirst tells whether the volume's first publication may have reached the store.
+func (d *disk) beganFirst(st *volume.State) (bool, error) {
+	b, err := d.h.db.Fact(firstFact(st))
+	return len(b) == len(d.id) && volume.ID(b) == d.id, err
+}
+
+// firstDone ends what openFirst began, once the volume's record says where the
+// volume is, or the volume is gone.
+func (d *disk) firstDone(st *volume.State) error {
+	if began, err := d.beganFirst(st); err != nil || !began {
+		return err
+	}
+	return d.h.db.SetFact(firstFact(st), nil)
+}
+
+// withdraw makes sure that a volume which was never known to be published is
+// not, and will not be, in the store under the record's name. It makes no
+// request if nothing was sent. Under op.
+func (d *disk) withdraw(ctx context.Context, st *volume.State) error {
+	began, err := d.beganFirst(st)
+	if err != nil || !began {
+		return err
+	}
+	if err := d.own(st); err != nil {
+		return err
+	}
+	if err := d.owner.Withdraw(ctx, commitlog.VolumeID(d.id)); err != nil {
+		return err
+	}
+	d.owner = nil
+	return d.firstDone(st)
+}
+
 // claimOwn begins this process's epoch of a volume that is this host's; finding
 // it somebody else's is being fenced.
 func (d *disk) claimOwn(ctx context.Context, st *volume.State) (*commitlog.Object, error) {
-	return d.owner.Claim(ctx, commitlog.CauseOpen, func(tip *commitlog.Object) error {
-		if tip.State.Owner.ID != d.h.id || tip.State.ID != commitlog.VolumeID(st.ID) || tip.Tombstone {
+	first, err := d.owner.Claim(ctx, commitlog.CauseOpen, func(tip *commitlog.Object) error {
+		if tip.State.Owner.ID != d.h.id || tip.State.ID != commitlog.VolumeID(st.ID) {
 			return takenBy(d, tip)
 		}
 		return nil
 	})
+	if err != nil && problem.KindOf(err) == problem.NotFound {
+		return nil, d.whyRemoved(ctx, st, err)
+	}
+	return first, err
+}
+
+// errRemovedHere is a volume of this host that this host removed from the store,
+// and still has: it lost its power, or the answer, in between.
+var errRemovedHere = problem.New(problem.NotFound, "the volume was removed from the store by this host")
+
+// halfRenamed is a volume of this host that goes by another name in the store.
+type halfRenamed struct {
+	error
+	to string
+}
+
+func (e halfRenamed) Unwrap() error { return e.error }
+
+// whyRemoved tells what became of a volume of this host whose log in the store
+// says that it was removed.
+func (d *disk) whyRemoved(ctx context.Context, st *volume.State, err error) error {
+	tip, findErr := commitlog.Newest(ctx, d.h.cfg.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name})
+	switch {
+	case findErr != nil:
+		return errors.Join(err, findErr)
+	case !tip.Tombstone || tip.State.ID != commitlog.VolumeID(d.id) || tip.State.Owner.ID != d.h.id:
+		return takenBy(d, tip)
+	case tip.State.RenamedTo != "":
+		to := tip.State.RenamedTo
+		return halfRenamed{problem.New(problem.Busy, "the renaming of volume %q to %q was not finished: glide rename %s %s again", d, to, d, to), to}
+	}
+	return errRemovedHere
 }
 
 func takenBy(d *disk, tip *commitlog.Object) error {

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
@@ -45,7 +46,11 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	}
 	defer release()
 	published := st.Published
-	if published != nil {
+	if published == nil {
+		if err := d.withdraw(ctx, &st); err != nil {
+			return api.Volume{}, err
+		}
+	} else {
 		if published, err = h.renamePublished(ctx, d, &st, n); err != nil {
 			return api.Volume{}, err
 		}
@@ -97,7 +102,18 @@ func (h *Host) reserveName(n Name) (release func(), err error) {
 
 // renamePublished does the store's part and returns where the volume is now. Under op.
 func (h *Host) renamePublished(ctx context.Context, d *disk, st *volume.State, n Name) (*volume.Published, error) {
-	if _, err := h.publish(ctx, d, commitlog.CauseRename, func(*commitlog.State) {}); err != nil {
+	_, err := h.publish(ctx, d, commitlog.CauseRename, func(*commitlog.State) {})
+	var half halfRenamed
+	switch {
+	case errors.As(err, &half) && half.to == n.Volume: // by an earlier call, or process
+	case err != nil:
+		return nil, err
+	}
+	// The record, not the log's newest object, which may be the old name's
+	// tombstone by now: what was published last is in both.
+	now := d.state()
+	state := h.commitState(&now, commitlog.CauseRename)
+	if state.Snapshots, err = h.publishSnapshots(ctx, d); err != nil {
 		return nil, err
 	}
 	renamed := *st
@@ -106,7 +122,7 @@ func (h *Host) renamePublished(ctx context.Context, d *disk, st *volume.State, n
 	if err != nil {
 		return nil, err
 	}
-	g, err := commitlog.Rename(ctx, d.owner, o, d.owner.State())
+	g, err := commitlog.Rename(ctx, d.owner, o, state)
 	if err != nil {
 		return nil, h.noteFence(d, err)
 	}

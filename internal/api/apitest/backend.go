@@ -170,6 +170,7 @@ func readPages(src api.Source) (pages map[uint64][]byte, n uint64, err error) {
 	for {
 		e, err := src.Next()
 		if err == io.EOF {
+			maps.DeleteFunc(pages, func(_ uint64, p []byte) bool { return bytes.Equal(p, make([]byte, page)) })
 			return pages, n, nil
 		}
 		if err != nil {
