@@ -126,10 +126,10 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 			}
 		})
 	}
+	r.log.Info("serving", "version", version, "host", h.ID(), "data", cfg.Data, "store", cfg.StoreURL, "api", cfg.API, "nbd", cfg.NBD, "advertise", cfg.Advertise)
 	if err := say(a.out, "glide: ready api=%s nbd=%s host=%s", strings.Join(cfg.API, ","), strings.Join(cfg.NBD, ","), h.ID()); err != nil {
 		r.log.Warn("nobody reads the ready line", "error", err)
 	}
-	r.log.Info("serving", "version", version, "host", h.ID(), "data", cfg.Data, "store", cfg.StoreURL, "api", cfg.API, "nbd", cfg.NBD, "advertise", cfg.Advertise)
 	defer r.notify()()
 
 	var err error

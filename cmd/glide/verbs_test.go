@@ -68,7 +68,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"debug", "frobnicate"}, "frobnicate"},
 		{[]string{"ls", "--api", "http://x"}, "unix:PATH"},
 		{[]string{"ls", "--api", long}, "at most 107"},
-		{[]string{"ls", "--token-file", "/nonexistent"}, "/nonexistent"},
+		{[]string{"ls", "--token-file", "/proc/none"}, "/proc/none"},
 		{[]string{"serve", "--nbd", long}, "at most 107"},
 		{[]string{"serve", "--wal-limt", "1G"}, `did you mean "wal-limit"?`},
 		{[]string{"serve", "--memory", "lots"}, "--memory"},
@@ -280,7 +280,7 @@ func TestWhereTheDaemonIs(t *testing.T) {
 		t.Errorf("$GLIDE_API: %+v", o)
 	}
 	cmd = glide(t, "ls", "--api", f.addr)
-	cmd.Env = append(cmd.Env, "GLIDE_API=unix:/nonexistent")
+	cmd.Env = append(cmd.Env, "GLIDE_API=unix:/proc/none")
 	if o := run(t, cmd); o.code != 0 {
 		t.Errorf("--api goes before $GLIDE_API: %+v", o)
 	}

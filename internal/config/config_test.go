@@ -147,7 +147,7 @@ func TestBad(t *testing.T) {
 		"a list of numbers": {file: "nbd = [1]", words: "nbd must be a string or a list of strings"},
 		"config in itself":  {file: "config = \"x\"", words: "not known"},
 		"no TOML":           {file: "memory 1G", words: "glide.toml: toml: line 1"},
-		"no such file":      {flags: map[string][]string{"config": {"/nonexistent/glide.toml"}}, words: "/nonexistent/glide.toml"},
+		"no such file":      {flags: map[string][]string{"config": {"/proc/none/glide.toml"}}, words: "/proc/none/glide.toml"},
 		"misspelt variable": {env: "GLIDE_WAL_LIMT=1G", words: "did you mean GLIDE_WAL_LIMIT?"},
 		"bad variable":      {env: "GLIDE_MEMORY=lots", words: "$GLIDE_MEMORY"},
 		"bad key":           {file: "cache = \"101%\"", words: "glide.toml: cache: \"101%\" is no share"},

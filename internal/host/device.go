@@ -182,6 +182,9 @@ func (h *Host) openExport(name string) (*nbd.Export, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := d.refuseFenced(); err != nil {
+		return nil, err
+	}
 	v := d.open()
 	if v == nil {
 		d.op.Lock()
@@ -205,6 +208,9 @@ func (h *Host) openExport(name string) (*nbd.Export, error) {
 	e.Observe = func(op nbd.Op, _ int, took time.Duration) {
 		lat.of(op).add(took)
 		h.lat.of(op).add(took)
+		if op == nbd.OpWrite || op == nbd.OpTrim || op == nbd.OpZero {
+			d.written()
+		}
 	}
 	e.Closed = func() {
 		d.mu.Lock()
@@ -212,6 +218,28 @@ func (h *Host) openExport(name string) (*nbd.Export, error) {
 		d.mu.Unlock()
 	}
 	return e, nil
+}
+
+// lookEvery is how often a published volume that is being written looks whether
+// another host took it over.
+const lookEvery = time.Minute
+
+// written notes that a guest changed the volume. One that was never published,
+// or is idle, asks the store nothing.
+func (d *disk) written() {
+	at := d.nextLook.Load()
+	if at == 0 {
+		return
+	}
+	now := d.h.cfg.Now().UnixNano()
+	if now > at && d.nextLook.CompareAndSwap(at, now+int64(lookEvery)) {
+		d.h.lookForSeal(d)
+	}
+}
+
+// published notes that the store knows the volume from now on.
+func (d *disk) published() {
+	d.nextLook.CompareAndSwap(0, d.h.cfg.Now().Add(lookEvery).UnixNano())
 }
 
 func (d *disk) export(x *device) *nbd.Export {

@@ -28,9 +28,12 @@ type disk struct {
 	gone   bool           // removed
 	conns  map[*device]struct{}
 
-	stored  atomic.Int64 // bytes of packs that its flushes uploaded, by this process
-	limiter limiter
-	lat     *latencies // under mu; made with the first connection
+	// nextLook is when to look for a seal while writes come, in nanoseconds since
+	// 1970; 0: never, the store does not know the volume.
+	nextLook atomic.Int64
+	stored   atomic.Int64 // bytes of packs that its flushes uploaded, by this process
+	limiter  limiter
+	lat      *latencies // under mu; made with the first connection
 }
 
 // latencies are made when they are first needed: 48 KiB. Under mu.
@@ -42,7 +45,11 @@ func (d *disk) latencies() *latencies {
 }
 
 func newDisk(h *Host, st volume.State) *disk {
-	return &disk{h: h, id: st.ID, rec: st, conns: map[*device]struct{}{}}
+	d := &disk{h: h, id: st.ID, rec: st, conns: map[*device]struct{}{}}
+	if st.Published != nil {
+		d.published()
+	}
+	return d
 }
 
 // state is the disk's record.

@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/nbd"
 )
 
 // bed is one store and the hosts on it.
@@ -338,4 +339,45 @@ func TestRestartBeginsANewEpoch(t *testing.T) {
 	if d := time.Since(h.cfg.Now()); d > time.Hour {
 		t.Fatal(d)
 	}
+}
+
+// A published volume that is being written looks for a seal now and then, and
+// is fenced without waiting for its next flush; one that only this host knows
+// never asks.
+func TestWritesLookForASeal(t *testing.T) {
+	b := newBed(t)
+	h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
+	for _, n := range []string{"v", "w"} {
+		must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: n, Size: 64 * mib}))
+	}
+	must[api.Flush](t)(h1.Flush(ctx, "v"))
+	delete(b.peers, "a")
+	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	before := b.count.Counts().Requests()
+	write := func(name string) {
+		e, err := h1.openExport(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Closed()
+		d, _ := h1.local(name, false)
+		if d.nextLook.Load() != 0 {
+			d.nextLook.Store(1) // it is time
+		}
+		frame := random(1, 4096+28)
+		_ = e.Device.WriteFrames([]uint64{0}, [][]byte{frame})
+		e.Observe(nbd.OpWrite, 4096, time.Millisecond)
+	}
+	write("w")
+	if n := b.count.Counts().Requests() - before; n != 0 {
+		t.Fatalf("%d requests for a local volume", n)
+	}
+	write("v")
+	for range 500 {
+		if must[api.Volume](t)(h1.Show(ctx, "v")).State == "fenced" {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("the volume was not fenced")
 }

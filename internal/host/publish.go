@@ -136,6 +136,7 @@ func (p *publication) run(ctx context.Context) error {
 	if p.gen, err = p.d.commit(ctx, state); err != nil {
 		return err
 	}
+	p.d.published()
 	m, err := blockmap.New(t.pages, res.Root, st.Blocks())
 	if err != nil {
 		return err
@@ -434,7 +435,7 @@ func (d *disk) refuseFenced() error {
 // is being opened was taken over meanwhile. A volume that was never published
 // makes no request.
 func (h *Host) lookForSeal(d *disk) {
-	if d.state().Published == nil {
+	if d.state().Published == nil || h.ctx.Err() != nil {
 		return
 	}
 	h.bg.Add(1)

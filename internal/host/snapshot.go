@@ -85,6 +85,9 @@ func (d *disk) adopt(v *volume.Volume) {
 	d.v = v
 	st := v.State()
 	d.rec = st
+	if st.Published != nil {
+		d.published()
+	}
 	d.limiter.set(st.Limits, d.h.cfg.Now)
 }
 

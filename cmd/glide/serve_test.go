@@ -1,0 +1,571 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// serving is a `glide serve` of the tests.
+type serving struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	data  string
+	ready string // the line
+	more  chan string
+	log   *logged
+}
+
+// logged is what a process writes, for many goroutines.
+type logged struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// shortDir is a directory whose name leaves room for a socket's.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "glide")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// start runs a daemon and waits for its ready line.
+func start(t *testing.T, data string, env []string, args ...string) *serving {
+	t.Helper()
+	cmd := glide(t, append([]string{"serve", "--data", data, "--wal-limit", "1G", "--cache", "1G"}, args...)...)
+	cmd.Env = append(cmd.Env, env...)
+	return startCmd(t, data, cmd)
+}
+
+func startCmd(t *testing.T, data string, cmd *exec.Cmd) *serving {
+	t.Helper()
+	d := &serving{t: t, cmd: cmd, data: data, log: &logged{}, more: make(chan string, 1)}
+	cmd.Stderr = d.log
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("the daemon's log:\n%s", d.log)
+		}
+	})
+	r := bufio.NewReader(out)
+	d.ready, err = r.ReadString('\n')
+	if err != nil || !strings.HasPrefix(d.ready, "glide: ready") {
+		_ = cmd.Wait()
+		t.Fatalf("not ready: %q, %v\n%s", d.ready, err, d.log)
+	}
+	go func() {
+		rest, _ := io.ReadAll(r)
+		d.more <- string(rest)
+	}()
+	return d
+}
+
+// field is a value of the ready line.
+func (d *serving) field(name string) string {
+	d.t.Helper()
+	_, rest, ok := strings.Cut(d.ready, " "+name+"=")
+	if !ok {
+		d.t.Fatalf("no %s in %q", name, d.ready)
+	}
+	value, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	return value
+}
+
+func (d *serving) try(args ...string) outcome {
+	d.t.Helper()
+	return run(d.t, glide(d.t, append([]string{"--api", d.field("api")}, args...)...))
+}
+
+func (d *serving) must(args ...string) string {
+	d.t.Helper()
+	o := d.try(args...)
+	if o.code != 0 {
+		d.t.Fatalf("glide %s: exit %d: %s", strings.Join(args, " "), o.code, o.err)
+	}
+	return o.out
+}
+
+// wait waits for the daemon's end and returns its exit status.
+func (d *serving) wait() int {
+	d.t.Helper()
+	more := ""
+	select {
+	case more = <-d.more:
+	case <-time.After(time.Minute):
+		d.t.Fatal("the daemon did not stop")
+	}
+	_ = d.cmd.Wait()
+	if more != "" {
+		d.t.Errorf("standard output has more than the ready line: %q", more)
+	}
+	return d.cmd.ProcessState.ExitCode()
+}
+
+func (d *serving) stop() {
+	d.t.Helper()
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		d.t.Fatal(err)
+	}
+	if code := d.wait(); code != 0 {
+		d.t.Errorf("exit %d after SIGTERM", code)
+	}
+}
+
+// greeting connects as an NBD client does.
+func greeting(t *testing.T, addr string) {
+	t.Helper()
+	a, err := api.ParseAddr(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.DialTimeout(a.Network, a.Address, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	b := make([]byte, 8)
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != "NBDMAGIC" {
+		t.Fatalf("NBD at %s says %q, %v", addr, b, err)
+	}
+}
+
+func TestServe(t *testing.T) {
+	data := shortDir(t)
+	d := start(t, data, nil)
+	if d.field("api") != "unix:"+data+"/api.sock" || d.field("nbd") != "unix:"+data+"/nbd.sock" {
+		t.Errorf("ready line: %s", d.ready)
+	}
+	greeting(t, d.field("nbd"))
+	d.must("create", "vm1", "--size", "1G")
+	d.must("fork", "vm1", "vm2")
+	d.must("flush", "vm1")
+	if uri := d.must("uri", "vm2"); uri != "nbd+unix:///vm2?socket="+data+"/nbd.sock\n" {
+		t.Error(uri)
+	}
+	refused(t, run(t, glide(t, "serve", "--data", data, "--api", "unix:"+data+"/other", "--nbd", "unix:"+data+"/another")), 1, "in use")
+	refused(t, run(t, glide(t, "serve", "--data", shortDir(t), "--api", d.field("api"))), 1, "somebody listens")
+	d.stop()
+	for _, s := range []string{"api.sock", "nbd.sock"} {
+		if _, err := os.Lstat(filepath.Join(data, s)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s was left: %v", s, err)
+		}
+	}
+
+	// The same again, after kill -9, by variables and a file.
+	file := filepath.Join(t.TempDir(), "glide.toml")
+	if err := os.WriteFile(file, []byte("log-format = \"json\"\nlog-level = \"debug\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d = start(t, data, []string{"GLIDE_CONFIG=" + file, "GLIDE_LOG_LEVEL=info"})
+	if !strings.Contains(d.log.String(), `"msg":"serving"`) || strings.Contains(d.log.String(), "DEBUG") {
+		t.Errorf("log: %s", d.log)
+	}
+	if err := d.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	d.wait()
+	d = start(t, data, nil)
+	if list := decode[[]api.Volume](t, d.must("ls", "--json")); len(list) != 2 || list[0].State != "active" {
+		t.Errorf("after a restart: %+v", list)
+	}
+	d.stop()
+}
+
+// TestRestartIsSilent: a store that was proved once is asked nothing at a start.
+func TestRestartIsSilent(t *testing.T) {
+	data := shortDir(t)
+	d := start(t, data, nil)
+	d.must("create", "vm1", "--size", "1G")
+	if s := decode[api.Stats](t, d.must("stats", "--json")); s.Requests.Put == 0 {
+		t.Errorf("the first start proves the store: %+v", s.Requests)
+	}
+	d.stop()
+	d = start(t, data, nil)
+	if s := decode[api.Stats](t, d.must("stats", "--json")); s.Requests != (api.Requests{}) {
+		t.Errorf("a restart made requests: %+v", s.Requests)
+	}
+	d.stop()
+}
+
+func TestStaleFiles(t *testing.T) {
+	data := shortDir(t)
+	path := filepath.Join(data, "nbd.sock")
+	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, withoutLog(run(t, glide(t, "serve", "--data", data))), 1, "is no socket")
+	if b, err := os.ReadFile(path); err != nil || string(b) != "mine" {
+		t.Errorf("the file: %q, %v", b, err)
+	}
+}
+
+// withoutLog leaves what is not log lines of standard error.
+func withoutLog(o outcome) outcome {
+	var lines []string
+	for _, l := range strings.SplitAfter(o.err, "\n") {
+		if !strings.HasPrefix(l, "time=") {
+			lines = append(lines, l)
+		}
+	}
+	o.err = strings.Join(lines, "")
+	return o
+}
+
+func TestVanishedStore(t *testing.T) {
+	data, store := shortDir(t), filepath.Join(t.TempDir(), "store")
+	d := start(t, data, nil, "--store", "file://"+store)
+	d.must("create", "vm1", "--size", "1G")
+	d.stop()
+	if err := os.Rename(store, store+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	d = start(t, data, nil, "--store", "file://"+store)
+	if !strings.Contains(d.log.String(), "is gone") {
+		t.Errorf("log: %s", d.log)
+	}
+	d.must("fork", "vm1", "vm2")
+	refused(t, d.try("flush", "vm1"), 1, "is gone")
+	if err := os.Rename(store+".gone", store); err != nil {
+		t.Fatal(err)
+	}
+	d.must("flush", "vm1")
+	d.stop()
+}
+
+func TestStoreThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	d := start(t, shortDir(t), []string{"AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b"}, "--store", "s3://none?endpoint=http://127.0.0.1:1&region=r")
+	if !strings.Contains(d.log.String(), "cannot be used yet") {
+		t.Errorf("log: %s", d.log)
+	}
+	d.must("create", "vm1", "--size", "1G")
+	d.must("fork", "vm1", "vm2")
+	d.stop()
+	refused(t, withoutLog(run(t, glide(t, "serve", "--data", shortDir(t), "--store", "s3://"))), 2, "store URL")
+}
+
+// forgetful is a store that creates objects as often as it is asked to.
+type forgetful struct{ objstore.Store }
+
+func (f forgetful) PutIfAbsent(ctx context.Context, key string, data []byte) error {
+	return f.Put(ctx, key, data)
+}
+
+// TestStoreThatAnswersWrongly: nothing is ever created in it.
+func TestStoreThatAnswersWrongly(t *testing.T) {
+	s := &provedStore{url: "mem://", marker: filepath.Join(t.TempDir(), markerFile)}
+	s.opts.Wrap = func(s objstore.Store) objstore.Store { return forgetful{s} }
+	for range 2 {
+		if err := s.PutIfAbsent(t.Context(), "a/b", []byte("x")); !errors.Is(err, problem.Unsupported) {
+			t.Fatalf("error: %v", err)
+		}
+	}
+	if _, err := s.Get(t.Context(), "a/b"); !errors.Is(err, problem.NotFound) {
+		t.Errorf("it was created: %v", err)
+	}
+	if _, err := os.Stat(s.marker); err == nil {
+		t.Error("it is marked as proved")
+	}
+	good := &provedStore{url: "mem://", marker: s.marker}
+	if err := good.PutIfAbsent(t.Context(), "a/b", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(s.marker); err != nil || string(b) != "mem://\n" {
+		t.Errorf("marker: %q, %v", b, err)
+	}
+	if _, err := openStore(t.Context(), &config.Config{Data: filepath.Dir(s.marker), Store: "mem://"}, &objstore.Counter{}, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTokenOverTCP(t *testing.T) {
+	dir := t.TempDir()
+	token, bad := filepath.Join(dir, "token"), filepath.Join(dir, "bad")
+	for path, text := range map[string]string{token: "secret\n", bad: "wrong"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := start(t, shortDir(t), nil, "--api", "tcp:127.0.0.1:0", "--nbd", "tcp:127.0.0.1:0", "--token-file", token)
+	if strings.HasSuffix(d.field("api"), ":0") || strings.HasSuffix(d.field("nbd"), ":0") {
+		t.Errorf("ready line: %s", d.ready)
+	}
+	greeting(t, d.field("nbd"))
+	refused(t, d.try("ls"), 2, "token")
+	refused(t, d.try("ls", "--token-file", bad), 2, "token")
+	d.must("ls", "--token-file", token)
+	d.must("create", "vm1", "--size", "1M", "--token-file", token)
+	if uri := d.must("uri", "vm1", "--token-file", token); uri != "nbd://"+strings.TrimPrefix(d.field("nbd"), "tcp:")+"/vm1\n" {
+		t.Error(uri)
+	}
+	d.stop()
+	refused(t, run(t, glide(t, "serve", "--data", shortDir(t), "--token-file", filepath.Join(dir, "none"))), 2, "token file")
+}
+
+func TestSystemd(t *testing.T) {
+	dir, data := shortDir(t), shortDir(t)
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = notify.Close() }()
+	var files []*os.File
+	for _, name := range []string{"api", "nbd"} {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, name), Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := l.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `LISTEN_PID=$$ exec "$0" serve --data "$1"`, self, data)
+	cmd.Env = append(glide(t).Env, "LISTEN_FDS=2", "LISTEN_FDNAMES=api:nbd", "NOTIFY_SOCKET="+filepath.Join(dir, "notify"), "WATCHDOG_USEC=200000")
+	cmd.ExtraFiles = files
+	d := startCmd(t, data, cmd)
+	if d.field("api") != "unix:"+dir+"/api" || d.field("nbd") != "unix:"+dir+"/nbd" {
+		t.Errorf("ready line: %s", d.ready)
+	}
+	greeting(t, d.field("nbd"))
+	d.must("ls")
+	told := func(want string) {
+		t.Helper()
+		_ = notify.SetReadDeadline(time.Now().Add(10 * time.Second))
+		b := make([]byte, 100)
+		n, err := notify.Read(b)
+		if err != nil || string(b[:n]) != want {
+			t.Errorf("systemd was told %q, %v, want %q", b[:n], err, want)
+		}
+	}
+	told("READY=1")
+	told("WATCHDOG=1")
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := d.wait(); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+	b := make([]byte, 100)
+	for {
+		_ = notify.SetReadDeadline(time.Now().Add(time.Second))
+		n, err := notify.Read(b)
+		if err != nil {
+			t.Error("systemd was not told that it stops")
+			break
+		}
+		if string(b[:n]) == "STOPPING=1" {
+			break
+		}
+	}
+	cmd = exec.CommandContext(t.Context(), "sh", "-c", `LISTEN_PID=$$ exec "$0" serve --data "$1"`, self, shortDir(t))
+	cmd.Env = append(glide(t).Env, "LISTEN_FDS=1", "LISTEN_FDNAMES=web")
+	cmd.ExtraFiles = files[:1]
+	refused(t, run(t, cmd), 2, "FileDescriptorName")
+}
+
+// TestStopFinishesRequests: an import that is under way is finished before the
+// end; a second signal does not wait for it.
+func TestStopFinishesRequests(t *testing.T) {
+	for _, patient := range []bool{true, false} {
+		data := shortDir(t)
+		d := start(t, data, nil)
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := glide(t, "--api", d.field("api"), "import", "-", "vm1", "--size", "64M")
+		in.Stdin = r
+		done := make(chan outcome, 1)
+		go func() { done <- run(t, in) }()
+		if _, err := w.Write(bytes.Repeat([]byte("begin"), 1<<20)); err != nil { // more than a pipe holds: it is read
+			t.Fatal(err)
+		}
+		if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(10 * time.Second); !strings.Contains(d.log.String(), "stopping"); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the daemon does not stop")
+			}
+		}
+		if patient {
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if o := <-done; o.code != 0 {
+				t.Errorf("the import: %+v", o)
+			}
+			if code := d.wait(); code != 0 {
+				t.Errorf("exit %d", code)
+			}
+			continue
+		}
+		time.Sleep(100 * time.Millisecond)
+		began := time.Now()
+		if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if code := d.wait(); code == 0 || time.Since(began) > 5*time.Second {
+			t.Errorf("after a second signal: exit %d after %s", code, time.Since(began))
+		}
+		_ = w.Close()
+		if o := <-done; o.code != 1 {
+			t.Errorf("the import: %+v", o)
+		}
+	}
+}
+
+// TestImportToStore: an image goes into the store without a daemon, and a
+// daemon wakes what came of it.
+func TestImportToStore(t *testing.T) {
+	dir := t.TempDir()
+	raw, out := filepath.Join(dir, "raw"), filepath.Join(dir, "out")
+	sparse(t, raw)
+	store := "file://" + dir + "/store"
+	first := decode[api.Import](t, run(t, glide(t, "import", raw, "vm1", "--store", store, "--json")).out)
+	again := decode[api.Import](t, run(t, glide(t, "import", raw, "vm1", "--store", store, "--json")).out)
+	if first.Size != 8<<20 || first.Unchanged || !again.Unchanged || again.ID != first.ID {
+		t.Errorf("%+v, then %+v", first, again)
+	}
+	refused(t, run(t, glide(t, "import", raw, "vm1", "--store", "ftp://x")), 2, "store URL")
+	d := start(t, shortDir(t), nil, "--store", store)
+	d.must("wake", "vm1")
+	d.must("export", "vm1", out)
+	want, err := os.ReadFile(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(out); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the image came back changed (%v)", err)
+	}
+	d.stop()
+}
+
+func TestDoctorAlone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new", "data")
+	o := run(t, glide(t, "doctor", "--data", dir, "--json"))
+	if checks := decode[[]api.Check](t, o.out); o.code != 0 || len(checks) < 5 {
+		t.Errorf("%+v", o)
+	}
+	if _, err := os.Stat(filepath.Dir(dir)); err == nil {
+		t.Error("doctor made the directory")
+	}
+	if o := run(t, glide(t, "doctor", "--data", "/proc/glide")); o.code != 1 || !strings.Contains(o.out, "WRONG") || !strings.Contains(o.out, "→ ") {
+		t.Errorf("%+v", o)
+	}
+	if o := run(t, glide(t, "doctor", "--store", "ftp://x")); o.code != 1 || !strings.Contains(o.out, "ftp") {
+		t.Errorf("%+v", o)
+	}
+	if o := run(t, glide(t, "doctor", "--data", "/"+strings.Repeat("x", 120))); o.code != 1 || !strings.Contains(o.out, "107") {
+		t.Errorf("%+v", o)
+	}
+}
+
+// selfSigned makes a certificate and its key.
+func selfSigned(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cert, key = filepath.Join(dir, "ca-cert.pem"), filepath.Join(dir, "key.pem")
+	for path, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
+func TestTLS(t *testing.T) {
+	cert, key := selfSigned(t)
+	d := start(t, shortDir(t), nil, "--nbd", "tcp:127.0.0.1:0", "--tls", "require", "--tls-cert", cert, "--tls-key", key)
+	d.must("create", "vm1", "--size", "1M")
+	if uri := d.must("uri", "vm1"); uri != "nbds://"+strings.TrimPrefix(d.field("nbd"), "tcp:")+"/vm1\n" {
+		t.Error(uri)
+	}
+	info, err := exec.LookPath("nbdinfo")
+	if err != nil {
+		t.Fatal("nbdinfo is missing: run make deps")
+	}
+	uri := strings.TrimSpace(d.must("uri", "vm1")) + "?tls-certificates=" + filepath.Dir(cert)
+	if out, err := exec.Command(info, "--size", uri).CombinedOutput(); err != nil || string(out) != "1048576\n" {
+		t.Errorf("over TLS: %s, %v", out, err)
+	}
+	plain := strings.Replace(strings.TrimSpace(d.must("uri", "vm1")), "nbds:", "nbd:", 1)
+	if out, err := exec.Command(info, "--size", plain).CombinedOutput(); err == nil {
+		t.Errorf("without TLS: %s", out)
+	}
+	d.stop()
+	for words, args := range map[string][]string{
+		"no such file": {"--tls", "allow", "--tls-cert", "/proc/none", "--tls-key", key},
+		"certificate":  {"--tls", "allow", "--tls-cert", cert, "--tls-key", key, "--tls-ca", key},
+	} {
+		refused(t, run(t, glide(t, append([]string{"serve", "--data", shortDir(t)}, args...)...)), 2, words)
+	}
+}

@@ -1,0 +1,349 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// faultBed is a host whose store fails on demand.
+type faultBed struct {
+	t      *testing.T
+	mem    objstore.Store
+	faults *objstore.Faults
+	h      *Host
+	// image is what the volume v holds, published what its newest commit may
+	// hold: any of those, of which the last is the one acknowledged.
+	image []byte
+	seed  uint64
+}
+
+const faultSize = 300 << 10
+
+func newFaultBed(t *testing.T) *faultBed {
+	mem := objstore.NewMem(objstore.Clock{})
+	b := &faultBed{t: t, mem: mem, faults: objstore.NewFaults(mem, 1), image: make([]byte, faultSize)}
+	b.h = b.open("a", b.faults)
+	must[api.Volume](t)(b.h.Create(ctx, api.CreateRequest{Name: "v", Size: faultSize}))
+	b.write()
+	return b
+}
+
+func (b *faultBed) open(addr string, store objstore.Store) *Host {
+	b.t.Helper()
+	h, err := Open(ctx, Config{
+		Data: "data", FS: vfs.NewMem(), Store: store, Advertise: addr, PackBlocks: 2,
+		Memory: 1 << 20, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 64 << 20},
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = h.Close(ctx) })
+	return h
+}
+
+// write changes v in two blocks.
+func (b *faultBed) write() {
+	b.t.Helper()
+	for _, off := range []uint64{1000, 200 << 10} {
+		b.seed++
+		copy(b.image[off:], fill(b.t, b.h, "v", b.seed, off, 5000))
+	}
+}
+
+// verb is something that makes store requests.
+type verb struct {
+	name    string
+	prepare func(b *faultBed)
+	run     func(b *faultBed) error
+	// after is the name under which v's content has to be found, here and in
+	// the store; "" if v has to be gone.
+	after string
+}
+
+func flushV(b *faultBed) error {
+	_, err := b.h.Flush(ctx, "v")
+	return err
+}
+
+var verbs = []verb{
+	{"first flush", func(*faultBed) {}, flushV, "v"},
+	{"flush", func(b *faultBed) { must[api.Flush](b.t)(b.h.Flush(ctx, "v")); b.write() }, flushV, "v"},
+	{"flush of a process that has not published", func(b *faultBed) {
+		must[api.Flush](b.t)(b.h.Flush(ctx, "v"))
+		b.restart()
+		b.write()
+	}, flushV, "v"},
+	{"flush over a local fork", func(b *faultBed) {
+		must[api.Flush](b.t)(b.h.Flush(ctx, "v"))
+		must[[]api.Fork](b.t)(b.h.Fork(ctx, api.ForkRequest{Source: "v", Name: "kid"}))
+		b.write()
+	}, flushV, "v"},
+	{"flush with a snapshot", func(b *faultBed) {
+		must[api.Flush](b.t)(b.h.Flush(ctx, "v"))
+		must[api.Snapshot](b.t)(b.h.Snapshot(ctx, "v", "s"))
+		b.write()
+	}, flushV, "v"},
+	{"flush of what the store has", func(b *faultBed) {
+		must[[]api.Fork](b.t)(b.h.Fork(ctx, api.ForkRequest{Source: "v", Name: "twin"}))
+		must[api.Flush](b.t)(b.h.Flush(ctx, "twin"))
+		b.restart() // the session's packs are strangers now: they are borrowed
+	}, flushV, "v"},
+	{"remove", func(b *faultBed) { must[api.Flush](b.t)(b.h.Flush(ctx, "v")) },
+		func(b *faultBed) error { return b.h.Remove(ctx, "v", false) }, ""},
+	{"remove over a local fork", func(b *faultBed) {
+		must[api.Flush](b.t)(b.h.Flush(ctx, "v"))
+		must[[]api.Fork](b.t)(b.h.Fork(ctx, api.ForkRequest{Source: "v", Name: "kid"}))
+	}, func(b *faultBed) error { return b.h.Remove(ctx, "v", false) }, ""},
+	{"rename", func(b *faultBed) { must[api.Flush](b.t)(b.h.Flush(ctx, "v")); b.write() },
+		func(b *faultBed) error { _, err := b.h.Rename(ctx, "v", "w"); return err }, "w"},
+	{"portable sleep", func(b *faultBed) { must[api.Flush](b.t)(b.h.Flush(ctx, "v")); b.write() },
+		func(b *faultBed) error { _, err := b.h.Sleep(ctx, "v", true, false); return err }, "v"},
+	{"fork of a commit", func(b *faultBed) { must[api.Flush](b.t)(b.h.Flush(ctx, "v")) },
+		func(b *faultBed) error {
+			_, err := b.h.Fork(ctx, api.ForkRequest{Source: "v", Name: "fork", At: "1.1"})
+			return err
+		}, "v"},
+	{"import", func(*faultBed) {}, func(b *faultBed) error {
+		_, err := b.h.Import(ctx, "img", 0, &bytesSource{b: random(77, 200<<10)})
+		return err
+	}, "v"},
+}
+
+func (b *faultBed) restart() {
+	b.t.Helper()
+	if err := b.h.Close(ctx); err != nil {
+		b.t.Fatal(err)
+	}
+	h, err := Open(ctx, b.h.cfg)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.h = h
+	b.t.Cleanup(func() { _ = h.Close(ctx) })
+}
+
+// complete is published-is-complete for every volume of the store.
+func (b *faultBed) complete() {
+	b.t.Helper()
+	for _, n := range []string{"v", "w", "kid", "twin", "fork", "img"} {
+		if _, _, err := published(b.mem, n); err != nil && problem.KindOf(err) != problem.NotFound {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+// check looks at everything once a verb has succeeded.
+func (b *faultBed) check(v *verb) {
+	b.t.Helper()
+	b.complete()
+	if v.after == "" {
+		if got, err := b.h.Show(ctx, "v"); err == nil || problem.KindOf(err) != problem.NotFound {
+			b.t.Fatalf("the removed volume is there: %+v %v", got, err)
+		}
+	} else {
+		same(b.t, b.h, v.after, 0, b.image)
+		must[api.Flush](b.t)(b.h.Flush(ctx, v.after))
+		_, image, err := published(b.mem, v.after)
+		if err == nil && v.name == "import" {
+			return
+		}
+		if err != nil || !bytes.Equal(image, b.image) {
+			b.t.Fatalf("the store does not have what was published: %v", err)
+		}
+	}
+	for name, want := range map[string][]byte{"kid": b.image, "twin": b.image, "fork": b.image, "img": random(77, 200<<10)} {
+		n, _ := ParseName(name, false)
+		if d := b.h.find(n); d != nil && name != "kid" {
+			same(b.t, b.h, name, 0, want)
+		}
+	}
+	want := map[string]string{"import": "img", "fork of a commit": "fork"}[v.name]
+	if want != "" {
+		if got, err := b.h.Show(ctx, want); err != nil || got.State != string(volume.Active) {
+			b.t.Fatalf("%s is not active here: %+v %v", want, got, err)
+		}
+	}
+	for _, d := range b.h.all() {
+		if st := d.state(); st.Mode == volume.Fenced || st.Mode == volume.Failed {
+			b.t.Fatalf("%s is %s: %s", d, st.Mode, st.Reason)
+		}
+	}
+}
+
+// outage is a way for a store to fail.
+type outage struct {
+	name   string
+	effect objstore.Effect
+	times  int // requests that fail; 0: all from then on
+	err    error
+}
+
+var outages = []outage{
+	{"fails before", objstore.FailBefore, 1, nil},
+	{"fails after", objstore.FailAfter, 1, nil},
+	{"times out", objstore.FailAfter, 1, problem.New(problem.Unavailable, "no answer in time: %w", context.DeadlineExceeded)},
+	{"is gone", objstore.FailBefore, 0, nil},
+	{"answers nothing more", objstore.FailAfter, 0, nil},
+}
+
+// TestFaults: every verb under one fault at each of its requests, and under an
+// outage that begins there. With the store healthy again, what failed succeeds,
+// at once or after a restart, and nothing is lost.
+// one-writer, published-is-complete, no-silent-rollback.
+func TestFaults(t *testing.T) {
+	for _, v := range verbs {
+		for i, o := range outages {
+			t.Run(v.name+"/"+o.name, func(t *testing.T) {
+				for n := 0; ; n++ {
+					// Half of them restart the host before the second try; a soak tries both.
+					end := sweep(t, &v, o, n, (n+i)%2 == 0)
+					if os.Getenv("GLIDE_SOAK") != "" {
+						sweep(t, &v, o, n, (n+i)%2 == 1)
+					}
+					if end {
+						return
+					}
+					if n > 60 {
+						t.Fatal("the verb makes requests without end")
+					}
+				}
+			})
+		}
+	}
+}
+
+// sweep strikes the n-th request and reports whether there was none.
+func sweep(t *testing.T, v *verb, o outage, n int, restart bool) bool {
+	b := newFaultBed(t)
+	defer func() {
+		if t.Failed() {
+			t.Logf("at request %d", n)
+		}
+		_ = b.h.Close(ctx)
+	}()
+	v.prepare(b)
+	before := b.faults.Requests()
+	b.faults.Inject(objstore.Fault{Skip: n, Times: o.times, Effect: o.effect, Err: o.err})
+	err := v.run(b)
+	made := b.faults.Requests() - before
+	b.faults.Clear()
+	b.complete()
+	if err != nil {
+		if restart {
+			b.restart()
+		}
+		if err := v.run(b); err != nil {
+			t.Fatalf("the second try: %v", err)
+		}
+	}
+	b.check(v)
+	return made <= n
+}
+
+// TestAbandoned: what was begun in an outage and then given up has no effect later.
+func TestAbandoned(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		b := newFaultBed(t)
+		b.faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Match: func(key string) bool {
+			_, _, err := commitlog.ParseKey(key)
+			return err == nil
+		}, Effect: objstore.Late})
+		if err := flushV(b); err == nil {
+			t.Fatal("the store was out, and the flush succeeded")
+		}
+		b.faults.Clear()
+		if restart {
+			b.restart()
+		}
+		if err := b.h.Remove(ctx, "v", false); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range b.faults.Held() {
+			_ = r.Release() // long after
+		}
+		if got, err := b.h.Show(ctx, "v"); problem.KindOf(err) != problem.NotFound || err == nil {
+			t.Fatalf("a volume that was removed appears: %+v %v", got, err)
+		}
+	}
+}
+
+// TestFaultsOneWriter: a takeover that meets a fault at each of its requests
+// leaves at most one host that can commit, and its retry wins.
+// one-writer.
+func TestFaultsOneWriter(t *testing.T) {
+	for _, o := range outages {
+		for n := range 12 {
+			b := newFaultBed(t)
+			h2faults := objstore.NewFaults(b.mem, 2)
+			h2 := b.open("b", h2faults)
+			must[api.Flush](t)(b.h.Flush(ctx, "v"))
+			h2faults.Inject(objstore.Fault{Skip: n, Times: o.times, Effect: o.effect, Err: o.err})
+			_, err := h2.Wake(ctx, "v", true, "")
+			h2faults.Clear()
+			if err != nil && n%2 == 0 { // the old owner goes on meanwhile
+				b.write()
+				_, _ = b.h.Flush(ctx, "v")
+			}
+			b.complete()
+			if err != nil {
+				if _, err := h2.Wake(ctx, "v", true, ""); err != nil {
+					t.Fatalf("%s at request %d: the second try: %v", o.name, n, err)
+				}
+			}
+			before, image, err := published(b.mem, "v")
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, h2, "v", 0, image)
+			_ = vol2(b.h, "v").WriteAt([]byte{1}, 0) // refused if it knows already
+			_, err = b.h.Flush(ctx, "v")
+			wantKind(t, err, problem.Fenced)
+			after, _, err := published(b.mem, "v")
+			if err != nil || after.Generation != before.Generation {
+				t.Fatalf("a fenced host committed %s after %s: %v", after.Generation, before.Generation, err)
+			}
+			fill(t, h2, "v", 99, 0, 4096)
+			must[api.Flush](t)(h2.Flush(ctx, "v"))
+			_ = h2.Close(ctx)
+			_ = b.h.Close(ctx)
+		}
+	}
+}
+
+// TestSlowStore: a slow store makes verbs slow, nothing else, and a caller that
+// gives up can come back.
+func TestSlowStore(t *testing.T) {
+	mem := objstore.NewMem(objstore.Clock{})
+	b := &faultBed{t: t, mem: mem, image: make([]byte, faultSize)}
+	b.h = b.open("a", objstore.Latency(mem, objstore.LatencyOptions{Fixed: 15 * time.Millisecond}))
+	must[api.Volume](t)(b.h.Create(ctx, api.CreateRequest{Name: "v", Size: faultSize}))
+	b.write()
+	for d := time.Duration(0); ; d += 7 * time.Millisecond {
+		short, cancel := context.WithTimeout(ctx, d)
+		_, err := b.h.Flush(short, "v")
+		cancel()
+		b.complete()
+		if err == nil {
+			break
+		}
+		if d > time.Second {
+			t.Fatal(err)
+		}
+	}
+	same(t, b.h, "v", 0, b.image)
+	_, image, err := published(mem, "v")
+	if err != nil || !bytes.Equal(image, b.image) {
+		t.Fatalf("the store does not have what was published: %v", err)
+	}
+}

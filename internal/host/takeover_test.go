@@ -1,0 +1,270 @@
+package host
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// twoHosts makes a volume v on the first of two hosts, flushed and then
+// written again.
+func twoHosts(t *testing.T) (b *bed, h1, h2 *Host, data []byte) {
+	b = newBed(t)
+	h1, h2 = b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
+	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	data = fill(t, h1, "v", 1, 0, 300<<10)
+	must[api.Flush](t)(h1.Flush(ctx, "v"))
+	copy(data[100<<10:], fill(t, h1, "v", 2, 100<<10, 8192))
+	return b, h1, h2, data
+}
+
+// TestConnectedOwnerRefuses: a volume with an open connection is not handed
+// over; once the guest has gone it is, with what the guest wrote last.
+func TestConnectedOwnerRefuses(t *testing.T) {
+	_, h1, h2, data := twoHosts(t)
+	e, err := h1.openExport("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.Exports != 1 {
+		t.Fatalf("%+v", v)
+	}
+	_, err = h2.Wake(ctx, "v", false, "")
+	wantKind(t, err, problem.WouldLose)
+	if !strings.Contains(err.Error(), "1 open NBD connection") {
+		t.Fatal(err)
+	}
+	if err := e.Device.Flush(); err != nil {
+		t.Fatalf("the guest noticed: %v", err)
+	}
+	e.Closed()
+	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
+	same(t, h2, "v", 0, data)
+	if _, err := h1.local("v", false); problem.KindOf(err) != problem.NotFound || err == nil {
+		t.Fatalf("two hosts show the volume as theirs: %v", err)
+	}
+}
+
+// TestReleasedWakesWithoutAsking: after a portable sleep its host may be gone.
+func TestReleasedWakesWithoutAsking(t *testing.T) {
+	b, h1, h2, data := twoHosts(t)
+	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s"))
+	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
+	if err := h1.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	delete(b.peers, "a")
+	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
+	same(t, h2, "v", 0, data)
+	same(t, h2, "v@s", 0, data)
+	if s := must[[]api.Snapshot](t)(h2.Snapshots(ctx, "v")); len(s) != 1 {
+		t.Fatalf("%+v", s)
+	}
+}
+
+// TestPortableSleepAndBackHome: the host that let go can claim again.
+func TestPortableSleepAndBackHome(t *testing.T) {
+	_, h1, _, data := twoHosts(t)
+	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
+	must[api.Volume](t)(h1.Wake(ctx, "v", false, ""))
+	copy(data, fill(t, h1, "v", 3, 0, 4096))
+	must[api.Flush](t)(h1.Flush(ctx, "v"))
+	same(t, h1, "v", 0, data)
+}
+
+// TestReleasedAndWokenElsewhere: the host that let go, and whose volume another
+// took meanwhile, finds that out before it commits. one-writer.
+func TestReleasedAndWokenElsewhere(t *testing.T) {
+	b, h1, h2, data := twoHosts(t)
+	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
+	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
+	fill(t, h1, "v", 4, 0, 4096) // wakes it here
+	_, err := h1.Flush(ctx, "v")
+	wantKind(t, err, problem.Fenced)
+	same(t, h2, "v", 0, data)
+	if _, image, err := published(b.store, "v"); err != nil || !bytes.Equal(image[:len(data)], data) {
+		t.Fatalf("a host that has let go changed the store: %v", err)
+	}
+}
+
+// TestDeadOwner: what may be lost is said, and lost only by force; the fenced
+// host keeps what it had and gives its guests errors.
+func TestDeadOwner(t *testing.T) {
+	b, h1, h2, data := twoHosts(t)
+	old := random(1, 300<<10)
+	e, err := h1.openExport("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(b.peers, "a")
+	_, err = h2.Wake(ctx, "v", false, "")
+	wantKind(t, err, problem.WouldLose)
+	if !strings.Contains(err.Error(), "1.1") || !strings.Contains(err.Error(), "--force") {
+		t.Fatalf("it does not say what may be lost: %v", err)
+	}
+	_, err = h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "f"})
+	wantKind(t, err, problem.WouldLose)
+	must[[]api.Fork](t)(h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "f", Lazy: true}))
+	same(t, h2, "f", 0, old)
+	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	same(t, h2, "v", 0, old)
+
+	_, err = h1.Flush(ctx, "v")
+	wantKind(t, err, problem.Fenced)
+	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" || v.Reason == "" {
+		t.Fatalf("%+v", v)
+	}
+	if err := e.Device.Flush(); err == nil {
+		t.Fatal("a fenced volume acknowledged a flush")
+	}
+	if err := e.Device.Zero(0, 4096, false); err == nil {
+		t.Fatal("a fenced volume took a write")
+	}
+	if _, err := h1.openExport("v"); err == nil {
+		t.Fatal("a fenced volume took a connection")
+	}
+	for _, verb := range []func() error{
+		func() error { _, err := h1.Fork(ctx, api.ForkRequest{Source: "v", Name: "g"}); return err },
+		func() error { _, err := h1.Snapshot(ctx, "v", "s"); return err },
+		func() error { _, err := h1.Rename(ctx, "v", "g"); return err },
+		func() error { _, err := h1.Sleep(ctx, "v", true, false); return err },
+	} {
+		wantKind(t, verb(), problem.Fenced)
+	}
+	// What it could not publish is still on its disk: the log holds all of it.
+	if d := must[api.Volume](t)(h1.Show(ctx, "v")); d.DirtyBytes != 8192 {
+		t.Fatalf("%d bytes are left of what was not published", d.DirtyBytes)
+	}
+	_ = data
+	// It stays so after a restart.
+	e.Closed()
+	dir := h1.cfg.Data
+	if err := h1.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	h1 = b.host(dir, "a")
+	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" {
+		t.Fatalf("%+v", v)
+	}
+	// Removing what is left here touches nothing in the store.
+	if err := h1.Remove(ctx, "v", false); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, h2, "v", 5, 0, 4096)
+	must[api.Flush](t)(h2.Flush(ctx, "v"))
+}
+
+// TestLateRelease: a request whose asker gave up, or that is about an epoch that
+// has passed, has no effect.
+func TestLateRelease(t *testing.T) {
+	b, h1, h2, data := twoHosts(t)
+	before, _, _ := published(b.store, "v")
+	d, _ := h1.local("v", false)
+	d.op.Lock() // it arrives while the volume is busy, for longer than the asker waits
+	done := make(chan error)
+	go func() {
+		_, err := h1.Release(ctx, "v", api.ReleaseRequest{Host: h2.ID(), Epoch: 1, WithinMs: 1})
+		done <- err
+	}()
+	if err := pause(ctx, 20e6); err != nil {
+		t.Fatal(err)
+	}
+	d.op.Unlock()
+	wantKind(t, <-done, problem.Unavailable)
+	_, err := h1.Release(ctx, "v", api.ReleaseRequest{Host: h2.ID(), Epoch: 7, WithinMs: 5000})
+	wantKind(t, err, problem.Busy)
+	_, err = h1.Release(ctx, "v", api.ReleaseRequest{Host: h2.ID(), Epoch: 7, WithinMs: 5000, FlushOnly: true})
+	wantKind(t, err, problem.Busy)
+	if after, _, err := published(b.store, "v"); err != nil || after.Generation != before.Generation {
+		t.Fatalf("a late request had an effect: %s, %v", after.Generation, err)
+	}
+	// It moves away and comes back: the first epoch's request still does nothing.
+	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
+	must[api.Volume](t)(h1.Wake(ctx, "v", false, ""))
+	_, err = h1.Release(ctx, "v", api.ReleaseRequest{Host: h2.ID(), Epoch: 1, WithinMs: 5000})
+	wantKind(t, err, problem.Busy)
+	same(t, h1, "v", 0, data)
+	must[api.Flush](t)(h1.Flush(ctx, "v"))
+}
+
+// TestExpectGeneration: no-silent-rollback.
+func TestExpectGeneration(t *testing.T) {
+	b, h1, h2, data := twoHosts(t)
+	must[api.Volume](t)(h1.Sleep(ctx, "v", false, false))
+	_, err := h1.Wake(ctx, "v", false, "1.2")
+	wantKind(t, err, problem.WouldLose)
+	_, err = h1.Wake(ctx, "v", true, "1.2")
+	wantKind(t, err, problem.WouldLose)
+	must[api.Volume](t)(h1.Wake(ctx, "v", false, "1.1"))
+	_, err = h1.Wake(ctx, "v", false, "1")
+	wantKind(t, err, problem.Invalid)
+	delete(b.peers, "a")
+	_, err = h2.Wake(ctx, "v", true, "1.10") // not 1.1
+	wantKind(t, err, problem.WouldLose)
+	if _, err := h2.local("v", false); err == nil {
+		t.Fatal("a refused claim left a volume")
+	}
+	must[api.Flush](t)(h1.Flush(ctx, "v")) // the refused claim sealed nothing
+	must[api.Volume](t)(h2.Wake(ctx, "v", true, "1.2"))
+	same(t, h2, "v", 0, data)
+}
+
+// TestTwoClaim: of hosts that claim at once exactly one gets the volume, and it
+// alone can commit. one-writer.
+func TestTwoClaim(t *testing.T) {
+	for round := range 10 {
+		b := newBed(t)
+		h0 := b.host(t.TempDir(), "x")
+		must[api.Volume](t)(h0.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+		data := fill(t, h0, "v", 1, 0, 8192)
+		if round%2 == 0 {
+			must[api.Volume](t)(h0.Sleep(ctx, "v", true, false))
+		} else {
+			must[api.Flush](t)(h0.Flush(ctx, "v"))
+		}
+		delete(b.peers, "x")
+		hosts := []*Host{b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b"), b.host(t.TempDir(), "c")}
+		b.peers = nil // nobody answers: the log alone decides
+		errs := make([]error, len(hosts))
+		var wg sync.WaitGroup
+		for i, h := range hosts {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				_, errs[i] = h.Wake(ctx, "v", round%2 == 1, "")
+			}()
+		}
+		wg.Wait()
+		// With force they may have taken it from each other one after another;
+		// only the last one can commit.
+		writers := 0
+		for i, h := range hosts {
+			if errs[i] != nil {
+				if _, err := h.local("v", false); err == nil {
+					t.Fatalf("round %d: a claim failed (%v) and left a volume", round, errs[i])
+				}
+				continue
+			}
+			same(t, h, "v", 0, data)
+			fill(t, h, "v", uint64(i), 8192, 4096)
+			if _, err := h.Flush(ctx, "v"); err == nil {
+				writers++
+			} else if problem.KindOf(err) != problem.Fenced {
+				t.Fatal(err)
+			}
+		}
+		if writers != 1 {
+			t.Fatalf("round %d: %d hosts can commit: %v", round, writers, errs)
+		}
+		fill(t, h0, "v", 9, 0, 4096)
+		_, err := h0.Flush(ctx, "v")
+		wantKind(t, err, problem.Fenced)
+		for _, h := range append(hosts, h0) {
+			_ = h.Close(ctx)
+		}
+	}
+}
