@@ -240,6 +240,7 @@ func (l *Log) write() error {
 		return err
 	}
 	l.pool.Stats.Bytes.Add(uint64(l.queued))
+	l.writeBehind(end)
 	l.pos = end
 	if !l.cur.begun.Load() {
 		l.cur.first.Store(l.wrote + 1)
@@ -252,6 +253,29 @@ func (l *Log) write() error {
 		l.prepare()
 	}
 	return nil
+}
+
+// Long writes are handed to the disk while more of them come, a stretch at a
+// time: a log, unlike a file, is never overwritten in memory, so nothing is
+// written twice by that, and the flush that follows finds less left to do.
+const (
+	behindBytes  = 8 << 20
+	behindRecord = 64 << 10 // bytes in one append that count as long
+)
+
+// writeBehind starts writing a stretch that has become full. end is where the
+// records end now.
+func (l *Log) writeBehind(end uint32) {
+	if l.queued < behindRecord || l.pos/behindBytes == end/behindBytes || l.cur.fd < 0 || len(l.iov) > 16 {
+		return
+	}
+	s, to := l.cur, end/behindBytes*behindBytes
+	s.Hold()
+	go func() {
+		// Only a start: errors show in the sync.
+		_ = unix.SyncFileRange(s.fd, int64(to-behindBytes), behindBytes, unix.SYNC_FILE_RANGE_WRITE)
+		s.Release()
+	}()
 }
 
 // dropQueue takes back the numbers and pieces of records that were not written.
@@ -317,8 +341,9 @@ func (l *Log) ready() (*Segment, error) {
 		return nil, err
 	}
 	seg.Hold() // the log's own, until the segment is rotated, synced and indexed
+	seg.logHeld.Store(true)
 	if err := l.attach(seg); err != nil {
-		seg.Release()
+		seg.releaseLog()
 		seg.Release()
 		return nil, err
 	}
@@ -420,7 +445,7 @@ func (l *Log) syncFiles() (upTo uint64, err error) {
 			defer l.indexing.Done()
 			for _, s := range old {
 				_ = s.finish() // the index only saves time at the next start
-				s.Release()
+				s.releaseLog()
 			}
 		}()
 	}
@@ -515,13 +540,13 @@ func (l *Log) Close() error {
 	defer l.mu.Unlock()
 	if l.next != nil {
 		if p := <-l.next; p.err == nil {
-			p.seg.Release()
+			p.seg.releaseLog()
 		}
 		l.next = nil
 	}
 	for _, s := range append(l.unsynced, l.cur) {
 		if s != nil {
-			s.Release()
+			s.releaseLog()
 		}
 	}
 	l.unsynced, l.cur = nil, nil

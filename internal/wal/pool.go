@@ -348,7 +348,7 @@ func (p *Pool) unreserve(n uint32) {
 }
 
 // keptSpares bounds what recycling keeps instead of giving back to the disk.
-const keptSpares = 8
+const keptSpares = 16
 
 // recycle makes a spare of a segment that nobody holds, or removes it.
 func (p *Pool) recycle(s *Segment) {

@@ -26,7 +26,7 @@ func (l *Log) Rewrite() ([]Rewritten, error) {
 	l.unsynced = nil
 	defer func() {
 		for _, s := range old {
-			s.Release()
+			s.releaseLog()
 		}
 	}()
 	var out []Rewritten
@@ -115,12 +115,12 @@ func (l *Log) Restart() error {
 	defer l.mu.Unlock()
 	if l.next != nil {
 		if p := <-l.next; p.err == nil {
-			p.seg.Release()
+			p.seg.releaseLog()
 		}
 		l.next = nil
 	}
 	if l.cur != nil { // begun, but a failed append left it empty
-		l.cur.Release()
+		l.cur.releaseLog()
 		l.cur = nil
 	}
 	return nil

@@ -42,6 +42,7 @@ type Segment struct {
 	seed        uint32
 
 	holders atomic.Int32
+	logHeld atomic.Bool // one of the holds is that of the Log which writes it
 	// begun is set with the first record (whose number is first), end with the last.
 	begun atomic.Bool
 	first atomic.Uint64
@@ -88,8 +89,21 @@ func (s *Segment) Begun() bool { return s.begun.Load() }
 // First is the number of the first record of a log segment that has begun.
 func (s *Segment) First() uint64 { return s.first.Load() }
 
-// Holders is how many holds there are.
-func (s *Segment) Holders() int { return int(s.holders.Load()) }
+// Holders is how many holds there are, but for that of the log which is not done
+// with the segment yet.
+func (s *Segment) Holders() int {
+	n := int(s.holders.Load())
+	if s.logHeld.Load() {
+		n--
+	}
+	return n
+}
+
+// releaseLog gives up the log's own hold.
+func (s *Segment) releaseLog() {
+	s.logHeld.Store(false)
+	s.Release()
+}
 
 // Hold keeps the segment from being recycled until Release.
 func (s *Segment) Hold() { s.holders.Add(1) }
