@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/problem"
@@ -166,5 +167,38 @@ func TestExportFails(t *testing.T) {
 	}
 	if st, err := os.Stat(out); err != nil || st.Mode().Perm() != 0o600 || st.Size() != 8<<20 {
 		t.Errorf("%v %v", st, err)
+	}
+}
+
+// TestInterrupt: an import that waits for its input ends at the first signal,
+// and leaves nothing.
+func TestInterrupt(t *testing.T) {
+	f := newFake(t, api.Options{})
+	for _, args := range [][]string{{"--size", "8M"}, nil} { // as it comes, and spooled
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := glide(t, append([]string{"--api", f.addr, "import", "-", "x"}, args...)...)
+		cmd.Stdin = r
+		done := make(chan outcome, 1)
+		go func() { done <- run(t, cmd) }()
+		if _, err := w.Write(make([]byte, 1<<20)); err != nil { // more than a pipe holds: it is read
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case o := <-done:
+			refused(t, o, 1, "interrupted")
+		case <-time.After(20 * time.Second):
+			t.Fatal("it does not end")
+		}
+		_ = w.Close()
+		_ = r.Close()
+	}
+	if list := decode[[]api.Volume](t, f.must(t, "ls", "--json")); len(list) != 0 {
+		t.Errorf("left: %+v", list)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -71,8 +72,32 @@ func imageOptions(sizeText, format string) (opts image.Options, err error) {
 
 type importFunc func(ctx context.Context, name string, size uint64, src client.Source) (client.Import, error)
 
-// importFile reads an image and hands it on.
-func (a *app) importFile(ctx context.Context, path, name string, opts image.Options, into importFunc) (out client.Import, err error) {
+// importFile reads an image and hands it on. An interrupt ends it also while it
+// waits for standard input, which nothing else can end.
+func (a *app) importFile(ctx context.Context, path, name string, opts image.Options, into importFunc) (client.Import, error) {
+	type result struct {
+		out client.Import
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		out, err := a.readAndImport(ctx, path, name, opts, into)
+		done <- result{out, err}
+	}()
+	select {
+	case r := <-done:
+		return r.out, r.err
+	case <-ctx.Done():
+	}
+	select {
+	case r := <-done:
+		return r.out, r.err
+	case <-time.After(time.Second):
+		return client.Import{}, ctx.Err()
+	}
+}
+
+func (a *app) readAndImport(ctx context.Context, path, name string, opts image.Options, into importFunc) (out client.Import, err error) {
 	f := a.in
 	if path != "-" {
 		if f, err = os.Open(path); err != nil {

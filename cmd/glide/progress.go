@@ -29,10 +29,10 @@ func (a *app) spin(what string) (stop func()) {
 		return func() {}
 	}
 	p := mpb.New(mpb.WithOutput(a.err), mpb.WithRefreshRate(120*time.Millisecond))
-	bar := p.New(0, mpb.SpinnerStyle(), mpb.BarRemoveOnComplete(),
+	bar := p.New(0, mpb.SpinnerStyle(),
 		mpb.AppendDecorators(decor.Name(" "+what+" "), decor.Elapsed(decor.ET_STYLE_GO)))
 	return func() {
-		bar.SetTotal(-1, true)
+		bar.Abort(true) // it is done, well or not: the line goes
 		p.Wait()
 	}
 }
@@ -53,7 +53,7 @@ func (a *app) watch(what string, src client.Source) *watched {
 	}
 	w.progress = mpb.New(mpb.WithOutput(a.err), mpb.WithRefreshRate(120*time.Millisecond), mpb.WithWidth(48))
 	total := int64(src.Size())
-	w.bar = w.progress.New(total, mpb.BarStyle().Rbound("|").Lbound("|"), mpb.BarRemoveOnComplete(),
+	w.bar = w.progress.New(total, mpb.BarStyle().Rbound("|").Lbound("|"),
 		mpb.PrependDecorators(decor.Name(what+" ")),
 		mpb.AppendDecorators(decor.Percentage(), decor.Any(func(s decor.Statistics) string {
 			return " " + size.Human(s.Current) + " of " + size.Human(s.Total) + " "
@@ -74,7 +74,7 @@ func (w *watched) Next() (client.Extent, error) {
 
 func (w *watched) stop() {
 	if w.bar != nil {
-		w.bar.SetTotal(-1, true)
+		w.bar.Abort(true)
 		w.progress.Wait()
 	}
 }

@@ -203,13 +203,13 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	d = start(t, data, []string{"GLIDE_CONFIG=" + file, "GLIDE_LOG_LEVEL=info"})
-	if !strings.Contains(d.log.String(), `"msg":"serving"`) || strings.Contains(d.log.String(), "DEBUG") {
-		t.Errorf("log: %s", d.log)
-	}
 	if err := d.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	d.wait()
+	if !strings.Contains(d.log.String(), `"msg":"serving"`) || strings.Contains(d.log.String(), "DEBUG") {
+		t.Errorf("log: %s", d.log)
+	}
 	d = start(t, data, nil)
 	if list := decode[[]api.Volume](t, d.must("ls", "--json")); len(list) != 2 || list[0].State != "active" {
 		t.Errorf("after a restart: %+v", list)
@@ -266,9 +266,6 @@ func TestVanishedStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	d = start(t, data, nil, "--store", "file://"+store)
-	if !strings.Contains(d.log.String(), "is gone") {
-		t.Errorf("log: %s", d.log)
-	}
 	d.must("fork", "vm1", "vm2")
 	refused(t, d.try("flush", "vm1"), 1, "is gone")
 	if err := os.Rename(store+".gone", store); err != nil {
@@ -276,17 +273,20 @@ func TestVanishedStore(t *testing.T) {
 	}
 	d.must("flush", "vm1")
 	d.stop()
+	if !strings.Contains(d.log.String(), "is gone") {
+		t.Errorf("log: %s", d.log)
+	}
 }
 
 func TestStoreThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	d := start(t, shortDir(t), []string{"AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b"}, "--store", "s3://none?endpoint=http://127.0.0.1:1&region=r")
-	if !strings.Contains(d.log.String(), "cannot be used yet") {
-		t.Errorf("log: %s", d.log)
-	}
 	d.must("create", "vm1", "--size", "1G")
 	d.must("fork", "vm1", "vm2")
 	d.stop()
+	if !strings.Contains(d.log.String(), "cannot be used yet") {
+		t.Errorf("log: %s", d.log)
+	}
 	refused(t, withoutLog(run(t, glide(t, "serve", "--data", shortDir(t), "--store", "s3://"))), 2, "store URL")
 }
 

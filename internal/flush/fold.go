@@ -200,8 +200,9 @@ func (f *folder) encode(ctx context.Context, e *encoded) {
 		}
 	}
 	if allZero(e.raw) {
-		blocks.Put(&e.raw)
+		raw := e.raw // the pool's from here on, its variable too
 		e.raw = nil
+		blocks.Put(&raw)
 		return
 	}
 	e.hash = f.opts.Hasher.Sum(e.raw)

@@ -131,7 +131,7 @@ func TestDeadOwner(t *testing.T) {
 		func() error { _, err := h1.Fork(ctx, api.ForkRequest{Source: "v", Name: "g"}); return err },
 		func() error { _, err := h1.Snapshot(ctx, "v", "s"); return err },
 		func() error { _, err := h1.Rename(ctx, "v", "g"); return err },
-		func() error { _, err := h1.Sleep(ctx, "v", true, false); return err },
+		func() error { _, err := h1.Sleep(ctx, "v", true, true); return err },
 	} {
 		wantKind(t, verb(), problem.Fenced)
 	}

@@ -151,6 +151,9 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 			v.foldMu.Unlock()
 		}
 	}()
+	if !vs.current() {
+		return false, nil
+	}
 	settled := vs.Settled()
 	for _, v := range vs.Holders {
 		// An append that filled one of the victims has pointed the overlay at
@@ -189,6 +192,29 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// current tells whether the holders are open and still hold the victims, full,
+// and nobody else does: time has passed since they were found, and segments are
+// used again. The holders' foldMu is held.
+func (vs *Victims) current() bool {
+	for _, v := range vs.Holders {
+		if v.Err() != nil {
+			return false
+		}
+		v.stMu.Lock()
+		held := map[*wal.Segment]bool{}
+		for _, h := range v.segs {
+			held[h.seg] = h.last() > 0
+		}
+		v.stMu.Unlock()
+		for _, s := range vs.Segments {
+			if !held[s] || s.Holders() != len(vs.Holders) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // copyLive copies the live pieces of the victims.
