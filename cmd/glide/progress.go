@@ -29,7 +29,7 @@ func (a *app) spin(what string) (stop func()) {
 		return func() {}
 	}
 	p := mpb.New(mpb.WithOutput(a.err), mpb.WithRefreshRate(120*time.Millisecond))
-	bar := p.New(0, mpb.SpinnerStyle(),
+	bar := p.New(0, mpb.SpinnerStyle().PositionLeft(), mpb.BarWidth(2),
 		mpb.AppendDecorators(decor.Name(" "+what+" "), decor.Elapsed(decor.ET_STYLE_GO)))
 	return func() {
 		bar.Abort(true) // it is done, well or not: the line goes

@@ -11,7 +11,8 @@ import (
 
 // TestForkCost: a fork on one host costs a few milliseconds, durable, whatever
 // the disk's size and dirty data, with the parent under load, and the parent is
-// not paused (fork-is-constant). The bounds are the product's promise.
+// not paused (fork-is-constant). The slowest forks wait for the disk's slowest
+// syncs, so medians are held to the bound here; docs/performance.md has the rest.
 func TestForkCost(t *testing.T) {
 	b := newBed(t)
 	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Counter: b.count, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 16 << 30}})
@@ -72,5 +73,11 @@ func TestForkCost(t *testing.T) {
 	t.Logf("fork p50 %v p99 %v max %v; parent's writes p50 %v p99.9 %v max %v of %d", took[50], took[98], took[99], writes[len(writes)/2], writes[len(writes)*999/1000], writes[len(writes)-1], len(writes))
 	if n := b.count.Counts().Requests() - before; n != 0 {
 		t.Errorf("%d store requests", n)
+	}
+	if took[50] > 5*time.Millisecond {
+		t.Errorf("half of the forks took more than %v", took[50])
+	}
+	if p := writes[len(writes)*999/1000]; p > 5*time.Millisecond {
+		t.Errorf("the parent's writes were paused for %v", p)
 	}
 }
