@@ -171,6 +171,33 @@ func TestCorruptPack(t *testing.T) {
 	}
 }
 
+// TestCorruptCommit: a damaged commit is refused by name, by fork, wake and log.
+func TestCorruptCommit(t *testing.T) {
+	store := t.TempDir()
+	a, b := newDaemon(t, "file://"+store), newDaemon(t, "file://"+store)
+	a.start()
+	b.start()
+	a.do("create", "v", "--size", "64M")
+	a.do("flush", "v")
+	var commit string
+	must(t, filepath.WalkDir(filepath.Join(store, "t"), func(p string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			commit = p
+		}
+		return err
+	}))
+	raw, err := os.ReadFile(commit)
+	must(t, err)
+	raw[len(raw)/2] ^= 0x10
+	must(t, os.WriteFile(commit, raw, 0o600))
+	for _, verb := range [][]string{{"fork", "v", "w"}, {"wake", "v"}, {"log", "v"}} {
+		refused(t, b.try(verb...), 1, "/volumes/v/log/")
+	}
+	if c := a.dial("v"); c.Write([]byte("the owner goes on"), 0, 0) != nil {
+		t.Error("the owner's own volume stopped")
+	}
+}
+
 // TestFullDisk: on a real small file system writers are slowed, then get
 // ENOSPC; nothing acknowledged is lost, and it goes on when there is room.
 func TestFullDisk(t *testing.T) {
