@@ -66,7 +66,9 @@ func (a *app) serve(ctx context.Context, c *config.Config) error {
 		Dial: func(addr string) host.Peer { return dialPeer(addr, token) },
 	}
 	if cfg.Advertise == "" {
-		cfg.Advertise = cfg.API[0]
+		if cfg.Advertise = cfg.API[0]; ls.api.addrs[0].Any() {
+			log.Warn("other hosts cannot find this one by its API's address: set --advertise", "api", cfg.Advertise)
+		}
 	}
 	h, err := host.Open(ctx, cfg)
 	if err != nil {

@@ -69,3 +69,14 @@ func (a Addr) Local() bool {
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.Unmap().IsLoopback()
 }
+
+// Any tells whether the address stands for all of the machine's own, and so is
+// none that another machine could connect to.
+func (a Addr) Any() bool {
+	if a.Network == "unix" {
+		return false
+	}
+	host, _, err := net.SplitHostPort(a.Address)
+	ip, perr := netip.ParseAddr(host)
+	return err == nil && (host == "" || perr == nil && ip.IsUnspecified())
+}

@@ -31,6 +31,11 @@ func TestParseAddr(t *testing.T) {
 			t.Errorf("ParseAddr(%q) = %s (local %v), %v", s, a, a.Local(), err)
 		}
 	}
+	for s, any := range map[string]bool{"tcp::1": true, "tcp:0.0.0.0:1": true, "tcp:[::]:1": true, "tcp:10.0.0.1:1": false, "tcp:h:1": false, "unix:/a": false} {
+		if a, err := ParseAddr(s); err != nil || a.Any() != any {
+			t.Errorf("%s: any %v, %v", s, a.Any(), err)
+		}
+	}
 	for _, s := range []string{"", "unix:", "unix", "/run/glide.sock", "tcp:", "tcp:host", "tcp:host:", "tcp:host:x", "tcp:host:65536", "tcp:host:-1",
 		"tcp:a b:1", "tcp:a/b:1", "udp:host:1", "http://host:1", "unix:/" + strings.Repeat("a", 107), "unix:a\x00b"} {
 		if a, err := ParseAddr(s); !errors.Is(err, problem.Invalid) {

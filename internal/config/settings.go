@@ -72,7 +72,7 @@ var Settings = []Setting{
 		set: one(func(c *Config, v string) error {
 			a, err := api.ParseAddr(v)
 			if err == nil && a.Network == "tcp" {
-				if h, port, _ := net.SplitHostPort(a.Address); h == "" || port == "0" {
+				if _, port, _ := net.SplitHostPort(a.Address); a.Any() || port == "0" {
 					err = errors.New("other hosts cannot connect to " + v)
 				}
 			}
