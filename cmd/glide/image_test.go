@@ -182,7 +182,8 @@ func TestInterrupt(t *testing.T) {
 		cmd := glide(t, append([]string{"--api", f.addr, "import", "-", "x"}, args...)...)
 		cmd.Stdin = r
 		done := make(chan outcome, 1)
-		go func() { done <- run(t, cmd) }()
+		end := begin(t, cmd)
+		go func() { done <- end() }()
 		if _, err := w.Write(make([]byte, 1<<20)); err != nil { // more than a pipe holds: it is read
 			t.Fatal(err)
 		}

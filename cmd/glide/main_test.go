@@ -52,7 +52,8 @@ func glide(t *testing.T, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), self, args...)
-	cmd.Env = []string{"BE_GLIDE=1", "HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "TZ=UTC"}
+	// The race detector would have every process sleep for a second at its end.
+	cmd.Env = []string{"BE_GLIDE=1", "GORACE=atexit_sleep_ms=0", "HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "TZ=UTC"}
 	return cmd
 }
 
@@ -64,17 +65,28 @@ type outcome struct {
 
 func run(t *testing.T, cmd *exec.Cmd) outcome {
 	t.Helper()
+	return begin(t, cmd)()
+}
+
+// begin starts a run; what it returns waits for the end.
+func begin(t *testing.T, cmd *exec.Cmd) (end func() outcome) {
+	t.Helper()
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	err := cmd.Run()
-	o := outcome{0, out.String(), errOut.String()}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		o.code = exit.ExitCode()
-	} else if err != nil {
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	return o
+	return func() outcome {
+		err := cmd.Wait()
+		o := outcome{0, out.String(), errOut.String()}
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			o.code = exit.ExitCode()
+		} else if err != nil {
+			t.Error(err)
+		}
+		return o
+	}
 }
 
 func (f *fake) try(t *testing.T, args ...string) outcome {

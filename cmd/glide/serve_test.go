@@ -428,7 +428,8 @@ func TestStopFinishesRequests(t *testing.T) {
 		in := glide(t, "--api", d.field("api"), "import", "-", "vm1", "--size", "64M")
 		in.Stdin = r
 		done := make(chan outcome, 1)
-		go func() { done <- run(t, in) }()
+		end := begin(t, in)
+		go func() { done <- end() }()
 		if _, err := w.Write(bytes.Repeat([]byte("begin"), 1<<20)); err != nil { // more than a pipe holds: it is read
 			t.Fatal(err)
 		}
