@@ -1,0 +1,166 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestTokenOverTCP(t *testing.T) {
+	dir := t.TempDir()
+	token, bad := filepath.Join(dir, "token"), filepath.Join(dir, "bad")
+	for path, text := range map[string]string{token: "secret\n", bad: "wrong"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := start(t, shortDir(t), nil, "--api", "tcp:127.0.0.1:0", "--nbd", "tcp:127.0.0.1:0", "--token-file", token)
+	if strings.HasSuffix(d.field("api"), ":0") || strings.HasSuffix(d.field("nbd"), ":0") {
+		t.Errorf("ready line: %s", d.ready)
+	}
+	greeting(t, d.field("nbd"))
+	refused(t, d.try("ls"), 2, "token")
+	refused(t, d.try("ls", "--token-file", bad), 2, "token")
+	d.must("ls", "--token-file", token)
+	d.must("create", "vm1", "--size", "1M", "--token-file", token)
+	if uri := d.must("uri", "vm1", "--token-file", token); uri != "nbd://"+strings.TrimPrefix(d.field("nbd"), "tcp:")+"/vm1\n" {
+		t.Error(uri)
+	}
+	d.stop()
+	refused(t, run(t, glide(t, "serve", "--data", shortDir(t), "--token-file", filepath.Join(dir, "none"))), 2, "token file")
+}
+
+func TestSystemd(t *testing.T) {
+	dir, data := shortDir(t), shortDir(t)
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = notify.Close() }()
+	var files []*os.File
+	for _, name := range []string{"api", "nbd"} {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, name), Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := l.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `LISTEN_PID=$$ exec "$0" serve --data "$1"`, self, data)
+	cmd.Env = append(glide(t).Env, "LISTEN_FDS=2", "LISTEN_FDNAMES=api:nbd", "NOTIFY_SOCKET="+filepath.Join(dir, "notify"), "WATCHDOG_USEC=200000")
+	cmd.ExtraFiles = files
+	d := startCmd(t, data, cmd)
+	if d.field("api") != "unix:"+dir+"/api" || d.field("nbd") != "unix:"+dir+"/nbd" {
+		t.Errorf("ready line: %s", d.ready)
+	}
+	greeting(t, d.field("nbd"))
+	d.must("ls")
+	told := func(want string) {
+		t.Helper()
+		_ = notify.SetReadDeadline(time.Now().Add(10 * time.Second))
+		b := make([]byte, 100)
+		n, err := notify.Read(b)
+		if err != nil || string(b[:n]) != want {
+			t.Errorf("systemd was told %q, %v, want %q", b[:n], err, want)
+		}
+	}
+	told("READY=1")
+	told("WATCHDOG=1")
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := d.wait(); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+	b := make([]byte, 100)
+	for {
+		_ = notify.SetReadDeadline(time.Now().Add(time.Second))
+		n, err := notify.Read(b)
+		if err != nil {
+			t.Error("systemd was not told that it stops")
+			break
+		}
+		if string(b[:n]) == "STOPPING=1" {
+			break
+		}
+	}
+	cmd = exec.CommandContext(t.Context(), "sh", "-c", `LISTEN_PID=$$ exec "$0" serve --data "$1"`, self, shortDir(t))
+	cmd.Env = append(glide(t).Env, "LISTEN_FDS=1", "LISTEN_FDNAMES=web")
+	cmd.ExtraFiles = files[:1]
+	refused(t, run(t, cmd), 2, "FileDescriptorName")
+}
+
+// selfSigned makes a certificate and its key.
+func selfSigned(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cert, key = filepath.Join(dir, "ca-cert.pem"), filepath.Join(dir, "key.pem")
+	for path, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
+func TestTLS(t *testing.T) {
+	cert, key := selfSigned(t)
+	d := start(t, shortDir(t), nil, "--nbd", "tcp:127.0.0.1:0", "--tls", "require", "--tls-cert", cert, "--tls-key", key)
+	d.must("create", "vm1", "--size", "1M")
+	if uri := d.must("uri", "vm1"); uri != "nbds://"+strings.TrimPrefix(d.field("nbd"), "tcp:")+"/vm1\n" {
+		t.Error(uri)
+	}
+	info, err := exec.LookPath("nbdinfo")
+	if err != nil {
+		t.Fatal("nbdinfo is missing: run make deps")
+	}
+	uri := strings.TrimSpace(d.must("uri", "vm1")) + "?tls-certificates=" + filepath.Dir(cert)
+	if out, err := exec.Command(info, "--size", uri).CombinedOutput(); err != nil || string(out) != "1048576\n" {
+		t.Errorf("over TLS: %s, %v", out, err)
+	}
+	plain := strings.Replace(strings.TrimSpace(d.must("uri", "vm1")), "nbds:", "nbd:", 1)
+	if out, err := exec.Command(info, "--size", plain).CombinedOutput(); err == nil {
+		t.Errorf("without TLS: %s", out)
+	}
+	d.stop()
+	for words, args := range map[string][]string{
+		"no such file": {"--tls", "allow", "--tls-cert", "/proc/none", "--tls-key", key},
+		"certificate":  {"--tls", "allow", "--tls-cert", cert, "--tls-key", key, "--tls-ca", key},
+	} {
+		refused(t, run(t, glide(t, append([]string{"serve", "--data", shortDir(t)}, args...)...)), 2, words)
+	}
+}
