@@ -18,9 +18,9 @@ const diffPage = 4096
 // differ compares two cuts. Blocks whose references are equal are not read;
 // neither are those that no overlay touches and both maps leave out.
 type differ struct {
-	a, b *volume.Cut
-	out  *api.Diff
-	todo map[uint64]struct{} // blocks whose content has to be compared
+	a, b     *volume.Cut
+	out      *api.Diff
+	suspects map[uint64]struct{} // blocks whose content has to be compared
 }
 
 func (d *differ) run(ctx context.Context) error {
@@ -28,9 +28,9 @@ func (d *differ) run(ctx context.Context) error {
 	if size != uint64(d.b.State.BlockSize) {
 		return problem.New(problem.Invalid, "%q has blocks of %d bytes and %q of %d: they share none", d.out.A, size, d.out.B, d.b.State.BlockSize)
 	}
-	d.todo = map[uint64]struct{}{}
+	d.suspects = map[uint64]struct{}{}
 	note := func(idx uint64, _, _ pack.Ref) error {
-		d.todo[idx] = struct{}{}
+		d.suspects[idx] = struct{}{}
 		return nil
 	}
 	if err := blockmap.Diff(ctx, d.a.Base(), d.b.Base(), note); err != nil {
@@ -44,8 +44,8 @@ func (d *differ) run(ctx context.Context) error {
 	if err := d.sharedBelow(ctx, size); err != nil {
 		return err
 	}
-	idxs := make([]uint64, 0, len(d.todo))
-	for idx := range d.todo {
+	idxs := make([]uint64, 0, len(d.suspects))
+	for idx := range d.suspects {
 		idxs = append(idxs, idx)
 	}
 	slices.Sort(idxs)
@@ -65,14 +65,14 @@ func (d *differ) touched(ctx context.Context, c *volume.Cut, size uint64) error 
 		first, last := start/size, (end-1)/size
 		if !zero {
 			for idx := first; idx <= last; idx++ {
-				d.todo[idx] = struct{}{}
+				d.suspects[idx] = struct{}{}
 			}
 			return nil
 		}
-		d.todo[first], d.todo[last] = struct{}{}, struct{}{}
+		d.suspects[first], d.suspects[last] = struct{}{}, struct{}{}
 		for _, m := range []*blockmap.Map{d.a.Base(), d.b.Base()} {
 			if err := m.Walk(ctx, first, last+1, func(idx uint64, _ pack.Ref) error {
-				d.todo[idx] = struct{}{}
+				d.suspects[idx] = struct{}{}
 				return nil
 			}); err != nil {
 				return err
@@ -85,7 +85,7 @@ func (d *differ) touched(ctx context.Context, c *volume.Cut, size uint64) error 
 // sharedBelow counts the blocks that both maps have and nothing touched.
 func (d *differ) sharedBelow(ctx context.Context, size uint64) error {
 	return d.a.Base().Walk(ctx, 0, d.a.Base().Blocks(), func(idx uint64, _ pack.Ref) error {
-		if _, ok := d.todo[idx]; !ok {
+		if _, ok := d.suspects[idx]; !ok {
 			d.out.SharedBytes += size
 		}
 		return nil
