@@ -127,7 +127,12 @@ func (d *Domain) Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, er
 		}
 		c.mu.Unlock()
 		if !flying {
-			f.raw, f.err = d.load(ctx, ref, size)
+			// A flight that landed between the look above and the lock has left
+			// the block in memory.
+			var ok bool
+			if f.raw, ok = c.mem.get(&ref.Hash); !ok {
+				f.raw, f.err = d.load(ctx, ref, size)
+			}
 			c.land(&ref.Hash, f)
 		} else {
 			select {
