@@ -12,7 +12,7 @@
 // host's commits, and ends in a seal, by whomever. The tip, which is the volume,
 // is the end of the unbroken run of the greatest epoch that has a first object.
 //
-// Find, Load and Newest read; Owner writes; History and Names list; Look and
+// Find, Load, Newest and Replay read; Owner writes; History and Names list; Look and
 // Owner.CheckSeal watch for a seal.
 //
 // # What may be relied on
@@ -77,5 +77,6 @@
 // # Concurrency
 //
 // Owner.mu is the only lock. It is held during requests, so that an Owner has one
-// under way at a time; Generation, Unsettled and Err do not take it.
+// under way at a time, but for those of Ship, which are many at once and take
+// effect in order. Generation, Unsettled and Err do not take it.
 package commitlog

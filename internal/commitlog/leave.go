@@ -138,6 +138,9 @@ func (o *Owner) CheckSeal(ctx context.Context) error {
 	if o.left != nil {
 		return o.left
 	}
+	if len(o.flights) > 0 { // the first of them finds it
+		return o.settle(ctx)
+	}
 	at := o.next
 	if o.pending != nil {
 		at = o.pending.object.Generation

@@ -93,9 +93,16 @@ type Object struct {
 // as a fork: State, with the object's own data, if any, named like older data.
 func (o *Object) Carry() State {
 	s := o.State.Clone()
-	if len(o.Data) > 0 {
-		s.DataCommits = append(s.DataCommits, DataCommit{Name: s.Name, Generation: o.Generation, Hash: o.Hash})
+	if len(o.Data) == 0 {
+		return s
 	}
+	g, size := o.Generation, uint64(len(o.Data))
+	if n := len(s.DataCommits); n > 0 && s.DataCommits[n-1].Name == s.Name && s.DataCommits[n-1].Epoch == g.Epoch {
+		run := &s.DataCommits[n-1]
+		run.Last, run.Hash, run.Count, run.Bytes = g.Number, o.Hash, run.Count+1, run.Bytes+size
+		return s
+	}
+	s.DataCommits = append(s.DataCommits, DataRun{Name: s.Name, Epoch: g.Epoch, First: g.Number, Last: g.Number, Hash: o.Hash, Count: 1, Bytes: size})
 	return s
 }
 
@@ -212,6 +219,12 @@ func decodeHeader(raw []byte) (*Object, error) {
 	}, nil
 }
 
+// full tells whether the object has data that its successor could not name.
+func (o *Object) full() bool {
+	count, _ := o.State.Unfolded()
+	return len(o.Data) > 0 && (count >= MaxDataCommits || len(o.State.DataCommits) >= MaxDataCommits)
+}
+
 // check finds what is wrong with the object, as text; "" when nothing is.
 func (o *Object) check() string {
 	switch {
@@ -229,8 +242,8 @@ func (o *Object) check() string {
 		return fmt.Sprintf("it is %d objects ahead", o.Ahead)
 	case len(o.Data) > MaxData || len(o.Data) > 0 && o.Kind != Commit:
 		return fmt.Sprintf("a %s with %d bytes of data", o.Kind, len(o.Data))
-	case len(o.Data) > 0 && len(o.State.DataCommits) >= MaxDataCommits: // a successor names it too
-		return fmt.Sprintf("data after %d data commits that are not folded", len(o.State.DataCommits))
+	case o.full():
+		return fmt.Sprintf("data after %d runs of data commits that are not folded", len(o.State.DataCommits))
 	case o.Bare():
 		return o.State.Identity.check()
 	}

@@ -32,7 +32,7 @@ func fullState() State {
 		Labels: map[string]string{"team": "storage"}, Limits: Limits{IOPS: 1000, Bandwidth: 1 << 20, DirtyBudget: 1 << 30},
 		CreatedAt: someDay, Parent: &Parent{Name: "base", ID: volumeID(8), Generation: Generation{3, 10}},
 		Root: someRoot(1), Seq: 12345,
-		DataCommits: []DataCommit{{Name: "db", Generation: Generation{4, 2}, Hash: ObjectHash{1, 2, 3}}},
+		DataCommits: []DataRun{{Name: "db", Epoch: 4, First: 2, Last: 2, Hash: ObjectHash{1, 2, 3}, Count: 1, Bytes: 99}}, DataSeq: 12400,
 		Snapshots: []Snapshot{
 			{Name: "empty", Size: 512, CreatedAt: someDay},
 			{Name: "before", Root: someRoot(2), Size: 1 << 30, Seq: 100, Generation: Generation{4, 1}, CreatedAt: someDay},
@@ -203,10 +203,10 @@ func TestEncodeRefuses(t *testing.T) {
 		"label not UTF-8":   func(s *State) { s.Labels["a"] = "\xff" },
 		"bad snapshot":      func(s *State) { s.Snapshots[0].Name = "a@b" },
 		"snapshot's root":   func(s *State) { s.Snapshots[1].Size = 512 },
-		"bad data commit":   func(s *State) { s.DataCommits[0].Generation = Generation{} },
+		"bad data commit":   func(s *State) { s.DataCommits[0].Epoch = 0 },
 		"bad former owner":  func(s *State) { s.SealedFrom[0].Host = "" },
 		"many snapshots":    func(s *State) { s.Snapshots = make([]Snapshot, MaxSnapshots+1) },
-		"many data commits": func(s *State) { s.DataCommits = make([]DataCommit, MaxDataCommits+1) },
+		"many data commits": func(s *State) { s.DataCommits = slices.Repeat(s.DataCommits, MaxDataCommits+1) },
 		"many owners":       func(s *State) { s.SealedFrom = make([]SealedFrom, MaxSealedFrom+1) },
 		"renamed to":        func(s *State) { s.RenamedTo = "/" },
 		"renamed from":      func(s *State) { s.RenamedFrom = "/" },
@@ -239,7 +239,7 @@ func TestLargestState(t *testing.T) {
 		s.Labels[fmt.Sprintf("%s%02d", long[2:], i)] = text
 	}
 	s.Snapshots = slices.Repeat([]Snapshot{{long, root, MaxSize, 1<<64 - 1, most, someDay}}, MaxSnapshots)
-	s.DataCommits = slices.Repeat([]DataCommit{{long, most, ObjectHash{}}}, MaxDataCommits)
+	s.DataCommits = slices.Repeat([]DataRun{{long, most.Epoch, most.Number, most.Number, ObjectHash{}, 1, MaxData}}, MaxDataCommits)
 	s.SealedFrom = slices.Repeat([]SealedFrom{{long, most}}, MaxSealedFrom)
 	raw, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: s}).Encode()
 	check(t, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -70,10 +71,12 @@ type Owner struct {
 	opts   Options
 	status atomic.Pointer[status] // what readers see without waiting for a request
 
-	mu      sync.Mutex // guards the rest; held during requests
+	mu      sync.Mutex // guards the rest; held during requests, but for those of flights
 	tip     *Object    // the newest object, which is ours; nil: nothing was claimed
 	next    Generation // where the next object goes; number 1: our seal closed the epoch before
 	pending *sent      // sent, and not known to have taken effect
+	flights []*flight  // sent without waiting, in order; none while there is a pending
+	parcels []parcel   // the data commits of tip, and of flights, that are not folded
 	seal    *sent      // the seal of another's epoch, likewise; any other in its place does as well
 	left    error      // why the claim is over
 }
@@ -113,7 +116,7 @@ func (o *Owner) Unsettled() bool { return o.status.Load().unsettled }
 func (o *Owner) Err() error { return o.status.Load().left }
 
 func (o *Owner) publishStatus() {
-	s := &status{left: o.left, unsettled: o.pending != nil}
+	s := &status{left: o.left, unsettled: o.pending != nil || len(o.flights) > 0}
 	if o.tip != nil {
 		s.tip = o.tip.Generation
 	}
@@ -129,13 +132,13 @@ func (o *Owner) lock() (unlock func()) {
 	}
 }
 
-// State is the volume's state as of Generation.
+// State is the volume's state as of Generation, as a successor carries it on.
 func (o *Owner) State() State {
 	defer o.lock()()
 	if o.tip == nil {
 		return State{}
 	}
-	return o.tip.State.Clone()
+	return o.tip.Carry()
 }
 
 // Commit publishes a state as the next object of the log and returns its
@@ -144,10 +147,23 @@ func (o *Owner) State() State {
 // problem.Fenced another host owns the volume; after any other the state may or
 // may not be published, now or later, see Unsettled.
 //
+// The state names the data commits that are not folded into its Root, that is,
+// those that hold writes after its Seq, and the pins of former owners, whatever
+// the caller put there.
+//
 // published-is-complete: the caller has made durable what the state names.
 func (o *Owner) Commit(ctx context.Context, state State) (Generation, error) {
-	defer o.lock()()
-	return o.commit(ctx, state)
+	unlock := o.lock()
+	if len(o.flights) == 0 {
+		defer unlock()
+		return o.commit(ctx, state)
+	}
+	s, err := o.ship(ctx, state, nil)
+	unlock()
+	if err != nil {
+		return Generation{}, err
+	}
+	return s.Wait(ctx)
 }
 
 func (o *Owner) commit(ctx context.Context, state State) (Generation, error) {
@@ -158,10 +174,32 @@ func (o *Owner) commit(ctx context.Context, state State) (Generation, error) {
 		return Generation{}, problem.New(problem.Invalid, "commit of volume ID %s to the log of %s, which is of %s",
 			state.ID, o.opts.Volume, o.tip.State.ID)
 	}
-	if err := o.send(ctx, &Object{Kind: Commit, State: state}); err != nil {
+	before := o.parcels
+	o.carry(&state)
+	if err := o.prepare(&Object{Kind: Commit, State: state}, o.next); err != nil {
+		o.parcels = before // nothing was sent
+		return Generation{}, err
+	}
+	if err := o.settle(ctx); err != nil {
 		return Generation{}, err
 	}
 	return o.tip.Generation, nil
+}
+
+// Forget publishes the volume's state without what is kept for a former owner (rule
+// 12): it is an operator's act. It makes no request if nothing is kept for that host.
+func (o *Owner) Forget(ctx context.Context, host string) error {
+	defer o.lock()()
+	if err := o.ready(ctx); err != nil {
+		return err
+	}
+	state := o.tip.Carry()
+	kept := slices.DeleteFunc(slices.Clone(state.SealedFrom), func(f SealedFrom) bool { return f.Host == host })
+	if len(kept) == len(state.SealedFrom) {
+		return nil
+	}
+	state.Cause, state.SealedFrom = CauseForget, kept
+	return o.send(ctx, &Object{Kind: Commit, State: state})
 }
 
 // Resolve settles what was sent before and returns the generation of the newest
@@ -288,6 +326,9 @@ func (o *Owner) settle(ctx context.Context) error {
 // stands in its place; nil when ours does, which then is the tip. On an error the
 // fate stays unknown.
 func (o *Owner) resolve(ctx context.Context) (found *Object, err error) {
+	if len(o.flights) > 0 {
+		return o.drain(ctx)
+	}
 	p := o.pending
 	if p == nil {
 		return nil, nil
@@ -333,6 +374,9 @@ func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, 
 
 // took makes an object that took effect the tip.
 func (o *Owner) took(obj *Object) {
+	if obj.Kind == First {
+		o.inherit(&obj.State)
+	}
 	o.tip, o.left = obj, nil
 	o.next = obj.Generation.Next()
 	switch {

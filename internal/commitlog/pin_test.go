@@ -142,7 +142,7 @@ func TestFork(t *testing.T) {
 		Identity: Identity{ID: volumeID(9), Tenant: "acme", Name: "child", Cause: CauseFork},
 		Size:     parent.Size, BlockSize: parent.BlockSize, Durability: "local", CreatedAt: someDay,
 		Parent: &Parent{Name: "db", ID: volumeID(7), Generation: Generation{4, 3}},
-		Root:   parent.Root, Seq: parent.Seq, DataCommits: parent.DataCommits,
+		Root:   parent.Root, Seq: parent.Seq, DataCommits: parent.DataCommits, DataSeq: parent.DataSeq,
 		BlocksMapped: parent.BlocksMapped, StoredBytes: parent.StoredBytes,
 	}
 	if !reflect.DeepEqual(child, want) {

@@ -80,6 +80,9 @@ const (
 	CauseRollback Cause = "rollback"
 	CauseResize   Cause = "resize"
 	CauseSet      Cause = "set"
+	CauseData     Cause = "data"   // changed pages, by the volume's durability policy
+	CauseFold     Cause = "fold"   // data commits became blocks
+	CauseForget   Cause = "forget" // an operator gave up what was kept for a former owner
 	CauseRename   Cause = "rename"
 	CauseRemove   Cause = "remove"
 	CauseRelease  Cause = "release"
@@ -133,10 +136,12 @@ type State struct {
 	// another level publishes the map anew.
 	Root blockmap.Root `json:"root"`
 	Seq  uint64        `json:"seq"`
-	// DataCommits are those that come on top of Root, oldest first; the
-	// object's own data comes last and is not named.
-	DataCommits []DataCommit `json:"data_commits,omitempty"`
-	Snapshots   []Snapshot   `json:"snapshots,omitempty"` // oldest first
+	// DataCommits are the data commits that come on top of Root, oldest first; the
+	// object's own data comes last and is not named. DataSeq is the last write
+	// that they hold, the object's own included; 0 if there are none.
+	DataCommits []DataRun  `json:"data_commits,omitempty"`
+	DataSeq     uint64     `json:"data_seq,omitempty"`
+	Snapshots   []Snapshot `json:"snapshots,omitempty"` // oldest first
 
 	// ImportDigest identifies the image that was imported, as long as nothing
 	// else was written.
@@ -178,12 +183,18 @@ type Snapshot struct {
 	CreatedAt  time.Time     `json:"created_at"`
 }
 
-// DataCommit refers to a data commit that is not folded yet. It names the log,
-// since forks and renamed volumes refer to those of others.
-type DataCommit struct {
-	Name       string     `json:"name"`
-	Generation Generation `json:"generation"`
-	Hash       ObjectHash `json:"hash"`
+// DataRun refers to data commits that are not folded yet: those among the
+// objects First to Last of one epoch. It names the log, since forks and renamed
+// volumes refer to those of others. Each data commit's own state names the one
+// before it, so that the last one's hash vouches for all.
+type DataRun struct {
+	Name  string     `json:"name"`
+	Epoch uint64     `json:"epoch"`
+	First uint64     `json:"first"`
+	Last  uint64     `json:"last"`
+	Hash  ObjectHash `json:"hash"`  // of the object Last, which is a data commit
+	Count uint64     `json:"count"` // of the data commits
+	Bytes uint64     `json:"bytes"` // of their data sections
 }
 
 // SealedFrom pins, for a host whose epoch another host sealed, the state before
@@ -224,6 +235,18 @@ func (s *State) Fork(name string, id VolumeID, from Generation, now time.Time) S
 	c.Labels, c.Snapshots, c.SealedFrom = nil, nil, nil
 	c.ImportDigest, c.RenamedFrom, c.Reserved = "", "", false
 	return c
+}
+
+// Through is the last write that the state holds, its object's own data included.
+func (s *State) Through() uint64 { return max(s.Seq, s.DataSeq) }
+
+// Unfolded is the number and size in bytes of the data commits that the state names.
+func (s *State) Unfolded() (count, bytes uint64) {
+	for i := range s.DataCommits {
+		count += s.DataCommits[i].Count
+		bytes += s.DataCommits[i].Bytes
+	}
+	return count, bytes
 }
 
 // Blocks is the number of blocks of the volume.
@@ -294,7 +317,7 @@ func (s *State) checkLists() string {
 	case len(s.Snapshots) > MaxSnapshots:
 		return fmt.Sprintf("it has %d snapshots, at most %d are possible: remove some", len(s.Snapshots), MaxSnapshots)
 	case len(s.DataCommits) > MaxDataCommits:
-		return fmt.Sprintf("it has %d data commits to fold, at most %d are possible", len(s.DataCommits), MaxDataCommits)
+		return fmt.Sprintf("it has %d runs of data commits to fold, at most %d are possible", len(s.DataCommits), MaxDataCommits)
 	case len(s.SealedFrom) > MaxSealedFrom:
 		return fmt.Sprintf("it is kept for %d former owners, at most %d are possible: `glide host forget` the dead ones",
 			len(s.SealedFrom), MaxSealedFrom)
@@ -309,10 +332,15 @@ func (s *State) checkLists() string {
 			return fmt.Sprintf("its snapshot %.110q has %d bytes and a root of height %d", snap.Name, snap.Size, snap.Root.Height)
 		}
 	}
+	var count uint64
 	for _, d := range s.DataCommits {
-		if !ValidName(d.Name) || !d.Generation.valid() {
-			return fmt.Sprintf("it names the data commit %s of %.110q", d.Generation, d.Name)
+		if !ValidName(d.Name) || d.Epoch == 0 || d.First < 2 || d.Last < d.First || d.Count == 0 || d.Count > d.Last-d.First+1 || d.Bytes > d.Count*MaxData {
+			return fmt.Sprintf("it names %d data commits from %d.%d to %d of %.110q", d.Count, d.Epoch, d.First, d.Last, d.Name)
 		}
+		count += d.Count
+	}
+	if count > MaxDataCommits {
+		return fmt.Sprintf("it has %d data commits to fold, at most %d are possible", count, MaxDataCommits)
 	}
 	for _, from := range s.SealedFrom {
 		if !ValidName(from.Host) || !from.Generation.valid() {

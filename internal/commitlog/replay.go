@@ -1,0 +1,84 @@
+package commitlog
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// replayAhead is how many objects are fetched at once.
+const replayAhead = 8
+
+// Replay calls fn with the ranges of every data commit that comes on top of the
+// Root of an object, the oldest first, and then with the object's own: what they
+// say together with Root is the volume. One GET for each object of the runs. The
+// hashes are checked as it goes, the last one at the end of each run: until
+// Replay returns nil, what fn was given counts for nothing.
+func Replay(ctx context.Context, store objstore.Store, o *Object, fn func([]Range) error) error {
+	r := replay{ctx: ctx, store: store, fn: fn}
+	for _, run := range o.State.DataCommits {
+		if err := r.run(Volume{o.State.Tenant, run.Name}, run); err != nil {
+			return err
+		}
+	}
+	if len(o.Data) == 0 {
+		return nil
+	}
+	return r.object(o)
+}
+
+type replay struct {
+	ctx   context.Context
+	store objstore.Store
+	fn    func([]Range) error
+	prev  *Object // the data commit before
+}
+
+func (r *replay) run(vol Volume, run DataRun) error {
+	var count uint64
+	for first := run.First; first <= run.Last; first += replayAhead {
+		objs := make([]*Object, min(replayAhead, run.Last-first+1))
+		g, ctx := errgroup.WithContext(r.ctx)
+		for i := range objs {
+			g.Go(func() (err error) {
+				objs[i], err = get(ctx, r.store, vol, Generation{run.Epoch, first + uint64(i)})
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		for _, o := range objs {
+			if len(o.Data) == 0 {
+				continue // a commit of a fold, or of a setting, in between
+			}
+			count++
+			if err := r.object(o); err != nil {
+				return err
+			}
+		}
+	}
+	if r.prev == nil || count != run.Count || r.prev.Hash != run.Hash {
+		return problem.New(problem.Corrupt, "the data commits of %s from %d.%d to %d are not those that the volume names", vol, run.Epoch, run.First, run.Last)
+	}
+	return nil
+}
+
+// object takes one data commit, which names the one before it.
+func (r *replay) object(o *Object) error {
+	if p := r.prev; p != nil {
+		runs := o.State.DataCommits
+		if n := len(runs); n == 0 || runs[n-1].Hash != p.Hash || runs[n-1].Epoch != p.Generation.Epoch || runs[n-1].Last != p.Generation.Number {
+			return problem.New(problem.Corrupt, "data commit %s of %s does not follow %s of %s", o.Generation, o.State.Volume(), p.Generation, p.State.Volume())
+		}
+	}
+	ranges, err := DecodeData(o.Data)
+	if err != nil {
+		return problem.New(problem.Corrupt, "data commit %s of %s (%s): %w", o.Generation, o.State.Volume(), o.State.Volume().Key(o.Generation), err)
+	}
+	r.prev = o
+	return r.fn(ranges)
+}
