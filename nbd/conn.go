@@ -85,6 +85,8 @@ type conn struct {
 	writes []pending
 
 	flushes []pending // wait for a flush of the device
+	unacked []pending // were written, and wait for the device's word
+	acks    Acknowledger
 	flusher flusher
 }
 
@@ -202,6 +204,7 @@ func (c *conn) transmit() error {
 	for {
 		err := c.handleInput()
 		c.writeBatch()
+		c.settleAcks()
 		c.settleFlushes()
 		c.send()
 		if err == nil {

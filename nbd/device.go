@@ -40,6 +40,23 @@ type Device interface {
 	Extents(dst []Extent, context string, off, length uint64) ([]Extent, error)
 }
 
+// Acknowledger is a Device that may have a say in when a write is acknowledged,
+// after it was made: one that has promised to be only so far ahead of another
+// copy of its data. All methods may be called concurrently.
+type Acknowledger interface {
+	Device
+	// FlushWaits tells whether Flush may take far longer than a disk does. Such
+	// flushes are given to the device as they come, many at once, and hold
+	// nothing else up.
+	FlushWaits() bool
+	// TryAcknowledge tells whether what was written may be acknowledged now. It
+	// is called from the receive loop.
+	TryAcknowledge() bool
+	// Acknowledge waits until everything that was written before the call may
+	// be acknowledged. An error is the reply to those writes.
+	Acknowledge() error
+}
+
 // Extent is a run of bytes with one state in one metadata context. For
 // base:allocation the flags are the protocol's (1 hole, 2 zero).
 type Extent struct {

@@ -35,10 +35,13 @@ func (c *conn) settleFlushes() {
 	if len(c.flushes) == 0 {
 		return
 	}
-	if len(c.flushes) == 1 && c.r == c.w && c.out.quiet() {
+	switch {
+	case c.acks != nil && c.acks.FlushWaits():
+		c.later(c.flushes, c.flushAndAcknowledge)
+	case len(c.flushes) == 1 && c.r == c.w && c.out.quiet():
 		c.send()
 		c.answer(c.flushes[0], c.dev.Flush())
-	} else {
+	default:
 		c.handOver()
 	}
 	c.flushes = c.flushes[:0]
@@ -72,23 +75,27 @@ func (c *conn) flush() {
 	for len(f.waiting) > 0 {
 		batch, f.waiting = f.waiting, batch[:0]
 		f.mu.Unlock()
-		err := c.dev.Flush()
-		size := wire.SimpleReplySize
-		if err != nil {
-			size = maxRefusal
-		}
-		buf := getBuffer(len(batch) * size)
-		reply := buf.b[:0]
-		for _, p := range batch {
-			c.observe(p.op, p.bytes, p.start)
-			if err != nil {
-				reply = c.appendRefusal(reply, refusalOf(p.cookie, p.op, err))
-			} else {
-				reply = wire.AppendSimpleReply(reply, wire.SimpleReply{Cookie: p.cookie})
-			}
-		}
-		c.deliver(buf, len(reply), len(batch), len(batch)*wire.SimpleReplySize)
+		c.answerAll(batch, c.dev.Flush())
 		f.mu.Lock()
 	}
 	f.running = false
+}
+
+// answerAll answers requests whose replies were promised.
+func (c *conn) answerAll(batch []pending, err error) {
+	size := wire.SimpleReplySize
+	if err != nil {
+		size = maxRefusal
+	}
+	buf := getBuffer(len(batch) * size)
+	reply := buf.b[:0]
+	for _, p := range batch {
+		c.observe(p.op, p.bytes, p.start)
+		if err != nil {
+			reply = c.appendRefusal(reply, refusalOf(p.cookie, p.op, err))
+		} else {
+			reply = wire.AppendSimpleReply(reply, wire.SimpleReply{Cookie: p.cookie})
+		}
+	}
+	c.deliver(buf, len(reply), len(batch), len(batch)*wire.SimpleReplySize)
 }

@@ -288,6 +288,7 @@ func (h *handshake) open(name string) (*Export, error) {
 		h.contexts = nil // they were another export's
 	}
 	h.export, h.dev = export, export.Device
+	h.acks, _ = export.Device.(Acknowledger) // nil if it has no say
 	return export, nil
 }
 

@@ -107,10 +107,13 @@ func (c *conn) handle(req wire.Request) {
 		c.answer(p, nil)
 	default: // TRIM, WRITE_ZEROES
 		err := c.dev.Zero(req.Offset, uint64(req.Length), req.Flags&wire.CmdFlagNoHole == 0)
-		if err == nil && p.fua {
-			c.awaitFlush(p)
-		} else {
+		switch {
+		case err != nil:
 			c.answer(p, err)
+		case p.fua:
+			c.awaitFlush(p)
+		default:
+			c.written(p)
 		}
 	}
 }
@@ -239,7 +242,7 @@ func (c *conn) writeBatch() {
 		case p.fua:
 			c.awaitFlush(p)
 		default:
-			c.answer(p, nil)
+			c.written(p)
 		}
 	}
 	clear(c.frames)
