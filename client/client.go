@@ -12,6 +12,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"strings"
 	"syscall"
@@ -133,11 +135,27 @@ func call[Out any](ctx context.Context, c *Client, method, target string, in any
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	if report := api.Progress(ctx); report != nil {
+		req = withProgress(req, report)
+	}
 	resp, err := c.do(req)
 	if err != nil {
 		return out, err
 	}
 	return answer[Out](c, resp)
+}
+
+// withProgress asks for the progress of what the request sets off, and reports it.
+func withProgress(req *http.Request, report func(done, total uint64)) *http.Request {
+	req.Header.Set(api.ProgressHeader, "1")
+	return req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+			if done, total, ok := api.ParseProgress(header.Get(api.ProgressHeader)); ok && code == http.StatusProcessing {
+				report(done, total)
+			}
+			return nil
+		},
+	}))
 }
 
 // answer decodes the body of a success.

@@ -143,6 +143,13 @@ func TestVerbs(t *testing.T) {
 	if d.Text == "" || d.Damage == "" {
 		t.Errorf("dump %+v", d)
 	}
+	at, err := c.Attach(ctx, "acme/vm1", AttachRequest{Device: "/dev/nbd3"})
+	check("attach", err)
+	if at.Name != "acme/vm1" || at.Device != "/dev/nbd3" {
+		t.Errorf("attached %+v", at)
+	}
+	_, err = c.Detach(ctx, DetachRequest{Device: "/dev/nbd3"})
+	check("detach", err)
 	_, err = c.Release(ctx, "acme/vm1", ReleaseRequest{Host: "host-2", Epoch: 1, WithinMs: 5000})
 	check("release", err)
 	check("remove", c.Remove(ctx, "acme/vm1@before", true))

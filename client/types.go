@@ -39,6 +39,12 @@ type (
 	Settings = api.Settings
 	// ReleaseRequest is what a host that wants a volume sends to its owner.
 	ReleaseRequest = api.ReleaseRequest
+	// Attachment is a volume that is a block device of the daemon's machine.
+	Attachment = api.Attachment
+	// AttachRequest makes a volume a block device.
+	AttachRequest = api.AttachRequest
+	// DetachRequest names a volume or a device.
+	DetachRequest = api.DetachRequest
 	// Dump is an object of the store, decoded.
 	Dump = api.Dump
 	// Health is the answer of a daemon that serves.

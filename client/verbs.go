@@ -102,6 +102,16 @@ func (c *Client) Release(ctx context.Context, name string, r ReleaseRequest) (Vo
 	return call[Volume](ctx, c, http.MethodPost, volume(name, "release"), r)
 }
 
+// Attach makes a volume a block device of the daemon's machine.
+func (c *Client) Attach(ctx context.Context, name string, r AttachRequest) (Attachment, error) {
+	return call[Attachment](ctx, c, http.MethodPost, volume(name, "attach"), r)
+}
+
+// Detach takes the block device of a volume away.
+func (c *Client) Detach(ctx context.Context, r DetachRequest) (Attachment, error) {
+	return call[Attachment](ctx, c, http.MethodPost, path("detach"), r)
+}
+
 // Log lists a volume's commits, newest first.
 func (c *Client) Log(ctx context.Context, name string) ([]Commit, error) {
 	return call[[]Commit](ctx, c, http.MethodGet, volume(name, "log"), nil)

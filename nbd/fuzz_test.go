@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/nbd"
 	"github.com/paraglide/glide/nbd/internal/wire"
 	"github.com/paraglide/glide/nbd/nbdtest"
@@ -91,6 +92,10 @@ func play(t *testing.T, text []byte, piece int) {
 	}
 }
 
+// played is what a server, its disk of a MiB, and the buffers of one connection
+// take, whatever is said to it, bytes.
+const played = 8 * mib
+
 // FuzzHandshake has a client say anything from the beginning.
 func FuzzHandshake(f *testing.F) {
 	flags := wire.AppendClientFlags(nil, fixed)
@@ -109,7 +114,10 @@ func FuzzHandshake(f *testing.F) {
 		f.Add(bytes.Join(parts, nil), byte(0))
 		f.Add(bytes.Join(parts, nil), byte(7))
 	}
-	f.Fuzz(func(t *testing.T, text []byte, piece byte) { play(t, text, 1+int(piece)*13) })
+	f.Fuzz(func(t *testing.T, text []byte, piece byte) {
+		// An option of 64 KiB is read whole; a list of exports answers eight bytes.
+		fuzztest.Bound(t, len(text), played, 256, func() { play(t, text, 1+int(piece)*13) })
+	})
 }
 
 // FuzzTransmission has a client say anything after a good handshake.
@@ -145,6 +153,9 @@ func FuzzTransmission(f *testing.F) {
 		f.Add(append(wire.AppendRequest(nil, r), all...), byte(3))
 	}
 	f.Fuzz(func(t *testing.T, text []byte, piece byte) {
-		play(t, append(bytes.Clone(hello), text...), 1+int(piece)*13)
+		// The answer to a request of 28 bytes may be the whole disk, of a MiB here.
+		fuzztest.Bound(t, len(text), played, 2*mib/wire.RequestSize, func() {
+			play(t, append(bytes.Clone(hello), text...), 1+int(piece)*13)
+		})
 	})
 }

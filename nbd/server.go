@@ -128,7 +128,8 @@ func (o Options) withDefaults() Options {
 }
 
 // Server serves the exports of an Exporter on any number of listeners. Set the
-// exported fields, then call Serve for each listener, and Shutdown once.
+// exported fields, then call Serve for each listener (or ServeConn for each
+// connection), and Shutdown once.
 type Server struct {
 	Exporter Exporter
 	Options  Options
@@ -190,7 +191,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		switch {
 		case err == nil:
 			pause = 0
-			s.start(nc)
+			s.start(nc, func() {})
 		case ctx.Err() != nil || s.stopping.Load():
 			return nil
 		case !passing(err):
@@ -218,8 +219,24 @@ func passing(err error) bool {
 	return false
 }
 
-// start begins to serve a connection.
-func (s *Server) start(nc net.Conn) {
+// ServeConn serves one connection, which it takes over. It returns when the
+// connection has ended and no write, trim or zeroing of it is under way any more:
+// what another connection is asked for then happens after all that this one was.
+func (s *Server) ServeConn(nc net.Conn) error {
+	if err := s.Options.Validate(); err != nil {
+		_ = nc.Close()
+		return err
+	}
+	s.init()
+	over := make(chan struct{})
+	s.start(nc, func() { close(over) })
+	<-over
+	return nil
+}
+
+// start begins to serve a connection; over is called when its receive loop, which
+// is what calls the device for all that changes it, has ended.
+func (s *Server) start(nc net.Conn, over func()) {
 	tune(nc)
 	out := newOutlet(nc, s.opt.WriteTimeout)
 	c := &conn{srv: s, out: out, in: out}
@@ -227,6 +244,7 @@ func (s *Server) start(nc net.Conn) {
 	defer s.mu.Unlock()
 	if s.stopping.Load() {
 		_ = nc.Close()
+		over()
 		return
 	}
 	s.conns[c] = struct{}{}
@@ -234,6 +252,7 @@ func (s *Server) start(nc net.Conn) {
 		s.timer = time.AfterFunc(watchInterval, s.watch)
 	}
 	s.wg.Go(func() {
+		defer over()
 		defer s.forget(c)
 		c.serve()
 	})

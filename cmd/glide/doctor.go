@@ -15,6 +15,7 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/size"
@@ -84,7 +85,8 @@ func (a *app) doctor(ctx context.Context, flags map[string][]string) ([]client.C
 		return append(checks, failed("settings", err, "see docs/configuration.md")), nil
 	}
 	checks = append(checks, client.Check{Name: "settings", OK: true, Detail: "they make sense"})
-	return append(checks, checkData(cfg.Data), checkStore(ctx, cfg.Store)), nil
+	kernel := client.Check{Name: "kernel devices", OK: true, Detail: kernelnbd.Describe(kernelnbd.Kernel{}.Check())}
+	return append(checks, checkData(cfg.Data), checkStore(ctx, cfg.Store), kernel), nil
 }
 
 func failed(name string, err error, fix string) client.Check {

@@ -23,8 +23,8 @@ func newFlush(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			stop := a.spin("flushing")
-			f, err := c.Flush(cmd.Context(), args[0])
+			ctx, stop := a.meter(cmd.Context(), "flushing")
+			f, err := c.Flush(ctx, args[0])
 			stop()
 			if err != nil {
 				return err

@@ -11,8 +11,6 @@ import (
 var later = []struct{ use, short, does string }{
 	{"gc", "Collect what nothing refers to in the store", "collect garbage"},
 	{"scrub", "Read and check everything in the store", "scrub the store"},
-	{"attach NAME", "Attach a volume as a kernel block device", "attach kernel devices; `nbd-client` does"},
-	{"detach NAME", "Detach a kernel block device", "detach kernel devices; `nbd-client -d` does"},
 	{"top", "Watch what volumes do", "have a live view; `glide stats` has the numbers"},
 	{"events", "List what happened", "keep events; the daemon's log has them"},
 	{"hosts", "List the hosts of the store", "list hosts"},

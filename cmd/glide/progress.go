@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
+	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
@@ -22,19 +25,59 @@ func isTerminal(w any) bool {
 	return err == nil
 }
 
-// spin draws a spinner on a terminal until the returned function is called, for
-// work whose end is not known.
-func (a *app) spin(what string) (stop func()) {
+// meter shows, on a terminal, how far the daemon is with what it was asked for:
+// a spinner until it tells, and then a bar.
+type meter struct {
+	what     string
+	progress *mpb.Progress
+
+	mu  sync.Mutex
+	bar *mpb.Bar
+	set bool // bar is one
+}
+
+// meter starts to show; requests made with the context that it returns are
+// shown, until stop.
+func (a *app) meter(ctx context.Context, what string) (mctx context.Context, stop func()) {
 	if !isTerminal(a.err) {
-		return func() {}
+		return ctx, func() {}
 	}
-	p := mpb.New(mpb.WithOutput(a.err), mpb.WithRefreshRate(120*time.Millisecond))
-	bar := p.New(0, mpb.SpinnerStyle().PositionLeft(), mpb.BarWidth(2),
+	m := &meter{what: what, progress: newProgress(a.err)}
+	m.bar = m.progress.New(0, mpb.SpinnerStyle().PositionLeft(), mpb.BarWidth(2),
 		mpb.AppendDecorators(decor.Name(" "+what+" "), decor.Elapsed(decor.ET_STYLE_GO)))
-	return func() {
-		bar.Abort(true) // it is done, well or not: the line goes
-		p.Wait()
+	return client.WithProgress(ctx, m.report), m.stop
+}
+
+func (m *meter) report(done, total uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.set {
+		m.bar.Abort(true)
+		m.bar, m.set = addBar(m.progress, m.what, int64(total)), true
 	}
+	// More than one thing may be done for one request, each with its own total. The
+	// end is stop's.
+	m.bar.SetTotal(int64(total), false)
+	m.bar.SetCurrent(min(int64(done), int64(total)-1))
+}
+
+func (m *meter) stop() {
+	m.mu.Lock()
+	m.bar.Abort(true) // it is done, well or not: the line goes
+	m.mu.Unlock()
+	m.progress.Wait()
+}
+
+func newProgress(w io.Writer) *mpb.Progress {
+	return mpb.New(mpb.WithOutput(w), mpb.WithRefreshRate(120*time.Millisecond), mpb.WithWidth(48))
+}
+
+func addBar(p *mpb.Progress, what string, total int64) *mpb.Bar {
+	return p.New(total, mpb.BarStyle().Rbound("|").Lbound("|"),
+		mpb.PrependDecorators(decor.Name(what+" ")),
+		mpb.AppendDecorators(decor.Percentage(), decor.Any(func(s decor.Statistics) string {
+			return " " + size.Human(s.Current) + " of " + size.Human(s.Total) + " "
+		}), decor.Elapsed(decor.ET_STYLE_GO)))
 }
 
 // watched is a source with a progress bar.
@@ -51,13 +94,8 @@ func (a *app) watch(what string, src client.Source) *watched {
 	if !isTerminal(a.err) {
 		return w
 	}
-	w.progress = mpb.New(mpb.WithOutput(a.err), mpb.WithRefreshRate(120*time.Millisecond), mpb.WithWidth(48))
-	total := int64(src.Size())
-	w.bar = w.progress.New(total, mpb.BarStyle().Rbound("|").Lbound("|"),
-		mpb.PrependDecorators(decor.Name(what+" ")),
-		mpb.AppendDecorators(decor.Percentage(), decor.Any(func(s decor.Statistics) string {
-			return " " + size.Human(s.Current) + " of " + size.Human(s.Total) + " "
-		}), decor.Elapsed(decor.ET_STYLE_GO)))
+	w.progress = newProgress(a.err)
+	w.bar = addBar(w.progress, what, int64(src.Size()))
 	return w
 }
 

@@ -78,7 +78,8 @@ data and wants --force.`,
 	add(groupVolumes, "Volumes:",
 		newCreate(a), newImport(a), newExport(a), newLs(a), newShow(a), newRm(a), newRename(a), newResize(a), newSet(a))
 	add(groupMove, "Copies and moves:",
-		newFork(a), newSnapshot(a), newSnapshots(a), newRollback(a), newFlush(a), newSleep(a), newWake(a))
+		newFork(a), newSnapshot(a), newSnapshots(a), newRollback(a), newFlush(a), newSleep(a), newWake(a),
+		newAttach(a), newDetach(a))
 	add(groupLook, "Looking:",
 		newURI(a), newLog(a), newDiff(a), newDf(a), newVerify(a), newStats(a), newDebug(a))
 	add(groupDaemon, "Daemon and program:",

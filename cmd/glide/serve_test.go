@@ -132,6 +132,8 @@ func (d *serving) wait() int {
 	select {
 	case more = <-d.more:
 	case <-time.After(time.Minute):
+		_ = d.cmd.Process.Signal(syscall.SIGQUIT) // its log then says what it was doing
+		time.Sleep(time.Second)
 		d.t.Fatal("the daemon did not stop")
 	}
 	_ = d.cmd.Wait()

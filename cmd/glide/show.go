@@ -64,6 +64,7 @@ func printVolume(w io.Writer, v *client.Volume) error {
 		{"on this host", size.Human(v.LocalBytes)},
 		{"in the store", size.Human(v.StoreBytes)},
 		{"connections", strconv.Itoa(v.Exports)},
+		{"device", orDash(v.Device)},
 		{"iops", unless0(v.IOPS, strconv.FormatUint(v.IOPS, 10), "no limit")},
 		{"bandwidth", unless0(v.Bandwidth, size.Human(v.Bandwidth)+"/s", "no limit")},
 		{"dirty budget", unless0(v.DirtyBudget, size.Human(v.DirtyBudget), "the host's")},

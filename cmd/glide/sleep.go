@@ -24,8 +24,8 @@ volume with open connections sleeps only with --force, which closes them.`,
 			if err != nil {
 				return err
 			}
-			stop := a.spin("going to sleep")
-			v, err := c.Sleep(cmd.Context(), args[0], portable, force)
+			ctx, stop := a.meter(cmd.Context(), "going to sleep")
+			v, err := c.Sleep(ctx, args[0], portable, force)
 			stop()
 			if err != nil {
 				return err

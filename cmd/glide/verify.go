@@ -28,8 +28,8 @@ and exit 1.`,
 			if err != nil {
 				return err
 			}
-			stop := a.spin("verifying")
-			v, err := c.Verify(cmd.Context(), args[0], cold)
+			ctx, stop := a.meter(cmd.Context(), "verifying")
+			v, err := c.Verify(ctx, args[0], cold)
 			stop()
 			if err != nil {
 				return err

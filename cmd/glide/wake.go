@@ -33,8 +33,8 @@ exit 3 says what may be lost, and --force does without it.`,
 			if err != nil {
 				return err
 			}
-			stop := a.spin("waking")
-			v, err := c.Wake(cmd.Context(), args[0], force, expect)
+			ctx, stop := a.meter(cmd.Context(), "waking")
+			v, err := c.Wake(ctx, args[0], force, expect)
 			stop()
 			if err != nil {
 				return err

@@ -51,7 +51,7 @@ type route struct {
 
 // routes lists every route; the OpenAPI document is checked against it.
 func routes() []route {
-	return slices.Concat(volumeRoutes, imageRoutes, forkRoutes, snapshotRoutes, lifeRoutes, inspectRoutes, hostRoutes)
+	return slices.Concat(volumeRoutes, imageRoutes, forkRoutes, snapshotRoutes, lifeRoutes, attachRoutes, inspectRoutes, hostRoutes)
 }
 
 // handle is a route that decodes an In, unless that is None, and answers with
@@ -71,7 +71,9 @@ func handle[In, Out any](method, path string, fn func(ctx context.Context, b Bac
 			if err := decode(w, r, &in); err != nil {
 				return err
 			}
-			out, err := fn(r.Context(), s.Backend, params{r}, in)
+			ctx, done := told(w, r)
+			out, err := fn(ctx, s.Backend, params{r}, in)
+			done()
 			if err != nil {
 				return err
 			}

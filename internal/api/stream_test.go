@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/problem"
 )
 
@@ -126,16 +127,19 @@ func FuzzStream(f *testing.F) {
 	f.Add(encoded(f, &list{size: 4096, extents: []Extent{{Off: 512, Data: make([]byte, 2000)}}}), uint64(4096))
 	f.Fuzz(func(t *testing.T, b []byte, size uint64) {
 		src := ReadImage(bytes.NewReader(b), size)
-		var pos uint64
-		for {
-			e, err := src.Next()
-			if err != nil {
-				return
+		// A frame may be announced with 4 MiB, and there is one buffer for all.
+		fuzztest.Bound(t, len(b), 2*MaxFrame, 16, func() {
+			var pos uint64
+			for {
+				e, err := src.Next()
+				if err != nil {
+					return
+				}
+				if e.Off < pos || len(e.Data) == 0 || e.Off+uint64(len(e.Data)) > size {
+					t.Fatalf("extent of %d bytes at %d after %d, of %d", len(e.Data), e.Off, pos, size)
+				}
+				pos = e.Off + uint64(len(e.Data))
 			}
-			if e.Off < pos || len(e.Data) == 0 || e.Off+uint64(len(e.Data)) > size {
-				t.Fatalf("extent of %d bytes at %d after %d, of %d", len(e.Data), e.Off, pos, size)
-			}
-			pos = e.Off + uint64(len(e.Data))
-		}
+		})
 	})
 }

@@ -36,6 +36,7 @@ type Volume struct {
 	LocalBytes  int64             `json:"local_bytes"`
 	StoreBytes  int64             `json:"store_bytes"`
 	Exports     int               `json:"exports"`
+	Device      string            `json:"device,omitempty"` // /dev/nbdN, if it is attached
 	Labels      map[string]string `json:"labels"`
 	IOPS        uint64            `json:"iops"`
 	Bandwidth   uint64            `json:"bandwidth"`
@@ -231,6 +232,15 @@ type Source interface {
 // command line (durability, rpo, iops, bandwidth, dirty-budget, label.KEY).
 type Settings map[string]string
 
+// Event is something that happened on a host.
+type Event struct {
+	Sequence uint64    `json:"sequence"` // counts from 1 since the daemon started
+	Time     time.Time `json:"time"`
+	Kind     string    `json:"kind"` // volume, store, disk or host
+	Volume   string    `json:"volume,omitempty"`
+	Message  string    `json:"message"`
+}
+
 // Backend is what the API serves: one method for each verb. Errors carry a
 // problem.Kind. Names are as in the contract: [tenant/]name, with @SNAPSHOT
 // where a volume is only read.
@@ -261,6 +271,8 @@ type Backend interface {
 	Stats(ctx context.Context, name string) (Stats, error) // name "": the host's
 	Doctor(ctx context.Context) ([]Check, error)
 	Release(ctx context.Context, name string, r ReleaseRequest) (Volume, error)
+	Attach(ctx context.Context, name string, r AttachRequest) (Attachment, error)
+	Detach(ctx context.Context, r DetachRequest) (Attachment, error)
 	// Dump writes an object of the store, decoded, as text.
 	Dump(ctx context.Context, key string, w io.Writer) error
 }

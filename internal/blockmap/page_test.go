@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
 )
@@ -130,7 +131,9 @@ func FuzzParsePage(f *testing.F) {
 		f.Add([]byte(page))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		p, err := ParsePage(raw)
+		var p Page
+		var err error
+		fuzztest.Bound(t, len(raw), 0, 1, func() { p, err = ParsePage(raw) }) // it is looked up where it lies
 		if err != nil {
 			return
 		}
@@ -183,7 +186,10 @@ func FuzzParseRoot(f *testing.F) {
 	f.Add("hole")
 	f.Add(Root{blockRef(5), 4}.String())
 	f.Fuzz(func(t *testing.T, text string) {
-		if r, err := ParseRoot(text); err == nil && r.String() != text {
+		var r Root
+		var err error
+		fuzztest.Bound(t, len(text), 0, 16, func() { r, err = ParseRoot(text) })
+		if err == nil && r.String() != text {
 			t.Errorf("%q was read as %q", text, r)
 		}
 	})

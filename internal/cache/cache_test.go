@@ -3,12 +3,15 @@ package cache
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"hash/crc32"
 	"math/rand/v2"
 	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
@@ -189,12 +192,17 @@ func TestScanResistance(t *testing.T) {
 	}
 }
 
+// FuzzSlab opens a slab that holds anything; signed, its header counts.
 func FuzzSlab(f *testing.F) {
-	f.Add([]byte(slabMagic), 0)
-	f.Fuzz(func(t *testing.T, junk []byte, at int) {
-		if len(junk) > 4096 || at < 0 || at > 8192 {
-			return
-		}
+	head := make([]byte, slabHeader+2*entrySize)
+	copy(head, slabMagic)
+	binary.LittleEndian.PutUint32(head[4:], slabVersion)
+	binary.LittleEndian.PutUint32(head[8:], minClass)
+	binary.LittleEndian.PutUint32(head[12:], uint32(perSlab(minClass)))
+	copy(head[slabHeader:], encodeEntry(&pack.Hash{1}, 4096))
+	f.Add(head, true)
+	f.Add([]byte(slabMagic), false)
+	f.Fuzz(func(t *testing.T, b []byte, sign bool) {
 		fs := vfs.NewMem()
 		if err := fs.MkdirAll("slabs", 0o755); err != nil {
 			t.Fatal(err)
@@ -203,9 +211,24 @@ func FuzzSlab(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := file.WriteAt(junk, int64(at)); err != nil {
-			t.Fatal(err)
+		if sign && len(b) >= 20 {
+			b = bytes.Clone(b)
+			binary.LittleEndian.PutUint32(b[16:], crc32.Checksum(b[:16], castagnoli))
 		}
-		_, _ = openDisk(fs, "slabs", 1<<30, func(int64) bool { return true })
+		for _, piece := range []struct {
+			b   []byte
+			off int64
+		}{{make([]byte, 1<<20), 0}, {b, 0}} { // the table of the smallest slots takes most of a MiB
+			if _, err := file.WriteAt(piece.b, piece.off); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// A slab has at most 16,384 slots: its table, and what is kept of each, are 48 bytes a slot.
+		fuzztest.Bound(t, len(b), 8<<20, 1, func() {
+			d, err := openDisk(fs, "slabs", 1<<30, func(int64) bool { return true })
+			if err == nil {
+				d.close()
+			}
+		})
 	})
 }

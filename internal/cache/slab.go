@@ -32,7 +32,8 @@ import (
 //	         40  8  0
 //	…      the slots, from a multiple of 4096 on
 //
-// Nothing in a slab is ever synced: an entry may be on the disk before its
+// Magic, version and checksum stay in place in every version. Nothing in a slab
+// is ever synced: an entry may be on the disk before its
 // block, or after it is gone. What is read is verified against its hash.
 const (
 	slabMagic   = "GLDS"
@@ -140,12 +141,15 @@ func readSlab(f io.ReaderAt) (size int, table []byte, err error) {
 	if string(head[:4]) != slabMagic {
 		return 0, nil, problem.New(problem.Corrupt, "not a slab: no magic at its start")
 	}
+	if crc32.Checksum(head[:16], castagnoli) != binary.LittleEndian.Uint32(head[16:]) {
+		return 0, nil, problem.New(problem.Corrupt, "the slab's header does not match its checksum")
+	}
 	if v := binary.LittleEndian.Uint32(head[4:]); v > slabVersion {
 		return 0, nil, problem.New(problem.Unsupported, "the slab's format is version %d, this program knows up to %d: use a newer glide", v, slabVersion)
 	}
 	size = int(binary.LittleEndian.Uint32(head[8:]))
-	if crc32.Checksum(head[:16], castagnoli) != binary.LittleEndian.Uint32(head[16:]) || classOf(size) != size {
-		return 0, nil, problem.New(problem.Corrupt, "the slab's header does not match its checksum")
+	if classOf(size) != size {
+		return 0, nil, problem.New(problem.Corrupt, "the slab's slots have %d bytes, which is no size class", size)
 	}
 	n := perSlab(size)
 	if int(binary.LittleEndian.Uint32(head[12:])) != n {

@@ -18,6 +18,11 @@ const (
 
 	encodingRaw  = 0
 	encodingZstd = 1
+
+	// maxExpansion is how many times its length zstd data can become: a block of
+	// at most 128 KiB takes no less than a header of 3 bytes and one byte. What
+	// claims more is not believed, and no memory is taken for it.
+	maxExpansion = 128 << 10 / 4
 )
 
 // Range is a run of bytes of a volume that a data commit changes.
@@ -34,7 +39,9 @@ var (
 		return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 	})
 	decoder = sync.OnceValues(func() (*zstd.Decoder, error) {
-		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxData))
+		// What comes out has to fit the room that is given, which is what the header
+		// says and so was checked.
+		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxData), zstd.WithDecodeAllCapLimit(true))
 	})
 )
 
@@ -135,7 +142,10 @@ func decompress(section []byte) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
-		if body, err = dec.DecodeAll(body, nil); err != nil {
+		if uint64(size) > uint64(len(body))*maxExpansion {
+			return nil, problem.New(problem.Corrupt, "data section of %d bytes cannot have %d decoded", len(body), size)
+		}
+		if body, err = dec.DecodeAll(body, make([]byte, 0, size)); err != nil {
 			return nil, problem.New(problem.Corrupt, "data section: %w", err)
 		}
 	default:

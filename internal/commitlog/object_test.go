@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
 )
@@ -258,7 +259,10 @@ func FuzzDecode(f *testing.F) {
 		if raw = bytes.Clone(raw); len(raw) >= headerSize { // let the fuzzer past the checksum
 			binary.LittleEndian.PutUint32(raw[crcAt:], checksum(raw))
 		}
-		o, err := Decode(raw)
+		var o *Object
+		var err error
+		// JSON into maps and strings; a level of it costs the parser more than its byte.
+		fuzztest.Bound(t, len(raw), 0, 64, func() { o, err = Decode(raw) })
 		if err != nil {
 			return
 		}
@@ -328,6 +332,24 @@ func TestDataRefuses(t *testing.T) {
 
 func errOf[T any](_ T, err error) error { return err }
 
+// TestDataThatExpands: a small section makes the reader take no more memory
+// than it may become, and one that lies about it none.
+func TestDataThatExpands(t *testing.T) {
+	section, err := EncodeData([]Range{{0, 16 << 20, make([]byte, 16<<20)}})
+	check(t, err)
+	if _, err := DecodeData(section); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []uint32{16, 16<<20 - 1, MaxData - dataHeaderSize} {
+		binary.LittleEndian.PutUint32(section[4:], size)
+		fuzztest.Bound(t, int(size), 4<<20, 2, func() { _, err = DecodeData(section) })
+		wantKind(t, err, problem.Corrupt)
+	}
+	short := append(bytes.Clone(section[:dataHeaderSize]), section[dataHeaderSize:][:20]...)
+	fuzztest.Bound(t, len(short), 0, 64, func() { _, err = DecodeData(short) })
+	wantKind(t, err, problem.Corrupt)
+}
+
 func FuzzDecodeData(f *testing.F) {
 	for _, ranges := range [][]Range{{}, {{0, 8, []byte("12345678")}, {100, 8, nil}}, {{0, 1 << 16, make([]byte, 1<<16)}}} {
 		section, err := EncodeData(ranges)
@@ -335,7 +357,16 @@ func FuzzDecodeData(f *testing.F) {
 		f.Add(section)
 	}
 	f.Fuzz(func(t *testing.T, section []byte) {
-		ranges, err := DecodeData(section)
+		var ranges []Range
+		var err error
+		// A table entry of 16 bytes becomes a Range of 40. What is compressed may
+		// become 32,768 times as much (a block of 128 KiB in 4 bytes), as the
+		// header has to say beforehand, up to MaxData; the decoder has 4 MiB of its own.
+		times := uint64(4)
+		if len(section) > 0 && section[0] == encodingZstd {
+			times = 4 * maxExpansion
+		}
+		fuzztest.Bound(t, min(len(section), MaxData/maxExpansion), 4<<20, times, func() { ranges, err = DecodeData(section) })
 		if err != nil {
 			return
 		}

@@ -158,7 +158,7 @@ func (o *Owner) Commit(ctx context.Context, state State) (Generation, error) {
 		defer unlock()
 		return o.commit(ctx, state)
 	}
-	s, err := o.ship(ctx, state, nil)
+	s, err := o.follow(ctx, state)
 	unlock()
 	if err != nil {
 		return Generation{}, err

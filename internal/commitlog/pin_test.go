@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
@@ -117,7 +118,9 @@ func FuzzDecodePin(f *testing.F) {
 		f.Add(raw)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		p, err := DecodePin(raw)
+		var p Pin
+		var err error
+		fuzztest.Bound(t, len(raw), 0, 64, func() { p, err = DecodePin(raw) })
 		if err != nil {
 			return
 		}

@@ -32,48 +32,93 @@ type Shipment struct {
 // Generation is where the commit will be, if it takes effect.
 func (s *Shipment) Generation() Generation { return s.f.object.Generation }
 
-// Ship sends a state as Commit does, and with it the data section of a data
-// commit (EncodeData) that holds all writes between those of the commit before
-// and state.DataSeq. It does not wait for the answer, nor for those of commits
-// sent before. It waits where it has to: when what was sent before has failed,
-// it is settled first; and when the epoch is long, the pipeline is drained and
-// the next one begun. ctx has to outlive the request.
-func (o *Owner) Ship(ctx context.Context, state State, data []byte) (*Shipment, error) {
+// Ship publishes the state of the commit before it, as edit changes it, and does
+// not wait for the answer, nor for those of commits sent before. With data, the
+// section of a data commit (EncodeData), it holds every write through the given
+// one. edit may change anything but the block map: Root, Seq and Size stay in
+// step with the last Commit, whatever its caller has learned of it.
+//
+// It waits where it has to: when what was sent before has failed, that is settled
+// first; and when the epoch is long, the pipeline is drained and the next one
+// begun. ctx has to outlive the request.
+func (o *Owner) Ship(ctx context.Context, through uint64, data []byte, edit func(*State)) (*Shipment, error) {
 	defer o.lock()()
-	return o.ship(ctx, state, data)
-}
-
-func (o *Owner) ship(ctx context.Context, state State, data []byte) (*Shipment, error) {
-	o.reap()
-	at := o.next
-	if n := len(o.flights); n > 0 && !o.stuck() && n < MaxAhead && o.flights[n-1].object.Generation.Number+1 < o.opts.RollAt {
-		at = o.flights[n-1].object.Generation.Next()
-	} else {
-		if err := o.ready(ctx); err != nil {
-			return nil, err
-		}
-		at = o.next
+	at, err := o.place(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if o.left != nil {
-		return nil, o.left
+	last := o.tip
+	if n := len(o.flights); n > 0 {
+		last = o.flights[n-1].object
 	}
-	if state.ID != o.tip.State.ID {
-		return nil, problem.New(problem.Invalid, "commit of volume ID %s to the log of %s, which is of %s", state.ID, o.opts.Volume, o.tip.State.ID)
-	}
-	through := state.DataSeq
+	state := last.State.Clone()
+	edit(&state)
 	before := o.parcels
 	o.carry(&state)
 	if len(data) > 0 {
 		state.DataSeq = through
 	}
-	s, err := o.encode(&Object{Kind: Commit, Ahead: uint32(len(o.flights)), State: state, Data: data}, at)
+	s, err := o.launch(ctx, at, &Object{State: state, Data: data})
 	if err != nil {
 		o.parcels = before
 		return nil, err
 	}
 	if len(data) > 0 {
-		run := DataRun{Name: o.opts.Volume.Name, Epoch: at.Epoch, First: at.Number, Last: at.Number, Hash: s.object.Hash, Count: 1, Bytes: uint64(len(data))}
+		run := DataRun{Name: o.opts.Volume.Name, Epoch: at.Epoch, First: at.Number, Last: at.Number, Hash: s.f.object.Hash, Count: 1, Bytes: uint64(len(data))}
 		o.parcels = append(o.parcels[:len(o.parcels):len(o.parcels)], parcel{run, through})
+	}
+	return s, nil
+}
+
+// Unfolded is the number and size in bytes of the data commits that the newest
+// commit, sent or known to have taken effect, rests on.
+func (o *Owner) Unfolded() (count, bytes uint64) {
+	defer o.lock()()
+	for _, p := range o.parcels {
+		count += p.run.Count
+		bytes += p.run.Bytes
+	}
+	return count, bytes
+}
+
+// follow is Commit behind flights.
+func (o *Owner) follow(ctx context.Context, state State) (*Shipment, error) {
+	at, err := o.place(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if state.ID != o.tip.State.ID {
+		return nil, problem.New(problem.Invalid, "commit of volume ID %s to the log of %s, which is of %s", state.ID, o.opts.Volume, o.tip.State.ID)
+	}
+	before := o.parcels
+	o.carry(&state)
+	s, err := o.launch(ctx, at, &Object{State: state})
+	if err != nil {
+		o.parcels = before
+	}
+	return s, err
+}
+
+// place is where the next commit goes, behind what was sent.
+func (o *Owner) place(ctx context.Context) (Generation, error) {
+	o.reap()
+	if n := len(o.flights); n > 0 && !o.stuck() && n < MaxAhead {
+		if at := o.flights[n-1].object.Generation.Next(); at.Number < o.opts.RollAt {
+			return at, nil
+		}
+	}
+	if err := o.ready(ctx); err != nil {
+		return Generation{}, err
+	}
+	return o.next, nil
+}
+
+// launch sends a commit.
+func (o *Owner) launch(ctx context.Context, at Generation, obj *Object) (*Shipment, error) {
+	obj.Kind, obj.Ahead = Commit, uint32(len(o.flights))
+	s, err := o.encode(obj, at)
+	if err != nil {
+		return nil, err
 	}
 	f := &flight{sent: s, done: make(chan struct{})}
 	o.flights = append(o.flights, f)

@@ -44,13 +44,11 @@ func (u *unsteady) PutIfAbsent(ctx context.Context, key string, b []byte) error 
 }
 
 // shipData ships one page whose content is the number.
-func shipData(t tb, o *Owner, root, seq uint64) *Shipment {
+func shipData(t tb, o *Owner, seq uint64) *Shipment {
 	t.Helper()
 	data, err := EncodeData([]Range{{Off: seq % 16 * 4096, Len: 8, Data: binary.LittleEndian.AppendUint64(nil, seq)}})
 	check(t, err)
-	s := someState(root)
-	s.DataSeq = seq
-	sh, err := o.Ship(ctx, s, data)
+	sh, err := o.Ship(ctx, seq, data, func(s *State) { s.Cause = CauseData })
 	check(t, err)
 	return sh
 }
@@ -93,9 +91,7 @@ func TestPipeline(t *testing.T) {
 			if len(way) < 5 {
 				data, err := EncodeData([]Range{{Off: seq % 16 * 4096, Len: 8, Data: binary.LittleEndian.AppendUint64(nil, seq)}})
 				check(t, err)
-				s := someState(root)
-				s.DataSeq = seq
-				if sh, err := o.Ship(ctx, s, data); err == nil {
+				if sh, err := o.Ship(ctx, seq, data, func(*State) {}); err == nil {
 					way = append(way, sh)
 					seq++
 					continue
@@ -138,9 +134,9 @@ func TestPipelineBeyondASeal(t *testing.T) {
 	a.opts.Store = u
 	stall := make(chan struct{})
 	u.hold[disk.Key(Generation{1, 3})] = stall
-	_, err := shipData(t, a, 1, 2).Wait(ctx)
+	_, err := shipData(t, a, 2).Wait(ctx)
 	check(t, err)
-	third, fourth := shipData(t, a, 1, 3), shipData(t, a, 1, 4)
+	third, fourth := shipData(t, a, 3), shipData(t, a, 4)
 	for newestKey(t, u.Store, Generation{1, 4}) == nil {
 		time.Sleep(time.Millisecond)
 	}
@@ -158,7 +154,7 @@ func TestPipelineBeyondASeal(t *testing.T) {
 		_, err := s.Wait(ctx)
 		wantKind(t, err, problem.Fenced)
 	}
-	_, err = a.Ship(ctx, someState(1), nil)
+	_, err = a.Ship(ctx, 9, []byte{1}, func(*State) {})
 	wantKind(t, err, problem.Fenced)
 	wantShape(t, historyOf(t, u.Store, disk), "1.1 first", "1.2 commit", "1.3 seal", "2.1 first")
 }
@@ -179,7 +175,7 @@ func TestReplayRefuses(t *testing.T) {
 		store := newStore()
 		o := opened(t, store, "a")
 		for seq := uint64(2); seq < 7; seq++ {
-			_, err := shipData(t, o, 1, seq).Wait(ctx)
+			_, err := shipData(t, o, seq).Wait(ctx)
 			check(t, err)
 		}
 		return store

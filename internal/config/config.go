@@ -5,6 +5,7 @@ package config
 
 import (
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"net/url"
@@ -172,12 +173,29 @@ func DefaultAPI(src Sources) string {
 	return "unix:" + filepath.Join(dir, apiSocket)
 }
 
+// maxFile bounds a configuration file, bytes: a device, or another file that was
+// named by mistake, must not be read to its end.
+const maxFile = 1 << 20
+
 // readFile reads the settings in a TOML file.
 func readFile(path string) (map[string]value, error) {
-	b, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, problem.New(problem.Invalid, "the configuration cannot be read: %w", err)
 	}
+	defer func() { _ = f.Close() }() // only read from
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, problem.New(problem.Invalid, "the configuration cannot be read: %w", err)
+	}
+	if len(b) > maxFile {
+		return nil, problem.New(problem.Invalid, "%s has more than %d bytes: that is no configuration of glide", path, maxFile)
+	}
+	return parseFile(path, b)
+}
+
+// parseFile reads the settings in the text of a TOML file.
+func parseFile(path string, b []byte) (map[string]value, error) {
 	raw := map[string]any{}
 	if _, err := toml.Decode(string(b), &raw); err != nil {
 		return nil, problem.New(problem.Invalid, "%s: %w", path, err)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
@@ -261,4 +262,36 @@ func FuzzShare(f *testing.F) {
 			t.Fatalf("share(%q) = %+v", s, sh)
 		}
 	})
+}
+
+// FuzzFile gives the reader of configuration files anything.
+func FuzzFile(f *testing.F) {
+	f.Add("")
+	f.Add("memory = \"256M\"\npack-blocks = 25\nnbd = [\"unix:/run/a\", \"tcp:127.0.0.1:10809\"]\n")
+	f.Add("[store]\nurl = 1")
+	f.Add("retention = 72h\nlog-level = \"debug\"")
+	f.Fuzz(func(t *testing.T, text string) {
+		// The parser keeps a value, its key and its place for each pair.
+		fuzztest.Bound(t, len(text), 1<<20, 1024, func() {
+			values, err := parseFile("glide.toml", []byte(text))
+			for key, v := range values {
+				for _, s := range Settings {
+					if s.Name == key {
+						_ = s.set(&Config{}, v.list) // it may be wrong
+					}
+				}
+			}
+			if err != nil && problem.KindOf(err) != problem.Invalid {
+				t.Errorf("%q: %v", text, err)
+			}
+		})
+	})
+}
+
+// TestHugeFile: a file that is no configuration is not read to its end.
+func TestHugeFile(t *testing.T) {
+	_, err := Load(Sources{Flags: map[string][]string{"config": {"/dev/zero"}}})
+	if problem.KindOf(err) != problem.Invalid || !strings.Contains(err.Error(), "/dev/zero") {
+		t.Error(err)
+	}
 }

@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"errors"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,104 +102,10 @@ func TestBadImages(t *testing.T) {
 	}
 }
 
-// TestVanishedStore: local volumes go on; what needs the store says so.
-func TestVanishedStore(t *testing.T) {
-	store := t.TempDir()
-	d := newDaemon(t, "file://"+store)
-	d.start()
-	d.do("create", "v", "--size", "64M")
-	c := d.dial("v")
-	defer c.Close()
-	must(t, c.Write([]byte("before"), 0, 0))
-	must(t, os.Rename(store, store+".gone"))
-	t.Cleanup(func() { _ = os.RemoveAll(store + ".gone") })
-	must(t, c.Write([]byte("after"), 4096, 0))
-	must(t, c.Flush())
-	d.do("fork", "v", "f")
-	r := d.try("flush", "v")
-	refused(t, r, 1, "")
-	must(t, os.Rename(store+".gone", store))
-	d.do("flush", "v")
-}
-
-// TestCorruptPack: damage in the store is found by its hash, and never served.
-func TestCorruptPack(t *testing.T) {
-	store := t.TempDir()
-	a, b := newDaemon(t, "file://"+store), newDaemon(t, "file://"+store)
-	a.start()
-	b.start()
-	a.do("create", "v", "--size", "64M")
-	c := a.dial("v")
-	data := make([]byte, 1<<20)
-	for i := range data {
-		data[i] = byte(i * 7 >> 3)
-	}
-	must(t, c.Write(data, 0, 0))
-	must(t, c.Close())
-	a.do("flush", "v")
-	b.do("fork", "v", "w")
-	var pack string
-	must(t, filepath.WalkDir(filepath.Join(store, "packs"), func(p string, e fs.DirEntry, err error) error {
-		if err == nil && !e.IsDir() {
-			pack = p
-		}
-		return err
-	}))
-	raw, err := os.ReadFile(pack)
-	must(t, err)
-	raw[60] ^= 0x40 // in the first block's payload
-	must(t, os.WriteFile(pack, raw, 0o600))
-	c = b.dial("w")
-	defer c.Close()
-	buf := make([]byte, 4096)
-	err = c.Read(buf, 0)
-	var ne *nbdclient.Error
-	if !errors.As(err, &ne) || ne.Errno != nbd.EIO {
-		t.Fatalf("a damaged block was answered with %v", err)
-	}
-	r := b.try("verify", "w", "--cold")
-	if r.code != 1 || !strings.Contains(r.out+r.stderr, "packs/") {
-		t.Errorf("verify: exit %d %s %s", r.code, r.out, r.stderr)
-	}
-	// The owner still has the block on its SSD.
-	c2 := a.dial("v")
-	defer c2.Close()
-	must(t, c2.Read(buf, 0))
-	if !bytes.Equal(buf, data[:4096]) {
-		t.Error("the owner's own copy is wrong")
-	}
-}
-
-// TestCorruptCommit: a damaged commit is refused by name, by fork, wake and log.
-func TestCorruptCommit(t *testing.T) {
-	store := t.TempDir()
-	a, b := newDaemon(t, "file://"+store), newDaemon(t, "file://"+store)
-	a.start()
-	b.start()
-	a.do("create", "v", "--size", "64M")
-	a.do("flush", "v")
-	var commit string
-	must(t, filepath.WalkDir(filepath.Join(store, "t"), func(p string, e fs.DirEntry, err error) error {
-		if err == nil && !e.IsDir() {
-			commit = p
-		}
-		return err
-	}))
-	raw, err := os.ReadFile(commit)
-	must(t, err)
-	raw[len(raw)/2] ^= 0x10
-	must(t, os.WriteFile(commit, raw, 0o600))
-	for _, verb := range [][]string{{"fork", "v", "w"}, {"wake", "v"}, {"log", "v"}} {
-		refused(t, b.try(verb...), 1, "/volumes/v/log/")
-	}
-	if c := a.dial("v"); c.Write([]byte("the owner goes on"), 0, 0) != nil {
-		t.Error("the owner's own volume stopped")
-	}
-}
-
 // TestFullDisk: on a real small file system writers are slowed, then get
 // ENOSPC; nothing acknowledged is lost, and it goes on when there is room.
 func TestFullDisk(t *testing.T) {
+	t.Parallel() // it waits
 	dir := t.TempDir()
 	img, mnt := filepath.Join(dir, "fs.img"), filepath.Join(dir, "mnt")
 	sh := func(args ...string) {

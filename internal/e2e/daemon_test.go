@@ -37,7 +37,8 @@ type daemon struct {
 	data   string
 	store  string
 	flags  []string
-	sock   string // directory of the sockets: short paths
+	env    []string // beyond that of the process
+	sock   string   // directory of the sockets: short paths
 	cmd    *exec.Cmd
 	stderr bytes.Buffer
 	exited chan struct{}
@@ -82,6 +83,7 @@ func (d *daemon) start() {
 
 func (d *daemon) tryStart() error {
 	d.cmd = exec.Command(glideBin(d.tb), d.args()...)
+	d.cmd.Env = append(os.Environ(), d.env...)
 	d.cmd.Stderr = &d.stderr
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := d.cmd.StdoutPipe()
@@ -174,14 +176,22 @@ func (d *daemon) json(v any, args ...string) {
 func run(tb testing.TB, stdin string, args ...string) result {
 	tb.Helper()
 	cmd := exec.Command(glideBin(tb), args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	return finish(tb, cmd)
+}
+
+// finish runs a command to its end.
+func finish(tb testing.TB, cmd *exec.Cmd) result {
+	tb.Helper()
 	var out, errs bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
+	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
 	r := result{out: out.String(), stderr: errs.String()}
 	if ee, ok := err.(*exec.ExitError); ok {
 		r.code = ee.ExitCode()
 	} else if err != nil {
-		tb.Fatal(err)
+		tb.Error(err)
+		r.code = -1
 	}
 	return r
 }

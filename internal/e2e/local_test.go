@@ -2,11 +2,9 @@ package e2e
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -172,39 +170,4 @@ func TestMkfs(t *testing.T) {
 	if out, err := exec.Command("e2fsck", "-fn", file).CombinedOutput(); err != nil {
 		t.Fatalf("e2fsck: %v\n%s", err, out)
 	}
-}
-
-// TestMemory: a daemon with 100 idle volumes of 100 GB stays small, as the
-// kernel counts it.
-func TestMemory(t *testing.T) {
-	d := newDaemon(t, "")
-	d.start()
-	d.do("create", "v-0", "--size", "100G")
-	c := d.dial("v-0")
-	must(t, c.Write(bytes.Repeat([]byte{1}, 1<<20), 0, 0))
-	must(t, c.Close())
-	for i := 1; i < 100; i++ {
-		d.do("create", fmt.Sprintf("v-%d", i), "--size", "100G")
-	}
-	time.Sleep(5 * time.Second)
-	rss := residentMiB(t, d.cmd.Process.Pid)
-	t.Logf("%d MiB resident with 100 idle volumes", rss)
-	if rss > 150 {
-		t.Errorf("%d MiB resident, 150 are allowed", rss)
-	}
-}
-
-func residentMiB(tb testing.TB, pid int) int {
-	tb.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	must(tb, err)
-	for _, l := range strings.Split(string(b), "\n") {
-		if f := strings.Fields(l); len(f) > 1 && f[0] == "VmRSS:" {
-			n, err := strconv.Atoi(f[1])
-			must(tb, err)
-			return n >> 10
-		}
-	}
-	tb.Fatal("no VmRSS")
-	return 0
 }

@@ -79,6 +79,9 @@ type Options struct {
 	// Folded is called in order for each block that has content, with its raw
 	// bytes, which it may not keep, so that the cache need not fetch it. nil: never.
 	Folded func(idx uint64, h pack.Hash, raw []byte)
+	// Page is called with each page of the map that is put into a pack, which it
+	// may not keep, so that the host need not fetch its own map. nil: never.
+	Page func(h pack.Hash, page []byte)
 	// Progress is called with the bytes folded so far. nil: never.
 	Progress func(bytes uint64)
 }
@@ -302,12 +305,18 @@ func (f *folder) block(e *encoded) error {
 	f.order = append(f.order, e.hash)
 	f.res.New++
 	if f.cur.Full() {
-		b := f.cur
+		f.uploadCurrent()
+	}
+	return nil
+}
+
+// uploadCurrent ends the pack that is being filled, if there is one.
+func (f *folder) uploadCurrent() {
+	if b := f.cur; b != nil {
 		refs := f.seal()
 		f.cur = nil
 		f.upload(b, refs)
 	}
-	return nil
 }
 
 // known enters a block that the store has.
@@ -372,13 +381,18 @@ func (f *folder) upload(b *pack.Builder, refs []pack.Ref) {
 // it: the leaves of 4096 blocks are less than 200 KiB.
 const aheadBlocks = 4096
 
+// waitBlocks is how long it waits for a pack to become full: where nearly all
+// blocks are known, one that does not would hold up the map of the whole disk.
+const waitBlocks = 4 * aheadBlocks
+
 // passed publishes the map behind what was taken up now and then, so that a
 // long import holds little of it. Blocks of the current pack have no place yet,
-// so it waits for that.
+// so it waits for that, for a while.
 func (f *folder) passed() error {
-	if f.cur != nil || f.taken < f.settled+aheadBlocks {
+	if f.taken < f.settled+aheadBlocks || f.cur != nil && f.taken < f.settled+waitBlocks {
 		return nil
 	}
+	f.uploadCurrent()
 	f.settled = f.taken
 	return f.edit.PublishBefore(f.ctx, f.taken, f)
 }
@@ -386,6 +400,9 @@ func (f *folder) passed() error {
 // AddPage makes the folder the sink of the map's pages: behind the last blocks
 // if they fit there, else in packs of pages.
 func (f *folder) AddPage(_ context.Context, hash pack.Hash, page []byte) (pack.Ref, error) {
+	if f.opts.Page != nil {
+		f.opts.Page(hash, page)
+	}
 	slot := pack.EncodeSlot(nil, pack.KindPage, page, f.opts.Compression)
 	if f.pages != nil && f.pages.Room() < len(slot) {
 		f.upload(f.pages, nil)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/paraglide/glide/internal/blockmap"
@@ -392,6 +393,49 @@ func TestLongImport(t *testing.T) {
 	for idx := uint64(0); idx < n; idx += 997 {
 		if !strings.HasPrefix(string(b.block(idx)), string(content(idx)[:16])) {
 			t.Fatalf("block %d", idx)
+		}
+	}
+}
+
+// TestRepetitiveImport: where nearly all blocks are known the pack that is
+// being filled stays open, and must not hold up the map of all that follows.
+// bounded.
+func TestRepetitiveImport(t *testing.T) {
+	const n = 3*waitBlocks + 5
+	b := newBench(t, n)
+	opts := b.options()
+	opts.Limits.Blocks = 25
+	var pages atomic.Int64
+	opts.Page = func(pack.Hash, []byte) { pages.Add(1) }
+	kind := func(idx uint64) byte { return byte(idx*idx>>3)%7 + 1 }
+	early := int64(0)
+	src := func(_ context.Context, fn func(Change) error) error {
+		for idx := range uint64(n) {
+			raw := NewBlock(blockSize)
+			raw[0] = kind(idx)
+			if err := fn(one(idx, raw)); err != nil {
+				return err
+			}
+			if idx == 2*waitBlocks {
+				early = pages.Load()
+			}
+		}
+		return nil
+	}
+	res, err := Fold(ctx, b.session, b.base, b.base.Edit(), src, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.New != 7 || res.Folded != n {
+		t.Errorf("%+v", res)
+	}
+	if least := int64(waitBlocks / blockmap.Fanout); early < least {
+		t.Errorf("%d pages of the map were published half-way, at least %d are wanted", early, least)
+	}
+	b.open(res.Root, n)
+	for idx := uint64(0); idx < n; idx += 499 {
+		if got := b.block(idx); got[0] != kind(idx) {
+			t.Fatalf("block %d is of kind %d, not %d", idx, got[0], kind(idx))
 		}
 	}
 }

@@ -23,10 +23,21 @@ type VM struct {
 	Disk string
 	// Snapshot leaves the disk as it is: what the guest writes is thrown away.
 	Snapshot bool
+	// Files are put into /run/glide of the guest, by name: paths on this machine.
+	// What is more than a script may not be on the disk, and needs no network so.
+	Files map[string]string
+	// Disks are further disks, /dev/vdb and on: NBD URIs or raw images. None is
+	// part of a Snapshot.
+	Disks []string
+	// Reconnect is how long requests to disks over NBD are repeated while their
+	// server is away, in whole seconds; 0: they fail at once. Not with Snapshot.
+	Reconnect time.Duration
 	// Script is run by the guest's /bin/sh -eu, as root, with / writable.
-	Script  string
-	Memory  int           // in MiB; 0: 512
-	Net     bool          // a network in which the host is 10.0.2.2
+	Script string
+	Memory int  // in MiB; 0: 512
+	Net    bool // a network in which the host is 10.0.2.2
+	// Line, if set, is called with each line of the script's output as it comes.
+	Line    func(string)
 	Timeout time.Duration // for everything; 0: two minutes
 }
 
@@ -57,7 +68,7 @@ func Boot(ctx context.Context, vm VM) (Result, error) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	initrd, console := filepath.Join(dir, "initrd"), filepath.Join(dir, "console")
-	if err := withScript(initrd, vm.Initrd, vm.Script); err != nil {
+	if err := withScript(initrd, vm); err != nil {
 		return Result{Exit: -1}, err
 	}
 
@@ -75,7 +86,7 @@ func Boot(ctx context.Context, vm VM) (Result, error) {
 	if err := cmd.Start(); err != nil {
 		return Result{Exit: -1}, fmt.Errorf("guest: %w", err)
 	}
-	r, off, dead := listen(stdout, started)
+	r, off, dead := listen(stdout, started, vm.Line)
 	err = cmd.Wait()
 	r.Total = time.Since(started)
 	switch {
@@ -100,10 +111,6 @@ func Boot(ctx context.Context, vm VM) (Result, error) {
 
 // arguments is QEMU's command line.
 func arguments(vm VM, initrd, console string) []string {
-	drive := "if=none,id=root,format=raw,cache=writeback,discard=unmap,file=" + escape(vm.Disk)
-	if vm.Snapshot {
-		drive += ",snapshot=on"
-	}
 	args := []string{
 		"-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", strconv.Itoa(vm.Memory),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -111,7 +118,10 @@ func arguments(vm VM, initrd, console string) []string {
 		"-kernel", vm.Kernel, "-initrd", initrd,
 		// panic=-1: with -no-reboot, a kernel that panics ends QEMU.
 		"-append", "console=ttyS1 loglevel=4 panic=-1 mitigations=off nokaslr random.trust_cpu=on rdinit=/init",
-		"-drive", drive, "-device", "virtio-blk-pci,drive=root",
+	}
+	args = append(args, disk("root", vm.Disk, vm.Snapshot, vm.Reconnect)...)
+	for i, d := range vm.Disks {
+		args = append(args, disk("disk"+strconv.Itoa(i), d, false, vm.Reconnect)...)
 	}
 	if vm.Net {
 		args = append(args, "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=")
@@ -122,9 +132,9 @@ func arguments(vm VM, initrd, console string) []string {
 // escape protects a value in QEMU's comma-separated options.
 func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
-// withScript copies the initramfs and adds an archive with the script.
-func withScript(path, initrd, script string) error {
-	b, err := os.ReadFile(initrd)
+// withScript copies the initramfs and adds an archive with the script and the files.
+func withScript(path string, vm VM) error {
+	b, err := os.ReadFile(vm.Initrd)
 	if err != nil {
 		return err
 	}
@@ -132,13 +142,21 @@ func withScript(path, initrd, script string) error {
 		b = append(b, 0)
 	}
 	var a archive
-	a.add("script", modeExec, []byte(script))
+	a.add("script", modeExec, []byte(vm.Script))
+	a.add("files", modeDir, nil)
+	for name, from := range vm.Files {
+		data, err := os.ReadFile(from)
+		if err != nil {
+			return err
+		}
+		a.add("files/"+name, modeExec, data)
+	}
 	return os.WriteFile(path, append(b, a.bytes()...), 0o600)
 }
 
 // listen reads what the guest says until it ends. Off tells whether it went
 // down in order; dead is why it gave up, "" if it did not.
-func listen(r io.Reader, started time.Time) (res Result, off bool, dead string) {
+func listen(r io.Reader, started time.Time, tell func(string)) (res Result, off bool, dead string) {
 	res.Exit = -1
 	var out strings.Builder
 	in := bufio.NewReader(r)
@@ -162,6 +180,9 @@ func listen(r io.Reader, started time.Time) (res Result, off bool, dead string) 
 			}
 		} else if res.Init > 0 && res.Exit < 0 {
 			out.WriteString(line + "\n")
+			if tell != nil {
+				tell(line)
+			}
 		}
 		if err != nil {
 			break

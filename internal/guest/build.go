@@ -24,8 +24,8 @@ const (
 	// that a test may write to from outside.
 	TailSize = 64 << 20
 
-	packages = "e2fsprogs,nbd-client"
-	recipe   = "1" // changes when what build does with the inputs changes
+	packages = "e2fsprogs,nbd-client" // on every disk
+	recipe   = "1"                    // changes when what build does with the inputs changes
 )
 
 // Image is a disk and what boots it.
@@ -38,8 +38,9 @@ type Image struct {
 
 // Build makes the disk and the initramfs in dir, or finds them there from an
 // earlier time. It needs root or sudo, for debootstrap. Progress, which may be
-// nil, is called with a line for each step that takes a while.
-func Build(ctx context.Context, dir string, progress func(string)) (Image, error) {
+// nil, is called with a line for each step that takes a while. A disk with more
+// packages of Debian's is another disk.
+func Build(ctx context.Context, dir string, progress func(string), more ...string) (Image, error) {
 	im, err := Loader(ctx, dir)
 	if err != nil {
 		return Image{}, err
@@ -53,14 +54,15 @@ func Build(ctx context.Context, dir string, progress func(string)) (Image, error
 	if err != nil {
 		return Image{}, err
 	}
-	im.Path = filepath.Join(dir, "disk-"+key(recipe, m.suite, packages, Label, fmt.Sprint(DiskSize, TailSize)))
+	list := strings.Join(append([]string{packages}, more...), ",")
+	im.Path = filepath.Join(dir, "disk-"+key(recipe, m.suite, list, Label, fmt.Sprint(DiskSize, TailSize)))
 	if im.Cached = exists(im.Path); im.Cached {
 		return im, nil
 	}
 	if progress == nil {
 		progress = func(string) {}
 	}
-	return im, makeDisk(ctx, im.Path, m, progress)
+	return im, makeDisk(ctx, im.Path, m, list, progress)
 }
 
 // Loader is Build without the disk: a kernel, and an initramfs for it.
@@ -95,7 +97,7 @@ func Loader(ctx context.Context, dir string) (Image, error) {
 }
 
 // makeDisk fetches a Debian system and makes a file system of it at path.
-func makeDisk(ctx context.Context, path string, m mirror, progress func(string)) error {
+func makeDisk(ctx context.Context, path string, m mirror, packages string, progress func(string)) error {
 	tmp, err := os.MkdirTemp(filepath.Dir(path), "build-")
 	if err != nil {
 		return err

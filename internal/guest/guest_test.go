@@ -59,11 +59,11 @@ kernel/virtio/virtio-ring.ko.xz:
 
 func TestListenTellsMarkersFromOutput(t *testing.T) {
 	said := "noise\r\n@glide init\r\nfirst\r\nsecond, no end of line\n@glide exit 3\n@glide off\n"
-	r, off, dead := listen(strings.NewReader(said), time.Now().Add(-time.Second))
+	r, off, dead := listen(strings.NewReader(said), time.Now().Add(-time.Second), nil)
 	if r.Exit != 3 || !off || dead != "" || r.Init < time.Second || r.Output != "first\nsecond, no end of line\n" {
 		t.Errorf("%+v %v %q", r, off, dead)
 	}
-	if _, _, dead := listen(strings.NewReader("@glide dead no disk\n"), time.Now()); dead != "no disk" {
+	if _, _, dead := listen(strings.NewReader("@glide dead no disk\n"), time.Now(), nil); dead != "no disk" {
 		t.Errorf("dead: %q", dead)
 	}
 }

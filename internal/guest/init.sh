@@ -28,6 +28,9 @@ $bb mount -t ext4 /dev/vda /root || die "the disk does not mount"
 $bb mount -t tmpfs -o mode=755 run /root/run || die "no /run"
 $bb mkdir /root/run/glide
 $bb cp /bin/busybox /stage2 /script /root/run/glide/ || die "no script"
+for f in /files/*; do
+	[ ! -e "$f" ] || $bb mv "$f" /root/run/glide/ || die "no room for $f"
+done
 for d in proc sys dev; do
 	$bb mount --move /$d /root/$d
 done

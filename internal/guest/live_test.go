@@ -14,13 +14,14 @@ import (
 	"time"
 )
 
-// build makes the guest where the demo has it, too.
-func build(t *testing.T) Image {
+// build makes the guest where the demo has it, too; with more packages it is
+// one of these tests' own.
+func build(t *testing.T, more ...string) Image {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("boots virtual machines")
 	}
-	im, err := Build(t.Context(), filepath.Join("..", "..", ".cache", "guest"), func(s string) { t.Log(s) })
+	im, err := Build(t.Context(), filepath.Join("..", "..", ".cache", "guest"), func(s string) { t.Log(s) }, more...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,6 +30,7 @@ func build(t *testing.T) Image {
 
 func TestBootRunsTheScript(t *testing.T) {
 	im := build(t)
+	t.Parallel()
 	vm := VM{Kernel: im.Kernel, Initrd: im.Initrd, Disk: im.Path, Snapshot: true}
 	vm.Script = `. /etc/os-release; echo "$ID"; echo hello >/srv/f; sync /srv/f; cat /srv/f; printf partial`
 	r, err := Boot(t.Context(), vm)
@@ -64,6 +66,7 @@ func TestBootEndsInTime(t *testing.T) {
 // then our server by the scenario.
 func TestKernelClient(t *testing.T) {
 	im := build(t)
+	t.Parallel()
 	for _, s := range []struct {
 		name  string
 		start func(t *testing.T, port int, export string)
@@ -97,20 +100,9 @@ func qemuNBD(t *testing.T, port int, export string) {
 
 // glide serves an empty volume with the binary that the Makefile built.
 func glide(t *testing.T, port int, export string) {
-	bin := os.Getenv("GLIDE_BIN")
-	if bin == "" {
-		t.Fatal("GLIDE_BIN is not set: make test does it")
-	}
-	dir, err := os.MkdirTemp("", "glide-guest-") // t.TempDir may be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	api := "unix:" + filepath.Join(dir, "api.sock")
-	serve(t, port, bin, "serve", "--data", dir, "--nbd", "tcp:127.0.0.1:"+strconv.Itoa(port), "--api", api)
-	if out, err := exec.CommandContext(t.Context(), bin, "create", export, "--size", "1G", "--api", api).CombinedOutput(); err != nil {
-		t.Fatalf("glide create: %v: %s", err, out)
-	}
+	d := newDaemon(t, "--nbd", "tcp:127.0.0.1:"+strconv.Itoa(port))
+	d.start()
+	d.do("create", export, "--size", "1G")
 }
 
 // serve starts a server, waits until it listens, and stops it after the test.

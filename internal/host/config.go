@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
@@ -45,12 +47,16 @@ type Config struct {
 	PackBlocks  int              // 25
 	Retention   time.Duration    // 72 h
 
+	// Kernel is where volumes are attached; this machine's.
+	Kernel Kernel
 	// Dial returns the peer at an advertised address.
 	Dial func(addr string) Peer
 	// Now is the clock, Rand the source of randomness, Log where faults are told that nobody waits for.
-	Now  func() time.Time
-	Rand io.Reader
-	Log  *slog.Logger
+	// Uptime is a clock that is never set and runs while the machine is suspended.
+	Now    func() time.Time
+	Uptime func() time.Duration
+	Rand   io.Reader
+	Log    *slog.Logger
 }
 
 // Share is an amount of disk: bytes, or percent of the disk if it is below 0.
@@ -95,8 +101,14 @@ func (c *Config) fill() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Uptime == nil {
+		c.Uptime = bootTime
+	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader
+	}
+	if c.Kernel == nil {
+		c.Kernel = kernelnbd.Kernel{}
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -126,4 +138,13 @@ func (c *Config) random64() uint64 {
 		panic(fmt.Sprintf("no random numbers: %v", err)) // the machine cannot go on
 	}
 	return binary.LittleEndian.Uint64(b[:])
+}
+
+// bootTime is the time since the machine was started, suspensions included.
+func bootTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic(fmt.Sprintf("no clock: %v", err)) // every Linux has it
+	}
+	return time.Duration(t.Nano())
 }

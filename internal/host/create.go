@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strconv"
@@ -31,19 +32,9 @@ func CheckSize(size uint64) error {
 	return nil
 }
 
-// checkDurability accepts the policies that this release keeps.
-func checkDurability(policy string) error {
-	switch policy {
-	case "", local:
-		return nil
-	case "continuous", "sync":
-		return problem.New(problem.Unsupported, "this release of glide does not keep the %s policy yet: use local, and glide flush where the store must have the data", policy)
-	}
-	return problem.New(problem.Invalid, "%q is not a durability policy: local, continuous and sync are", policy)
-}
-
-// Create makes an empty volume. It makes no store request.
-func (h *Host) Create(_ context.Context, r api.CreateRequest) (api.Volume, error) {
+// Create makes an empty volume. A local one makes no store request; others
+// claim their name in the store at once.
+func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, error) {
 	n, err := ParseName(r.Name, false)
 	if err != nil {
 		return api.Volume{}, err
@@ -54,9 +45,6 @@ func (h *Host) Create(_ context.Context, r api.CreateRequest) (api.Volume, error
 	if err := checkDurability(r.Durability); err != nil {
 		return api.Volume{}, err
 	}
-	if r.RPOms < 0 {
-		return api.Volume{}, problem.New(problem.Invalid, "an rpo cannot be negative")
-	}
 	st := h.newState(n, r.Size)
 	if r.BlockSize != 0 {
 		if r.BlockSize < 4096 || r.BlockSize > 1<<20 || r.BlockSize&(r.BlockSize-1) != 0 {
@@ -64,15 +52,27 @@ func (h *Host) Create(_ context.Context, r api.CreateRequest) (api.Volume, error
 		}
 		st.BlockSize = uint32(r.BlockSize)
 	}
-	if r.RPOms > 0 {
-		st.RPO = time.Duration(r.RPOms * 1e6)
+	p := policy{cmp.Or(r.Durability, local), st.RPO}
+	if r.RPOms != 0 {
+		if err := checkRPO(time.Duration(r.RPOms * 1e6)); err != nil {
+			return api.Volume{}, err
+		}
+		p.rpo = time.Duration(r.RPOms * 1e6)
 	}
+	st.RPO = p.rpo
 	if st.Blocks() > 1<<50 {
 		return api.Volume{}, problem.New(problem.Invalid, "%d bytes are too many blocks of %d bytes: use a larger --block-size", r.Size, st.BlockSize)
 	}
 	d, err := h.add(st)
 	if err != nil {
 		return api.Volume{}, err
+	}
+	if p.ships() {
+		d.op.Lock()
+		defer d.op.Unlock()
+		if err := h.promise(ctx, d, p, commitlog.CauseCreate); err != nil {
+			return api.Volume{}, err
+		}
 	}
 	return h.view(d), nil
 }
@@ -104,60 +104,11 @@ func (h *Host) add(st volume.State) (*disk, error) {
 	return d, nil
 }
 
-// Remove removes a volume, or a snapshot of one. A volume that was published is
-// removed from the store too.
-func (h *Host) Remove(ctx context.Context, name string, force bool) error {
-	n, err := ParseName(name, true)
-	if err != nil {
-		return err
-	}
-	d, err := h.local(name, true)
-	if err != nil {
-		return err
-	}
-	d.op.Lock()
-	defer d.op.Unlock()
-	if err := d.quiet("remove it", force); err != nil {
-		return err
-	}
-	st := d.state()
-	if n.Snapshot != "" {
-		return h.removeSnapshot(ctx, n, d, &st)
-	}
-	if st.Published != nil && st.Mode != volume.Fenced {
-		if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
-			return err
-		}
-		if err := d.tombstone(ctx, &st); err != nil {
-			return err
-		}
-	} else if st.Published == nil {
-		if err := d.withdraw(ctx, &st); err != nil {
-			return err
-		}
-	}
-	for _, s := range h.snapshotsOf(d.id) {
-		s.op.Lock()
-		err := h.erase(s)
-		s.op.Unlock()
-		if err != nil {
-			return err
-		}
-	}
-	if err := h.erase(d); err != nil {
-		return err
-	}
-	if st.Published != nil {
-		h.pins.release(ctx)
-	}
-	return nil
-}
-
 // tombstone removes a published volume of this host from the store. Under op.
 func (d *disk) tombstone(ctx context.Context, st *volume.State) error {
 	err := d.tryTombstone(ctx, st)
 	if err != nil && d.ended() {
-		d.owner = nil
+		d.setOwner(nil)
 		err = d.tryTombstone(ctx, st)
 	}
 	return d.h.noteFence(d, err)
@@ -175,46 +126,6 @@ func (d *disk) tryTombstone(ctx context.Context, st *volume.State) error {
 		}
 	}
 	return d.owner.Tombstone(ctx, commitlog.CauseRemove, "")
-}
-
-// removeSnapshot takes a snapshot out of a volume; the store learns of it with
-// the next flush. Under the snapshot's op.
-func (h *Host) removeSnapshot(ctx context.Context, n Name, s *disk, st *volume.State) error {
-	if err := h.erase(s); err != nil {
-		return err
-	}
-	if st.Generation == "" {
-		return nil
-	}
-	d := h.find(Name{n.Tenant, n.Volume, ""})
-	if d == nil {
-		return nil
-	}
-	d.op.Lock()
-	defer d.op.Unlock()
-	_, err := h.publish(ctx, d, commitlog.CauseSnapshot, func(*commitlog.State) {})
-	return err
-}
-
-// erase removes a disk from this host: record, tables, log. It is closed first:
-// an open volume saves its record whenever its log changes, also after that was
-// removed. Under op.
-func (h *Host) erase(d *disk) error {
-	d.disconnect()
-	_ = d.shut() // what it could not sync is not wanted any more
-	if err := h.forget(d.id); err != nil {
-		return err
-	}
-	st := d.state()
-	if err := d.firstDone(&st); err != nil {
-		return err
-	}
-	h.drop(d)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.gone = true
-	d.unclaim()
-	return nil
 }
 
 // forget removes a volume's record, durably.
@@ -248,11 +159,14 @@ func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, 
 	if err := v.Resize(size); err != nil {
 		return api.Volume{}, err
 	}
+	if err := h.attachments.resized(d); err != nil {
+		return api.Volume{}, err
+	}
 	return h.view(d), nil
 }
 
 // Set changes settings of a volume.
-func (h *Host) Set(_ context.Context, name string, s api.Settings) (api.Volume, error) {
+func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume, error) {
 	d, err := h.local(name, false)
 	if err != nil {
 		return api.Volume{}, err
@@ -273,13 +187,14 @@ func (h *Host) Set(_ context.Context, name string, s api.Settings) (api.Volume, 
 			return api.Volume{}, err
 		}
 	}
-	if err := d.update(func(r *volume.State) {
-		r.RPO, r.Limits, r.Labels, r.Durability = next.RPO, next.Limits, next.Labels, next.Durability
-	}); err != nil {
+	if err := d.update(func(r *volume.State) { r.Limits, r.Labels = next.Limits, next.Labels }); err != nil {
 		return api.Volume{}, err
 	}
 	d.limiter.set(next.Limits, h.cfg.Now)
 	h.noteBudget(&next)
+	if err := h.setPolicy(ctx, d, policy{next.Durability, next.RPO}); err != nil {
+		return api.Volume{}, err
+	}
 	return h.view(d), nil
 }
 
@@ -293,8 +208,11 @@ func apply(st *volume.State, key, value string) (err error) {
 		st.Durability = value
 	case key == "rpo":
 		d, err := time.ParseDuration(value)
-		if err != nil || d <= 0 || d > 24*time.Hour {
-			return problem.New(problem.Invalid, "rpo=%s: a duration up to 24h, like 5s, is wanted", value)
+		if err != nil {
+			return problem.New(problem.Invalid, "rpo=%s: a duration, like 5s, is wanted", value)
+		}
+		if err := checkRPO(d); err != nil {
+			return err
 		}
 		st.RPO = d
 	case key == "iops":

@@ -89,7 +89,37 @@ func (x *device) Flush() error {
 	if err := x.alive(); err != nil {
 		return err
 	}
-	return errno(x.v.Flush())
+	seq := x.v.Last()
+	if err := x.v.Flush(); err != nil {
+		return errno(err)
+	}
+	if s := x.d.ship.Load(); s != nil && s.sync.Load() {
+		return errno(s.flushed(context.Background(), seq))
+	}
+	return nil
+}
+
+// FlushWaits implements nbd.Acknowledger.
+func (x *device) FlushWaits() bool { return x.d.ship.Load() != nil }
+
+// TryAcknowledge implements nbd.Acknowledger.
+func (x *device) TryAcknowledge() bool {
+	s := x.d.ship.Load()
+	if s == nil {
+		return true
+	}
+	s.written()
+	ok, slow := s.mayAcknowledge()
+	return ok && slow == 0
+}
+
+// Acknowledge implements nbd.Acknowledger.
+func (x *device) Acknowledge() error {
+	s := x.d.ship.Load()
+	if s == nil {
+		return x.alive()
+	}
+	return errno(s.acknowledge())
 }
 
 func (x *device) Prefetch(off, length uint64) { x.v.Prefetch(off, length) }
@@ -182,7 +212,13 @@ func (h *Host) openExport(name string) (*nbd.Export, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.refuseFenced(); err != nil {
+	return h.openDisk(d)
+}
+
+// openDisk is openExport for a disk that was found.
+func (h *Host) openDisk(d *disk) (*nbd.Export, error) {
+	err := d.refuseFenced()
+	if err != nil {
 		return nil, err
 	}
 	v := d.open()
@@ -197,7 +233,7 @@ func (h *Host) openExport(name string) (*nbd.Export, error) {
 	}
 	x := &device{d: d, v: v, readOnly: d.state().Snapshot != ""}
 	d.mu.Lock()
-	if d.v != v {
+	if d.v != v || d.leaving {
 		d.mu.Unlock()
 		return nil, problem.New(problem.Unavailable, "volume %q is being closed", d)
 	}

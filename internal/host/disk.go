@@ -18,15 +18,18 @@ type disk struct {
 
 	// op is held for the length of a verb. The owner is used under it.
 	op    sync.Mutex
-	owner *commitlog.Owner // of this process; nil before its first commit
+	owner *commitlog.Owner                // of this process; nil before its first commit; see setOwner
+	owned atomic.Pointer[commitlog.Owner] // the same, for who does not hold op
+	ship  atomic.Pointer[shipper]         // nil while the disk is closed, or its policy is local
 
-	mu     sync.Mutex
-	rec    volume.State   // while it is not open
-	v      *volume.Volume // nil while it is not open
-	claims []*wal.Segment // held for the record while it is not open
-	failed error          // why it could not be opened
-	gone   bool           // removed
-	conns  map[*device]struct{}
+	mu      sync.Mutex
+	rec     volume.State   // while it is not open
+	v       *volume.Volume // nil while it is not open
+	claims  []*wal.Segment // held for the record while it is not open
+	failed  error          // why it could not be opened
+	gone    bool           // removed
+	leaving bool           // it is being handed over: nobody may connect
+	conns   map[*device]struct{}
 
 	// nextLook is when to look for a seal while writes come, in nanoseconds since
 	// 1970; 0: never, the store does not know the volume.
@@ -34,6 +37,12 @@ type disk struct {
 	stored   atomic.Int64 // bytes of packs that its flushes uploaded, by this process
 	limiter  limiter
 	lat      *latencies // under mu; made with the first connection
+}
+
+// setOwner makes o the disk's hold on its log. Under op.
+func (d *disk) setOwner(o *commitlog.Owner) {
+	d.owner = o
+	d.owned.Store(o)
 }
 
 // latencies are made when they are first needed: 48 KiB. Under mu.
@@ -108,6 +117,7 @@ func (d *disk) start() {
 			d.mu.Lock()
 			d.v = v
 			d.mu.Unlock()
+			d.startShipping()
 			return
 		}
 		d.h.cfg.Log.Error("volume cannot be opened", "volume", d.String(), "error", err)
@@ -173,6 +183,7 @@ func (d *disk) wake(force bool) (*volume.Volume, error) {
 	d.v, d.failed = v, nil
 	d.unclaim()
 	d.mu.Unlock()
+	d.startShipping()
 	return v, nil
 }
 
@@ -183,6 +194,7 @@ func fencedError(st *volume.State) error {
 // shut closes an open disk, as it is when the host stops: it stays active in
 // its record. Under op.
 func (d *disk) shut() error {
+	d.stopShipping(errHeld)
 	d.mu.Lock()
 	v := d.v
 	d.mu.Unlock()
@@ -211,6 +223,9 @@ func (d *disk) exports() int {
 // quiet refuses a verb that would pull the disk from under its guests.
 func (d *disk) quiet(verb string, force bool) error {
 	if n := d.exports(); n > 0 && !force {
+		if dev := d.h.attachments.device(d.id); dev != "" {
+			return problem.New(problem.Busy, "volume %q has %d open NBD connection(s), one of them is %s: disconnect them (glide detach), or %s with --force", d, n, dev, verb)
+		}
 		return problem.New(problem.Busy, "volume %q has %d open NBD connection(s): disconnect them, or %s with --force", d, n, verb)
 	}
 	return nil

@@ -59,29 +59,31 @@ func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	state := tip.State
+	state := tip.Carry()
 	if n.Snapshot != "" {
 		found := false
 		for _, s := range state.Snapshots {
 			if s.Name == n.Snapshot {
-				state.Root, state.Size, state.Seq, found = s.Root, s.Size, s.Seq, true
+				takeSnapshot(&state, &s)
+				found = true
 			}
 		}
 		if !found {
 			return nil, nil, problem.New(problem.NotFound, "volume %q has no snapshot %q", n.log(), n.Snapshot)
 		}
 	}
-	v, err := h.openState(&state)
+	v, err := h.openState(ctx, &state)
 	if err != nil {
 		return nil, nil, err
 	}
 	c, err := v.Cut()
 	if err != nil {
+		closeState(v)
 		return nil, nil, err
 	}
 	return c, func() {
 		c.Release()
-		_ = v.Close() // it has no log
+		closeState(v)
 	}, nil
 }
 

@@ -41,6 +41,16 @@ func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) 
 	if err != nil {
 		return nil, err
 	}
+	if r.Durability != "" && r.Durability != local {
+		for _, d := range disks {
+			d.op.Lock()
+			err := h.promise(ctx, d, policy{r.Durability, defaultRPO}, commitlog.CauseFork)
+			d.op.Unlock()
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
 	out := make([]api.Fork, len(disks))
 	for i, d := range disks {
 		st := d.state()
@@ -186,15 +196,12 @@ func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
 	if tip.Bare() {
 		return nil, "", problem.New(problem.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", gen, f.src)
 	}
-	if len(tip.State.DataCommits) > 0 || len(tip.Data) > 0 {
-		return nil, "", problem.New(problem.Unsupported, "the newest commits of %q are data commits: use a newer glide", f.src)
-	}
 	if f.lazy {
 		f.age = h.since(tip.State.Time)
 	}
-	from := tip.State
+	from := tip.Carry()
 	if snapshot != nil {
-		from.Root, from.Size, from.Seq = snapshot.Root, snapshot.Size, snapshot.Seq
+		takeSnapshot(&from, snapshot)
 	}
 	disks, err := f.publish(ctx, &from, gen)
 	return disks, gen.String(), err
@@ -253,16 +260,11 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 		g, err := d.commit(ctx, state)
 		if err == nil {
 			rec.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number}
-			err = h.save(&rec)
-		}
-		if err == nil {
-			err = d.firstDone(&rec)
-		}
-		if err == nil {
 			d.rec = rec
 			var v *volume.Volume
-			if v, err = volume.Open(h.env(h.tenant(n.Tenant)), rec, false); err == nil {
+			if v, err = h.load(ctx, rec, &state); err == nil {
 				d.adopt(v)
+				err = d.firstDone(&rec)
 			}
 		}
 		d.op.Unlock()

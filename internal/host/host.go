@@ -4,6 +4,7 @@
 //
 // # Locks, in the order in which they are taken
 //
+//	attachments.verb  one attach or detach at a time; held over I/O, and over connecting to a volume
 //	disk.op     one verb on a volume at a time; held over I/O, never on the path of reads and writes
 //	cleaner.mu  which segments volumes let go of; held over I/O on the local disk
 //	Host.mu     the tables of volumes; never held over I/O
@@ -49,9 +50,12 @@ type Host struct {
 	cleaner *cleaner
 	lat     latencies
 	dedup   dedupHits
+	events  events
 	// leastBudget is the smallest dirty budget of any volume: below it no write
 	// needs to look further.
 	leastBudget atomic.Uint64
+
+	attachments *attachments
 
 	siblings *volume.Siblings // while the host opens its volumes
 
@@ -94,7 +98,9 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	}
 	h := &Host{cfg: cfg, disks: map[volume.ID]*disk{}, byName: map[string]*disk{}, tenants: map[string]*tenant{}}
 	h.ctx, h.stop = context.WithCancel(context.Background())
+	h.attachments = newAttachments(h)
 	if err := h.open(ctx); err != nil {
+		h.attachments.stop(ctx)
 		h.closeAll()
 		return nil, err
 	}
@@ -145,14 +151,17 @@ func (h *Host) open(ctx context.Context) error {
 	if err := h.pins.recover(ctx); err != nil {
 		return err
 	}
-	return h.openVolumes()
+	if err := h.openVolumes(); err != nil {
+		return err
+	}
+	return h.attachments.reclaim(ctx)
 }
 
 // segmentBytes is the size of log segments for a log of so many bytes: 64 MiB,
 // or less where that would leave only a few of them.
 func segmentBytes(limit int64) uint32 {
 	size := int64(64 << 20)
-	for size > 1<<20 && limit/size < 24 {
+	for size > 64<<10 && limit/size < 24 {
 		size /= 2
 	}
 	return uint32(size)
@@ -251,7 +260,8 @@ func (h *Host) tenantLocked(name string) *tenant {
 func (h *Host) env(t *tenant) volume.Env {
 	return volume.Env{
 		Log: h.pool, Pages: t.pages, Blocks: t.domain,
-		Save: h.save, Pressure: h.cleaner.pressure, Throttle: h.throttle, Siblings: h.siblings, Now: h.cfg.Now,
+		Save: h.save, SaveSoon: h.saveSoon, Pressure: h.cleaner.pressure, Throttle: h.throttle, Siblings: h.siblings,
+		Now: h.cfg.Now, Uptime: h.cfg.Uptime,
 	}
 }
 
@@ -259,14 +269,30 @@ func (h *Host) env(t *tenant) volume.Env {
 func (h *Host) save(states ...*volume.State) error {
 	recs := make([]meta.Record, len(states))
 	for i, st := range states {
-		b, err := json.Marshal(st)
-		if err != nil {
-			return fmt.Errorf("encode the record of %s: %w", st.Name, err)
+		var err error
+		if recs[i], err = recordFor(st); err != nil {
+			return err
 		}
-		recs[i] = meta.Record{ID: st.ID.String(), Value: b}
 	}
 	h.cleaner.wake()
 	return h.db.SaveVolumes(recs...)
+}
+
+// saveSoon saves a record that may lag.
+func (h *Host) saveSoon(st *volume.State) error {
+	rec, err := recordFor(st)
+	if err != nil {
+		return err
+	}
+	return h.db.SaveVolumesSoon(rec)
+}
+
+func recordFor(st *volume.State) (meta.Record, error) {
+	b, err := json.Marshal(st)
+	if err != nil {
+		return meta.Record{}, fmt.Errorf("encode the record of %s: %w", st.Name, err)
+	}
+	return meta.Record{ID: st.ID.String(), Value: b}, nil
 }
 
 // openVolumes reads the records, claims the log segments of every one, and
@@ -282,6 +308,10 @@ func (h *Host) openVolumes() error {
 		}
 		if err := st.Validate(); err != nil {
 			return err
+		}
+		if st.Loading {
+			// The host stopped while the volume was being fetched; the store has all of it.
+			return h.forget(st.ID)
 		}
 		all = append(all, newDisk(h, st))
 		return nil
@@ -363,6 +393,7 @@ func (h *Host) Close(ctx context.Context) (err error) {
 }
 
 func (h *Host) close(ctx context.Context) error {
+	h.attachments.stop(ctx)
 	h.stop()
 	h.bg.Wait()
 	var first error

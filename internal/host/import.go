@@ -140,7 +140,7 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 	defer d.op.Unlock()
 	end := h.session.Begin()
 	defer func() { end(context.WithoutCancel(ctx)) }()
-	im := importer{session: h.session, index: t.index, hasher: t.hasher, pages: t.pages, limits: pack.Limits{Blocks: h.cfg.PackBlocks}, compression: h.cfg.Compression, keep: t.domain.Keep}
+	im := importer{session: h.session, index: t.index, hasher: t.hasher, pages: t.pages, limits: pack.Limits{Blocks: h.cfg.PackBlocks}, compression: h.cfg.Compression, keep: t.domain.Keep, keepPage: h.keepPage}
 	res, digest, err := im.run(ctx, src, size, &out.BytesRead)
 	var release func(context.Context)
 	if err == nil {
@@ -246,6 +246,7 @@ type importer struct {
 	limits      pack.Limits
 	compression pack.Compression
 	keep        func(pack.Hash, []byte)
+	keepPage    func(pack.Hash, []byte)
 }
 
 func (im *importer) run(ctx context.Context, src api.Source, size uint64, read *uint64) (flush.Result, string, error) {
@@ -256,7 +257,7 @@ func (im *importer) run(ctx context.Context, src api.Source, size uint64, read *
 	}
 	digest := newImageDigest(size, defaultBlockSize)
 	res, err := flush.Fold(ctx, im.session, base, base.Edit(), blockSource(src, defaultBlockSize, read), flush.Options{
-		Hasher: im.hasher, Index: im.index, Limits: im.limits, Compression: im.compression,
+		Hasher: im.hasher, Index: im.index, Limits: im.limits, Compression: im.compression, Page: im.keepPage,
 		Folded: func(idx uint64, hash pack.Hash, raw []byte) {
 			digest.add(idx, hash)
 			if im.keep != nil {

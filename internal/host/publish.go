@@ -27,6 +27,9 @@ func (h *Host) Flush(ctx context.Context, name string) (api.Flush, error) {
 	if err != nil {
 		return api.Flush{}, err
 	}
+	if s := d.ship.Load(); s != nil && !d.changes() {
+		return s.barrier(ctx)
+	}
 	return h.flush(ctx, d, commitlog.CauseFlush)
 }
 
@@ -44,6 +47,11 @@ func (h *Host) flush(ctx context.Context, d *disk, cause commitlog.Cause) (api.F
 // nil, edits the state that is committed. Where nothing changed since the last
 // commit, and change is nil, it makes no request. Under op.
 func (h *Host) publish(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State)) (api.Flush, error) {
+	return h.publishCut(ctx, d, cause, change, nil)
+}
+
+// publishCut is publish of the cut that begin takes; nil: the volume's BeginFold.
+func (h *Host) publishCut(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
 	began := h.cfg.Now()
 	ctx, counter := count(ctx)
 	v, err := d.wake(false)
@@ -61,7 +69,10 @@ func (h *Host) publish(ctx context.Context, d *disk, cause commitlog.Cause, chan
 	if err != nil {
 		return api.Flush{}, err
 	}
-	c, err := v.BeginFold()
+	if begin == nil {
+		begin = v.BeginFold
+	}
+	c, err := begin()
 	if err != nil {
 		return api.Flush{}, err
 	}
@@ -77,6 +88,12 @@ func (h *Host) publish(ctx context.Context, d *disk, cause commitlog.Cause, chan
 		Generation: p.gen.String(), BlocksFolded: p.res.Folded, BlocksNew: p.res.New, BytesUploaded: p.res.Uploaded,
 		Requests: requests(counter), ElapsedMs: h.since(began),
 	}, nil
+}
+
+// changes is changed for the disk as it is now.
+func (d *disk) changes() bool {
+	st := d.state()
+	return d.changed(&st)
 }
 
 // changed tells whether the record says something that the newest commit does not.
@@ -118,9 +135,10 @@ func (p *publication) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	committed := false
 	defer func() {
 		// A commit that may yet take effect keeps what it refers to announced.
-		if p.d.owner == nil || !p.d.owner.Unsettled() {
+		if committed || p.d.owner == nil || !p.d.owner.Unsettled() {
 			release(context.WithoutCancel(ctx))
 		}
 	}()
@@ -136,6 +154,7 @@ func (p *publication) run(ctx context.Context) error {
 	if p.gen, err = p.d.commit(ctx, state); err != nil {
 		return err
 	}
+	committed = true
 	p.d.published()
 	m, err := blockmap.New(t.pages, res.Root, st.Blocks())
 	if err != nil {
@@ -143,10 +162,15 @@ func (p *publication) run(ctx context.Context) error {
 	}
 	if err := h.cleaner.apart(func() error {
 		return p.v.Published(p.cut, m, func(s *volume.State) {
-			s.Published = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}
+			if p.gen.Compare(generation(s.Published)) > 0 { // a data commit may have followed
+				s.Published = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}
+			}
 		})
 	}); err != nil {
 		return err
+	}
+	if s := p.d.ship.Load(); s != nil {
+		s.reached(p.cut.Seq)
 	}
 	if st.Published == nil {
 		if err := p.d.firstDone(st); err != nil {
@@ -181,7 +205,7 @@ func (h *Host) foldCut(ctx context.Context, t *tenant, c *volume.Cut) (flush.Res
 		if err := edit.Grow(c.State.Blocks()); err != nil {
 			return flush.Result{}, nil, err
 		}
-		res, release, err := h.fold(ctx, t, c.Base(), edit, flush.CutSource(c), t.keep, nil)
+		res, release, err := h.fold(ctx, t, c.Base(), edit, flush.CutSource(c), t.keep, foldProgress(ctx, c))
 		if !errors.Is(err, errStale) {
 			return res, release, err
 		}
@@ -192,13 +216,21 @@ func (h *Host) foldCut(ctx context.Context, t *tenant, c *volume.Cut) (flush.Res
 func (h *Host) fold(ctx context.Context, t *tenant, base *blockmap.Map, edit *blockmap.Edit, src flush.Source, folded func(uint64, pack.Hash, []byte), progress func(uint64)) (flush.Result, func(context.Context), error) {
 	res, err := flush.Fold(ctx, h.session, base, edit, src, flush.Options{
 		Hasher: t.hasher, Index: t.index, Limits: pack.Limits{Blocks: h.cfg.PackBlocks}, Compression: h.cfg.Compression,
-		Folded: folded, Progress: progress,
+		Folded: folded, Page: h.keepPage, Progress: progress,
 	})
 	if err != nil {
 		return res, nil, err
 	}
 	release, err := h.borrow(ctx, t, &res)
 	return res, release, err
+}
+
+// keepPage keeps a page of a block map that this host made: a volume that is
+// read after a restart must not need the store for what the SSD still has.
+func (h *Host) keepPage(hash pack.Hash, page []byte) {
+	if err := h.db.AddPage(hash, page); err != nil {
+		h.cfg.Log.Warn("a page of a block map was not kept", "error", err) // it can be fetched
+	}
 }
 
 // keep puts a folded block into the SSD tier.
@@ -247,7 +279,7 @@ func (h *Host) self() commitlog.Host {
 func (d *disk) commit(ctx context.Context, state commitlog.State) (commitlog.Generation, error) {
 	g, err := d.tryCommit(ctx, state)
 	if err != nil && d.ended() {
-		d.owner = nil
+		d.setOwner(nil)
 		return d.tryCommit(ctx, state)
 	}
 	return g, err
@@ -279,11 +311,15 @@ func (d *disk) tryCommit(ctx context.Context, state commitlog.State) (commitlog.
 }
 
 // own gives the disk an owner, which need not have claimed anything.
-func (d *disk) own(st *volume.State) (err error) {
+func (d *disk) own(st *volume.State) error {
 	if d.owner == nil {
-		d.owner, err = d.h.newOwner(st)
+		o, err := d.h.newOwner(st)
+		if err != nil {
+			return err
+		}
+		d.setOwner(o)
 	}
-	return err
+	return nil
 }
 
 // firstFact names the fact that tells which volume is being published for the
@@ -352,7 +388,7 @@ func (d *disk) withdraw(ctx context.Context, st *volume.State) error {
 	if err := d.owner.Withdraw(ctx, commitlog.VolumeID(d.id)); err != nil {
 		return err
 	}
-	d.owner = nil
+	d.setOwner(nil)
 	return d.firstDone(st)
 }
 
@@ -362,6 +398,10 @@ func (d *disk) claimOwn(ctx context.Context, st *volume.State) (*commitlog.Objec
 	first, err := d.owner.Claim(ctx, commitlog.CauseOpen, func(tip *commitlog.Object) error {
 		if tip.State.Owner.ID != d.h.id || tip.State.ID != commitlog.VolumeID(st.ID) {
 			return takenBy(d, tip)
+		}
+		if v := d.open(); v != nil && tip.State.Through() > v.Last() {
+			// no-silent-rollback: what this host syncs before it publishes is not here.
+			return problem.New(problem.Fenced, "the store has a newer state of volume %q (generation %s, write %d) than the disk of this host (write %d): was the data directory restored from a copy?", d, tip.Generation, tip.State.Through(), v.Last())
 		}
 		return nil
 	})
@@ -416,6 +456,7 @@ func (h *Host) noteFence(d *disk, err error) error {
 	if v == nil {
 		return err
 	}
+	d.stopShipping(err)
 	v.Fail(err)
 	h.cfg.Log.Warn("volume fenced", "volume", d.String(), "error", err)
 	if uerr := v.Update(func(s *volume.State) { s.Mode, s.Reason = volume.Fenced, err.Error() }); uerr != nil {

@@ -40,6 +40,8 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	if err := d.quiet("rename it", false); err != nil {
 		return api.Volume{}, err
 	}
+	d.stopShipping(errHeld)
+	defer d.startShipping()
 	release, err := h.reserveName(n)
 	if err != nil {
 		return api.Volume{}, err
@@ -113,6 +115,10 @@ func (h *Host) renamePublished(ctx context.Context, d *disk, st *volume.State, n
 	// tombstone by now: what was published last is in both.
 	now := d.state()
 	state := h.commitState(&now, commitlog.CauseRename)
+	if d.owner != nil {
+		carried := d.owner.State()
+		state.DataCommits, state.DataSeq = carried.DataCommits, carried.DataSeq
+	}
 	if state.Snapshots, err = h.publishSnapshots(ctx, d); err != nil {
 		return nil, err
 	}
@@ -126,6 +132,6 @@ func (h *Host) renamePublished(ctx context.Context, d *disk, st *volume.State, n
 	if err != nil {
 		return nil, h.noteFence(d, err)
 	}
-	d.owner = o
+	d.setOwner(o)
 	return &volume.Published{Epoch: g.Epoch, Number: g.Number}, nil
 }

@@ -182,7 +182,8 @@ func (h *Host) resolve(ctx context.Context, n Name, at string) (*commitlog.State
 		if o.Bare() {
 			return nil, g, problem.New(problem.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", at, n)
 		}
-		return &o.State, g, nil
+		state := o.Carry()
+		return &state, g, nil
 	}
 	when, ok := parseTime(at, h.cfg.Now())
 	if !ok {
@@ -210,7 +211,8 @@ func (h *Host) resolve(ctx context.Context, n Name, at string) (*commitlog.State
 		}
 		return nil, commitlog.Generation{}, problem.New(problem.NotFound, "the history of %q begins at %s, after %s", n, oldest.Format(time.RFC3339), when.Format(time.RFC3339))
 	}
-	return &found.State, found.Generation, nil
+	state := found.Carry()
+	return &state, found.Generation, nil
 }
 
 var errFound = problem.New(problem.Internal, "found")
@@ -249,6 +251,8 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	}
 	defer done()
 	d.disconnect()
+	d.stopShipping(errHeld)
+	defer d.startShipping()
 	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
 		return api.Volume{}, err
 	}
@@ -284,29 +288,68 @@ func (h *Host) cutAt(ctx context.Context, n Name, at string) (*volume.Cut, func(
 	if err != nil {
 		return nil, nil, err
 	}
-	v, err := h.openState(state)
+	v, err := h.openState(ctx, state)
 	if err != nil {
 		return nil, nil, err
 	}
 	c, err := v.Cut()
 	if err != nil {
+		closeState(v)
 		return nil, nil, err
 	}
 	return c, func() {
 		c.Release()
-		_ = v.Close() // it has no log
+		closeState(v)
 	}, nil
 }
 
-// openState opens a published state for reading; nothing is recorded.
-func (h *Host) openState(s *commitlog.State) (*volume.Volume, error) {
-	if len(s.DataCommits) > 0 {
-		return nil, problem.New(problem.Unsupported, "the newest commits of %q are data commits: use a newer glide", s.Identity.Volume())
-	}
-	st := recordOf(s, volume.ID(s.ID))
+// openState opens a published state for reading; nothing is recorded. Its data
+// commits lie in log segments that are given back by closeState.
+func (h *Host) openState(ctx context.Context, s *commitlog.State) (*volume.Volume, error) {
+	st := recordOf(s, newVolumeID(h))
+	st.Durability = local
 	env := h.env(h.tenant(s.Tenant))
 	env.Save = func(...*volume.State) error { return nil }
-	return volume.Open(env, st, false)
+	v, err := volume.Open(env, st, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.replay(ctx, v, s); err != nil {
+		closeState(v)
+		return nil, err
+	}
+	return v, nil
+}
+
+// closeState closes what openState opened.
+func closeState(v *volume.Volume) {
+	_ = v.Close() // nobody will look for what was written
+	v.Discard()
+}
+
+// replay brings the data commits of a published state into a volume that was
+// opened from the rest of it.
+func (h *Host) replay(ctx context.Context, v *volume.Volume, s *commitlog.State) error {
+	return commitlog.Replay(ctx, h.cfg.Store, &commitlog.Object{State: *s}, func(ranges []commitlog.Range) error {
+		for _, r := range ranges {
+			var err error
+			if r.Data == nil {
+				err = v.Zero(r.Off, r.Len)
+			} else {
+				err = v.WriteAt(r.Data, r.Off)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// takeSnapshot makes a state that of one of its snapshots.
+func takeSnapshot(s *commitlog.State, snap *commitlog.Snapshot) {
+	s.Root, s.Size, s.Seq = snap.Root, snap.Size, snap.Seq
+	s.DataCommits, s.DataSeq = nil, 0
 }
 
 // recordOf is the record of a volume that begins as the published state s is.
@@ -315,7 +358,7 @@ func recordOf(s *commitlog.State, id volume.ID) volume.State {
 		Version: 1, ID: id, Tenant: s.Tenant, Name: s.Name, CreatedAt: s.CreatedAt, Size: s.Size, BlockSize: s.BlockSize,
 		Mode: volume.Active, Durability: s.Durability, RPO: time.Duration(s.RPOMillis) * time.Millisecond,
 		Limits: volume.Limits(s.Limits), Labels: s.Labels, ImportDigest: s.ImportDigest,
-		Root: s.Root, Folded: s.Seq, Floor: s.Seq, Used: s.Seq,
+		Root: s.Root, Folded: s.Seq, Floor: s.Through(), Used: s.Through(), Shipped: s.Through(),
 	}
 	st.RootBlocks = st.Blocks()
 	if s.Parent != nil {
@@ -329,6 +372,7 @@ func recordOf(s *commitlog.State, id volume.ID) volume.State {
 
 // disconnect makes the open connections of the disk fail from now on.
 func (d *disk) disconnect() {
+	d.h.attachments.abandon(d)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for x := range d.conns {

@@ -8,6 +8,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
@@ -40,18 +43,34 @@ func (h *Host) Verify(ctx context.Context, name string, cold bool) (api.Verify, 
 		}
 		return nil
 	}
-	if err := h.verifyLog(ctx, c, &out, damaged); err != nil {
+	pos := newPosition(ctx, c)
+	if err := h.verifyLog(ctx, c, &out, pos, damaged); err != nil {
 		return out, err
+	}
+	if g := generation(c.State.Published); cold && n.Snapshot == "" && !g.IsZero() {
+		// What any other host would find the volume by.
+		if _, err := commitlog.Load(ctx, h.cfg.Store, n.log(), g); err != nil {
+			if err := damaged("commit", err); err != nil {
+				return out, err
+			}
+		}
 	}
 	t := h.tenant(n.Tenant)
 	size := int(c.State.BlockSize)
-	err = c.Base().Walk(ctx, 0, c.Base().Blocks(), func(idx uint64, r pack.Ref) error {
+	base := c.Base()
+	if cold {
+		if base, err = h.storedMap(t, base); err != nil {
+			return out, err
+		}
+	}
+	err = base.Walk(ctx, 0, base.Blocks(), func(idx uint64, r pack.Ref) error {
 		var err error
 		if cold {
 			_, err = t.domain.FetchStored(ctx, &r, size)
 		} else {
 			_, err = t.domain.Block(ctx, &r, size)
 		}
+		pos.at((idx + 1) * uint64(size))
 		out.Blocks++
 		out.Bytes += uint64(size)
 		if err != nil {
@@ -65,8 +84,24 @@ func (h *Host) Verify(ctx context.Context, name string, cold bool) (api.Verify, 
 	return out, err
 }
 
+// coldPages bounds the pages in memory of a map that is read from the store.
+const coldPages = 4 << 20
+
+// storedMap is a map as the store has it, whatever this host keeps of its pages.
+func (h *Host) storedMap(t *tenant, m *blockmap.Map) (*blockmap.Map, error) {
+	loader := h.cache.Pages(noPagesKept{})
+	return blockmap.New(blockmap.NewPageCache(coldPages).Source(loader.For(t.hasher), t.hasher), m.Root(), m.Blocks())
+}
+
+// noPagesKept is a host that keeps no pages of block maps.
+type noPagesKept struct{}
+
+func (noPagesKept) Page(pack.Hash) ([]byte, error) { return nil, nil }
+
+func (noPagesKept) AddPage(pack.Hash, []byte) error { return nil }
+
 // verifyLog reads what the overlay points at.
-func (h *Host) verifyLog(ctx context.Context, c *volume.Cut, out *api.Verify, damaged func(string, error) error) error {
+func (h *Host) verifyLog(ctx context.Context, c *volume.Cut, out *api.Verify, pos *position, damaged func(string, error) error) error {
 	for _, s := range c.Segments() {
 		if err := s.Verify(); err != nil {
 			if err := damaged("log", err); err != nil {
@@ -79,6 +114,7 @@ func (h *Host) verifyLog(ctx context.Context, c *volume.Cut, out *api.Verify, da
 		for off := start; off < end && !zero; off += uint64(len(buf)) {
 			n := min(uint64(len(buf)), end-off)
 			out.Bytes += n
+			pos.read(n)
 			if err := c.ReadAt(ctx, buf[:n], off); err != nil {
 				if err := damaged("offset "+strconv.FormatUint(off, 10), err); err != nil {
 					return err
@@ -149,6 +185,7 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 	if n := h.cache.Stats.Repaired.Load() + h.cache.Stats.Damaged.Load(); n > 0 {
 		add("blocks", problem.New(problem.Corrupt, "%d blocks came damaged from the cache and %d from the store", h.cache.Stats.Repaired.Load(), h.cache.Stats.Damaged.Load()), "", "check the disk; glide verify --cold shows what the store has")
 	}
+	add("kernel devices", nil, kernelnbd.Describe(h.attachments.kernel.Check()), "")
 	bad := 0
 	for _, d := range h.all() {
 		if v := h.view(d); v.State == string(volume.Failed) || v.State == string(volume.Fenced) {

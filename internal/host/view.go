@@ -31,7 +31,7 @@ func (h *Host) view(d *disk) api.Volume {
 	v := api.Volume{
 		Name: d.String(), Tenant: st.Tenant, ID: st.ID.String(), Size: st.Size, BlockSize: uint64(st.BlockSize),
 		State: string(st.Mode), Reason: st.Reason, Durability: st.Durability, RPOms: float64(st.RPO.Milliseconds()),
-		Owner: h.id, CreatedAt: st.CreatedAt, StoreBytes: d.stored.Load(), Exports: d.exports(), Labels: map[string]string{},
+		Owner: h.id, CreatedAt: st.CreatedAt, StoreBytes: d.stored.Load(), Exports: d.exports(), Device: h.attachments.device(d.id), Labels: map[string]string{},
 		IOPS: st.Limits.IOPS, Bandwidth: st.Limits.Bandwidth, DirtyBudget: st.Limits.DirtyBudget,
 	}
 	for k, l := range st.Labels {
@@ -51,6 +51,10 @@ func (h *Host) view(d *disk) api.Volume {
 		v.DirtyBytes, v.LocalBytes = a.Dirty, a.Log
 		if !a.Oldest.IsZero() {
 			v.Unpublished = h.since(a.Oldest)
+		}
+		if s := d.ship.Load(); s != nil {
+			bytes, age := s.unpublished()
+			v.DirtyBytes, v.Unpublished, v.Reason = bytes, float64(age)/1e6, s.stalled()
 		}
 		if st.Mode == volume.Active {
 			failed = open.Err()

@@ -33,7 +33,13 @@ func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (ap
 		}
 		return h.view(d), nil
 	}
-	d.disconnect()
+	defer d.turnAway()()
+	if s := d.ship.Load(); s != nil {
+		// Asleep, the volume sends nothing: what it promised must be kept first.
+		if _, err := s.barrier(ctx); err != nil {
+			return api.Volume{}, err
+		}
+	}
 	if err := d.sleep(); err != nil {
 		return api.Volume{}, err
 	}
@@ -62,7 +68,9 @@ func (h *Host) handOver(ctx context.Context, d *disk) error {
 	if _, err := h.publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
 		return err
 	}
-	d.disconnect()
+	defer d.turnAway()()
+	d.stopShipping(errHeld)
+	defer d.startShipping() // unless it sleeps then
 	if _, err := h.publish(ctx, d, commitlog.CauseRelease, nil); err != nil {
 		return err
 	}
@@ -79,8 +87,23 @@ func (h *Host) handOver(ctx context.Context, d *disk) error {
 	if err := d.owner.Release(ctx); err != nil {
 		return h.noteFence(d, err)
 	}
-	d.owner = nil
+	d.setOwner(nil)
 	return d.sleep()
+}
+
+// turnAway cuts the guests of a disk off and lets none connect until what it
+// returns is called: one that came in between would be told of durable writes
+// that the next owner does not have.
+func (d *disk) turnAway() (open func()) {
+	d.mu.Lock()
+	d.leaving = true
+	d.mu.Unlock()
+	d.disconnect()
+	return func() {
+		d.mu.Lock()
+		d.leaving = false
+		d.mu.Unlock()
+	}
 }
 
 // Wake opens a volume: one that sleeps on this host, or one that is not on this
@@ -154,9 +177,6 @@ func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.
 			return nil, older(n.String(), tip.Generation, want)
 		}
 	}
-	if len(tip.State.DataCommits) > 0 || len(tip.Data) > 0 {
-		return nil, problem.New(problem.Unsupported, "the newest commits of %q are data commits: use a newer glide", n)
-	}
 	rec := recordOf(&tip.State, volume.ID(tip.State.ID))
 	d := newDisk(h, rec)
 	d.op.Lock()
@@ -192,16 +212,44 @@ func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want c
 	if rec.ID != d.id {
 		return problem.New(problem.Busy, "volume %q was replaced by another of the same name meanwhile: try again", d)
 	}
-	if err := h.save(&rec); err != nil {
+	v, err := h.load(ctx, rec, &first.State)
+	if err != nil {
 		return err
+	}
+	d.setOwner(o)
+	d.adopt(v)
+	d.startShipping()
+	return h.adoptSnapshots(&first.State, first.Generation)
+}
+
+// load records and opens a volume as the store has it. Until its data commits
+// are in this host's log too, the record says that it does not count.
+func (h *Host) load(ctx context.Context, rec volume.State, s *commitlog.State) (*volume.Volume, error) {
+	published := rec.Published
+	if rec.Loading = len(s.DataCommits) > 0; rec.Loading {
+		rec.Published = nil
+	}
+	if err := h.save(&rec); err != nil {
+		return nil, err
 	}
 	v, err := volume.Open(h.env(h.tenant(rec.Tenant)), rec, false)
 	if err != nil {
-		return errors.Join(err, h.forget(rec.ID))
+		return nil, errors.Join(err, h.forget(rec.ID))
 	}
-	d.owner = o
-	d.adopt(v)
-	return h.adoptSnapshots(&first.State, first.Generation)
+	if !rec.Loading {
+		return v, nil
+	}
+	err = h.replay(ctx, v, s)
+	if err == nil {
+		err = v.Loaded(func(st *volume.State) { st.Published = published })
+	}
+	if err != nil {
+		_ = v.Close() // it is fetched again
+		err = errors.Join(err, h.forget(rec.ID))
+		v.Discard()
+		return nil, err
+	}
+	return v, nil
 }
 
 // adoptSnapshots records the snapshots that came with a volume.
@@ -271,6 +319,10 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 	if ctx.Err() != nil {
 		return api.Volume{}, problem.New(problem.Unavailable, "host %s asked too long ago: nothing was done", r.Host)
 	}
+	if now, err := h.local(name, false); err != nil || now != d {
+		// Renamed meanwhile: the epoch that was asked about is another name's.
+		return api.Volume{}, problem.New(problem.Busy, "there is no volume %q on this host any more: nothing was done", name)
+	}
 	st := d.state()
 	if g := generation(st.Published); g.Epoch != r.Epoch && (d.owner == nil || d.owner.Generation().Epoch != r.Epoch) {
 		return api.Volume{}, problem.New(problem.Busy, "volume %q is at epoch %d here, not %d: nothing was done", d, g.Epoch, r.Epoch)
@@ -289,20 +341,7 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 	}
 	view := h.view(d)
 	// It is the asker's now: this host keeps nothing of it but its cache.
-	return view, h.letGo(d)
-}
-
-// letGo takes a released volume, and its snapshots, off this host. Under op.
-func (h *Host) letGo(d *disk) error {
-	for _, s := range h.snapshotsOf(d.id) {
-		s.op.Lock()
-		err := h.erase(s)
-		s.op.Unlock()
-		if err != nil {
-			return err
-		}
-	}
-	return h.erase(d)
+	return view, h.eraseAll(d)
 }
 
 // tip reads the newest object of a volume's log; one that was removed is not found.

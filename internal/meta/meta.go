@@ -121,7 +121,13 @@ type Record struct {
 }
 
 // SaveVolumes stores or removes records, all or none, durably.
-func (m *DB) SaveVolumes(records ...Record) error {
+func (m *DB) SaveVolumes(records ...Record) error { return m.save(pebble.Sync, records) }
+
+// SaveVolumesSoon is SaveVolumes without waiting until it is durable. Saves take
+// effect in the order of the calls.
+func (m *DB) SaveVolumesSoon(records ...Record) error { return m.save(pebble.NoSync, records) }
+
+func (m *DB) save(how *pebble.WriteOptions, records []Record) error {
 	b := m.db.NewBatch()
 	defer func() { _ = b.Close() }()
 	for _, r := range records {
@@ -136,7 +142,7 @@ func (m *DB) SaveVolumes(records ...Record) error {
 			return fmt.Errorf("write the metadata: %w", err)
 		}
 	}
-	if err := b.Commit(pebble.Sync); err != nil {
+	if err := b.Commit(how); err != nil {
 		return fmt.Errorf("write the metadata: %w", err)
 	}
 	return nil

@@ -32,7 +32,9 @@ func (c *credentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
 }
 
 // answers are what S3's error codes mean. A hint says what to do; it is also
-// what marks trouble that will not pass by itself.
+// what marks trouble that will not pass by itself. Unavailable is also a store
+// that is set up wrong: whoever asks for a flush has not typed its URL, and the
+// daemon goes on with its local volumes.
 var answers = map[string]struct {
 	kind problem.Kind
 	hint string
@@ -51,10 +53,10 @@ var answers = map[string]struct {
 	"NotImplemented":             {kind: problem.Unsupported},
 	"ObjectParentIsFile":         {kind: problem.Invalid},
 	"ExistingObjectIsDirectory":  {kind: problem.Invalid},
-	"NoSuchBucket":               {problem.Invalid, "create the bucket, or correct the store's URL"},
-	"PermanentRedirect":          {problem.Invalid, "the bucket is in another region: correct region= in the store's URL"},
+	"NoSuchBucket":               {problem.Unavailable, "create the bucket, or correct the store's URL"},
+	"PermanentRedirect":          {problem.Unavailable, "the bucket is in another region: correct region= in the store's URL"},
 	"AuthorizationHeaderMalformed": {
-		problem.Invalid, "the signature is for another region: correct region= in the store's URL",
+		problem.Unavailable, "the signature is for another region: correct region= in the store's URL",
 	},
 	"InvalidAccessKeyId":      {problem.Unavailable, "the store does not know the access key: check AWS_ACCESS_KEY_ID or the profile"},
 	"XAdminUserNotFound":      {problem.Unavailable, "the store does not know the access key: check AWS_ACCESS_KEY_ID or the profile"}, // versitygw
@@ -67,7 +69,7 @@ var answers = map[string]struct {
 	"InvalidObjectState":      {problem.Unavailable, "the object lies in an archive: restore it"},
 	"KMS.DisabledException":   {problem.Unavailable, "the key of sse=aws:kms is disabled"},
 	"KMS.NotFoundException":   {problem.Unavailable, "the key of sse=aws:kms does not exist: correct kms_key="},
-	"InvalidEncryptionMethod": {problem.Invalid, "the store does not have this encryption: correct sse="},
+	"InvalidEncryptionMethod": {problem.Unavailable, "the store does not have this encryption: correct sse="},
 }
 
 // slowDowns are the codes by which a store asks for fewer requests.
@@ -105,7 +107,7 @@ func (s *s3Store) fail(ctx context.Context, op Op, key string, err error) error 
 			"%s %s: the certificate of %s is not trusted: set AWS_CA_BUNDLE (%w)", op, key, s, untrusted))
 	}
 	if send, ok := errors.AsType[*smithyhttp.RequestSendError](err); ok {
-		return problem.New(problem.Unavailable, "%s %s: %s does not answer: %w", op, key, s, withoutURL(send.Err))
+		return problem.New(problem.Unavailable, "%s %s: %s does not answer, check its address and the network: %w", op, key, s, withoutURL(send.Err))
 	}
 	if operation, ok := errors.AsType[*smithy.OperationError](err); ok && !answered {
 		return problem.New(problem.Internal, "%s %s in %s: %w", op, key, s, operation.Err)

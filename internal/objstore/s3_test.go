@@ -38,7 +38,7 @@ func TestS3Refuses(t *testing.T) {
 		{"wrong secret", store, map[string]string{"AWS_SECRET_ACCESS_KEY": "wrong"}, problem.Unavailable, "the secret key is wrong"},
 		{"unknown key", store, map[string]string{"AWS_ACCESS_KEY_ID": "nobody"}, problem.Unavailable, "does not know the access key"},
 		{"no credentials", store, map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, problem.Unavailable, "set AWS_ACCESS_KEY_ID"},
-		{"no bucket", strings.Replace(store, "glide-test", "no-such-bucket", 1), nil, problem.Invalid, "create the bucket"},
+		{"no bucket", strings.Replace(store, "glide-test", "no-such-bucket", 1), nil, problem.Unavailable, "create the bucket"},
 		{"no server", nowhere, nil, problem.Unavailable, "connection refused"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -152,7 +152,7 @@ func TestS3Answers(t *testing.T) {
 		marker error
 	}{
 		{404, "NoSuchKey", problem.NotFound, 1, nil},
-		{404, "NoSuchBucket", problem.Invalid, 1, nil},
+		{404, "NoSuchBucket", problem.Unavailable, 1, objstore.ErrPersistent},
 		{409, "ConditionalRequestConflict", problem.Unavailable, 3, nil},
 		{409, "ObjectParentIsFile", problem.Invalid, 1, nil},
 		{412, "PreconditionFailed", problem.Exists, 1, nil},

@@ -36,10 +36,11 @@ var layers = map[string][]string{
 	"internal/config":    {"internal/problem", "internal/api", "internal/pack", "internal/host", "internal/nearest", "internal/size"},
 	"internal/host": {
 		"internal/problem", "internal/pack", "internal/objstore", "internal/blockmap", "internal/cache", "internal/commitlog",
-		"internal/meta", "internal/volume", "internal/wal", "internal/flush", "internal/api", "nbd",
+		"internal/meta", "internal/volume", "internal/wal", "internal/flush", "internal/api", "internal/kernelnbd", "nbd", "nbd/nbdclient",
 	},
-	"nbd":    {},
-	"client": {"internal/api", "internal/problem", "internal/size"},
+	"internal/kernelnbd": {"internal/problem"},
+	"nbd":                {},
+	"client":             {"internal/api", "internal/problem", "internal/size"},
 }
 
 // engine lists the packages that get their clock and their files handed in, so

@@ -38,6 +38,11 @@ func (v *Volume) Cut() (*Cut, error) {
 	if err := v.Err(); err != nil {
 		return nil, err
 	}
+	return v.cut(), nil
+}
+
+// cut is Cut under wmu, of a volume in any state.
+func (v *Volume) cut() *Cut {
 	c := &Cut{vol: v, at: v.env.Now()}
 	c.Seq = v.log.Last()
 	v.stMu.Lock()
@@ -62,7 +67,7 @@ func (v *Volume) Cut() (*Cut, error) {
 	v.omu.Unlock()
 	v.stMu.Unlock()
 	c.State.Segments = refs(c.segs)
-	return c, nil
+	return c
 }
 
 func refs(segs []held) []wal.Ref {
@@ -230,8 +235,14 @@ func (v *Volume) Published(c *Cut, m *blockmap.Map, change func(*State)) error {
 	v.prune(c)
 	v.stMu.Lock()
 	v.state.Root, v.state.RootBlocks, v.state.Folded = m.Root(), m.Blocks(), c.Seq
+	v.state.Shipped, v.state.Rebase = max(v.state.Shipped, c.Seq), false
 	freed := v.dropFolded(c.Seq)
 	v.stMu.Unlock()
+	v.wmu.Lock()
+	if v.log.Last() == c.Seq {
+		v.forgetChanges() // the store has everything
+	}
+	v.wmu.Unlock()
 	v.omu.Lock()
 	if v.tree.Count() == 0 {
 		v.oldest = time.Time{}
@@ -314,10 +325,11 @@ func (v *Volume) Rollback(c *Cut, change func(*State)) error {
 	old := v.segs
 	v.stMu.Unlock()
 	v.adopt(c)
+	v.forgetChanges()
 	if err := v.Update(func(st *State) {
 		st.Root, st.RootBlocks = c.State.Root, c.State.RootBlocks
 		st.Folded, st.Floor = c.State.Folded, last
-		st.Size = c.State.Size
+		st.Size, st.Rebase = c.State.Size, st.Ships()
 		if change != nil {
 			change(st)
 		}

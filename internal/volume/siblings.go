@@ -45,6 +45,7 @@ func (v *Volume) lay(rec wal.Recovered) {
 		v.tree.Set(e.Off, e.Off+e.Len, e.Place, nil)
 	}
 	v.recount()
+	v.recallChanges(rec)
 	v.env.Siblings = nil // it is for the start only
 }
 

@@ -107,12 +107,35 @@ type State struct {
 	// Segments of the log that still count, the volume's own in the order of their use.
 	Segments []wal.Ref `json:"segments,omitempty"`
 
+	// Shipped is the last write that is known to be in the store, in a data commit
+	// or under Root, of a volume whose policy ships; it may lag.
+	Shipped uint64 `json:"shipped,omitempty"`
+	// Rebase tells that what the store has is not a prefix of what is here, since
+	// the volume was rolled back: its next commit cannot be a data commit.
+	Rebase bool `json:"rebase,omitempty"`
+	// Loading marks a record whose data commits are being brought in. It counts
+	// for nothing after a stop.
+	Loading bool `json:"loading,omitempty"`
+
 	// DirtyAtSleep and OldestAtSleep are the account of a volume that sleeps.
 	DirtyAtSleep  int64     `json:"dirty_at_sleep,omitempty"`
 	OldestAtSleep time.Time `json:"oldest_at_sleep,omitzero"`
 
 	// Published is nil for a volume that the store does not know.
 	Published *Published `json:"published,omitempty"`
+}
+
+// The durability policies.
+const (
+	Local      = "local"
+	Continuous = "continuous"
+	Sync       = "sync"
+)
+
+// Ships tells whether the volume's policy sends its changes to the store by
+// itself.
+func (s *State) Ships() bool {
+	return s.SnapshotOf == ID{} && (s.Durability == Continuous || s.Durability == Sync)
 }
 
 // stateVersion is the newest version of State that this program writes and reads.

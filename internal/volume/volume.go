@@ -50,6 +50,8 @@ type Env struct {
 	Blocks Blocks           // blocks of the volume's tenant
 	// Save makes the records durable, all or none.
 	Save func(...*State) error
+	// SaveSoon saves a record without waiting until it is durable, in order with Save.
+	SaveSoon func(*State) error
 	// Pressure is called when the log has no room, with how long the
 	// writer has waited so far; it makes room or waits a little, and returns an error to give up.
 	Pressure func(v *Volume, waited time.Duration) error
@@ -61,6 +63,9 @@ type Env struct {
 	Siblings *Siblings
 	// Now is the clock, for the age of unpublished writes.
 	Now func() time.Time
+	// Uptime is a clock that is never set and runs while the machine is
+	// suspended, for promises in time; needed by volumes whose policy ships.
+	Uptime func() time.Duration
 }
 
 // held is a segment that counts for the volume, up to a number (0: while it is
@@ -104,6 +109,11 @@ type Volume struct {
 	live   map[uint32]int64 // by segment number: bytes that the overlay points at
 	dirty  int64            // bytes in the overlay that are not zeros
 	oldest time.Time        // when the oldest unpublished write was made, zero if there is none
+	// changed is what was written since the last TakeChanges; nil while the
+	// volume's policy does not ship.
+	changed   *changes
+	changedAt atomic.Int64 // Env.Uptime of the oldest of it, nanoseconds; 0: none. Written under omu
+	changedN  atomic.Int64 // its bytes; written under omu
 
 	size   atomic.Uint64
 	gate   gate
@@ -176,6 +186,9 @@ func newVolume(env Env, st State) (*Volume, error) {
 	}
 	v := &Volume{env: env, id: st.ID, state: st, tree: extent.New(), base: base, live: map[uint32]int64{}, deadAt: map[*wal.Segment]uint64{}}
 	v.displacedFn = v.displaced
+	if st.Ships() {
+		v.changed = newChanges()
+	}
 	v.size.Store(st.Size)
 	v.gate.init()
 	return v, nil

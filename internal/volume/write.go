@@ -62,6 +62,7 @@ func (v *Volume) tryWrite(offs []uint64, frames [][]byte) error {
 	for i := range written {
 		w := &written[i]
 		v.apply(w.Off, w.Len, w.Place)
+		v.noteChange(w.Off, w.Len)
 	}
 	v.noteDirty()
 	v.omu.Unlock()
@@ -114,6 +115,7 @@ func (v *Volume) Zero(off, length uint64) error {
 		}
 		v.omu.Lock()
 		v.apply(off, length, extent.Zero)
+		v.noteChange(off, length)
 		v.noteDirty()
 		v.omu.Unlock()
 		return nil

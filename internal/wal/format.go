@@ -26,6 +26,9 @@
 //	36  4  size of the file, bytes
 //	40  4  CRC32C of bytes 0 to 39
 //
+// Magic, version and checksum stay in place in every version: a damaged byte
+// must not look like a newer program's work, which stops the whole host.
+//
 // # Record
 //
 //	 0  4  CRC32C of bytes 4 to the end, seeded with the incarnation, so that a
@@ -224,11 +227,11 @@ func decodeHeader(b []byte) (h header, err error) {
 	if len(b) < headerUsed || string(b[:4]) != magicHeader {
 		return h, problem.New(problem.Corrupt, "not a log segment: no magic at its start")
 	}
-	if v := binary.LittleEndian.Uint16(b[4:]); v > formatNow {
-		return h, problem.New(problem.Unsupported, "the segment's format is version %d, this program knows up to %d: use a newer glide", v, formatNow)
-	}
 	if binary.LittleEndian.Uint32(b[40:]) != crc32.Checksum(b[:40], castagnoli) {
 		return h, problem.New(problem.Corrupt, "the segment's header does not match its checksum")
+	}
+	if v := binary.LittleEndian.Uint16(b[4:]); v > formatNow {
+		return h, problem.New(problem.Unsupported, "the segment's format is version %d, this program knows up to %d: use a newer glide", v, formatNow)
 	}
 	h = header{
 		kind:        b[6],

@@ -546,6 +546,10 @@ func (l *Log) Close() error {
 	}
 	for _, s := range append(l.unsynced, l.cur) {
 		if s != nil {
+			if err == nil {
+				// Everything was durable before the rotation, so no sync came upon it.
+				_ = s.finish()
+			}
 			s.releaseLog()
 		}
 	}

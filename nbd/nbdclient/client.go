@@ -1,6 +1,7 @@
 // Package nbdclient is a small NBD client: fixed newstyle, structured replies,
 // block status, TLS, and as many requests under way at once as the caller likes.
 // It was written for tests, and holds the server to the letter of the protocol.
+// Handshake does only the first part, for connections that the kernel then uses.
 //
 // A Client has one goroutine, which receives; callers send themselves.
 package nbdclient
@@ -113,9 +114,17 @@ func Dial(ctx context.Context, network, address string, o Options) (*Client, err
 
 // New opens the export over a connection, which it takes over.
 func New(ctx context.Context, nc net.Conn, o Options) (*Client, error) {
-	c := &Client{
-		contexts: make(map[uint32]string), pending: make(map[uint64]*call), done: make(chan struct{}),
+	c, err := open(ctx, nc, o)
+	if err != nil {
+		return nil, err
 	}
+	go c.receive()
+	return c, nil
+}
+
+// open does the handshake. If it fails, the connection is closed.
+func open(ctx context.Context, nc net.Conn, o Options) (*Client, error) {
+	c := newClient()
 	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
 	err := c.negotiate(nc, o)
 	if !stop() && err == nil {
@@ -125,8 +134,36 @@ func New(ctx context.Context, nc net.Conn, o Options) (*Client, error) {
 		_ = nc.Close()
 		return nil, fmt.Errorf("nbdclient: %w", err)
 	}
-	go c.receive()
 	return c, nil
+}
+
+func newClient() *Client {
+	return &Client{contexts: make(map[uint32]string), pending: make(map[uint64]*call), done: make(chan struct{})}
+}
+
+// Info is what a server says of an export in the handshake.
+type Info struct {
+	Size  uint64
+	Flags uint16 // what it can do, as the protocol numbers them
+}
+
+// Handshake opens the export over a connection and leaves it to the caller,
+// ready for requests with simple replies: for a client such as the kernel's, which
+// does no handshake itself. If it fails, the connection is closed. It speaks no TLS.
+func Handshake(ctx context.Context, nc net.Conn, export string) (Info, error) {
+	c, err := open(ctx, nc, Options{Export: export, Simple: true})
+	if err != nil {
+		return Info{}, err
+	}
+	return Info{Size: c.size, Flags: c.flags}, nil
+}
+
+// Resume is a client on a connection that is past the handshake.
+func Resume(nc net.Conn, i Info) *Client {
+	c := newClient()
+	c.nc, c.size, c.flags = nc, i.Size, i.Flags
+	go c.receive()
+	return c
 }
 
 // Size is the size of the export when it was opened.

@@ -2,6 +2,7 @@ package apitest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -319,6 +320,37 @@ func (b *Backend) Release(_ context.Context, name string, r api.ReleaseRequest) 
 		}
 		return nil
 	}, r.Host, r.Epoch, r.FlushOnly)
+}
+
+// Attach implements api.Backend. Every device is /dev/nbd0, unless it is said.
+func (b *Backend) Attach(_ context.Context, name string, r api.AttachRequest) (api.Attachment, error) {
+	a := api.Attachment{Device: cmp.Or(r.Device, "/dev/nbd0"), TimeoutMs: cmp.Or(r.TimeoutMs, 30000), DeadTimeoutMs: cmp.Or(r.DeadTimeoutMs, 600000)}
+	_, err := b.change("Attach", name, func(v *volume) error {
+		if v.Device != "" {
+			return problem.New(problem.Exists, "volume %s is attached already, as %s", name, v.Device)
+		}
+		v.Device, v.Exports = a.Device, v.Exports+1
+		a.Name, a.Size = v.Name, v.Size
+		return nil
+	}, r.Device, r.TimeoutMs, r.DeadTimeoutMs)
+	return a, err
+}
+
+// Detach implements api.Backend.
+func (b *Backend) Detach(_ context.Context, r api.DetachRequest) (api.Attachment, error) {
+	err := b.enter("Detach", r.Name, r.Device, r.Force)
+	defer b.mu.Unlock()
+	if err != nil {
+		return api.Attachment{}, err
+	}
+	for _, v := range b.volumes {
+		if v.Device != "" && (v.Name == r.Name || v.Device == r.Device) {
+			a := api.Attachment{Name: v.Name, Device: v.Device, Size: v.Size}
+			v.Device, v.Exports = "", v.Exports-1
+			return a, nil
+		}
+	}
+	return api.Attachment{}, problem.New(problem.NotFound, "%s%s is not attached", r.Name, r.Device)
 }
 
 // Dump implements api.Backend. It knows the keys "good" and "bad".

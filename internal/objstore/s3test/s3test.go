@@ -42,8 +42,10 @@ func Start(tb testing.TB) (storeURL, accessLog string) {
 		tb.Setenv(name, value)
 	}
 	dir := tb.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "data", bucket), 0o755); err != nil {
-		tb.Fatal(err)
+	for _, sub := range []string{filepath.Join("data", bucket), "users"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			tb.Fatal(err)
+		}
 	}
 	accessLog = filepath.Join(dir, "access.log")
 	var last error
@@ -103,7 +105,7 @@ func start(tb testing.TB, program, dir, accessLog string) (addr string, err erro
 	}
 	var output bytes.Buffer
 	cmd := exec.Command(program, "--port", addr, "--access", access, "--secret", secret, "--quiet", "--keep-alive",
-		"--access-log", accessLog, "posix", filepath.Join(dir, "data"))
+		"--access-log", accessLog, "--iam-dir", filepath.Join(dir, "users"), "posix", filepath.Join(dir, "data"))
 	cmd.Stdout, cmd.Stderr = &output, &output
 	dieWithParent(cmd)
 	if err := cmd.Start(); err != nil {

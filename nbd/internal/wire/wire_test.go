@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/paraglide/glide/internal/fuzztest"
 )
 
 // golden checks bytes against hex, in which spaces do not count. The hex was
@@ -220,70 +222,76 @@ func FuzzDecode(f *testing.F) {
 	f.Add(AppendError(nil, 1, 5, "oh")[ChunkHeaderSize:])
 	f.Add(AppendDescriptor(AppendBlockStatus(nil, 1, 1, 1, 1), Descriptor{1, 1})[ChunkHeaderSize:])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		same := func(what string, again []byte) {
-			if !bytes.Equal(again, b) {
-				t.Errorf("%s: %x became %x", what, b, again)
-			}
-		}
-		if flags, err := DecodeGreeting(b); err == nil {
-			same("greeting", AppendGreeting(nil, flags))
-		}
-		if flags, err := DecodeClientFlags(b); err == nil {
-			same("client flags", AppendClientFlags(nil, flags))
-		}
-		if o, err := DecodeOption(b); err == nil && o.Length == 0 {
-			same("option", AppendOption(nil, o.Option, nil))
-		}
-		if r, err := DecodeOptionReply(b); err == nil && r.Length == 0 {
-			same("option reply", AppendOptionReply(nil, r.Option, r.Type, ""))
-		}
-		if r, err := DecodeInfoRequest(b); err == nil {
-			same("info request", AppendInfoRequest(nil, r))
-		}
-		if r, err := DecodeContextRequest(b); err == nil {
-			same("context request", AppendContextRequest(nil, r))
-		}
-		if i, err := DecodeInfo(b); err == nil {
-			switch i.Type {
-			case InfoExport:
-				same("info", AppendInfoExport(nil, 0, i.Size, i.Flags)[OptionReplyHeaderSize:])
-			case InfoBlockSize:
-				same("info", AppendInfoBlockSize(nil, 0, i.Minimum, i.Preferred, i.Maximum)[OptionReplyHeaderSize:])
-			case InfoName, InfoDescription:
-				same("info", AppendInfoText(nil, 0, i.Type, i.Text)[OptionReplyHeaderSize:])
-			}
-		}
-		_, _ = DecodeServer(b) // may be followed by anything
-		if id, name, err := DecodeMetaContext(b); err == nil {
-			same("context", AppendMetaContext(nil, 0, id, name)[OptionReplyHeaderSize:])
-		}
-		if size, flags, err := DecodeExportNameReply(b); err == nil {
-			same("export name", AppendExportNameReply(nil, size, flags, false))
-		}
-		if len(b) >= RequestSize {
-			if r, ok := DecodeRequest(b); ok {
-				b := b[:RequestSize]
-				if again := AppendRequest(nil, r); !bytes.Equal(again, b) {
-					t.Errorf("request: %x became %x", b, again)
-				}
-			}
-		}
-		if r, err := DecodeSimpleReply(b); err == nil {
-			same("simple reply", AppendSimpleReply(nil, r))
-		}
-		if c, err := DecodeChunk(b); err == nil {
-			same("chunk", AppendChunk(nil, c))
-		}
-		if errno, msg, err := DecodeError(b); err == nil && len(b) == errorSize+len(msg) {
-			same("error", AppendError(nil, 0, errno, msg)[ChunkHeaderSize:])
-		}
-		if id, ds, err := DecodeBlockStatus(b); err == nil {
-			again := AppendBlockStatus(nil, 0, 0, id, len(ds))
-			for _, d := range ds {
-				again = AppendDescriptor(again, d)
-			}
-			same("block status", again[ChunkHeaderSize:])
-		}
-		_, _, _ = DecodeHole(b)
+		// Every decoder, and what it decoded encoded again.
+		fuzztest.Bound(t, len(b), 0, 256, func() { decodeAll(t, b) })
 	})
+}
+
+// decodeAll gives b to every decoder.
+func decodeAll(t *testing.T, b []byte) {
+	same := func(what string, again []byte) {
+		if !bytes.Equal(again, b) {
+			t.Errorf("%s: %x became %x", what, b, again)
+		}
+	}
+	if flags, err := DecodeGreeting(b); err == nil {
+		same("greeting", AppendGreeting(nil, flags))
+	}
+	if flags, err := DecodeClientFlags(b); err == nil {
+		same("client flags", AppendClientFlags(nil, flags))
+	}
+	if o, err := DecodeOption(b); err == nil && o.Length == 0 {
+		same("option", AppendOption(nil, o.Option, nil))
+	}
+	if r, err := DecodeOptionReply(b); err == nil && r.Length == 0 {
+		same("option reply", AppendOptionReply(nil, r.Option, r.Type, ""))
+	}
+	if r, err := DecodeInfoRequest(b); err == nil {
+		same("info request", AppendInfoRequest(nil, r))
+	}
+	if r, err := DecodeContextRequest(b); err == nil {
+		same("context request", AppendContextRequest(nil, r))
+	}
+	if i, err := DecodeInfo(b); err == nil {
+		switch i.Type {
+		case InfoExport:
+			same("info", AppendInfoExport(nil, 0, i.Size, i.Flags)[OptionReplyHeaderSize:])
+		case InfoBlockSize:
+			same("info", AppendInfoBlockSize(nil, 0, i.Minimum, i.Preferred, i.Maximum)[OptionReplyHeaderSize:])
+		case InfoName, InfoDescription:
+			same("info", AppendInfoText(nil, 0, i.Type, i.Text)[OptionReplyHeaderSize:])
+		}
+	}
+	_, _ = DecodeServer(b) // may be followed by anything
+	if id, name, err := DecodeMetaContext(b); err == nil {
+		same("context", AppendMetaContext(nil, 0, id, name)[OptionReplyHeaderSize:])
+	}
+	if size, flags, err := DecodeExportNameReply(b); err == nil {
+		same("export name", AppendExportNameReply(nil, size, flags, false))
+	}
+	if len(b) >= RequestSize {
+		if r, ok := DecodeRequest(b); ok {
+			b := b[:RequestSize]
+			if again := AppendRequest(nil, r); !bytes.Equal(again, b) {
+				t.Errorf("request: %x became %x", b, again)
+			}
+		}
+	}
+	if r, err := DecodeSimpleReply(b); err == nil {
+		same("simple reply", AppendSimpleReply(nil, r))
+	}
+	if c, err := DecodeChunk(b); err == nil {
+		same("chunk", AppendChunk(nil, c))
+	}
+	if errno, msg, err := DecodeError(b); err == nil && len(b) == errorSize+len(msg) {
+		same("error", AppendError(nil, 0, errno, msg)[ChunkHeaderSize:])
+	}
+	if id, ds, err := DecodeBlockStatus(b); err == nil {
+		again := AppendBlockStatus(nil, 0, 0, id, len(ds))
+		for _, d := range ds {
+			again = AppendDescriptor(again, d)
+		}
+		same("block status", again[ChunkHeaderSize:])
+	}
+	_, _, _ = DecodeHole(b)
 }

@@ -1,0 +1,14 @@
+package client
+
+import (
+	"context"
+
+	"github.com/paraglide/glide/internal/api"
+)
+
+// WithProgress returns a context with which Flush, Sleep, Wake and Verify tell
+// how far the daemon is, in bytes, while it works. report is called by one
+// goroutine at a time, some times a second at most, and perhaps never.
+func WithProgress(ctx context.Context, report func(done, total uint64)) context.Context {
+	return api.WithProgress(ctx, report)
+}

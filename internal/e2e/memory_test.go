@@ -1,0 +1,129 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+)
+
+// residentMiB is the memory of a process as the kernel counts it.
+func residentMiB(tb testing.TB, pid int) int {
+	tb.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	must(tb, err)
+	for _, l := range strings.Split(string(b), "\n") {
+		if f := strings.Fields(l); len(f) > 1 && f[0] == "VmRSS:" {
+			n, err := strconv.Atoi(f[1])
+			must(tb, err)
+			return n >> 10
+		}
+	}
+	tb.Fatal("no VmRSS")
+	return 0
+}
+
+// idle is how long a daemon is left alone before its memory is looked at: a few
+// seconds, which is harder on it than the minute that is promised, since the
+// runtime gives memory back slowly. GLIDE_LONG=1 (make bench) waits that minute.
+func idle(tb testing.TB) time.Duration {
+	if long(tb) {
+		return time.Minute
+	}
+	return 5 * time.Second
+}
+
+func long(tb testing.TB) bool {
+	tb.Helper()
+	return os.Getenv("GLIDE_LONG") != ""
+}
+
+// TestMemoryIdle: a daemon with 100 idle volumes of 100 GB stays small.
+func TestMemoryIdle(t *testing.T) {
+	t.Parallel() // it waits
+	d := newDaemon(t, "")
+	d.start()
+	d.do("create", "v-0", "--size", "100G")
+	d.write("v-0", bytes.Repeat([]byte{1}, 1<<20), 0)
+	for i := 1; i < 100; i++ {
+		d.do("create", fmt.Sprintf("v-%d", i), "--size", "100G")
+	}
+	time.Sleep(idle(t))
+	rss := residentMiB(t, d.cmd.Process.Pid)
+	t.Logf("%d MiB resident with 100 volumes, idle for %v", rss, idle(t))
+	if rss > 150 {
+		t.Errorf("%d MiB resident, 150 are allowed", rss)
+	}
+}
+
+// fullImage is an image without holes: its blocks are of 4096 kinds, in an order
+// that does not repeat, so that little is uploaded and yet no two pages of the
+// block map are alike, and each names as many packs as it can.
+type fullImage struct {
+	left  int64 // blocks
+	next  uint64
+	block [128 << 10]byte
+	rest  []byte
+}
+
+func (f *fullImage) Read(p []byte) (int, error) {
+	if len(f.rest) == 0 {
+		if f.left == 0 {
+			return 0, io.EOF
+		}
+		f.left--
+		f.next++
+		h := f.next * 0x9e3779b97f4a7c15
+		h ^= h >> 29
+		h *= 0xbf58476d1ce4e5b9
+		binary.LittleEndian.PutUint64(f.block[:], h>>52|1<<63)
+		f.rest = f.block[:]
+	}
+	n := copy(p, f.rest)
+	f.rest = f.rest[n:]
+	return n, nil
+}
+
+// TestMemoryMapped: a volume of which every block is mapped adds little to what
+// the daemon takes without it, also when all of its map was walked through.
+// With GLIDE_LONG=1 it has 100 GB and a minute of rest, as promised.
+func TestMemoryMapped(t *testing.T) {
+	gib, allowed := int64(10), 60
+	if long(t) {
+		gib = 100
+	}
+	d := newDaemon(t, "")
+	d.start()
+	d.do("create", "empty", "--size", "100G")
+	time.Sleep(idle(t))
+	before := residentMiB(t, d.cmd.Process.Pid)
+	cmd := exec.Command(glideBin(t), "--api", d.api(), "import", "-", "full", "--size", fmt.Sprintf("%dG", gib), "--json")
+	cmd.Stdin = &fullImage{left: gib << 30 / (128 << 10)}
+	began := time.Now()
+	if r := finish(t, cmd); r.code != 0 {
+		t.Fatalf("import: exit %d: %s", r.code, r.stderr)
+	}
+	took := time.Since(began)
+	time.Sleep(idle(t))
+	imported := residentMiB(t, d.cmd.Process.Pid)
+	var u api.Usage
+	d.json(&u, "df", "full") // walks through the map
+	if u.Logical != uint64(gib)<<30 {
+		t.Fatalf("%d bytes are mapped of %d GiB", u.Logical, gib)
+	}
+	time.Sleep(idle(t))
+	walked := residentMiB(t, d.cmd.Process.Pid)
+	t.Logf("%d GiB mapped in %v; resident before %d MiB, %v after the import %d MiB, and as long after a walk through the map %d MiB",
+		gib, took.Round(time.Second), before, idle(t), imported, walked)
+	if added := max(imported, walked) - before; added > allowed {
+		t.Errorf("a volume with all of its blocks adds %d MiB, %d are allowed", added, allowed)
+	}
+}

@@ -1,0 +1,159 @@
+package host
+
+import (
+	"context"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// age is how old the oldest write is that the store does not hold.
+func (s *shipper) age() time.Duration {
+	at := time.Duration(s.flying.Load())
+	if at == 0 {
+		if _, at = s.v.Changed(); at == 0 {
+			return 0
+		}
+	}
+	return s.h.cfg.Uptime() - at
+}
+
+// mayAcknowledge tells whether a write may be acknowledged now; it is slowed
+// when that is not so yet, but nearly.
+func (s *shipper) mayAcknowledge() (now bool, slow time.Duration) {
+	if n, _ := s.v.Changed(); n > maxChanged {
+		return false, 0
+	}
+	if s.sync.Load() {
+		return true, 0
+	}
+	rpo := time.Duration(s.rpo.Load())
+	limit, age := rpo-margin(rpo), s.age()
+	switch soft := limit * 3 / 4; {
+	case age >= limit:
+		return false, 0
+	case age > soft:
+		return true, (age - soft) / 16
+	}
+	return true, 0
+}
+
+// written tells that the volume was written to; it does not wait.
+func (s *shipper) written() {
+	if s.idle.Load() && s.idle.CompareAndSwap(true, false) {
+		s.poke()
+	} else if n, _ := s.v.Changed(); n >= shipBytes {
+		s.poke()
+	}
+}
+
+// acknowledge waits until what was written may be acknowledged.
+func (s *shipper) acknowledge() error {
+	for {
+		ok, slow := s.mayAcknowledge()
+		if ok {
+			_ = pause(s.ctx, slow)
+			return nil
+		}
+		s.poke()
+		s.mu.Lock()
+		over := s.why()
+		s.mu.Unlock()
+		if over != nil {
+			return ignoreRelaxed(over)
+		}
+		_ = pause(s.ctx, 2*time.Millisecond)
+	}
+}
+
+// why is the reason to wait no longer, if there is one. Under mu.
+func (s *shipper) why() error {
+	if s.over == nil && s.ctx.Err() != nil {
+		return errHeld
+	}
+	return s.over
+}
+
+func ignoreRelaxed(err error) error {
+	if err == errRelaxed {
+		return nil
+	}
+	return err
+}
+
+// flushed waits until the store holds every write through seq.
+func (s *shipper) flushed(ctx context.Context, seq uint64) error {
+	if s.acked.Load() >= seq {
+		return nil
+	}
+	stop := context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.changed.Broadcast()
+	})
+	defer stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wants < seq {
+		s.wants = seq
+		s.poke()
+	}
+	for s.acked.Load() < seq {
+		if over := s.why(); over != nil {
+			return ignoreRelaxed(over)
+		}
+		if ctx.Err() != nil {
+			if s.err != nil {
+				return problem.New(problem.Unavailable, "the store does not hold it yet: %w", s.err)
+			}
+			return ctx.Err()
+		}
+		s.changed.Wait()
+	}
+	return nil
+}
+
+// stalled is why writes are not acknowledged, or the store does not keep up; ""
+// if neither.
+func (s *shipper) stalled() string {
+	s.mu.Lock()
+	err := s.err
+	s.mu.Unlock()
+	ok, slow := s.mayAcknowledge()
+	switch {
+	case !ok && err != nil:
+		return "writes wait: the store does not take commits: " + err.Error()
+	case !ok:
+		return "writes wait for the store, which does not keep up"
+	case err != nil:
+		return "the store does not take commits: " + err.Error()
+	case slow > 0:
+		return "writes are slowed: the store does not keep up"
+	}
+	return ""
+}
+
+// unpublished is the account of what the store does not hold.
+func (s *shipper) unpublished() (bytes int64, age time.Duration) {
+	bytes, _ = s.v.Changed()
+	s.mu.Lock()
+	bytes += s.bytes
+	s.mu.Unlock()
+	return bytes, s.age()
+}
+
+// barrier is a flush verb of a volume whose policy ships.
+func (s *shipper) barrier(ctx context.Context) (api.Flush, error) {
+	began, before, commits, seq := s.h.cfg.Now(), s.d.stored.Load(), s.commits.Load(), s.v.Last()
+	if err := s.v.Flush(); err != nil {
+		return api.Flush{}, err
+	}
+	if err := s.flushed(ctx, seq); err != nil {
+		return api.Flush{}, err
+	}
+	st := s.d.state()
+	out := api.Flush{Generation: generation(st.Published).String(), BytesUploaded: uint64(s.d.stored.Load() - before), ElapsedMs: s.h.since(began)}
+	out.Requests.Put = s.commits.Load() - commits
+	return out, nil
+}

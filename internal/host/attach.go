@@ -1,0 +1,298 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/kernelnbd"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/nbd"
+)
+
+// Kernel makes block devices of NBD connections. kernelnbd.Kernel is the
+// machine's, and describes the methods.
+type Kernel interface {
+	Prepare()
+	Check() (string, error)
+	Connected() map[int]string
+	Connect(c kernelnbd.Config, sock *os.File) (index int, err error)
+	Reconnect(c kernelnbd.Config, sock *os.File) error
+	Resize(c kernelnbd.Config) error
+	Hold(ctx context.Context, index int) (release func(), err error)
+	Disconnect(index int) error
+}
+
+// What attach does unless it is told. A request that the log has no room for
+// gets its answer after 20 s, so a timeout below that would hide it.
+const (
+	defaultAttachTimeout = 30 * time.Second
+	defaultDeadTimeout   = 10 * time.Minute
+)
+
+// attachmentsFact is the fact of the host that lists its devices.
+const attachmentsFact = "attachments"
+
+// attachments are the kernel's block devices that this host serves, one for a
+// disk at most. They outlive the process: see reclaim.
+type attachments struct {
+	h       *Host
+	kernel  Kernel
+	server  *nbd.Server // for them alone; it listens nowhere
+	prepare sync.Once
+	wg      sync.WaitGroup
+	ctx     context.Context // ends when the devices are left to the next process
+	leave   context.CancelFunc
+
+	verb sync.Mutex // one attach or detach at a time; before disk.op
+	mu   sync.Mutex // after all others
+	all  map[volume.ID]*attached
+}
+
+// attachRecord is what is kept of an attachment.
+type attachRecord struct {
+	Volume   string `json:"volume"`   // its id
+	Device   int    `json:"device"`   // the N of /dev/nbdN
+	Identity string `json:"identity"` // of the device, as kernelnbd has it
+	Timeout  int64  `json:"timeout_ms"`
+	Dead     int64  `json:"dead_timeout_ms"`
+}
+
+func newAttachments(h *Host) *attachments {
+	a := &attachments{
+		h: h, kernel: h.cfg.Kernel, all: map[volume.ID]*attached{},
+		server: &nbd.Server{Exporter: byID{h}, Options: nbd.Options{Logger: h.cfg.Log}},
+	}
+	a.ctx, a.leave = context.WithCancel(context.Background())
+	return a
+}
+
+// backend is the identifier of a disk's device. It names the host too: several
+// may run on one machine.
+func (a *attachments) backend(id volume.ID) string { return "glide:" + a.h.id + "/" + id.String() }
+
+// Attach makes a volume or a snapshot a block device of this machine.
+func (h *Host) Attach(ctx context.Context, name string, r api.AttachRequest) (api.Attachment, error) {
+	index := kernelnbd.AnyDevice
+	if r.Device != "" {
+		var err error
+		if index, err = kernelnbd.ParsePath(r.Device); err != nil {
+			return api.Attachment{}, err
+		}
+	}
+	timeout, err := attachTimeout("timeout", r.TimeoutMs, defaultAttachTimeout)
+	if err != nil {
+		return api.Attachment{}, err
+	}
+	dead, err := attachTimeout("dead-timeout", r.DeadTimeoutMs, defaultDeadTimeout)
+	if err != nil {
+		return api.Attachment{}, err
+	}
+	d, err := h.local(name, true)
+	if err != nil {
+		return api.Attachment{}, err
+	}
+	a := h.attachments
+	a.verb.Lock()
+	defer a.verb.Unlock()
+	if x := a.of(d.id); x != nil {
+		return api.Attachment{}, problem.New(problem.Exists, "volume %q is attached already, as %s", d, kernelnbd.Path(x.rec.Device))
+	}
+	if _, err := a.kernel.Check(); err != nil {
+		return api.Attachment{}, problem.New(problem.KindOf(err), "volume %q cannot be attached: %w", d, err)
+	}
+	if err := d.wakeToServe(); err != nil {
+		return api.Attachment{}, err
+	}
+	x := newAttached(a, d, attachRecord{Volume: d.id.String(), Device: index, Timeout: timeout, Dead: dead})
+	if err := x.connect(ctx); err != nil {
+		return api.Attachment{}, err
+	}
+	return x.view(), nil
+}
+
+// attachTimeout checks a timeout in milliseconds; 0 stands for the usual one. The
+// kernel counts in seconds.
+func attachTimeout(name string, ms float64, usual time.Duration) (int64, error) {
+	if ms == 0 {
+		return usual.Milliseconds(), nil
+	}
+	if !(ms >= 1000 && ms <= float64((24*time.Hour*365).Milliseconds())) {
+		return 0, problem.New(problem.Invalid, "%s must be between a second and a year", name)
+	}
+	return int64(ms), nil
+}
+
+// wakeToServe opens a disk of this host for guests.
+func (d *disk) wakeToServe() error {
+	if err := d.refuseFenced(); err != nil {
+		return err
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	_, err := d.wake(false)
+	return err
+}
+
+// Detach takes the device of a volume away, once all that was written to it is
+// durable. One that somebody uses is refused, unless it is forced.
+func (h *Host) Detach(ctx context.Context, r api.DetachRequest) (api.Attachment, error) {
+	a := h.attachments
+	a.verb.Lock()
+	defer a.verb.Unlock()
+	x, err := a.named(r)
+	if err != nil {
+		return api.Attachment{}, err
+	}
+	if !r.Force {
+		release, err := a.kernel.Hold(ctx, x.rec.Device)
+		if err != nil {
+			return api.Attachment{}, err
+		}
+		defer release()
+	}
+	v := x.view()
+	if !a.end(x) {
+		return v, nil // somebody removed the volume meanwhile
+	}
+	if err := a.takeAway(x); err != nil {
+		return api.Attachment{}, err
+	}
+	select { // its connection ends with it, and does not count any more
+	case <-x.done:
+	case <-time.After(connectionEnds):
+	}
+	return v, nil
+}
+
+// connectionEnds bounds how long detach waits for the server's side.
+const connectionEnds = 10 * time.Second
+
+// named finds the attachment that a request means.
+func (a *attachments) named(r api.DetachRequest) (*attached, error) {
+	if r.Device != "" {
+		index, err := kernelnbd.ParsePath(r.Device)
+		if err != nil {
+			return nil, err
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for _, x := range a.all {
+			if x.rec.Device == index {
+				return x, nil
+			}
+		}
+		return nil, problem.New(problem.NotFound, "no volume of this host is attached as %s", r.Device)
+	}
+	d, err := a.h.local(r.Name, true)
+	if err != nil {
+		return nil, err
+	}
+	if x := a.of(d.id); x != nil {
+		return x, nil
+	}
+	return nil, problem.New(problem.NotFound, "volume %q is not attached", d)
+}
+
+// of returns the attachment of a disk, nil if it has none.
+func (a *attachments) of(id volume.ID) *attached {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.all[id]
+}
+
+// device is the path of a disk's device, "" if it has none.
+func (a *attachments) device(id volume.ID) string {
+	if x := a.of(id); x != nil {
+		return kernelnbd.Path(x.rec.Device)
+	}
+	return ""
+}
+
+// end sees to it that the device gets no more connections; false if that was done before.
+func (a *attachments) end(x *attached) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	was := x.ending
+	x.ending = true
+	return !was
+}
+
+// takeAway disconnects an attachment that was ended, and forgets it.
+func (a *attachments) takeAway(x *attached) error {
+	return errors.Join(a.kernel.Disconnect(x.rec.Device), a.forget(x))
+}
+
+// abandon takes the device of a disk away from under its users: the disk is
+// being removed, or becomes another one. Under disk.op.
+func (a *attachments) abandon(d *disk) {
+	x := a.of(d.id)
+	if x == nil || !a.end(x) {
+		return
+	}
+	if err := a.takeAway(x); err != nil {
+		a.h.cfg.Log.Error("device not taken away", "device", kernelnbd.Path(x.rec.Device), "volume", d.String(), "error", err)
+	}
+}
+
+// resized tells a disk's device the size. Under disk.op.
+func (a *attachments) resized(d *disk) error {
+	x := a.of(d.id)
+	if x == nil {
+		return nil
+	}
+	if err := a.kernel.Resize(x.config(d.state().Size, 0)); err != nil {
+		return problem.New(problem.KindOf(err), "volume %q has its new size, but %s does not (resize again): %w", d, kernelnbd.Path(x.rec.Device), err)
+	}
+	return nil
+}
+
+// keep remembers an attachment, durably.
+func (a *attachments) keep(x *attached) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all[x.d.id] = x
+	return a.save()
+}
+
+// forget is the contrary.
+func (a *attachments) forget(x *attached) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.all[x.d.id] != x {
+		return nil
+	}
+	delete(a.all, x.d.id)
+	return a.save()
+}
+
+// save writes the records. Under mu.
+func (a *attachments) save() error {
+	recs := []attachRecord{}
+	for _, x := range a.all {
+		recs = append(recs, x.rec)
+	}
+	b, err := json.Marshal(recs)
+	if err != nil {
+		return err
+	}
+	return a.h.db.SetFact(attachmentsFact, b)
+}
+
+// records reads them.
+func (a *attachments) records() ([]attachRecord, error) {
+	b, err := a.h.db.Fact(attachmentsFact)
+	if err != nil || len(b) == 0 {
+		return nil, err
+	}
+	var recs []attachRecord
+	if err := json.Unmarshal(b, &recs); err != nil {
+		return nil, problem.New(problem.Corrupt, "the records of attached devices cannot be read: %w", err)
+	}
+	return recs, nil
+}

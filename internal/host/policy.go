@@ -1,0 +1,182 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Bounds of an rpo. Below the first one a volume might as well be sync: a store
+// takes that long to answer.
+const (
+	leastRPO = 100 * time.Millisecond
+	mostRPO  = 24 * time.Hour
+)
+
+func checkDurability(policy string) error {
+	switch policy {
+	case "", volume.Local, volume.Continuous, volume.Sync:
+		return nil
+	}
+	return problem.New(problem.Invalid, "%q is not a durability policy: local, continuous and sync are", policy)
+}
+
+func checkRPO(rpo time.Duration) error {
+	if rpo < leastRPO || rpo > mostRPO {
+		return problem.New(problem.Invalid, "an rpo of %v: from %v to %v are possible, 5s for one", rpo, leastRPO, mostRPO)
+	}
+	return nil
+}
+
+// policy is what a volume promises.
+type policy struct {
+	durability string
+	rpo        time.Duration
+}
+
+func (p policy) ships() bool { return p.durability != volume.Local }
+
+// tighter tells whether p promises more than q.
+func (p policy) tighter(q policy) bool {
+	rank := map[string]int{volume.Local: 0, volume.Continuous: 1, volume.Sync: 2}
+	if rank[p.durability] != rank[q.durability] {
+		return rank[p.durability] > rank[q.durability]
+	}
+	return p.rpo < q.rpo
+}
+
+func (p policy) record(st *volume.State) { st.Durability, st.RPO = p.durability, p.rpo }
+
+func (p policy) commit(s *commitlog.State) {
+	s.Durability, s.RPOMillis = p.durability, p.rpo.Milliseconds()
+}
+
+// setPolicy changes what a volume promises, while it is in use. Relaxing takes
+// effect with the commit that says so; tightening is done when the store holds
+// everything that was acknowledged before. Under op.
+func (h *Host) setPolicy(ctx context.Context, d *disk, p policy) error {
+	st := d.state()
+	old := policy{st.Durability, st.RPO}
+	switch {
+	case p == old:
+		return nil
+	case !old.ships() && !p.ships(): // an rpo for another day
+		return d.update(p.record)
+	}
+	v, err := d.wake(false)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !old.ships():
+		return h.beginShipping(ctx, d, p, commitlog.CauseSet)
+	case !p.ships():
+		if err := d.sayPolicy(ctx, p); err != nil {
+			return err
+		}
+		d.stopShipping(errRelaxed)
+		v.StopTracking()
+		return d.update(p.record)
+	case !p.tighter(old):
+		if err := d.sayPolicy(ctx, p); err != nil {
+			return err
+		}
+		return d.adoptPolicy(p)
+	}
+	if err := d.adoptPolicy(p); err != nil {
+		return err
+	}
+	if s := d.ship.Load(); s != nil {
+		if _, err := s.barrier(ctx); err != nil {
+			return err
+		}
+	}
+	return d.sayPolicy(ctx, p)
+}
+
+// errRelaxed ends a shipper whose volume is local now: what waits for the store
+// need not any more.
+var errRelaxed = problem.New(problem.Internal, "the volume's policy is local now")
+
+// adoptPolicy makes this host keep another promise.
+func (d *disk) adoptPolicy(p policy) error {
+	if err := d.update(p.record); err != nil {
+		return err
+	}
+	if s := d.ship.Load(); s != nil {
+		st := d.state()
+		s.policy(&st)
+	}
+	return nil
+}
+
+// sayPolicy publishes what the volume promises. Under op.
+func (d *disk) sayPolicy(ctx context.Context, p policy) error {
+	st := d.state()
+	if d.owner == nil || d.owner.Generation().IsZero() {
+		_, err := d.h.publish(ctx, d, commitlog.CauseSet, p.commit)
+		return err
+	}
+	sh, err := d.owner.Ship(d.h.ctx, 0, nil, func(s *commitlog.State) {
+		d.amend(s, &st)
+		s.Cause = commitlog.CauseSet
+		p.commit(s)
+	})
+	if problem.KindOf(err) == problem.Invalid && err != nil {
+		_, err = d.h.publish(ctx, d, commitlog.CauseSet, p.commit)
+		return err
+	}
+	if err != nil {
+		return d.h.noteFence(d, err)
+	}
+	g, err := sh.Wait(ctx)
+	if err != nil {
+		return d.h.noteFence(d, err)
+	}
+	if v := d.open(); v != nil {
+		return v.NoteShipped(0, volume.Published{Epoch: g.Epoch, Number: g.Number}, true)
+	}
+	return nil
+}
+
+// beginShipping publishes a local volume and makes it keep a promise from there
+// on. What is written behind the cut is noted from the cut on. Under op.
+func (h *Host) beginShipping(ctx context.Context, d *disk, p policy, cause commitlog.Cause) error {
+	v := d.open()
+	_, err := h.publishCut(ctx, d, cause, p.commit, v.BeginFoldTracking)
+	if err == nil {
+		err = d.update(p.record)
+	}
+	if err != nil {
+		v.StopTracking()
+		return err
+	}
+	d.startShipping()
+	return nil
+}
+
+// promise gives a volume that was just made here its policy; without the store
+// it is not made. Under op.
+func (h *Host) promise(ctx context.Context, d *disk, p policy, cause commitlog.Cause) error {
+	if !p.ships() {
+		return d.update(p.record)
+	}
+	err := h.beginShipping(ctx, d, p, cause)
+	if err == nil {
+		return nil
+	}
+	st := d.state()
+	if st.Published == nil {
+		// Should the store be away, the next volume of the name takes care of what was sent.
+		if werr := d.withdraw(ctx, &st); werr != nil && problem.KindOf(werr) != problem.Unavailable {
+			err = errors.Join(err, werr)
+		}
+	} else if terr := d.tombstone(ctx, &st); terr != nil {
+		return errors.Join(err, terr)
+	}
+	return errors.Join(err, h.eraseAll(d))
+}

@@ -1,0 +1,128 @@
+package host
+
+import (
+	"context"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/meta"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Remove removes a volume, or a snapshot of one. A volume that was published is
+// removed from the store too.
+func (h *Host) Remove(ctx context.Context, name string, force bool) error {
+	n, err := ParseName(name, true)
+	if err != nil {
+		return err
+	}
+	d, err := h.local(name, true)
+	if err != nil {
+		return err
+	}
+	if n.Snapshot != "" {
+		return h.removeSnapshot(ctx, n, d, force)
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	if err := d.removable(force); err != nil {
+		return err
+	}
+	d.stopShipping(errHeld)
+	defer d.startShipping() // if it cannot be removed
+	st := d.state()
+	if st.Published != nil && st.Mode != volume.Fenced {
+		if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
+			return err
+		}
+		if err := d.tombstone(ctx, &st); err != nil {
+			return err
+		}
+	} else if st.Published == nil {
+		if err := d.withdraw(ctx, &st); err != nil {
+			return err
+		}
+	}
+	if err := h.eraseAll(d); err != nil {
+		return err
+	}
+	if st.Published != nil {
+		h.pins.release(ctx)
+	}
+	return nil
+}
+
+// removable refuses to remove what guests are connected to, or what is gone. Under op.
+func (d *disk) removable(force bool) error {
+	d.mu.Lock()
+	gone := d.gone
+	d.mu.Unlock()
+	if gone {
+		return problem.New(problem.NotFound, "volume %q was removed meanwhile", d)
+	}
+	return d.quiet("remove it", force)
+}
+
+// removeSnapshot takes a snapshot out of a volume; the store learns of it with
+// the next flush, which is now if it has the snapshot. The volume's op comes
+// before its snapshots', as in a flush.
+func (h *Host) removeSnapshot(ctx context.Context, n Name, s *disk, force bool) error {
+	d := h.find(Name{n.Tenant, n.Volume, ""})
+	if d != nil {
+		d.op.Lock()
+		defer d.op.Unlock()
+	}
+	st, err := h.eraseSnapshot(s, force)
+	if err != nil || st.Generation == "" || d == nil {
+		return err
+	}
+	_, err = h.publish(ctx, d, commitlog.CauseSnapshot, func(*commitlog.State) {})
+	return err
+}
+
+func (h *Host) eraseSnapshot(s *disk, force bool) (volume.State, error) {
+	s.op.Lock()
+	defer s.op.Unlock()
+	if err := s.removable(force); err != nil {
+		return volume.State{}, err
+	}
+	return s.state(), h.erase(s)
+}
+
+// eraseAll removes a volume and its snapshots from this host, all or none of
+// them whatever happens: a snapshot is nothing without its volume. Under op.
+func (h *Host) eraseAll(d *disk) error {
+	snaps := h.snapshotsOf(d.id)
+	for _, s := range snaps {
+		s.op.Lock()
+		defer s.op.Unlock()
+	}
+	return h.erase(append(snaps, d)...)
+}
+
+// erase removes disks from this host: records, tables, log. They are closed
+// first: an open volume saves its record whenever its log changes, also after
+// that was removed. Under the op of each.
+func (h *Host) erase(disks ...*disk) error {
+	records := make([]meta.Record, len(disks))
+	for i, d := range disks {
+		d.disconnect()
+		_ = d.shut() // what it could not sync is not wanted any more
+		records[i] = recordGone(d.id)
+	}
+	if err := h.db.SaveVolumes(records...); err != nil {
+		return err
+	}
+	for _, d := range disks {
+		st := d.state()
+		if err := d.firstDone(&st); err != nil {
+			return err
+		}
+		h.drop(d)
+		d.mu.Lock()
+		d.gone = true
+		d.unclaim()
+		d.mu.Unlock()
+	}
+	return nil
+}

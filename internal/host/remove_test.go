@@ -1,0 +1,134 @@
+package host
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// TestRemoveIsAllOrNothing loses the power at every file operation of a
+// removal: afterwards the volume is there with all of its snapshots, or gone
+// with all of them.
+func TestRemoveIsAllOrNothing(t *testing.T) {
+	const snapshots = 3
+	removed, kept := 0, 0
+	for at := 1; ; at++ {
+		mem := vfs.NewCrashableMem()
+		if err := mem.MkdirAll(crashData, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range []string{"/", ""} { // the directory itself is the operator's
+			if f, err := mem.OpenDir(d); err == nil {
+				_ = f.Sync()
+			}
+		}
+		var mu sync.Mutex
+		armed, ops := false, 0
+		var left *vfs.MemFS
+		h := removeHost(t, crashFS{mem, func(string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if !armed || left != nil {
+				return
+			}
+			if ops++; ops == at {
+				left = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50 * (at % 3), RNG: rand.New(rand.NewPCG(uint64(at), 7))})
+			}
+		}})
+		must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+		for i := range snapshots {
+			fill(t, h, "v", uint64(i), 0, 4*kib)
+			must[api.Snapshot](t)(h.Snapshot(ctx, "v", fmt.Sprint("s", i)))
+		}
+		mu.Lock()
+		armed = true
+		mu.Unlock()
+		if err := h.Remove(ctx, "v", false); err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		armed = false
+		c := left
+		mu.Unlock()
+		_ = h.Close(ctx)
+		if c == nil {
+			break // the removal takes no more operations
+		}
+		h = removeHost(t, c)
+		switch n := len(h.all()); n {
+		case 0:
+			removed++
+		case snapshots + 1:
+			kept++
+		default:
+			t.Errorf("power lost at operation %d: %d of %d volumes and snapshots are left", at, n, snapshots+1)
+		}
+		_ = h.Close(ctx)
+	}
+	if removed == 0 || kept == 0 {
+		t.Errorf("%d times removed and %d times kept: the crashes are not where they should be", removed, kept)
+	}
+}
+
+func removeHost(t *testing.T, fs vfs.FS) *Host {
+	t.Helper()
+	h, err := Open(ctx, Config{
+		Data: crashData, FS: fs, Store: objstore.NewMem(objstore.Clock{}),
+		Memory: 1 << 20, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 24 << 20},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// TestRemoveSnapshotBesideFlush: a flush holds the volume and wants its
+// snapshots; removing one must not hold it and want the volume.
+func TestRemoveSnapshotBesideFlush(t *testing.T) {
+	h := newBed(t).host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 30 {
+			fill(t, h, "v", uint64(i), 0, 4*kib)
+			if _, err := h.Snapshot(ctx, "v", "s"); err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := h.Flush(ctx, "v"); err != nil {
+				t.Error(err)
+				return
+			}
+			fill(t, h, "v", uint64(i)+100, 0, 4*kib)
+			var wg sync.WaitGroup
+			for range 2 {
+				wg.Go(func() {
+					if _, err := h.Flush(ctx, "v"); err != nil {
+						t.Error(err)
+					}
+				})
+				// Of two that remove the same, one is late.
+				wg.Go(func() {
+					if err := h.Remove(ctx, "v@s", false); err != nil && problem.KindOf(err) != problem.NotFound {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Fatal("they wait for each other")
+	}
+}

@@ -1,0 +1,239 @@
+package host
+
+import (
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// send sends what has changed: as a data commit, or by folding the volume where
+// there can be none.
+func (s *shipper) send() error {
+	o := s.d.owned.Load()
+	if o == nil || o.Generation().IsZero() || s.v.State().Rebase {
+		return s.publish(commitlog.CauseFlush)
+	}
+	count, bytes := o.Unfolded()
+	if count >= mostCommits || bytes >= mostBytes {
+		return s.publish(commitlog.CauseFold)
+	}
+	if count >= foldCommits || bytes >= foldBytes {
+		s.fold()
+	}
+	// What is taken must not look as if it were in the store, until it is.
+	if _, at := s.v.Changed(); at != 0 {
+		s.flying.CompareAndSwap(0, int64(at))
+	}
+	s.setSending(true)
+	err := s.take(o)
+	s.setSending(false)
+	s.advance()
+	return err
+}
+
+func (s *shipper) setSending(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sending = on
+	if !on {
+		s.noteFlying()
+	}
+}
+
+// take takes the changes and sends them.
+func (s *shipper) take(o *commitlog.Owner) error {
+	c, err := s.v.TakeChanges()
+	if err != nil || c == nil {
+		return err
+	}
+	defer c.Release()
+	err = s.ship(o, c)
+	if err == errTooLarge || problem.KindOf(err) == problem.Invalid && s.ctx.Err() == nil {
+		// No data commit can hold this, or follow the last fold: of a volume
+		// that has outgrown its map, for one.
+		err = s.publish(commitlog.CauseFlush)
+	}
+	if err != nil {
+		s.v.ReturnChanges(c)
+	}
+	return err
+}
+
+// errTooLarge is a cut that no data commit can hold.
+var errTooLarge = problem.New(problem.Invalid, "too much for one data commit")
+
+// ship sends one data commit.
+func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
+	if err := c.Sync(); err != nil {
+		return err
+	}
+	data, err := encodeChanges(c)
+	if err != nil || data == nil {
+		return err
+	}
+	p := &parcel{seq: c.Seq, at: c.At, began: s.h.cfg.Uptime(), bytes: int64(len(data))}
+	p.ship, err = o.Ship(s.ctx, c.Seq, data, func(state *commitlog.State) { s.d.amend(state, &c.State) })
+	if err != nil {
+		return err
+	}
+	s.d.stored.Add(p.bytes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent = max(s.sent, c.Seq)
+	s.flights = append(s.flights, p)
+	s.bytes += p.bytes
+	s.began = p.began
+	s.changed.Broadcast()
+	return nil
+}
+
+// amend brings a carried state up to what the record says now.
+func (d *disk) amend(state *commitlog.State, st *volume.State) {
+	now := d.h.commitState(st, commitlog.CauseData)
+	state.Cause, state.Size, state.Labels, state.Limits = now.Cause, now.Size, now.Labels, now.Limits
+	state.Durability, state.RPOMillis = now.Durability, now.RPOMillis
+}
+
+// encodeChanges is the data section for the changes; nil if the published map
+// holds all of them by now.
+func encodeChanges(c *volume.Changes) ([]byte, error) {
+	var ranges []commitlog.Range
+	var size int64
+	err := c.Read(func(off, length uint64, data []byte) {
+		size += int64(len(data)) + 32
+		ranges = append(ranges, commitlog.Range{Off: off, Len: length, Data: data})
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case size > commitlog.MaxData-4096:
+		return nil, errTooLarge
+	case len(ranges) == 0:
+		return nil, nil
+	}
+	return commitlog.EncodeData(ranges)
+}
+
+// noteFlying brings flying up to date. Under mu.
+func (s *shipper) noteFlying() {
+	var at time.Duration
+	for _, p := range s.flights {
+		if at == 0 || p.at < at {
+			at = p.at
+		}
+	}
+	s.flying.Store(int64(at))
+}
+
+// settle learns the fate of what was sent, in order.
+func (s *shipper) settle() {
+	retry := firstRetry
+	for {
+		s.mu.Lock()
+		for len(s.flights) == 0 && s.over == nil {
+			s.changed.Wait()
+		}
+		if len(s.flights) == 0 || s.ctx.Err() != nil {
+			s.mu.Unlock()
+			return
+		}
+		p := s.flights[0]
+		s.mu.Unlock()
+		g, err := p.ship.Wait(s.ctx)
+		if err != nil {
+			if s.failed(err) || pause(s.ctx, retry) != nil {
+				return
+			}
+			retry = min(2*retry, longestRetry)
+			if o := s.d.owned.Load(); o != nil {
+				_, _ = o.Resolve(s.ctx) // its failure is the next Wait's
+			}
+			continue
+		}
+		retry = firstRetry
+		s.landed(p, g)
+	}
+}
+
+// landed takes note that a commit took effect, with all before it.
+func (s *shipper) landed(p *parcel, g commitlog.Generation) {
+	now := s.h.cfg.Uptime()
+	s.commits.Add(1)
+	s.mu.Lock()
+	save := now-s.saved > saveEvery
+	if save {
+		s.saved = now
+	}
+	s.mu.Unlock()
+	if err := s.v.NoteShipped(p.seq, volume.Published{Epoch: g.Epoch, Number: g.Number}, save); err != nil {
+		s.h.cfg.Log.Warn("the record of a volume lags", "volume", s.d.String(), "error", err) // it may
+	}
+	s.mu.Lock()
+	s.flights, s.bytes = s.flights[1:], s.bytes-p.bytes
+	s.latency += (now - p.began - s.latency) / 4
+	s.noteFlying()
+	recovered := s.err != nil
+	s.err = nil
+	s.mu.Unlock()
+	if recovered {
+		s.h.event(eventStore, s.d.String(), "the store takes commits again")
+	}
+	s.reached(p.seq)
+	s.advance()
+}
+
+// reached tells that the store holds every write through a number.
+func (s *shipper) reached(seq uint64) {
+	s.mu.Lock()
+	s.acked.Store(max(seq, s.acked.Load()))
+	s.sent = max(seq, s.sent)
+	s.changed.Broadcast()
+	s.mu.Unlock()
+	s.poke()
+}
+
+// advance reaches the newest write if nothing is left to be sent: what was
+// taken last may have been in the published map already.
+func (s *shipper) advance() {
+	last := s.v.Last()
+	n, _ := s.v.Changed()
+	s.mu.Lock()
+	settled := n == 0 && !s.sending && len(s.flights) == 0 && last > s.acked.Load() && s.wants <= last
+	s.mu.Unlock()
+	if settled {
+		s.reached(last)
+	}
+}
+
+// publish folds the whole volume; what was written before is in the store then.
+func (s *shipper) publish(cause commitlog.Cause) error {
+	for !s.d.op.TryLock() {
+		if err := pause(s.ctx, leastInterval); err != nil {
+			return err
+		}
+	}
+	defer s.d.op.Unlock()
+	_, err := s.h.publish(s.ctx, s.d, cause, func(*commitlog.State) {})
+	return err
+}
+
+// fold folds the data commits in the background, one fold at a time.
+func (s *shipper) fold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.folding {
+		return
+	}
+	s.folding = true
+	s.done.Go(func() {
+		if err := s.publish(commitlog.CauseFold); err != nil && s.ctx.Err() == nil {
+			s.h.cfg.Log.Warn("data commits were not folded", "volume", s.d.String(), "error", err)
+			_ = pause(s.ctx, time.Second)
+		}
+		s.mu.Lock()
+		s.folding = false
+		s.mu.Unlock()
+	})
+}

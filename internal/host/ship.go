@@ -1,0 +1,299 @@
+package host
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Bounds on what a volume's policy sends, for each volume.
+const (
+	shipBytes     = 8 << 20  // changes that are sent without waiting for their time
+	maxChanged    = 16 << 20 // changes not sent yet, beyond which writes are not acknowledged
+	maxFlying     = 32 << 20 // bytes of data commits under way
+	maxFlights    = 8        // data commits under way
+	foldCommits   = 256      // data commits after which they are folded into packs
+	foldBytes     = 64 << 20 // their bytes, likewise
+	mostCommits   = 1000     // data commits beyond which a fold is waited for
+	mostBytes     = 256 << 20
+	leastInterval = 20 * time.Millisecond
+	saveEvery     = 200 * time.Millisecond // between records that say how far the store is
+	firstRetry    = 100 * time.Millisecond
+	longestRetry  = 5 * time.Second
+)
+
+// shipper keeps the promise of a volume whose durability policy is continuous or
+// sync: it sends what was written to the store as data commits, has them folded,
+// and says when a write or a flush may be acknowledged.
+//
+// flush-is-durable: sync acknowledges a flush when the store holds every write
+// before it. continuous acknowledges no write while the oldest one that is not
+// in the store is older than the rpo less a margin: first commits are made
+// sooner, then replies are slowed, then they wait.
+//
+// It lives while its volume is open on this host. Verbs that change who owns the
+// volume stop it first. Its locks come after disk.op and before the volume's.
+type shipper struct {
+	h *Host
+	d *disk
+	v *volume.Volume
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	kick   chan struct{}
+	idle   atomic.Bool // the loop waits for a first write
+
+	sync    atomic.Bool   // the policy: sync, or continuous
+	rpo     atomic.Int64  // ns
+	flying  atomic.Int64  // Uptime of the oldest write under way, 0: none
+	acked   atomic.Uint64 // the store holds every write through this one
+	commits atomic.Uint64 // that took effect
+
+	mu      sync.Mutex
+	changed sync.Cond // acked, flights, err or over changed
+	wants   uint64    // a flush waits for the store to hold this write
+	sent    uint64    // every write through this one was sent
+	flights []*parcel
+	bytes   int64         // of flights
+	latency time.Duration // of a commit, as it has been lately
+	began   time.Duration // Uptime of the last commit that was begun
+	err     error         // why the store does not take commits, nil while it does
+	over    error         // why nothing will be acknowledged any more
+	folding bool
+	sending bool          // changes were taken that are neither under way nor returned
+	saved   time.Duration // Uptime when the record last learned of it
+}
+
+// parcel is a data commit under way.
+type parcel struct {
+	ship  *commitlog.Shipment
+	seq   uint64
+	at    time.Duration // Uptime of its oldest write
+	began time.Duration
+	bytes int64
+}
+
+func newShipper(d *disk, v *volume.Volume, st *volume.State) *shipper {
+	s := &shipper{h: d.h, d: d, v: v, kick: make(chan struct{}, 1), latency: 50 * time.Millisecond}
+	s.changed.L = &s.mu
+	s.ctx, s.cancel = context.WithCancel(d.h.ctx)
+	s.policy(st)
+	switch n, _ := v.Changed(); {
+	case st.Rebase:
+		s.wants = v.Last() + 1 // the store is to learn of the rollback, whatever is written
+	case n > 0:
+		s.acked.Store(st.Shipped)
+		s.sent = st.Shipped
+	default:
+		s.acked.Store(v.Last())
+		s.sent = v.Last()
+	}
+	return s
+}
+
+// policy takes over what the record says.
+func (s *shipper) policy(st *volume.State) {
+	s.sync.Store(st.Durability == volume.Sync)
+	s.rpo.Store(int64(st.RPO))
+	s.poke()
+}
+
+// poke makes the loop look again; it does not wait.
+func (s *shipper) poke() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// start begins to ship for a disk whose policy wants it. Under op.
+func (d *disk) startShipping() {
+	st := d.state()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.v == nil || !st.Ships() || d.ship.Load() != nil || st.Mode != volume.Active {
+		return
+	}
+	s := newShipper(d, d.v, &st)
+	d.ship.Store(s)
+	s.done.Go(s.run)
+	s.done.Go(s.settle)
+	s.done.Go(s.wakeWaiters)
+}
+
+// stopShipping ends it; nothing is acknowledged through it any more. Under op.
+func (d *disk) stopShipping(why error) {
+	s := d.ship.Swap(nil)
+	if s == nil {
+		return
+	}
+	s.end(why)
+	s.cancel()
+	s.done.Wait()
+}
+
+// errHeld is the reply to requests that wait when shipping stops for a verb.
+var errHeld = problem.New(problem.Unavailable, "the volume is being closed or handed over")
+
+// end makes every waiter give up.
+func (s *shipper) end(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over == nil {
+		s.over = why
+	}
+	s.changed.Broadcast()
+}
+
+// wakeWaiters ends them with the host.
+func (s *shipper) wakeWaiters() {
+	<-s.ctx.Done()
+	s.end(errHeld)
+}
+
+// run sends until the shipper is stopped.
+func (s *shipper) run() {
+	retry := firstRetry
+	for s.ctx.Err() == nil {
+		if !s.await() {
+			return
+		}
+		err := s.claim()
+		if err == nil {
+			err = s.send()
+		}
+		if err == nil {
+			retry = firstRetry
+			continue
+		}
+		if s.failed(err) {
+			return
+		}
+		if pause(s.ctx, retry) != nil {
+			return
+		}
+		retry = min(2*retry, longestRetry)
+	}
+}
+
+// failed notes an error; it tells whether that is the end.
+func (s *shipper) failed(err error) (over bool) {
+	if problem.KindOf(err) == problem.Fenced {
+		s.end(err)
+		// The verb that fences stops this shipper, and waits for it.
+		s.h.bg.Go(func() {
+			s.d.op.Lock()
+			defer s.d.op.Unlock()
+			_ = s.h.noteFence(s.d, err) // it is logged, and the volume's state says it
+		})
+		return true
+	}
+	s.mu.Lock()
+	fresh := s.err == nil && s.ctx.Err() == nil
+	s.err = err
+	s.mu.Unlock()
+	if fresh {
+		s.h.event(eventStore, s.d.String(), "the store does not take commits: %v", err)
+	}
+	return s.ctx.Err() != nil
+}
+
+// await returns when something is to be sent, and there is room for it under way.
+func (s *shipper) await() bool {
+	for {
+		wait := s.due()
+		if wait <= 0 {
+			return s.ctx.Err() == nil
+		}
+		if wait == forever {
+			if s.idle.Store(true); s.due() != forever { // a write came before that
+				s.idle.Store(false)
+				continue
+			}
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-s.kick:
+		case <-t.C:
+		case <-s.ctx.Done():
+		}
+		t.Stop()
+		s.idle.Store(false)
+		if s.ctx.Err() != nil {
+			return false
+		}
+	}
+}
+
+// forever is how long the loop of an idle volume waits.
+const forever = 365 * 24 * time.Hour
+
+// due is how long until the next commit is to be begun.
+func (s *shipper) due() time.Duration {
+	bytes, at := s.v.Changed()
+	now := s.h.cfg.Uptime()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wanted := s.wants > s.sent
+	if bytes == 0 && !wanted {
+		return forever
+	}
+	if len(s.flights) >= maxFlights || s.bytes >= maxFlying {
+		return forever // the end of one pokes
+	}
+	// Flushes that come close together share a commit; and while commits take
+	// long, there are only a few of them under way.
+	var apart time.Duration
+	if len(s.flights) > 0 {
+		apart = s.began + s.latency/5 - now
+	}
+	switch {
+	case wanted || bytes >= shipBytes:
+		return apart
+	default:
+		return max(apart, at+s.interval()-now)
+	}
+}
+
+// interval is how old a change gets before it is sent.
+func (s *shipper) interval() time.Duration {
+	rpo := time.Duration(s.rpo.Load())
+	if s.sync.Load() {
+		return max(rpo, time.Second) // nobody was promised anything before a flush
+	}
+	return max(min(rpo/2, rpo-margin(rpo)-2*s.latency), min(leastInterval, rpo/4))
+}
+
+// margin is the part of an rpo that is kept in hand.
+func margin(rpo time.Duration) time.Duration { return min(max(rpo/10, 50*time.Millisecond), rpo/2) }
+
+// claim makes sure that this process owns an epoch of the volume's log.
+func (s *shipper) claim() error {
+	if o := s.d.owned.Load(); o != nil && !o.Generation().IsZero() {
+		return nil
+	}
+	for !s.d.op.TryLock() { // whoever holds it may be about to stop us
+		if err := pause(s.ctx, leastInterval); err != nil {
+			return err
+		}
+	}
+	defer s.d.op.Unlock()
+	st := s.d.state()
+	if st.Published == nil {
+		return nil // its first publication is the verb's that gave it its policy
+	}
+	if err := s.d.own(&st); err != nil {
+		return err
+	}
+	if !s.d.owner.Generation().IsZero() {
+		return nil
+	}
+	_, err := s.d.claimOwn(s.ctx, &st)
+	return err
+}

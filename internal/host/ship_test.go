@@ -1,0 +1,473 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/nbd"
+)
+
+// gated is a store whose conditional puts of log objects can be held up.
+type gated struct {
+	objstore.Store
+	mu     sync.Mutex
+	opened sync.Cond
+	shut   bool
+	puts   atomic.Int64
+	delay  atomic.Int64
+}
+
+func newGated(s objstore.Store) *gated {
+	g := &gated{Store: s}
+	g.opened.L = &g.mu
+	return g
+}
+
+func (g *gated) set(shut bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shut = shut
+	g.opened.Broadcast()
+}
+
+func (g *gated) PutIfAbsent(ctx context.Context, key string, b []byte) error {
+	g.puts.Add(1)
+	time.Sleep(time.Duration(g.delay.Load()))
+	stop := context.AfterFunc(ctx, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.opened.Broadcast()
+	})
+	defer stop()
+	g.mu.Lock()
+	for g.shut && ctx.Err() == nil {
+		g.opened.Wait()
+	}
+	g.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return g.Store.PutIfAbsent(ctx, key, b)
+}
+
+// guest is one NBD connection's view of a volume.
+func guest(t *testing.T, h *Host, name string) nbd.Acknowledger {
+	t.Helper()
+	e, err := h.openExport(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Closed)
+	return e.Device.(nbd.Acknowledger)
+}
+
+// guestWrite writes as the NBD server does: to the device, and then waits for its word.
+func guestWrite(dev nbd.Acknowledger, off uint64, b []byte) error {
+	frame := append(make([]byte, nbd.Headroom), b...)
+	if err := dev.WriteFrames([]uint64{off}, [][]byte{frame}); err != nil {
+		return err
+	}
+	if dev.TryAcknowledge() {
+		return nil
+	}
+	return dev.Acknowledge()
+}
+
+// TestSyncSurvivesTheHost: what a flush of a sync volume acknowledged is in the
+// store, whatever becomes of the host and its disk. flush-is-durable.
+func TestSyncSurvivesTheHost(t *testing.T) {
+	b := newBed(t)
+	h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
+	v := must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "sync"}))
+	if v.Generation != "1.1" || v.Durability != "sync" {
+		t.Fatalf("%+v", v)
+	}
+	dev := guest(t, h1, "v")
+	image := make([]byte, 8<<20)
+	for i := range uint64(50) {
+		p := random(i, 5000)
+		off := i * 7919 * 13 % (8<<20 - 5000) &^ 511
+		if err := guestWrite(dev, off, p); err != nil {
+			t.Fatal(err)
+		}
+		copy(image[off:], p)
+		if i == 30 {
+			if err := dev.Zero(1<<20, 1<<20, true); err != nil {
+				t.Fatal(err)
+			}
+			clear(image[1<<20 : 2<<20])
+		}
+		before := b.count.Counts()
+		if err := dev.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.count.Counts().Put - before.Put; n > 1 && i != 0 {
+			t.Fatalf("a flush cost %d puts", n)
+		}
+	}
+	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.DirtyBytes != 0 || v.Unpublished != 0 {
+		t.Fatalf("after a flush: %+v", v)
+	}
+	delete(b.peers, "a") // its host is gone, and its disk with it
+	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	same(t, h2, "v", 0, image)
+	// It goes on there, and a third host finds both hosts' writes.
+	dev2 := guest(t, h2, "v")
+	p := random(99, 4096)
+	if err := guestWrite(dev2, 0, p); err != nil {
+		t.Fatal(err)
+	}
+	copy(image, p)
+	if err := dev2.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	delete(b.peers, "b")
+	h3 := b.host(t.TempDir(), "c")
+	must[api.Volume](t)(h3.Wake(ctx, "v", true, ""))
+	same(t, h3, "v", 0, image)
+	if err := dev.Flush(); err != nil { // nothing was written since
+		t.Fatal(err)
+	}
+	if err := guestWrite(dev, 0, p); err != nil {
+		t.Fatal(err)
+	}
+	if err := dev.Flush(); err == nil {
+		t.Fatal("a fenced host acknowledged a flush")
+	}
+}
+
+// TestFlushesShareAndDoNotWaitInLine: concurrent flushes of a sync volume share
+// commits, and none waits for much more than one.
+func TestFlushesShareAndDoNotWaitInLine(t *testing.T) {
+	bubble(t, testFlushesShare)
+}
+
+// bubble runs a test in virtual time. What the process shares is made outside.
+func bubble(t *testing.T, test func(*testing.T)) {
+	data, err := commitlog.EncodeData([]commitlog.Range{{Len: 4, Data: make([]byte, 4)}})
+	if err == nil {
+		_, err = commitlog.DecodeData(data)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, test)
+}
+
+// virtual opens a host in a bubble of virtual time, on a file system in memory:
+// what takes time there is the store alone.
+func virtual(t *testing.T, b *bed) *Host {
+	fs := vfs.NewMem()
+	if err := fs.MkdirAll("data", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	h, err := Open(ctx, Config{
+		Data: "data", FS: fs, Store: b.store, Counter: b.count, Cache: Share{Bytes: 16 << 20}, WALLimit: Share{Bytes: 64 << 20},
+		Uptime: func() time.Duration { return time.Since(start) + time.Hour },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.Close(ctx) })
+	return h
+}
+
+func testFlushesShare(t *testing.T) {
+	b := newBed(t)
+	g := newGated(b.store)
+	b.store = g
+	h := virtual(t, b)
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "sync"}))
+	dev := guest(t, h, "v")
+	g.delay.Store(int64(30 * time.Millisecond))
+	if err := guestWrite(dev, 0, random(1, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	if err := dev.Flush(); err != nil { // begins an epoch, and learns how slow the store is
+		t.Fatal(err)
+	}
+	before := g.puts.Load()
+	var wg sync.WaitGroup
+	var flushes, total atomic.Int64
+	end := time.Now().Add(1500 * time.Millisecond)
+	for i := range uint64(16) {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				if err := guestWrite(dev, i<<14, random(i, 4096)); err != nil {
+					t.Error(err)
+				}
+				began := time.Now()
+				if err := dev.Flush(); err != nil {
+					t.Error(err)
+				}
+				flushes.Add(1)
+				total.Add(int64(time.Since(began)))
+				time.Sleep(time.Duration(i) * time.Millisecond)
+			}
+		})
+	}
+	wg.Wait()
+	puts := g.puts.Load() - before
+	mean := time.Duration(total.Load() / flushes.Load())
+	t.Logf("%d flushes in %d puts, %v each, of 30ms", flushes.Load(), puts, mean)
+	if puts*2 > flushes.Load() {
+		t.Errorf("%d puts for %d flushes", puts, flushes.Load())
+	}
+	if mean > 39*time.Millisecond {
+		t.Errorf("a flush takes %v when a put takes 30ms", mean)
+	}
+}
+
+// TestRPO: while the store takes nothing, a continuous volume acknowledges
+// writes for less than its rpo, says why it stopped, and goes on by itself.
+func TestRPO(t *testing.T) { bubble(t, testRPO) }
+
+func testRPO(t *testing.T) {
+	b := newBed(t)
+	g := newGated(b.store)
+	b.store = g
+	h := virtual(t, b)
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "continuous", RPOms: 600}))
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "other", Size: 8 << 20}))
+	dev, other := guest(t, h, "v"), guest(t, h, "other")
+	g.set(true)
+	began := time.Now()
+	var last atomic.Int64
+	done := make(chan error, 1)
+	stop := make(chan struct{})
+	go func() {
+		for i := uint64(0); ; i++ {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			if err := guestWrite(dev, i%1000*4096, random(i, 4096)); err != nil {
+				done <- err
+				return
+			}
+			last.Store(int64(time.Since(began)))
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	time.Sleep(1500 * time.Millisecond)
+	if span := time.Duration(last.Load()); span > 600*time.Millisecond {
+		t.Errorf("writes were acknowledged for %v without the store", span)
+	} else if span < 200*time.Millisecond {
+		t.Errorf("writes were acknowledged for %v only", span)
+	}
+	if v := must[api.Volume](t)(h.Show(ctx, "v")); v.Reason == "" || v.Unpublished < 500 || v.State != "active" {
+		t.Errorf("it does not say why it waits: %+v", v)
+	}
+	if err := guestWrite(other, 0, random(5, 4096)); err != nil || other.Flush() != nil {
+		t.Errorf("another volume: %v", err)
+	}
+	p := make([]byte, 4096)
+	if err := dev.ReadAt(p, 0); err != nil {
+		t.Error(err)
+	}
+	g.set(false)
+	time.Sleep(500 * time.Millisecond)
+	if span := time.Duration(last.Load()); span < 1500*time.Millisecond {
+		t.Error("it did not go on when the store came back")
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	f := must[api.Flush](t)(h.Flush(ctx, "v"))
+	want := imageOfVolume(t, h, "v")
+	h2 := virtual(t, b)
+	v := must[api.Volume](t)(h2.Wake(ctx, "v", true, f.Generation))
+	if v.Durability != "continuous" || v.RPOms != 600 {
+		t.Errorf("%+v", v)
+	}
+	same(t, h2, "v", 0, want)
+}
+
+func imageOfVolume(t *testing.T, h *Host, name string) []byte {
+	t.Helper()
+	v := vol(t, h, name)
+	p := make([]byte, v.Size())
+	if err := v.ReadAt(p, 0); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// TestShippingGoesOnAfterARestart: a process that begins with unsent writes
+// sends them, and its data commits follow those of the process before.
+func TestShippingGoesOnAfterARestart(t *testing.T) {
+	b := newBed(t)
+	g := newGated(b.store)
+	b.store = g
+	dir := t.TempDir()
+	h := b.host(dir, "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "continuous", RPOms: 2000}))
+	for round := range uint64(4) {
+		dev := guest(t, h, "v")
+		for i := range uint64(20) {
+			if err := guestWrite(dev, (round*20+i)*8192, random(round*20+i, 4096)); err != nil {
+				t.Fatal(err)
+			}
+			if i == 10 {
+				must[api.Flush](t)(h.Flush(ctx, "v"))
+				g.set(true)
+			}
+		}
+		if err := dev.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		g.set(false)
+		h = b.host(dir, "a")
+	}
+	must[api.Flush](t)(h.Flush(ctx, "v"))
+	want := imageOfVolume(t, h, "v")
+	delete(b.peers, "a")
+	h2 := b.host(t.TempDir(), "b")
+	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	same(t, h2, "v", 0, want)
+	for i := range uint64(80) {
+		if !bytes.Equal(want[i*8192:i*8192+4096], random(i, 4096)) {
+			t.Fatalf("write %d is lost", i)
+		}
+	}
+}
+
+// TestPolicyChanges: every change between the policies keeps every write.
+func TestPolicyChanges(t *testing.T) {
+	b := newBed(t)
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20}))
+	dev := guest(t, h, "v")
+	stop, done := make(chan struct{}), make(chan uint64)
+	go func() {
+		for i := uint64(0); ; i++ {
+			select {
+			case <-stop:
+				done <- i
+				return
+			default:
+			}
+			if err := guestWrite(dev, i%2000*4096, random(i, 4096)); err != nil {
+				t.Error(err)
+			}
+			if i%10 == 0 {
+				if err := dev.Flush(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}()
+	for _, s := range []api.Settings{
+		{"durability": "continuous", "rpo": "1s"}, {"durability": "sync"}, {"durability": "local"}, {"durability": "sync"},
+		{"durability": "continuous", "rpo": "3s"}, {"rpo": "300ms"}, {"durability": "local"}, {"rpo": "9s"}, {"durability": "continuous"},
+	} {
+		time.Sleep(60 * time.Millisecond)
+		v := must[api.Volume](t)(h.Set(ctx, "v", s))
+		if d := s["durability"]; d != "" && v.Durability != d {
+			t.Fatalf("%v: %+v", s, v)
+		}
+		if tip := must[api.Volume](t)(h.Show(ctx, "v")); tip.State != "active" {
+			t.Fatalf("%v: %+v", s, tip)
+		}
+	}
+	close(stop)
+	<-done
+	must[api.Flush](t)(h.Flush(ctx, "v"))
+	want := imageOfVolume(t, h, "v")
+	delete(b.peers, "a")
+	h2 := b.host(t.TempDir(), "b")
+	v := must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	if v.Durability != "continuous" || v.RPOms != 9000 {
+		t.Errorf("%+v", v)
+	}
+	same(t, h2, "v", 0, want)
+	for _, bad := range []api.Settings{{"rpo": "0"}, {"rpo": "-1s"}, {"rpo": "1ns"}, {"rpo": "1000000h"}, {"rpo": "soon"}, {"durability": "most"}} {
+		_, err := h2.Set(ctx, "v", bad)
+		wantKind(t, err, problem.Invalid)
+	}
+}
+
+// TestFoldsWhileShipping: data commits are folded while more of them come.
+func TestFoldsWhileShipping(t *testing.T) {
+	b := newBed(t)
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "sync"}))
+	dev := guest(t, h, "v")
+	for i := range uint64(3 * foldCommits) {
+		if err := guestWrite(dev, i*31%2000*4096, random(i, 4096)); err != nil {
+			t.Fatal(err)
+		}
+		if i%500 == 400 {
+			must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"+time.Now().Format("150405.000000000")))
+		}
+		if err := dev.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	folds := 0
+	for _, c := range must[[]api.Commit](t)(h.Log(ctx, "v")) {
+		if c.Cause == "fold" {
+			folds++
+		}
+	}
+	if folds == 0 {
+		t.Error("nothing was folded")
+	}
+	want := imageOfVolume(t, h, "v")
+	delete(b.peers, "a")
+	h2 := b.host(t.TempDir(), "b")
+	forks := must[[]api.Fork](t)(h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "f", Lazy: true}))
+	same(t, h2, "f", 0, want)
+	if len(forks) != 1 {
+		t.Fatalf("%+v", forks)
+	}
+	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	same(t, h2, "v", 0, want)
+}
+
+// TestRollbackWhileShipping: after a rollback the store follows, and later data
+// commits lie on what was rolled back to.
+func TestRollbackWhileShipping(t *testing.T) {
+	b := newBed(t)
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "sync"}))
+	write := func(seed uint64) {
+		dev := guest(t, h, "v")
+		if err := guestWrite(dev, seed*4096, random(seed, 8192)); err != nil {
+			t.Fatal(err)
+		}
+		if err := dev.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(1)
+	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"))
+	write(2)
+	write(3)
+	must[api.Volume](t)(h.Rollback(ctx, "v", "s", true))
+	write(7)
+	want := imageOfVolume(t, h, "v")
+	delete(b.peers, "a")
+	h2 := b.host(t.TempDir(), "b")
+	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	same(t, h2, "v", 0, want)
+	same(t, h2, "v", 4096, random(1, 8192))
+}

@@ -1,0 +1,195 @@
+package sim
+
+import (
+	"context"
+	"errors"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// abroad chooses a published volume and a running host that does not have it.
+func (w *world) abroad(d *dice) (name string, m *machine) {
+	m = w.machines[d.n(len(w.machines))]
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var can []string
+	for _, n := range sortedKeys(w.logs) {
+		g := w.logs[n]
+		here := g.newest() == nil || g.newest().Bare()
+		for _, l := range w.lines {
+			here = here || l.m == m && !l.ended && l.mayBe(n)
+		}
+		if !here {
+			can = append(can, n)
+		}
+	}
+	if len(can) == 0 {
+		return "", m
+	}
+	return can[d.n(len(can))], m
+}
+
+// holder is the line of the host that may commit to a volume, nil if it was
+// released or is nowhere. Under mu.
+func (w *world) holder(name string) *line {
+	g := w.logs[name]
+	if g == nil || g.newest() == nil || g.newest().Released {
+		return nil
+	}
+	e := g.newest()
+	if o := g.entries[commitlog.Generation{Epoch: e.Generation.Epoch, Number: 1}]; o != nil {
+		for i := len(w.lines) - 1; i >= 0; i-- {
+			l := w.lines[i]
+			if l.m.index == o.from.machine && l.id == e.State.ID.String() && !l.taking && !l.maybe {
+				return l
+			}
+		}
+	}
+	return nil
+}
+
+// takeOver wakes a volume on a host that does not have it. no-silent-rollback:
+// without force, nothing that was acknowledged may be missing.
+func (w *world) takeOver(d *dice) string {
+	name, m := w.abroad(d)
+	u := m.use()
+	defer u.end()
+	if name == "" || u.h == nil {
+		return "skipped"
+	}
+	force := d.chance(300)
+	w.mu.Lock()
+	g := w.logs[name]
+	id := g.newest().State.ID.String()
+	was := w.holder(name)
+	floor := 0
+	if was != nil {
+		floor = was.floor()
+	}
+	expect := ""
+	if d.chance(200) {
+		expect = g.tip.String()
+	}
+	k := w.newLine(m, name)
+	k.id, k.taking, k.blockSize = id, true, g.newest().State.BlockSize
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	defer cancel()
+	v, err := u.h.Wake(ctx, name, force, expect)
+	if err != nil {
+		m.ifAlive(u.life, func() { k.ended = true })
+		w.trace("h%d: wake %s from elsewhere: %v", m.index, name, err)
+		if m.alive(u.life) && !w.mayRefuse(err) {
+			w.violate(progress, "wake of %s on host %d fails without a reason (%v): %v", name, m.index, problem.KindOf(err), err)
+		}
+		return "error"
+	}
+	res := "crash"
+	m.ifAlive(u.life, func() {
+		res = "ok"
+		at, _ := commitlog.ParseGeneration(v.Generation)
+		e := g.entries[at]
+		if e == nil || e.content == nil && !e.State.Root.IsHole() {
+			w.violateLocked(noSilentRollback, "%s was woken on host %d at %s, which is not in the log", name, m.index, v.Generation)
+			return
+		}
+		w.adopt(k, e, v.ID)
+		if was != nil && !force {
+			w.covers(was, e, floor, "woken elsewhere")
+		}
+		if was != nil && was.m != m {
+			was.released = false
+		}
+	})
+	return res
+}
+
+// covers checks that a commit holds what a line's guests were told is there. Under mu.
+func (w *world) covers(was *line, e *entry, floor int, how string) {
+	floor = min(floor, was.floor())
+	if e.State.ID.String() != was.id || floor < was.first {
+		return
+	}
+	if _, ok := was.find(e.content, floor, was.last()); !ok {
+		w.violateLocked(noSilentRollback, "%s was %s at %s, without --force, and of the writes there %d have to be: %s",
+			was, how, e.Generation, floor, was.explain(e.content, floor))
+	}
+}
+
+// adopt makes a line what a commit holds. Under mu.
+func (w *world) adopt(k *line, e *entry, id string) {
+	k.id, k.taking, k.maybe, k.owns = id, false, false, true
+	k.history = history{start: e.content}
+	k.stored, k.sizes, k.blockSize = 0, []uint64{e.State.Size}, e.State.BlockSize
+	for n, s := range e.snaps {
+		for _, x := range e.State.Snapshots {
+			if x.Name == n {
+				k.snaps[n] = &snap{history: history{start: s}, size: x.Size} // it came with the volume
+			}
+		}
+	}
+}
+
+// mayRefuse tells whether a verb that takes something from elsewhere may be
+// refused in this way.
+func (w *world) mayRefuse(err error) bool {
+	switch problem.KindOf(err) {
+	case problem.Busy, problem.WouldLose, problem.NotFound, problem.Exists, problem.Fenced:
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.excused(err) || errors.Is(err, problem.Unavailable)
+}
+
+// forkAway forks a volume that another host has.
+func (w *world) forkAway(d *dice) string {
+	name, m := w.abroad(d)
+	u := m.use()
+	defer u.end()
+	if name == "" || u.h == nil || w.live() >= w.params.volumes+2 {
+		return "skipped"
+	}
+	lazy := d.chance(500)
+	w.mu.Lock()
+	was, g := w.holder(name), w.logs[name]
+	floor := 0
+	if was != nil {
+		floor = was.floor()
+	}
+	k := w.newLine(m, w.newName())
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	defer cancel()
+	fs, err := u.h.Fork(ctx, api.ForkRequest{Source: name, Name: k.name, Lazy: lazy})
+	if err != nil {
+		m.ifAlive(u.life, func() { k.ended = true })
+		w.trace("h%d: fork %s from elsewhere: %v", m.index, name, err)
+		if m.alive(u.life) && !w.mayRefuse(err) {
+			w.violate(progress, "fork of %s on host %d fails without a reason (%v): %v", name, m.index, problem.KindOf(err), err)
+		}
+		return "error"
+	}
+	res := "crash"
+	m.ifAlive(u.life, func() {
+		res = "ok"
+		at, _ := commitlog.ParseGeneration(fs[0].Generation)
+		e := g.entries[at]
+		if e == nil || !g.counts(at) {
+			w.violateLocked(noSilentRollback, "%s was forked at %s, which is no part of its log", name, fs[0].Generation)
+			return
+		}
+		w.adopt(k, e, fs[0].ID)
+		clear(k.snaps)
+		if was != nil && !lazy {
+			w.covers(was, e, floor, "forked")
+		}
+		r := fs[0].Requests
+		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6 && w.weather == (weather{}) && !w.outageLocked() {
+			w.violateLocked(forkIsConstant, "the fork of %s made %d requests: %+v", name, n, r)
+		}
+	})
+	return res
+}

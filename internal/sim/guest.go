@@ -1,0 +1,250 @@
+package sim
+
+import (
+	"errors"
+	"time"
+
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/nbd"
+)
+
+// connect gives the line a connection, as an NBD client has it; nil if there is
+// none to be had. The line is held.
+func (w *world) connect(l *line) (*nbd.Export, int) {
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return nil, 0
+	}
+	life := u.life
+	if l.conn != nil && l.life == life {
+		return l.conn, life
+	}
+	l.conn = nil
+	w.mu.Lock()
+	name, skip := l.name, l.ended || l.maybe || l.fenced
+	w.mu.Unlock()
+	if skip {
+		return nil, 0
+	}
+	x, err := u.h.Exports().Open(name)
+	if err != nil {
+		w.judge(l, name, life, "connect", err)
+		return nil, 0
+	}
+	l.conn, l.life = x, life
+	return x, life
+}
+
+// disconnect ends the line's connection. The line is held.
+func (l *line) disconnect() {
+	if l.conn != nil {
+		l.conn.Closed()
+		l.conn = nil
+	}
+}
+
+// judge decides whether an error that a guest, or a verb, met has an excuse.
+// After it the line is looked at again.
+func (w *world) judge(l *line, name string, life int, what string, err error) {
+	if !l.m.alive(life) {
+		return
+	}
+	w.trace("h%d: %s %s: %v", l.m.index, what, l.name, err)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case errors.Is(err, nbd.ESHUTDOWN) && problem.KindOf(err) == problem.Internal:
+	case errors.Is(err, problem.Fenced):
+		w.fence(l)
+	case w.excused(err), l.ended, l.ending, l.leaving, l.name != name, l.fenced, l.broken, len(l.names) > 0:
+	case l.m.hadBadSync && problem.KindOf(err) == problem.Internal:
+		l.broken = true
+	default:
+		w.violateLocked(progress, "%s of %s fails without a reason (%v): %v", what, l, problem.KindOf(err), err)
+	}
+}
+
+// fence notes that a host says it lost a volume: somebody has to have it. Under mu.
+func (w *world) fence(l *line) {
+	if l.fenced {
+		return
+	}
+	l.fenced = true
+	for _, n := range append([]string{l.name}, l.names...) {
+		if x := w.logs[n]; x != nil && x.newest() != nil {
+			if e := x.newest(); e.from.machine != l.m.index || e.Tombstone || e.Closes() || e.State.ID.String() != l.id {
+				return
+			}
+			// It may have been taken and given back since this line was begun.
+			for _, o := range w.lines {
+				if o != l && o.id == l.id && o.index > l.index {
+					return
+				}
+			}
+		}
+	}
+	w.violateLocked(oneWriter, "%s is fenced, and nobody else has it", l)
+}
+
+// look makes a line whose writes are uncertain certain again, by reading it. The
+// line is held. It tells whether the line can be used.
+func (w *world) look(l *line) bool {
+	w.mu.Lock()
+	loose := l.loose
+	w.mu.Unlock()
+	if !loose {
+		return true
+	}
+	return w.check(l, "look") == ""
+}
+
+// check reads all of a line and compares it with the model. The line is held. It
+// returns "" if it could, else why not.
+func (w *world) check(l *line, why string) string {
+	u := l.m.use()
+	defer u.end()
+	x, life := w.connect(l)
+	if x == nil {
+		return "no connection"
+	}
+	size := x.Device.Size()
+	buf := make([]byte, size)
+	err := x.Device.ReadAt(buf, 0)
+	if err != nil {
+		w.judge(l, x.Name, life, "read", err)
+		l.disconnect()
+		return "error"
+	}
+	if !l.m.alive(life) {
+		return "crash"
+	}
+	got, err := stamps(buf, 0)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		w.violateLocked(verified, "%s: %v", l, err)
+		return "violation"
+	}
+	w.compare(l, got, size, why)
+	return ""
+}
+
+// compare looks for the number of writes after which the line is as it was read.
+// prefix, flush-is-durable. Under mu.
+func (w *world) compare(l *line, got image, size uint64, why string) {
+	from := l.acked
+	if l.loose {
+		from = l.least
+	}
+	n, ok := l.find(got, from, l.last())
+	if !ok {
+		inv := prefix
+		if k, older := l.find(got, 0, l.last()); older && l.first <= k {
+			if inv = flushIsDurable; !l.loose {
+				inv = prefix
+			}
+			w.violateLocked(inv, "%s (%s): %d of %d writes are there, and %d have to be", l, why, k, l.last(), from)
+			return
+		}
+		if !l.loose {
+			inv = verified
+		}
+		w.violateLocked(inv, "%s (%s) is not the state after any of its writes %d to %d: %s", l, why, from, l.last(), l.explain(got, l.last()))
+		return
+	}
+	okSize := false
+	for _, s := range l.sizes {
+		okSize = okSize || s == size
+	}
+	if !okSize {
+		w.violateLocked(prefix, "%s has %d bytes, and should have one of %d", l, size, l.sizes)
+	}
+	if l.loose {
+		w.trace("%s: %d of %d writes are left", l, n, l.last())
+		l.truncate(n)
+		l.acked, l.loose = n, false
+		l.stored = min(l.stored, n)
+		if l.crashed {
+			l.durable, l.crashed = n, false
+		}
+		l.durable = min(l.durable, n)
+	}
+	l.sizes = []uint64{size}
+	if f := min(l.acked, max(l.stored, 0), l.durable); f > l.first+30 {
+		l.settle(f)
+	}
+}
+
+// uncertain notes that a write failed: it may be there or not. The line is held.
+func (w *world) uncertain(l *line) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !l.loose {
+		l.loose, l.least = true, l.acked
+	}
+}
+
+// doIO makes one change through the guest's connection. The line is held.
+func (w *world) doIO(l *line, op nbd.Op, os []write, do func(nbd.Device) error) string {
+	if !w.look(l) {
+		return "not certain"
+	}
+	u := l.m.use()
+	defer u.end()
+	x, life := w.connect(l)
+	if x == nil {
+		return "no connection"
+	}
+	w.mu.Lock()
+	for _, o := range os {
+		l.add(o)
+	}
+	last := l.last()
+	w.mu.Unlock()
+	began := time.Now()
+	err := do(x.Device)
+	if !l.m.alive(life) {
+		return "crash"
+	}
+	if x.Observe != nil {
+		x.Observe(op, 0, time.Since(began))
+	}
+	if err != nil {
+		w.uncertain(l)
+		w.judge(l, x.Name, life, op.String(), err)
+		l.disconnect()
+		return "error"
+	}
+	l.m.ifAlive(life, func() {
+		if !l.loose {
+			l.acked = max(l.acked, last)
+		}
+	})
+	return ""
+}
+
+// flushIO makes durable what the guest was told is written. The line is held.
+func (w *world) flushIO(l *line) string {
+	u := l.m.use()
+	defer u.end()
+	x, life := w.connect(l)
+	if x == nil {
+		return "no connection"
+	}
+	w.mu.Lock()
+	n := l.acked
+	if l.loose {
+		n = l.least
+	}
+	w.mu.Unlock()
+	if err := x.Device.Flush(); err != nil {
+		w.judge(l, x.Name, life, "flush", err)
+		l.disconnect()
+		return "error"
+	}
+	if !l.m.ifAlive(life, func() { l.durable = max(l.durable, n) }) {
+		return "crash"
+	}
+	return ""
+}

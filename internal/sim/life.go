@@ -1,0 +1,266 @@
+package sim
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// lost notes that a machine lost its power, or was stopped: what its guests wrote
+// since they last flushed may be missing.
+func (w *world) lost(m *machine) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range w.lines {
+		if l.m != m || l.ended {
+			continue
+		}
+		if l.maybe && l.source != nil {
+			l.inherit()
+		}
+		l.conn = nil
+		if !l.loose || l.least > l.durable {
+			l.loose, l.least = true, min(l.durable, l.last())
+		}
+		l.crashed, l.broken = true, false
+		for _, s := range l.snaps {
+			s.going = s.going || s.maybe
+		}
+	}
+}
+
+// closing notes that a machine is about to be stopped: verbs under way are excused.
+func (w *world) closing(m *machine) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m.stopping = true
+}
+
+// restarted compares what a host found on its disk with what has to be there.
+func (w *world) restarted(m *machine, h *host.Host, life int) {
+	vs, err := h.List(context.Background(), false)
+	if err != nil {
+		if m.alive(life) {
+			w.violate(flushIsDurable, "host %d cannot list its volumes: %v", m.index, err)
+		}
+		return
+	}
+	w.mu.Lock()
+	m.stopping = false
+	found := map[*line]bool{}
+	for i := range vs {
+		v := &vs[i]
+		l := w.recognise(m, v.ID, v.Name)
+		if l == nil {
+			continue
+		}
+		found[l] = true
+		if !l.mayBe(v.Name) {
+			w.violateLocked(prefix, "%s is called %s after a restart", l, v.Name)
+		}
+		if v.Name != l.name && l.mayBe(v.Name) {
+			l.name, l.names = v.Name, []string{l.name} // the store may have it otherwise
+		}
+		switch v.State {
+		case "failed":
+			if m.rotten {
+				l.ended = true
+			} else {
+				w.violateLocked(flushIsDurable, "%s failed: %s", l, v.Reason)
+			}
+		case "fenced":
+			w.fence(l)
+		}
+	}
+	for _, l := range w.lines {
+		if l.m != m || l.ended || found[l] {
+			continue
+		}
+		if !l.maybe && !l.ending && !l.leaving && !m.rotten {
+			w.violateLocked(flushIsDurable, "%s is gone after a restart", l)
+		}
+		l.ended = true
+	}
+	w.mu.Unlock()
+	w.lookAtAll(m, life)
+}
+
+// recognise finds the line of a volume that a host has. Under mu.
+func (w *world) recognise(m *machine, id, name string) *line {
+	for i := len(w.lines) - 1; i >= 0; i-- {
+		l := w.lines[i]
+		if l.m != m || l.id != id && !(l.id == "" && l.name == name) {
+			continue
+		}
+		if l.ended && l.id == id && !l.maybe {
+			w.violateLocked(prefix, "%s, which was removed, is back", l)
+			return nil
+		}
+		if l.ended {
+			return nil // a verb that failed left it
+		}
+		if l.maybe {
+			w.found(l, id)
+		}
+		return l
+	}
+	w.violateLocked(prefix, "host %d has a volume %s that nobody asked for", m.index, name)
+	return nil
+}
+
+// found makes a line of a volume that a verb made, though its answer was lost. Under mu.
+func (w *world) found(l *line, id string) {
+	l.id, l.maybe = id, false
+	g := w.logs[l.name]
+	if g == nil {
+		return // made on its host
+	}
+	var mine *entry
+	for at, e := range g.entries {
+		if e.from.machine == l.m.index && e.State.ID.String() == id && e.Kind == commitlog.First && !e.Bare() && (mine == nil || at.Compare(mine.Generation) > 0) {
+			mine = e
+		}
+	}
+	if mine != nil && (l.taking || l.source == nil) {
+		w.adopt(l, mine, id)
+		l.loose, l.least = true, 0
+	}
+	l.owns = true
+}
+
+// lookAtAll reads every volume of a host that has just begun a life.
+func (w *world) lookAtAll(m *machine, life int) {
+	w.mu.Lock()
+	var ls []*line
+	for _, l := range w.lines {
+		if l.m == m && !l.ended && !l.fenced && !l.maybe {
+			ls = append(ls, l)
+		}
+	}
+	w.mu.Unlock()
+	for _, l := range ls {
+		w.background(func() {
+			defer l.hold()()
+			for range 5 {
+				if !m.alive(life) || w.failed() || w.look(l) {
+					return
+				}
+				time.Sleep(20 * time.Second)
+			}
+		})
+	}
+}
+
+// rotSomething changes a bit of a log segment, a cached block, or a pack.
+func (w *world) rotSomething(d *dice) string {
+	m := w.someMachine(d)
+	m.mu.Lock()
+	dk := m.d
+	m.mu.Unlock()
+	dk.mu.Lock()
+	defer dk.mu.Unlock()
+	dir := []string{"slabs", "slabs", "wal"}[d.n(3)]
+	data := dk.root.entries[strings.TrimPrefix(dataDir, "/")]
+	if data == nil || data.entries[dir] == nil {
+		return "skipped"
+	}
+	names := sortedKeys(data.entries[dir].entries)
+	if len(names) == 0 {
+		return "skipped"
+	}
+	if !data.entries[dir].entries[names[d.n(len(names))]].rot(d) {
+		return "skipped"
+	}
+	if dir == "wal" {
+		m.markRotten()
+	}
+	return dir
+}
+
+// epilogue is the end of a run: nothing is in anybody's way any more, so
+// everything has to work.
+func (w *world) epilogue() {
+	for pass := range 2 {
+		w.mu.Lock()
+		ls := append([]*line(nil), w.lines...)
+		w.mu.Unlock()
+		for _, l := range ls {
+			if w.failed() {
+				return
+			}
+			w.visit(l, pass)
+		}
+	}
+}
+
+// visit reads a line, flushes it, and reads it again.
+func (w *world) visit(l *line, pass int) {
+	w.mu.Lock()
+	skip := l.ended || l.maybe || l.fenced || l.ending || l.m.rotten || len(l.names) > 0
+	w.mu.Unlock()
+	if skip {
+		return
+	}
+	defer l.hold()()
+	try := func(what string, do func() string) {
+		res := do()
+		for range 3 {
+			if res == "" || res == "ok" || w.failed() || l.isOver() {
+				return
+			}
+			time.Sleep(time.Minute)
+			res = do()
+		}
+		if w.failed() || l.isOver() || w.flipped > 0 || w.rotten {
+			return
+		}
+		w.violate(progress, "%s of %s does not work, though nothing is in its way: %s", what, l, res)
+	}
+	try("reading", func() string { return w.check(l, "in the end") })
+	try("flushing", func() string { return w.flushLine(l) })
+	if pass > 0 {
+		try("reading", func() string { return w.check(l, "after the last flush") })
+	}
+	l.disconnect()
+}
+
+func (l *line) isOver() bool {
+	l.m.w.mu.Lock()
+	defer l.m.w.mu.Unlock()
+	return l.fenced || l.ended || l.broken
+}
+
+func (m *machine) markRotten() {
+	m.w.note(func(w *world) { m.rotten, w.rotten = true, true })
+}
+
+// asked notes that a host is asked to give a volume away. Under no lock.
+func (w *world) asked(m *machine, name string, r api.ReleaseRequest) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range w.lines {
+		if l.m == m && l.name == name && !r.FlushOnly {
+			l.leaving = true
+		}
+	}
+}
+
+// answered notes what it answered: a volume that was given away is gone there.
+func (w *world) answered(m *machine, life int, name string, r api.ReleaseRequest, err error) {
+	m.ifAlive(life, func() {
+		for _, l := range w.lines {
+			if l.m != m || l.name != name || !l.leaving || r.FlushOnly {
+				continue
+			}
+			l.ended = l.ended || err == nil
+			if k := problem.KindOf(err); err != nil && (k == problem.Busy || k == problem.WouldLose) {
+				l.leaving = false // it was refused
+			}
+		}
+	})
+}

@@ -1,0 +1,380 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// sender is one life of a host.
+type sender struct{ machine, life int }
+
+type rootKey = blockmap.Root
+
+// entry is an object of a log, as it took effect in the store.
+type entry struct {
+	*commitlog.Object
+	from    sender
+	content image
+	snaps   map[string]image
+}
+
+// volumeLog is the log of one name. tip is the end of what counts of it.
+type volumeLog struct {
+	name    string
+	entries map[commitlog.Generation]*entry
+	tip     commitlog.Generation
+}
+
+func (g *volumeLog) newest() *entry { return g.entries[g.tip] }
+
+// runEnd is the end of the unbroken run of an epoch, zero if it is not begun.
+func (g *volumeLog) runEnd(epoch uint64) (end commitlog.Generation) {
+	at := commitlog.Generation{Epoch: epoch, Number: 1}
+	for g.entries[at] != nil {
+		if end = at; g.entries[at].Closes() {
+			break
+		}
+		at = at.Next()
+	}
+	return end
+}
+
+// counts tells whether the object at a generation is part of the log.
+func (g *volumeLog) counts(at commitlog.Generation) bool {
+	end := g.runEnd(at.Epoch)
+	return g.entries[at] != nil && at.Number <= end.Number
+}
+
+// created is told of every object that is created in the store, at the moment
+// when that takes effect: all that a commit promises has to be true now.
+func (w *world) created(key string, data []byte, from sender) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if strings.HasPrefix(key, "pins/") {
+		if pin, err := commitlog.DecodePin(data); err == nil {
+			w.pins[key] = pin
+		}
+		return
+	}
+	vol, at, err := commitlog.ParseKey(key)
+	if err != nil {
+		return
+	}
+	o, err := commitlog.Decode(data)
+	if err != nil {
+		w.violateLocked(publishedIsComplete, "commit %s of %s: %v", at, vol.Name, err)
+		return
+	}
+	g := w.logs[vol.Name]
+	if g == nil {
+		g = &volumeLog{name: vol.Name, entries: map[commitlog.Generation]*entry{}}
+		w.logs[vol.Name] = g
+	}
+	e := &entry{Object: o, from: from}
+	g.entries[at] = e
+	if !o.Bare() {
+		w.read(e)
+	}
+	w.advance(g)
+	w.checkKept("commit " + at.String() + " of " + vol.Name)
+}
+
+// advance finds the new end of a log, and checks what has become part of it. Under mu.
+func (w *world) advance(g *volumeLog) {
+	for {
+		before := g.tip
+		next := before.Next()
+		if e := g.entries[before]; e == nil || e.Closes() || g.entries[next] == nil {
+			next = commitlog.Generation{}
+			for at := range g.entries { // the greatest epoch that is begun
+				if at.Number == 1 && at.Epoch > before.Epoch && at.Epoch > next.Epoch {
+					next = at
+				}
+			}
+			if next.IsZero() {
+				return
+			}
+		}
+		g.tip = next
+		w.follows(g, before, g.entries[next])
+	}
+}
+
+// deleted is told of every key that is removed.
+func (w *world) deleted(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if strings.HasPrefix(key, "packs/") {
+		w.violateLocked(reachableIsKept, "%s is deleted, and no collector runs", key)
+	}
+	if _, ok := w.pins[key]; ok {
+		delete(w.pins, key)
+		w.checkKept("dropping " + class(key))
+	}
+}
+
+// follows checks an object that became the tip of its log. Under mu.
+func (w *world) follows(g *volumeLog, before commitlog.Generation, e *entry) {
+	at := e.Generation
+	prev := g.entries[before]
+	switch {
+	case prev == nil:
+	case at.Epoch == before.Epoch && prev.Closes():
+		w.violateLocked(oneWriter, "%s %s follows the seal %s", g.name, at, before)
+	case at.Epoch != before.Epoch && !prev.Closes():
+		w.violateLocked(oneWriter, "%s %s begins an epoch while %s is open", g.name, at, before)
+	}
+	if e.Kind == commitlog.Commit {
+		if opener := g.entries[commitlog.Generation{Epoch: at.Epoch, Number: 1}]; opener.from != e.from {
+			w.violateLocked(oneWriter, "%s %s is of host %d in its life %d, and the epoch of host %d in its life %d",
+				g.name, at, e.from.machine, e.from.life, opener.from.machine, opener.from.life)
+		}
+	}
+	if prev != nil && !prev.Bare() && !e.Bare() && prev.State.ID == e.State.ID && e.Kind != commitlog.Commit && e.State.Cause != commitlog.CauseFork {
+		if !e.content.equal(prev.content) && w.lineOf(e) == nil {
+			w.violateLocked(noSilentRollback, "%s %s does not carry on what %s holds", g.name, at, before)
+		}
+	}
+	if !e.Bare() {
+		w.published(g, e)
+	}
+}
+
+// lineOf is the line from which an object was made, nil if it carries over what
+// it found. Under mu.
+func (w *world) lineOf(e *entry) *line {
+	for i := len(w.lines) - 1; i >= 0; i-- {
+		l := w.lines[i]
+		if l.m.index == e.from.machine && l.id == e.State.ID.String() && !l.taking {
+			return l
+		}
+	}
+	return nil
+}
+
+// published checks what a host says of its volume. prefix: it is a cut, and not
+// older than what it said before.
+func (w *world) published(g *volumeLog, e *entry) {
+	l := w.lineOf(e)
+	if l == nil {
+		return
+	}
+	if e.Kind == commitlog.Seal && !e.Released {
+		return // carried over
+	}
+	from := max(l.stored, 0)
+	n, ok := l.find(e.content, from, l.last())
+	if !ok {
+		n := min(from, l.last())
+		w.violateLocked(prefix, "%s %s, by host %d, is not a cut of %s after write %d: %s", g.name, e.Generation, e.from.machine, l, n, l.explain(e.content, n))
+		return
+	}
+	l.stored, l.owns = n, true
+	w.trace("%s: %s holds %d of %d writes", l, e.Generation, n, l.last())
+	if e.Released {
+		if n < l.durable {
+			w.violateLocked(flushIsDurable, "%s was released at %s with %d writes, of %d that were flushed", l, e.Generation, n, l.durable)
+		}
+		l.released = true
+	}
+}
+
+// read reads what a commit names, and checks that all of it is there. Under mu.
+func (w *world) read(e *entry) {
+	s := &e.State
+	bad := func(err error) {
+		w.violateLocked(publishedIsComplete, "commit %s of %s: %v", e.Generation, s.Name, err)
+	}
+	c, err := w.stored(s.Root, s.Size, s.BlockSize)
+	if err != nil {
+		bad(err)
+		return
+	}
+	if e.content, err = w.onTop(c, s, e.Data); err != nil {
+		bad(err)
+	}
+	e.snaps = map[string]image{}
+	for _, snap := range s.Snapshots {
+		if e.snaps[snap.Name], err = w.stored(snap.Root, snap.Size, s.BlockSize); err != nil {
+			bad(fmt.Errorf("snapshot %s: %w", snap.Name, err))
+		}
+	}
+}
+
+// onTop is the content of a map with data commits over it. Under mu.
+func (w *world) onTop(c image, s *commitlog.State, own []byte) (image, error) {
+	over := func(data []byte) error {
+		if len(data) == 0 {
+			return nil
+		}
+		rs, err := commitlog.DecodeData(data)
+		if err != nil {
+			return err
+		}
+		for _, r := range rs {
+			m := make(image, r.Len/sectorSize)
+			if r.Data != nil {
+				if m, err = stamps(r.Data, int(r.Off/sectorSize)); err != nil {
+					return err
+				}
+			}
+			c = c.clone(int(r.Off/sectorSize) + len(m))
+			copy(c[r.Off/sectorSize:], m)
+		}
+		return nil
+	}
+	for _, run := range s.DataCommits {
+		for n := run.First; n <= run.Last; n++ {
+			g := w.logs[run.Name]
+			if g == nil || g.entries[commitlog.Generation{Epoch: run.Epoch, Number: n}] == nil {
+				return nil, fmt.Errorf("data commit %d.%d of %s is not there", run.Epoch, n, run.Name)
+			}
+			if err := over(g.entries[commitlog.Generation{Epoch: run.Epoch, Number: n}].Data); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return c, over(own)
+}
+
+// tree is a block map that was read.
+type tree struct {
+	content image
+	packs   map[string]bool
+}
+
+// stored is the content of a block map in the store. published-is-complete:
+// everything under the root is there, and whole. Under mu.
+func (w *world) stored(root rootKey, size uint64, blockSize uint32) (image, error) {
+	if root.IsHole() {
+		return nil, nil
+	}
+	t := w.trees[root]
+	if t == nil {
+		t = &tree{packs: map[string]bool{}}
+		if err := w.walk(t, root, size, blockSize); err != nil {
+			return nil, err
+		}
+		w.trees[root] = t
+	}
+	for key := range t.packs {
+		if _, err := w.store.Head(context.Background(), key); err != nil {
+			return nil, err
+		}
+	}
+	return t.content, nil
+}
+
+func (w *world) walk(t *tree, root rootKey, size uint64, blockSize uint32) error {
+	ctx := context.Background()
+	m, err := blockmap.New(w.source, root, (size+uint64(blockSize)-1)/uint64(blockSize))
+	if err != nil {
+		return err
+	}
+	if err := m.WalkPages(ctx, nil, func(r pack.Ref, _ blockmap.Page) error {
+		t.packs[r.Pack.Key()] = true
+		return nil
+	}); err != nil {
+		return err
+	}
+	per := int(blockSize) / sectorSize
+	return m.Walk(ctx, 0, m.Blocks(), func(idx uint64, r pack.Ref) error {
+		t.packs[r.Pack.Key()] = true
+		part, ok := w.blocks[r.Hash]
+		if !ok {
+			raw, err := w.reader.fetch(r, int(blockSize))
+			if err != nil {
+				return err
+			}
+			if part, err = stamps(raw, int(idx)*per); err != nil {
+				return err
+			}
+			w.blocks[r.Hash] = part
+		}
+		t.content = t.content.clone((int(idx) + 1) * per)
+		copy(t.content[int(idx)*per:], part)
+		return nil
+	})
+}
+
+// reader reads the store as it is, for the model.
+type reader struct {
+	w      *world
+	hasher *pack.Hasher
+}
+
+func (r reader) fetch(ref pack.Ref, maxRaw int) ([]byte, error) {
+	raw, err := r.w.store.GetRange(context.Background(), ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
+	if err != nil {
+		return nil, err
+	}
+	return pack.Open(r.hasher, ref, raw, nil, maxRaw)
+}
+
+// Page implements blockmap.Pages.
+func (r reader) Page(_ context.Context, ref pack.Ref) ([]byte, error) { return r.fetch(ref, 1<<20) }
+
+// checkKept checks that what local children lie over could not be collected:
+// the newest commit of some volume names it, or a pin does. Under mu.
+// reachable-is-kept.
+func (w *world) checkKept(after string) {
+	if w.kept == nil {
+		w.kept = map[rootKey]bool{}
+	}
+	clear(w.kept)
+	for _, g := range w.logs {
+		e := g.newest()
+		if e == nil || e.Bare() {
+			continue
+		}
+		w.keep(e)
+		for _, s := range e.State.SealedFrom {
+			if x := g.entries[s.Generation]; x != nil && !x.Bare() {
+				w.keep(x)
+			}
+		}
+	}
+	for _, p := range w.pins {
+		for _, r := range p.Roots {
+			w.kept[r] = true
+		}
+		if p.Commit != "" {
+			if vol, at, err := commitlog.ParseKey(p.Commit); err == nil && w.logs[vol.Name] != nil {
+				if x := w.logs[vol.Name].entries[at]; x != nil && !x.Bare() {
+					w.keep(x)
+				}
+			}
+		}
+	}
+	for _, l := range w.lines {
+		if l.maybe || l.ended || l.ending || l.owns || l.baseRoot.IsHole() || w.kept[l.baseRoot] {
+			continue
+		}
+		w.violateLocked(reachableIsKept, "after %s nothing keeps what %s lies over", after, l)
+	}
+}
+
+func (w *world) keep(e *entry) {
+	w.kept[e.State.Root] = true
+	for _, s := range e.State.Snapshots {
+		w.kept[s.Root] = true
+	}
+}
+
+// excused tells whether an error may be the weather's.
+func (w *world) excused(err error) bool {
+	switch problem.KindOf(err) {
+	case problem.Unavailable:
+		return true
+	case problem.Corrupt:
+		return w.flipped > 0 || w.rotten
+	}
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}

@@ -1,0 +1,168 @@
+package sim
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/sim/overlay"
+)
+
+var (
+	seedFlag  = flag.String("sim.seed", "", "run this seed, or these: FROM-TO")
+	stepsFlag = flag.String("sim.steps", "", "of the schedule, only these: 3,5-9")
+	logFlag   = flag.Bool("sim.v", false, "tell everything that happens")
+)
+
+// child is set in the binary that the tests build and run: the one that has the overlay.
+const child = "GLIDE_SIM_CHILD"
+
+// build makes that binary.
+func build(t *testing.T, tags ...string) string {
+	t.Helper()
+	dir := filepath.Join(os.TempDir(), "glide-sim-"+strconv.Itoa(os.Getuid()))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	list, err := overlay.Write(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(t.TempDir(), "sim.test")
+	cmd := exec.Command("go", "test", "-c", "-overlay", list, "-tags", strings.Join(tags, ","), "-o", bin, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building the simulator: %v\n%s", err, out)
+	}
+	return bin
+}
+
+// command runs the binary, as every run has to be.
+func command(bin string, args ...string) *exec.Cmd {
+	cmd := exec.Command(bin, args...)
+	cmd.Env = append(os.Environ(), child+"=1", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1", "GOGC=off")
+	return cmd
+}
+
+// TestSim runs seeds: one, with -sim.seed; else a slice of them.
+func TestSim(t *testing.T) {
+	if os.Getenv(child) != "" {
+		runSeeds(t)
+		return
+	}
+	bin := build(t)
+	args := []string{"-test.run=^TestSim$", "-test.v", "-test.timeout=" + strconv.Itoa(24) + "h", "-sim.seed=" + *seedFlag, "-sim.steps=" + *stepsFlag, "-sim.v=" + strconv.FormatBool(*logFlag)}
+	if p := os.Getenv("GLIDE_SIM_PROFILE"); p != "" {
+		args = append(args, "-test.cpuprofile="+p)
+	}
+	cmd := command(bin, args...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func seeds(t *testing.T) (from, to uint64) {
+	if *seedFlag == "" {
+		return 1, 300
+	}
+	a, b, both := strings.Cut(*seedFlag, "-")
+	from, err := strconv.ParseUint(a, 10, 64)
+	if to = from; both && err == nil {
+		to, err = strconv.ParseUint(b, 10, 64)
+	}
+	if err != nil {
+		t.Fatalf("-sim.seed=%s: %v", *seedFlag, err)
+	}
+	return from, to
+}
+
+func parseSteps(t *testing.T) (out []int) {
+	if *stepsFlag == "" {
+		return nil
+	}
+	out = []int{}
+	for _, part := range strings.Split(*stepsFlag, ",") {
+		a, b, both := strings.Cut(part, "-")
+		from, err := strconv.Atoi(a)
+		to := from
+		if both && err == nil {
+			to, err = strconv.Atoi(b)
+		}
+		if err != nil {
+			t.Fatalf("-sim.steps=%s: %v", *stepsFlag, err)
+		}
+		for i := from; i <= to; i++ {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// one runs one seed in a bubble of its own, and collects the garbage: twice, so
+// that what pools keep, channels of this bubble among it, is gone too.
+func one(t *testing.T, o Options) (r Result) {
+	warm.Do(warmUp)
+	synctest.Test(t, func(t *testing.T) { r = Run(o) })
+	runtime.GC()
+	runtime.GC()
+	return r
+}
+
+var warm sync.Once
+
+// warmUp makes what the engine makes once in a process: it would belong to the
+// first bubble.
+func warmUp() {
+	debug.SetGCPercent(-1)
+	raw := bytes.Repeat([]byte("warm"), 4<<10)
+	data, err := commitlog.EncodeData([]commitlog.Range{{Len: uint64(len(raw)), Data: raw}})
+	if err == nil {
+		_, err = commitlog.DecodeData(data)
+	}
+	if err == nil {
+		_, err = pack.DecodeSlot(nil, pack.EncodeSlot(nil, pack.KindBlock, raw, pack.CompressionZstd), 1<<20)
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
+func runSeeds(t *testing.T) {
+	from, to := seeds(t)
+	steps := parseSteps(t)
+	began := time.Now()
+	for seed := from; seed <= to; seed++ {
+		var log bytes.Buffer
+		o := Options{Seed: seed, Steps: steps, Out: &log}
+		if *logFlag {
+			o.Out = os.Stdout
+		}
+		start := time.Now()
+		r := one(t, o)
+		if took := time.Since(start); took > 500*time.Millisecond {
+			fmt.Printf("seed %d took %v\n", seed, took)
+		}
+		if *logFlag || from == to || os.Getenv("GLIDE_SIM_HASH") != "" {
+			fmt.Printf("seed %d: trace %016x of %d events, %v\n", seed, r.Trace, r.Events, r.Stats)
+		}
+		if r.Violation != nil {
+			t.Errorf("%v\nreplay: go test ./internal/sim -run TestSim -sim.v -sim.seed=%d", r.Violation, seed)
+		}
+	}
+	n := to - from + 1
+	fmt.Printf("%d seeds in %v, %.1f a second\n", n, time.Since(began).Round(time.Millisecond), float64(n)/time.Since(began).Seconds())
+}

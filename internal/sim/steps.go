@@ -1,0 +1,253 @@
+package sim
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/paraglide/glide/nbd"
+)
+
+// op is a kind of step. What exactly it does it draws when it runs, among what
+// exists then: a schedule from which steps were taken out is a schedule.
+type op struct {
+	name   string
+	weight int
+	run    func(*world, *dice) string
+}
+
+var ops = []op{
+	{"create", 60, (*world).create},
+	{"write", 300, (*world).write},
+	{"zero", 60, (*world).zero},
+	{"sync", 80, (*world).sync},
+	{"read", 60, (*world).readBack},
+	{"hang up", 20, (*world).hangUp},
+	{"flush", 90, (*world).flush},
+	{"fork", 50, (*world).fork},
+	{"snapshot", 30, (*world).snapshot},
+	{"remove snapshot", 10, (*world).removeSnapshot},
+	{"rollback", 15, (*world).rollback},
+	{"sleep", 40, (*world).sleep},
+	{"wake", 25, (*world).wake},
+	{"take over", 50, (*world).takeOver},
+	{"fork away", 25, (*world).forkAway},
+	{"resize", 12, (*world).resize},
+	{"set", 15, (*world).set},
+	{"rename", 18, (*world).rename},
+	{"remove", 14, (*world).remove},
+	{"crash", 50, (*world).crash},
+	{"restart", 15, (*world).restart},
+	{"cut off", 15, (*world).cutOff},
+	{"part", 15, (*world).part},
+	{"outage", 8, (*world).storeOut},
+	{"suspend", 8, (*world).suspend},
+	{"clock", 8, (*world).clock},
+	{"bad disk", 15, (*world).badDisk},
+	{"rot", 15, (*world).rot},
+}
+
+var opsWeight = func() (n int) {
+	for _, o := range ops {
+		n += o.weight
+	}
+	return n
+}()
+
+func choose(d *dice) *op {
+	n := d.n(opsWeight)
+	for i := range ops {
+		if n -= ops[i].weight; n < 0 {
+			return &ops[i]
+		}
+	}
+	return nil
+}
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
+
+// write makes a few writes, of new content or of content that others have too,
+// and now and then makes them durable.
+func (w *world) write(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	defer l.hold()()
+	w.mu.Lock()
+	sectors := int(slices.Min(l.sizes) / sectorSize)
+	per := max(int(l.blockSize)/sectorSize, 1)
+	var os []write
+	for range 1 + d.n(4) {
+		w.stampNext++
+		id := w.stampNext << 16
+		o := write{stamp: func(s int) uint64 { return id | uint64(s) + 1 }, what: "write"}
+		switch d.n(8) {
+		case 0: // whole blocks that others may hold too
+			common := uint64(1+d.n(4)) << 56
+			o.at, o.n = d.n(sectors)/per*per, per*(1+d.n(2))
+			o.stamp = func(s int) uint64 { return common | uint64(s%per) + 1 }
+		case 1: // long
+			o.at, o.n = d.n(sectors), 1+d.n(160)
+		case 2: // small
+			o.at, o.n = d.n(sectors), 1+d.n(8)
+		default: // a page
+			o.at, o.n = d.n(sectors)&^7, 8
+		}
+		o.n = min(o.n, sectors-o.at)
+		os = append(os, o)
+	}
+	w.mu.Unlock()
+	res := w.doIO(l, nbd.OpWrite, os, func(dev nbd.Device) error {
+		var offs []uint64
+		var frames [][]byte
+		for i := range os {
+			offs = append(offs, uint64(os[i].at*sectorSize))
+			frames = append(frames, append(make([]byte, nbd.Headroom), os[i].bytes()...))
+		}
+		return dev.WriteFrames(offs, frames)
+	})
+	if res == "" && d.chance(300) {
+		return w.flushIO(l)
+	}
+	return res
+}
+
+func (w *world) zero(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	defer l.hold()()
+	w.mu.Lock()
+	sectors := int(slices.Min(l.sizes) / sectorSize)
+	w.mu.Unlock()
+	o := write{at: d.n(sectors), what: "zero"}
+	switch o.n = 1 + d.n(sectors-o.at); d.n(4) {
+	case 0:
+		o.at, o.n = 0, sectors
+	case 1:
+		o.n = min(o.n, 8)
+	}
+	return w.doIO(l, nbd.OpZero, []write{o}, func(dev nbd.Device) error {
+		return dev.Zero(uint64(o.at*sectorSize), uint64(o.n*sectorSize), true)
+	})
+}
+
+func (w *world) sync(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	defer l.hold()()
+	return w.flushIO(l)
+}
+
+func (w *world) readBack(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	defer l.hold()()
+	return w.check(l, "read back")
+}
+
+func (w *world) hangUp(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	defer l.hold()()
+	l.disconnect()
+	return ""
+}
+
+func (w *world) someMachine(d *dice) *machine { return w.machines[d.n(len(w.machines))] }
+
+func (w *world) crash(d *dice) string {
+	m := w.someMachine(d)
+	n := 0
+	if d.chance(700) {
+		n = 1 + d.n(1<<d.n(9))
+	}
+	keep := []int{0, 30, 70, 100, 100}[d.n(5)]
+	down := d.around(200 * time.Millisecond)
+	if d.chance(100) {
+		down = d.around(24 * time.Hour)
+	}
+	m.crash(n, keep, down)
+	return ""
+}
+
+func (w *world) restart(d *dice) string {
+	m := w.someMachine(d)
+	m.stop()
+	time.Sleep(d.around(50 * time.Millisecond))
+	m.start()
+	return ""
+}
+
+// stretch is how long trouble lasts.
+func stretch(d *dice) time.Duration {
+	return d.around([]time.Duration{20 * time.Millisecond, time.Second, time.Minute}[d.n(3)])
+}
+
+func (w *world) cutOff(d *dice) string {
+	m := w.someMachine(d)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.noStore = time.Now().Add(stretch(d))
+	return ""
+}
+
+func (w *world) part(d *dice) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.partedBy, w.partedTo = d.next(), time.Now().Add(stretch(d))
+	return ""
+}
+
+func (w *world) storeOut(d *dice) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.calm = time.Now().Add(stretch(d))
+	return ""
+}
+
+func (w *world) suspend(d *dice) string {
+	span := stretch(d)
+	if d.chance(500) {
+		span = d.around(48 * time.Hour)
+	}
+	w.someMachine(d).suspend(span)
+	return ""
+}
+
+func (w *world) clock(d *dice) string {
+	m := w.someMachine(d)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drift += d.around(time.Hour) - time.Hour
+	return ""
+}
+
+// badDisk makes syncs of the log fail.
+func (w *world) badDisk(d *dice) string {
+	if !w.params.badDisk {
+		return "skipped"
+	}
+	m := w.someMachine(d)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.badSyncs = 1 + d.n(2)
+	return ""
+}
+
+// rot changes a bit of what a machine's disk, or the store, holds.
+func (w *world) rot(d *dice) string {
+	if !w.params.rot {
+		return "skipped"
+	}
+	return w.rotSomething(d)
+}

@@ -1,0 +1,527 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// verbTime is how long a verb may take before its caller gives up.
+const verbTime = 3 * time.Minute
+
+func (w *world) newLine(m *machine, name string) *line {
+	l := &line{
+		index: len(w.lines), m: m, name: name, stored: -1, maybe: true, snaps: map[string]*snap{},
+		guest: make(chan struct{}, 1), verb: make(chan struct{}, 1),
+	}
+	w.lines = append(w.lines, l)
+	return l
+}
+
+func (w *world) newName() string {
+	w.names++
+	return fmt.Sprintf("v%d", w.names)
+}
+
+// pick chooses a line that can be used, nil if there is none.
+func (w *world) pick(d *dice, ok func(*line) bool) *line {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var can []*line
+	for _, l := range w.lines {
+		if !l.maybe && !l.ended && !l.fenced && (ok == nil || ok(l)) {
+			can = append(can, l)
+		}
+	}
+	if len(can) == 0 {
+		return nil
+	}
+	return can[d.n(len(can))]
+}
+
+// live counts the lines in use.
+func (w *world) live() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range w.lines {
+		if !l.ended && !l.fenced {
+			n++
+		}
+	}
+	return n
+}
+
+// floor is how many writes of a line nothing may be without: those that were
+// acknowledged, or after a crash those that were flushed. Under mu.
+func (l *line) floor() int {
+	if l.loose {
+		return l.least
+	}
+	return l.acked
+}
+
+// part is the history of a line from a write on, as a fork or a snapshot of it
+// may be: after any of those writes. Under mu.
+func (l *line) part(from int) history {
+	from = max(from, l.first)
+	return history{start: l.content(from), writes: append([]write(nil), l.writes[from-l.first:]...)}
+}
+
+// copy is a history that goes its own way from here.
+func (h *history) copy() history {
+	return history{start: h.start, first: h.first, writes: append([]write(nil), h.writes...)}
+}
+
+// inherit gives a fork what its source may have held when it was made. Under mu.
+func (l *line) inherit() {
+	if s := l.source; s != nil {
+		l.history, l.sizes = s.part(l.sourceFrom), append(l.sizes, s.sizes...) // it may be grown meanwhile
+		l.source = nil
+	}
+	l.first, l.loose, l.least = 0, true, 0
+}
+
+func (w *world) create(d *dice) string {
+	m := w.machines[d.n(len(w.machines))]
+	u := m.use()
+	defer u.end()
+	if u.h == nil || w.live() >= w.params.volumes {
+		return "skipped"
+	}
+	sectors := 64 + 8*d.n(80)
+	if d.chance(300) {
+		sectors += d.n(8)
+	}
+	size, block := uint64(sectors)*sectorSize, uint64(4096<<d.n(5))
+	w.mu.Lock()
+	l := w.newLine(m, w.newName())
+	l.sizes, l.blockSize = []uint64{size}, uint32(block)
+	w.mu.Unlock()
+	v, err := u.h.Create(context.Background(), api.CreateRequest{Name: l.name, Size: size, BlockSize: block})
+	return w.settled(l, l.name, u.life, "create", err, func() { l.id, l.maybe = v.ID, false })
+}
+
+// settled ends a verb: if it succeeded, the model changes; if not, it needs an
+// excuse. name is the one under which it went.
+func (w *world) settled(l *line, name string, life int, what string, err error, change func()) string {
+	if err != nil {
+		if !l.m.alive(life) {
+			return "crash"
+		}
+		w.judge(l, name, life, what, err)
+		return "error"
+	}
+	if !l.m.ifAlive(life, change) {
+		return "crash"
+	}
+	return "ok"
+}
+
+func (w *world) flush(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	return w.flushLine(l)
+}
+
+// flushLine publishes a line, and checks that the store has then what was
+// acknowledged before. flush-is-durable.
+func (w *world) flushLine(l *line) string {
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return "down"
+	}
+	w.mu.Lock()
+	n, name := l.floor(), l.name
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	defer cancel()
+	f, err := u.h.Flush(ctx, name)
+	return w.settled(l, name, u.life, "flush", err, func() {
+		at, gerr := commitlog.ParseGeneration(f.Generation)
+		g := w.logs[l.name]
+		switch {
+		case len(l.names) > 0 || l.name != name || l.ended:
+		case gerr != nil || g == nil || !g.counts(at):
+			w.violateLocked(flushIsDurable, "%s was flushed to %s, and the log has no such commit", l, f.Generation)
+		case !w.holds(l, g.entries[at], n):
+			w.violateLocked(flushIsDurable, "%s was flushed to %s, which holds %d writes, and %d were acknowledged before", l, f.Generation, l.stored, n)
+		default:
+			l.durable = max(l.durable, n)
+		}
+	})
+}
+
+// holds tells whether a commit is a line after at least n of its writes. Under mu.
+func (w *world) holds(l *line, e *entry, n int) bool {
+	k, ok := l.find(e.content, max(l.stored, 0), l.last())
+	if ok {
+		l.stored = k
+	}
+	return ok && k >= min(n, l.last())
+}
+
+func (w *world) fork(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil || w.live() >= w.params.volumes+2 {
+		return "skipped"
+	}
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return "down"
+	}
+	var source *snap
+	w.mu.Lock()
+	from, name := l.floor(), l.name
+	sourceName := name
+	if s, sn := l.someSnap(d); s != nil && d.chance(400) {
+		source, sourceName = s, name+"@"+sn
+	}
+	k := w.newLine(l.m, w.newName())
+	k.blockSize, k.sizes = l.blockSize, append([]uint64(nil), l.sizes...)
+	if k.source, k.sourceFrom = l, from; source != nil {
+		k.source, k.history = nil, source.copy()
+	}
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	defer cancel()
+	fs, err := u.h.Fork(ctx, api.ForkRequest{Source: sourceName, Name: k.name})
+	after, _ := u.h.Show(context.Background(), name)
+	res := w.settled(k, k.name, u.life, "fork", errOr(err, l, name, w), func() {
+		k.id, k.maybe = fs[0].ID, false
+		if k.inherit(); source == nil {
+			k.baseRoot, k.owns = w.baseOf(l, fs[0].Generation, after.Generation)
+		} else {
+			k.sizes = []uint64{source.size}
+		}
+		if g := w.logs[k.name]; g != nil {
+			k.owns = true
+		}
+		if r := fs[0].Requests; r.Put+r.Get+r.List+r.Head+r.Delete > 0 {
+			w.violateLocked(forkIsConstant, "the fork %s of %s on its host made requests: %+v", k, l, r)
+		}
+	})
+	if err != nil && l.m.alive(u.life) {
+		w.note(func(*world) { k.ended = true }) // a local fork is there, or not
+	}
+	return res
+}
+
+// errOr gives an error the excuses of the source.
+func errOr(err error, l *line, name string, w *world) error {
+	if err == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if l.name != name || l.ended || l.ending || l.leaving || l.fenced || l.broken || len(l.names) > 0 || problem.KindOf(err) == problem.Fenced {
+		return problem.New(problem.Unavailable, "the source is busy: %w", err)
+	}
+	return err
+}
+
+// baseOf is the root that a local fork of a line lies over, if the host knew of
+// the same commit before and after; unknown tells that it did not. Under mu.
+func (w *world) baseOf(l *line, before, after string) (root rootKey, unknown bool) {
+	if before == "" && after == "" {
+		return l.baseRoot, false
+	}
+	at, err := commitlog.ParseGeneration(before)
+	g := w.logs[l.name]
+	if before != after || err != nil || g == nil || g.entries[at] == nil {
+		return rootKey{}, true
+	}
+	e := g.entries[at]
+	if len(e.State.DataCommits) > 0 || len(e.Data) > 0 || e.Bare() {
+		return rootKey{}, true
+	}
+	return e.State.Root, false
+}
+
+func (l *line) someSnap(d *dice) (*snap, string) {
+	for _, n := range sortedKeys(l.snaps) {
+		if s := l.snaps[n]; !s.maybe && !s.going && d.chance(500) {
+			return s, n
+		}
+	}
+	return nil, ""
+}
+
+func (w *world) snapshot(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return "down"
+	}
+	if d.chance(700) {
+		defer l.hold()()
+		if !w.look(l) {
+			return "not certain"
+		}
+	}
+	w.mu.Lock()
+	if len(l.snaps) >= 3 {
+		w.mu.Unlock()
+		return "skipped"
+	}
+	name, sn, from := l.name, "s"+w.newName(), l.floor()
+	s := &snap{maybe: true}
+	l.snaps[sn] = s
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	defer cancel()
+	_, err := u.h.Snapshot(ctx, name, sn)
+	res := w.settled(l, name, u.life, "snapshot", err, func() { s.history, s.size, s.maybe = l.part(from), l.sizes[0], false })
+	if res != "ok" {
+		w.note(func(*world) { s.going = true })
+	}
+	return res
+}
+
+func (w *world) removeSnapshot(d *dice) string {
+	l := w.pick(d, func(l *line) bool { return len(l.snaps) > 0 })
+	if l == nil {
+		return "skipped"
+	}
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return "down"
+	}
+	w.mu.Lock()
+	s, sn := l.someSnap(d)
+	if s == nil {
+		w.mu.Unlock()
+		return "skipped"
+	}
+	s.going = true
+	name := l.name
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	defer cancel()
+	err := u.h.Remove(ctx, name+"@"+sn, true)
+	return w.settled(l, name, u.life, "remove snapshot", err, func() { delete(l.snaps, sn) })
+}
+
+func (w *world) rollback(d *dice) string {
+	l := w.pick(d, func(l *line) bool { return len(l.snaps) > 0 })
+	if l == nil {
+		return "skipped"
+	}
+	defer l.hold()()
+	l.verb <- struct{}{}
+	defer func() { <-l.verb }()
+	if !w.look(l) {
+		return "not certain"
+	}
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return "down"
+	}
+	l.disconnect()
+	w.mu.Lock()
+	s, sn := l.someSnap(d)
+	if s == nil || len(s.writes) > 0 {
+		w.mu.Unlock()
+		return "skipped"
+	}
+	l.add(write{whole: s.start, what: "rollback to " + sn})
+	n, name := l.last(), l.name
+	l.sizes = append(l.sizes, s.size)
+	l.baseRoot = rootKey{} // it may lie over another now
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	defer cancel()
+	_, err := u.h.Rollback(ctx, name, sn, true)
+	res := w.settled(l, name, u.life, "rollback", err, func() { l.acked, l.durable, l.sizes = n, n, []uint64{s.size} })
+	if res == "error" {
+		w.uncertain(l)
+	}
+	return res
+}
+
+func (w *world) sleep(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return "down"
+	}
+	portable, force := d.chance(400), d.chance(500)
+	if d.chance(700) {
+		release := l.hold()
+		l.disconnect()
+		if !portable {
+			defer release()
+		} else {
+			release()
+		}
+	}
+	w.mu.Lock()
+	n, name := l.floor(), l.name
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	defer cancel()
+	v, err := u.h.Sleep(ctx, name, portable, force)
+	if err != nil && problem.KindOf(err) == problem.Busy {
+		return "busy"
+	}
+	return w.settled(l, name, u.life, "sleep", err, func() {
+		l.durable = max(l.durable, min(n, l.acked))
+		at, _ := commitlog.ParseGeneration(v.Generation)
+		if portable && l.name == name && (w.logs[name] == nil || w.logs[name].entries[at] == nil || !w.holds(l, w.logs[name].entries[at], n)) {
+			w.violateLocked(flushIsDurable, "%s sleeps portably at %s with %d writes, and %d were acknowledged before", l, v.Generation, l.stored, n)
+		}
+	})
+}
+
+func (w *world) wake(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return "down"
+	}
+	w.mu.Lock()
+	name, expect := l.name, ""
+	if g := w.logs[l.name]; g != nil && l.owns && d.chance(300) {
+		expect = g.tip.String()
+	}
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	defer cancel()
+	if gone := w.isLeaving(l); gone {
+		return "skipped" // that would be to take it over again
+	}
+	_, err := u.h.Wake(ctx, name, false, expect)
+	if err != nil && problem.KindOf(err) == problem.WouldLose && expect != "" {
+		return "refused" // the host had not heard of its own commit
+	}
+	return w.settled(l, name, u.life, "wake", err, func() {})
+}
+
+func (w *world) isLeaving(l *line) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return l.leaving || l.ended || l.ending || len(l.names) > 0
+}
+
+func (w *world) resize(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	l.verb <- struct{}{}
+	defer func() { <-l.verb }()
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return "down"
+	}
+	w.mu.Lock()
+	size := l.sizes[0] + uint64(1+d.n(64))*sectorSize
+	shrinks := len(l.sizes) > 1 || l.loose || size > 1<<20
+	name := l.name
+	if !shrinks {
+		l.sizes = append(l.sizes, size)
+	}
+	w.mu.Unlock()
+	if shrinks {
+		return "skipped"
+	}
+	_, err := u.h.Resize(context.Background(), name, size)
+	res := w.settled(l, name, u.life, "resize", err, func() { l.sizes = []uint64{size} })
+	return res
+}
+
+func (w *world) set(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return "down"
+	}
+	s := api.Settings{"label.x": fmt.Sprint(d.n(100))}
+	switch d.n(3) {
+	case 0:
+		s["dirty-budget"] = fmt.Sprintf("%dK", 64<<d.n(4))
+	case 1:
+		s["iops"] = fmt.Sprint(d.n(2) * 500)
+	}
+	w.mu.Lock()
+	name := l.name
+	w.mu.Unlock()
+	_, err := u.h.Set(context.Background(), name, s)
+	return w.settled(l, name, u.life, "set", err, func() {})
+}
+
+func (w *world) rename(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	release := l.hold()
+	l.disconnect()
+	defer release()
+	l.verb <- struct{}{}
+	defer func() { <-l.verb }()
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return "down"
+	}
+	w.mu.Lock()
+	name, to := l.name, w.newName()
+	if len(l.names) > 0 && d.chance(700) {
+		to = l.names[len(l.names)-1] // again
+	}
+	l.names = append(l.names, to)
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	defer cancel()
+	_, err := u.h.Rename(ctx, name, to)
+	return w.settled(l, name, u.life, "rename", err, func() { l.name, l.names = to, nil })
+}
+
+func (w *world) remove(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil || w.live() < 2 {
+		return "skipped"
+	}
+	l.verb <- struct{}{}
+	defer func() { <-l.verb }()
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return "down"
+	}
+	w.mu.Lock()
+	l.ending = true
+	name := l.name
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	defer cancel()
+	err := u.h.Remove(ctx, name, true)
+	return w.settled(l, name, u.life, "remove", err, func() { l.ended = true })
+}

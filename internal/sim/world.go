@@ -1,0 +1,286 @@
+package sim
+
+import (
+	"fmt"
+	"hash/fnv"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// params are what a seed chooses for a whole run.
+type params struct {
+	machines, steps, volumes int
+	pace                     time.Duration // mean time between steps
+	memory, cache, walLimit  int64
+	dirtyBudget              uint64
+	packBlocks               int
+	rot                      bool
+	badDisk                  bool
+}
+
+// world is one run: machines, a store, a schedule and a model of what has to be
+// true.
+type world struct {
+	seed     uint64
+	params   params
+	weather  weather
+	out      io.Writer
+	store    objstore.Store
+	machines []*machine
+	bg       sync.WaitGroup // everything that was begun
+	verbs    sync.WaitGroup // verbs under way
+	slots    chan struct{}
+	hasher   *pack.Hasher
+	source   *blockmap.Source
+	reader   reader
+	began    time.Time
+
+	tmu  sync.Mutex
+	hash interface {
+		Sum64() uint64
+		io.Writer
+	}
+	events int
+
+	mu        sync.Mutex // the model; taken behind a machine's
+	lines     []*line
+	logs      map[string]*volumeLog
+	pins      map[string]commitlog.Pin
+	trees     map[rootKey]*tree
+	blocks    map[pack.Hash]image
+	kept      map[rootKey]bool
+	names     int
+	stampNext uint64
+	step      int
+	calm      time.Time // the store is out until then
+	partedTo  time.Time // hosts are apart until then
+	partedBy  uint64
+	landing   sync.WaitGroup // requests that will still take effect
+	flipped   int
+	rotten    bool
+	ending    bool
+	violation *Violation
+	stats     map[string]int
+}
+
+// Options say how to run a schedule.
+type Options struct {
+	Seed  uint64
+	Steps []int     // of the schedule; nil: all
+	Out   io.Writer // what happens is told here; nil: nowhere
+}
+
+// Result is what a run was.
+type Result struct {
+	Violation *Violation
+	Trace     uint64 // hash of everything that happened
+	Events    int
+	Steps     int // of the whole schedule
+	Stats     map[string]int
+}
+
+func chooseParams(seed uint64) (p params, wx weather) {
+	d := dice{draw(seed, "params")}
+	p = params{
+		machines: 2 + d.n(2), steps: 40 + d.n(50), volumes: 2 + d.n(4),
+		pace:   []time.Duration{time.Millisecond, 5 * time.Millisecond, 40 * time.Millisecond}[d.n(3)],
+		memory: 256 << 10, cache: []int64{256 << 10, 1 << 20}[d.n(2)],
+		walLimit: 32 * 64 << 10 << d.n(2), dirtyBudget: 128 << 10 << d.n(4), packBlocks: []int{1, 2, 25}[d.n(3)],
+	}
+	switch d.n(4) {
+	case 0: // calm
+	case 1:
+		wx = weather{before: d.n(20), after: d.n(20), late: d.n(20), slow: d.n(10), twice: d.n(50)}
+	default:
+		wx = weather{before: d.n(100), after: d.n(100), late: d.n(100), slow: d.n(60), twice: d.n(100)}
+	}
+	if d.chance(150) {
+		wx.flip = 10 + d.n(50)
+	}
+	p.rot, p.badDisk = d.chance(80), d.chance(250)
+	return p, wx
+}
+
+// Run runs the schedule of a seed. It has to be called in a bubble of
+// testing/synctest, of a binary that was built with the overlay.
+func Run(o Options) Result {
+	w := newWorld(o)
+	for i := range w.params.machines {
+		w.machines = append(w.machines, newMachine(w, i))
+	}
+	for _, m := range w.machines {
+		m.start()
+	}
+	steps := o.Steps
+	if steps == nil {
+		for i := range w.params.steps {
+			steps = append(steps, i)
+		}
+	}
+	for _, i := range steps {
+		if w.failed() {
+			break
+		}
+		w.take(i)
+	}
+	w.finish()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return Result{w.violation, w.hash.Sum64(), w.events, w.params.steps, w.stats}
+}
+
+func newWorld(o Options) *world {
+	w := &world{
+		seed: o.Seed, out: o.Out, hash: fnv.New64a(), began: time.Now(), slots: make(chan struct{}, 6),
+		logs: map[string]*volumeLog{}, pins: map[string]commitlog.Pin{}, trees: map[rootKey]*tree{}, blocks: map[pack.Hash]image{},
+		stats: map[string]int{}, hasher: pack.NewHasher("default"),
+	}
+	w.params, w.weather = chooseParams(o.Seed)
+	w.store = objstore.NewMem(objstore.Clock{})
+	w.reader = reader{w, w.hasher}
+	w.source = blockmap.NewPageCache(4<<20).Source(w.reader, w.hasher)
+	w.trace("params %+v weather %+v", w.params, w.weather)
+	return w
+}
+
+// trace notes what happened: two runs of one seed are the same if their traces are.
+func (w *world) trace(format string, args ...any) {
+	w.tmu.Lock()
+	defer w.tmu.Unlock()
+	w.events++
+	line := fmt.Sprintf("%12s "+format+"\n", append([]any{time.Since(w.began)}, args...)...)
+	_, _ = io.WriteString(w.hash, line)
+	if w.out != nil {
+		_, _ = io.WriteString(w.out, line)
+	}
+}
+
+func (w *world) violate(i invariant, format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.violateLocked(i, format, args...)
+}
+
+func (w *world) violateLocked(i invariant, format string, args ...any) {
+	v := &Violation{Invariant: string(i), Seed: w.seed, Step: w.step, Text: fmt.Sprintf(format, args...)}
+	w.trace("VIOLATION %v", v)
+	if w.violation == nil {
+		w.violation = v
+	}
+}
+
+func (w *world) failed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.violation != nil
+}
+
+// over tells whether nothing may begin any more.
+func (w *world) over() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ending && w.violation != nil
+}
+
+// note changes the model.
+func (w *world) note(change func(*world)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change(w)
+}
+
+func (w *world) background(do func()) { w.bg.Go(do) }
+
+// later lets a request take effect long after its sender stopped waiting.
+func (w *world) later(what string, d time.Duration, apply func() error) {
+	w.landing.Add(1)
+	time.AfterFunc(d, func() {
+		defer w.landing.Done()
+		w.trace("late: %s: %v", what, kind(apply()))
+	})
+}
+
+func (w *world) outage() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.outageLocked()
+}
+
+func (w *world) outageLocked() bool { return time.Now().Before(w.calm) }
+
+// parted tells whether two hosts cannot reach each other.
+func (w *world) parted(a, b *machine) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Before(w.partedTo) && (w.partedBy>>a.index&1) != (w.partedBy>>b.index&1)
+}
+
+// take takes a step: it waits for its time, and lets it run beside those that
+// are under way.
+func (w *world) take(i int) {
+	d := &dice{draw(w.seed, "step", uint64(i))}
+	gap := d.around(w.params.pace)
+	if d.chance(30) {
+		gap = d.around(time.Hour)
+	}
+	time.Sleep(gap)
+	w.slots <- struct{}{}
+	w.note(func(w *world) { w.step = i })
+	op := choose(d)
+	if i < 2 {
+		op = &ops[0] // there has to be something
+	}
+	w.trace("step %d: %s", i, op.name)
+	w.verbs.Go(func() {
+		defer func() { <-w.slots }()
+		done := op.run(w, d)
+		w.note(func(w *world) {
+			if w.stats[op.name+" "+done]++; done != "" {
+				w.stats[done]++
+			}
+		})
+		w.trace("step %d: %s: %s", i, op.name, done)
+	})
+}
+
+// finish lets everything end, heals what is broken, and looks whether all is
+// well: progress.
+func (w *world) finish() {
+	w.verbs.Wait()
+	w.note(func(w *world) { w.ending, w.calm, w.partedTo = true, time.Time{}, time.Time{} })
+	w.weather = weather{}
+	for _, m := range w.machines {
+		m.heal()
+	}
+	w.landing.Wait()
+	for !w.failed() {
+		if w.allUp() {
+			break
+		}
+		time.Sleep(time.Second)
+	}
+	if !w.failed() {
+		w.epilogue()
+	}
+	w.note(func(w *world) { w.ending = true })
+	for _, m := range w.machines {
+		m.end()
+	}
+	w.bg.Wait()
+	w.landing.Wait()
+}
+
+func (w *world) allUp() bool {
+	for _, m := range w.machines {
+		if !m.isUp() && !m.isRotten() {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,225 @@
+package volume
+
+import (
+	"slices"
+	"time"
+
+	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// changes is the set of ranges that were written since they were last taken. It
+// is kept beside the overlay, which also holds what the store was sent and what
+// has not been folded. Under the volume's omu.
+type changes struct {
+	ranges *extent.Tree // as zeros, which join
+	bytes  int64
+	// lessFn takes overlaps out of bytes, once, so that passing it costs nothing.
+	lessFn func(extent.Extent)
+}
+
+func newChanges() *changes {
+	c := &changes{ranges: extent.New()}
+	c.lessFn = func(e extent.Extent) { c.bytes -= int64(e.Len()) }
+	return c
+}
+
+// noteChange notes that a range was written. Under omu.
+func (v *Volume) noteChange(off, length uint64) {
+	if v.changed == nil {
+		return
+	}
+	if v.changedAt.Load() == 0 {
+		v.changedAt.Store(max(1, int64(v.env.Uptime())))
+	}
+	v.addChange(off, length)
+}
+
+func (v *Volume) addChange(off, length uint64) {
+	c := v.changed
+	c.ranges.Set(off, off+length, extent.Zero, c.lessFn)
+	c.bytes += int64(length)
+	v.changedN.Store(c.bytes)
+}
+
+// Changed is how many bytes were written since the last TakeChanges, and the
+// Env.Uptime of the oldest such write; 0 and 0 if there are none, or if the
+// volume's policy does not ship. It does not wait.
+func (v *Volume) Changed() (bytes int64, at time.Duration) {
+	return v.changedN.Load(), time.Duration(v.changedAt.Load())
+}
+
+// longAgo is the age of changes that a process before this one made.
+const longAgo = 365 * 24 * time.Hour
+
+// recallChanges finds, when the volume is opened, what the store may not have.
+func (v *Volume) recallChanges(rec wal.Recovered) {
+	if v.changed == nil {
+		return
+	}
+	for i := range rec.Entries {
+		if e := &rec.Entries[i]; e.Seq > v.state.Shipped {
+			v.addChange(e.Off, e.Len)
+			v.changedAt.Store(int64(v.env.Uptime() - longAgo))
+		}
+	}
+}
+
+// Changes is a cut of a volume, with the ranges that were written since the
+// last one that was taken like this.
+type Changes struct {
+	*Cut
+	ranges *extent.Tree
+	Bytes  int64         // of the ranges
+	At     time.Duration // Env.Uptime of the oldest of those writes
+}
+
+// TakeChanges takes a cut together with what was written since the last call;
+// nil if nothing was. What becomes of it, the next call does not yield it again,
+// unless it is returned.
+func (v *Volume) TakeChanges() (*Changes, error) {
+	v.wmu.Lock()
+	defer v.wmu.Unlock()
+	if err := v.Err(); err != nil {
+		return nil, err
+	}
+	v.omu.Lock()
+	taken, at := v.changed, v.changedAt.Load()
+	if taken == nil || taken.ranges.Count() == 0 {
+		v.omu.Unlock()
+		return nil, nil
+	}
+	v.resetChanges(newChanges())
+	v.omu.Unlock()
+	return &Changes{v.cut(), taken.ranges, taken.bytes, time.Duration(at)}, nil
+}
+
+// ReturnChanges gives back what could not be sent.
+func (v *Volume) ReturnChanges(c *Changes) {
+	v.omu.Lock()
+	defer v.omu.Unlock()
+	if v.changed == nil {
+		return
+	}
+	var it extent.Iterator
+	it.Seek(c.ranges, 0)
+	for e, ok := it.Next(); ok; e, ok = it.Next() {
+		v.addChange(e.Start, e.Len())
+	}
+	if at := v.changedAt.Load(); at == 0 || int64(c.At) < at {
+		v.changedAt.Store(int64(c.At))
+	}
+}
+
+// resetChanges goes on with other changes, none yet. Under omu.
+func (v *Volume) resetChanges(c *changes) {
+	v.changed = c
+	v.changedAt.Store(0)
+	v.changedN.Store(0)
+}
+
+// forgetChanges drops what was noted: all of the volume is about to be published
+// anew. The caller keeps writers out.
+func (v *Volume) forgetChanges() {
+	v.omu.Lock()
+	defer v.omu.Unlock()
+	if v.changed != nil {
+		v.resetChanges(newChanges())
+	}
+}
+
+// Loaded ends the loading of data commits: what was written so far is in the
+// store, and the record says that the volume is whole.
+func (v *Volume) Loaded(change func(*State)) error {
+	if err := v.Flush(); err != nil {
+		return err
+	}
+	v.forgetChanges()
+	last := v.log.Last()
+	return v.Update(func(st *State) {
+		st.Loading, st.Shipped = false, last
+		change(st)
+	})
+}
+
+// BeginFoldTracking is BeginFold for a volume whose policy is about to ship:
+// what is written behind the cut is noted from now on.
+func (v *Volume) BeginFoldTracking() (*Cut, error) {
+	v.foldMu.Lock()
+	v.wmu.Lock()
+	defer v.wmu.Unlock()
+	if err := v.Err(); err != nil {
+		v.foldMu.Unlock()
+		return nil, err
+	}
+	v.omu.Lock()
+	v.resetChanges(newChanges())
+	v.omu.Unlock()
+	return v.cut(), nil
+}
+
+// StopTracking ends the noting of changes.
+func (v *Volume) StopTracking() {
+	v.omu.Lock()
+	defer v.omu.Unlock()
+	v.resetChanges(nil)
+}
+
+// NoteShipped tells that the store holds the volume through a write. With save
+// the record says so, soon: it may lag, since what it names is only sent again.
+func (v *Volume) NoteShipped(seq uint64, p Published, save bool) error {
+	v.saveMu.Lock()
+	defer v.saveMu.Unlock()
+	v.stMu.Lock()
+	v.state.Shipped = max(v.state.Shipped, seq)
+	if old := v.state.Published; old == nil || p.Epoch > old.Epoch || p.Epoch == old.Epoch && p.Number > old.Number {
+		v.state.Published = &p
+	}
+	st := v.stateLocked()
+	v.stMu.Unlock()
+	if !save {
+		return nil
+	}
+	return v.env.SaveSoon(&st)
+}
+
+// Last is the number of the newest write.
+func (v *Volume) Last() uint64 { return v.log.Last() }
+
+// Read calls fn for what the cut holds of the changed ranges, in order: data is
+// nil where it reads as zeros, and fn's to keep. Ranges of which the block map
+// holds everything by now are left out.
+func (c *Changes) Read(fn func(off, length uint64, data []byte)) error {
+	var it extent.Iterator
+	it.Seek(c.ranges, 0)
+	var pieces []extent.Extent
+	for r, ok := it.Next(); ok; r, ok = it.Next() {
+		pieces = c.tree.Range(pieces[:0], r.Start, r.End)
+		for len(pieces) > 0 {
+			n := c.run(pieces)
+			first, end := pieces[0], pieces[n-1].End
+			if first.Place == extent.Zero {
+				fn(first.Start, end-first.Start, nil)
+			} else {
+				p := make([]byte, end-first.Start)
+				if err := c.vol.env.Log.ReadExtents(p, first.Start, slices.Clone(pieces[:n])); err != nil {
+					return err
+				}
+				fn(first.Start, end-first.Start, p)
+			}
+			pieces = pieces[n:]
+		}
+	}
+	return nil
+}
+
+// run is how many pieces, from the first, touch each other and are all zeros,
+// or all not.
+func (c *Changes) run(pieces []extent.Extent) int {
+	zero := pieces[0].Place == extent.Zero
+	n := 1
+	for n < len(pieces) && pieces[n].Start == pieces[n-1].End && (pieces[n].Place == extent.Zero) == zero {
+		n++
+	}
+	return n
+}
