@@ -15,6 +15,9 @@ const (
 	numberDigits = 10 // decimal, zero-padded
 	epochDigits  = 16 // hexadecimal
 	maxNumber    = 9_999_999_999
+
+	// MaxName is the length of the longest name.
+	MaxName = 100
 )
 
 var name = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)

@@ -85,13 +85,18 @@ func TestForkCost(t *testing.T) {
 	if n := b.count.Counts().Requests() - before; n != 0 {
 		t.Errorf("%d store requests", n)
 	}
-	if took[50] > 5*time.Millisecond {
-		t.Errorf("half of the forks took more than %v", took[50])
+	// On a busy machine a lone sync tells by how much everything is slower.
+	bound := 5 * time.Millisecond * max(1, peer[50]/quietSync)
+	if took[50] > bound {
+		t.Errorf("half of the forks took more than %v (bound %v)", took[50], bound)
 	}
-	if p := writes[len(writes)*999/1000]; p > 5*time.Millisecond {
+	if p := writes[len(writes)*999/1000]; p > bound {
 		t.Errorf("the parent's writes were paused for %v", p)
 	}
 }
+
+// quietSync is what a lone sync takes on a disk that is not busy, at most.
+const quietSync = 500 * time.Microsecond
 
 // newProbe returns a function that appends two KiB, about a volume's record, to
 // a file of its own and tells how long the disk takes to sync it.

@@ -98,6 +98,9 @@ func (d *disk) update(change func(*volume.State)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	st := d.rec
+	if d.gone { // its record must not come back
+		return problem.New(problem.NotFound, "volume %q was removed", display(st.Tenant, st.Name, st.Snapshot))
+	}
 	change(&st)
 	if err := d.h.save(&st); err != nil {
 		return err

@@ -40,9 +40,10 @@ func (h *Host) Export(ctx context.Context, name string) (api.Exported, error) {
 	return exported{c, done}, nil
 }
 
-// cutOf returns a cut of what the name names; done releases it.
+// cutOf returns a cut of what the name names; done releases it. A volume that
+// this host has lost to another is read as the store has it.
 func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
-	if d := h.find(n); d != nil {
+	if d := h.find(n); d != nil && d.state().Mode != volume.Fenced {
 		d.op.Lock()
 		v, err := d.read()
 		d.op.Unlock()

@@ -246,12 +246,13 @@ func TestDeadOwnerNeedsForceAndIsFenced(t *testing.T) {
 	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
 	same(t, h2, "v", 0, data)
 	fill(t, h1, "v", 2, 0, mib)
+	held := vol(t, h1, "v")
 	_, err = h1.Flush(ctx, "v")
 	wantKind(t, err, problem.Fenced)
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" {
 		t.Fatalf("%+v", v)
 	}
-	if err := vol2(h1, "v").WriteAt([]byte{1}, 0); problem.KindOf(err) != problem.Fenced {
+	if err := held.WriteAt([]byte{1}, 0); problem.KindOf(err) != problem.Fenced {
 		t.Fatal(err)
 	}
 	same(t, h2, "v", 0, data)

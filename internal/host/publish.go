@@ -52,6 +52,11 @@ func (h *Host) publish(ctx context.Context, d *disk, cause commitlog.Cause, chan
 
 // publishCut is publish of the cut that begin takes; nil: the volume's BeginFold.
 func (h *Host) publishCut(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
+	f, err := h.tryPublish(ctx, d, cause, change, begin)
+	return f, h.noteFence(d, err)
+}
+
+func (h *Host) tryPublish(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
 	began := h.cfg.Now()
 	ctx, counter := count(ctx)
 	v, err := d.wake(false)
@@ -79,7 +84,7 @@ func (h *Host) publishCut(ctx context.Context, d *disk, cause commitlog.Cause, c
 	defer v.EndFold(c)
 	p := publication{h: h, d: d, v: v, cut: c, cause: cause, snapshots: snaps, change: change}
 	if err := p.run(ctx); err != nil {
-		return api.Flush{}, h.noteFence(d, err)
+		return api.Flush{}, err
 	}
 	d.stored.Add(int64(p.res.Uploaded))
 	h.dedup.n.Add(p.res.Hits)
@@ -191,7 +196,7 @@ func (p *publication) nameSnapshots() error {
 		if s == nil {
 			continue // removed meanwhile
 		}
-		if err := s.update(func(r *volume.State) { r.Generation = p.gen.String() }); err != nil {
+		if err := s.update(func(r *volume.State) { r.Generation = p.gen.String() }); err != nil && problem.KindOf(err) != problem.NotFound {
 			return err
 		}
 	}
@@ -444,25 +449,6 @@ func takenBy(d *disk, tip *commitlog.Object) error {
 		return problem.New(problem.Fenced, "volume %q was removed from the store by host %s at %s", d, tip.State.Owner.ID, tip.Generation)
 	}
 	return problem.New(problem.Fenced, "volume %q was taken over by host %s at %s", d, tip.State.Owner.ID, tip.Generation)
-}
-
-// noteFence makes a disk fenced when an error says that it is: it stops
-// acknowledging at once, and keeps what it could not publish. Under op.
-func (h *Host) noteFence(d *disk, err error) error {
-	if err == nil || problem.KindOf(err) != problem.Fenced {
-		return err
-	}
-	v := d.open()
-	if v == nil {
-		return err
-	}
-	d.stopShipping(err)
-	v.Fail(err)
-	h.cfg.Log.Warn("volume fenced", "volume", d.String(), "error", err)
-	if uerr := v.Update(func(s *volume.State) { s.Mode, s.Reason = volume.Fenced, err.Error() }); uerr != nil {
-		return errors.Join(err, uerr)
-	}
-	return err
 }
 
 func (d *disk) refuseFenced() error {

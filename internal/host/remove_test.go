@@ -129,6 +129,6 @@ func TestRemoveSnapshotBesideFlush(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(30 * time.Second):
-		t.Fatal("they wait for each other")
+		panic("they wait for each other: " + t.Name()) // the host cannot be closed either
 	}
 }

@@ -135,11 +135,17 @@ func TestDeadOwner(t *testing.T) {
 	} {
 		wantKind(t, verb(), problem.Fenced)
 	}
-	// What it could not publish is still on its disk: the log holds all of it.
-	if d := must[api.Volume](t)(h1.Show(ctx, "v")); d.DirtyBytes != 8192 {
-		t.Fatalf("%d bytes are left of what was not published", d.DirtyBytes)
+	// What it could not publish is offered as a volume of its own, which can be
+	// opened, forked, and compared with what the new owner has.
+	same(t, h1, "v.rescue-1", 0, data)
+	if d := must[api.Volume](t)(h1.Show(ctx, "v.rescue-1")); d.DirtyBytes != 8192 || d.State != "active" || d.Parent != "v" {
+		t.Fatalf("%+v", d)
 	}
-	_ = data
+	if d := must[api.Diff](t)(h1.Diff(ctx, "v.rescue-1", "v")); d.DifferentBytes == 0 || d.DifferentBytes > 256<<10 {
+		t.Fatalf("%+v", d)
+	}
+	must[[]api.Fork](t)(h1.Fork(ctx, api.ForkRequest{Source: "v.rescue-1", Name: "r"}))
+	same(t, h1, "r", 0, data)
 	// It stays so after a restart.
 	e.Closed()
 	dir := h1.cfg.Data
@@ -150,12 +156,17 @@ func TestDeadOwner(t *testing.T) {
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" {
 		t.Fatalf("%+v", v)
 	}
+	same(t, h1, "v.rescue-1", 0, data)
 	// Removing what is left here touches nothing in the store.
 	if err := h1.Remove(ctx, "v", false); err != nil {
 		t.Fatal(err)
 	}
-	fill(t, h2, "v", 5, 0, 4096)
+	same(t, h1, "v.rescue-1", 0, data)
+	copy(old, fill(t, h2, "v", 5, 0, 4096))
 	must[api.Flush](t)(h2.Flush(ctx, "v"))
+	// And it can be had back, from whoever holds it now.
+	must[api.Volume](t)(h1.Wake(ctx, "v", false, ""))
+	same(t, h1, "v", 0, old)
 }
 
 // TestLateRelease: a request whose asker gave up, or that is about an epoch that

@@ -119,7 +119,11 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 			return api.Volume{}, err
 		}
 	}
-	if d := h.find(n); d != nil {
+	if d := h.find(n); d != nil && d.state().Mode == volume.Fenced {
+		if err := h.clearFenced(d, force); err != nil {
+			return api.Volume{}, err
+		}
+	} else if d != nil {
 		return h.wakeLocal(ctx, d, force, want)
 	}
 	d, err := h.takeOver(ctx, n, force, want)
@@ -127,6 +131,20 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 		return api.Volume{}, err
 	}
 	return h.view(d), nil
+}
+
+// clearFenced takes a fenced volume off this host, so that it can be claimed
+// like any other; what it had not published is in its rescue volume.
+func (h *Host) clearFenced(d *disk, force bool) error {
+	d.op.Lock()
+	defer d.op.Unlock()
+	if err := d.quiet("wake it", force); err != nil {
+		return err
+	}
+	if st := d.state(); st.Mode == volume.Fenced && len(st.Segments) > 0 {
+		return fencedError(&st)
+	}
+	return h.eraseAll(d)
 }
 
 // wakeLocal wakes a volume of this host; no-silent-rollback.

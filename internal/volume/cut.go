@@ -160,6 +160,11 @@ func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
 	if err := c.Sync(); err != nil {
 		return nil, err
 	}
+	return c.fork(func() error { return c.vol.env.Save(children...) }, children)
+}
+
+// fork is Fork of a cut that is durable.
+func (c *Cut) fork(save func() error, children []*State) ([]*Volume, error) {
 	for _, st := range children {
 		st.Version = stateVersion
 		st.Size, st.BlockSize = c.State.Size, c.State.BlockSize
@@ -175,7 +180,7 @@ func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
 		}
 		out = append(out, v)
 	}
-	if err := c.vol.env.Save(children...); err != nil {
+	if err := save(); err != nil {
 		return nil, err
 	}
 	for _, v := range out {
@@ -186,6 +191,27 @@ func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
 		}
 	}
 	return out, nil
+}
+
+// Rescue makes a volume of everything that this one holds, after it failed, and
+// closes this one. save makes both records durable, in one step: of the child,
+// filled in, and of this volume, which needs its log no more.
+func (v *Volume) Rescue(child *State, save func() error) (*Volume, error) {
+	v.wmu.Lock()
+	c := v.cut()
+	v.wmu.Unlock()
+	defer c.Release()
+	if err := v.log.SyncTo(c.Seq); err != nil {
+		return nil, err
+	}
+	if err := v.Close(); err != nil {
+		return nil, err
+	}
+	kids, err := c.fork(save, []*State{child})
+	if err != nil {
+		return nil, err
+	}
+	return kids[0], nil
 }
 
 // adopt gives the volume the overlay of a cut, and the segments under it. A cut's

@@ -1,0 +1,150 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// noteFence fences a disk when an error says that another host has it, and
+// returns the error. Under op; the volume must not be in a fold.
+func (h *Host) noteFence(d *disk, err error) error {
+	if err == nil || problem.KindOf(err) != problem.Fenced {
+		return err
+	}
+	v := d.open()
+	if v == nil || d.state().Mode == volume.Fenced {
+		return err
+	}
+	// From here on nothing is acknowledged; what waits, and what comes, is EIO.
+	d.stopShipping(err)
+	v.Fail(err)
+	if rerr := h.fence(d, v, err); rerr != nil {
+		h.event(eventVolume, d.String(), "fenced, and what it had not published could not be put aside yet: %v", rerr)
+		return errors.Join(err, rerr)
+	}
+	return err
+}
+
+// fence records that a disk is another host's now, and, in the same step, the
+// rescue volume that has what it could not publish.
+func (h *Host) fence(d *disk, v *volume.Volume, why error) error {
+	st := v.State()
+	var snaps []*disk
+	var rescue *disk
+	if h.unpublished(d, v, &st) {
+		rec, err := h.rescueRecord(d, &st)
+		if err != nil {
+			return err
+		}
+		rescue = newDisk(h, rec)
+		if err := h.reserve(rescue); err != nil {
+			return err
+		}
+		snaps = h.snapshotsOf(d.id)
+	}
+	for _, s := range snaps {
+		s.op.Lock()
+		defer s.op.Unlock()
+	}
+	name := d.String()
+	if err := h.cleaner.apart(func() error { return h.moveAside(d, v, why, rescue, snaps) }); err != nil {
+		if rescue != nil {
+			h.drop(rescue)
+		}
+		return err
+	}
+	if rescue == nil {
+		h.event(eventVolume, name, "fenced: %v; nothing was left to be published", why)
+		return nil
+	}
+	h.event(eventVolume, name, "fenced: %v; what was not published is in %s", why, rescue)
+	return nil
+}
+
+// unpublished tells whether the store lacks anything of a disk.
+func (h *Host) unpublished(d *disk, v *volume.Volume, st *volume.State) bool {
+	for _, s := range h.snapshotsOf(d.id) {
+		if s.state().Generation == "" {
+			return true
+		}
+	}
+	if st.Ships() {
+		return v.Last() > st.Shipped
+	}
+	return v.Dirty()
+}
+
+// rescueRecord is the record of a rescue volume, named for the epoch in which
+// its volume was fenced.
+func (h *Host) rescueRecord(d *disk, st *volume.State) (volume.State, error) {
+	epoch := generation(st.Published).Epoch
+	if d.owner != nil && !d.owner.Generation().IsZero() {
+		epoch = d.owner.Generation().Epoch
+	}
+	for try := range 100 {
+		suffix := fmt.Sprintf(".rescue-%d", epoch)
+		if try > 0 {
+			suffix += fmt.Sprintf("-%d", try+1)
+		}
+		n := Name{st.Tenant, st.Name[:min(len(st.Name), commitlog.MaxName-len(suffix))] + suffix, ""}
+		if h.find(n) != nil {
+			continue // of another volume with this name, fenced before
+		}
+		rec := h.newState(n, st.Size)
+		rec.Parent = &volume.Parent{Name: display(st.Tenant, st.Name, ""), ID: st.ID}
+		if st.Published != nil {
+			rec.Parent.Generation = generation(st.Published).String()
+		}
+		return rec, nil
+	}
+	return volume.State{}, problem.New(problem.Exists, "there are too many rescue volumes of %q: export and remove some", d)
+}
+
+// moveAside closes a fenced volume and gives what it holds to its rescue.
+func (h *Host) moveAside(d *disk, v *volume.Volume, why error, rescue *disk, snaps []*disk) error {
+	fenced := v.State()
+	fenced.Mode, fenced.Reason, fenced.Segments = volume.Fenced, why.Error(), nil
+	if rescue == nil {
+		_ = v.Close() // what it could not sync was published, or is not wanted
+		if err := h.save(&fenced); err != nil {
+			return err
+		}
+		d.closed(v, fenced)
+		return nil
+	}
+	fenced.Reason += "; what was not published is in volume " + rescue.String()
+	rec := rescue.rec
+	records := []*volume.State{&rec, &fenced}
+	adopted := func(s *volume.State) { s.SnapshotOf, s.Name = rec.ID, rec.Name }
+	for _, s := range snaps {
+		st := s.state()
+		adopted(&st)
+		records = append(records, &st)
+	}
+	kid, err := v.Rescue(&rec, func() error { return h.save(records...) })
+	if err != nil {
+		return err
+	}
+	rescue.adopt(kid)
+	d.closed(v, fenced)
+	for _, s := range snaps {
+		h.drop(s)
+		if err := s.update(adopted); err != nil {
+			h.cfg.Log.Warn("a record lags", "volume", s.String(), "error", err) // it was saved above
+		}
+		h.enter(s)
+	}
+	return nil
+}
+
+// closed takes a closed volume off the disk, whose record no longer names its log.
+func (d *disk) closed(v *volume.Volume, rec volume.State) {
+	d.mu.Lock()
+	d.rec, d.v = rec, nil
+	d.mu.Unlock()
+	v.Discard()
+}
