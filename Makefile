@@ -50,7 +50,7 @@ race: deps tools build ## the tests under the race detector
 fuzz: ## every fuzz target for FUZZTIME each
 	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$p/*_test.go | cut -d' ' -f2); do \
-	    echo "$$p $$f"; $(GO) test -run xxx -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),20s) $$p || exit 1; done; done
+	    echo "$$p $$f"; $(GO) test -run xxx -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),30s) -fuzzminimizetime 2s $$p || exit 1; done; done
 
 bench: deps build ## throughput against nbdkit, in one table
 	$(GO) run ./internal/bench -glide $(BIN)/glide

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -404,4 +405,31 @@ func (f *full) Next() (Extent, error) {
 	}
 	f.pos += 1 << 20
 	return Extent{Off: f.pos - 1<<20, Data: mega}, nil
+}
+
+// TestProgress: who asks hears how far the daemon is, before the answer; the
+// answer is the same.
+func TestProgress(t *testing.T) {
+	_, addr := serve(t, api.Options{})
+	c := dial(t, addr, Options{})
+	if _, err := c.Create(t.Context(), CreateRequest{Name: "v", Size: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	var got []uint64
+	ctx := WithProgress(t.Context(), func(done, total uint64) {
+		if total != 3<<20 || done > total {
+			t.Errorf("%d of %d", done, total)
+		}
+		got = append(got, done>>20)
+	})
+	f, err := c.Flush(ctx, "v")
+	if err != nil || f.Generation != "1.2" {
+		t.Fatalf("%+v, %v", f, err)
+	}
+	if !slices.Equal(got, []uint64{0, 1, 2}) {
+		t.Errorf("the reports were %v", got)
+	}
+	if _, err := c.Flush(ctx, "nothing"); !errors.Is(err, problem.NotFound) {
+		t.Error(err)
+	}
 }

@@ -45,6 +45,12 @@ type (
 	AttachRequest = api.AttachRequest
 	// DetachRequest names a volume or a device.
 	DetachRequest = api.DetachRequest
+	// StoreHost is a host that the store knows of.
+	StoreHost = api.StoreHost
+	// Forgotten is what was given up of a host.
+	Forgotten = api.Forgotten
+	// Event is something that happened on a host.
+	Event = api.Event
 	// Dump is an object of the store, decoded.
 	Dump = api.Dump
 	// Health is the answer of a daemon that serves.

@@ -3,7 +3,9 @@ package client
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
 )
@@ -153,6 +155,29 @@ func (c *Client) URI(ctx context.Context, name string) (string, error) {
 // Doctor has the daemon check itself, its store and its data directory.
 func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	return call[[]Check](ctx, c, http.MethodGet, path("doctor"), nil)
+}
+
+// Hosts lists the hosts that the store knows of.
+func (c *Client) Hosts(ctx context.Context) ([]StoreHost, error) {
+	return call[[]StoreHost](ctx, c, http.MethodGet, path("hosts"), nil)
+}
+
+// ForgetHost gives up what the store keeps for a host that will not come back.
+func (c *Client) ForgetHost(ctx context.Context, id string, force bool) (Forgotten, error) {
+	return call[Forgotten](ctx, c, http.MethodPost, path("hosts", id, "forget"), api.ForgetRequest{Force: force})
+}
+
+// Events returns what happened after the event with the given number, waiting
+// for as long as told if there is nothing.
+func (c *Client) Events(ctx context.Context, after uint64, wait time.Duration) ([]Event, error) {
+	q := flags("after", strconv.FormatUint(after, 10), "wait_ms", strconv.FormatInt(wait.Milliseconds(), 10))
+	return call[[]Event](ctx, c, http.MethodGet, path("events")+q, nil)
+}
+
+// Barrier returns when the store holds a volume through the write with the
+// given number, as Volume.Sequence counts them.
+func (c *Client) Barrier(ctx context.Context, name string, through uint64) (Flush, error) {
+	return call[Flush](ctx, c, http.MethodPost, volume(name, "barrier")+flags("through", strconv.FormatUint(through, 10)), nil)
 }
 
 // Dump decodes an object of the store.

@@ -247,10 +247,21 @@ func (p oncePeer) Release(ctx context.Context, name string, r api.ReleaseRequest
 	return p.c.Release(ctx, name, r)
 }
 
+// Host implements host.Peer.
+func (p oncePeer) Host(ctx context.Context) (api.Host, error) {
+	defer p.c.Close()
+	return p.c.Host(ctx)
+}
+
 // noPeer is a peer whose address makes no sense.
 type noPeer struct{ err error }
 
 // Release implements host.Peer.
 func (p noPeer) Release(context.Context, string, api.ReleaseRequest) (api.Volume, error) {
 	return api.Volume{}, problem.New(problem.Unavailable, "the owner's address: %w", p.err)
+}
+
+// Host implements host.Peer.
+func (p noPeer) Host(context.Context) (api.Host, error) {
+	return api.Host{}, problem.New(problem.Unavailable, "the owner's address: %w", p.err)
 }

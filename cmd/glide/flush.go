@@ -5,10 +5,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/size"
 )
 
 func newFlush(a *app) *cobra.Command {
+	var through uint64
 	cmd := &cobra.Command{
 		Use:               "flush NAME",
 		Short:             "Put a volume's state into the store",
@@ -24,7 +26,12 @@ func newFlush(a *app) *cobra.Command {
 				return err
 			}
 			ctx, stop := a.meter(cmd.Context(), "flushing")
-			f, err := c.Flush(ctx, args[0])
+			var f client.Flush
+			if cmd.Flags().Changed("through") {
+				f, err = c.Barrier(ctx, args[0], through)
+			} else {
+				f, err = c.Flush(ctx, args[0])
+			}
 			stop()
 			if err != nil {
 				return err
@@ -35,5 +42,6 @@ func newFlush(a *app) *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().Uint64Var(&through, "through", 0, "wait only for the write with this number (the sequence that show --json prints)")
 	return a.jsonFlag(cmd)
 }

@@ -12,9 +12,6 @@ var later = []struct{ use, short, does string }{
 	{"gc", "Collect what nothing refers to in the store", "collect garbage"},
 	{"scrub", "Read and check everything in the store", "scrub the store"},
 	{"top", "Watch what volumes do", "have a live view; `glide stats` has the numbers"},
-	{"events", "List what happened", "keep events; the daemon's log has them"},
-	{"hosts", "List the hosts of the store", "list hosts"},
-	{"host", "Give up what a dead host still pins", "forget hosts"},
 }
 
 func newLater() []*cobra.Command {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/nbd/nbdclient"
 )
 
 // terminal opens a pseudo terminal: what a program sees, and what it shows.
@@ -79,22 +81,83 @@ func TestProgress(t *testing.T) {
 		{"sleep a", 0, "going to sleep"},
 		{"wake a", 0, "waking"},
 	} {
-		tty, shown := terminal(t)
-		cmd := glide(t, append([]string{"--api", f.addr}, strings.Fields(c.args)...)...)
-		var out strings.Builder
-		cmd.Stdout, cmd.Stderr = &out, tty
-		ended := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
-		_ = cmd.Run() // the status tells
-		ended.Stop()
-		text := shown()
-		if code := cmd.ProcessState.ExitCode(); code != c.code {
+		code, out, text := onTerminal(t, append([]string{"--api", f.addr}, strings.Fields(c.args)...)...)
+		if code != c.code {
 			t.Errorf("glide %s: exit %d\n%q", c.args, code, text)
 		}
 		if !strings.Contains(text, c.bar) {
 			t.Errorf("glide %s drew %q", c.args, text)
 		}
-		if c.code == 0 && out.Len() == 0 {
+		// What the daemon does is shown as a bar once it tells how far it is.
+		if told := c.bar != "importing" && c.bar != "exporting"; told && !strings.Contains(text, " MiB of 3 MiB ") {
+			t.Errorf("glide %s drew no bar: %q", c.args, text)
+		}
+		if code == 0 && out == "" {
 			t.Errorf("glide %s printed nothing", c.args)
+		}
+		r := run(t, glide(t, append([]string{"--api", f.addr}, strings.Fields(c.args)...)...))
+		if strings.Contains(r.err, c.bar) {
+			t.Errorf("glide %s drew a bar where there is no terminal: %q", c.args, r.err)
+		}
+	}
+}
+
+// onTerminal runs glide with a terminal for its standard error, and returns what that shows.
+func onTerminal(t *testing.T, args ...string) (code int, out, shown string) {
+	t.Helper()
+	tty, screen := terminal(t)
+	cmd := glide(t, args...)
+	var b strings.Builder
+	cmd.Stdout, cmd.Stderr = &b, tty
+	ended := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	_ = cmd.Run() // the status tells
+	ended.Stop()
+	return cmd.ProcessState.ExitCode(), b.String(), screen()
+}
+
+// TestProgressOfDaemons: the bar follows what real daemons do, also one that is
+// asked by another.
+func TestProgressOfDaemons(t *testing.T) {
+	store := "file://" + t.TempDir()
+	a, b := start(t, shortDir(t), nil, "--store", store), start(t, shortDir(t), nil, "--store", store)
+	a.must("create", "v", "--size", "1G")
+	write := func() {
+		c, err := nbdclient.Dial(t.Context(), "unix", filepath.Join(a.data, "nbd.sock"), nbdclient.Options{Export: "v"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := make([]byte, 32<<20)
+		for i := range uint64(2) {
+			_, _ = rand.Read(data) // it never fails
+			if err := c.Write(data, i*32<<20, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		on          *serving
+		args, shows string
+	}{
+		{a, "flush v", "flushing"},
+		{a, "verify v --cold", "verifying"},
+		{b, "wake v", "waking"},
+		{b, "sleep v --portable", ""}, // nothing is to be done
+		{a, "wake v", ""},
+		{a, "sleep v --portable", "going to sleep"},
+	} {
+		if c.on == a && c.args == "flush v" || c.shows == "waking" || c.shows == "going to sleep" {
+			write()
+		}
+		code, _, text := onTerminal(t, append([]string{"--api", "unix:" + filepath.Join(c.on.data, "api.sock")}, strings.Fields(c.args)...)...)
+		total := "of 64 MiB"
+		if c.shows == "verifying" {
+			total = "of 1 GiB"
+		}
+		if code != 0 || c.shows != "" && (!strings.Contains(text, c.shows) || !strings.Contains(text, total)) {
+			t.Errorf("glide %s: exit %d, and drew %q", c.args, code, text)
 		}
 	}
 }

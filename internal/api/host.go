@@ -5,7 +5,27 @@ import (
 	"context"
 	"net/http"
 	"reflect"
+	"strconv"
+	"time"
+
+	"github.com/paraglide/glide/internal/problem"
 )
+
+// maxWait bounds how long a request for events may wait, ms.
+const maxWait = 60_000
+
+// number is a parameter that counts something; 0 if it is not there.
+func (p params) number(key string) (uint64, error) {
+	v := p.query(key)
+	if v == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(v, 10, 64)
+	if err != nil {
+		return 0, problem.New(problem.Invalid, "%s=%.60s is not a number", key, v)
+	}
+	return n, nil
+}
 
 // hostRoutes are the daemon itself, and the store behind it.
 var hostRoutes = []route{
@@ -16,6 +36,25 @@ var hostRoutes = []route{
 		checks, err := b.Doctor(ctx)
 		return notNull(checks), err
 	}),
+	handle(http.MethodGet, "/v1/hosts", func(ctx context.Context, b Backend, _ params, _ None) ([]StoreHost, error) {
+		hosts, err := b.Hosts(ctx)
+		return notNull(hosts), err
+	}),
+	handle(http.MethodPost, "/v1/hosts/{name}/forget", func(ctx context.Context, b Backend, p params, r ForgetRequest) (Forgotten, error) {
+		return b.ForgetHost(ctx, p.name(), r.Force)
+	}),
+	handle(http.MethodGet, "/v1/events", func(ctx context.Context, b Backend, p params, _ None) ([]Event, error) {
+		after, err := p.number("after")
+		if err != nil {
+			return nil, err
+		}
+		wait, err := p.number("wait_ms")
+		if err != nil {
+			return nil, err
+		}
+		events, err := b.Events(ctx, after, time.Duration(min(wait, maxWait))*time.Millisecond)
+		return notNull(events), err
+	}, "after", "wait_ms"),
 	handle(http.MethodGet, "/v1/objects/{key...}", func(ctx context.Context, b Backend, p params, _ None) (Dump, error) {
 		d := Dump{Key: p.r.PathValue("key")}
 		var text bytes.Buffer

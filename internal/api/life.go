@@ -7,6 +7,13 @@ import (
 
 // lifeRoutes move a volume between memory, disk, store and hosts.
 var lifeRoutes = []route{
+	handle(http.MethodPost, "/v1/volumes/{name}/barrier", func(ctx context.Context, b Backend, p params, _ None) (Flush, error) {
+		through, err := p.number("through")
+		if err != nil {
+			return Flush{}, err
+		}
+		return b.Barrier(ctx, p.name(), through)
+	}, "through"),
 	handle(http.MethodPost, "/v1/volumes/{name}/flush", func(ctx context.Context, b Backend, p params, _ None) (Flush, error) {
 		return b.Flush(ctx, p.name())
 	}),

@@ -32,6 +32,8 @@ type Volume struct {
 	Parent      string            `json:"parent"`     // "" if it was not forked
 	CreatedAt   time.Time         `json:"created_at"`
 	DirtyBytes  int64             `json:"dirty_bytes"`
+	Sequence    uint64            `json:"sequence"`           // number of the newest write
+	PublishedTo uint64            `json:"published_sequence"` // of the newest one that the store holds with all before it
 	Unpublished float64           `json:"unpublished_ms"`
 	LocalBytes  int64             `json:"local_bytes"`
 	StoreBytes  int64             `json:"store_bytes"`
@@ -232,6 +234,39 @@ type Source interface {
 // command line (durability, rpo, iops, bandwidth, dirty-budget, label.KEY).
 type Settings map[string]string
 
+// Line is the event on one line.
+func (e Event) Line() string {
+	s := e.Time.Format(time.RFC3339) + " " + e.Kind
+	if e.Volume != "" {
+		s += " " + e.Volume
+	}
+	return s + ": " + e.Message
+}
+
+// StoreHost is a host that the store knows of.
+type StoreHost struct {
+	ID         string    `json:"id"`
+	Addresses  []string  `json:"addresses"` // where its API answered when it last committed
+	Self       bool      `json:"self"`      // it is the one that was asked
+	Volumes    int       `json:"volumes"`   // that it holds
+	Kept       int       `json:"kept"`      // volumes that were taken from it, and of which a state is kept for it
+	Pins       int       `json:"pins"`
+	LastCommit time.Time `json:"last_commit"` // by its own clock; zero if no newest commit is its
+}
+
+// ForgetRequest asks to give up what is kept for a host.
+type ForgetRequest struct {
+	Force bool `json:"force,omitempty"` // even if it answers
+}
+
+// Forgotten is what was given up.
+type Forgotten struct {
+	Host    string   `json:"host"`
+	Pins    int      `json:"pins"`
+	Volumes []string `json:"volumes"` // that keep nothing for it any more
+	Left    []string `json:"left"`    // that other hosts hold: forget it there too
+}
+
 // Event is something that happened on a host.
 type Event struct {
 	Sequence uint64    `json:"sequence"` // counts from 1 since the daemon started
@@ -273,6 +308,12 @@ type Backend interface {
 	Release(ctx context.Context, name string, r ReleaseRequest) (Volume, error)
 	Attach(ctx context.Context, name string, r AttachRequest) (Attachment, error)
 	Detach(ctx context.Context, r DetachRequest) (Attachment, error)
+	Hosts(ctx context.Context) ([]StoreHost, error)
+	ForgetHost(ctx context.Context, id string, force bool) (Forgotten, error)
+	// Events returns those after a number, waiting for one if there is none.
+	Events(ctx context.Context, after uint64, wait time.Duration) ([]Event, error)
+	// Barrier returns when the store holds a volume through a write.
+	Barrier(ctx context.Context, name string, through uint64) (Flush, error)
 	// Dump writes an object of the store, decoded, as text.
 	Dump(ctx context.Context, key string, w io.Writer) error
 }

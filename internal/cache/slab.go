@@ -148,7 +148,7 @@ func readSlab(f io.ReaderAt) (size int, table []byte, err error) {
 		return 0, nil, problem.New(problem.Unsupported, "the slab's format is version %d, this program knows up to %d: use a newer glide", v, slabVersion)
 	}
 	size = int(binary.LittleEndian.Uint32(head[8:]))
-	if classOf(size) != size {
+	if size == 0 || classOf(size) != size {
 		return 0, nil, problem.New(problem.Corrupt, "the slab's slots have %d bytes, which is no size class", size)
 	}
 	n := perSlab(size)

@@ -26,10 +26,7 @@ type VM struct {
 	// Files are put into /run/glide of the guest, by name: paths on this machine.
 	// What is more than a script may not be on the disk, and needs no network so.
 	Files map[string]string
-	// Disks are further disks, /dev/vdb and on: NBD URIs or raw images. None is
-	// part of a Snapshot.
-	Disks []string
-	// Reconnect is how long requests to disks over NBD are repeated while their
+	// Reconnect is how long requests to a disk over NBD are repeated while its
 	// server is away, in whole seconds; 0: they fail at once. Not with Snapshot.
 	Reconnect time.Duration
 	// Script is run by the guest's /bin/sh -eu, as root, with / writable.
@@ -119,10 +116,7 @@ func arguments(vm VM, initrd, console string) []string {
 		// panic=-1: with -no-reboot, a kernel that panics ends QEMU.
 		"-append", "console=ttyS1 loglevel=4 panic=-1 mitigations=off nokaslr random.trust_cpu=on rdinit=/init",
 	}
-	args = append(args, disk("root", vm.Disk, vm.Snapshot, vm.Reconnect)...)
-	for i, d := range vm.Disks {
-		args = append(args, disk("disk"+strconv.Itoa(i), d, false, vm.Reconnect)...)
-	}
+	args = append(args, disk(vm)...)
 	if vm.Net {
 		args = append(args, "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=")
 	}

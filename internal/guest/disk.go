@@ -4,27 +4,27 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-	"time"
 )
 
-// disk is the part of QEMU's command line that makes a disk, of an NBD URI or
+// disk is the part of QEMU's command line that makes the disk, of an NBD URI or
 // of a file. Only the long form of the options (-blockdev) has those for
 // connecting again.
-func disk(id, where string, snapshot bool, reconnect time.Duration) []string {
-	device := []string{"-device", "virtio-blk-pci,drive=" + id}
-	server, export, ok := nbdServer(where)
-	if snapshot || reconnect == 0 || !ok {
-		drive := "if=none,id=" + id + ",format=raw,cache=writeback,discard=unmap,file=" + escape(where)
-		if snapshot {
+func disk(vm VM) []string {
+	server, export, ok := nbdServer(vm.Disk)
+	if vm.Snapshot || vm.Reconnect == 0 || !ok {
+		drive := "if=none,id=root,format=raw,cache=writeback,discard=unmap,file=" + escape(vm.Disk)
+		if vm.Snapshot {
 			drive += ",snapshot=on"
 		}
-		return append([]string{"-drive", drive}, device...)
+		return []string{"-drive", drive, "-device", "virtio-blk-pci,drive=root"}
 	}
 	// open-timeout is for the first connection, and came with QEMU 7.
-	nbd := fmt.Sprintf("driver=nbd,node-name=%s-nbd,%s,export=%s,reconnect-delay=%[4]d,open-timeout=%[4]d,discard=unmap",
-		id, server, escape(export), int(reconnect.Seconds()))
-	raw := fmt.Sprintf("driver=raw,node-name=%[1]s,file=%[1]s-nbd,discard=unmap", id)
-	return append([]string{"-blockdev", nbd, "-blockdev", raw}, append(device[:1:1], device[1]+",write-cache=on")...)
+	nbd := fmt.Sprintf("driver=nbd,node-name=net,%s,export=%s,reconnect-delay=%[3]d,open-timeout=%[3]d,discard=unmap",
+		server, escape(export), int(vm.Reconnect.Seconds()))
+	return []string{
+		"-blockdev", nbd, "-blockdev", "driver=raw,node-name=root,file=net,discard=unmap",
+		"-device", "virtio-blk-pci,drive=root,write-cache=on",
+	}
 }
 
 // nbdServer takes an NBD URI apart: the server as QEMU's options have it, and the export.

@@ -12,6 +12,6 @@
 // What the guest says comes over the first serial port as lines that begin with
 // "@glide" (markers) and the script's output between them; the kernel's own
 // messages go to the second port and are shown only when something went wrong.
-// The caller's script travels in a second, tiny cpio archive behind the
-// initramfs, so that neither the disk nor a network is needed for it.
+// The caller's script, and files that go with it, travel in a second cpio
+// archive behind the initramfs, so that neither the disk nor a network is needed.
 package guest

@@ -79,3 +79,26 @@ func TestLabel(t *testing.T) {
 		t.Error("the label is not found")
 	}
 }
+
+func TestDiskOptions(t *testing.T) {
+	for _, c := range []struct {
+		vm   VM
+		want string
+	}{
+		{VM{Disk: "/a,b", Snapshot: true}, "-drive if=none,id=root,format=raw,cache=writeback,discard=unmap,file=/a,,b,snapshot=on -device virtio-blk-pci,drive=root"},
+		{
+			VM{Disk: "nbd+unix:///t/v?socket=/run/x.sock", Reconnect: time.Minute},
+			"-blockdev driver=nbd,node-name=net,server.type=unix,server.path=/run/x.sock,export=t/v,reconnect-delay=60,open-timeout=60,discard=unmap " +
+				"-blockdev driver=raw,node-name=root,file=net,discard=unmap -device virtio-blk-pci,drive=root,write-cache=on",
+		},
+		{
+			VM{Disk: "nbd://h:1/v", Reconnect: time.Second},
+			"-blockdev driver=nbd,node-name=net,server.type=inet,server.host=h,server.port=1,export=v,reconnect-delay=1,open-timeout=1,discard=unmap " +
+				"-blockdev driver=raw,node-name=root,file=net,discard=unmap -device virtio-blk-pci,drive=root,write-cache=on",
+		},
+	} {
+		if got := strings.Join(disk(c.vm), " "); got != c.want {
+			t.Errorf("got  %s\nwant %s", got, c.want)
+		}
+	}
+}

@@ -84,7 +84,8 @@ echo "fio is content"
 
 // TestDaemonIsReplaced: a guest whose root disk is a volume works on while the
 // daemon is killed, stopped and started, and replaced by another program, and gets
-// no error. Then guest and daemon lose power together; what was committed is there.
+// no error. Then guest and daemon are killed together, which is a loss of power
+// for the guest; what it had committed is there.
 func TestDaemonIsReplaced(t *testing.T) {
 	im := build(t, "fio", "sqlite3")
 	t.Parallel()

@@ -49,9 +49,9 @@ type attachments struct {
 	ctx     context.Context // ends when the devices are left to the next process
 	leave   context.CancelFunc
 
-	verb sync.Mutex // one attach or detach at a time; before disk.op
-	mu   sync.Mutex // after all others
-	all  map[volume.ID]*attached
+	mu     sync.Mutex // after all others; held over a write to the metadata
+	all    map[volume.ID]*attached
+	coming map[volume.ID]bool // are being attached
 }
 
 // attachRecord is what is kept of an attachment.
@@ -65,7 +65,7 @@ type attachRecord struct {
 
 func newAttachments(h *Host) *attachments {
 	a := &attachments{
-		h: h, kernel: h.cfg.Kernel, all: map[volume.ID]*attached{},
+		h: h, kernel: h.cfg.Kernel, all: map[volume.ID]*attached{}, coming: map[volume.ID]bool{},
 		server: &nbd.Server{Exporter: byID{h}, Options: nbd.Options{Logger: h.cfg.Log}},
 	}
 	a.ctx, a.leave = context.WithCancel(context.Background())
@@ -98,11 +98,11 @@ func (h *Host) Attach(ctx context.Context, name string, r api.AttachRequest) (ap
 		return api.Attachment{}, err
 	}
 	a := h.attachments
-	a.verb.Lock()
-	defer a.verb.Unlock()
-	if x := a.of(d.id); x != nil {
-		return api.Attachment{}, problem.New(problem.Exists, "volume %q is attached already, as %s", d, kernelnbd.Path(x.rec.Device))
+	done, err := a.begin(d)
+	if err != nil {
+		return api.Attachment{}, err
 	}
+	defer done()
 	if _, err := a.kernel.Check(); err != nil {
 		return api.Attachment{}, problem.New(problem.KindOf(err), "volume %q cannot be attached: %w", d, err)
 	}
@@ -114,6 +114,25 @@ func (h *Host) Attach(ctx context.Context, name string, r api.AttachRequest) (ap
 		return api.Attachment{}, err
 	}
 	return x.view(), nil
+}
+
+// begin sees to it that a disk is attached once at a time.
+func (a *attachments) begin(d *disk) (done func(), err error) {
+	name := d.String()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if x := a.all[d.id]; x != nil {
+		return nil, problem.New(problem.Exists, "volume %q is attached already, as %s", name, kernelnbd.Path(x.rec.Device))
+	}
+	if a.coming[d.id] {
+		return nil, problem.New(problem.Busy, "volume %q is being attached by somebody else", name)
+	}
+	a.coming[d.id] = true
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.coming, d.id)
+	}, nil
 }
 
 // attachTimeout checks a timeout in milliseconds; 0 stands for the usual one. The
@@ -143,8 +162,6 @@ func (d *disk) wakeToServe() error {
 // durable. One that somebody uses is refused, unless it is forced.
 func (h *Host) Detach(ctx context.Context, r api.DetachRequest) (api.Attachment, error) {
 	a := h.attachments
-	a.verb.Lock()
-	defer a.verb.Unlock()
 	x, err := a.named(r)
 	if err != nil {
 		return api.Attachment{}, err
@@ -158,7 +175,7 @@ func (h *Host) Detach(ctx context.Context, r api.DetachRequest) (api.Attachment,
 	}
 	v := x.view()
 	if !a.end(x) {
-		return v, nil // somebody removed the volume meanwhile
+		return v, nil // somebody else did it, or removed the volume, meanwhile
 	}
 	if err := a.takeAway(x); err != nil {
 		return api.Attachment{}, err

@@ -319,3 +319,35 @@ func TestAttachRefuses(t *testing.T) {
 		t.Errorf("a is %+v", v)
 	}
 }
+
+// TestAttachRace: of many that attach, and then detach, one volume, one does it.
+func TestAttachRace(t *testing.T) {
+	_, k, open := attachBed(t)
+	h := open()
+	create(t, h, "a", 8<<20)
+	race := func(verb func() error) (won int) {
+		var wg sync.WaitGroup
+		errs := make(chan error, 8)
+		for range cap(errs) {
+			wg.Go(func() { errs <- verb() })
+		}
+		wg.Wait()
+		close(errs)
+		for err := range errs {
+			if err == nil {
+				won++
+			}
+		}
+		return won
+	}
+	for range 20 {
+		won := race(func() error { _, err := h.Attach(t.Context(), "a", api.AttachRequest{}); return err })
+		if n := len(k.Connected()); won != 1 || n != 1 {
+			t.Fatalf("%d attached, there are %d devices", won, n)
+		}
+		race(func() error { _, err := h.Detach(t.Context(), api.DetachRequest{Name: "a", Force: true}); return err })
+		if v := must[api.Volume](t)(h.Show(t.Context(), "a")); len(k.Connected()) != 0 || v.Device != "" {
+			t.Fatalf("it is still %q", v.Device)
+		}
+	}
+}

@@ -24,6 +24,8 @@ import (
 type Peer interface {
 	// Release asks for a flush, or for a flush and the volume.
 	Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error)
+	// Host tells who it is.
+	Host(ctx context.Context) (api.Host, error)
 }
 
 // Config configures a Host. Zero values mean the defaults given.

@@ -4,11 +4,11 @@
 //
 // # Locks, in the order in which they are taken
 //
-//	attachments.verb  one attach or detach at a time; held over I/O, and over connecting to a volume
 //	disk.op     one verb on a volume at a time; held over I/O, never on the path of reads and writes
 //	cleaner.mu  which segments volumes let go of; held over I/O on the local disk
 //	Host.mu     the tables of volumes; never held over I/O
 //	disk.mu     what of a volume changes together: open volume, connections
+//	attachments.mu  the table of kernel devices; held over a write to the metadata, and over no other lock
 package host
 
 import (

@@ -44,7 +44,13 @@ func (p livePeer) Release(_ context.Context, name string, r api.ReleaseRequest) 
 	return p.h.Release(context.Background(), name, r)
 }
 
+func (p livePeer) Host(context.Context) (api.Host, error) { return p.h.Host(context.Background()) }
+
 type deadPeer struct{}
+
+func (deadPeer) Host(context.Context) (api.Host, error) {
+	return api.Host{}, problem.New(problem.Unavailable, "nobody answers")
+}
 
 func (deadPeer) Release(context.Context, string, api.ReleaseRequest) (api.Volume, error) {
 	return api.Volume{}, problem.New(problem.Unavailable, "nobody answers")

@@ -187,7 +187,7 @@ func (w *world) forkAway(d *dice) string {
 			w.covers(was, e, floor, "forked")
 		}
 		r := fs[0].Requests
-		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6 && w.weather == (weather{}) && !w.outageLocked() {
+		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6 && w.weather == (weather{}) && !w.troubled {
 			w.violateLocked(forkIsConstant, "the fork of %s made %d requests: %+v", name, n, r)
 		}
 	})

@@ -55,7 +55,7 @@ func (w *world) judge(l *line, name string, life int, what string, err error) {
 	defer w.mu.Unlock()
 	switch {
 	case errors.Is(err, nbd.ESHUTDOWN) && problem.KindOf(err) == problem.Internal:
-	case errors.Is(err, problem.Fenced):
+	case problem.KindOf(err) == problem.Fenced:
 		w.fence(l)
 	case w.excused(err), l.ended, l.ending, l.leaving, l.name != name, l.fenced, l.broken, len(l.names) > 0:
 	case l.m.hadBadSync && problem.KindOf(err) == problem.Internal:

@@ -185,6 +185,8 @@ func (w *world) rotSomething(d *dice) string {
 // epilogue is the end of a run: nothing is in anybody's way any more, so
 // everything has to work.
 func (w *world) epilogue() {
+	time.Sleep(2 * keepWithin)
+	w.note(func(w *world) { w.checkKept("the end") })
 	for pass := range 2 {
 		w.mu.Lock()
 		ls := append([]*line(nil), w.lines...)

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/paraglide/glide/nbd"
 )
@@ -24,9 +25,11 @@ type line struct {
 	loose, crashed bool
 	broken         bool // its disk failed; it is mended by a restart
 
-	baseRoot rootKey // the published root that it lies over, while it is not published
-	owns     bool    // it was published, or claimed, from here
-	taking   bool    // it is being claimed
+	baseRoot rootKey   // the published root that it lies over, while it is not published
+	unkept   time.Time // since when nothing but history keeps that
+	unkeptBy string
+	owns     bool // it was published, or claimed, from here
+	taking   bool // it is being claimed
 	released bool
 	least    int      // if loose: so many writes are there
 	sizes    []uint64 // it has one of these

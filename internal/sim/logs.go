@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
@@ -354,12 +355,20 @@ func (w *world) checkKept(after string) {
 		}
 	}
 	for _, l := range w.lines {
-		if l.maybe || l.ended || l.ending || l.owns || l.baseRoot.IsHole() || w.kept[l.baseRoot] {
-			continue
+		switch {
+		case l.maybe || l.ended || l.ending || l.owns || l.baseRoot.IsHole() || w.kept[l.baseRoot]:
+			l.unkept = time.Time{}
+		case l.unkept.IsZero():
+			l.unkept, l.unkeptBy = time.Now(), after
+		case time.Since(l.unkept) > keepWithin:
+			w.violateLocked(reachableIsKept, "since %s nothing keeps what %s lies over", l.unkeptBy, l)
 		}
-		w.violateLocked(reachableIsKept, "after %s nothing keeps what %s lies over", after, l)
 	}
 }
+
+// keepWithin is how long what a local child lies over may be kept by the history
+// alone: a fork that is made while its source is being published is pinned after that.
+const keepWithin = 10 * time.Minute
 
 func (w *world) keep(e *entry) {
 	w.kept[e.State.Root] = true

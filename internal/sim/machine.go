@@ -358,6 +358,15 @@ type peer struct {
 	to   *machine
 }
 
+// Host implements host.Peer.
+func (p peer) Host(ctx context.Context) (api.Host, error) {
+	u := p.to.use()
+	if !p.from.alive(p.life) || u.h == nil || p.from.w.parted(p.from, p.to) {
+		return api.Host{}, problem.New(problem.Unavailable, "host %d does not answer", p.to.index)
+	}
+	return u.h.Host(ctx)
+}
+
 // Release implements host.Peer.
 func (p peer) Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error) {
 	w := p.from.w

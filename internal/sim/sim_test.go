@@ -43,7 +43,7 @@ func build(t *testing.T, tags ...string) string {
 	}
 	bin := filepath.Join(t.TempDir(), "sim.test")
 	cmd := exec.Command("go", "test", "-c", "-overlay", list, "-tags", strings.Join(tags, ","), "-o", bin, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOEXPERIMENT=norandomizedheapbase64")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building the simulator: %v\n%s", err, out)
 	}
@@ -53,7 +53,7 @@ func build(t *testing.T, tags ...string) string {
 // command runs the binary, as every run has to be.
 func command(bin string, args ...string) *exec.Cmd {
 	cmd := exec.Command(bin, args...)
-	cmd.Env = append(os.Environ(), child+"=1", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1", "GOGC=off")
+	cmd.Env = append(os.Environ(), child+"=1", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1,memprofilerate=0", "GOGC=off")
 	return cmd
 }
 

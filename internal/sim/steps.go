@@ -198,6 +198,7 @@ func (w *world) cutOff(d *dice) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.noStore = time.Now().Add(stretch(d))
+	w.note(func(w *world) { w.troubled = true })
 	return ""
 }
 
@@ -211,7 +212,7 @@ func (w *world) part(d *dice) string {
 func (w *world) storeOut(d *dice) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.calm = time.Now().Add(stretch(d))
+	w.calm, w.troubled = time.Now().Add(stretch(d)), true
 	return ""
 }
 

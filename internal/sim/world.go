@@ -59,6 +59,7 @@ type world struct {
 	stampNext uint64
 	step      int
 	calm      time.Time // the store is out until then
+	troubled  bool      // the store was out of reach at some time
 	partedTo  time.Time // hosts are apart until then
 	partedBy  uint64
 	landing   sync.WaitGroup // requests that will still take effect

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/problem"
@@ -187,8 +188,19 @@ func (b *Backend) Rollback(_ context.Context, name, to string, force bool) (api.
 	}, to, force)
 }
 
+// work takes a while, and tells how far it is, if somebody wants to know.
+func work(ctx context.Context) {
+	if report := api.Progress(ctx); report != nil {
+		for done := range uint64(3) {
+			report(done<<20, 3<<20)
+			time.Sleep(110 * time.Millisecond)
+		}
+	}
+}
+
 // Flush implements api.Backend.
-func (b *Backend) Flush(_ context.Context, name string) (api.Flush, error) {
+func (b *Backend) Flush(ctx context.Context, name string) (api.Flush, error) {
+	work(ctx)
 	v, err := b.change("Flush", name, func(v *volume) error {
 		v.Generation, v.Epoch = "1.2", 1
 		return nil
@@ -197,7 +209,8 @@ func (b *Backend) Flush(_ context.Context, name string) (api.Flush, error) {
 }
 
 // Sleep implements api.Backend.
-func (b *Backend) Sleep(_ context.Context, name string, portable, force bool) (api.Volume, error) {
+func (b *Backend) Sleep(ctx context.Context, name string, portable, force bool) (api.Volume, error) {
+	work(ctx)
 	return b.change("Sleep", name, func(v *volume) error {
 		if err := busy(v, force); err != nil {
 			return err
@@ -209,7 +222,8 @@ func (b *Backend) Sleep(_ context.Context, name string, portable, force bool) (a
 
 // Wake implements api.Backend. A volume whose name begins with "lost" is one
 // whose owner does not answer.
-func (b *Backend) Wake(_ context.Context, name string, force bool, expect string) (api.Volume, error) {
+func (b *Backend) Wake(ctx context.Context, name string, force bool, expect string) (api.Volume, error) {
+	work(ctx)
 	return b.change("Wake", name, func(v *volume) error {
 		if strings.HasPrefix(name, "lost") && !force {
 			return problem.New(problem.WouldLose, "the owner of %s does not answer: writes since 12:00 would be lost; use --force to do without them", name)
@@ -271,7 +285,8 @@ func (b *Backend) Usage(_ context.Context, name string) (api.Usage, error) {
 }
 
 // Verify implements api.Backend. A volume whose name begins with "bad" is damaged.
-func (b *Backend) Verify(_ context.Context, name string, cold bool) (api.Verify, error) {
+func (b *Backend) Verify(ctx context.Context, name string, cold bool) (api.Verify, error) {
+	work(ctx)
 	out := api.Verify{Name: name, Cold: cold}
 	_, err := b.change("Verify", name, func(v *volume) error {
 		out.Blocks, out.Bytes = uint64(len(v.pages)), page*uint64(len(v.pages))
@@ -368,4 +383,49 @@ func (b *Backend) Dump(_ context.Context, key string, w io.Writer) error {
 		return problem.New(problem.Corrupt, "slot 0: its checksum is wrong")
 	}
 	return problem.New(problem.NotFound, "no object %s in mem://", key)
+}
+
+// Hosts implements api.Backend.
+func (b *Backend) Hosts(context.Context) ([]api.StoreHost, error) {
+	err := b.enter("Hosts")
+	defer b.mu.Unlock()
+	return []api.StoreHost{
+		{ID: "host-1", Addresses: []string{"unix:/data/api.sock"}, Self: true, Volumes: len(b.volumes), LastCommit: Epoch},
+		{ID: "host-2", Addresses: []string{}, Kept: 1, Pins: 2},
+	}, err
+}
+
+// ForgetHost implements api.Backend.
+func (b *Backend) ForgetHost(_ context.Context, id string, force bool) (api.Forgotten, error) {
+	err := b.enter("ForgetHost", id, force)
+	defer b.mu.Unlock()
+	if err == nil && id != "host-2" {
+		err = problem.New(problem.NotFound, "the store knows of no host %s", id)
+	}
+	return api.Forgotten{Host: id, Pins: 2, Volumes: []string{"vm1"}, Left: []string{}}, err
+}
+
+// Events implements api.Backend. There are two.
+func (b *Backend) Events(_ context.Context, after uint64, wait time.Duration) ([]api.Event, error) {
+	err := b.enter("Events", after, wait)
+	defer b.mu.Unlock()
+	all := []api.Event{
+		{Sequence: 1, Time: Epoch, Kind: "store", Volume: "vm1", Message: "the store does not take commits: it does not answer"},
+		{Sequence: 2, Time: Epoch, Kind: "store", Volume: "vm1", Message: "the store takes commits again"},
+	}
+	return all[min(after, 2):], err
+}
+
+// Barrier implements api.Backend.
+func (b *Backend) Barrier(_ context.Context, name string, through uint64) (api.Flush, error) {
+	err := b.enter("Barrier", name, through)
+	defer b.mu.Unlock()
+	if err != nil {
+		return api.Flush{}, err
+	}
+	v, err := b.find(name)
+	if err != nil {
+		return api.Flush{}, err
+	}
+	return api.Flush{Generation: v.Generation}, nil
 }

@@ -34,7 +34,8 @@ var changes = []change{
 	// Waiting for a lock is being blocked.
 	{"runtime/runtime2.go", "waitReasonSyncCondWait:          true,",
 		"waitReasonSyncCondWait: true, waitReasonSyncMutexLock: true, waitReasonSyncRWMutexRLock: true, waitReasonSyncRWMutexLock: true,"},
-	// Each bubble draws its own random numbers.
+	// Each bubble draws its own random numbers, but not for the runtime's own
+	// locks: whether those are contended is up to other threads.
 	{"runtime/synctest.go", "type synctestBubble struct {",
 		`//go:nosplit
 func (bubble *synctestBubble) draw() uint64 {
@@ -47,8 +48,8 @@ func (bubble *synctestBubble) draw() uint64 {
 
 type synctestBubble struct {
 	drawn   uint64`},
-	{"runtime/rand.go", "func rand() uint64 {", "func rand() uint64 {\n\tif b := getg().bubble; b != nil {\n\t\treturn b.draw()\n\t}"},
-	{"runtime/rand.go", "func cheaprand() uint32 {", "func cheaprand() uint32 {\n\tif b := getg().bubble; b != nil {\n\t\treturn uint32(b.draw() >> 32)\n\t}"},
+	{"runtime/rand.go", "func rand() uint64 {", "func rand() uint64 {\n\tif gp := getg(); gp.bubble != nil && gp.m.locks == 0 {\n\t\treturn gp.bubble.draw()\n\t}"},
+	{"runtime/rand.go", "func cheaprand() uint32 {", "func cheaprand() uint32 {\n\tif gp := getg(); gp.bubble != nil && gp.m.locks == 0 {\n\t\treturn uint32(gp.bubble.draw() >> 32)\n\t}"},
 	{"runtime/time.go", "t.rand = cheaprand()", "t.rand = 0"},
 	// The process hashes the same way each time.
 	{"runtime/rand.go", "globalRand.state.Init(*seed)", "clear(seed[:])\n\tseed[0] = 1\n\tglobalRand.state.Init(*seed)"},

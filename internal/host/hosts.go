@@ -1,0 +1,225 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// eachTip calls fn with the newest object of every volume in the store, removed
+// ones left out. A volume that cannot be read is an error.
+func (h *Host) eachTip(ctx context.Context, fn func(Name, *commitlog.Object) error) error {
+	return commitlog.Tenants(ctx, h.cfg.Store, func(tenant string) error {
+		return commitlog.Names(ctx, h.cfg.Store, tenant, func(name string) error {
+			n := Name{tenant, name, ""}
+			tip, err := commitlog.Newest(ctx, h.cfg.Store, n.log())
+			if problem.KindOf(err) == problem.NotFound && err != nil {
+				return nil
+			}
+			if err != nil || tip.Tombstone {
+				return err
+			}
+			return fn(n, tip)
+		})
+	})
+}
+
+// Hosts lists the hosts that the store knows of: those that hold volumes, or for
+// which something is kept, and this one.
+func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
+	all := map[string]*api.StoreHost{}
+	of := func(id string) *api.StoreHost {
+		if all[id] == nil {
+			all[id] = &api.StoreHost{ID: id, Addresses: []string{}, Self: id == h.id}
+		}
+		return all[id]
+	}
+	self := of(h.id)
+	self.Addresses = h.self().Addresses
+	err := h.eachTip(ctx, func(_ Name, tip *commitlog.Object) error {
+		s := &tip.State
+		if !tip.Released && s.Owner.ID != "" {
+			o := of(s.Owner.ID)
+			o.Volumes++
+			if s.Time.After(o.LastCommit) {
+				o.LastCommit = s.Time
+				o.Addresses = append([]string{}, s.Owner.Addresses...)
+			}
+		}
+		for _, from := range s.SealedFrom {
+			of(from.Host).Kept++
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = commitlog.Pins(ctx, h.cfg.Store, "", func(p commitlog.Pin) error {
+		of(p.Host).Pins++
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := []api.StoreHost{}
+	for _, s := range all {
+		out = append(out, *s)
+	}
+	slices.SortFunc(out, func(a, b api.StoreHost) int { return cmp.Compare(a.ID, b.ID) })
+	return out, nil
+}
+
+// ForgetHost gives up what the store keeps for another host: its pins, and the
+// states that it may still need of volumes that were taken over from it. It is
+// for a host that will never come back; one that answers is not forgotten,
+// unless force is set.
+func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgotten, error) {
+	out := api.Forgotten{Host: id, Volumes: []string{}, Left: []string{}}
+	if !commitlog.ValidName(id) {
+		return out, badName("host", id)
+	}
+	if id == h.id {
+		return out, problem.New(problem.Invalid, "host %s is this one", id)
+	}
+	known := false
+	var mine, others []Name
+	err := h.eachTip(ctx, func(n Name, tip *commitlog.Object) error {
+		s := &tip.State
+		if s.Owner.ID == id && !tip.Released {
+			known = true
+			if !force && h.answers(ctx, s.Owner) {
+				return problem.New(problem.WouldLose, "host %s answers at %s: what it holds it may still need; --force forgets it all the same", id, s.Owner.Addresses[0])
+			}
+		}
+		if slices.ContainsFunc(s.SealedFrom, func(f commitlog.SealedFrom) bool { return f.Host == id }) {
+			known = true
+			if s.Owner.ID == h.id && h.find(n) != nil {
+				mine = append(mine, n)
+			} else {
+				others = append(others, n)
+				out.Left = append(out.Left, n.String()+" (held by host "+s.Owner.ID+")")
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return out, err
+	}
+	for _, n := range mine {
+		if err := h.forgetFor(ctx, n, id); err != nil {
+			return out, err
+		}
+		out.Volumes = append(out.Volumes, n.String())
+	}
+	var pins []commitlog.Pin
+	err = commitlog.Pins(ctx, h.cfg.Store, id, func(p commitlog.Pin) error { pins = append(pins, p); return nil })
+	if err != nil {
+		return out, err
+	}
+	for _, p := range pins {
+		if err := commitlog.DropPin(ctx, h.cfg.Store, p); err != nil {
+			return out, err
+		}
+		out.Pins++
+	}
+	if !known && out.Pins == 0 {
+		return out, problem.New(problem.NotFound, "the store knows of no host %s: glide hosts lists them", id)
+	}
+	h.event(eventHost, "", "host %s was forgotten: %d pins, %d volumes", id, out.Pins, len(out.Volumes))
+	return out, nil
+}
+
+// answers tells whether a host can be reached.
+func (h *Host) answers(ctx context.Context, host commitlog.Host) bool {
+	for _, addr := range host.Addresses {
+		if h.cfg.Dial == nil {
+			return false
+		}
+		actx, cancel := context.WithTimeout(ctx, askWithin)
+		got, err := h.cfg.Dial(addr).Host(actx)
+		cancel()
+		if err == nil && got.ID == host.ID {
+			return true
+		}
+	}
+	return false
+}
+
+// forgetFor takes what is kept for a host out of a volume of this one.
+func (h *Host) forgetFor(ctx context.Context, n Name, id string) error {
+	d, err := h.local(n.String(), false)
+	if err != nil {
+		return err
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	if err := d.refuseFenced(); err != nil {
+		return err
+	}
+	st := d.state()
+	if err := d.own(&st); err != nil {
+		return err
+	}
+	if d.owner.Generation().IsZero() {
+		if _, err := d.claimOwn(ctx, &st); err != nil {
+			return h.noteFence(d, err)
+		}
+	}
+	if err := d.owner.Forget(ctx, id); err != nil {
+		return h.noteFence(d, err)
+	}
+	g := d.owner.Generation()
+	return d.update(func(s *volume.State) { s.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number} })
+}
+
+// Barrier returns when the store holds every write of a volume through the
+// given one, which Show numbers. It publishes nothing if that is so already.
+func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Flush, error) {
+	d, err := h.local(name, false)
+	if err != nil {
+		return api.Flush{}, err
+	}
+	began := h.cfg.Now()
+	written, published := d.sequences()
+	if through > written {
+		return api.Flush{}, problem.New(problem.Invalid, "volume %q has no write %d yet: its newest is %d", d, through, written)
+	}
+	if s := d.ship.Load(); s != nil && through > published {
+		if err := s.v.Flush(); err != nil {
+			return api.Flush{}, err
+		}
+		if err := s.flushed(ctx, through); err != nil {
+			return api.Flush{}, err
+		}
+	} else if through > published {
+		return h.Flush(ctx, name)
+	}
+	st := d.state()
+	return api.Flush{Generation: generation(st.Published).String(), ElapsedMs: h.since(began)}, nil
+}
+
+// sequences are the numbers of the newest write, and of the newest one that the
+// store holds with all before it.
+func (d *disk) sequences() (written, published uint64) {
+	st := d.state()
+	published = st.Folded
+	if st.Ships() {
+		published = max(published, st.Shipped)
+	}
+	if s := d.ship.Load(); s != nil {
+		published = max(published, s.acked.Load())
+	}
+	if st.Published == nil {
+		published = 0
+	}
+	if v := d.open(); v != nil {
+		return v.Last(), published
+	}
+	return st.Used, published
+}
+
