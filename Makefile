@@ -52,8 +52,9 @@ fuzz: ## every fuzz target for FUZZTIME each
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$p/*_test.go | cut -d' ' -f2); do \
 	    echo "$$p $$f"; $(GO) test -run xxx -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),30s) -fuzzminimizetime 2s $$p || exit 1; done; done
 
-bench: deps build ## throughput against nbdkit, in one table
+bench: deps build ## throughput against nbdkit, in one table, and memory
 	$(GO) run ./internal/bench -glide $(BIN)/glide
+	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_LONG=1 $(GO) test -count=1 -v -timeout 30m -run Memory ./internal/e2e
 
 e2e: deps tools build ## the tests with daemons, guests and a real S3 server
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -v -timeout 20m ./internal/e2e

@@ -51,6 +51,27 @@ type synctestBubble struct {
 	{"runtime/rand.go", "func rand() uint64 {", "func rand() uint64 {\n\tif gp := getg(); gp.bubble != nil && gp.m.locks == 0 {\n\t\treturn gp.bubble.draw()\n\t}"},
 	{"runtime/rand.go", "func cheaprand() uint32 {", "func cheaprand() uint32 {\n\tif gp := getg(); gp.bubble != nil && gp.m.locks == 0 {\n\t\treturn uint32(gp.bubble.draw() >> 32)\n\t}"},
 	{"runtime/time.go", "t.rand = cheaprand()", "t.rand = 0"},
+	// A context ends its children in the order in which they were made, not in
+	// that of their addresses.
+	{"context/context.go", "children map[canceler]struct{} //", "children map[canceler]uint64 //"},
+	{"context/context.go", "p.children = make(map[canceler]struct{})", "p.children = make(map[canceler]uint64)"},
+	{"context/context.go", "p.children[child] = struct{}{}", "childCount++\n\t\t\tp.children[child] = childCount"},
+	{"context/context.go", "for child := range c.children {", "for _, child := range inOrder(c.children) {"},
+	{"context/context.go", "// A cancelCtx can be canceled.", `var childCount uint64
+
+func inOrder(m map[canceler]uint64) []canceler {
+	var out []canceler
+	for c, n := range m {
+		i := len(out)
+		for out = append(out, nil); i > 0 && m[out[i-1]] > n; i-- {
+			out[i] = out[i-1]
+		}
+		out[i] = c
+	}
+	return out
+}
+
+// A cancelCtx can be canceled.`},
 	// The process hashes the same way each time.
 	{"runtime/rand.go", "globalRand.state.Init(*seed)", "clear(seed[:])\n\tseed[0] = 1\n\tglobalRand.state.Init(*seed)"},
 	// Nothing is decided by the wall clock, nor by how long the process has run.

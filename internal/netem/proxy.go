@@ -1,0 +1,160 @@
+// Package netem is a TCP proxy that makes a network slow or cuts it, for tests
+// and measurements: what goes through it arrives later, whole and in order.
+package netem
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Proxy forwards connections to one address. All methods may be called
+// concurrently.
+type Proxy struct {
+	l      net.Listener
+	target string
+	delay  atomic.Int64
+
+	mu     sync.Mutex
+	healed sync.Cond
+	cut    bool
+	closed bool
+	conns  map[net.Conn]struct{}
+	wg     sync.WaitGroup
+}
+
+// Listen starts a proxy to the target on a free port of the loopback interface.
+func Listen(target string) (*Proxy, error) { return ListenAt("127.0.0.1:0", target) }
+
+// ListenAt is Listen on an address.
+func ListenAt(addr, target string) (*Proxy, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	p := &Proxy{l: l, target: target, conns: map[net.Conn]struct{}{}}
+	p.healed.L = &p.mu
+	p.wg.Go(p.accept)
+	return p, nil
+}
+
+// Addr is where the proxy listens.
+func (p *Proxy) Addr() string { return p.l.Addr().String() }
+
+// Delay makes everything take so much longer, each way.
+func (p *Proxy) Delay(each time.Duration) { p.delay.Store(int64(each)) }
+
+// Cut holds everything up, silently, as a cut link does; Cut(false) heals it.
+func (p *Proxy) Cut(cut bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut = cut
+	p.healed.Broadcast()
+}
+
+// Reset breaks the open connections.
+func (p *Proxy) Reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		_ = c.Close()
+	}
+}
+
+// Close ends the proxy and its connections.
+func (p *Proxy) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.healed.Broadcast()
+	p.mu.Unlock()
+	_ = p.l.Close()
+	p.Reset()
+	p.wg.Wait()
+}
+
+func (p *Proxy) accept() {
+	for {
+		in, err := p.l.Accept()
+		if err != nil {
+			return
+		}
+		p.wg.Go(func() { p.serve(in) })
+	}
+}
+
+func (p *Proxy) serve(in net.Conn) {
+	defer func() { _ = in.Close() }()
+	out, err := net.Dial("tcp", p.target)
+	if err != nil {
+		return
+	}
+	defer func() { _ = out.Close() }()
+	if !p.track(in, out) {
+		return
+	}
+	defer p.untrack(in, out)
+	var wg sync.WaitGroup
+	wg.Go(func() { p.pump(out, in) })
+	wg.Go(func() { p.pump(in, out) })
+	wg.Wait()
+}
+
+func (p *Proxy) track(conns ...net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range conns {
+		p.conns[c] = struct{}{}
+	}
+	return !p.closed
+}
+
+func (p *Proxy) untrack(conns ...net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range conns {
+		delete(p.conns, c)
+	}
+}
+
+// parcel is bytes, and when they are to arrive.
+type parcel struct {
+	b  []byte
+	at time.Time
+}
+
+// pump copies one direction, each piece a delay later than it came.
+func (p *Proxy) pump(dst, src net.Conn) {
+	way := make(chan parcel, 1024)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(way)
+		for {
+			b := make([]byte, 64<<10)
+			n, err := src.Read(b)
+			if n > 0 {
+				way <- parcel{b[:n], time.Now().Add(time.Duration(p.delay.Load()))}
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	for q := range way {
+		time.Sleep(time.Until(q.at))
+		p.mu.Lock()
+		for p.cut && !p.closed {
+			p.healed.Wait()
+		}
+		p.mu.Unlock()
+		if _, err := dst.Write(q.b); err != nil {
+			break
+		}
+	}
+	// Nothing more will be read there, or can be written here.
+	_ = src.Close()
+	_ = dst.Close()
+	for range way {
+	}
+	wg.Wait()
+}
