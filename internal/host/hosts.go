@@ -222,4 +222,3 @@ func (d *disk) sequences() (written, published uint64) {
 	}
 	return st.Used, published
 }
-

@@ -3,6 +3,8 @@ package host
 import (
 	"bytes"
 	"context"
+	"errors"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -470,4 +472,59 @@ func TestRollbackWhileShipping(t *testing.T) {
 	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
 	same(t, h2, "v", 0, want)
 	same(t, h2, "v", 4096, random(1, 8192))
+}
+
+// TestFlushesHoldNobodyUp: reads and writes go on at their pace while a flush of
+// the same volume is on its way to a store 20 ms away.
+func TestFlushesHoldNobodyUp(t *testing.T) {
+	b := newBed(t)
+	g := newGated(b.store)
+	b.store = g
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 32 << 20, Durability: "sync"}))
+	g.delay.Store(int64(20 * time.Millisecond))
+	dev := guest(t, h, "v")
+	run := func(flushers int) (n int) {
+		stop := make(chan struct{})
+		time.AfterFunc(time.Second, func() { close(stop) })
+		going := func() bool {
+			select {
+			case <-stop:
+				return false
+			default:
+				return true
+			}
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			r, p := rand.New(rand.NewPCG(1, 1)), make([]byte, 4096)
+			for ; going(); n++ {
+				off := r.Uint64N(4096) * 4096
+				err := dev.ReadAt(p, off)
+				if n%2 == 0 {
+					err = guestWrite(dev, off, p)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		for range flushers {
+			wg.Go(func() {
+				for going() {
+					if err := errors.Join(guestWrite(dev, 5000*4096, make([]byte, 4096)), dev.Flush()); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		return n
+	}
+	run(0)
+	without, with := run(0), run(1)
+	t.Logf("%d requests a second without flushes, %d with: %.2f", without, with, float64(with)/float64(without))
+	if with < without/3 { // held up, it would be a few hundred
+		t.Errorf("flushes hold others up: %d requests a second without, %d with", without, with)
+	}
 }

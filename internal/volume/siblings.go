@@ -1,7 +1,9 @@
 package volume
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -29,10 +31,7 @@ func (v *Volume) lay(rec wal.Recovered) {
 		tree := s.trees[key]
 		if tree == nil {
 			tree = extent.New()
-			for i := range rec.Entries[:own] {
-				e := &rec.Entries[i]
-				tree.Set(e.Off, e.Off+e.Len, e.Place, nil)
-			}
+			layAll(tree, rec.Entries[:own])
 			s.trees[key] = tree
 		}
 		v.tree = tree.Clone()
@@ -40,13 +39,62 @@ func (v *Volume) lay(rec wal.Recovered) {
 	} else {
 		own = 0
 	}
-	for i := range rec.Entries[own:] {
-		e := &rec.Entries[own+i]
-		v.tree.Set(e.Off, e.Off+e.Len, e.Place, nil)
-	}
+	layAll(v.tree, rec.Entries[own:])
 	v.recount()
 	v.recallChanges(rec)
 	v.env.Siblings = nil // it is for the start only
+}
+
+// layAll lays records over a tree, in the order of their numbers.
+func layAll(tree *extent.Tree, entries []wal.Entry) {
+	if sorted := distinct(entries); sorted != nil {
+		for _, s := range sorted {
+			e := &entries[s.entry]
+			tree.Set(e.Off, e.Off+e.Len, e.Place, nil)
+		}
+		return
+	}
+	for i := range entries {
+		e := &entries[i]
+		tree.Set(e.Off, e.Off+e.Len, e.Place, nil)
+	}
+}
+
+// placed is where a record lies on the volume.
+type placed struct {
+	off   uint64
+	entry uint32
+}
+
+// distinct is the newest record of each range, by rising offset, if every two
+// records are of one range or do not touch, as those of a guest that writes
+// pages are: laid in that order, they are found in the processor's cache. Else nil.
+func distinct(entries []wal.Entry) []placed {
+	if len(entries) < 1024 || len(entries) > 1<<32-1 {
+		return nil // it is not worth it
+	}
+	all := make([]placed, len(entries))
+	for i := range entries {
+		all[i] = placed{entries[i].Off, uint32(i)}
+	}
+	slices.SortFunc(all, func(a, b placed) int {
+		return cmp.Or(cmp.Compare(a.off, b.off), cmp.Compare(a.entry, b.entry))
+	})
+	out := all[:0]
+	for _, p := range all {
+		if n := len(out); n > 0 {
+			last, e := &entries[out[n-1].entry], &entries[p.entry]
+			switch {
+			case last.Off == e.Off && last.Len == e.Len:
+				out[n-1] = p
+				continue
+			case last.Off+last.Len > e.Off:
+				return nil
+			}
+		}
+		out = append(out, p)
+	}
+	return out
 }
 
 // inherited tells under which key siblings find what they share with the

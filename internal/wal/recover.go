@@ -1,6 +1,8 @@
 package wal
 
 import (
+	"cmp"
+	"slices"
 	"sort"
 
 	"github.com/paraglide/glide/internal/extent"
@@ -241,6 +243,11 @@ func (r *recovery) dropUnfinishedWrites() {
 // collect gathers the entries of the parts that were kept.
 func (r *recovery) collect(folded, used uint64) {
 	r.out.Last = max(folded, used, r.own)
+	n := 0
+	for i := range r.kept {
+		n += len(r.kept[i].recs)
+	}
+	r.out.Entries = make([]Entry, 0, n)
 	for i := range r.kept {
 		p := &r.kept[i]
 		limit := p.Limit
@@ -262,8 +269,10 @@ func (r *recovery) collect(folded, used uint64) {
 			r.out.Sources = append(r.out.Sources, p.Source)
 		}
 	}
-	e := r.out.Entries
-	sort.SliceStable(e, func(i, j int) bool { return e[i].Seq < e[j].Seq })
+	bySeq := func(a, b Entry) int { return cmp.Compare(a.Seq, b.Seq) }
+	if !slices.IsSortedFunc(r.out.Entries, bySeq) {
+		slices.SortStableFunc(r.out.Entries, bySeq)
+	}
 }
 
 // broken tells whether record j is part of a write that failed half-way: a
