@@ -26,7 +26,8 @@ type device struct {
 	d        *disk
 	v        *volume.Volume
 	readOnly bool
-	dead     atomic.Bool // the volume was pulled from under the connection
+	dead     atomic.Bool  // the volume was pulled from under the connection, or the connection ended
+	mayFn    func() error // alive, once, so that passing it costs nothing
 }
 
 // cut makes every further request of the connection fail.
@@ -75,14 +76,14 @@ func (x *device) WriteFrames(offs []uint64, frames [][]byte) error {
 			}
 		}
 	}
-	return errno(x.v.WriteFrames(offs, frames))
+	return errno(x.v.WriteFramesIf(x.mayFn, offs, frames))
 }
 
 func (x *device) Zero(off, length uint64, _ bool) error {
 	if err := x.alive(); err != nil {
 		return err
 	}
-	return errno(x.v.Zero(off, length))
+	return errno(x.v.ZeroIf(x.mayFn, off, length))
 }
 
 func (x *device) Flush() error {
@@ -232,6 +233,7 @@ func (h *Host) openDisk(d *disk) (*nbd.Export, error) {
 		h.lookForSeal(d)
 	}
 	x := &device{d: d, v: v, readOnly: d.state().Snapshot != ""}
+	x.mayFn = x.alive
 	d.mu.Lock()
 	if d.v != v || d.leaving {
 		d.mu.Unlock()
@@ -249,6 +251,7 @@ func (h *Host) openDisk(d *disk) (*nbd.Export, error) {
 		}
 	}
 	e.Closed = func() {
+		x.cut() // a write of it that still waits must not come after those of the next connection
 		d.mu.Lock()
 		delete(d.conns, x)
 		d.mu.Unlock()

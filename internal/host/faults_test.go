@@ -349,3 +349,38 @@ func TestSlowStore(t *testing.T) {
 		t.Fatalf("the store does not have what was published: %v", err)
 	}
 }
+
+// TestWritesOfAClosedConnection: a write that waits for room when its connection
+// ends is not made later, over what the client has written meanwhile on another.
+func TestWritesOfAClosedConnection(t *testing.T) {
+	b := newBed(t)
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	e, err := h.openExport("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := h.openExport("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, _ := h.local("v", false)
+	d.limiter.set(volume.Limits{IOPS: 4}, h.cfg.Now)
+	old, done := append(make([]byte, 28), random(1, 4096)...), make(chan error)
+	for range 8 { // use the second's worth up
+		_ = e.Device.WriteFrames([]uint64{8192}, [][]byte{append(make([]byte, 28), 1)})
+	}
+	go func() { done <- e.Device.WriteFrames([]uint64{0}, [][]byte{old}) }()
+	time.Sleep(50 * time.Millisecond)
+	e.Closed()
+	d.limiter.set(volume.Limits{}, h.cfg.Now)
+	fresh := random(2, 4096)
+	if err := again.Device.WriteFrames([]uint64{0}, [][]byte{append(make([]byte, 28), fresh...)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err == nil {
+		t.Error("a write of a connection that had ended was made")
+	}
+	same(t, h, "v", 0, fresh)
+	again.Closed()
+}

@@ -15,6 +15,13 @@ import (
 // in front of the bytes is overwritten. Each is one write: after a crash it is
 // there as a whole or not at all.
 func (v *Volume) WriteFrames(offs []uint64, frames [][]byte) error {
+	return v.WriteFramesIf(nil, offs, frames)
+}
+
+// WriteFramesIf is WriteFrames unless may, which is asked once nothing is left to
+// wait for, returns an error: a client that gave up may have sent the same again,
+// and more, by the time there is room.
+func (v *Volume) WriteFramesIf(may func() error, offs []uint64, frames [][]byte) error {
 	if v.env.Throttle != nil {
 		n := 0
 		for _, f := range frames {
@@ -24,7 +31,7 @@ func (v *Volume) WriteFrames(offs []uint64, frames [][]byte) error {
 			return err
 		}
 	}
-	return v.whenRoom(func() error { return v.tryWrite(offs, frames) })
+	return v.whenRoom(func() error { return v.tryWrite(may, offs, frames) })
 }
 
 // WriteAt is WriteFrames for one write that has no room in front of it.
@@ -51,10 +58,10 @@ func (v *Volume) whenRoom(try func() error) error {
 	}
 }
 
-func (v *Volume) tryWrite(offs []uint64, frames [][]byte) error {
+func (v *Volume) tryWrite(may func() error, offs []uint64, frames [][]byte) error {
 	v.wmu.Lock()
 	defer v.wmu.Unlock()
-	if err := v.Err(); err != nil {
+	if err := v.mayChange(may); err != nil {
 		return err
 	}
 	written, err := v.log.Append(offs, frames)
@@ -67,6 +74,14 @@ func (v *Volume) tryWrite(offs []uint64, frames [][]byte) error {
 	v.noteDirty()
 	v.omu.Unlock()
 	return err
+}
+
+// mayChange tells whether a write may be made now. Under wmu.
+func (v *Volume) mayChange(may func() error) error {
+	if err := v.Err(); err != nil || may == nil {
+		return err
+	}
+	return may()
 }
 
 // apply points the overlay at new bytes. Under omu.
@@ -97,14 +112,17 @@ func (v *Volume) noteDirty() {
 // zero-is-free: one record and one extent, whatever the range; nothing at all
 // when it reads as zeros already, so that a file system may discard a fresh
 // disk.
-func (v *Volume) Zero(off, length uint64) error {
+func (v *Volume) Zero(off, length uint64) error { return v.ZeroIf(nil, off, length) }
+
+// ZeroIf is to Zero what WriteFramesIf is to WriteFrames.
+func (v *Volume) ZeroIf(may func() error, off, length uint64) error {
 	if length == 0 {
 		return nil
 	}
 	return v.whenRoom(func() error {
 		v.wmu.Lock()
 		defer v.wmu.Unlock()
-		if err := v.Err(); err != nil {
+		if err := v.mayChange(may); err != nil {
 			return err
 		}
 		if v.isZero(off, length) {
