@@ -38,6 +38,7 @@ type daemon struct {
 	store  string
 	flags  []string
 	env    []string // beyond that of the process
+	within []string // a command that runs it, and becomes it
 	sock   string   // directory of the sockets: short paths
 	cmd    *exec.Cmd
 	stderr bytes.Buffer
@@ -82,7 +83,8 @@ func (d *daemon) start() {
 }
 
 func (d *daemon) tryStart() error {
-	d.cmd = exec.Command(glideBin(d.tb), d.args()...)
+	args := append(append(append([]string{}, d.within...), glideBin(d.tb)), d.args()...)
+	d.cmd = exec.Command(args[0], args[1:]...)
 	d.cmd.Env = append(os.Environ(), d.env...)
 	d.cmd.Stderr = &d.stderr
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

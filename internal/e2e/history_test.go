@@ -23,9 +23,10 @@ type op struct {
 type history struct {
 	pages int
 
-	mu      sync.Mutex
-	ops     []op
-	flushed int // this many ops are durable
+	mu       sync.Mutex
+	ops      []op
+	answered int // this many ops were
+	flushed  int // this many ops are durable
 }
 
 func fillPage(b []byte, n int) {
@@ -68,6 +69,7 @@ func (h *history) traffic(c *nbdclient.Client, r *rand.Rand) error {
 			answered++
 		}
 		h.mu.Lock()
+		h.answered = answered
 		h.flushed = max(h.flushed, w.covers)
 		h.mu.Unlock()
 		return nil
@@ -155,7 +157,7 @@ func (h *history) check(disk []byte) error {
 		if n >= h.flushed {
 			if wrong == 0 {
 				h.ops = h.ops[:n]
-				h.flushed = n
+				h.answered, h.flushed = n, n
 				return nil
 			}
 			if wrong < best {

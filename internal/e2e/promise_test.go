@@ -116,6 +116,13 @@ func measureLoss(t *testing.T, store, name string, all []*stamped) time.Duration
 	b.do("wake", name, "--force")
 	disk := b.readAll(name, 16<<20)
 	b.stop()
+	return lostSpan(t, disk, all)
+}
+
+// lostSpan is the span of acknowledgement times that a disk lacks of what the
+// guests wrote.
+func lostSpan(t *testing.T, disk []byte, all []*stamped) time.Duration {
+	t.Helper()
 	var last, firstLost, lastKept time.Time
 	total, lost := 0, 0
 	for _, s := range all {

@@ -82,8 +82,13 @@ func ignoreRelaxed(err error) error {
 	return err
 }
 
-// flushed waits until the store holds every write through seq.
-func (s *shipper) flushed(ctx context.Context, seq uint64) error {
+// verbPatience is how long a verb waits for a store that fails, before it says
+// so. A guest's flush waits for as long as it takes.
+const verbPatience = 20 * time.Second
+
+// flushed waits until the store holds every write through seq. With patience it
+// gives up when the store has failed for that long.
+func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duration) error {
 	if s.acked.Load() >= seq {
 		return nil
 	}
@@ -103,10 +108,11 @@ func (s *shipper) flushed(ctx context.Context, seq uint64) error {
 		if over := s.why(); over != nil {
 			return ignoreRelaxed(over)
 		}
-		if ctx.Err() != nil {
-			if s.err != nil {
-				return problem.New(problem.Unavailable, "the store does not hold it yet: %w", s.err)
-			}
+		tired := patience > 0 && s.err != nil && s.h.cfg.Uptime()-s.since > patience
+		switch {
+		case s.err != nil && (tired || ctx.Err() != nil):
+			return problem.New(problem.Unavailable, "the store does not hold it yet; it goes on by itself when the store does: %w", s.err)
+		case ctx.Err() != nil:
 			return ctx.Err()
 		}
 		s.changed.Wait()
@@ -149,7 +155,7 @@ func (s *shipper) barrier(ctx context.Context) (api.Flush, error) {
 	if err := s.v.Flush(); err != nil {
 		return api.Flush{}, err
 	}
-	if err := s.flushed(ctx, seq); err != nil {
+	if err := s.flushed(ctx, seq, verbPatience); err != nil {
 		return api.Flush{}, err
 	}
 	st := s.d.state()

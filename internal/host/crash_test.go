@@ -185,6 +185,7 @@ type modelDisk struct {
 	// What was asked for and not acknowledged: it may or may not be so.
 	maybe, removing bool
 	renaming        string
+	policy          string // "" for local
 }
 
 type modelSnap struct {
@@ -258,6 +259,8 @@ type crashWorld struct {
 	crashAt int
 	fate    uint64
 	crash   *powerLoss
+	life    context.Context // of the host; ends with its power
+	dies    context.CancelFunc
 }
 
 // powerLoss is what is left.
@@ -296,6 +299,7 @@ func (w *crashWorld) open(seed uint64) {
 	w.mu.Lock()
 	w.gen++
 	gen := w.gen
+	w.life, w.dies = context.WithCancel(ctx)
 	w.mu.Unlock()
 	h, err := Open(ctx, Config{
 		Data: crashData, FS: crashFS{w.mem, func(where string) { w.tick(gen, where) }}, Store: crashStore{w.store, w, gen},
@@ -356,6 +360,7 @@ func (w *crashWorld) takeCrash(where string) {
 		c.disks = append(c.disks, d.clone())
 	}
 	w.crash = c
+	w.dies()
 }
 
 // model changes the model.
@@ -413,6 +418,8 @@ func (w *crashWorld) step() {
 		off := w.r.Uint64N(d.size)
 		o := crashOp{off: off, n: 1 + w.r.Uint64N(min(d.size-off, 2*crashBlock))}
 		w.apply(d, o, func(v *volume.Volume) error { return v.Zero(o.off, o.n) })
+	case k < 62 && d.policy == volume.Sync:
+		w.guestFlush(d)
 	case k < 62:
 		n := len(d.ops)
 		if v := w.vol(d); v != nil && w.done("volume flush", v.Flush()) {
@@ -428,7 +435,7 @@ func (w *crashWorld) step() {
 		w.rollback(d)
 	case k < 88:
 		n := len(d.ops)
-		if _, err := w.h.Sleep(ctx, d.name, false, false); w.done("sleep", err) {
+		if _, err := w.h.Sleep(w.life, d.name, false, false); w.done("sleep", err) {
 			w.model(func() { d.flushed = max(d.flushed, n) })
 		}
 	case k < 90:
@@ -436,8 +443,10 @@ func (w *crashWorld) step() {
 		w.done("wake", err)
 	case k < 92:
 		w.rename(d, w.name())
-	case k < 94:
+	case k < 93:
 		w.remove(d)
+	case k < 96:
+		w.setPolicy(d)
 	default:
 		w.clean()
 	}
@@ -487,9 +496,44 @@ func (w *crashWorld) write(d *modelDisk) {
 
 func (w *crashWorld) flush(d *modelDisk) {
 	n := len(d.ops)
-	if _, err := w.h.Flush(ctx, d.name); w.done("flush", err) {
+	if _, err := w.h.Flush(w.life, d.name); w.done("flush", err) {
 		w.model(func() { d.flushed, d.stored = max(d.flushed, n), n })
 	}
+}
+
+// guestFlush is a guest's FLUSH of a sync volume: the store has it then.
+func (w *crashWorld) guestFlush(d *modelDisk) {
+	n := len(d.ops)
+	e, err := w.h.openExport(d.name)
+	if !w.done("connect", err) {
+		return
+	}
+	defer e.Closed()
+	done := make(chan error, 1)
+	go func() { done <- e.Device.Flush() }()
+	select { // without power it waits for a store that never answers
+	case err = <-done:
+	case <-w.life.Done():
+		err = w.life.Err()
+	}
+	if w.done("guest's flush", err) {
+		w.model(func() { d.flushed, d.stored = max(d.flushed, n), max(d.stored, n) })
+	}
+}
+
+// setPolicy changes what a volume promises; what tightens it publishes first.
+func (w *crashWorld) setPolicy(d *modelDisk) {
+	n, to := len(d.ops), []string{volume.Local, volume.Continuous, volume.Sync}[w.r.IntN(3)]
+	_, err := w.h.Set(w.life, d.name, api.Settings{"durability": to, "rpo": "200ms"})
+	if !w.done("set", err) {
+		return
+	}
+	w.model(func() {
+		if to == volume.Sync && d.policy != volume.Sync || to == volume.Continuous && (d.policy == "" || d.policy == volume.Local) {
+			d.flushed, d.stored = max(d.flushed, n), max(d.stored, n)
+		}
+		d.policy = to
+	})
 }
 
 // fork: the child is its parent's cut, whatever becomes of the parent.
@@ -618,7 +662,7 @@ func (w *crashWorld) recover(seed uint64) {
 			}
 			continue // what was not acknowledged may as well not be
 		}
-		d.id, d.maybe = v.ID, false
+		d.id, d.maybe, d.policy = v.ID, false, v.Durability
 		w.checkRecovered(d, c.where)
 		kept = append(kept, d)
 	}

@@ -95,7 +95,7 @@ func (x *device) Flush() error {
 		return errno(err)
 	}
 	if s := x.d.ship.Load(); s != nil && s.sync.Load() {
-		return errno(s.flushed(context.Background(), seq))
+		return errno(s.flushed(context.Background(), seq, 0))
 	}
 	return nil
 }

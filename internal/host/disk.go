@@ -216,6 +216,13 @@ func (d *disk) shut() error {
 	})
 }
 
+// removed tells whether the disk was removed from this host.
+func (d *disk) removed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.gone
+}
+
 // exports is the number of open NBD connections.
 func (d *disk) exports() int {
 	d.mu.Lock()

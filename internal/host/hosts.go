@@ -193,7 +193,7 @@ func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Fl
 		if err := s.v.Flush(); err != nil {
 			return api.Flush{}, err
 		}
-		if err := s.flushed(ctx, through); err != nil {
+		if err := s.flushed(ctx, through, verbPatience); err != nil {
 			return api.Flush{}, err
 		}
 	} else if through > published {

@@ -91,7 +91,7 @@ func (h *Host) setPolicy(ctx context.Context, d *disk, p policy) error {
 		return err
 	}
 	if s := d.ship.Load(); s != nil {
-		if _, err := s.barrier(ctx); err != nil {
+		if err := s.barrierUnderOp(ctx); err != nil {
 			return err
 		}
 	}

@@ -74,7 +74,8 @@ func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
 		return err
 	}
 	p := &parcel{seq: c.Seq, at: c.At, began: s.h.cfg.Uptime(), bytes: int64(len(data))}
-	p.ship, err = o.Ship(s.ctx, c.Seq, data, func(state *commitlog.State) { s.d.amend(state, &c.State) })
+	// The request outlives this shipper: a verb that stops it goes on behind it.
+	p.ship, err = o.Ship(s.h.ctx, c.Seq, data, func(state *commitlog.State) { s.d.amend(state, &c.State) })
 	if err != nil {
 		return err
 	}
@@ -127,6 +128,12 @@ func (s *shipper) noteFlying() {
 	s.flying.Store(int64(at))
 }
 
+// lateCommit is how long no commit may land, while some are under way, before
+// people are told: requests to a store that is away are tried again for longer.
+const lateCommit = 3 * time.Second
+
+var errLate = problem.New(problem.Unavailable, "no answer for %v", lateCommit)
+
 // settle learns the fate of what was sent, in order.
 func (s *shipper) settle() {
 	retry := firstRetry
@@ -141,7 +148,9 @@ func (s *shipper) settle() {
 		}
 		p := s.flights[0]
 		s.mu.Unlock()
+		late := time.AfterFunc(lateCommit, func() { s.failed(errLate) })
 		g, err := p.ship.Wait(s.ctx)
+		late.Stop()
 		if err != nil {
 			if s.failed(err) || pause(s.ctx, retry) != nil {
 				return
@@ -209,13 +218,13 @@ func (s *shipper) advance() {
 
 // publish folds the whole volume; what was written before is in the store then.
 func (s *shipper) publish(cause commitlog.Cause) error {
-	for !s.d.op.TryLock() {
-		if err := pause(s.ctx, leastInterval); err != nil {
-			return err
-		}
+	unlock, err := s.lockOp()
+	if err != nil {
+		return err
 	}
-	defer s.d.op.Unlock()
-	_, err := s.h.publish(s.ctx, s.d, cause, func(*commitlog.State) {})
+	defer unlock()
+	// Not publish: that would fence, and stop us from within.
+	_, err = s.h.tryPublish(s.ctx, s.d, cause, func(*commitlog.State) {}, nil)
 	return err
 }
 

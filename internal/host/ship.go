@@ -37,7 +37,8 @@ const (
 // sooner, then replies are slowed, then they wait.
 //
 // It lives while its volume is open on this host. Verbs that change who owns the
-// volume stop it first. Its locks come after disk.op and before the volume's.
+// volume stop it first. Its locks come before the volume's; opMu before disk.op,
+// for which it does not wait, and mu after it.
 type shipper struct {
 	h *Host
 	d *disk
@@ -55,6 +56,9 @@ type shipper struct {
 	acked   atomic.Uint64 // the store holds every write through this one
 	commits atomic.Uint64 // that took effect
 
+	opMu sync.Mutex // held by the one of our goroutines that does what needs disk.op
+	lent bool       // a verb that holds op waits for us, under opMu
+
 	mu      sync.Mutex
 	changed sync.Cond // acked, flights, err or over changed
 	wants   uint64    // a flush waits for the store to hold this write
@@ -64,6 +68,7 @@ type shipper struct {
 	latency time.Duration // of a commit, as it has been lately
 	began   time.Duration // Uptime of the last commit that was begun
 	err     error         // why the store does not take commits, nil while it does
+	since   time.Duration // Uptime when that began
 	over    error         // why nothing will be acknowledged any more
 	folding bool
 	sending bool          // changes were taken that are neither under way nor returned
@@ -196,7 +201,11 @@ func (s *shipper) failed(err error) (over bool) {
 	}
 	s.mu.Lock()
 	fresh := s.err == nil && s.ctx.Err() == nil
+	if s.err == nil {
+		s.since = s.h.cfg.Uptime()
+	}
 	s.err = err
+	s.changed.Broadcast()
 	s.mu.Unlock()
 	if fresh {
 		s.h.event(eventStore, s.d.String(), "the store does not take commits: %v", err)
@@ -273,17 +282,51 @@ func (s *shipper) interval() time.Duration {
 // margin is the part of an rpo that is kept in hand.
 func margin(rpo time.Duration) time.Duration { return min(max(rpo/10, 50*time.Millisecond), rpo/2) }
 
+// lockOp takes the disk's op, or works under that of a verb which waits for us.
+// It does not just wait: whoever holds op may be about to stop us.
+func (s *shipper) lockOp() (unlock func(), err error) {
+	for {
+		s.opMu.Lock()
+		if s.lent {
+			return s.opMu.Unlock, nil
+		}
+		if s.d.op.TryLock() {
+			return func() {
+				s.d.op.Unlock()
+				s.opMu.Unlock()
+			}, nil
+		}
+		s.opMu.Unlock()
+		if err := pause(s.ctx, leastInterval); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// barrierUnderOp is barrier for a verb that holds op, which the shipper may need
+// meanwhile.
+func (s *shipper) barrierUnderOp(ctx context.Context) error {
+	lend := func(on bool) {
+		s.opMu.Lock()
+		defer s.opMu.Unlock()
+		s.lent = on
+	}
+	lend(true)
+	defer lend(false)
+	_, err := s.barrier(ctx)
+	return err
+}
+
 // claim makes sure that this process owns an epoch of the volume's log.
 func (s *shipper) claim() error {
 	if o := s.d.owned.Load(); o != nil && !o.Generation().IsZero() {
 		return nil
 	}
-	for !s.d.op.TryLock() { // whoever holds it may be about to stop us
-		if err := pause(s.ctx, leastInterval); err != nil {
-			return err
-		}
+	unlock, err := s.lockOp()
+	if err != nil {
+		return err
 	}
-	defer s.d.op.Unlock()
+	defer unlock()
 	st := s.d.state()
 	if st.Published == nil {
 		return nil // its first publication is the verb's that gave it its policy
@@ -294,6 +337,6 @@ func (s *shipper) claim() error {
 	if !s.d.owner.Generation().IsZero() {
 		return nil
 	}
-	_, err := s.d.claimOwn(s.ctx, &st)
+	_, err = s.d.claimOwn(s.ctx, &st)
 	return err
 }

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -124,7 +125,9 @@ func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, erro
 func (h *Host) publishSnapshots(ctx context.Context, d *disk) ([]commitlog.Snapshot, error) {
 	out := []commitlog.Snapshot{}
 	for _, s := range h.snapshotsOf(d.id) {
-		if err := h.foldSnapshot(ctx, s); err != nil {
+		if err := h.foldSnapshot(ctx, s); errors.Is(err, problem.NotFound) && s.removed() {
+			continue // meanwhile
+		} else if err != nil {
 			return nil, err
 		}
 		st := s.state()

@@ -72,6 +72,19 @@ func published(store objstore.Store, name string) (*commitlog.Object, []byte, er
 	if err != nil {
 		return tip, nil, errors.Join(fmt.Errorf("published-is-complete: commit %s of %s", tip.Generation, name), incomplete(err))
 	}
+	err = commitlog.Replay(ctx, store, tip, func(ranges []commitlog.Range) error {
+		for _, r := range ranges {
+			if r.Data == nil {
+				clear(image[r.Off : r.Off+r.Len])
+			} else {
+				copy(image[r.Off:], r.Data)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return tip, nil, errors.Join(fmt.Errorf("published-is-complete: data commits of %s of %s", tip.Generation, name), incomplete(err))
+	}
 	return tip, image, nil
 }
 

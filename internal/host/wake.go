@@ -36,7 +36,7 @@ func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (ap
 	defer d.turnAway()()
 	if s := d.ship.Load(); s != nil {
 		// Asleep, the volume sends nothing: what it promised must be kept first.
-		if _, err := s.barrier(ctx); err != nil {
+		if err := s.barrierUnderOp(ctx); err != nil {
 			return api.Volume{}, err
 		}
 	}
@@ -310,9 +310,13 @@ func (h *Host) ask(ctx context.Context, n Name, tip *commitlog.Object, flushOnly
 		actx, cancel := context.WithTimeout(ctx, askWithin)
 		r := api.ReleaseRequest{Host: h.id, Epoch: tip.Generation.Epoch, WithinMs: float64(askWithin.Milliseconds()), FlushOnly: flushOnly}
 		v, err := h.cfg.Dial(addr).Release(actx, n.String(), r)
+		late := actx.Err() != nil && ctx.Err() == nil
 		cancel()
 		if err == nil {
 			return v, nil
+		}
+		if late { // a host that hangs, or that the network swallows what is sent to
+			err = problem.New(problem.Unavailable, "no answer within %v", askWithin)
 		}
 		last = fmt.Errorf("host %s at %s: %w", owner.ID, addr, err)
 	}

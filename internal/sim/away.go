@@ -38,13 +38,19 @@ func (w *world) holder(name string) *line {
 	if g == nil || g.newest() == nil || g.newest().Released {
 		return nil
 	}
-	e := g.newest()
-	if o := g.entries[commitlog.Generation{Epoch: e.Generation.Epoch, Number: 1}]; o != nil {
-		for i := len(w.lines) - 1; i >= 0; i-- {
-			l := w.lines[i]
-			if l.m.index == o.from.machine && l.id == e.State.ID.String() && !l.taking && !l.maybe {
-				return l
-			}
+	return w.opener(g, g.tip.Epoch)
+}
+
+// opener is the line of the host that began an epoch. Under mu.
+func (w *world) opener(g *volumeLog, epoch uint64) *line {
+	o := g.entries[commitlog.Generation{Epoch: epoch, Number: 1}]
+	if o == nil {
+		return nil
+	}
+	for i := len(w.lines) - 1; i >= 0; i-- {
+		l := w.lines[i]
+		if l.m.index == o.from.machine && l.id == o.State.ID.String() && !l.taking && !l.maybe {
+			return l
 		}
 	}
 	return nil
@@ -96,7 +102,7 @@ func (w *world) takeOver(d *dice) string {
 			return
 		}
 		w.adopt(k, e, v.ID)
-		if was != nil && !force {
+		if was != nil && !force && was == w.opener(g, e.Generation.Epoch-1) {
 			w.covers(was, e, floor, "woken elsewhere")
 		}
 		if was != nil && was.m != m {
@@ -112,7 +118,7 @@ func (w *world) covers(was *line, e *entry, floor int, how string) {
 	if e.State.ID.String() != was.id || floor < was.first {
 		return
 	}
-	if _, ok := was.find(e.content, floor, was.last()); !ok {
+	if _, _, ok := was.find(e.content, floor, was.last()); !ok {
 		w.violateLocked(noSilentRollback, "%s was %s at %s, without --force, and of the writes there %d have to be: %s",
 			was, how, e.Generation, floor, was.explain(e.content, floor))
 	}
@@ -141,6 +147,11 @@ func (w *world) mayRefuse(err error) bool {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for _, m := range w.machines {
+		if m.hadBadSync && problem.KindOf(err) == problem.Internal {
+			return true
+		}
+	}
 	return w.excused(err) || errors.Is(err, problem.Unavailable)
 }
 

@@ -112,18 +112,20 @@ func (h *history) content(n int) image {
 	return m
 }
 
-// find looks for the greatest n, from..to, after which the disk was as got.
-func (h *history) find(got image, from, to int) (int, bool) {
-	if from < h.first {
-		from = h.first
-	}
-	m, found, ok := h.content(from), 0, false
+// find looks for the least and the greatest n, from..to, after which the disk was
+// as got.
+func (h *history) find(got image, from, to int) (least, greatest int, ok bool) {
+	from = max(from, h.first)
+	m := h.content(from)
 	for n := from; ; n++ {
 		if m.equal(got) {
-			found, ok = n, true
+			if !ok {
+				least = n
+			}
+			greatest, ok = n, true
 		}
 		if n >= to {
-			return found, ok
+			return least, greatest, ok
 		}
 		m = h.writes[n-h.first].apply(m)
 	}

@@ -27,7 +27,7 @@ func (w *world) lost(m *machine) {
 		if !l.loose || l.least > l.durable {
 			l.loose, l.least = true, min(l.durable, l.last())
 		}
-		l.crashed, l.broken = true, false
+		l.crashed, l.broken, l.unsure = true, false, l.owns
 		for _, s := range l.snaps {
 			s.going = s.going || s.maybe
 		}
@@ -68,7 +68,7 @@ func (w *world) restarted(m *machine, h *host.Host, life int) {
 		}
 		switch v.State {
 		case "failed":
-			if m.rotten {
+			if m.rotten || m.lostPages {
 				l.ended = true
 			} else {
 				w.violateLocked(flushIsDurable, "%s failed: %s", l, v.Reason)
@@ -92,25 +92,27 @@ func (w *world) restarted(m *machine, h *host.Host, life int) {
 
 // recognise finds the line of a volume that a host has. Under mu.
 func (w *world) recognise(m *machine, id, name string) *line {
+	var over *line
 	for i := len(w.lines) - 1; i >= 0; i-- {
 		l := w.lines[i]
-		if l.m != m || l.id != id && !(l.id == "" && l.name == name) {
-			continue
+		switch {
+		case l.m != m || l.id != id && !(l.id == "" && l.name == name):
+		case l.ended && over == nil:
+			over = l
+		case !l.ended:
+			if l.maybe {
+				w.found(l, id)
+			}
+			return l
 		}
-		if l.ended && l.id == id && !l.maybe {
-			w.violateLocked(prefix, "%s, which was removed, is back", l)
-			return nil
-		}
-		if l.ended {
-			return nil // a verb that failed left it
-		}
-		if l.maybe {
-			w.found(l, id)
-		}
-		return l
 	}
-	w.violateLocked(prefix, "host %d has a volume %s that nobody asked for", m.index, name)
-	return nil
+	switch {
+	case over == nil:
+		w.violateLocked(prefix, "host %d has a volume %s that nobody asked for", m.index, name)
+	case !over.maybe:
+		w.violateLocked(prefix, "%s, which was removed, is back", over)
+	}
+	return nil // a verb that failed left it
 }
 
 // found makes a line of a volume that a verb made, though its answer was lost. Under mu.
@@ -160,11 +162,14 @@ func (w *world) lookAtAll(m *machine, life int) {
 func (w *world) rotSomething(d *dice) string {
 	m := w.someMachine(d)
 	m.mu.Lock()
-	dk := m.d
+	dk, down := m.d, !m.up
 	m.mu.Unlock()
 	dk.mu.Lock()
 	defer dk.mu.Unlock()
-	dir := []string{"slabs", "slabs", "wal"}[d.n(3)]
+	dir := "slabs"
+	if down && d.chance(500) {
+		dir = "wal" // of a host that runs, the page cache has what it wrote
+	}
 	data := dk.root.entries[strings.TrimPrefix(dataDir, "/")]
 	if data == nil || data.entries[dir] == nil {
 		return "skipped"
@@ -185,9 +190,12 @@ func (w *world) rotSomething(d *dice) string {
 // epilogue is the end of a run: nothing is in anybody's way any more, so
 // everything has to work.
 func (w *world) epilogue() {
-	time.Sleep(2 * keepWithin)
-	w.note(func(w *world) { w.checkKept("the end") })
-	for pass := range 2 {
+	for pass := range 3 {
+		if pass == 1 { // those that are in the store are flushed
+			w.note(func(w *world) { w.checkKept("the end") })
+			time.Sleep(2 * keepWithin)
+			w.note(func(w *world) { w.checkKept("the end") })
+		}
 		w.mu.Lock()
 		ls := append([]*line(nil), w.lines...)
 		w.mu.Unlock()
@@ -203,7 +211,7 @@ func (w *world) epilogue() {
 // visit reads a line, flushes it, and reads it again.
 func (w *world) visit(l *line, pass int) {
 	w.mu.Lock()
-	skip := l.ended || l.maybe || l.fenced || l.ending || l.m.rotten || len(l.names) > 0
+	skip := l.ended || l.maybe || l.fenced || l.ending || l.m.rotten || len(l.names) > 0 || pass == 0 && !l.owns
 	w.mu.Unlock()
 	if skip {
 		return
@@ -225,7 +233,7 @@ func (w *world) visit(l *line, pass int) {
 	}
 	try("reading", func() string { return w.check(l, "in the end") })
 	try("flushing", func() string { return w.flushLine(l) })
-	if pass > 0 {
+	if pass > 1 {
 		try("reading", func() string { return w.check(l, "after the last flush") })
 	}
 	l.disconnect()
@@ -248,18 +256,26 @@ func (w *world) asked(m *machine, name string, r api.ReleaseRequest) {
 	for _, l := range w.lines {
 		if l.m == m && l.name == name && !r.FlushOnly {
 			l.leaving = true
+			l.releasing++
 		}
 	}
 }
 
 // answered notes what it answered: a volume that was given away is gone there.
 func (w *world) answered(m *machine, life int, name string, r api.ReleaseRequest, err error) {
+	w.note(func(*world) {
+		for _, l := range w.lines {
+			if l.m == m && l.name == name && !r.FlushOnly && l.releasing > 0 {
+				l.releasing--
+			}
+		}
+	})
 	m.ifAlive(life, func() {
 		for _, l := range w.lines {
 			if l.m != m || l.name != name || !l.leaving || r.FlushOnly {
 				continue
 			}
-			l.ended = l.ended || err == nil
+			l.ended, l.unsure = l.ended || err == nil, true
 			if k := problem.KindOf(err); err != nil && (k == problem.Busy || k == problem.WouldLose) {
 				l.leaving = false // it was refused
 			}

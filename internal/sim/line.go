@@ -28,11 +28,17 @@ type line struct {
 	baseRoot rootKey   // the published root that it lies over, while it is not published
 	unkept   time.Time // since when nothing but history keeps that
 	unkeptBy string
+	parent   *line
+	rolled   bool // back, so it need not lie over its newest commit
+	// unsure: what it published last may have taken effect without its knowing.
+	unsure   bool
 	owns     bool // it was published, or claimed, from here
 	taking   bool // it is being claimed
 	released bool
-	least    int      // if loose: so many writes are there
-	sizes    []uint64 // it has one of these
+	// releasing counts the verbs under way that may release it.
+	releasing int
+	least     int      // if loose: so many writes are there
+	sizes     []uint64 // it has one of these
 
 	blockSize uint32
 	maybe     bool // asked for, and not acknowledged

@@ -153,9 +153,13 @@ func (w *world) follows(g *volumeLog, before commitlog.Generation, e *entry) {
 func (w *world) lineOf(e *entry) *line {
 	for i := len(w.lines) - 1; i >= 0; i-- {
 		l := w.lines[i]
-		if l.m.index == e.from.machine && l.id == e.State.ID.String() && !l.taking {
-			return l
+		if l.m.index != e.from.machine || l.id != e.State.ID.String() || l.taking && l.ended {
+			continue
 		}
+		if l.taking {
+			return nil
+		}
+		return l
 	}
 	return nil
 }
@@ -171,7 +175,10 @@ func (w *world) published(g *volumeLog, e *entry) {
 		return // carried over
 	}
 	from := max(l.stored, 0)
-	n, ok := l.find(e.content, from, l.last())
+	n, most, ok := l.find(e.content, from, l.last())
+	if !ok && l.m.hadBadSync {
+		return // of a write that failed, a part may be there
+	}
 	if !ok {
 		n := min(from, l.last())
 		w.violateLocked(prefix, "%s %s, by host %d, is not a cut of %s after write %d: %s", g.name, e.Generation, e.from.machine, l, n, l.explain(e.content, n))
@@ -180,7 +187,9 @@ func (w *world) published(g *volumeLog, e *entry) {
 	l.stored, l.owns = n, true
 	w.trace("%s: %s holds %d of %d writes", l, e.Generation, n, l.last())
 	if e.Released {
-		if n < l.durable {
+		if l.releasing == 0 || e.from.life != l.m.lifeNow {
+			w.stats["known: a release took effect after it was given up"]++
+		} else if most < l.durable {
 			w.violateLocked(flushIsDurable, "%s was released at %s with %d writes, of %d that were flushed", l, e.Generation, n, l.durable)
 		}
 		l.released = true
@@ -356,7 +365,7 @@ func (w *world) checkKept(after string) {
 	}
 	for _, l := range w.lines {
 		switch {
-		case l.maybe || l.ended || l.ending || l.owns || l.baseRoot.IsHole() || w.kept[l.baseRoot]:
+		case l.maybe || l.ended || l.ending || l.owns || l.baseRoot.IsHole() || w.kept[l.baseRoot], l.parent != nil && l.parent.unsure:
 			l.unkept = time.Time{}
 		case l.unkept.IsZero():
 			l.unkept, l.unkeptBy = time.Now(), after

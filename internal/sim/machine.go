@@ -42,7 +42,11 @@ type machine struct {
 	users    *sync.WaitGroup // verbs and guests of this life
 	leaving  bool            // it is being stopped: nobody may begin anything
 
-	hadBadSync, stopping, rotten bool // under world.mu
+	// Under world.mu.
+	hadBadSync, stopping, rotten bool
+	// lostPages: it shows what a failed sync gave up, until its power goes.
+	lostPages bool
+	lifeNow                      int
 }
 
 func newMachine(w *world, i int) *machine {
@@ -144,6 +148,7 @@ func (m *machine) tick(life int, where string) (over bool) {
 // over goes on writing to a disk that nobody will see again.
 func (m *machine) before(life int) func(fileOp, string) error {
 	return func(op fileOp, name string) error {
+		m.w.spin(name)
 		m.awake()
 		if m.tick(life, string(op)+" "+name) || op != fileSync {
 			return nil
@@ -162,7 +167,7 @@ func (m *machine) before(life int) func(fileOp, string) error {
 			return nil
 		}
 		if fails {
-			m.w.note(func(*world) { m.hadBadSync = true })
+			m.w.note(func(*world) { m.hadBadSync, m.lostPages = true, true })
 			m.w.trace("h%d: %s could not be synced", m.index, name)
 			return syscall.EIO
 		}
@@ -257,7 +262,7 @@ func (m *machine) start() {
 	m.badSyncs = 0
 	life, d := m.life, m.d
 	m.mu.Unlock()
-	m.w.note(func(*world) { m.hadBadSync = false })
+	m.w.note(func(*world) { m.hadBadSync, m.lifeNow = false, life })
 	h, err := host.Open(context.Background(), m.config(life, d))
 	m.mu.Lock()
 	over := m.life != life || !m.up
@@ -402,7 +407,11 @@ func (p peer) Release(ctx context.Context, name string, r api.ReleaseRequest) (a
 			time.Sleep(d.around(20 * time.Second))
 		}
 		w.asked(p.to, name, r)
-		v, err := u.h.Release(ctx, name, r)
+		// Nothing of the asker's context goes over the network but its end.
+		rctx, cancel := context.WithCancel(u.ctx)
+		defer cancel()
+		defer context.AfterFunc(ctx, cancel)()
+		v, err := u.h.Release(rctx, name, r)
 		w.answered(p.to, u.life, name, r, err)
 		w.trace("h%d: release of %s for h%d: %v", p.to.index, name, p.from.index, kind(err))
 		got <- answer{v, err}

@@ -22,9 +22,11 @@ import (
 )
 
 var (
-	seedFlag  = flag.String("sim.seed", "", "run this seed, or these: FROM-TO")
-	stepsFlag = flag.String("sim.steps", "", "of the schedule, only these: 3,5-9")
-	logFlag   = flag.Bool("sim.v", false, "tell everything that happens")
+	seedFlag   = flag.String("sim.seed", "", "run this seed, or these: FROM-TO")
+	stepsFlag  = flag.String("sim.steps", "", "of the schedule, only these: 3,5-9")
+	calmFlag   = flag.Bool("sim.calm", false, "requests meet no trouble but that of the steps")
+	shrinkFlag = flag.Bool("sim.shrink", true, "shrink the schedule of a seed that fails")
+	logFlag    = flag.Bool("sim.v", false, "tell everything that happens")
 )
 
 // child is set in the binary that the tests build and run: the one that has the overlay.
@@ -64,7 +66,8 @@ func TestSim(t *testing.T) {
 		return
 	}
 	bin := build(t)
-	args := []string{"-test.run=^TestSim$", "-test.v", "-test.timeout=" + strconv.Itoa(24) + "h", "-sim.seed=" + *seedFlag, "-sim.steps=" + *stepsFlag, "-sim.v=" + strconv.FormatBool(*logFlag)}
+	args := []string{"-test.run=^TestSim$", "-test.v", "-test.timeout=" + strconv.Itoa(24) + "h", "-sim.seed=" + *seedFlag, "-sim.steps=" + *stepsFlag, "-sim.v=" + strconv.FormatBool(*logFlag),
+		"-sim.calm=" + strconv.FormatBool(*calmFlag), "-sim.shrink=" + strconv.FormatBool(*shrinkFlag)}
 	if p := os.Getenv("GLIDE_SIM_PROFILE"); p != "" {
 		args = append(args, "-test.cpuprofile="+p)
 	}
@@ -116,9 +119,14 @@ func parseSteps(t *testing.T) (out []int) {
 // that what pools keep, channels of this bubble among it, is gone too.
 func one(t *testing.T, o Options) (r Result) {
 	warm.Do(warmUp)
-	synctest.Test(t, func(t *testing.T) { r = Run(o) })
-	runtime.GC()
-	runtime.GC()
+	defer func() {
+		runtime.GC()
+		runtime.GC()
+		if p := recover(); p != nil && r.Violation == nil {
+			panic(p)
+		}
+	}()
+	synctest.Test(t, func(t *testing.T) { Run(o, &r) })
 	return r
 }
 
@@ -141,13 +149,65 @@ func warmUp() {
 	}
 }
 
+// report tells what a seed found, and how to see it again.
+func report(t *testing.T, o Options, r Result) {
+	o.Out = nil
+	if o.Steps == nil {
+		for i := range r.Steps {
+			o.Steps = append(o.Steps, i)
+		}
+	}
+	if *shrinkFlag {
+		same := func(o Options) bool {
+			v := one(t, o).Violation
+			return v != nil && v.Invariant == r.Violation.Invariant
+		}
+		if calm := o; !o.Calm {
+			calm.Calm = true
+			if same(calm) {
+				o = calm
+			}
+		}
+		o.Steps = Shrink(o.Steps, func(steps []int) bool {
+			o.Steps = steps
+			return same(o)
+		})
+		if v := one(t, o).Violation; v != nil {
+			r.Violation = v
+		}
+	}
+	replay := fmt.Sprintf("go test ./internal/sim -run 'TestSim$' -v -sim.v -sim.shrink=false -sim.seed=%d -sim.steps=%s", o.Seed, joinSteps(o.Steps))
+	if o.Calm {
+		replay += " -sim.calm"
+	}
+	t.Errorf("%v\nreplay: %s", r.Violation, replay)
+}
+
+// joinSteps is what parseSteps reads.
+func joinSteps(steps []int) string {
+	var parts []string
+	for i := 0; i < len(steps); {
+		k := i
+		for k+1 < len(steps) && steps[k+1] == steps[k]+1 {
+			k++
+		}
+		if k > i {
+			parts = append(parts, fmt.Sprintf("%d-%d", steps[i], steps[k]))
+		} else {
+			parts = append(parts, strconv.Itoa(steps[i]))
+		}
+		i = k + 1
+	}
+	return strings.Join(parts, ",")
+}
+
 func runSeeds(t *testing.T) {
 	from, to := seeds(t)
 	steps := parseSteps(t)
 	began := time.Now()
 	for seed := from; seed <= to; seed++ {
 		var log bytes.Buffer
-		o := Options{Seed: seed, Steps: steps, Out: &log}
+		o := Options{Seed: seed, Steps: steps, Calm: *calmFlag, Out: &log}
 		if *logFlag {
 			o.Out = os.Stdout
 		}
@@ -160,7 +220,7 @@ func runSeeds(t *testing.T) {
 			fmt.Printf("seed %d: trace %016x of %d events, %v\n", seed, r.Trace, r.Events, r.Stats)
 		}
 		if r.Violation != nil {
-			t.Errorf("%v\nreplay: go test ./internal/sim -run TestSim -sim.v -sim.seed=%d", r.Violation, seed)
+			report(t, o, r)
 		}
 	}
 	n := to - from + 1

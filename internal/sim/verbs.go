@@ -112,12 +112,14 @@ func (w *world) settled(l *line, name string, life int, what string, err error, 
 		if !l.m.alive(life) {
 			return "crash"
 		}
+		w.note(func(*world) { l.unsure = true })
 		w.judge(l, name, life, what, err)
 		return "error"
 	}
 	if !l.m.ifAlive(life, change) {
 		return "crash"
 	}
+	w.trace("h%d: %s %s: ok", l.m.index, what, name)
 	return "ok"
 }
 
@@ -144,6 +146,7 @@ func (w *world) flushLine(l *line) string {
 	defer cancel()
 	f, err := u.h.Flush(ctx, name)
 	return w.settled(l, name, u.life, "flush", err, func() {
+		l.unsure = false
 		at, gerr := commitlog.ParseGeneration(f.Generation)
 		g := w.logs[l.name]
 		switch {
@@ -160,11 +163,11 @@ func (w *world) flushLine(l *line) string {
 
 // holds tells whether a commit is a line after at least n of its writes. Under mu.
 func (w *world) holds(l *line, e *entry, n int) bool {
-	k, ok := l.find(e.content, max(l.stored, 0), l.last())
+	k, _, ok := l.find(e.content, max(l.stored, min(n, l.last())), l.last())
 	if ok {
 		l.stored = k
 	}
-	return ok && k >= min(n, l.last())
+	return ok
 }
 
 func (w *world) fork(d *dice) string {
@@ -197,6 +200,7 @@ func (w *world) fork(d *dice) string {
 	res := w.settled(k, k.name, u.life, "fork", errOr(err, l, name, w), func() {
 		k.id, k.maybe = fs[0].ID, false
 		if k.inherit(); source == nil {
+			k.parent = l
 			k.baseRoot, k.owns = w.baseOf(l, fs[0].Generation, after.Generation)
 		} else {
 			k.sizes = []uint64{source.size}
@@ -230,6 +234,9 @@ func errOr(err error, l *line, name string, w *world) error {
 // baseOf is the root that a local fork of a line lies over, if the host knew of
 // the same commit before and after; unknown tells that it did not. Under mu.
 func (w *world) baseOf(l *line, before, after string) (root rootKey, unknown bool) {
+	if l.rolled {
+		return rootKey{}, true
+	}
 	if before == "" && after == "" {
 		return l.baseRoot, false
 	}
@@ -337,10 +344,10 @@ func (w *world) rollback(d *dice) string {
 		w.mu.Unlock()
 		return "skipped"
 	}
-	l.add(write{whole: s.start, what: "rollback to " + sn})
+	l.add(write{whole: s.start.clone(0), what: "rollback to " + sn})
 	n, name := l.last(), l.name
 	l.sizes = append(l.sizes, s.size)
-	l.baseRoot = rootKey{} // it may lie over another now
+	l.baseRoot, l.rolled = rootKey{}, true // it may lie over another now
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
 	defer cancel()
@@ -377,6 +384,10 @@ func (w *world) sleep(d *dice) string {
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
 	defer cancel()
+	if portable {
+		w.note(func(*world) { l.releasing++ })
+		defer w.note(func(*world) { l.releasing-- })
+	}
 	v, err := u.h.Sleep(ctx, name, portable, force)
 	if err != nil && problem.KindOf(err) == problem.Busy {
 		return "busy"

@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
@@ -68,12 +69,36 @@ type world struct {
 	ending    bool
 	violation *Violation
 	stats     map[string]int
+	result    *Result
+
+	ops      atomic.Int64 // file operations of all hosts
+	done     chan struct{}
+	quitting sync.Once
 }
+
+// maxOps bounds the file operations of one run; most need a few thousand.
+const maxOps = 100_000
+
+// spin is called for each of them.
+func (w *world) spin(name string) {
+	switch n := w.ops.Add(1); {
+	case n == maxOps:
+		w.violate(bounded, "%d file operations, and no end is in sight (%s)", n, name)
+		w.quit()
+		fallthrough
+	case n > maxOps:
+		select {}
+	}
+}
+
+// quit lets Run return.
+func (w *world) quit() { w.quitting.Do(func() { close(w.done) }) }
 
 // Options say how to run a schedule.
 type Options struct {
 	Seed  uint64
 	Steps []int     // of the schedule; nil: all
+	Calm  bool      // requests meet no trouble but that of the steps
 	Out   io.Writer // what happens is told here; nil: nowhere
 }
 
@@ -110,15 +135,25 @@ func chooseParams(seed uint64) (p params, wx weather) {
 
 // Run runs the schedule of a seed. It has to be called in a bubble of
 // testing/synctest, of a binary that was built with the overlay.
-func Run(o Options) Result {
+//
+// r has the violation from the moment it is found: a run in which something goes
+// round and round for ever ends with a deadlock.
+func Run(o Options, r *Result) {
 	w := newWorld(o)
+	w.result = r
+	r.Steps = w.params.steps
+	go w.run(o.Steps)
+	<-w.done
+}
+
+func (w *world) run(steps []int) {
+	defer w.quit()
 	for i := range w.params.machines {
 		w.machines = append(w.machines, newMachine(w, i))
 	}
 	for _, m := range w.machines {
 		m.start()
 	}
-	steps := o.Steps
 	if steps == nil {
 		for i := range w.params.steps {
 			steps = append(steps, i)
@@ -133,16 +168,19 @@ func Run(o Options) Result {
 	w.finish()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return Result{w.violation, w.hash.Sum64(), w.events, w.params.steps, w.stats}
+	*w.result = Result{w.violation, w.hash.Sum64(), w.events, w.params.steps, w.stats}
 }
 
 func newWorld(o Options) *world {
 	w := &world{
 		seed: o.Seed, out: o.Out, hash: fnv.New64a(), began: time.Now(), slots: make(chan struct{}, 6),
 		logs: map[string]*volumeLog{}, pins: map[string]commitlog.Pin{}, trees: map[rootKey]*tree{}, blocks: map[pack.Hash]image{},
-		stats: map[string]int{}, hasher: pack.NewHasher("default"),
+		stats: map[string]int{}, done: make(chan struct{}), hasher: pack.NewHasher("default"),
 	}
 	w.params, w.weather = chooseParams(o.Seed)
+	if o.Calm {
+		w.weather = weather{}
+	}
 	w.store = objstore.NewMem(objstore.Clock{})
 	w.reader = reader{w, w.hasher}
 	w.source = blockmap.NewPageCache(4<<20).Source(w.reader, w.hasher)
@@ -172,7 +210,7 @@ func (w *world) violateLocked(i invariant, format string, args ...any) {
 	v := &Violation{Invariant: string(i), Seed: w.seed, Step: w.step, Text: fmt.Sprintf(format, args...)}
 	w.trace("VIOLATION %v", v)
 	if w.violation == nil {
-		w.violation = v
+		w.violation, w.result.Violation = v, v
 	}
 }
 
@@ -231,7 +269,13 @@ func (w *world) take(i int) {
 		gap = d.around(time.Hour)
 	}
 	time.Sleep(gap)
-	w.slots <- struct{}{}
+	select {
+	case w.slots <- struct{}{}:
+	case <-time.After(patience):
+		w.violate(progress, "six verbs hang")
+		w.quit()
+		select {}
+	}
 	w.note(func(w *world) { w.step = i })
 	op := choose(d)
 	if i < 2 {
@@ -250,10 +294,23 @@ func (w *world) take(i int) {
 	})
 }
 
+// patience is how long verbs may take: machines are suspended for days.
+const patience = 90 * 24 * time.Hour
+
+// patiently waits for a group.
+func (w *world) patiently(g *sync.WaitGroup, what string) {
+	t := time.AfterFunc(patience, func() {
+		w.violate(progress, "%s hang", what)
+		w.quit()
+	})
+	g.Wait()
+	t.Stop()
+}
+
 // finish lets everything end, heals what is broken, and looks whether all is
 // well: progress.
 func (w *world) finish() {
-	w.verbs.Wait()
+	w.patiently(&w.verbs, "verbs")
 	w.note(func(w *world) { w.ending, w.calm, w.partedTo = true, time.Time{}, time.Time{} })
 	w.weather = weather{}
 	for _, m := range w.machines {
@@ -273,7 +330,7 @@ func (w *world) finish() {
 	for _, m := range w.machines {
 		m.end()
 	}
-	w.bg.Wait()
+	w.patiently(&w.bg, "hosts that are being closed")
 	w.landing.Wait()
 }
 

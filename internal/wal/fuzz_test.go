@@ -27,7 +27,7 @@ func FuzzIndex(f *testing.F) {
 		fs := vfs.NewMem()
 		l := newTestLog(testPool(t, fs), 0)
 		l.write(t, 0, bytes.Repeat([]byte{1}, 5000))
-		if err := l.Sync(); err != nil {
+		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
 		file, err := fs.OpenReadWrite("wal/0.seg", vfs.WriteCategoryUnspecified)

@@ -4,6 +4,7 @@ package s3test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -22,6 +23,29 @@ const (
 	binary = "versitygw"
 )
 
+// Options say where a server runs. The zero value is a free port of the loopback
+// interface.
+type Options struct {
+	// Within is the command that runs the server, which has to become it: ip
+	// netns exec NAME, for one.
+	Within []string
+	// Addr is HOST:PORT, where the test itself need not reach it.
+	Addr string
+}
+
+// Server is a server that a test can kill and start again.
+type Server struct {
+	URL string // of the store: the bucket
+	Log string // the file to which it logs requests
+
+	tb     testing.TB
+	o      Options
+	dir    string
+	probe  string // socket by which the test finds out that it is up
+	cmd    *exec.Cmd
+	exited chan error
+}
+
 // Start starts a server with one empty bucket and sets the AWS environment of
 // the process up for it (so the test cannot be parallel). It returns the
 // bucket's store URL, to which a prefix may be added with At, and the path of
@@ -31,7 +55,13 @@ const (
 // skipped proves nothing.
 func Start(tb testing.TB) (storeURL, accessLog string) {
 	tb.Helper()
-	program := find(tb)
+	s := New(tb, Options{})
+	return s.URL, s.Log
+}
+
+// New is Start with options.
+func New(tb testing.TB, o Options) *Server {
+	tb.Helper()
 	// Nothing of the machine's own AWS set-up may get in.
 	for name, value := range map[string]string{
 		"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret, "AWS_SESSION_TOKEN": "",
@@ -41,23 +71,54 @@ func Start(tb testing.TB) (storeURL, accessLog string) {
 	} {
 		tb.Setenv(name, value)
 	}
-	dir := tb.TempDir()
+	s := &Server{tb: tb, o: o, dir: tb.TempDir()}
+	s.Log = filepath.Join(s.dir, "access.log")
 	for _, sub := range []string{filepath.Join("data", bucket), "users"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(s.dir, sub), 0o755); err != nil {
 			tb.Fatal(err)
 		}
 	}
-	accessLog = filepath.Join(dir, "access.log")
+	socks, err := os.MkdirTemp("", "s3test") // a socket's path has to be short
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.probe = filepath.Join(socks, "probe")
+	tb.Cleanup(func() {
+		s.Kill()
+		_ = os.RemoveAll(socks)
+	})
 	var last error
-	for range 5 { // the free port may be taken by the time the server wants it
-		addr, err := start(tb, program, dir, accessLog)
-		if err == nil {
-			return "s3://" + bucket + "?" + url.Values{"endpoint": {"http://" + addr}, "path_style": {"true"}}.Encode(), accessLog
+	for range 5 { // a free port may be taken by the time the server wants it
+		if o.Addr == "" {
+			if s.o.Addr, err = freeAddr(); err != nil {
+				tb.Fatal(err)
+			}
 		}
-		last = err
+		if last = s.start(); last == nil {
+			s.URL = "s3://" + bucket + "?" + url.Values{"endpoint": {"http://" + s.o.Addr}, "path_style": {"true"}}.Encode()
+			return s
+		}
 	}
 	tb.Fatalf("the S3 server does not start: %v", last)
-	return "", ""
+	return nil
+}
+
+// Start starts a server again that was killed, with what it had.
+func (s *Server) Start() {
+	s.tb.Helper()
+	if err := s.start(); err != nil {
+		s.tb.Fatalf("the S3 server does not start again: %v", err)
+	}
+}
+
+// Kill is kill -9.
+func (s *Server) Kill() {
+	if s.cmd == nil {
+		return
+	}
+	_ = s.cmd.Process.Kill()
+	<-s.exited
+	s.cmd = nil
 }
 
 // At is the store URL with a prefix added, or another replaced.
@@ -98,41 +159,34 @@ func find(tb testing.TB) string {
 	return ""
 }
 
-// start runs the server on a free port and waits until it answers.
-func start(tb testing.TB, program, dir, accessLog string) (addr string, err error) {
-	if addr, err = freeAddr(); err != nil {
-		return "", err
-	}
+// start runs the server and waits until it answers.
+func (s *Server) start() error {
+	_ = os.Remove(s.probe)
 	var output bytes.Buffer
-	cmd := exec.Command(program, "--port", addr, "--access", access, "--secret", secret, "--quiet", "--keep-alive",
-		"--access-log", accessLog, "--iam-dir", filepath.Join(dir, "users"), "posix", filepath.Join(dir, "data"))
+	args := append(append([]string{}, s.o.Within...), find(s.tb), "--port", s.o.Addr, "--port", s.probe, "--access", access, "--secret", secret,
+		"--quiet", "--keep-alive", "--access-log", s.Log, "--iam-dir", filepath.Join(s.dir, "users"), "posix", filepath.Join(s.dir, "data"))
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = &output, &output
 	dieWithParent(cmd)
 	if err := cmd.Start(); err != nil {
-		return "", err
+		return err
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !s.answers(); time.Sleep(10 * time.Millisecond) {
 		select {
 		case err := <-exited:
-			return "", fmt.Errorf("%s ended: %v: %s", binary, err, output.Bytes())
+			return fmt.Errorf("%s ended: %v: %s", binary, err, output.Bytes())
 		default:
-		}
-		if answers(addr) {
-			break
 		}
 		if time.Now().After(deadline) {
 			_ = cmd.Process.Kill()
 			<-exited
-			return "", fmt.Errorf("%s does not answer on %s: %s", binary, addr, output.Bytes())
+			return fmt.Errorf("%s does not answer on %s: %s", binary, s.o.Addr, output.Bytes())
 		}
 	}
-	tb.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-exited
-	})
-	return addr, nil
+	s.cmd, s.exited = cmd, exited
+	return nil
 }
 
 func freeAddr() (string, error) {
@@ -144,9 +198,14 @@ func freeAddr() (string, error) {
 	return l.Addr().String(), nil
 }
 
-func answers(addr string) bool {
-	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get("http://" + addr + "/")
+func (s *Server) answers() bool {
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", s.probe)
+		},
+	}}
+	resp, err := client.Get("http://" + binary + "/")
 	if err != nil {
 		return false
 	}
