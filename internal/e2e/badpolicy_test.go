@@ -103,7 +103,7 @@ func TestTimeTravel(t *testing.T) {
 	d := newDaemon(t, "")
 	d.start()
 	d.do("create", "v", "--size", "1M")
-	refused(t, d.try("fork", "v", "f", "--at", "1s"), 1, "history")
+	refused(t, d.try("fork", "v", "f", "--at", "1s"), 1, "not in the store")
 	refused(t, d.try("fork", "v", "f", "--at", "1.1"), 1, "")
 	d.write("v", pattern(page, 1), 0)
 	d.do("flush", "v")
@@ -111,11 +111,11 @@ func TestTimeTravel(t *testing.T) {
 		refused(t, d.try("fork", "v", "f", "--at", at), 1, "the history of \"v\" begins at")
 		refused(t, d.try("rollback", "v", at), 1, "the history of \"v\" begins at")
 	}
-	for _, at := range []string{"99.1", "1.99", "1.18446744073709551615"} {
+	for _, at := range []string{"99.1", "1.99"} {
 		refused(t, d.try("fork", "v", "f", "--at", at), 1, "no generation "+at)
 		refused(t, d.try("rollback", "v", at), 1, "no generation "+at)
 	}
-	for _, at := range []string{"0.0", "-5s", "yesterday", "1.18446744073709551616", "2000-01-01"} {
+	for _, at := range []string{"0.0", "-5s", "yesterday", "1.18446744073709551615", "2000-01-01"} {
 		refused(t, d.try("fork", "v", "f", "--at", at), 1, at)
 	}
 	var all []api.Volume

@@ -39,7 +39,9 @@ func newLab(t *testing.T) *lab {
 	l := &lab{prefix: fmt.Sprintf("%s%d-", labName, os.Getpid()), token: filepath.Join(t.TempDir(), "token")}
 	must(t, os.WriteFile(l.token, []byte("token-of-the-lab"), 0o600))
 	l.space(t, "store")
-	l.ip(t, "store", "link add br0 type bridge")
+	// With an address of its own: else it has one of its ports', and another when
+	// ports come and go, which the hosts do not learn for many seconds.
+	l.ip(t, "store", "link add br0 address 02:00:00:00:83:01 type bridge")
 	l.ip(t, "store", "addr add "+storeAddr+"/24 dev br0")
 	l.ip(t, "store", "link set br0 up")
 	l.s3 = s3test.New(t, s3test.Options{Within: l.within("store"), Addr: storeAddr + ":7070"})

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
@@ -80,6 +81,28 @@ func ignoreRelaxed(err error) error {
 		return nil
 	}
 	return err
+}
+
+// lastShipping is how long a host that stops waits for the store.
+const lastShipping = 2 * time.Second
+
+// shipLast gives volumes whose policy ships a last chance to send what they
+// have, so that a host that is stopped on purpose leaves nothing unpublished. It
+// is a courtesy: what is left is sent after the next start.
+func (h *Host) shipLast(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastShipping)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, d := range h.all() {
+		if s := d.ship.Load(); s != nil {
+			wg.Go(func() {
+				if _, err := s.barrier(ctx); err != nil {
+					h.cfg.Log.Warn("the store does not have all of a volume", "volume", d.String(), "error", err)
+				}
+			})
+		}
+	}
+	wg.Wait()
 }
 
 // verbPatience is how long a verb waits for a store that fails, before it says

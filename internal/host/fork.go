@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -231,11 +230,8 @@ func (f *forking) place(ctx context.Context) (commitlog.Generation, *commitlog.S
 	}
 	vol, err := h.ask(ctx, f.src, tip, true)
 	if err != nil {
-		if errors.Is(err, problem.Unavailable) {
-			return commitlog.Generation{}, nil, problem.New(problem.WouldLose, "host %s, which holds %q, does not answer, so what it wrote since %s (%s) would be missing: try again, or take that state with --lazy: %w",
-				tip.State.Owner.ID, f.src, tip.Generation, tip.State.Time.Format(time.RFC3339), err)
-		}
-		return commitlog.Generation{}, nil, err
+		return commitlog.Generation{}, nil, problem.New(problem.WouldLose, "host %s, which holds %q, did not flush it, so what it wrote since %s (%s) would be missing: try again, or take that state with --lazy: %w",
+			tip.State.Owner.ID, f.src, tip.Generation, tip.State.Time.Format(time.RFC3339), err)
 	}
 	g, err := commitlog.ParseGeneration(vol.Generation)
 	return g, nil, err

@@ -396,6 +396,7 @@ func (h *Host) Close(ctx context.Context) (err error) {
 
 func (h *Host) close(ctx context.Context) error {
 	h.attachments.stop(ctx)
+	h.shipLast(ctx)
 	h.stop()
 	h.bg.Wait()
 	var first error

@@ -179,6 +179,9 @@ func (h *Host) foldSnapshot(ctx context.Context, s *disk) error {
 func (h *Host) resolve(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
 	if g, err := commitlog.ParseGeneration(at); err == nil {
 		o, err := commitlog.Load(ctx, h.cfg.Store, n.log(), g)
+		if problem.KindOf(err) == problem.NotFound && err != nil {
+			return nil, g, problem.New(problem.NotFound, "volume %q has no generation %s in the store: glide log lists those that there are", n, at)
+		}
 		if err != nil {
 			return nil, g, err
 		}

@@ -181,10 +181,19 @@ func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.
 	cause := commitlog.CauseWake
 	if owner := tip.State.Owner; !tip.Released && owner.ID != "" && owner.ID != h.id {
 		if _, err := h.ask(ctx, n, tip, false); err != nil {
-			if !force {
-				return nil, h.wouldLose(n, tip, err)
+			// Meanwhile it may have been removed, or its host have let go of it.
+			now, terr := h.tip(ctx, n)
+			if terr == nil {
+				tip = now
+			} else if problem.KindOf(terr) == problem.NotFound {
+				return nil, terr
 			}
-			cause = commitlog.CauseTakeover
+			if !tip.Released {
+				if !force {
+					return nil, h.wouldLose(n, tip, err)
+				}
+				cause = commitlog.CauseTakeover
+			}
 		}
 	}
 	if tip.Generation.Compare(want) < 0 {
