@@ -22,6 +22,11 @@ type disk struct {
 	owned atomic.Pointer[commitlog.Owner] // the same, for who does not hold op
 	ship  atomic.Pointer[shipper]         // nil while the disk is closed, or its policy is local
 
+	// moving is held by forks, shared, and by whoever lets the published state
+	// move, from looking for children that need the old one to when it has moved:
+	// a child that is born in between would be seen by nobody. It comes after op.
+	moving sync.RWMutex
+
 	mu      sync.Mutex
 	rec     volume.State   // while it is not open
 	v       *volume.Volume // nil while it is not open

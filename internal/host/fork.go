@@ -140,7 +140,9 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	d.moving.RLock()
 	kids, err := h.forkCut(v, records)
+	d.moving.RUnlock()
 	if err != nil {
 		for _, k := range disks {
 			h.drop(k)

@@ -148,6 +148,8 @@ func (p *publication) run(ctx context.Context) error {
 		}
 	}()
 	p.res = res
+	p.d.moving.Lock()
+	defer p.d.moving.Unlock()
 	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
 		return err
 	}

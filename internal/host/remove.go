@@ -31,6 +31,8 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	d.stopShipping(errHeld)
 	defer d.startShipping() // if it cannot be removed
 	st := d.state()
+	d.moving.Lock()
+	defer d.moving.Unlock()
 	if st.Published != nil && st.Mode != volume.Fenced {
 		if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
 			return err

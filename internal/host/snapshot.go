@@ -259,10 +259,7 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	d.disconnect()
 	d.stopShipping(errHeld)
 	defer d.startShipping()
-	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
-		return api.Volume{}, err
-	}
-	if err := h.cleaner.apart(func() error { return v.Rollback(c, nil) }); err != nil {
+	if err := h.rollback(ctx, d, v, c); err != nil {
 		return api.Volume{}, err
 	}
 	if st.Published != nil {
@@ -272,6 +269,17 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 		}
 	}
 	return h.view(d), nil
+}
+
+// rollback makes an open volume what a cut of another holds. Under op.
+func (h *Host) rollback(ctx context.Context, d *disk, v *volume.Volume, c *volume.Cut) error {
+	d.moving.Lock()
+	defer d.moving.Unlock()
+	st := d.state()
+	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
+		return err
+	}
+	return h.cleaner.apart(func() error { return v.Rollback(c, nil) })
 }
 
 // cutAt returns a cut of the snapshot, or of the commit, of a volume; done

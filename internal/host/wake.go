@@ -74,15 +74,22 @@ func (h *Host) handOver(ctx context.Context, d *disk) error {
 	if _, err := h.publish(ctx, d, commitlog.CauseRelease, nil); err != nil {
 		return err
 	}
-	st := d.state()
-	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
-		return err
-	}
 	if d.owner == nil || d.owner.Generation().IsZero() {
 		// Published by an earlier process: an epoch of this one is what can be released.
 		if _, err := h.publish(ctx, d, commitlog.CauseRelease, func(*commitlog.State) {}); err != nil {
 			return err
 		}
+	}
+	return h.release(ctx, d)
+}
+
+// release hands a published disk to the store and puts it to sleep. Under op.
+func (h *Host) release(ctx context.Context, d *disk) error {
+	d.moving.Lock()
+	defer d.moving.Unlock()
+	st := d.state()
+	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
+		return err
 	}
 	if err := d.owner.Release(ctx); err != nil {
 		return h.noteFence(d, err)
