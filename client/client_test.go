@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -431,5 +432,53 @@ func TestProgress(t *testing.T) {
 	}
 	if _, err := c.Flush(ctx, "nothing"); !errors.Is(err, problem.NotFound) {
 		t.Error(err)
+	}
+}
+
+// TestLateRelease: a daemon that hangs for longer than the asker waits does not
+// find the request afterwards; one that answers in time learns what is left.
+func TestLateRelease(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "api.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	c, err := New("unix:"+path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := c.Release(ctx, "v", ReleaseRequest{Host: "b", Epoch: 1, WithinMs: 5000}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	c.Close()
+	nc, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(nc) // what waited there
+	if !bytes.Contains(b, []byte("/v1/volumes/v/release")) || bytes.Contains(b, []byte("epoch")) {
+		t.Errorf("this had been sent:\n%s", b)
+	}
+
+	left := make(chan float64, 1)
+	addr := serveHandler(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		time.Sleep(50 * time.Millisecond)
+		var in ReleaseRequest
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+			t.Error(err)
+		}
+		left <- in.WithinMs
+	}))
+	if c, err = New(addr, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, _ = c.Release(ctx, "v", ReleaseRequest{Host: "b", Epoch: 1, WithinMs: 5000})
+	if ms := <-left; ms <= 0 || ms > 4950 {
+		t.Errorf("%v ms of 5000 are said to be left, 50 later", ms)
 	}
 }

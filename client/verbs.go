@@ -1,7 +1,10 @@
 package client
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -101,7 +104,47 @@ func (c *Client) Wake(ctx context.Context, name string, force bool, expect strin
 // Release asks the daemon, for another host, to flush a volume or give it up.
 // The request ends with ctx: the daemon then does nothing more for it.
 func (c *Client) Release(ctx context.Context, name string, r ReleaseRequest) (Volume, error) {
-	return call[Volume](ctx, c, http.MethodPost, volume(name, "release"), r)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+volume(name, "release"), &question{ctx: ctx, r: r})
+	if err != nil {
+		return Volume{}, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	// A daemon that hangs for longer than ctx must not find the request later.
+	req.Header.Set("Expect", "100-continue")
+	resp, err := c.do(req)
+	if err != nil {
+		return Volume{}, err
+	}
+	return answer[Volume](c, resp)
+}
+
+// question is a request for a release. It is put into words once the daemon is
+// about to read it, with the time that is left then.
+type question struct {
+	ctx   context.Context
+	r     ReleaseRequest
+	words io.Reader
+}
+
+// Read implements io.Reader.
+func (q *question) Read(p []byte) (int, error) {
+	if q.words == nil {
+		if at, ok := q.ctx.Deadline(); ok {
+			left := time.Until(at)
+			if left <= 0 {
+				return 0, context.DeadlineExceeded
+			}
+			if ms := float64(left) / float64(time.Millisecond); q.r.WithinMs == 0 || ms < q.r.WithinMs {
+				q.r.WithinMs = ms
+			}
+		}
+		b, err := json.Marshal(q.r)
+		if err != nil {
+			return 0, err
+		}
+		q.words = bytes.NewReader(b)
+	}
+	return q.words.Read(p)
 }
 
 // Attach makes a volume a block device of the daemon's machine.

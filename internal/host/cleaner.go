@@ -19,6 +19,7 @@ type cleaner struct {
 	rounds atomic.Uint64 // finished looks at the log
 	freed  atomic.Uint64 // segments
 	err    atomic.Pointer[error]
+	told   atomic.Int64 // Uptime when a full log was last told of
 
 	// mu is held from the choice of victims until they are cleaned, and by whoever
 	// else makes volumes let go of segments. A victim that went meanwhile may be
@@ -112,7 +113,7 @@ func (c *cleaner) clean(ctx context.Context) bool {
 		}
 		done, err := volume.Clean(c.h.pool, vs)
 		if err != nil {
-			c.h.cfg.Log.Error("the log could not be cleaned", "error", err)
+			c.h.event(eventDisk, "", "the log could not be cleaned: %v", err)
 			return false
 		}
 		if done {
@@ -133,10 +134,11 @@ func (c *cleaner) flushOverBudget(ctx context.Context) {
 		st := d.state()
 		if st.SnapshotOf == (volume.ID{}) && v.Account().Dirty > int64(c.h.budget(&st)) {
 			if _, err := c.h.flush(ctx, d, ""); err != nil {
-				c.err.Store(&err)
-				c.h.cfg.Log.Warn("a volume over its dirty budget could not be flushed", "volume", d.String(), "error", err)
-			} else {
-				c.err.Store(nil)
+				if c.err.Swap(&err) == nil {
+					c.h.event(eventStore, d.String(), "it is over its dirty budget and cannot be flushed: %v", err)
+				}
+			} else if c.err.Swap(nil) != nil {
+				c.h.event(eventStore, d.String(), "it was over its dirty budget and could be flushed")
 			}
 		}
 	}
@@ -156,6 +158,9 @@ const noRoomAfter = 20 * time.Second
 // pressure implements volume.Env.Pressure: bounded, writers are slowed first.
 func (c *cleaner) pressure(v *volume.Volume, waited time.Duration) error {
 	if waited > noRoomAfter {
+		if at := int64(c.h.cfg.Uptime()); at > c.told.Swap(at)+int64(time.Minute) {
+			c.h.event(eventDisk, "", "the log has no room, and none could be made: writers get an error until there is some")
+		}
 		c.relieve()
 		return problem.New(problem.NoSpace, "the log has no room, and none could be made")
 	}

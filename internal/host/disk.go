@@ -128,7 +128,7 @@ func (d *disk) start() {
 			d.startShipping()
 			return
 		}
-		d.h.cfg.Log.Error("volume cannot be opened", "volume", d.String(), "error", err)
+		d.h.event(eventVolume, d.String(), "it cannot be opened: %v", err)
 		d.mu.Lock()
 		d.failed = err
 		d.mu.Unlock()

@@ -373,7 +373,7 @@ func (h *Host) checkSegments(all []*disk) {
 				return
 			}
 			if err := u.Segment.CheckAll(); err != nil {
-				h.cfg.Log.Error("damaged log segment", "volume", d.String(), "error", err)
+				h.event(eventDisk, d.String(), "its log is damaged: %v", err)
 			}
 		}
 	}

@@ -191,6 +191,8 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		if v := h.view(d); v.State == string(volume.Failed) || v.State == string(volume.Fenced) {
 			add("volume "+v.Name, problem.New(problem.Internal, "it is %s: %s", v.State, v.Reason), "", "glide show "+v.Name)
 			bad++
+		} else if v.Reason != "" {
+			add("volume "+v.Name, problem.New(problem.Unavailable, "%s", v.Reason), "", "check the store and the way to it; glide events has when it began")
 		}
 	}
 	if bad == 0 {

@@ -253,6 +253,9 @@ func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want c
 	d.setOwner(o)
 	d.adopt(v)
 	d.startShipping()
+	if cause == commitlog.CauseTakeover {
+		h.event(eventVolume, d.String(), "taken over by force, at generation %s", first.Generation)
+	}
 	return h.adoptSnapshots(&first.State, first.Generation)
 }
 

@@ -46,7 +46,7 @@ type machine struct {
 	hadBadSync, stopping, rotten bool
 	// lostPages: it shows what a failed sync gave up, until its power goes.
 	lostPages bool
-	lifeNow                      int
+	lifeNow   int
 }
 
 func newMachine(w *world, i int) *machine {

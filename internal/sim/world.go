@@ -74,10 +74,11 @@ type world struct {
 	ops      atomic.Int64 // file operations of all hosts
 	done     chan struct{}
 	quitting sync.Once
+	finished atomic.Bool
 }
 
 // maxOps bounds the file operations of one run; most need a few thousand.
-const maxOps = 100_000
+const maxOps = 50_000
 
 // spin is called for each of them.
 func (w *world) spin(name string) {
@@ -105,6 +106,7 @@ type Options struct {
 // Result is what a run was.
 type Result struct {
 	Violation *Violation
+	Endless   bool   // something goes round and round, or hangs
 	Trace     uint64 // hash of everything that happened
 	Events    int
 	Steps     int // of the whole schedule
@@ -144,6 +146,7 @@ func Run(o Options, r *Result) {
 	r.Steps = w.params.steps
 	go w.run(o.Steps)
 	<-w.done
+	r.Endless = !w.finished.Load()
 }
 
 func (w *world) run(steps []int) {
@@ -168,7 +171,8 @@ func (w *world) run(steps []int) {
 	w.finish()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	*w.result = Result{w.violation, w.hash.Sum64(), w.events, w.params.steps, w.stats}
+	*w.result = Result{Violation: w.violation, Trace: w.hash.Sum64(), Events: w.events, Steps: w.params.steps, Stats: w.stats}
+	w.finished.Store(true)
 }
 
 func newWorld(o Options) *world {
