@@ -111,6 +111,9 @@ func (c *Client) Release(ctx context.Context, name string, r ReleaseRequest) (Vo
 	req.Header.Set("Content-Type", "application/json")
 	// A daemon that hangs for longer than ctx must not find the request later.
 	req.Header.Set("Expect", "100-continue")
+	if report := api.Progress(ctx); report != nil {
+		req = withProgress(req, report)
+	}
 	resp, err := c.do(req)
 	if err != nil {
 		return Volume{}, err

@@ -42,13 +42,14 @@ func release(s *server, w http.ResponseWriter, r *http.Request) error {
 	if err := decode(w, r, &in); err != nil {
 		return err
 	}
-	ctx := r.Context()
+	ctx, done := told(w, r)
 	if in.WithinMs > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, began.Add(time.Duration(min(in.WithinMs, longestRelease)*1e6)))
 		defer cancel()
 	}
 	out, err := s.Release(ctx, r.PathValue("name"), in)
+	done()
 	if err != nil {
 		return err
 	}

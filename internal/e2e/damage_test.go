@@ -299,7 +299,7 @@ func TestCorruptLog(t *testing.T) {
 			d.a.verifyFinds(t, seg[0], "v")
 			refused(t, d.a.try("flush", "v"), 1, seg[0])
 			refused(t, d.a.try("export", "v", filepath.Join(t.TempDir(), "v.raw")), 1, seg[0])
-			if !strings.Contains(d.a.stderr.String(), "damaged log segment") {
+			if !strings.Contains(d.a.stderr.String(), "its log is damaged") {
 				t.Error("the daemon's log does not tell of it")
 			}
 			d.a.write("v", second, 9<<20) // written again it is whole

@@ -168,7 +168,7 @@ func TestReadOnlyStore(t *testing.T) {
 	b.holds("w", data, 0) // fetched now
 	b.do("verify", "w", "--cold")
 	b.do("log", "v")
-	refused(t, b.try("fork", "v", "x"), 1, "")
+	refused(t, b.try("fork", "v", "x"), 3, says)
 	refused(t, b.try("wake", "v", "--force"), 1, says)
 	// A start needs the store as little.
 	a.stop()

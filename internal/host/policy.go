@@ -159,6 +159,10 @@ func (h *Host) beginShipping(ctx context.Context, d *disk, p policy, cause commi
 	return nil
 }
 
+// withdrawWithin is how long a store that did not answer may take to give back
+// the name of a volume that was not made.
+const withdrawWithin = 2 * time.Second
+
 // promise gives a volume that was just made here its policy; without the store
 // it is not made. Under op.
 func (h *Host) promise(ctx context.Context, d *disk, p policy, cause commitlog.Cause) error {
@@ -171,8 +175,14 @@ func (h *Host) promise(ctx context.Context, d *disk, p policy, cause commitlog.C
 	}
 	st := d.state()
 	if st.Published == nil {
-		// Should the store be away, the next volume of the name takes care of what was sent.
-		if werr := d.withdraw(ctx, &st); werr != nil && problem.KindOf(werr) != problem.Unavailable {
+		// Should the store be away, the next volume of the name takes care of what
+		// was sent, and nobody waits for another row of tries.
+		wctx, cancel := ctx, context.CancelFunc(func() {})
+		if problem.KindOf(err) == problem.Unavailable {
+			wctx, cancel = context.WithTimeout(ctx, withdrawWithin)
+		}
+		defer cancel()
+		if werr := d.withdraw(wctx, &st); werr != nil && wctx.Err() == nil && problem.KindOf(werr) != problem.Unavailable {
 			err = errors.Join(err, werr)
 		}
 	} else if terr := d.tombstone(ctx, &st); terr != nil {

@@ -116,9 +116,12 @@ func (h *Host) erase(disks ...*disk) error {
 		return err
 	}
 	for _, d := range disks {
-		st := d.state()
-		if err := d.firstDone(&st); err != nil {
-			return err
+		// What was sent for a volume that was never known to be published may yet
+		// take effect: the fact stays, for the next volume of the name.
+		if st := d.state(); st.Published != nil {
+			if err := d.firstDone(&st); err != nil {
+				return err
+			}
 		}
 		h.drop(d)
 		d.mu.Lock()

@@ -168,6 +168,9 @@ func (w *world) compare(l *line, got image, size uint64, sizes []uint64, why str
 			inv = verified
 		}
 		w.violateLocked(inv, "%s (%s) is not the state after any of its writes %d to %d: %s", l, why, from, l.last(), l.explain(got, l.last()))
+		for n := max(from, l.first); n <= l.last(); n++ {
+			w.trace("%s: against write %d: %s", l, n, l.explain(got, n))
+		}
 		return
 	}
 	if !slices.Contains(sizes, size) && !slices.Contains(l.sizes, size) {

@@ -146,12 +146,17 @@ func (h *history) settle(n int) {
 // explain tells where got differs from the disk after n writes, and which writes
 // touched that place.
 func (h *history) explain(got image, n int) string {
-	want := h.content(n)
+	want, many := h.content(n), 0
+	for i := range max(len(got), len(want)) {
+		if got.at(i) != want.at(i) {
+			many++
+		}
+	}
 	for i := range max(len(got), len(want)) {
 		if got.at(i) == want.at(i) {
 			continue
 		}
-		s := fmt.Sprintf("sector %d is %x, after write %d it was %x;", i, got.at(i), n, want.at(i))
+		s := fmt.Sprintf("%d sectors differ; sector %d is %x, after write %d it was %x;", many, i, got.at(i), n, want.at(i))
 		for k, o := range h.writes {
 			if o.whole != nil || o.at <= i && i < o.at+o.n {
 				v := uint64(0)

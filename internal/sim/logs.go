@@ -171,8 +171,8 @@ func (w *world) published(g *volumeLog, e *entry) {
 	if l == nil {
 		return
 	}
-	if e.Kind == commitlog.Seal && !e.Released {
-		return // carried over
+	if e.Kind == commitlog.Seal && !e.Released || e.State.Reserved {
+		return // carried over, or not the volume's name yet
 	}
 	from := max(l.stored, 0)
 	n, most, ok := l.find(e.content, from, l.last())
@@ -184,7 +184,7 @@ func (w *world) published(g *volumeLog, e *entry) {
 		w.violateLocked(prefix, "%s %s, by host %d, is not a cut of %s after write %d: %s", g.name, e.Generation, e.from.machine, l, n, l.explain(e.content, n))
 		return
 	}
-	l.stored, l.owns = n, true
+	l.stored, l.owns, l.released = n, true, false
 	w.trace("%s: %s holds %d of %d writes", l, e.Generation, n, l.last())
 	if e.Released {
 		if l.releasing == 0 || e.from.life != l.m.lifeNow {

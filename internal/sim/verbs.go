@@ -237,6 +237,10 @@ func (w *world) baseOf(l *line, before, after string) (root rootKey, unknown boo
 	if l.rolled {
 		return rootKey{}, true
 	}
+	if l.released {
+		w.stats["known: a fork of a released volume is not pinned"]++
+		return rootKey{}, true
+	}
 	if before == "" && after == "" {
 		return l.baseRoot, false
 	}
@@ -352,11 +356,21 @@ func (w *world) rollback(d *dice) string {
 	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
 	defer cancel()
 	_, err := u.h.Rollback(ctx, name, sn, true)
+	if going := w.isGoing(s); err != nil && going && problem.KindOf(err) == problem.NotFound {
+		w.uncertain(l)
+		return "gone"
+	}
 	res := w.settled(l, name, u.life, "rollback", err, func() { l.acked, l.durable, l.sizes = n, n, []uint64{s.size} })
 	if res == "error" {
 		w.uncertain(l)
 	}
 	return res
+}
+
+func (w *world) isGoing(s *snap) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return s.going
 }
 
 func (w *world) sleep(d *dice) string {
