@@ -43,19 +43,27 @@ func (w *world) closing(m *machine) {
 
 // restarted compares what a host found on its disk with what has to be there.
 func (w *world) restarted(m *machine, h *host.Host, life int) {
+	if w.reconcile(m, h, life) {
+		w.lookAtAll(m, life)
+	}
+}
+
+// reconcile compares the volumes that a host has with those it has to have.
+func (w *world) reconcile(m *machine, h *host.Host, life int) bool {
 	vs, err := h.List(context.Background(), false)
 	if err != nil {
 		if m.alive(life) {
 			w.violate(flushIsDurable, "host %d cannot list its volumes: %v", m.index, err)
 		}
-		return
+		return false
 	}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	m.stopping = false
 	found := map[*line]bool{}
 	for i := range vs {
 		v := &vs[i]
-		l := w.recognise(m, v.ID, v.Name)
+		l := w.recognise(m, v)
 		if l == nil {
 			continue
 		}
@@ -82,16 +90,16 @@ func (w *world) restarted(m *machine, h *host.Host, life int) {
 			continue
 		}
 		if !l.maybe && !l.ending && !l.leaving && !m.rotten {
-			w.violateLocked(flushIsDurable, "%s is gone after a restart", l)
+			w.violateLocked(flushIsDurable, "%s is gone", l)
 		}
 		l.ended = true
 	}
-	w.mu.Unlock()
-	w.lookAtAll(m, life)
+	return true
 }
 
 // recognise finds the line of a volume that a host has. Under mu.
-func (w *world) recognise(m *machine, id, name string) *line {
+func (w *world) recognise(m *machine, v *api.Volume) *line {
+	id, name := v.ID, v.Name
 	var over *line
 	for i := len(w.lines) - 1; i >= 0; i-- {
 		l := w.lines[i]
@@ -106,6 +114,9 @@ func (w *world) recognise(m *machine, id, name string) *line {
 			return l
 		}
 	}
+	if i := strings.Index(name, ".rescue-"); over == nil && i > 0 {
+		return w.rescued(m, v, name[:i])
+	}
 	switch {
 	case over == nil:
 		w.violateLocked(prefix, "host %d has a volume %s that nobody asked for", m.index, name)
@@ -113,6 +124,27 @@ func (w *world) recognise(m *machine, id, name string) *line {
 		w.violateLocked(prefix, "%s, which was removed, is back", over)
 	}
 	return nil // a verb that failed left it
+}
+
+// rescued makes a line of what a fenced host could not publish: all that was
+// written there. Under mu.
+func (w *world) rescued(m *machine, v *api.Volume, of string) *line {
+	for i := len(w.lines) - 1; i >= 0; i-- {
+		l := w.lines[i]
+		if l.m != m || l.rescue != nil || l.maybe || !l.mayBe(of) {
+			continue
+		}
+		k := w.newLine(m, v.Name)
+		l.rescue, k.id, k.maybe = k, v.ID, false
+		k.history, k.sizes, k.blockSize = l.copy(), append([]uint64(nil), l.sizes...), l.blockSize
+		k.loose, k.least, k.crashed, k.durable = true, l.floor(), l.crashed, min(l.durable, l.floor())
+		k.snaps, k.rolled = l.snaps, true
+		l.snaps = map[string]*snap{}
+		w.fence(l)
+		return k
+	}
+	w.violateLocked(prefix, "host %d has a rescue volume %s of nothing", m.index, v.Name)
+	return nil
 }
 
 // found makes a line of a volume that a verb made, though its answer was lost. Under mu.
@@ -190,6 +222,12 @@ func (w *world) rotSomething(d *dice) string {
 // epilogue is the end of a run: nothing is in anybody's way any more, so
 // everything has to work.
 func (w *world) epilogue() {
+	for _, m := range w.machines {
+		if u := m.use(); u.h != nil {
+			w.reconcile(m, u.h, u.life)
+			u.end()
+		}
+	}
 	for pass := range 3 {
 		if pass == 1 { // those that are in the store are flushed
 			w.note(func(w *world) { w.checkKept("the end") })

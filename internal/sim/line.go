@@ -41,10 +41,13 @@ type line struct {
 	sizes     []uint64 // it has one of these
 
 	blockSize uint32
-	maybe     bool // asked for, and not acknowledged
-	ended     bool // removed, released, or taken off this host
-	ending    bool // that was asked for
-	leaving   bool // another host asked for it
+	rescue    *line
+	policy    string        // of durability; "" while it changes
+	rpo       time.Duration // of continuous ones
+	maybe     bool          // asked for, and not acknowledged
+	ended     bool          // removed, released, or taken off this host
+	ending    bool          // that was asked for
+	leaving   bool          // another host asked for it
 	fenced    bool
 	asked     bool // to be put to sleep
 	snaps     map[string]*snap

@@ -415,6 +415,7 @@ func (w *world) sleep(d *dice) string {
 	})
 }
 
+// wake wakes a volume where it is. One that is fenced there is taken over again.
 func (w *world) wake(d *dice) string {
 	l := w.pick(d, nil)
 	if l == nil {
@@ -425,22 +426,39 @@ func (w *world) wake(d *dice) string {
 	if u.h == nil {
 		return "down"
 	}
-	w.mu.Lock()
-	name, expect := l.name, ""
-	if g := w.logs[l.name]; g != nil && l.owns && d.chance(300) {
-		expect = g.tip.String()
-	}
-	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
 	defer cancel()
-	if gone := w.isLeaving(l); gone {
+	if w.isLeaving(l) {
 		return "skipped" // that would be to take it over again
 	}
-	_, err := u.h.Wake(ctx, name, false, expect)
-	if err != nil && problem.KindOf(err) == problem.WouldLose && expect != "" {
-		return "refused" // the host had not heard of its own commit
+	w.mu.Lock()
+	name, expect, before := l.name, "", commitlog.Generation{}
+	g := w.logs[name]
+	if g != nil {
+		before = g.tip
+		if l.owns && d.chance(300) {
+			expect = g.tip.String()
+		}
 	}
-	return w.settled(l, name, u.life, "wake", err, func() {})
+	if w.elsewhere(l) {
+		l.leaving = true
+	}
+	w.mu.Unlock()
+	v, err := u.h.Wake(ctx, name, false, expect)
+	if k := problem.KindOf(err); err != nil && k == problem.WouldLose && (expect != "" || w.isLeaving(l)) {
+		return "refused" // the host had not heard of its own commit, or another has it
+	}
+	return w.settled(l, name, u.life, "wake", err, func() {
+		at, _ := commitlog.ParseGeneration(v.Generation)
+		if g == nil || g.entries[at] == nil || at.Number != 1 || at.Compare(before) <= 0 {
+			return
+		}
+		if c := g.entries[at].State.Cause; c == commitlog.CauseWake || c == commitlog.CauseTakeover {
+			k := w.newLine(l.m, name)
+			w.adopt(k, g.entries[at], v.ID)
+			l.ended, l.maybe = true, true // what was here is in its rescue
+		}
+	})
 }
 
 func (w *world) isLeaving(l *line) bool {

@@ -1,0 +1,63 @@
+package host
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// awayStore answers nothing once it is away, and notes whether whoever asked last
+// had a limit to his patience.
+type awayStore struct {
+	objstore.Store
+	away, limited atomic.Bool
+}
+
+func (s *awayStore) gone(ctx context.Context) error {
+	if !s.away.Load() {
+		return nil
+	}
+	_, limited := ctx.Deadline()
+	s.limited.Store(limited)
+	return problem.New(problem.Unavailable, "no answer")
+}
+
+func (s *awayStore) Get(ctx context.Context, key string) ([]byte, error) {
+	if err := s.gone(ctx); err != nil {
+		return nil, err
+	}
+	return s.Store.Get(ctx, key)
+}
+
+func (s *awayStore) PutIfAbsent(ctx context.Context, key string, data []byte) error {
+	if err := s.gone(ctx); err != nil {
+		return err
+	}
+	return s.Store.PutIfAbsent(ctx, key, data)
+}
+
+// TestSyncIsNotMadeWithoutStore: nothing is left of it, and a store that did not
+// answer is not waited for once more.
+func TestSyncIsNotMadeWithoutStore(t *testing.T) {
+	b := newBed(t)
+	s := &awayStore{Store: b.store}
+	b.store = s
+	h := b.host(t.TempDir(), "a")
+	s.away.Store(true)
+	for _, policy := range []string{volume.Sync, volume.Continuous} {
+		_, err := h.Create(ctx, api.CreateRequest{Name: policy, Size: mib, Durability: policy})
+		wantKind(t, err, problem.Unavailable)
+		if !s.limited.Load() {
+			t.Errorf("%s: giving the name back may take as long as the store likes", policy)
+		}
+		_, err = h.local(policy, false)
+		wantKind(t, err, problem.NotFound)
+	}
+	s.away.Store(false)
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "sync", Size: mib, Durability: volume.Sync}))
+}
