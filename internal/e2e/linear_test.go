@@ -241,14 +241,14 @@ func (d *daemon) fillLog(t *testing.T, stop <-chan struct{}) {
 	}
 	c := d.dial("filler")
 	defer c.Close()
-	b := pattern(1<<20, 1)
-	for i := 0; ; i++ {
+	b, r := pattern(1<<20, 1), rand.New(rand.NewPCG(1, 1))
+	for {
 		select {
 		case <-stop:
 			return
 		case <-time.After(5 * time.Millisecond):
 		}
-		if err := c.Write(b, uint64(i%64)<<20, 0); err != nil {
+		if err := c.Write(b, r.Uint64N(64)<<20, 0); err != nil {
 			t.Error(err)
 			return
 		}

@@ -44,9 +44,14 @@ func (s *shipper) setSending(on bool) {
 
 // take takes the changes and sends them.
 func (s *shipper) take(o *commitlog.Owner) error {
+	last := s.v.Last()
 	c, err := s.v.TakeChanges()
-	if err != nil || c == nil {
+	if err != nil {
 		return err
+	}
+	if c == nil { // whatever was written through last has been taken before
+		s.noteSent(last)
+		return nil
 	}
 	defer c.Release()
 	err = s.ship(o, c)
@@ -61,6 +66,13 @@ func (s *shipper) take(o *commitlog.Owner) error {
 	return err
 }
 
+// noteSent notes that nothing through a write is left to be sent.
+func (s *shipper) noteSent(seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent = max(s.sent, seq)
+}
+
 // errTooLarge is a cut that no data commit can hold.
 var errTooLarge = problem.New(problem.Invalid, "too much for one data commit")
 
@@ -70,8 +82,12 @@ func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
 		return err
 	}
 	data, err := encodeChanges(c)
-	if err != nil || data == nil {
+	if err != nil {
 		return err
+	}
+	if data == nil {
+		s.noteSent(c.Seq)
+		return nil
 	}
 	p := &parcel{seq: c.Seq, at: c.At, began: s.h.cfg.Uptime(), bytes: int64(len(data))}
 	// The request outlives this shipper: a verb that stops it goes on behind it.
@@ -198,6 +214,7 @@ func (s *shipper) reached(seq uint64) {
 	s.mu.Lock()
 	s.acked.Store(max(seq, s.acked.Load()))
 	s.sent = max(seq, s.sent)
+	s.rebase = false
 	s.changed.Broadcast()
 	s.mu.Unlock()
 	s.poke()
@@ -209,7 +226,7 @@ func (s *shipper) advance() {
 	last := s.v.Last()
 	n, _ := s.v.Changed()
 	s.mu.Lock()
-	settled := n == 0 && !s.sending && len(s.flights) == 0 && last > s.acked.Load() && s.wants <= last
+	settled := n == 0 && !s.sending && len(s.flights) == 0 && last > s.acked.Load()
 	s.mu.Unlock()
 	if settled {
 		s.reached(last)

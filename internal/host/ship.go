@@ -71,6 +71,7 @@ type shipper struct {
 	since   time.Duration // Uptime when that began
 	over    error         // why nothing will be acknowledged any more
 	folding bool
+	rebase  bool          // a fold has to come first
 	sending bool          // changes were taken that are neither under way nor returned
 	saved   time.Duration // Uptime when the record last learned of it
 }
@@ -91,7 +92,7 @@ func newShipper(d *disk, v *volume.Volume, st *volume.State) *shipper {
 	s.policy(st)
 	switch n, _ := v.Changed(); {
 	case st.Rebase:
-		s.wants = v.Last() + 1 // the store is to learn of the rollback, whatever is written
+		s.rebase = true // the store is to learn of the rollback, whatever is written
 	case n > 0:
 		s.acked.Store(st.Shipped)
 		s.sent = st.Shipped
@@ -249,7 +250,7 @@ func (s *shipper) due() time.Duration {
 	now := s.h.cfg.Uptime()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wanted := s.wants > s.sent
+	wanted := s.wants > s.sent || s.rebase
 	if bytes == 0 && !wanted {
 		return forever
 	}

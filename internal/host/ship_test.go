@@ -528,3 +528,32 @@ func TestFlushesHoldNobodyUp(t *testing.T) {
 		t.Errorf("flushes hold others up: %d requests a second without, %d with", without, with)
 	}
 }
+
+// TestIdleShipperRests: after a rollback, or a flush of nothing new, nothing is
+// tried again and again. In a bubble, whoever does not wait stops the clock.
+func TestIdleShipperRests(t *testing.T) { bubble(t, testIdleShipperRests) }
+
+func testIdleShipperRests(t *testing.T) {
+	b := newBed(t)
+	g := newGated(b.store)
+	b.store = g
+	h := virtual(t, b)
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "sync"}))
+	fill(t, h, "v", 1, 0, 4096)
+	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"))
+	must[api.Flush](t)(h.Flush(ctx, "v"))
+	must[api.Volume](t)(h.Rollback(ctx, "v", "s", true))
+	time.Sleep(time.Hour)
+	dev := guest(t, h, "v")
+	if err := dev.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(guestWrite(dev, 0, make([]byte, 4096)), dev.Flush(), dev.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	before := g.puts.Load()
+	time.Sleep(24 * time.Hour)
+	if n := g.puts.Load() - before; n != 0 {
+		t.Errorf("an idle volume made %d commits in a day", n)
+	}
+}
