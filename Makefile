@@ -14,7 +14,7 @@ export GLIDE_TOOLS := $(TOOLS)
 PACKAGES := qemu-system-x86 qemu-utils fio nbdkit libnbd-bin nbd-client debootstrap \
             linux-image-cloud-amd64 e2fsprogs zstd cpio busybox-static iproute2 ca-certificates
 
-.PHONY: help build check test race fuzz bench e2e soak demo deps tools generate clean
+.PHONY: help build check test race fuzz bench e2e soak faults simulate demo deps tools generate clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -61,6 +61,12 @@ e2e: deps tools build ## the tests with daemons, guests and a real S3 server
 
 soak: deps tools build ## long crash tests: SOAK= how long, 30m by default
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_SOAK=$(or $(SOAK),30m) $(GO) test -v -timeout 24h -run Soak ./internal/e2e ./internal/volume
+
+faults: ## plant deliberate faults in the engine, and run the simulator until each is caught: FAULTS=NAME,NAME
+	$(GO) test -count=1 -v -timeout 6h -run 'TestFaults$$' ./internal/sim -sim.faults=$(or $(FAULTS),all)
+
+simulate: ## the simulator: SEEDS=1-10000
+	$(GO) test -count=1 -v -timeout 6h -run 'TestSim$$' ./internal/sim -sim.seed=$(or $(SEEDS),1-10000)
 
 demo: deps build ## the main job, end to end: IMAGE=path for your own disk, STORE=s3 for the S3 server
 	@[ "$(STORE)" != s3 ] || $(MAKE) --no-print-directory tools

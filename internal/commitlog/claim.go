@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/problem"
 )
 
@@ -126,7 +127,7 @@ func removed(vol Volume, tip *Object) error {
 func sealedFrom(sealed *Object, host string) []SealedFrom {
 	list := sealed.State.SealedFrom
 	owner, g := sealed.State.Owner.ID, sealed.Generation
-	if sealed.Released || owner == host {
+	if sealed.Released || owner == host || fault.Is("former-owner-not-kept") {
 		return list
 	}
 	return append(list[:len(list):len(list)], SealedFrom{Host: owner, Generation: Generation{g.Epoch, g.Number - 1}})
@@ -212,7 +213,7 @@ func (o *Owner) race(ctx context.Context, approve func(tip *Object) error, next 
 // closeAfter makes sure that the epoch of tip is closed right after it, and returns
 // the seal; nil if another object, which is no seal, follows tip.
 func (o *Owner) closeAfter(ctx context.Context, tip *Object) (*Object, error) {
-	if tip.Closes() {
+	if tip.Closes() || fault.Is("claim-without-seal") {
 		return tip, nil
 	}
 	if err := o.prepareSeal(tip); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
 )
@@ -334,6 +335,9 @@ func (o *Owner) resolve(ctx context.Context) (found *Object, err error) {
 		return nil, nil
 	}
 	found, err = create(ctx, o.opts.Store, o.opts.Volume, p.object, p.raw)
+	if fault.Is("number-sent-twice") {
+		o.pending = nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -358,7 +362,7 @@ func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, 
 	}
 	found, readErr := get(ctx, store, vol, obj.Generation)
 	switch {
-	case readErr == nil && found.Mark == obj.Mark:
+	case readErr == nil && (found.Mark == obj.Mark || fault.Is("collision-believed-ours")):
 		return nil, nil
 	case readErr == nil:
 		return found, nil

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -168,6 +169,9 @@ func Fold(ctx context.Context, s *Session, base *blockmap.Map, edit *blockmap.Ed
 	err := g.Wait()
 	if err == nil {
 		err = f.finish()
+	}
+	if fault.Is("commit-before-packs") {
+		return f.res, err
 	}
 	if uerr := uploads.Wait(); err == nil {
 		err = uerr

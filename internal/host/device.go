@@ -90,24 +90,28 @@ func (x *device) Flush() error {
 	if err := x.alive(); err != nil {
 		return err
 	}
-	seq := x.v.Last()
+	// The shipper that is there now has the say, whatever becomes of it meanwhile.
+	s, seq := x.d.ship.Load(), x.v.Last()
+	if s == nil && x.d.promises.Load() {
+		return errno(errHeld)
+	}
 	if err := x.v.Flush(); err != nil {
 		return errno(err)
 	}
-	if s := x.d.ship.Load(); s != nil && s.sync.Load() {
+	if s != nil && s.sync.Load() {
 		return errno(s.flushed(context.Background(), seq, 0))
 	}
 	return nil
 }
 
 // FlushWaits implements nbd.Acknowledger.
-func (x *device) FlushWaits() bool { return x.d.ship.Load() != nil }
+func (x *device) FlushWaits() bool { return x.d.promises.Load() }
 
 // TryAcknowledge implements nbd.Acknowledger.
 func (x *device) TryAcknowledge() bool {
 	s := x.d.ship.Load()
 	if s == nil {
-		return true
+		return !x.d.promises.Load()
 	}
 	s.written()
 	ok, slow := s.mayAcknowledge()
@@ -117,6 +121,9 @@ func (x *device) TryAcknowledge() bool {
 // Acknowledge implements nbd.Acknowledger.
 func (x *device) Acknowledge() error {
 	s := x.d.ship.Load()
+	if s == nil && x.d.promises.Load() {
+		return errno(errHeld)
+	}
 	if s == nil {
 		return x.alive()
 	}

@@ -2,6 +2,7 @@ package host
 
 import (
 	"encoding/hex"
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -20,7 +21,10 @@ type disk struct {
 	op    sync.Mutex
 	owner *commitlog.Owner                // of this process; nil before its first commit; see setOwner
 	owned atomic.Pointer[commitlog.Owner] // the same, for who does not hold op
-	ship  atomic.Pointer[shipper]         // nil while the disk is closed, or its policy is local
+	ship  atomic.Pointer[shipper]         // nil while the disk is closed, a verb is at work, or its policy is local
+	// promises tells that the policy is not local: without a shipper nothing is
+	// acknowledged then.
+	promises atomic.Bool
 
 	// moving is held by forks, shared, and by whoever lets the published state
 	// move, from looking for children that need the old one to when it has moved:
@@ -60,6 +64,7 @@ func (d *disk) latencies() *latencies {
 
 func newDisk(h *Host, st volume.State) *disk {
 	d := &disk{h: h, id: st.ID, rec: st, conns: map[*device]struct{}{}}
+	d.promises.Store(st.Ships())
 	if st.Published != nil {
 		d.published()
 	}
@@ -214,6 +219,9 @@ func (d *disk) shut() error {
 		st := v.State()
 		d.mu.Lock()
 		d.rec, d.v = st, nil
+		if errors.Is(err, wal.ErrSync) {
+			d.failed = err // what its log seems to hold is not on the disk
+		}
 		d.mu.Unlock()
 		d.claim()
 		v.Discard()

@@ -6,6 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -111,7 +112,7 @@ func (p *pins) pinFork(ctx context.Context, key string) (func(context.Context) e
 // volume that only this host knows lies over it (reachable-is-kept; a local fork
 // costs no request before that).
 func (p *pins) keepChildren(ctx context.Context, root blockmap.Root, except volume.ID) error {
-	if root.IsHole() || !p.needed(root, except) {
+	if root.IsHole() || !p.needed(root, except) || fault.Is("children-not-pinned") {
 		return nil
 	}
 	p.mu.Lock()

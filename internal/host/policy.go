@@ -78,6 +78,7 @@ func (h *Host) setPolicy(ctx context.Context, d *disk, p policy) error {
 		if err := d.sayPolicy(ctx, p); err != nil {
 			return err
 		}
+		d.promises.Store(false)
 		d.stopShipping(errRelaxed)
 		v.StopTracking()
 		return d.update(p.record)

@@ -8,6 +8,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
@@ -103,8 +104,8 @@ func (d *disk) changes() bool {
 
 // changed tells whether the record says something that the newest commit does not.
 func (d *disk) changed(st *volume.State) bool {
-	if st.RootBlocks != st.Blocks() {
-		return true // it has grown
+	if st.RootBlocks != st.Blocks() || st.RolledBack {
+		return true // it has grown, or shows what was given up
 	}
 	for _, s := range d.h.snapshotsOf(st.ID) {
 		if s.state().Generation == "" {
@@ -130,7 +131,7 @@ type publication struct {
 
 func (p *publication) run(ctx context.Context) error {
 	h, st := p.h, &p.cut.State
-	if err := p.cut.Sync(); err != nil {
+	if err := p.cut.Sync(); err != nil && !fault.Is("published-before-synced") {
 		return err
 	}
 	end := h.session.Begin()
@@ -170,7 +171,7 @@ func (p *publication) run(ctx context.Context) error {
 	if err := h.cleaner.apart(func() error {
 		return p.v.Published(p.cut, m, func(s *volume.State) {
 			if p.gen.Compare(generation(s.Published)) > 0 { // a data commit may have followed
-				s.Published = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}
+				s.Published, s.RolledBack = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}, false
 			}
 		})
 	}); err != nil {
@@ -386,7 +387,7 @@ func (d *disk) firstDone(st *volume.State) error {
 // request if nothing was sent. Under op.
 func (d *disk) withdraw(ctx context.Context, st *volume.State) error {
 	began, err := d.beganFirst(st)
-	if err != nil || !began {
+	if err != nil || !began || fault.Is("first-publication-not-withdrawn") {
 		return err
 	}
 	if err := d.own(st); err != nil {

@@ -28,6 +28,7 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	if err := d.removable(force); err != nil {
 		return err
 	}
+	defer d.turnAway()()
 	d.stopShipping(errHeld)
 	defer d.startShipping() // if it cannot be removed
 	st := d.state()

@@ -40,6 +40,7 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	if err := d.quiet("rename it", false); err != nil {
 		return api.Volume{}, err
 	}
+	defer d.turnAway()()
 	d.stopShipping(errHeld)
 	defer d.startShipping()
 	release, err := h.reserveName(n)

@@ -20,8 +20,8 @@ func (h *Host) noteFence(d *disk, err error) error {
 		return err
 	}
 	// From here on nothing is acknowledged; what waits, and what comes, is EIO.
-	d.stopShipping(err)
 	v.Fail(err)
+	d.stopShipping(err)
 	if rerr := h.fence(d, v, err); rerr != nil {
 		h.event(eventVolume, d.String(), "fenced, and what it had not published could not be put aside yet: %v", rerr)
 		return errors.Join(err, rerr)

@@ -126,6 +126,7 @@ func (d *disk) startShipping() {
 	if d.v == nil || !st.Ships() || d.ship.Load() != nil || st.Mode != volume.Active {
 		return
 	}
+	d.promises.Store(true)
 	s := newShipper(d, d.v, &st)
 	d.ship.Store(s)
 	s.done.Go(s.run)

@@ -16,6 +16,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/nbd"
 )
@@ -178,6 +179,8 @@ func virtual(t *testing.T, b *bed) *Host {
 	h, err := Open(ctx, Config{
 		Data: "data", FS: fs, Store: b.store, Counter: b.count, Cache: Share{Bytes: 16 << 20}, WALLimit: Share{Bytes: 64 << 20},
 		Uptime: func() time.Duration { return time.Since(start) + time.Hour },
+		// Coders that are made in a bubble cannot be used outside.
+		Compression: pack.CompressionNone,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -71,12 +71,17 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 
 // forkCut forks the volume's present cut on this host.
 func (h *Host) forkCut(v *volume.Volume, children []*volume.State) ([]*volume.Volume, error) {
-	c, err := v.Cut()
-	if err != nil {
-		return nil, err
+	for {
+		c, err := v.Cut()
+		if err != nil {
+			return nil, err
+		}
+		kids, err := c.Fork(children...)
+		c.Release()
+		if !errors.Is(err, volume.ErrRepaired) {
+			return kids, err
+		}
 	}
-	defer c.Release()
-	return c.Fork(children...)
 }
 
 // adopt makes a fresh volume the disk's.
@@ -279,7 +284,7 @@ func (h *Host) rollback(ctx context.Context, d *disk, v *volume.Volume, c *volum
 	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
 		return err
 	}
-	return h.cleaner.apart(func() error { return v.Rollback(c, nil) })
+	return h.cleaner.apart(func() error { return v.Rollback(c, func(s *volume.State) { s.RolledBack = true }) })
 }
 
 // cutAt returns a cut of the snapshot, or of the commit, of a volume; done

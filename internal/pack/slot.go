@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/problem"
 )
 
@@ -125,7 +126,7 @@ func Open(h *Hasher, ref Ref, slot, dst []byte, maxRaw int) ([]byte, error) {
 }
 
 func checkHash(h *Hasher, ref Ref, raw []byte) error {
-	if sum := h.Sum(raw); sum != ref.Hash {
+	if sum := h.Sum(raw); sum != ref.Hash && !fault.Is("store-not-verified") {
 		return inPack(ref, problem.New(problem.Corrupt, "its hash is %s instead of %s", sum, ref.Hash))
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"syscall"
 )
 
 const (
@@ -174,8 +173,6 @@ func (n *node) failSync(s *syncing) {
 	}
 	n.syncing = slices.Delete(n.syncing, i, i+1)
 }
-
-var errIO = syscall.EIO
 
 // crash is the disk as it is found when the power comes back. keep is the share,
 // in percent, of what was not synced that had reached the disk by chance; at 100

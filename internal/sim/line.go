@@ -42,14 +42,11 @@ type line struct {
 
 	blockSize uint32
 	rescue    *line
-	policy    string        // of durability; "" while it changes
-	rpo       time.Duration // of continuous ones
-	maybe     bool          // asked for, and not acknowledged
-	ended     bool          // removed, released, or taken off this host
-	ending    bool          // that was asked for
-	leaving   bool          // another host asked for it
+	maybe     bool // asked for, and not acknowledged
+	ended     bool // removed, released, or taken off this host
+	ending    bool // that was asked for
+	leaving   bool // another host asked for it
 	fenced    bool
-	asked     bool // to be put to sleep
 	snaps     map[string]*snap
 
 	// While a fork is being made: of which line, which has at least so many writes.

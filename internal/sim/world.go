@@ -224,13 +224,6 @@ func (w *world) failed() bool {
 	return w.violation != nil
 }
 
-// over tells whether nothing may begin any more.
-func (w *world) over() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.ending && w.violation != nil
-}
-
 // note changes the model.
 func (w *world) note(change func(*world)) {
 	w.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"sort"
 
 	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -124,6 +125,16 @@ func FindVictims(vols []*Volume, share float64, most int) []Victims {
 	return out
 }
 
+// liveIn is the bytes of the segments that the overlay points at.
+func (v *Volume) liveIn(segs []*wal.Segment) (n int64) {
+	v.omu.RLock()
+	defer v.omu.RUnlock()
+	for _, s := range segs {
+		n += v.live[s.Number()]
+	}
+	return n
+}
+
 // move is a piece of the log that cleaning copied.
 type move struct {
 	off, length uint64
@@ -154,13 +165,18 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 	if !vs.current() {
 		return false, nil
 	}
-	settled := vs.Settled()
+	vs.Live = 0
 	for _, v := range vs.Holders {
 		// An append that filled one of the victims has pointed the overlay at
-		// what it wrote there once this lock was free.
+		// what it wrote there once this lock was free: only now can be told what
+		// is live of them, and whether that is synced.
 		v.wmu.Lock()
 		//lint:ignore SA2001 the lock is a barrier
 		v.wmu.Unlock()
+		vs.Live += v.liveIn(vs.Segments)
+	}
+	settled := vs.Settled()
+	for _, v := range vs.Holders {
 		if settled {
 			continue
 		}
@@ -178,6 +194,12 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 	if err != nil {
 		c.Abort()
 		return false, err
+	}
+	if len(fresh) >= len(vs.Segments) {
+		// Headers and indexes have eaten up what was to be gained: going on would be
+		// to copy the same pieces again and again.
+		c.Abort()
+		return false, nil
 	}
 	for _, v := range vs.Holders {
 		v.addSegments(fresh, vs.Segments)
@@ -233,6 +255,9 @@ func copyLive(c *wal.Compactor, vs Victims) (moves []move, err error) {
 				continue
 			}
 			if r.Zero {
+				if fault.Is("cleaning-drops-zeros") {
+					continue
+				}
 				if _, err := c.Add(*r, nil); err != nil {
 					return nil, err
 				}
@@ -343,6 +368,12 @@ func (v *Volume) dropSegments(old []*wal.Segment) error {
 		delete(v.deadAt, h.seg)
 	}
 	v.stMu.Unlock()
+	if fault.Is("recycled-before-recorded") {
+		for _, h := range dropped {
+			h.seg.Release()
+		}
+		return nil
+	}
 	if err := v.Update(func(*State) {}); err != nil {
 		// The record still names them: they are kept until the next start.
 		return err

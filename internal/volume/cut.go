@@ -2,12 +2,14 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/wal"
 )
@@ -28,7 +30,13 @@ type Cut struct {
 	// that make them end at the cut.
 	State State
 	at    time.Time
+	// repaired is the volume's count of repairs at the cut.
+	repaired uint64
 }
+
+// ErrRepaired is a cut whose log had to be written anew: the volume is whole, and
+// another cut of it can be forked.
+var ErrRepaired = problem.New(problem.Unavailable, "the disk did not keep what was written, and it was written again: try again")
 
 // Cut takes a cut of the volume as it is now. It is not durable yet: see Sync.
 // It costs microseconds whatever the volume's size and dirty data.
@@ -44,7 +52,7 @@ func (v *Volume) Cut() (*Cut, error) {
 // cut is Cut under wmu, of a volume in any state.
 func (v *Volume) cut() *Cut {
 	c := &Cut{vol: v, at: v.env.Now()}
-	c.Seq = v.log.Last()
+	c.Seq, c.repaired = v.log.Last(), v.repaired.Load()
 	v.stMu.Lock()
 	c.State = v.stateLocked()
 	for i, h := range v.segs {
@@ -81,7 +89,7 @@ func refs(segs []held) []wal.Ref {
 
 // Sync makes the cut durable on this host's disk.
 func (c *Cut) Sync() error {
-	if c.vol.log.Durable() >= c.Seq {
+	if c.vol.log.Durable() >= c.Seq || fault.Is("cut-without-sync") {
 		return nil
 	}
 	return c.vol.Flush()
@@ -159,6 +167,9 @@ func (c *Cut) Places(fn func(place, length uint64)) {
 func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
 	if err := c.Sync(); err != nil {
 		return nil, err
+	}
+	if c.vol.repaired.Load() != c.repaired {
+		return nil, ErrRepaired
 	}
 	return c.fork(func() error { return c.vol.env.Save(children...) }, children)
 }
@@ -305,7 +316,7 @@ func (v *Volume) prune(c *Cut) {
 			}
 			found = v.tree.Range(found[:0], e.Start, e.End)
 			for _, f := range found {
-				if f.Place == e.Place.After(f.Start-e.Start) {
+				if f.Place == e.Place.After(f.Start-e.Start) || fault.Is("fold-forgets-later-writes") {
 					v.tree.Delete(f.Start, f.End, v.displacedFn)
 				}
 			}
@@ -344,6 +355,9 @@ func (v *Volume) Rollback(c *Cut, change func(*State)) error {
 		return err
 	}
 	if err := v.log.Restart(); err != nil {
+		if errors.Is(err, wal.ErrSync) {
+			v.Fail(err) // a second sync would succeed, and the writes be gone all the same
+		}
 		return err
 	}
 	last := v.log.Last()

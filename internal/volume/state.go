@@ -121,6 +121,9 @@ type State struct {
 	DirtyAtSleep  int64     `json:"dirty_at_sleep,omitempty"`
 	OldestAtSleep time.Time `json:"oldest_at_sleep,omitzero"`
 
+	// RolledBack: the newest commit is not what the volume was before its overlay.
+	RolledBack bool `json:"rolled_back,omitempty"`
+
 	// Published is nil for a volume that the store does not know.
 	Published *Published `json:"published,omitempty"`
 }

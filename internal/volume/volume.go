@@ -21,12 +21,14 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/wal"
@@ -119,7 +121,10 @@ type Volume struct {
 	gate   gate
 	broken atomic.Pointer[brokenState]
 	repair sync.Mutex
-	ahead  readAhead
+	// repaired counts repairs: what a cut says of the log before one is not what
+	// is on the disk after it.
+	repaired atomic.Uint64
+	ahead    readAhead
 }
 
 type brokenState struct{ err error }
@@ -252,7 +257,10 @@ func (v *Volume) attach(seg *wal.Segment) error {
 	delete(v.deadAt, seg) // of an earlier use of the file
 	st := v.stateLocked()
 	v.stMu.Unlock()
-	err := v.env.Save(&st)
+	var err error
+	if !fault.Is("segment-not-recorded") {
+		err = v.env.Save(&st)
+	}
 	if err != nil {
 		v.stMu.Lock()
 		for i := range v.segs {
@@ -327,9 +335,15 @@ func (v *Volume) Close() error {
 	v.foldMu.Lock()
 	defer v.foldMu.Unlock()
 	failed := v.Err()
+	var err error
+	if failed == nil {
+		// What the disk does not keep is written again here: once the log is
+		// closed, nobody knows any more that it is missing.
+		err = v.Flush()
+	}
 	v.wmu.Lock()
 	v.Fail(errClosed)
-	err := v.log.Close()
+	err = errors.Join(err, v.log.Close())
 	v.wmu.Unlock()
 	if failed != nil {
 		err = nil // what could not be synced was reported when it failed

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/problem"
 )
 
@@ -427,11 +428,14 @@ func (l *Log) syncFiles() (upTo uint64, err error) {
 	cur := l.cur
 	l.mu.Unlock()
 	for _, s := range old {
+		if fault.Is("rotate-without-sync") {
+			continue
+		}
 		if err := s.sync(); err != nil {
 			return 0, err
 		}
 	}
-	if cur != nil {
+	if cur != nil && !fault.Is("flush-without-sync") {
 		if err := cur.sync(); err != nil {
 			return 0, err
 		}
@@ -458,7 +462,7 @@ var ErrSync = fmt.Errorf("the disk did not keep what was written to it")
 
 func (s *Segment) sync() error {
 	s.pool.Stats.Syncs.Add(1)
-	if err := s.file.SyncData(); err != nil {
+	if err := s.file.SyncData(); err != nil && !fault.Is("failed-sync-is-success") {
 		return problem.New(problem.Internal, "sync %s: %w: %w", s.name(), ErrSync, err)
 	}
 	return nil
