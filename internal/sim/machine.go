@@ -129,13 +129,6 @@ func (m *machine) now() time.Time {
 	return time.Now().Add(m.drift)
 }
 
-// uptime is the machine's clock that is never set. Who looks at it while the
-// machine is suspended sees it when it wakes.
-func (m *machine) uptime() time.Duration {
-	m.awake()
-	return time.Since(m.w.began) + time.Hour
-}
-
 // tick counts what the host does to the world around it, and crashes it when its
 // turn has come. It tells whether that life is over.
 func (m *machine) tick(life int, where string) (over bool) {
