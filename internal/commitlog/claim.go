@@ -103,13 +103,14 @@ func (o *Owner) takeOver(ctx context.Context, cause Cause, approve func(tip *Obj
 		case len(tip.State.SealedFrom) >= MaxSealedFrom: // before the seal, after which there is no way back
 			return problem.New(problem.Invalid, "volume %s is kept for %d former owners: `glide host forget` the dead ones",
 				o.opts.Volume, MaxSealedFrom)
-		case approve != nil:
-			return approve(tip)
 		}
-		return nil
+		if err := Activated(ctx, o.opts.Store, tip); err != nil || approve == nil {
+			return err
+		}
+		return approve(tip)
 	}, func(sealed *Object) *Object {
 		state := sealed.Carry()
-		state.Cause = cause
+		state.Cause, state.Reserved = cause, false // which the old name's tombstone says, as long as it is there
 		state.SealedFrom = sealedFrom(sealed, o.opts.Host.ID)
 		return &Object{Kind: First, State: state}
 	})

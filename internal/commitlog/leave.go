@@ -112,22 +112,23 @@ func moved(tip *Object, id VolumeID, name string) bool {
 	return tip.Tombstone && tip.State.ID == id && tip.State.RenamedTo == name
 }
 
-// Activated tells whether the volume whose newest object is tip goes by its
-// name: it does unless the name is only reserved, by a rename that did not reach
-// the old name's tombstone.
-func Activated(ctx context.Context, store objstore.Store, tip *Object) (bool, error) {
+// Activated is nil if the volume whose newest object is tip goes by its name: it
+// does unless the name is only reserved, by a rename that did not reach the old
+// name's tombstone; then it is problem.NotFound.
+func Activated(ctx context.Context, store objstore.Store, tip *Object) error {
 	s := &tip.State
 	if !s.Reserved {
-		return true, nil
+		return nil
 	}
 	old, err := Newest(ctx, store, Volume{s.Tenant, s.RenamedFrom})
-	if errors.Is(err, problem.NotFound) {
-		return false, nil
+	switch {
+	case err != nil && !errors.Is(err, problem.NotFound):
+		return err
+	case err == nil && moved(old, s.ID, s.Name):
+		return nil
 	}
-	if err != nil {
-		return false, err
-	}
-	return moved(old, s.ID, s.Name), nil
+	return problem.New(problem.NotFound, "the name %s is reserved for volume %s, whose renaming was not finished: glide rename again",
+		Volume{s.Tenant, s.Name}, Volume{s.Tenant, s.RenamedFrom})
 }
 
 // CheckSeal looks, with one GET, whether another host sealed the epoch at the

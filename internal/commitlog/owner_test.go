@@ -391,11 +391,41 @@ func checkReserved(t *testing.T, store objstore.Store) {
 		return
 	}
 	check(t, err)
-	active, err := Activated(ctx, store, now)
-	check(t, err)
-	if old := newest(t, store, disk); active != old.Tombstone {
-		t.Errorf("the new name is active: %v; the old one is a tombstone: %v", active, old.Tombstone)
+	err = Activated(ctx, store, now)
+	if old := newest(t, store, disk); (err == nil) != old.Tombstone {
+		t.Errorf("the new name is active: %v; the old one is a tombstone: %v", err, old.Tombstone)
 	}
+	if err != nil {
+		_, err = ownerOf(t, store, Volume{"default", "new"}, "b", 3).Claim(ctx, CauseWake, nil)
+		wantKind(t, err, problem.NotFound)
+	}
+}
+
+// TestClaimOfRenamed: a volume that was claimed between the old name's tombstone
+// and its activation goes by its new name, whatever becomes of the old one.
+func TestClaimOfRenamed(t *testing.T) {
+	store := newStore()
+	from, to := renamed(t, store)
+	store.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Skip: 3, Effect: objstore.FailBefore})
+	if _, err := Rename(ctx, from, to, someState(2)); err == nil {
+		t.Fatal("nothing failed")
+	}
+	store.Clear()
+	now, err := Newest(ctx, store, to.opts.Volume)
+	check(t, err)
+	check(t, Activated(ctx, store, now))
+	if !now.State.Reserved {
+		t.Fatal("the volume was activated")
+	}
+	_, err = ownerOf(t, store, to.opts.Volume, "b", 3).Claim(ctx, CauseWake, nil)
+	check(t, err)
+	other := someState(50)
+	other.ID = volumeID(5)
+	_, err = newOwner(t, store, "c", 9).OpenFirst(ctx, other)
+	check(t, err)
+	now, err = Newest(ctx, store, to.opts.Volume)
+	check(t, err)
+	check(t, Activated(ctx, store, now))
 }
 
 func TestRenameToATakenName(t *testing.T) {

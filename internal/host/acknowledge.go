@@ -50,22 +50,29 @@ func (s *shipper) written() {
 	}
 }
 
-// acknowledge waits until what was written may be acknowledged.
+// acknowledge waits until what was written may be acknowledged: writes only get
+// older, so that only what the loop does, or the policy, can change that.
 func (s *shipper) acknowledge() error {
+	slow, err := s.acknowledgeable()
+	if err == nil {
+		_ = pause(s.ctx, slow)
+	}
+	return ignoreRelaxed(err)
+}
+
+func (s *shipper) acknowledgeable() (slow time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for {
 		ok, slow := s.mayAcknowledge()
 		if ok {
-			_ = pause(s.ctx, slow)
-			return nil
+			return slow, nil
+		}
+		if err := s.why(); err != nil {
+			return 0, err
 		}
 		s.poke()
-		s.mu.Lock()
-		over := s.why()
-		s.mu.Unlock()
-		if over != nil {
-			return ignoreRelaxed(over)
-		}
-		_ = pause(s.ctx, 2*time.Millisecond)
+		s.changed.Wait()
 	}
 }
 
@@ -77,6 +84,7 @@ func (s *shipper) why() error {
 	return s.over
 }
 
+// ignoreRelaxed is for guests: they are not owed the store any more.
 func ignoreRelaxed(err error) error {
 	if err == errRelaxed {
 		return nil
@@ -111,7 +119,8 @@ func (h *Host) shipLast(ctx context.Context) {
 const verbPatience = 20 * time.Second
 
 // flushed waits until the store holds every write through seq. With patience it
-// gives up when the store has failed for that long.
+// gives up when the store has failed for that long. errRelaxed says that the
+// policy is local now, and the store may not hold them.
 func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duration) error {
 	if s.acked.Load() >= seq || fault.Is("sync-without-store") {
 		return nil
@@ -130,7 +139,7 @@ func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duratio
 	}
 	for s.acked.Load() < seq {
 		if over := s.why(); over != nil {
-			return ignoreRelaxed(over)
+			return over
 		}
 		tired := patience > 0 && s.err != nil && s.h.cfg.Uptime()-s.since > patience
 		switch {
@@ -173,7 +182,7 @@ func (s *shipper) unpublished() (bytes int64, age time.Duration) {
 	return bytes, s.age()
 }
 
-// barrier is a flush verb of a volume whose policy ships.
+// barrier is a flush verb of a volume whose policy ships, or errRelaxed.
 func (s *shipper) barrier(ctx context.Context) (api.Flush, error) {
 	began, before, commits, seq := s.h.cfg.Now(), s.d.stored.Load(), s.commits.Load(), s.v.Last()
 	if err := s.v.Flush(); err != nil {

@@ -48,6 +48,8 @@ type Config struct {
 	Compression pack.Compression // zstd
 	PackBlocks  int              // 25
 	Retention   time.Duration    // 72 h
+	FoldAfter   uint64           // data commits of a volume before they are folded into packs; 256
+	RollAt      uint64           // objects of an epoch before the next begins; commitlog's default
 
 	// Kernel is where volumes are attached; this machine's.
 	Kernel Kernel
@@ -99,6 +101,9 @@ func (c *Config) fill() error {
 	}
 	if c.Retention == 0 {
 		c.Retention = 72 * time.Hour
+	}
+	if c.FoldAfter == 0 {
+		c.FoldAfter = 256
 	}
 	if c.Now == nil {
 		c.Now = time.Now

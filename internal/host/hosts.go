@@ -193,7 +193,10 @@ func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Fl
 		if err := s.v.Flush(); err != nil {
 			return api.Flush{}, err
 		}
-		if err := s.flushed(ctx, through, verbPatience); err != nil {
+		switch err := s.flushed(ctx, through, verbPatience); {
+		case err == errRelaxed:
+			return h.Flush(ctx, name)
+		case err != nil:
 			return api.Flush{}, err
 		}
 	} else if through > published {

@@ -86,17 +86,27 @@ func (h *Host) setPolicy(ctx context.Context, d *disk, p policy) error {
 		if err := d.sayPolicy(ctx, p); err != nil {
 			return err
 		}
-		return d.adoptPolicy(p)
+		if err := d.adoptPolicy(p); err != nil || p.durability == old.durability {
+			return err
+		}
+		return d.publishBacklog(ctx) // sync says nothing of the age of what nobody flushed
 	}
 	if err := d.adoptPolicy(p); err != nil {
 		return err
 	}
-	if s := d.ship.Load(); s != nil {
-		if err := s.barrierUnderOp(ctx); err != nil {
-			return err
-		}
+	if err := d.publishBacklog(ctx); err != nil {
+		return err
 	}
 	return d.sayPolicy(ctx, p)
+}
+
+// publishBacklog returns when the store holds everything that was acknowledged
+// before. Under op.
+func (d *disk) publishBacklog(ctx context.Context) error {
+	if s := d.ship.Load(); s != nil {
+		return s.barrierUnderOp(ctx)
+	}
+	return nil
 }
 
 // errRelaxed ends a shipper whose volume is local now: what waits for the store
@@ -145,7 +155,9 @@ func (d *disk) sayPolicy(ctx context.Context, p policy) error {
 }
 
 // beginShipping publishes a local volume and makes it keep a promise from there
-// on. What is written behind the cut is noted from the cut on. Under op.
+// on. What is written behind the cut is noted from the cut on; what was
+// acknowledged of that before the promise held is in the store, too, in the end.
+// Under op.
 func (h *Host) beginShipping(ctx context.Context, d *disk, p policy, cause commitlog.Cause) error {
 	v := d.open()
 	_, err := h.publishCut(ctx, d, cause, p.commit, v.BeginFoldTracking)
@@ -157,7 +169,7 @@ func (h *Host) beginShipping(ctx context.Context, d *disk, p policy, cause commi
 		return err
 	}
 	d.startShipping()
-	return nil
+	return d.publishBacklog(ctx)
 }
 
 // withdrawWithin is how long a store that did not answer may take to give back

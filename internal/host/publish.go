@@ -29,7 +29,9 @@ func (h *Host) Flush(ctx context.Context, name string) (api.Flush, error) {
 		return api.Flush{}, err
 	}
 	if s := d.ship.Load(); s != nil && !d.changes() {
-		return s.barrier(ctx)
+		if f, err := s.barrier(ctx); err != errRelaxed {
+			return f, err
+		}
 	}
 	return h.flush(ctx, d, commitlog.CauseFlush)
 }
@@ -270,7 +272,7 @@ func generation(p *volume.Published) commitlog.Generation {
 // newOwner is a hold on the disk's log that claims nothing yet.
 func (h *Host) newOwner(st *volume.State) (*commitlog.Owner, error) {
 	return commitlog.New(commitlog.Options{
-		Store: h.cfg.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: h.self(), Rand: h.cfg.Rand, Now: h.cfg.Now,
+		Store: h.cfg.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: h.self(), Rand: h.cfg.Rand, Now: h.cfg.Now, RollAt: h.cfg.RollAt,
 	})
 }
 

@@ -16,10 +16,11 @@ func (s *shipper) send() error {
 		return s.publish(commitlog.CauseFlush)
 	}
 	count, bytes := o.Unfolded()
-	if count >= mostCommits || bytes >= mostBytes {
+	few := s.h.cfg.FoldAfter
+	if count >= foldFactor*few || bytes >= foldFactor*foldBytes {
 		return s.publish(commitlog.CauseFold)
 	}
-	if count >= foldCommits || bytes >= foldBytes {
+	if count >= few || bytes >= foldBytes {
 		s.fold()
 	}
 	// What is taken must not look as if it were in the store, until it is.
@@ -39,6 +40,7 @@ func (s *shipper) setSending(on bool) {
 	s.sending = on
 	if !on {
 		s.noteFlying()
+		s.changed.Broadcast()
 	}
 }
 

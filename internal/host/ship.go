@@ -17,10 +17,8 @@ const (
 	maxChanged    = 16 << 20 // changes not sent yet, beyond which writes are not acknowledged
 	maxFlying     = 32 << 20 // bytes of data commits under way
 	maxFlights    = 8        // data commits under way
-	foldCommits   = 256      // data commits after which they are folded into packs
-	foldBytes     = 64 << 20 // their bytes, likewise
-	mostCommits   = 1000     // data commits beyond which a fold is waited for
-	mostBytes     = 256 << 20
+	foldBytes     = 64 << 20 // data commits after which they are folded into packs, see Config.FoldAfter
+	foldFactor    = 4        // times that, or Config.FoldAfter, beyond which a fold is waited for
 	leastInterval = 20 * time.Millisecond
 	saveEvery     = 200 * time.Millisecond // between records that say how far the store is
 	firstRetry    = 100 * time.Millisecond
@@ -60,7 +58,7 @@ type shipper struct {
 	lent bool       // a verb that holds op waits for us, under opMu
 
 	mu      sync.Mutex
-	changed sync.Cond // acked, flights, err or over changed
+	changed sync.Cond // acked, flights, err, over, or what may be acknowledged changed
 	wants   uint64    // a flush waits for the store to hold this write
 	sent    uint64    // every write through this one was sent
 	flights []*parcel
@@ -105,8 +103,11 @@ func newShipper(d *disk, v *volume.Volume, st *volume.State) *shipper {
 
 // policy takes over what the record says.
 func (s *shipper) policy(st *volume.State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.sync.Store(st.Durability == volume.Sync)
 	s.rpo.Store(int64(st.RPO))
+	s.changed.Broadcast()
 	s.poke()
 }
 

@@ -416,7 +416,7 @@ func TestFoldsWhileShipping(t *testing.T) {
 	h := b.host(t.TempDir(), "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "sync"}))
 	dev := guest(t, h, "v")
-	for i := range uint64(3 * foldCommits) {
+	for i := range 3 * h.cfg.FoldAfter {
 		if err := guestWrite(dev, i*31%2000*4096, random(i, 4096)); err != nil {
 			t.Fatal(err)
 		}

@@ -67,7 +67,11 @@ func (h *Host) view(d *disk) api.Volume {
 			v.Unpublished = h.since(st.OldestAtSleep)
 		}
 	}
-	if failed != nil && st.Mode != volume.Fenced {
+	switch {
+	case failed == nil || st.Mode == volume.Fenced:
+	case problem.KindOf(failed) == problem.Fenced: // its rescue is about to be made
+		v.State, v.Reason = string(volume.Fenced), failed.Error()
+	default:
 		v.State, v.Reason = string(volume.Failed), failed.Error()
 	}
 	return v

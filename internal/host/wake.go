@@ -403,10 +403,5 @@ func (h *Host) tip(ctx context.Context, n Name) (*commitlog.Object, error) {
 		}
 		return nil, problem.New(problem.NotFound, "volume %q was removed", n)
 	}
-	if active, err := commitlog.Activated(ctx, h.cfg.Store, o); err != nil {
-		return nil, err
-	} else if !active {
-		return nil, problem.New(problem.NotFound, "the name %q is reserved for volume %q, whose renaming was not finished: glide rename again", n, o.State.RenamedFrom)
-	}
-	return o, nil
+	return o, commitlog.Activated(ctx, h.cfg.Store, o)
 }

@@ -129,6 +129,7 @@ func (w *world) adopt(k *line, e *entry, id string) {
 	k.id, k.taking, k.maybe, k.owns = id, false, false, true
 	k.history = history{start: e.content}
 	k.stored, k.sizes, k.blockSize = 0, []uint64{e.State.Size}, e.State.BlockSize
+	k.inStore, k.promises = e.content, []promise{promiseOf(&e.State)}
 	for n, s := range e.snaps {
 		for _, x := range e.State.Snapshots {
 			if x.Name == n {
@@ -194,11 +195,12 @@ func (w *world) forkAway(d *dice) string {
 		}
 		w.adopt(k, e, fs[0].ID)
 		clear(k.snaps)
+		k.promises = nil
 		if was != nil && !lazy {
 			w.covers(was, e, floor, "forked")
 		}
 		r := fs[0].Requests
-		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6 && w.weather == (weather{}) && !w.troubled {
+		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+e.unfolded() && w.weather == (weather{}) && !w.troubled {
 			w.violateLocked(forkIsConstant, "the fork of %s made %d requests: %+v", name, n, r)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
 
@@ -223,7 +224,12 @@ func (w *world) doIO(l *line, op nbd.Op, os []write, do func(nbd.Device) error) 
 	last := l.last()
 	w.mu.Unlock()
 	began := time.Now()
-	err := do(x.Device)
+	err := l.m.await(u, func() error {
+		if err := do(x.Device); err != nil {
+			return err
+		}
+		return acknowledge(x.Device)
+	})
 	if !l.m.alive(life) {
 		return "crash"
 	}
@@ -232,13 +238,12 @@ func (w *world) doIO(l *line, op nbd.Op, os []write, do func(nbd.Device) error) 
 	}
 	if err != nil {
 		w.uncertain(l)
-		w.judge(l, x.Name, life, op.String(), err)
-		l.disconnect()
+		w.guestFailed(l, x.Name, life, op.String(), err)
 		return "error"
 	}
 	l.m.ifAlive(life, func() {
 		if !l.loose {
-			l.acked = max(l.acked, last)
+			w.acknowledged(l, last)
 		}
 	})
 	return ""
@@ -253,18 +258,30 @@ func (w *world) flushIO(l *line) string {
 		return "no connection"
 	}
 	w.mu.Lock()
-	n := l.acked
+	n, before := l.acked, l.promised()
 	if l.loose {
 		n = l.least
 	}
 	w.mu.Unlock()
-	if err := x.Device.Flush(); err != nil {
-		w.judge(l, x.Name, life, "flush", err)
-		l.disconnect()
+	if err := l.m.await(u, x.Device.Flush); err != nil {
+		w.guestFailed(l, x.Name, life, "flush", err)
 		return "error"
 	}
-	if !l.m.ifAlive(life, func() { l.durable = max(l.durable, n) }) {
+	if !l.m.ifAlive(life, func() {
+		l.durable = max(l.durable, n)
+		if before.durability == volume.Sync && l.promised().durability == volume.Sync {
+			w.checkStored(l, n, "a flush of it was acknowledged, and it is sync")
+		}
+	}) {
 		return "crash"
 	}
 	return ""
+}
+
+// guestFailed ends a connection on which something failed. The line is held.
+func (w *world) guestFailed(l *line, name string, life int, what string, err error) {
+	if err != errHungUp {
+		w.judge(l, name, life, what, err)
+	}
+	l.disconnect()
 }

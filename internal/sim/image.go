@@ -3,6 +3,7 @@ package sim
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 )
 
 // image is the content of a disk: for each sector the stamp that fills it, 0 for
@@ -60,6 +61,7 @@ type write struct {
 	stamp func(sector int) uint64 // nil: zeros
 	whole image                   // if not nil, it becomes all of the disk: a rollback
 	what  string
+	acked time.Time // when a guest was told that it is made; zero if none was
 }
 
 func (o *write) apply(m image) image {

@@ -34,6 +34,18 @@ func (w *world) lost(m *machine) {
 	}
 }
 
+// buried notes that a machine lost its disk: what was only there is gone. Under m.mu.
+func (w *world) buried(m *machine) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m.rotten, m.lostPages = false, false
+	for _, l := range w.lines {
+		if l.m == m {
+			l.ended, l.maybe = true, true
+		}
+	}
+}
+
 // closing notes that a machine is about to be stopped: verbs under way are excused.
 func (w *world) closing(m *machine) {
 	w.mu.Lock()
@@ -74,10 +86,16 @@ func (w *world) reconcile(m *machine, h *host.Host, life int) bool {
 		if v.Name != l.name && l.mayBe(v.Name) {
 			l.name, l.names = v.Name, []string{l.name} // the store may have it otherwise
 		}
+		if p := (promise{v.Durability, time.Duration(v.RPOms * float64(time.Millisecond))}); v.State != "fenced" {
+			if !l.mayPromise(p) {
+				w.violateLocked(flushIsDurable, "%s promises %v after a restart, and should one of %v", l, p, l.promises)
+			}
+			l.promises = []promise{p}
+		}
 		switch v.State {
 		case "failed":
 			if m.rotten || m.lostPages {
-				l.ended = true
+				l.ended, l.maybe = true, true
 			} else {
 				w.violateLocked(flushIsDurable, "%s failed: %s", l, v.Reason)
 			}
@@ -104,7 +122,7 @@ func (w *world) recognise(m *machine, v *api.Volume) *line {
 	for i := len(w.lines) - 1; i >= 0; i-- {
 		l := w.lines[i]
 		switch {
-		case l.m != m || l.id != id && !(l.id == "" && l.name == name):
+		case l.m != m || l.id != id && !(l.id == "" && l.name == name), l.taking && l.name != name:
 		case l.ended && over == nil:
 			over = l
 		case !l.ended:
@@ -161,7 +179,10 @@ func (w *world) found(l *line, id string) {
 		}
 	}
 	if mine != nil && (l.taking || l.source == nil) {
-		w.adopt(l, mine, id)
+		asked := l.promises
+		if w.adopt(l, mine, id); asked != nil {
+			l.promises = append(l.promises, asked...) // one of these, if that was not noted in time
+		}
 		l.loose, l.least = true, 0
 	}
 	l.owns = true

@@ -25,6 +25,9 @@ type line struct {
 	loose, crashed bool
 	broken         bool // its disk failed; it is mended by a restart
 
+	promises []promise // its policy is one of these; none: local
+	inStore  image     // what its newest commit in the store holds
+
 	baseRoot rootKey   // the published root that it lies over, while it is not published
 	unkept   time.Time // since when nothing but history keeps that
 	unkeptBy string

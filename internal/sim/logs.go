@@ -26,6 +26,17 @@ type entry struct {
 	snaps   map[string]image
 }
 
+// unfolded is how many data commits opening the volume replays.
+func (e *entry) unfolded() (n uint64) {
+	for _, run := range e.State.DataCommits {
+		n += run.Count
+	}
+	if len(e.Data) > 0 {
+		n++
+	}
+	return n
+}
+
 // volumeLog is the log of one name. tip is the end of what counts of it.
 type volumeLog struct {
 	name    string
@@ -78,11 +89,7 @@ func (w *world) created(key string, data []byte, from sender) {
 		g = &volumeLog{name: vol.Name, entries: map[commitlog.Generation]*entry{}}
 		w.logs[vol.Name] = g
 	}
-	e := &entry{Object: o, from: from}
-	g.entries[at] = e
-	if !o.Bare() {
-		w.read(e)
-	}
+	g.entries[at] = &entry{Object: o, from: from}
 	w.advance(g)
 	w.checkKept("commit " + at.String() + " of " + vol.Name)
 }
@@ -104,6 +111,9 @@ func (w *world) advance(g *volumeLog) {
 			}
 		}
 		g.tip = next
+		if e := g.entries[next]; !e.Bare() {
+			w.read(e) // not before: a commit may be sent, and land, ahead of those that it rests on
+		}
 		w.follows(g, before, g.entries[next])
 	}
 }
@@ -171,7 +181,7 @@ func (w *world) published(g *volumeLog, e *entry) {
 	if l == nil {
 		return
 	}
-	if e.Kind == commitlog.Seal && !e.Released || e.State.Reserved {
+	if e.Kind == commitlog.Seal && !e.Released || e.State.Reserved && e.State.Cause == commitlog.CauseRename {
 		return // carried over, or not the volume's name yet
 	}
 	from := max(l.stored, 0)
@@ -184,7 +194,7 @@ func (w *world) published(g *volumeLog, e *entry) {
 		w.violateLocked(prefix, "%s %s, by host %d, is not a cut of %s after write %d: %s", g.name, e.Generation, e.from.machine, l, n, l.explain(e.content, n))
 		return
 	}
-	l.stored, l.owns, l.released = n, true, false
+	l.stored, l.owns, l.released, l.inStore = n, true, false, e.content
 	w.trace("%s: %s holds %d of %d writes", l, e.Generation, n, l.last())
 	if e.Released {
 		if l.releasing == 0 || e.from.life != l.m.lifeNow {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,6 +36,8 @@ type machine struct {
 	syncs    map[string]uint64
 	crashAt  int // the operation at which the power goes
 	keep     int
+	lose     bool // the disk goes with it
+	booted   time.Time
 	down     time.Duration
 	ended    bool            // for good
 	ctx      context.Context // of this life's verbs
@@ -50,11 +53,16 @@ type machine struct {
 }
 
 func newMachine(w *world, i int) *machine {
-	m := &machine{w: w, index: i, d: newDisk()}
-	f := &files{d: m.d, before: func(fileOp, string) error { return nil }}
+	return &machine{w: w, index: i, d: emptyDisk(), booted: time.Now()}
+}
+
+// emptyDisk has the data directory that an operator made, and nothing else.
+func emptyDisk() *disk {
+	d := newDisk()
+	f := &files{d: d, before: func(fileOp, string) error { return nil }}
 	_ = f.MkdirAll(dataDir, 0o755)
-	m.d.root.settle() // the operator's directory was there
-	return m
+	d.root.settle()
+	return d
 }
 
 // awake returns when the machine is not suspended.
@@ -68,6 +76,12 @@ func (m *machine) awake() {
 		}
 		<-ch
 	}
+}
+
+func (m *machine) suspended() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.asleep != nil
 }
 
 func (m *machine) alive(life int) bool {
@@ -129,6 +143,14 @@ func (m *machine) now() time.Time {
 	return time.Now().Add(m.drift)
 }
 
+// uptime is the machine's other clock: it is not set, and runs while the machine
+// is suspended.
+func (m *machine) uptime() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Since(m.booted)
+}
+
 // tick counts what the host does to the world around it, and crashes it when its
 // turn has come. It tells whether that life is over.
 func (m *machine) tick(life int, where string) (over bool) {
@@ -179,9 +201,16 @@ func (m *machine) before(life int) func(fileOp, string) error {
 func (m *machine) crashLocked(where string) {
 	d := dice{draw(m.w.seed, "crash", uint64(m.index), uint64(m.life))}
 	m.w.trace("h%d: crash of life %d at operation %d, %s; %d%% kept", m.index, m.life, m.ops, where, m.keep)
-	m.d = m.d.crash(m.keep, &d)
+	if m.d = m.d.crash(m.keep, &d); m.lose {
+		m.d = emptyDisk()
+	}
+	m.booted = time.Now()
 	m.w.background(m.leave())
 	m.w.lost(m)
+	if m.lose {
+		m.lose = false
+		m.w.buried(m)
+	}
 	down := m.down
 	m.w.background(func() {
 		time.Sleep(down)
@@ -322,8 +351,10 @@ func (m *machine) config(life int, d *disk) host.Config {
 		Advertise: string(rune('a' + m.index)),
 		Memory:    p.memory, Cache: host.Share{Bytes: p.cache}, WALLimit: host.Share{Bytes: p.walLimit},
 		DirtyBudget: p.dirtyBudget, PackBlocks: p.packBlocks, Compression: pack.CompressionNone,
-		Dial: func(addr string) host.Peer { return peer{m, life, m.w.machines[addr[0]-'a']} },
-		Now:  m.now, Rand: &lockedReader{r: entropy(draw(m.w.seed, "entropy", uint64(m.index), uint64(life)))},
+		Dial:      func(addr string) host.Peer { return peer{m, life, m.w.machines[addr[0]-'a']} },
+		FoldAfter: p.foldAfter, RollAt: p.rollAt,
+		Log: slog.New(journal{m: m, life: life}),
+		Now: m.now, Uptime: m.uptime, Rand: &lockedReader{r: entropy(draw(m.w.seed, "entropy", uint64(m.index), uint64(life)))},
 	}
 }
 
@@ -426,3 +457,31 @@ func (p peer) Release(ctx context.Context, name string, r api.ReleaseRequest) (a
 		return api.Volume{}, problem.New(problem.Unavailable, "no answer: %w", ctx.Err())
 	}
 }
+
+// journal makes what a host logs part of the trace.
+type journal struct {
+	m     *machine
+	life  int
+	attrs string
+}
+
+func (j journal) Enabled(context.Context, slog.Level) bool { return true }
+
+func (j journal) Handle(_ context.Context, r slog.Record) error {
+	text := r.Message + j.attrs
+	r.Attrs(func(a slog.Attr) bool {
+		text += " " + a.String()
+		return true
+	})
+	j.m.w.trace("h%d.%d: %s", j.m.index, j.life, strings.ReplaceAll(text, "\n", "; "))
+	return nil
+}
+
+func (j journal) WithAttrs(as []slog.Attr) slog.Handler {
+	for _, a := range as {
+		j.attrs += " " + a.String()
+	}
+	return j
+}
+
+func (j journal) WithGroup(string) slog.Handler { return j }

@@ -35,9 +35,11 @@ var ops = []op{
 	{"fork away", 25, (*world).forkAway},
 	{"resize", 12, (*world).resize},
 	{"set", 15, (*world).set},
+	{"set policy", 40, (*world).setPolicy},
 	{"rename", 18, (*world).rename},
 	{"remove", 14, (*world).remove},
 	{"crash", 50, (*world).crash},
+	{"lose", 8, (*world).lose},
 	{"restart", 15, (*world).restart},
 	{"cut off", 15, (*world).cutOff},
 	{"part", 15, (*world).part},
@@ -177,6 +179,19 @@ func (w *world) crash(d *dice) string {
 		down = d.around(24 * time.Hour)
 	}
 	m.crash(n, keep, down)
+	return ""
+}
+
+// lose takes a host's disk with its power.
+func (w *world) lose(d *dice) string {
+	m := w.someMachine(d)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.up {
+		return "skipped"
+	}
+	m.keep, m.down, m.lose = 0, d.around(time.Second), true
+	m.crashLocked("with its disk")
 	return ""
 }
 

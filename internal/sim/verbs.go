@@ -100,9 +100,24 @@ func (w *world) create(d *dice) string {
 	w.mu.Lock()
 	l := w.newLine(m, w.newName())
 	l.sizes, l.blockSize = []uint64{size}, uint32(block)
+	p := localOnly
+	if d.chance(600) {
+		p = somePromise(d)
+	}
+	l.promises = []promise{p, localOnly}
 	w.mu.Unlock()
-	v, err := u.h.Create(context.Background(), api.CreateRequest{Name: l.name, Size: size, BlockSize: block})
-	return w.settled(l, l.name, u.life, "create", err, func() { l.id, l.maybe = v.ID, false })
+	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	defer cancel()
+	r := api.CreateRequest{Name: l.name, Size: size, BlockSize: block, Durability: p.durability}
+	if p.ships() {
+		r.RPOms = float64(p.rpo.Milliseconds())
+	}
+	v, err := u.h.Create(ctx, r)
+	res := w.settled(l, l.name, u.life, "create", err, func() { l.id, l.maybe, l.promises = v.ID, false, []promise{p} })
+	if p.ships() && res == "error" {
+		w.note(func(*world) { l.ended = true }) // it is not made without the store
+	}
+	return res
 }
 
 // settled ends a verb: if it succeeded, the model changes; if not, it needs an
@@ -163,9 +178,9 @@ func (w *world) flushLine(l *line) string {
 
 // holds tells whether a commit is a line after at least n of its writes. Under mu.
 func (w *world) holds(l *line, e *entry, n int) bool {
-	k, _, ok := l.find(e.content, max(l.stored, min(n, l.last())), l.last())
+	k, _, ok := l.find(e.content, min(n, l.last()), l.last())
 	if ok {
-		l.stored = k
+		l.stored = max(l.stored, k)
 	}
 	return ok
 }
@@ -360,7 +375,10 @@ func (w *world) rollback(d *dice) string {
 		w.uncertain(l)
 		return "gone"
 	}
-	res := w.settled(l, name, u.life, "rollback", err, func() { l.acked, l.durable, l.sizes = n, n, []uint64{s.size} })
+	res := w.settled(l, name, u.life, "rollback", err, func() {
+		w.acknowledged(l, n)
+		l.durable, l.sizes = n, []uint64{s.size}
+	})
 	if res == "error" {
 		w.uncertain(l)
 	}

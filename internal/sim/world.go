@@ -21,6 +21,7 @@ type params struct {
 	memory, cache, walLimit  int64
 	dirtyBudget              uint64
 	packBlocks               int
+	foldAfter, rollAt        uint64
 	rot                      bool
 	badDisk                  bool
 }
@@ -132,6 +133,7 @@ func chooseParams(seed uint64) (p params, wx weather) {
 		wx.flip = 10 + d.n(50)
 	}
 	p.rot, p.badDisk = d.chance(80), d.chance(250)
+	p.foldAfter, p.rollAt = []uint64{2, 5, 0}[d.n(3)], []uint64{4, 8, 0}[d.n(3)]
 	return p, wx
 }
 
