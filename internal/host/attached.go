@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 	"github.com/paraglide/glide/nbd/nbdclient"
 )
@@ -316,12 +317,9 @@ func (e byID) List() []string { return nil }
 
 // byID returns the disk with an id in text, nil if there is none.
 func (h *Host) byID(id string) *disk {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for vid, d := range h.disks {
-		if vid.String() == id {
-			return d
-		}
+	var vid volume.ID
+	if vid.UnmarshalText([]byte(id)) != nil {
+		return nil
 	}
-	return nil
+	return h.disk(vid)
 }

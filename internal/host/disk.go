@@ -18,7 +18,7 @@ type disk struct {
 	id volume.ID
 
 	// op is held for the length of a verb. The owner is used under it.
-	op    sync.Mutex
+	op    turn
 	owner *commitlog.Owner                // of this process; nil before its first commit; see setOwner
 	owned atomic.Pointer[commitlog.Owner] // the same, for who does not hold op
 	ship  atomic.Pointer[shipper]         // nil while the disk is closed, a verb is at work, or its policy is local
@@ -63,7 +63,7 @@ func (d *disk) latencies() *latencies {
 }
 
 func newDisk(h *Host, st volume.State) *disk {
-	d := &disk{h: h, id: st.ID, rec: st, conns: map[*device]struct{}{}}
+	d := &disk{h: h, id: st.ID, op: newTurn(), rec: st, conns: map[*device]struct{}{}}
 	d.promises.Store(st.Ships())
 	if st.Published != nil {
 		d.published()
@@ -166,6 +166,9 @@ func (d *disk) unclaim() {
 func (d *disk) wake(force bool) (*volume.Volume, error) {
 	if v := d.open(); v != nil {
 		return v, nil
+	}
+	if err := d.reclaim(force); err != nil {
+		return nil, err
 	}
 	d.mu.Lock()
 	st, gone, failed := d.rec, d.gone, d.failed

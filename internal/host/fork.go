@@ -104,10 +104,17 @@ func (f *forking) run(ctx context.Context) ([]*disk, string, error) {
 			d = nil // a commit of the volume, in the store
 		}
 	}
-	if d == nil {
+	if d == nil || f.released() {
 		return f.remote(ctx)
 	}
 	return f.local(d)
+}
+
+// released tells whether the source was handed back to the store: this host cannot
+// keep there what a local child would lie over.
+func (f *forking) released() bool {
+	d := f.h.find(Name{f.src.Tenant, f.src.Volume, ""})
+	return d != nil && d.state().Released
 }
 
 // local forks on this host: no upload, no store request, and no pause of the

@@ -5,6 +5,7 @@ import (
 
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
 )
 
 const defaultTenant = "default"
@@ -98,9 +99,19 @@ func (h *Host) reserve(d *disk) error {
 		st := d.state()
 		return problem.New(problem.Exists, "a volume %q is on this host already", display(st.Tenant, st.Name, st.Snapshot))
 	}
+	if old := h.disks[d.id]; old != nil {
+		return problem.New(problem.Busy, "volume %s is on this host already, under another name", d.id)
+	}
 	h.byName[key] = d
 	h.disks[d.id] = d
 	return nil
+}
+
+// disk finds a disk of this host; nil if there is none.
+func (h *Host) disk(id volume.ID) *disk {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.disks[id]
 }
 
 // drop takes a disk out of the tables.

@@ -346,7 +346,7 @@ func (d *disk) openFirst(ctx context.Context, st *volume.State, state commitlog.
 		return commitlog.Generation{}, err
 	}
 	var before volume.ID
-	if copy(before[:], b) == len(before) && before != d.id && !h.has(before) {
+	if copy(before[:], b) == len(before) && before != d.id && h.disk(before) == nil {
 		o, err := h.newOwner(st)
 		if err == nil {
 			err = o.Withdraw(ctx, commitlog.VolumeID(before))
@@ -361,12 +361,6 @@ func (d *disk) openFirst(ctx context.Context, st *volume.State, state commitlog.
 		}
 	}
 	return d.owner.OpenFirst(ctx, state)
-}
-
-func (h *Host) has(id volume.ID) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.disks[id] != nil
 }
 
 // beganFirst tells whether the volume's first publication may have reached the store.

@@ -29,6 +29,32 @@ func (h *Host) noteFence(d *disk, err error) error {
 	return err
 }
 
+// letGo takes a volume off this host that is to be woken here under another name,
+// which its next owner gave it: what was not published becomes its rescue first.
+func (h *Host) letGo(n Name, tip *commitlog.Object, force bool) error {
+	d := h.disk(volume.ID(tip.State.ID))
+	if d == nil {
+		return nil
+	}
+	if tip.State.Owner.ID == h.id {
+		return problem.New(problem.Busy, "volume %q is on this host as %q, and its renaming was not finished: glide rename %s %s again", n, d, d, n)
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	if err := d.quiet("wake it as "+n.String(), force); err != nil {
+		return err
+	}
+	if d.state().Mode != volume.Fenced {
+		if _, err := d.wake(false); err != nil && problem.KindOf(err) != problem.Fenced {
+			return err
+		}
+		if err := h.noteFence(d, takenBy(d, tip)); d.state().Mode != volume.Fenced {
+			return err
+		}
+	}
+	return h.eraseAll(d)
+}
+
 // fence records that a disk is another host's now, and, in the same step, the
 // rescue volume that has what it could not publish.
 func (h *Host) fence(d *disk, v *volume.Volume, why error) error {

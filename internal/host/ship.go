@@ -35,8 +35,7 @@ const (
 // sooner, then replies are slowed, then they wait.
 //
 // It lives while its volume is open on this host. Verbs that change who owns the
-// volume stop it first. Its locks come before the volume's; opMu before disk.op,
-// for which it does not wait, and mu after it.
+// volume stop it first. Its lock comes before the volume's, and after disk.op.
 type shipper struct {
 	h *Host
 	d *disk
@@ -54,8 +53,8 @@ type shipper struct {
 	acked   atomic.Uint64 // the store holds every write through this one
 	commits atomic.Uint64 // that took effect
 
-	opMu sync.Mutex // held by the one of our goroutines that does what needs disk.op
-	lent bool       // a verb that holds op waits for us, under opMu
+	// loan has disk.op in it while a verb that holds it waits for us.
+	loan chan struct{}
 
 	mu      sync.Mutex
 	changed sync.Cond // acked, flights, err, over, or what may be acknowledged changed
@@ -84,7 +83,7 @@ type parcel struct {
 }
 
 func newShipper(d *disk, v *volume.Volume, st *volume.State) *shipper {
-	s := &shipper{h: d.h, d: d, v: v, kick: make(chan struct{}, 1), latency: 50 * time.Millisecond}
+	s := &shipper{h: d.h, d: d, v: v, kick: make(chan struct{}, 1), loan: make(chan struct{}, 1), latency: 50 * time.Millisecond}
 	s.changed.L = &s.mu
 	s.ctx, s.cancel = context.WithCancel(d.h.ctx)
 	s.policy(st)
@@ -285,37 +284,24 @@ func (s *shipper) interval() time.Duration {
 // margin is the part of an rpo that is kept in hand.
 func margin(rpo time.Duration) time.Duration { return min(max(rpo/10, 50*time.Millisecond), rpo/2) }
 
-// lockOp takes the disk's op, or works under that of a verb which waits for us.
-// It does not just wait: whoever holds op may be about to stop us.
+// lockOp takes the disk's op, or borrows it from a verb that waits for us. It
+// gives up when the shipper ends: whoever holds op may be about to stop us.
 func (s *shipper) lockOp() (unlock func(), err error) {
-	for {
-		s.opMu.Lock()
-		if s.lent {
-			return s.opMu.Unlock, nil
-		}
-		if s.d.op.TryLock() {
-			return func() {
-				s.d.op.Unlock()
-				s.opMu.Unlock()
-			}, nil
-		}
-		s.opMu.Unlock()
-		if err := pause(s.ctx, leastInterval); err != nil {
-			return nil, err
-		}
+	select {
+	case s.d.op <- struct{}{}:
+		return s.d.op.Unlock, nil
+	case <-s.loan:
+		return func() { s.loan <- struct{}{} }, nil
+	case <-s.ctx.Done():
+		return nil, errHeld
 	}
 }
 
 // barrierUnderOp is barrier for a verb that holds op, which the shipper may need
 // meanwhile.
 func (s *shipper) barrierUnderOp(ctx context.Context) error {
-	lend := func(on bool) {
-		s.opMu.Lock()
-		defer s.opMu.Unlock()
-		s.lent = on
-	}
-	lend(true)
-	defer lend(false)
+	s.loan <- struct{}{}
+	defer func() { <-s.loan }()
 	_, err := s.barrier(ctx)
 	return err
 }

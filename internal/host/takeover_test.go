@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
 )
 
@@ -77,17 +78,106 @@ func TestPortableSleepAndBackHome(t *testing.T) {
 }
 
 // TestReleasedAndWokenElsewhere: the host that let go, and whose volume another
-// took meanwhile, finds that out before it commits. one-writer.
+// took meanwhile, finds that out before a guest can write there. one-writer,
+// no-silent-rollback.
 func TestReleasedAndWokenElsewhere(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
+	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "asleep" || v.Owner != "" {
+		t.Fatalf("%+v", v)
+	}
 	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
-	fill(t, h1, "v", 4, 0, 4096) // wakes it here
-	_, err := h1.Flush(ctx, "v")
+	_, err := h1.openExport("v")
+	wantKind(t, err, problem.Fenced)
+	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" {
+		t.Fatalf("%+v", v)
+	}
+	_, err = h1.Flush(ctx, "v")
 	wantKind(t, err, problem.Fenced)
 	same(t, h2, "v", 0, data)
 	if _, image, err := published(b.store, "v"); err != nil || !bytes.Equal(image[:len(data)], data) {
 		t.Fatalf("a host that has let go changed the store: %v", err)
+	}
+}
+
+// TestReleasedAndWrittenHere: a guest that connects on the host that let go makes
+// it the owner again, so that another host cannot take what was released, without
+// what the guest wrote since. no-silent-rollback.
+func TestReleasedAndWrittenHere(t *testing.T) {
+	_, h1, h2, data := twoHosts(t)
+	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
+	must[[]api.Fork](t)(h1.Fork(ctx, api.ForkRequest{Source: "v", Name: "f"})) // makes it nobody's
+	same(t, h1, "f", 0, data)
+	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "asleep" || v.Owner != "" {
+		t.Fatalf("%+v", v)
+	}
+	e, err := h1.openExport("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(data, fill(t, h1, "v", 4, 0, 4096))
+	if err := e.Device.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = h2.Wake(ctx, "v", false, "")
+	wantKind(t, err, problem.WouldLose)
+	e.Closed()
+	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
+	same(t, h2, "v", 0, data)
+}
+
+// TestReleaseOfUnknownFate: a release whose answer was lost may be in the store, now
+// or later. Until its host has claimed the volume again no guest writes to it.
+// no-silent-rollback.
+func TestReleaseOfUnknownFate(t *testing.T) {
+	b := newBed(t)
+	faults := objstore.NewFaults(b.store, 1)
+	b.store = faults
+	h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
+	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	data := fill(t, h1, "v", 1, 0, 300<<10)
+	must[api.Flush](t)(h1.Flush(ctx, "v"))
+	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Times: 1, Effect: objstore.Late})
+	_, err := h1.Sleep(ctx, "v", true, false)
+	wantKind(t, err, problem.Unavailable)
+	faults.Clear()
+	faults.Inject(objstore.Fault{})
+	mayNotWrite := func() {
+		t.Helper()
+		if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "asleep" {
+			t.Fatalf("%+v", v)
+		}
+		_, err := h1.openExport("v")
+		wantKind(t, err, problem.Unavailable)
+	}
+	mayNotWrite()
+	if err := h1.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	h1 = b.host(h1.cfg.Data, "a") // which remembers
+	mayNotWrite()
+	faults.Clear()
+	copy(data, fill(t, h1, "v", 4, 0, 4096))
+	if err := faults.Held()[0].Release(); err == nil {
+		t.Fatal("the release came true when the volume was in use again")
+	}
+	must[api.Volume](t)(h2.Wake(ctx, "v", false, "")) // asks
+	same(t, h2, "v", 0, data)
+}
+
+// TestWokenUnderAnotherName: a volume that was taken over and renamed comes back
+// to a host that has not noticed: what was not published there is in a rescue.
+func TestWokenUnderAnotherName(t *testing.T) {
+	b, h1, h2, data := twoHosts(t)
+	delete(b.peers, "a")
+	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	same(t, h2, "v", 0, random(1, 300<<10))
+	must[api.Volume](t)(h2.Rename(ctx, "v", "w"))
+	must[api.Volume](t)(h1.Wake(ctx, "w", false, ""))
+	same(t, h1, "w", 0, random(1, 300<<10))
+	same(t, h1, "v.rescue-1", 0, data)
+	if vs := must[[]api.Volume](t)(h1.List(ctx, false)); len(vs) != 2 {
+		t.Fatalf("%+v", vs)
 	}
 }
 
@@ -271,7 +361,9 @@ func TestTwoClaim(t *testing.T) {
 		if writers != 1 {
 			t.Fatalf("round %d: %d hosts can commit: %v", round, writers, errs)
 		}
-		fill(t, h0, "v", 9, 0, 4096)
+		if round%2 == 1 { // it has not heard of it, and did not let go
+			fill(t, h0, "v", 9, 0, 4096)
+		}
 		_, err := h0.Flush(ctx, "v")
 		wantKind(t, err, problem.Fenced)
 		for _, h := range append(hosts, h0) {

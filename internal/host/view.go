@@ -34,6 +34,9 @@ func (h *Host) view(d *disk) api.Volume {
 		Owner: h.id, CreatedAt: st.CreatedAt, StoreBytes: d.stored.Load(), Exports: d.exports(), Device: h.attachments.device(d.id), Labels: map[string]string{},
 		IOPS: st.Limits.IOPS, Bandwidth: st.Limits.Bandwidth, DirtyBudget: st.Limits.DirtyBudget,
 	}
+	if st.Released {
+		v.Owner = ""
+	}
 	v.Sequence, v.PublishedTo = d.sequences()
 	for k, l := range st.Labels {
 		v.Labels[k] = l

@@ -41,21 +41,21 @@ func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (ap
 			return api.Volume{}, err
 		}
 	}
-	if err := d.sleep(); err != nil {
+	if err := d.sleep(false); err != nil {
 		return api.Volume{}, err
 	}
 	return h.view(d), nil
 }
 
 // sleep closes an open disk and records that it sleeps. Under op.
-func (d *disk) sleep() error {
+func (d *disk) sleep(released bool) error {
 	v := d.open()
 	if v == nil {
 		return nil
 	}
 	a := v.Account()
 	if err := v.Update(func(s *volume.State) {
-		s.Mode, s.DirtyAtSleep, s.OldestAtSleep = volume.Asleep, a.Dirty, a.Oldest
+		s.Mode, s.Released, s.DirtyAtSleep, s.OldestAtSleep = volume.Asleep, released, a.Dirty, a.Oldest
 	}); err != nil {
 		return err
 	}
@@ -86,7 +86,11 @@ func (h *Host) handOver(ctx context.Context, d *disk) error {
 	return h.release(ctx, d)
 }
 
-// release hands a published disk to the store and puts it to sleep. Under op.
+// release puts a published disk to sleep and hands it to the store. Under op.
+//
+// no-silent-rollback: a release may take effect long after this host stopped
+// waiting for it, and then any host wakes the volume without asking. So the
+// record says first that the volume has to be claimed again before it is used.
 func (h *Host) release(ctx context.Context, d *disk) error {
 	d.moving.Lock()
 	defer d.moving.Unlock()
@@ -94,11 +98,67 @@ func (h *Host) release(ctx context.Context, d *disk) error {
 	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
 		return err
 	}
-	if err := d.owner.Release(ctx); err != nil {
-		return h.noteFence(d, err)
+	if err := d.sleep(!fault.Is("released-not-recorded")); err != nil {
+		return err
 	}
+	err := d.owner.Release(ctx)
+	switch {
+	case err == nil:
+		d.setOwner(nil)
+		return nil
+	case problem.KindOf(err) == problem.Fenced:
+		return errors.Join(err, d.fenceClosed(err))
+	case !d.owner.Unsettled(): // nothing was sent
+		return errors.Join(err, d.update(func(s *volume.State) { s.Released = false }))
+	}
+	return problem.New(problem.KindOf(err), "volume %q sleeps, and may be released, now or later; waking it claims it again: %w", d, err)
+}
+
+// reclaimWithin is how long the store may take when a volume that was released is
+// woken on the host that released it.
+const reclaimWithin = 10 * time.Second
+
+// reclaim makes a released disk this host's again. If another host claimed it
+// meanwhile it is fenced here, with nothing to rescue. Under op.
+func (d *disk) reclaim(force bool) error {
+	st := d.state()
+	if !st.Released || st.Mode == volume.Fenced {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(d.h.ctx, reclaimWithin)
+	defer cancel()
+	d.setOwner(nil) // whose release may still be under way
+	if err := d.own(&st); err != nil {
+		return err
+	}
+	first, err := d.claimOwn(ctx, &st)
+	switch {
+	case err == nil:
+		return d.update(func(s *volume.State) {
+			s.Released, s.Published = false, &volume.Published{Epoch: first.Generation.Epoch, Number: first.Generation.Number}
+		})
+	case problem.KindOf(err) == problem.Fenced:
+		return errors.Join(err, d.fenceClosed(err))
+	case force:
+		d.h.event(eventVolume, d.String(), "woken by force, though it was released: another host may have it too")
+		return d.update(func(s *volume.State) { s.Released = false })
+	}
+	return problem.New(problem.KindOf(err), "volume %q was released to the store, which has to say that no other host woke it: %w", d, err)
+}
+
+// fenceClosed records that a disk that is closed, and holds nothing that the store
+// lacks, is another host's now. Under op.
+func (d *disk) fenceClosed(why error) error {
 	d.setOwner(nil)
-	return d.sleep()
+	err := d.update(func(s *volume.State) { s.Mode, s.Reason, s.Segments = volume.Fenced, why.Error(), nil })
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.unclaim()
+	d.mu.Unlock()
+	d.h.event(eventVolume, d.String(), "fenced: %v; nothing was left to be published", why)
+	return nil
 }
 
 // turnAway cuts the guests of a disk off and lets none connect until what it
@@ -129,15 +189,25 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 			return api.Volume{}, err
 		}
 	}
-	if d := h.find(n); d != nil && d.state().Mode == volume.Fenced {
+	d := h.find(n)
+	if d != nil && d.state().Released {
+		d.op.Lock()
+		err := d.reclaim(force)
+		d.op.Unlock()
+		if err != nil && d.state().Mode != volume.Fenced {
+			return api.Volume{}, err
+		}
+	}
+	switch {
+	case d == nil:
+	case d.state().Mode != volume.Fenced:
+		return h.wakeLocal(ctx, d, force, want)
+	default:
 		if err := h.clearFenced(d, force); err != nil {
 			return api.Volume{}, err
 		}
-	} else if d != nil {
-		return h.wakeLocal(ctx, d, force, want)
 	}
-	d, err := h.takeOver(ctx, n, force, want)
-	if err != nil {
+	if d, err = h.takeOver(ctx, n, force, want); err != nil {
 		return api.Volume{}, err
 	}
 	return h.view(d), nil
@@ -213,6 +283,9 @@ func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.
 		if tip.Generation.Compare(want) < 0 {
 			return nil, older(n.String(), tip.Generation, want)
 		}
+	}
+	if err := h.letGo(n, tip, force); err != nil {
+		return nil, err
 	}
 	rec := recordOf(&tip.State, volume.ID(tip.State.ID))
 	d := newDisk(h, rec)

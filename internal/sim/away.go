@@ -31,11 +31,11 @@ func (w *world) abroad(d *dice) (name string, m *machine) {
 	return can[d.n(len(can))], m
 }
 
-// holder is the line of the host that may commit to a volume, nil if it was
-// released or is nowhere. Under mu.
+// holder is the line of the host that may commit to a volume, or released it; nil
+// if it is nowhere. Under mu.
 func (w *world) holder(name string) *line {
 	g := w.logs[name]
-	if g == nil || g.newest() == nil || g.newest().Released {
+	if g == nil || g.newest() == nil {
 		return nil
 	}
 	return w.opener(g, g.tip.Epoch)
@@ -104,9 +104,6 @@ func (w *world) takeOver(d *dice) string {
 		w.adopt(k, e, v.ID)
 		if was != nil && !force && was == w.opener(g, e.Generation.Epoch-1) {
 			w.covers(was, e, floor, "woken elsewhere")
-		}
-		if was != nil && was.m != m {
-			was.released = false
 		}
 	})
 	return res

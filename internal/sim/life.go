@@ -315,20 +315,12 @@ func (w *world) asked(m *machine, name string, r api.ReleaseRequest) {
 	for _, l := range w.lines {
 		if l.m == m && l.name == name && !r.FlushOnly {
 			l.leaving = true
-			l.releasing++
 		}
 	}
 }
 
 // answered notes what it answered: a volume that was given away is gone there.
 func (w *world) answered(m *machine, life int, name string, r api.ReleaseRequest, err error) {
-	w.note(func(*world) {
-		for _, l := range w.lines {
-			if l.m == m && l.name == name && !r.FlushOnly && l.releasing > 0 {
-				l.releasing--
-			}
-		}
-	})
 	m.ifAlive(life, func() {
 		for _, l := range w.lines {
 			if l.m != m || l.name != name || !l.leaving || r.FlushOnly {

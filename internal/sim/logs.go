@@ -197,12 +197,10 @@ func (w *world) published(g *volumeLog, e *entry) {
 	l.stored, l.owns, l.released, l.inStore = n, true, false, e.content
 	w.trace("%s: %s holds %d of %d writes", l, e.Generation, n, l.last())
 	if e.Released {
-		if l.releasing == 0 || e.from.life != l.m.lifeNow {
-			w.stats["known: a release took effect after it was given up"]++
-		} else if most < l.durable {
+		if most < l.durable {
 			w.violateLocked(flushIsDurable, "%s was released at %s with %d writes, of %d that were flushed", l, e.Generation, n, l.durable)
 		}
-		l.released = true
+		l.released, l.wasReleased = true, true
 	}
 }
 

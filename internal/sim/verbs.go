@@ -214,6 +214,11 @@ func (w *world) fork(d *dice) string {
 	after, _ := u.h.Show(context.Background(), name)
 	res := w.settled(k, k.name, u.life, "fork", errOr(err, l, name, w), func() {
 		k.id, k.maybe = fs[0].ID, false
+		r := fs[0].Requests
+		made := r.Put + r.Get + r.List + r.Head + r.Delete
+		if g := w.logs[name]; made > 0 && g != nil && w.forkedFromStore(l, k, fs[0], from) {
+			return
+		}
 		if k.inherit(); source == nil {
 			k.parent = l
 			k.baseRoot, k.owns = w.baseOf(l, fs[0].Generation, after.Generation)
@@ -223,7 +228,7 @@ func (w *world) fork(d *dice) string {
 		if g := w.logs[k.name]; g != nil {
 			k.owns = true
 		}
-		if r := fs[0].Requests; r.Put+r.Get+r.List+r.Head+r.Delete > 0 {
+		if made > 0 {
 			w.violateLocked(forkIsConstant, "the fork %s of %s on its host made requests: %+v", k, l, r)
 		}
 	})
@@ -231,6 +236,23 @@ func (w *world) fork(d *dice) string {
 		w.note(func(*world) { k.ended = true }) // a local fork is there, or not
 	}
 	return res
+}
+
+// forkedFromStore takes note of a fork of what this host released before: that is
+// made as one of another host's volume is. Under mu.
+func (w *world) forkedFromStore(l, k *line, f api.Fork, from int) bool {
+	at, err := commitlog.ParseGeneration(f.Generation)
+	e, mine := w.logs[l.name].entries[at], w.logs[k.name]
+	if err != nil || e == nil || mine == nil || mine.newest() == nil || !l.wasReleased {
+		return false
+	}
+	source := k.source
+	if w.adopt(k, mine.newest(), f.ID); source != nil {
+		k.source = nil
+		w.covers(l, e, from, "forked")
+	}
+	clear(k.snaps)
+	return true
 }
 
 // errOr gives an error the excuses of the source.
@@ -250,10 +272,6 @@ func errOr(err error, l *line, name string, w *world) error {
 // the same commit before and after; unknown tells that it did not. Under mu.
 func (w *world) baseOf(l *line, before, after string) (root rootKey, unknown bool) {
 	if l.rolled {
-		return rootKey{}, true
-	}
-	if l.released {
-		w.stats["known: a fork of a released volume is not pinned"]++
 		return rootKey{}, true
 	}
 	if before == "" && after == "" {
@@ -416,10 +434,6 @@ func (w *world) sleep(d *dice) string {
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
 	defer cancel()
-	if portable {
-		w.note(func(*world) { l.releasing++ })
-		defer w.note(func(*world) { l.releasing-- })
-	}
 	v, err := u.h.Sleep(ctx, name, portable, force)
 	if err != nil && problem.KindOf(err) == problem.Busy {
 		return "busy"

@@ -117,6 +117,11 @@ type State struct {
 	// for nothing after a stop.
 	Loading bool `json:"loading,omitempty"`
 
+	// Released tells that the volume was, or may have been, handed back to the
+	// store: another host can wake it without asking, so that nothing may be
+	// acknowledged here before this host has claimed it again. It sleeps.
+	Released bool `json:"released,omitempty"`
+
 	// DirtyAtSleep and OldestAtSleep are the account of a volume that sleeps.
 	DirtyAtSleep  int64     `json:"dirty_at_sleep,omitempty"`
 	OldestAtSleep time.Time `json:"oldest_at_sleep,omitzero"`
