@@ -220,7 +220,11 @@ func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
 func (f *forking) place(ctx context.Context) (commitlog.Generation, *commitlog.Snapshot, error) {
 	h := f.h
 	if f.at != "" {
-		if tip, err := h.tip(ctx, f.src); err == nil {
+		tip, err := h.tip(ctx, f.src)
+		if err != nil && problem.KindOf(err) != problem.NotFound { // not a removed one, whose history is there
+			return commitlog.Generation{}, nil, err
+		}
+		if err == nil {
 			for i := range tip.State.Snapshots {
 				if s := &tip.State.Snapshots[i]; s.Name == f.at {
 					return tip.Generation, s, nil

@@ -91,7 +91,7 @@ func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
 		s.noteSent(c.Seq)
 		return nil
 	}
-	p := &parcel{seq: c.Seq, at: c.At, began: s.h.cfg.Uptime(), bytes: int64(len(data))}
+	p := &parcel{changes: c, began: s.h.cfg.Uptime(), bytes: int64(len(data))}
 	// The request outlives this shipper: a verb that stops it goes on behind it.
 	p.ship, err = o.Ship(s.h.ctx, c.Seq, data, func(state *commitlog.State) { s.d.amend(state, &c.State) })
 	if err != nil {
@@ -139,8 +139,8 @@ func encodeChanges(c *volume.Changes) ([]byte, error) {
 func (s *shipper) noteFlying() {
 	var at time.Duration
 	for _, p := range s.flights {
-		if at == 0 || p.at < at {
-			at = p.at
+		if at == 0 || p.changes.At < at {
+			at = p.changes.At
 		}
 	}
 	s.flying.Store(int64(at))
@@ -194,7 +194,7 @@ func (s *shipper) landed(p *parcel, g commitlog.Generation) {
 		s.saved = now
 	}
 	s.mu.Unlock()
-	if err := s.v.NoteShipped(p.seq, volume.Published{Epoch: g.Epoch, Number: g.Number}, save); err != nil {
+	if err := s.v.NoteShipped(p.changes.Seq, volume.Published{Epoch: g.Epoch, Number: g.Number}, save); err != nil {
 		s.h.cfg.Log.Warn("the record of a volume lags", "volume", s.d.String(), "error", err) // it may
 	}
 	s.mu.Lock()
@@ -207,7 +207,7 @@ func (s *shipper) landed(p *parcel, g commitlog.Generation) {
 	if recovered {
 		s.h.event(eventStore, s.d.String(), "the store takes commits again")
 	}
-	s.reached(p.seq)
+	s.reached(p.changes.Seq)
 	s.advance()
 }
 

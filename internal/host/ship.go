@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -75,11 +76,10 @@ type shipper struct {
 
 // parcel is a data commit under way.
 type parcel struct {
-	ship  *commitlog.Shipment
-	seq   uint64
-	at    time.Duration // Uptime of its oldest write
-	began time.Duration
-	bytes int64
+	ship    *commitlog.Shipment
+	changes *volume.Changes // what it holds; its cut is released
+	began   time.Duration
+	bytes   int64
 }
 
 func newShipper(d *disk, v *volume.Volume, st *volume.State) *shipper {
@@ -143,6 +143,13 @@ func (d *disk) stopShipping(why error) {
 	s.end(why)
 	s.cancel()
 	s.done.Wait()
+	// flush-is-durable: what is under way may never land. The next shipper sends
+	// it again, and acknowledges nothing by it before.
+	if !fault.Is("flights-forgotten") {
+		for _, p := range s.flights {
+			s.v.ReturnChanges(p.changes)
+		}
+	}
 }
 
 // errHeld is the reply to requests that wait when shipping stops for a verb.

@@ -560,3 +560,50 @@ func testIdleShipperRests(t *testing.T) {
 		t.Errorf("an idle volume made %d commits in a day", n)
 	}
 }
+
+// TestFlightsAreNotForgotten: what was under way to the store when a verb stopped
+// the shipper is sent again, and not acknowledged by then. flush-is-durable.
+func TestFlightsAreNotForgotten(t *testing.T) {
+	b := newBed(t)
+	g := newGated(b.store)
+	b.store = g
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, Durability: "sync"}))
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "taken", Size: mib}))
+	e, err := h.openExport("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := guestWrite(e.Device.(nbd.Acknowledger), 0, random(1, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	g.set(true)
+	sent := g.puts.Load()
+	hungUp := make(chan error, 1)
+	go func() { hungUp <- e.Device.Flush() }()
+	for g.puts.Load() == sent {
+		time.Sleep(time.Millisecond)
+	}
+	e.Closed()
+	_, err = h.Rename(ctx, "v", "taken") // stops the shipper, and fails
+	wantKind(t, err, problem.Exists)
+	if err := <-hungUp; err == nil {
+		t.Fatal("a flush was acknowledged that the store did not take")
+	}
+	flushed := make(chan error, 1)
+	dev := guest(t, h, "v")
+	go func() { flushed <- dev.Flush() }()
+	select {
+	case err := <-flushed:
+		t.Fatalf("after another verb it was acknowledged: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	g.set(false)
+	if err := <-flushed; err != nil {
+		t.Fatal(err)
+	}
+	delete(b.peers, "a")
+	h2 := b.host(t.TempDir(), "b")
+	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	same(t, h2, "v", 0, random(1, 4096))
+}

@@ -107,7 +107,7 @@ func (w *world) reconcile(m *machine, h *host.Host, life int) bool {
 		if l.m != m || l.ended || found[l] {
 			continue
 		}
-		if !l.maybe && !l.ending && !l.leaving && !m.rotten {
+		if !l.maybe && !l.ending && !l.leaving && !l.fenced && !m.rotten {
 			w.violateLocked(flushIsDurable, "%s is gone", l)
 		}
 		l.ended = true
@@ -314,7 +314,7 @@ func (w *world) asked(m *machine, name string, r api.ReleaseRequest) {
 	defer w.mu.Unlock()
 	for _, l := range w.lines {
 		if l.m == m && l.name == name && !r.FlushOnly {
-			l.leaving = true
+			l.leaving, l.released = true, true
 		}
 	}
 }

@@ -37,8 +37,7 @@ type line struct {
 	unsure bool
 	owns   bool // it was published, or claimed, from here
 	taking bool // it is being claimed
-	// released: its newest commit hands it back to the store; wasReleased: one did.
-	released, wasReleased bool
+	released bool // it was, or may have been, handed back to the store
 	least                 int      // if loose: so many writes are there
 	sizes                 []uint64 // it has one of these
 

@@ -194,13 +194,12 @@ func (w *world) published(g *volumeLog, e *entry) {
 		w.violateLocked(prefix, "%s %s, by host %d, is not a cut of %s after write %d: %s", g.name, e.Generation, e.from.machine, l, n, l.explain(e.content, n))
 		return
 	}
-	l.stored, l.owns, l.released, l.inStore = n, true, false, e.content
+	l.stored, l.owns, l.inStore = n, true, e.content
 	w.trace("%s: %s holds %d of %d writes", l, e.Generation, n, l.last())
 	if e.Released {
 		if most < l.durable {
 			w.violateLocked(flushIsDurable, "%s was released at %s with %d writes, of %d that were flushed", l, e.Generation, n, l.durable)
 		}
-		l.released, l.wasReleased = true, true
 	}
 }
 

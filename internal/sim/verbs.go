@@ -113,7 +113,12 @@ func (w *world) create(d *dice) string {
 		r.RPOms = float64(p.rpo.Milliseconds())
 	}
 	v, err := u.h.Create(ctx, r)
-	res := w.settled(l, l.name, u.life, "create", err, func() { l.id, l.maybe, l.promises = v.ID, false, []promise{p} })
+	res := w.settled(l, l.name, u.life, "create", err, func() {
+		l.id, l.maybe, l.promises = v.ID, false, []promise{p}
+		if p.ships() {
+			l.stored = 0
+		}
+	})
 	if p.ships() && res == "error" {
 		w.note(func(*world) { l.ended = true }) // it is not made without the store
 	}
@@ -243,7 +248,7 @@ func (w *world) fork(d *dice) string {
 func (w *world) forkedFromStore(l, k *line, f api.Fork, from int) bool {
 	at, err := commitlog.ParseGeneration(f.Generation)
 	e, mine := w.logs[l.name].entries[at], w.logs[k.name]
-	if err != nil || e == nil || mine == nil || mine.newest() == nil || !l.wasReleased {
+	if err != nil || e == nil || mine == nil || mine.newest() == nil || !l.released {
 		return false
 	}
 	source := k.source
@@ -434,6 +439,7 @@ func (w *world) sleep(d *dice) string {
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
 	defer cancel()
+	w.note(func(*world) { l.released = l.released || portable })
 	v, err := u.h.Sleep(ctx, name, portable, force)
 	if err != nil && problem.KindOf(err) == problem.Busy {
 		return "busy"

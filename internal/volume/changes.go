@@ -142,22 +142,6 @@ func (v *Volume) Loaded(change func(*State)) error {
 	})
 }
 
-// BeginFoldTracking is BeginFold for a volume whose policy is about to ship:
-// what is written behind the cut is noted from now on.
-func (v *Volume) BeginFoldTracking() (*Cut, error) {
-	v.foldMu.Lock()
-	v.wmu.Lock()
-	defer v.wmu.Unlock()
-	if err := v.Err(); err != nil {
-		v.foldMu.Unlock()
-		return nil, err
-	}
-	v.omu.Lock()
-	v.resetChanges(newChanges())
-	v.omu.Unlock()
-	return v.cut(), nil
-}
-
 // StopTracking ends the noting of changes.
 func (v *Volume) StopTracking() {
 	v.omu.Lock()

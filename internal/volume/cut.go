@@ -243,18 +243,35 @@ func (v *Volume) adopt(c *Cut) {
 
 // BeginFold takes the cut that is to be published, and keeps cleaning and other
 // folds out until EndFold.
-func (v *Volume) BeginFold() (*Cut, error) {
+func (v *Volume) BeginFold() (*Cut, error) { return v.beginFold(false) }
+
+// BeginFoldTracking is BeginFold for a volume whose policy is about to ship:
+// what is written behind the cut is noted from now on.
+func (v *Volume) BeginFoldTracking() (*Cut, error) { return v.beginFold(true) }
+
+func (v *Volume) beginFold(track bool) (*Cut, error) {
 	v.foldMu.Lock()
-	c, err := v.Cut()
-	if err != nil {
+	v.wmu.Lock()
+	defer v.wmu.Unlock()
+	if err := v.Err(); err != nil {
 		v.foldMu.Unlock()
+		return nil, err
 	}
-	return c, err
+	v.omu.Lock()
+	v.zeroed = extent.New()
+	if track {
+		v.resetChanges(newChanges())
+	}
+	v.omu.Unlock()
+	return v.cut(), nil
 }
 
 // EndFold ends what BeginFold began, successful or not.
 func (v *Volume) EndFold(c *Cut) {
 	c.Release()
+	v.omu.Lock()
+	v.zeroed = nil
+	v.omu.Unlock()
 	v.foldMu.Unlock()
 }
 
@@ -302,11 +319,13 @@ func (v *Volume) Published(c *Cut, m *blockmap.Map, change func(*State)) error {
 	return nil
 }
 
-// prune removes from the overlay what is still as it was at the cut.
+// prune removes from the overlay what is still as it was at the cut. Zeros that
+// were made since stay, where zeros were at the cut, too: what was written in
+// between may still be in the log, or in a data commit, and they lie over it.
 func (v *Volume) prune(c *Cut) {
 	var it extent.Iterator
 	it.Seek(c.tree, 0)
-	var found []extent.Extent
+	var found, fresh []extent.Extent
 	for more := true; more; {
 		v.omu.Lock()
 		for range pruneStep {
@@ -316,12 +335,31 @@ func (v *Volume) prune(c *Cut) {
 			}
 			found = v.tree.Range(found[:0], e.Start, e.End)
 			for _, f := range found {
-				if f.Place == e.Place.After(f.Start-e.Start) || fault.Is("fold-forgets-later-writes") {
+				switch {
+				case f.Place != e.Place.After(f.Start-e.Start) && !fault.Is("fold-forgets-later-writes"):
+				case f.Place == extent.Zero && !fault.Is("fold-forgets-later-zeros"):
+					fresh = v.zeroed.Range(fresh[:0], f.Start, f.End)
+					v.deleteBetween(f, fresh)
+				default:
 					v.tree.Delete(f.Start, f.End, v.displacedFn)
 				}
 			}
 		}
 		v.omu.Unlock()
+	}
+}
+
+// deleteBetween takes a piece out of the overlay, but for the ranges in keep.
+// Under omu.
+func (v *Volume) deleteBetween(f extent.Extent, keep []extent.Extent) {
+	for _, k := range keep {
+		if f.Start < k.Start {
+			v.tree.Delete(f.Start, k.Start, v.displacedFn)
+		}
+		f.Start = k.End
+	}
+	if f.Start < f.End {
+		v.tree.Delete(f.Start, f.End, v.displacedFn)
 	}
 }
 

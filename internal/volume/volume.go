@@ -111,6 +111,9 @@ type Volume struct {
 	live   map[uint32]int64 // by segment number: bytes that the overlay points at
 	dirty  int64            // bytes in the overlay that are not zeros
 	oldest time.Time        // when the oldest unpublished write was made, zero if there is none
+	// zeroed is what was zeroed since the cut that is being folded; nil: there is
+	// none. Zeros are all alike, and those after the cut have to stay (see prune).
+	zeroed *extent.Tree
 	// changed is what was written since the last TakeChanges; nil while the
 	// volume's policy does not ship.
 	changed   *changes

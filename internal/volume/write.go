@@ -133,6 +133,9 @@ func (v *Volume) ZeroIf(may func() error, off, length uint64) error {
 		}
 		v.omu.Lock()
 		v.apply(off, length, extent.Zero)
+		if v.zeroed != nil {
+			v.zeroed.Set(off, off+length, extent.Zero, nil)
+		}
 		v.noteChange(off, length)
 		v.noteDirty()
 		v.omu.Unlock()
