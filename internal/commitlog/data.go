@@ -128,6 +128,14 @@ func DecodeData(section []byte) ([]Range, error) {
 	return ranges, nil
 }
 
+// decodedSize is the size of a data section when it is decoded, as it says itself.
+func decodedSize(section []byte) uint64 {
+	if len(section) < dataHeaderSize {
+		return uint64(len(section))
+	}
+	return min(uint64(binary.LittleEndian.Uint32(section[4:])), MaxData)
+}
+
 func decompress(section []byte) ([]byte, error) {
 	if len(section) < dataHeaderSize || len(section) > MaxData || section[1]|section[2]|section[3] != 0 {
 		return nil, problem.New(problem.Corrupt, "data section of %d bytes with a bad header", len(section))

@@ -96,7 +96,7 @@ func (o *Object) Carry() State {
 	if len(o.Data) == 0 {
 		return s
 	}
-	g, size := o.Generation, uint64(len(o.Data))
+	g, size := o.Generation, decodedSize(o.Data)
 	if n := len(s.DataCommits); n > 0 && s.DataCommits[n-1].Name == s.Name && s.DataCommits[n-1].Epoch == g.Epoch {
 		run := &s.DataCommits[n-1]
 		run.Last, run.Hash, run.Count, run.Bytes = g.Number, o.Hash, run.Count+1, run.Bytes+size

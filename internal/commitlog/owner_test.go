@@ -245,7 +245,7 @@ func TestDataCommitsAreCarried(t *testing.T) {
 	o := newOwner(t, store, "a", 1)
 	tip, err := o.Claim(ctx, CauseTakeover, nil)
 	check(t, err)
-	want := DataRun{Name: "disk", Epoch: 1, First: 2, Last: 2, Hash: with.Hash, Count: 1, Bytes: uint64(len(data))}
+	want := DataRun{Name: "disk", Epoch: 1, First: 2, Last: 2, Hash: with.Hash, Count: 1, Bytes: decodedSize(data)}
 	if len(tip.State.DataCommits) != 1 || tip.State.DataCommits[0] != want {
 		t.Errorf("the new epoch begins with %+v, want %+v", tip.State.DataCommits, want)
 	}

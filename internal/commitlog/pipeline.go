@@ -65,13 +65,13 @@ func (o *Owner) Ship(ctx context.Context, through uint64, data []byte, edit func
 		return nil, err
 	}
 	if len(data) > 0 {
-		run := DataRun{Name: o.opts.Volume.Name, Epoch: at.Epoch, First: at.Number, Last: at.Number, Hash: s.f.object.Hash, Count: 1, Bytes: uint64(len(data))}
+		run := DataRun{Name: o.opts.Volume.Name, Epoch: at.Epoch, First: at.Number, Last: at.Number, Hash: s.f.object.Hash, Count: 1, Bytes: decodedSize(data)}
 		o.parcels = append(o.parcels[:len(o.parcels):len(o.parcels)], parcel{run, through})
 	}
 	return s, nil
 }
 
-// Unfolded is the number and size in bytes of the data commits that the newest
+// Unfolded is the number and decoded size in bytes of the data commits that the newest
 // commit, sent or known to have taken effect, rests on.
 func (o *Owner) Unfolded() (count, bytes uint64) {
 	defer o.lock()()

@@ -194,7 +194,7 @@ type DataRun struct {
 	Last  uint64     `json:"last"`
 	Hash  ObjectHash `json:"hash"`  // of the object Last, which is a data commit
 	Count uint64     `json:"count"` // of the data commits
-	Bytes uint64     `json:"bytes"` // of their data sections
+	Bytes uint64     `json:"bytes"` // of their data sections, decoded: what opening the volume writes to a log
 }
 
 // SealedFrom pins, for a host whose epoch another host sealed, the state before
@@ -240,7 +240,7 @@ func (s *State) Fork(name string, id VolumeID, from Generation, now time.Time) S
 // Through is the last write that the state holds, its object's own data included.
 func (s *State) Through() uint64 { return max(s.Seq, s.DataSeq) }
 
-// Unfolded is the number and size in bytes of the data commits that the state names.
+// Unfolded is the number and decoded size in bytes of the data commits that the state names.
 func (s *State) Unfolded() (count, bytes uint64) {
 	for i := range s.DataCommits {
 		count += s.DataCommits[i].Count

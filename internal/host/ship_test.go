@@ -561,6 +561,37 @@ func testIdleShipperRests(t *testing.T) {
 	}
 }
 
+// TestFoldsWhatCompressesWell: what opening a volume writes to a log is bounded, however
+// little the data commits take in the store. bounded.
+func TestFoldsWhatCompressesWell(t *testing.T) {
+	b := newBed(t)
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 128 * mib, Durability: "sync"}))
+	dev := guest(t, h, "v")
+	p := bytes.Repeat([]byte("well"), mib/4)
+	for i := range uint64(100) {
+		if err := guestWrite(dev, i*mib, p); err != nil {
+			t.Fatal(err)
+		}
+		if err := dev.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := h.local("v", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; ; i++ {
+		if count, _ := d.owned.Load().Unfolded(); count <= foldBytes/mib {
+			return
+		}
+		if i > 200 {
+			t.Fatal("nothing is folded")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // TestFlightsAreNotForgotten: what was under way to the store when a verb stopped
 // the shipper is sent again, and not acknowledged by then. flush-is-durable.
 func TestFlightsAreNotForgotten(t *testing.T) {

@@ -161,7 +161,8 @@ func (w *world) setPolicy(d *dice) string {
 	}
 	p := somePromise(d)
 	w.mu.Lock()
-	name, before, backlog := l.name, l.promised(), l.floor()
+	name, before, backlog := l.name, l.promises, l.floor()
+	news := !l.mayPromise(p)
 	if len(l.promises) == 0 {
 		l.promises = []promise{localOnly}
 	}
@@ -181,10 +182,20 @@ func (w *world) setPolicy(d *dice) string {
 	w.trace("h%d: setting %v of %s, which is %v", l.m.index, p, name, before)
 	_, err := u.h.Set(ctx, name, s)
 	return w.settled(l, name, u.life, fmt.Sprintf("set %v of", p), err, func() {
-		if l.promises = []promise{p}; p.ships() && (before.durability != p.durability || before.rpo > p.rpo) {
+		if l.promises = []promise{p}; news && p.ships() && !relaxes(before, p) {
 			w.checkStored(l, backlog, "its policy became "+p.durability)
 		}
 	})
+}
+
+// relaxes tells whether p is the promise before, with a longer rpo at most.
+func relaxes(before []promise, p promise) bool {
+	for _, q := range before {
+		if q.durability != p.durability || q.rpo > p.rpo {
+			return false
+		}
+	}
+	return len(before) > 0
 }
 
 // promiseOf is the policy that a commit says.
