@@ -123,7 +123,11 @@ func (d *disk) startShipping() {
 	st := d.state()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.v == nil || !st.Ships() || d.ship.Load() != nil || st.Mode != volume.Active {
+	if !st.Ships() { // also a volume whose policy was another when it was looked at first
+		d.promises.Store(false)
+		return
+	}
+	if d.v == nil || d.ship.Load() != nil || st.Mode != volume.Active {
 		return
 	}
 	d.promises.Store(true)

@@ -291,11 +291,26 @@ func (w *world) visit(l *line, pass int) {
 		w.violate(progress, "%s of %s does not work, though nothing is in its way: %s", what, l, res)
 	}
 	try("reading", func() string { return w.check(l, "in the end") })
+	if pass > 0 {
+		try("writing", func() string { return w.scribble(l) })
+	}
 	try("flushing", func() string { return w.flushLine(l) })
 	if pass > 1 {
 		try("reading", func() string { return w.check(l, "after the last flush") })
 	}
 	l.disconnect()
+}
+
+// scribble writes a little, and makes it as durable as the line's policy promises.
+func (w *world) scribble(l *line) string {
+	w.mu.Lock()
+	w.stampNext++
+	id := w.stampNext << 16
+	w.mu.Unlock()
+	if res := w.writes(l, []write{{at: 0, n: 8, stamp: func(s int) uint64 { return id | uint64(s) + 1 }, what: "write in the end"}}); res != "" {
+		return res
+	}
+	return w.flushIO(l)
 }
 
 func (l *line) isOver() bool {

@@ -101,7 +101,16 @@ func (w *world) write(d *dice) string {
 		os = append(os, o)
 	}
 	w.mu.Unlock()
-	res := w.doIO(l, nbd.OpWrite, os, func(dev nbd.Device) error {
+	res := w.writes(l, os)
+	if res == "" && d.chance(300) {
+		return w.flushIO(l)
+	}
+	return res
+}
+
+// writes makes writes of a guest, as one batch. The line is held.
+func (w *world) writes(l *line, os []write) string {
+	return w.doIO(l, nbd.OpWrite, os, func(dev nbd.Device) error {
 		var offs []uint64
 		var frames [][]byte
 		for i := range os {
@@ -110,10 +119,6 @@ func (w *world) write(d *dice) string {
 		}
 		return dev.WriteFrames(offs, frames)
 	})
-	if res == "" && d.chance(300) {
-		return w.flushIO(l)
-	}
-	return res
 }
 
 func (w *world) zero(d *dice) string {
