@@ -28,6 +28,11 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	if err := d.removable(force); err != nil {
 		return err
 	}
+	for _, s := range h.snapshotsOf(d.id) { // they go with it
+		if err := s.removable(force); err != nil {
+			return err
+		}
+	}
 	defer d.turnAway()()
 	d.stopShipping(errHeld)
 	defer d.startShipping() // if it cannot be removed
@@ -63,7 +68,7 @@ func (d *disk) removable(force bool) error {
 	if gone {
 		return problem.New(problem.NotFound, "volume %q was removed meanwhile", d)
 	}
-	return d.quiet("remove it", force)
+	return d.quiet("remove it with --force", force)
 }
 
 // removeSnapshot takes a snapshot out of a volume; the store learns of it with
