@@ -46,6 +46,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"set", "vm1", "iop=1"}, `did you mean "iops"?`},
 		{[]string{"set", "vm1", "iops=many"}, "iops"},
 		{[]string{"set", "vm1", "rpo=0s"}, "rpo"},
+		{[]string{"set", "vm1", "durability="}, "local, continuous or sync"},
 		{[]string{"set", "vm1", "bandwidth=-1"}, "negative"},
 		{[]string{"set", "vm1", "label.=x"}, "label."},
 		{[]string{"set", "vm1", "iops=1", "iops=2"}, "twice"},

@@ -44,6 +44,15 @@ func TestHistoryIsTheVolumesOwn(t *testing.T) {
 	}
 }
 
+// TestRollbackToNothing: a request that says nothing is refused; it does not take
+// the volume for a snapshot of itself, and wait for itself for ever.
+func TestRollbackToNothing(t *testing.T) {
+	_, h1, _, data := twoHosts(t)
+	_, err := h1.Rollback(ctx, "v", "", false)
+	wantKind(t, err, problem.Invalid)
+	same(t, h1, "v", 0, data)
+}
+
 // TestHistoryOfNothing: of a volume that does not exist it is not said that it
 // lacks a snapshot.
 func TestHistoryOfNothing(t *testing.T) {

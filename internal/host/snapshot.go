@@ -259,6 +259,9 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	if err != nil {
 		return api.Volume{}, err
 	}
+	if to == "" {
+		return api.Volume{}, problem.New(problem.Invalid, "what to take %q back to is missing: a snapshot or a generation", d)
+	}
 	d.op.Lock()
 	defer d.op.Unlock()
 	if err := d.refuseFenced(); err != nil {
