@@ -95,7 +95,9 @@ data and wants --force.`,
 			var names []string
 			if len(args) == 0 {
 				for _, c := range cmd.Root().Commands() {
-					names = append(names, c.Name())
+					if !c.Hidden {
+						names = append(names, c.Name())
+					}
 				}
 			}
 			return names, cobra.ShellCompDirectiveNoFileComp

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -101,4 +102,20 @@ func TestRenameOfAVolumeInUse(t *testing.T) {
 	must[api.Volume](t)(h1.Sleep(ctx, "v", false, true))
 	e.Closed()
 	must[api.Volume](t)(h1.Rename(ctx, "v", "w"))
+}
+
+// TestListWithADamagedVolume: a commit that cannot be read hides no other volume.
+func TestListWithADamagedVolume(t *testing.T) {
+	b, h1, h2, _ := twoHosts(t)
+	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "w", Size: mib, Durability: volume.Sync}))
+	key := Name{defaultTenant, "v", ""}.log().Key(commitlog.Generation{Epoch: 1, Number: 1})
+	raw := must[[]byte](t)(b.store.Get(ctx, key))
+	raw[len(raw)/2] ^= 1
+	if err := b.store.Put(ctx, key, raw); err != nil {
+		t.Fatal(err)
+	}
+	list := must[[]api.Volume](t)(h2.List(ctx, true))
+	if len(list) != 2 || list[0].State != "failed" || !strings.Contains(list[0].Reason, key) || list[1].State != "remote" {
+		t.Errorf("listed are %+v", list)
+	}
 }

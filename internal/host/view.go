@@ -118,13 +118,17 @@ func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
 	var out []api.Volume
 	for _, n := range names {
 		tip, err := h.tip(ctx, n)
-		if problem.KindOf(err) == problem.NotFound && err != nil {
+		if err == nil {
+			out = append(out, remoteView(n, tip))
 			continue
 		}
-		if err != nil {
+		switch problem.KindOf(err) {
+		case problem.NotFound:
+		case problem.Corrupt, problem.Unsupported: // of this one; the others are no less there
+			out = append(out, api.Volume{Name: n.String(), Tenant: tenantShown(n.Tenant), State: string(volume.Failed), Reason: err.Error(), Labels: map[string]string{}})
+		default:
 			return nil, err
 		}
-		out = append(out, remoteView(n, tip))
 	}
 	return out, nil
 }
