@@ -142,6 +142,7 @@ func (x *device) Acknowledge() error {
 	if s == nil {
 		return x.alive()
 	}
+	s.written() // also by who did not try before: a forced write is flushed first
 	return errno(s.acknowledge())
 }
 

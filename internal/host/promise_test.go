@@ -1,10 +1,35 @@
 package host
 
 import (
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/nbd"
 )
+
+// TestRPOOfForcedWrites: a write with FUA, which is flushed before it is
+// acknowledged, is in the store within the rpo although nothing else comes.
+func TestRPOOfForcedWrites(t *testing.T) { bubble(t, testRPOOfForcedWrites) }
+
+func testRPOOfForcedWrites(t *testing.T) {
+	h := virtual(t, newBed(t))
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, Durability: "continuous", RPOms: 1000}))
+	dev := guest(t, h, "v")
+	for range 3 {
+		time.Sleep(time.Hour)
+		frame := append(make([]byte, nbd.Headroom), random(1, 4096)...)
+		err := dev.WriteFrames([]uint64{0}, [][]byte{frame})
+		if err = errors.Join(err, dev.Flush(), dev.Acknowledge()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if v := must[api.Volume](t)(h.Show(ctx, "v")); v.DirtyBytes != 0 || v.Reason != "" {
+			t.Fatalf("a second later the store does not have it: %+v", v)
+		}
+	}
+}
 
 // TestPromiseBegins: a guest that writes and flushes while its volume begins to
 // ship gets no error.
