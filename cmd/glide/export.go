@@ -34,9 +34,9 @@ func newExport(a *app) *cobra.Command {
 		Use:   "export NAME FILE|- [--format raw|qcow2]",
 		Short: "Write a volume to an image",
 		Long: `Writes a volume or a snapshot, as it is at this moment, to an image: a raw file
-with holes, or qcow2. To standard output (-) goes a raw image with its zeros. A
-file that exists is replaced once all has arrived; a block device is written in
-place.`,
+with holes, or qcow2. To standard output (-) a raw image goes with its zeros, and
+a qcow2 image by way of a temporary file (in $TMPDIR). A file that exists is
+replaced once all has arrived; a block device is written in place.`,
 		Example:           "  glide export vm1@before disk.qcow2 --format qcow2",
 		Args:              takes(2, 2),
 		ValidArgsFunction: a.volumes(1),
@@ -51,8 +51,6 @@ place.`,
 				return err
 			case f == image.Auto:
 				return usage("the format is raw or qcow2")
-			case file == "-" && f == image.Qcow2:
-				return usage("qcow2 cannot be written to standard output: name a file, or use --format raw")
 			case file == "-" && a.json:
 				return usage("--json cannot go to standard output together with the image")
 			case file == "-" && isTerminal(a.out):
@@ -84,12 +82,36 @@ func (a *app) export(ctx context.Context, name, file string, format image.Format
 	defer func() { _ = x.Close() }() // all of it was read, or an error is under way
 	src := a.watch("exporting", x)
 	defer src.stop()
-	if file == "-" {
-		err = image.WriteRaw(a.out, src)
-	} else {
+	switch {
+	case file != "-":
 		err = writeImage(file, format, src)
+	case format == image.Qcow2:
+		err = streamQcow2(a.out, src)
+	default:
+		err = image.WriteRaw(a.out, src)
 	}
 	return exported{name, file, format.String(), x.Size(), src.data, float64(time.Since(began)) / 1e6}, err
+}
+
+// streamQcow2 writes a qcow2 image in order, which its format does not allow:
+// it is made in a temporary file first.
+func streamQcow2(w io.Writer, src client.Source) (err error) {
+	f, err := os.CreateTemp("", "glide-export-")
+	if err != nil {
+		return fmt.Errorf("spool the image (TMPDIR says where): %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := os.Remove(f.Name()); err != nil { // it goes with the process
+		return err
+	}
+	if err := image.WriteQcow2(f, src); err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	_, err = io.Copy(w, f)
+	return err
 }
 
 // writeImage writes an image to path: in place if that is a device, else beside

@@ -44,9 +44,6 @@ fails (exit 3), or with --lazy takes the newest commit and says how old it is.`,
 			if err := checkNames(false, names...); err != nil {
 				return err
 			}
-			if cmd.Flags().Changed("at") && r.At == "" {
-				return usage("--at wants a snapshot, a generation or a time")
-			}
 			if err := checkDurability(r.Durability); err != nil {
 				return err
 			}

@@ -99,6 +99,11 @@ func TestImportAndExport(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	qemuImg(t, "compare", "-f", "raw", "-F", "qcow2", raw, out)
+	streamed := f.must(t, "export", "a", "-", "--format", "qcow2")
+	if err := os.WriteFile(out, []byte(streamed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	qemuImg(t, "compare", "-f", "raw", "-F", "qcow2", raw, out)
 	if o := f.try(t, "export", "a", "-"); o.code != 0 || o.out != string(want) {
 		t.Errorf("to standard output: exit %d, %d bytes, %s", o.code, len(o.out), o.err)
 	}

@@ -51,6 +51,7 @@ data and wants --force.`,
 			return usage("there is no command %q%s (glide help lists them)", args[0], hint)
 		},
 	}
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return checkValues(cmd) }
 	root.SuggestionsMinimumDistance = 2
 	root.SetOut(a.out)
 	root.SetErr(a.err)
@@ -94,7 +95,9 @@ data and wants --force.`,
 			var names []string
 			if len(args) == 0 {
 				for _, c := range cmd.Root().Commands() {
-					names = append(names, c.Name())
+					if !c.Hidden {
+						names = append(names, c.Name())
+					}
 				}
 			}
 			return names, cobra.ShellCompDirectiveNoFileComp
@@ -111,4 +114,16 @@ data and wants --force.`,
 	root.SetHelpCommand(help)
 	root.AddCommand(help)
 	return root
+}
+
+// checkValues refuses a flag whose value is empty, as that of an unset variable
+// in a script is: glide wake --expect-generation "$G" must not expect nothing.
+// Those of every verb have a default then.
+func checkValues(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Value.String() == "" && f.Value.Type() == "string" && cmd.InheritedFlags().Lookup(f.Name) == nil {
+			err = usage("%s: --%s has no value", cmd.CommandPath(), f.Name)
+		}
+	})
+	return err
 }

@@ -52,7 +52,12 @@ func newSet(a *app) *cobra.Command {
 // settable are the keys besides labels. Values are checked and brought into a
 // form in which there is one way to write a number.
 var settable = map[string]func(value string) (string, error){
-	"durability": func(v string) (string, error) { return v, checkDurability(v) },
+	"durability": func(v string) (string, error) {
+		if v == "" {
+			return "", usage("durability: local, continuous or sync is wanted")
+		}
+		return v, checkDurability(v)
+	},
 	"rpo": func(v string) (string, error) {
 		d, err := positive("rpo", v)
 		return d.String(), err

@@ -18,7 +18,7 @@ type Requests struct {
 // Volume is what ls and show print.
 type Volume struct {
 	Name        string            `json:"name"`
-	Tenant      string            `json:"tenant"`
+	Tenant      string            `json:"tenant"` // "" for the default one, which is not printed
 	ID          string            `json:"id"`
 	Size        uint64            `json:"size"`
 	BlockSize   uint64            `json:"block_size"`

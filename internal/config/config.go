@@ -209,7 +209,7 @@ func parseFile(path string, b []byte) (map[string]value, error) {
 	for _, key := range slices.Sorted(maps.Keys(raw)) {
 		s, ok := known[key]
 		if !ok {
-			errs = append(errs, problem.New(problem.Invalid, "%s: the key %.60q is not known%s", path, key, nearest.Hint(key, slices.Sorted(maps.Keys(known)))))
+			errs = append(errs, problem.New(problem.Invalid, "%s: the key %.60q is not known, did you mean %q?", path, key, nearest.Closest(key, slices.Sorted(maps.Keys(known)))))
 			continue
 		}
 		list, ok := texts(raw[key], s.Many)

@@ -146,6 +146,7 @@ func TestBad(t *testing.T) {
 		"a boolean":         {file: "tls = true", words: "tls must be a string"},
 		"a list":            {file: "memory = [\"1G\"]", words: "memory must be a string"},
 		"a list of numbers": {file: "nbd = [1]", words: "nbd must be a string or a list of strings"},
+		"unlike any":        {file: "cache_size = \"1G\"", words: `the key "cache_size" is not known, did you mean "cache"?`},
 		"config in itself":  {file: "config = \"x\"", words: "not known"},
 		"no TOML":           {file: "memory 1G", words: "glide.toml: toml: line 1"},
 		"no such file":      {flags: map[string][]string{"config": {"/proc/none/glide.toml"}}, words: "/proc/none/glide.toml"},

@@ -202,6 +202,9 @@ func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume
 func apply(st *volume.State, key, value string) (err error) {
 	switch {
 	case key == "durability":
+		if value == "" {
+			return problem.New(problem.Invalid, "durability=: local, continuous or sync is wanted")
+		}
 		if err := checkDurability(value); err != nil {
 			return err
 		}

@@ -86,15 +86,30 @@ func (x *device) Zero(off, length uint64, _ bool) error {
 	return errno(x.v.ZeroIf(x.mayFn, off, length))
 }
 
+// shipper is what has a say in when the guest is answered, nil for a local volume.
+// One that begins to ship has its shipper first, and then the promise; so a
+// promise that is seen without one was either made in between, or its shipper
+// has been stopped.
+func (x *device) shipper() (*shipper, error) {
+	s := x.d.ship.Load()
+	if s == nil && x.d.promises.Load() {
+		if s = x.d.ship.Load(); s == nil && x.d.promises.Load() {
+			return nil, errHeld
+		}
+	}
+	return s, nil
+}
+
 func (x *device) Flush() error {
 	if err := x.alive(); err != nil {
 		return err
 	}
 	// The shipper that is there now has the say, whatever becomes of it meanwhile.
-	s, seq := x.d.ship.Load(), x.v.Last()
-	if s == nil && x.d.promises.Load() {
-		return errno(errHeld)
+	s, err := x.shipper()
+	if err != nil {
+		return errno(err)
 	}
+	seq := x.v.Last()
 	if err := x.v.Flush(); err != nil {
 		return errno(err)
 	}
@@ -120,13 +135,14 @@ func (x *device) TryAcknowledge() bool {
 
 // Acknowledge implements nbd.Acknowledger.
 func (x *device) Acknowledge() error {
-	s := x.d.ship.Load()
-	if s == nil && x.d.promises.Load() {
-		return errno(errHeld)
+	s, err := x.shipper()
+	if err != nil {
+		return errno(err)
 	}
 	if s == nil {
 		return x.alive()
 	}
+	s.written() // also by who did not try before: a forced write is flushed first
 	return errno(s.acknowledge())
 }
 

@@ -246,13 +246,14 @@ func (d *disk) exports() int {
 	return len(d.conns)
 }
 
-// quiet refuses a verb that would pull the disk from under its guests.
-func (d *disk) quiet(verb string, force bool) error {
+// quiet refuses what would pull the disk from under its guests; or says what to
+// do about it.
+func (d *disk) quiet(or string, force bool) error {
 	if n := d.exports(); n > 0 && !force {
 		if dev := d.h.attachments.device(d.id); dev != "" {
-			return problem.New(problem.Busy, "volume %q has %d open NBD connection(s), one of them is %s: disconnect them (glide detach), or %s with --force", d, n, dev, verb)
+			return problem.New(problem.Busy, "volume %q has %d open NBD connection(s), one of them is %s: disconnect them (glide detach), or %s", d, n, dev, or)
 		}
-		return problem.New(problem.Busy, "volume %q has %d open NBD connection(s): disconnect them, or %s with --force", d, n, verb)
+		return problem.New(problem.Busy, "volume %q has %d open NBD connection(s): disconnect them, or %s", d, n, or)
 	}
 	return nil
 }

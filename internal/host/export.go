@@ -56,6 +56,10 @@ func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
 		}
 		return c, c.Release, nil
 	}
+	if d := h.find(Name{n.Tenant, n.Volume, ""}); d != nil && d.state().Mode != volume.Fenced {
+		_, err := h.local(n.String(), true) // the store may have another volume of that name
+		return nil, nil, err
+	}
 	tip, err := h.tip(ctx, n)
 	if err != nil {
 		return nil, nil, err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
@@ -86,18 +87,36 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 	if id == h.id {
 		return out, problem.New(problem.Invalid, "host %s is this one", id)
 	}
-	known := false
+	known, silent := false, map[string]bool{}
+	ask := func(host commitlog.Host) error {
+		at := strings.Join(host.Addresses, ",")
+		if force || host.ID != id || silent[at] {
+			return nil
+		}
+		if h.answers(ctx, host) {
+			return problem.New(problem.WouldLose, "host %s answers at %s: what it holds it may still need; --force forgets it all the same", id, at)
+		}
+		silent[at] = true // it took a while to find out
+		return nil
+	}
 	var mine, others []Name
 	err := h.eachTip(ctx, func(n Name, tip *commitlog.Object) error {
 		s := &tip.State
 		if s.Owner.ID == id && !tip.Released {
 			known = true
-			if !force && h.answers(ctx, s.Owner) {
-				return problem.New(problem.WouldLose, "host %s answers at %s: what it holds it may still need; --force forgets it all the same", id, s.Owner.Addresses[0])
+			if err := ask(s.Owner); err != nil {
+				return err
 			}
 		}
-		if slices.ContainsFunc(s.SealedFrom, func(f commitlog.SealedFrom) bool { return f.Host == id }) {
+		if i := slices.IndexFunc(s.SealedFrom, func(f commitlog.SealedFrom) bool { return f.Host == id }); i >= 0 {
 			known = true
+			sealed, err := commitlog.Load(ctx, h.cfg.Store, n.log(), s.SealedFrom[i].Generation)
+			if err != nil {
+				return err
+			}
+			if err := ask(sealed.State.Owner); err != nil { // its forks and its rescue may be there
+				return err
+			}
 			if s.Owner.ID == h.id && h.find(n) != nil {
 				mine = append(mine, n)
 			} else {

@@ -52,6 +52,10 @@ func TestForgetHost(t *testing.T) {
 	wantKind(t, err, problem.Invalid)
 	delete(b.peers, "a")
 	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	b.peers["a"] = h1 // it was not dead after all, and has its rescue
+	_, err = h2.ForgetHost(ctx, h1.ID(), false)
+	wantKind(t, err, problem.WouldLose)
+	delete(b.peers, "a")
 	f := must[api.Forgotten](t)(h2.ForgetHost(ctx, h1.ID(), false))
 	if len(f.Volumes) != 1 || f.Volumes[0] != "v" || len(f.Left) != 0 {
 		t.Errorf("%+v", f)
@@ -96,5 +100,24 @@ func TestBarrier(t *testing.T) {
 		}
 		_, err := h.Barrier(ctx, name, v.Sequence+1000)
 		wantKind(t, err, problem.Invalid)
+	}
+}
+
+// TestForgetAsksOnce: a host that does not answer is waited for once, however
+// many volumes it held.
+func TestForgetAsksOnce(t *testing.T) {
+	b, h1, h2, _ := twoHosts(t)
+	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "w", Size: mib, Durability: "sync"}))
+	delete(b.peers, "a")
+	asked := 0
+	h2.cfg.Dial = func(addr string) Peer {
+		asked++
+		return b.dial(addr)
+	}
+	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	asked = 0
+	must[api.Forgotten](t)(h2.ForgetHost(ctx, h1.ID(), false))
+	if asked != 1 {
+		t.Errorf("it was asked %d times", asked)
 	}
 }

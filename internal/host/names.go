@@ -63,6 +63,22 @@ func display(tenant, name, snapshot string) string {
 	return name
 }
 
+// tenantShown is a tenant as JSON has it: the default one is not printed.
+func tenantShown(tenant string) string {
+	if tenant == defaultTenant {
+		return ""
+	}
+	return tenant
+}
+
+// inTenant is a name as commits have it, which belong to a tenant.
+func inTenant(name string) string {
+	if n, err := ParseName(name, false); err == nil {
+		return n.Volume
+	}
+	return name // which the commit refuses
+}
+
 func keyOf(tenant, name, snapshot string) string {
 	if snapshot != "" {
 		return tenant + "/" + name + "@" + snapshot
@@ -85,7 +101,11 @@ func (h *Host) local(name string, snapshot bool) (*disk, error) {
 	}
 	d := h.find(n)
 	if d == nil {
-		return nil, problem.New(problem.NotFound, "there is no volume %q on this host: glide ls --all shows those of the store, glide wake %s takes one over", n, Name{n.Tenant, n.Volume, ""})
+		whole := Name{n.Tenant, n.Volume, ""}
+		if n.Snapshot != "" && h.find(whole) != nil {
+			return nil, problem.New(problem.NotFound, "volume %q has no snapshot %q: glide snapshots %s lists them", whole, n.Snapshot, whole)
+		}
+		return nil, problem.New(problem.NotFound, "there is no volume %q on this host: glide ls --all shows those of the store, glide wake %s takes one over", n, whole)
 	}
 	return d, nil
 }

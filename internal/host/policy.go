@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -30,6 +31,11 @@ func checkRPO(rpo time.Duration) error {
 		return problem.New(problem.Invalid, "an rpo of %v: from %v to %v are possible, 5s for one", rpo, leastRPO, mostRPO)
 	}
 	return nil
+}
+
+// rpoOf is the rpo of a published state; that of a fork leaves it open.
+func rpoOf(s *commitlog.State) time.Duration {
+	return cmp.Or(time.Duration(s.RPOMillis)*time.Millisecond, defaultRPO)
 }
 
 // policy is what a volume promises.

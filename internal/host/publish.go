@@ -257,7 +257,7 @@ func (h *Host) commitState(st *volume.State, cause commitlog.Cause) commitlog.St
 	}
 	if st.Parent != nil {
 		g, _ := commitlog.ParseGeneration(st.Parent.Generation) // zero if it was never published
-		s.Parent = &commitlog.Parent{Name: st.Parent.Name, ID: commitlog.VolumeID(st.Parent.ID), Generation: g}
+		s.Parent = &commitlog.Parent{Name: inTenant(st.Parent.Name), ID: commitlog.VolumeID(st.Parent.ID), Generation: g}
 	}
 	return s
 }
@@ -438,7 +438,8 @@ func (d *disk) whyRemoved(ctx context.Context, st *volume.State, err error) erro
 		return takenBy(d, tip)
 	case tip.State.RenamedTo != "":
 		to := tip.State.RenamedTo
-		return halfRenamed{problem.New(problem.Busy, "the renaming of volume %q to %q was not finished: glide rename %s %s again", d, to, d, to), to}
+		whole := display(st.Tenant, to, "")
+		return halfRenamed{problem.New(problem.Busy, "the renaming of volume %q to %q was not finished: glide rename %s %s again", d, whole, d, whole), to}
 	}
 	return errRemovedHere
 }

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"slices"
 
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/meta"
@@ -27,6 +28,11 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	defer d.op.Unlock()
 	if err := d.removable(force); err != nil {
 		return err
+	}
+	for _, s := range h.snapshotsOf(d.id) { // they go with it
+		if err := s.removable(force); err != nil {
+			return err
+		}
 	}
 	defer d.turnAway()()
 	d.stopShipping(errHeld)
@@ -63,33 +69,39 @@ func (d *disk) removable(force bool) error {
 	if gone {
 		return problem.New(problem.NotFound, "volume %q was removed meanwhile", d)
 	}
-	return d.quiet("remove it", force)
+	return d.quiet("remove it with --force", force)
 }
 
-// removeSnapshot takes a snapshot out of a volume; the store learns of it with
-// the next flush, which is now if it has the snapshot. The volume's op comes
-// before its snapshots', as in a flush.
+// removeSnapshot takes a snapshot out of a volume, and if the store has it out of
+// there first: what is reported as failed has not happened. The volume's op
+// comes before its snapshots', as in a flush.
 func (h *Host) removeSnapshot(ctx context.Context, n Name, s *disk, force bool) error {
 	d := h.find(Name{n.Tenant, n.Volume, ""})
 	if d != nil {
 		d.op.Lock()
 		defer d.op.Unlock()
 	}
-	st, err := h.eraseSnapshot(s, force)
-	if err != nil || st.Generation == "" || d == nil {
+	s.op.Lock()
+	err := s.removable(force)
+	s.op.Unlock() // publishing takes it
+	if err != nil {
 		return err
 	}
-	_, err = h.publish(ctx, d, commitlog.CauseSnapshot, func(*commitlog.State) {})
-	return err
-}
-
-func (h *Host) eraseSnapshot(s *disk, force bool) (volume.State, error) {
+	defer s.turnAway()()
+	if st := s.state(); d != nil && st.Generation != "" {
+		if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil { // reachable-is-kept
+			return err
+		}
+		_, err := h.publish(ctx, d, commitlog.CauseSnapshot, func(c *commitlog.State) {
+			c.Snapshots = slices.DeleteFunc(slices.Clone(c.Snapshots), func(l commitlog.Snapshot) bool { return l.Name == n.Snapshot })
+		})
+		if err != nil {
+			return err
+		}
+	}
 	s.op.Lock()
 	defer s.op.Unlock()
-	if err := s.removable(force); err != nil {
-		return volume.State{}, err
-	}
-	return s.state(), h.erase(s)
+	return h.erase(s)
 }
 
 // eraseAll removes a volume and its snapshots from this host, all or none of

@@ -3,6 +3,7 @@ package host
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
 )
@@ -131,4 +133,47 @@ func TestRemoveSnapshotBesideFlush(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		panic("they wait for each other: " + t.Name()) // the host cannot be closed either
 	}
+}
+
+// TestRemoveSnapshotOfTheStore: it is gone in the store too, or nowhere; and what
+// a local fork of it needs stays pinned. reachable-is-kept.
+func TestRemoveSnapshotOfTheStore(t *testing.T) {
+	b := newBed(t)
+	away := &awayStore{Store: b.store}
+	b.store = away
+	h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
+	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	data := fill(t, h1, "v", 1, 0, 8192)
+	for _, name := range []string{"r", "s"} {
+		must[api.Snapshot](t)(h1.Snapshot(ctx, "v", name))
+	}
+	must[api.Flush](t)(h1.Flush(ctx, "v"))
+	fill(t, h1, "v", 2, 0, 8192)
+	must[api.Flush](t)(h1.Flush(ctx, "v"))
+	must[[]api.Fork](t)(h1.Fork(ctx, api.ForkRequest{Source: "v@s", Name: "child"}))
+	root := must[*disk](t)(h1.local("v@s", true)).state().Root
+
+	away.away.Store(true)
+	wantKind(t, h1.Remove(ctx, "v@s", false), problem.Unavailable)
+	same(t, h1, "v@s", 0, data)
+	away.away.Store(false)
+	for _, name := range []string{"v@s", "v@r"} {
+		if err := h1.Remove(ctx, name, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, h := range []*Host{h1, h2} {
+		if list := must[[]api.Snapshot](t)(h.Snapshots(ctx, "v")); len(list) != 0 {
+			t.Errorf("there still are %+v", list)
+		}
+	}
+	pinned := false
+	err := commitlog.Pins(ctx, b.store, h1.ID(), func(p commitlog.Pin) error {
+		pinned = pinned || slices.Contains(p.Roots, root)
+		return nil
+	})
+	if err != nil || !pinned {
+		t.Errorf("nothing keeps what the fork lies over (%v)", err)
+	}
+	same(t, h1, "child", 0, data)
 }

@@ -32,12 +32,12 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	}
 	st := d.state()
 	if n.Tenant != st.Tenant {
-		return api.Volume{}, problem.New(problem.Invalid, "volume %q belongs to tenant %q: a rename cannot change that", d, st.Tenant)
+		return api.Volume{}, problem.New(problem.Invalid, "volume %q cannot become %q: a rename does not change the tenant", d, n)
 	}
 	if n.Volume == st.Name {
 		return h.view(d), nil
 	}
-	if err := d.quiet("rename it", false); err != nil {
+	if err := d.quiet("put it to sleep with --force first", false); err != nil {
 		return api.Volume{}, err
 	}
 	defer d.turnAway()()

@@ -130,9 +130,9 @@ func (d *disk) startShipping() {
 	if d.v == nil || d.ship.Load() != nil || st.Mode != volume.Active {
 		return
 	}
-	d.promises.Store(true)
 	s := newShipper(d, d.v, &st)
 	d.ship.Store(s)
+	d.promises.Store(true) // after it: device.shipper
 	s.done.Go(s.run)
 	s.done.Go(s.settle)
 	s.done.Go(s.wakeWaiters)

@@ -404,7 +404,7 @@ func TestPolicyChanges(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	same(t, h2, "v", 0, want)
-	for _, bad := range []api.Settings{{"rpo": "0"}, {"rpo": "-1s"}, {"rpo": "1ns"}, {"rpo": "1000000h"}, {"rpo": "soon"}, {"durability": "most"}} {
+	for _, bad := range []api.Settings{{"rpo": "0"}, {"rpo": "-1s"}, {"rpo": "1ns"}, {"rpo": "1000000h"}, {"rpo": "soon"}, {"durability": "most"}, {"durability": ""}} {
 		_, err := h2.Set(ctx, "v", bad)
 		wantKind(t, err, problem.Invalid)
 	}

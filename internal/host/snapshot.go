@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -120,7 +121,8 @@ func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, erro
 		return nil, err
 	}
 	for _, s := range tip.State.Snapshots {
-		out = append(out, api.Snapshot{Name: s.Name, Volume: n.String(), Size: s.Size, Generation: s.Generation.String(), CreatedAt: s.CreatedAt})
+		g := cmp.Or(s.Generation, tip.Generation) // the commit that first lists it does not know its own
+		out = append(out, api.Snapshot{Name: s.Name, Volume: n.String(), Size: s.Size, Generation: g.String(), CreatedAt: s.CreatedAt})
 	}
 	return out, nil
 }
@@ -180,8 +182,22 @@ func (h *Host) foldSnapshot(ctx context.Context, s *disk) error {
 }
 
 // resolve finds what a fork or a rollback calls AT: a snapshot, a generation, or
-// a time, in the history of the volume in the store.
+// a time, in the history of the volume in the store. What the store has under the
+// name of a volume that was never published is not that volume's history.
 func (h *Host) resolve(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
+	if d := h.find(n); d != nil && d.state().Published == nil {
+		return nil, commitlog.Generation{}, problem.New(problem.NotFound, "volume %q has no snapshot %q, and no history in the store: it was never published", n, at)
+	}
+	s, g, err := h.lookUp(ctx, n, at)
+	if problem.KindOf(err) == problem.NotFound && err != nil && h.find(n) == nil {
+		if _, gone := h.tip(ctx, n); gone != nil {
+			err = gone // which says more
+		}
+	}
+	return s, g, err
+}
+
+func (h *Host) lookUp(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
 	if g, err := commitlog.ParseGeneration(at); err == nil {
 		o, err := commitlog.Load(ctx, h.cfg.Store, n.log(), g)
 		if problem.KindOf(err) == problem.NotFound && err != nil {
@@ -243,12 +259,15 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	if err != nil {
 		return api.Volume{}, err
 	}
+	if to == "" {
+		return api.Volume{}, problem.New(problem.Invalid, "what to take %q back to is missing: a snapshot or a generation", d)
+	}
 	d.op.Lock()
 	defer d.op.Unlock()
 	if err := d.refuseFenced(); err != nil {
 		return api.Volume{}, err
 	}
-	if err := d.quiet("rollback", force); err != nil {
+	if err := d.quiet("roll it back with --force", force); err != nil {
 		return api.Volume{}, err
 	}
 	st := d.state()
@@ -303,9 +322,12 @@ func (h *Host) cutAt(ctx context.Context, n Name, at string) (*volume.Cut, func(
 		}
 		return c, c.Release, nil
 	}
-	state, _, err := h.resolve(ctx, n, at)
+	state, g, err := h.resolve(ctx, n, at)
 	if err != nil {
 		return nil, nil, err
+	}
+	if d := h.find(n); d != nil && volume.ID(state.ID) != d.id {
+		return nil, nil, problem.New(problem.NotFound, "%s is a state of another volume, which had the name %q before: glide fork --at %s takes it", g, n, g)
 	}
 	v, err := h.openState(ctx, state)
 	if err != nil {
@@ -375,13 +397,13 @@ func takeSnapshot(s *commitlog.State, snap *commitlog.Snapshot) {
 func recordOf(s *commitlog.State, id volume.ID) volume.State {
 	st := volume.State{
 		Version: 1, ID: id, Tenant: s.Tenant, Name: s.Name, CreatedAt: s.CreatedAt, Size: s.Size, BlockSize: s.BlockSize,
-		Mode: volume.Active, Durability: s.Durability, RPO: time.Duration(s.RPOMillis) * time.Millisecond,
+		Mode: volume.Active, Durability: s.Durability, RPO: rpoOf(s),
 		Limits: volume.Limits(s.Limits), Labels: s.Labels, ImportDigest: s.ImportDigest,
 		Root: s.Root, Folded: s.Seq, Floor: s.Through(), Used: s.Through(), Shipped: s.Through(),
 	}
 	st.RootBlocks = st.Blocks()
 	if s.Parent != nil {
-		st.Parent = &volume.Parent{Name: s.Parent.Name, ID: volume.ID(s.Parent.ID)}
+		st.Parent = &volume.Parent{Name: display(s.Tenant, s.Parent.Name, ""), ID: volume.ID(s.Parent.ID)}
 		if !s.Parent.Generation.IsZero() {
 			st.Parent.Generation = s.Parent.Generation.String()
 		}

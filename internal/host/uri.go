@@ -1,6 +1,7 @@
 package host
 
 import (
+	"net"
 	"net/url"
 	"strings"
 
@@ -15,10 +16,16 @@ func nbdURI(addr, export string, tls bool) string {
 	}
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		q := url.Values{"socket": {path}}
-		// Clients want slashes of the socket as they are.
-		return scheme + "+unix:///" + escapeExport(export) + "?" + strings.ReplaceAll(q.Encode(), "%2F", "/")
+		// Clients want slashes of the socket as they are, and take a plus for one.
+		return scheme + "+unix:///" + escapeExport(export) + "?" + strings.NewReplacer("%2F", "/", "+", "%20").Replace(q.Encode())
 	}
-	return scheme + "://" + strings.TrimPrefix(addr, "tcp:") + "/" + escapeExport(export)
+	at := strings.TrimPrefix(addr, "tcp:")
+	if host, port, err := net.SplitHostPort(at); err == nil {
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			at = net.JoinHostPort("localhost", port) // nobody is reached at "any address"
+		}
+	}
+	return scheme + "://" + at + "/" + escapeExport(export)
 }
 
 func escapeExport(name string) string {

@@ -29,7 +29,7 @@ func (h *Host) Host(context.Context) (api.Host, error) {
 func (h *Host) view(d *disk) api.Volume {
 	st := d.state()
 	v := api.Volume{
-		Name: d.String(), Tenant: st.Tenant, ID: st.ID.String(), Size: st.Size, BlockSize: uint64(st.BlockSize),
+		Name: d.String(), Tenant: tenantShown(st.Tenant), ID: st.ID.String(), Size: st.Size, BlockSize: uint64(st.BlockSize),
 		State: string(st.Mode), Reason: st.Reason, Durability: st.Durability, RPOms: float64(st.RPO.Milliseconds()),
 		Owner: h.id, CreatedAt: st.CreatedAt, StoreBytes: d.stored.Load(), Exports: d.exports(), Device: h.attachments.device(d.id), Labels: map[string]string{},
 		IOPS: st.Limits.IOPS, Bandwidth: st.Limits.Bandwidth, DirtyBudget: st.Limits.DirtyBudget,
@@ -118,13 +118,17 @@ func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
 	var out []api.Volume
 	for _, n := range names {
 		tip, err := h.tip(ctx, n)
-		if problem.KindOf(err) == problem.NotFound && err != nil {
+		if err == nil {
+			out = append(out, remoteView(n, tip))
 			continue
 		}
-		if err != nil {
+		switch problem.KindOf(err) {
+		case problem.NotFound:
+		case problem.Corrupt, problem.Unsupported: // of this one; the others are no less there
+			out = append(out, api.Volume{Name: n.String(), Tenant: tenantShown(n.Tenant), State: string(volume.Failed), Reason: err.Error(), Labels: map[string]string{}})
+		default:
 			return nil, err
 		}
-		out = append(out, remoteView(n, tip))
 	}
 	return out, nil
 }
@@ -132,8 +136,8 @@ func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
 func remoteView(n Name, tip *commitlog.Object) api.Volume {
 	s := &tip.State
 	v := api.Volume{
-		Name: n.String(), Tenant: n.Tenant, ID: s.ID.String(), Size: s.Size, BlockSize: uint64(s.BlockSize), State: "remote",
-		Durability: s.Durability, RPOms: float64(s.RPOMillis), Owner: s.Owner.ID, Epoch: tip.Generation.Epoch, Generation: tip.Generation.String(),
+		Name: n.String(), Tenant: tenantShown(n.Tenant), ID: s.ID.String(), Size: s.Size, BlockSize: uint64(s.BlockSize), State: "remote",
+		Durability: s.Durability, RPOms: float64(rpoOf(s).Milliseconds()), Owner: s.Owner.ID, Epoch: tip.Generation.Epoch, Generation: tip.Generation.String(),
 		CreatedAt: s.CreatedAt, StoreBytes: int64(s.StoredBytes), Labels: map[string]string{},
 		IOPS: s.Limits.IOPS, Bandwidth: s.Limits.Bandwidth, DirtyBudget: s.Limits.DirtyBudget,
 	}
@@ -144,7 +148,7 @@ func remoteView(n Name, tip *commitlog.Object) api.Volume {
 		v.Owner = ""
 	}
 	if s.Parent != nil {
-		v.Parent = s.Parent.Name
+		v.Parent = display(n.Tenant, s.Parent.Name, "")
 	}
 	return v
 }
@@ -172,6 +176,9 @@ func (h *Host) Log(ctx context.Context, name string) ([]api.Commit, error) {
 		return nil, err
 	}
 	out := []api.Commit{}
+	if d := h.find(n); d != nil && d.state().Published == nil {
+		return out, nil // the store may have another volume of that name
+	}
 	err = commitlog.History(ctx, h.cfg.Store, n.log(), func(o *commitlog.Object) error {
 		raw, err := o.Encode()
 		if err != nil {
@@ -183,9 +190,6 @@ func (h *Host) Log(ctx context.Context, name string) ([]api.Commit, error) {
 		})
 		return nil
 	})
-	if problem.KindOf(err) == problem.NotFound && err != nil && h.find(n) != nil {
-		return out, nil // never published
-	}
 	return out, err
 }
 

@@ -22,7 +22,7 @@ func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (ap
 	}
 	d.op.Lock()
 	defer d.op.Unlock()
-	if err := d.quiet("put it to sleep", force); err != nil {
+	if err := d.quiet("put it to sleep with --force", force); err != nil {
 		return api.Volume{}, err
 	}
 	if err := d.refuseFenced(); err != nil {
@@ -218,7 +218,7 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 func (h *Host) clearFenced(d *disk, force bool) error {
 	d.op.Lock()
 	defer d.op.Unlock()
-	if err := d.quiet("wake it", force); err != nil {
+	if err := d.quiet("wake it with --force", force); err != nil {
 		return err
 	}
 	if st := d.state(); st.Mode == volume.Fenced && len(st.Segments) > 0 {
@@ -472,7 +472,7 @@ func (h *Host) tip(ctx context.Context, n Name) (*commitlog.Object, error) {
 	}
 	if o.Tombstone {
 		if o.State.RenamedTo != "" {
-			return nil, problem.New(problem.NotFound, "volume %q was renamed to %q", n, o.State.RenamedTo)
+			return nil, problem.New(problem.NotFound, "volume %q was renamed to %q", n, display(n.Tenant, o.State.RenamedTo, ""))
 		}
 		return nil, problem.New(problem.NotFound, "volume %q was removed", n)
 	}

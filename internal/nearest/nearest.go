@@ -17,6 +17,25 @@ func Word(s string, known []string) string {
 	return best
 }
 
+// Closest is Word without a limit: of words that are all too far off, one that
+// begins s or that s begins, or else the one with the fewest differences.
+func Closest(s string, known []string) string {
+	if w := Word(s, known); w != "" {
+		return w
+	}
+	best, least := "", 0
+	for _, k := range known {
+		d := distance(fold(s), fold(k))
+		if strings.HasPrefix(fold(s), fold(k)) || strings.HasPrefix(fold(k), fold(s)) {
+			d = 0
+		}
+		if best == "" || d < least {
+			best, least = k, d
+		}
+	}
+	return best
+}
+
 // Hint is `, did you mean "WORD"?`, or "" if no word is near.
 func Hint(s string, known []string) string {
 	if w := Word(s, known); w != "" {

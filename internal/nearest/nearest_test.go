@@ -5,6 +5,20 @@ import (
 	"testing"
 )
 
+func TestClosest(t *testing.T) {
+	known := []string{"advertise", "cache", "log-level", "store"}
+	for s, want := range map[string]string{
+		"cahce": "cache", "cache-size": "cache", "store_url": "store", "log": "log-level", "zzzzz": "cache", strings.Repeat("a", 1000): "cache",
+	} {
+		if got := Closest(s, known); got != want {
+			t.Errorf("Closest(%.20q) = %q, want %q", s, got, want)
+		}
+	}
+	if got := Closest("x", nil); got != "" {
+		t.Errorf("of nothing: %q", got)
+	}
+}
+
 func TestWord(t *testing.T) {
 	known := []string{"wal-limit", "dirty-budget", "nbd", "api", "tls", "tls-cert"}
 	for s, want := range map[string]string{

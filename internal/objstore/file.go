@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/paraglide/glide/internal/problem"
 )
 
 // fileStore keeps each object in a file of its own, at root/key.
@@ -75,13 +77,16 @@ type readFile interface {
 // openFile opens the store in a directory, which is made if it is missing.
 func openFile(fsys fileSystem, root string, clock Clock) (*fileStore, error) {
 	f := &fileStore{fs: fsys, root: root, durable: map[string]bool{".": true}}
+	if st, err := fsys.Stat(root); err == nil && !st.IsDir() {
+		return nil, problem.New(problem.Invalid, "the store %s is no directory: name one, or the place for a new one", f)
+	}
 	tmp := f.path(tmpDir)
 	if _, err := fsys.Stat(tmp); errors.Is(err, fs.ErrNotExist) {
 		if err := f.create(tmp); err != nil {
-			return nil, f.fail(OpPut, "", err)
+			return nil, f.fail(OpPut, tmpDir, err)
 		}
 	} else if err != nil {
-		return nil, f.fail(OpGet, "", err)
+		return nil, f.fail(OpGet, tmpDir, err)
 	}
 	f.cleanTmp(clock.withDefaults().Now())
 	return f, nil

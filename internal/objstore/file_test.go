@@ -349,6 +349,22 @@ func TestFileVanished(t *testing.T) {
 	}
 }
 
+// TestFileNotADirectory: a store that is a file is a mistake in the URL, and not
+// one that may be mended while the daemon runs.
+func TestFileNotADirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := openFile(osFiles{}, dir, Clock{})
+	if problem.KindOf(err) != problem.Invalid || !strings.Contains(err.Error(), "no directory") {
+		t.Error(err)
+	}
+	if _, err := openFile(osFiles{}, filepath.Join(dir, "in"), Clock{}); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Error(err)
+	}
+}
+
 // TestFileTmp checks that only what a crash left long ago is cleaned up.
 func TestFileTmp(t *testing.T) {
 	dir := t.TempDir()

@@ -94,7 +94,7 @@ func (b *Backend) add(name string, bytes uint64) (*volume, error) {
 	b.ids++
 	tenant, _, ok := strings.Cut(name, "/")
 	if !ok {
-		tenant = "default"
+		tenant = ""
 	}
 	v := &volume{pages: map[uint64][]byte{}, Volume: api.Volume{
 		Name: name, Tenant: tenant, ID: fmt.Sprintf("%032x", b.ids), Size: bytes, BlockSize: 128 << 10, State: "active",
