@@ -167,8 +167,12 @@ func (d *disk) fenceClosed(why error) error {
 func (d *disk) turnAway() (open func()) {
 	d.mu.Lock()
 	d.leaving = true
+	v := d.v
 	d.mu.Unlock()
 	d.disconnect()
+	if v != nil && !fault.Is("writes-not-drained") {
+		v.Drain() // they were acknowledged, or will be
+	}
 	return func() {
 		d.mu.Lock()
 		d.leaving = false

@@ -25,9 +25,11 @@ type RetryOptions struct {
 	// SlowBackoff is the first pause where the store asks to slow down
 	// (1 s); such pauses double up to four times MaxBackoff.
 	SlowBackoff time.Duration
-	// TryTimeout is what one try may take (10 s), and MinRate how many bytes
-	// per second an object then must move at least (1 MiB/s). Both limits
-	// double with each try, to eightfold, so that a slow link gets through.
+	// TryTimeout is what one try may take (10 s, later ones twice that), and
+	// MinRate how many bytes per second an object then must move at least
+	// (1 MiB/s); the time for those doubles with each try, to eightfold, so that a
+	// slow link gets through. A request that the network swallowed, however, is
+	// waited for no longer than has to be.
 	TryTimeout time.Duration
 	MinRate    int64
 	// Clock and Rand default to the real ones.
@@ -108,8 +110,8 @@ func ended(ctx context.Context, err error) error {
 }
 
 func (r *retrying) once(ctx context.Context, n int, size int64, try func(context.Context) error) error {
-	limit := r.o.TryTimeout + time.Duration(float64(size)/float64(r.o.MinRate)*float64(time.Second))
-	ctx, cancel := r.o.Clock.WithTimeout(ctx, limit<<min(n-1, 3))
+	moving := time.Duration(float64(size) / float64(r.o.MinRate) * float64(time.Second))
+	ctx, cancel := r.o.Clock.WithTimeout(ctx, r.o.TryTimeout<<min(n-1, 1)+moving<<min(n-1, 3))
 	defer cancel()
 	return try(ctx)
 }

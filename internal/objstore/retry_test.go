@@ -121,7 +121,7 @@ func TestRetryDeadlines(t *testing.T) {
 	if err := s.Put(t.Context(), "a", make([]byte, 2<<20)); err != nil {
 		t.Fatal(err)
 	}
-	want := []time.Duration{12, 24, 48, 96, 96, 96}
+	want := []time.Duration{12, 24, 28, 36, 36, 36}
 	for i := range want {
 		if c.limits[i] != want[i]*time.Second {
 			t.Fatalf("the limits of the tries are %v", c.limits)

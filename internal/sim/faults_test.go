@@ -25,7 +25,7 @@ var faults = []string{
 	"collision-believed-ours", "number-sent-twice", "claim-without-seal", "former-owner-not-kept", "data-commits-forgotten",
 	"children-not-pinned", "late-release-counts", "released-before-flushed", "first-publication-not-withdrawn", "published-before-synced", "commit-before-packs",
 	"cache-not-verified", "store-not-verified", "rpo-not-kept", "sync-without-store",
-	"released-not-recorded", "flights-forgotten", "fold-forgets-later-zeros",
+	"released-not-recorded", "writes-not-drained", "flights-forgotten", "fold-forgets-later-zeros",
 }
 
 // slice are those of them that few seeds catch: `make test` plants them.

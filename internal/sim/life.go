@@ -285,7 +285,7 @@ func (w *world) visit(l *line, pass int) {
 			time.Sleep(time.Minute)
 			res = do()
 		}
-		if w.failed() || l.isOver() || w.flipped > 0 || w.rotten {
+		if res == "" || res == "ok" || w.failed() || l.isOver() || w.flipped > 0 || w.rotten {
 			return
 		}
 		w.violate(progress, "%s of %s does not work, though nothing is in its way: %s", what, l, res)

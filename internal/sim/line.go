@@ -34,12 +34,12 @@ type line struct {
 	parent   *line
 	rolled   bool // back, so it need not lie over its newest commit
 	// unsure: what it published last may have taken effect without its knowing.
-	unsure bool
-	owns   bool // it was published, or claimed, from here
-	taking bool // it is being claimed
-	released bool // it was, or may have been, handed back to the store
-	least                 int      // if loose: so many writes are there
-	sizes                 []uint64 // it has one of these
+	unsure   bool
+	owns     bool     // it was published, or claimed, from here
+	taking   bool     // it is being claimed
+	released bool     // it was, or may have been, handed back to the store
+	least    int      // if loose: so many writes are there
+	sizes    []uint64 // it has one of these
 
 	blockSize uint32
 	rescue    *line

@@ -26,13 +26,10 @@ type entry struct {
 	snaps   map[string]image
 }
 
-// unfolded is how many data commits opening the volume replays.
+// unfolded is how many commits opening the volume reads to replay data.
 func (e *entry) unfolded() (n uint64) {
-	for _, run := range e.State.DataCommits {
-		n += run.Count
-	}
-	if len(e.Data) > 0 {
-		n++
+	for _, run := range e.Carry().DataCommits {
+		n += run.Last - run.First + 1 // some of them have no data, which only reading them tells
 	}
 	return n
 }

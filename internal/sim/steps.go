@@ -101,6 +101,9 @@ func (w *world) write(d *dice) string {
 		os = append(os, o)
 	}
 	w.mu.Unlock()
+	if d.chance(100) {
+		return w.forced(l, os)
+	}
 	res := w.writes(l, os)
 	if res == "" && d.chance(300) {
 		return w.flushIO(l)
@@ -111,14 +114,37 @@ func (w *world) write(d *dice) string {
 // writes makes writes of a guest, as one batch. The line is held.
 func (w *world) writes(l *line, os []write) string {
 	return w.doIO(l, nbd.OpWrite, os, func(dev nbd.Device) error {
-		var offs []uint64
-		var frames [][]byte
-		for i := range os {
-			offs = append(offs, uint64(os[i].at*sectorSize))
-			frames = append(frames, append(make([]byte, nbd.Headroom), os[i].bytes()...))
+		if err := dev.WriteFrames(frames(os)); err != nil {
+			return err
 		}
-		return dev.WriteFrames(offs, frames)
+		return acknowledge(dev)
 	})
+}
+
+// forced makes writes of a guest with FUA, which the NBD server flushes before it
+// acknowledges them. The line is held.
+func (w *world) forced(l *line, os []write) string {
+	w.mu.Lock()
+	before := l.promised()
+	w.mu.Unlock()
+	return w.doIO(l, nbd.OpWrite, os, func(dev nbd.Device) error {
+		if err := dev.WriteFrames(frames(os)); err != nil {
+			return err
+		}
+		if err := dev.Flush(); err != nil {
+			return err
+		}
+		return dev.(nbd.Acknowledger).Acknowledge()
+	}, func(n int) { w.flushed(l, n, before) })
+}
+
+// frames are writes as the NBD server hands them to a device.
+func frames(os []write) (offs []uint64, frames [][]byte) {
+	for i := range os {
+		offs = append(offs, uint64(os[i].at*sectorSize))
+		frames = append(frames, append(make([]byte, nbd.Headroom), os[i].bytes()...))
+	}
+	return offs, frames
 }
 
 func (w *world) zero(d *dice) string {
@@ -138,7 +164,10 @@ func (w *world) zero(d *dice) string {
 		o.n = min(o.n, 8)
 	}
 	return w.doIO(l, nbd.OpZero, []write{o}, func(dev nbd.Device) error {
-		return dev.Zero(uint64(o.at*sectorSize), uint64(o.n*sectorSize), true)
+		if err := dev.Zero(uint64(o.at*sectorSize), uint64(o.n*sectorSize), true); err != nil {
+			return err
+		}
+		return acknowledge(dev)
 	})
 }
 
@@ -241,6 +270,7 @@ func (w *world) suspend(d *dice) string {
 	if d.chance(500) {
 		span = d.around(48 * time.Hour)
 	}
+	w.note(func(w *world) { w.troubled = true })
 	w.someMachine(d).suspend(span)
 	return ""
 }

@@ -210,7 +210,7 @@ func (w *world) fork(d *dice) string {
 	k := w.newLine(l.m, w.newName())
 	k.blockSize, k.sizes = l.blockSize, append([]uint64(nil), l.sizes...)
 	if k.source, k.sourceFrom = l, from; source != nil {
-		k.source, k.history = nil, source.copy()
+		k.source, k.history, k.sizes = nil, source.copy(), append(k.sizes, source.size)
 	}
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
@@ -267,7 +267,8 @@ func errOr(err error, l *line, name string, w *world) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if l.name != name || l.ended || l.ending || l.leaving || l.fenced || l.broken || len(l.names) > 0 || problem.KindOf(err) == problem.Fenced {
+	if l.name != name || l.ended || l.ending || l.leaving || l.fenced || l.broken || len(l.names) > 0 ||
+		problem.KindOf(err) == problem.Fenced || w.elsewhere(l) || l.released && problem.KindOf(err) == problem.WouldLose {
 		return problem.New(problem.Unavailable, "the source is busy: %w", err)
 	}
 	return err
@@ -399,6 +400,9 @@ func (w *world) rollback(d *dice) string {
 		return "gone"
 	}
 	res := w.settled(l, name, u.life, "rollback", err, func() {
+		for i := range l.writes { // nobody misses them any more
+			l.writes[i].acked = time.Time{}
+		}
 		w.acknowledged(l, n)
 		l.durable, l.sizes = n, []uint64{s.size}
 	})

@@ -76,6 +76,13 @@ func (v *Volume) tryWrite(may func() error, offs []uint64, frames [][]byte) erro
 	return err
 }
 
+// Drain returns when every write that was begun before the call, and was not
+// refused by its may, is made.
+func (v *Volume) Drain() {
+	v.wmu.Lock()
+	defer v.wmu.Unlock()
+}
+
 // mayChange tells whether a write may be made now. Under wmu.
 func (v *Volume) mayChange(may func() error) error {
 	if err := v.Err(); err != nil || may == nil {
