@@ -14,9 +14,11 @@ import (
 
 func newStats(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "stats [NAME]",
-		Short:             "Count what was done",
-		Long:              "Prints counters since the daemon's start, of the host or of one volume.\nPrometheus finds them at /metrics.",
+		Use:   "stats [NAME]",
+		Short: "Count what was done",
+		Long: `Prints counters since the daemon's start. With NAME, the latencies are those of one
+volume; the store, the cache and the log are counted for the host only. Prometheus
+finds all of them at /metrics.`,
 		Args:              takes(0, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -124,20 +124,23 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 	out := api.Import{Name: n.String(), Size: size}
 	defer func() { out.ElapsedMs = h.since(began) }()
 	t := h.tenant(n.Tenant)
-	if old, digest, err := h.imported(ctx, n); err != nil || old != nil {
-		if err == nil {
-			out, err = unchanged(ctx, t.hasher, *old, digest, src, size)
-		}
-		out.ElapsedMs, out.Requests = h.since(began), requests(counter)
-		return out, err
-	}
 	st := h.newState(n, size)
 	d := newDisk(h, st)
-	if err := h.reserve(d); err != nil {
-		return out, err
-	}
-	d.op.Lock()
+	d.op.Lock() // who imports the same waits for it
 	defer d.op.Unlock()
+	for {
+		old, digest, err := h.imported(ctx, n)
+		if err == nil && old != nil {
+			out, err = unchanged(ctx, t.hasher, *old, digest, src, size)
+		}
+		if err != nil || old != nil {
+			out.ElapsedMs, out.Requests = h.since(began), requests(counter)
+			return out, err
+		}
+		if h.reserve(d) == nil {
+			break
+		}
+	}
 	end := h.session.Begin()
 	defer func() { end(context.WithoutCancel(ctx)) }()
 	im := importer{session: h.session, index: t.index, hasher: t.hasher, pages: t.pages, limits: pack.Limits{Blocks: h.cfg.PackBlocks}, compression: h.cfg.Compression, keep: t.domain.Keep, keepPage: h.keepPage}
@@ -153,6 +156,12 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 	}
 	if err != nil {
 		h.drop(d)
+		if problem.KindOf(err) == problem.Exists && digest != "" { // another host was faster
+			if old, theirs, gone := h.imported(ctx, n); gone == nil && old != nil && theirs == digest && old.Size == size {
+				out.ID, out.Generation, out.Unchanged, err = old.ID, old.Generation, true, nil
+				out.Requests = requests(counter)
+			}
+		}
 		return out, err
 	}
 	d.stored.Add(int64(res.Uploaded))
@@ -178,11 +187,16 @@ func importTarget(name string, size uint64, src api.Source) (Name, uint64, error
 	return n, size, CheckSize(size)
 }
 
-// imported finds a volume that has the name already, here or in the store.
+// imported finds a volume that has the name already, here or in the store. One
+// that is being imported here is waited for.
 func (h *Host) imported(ctx context.Context, n Name) (*api.Volume, string, error) {
-	if d := h.find(n); d != nil {
-		v := h.view(d)
-		return &v, d.state().ImportDigest, nil
+	for d := h.find(n); d != nil; d = h.find(n) {
+		d.op.Lock()
+		v, digest := h.view(d), d.state().ImportDigest
+		d.op.Unlock()
+		if h.find(n) == d { // it was not given up meanwhile
+			return &v, digest, nil
+		}
 	}
 	tip, err := h.tip(ctx, n)
 	if problem.KindOf(err) == problem.NotFound && err != nil {

@@ -128,7 +128,8 @@ func (h *Host) verifyLog(ctx context.Context, c *volume.Cut, out *api.Verify, po
 	})
 }
 
-// Stats counts what the host, or one volume, did since the daemon started.
+// Stats counts what the host did since the daemon started; of one volume it has
+// the latencies.
 func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
 	var s api.Stats
 	lat := &h.lat

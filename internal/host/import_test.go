@@ -1,0 +1,44 @@
+package host
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// TestImportSideBySide: of those who import one image to one name at once, on one
+// host or several, one makes the volume, and the others find it made.
+func TestImportSideBySide(t *testing.T) {
+	b := newBed(t)
+	img := random(7, 3*mib)
+	hosts := []*Host{b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	made := 0
+	for i := range 6 {
+		wg.Go(func() {
+			r, err := hosts[i%2].Import(ctx, "img", 0, &bytesSource{b: img})
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				t.Error(err)
+			}
+			if !r.Unchanged {
+				made++
+			}
+		})
+	}
+	wg.Wait()
+	if made != 1 {
+		t.Errorf("%d made it", made)
+	}
+	_, err := hosts[0].Import(ctx, "img", 0, &bytesSource{b: random(8, mib)})
+	wantKind(t, err, problem.Exists)
+	for _, h := range hosts {
+		if v := must[api.Volume](t)(h.Show(ctx, "img")); v.Size != 3*mib {
+			t.Errorf("%+v", v)
+		}
+	}
+}
