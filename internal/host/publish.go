@@ -133,8 +133,10 @@ type publication struct {
 
 func (p *publication) run(ctx context.Context) error {
 	h, st := p.h, &p.cut.State
-	if err := p.cut.Sync(); err != nil && !fault.Is("published-before-synced") {
-		return err
+	if !fault.Is("published-before-synced") {
+		if err := p.cut.Sync(); err != nil {
+			return err
+		}
 	}
 	end := h.session.Begin()
 	defer func() { end(context.WithoutCancel(ctx)) }()

@@ -98,6 +98,9 @@ func (h *Host) release(ctx context.Context, d *disk) error {
 	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
 		return err
 	}
+	if ctx.Err() != nil && !fault.Is("late-release-counts") {
+		return problem.New(problem.Unavailable, "volume %q is not released: %w", d, ctx.Err())
+	}
 	if err := d.sleep(!fault.Is("released-not-recorded")); err != nil {
 		return err
 	}
@@ -422,6 +425,10 @@ func (h *Host) ask(ctx context.Context, n Name, tip *commitlog.Object, flushOnly
 	return api.Volume{}, last
 }
 
+// noticeWithin is how long it may take to notice that a connection, a request of
+// which was read just now, has ended.
+const noticeWithin = 10 * time.Millisecond
+
 // Release is what another host asks of this one: flush a volume, and unless
 // FlushOnly hand it over. A request that comes late, or for another epoch, has
 // no effect.
@@ -435,6 +442,9 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 	if err != nil {
 		return api.Volume{}, err
 	}
+	// A host that hung for a while finds requests in its sockets of which the
+	// askers have gone. That is noticed a moment after they are read.
+	_ = pause(ctx, noticeWithin)
 	d.op.Lock()
 	defer d.op.Unlock()
 	if ctx.Err() != nil && !fault.Is("late-release-counts") {

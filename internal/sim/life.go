@@ -132,7 +132,7 @@ func (w *world) recognise(m *machine, v *api.Volume) *line {
 			return l
 		}
 	}
-	if i := strings.Index(name, ".rescue-"); over == nil && i > 0 {
+	if i := strings.LastIndex(name, ".rescue-"); over == nil && i > 0 {
 		return w.rescued(m, v, name[:i])
 	}
 	switch {
@@ -330,12 +330,45 @@ func (w *world) asked(m *machine, name string, r api.ReleaseRequest) {
 	for _, l := range w.lines {
 		if l.m == m && l.name == name && !r.FlushOnly {
 			l.leaving, l.released = true, true
+			l.askers++
+		}
+	}
+}
+
+// isLate is called when a host is asked to give a volume away. If nobody waits for
+// the answer any more, nothing may come of it: one-writer.
+func (w *world) isLate(ctx context.Context, m *machine, h *host.Host, name string) (done func(error)) {
+	active := func() bool {
+		v, err := h.Show(context.Background(), name)
+		return err == nil && v.State == "active"
+	}
+	alone := func() (yes bool) {
+		w.note(func(*world) {
+			for _, l := range w.lines {
+				yes = yes || l.m == m && l.name == name && l.askers == 1 && !l.ending && len(l.names) == 0 && !l.fenced
+			}
+		})
+		return yes
+	}
+	if ctx.Err() == nil || !active() || !alone() {
+		return func(error) {}
+	}
+	return func(err error) {
+		if alone() && (err == nil || !active()) {
+			w.violate(oneWriter, "%s on h%d was asked for by a host that gave up, and put to sleep for it", name, m.index)
 		}
 	}
 }
 
 // answered notes what it answered: a volume that was given away is gone there.
 func (w *world) answered(m *machine, life int, name string, r api.ReleaseRequest, err error) {
+	w.note(func(*world) {
+		for _, l := range w.lines {
+			if l.m == m && l.name == name && !r.FlushOnly && l.askers > 0 {
+				l.askers--
+			}
+		}
+	})
 	m.ifAlive(life, func() {
 		for _, l := range w.lines {
 			if l.m != m || l.name != name || !l.leaving || r.FlushOnly {

@@ -47,6 +47,7 @@ type line struct {
 	ended     bool // removed, released, or taken off this host
 	ending    bool // that was asked for
 	leaving   bool // another host asked for it
+	askers    int  // who may put it to sleep now
 	fenced    bool
 	snaps     map[string]*snap
 

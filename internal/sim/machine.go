@@ -434,7 +434,7 @@ func (p peer) Release(ctx context.Context, name string, r api.ReleaseRequest) (a
 	w.background(func() {
 		defer u.end()
 		p.to.awake()
-		if d.chance(50) { // it arrives late, and nobody waits
+		if d.chance(150) { // it arrives late, and nobody waits
 			time.Sleep(d.around(20 * time.Second))
 		}
 		w.asked(p.to, name, r)
@@ -442,7 +442,9 @@ func (p peer) Release(ctx context.Context, name string, r api.ReleaseRequest) (a
 		rctx, cancel := context.WithCancel(u.ctx)
 		defer cancel()
 		defer context.AfterFunc(ctx, cancel)()
+		late := w.isLate(ctx, p.to, u.h, name)
 		v, err := u.h.Release(rctx, name, r)
+		late(err)
 		w.answered(p.to, u.life, name, r, err)
 		w.trace("h%d: release of %s for h%d: %v", p.to.index, name, p.from.index, kind(err))
 		got <- answer{v, err}

@@ -215,7 +215,8 @@ func (w *world) sleep(d *dice) string {
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
 	defer cancel()
-	w.note(func(*world) { l.released = l.released || portable })
+	w.note(func(*world) { l.released, l.askers = l.released || portable, l.askers+1 })
+	defer w.note(func(*world) { l.askers-- })
 	v, err := u.h.Sleep(ctx, name, portable, force)
 	if err != nil && problem.KindOf(err) == problem.Busy {
 		return "busy"
