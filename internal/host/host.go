@@ -262,7 +262,7 @@ func (h *Host) tenantLocked(name string) *tenant {
 func (h *Host) env(t *tenant) volume.Env {
 	return volume.Env{
 		Log: h.pool, Pages: t.pages, Blocks: t.domain,
-		Save: h.save, SaveSoon: h.saveSoon, Pressure: h.cleaner.pressure, Throttle: h.throttle, Siblings: h.siblings,
+		Save: h.save, SaveSoon: h.saveSoon, Pressure: h.cleaner.pressure, Throttle: h.throttle, Siblings: h.siblings, Damaged: h.damaged,
 		Now: h.cfg.Now, Uptime: h.cfg.Uptime,
 	}
 }
@@ -355,28 +355,35 @@ func (h *Host) openVolumes() error {
 	h.bg.Add(1)
 	go func() {
 		defer h.bg.Done()
-		h.checkSegments(all)
+		for _, d := range all {
+			if v := d.open(); v != nil {
+				v.CheckLog(func() bool { return h.ctx.Err() != nil })
+			}
+		}
 	}()
 	return nil
 }
 
-// checkSegments verifies what recovery took over unread, so that a damaged
-// record is found before a guest asks for it.
-func (h *Host) checkSegments(all []*disk) {
-	for _, d := range all {
-		v := d.open()
-		if v == nil || h.ctx.Err() != nil {
-			continue
-		}
-		for _, u := range v.Uses() {
-			if h.ctx.Err() != nil {
-				return
-			}
-			if err := u.Segment.CheckAll(); err != nil {
-				h.event(eventDisk, d.String(), "its log is damaged: %v", err)
-			}
-		}
+// checkLog verifies, in the background, what the opening of a volume took over
+// unread.
+func (h *Host) checkLog(d *disk) {
+	v := d.open()
+	if v == nil || h.ctx.Err() != nil {
+		return
 	}
+	h.bg.Go(func() { v.CheckLog(func() bool { return h.ctx.Err() != nil }) })
+}
+
+// damaged implements volume.Env.Damaged.
+func (h *Host) damaged(v *volume.Volume, err error) {
+	h.mu.Lock()
+	d := h.disks[v.ID()]
+	h.mu.Unlock()
+	name := v.ID().String()
+	if d != nil {
+		name = d.String()
+	}
+	h.event(eventDisk, name, "its log is damaged: %v", err)
 }
 
 // enter puts a disk into the tables.

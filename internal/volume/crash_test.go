@@ -487,7 +487,7 @@ func (w *world) recover(c *crash) {
 		if n < 0 {
 			fmt.Println(string(b))
 			for _, h := range v.segs {
-				x, _ := h.seg.Index()
+				x, _ := h.seg.Index(0)
 				fmt.Println("seg", h.seg.Ref(), h.limit, ID(h.seg.Writer()), h.seg.Compacted())
 				for _, r := range x {
 					fmt.Printf("   %+v\n", r)

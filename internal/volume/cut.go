@@ -112,12 +112,16 @@ func (c *Cut) Base() *blockmap.Map { return c.base }
 // Clean tells whether the block map holds all of the cut.
 func (c *Cut) Clean() bool { return c.tree.Count() == 0 }
 
-// ReadAt fills p from off.
+// ReadAt fills p from off. What is read of a cut goes to a new home, so all of it
+// is verified.
 func (c *Cut) ReadAt(ctx context.Context, p []byte, off uint64) error {
 	ps := piecePool.Get().(*pieces)
 	defer piecePool.Put(ps)
 	ps.extents = c.tree.Range(ps.extents[:0], off, off+uint64(len(p)))
-	return c.vol.read(ctx, ps, c.base, p, off)
+	if err := c.vol.readBelow(ctx, ps, c.base, p, off); err != nil {
+		return err
+	}
+	return c.vol.noteDamage(c.vol.env.Log.ReadExtents(p, off, ps.extents))
 }
 
 // Extents is Volume.Extents for the cut.

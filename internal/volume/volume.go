@@ -15,6 +15,8 @@
 //	stMu     state and the list of held segments; never held over I/O
 //	omu      overlay, base and their accounts; readers take it shared, for lookups only
 //
+// damages.mu comes before stMu and omu, and is taken where damage was found or is asked for.
+//
 // Reads hold no lock while they read: a gate keeps the segments they may look
 // at from being recycled.
 package volume
@@ -60,6 +62,9 @@ type Env struct {
 	// Throttle is called before each write with the number of bytes; it may
 	// slow the writer. nil: never.
 	Throttle func(v *Volume, n int) error
+	// Damaged is called once for each piece of damage that is found in the
+	// volume's log; nil: never.
+	Damaged func(v *Volume, err error)
 	// Siblings lets volumes that a host opens at its start share what they
 	// inherited; nil: nothing is shared.
 	Siblings *Siblings
@@ -128,6 +133,7 @@ type Volume struct {
 	// is on the disk after it.
 	repaired atomic.Uint64
 	ahead    readAhead
+	damages  damages
 }
 
 type brokenState struct{ err error }

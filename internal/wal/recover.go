@@ -83,10 +83,8 @@ func (p *Pool) indexOf(s *Segment) (index, error) {
 	if err != nil {
 		return index{}, err
 	}
-	if x.trailer && s.unchecked.Load() == nil {
-		s.unchecked.CompareAndSwap(nil, &unchecked{recs: x.recs, good: make([]bool, len(x.recs))})
-	}
 	p.mu.Lock()
+	s.adopt(x.recs)
 	if p.found != nil {
 		p.found[s] = x
 	}
