@@ -618,3 +618,30 @@ func TestSyncThatKeepsFailing(t *testing.T) {
 		t.Fatal("a failed volume takes writes")
 	}
 }
+
+// TestKillThenPowerLoss: what a daemon that was killed wrote is in the page cache
+// and not on the disk. A flush of the one after it covers that too
+// (flush-is-durable).
+func TestKillThenPowerLoss(t *testing.T) {
+	for _, flushed := range []bool{false, true} { // something before that was
+		w := newWorld(t, 4, 0)
+		w.newDisk()
+		w.pool.Settle()
+		d := w.disks[0]
+		w.must(d.v.WriteAt(page(1), 0))
+		if flushed {
+			w.must(d.v.Flush())
+		}
+		w.must(d.v.WriteAt(page(2), testBlock))
+		st := d.v.State()
+		w.open() // on what the kernel has
+		v, err := Open(w.env(), st, false)
+		w.must(err)
+		w.must(v.Flush())
+		w.mu.Lock()
+		w.disks = []*disk{{v: v, start: d.start, ops: []op{{0, testBlock, page(1)}, {testBlock, testBlock, page(2)}}, flushed: 2}}
+		c := w.takeCrash("after the flush") // nothing unsynced is kept
+		w.mu.Unlock()
+		w.recover(c)
+	}
+}

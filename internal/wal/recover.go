@@ -164,7 +164,12 @@ func (r *recovery) keep(p part) { r.kept = append(r.kept, p) }
 func (r *recovery) tail(p *part, later []part) error {
 	p.Limit = p.last()
 	if p.trailer {
-		return nil
+		return nil // it was written behind a sync
+	}
+	// flush-is-durable: what a daemon that was killed wrote is still in memory
+	// alone, and from here on counts as durable.
+	if err := p.Segment.sync(); err != nil {
+		return err
 	}
 	end := p.Limit
 	if end == 0 {
