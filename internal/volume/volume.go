@@ -54,8 +54,10 @@ type Env struct {
 	Blocks Blocks           // blocks of the volume's tenant
 	// Save makes the records durable, all or none.
 	Save func(...*State) error
-	// SaveSoon saves a record without waiting until it is durable, in order with Save.
-	SaveSoon func(*State) error
+	// SaveSoon saves records without waiting until they are durable, in order with Save.
+	SaveSoon func(...*State) error
+	// Forget removes the records of volumes that did not come to be, durably.
+	Forget func(...ID) error
 	// Pressure is called when the log has no room, with how long the
 	// writer has waited so far; it makes room or waits a little, and returns an error to give up.
 	Pressure func(v *Volume, waited time.Duration) error
