@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/paraglide/glide/internal/api"
 )
 
@@ -309,6 +311,66 @@ func TestCorruptLog(t *testing.T) {
 		d.a.do("flush", "v")
 		d.a.holds("v", d.data, 0)
 	}
+}
+
+// forget makes the kernel read a file from the disk again.
+func forget(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	must(t, f.Sync())
+	must(t, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
+	must(t, f.Close())
+}
+
+// TestLogRotsUnderALiveDaemon: what the disk does to acknowledged data while the
+// daemon runs is an error for the guest, and goes nowhere: not into a flush, nor
+// an export, nor what a policy ships. What is written again is whole.
+func TestLogRotsUnderALiveDaemon(t *testing.T) {
+	d := newDamaged(t)
+	d.a.do("create", "c", "--size", "64M", "--durability", "continuous", "--rpo", "10m")
+	first, second, third := pattern(64<<10, 3), pattern(64<<10, 4), pattern(64<<10, 5)
+	for i, vol := range []string{"v", "c"} {
+		second := pattern(64<<10, 40+i)
+		d.a.write(vol, first, 8<<20)
+		d.a.write(vol, second, 9<<20)
+		d.a.write(vol, third, 10<<20)
+		seg := flipWhere(t, filepath.Join(d.a.data, "wal"), second[8192:12288])
+		// A fold and an export read what is in memory, and do not trust it.
+		refused(t, d.a.try("flush", vol), 1, seg[0])
+		refused(t, d.a.try("export", vol, filepath.Join(t.TempDir(), "v.raw")), 1, seg[0])
+		forget(t, seg[0])
+		d.a.readFails(t, vol, 9<<20+8192)
+		d.a.holds(vol, second[:8192], 9<<20) // the rest of the same write is good
+		d.a.holds(vol, second[12288:], 9<<20+12288)
+		d.a.holds(vol, first, 8<<20)
+		d.a.holds(vol, third, 10<<20)
+		d.a.verifyFinds(t, seg[0], vol)
+		if state, reason := d.a.state(vol); state != "active" || !strings.Contains(reason, "its log is damaged") || !strings.Contains(reason, seg[0]) {
+			t.Errorf("%s is %s: %s", vol, state, reason)
+		}
+		if r := d.a.try("doctor"); r.code != 1 || !strings.Contains(r.out, seg[0]) {
+			t.Errorf("doctor: exit %d\n%s", r.code, r.out)
+		}
+		if r := d.a.try("events"); !strings.Contains(r.out, "its log is damaged") || !strings.Contains(r.out, seg[0]) {
+			t.Errorf("events:\n%s", r.out)
+		}
+		d.a.do("fork", vol, vol+"-fork")
+		d.a.readFails(t, vol+"-fork", 9<<20+8192)
+		d.b.do("fork", vol, vol+"-elsewhere", "--lazy")
+		d.b.holds(vol+"-elsewhere", make([]byte, 64<<10), 9<<20) // nothing of it was published
+	}
+	for _, vol := range []string{"v", "c"} {
+		d.a.write(vol, second, 9<<20)
+		d.a.holds(vol, second, 9<<20)
+		d.a.do("flush", vol)
+		if state, reason := d.a.state(vol); state != "active" || reason != "" {
+			t.Errorf("written again, %s is %s: %s", vol, state, reason)
+		}
+	}
+	d.b.do("fork", "c", "whole")
+	d.b.holds("whole", second, 9<<20)
+	d.othersGoOn(t)
 }
 
 // TestCorruptSegmentHeader: a segment whose first page is damaged.

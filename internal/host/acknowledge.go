@@ -137,9 +137,15 @@ func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duratio
 		s.wants = seq
 		s.poke()
 	}
+	// The attempt that is under way may have begun before what was damaged was
+	// written again: the one after it tells.
+	fails := s.fails + 2
 	for s.acked.Load() < seq {
 		if over := s.why(); over != nil {
 			return over
+		}
+		if s.fails >= fails && problem.KindOf(s.err) == problem.Corrupt && s.err != nil {
+			return s.err
 		}
 		tired := patience > 0 && s.err != nil && s.h.cfg.Uptime()-s.since > patience
 		switch {
@@ -162,11 +168,11 @@ func (s *shipper) stalled() string {
 	ok, slow := s.mayAcknowledge()
 	switch {
 	case !ok && err != nil:
-		return "writes wait: the store does not take commits: " + err.Error()
+		return "writes wait: " + unshipped(err)
 	case !ok:
 		return "writes wait for the store, which does not keep up"
 	case err != nil:
-		return "the store does not take commits: " + err.Error()
+		return unshipped(err)
 	case slow > 0:
 		return "writes are slowed: the store does not keep up"
 	}

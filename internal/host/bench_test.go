@@ -15,10 +15,9 @@ import (
 
 // TestForkCost: a fork on one host costs a few milliseconds, durable, whatever
 // the disk's size and dirty data, with the parent under load, and the parent is
-// not paused (fork-is-constant). A fork waits for two syncs of the disk, one
-// after the other, and the slowest forks for its slowest ones: medians are held
-// to the bound, and the disk's own lone syncs, measured between the forks, are
-// told beside the rest.
+// not paused (fork-is-constant). A fork waits for two syncs that it begins at the
+// same time, and the slowest forks for the disk's slowest syncs: medians are held to
+// the bound, and lone syncs, measured between the forks, are told beside the rest.
 func TestForkCost(t *testing.T) {
 	b := newBed(t)
 	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Counter: b.count, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 16 << 30}})

@@ -112,6 +112,9 @@ func (c *cleaner) clean(ctx context.Context) bool {
 			continue // not worth a record, or a sync that no guest asked for
 		}
 		done, err := volume.Clean(c.h.pool, vs)
+		if problem.KindOf(err) == problem.Corrupt && err != nil {
+			continue // told with the volumes; the segment stays as it is
+		}
 		if err != nil {
 			c.h.event(eventDisk, "", "the log could not be cleaned: %v", err)
 			return false

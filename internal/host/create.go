@@ -10,6 +10,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -128,8 +129,14 @@ func (d *disk) tryTombstone(ctx context.Context, st *volume.State) error {
 	return d.owner.Tombstone(ctx, commitlog.CauseRemove, "")
 }
 
-// forget removes a volume's record, durably.
-func (h *Host) forget(id volume.ID) error { return h.db.SaveVolumes(recordGone(id)) }
+// forget removes volumes' records, durably.
+func (h *Host) forget(ids ...volume.ID) error {
+	gone := make([]meta.Record, len(ids))
+	for i, id := range ids {
+		gone[i] = recordGone(id)
+	}
+	return h.db.SaveVolumes(gone...)
+}
 
 // Resize grows a volume. The store learns of it with the next flush.
 func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, error) {

@@ -88,6 +88,14 @@ func (d *disk) open() *volume.Volume {
 	return d.v
 }
 
+// damage is what the disk's log has lost, as far as that was noticed; nil if nothing.
+func (d *disk) damage() error {
+	if v := d.open(); v != nil {
+		return v.Damage()
+	}
+	return nil
+}
+
 // key is the disk's place in Host.byName.
 func (d *disk) key() string {
 	st := d.state()
@@ -200,6 +208,7 @@ func (d *disk) wake(force bool) (*volume.Volume, error) {
 	d.unclaim()
 	d.mu.Unlock()
 	d.startShipping()
+	d.h.checkLog(d)
 	return v, nil
 }
 

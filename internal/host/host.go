@@ -262,31 +262,38 @@ func (h *Host) tenantLocked(name string) *tenant {
 func (h *Host) env(t *tenant) volume.Env {
 	return volume.Env{
 		Log: h.pool, Pages: t.pages, Blocks: t.domain,
-		Save: h.save, SaveSoon: h.saveSoon, Pressure: h.cleaner.pressure, Throttle: h.throttle, Siblings: h.siblings,
+		Save: h.save, SaveSoon: h.saveSoon, Forget: h.forget, Pressure: h.cleaner.pressure, Throttle: h.throttle, Siblings: h.siblings, Damaged: h.damaged,
 		Now: h.cfg.Now, Uptime: h.cfg.Uptime,
 	}
 }
 
 // save makes records durable.
 func (h *Host) save(states ...*volume.State) error {
-	recs := make([]meta.Record, len(states))
-	for i, st := range states {
-		var err error
-		if recs[i], err = recordFor(st); err != nil {
-			return err
-		}
+	recs, err := recordsFor(states)
+	if err != nil {
+		return err
 	}
 	h.cleaner.wake()
 	return h.db.SaveVolumes(recs...)
 }
 
-// saveSoon saves a record that may lag.
-func (h *Host) saveSoon(st *volume.State) error {
-	rec, err := recordFor(st)
+// saveSoon saves records that may lag.
+func (h *Host) saveSoon(states ...*volume.State) error {
+	recs, err := recordsFor(states)
 	if err != nil {
 		return err
 	}
-	return h.db.SaveVolumesSoon(rec)
+	return h.db.SaveVolumesSoon(recs...)
+}
+
+func recordsFor(states []*volume.State) (recs []meta.Record, err error) {
+	recs = make([]meta.Record, len(states))
+	for i, st := range states {
+		if recs[i], err = recordFor(st); err != nil {
+			return nil, err
+		}
+	}
+	return recs, nil
 }
 
 func recordFor(st *volume.State) (meta.Record, error) {
@@ -295,88 +302,6 @@ func recordFor(st *volume.State) (meta.Record, error) {
 		return meta.Record{}, fmt.Errorf("encode the record of %s: %w", st.Name, err)
 	}
 	return meta.Record{ID: st.ID.String(), Value: b}, nil
-}
-
-// openVolumes reads the records, claims the log segments of every one, and
-// opens those that were active, before anything is recycled.
-func (h *Host) openVolumes() error {
-	h.cleaner = newCleaner(h)
-	h.siblings = volume.NewSiblings()
-	var all []*disk
-	err := h.db.Volumes(func(r meta.Record) error {
-		var st volume.State
-		if err := json.Unmarshal(r.Value, &st); err != nil {
-			return problem.New(problem.Corrupt, "the record of volume %s cannot be read: %w", r.ID, err)
-		}
-		if err := st.Validate(); err != nil {
-			return err
-		}
-		if st.Loading {
-			// The host stopped while the volume was being fetched; the store has all of it.
-			return h.forget(st.ID)
-		}
-		all = append(all, newDisk(h, st))
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	names := map[volume.ID]string{}
-	for _, d := range all {
-		names[d.id] = d.rec.Name
-	}
-	for _, d := range all {
-		// A renaming that was cut short may have reached only some of the records:
-		// a snapshot goes by the name of its volume.
-		if name, ok := names[d.rec.SnapshotOf]; ok {
-			d.rec.Name = name
-		}
-		h.enter(d)
-	}
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, 4)
-	for _, d := range all {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			d.start()
-		}()
-	}
-	wg.Wait()
-	h.siblings = nil
-	h.pool.Settle()
-	h.bg.Add(1)
-	go func() {
-		defer h.bg.Done()
-		h.cleaner.run(h.ctx)
-	}()
-	h.bg.Add(1)
-	go func() {
-		defer h.bg.Done()
-		h.checkSegments(all)
-	}()
-	return nil
-}
-
-// checkSegments verifies what recovery took over unread, so that a damaged
-// record is found before a guest asks for it.
-func (h *Host) checkSegments(all []*disk) {
-	for _, d := range all {
-		v := d.open()
-		if v == nil || h.ctx.Err() != nil {
-			continue
-		}
-		for _, u := range v.Uses() {
-			if h.ctx.Err() != nil {
-				return
-			}
-			if err := u.Segment.CheckAll(); err != nil {
-				h.event(eventDisk, d.String(), "its log is damaged: %v", err)
-			}
-		}
-	}
 }
 
 // enter puts a disk into the tables.

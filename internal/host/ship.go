@@ -67,6 +67,7 @@ type shipper struct {
 	began   time.Duration // Uptime of the last commit that was begun
 	err     error         // why the store does not take commits, nil while it does
 	since   time.Duration // Uptime when that began
+	fails   uint64        // how often that was noted
 	over    error         // why nothing will be acknowledged any more
 	folding bool
 	rebase  bool          // a fold has to come first
@@ -200,6 +201,14 @@ func (s *shipper) run() {
 	}
 }
 
+// unshipped says why changes do not reach the store.
+func unshipped(err error) string {
+	if problem.KindOf(err) == problem.Corrupt {
+		return "changes cannot be sent to the store: " + err.Error()
+	}
+	return "the store does not take commits: " + err.Error()
+}
+
 // failed notes an error; it tells whether that is the end.
 func (s *shipper) failed(err error) (over bool) {
 	if problem.KindOf(err) == problem.Fenced {
@@ -218,10 +227,11 @@ func (s *shipper) failed(err error) (over bool) {
 		s.since = s.h.cfg.Uptime()
 	}
 	s.err = err
+	s.fails++
 	s.changed.Broadcast()
 	s.mu.Unlock()
 	if fresh {
-		s.h.event(eventStore, s.d.String(), "the store does not take commits: %v", err)
+		s.h.event(eventStore, s.d.String(), "%s", unshipped(err))
 	}
 	return s.ctx.Err() != nil
 }

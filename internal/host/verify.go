@@ -186,11 +186,17 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 	if n := h.cache.Stats.Repaired.Load() + h.cache.Stats.Damaged.Load(); n > 0 {
 		add("blocks", problem.New(problem.Corrupt, "%d blocks came damaged from the cache and %d from the store", h.cache.Stats.Repaired.Load(), h.cache.Stats.Damaged.Load()), "", "check the disk; glide verify --cold shows what the store has")
 	}
+	if n := h.pool.Stats.Damaged.Load(); n > 0 {
+		add("log records", problem.New(problem.Corrupt, "reads of the log found bytes that do not match their checksum, %d times", n), "", "check the disk; glide events tells which volumes have lost something")
+	}
 	add("kernel devices", nil, kernelnbd.Describe(h.attachments.kernel.Check()), "")
 	bad := 0
 	for _, d := range h.all() {
 		if v := h.view(d); v.State == string(volume.Failed) || v.State == string(volume.Fenced) {
 			add("volume "+v.Name, problem.New(problem.Internal, "it is %s: %s", v.State, v.Reason), "", "glide show "+v.Name)
+			bad++
+		} else if damage := d.damage(); damage != nil {
+			add("volume "+v.Name, problem.New(problem.Corrupt, "%s", damagedLog(damage)), "", "check the disk; glide verify "+v.Name+" lists what is lost: write it again, or go back to a snapshot or generation")
 			bad++
 		} else if v.Reason != "" {
 			add("volume "+v.Name, problem.New(problem.Unavailable, "%s", v.Reason), "", "check the store and the way to it; glide events has when it began")

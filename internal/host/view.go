@@ -60,6 +60,9 @@ func (h *Host) view(d *disk) api.Volume {
 			bytes, age := s.unpublished()
 			v.DirtyBytes, v.Unpublished, v.Reason = bytes, float64(age)/1e6, s.stalled()
 		}
+		if err := open.Damage(); err != nil {
+			v.Reason = damagedLog(err)
+		}
 		if st.Mode == volume.Active {
 			failed = open.Err()
 		}
@@ -79,6 +82,9 @@ func (h *Host) view(d *disk) api.Volume {
 	}
 	return v
 }
+
+// damagedLog is the reason of a volume that has lost something, and works but for that.
+func damagedLog(err error) string { return "its log is damaged: " + err.Error() }
 
 // List lists this host's volumes by name; all adds those that only the store has.
 func (h *Host) List(ctx context.Context, all bool) ([]api.Volume, error) {

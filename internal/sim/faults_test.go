@@ -21,7 +21,7 @@ var faultsFlag = flag.String("sim.faults", "", "plant these faults, by name, one
 var faults = []string{
 	"flush-without-sync", "rotate-without-sync", "failed-sync-is-success", "torn-record-counts", "half-a-write-counts", "numbers-used-again",
 	"cleaning-forgets-order", "cleaning-without-sync", "cleaning-drops-zeros", "recycled-before-recorded",
-	"cut-without-sync", "fold-forgets-later-writes", "segment-not-recorded",
+	"cut-without-sync", "early-fork-counts", "fold-forgets-later-writes", "segment-not-recorded",
 	"collision-believed-ours", "number-sent-twice", "claim-without-seal", "former-owner-not-kept", "data-commits-forgotten",
 	"children-not-pinned", "late-release-counts", "released-before-flushed", "first-publication-not-withdrawn", "published-before-synced", "commit-before-packs",
 	"cache-not-verified", "store-not-verified", "rpo-not-kept", "sync-without-store",

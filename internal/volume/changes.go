@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"slices"
 	"time"
 
 	"github.com/paraglide/glide/internal/extent"
@@ -186,8 +185,8 @@ func (c *Changes) Read(fn func(off, length uint64, data []byte)) error {
 				fn(first.Start, end-first.Start, nil)
 			} else {
 				p := make([]byte, end-first.Start)
-				if err := c.vol.env.Log.ReadExtents(p, first.Start, slices.Clone(pieces[:n])); err != nil {
-					return err
+				if err := c.vol.env.Log.ReadExtents(p, first.Start, pieces[:n]); err != nil {
+					return c.vol.noteDamage(err)
 				}
 				fn(first.Start, end-first.Start, p)
 			}

@@ -105,7 +105,7 @@ func FindVictims(vols []*Volume, share float64, most int) []Victims {
 	}
 	groups := map[string][]*found{}
 	for _, f := range bySegment {
-		if float64(f.live) < share*float64(f.seg.Size()) && f.seg.Holders() == len(f.holders) {
+		if float64(f.live) < share*float64(f.seg.Size()) && f.seg.Holders() == len(f.holders) && !f.seg.Damaged() {
 			groups[f.key] = append(groups[f.key], f)
 		}
 	}
@@ -144,6 +144,9 @@ type move struct {
 // Clean copies what is live of the victims into fresh segments and frees them.
 // It reports false, having done nothing, when a holder is being folded or
 // closed.
+//
+// verified: a record that does not match its checksum is not copied, which would
+// give it a good one: its segment is left as it is, and not looked at again.
 //
 // prefix: before a segment goes, the log is synced through all that made its
 // records dead; copies keep their numbers; the copies are durable before the
@@ -188,6 +191,9 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 	moves, err := copyLive(c, vs)
 	if err != nil {
 		c.Abort()
+		for _, v := range vs.Holders {
+			_ = v.noteDamage(err)
+		}
 		return false, err
 	}
 	fresh, err := c.Finish()
@@ -239,12 +245,26 @@ func (vs *Victims) current() bool {
 	return true
 }
 
+// through is the greatest number in the segment that counts for a holder.
+func (vs *Victims) through(s *wal.Segment) (seq uint64) {
+	for _, v := range vs.Holders {
+		v.stMu.Lock()
+		for _, h := range v.segs {
+			if h.seg == s {
+				seq = max(seq, h.last())
+			}
+		}
+		v.stMu.Unlock()
+	}
+	return seq
+}
+
 // copyLive copies the live pieces of the victims.
 func copyLive(c *wal.Compactor, vs Victims) (moves []move, err error) {
 	var body []byte
 	var live []extent.Extent
 	for _, s := range vs.Segments {
-		recs, err := s.Index()
+		recs, err := s.Index(vs.through(s))
 		if err != nil {
 			return nil, err
 		}

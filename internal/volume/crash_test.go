@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"sync"
@@ -25,6 +26,8 @@ import (
 type hookFS struct {
 	vfs.FS
 	hook func(op string)
+	// watch, if there is one, is called before each sync.
+	watch atomic.Pointer[func()]
 	// failSyncs is how many syncs fail from now on, of files whose syncs fail.
 	failSyncs atomic.Int32
 }
@@ -42,6 +45,9 @@ func (f hookFile) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (f hookFile) SyncData() error {
+	if watch := f.fs.watch.Load(); watch != nil {
+		(*watch)()
+	}
 	f.fs.hook("before sync")
 	if f.fs.failSyncs.Add(-1) >= 0 {
 		return errors.New("input/output error")
@@ -192,6 +198,7 @@ type world struct {
 
 	mu     sync.Mutex
 	states map[ID][]byte // the metadata
+	unborn map[ID]*disk  // forks that are being made
 
 	incarnations uint64
 
@@ -206,11 +213,12 @@ type crash struct {
 	fs     *vfs.MemFS
 	states map[ID][]byte
 	disks  map[ID]*disk
+	unborn map[ID]*disk
 	where  string
 }
 
 func newWorld(t *testing.T, seed uint64, crashAt int) *world {
-	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 7)), mem: vfs.NewCrashableMem(), store: newMemStore(), states: map[ID][]byte{}, crashAt: crashAt}
+	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 7)), mem: vfs.NewCrashableMem(), store: newMemStore(), states: map[ID][]byte{}, unborn: map[ID]*disk{}, crashAt: crashAt}
 	if err := w.mem.MkdirAll("wal", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +253,21 @@ func (w *world) env() Env {
 	pages := blockmap.NewPageCache(1 << 20)
 	states := w.states // what a host that is gone still does must not reach its successor's
 	return Env{Log: w.pool, Siblings: w.siblings, Pages: pages.Source(w.store, w.store.hasher), Blocks: w.store, Now: time.Now,
-		Save: func(sts ...*State) error { return w.save(states, sts...) }}
+		Save: func(sts ...*State) error { return w.save(states, sts...) },
+		SaveSoon: func(sts ...*State) error {
+			if w.r.IntN(2) == 0 {
+				return nil // the power may go before it is durable
+			}
+			return w.save(states, sts...)
+		},
+		Forget: func(ids ...ID) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			for _, id := range ids {
+				delete(states, id)
+			}
+			return nil
+		}}
 }
 
 func (w *world) save(to map[ID][]byte, states ...*State) error {
@@ -281,7 +303,7 @@ func (w *world) crashed() bool {
 }
 
 func (w *world) takeCrash(where string) *crash {
-	c := &crash{where: fmt.Sprintf("op %d, %s", w.ops, where), states: map[ID][]byte{}, disks: map[ID]*disk{}}
+	c := &crash{where: fmt.Sprintf("op %d, %s", w.ops, where), states: map[ID][]byte{}, disks: map[ID]*disk{}, unborn: maps.Clone(w.unborn)}
 	percent := []int{0, 30, 70, 100}[w.crashAt%4]
 	c.fs = w.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(uint64(w.crashAt), 3))})
 	for id, st := range w.states {
@@ -386,12 +408,18 @@ func (w *world) fork(d *disk) {
 		st.ID[i] = byte(w.r.Uint32())
 	}
 	n := len(d.ops)
+	child := &disk{start: d.content(n)}
+	w.mu.Lock()
+	w.unborn[st.ID] = child
+	w.mu.Unlock()
 	kids, err := c.Fork(&st)
 	w.must(err)
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	d.flushed = max(d.flushed, n)
-	w.mu.Unlock()
-	w.add(&disk{v: kids[0], start: d.content(n)})
+	delete(w.unborn, st.ID)
+	child.v = kids[0]
+	w.disks = append(w.disks, child)
 }
 
 // fold publishes a cut to the fake store.
@@ -466,39 +494,19 @@ func (w *world) recover(c *crash) {
 	w.t.Helper()
 	w.mu.Lock()
 	w.mem, w.states, w.crash, w.crashAt = c.fs, c.states, nil, 0
+	w.unborn = map[ID]*disk{}
 	w.disks = nil
 	w.mu.Unlock()
 	w.open()
 	w.siblings = NewSiblings()
-	for id, b := range c.states {
-		d := c.disks[id]
-		if d == nil {
-			continue // a fork that was never acknowledged
-		}
-		var st State
-		w.must(json.Unmarshal(b, &st))
-		v, err := Open(w.env(), st, false)
-		if err != nil {
-			w.t.Fatalf("after a crash at %s: %v", c.where, err)
-		}
-		got := make([]byte, testSize)
-		w.must(v.ReadAt(got, 0))
-		n := d.prefix(got)
-		if n < 0 {
-			fmt.Println(string(b))
-			for _, h := range v.segs {
-				x, _ := h.seg.Index()
-				fmt.Println("seg", h.seg.Ref(), h.limit, ID(h.seg.Writer()), h.seg.Compacted())
-				for _, r := range x {
-					fmt.Printf("   %+v\n", r)
-				}
+	for _, early := range []bool{false, true} {
+		for id, b := range c.states {
+			var st State
+			w.must(json.Unmarshal(b, &st))
+			if early == (st.Unsynced != ID{}) {
+				w.reopen(c, id, st)
 			}
-			for i, o := range d.ops {
-				fmt.Println(i, o.off, o.n, o.data == nil)
-			}
-			w.t.Fatalf("after a crash at %s, volume %v is no prefix of %d writes (%d flushed): %s", c.where, id, len(d.ops), d.flushed, d.explain(got))
 		}
-		w.disks = append(w.disks, &disk{v: v, start: got})
 	}
 	for id := range c.disks {
 		if c.states[id] == nil {
@@ -508,6 +516,54 @@ func (w *world) recover(c *crash) {
 	w.siblings = nil
 	w.pool.Settle()
 	w.check()
+}
+
+// reopen opens one volume after a crash, or forgets a fork that does not count.
+func (w *world) reopen(c *crash, id ID, st State) {
+	w.t.Helper()
+	d := c.disks[id]
+	if d == nil {
+		d = c.unborn[id] // a fork that was never acknowledged may have come to be, as a whole
+	}
+	var parent *Volume
+	for _, p := range w.disks {
+		if p.v.id == st.Unsynced {
+			parent = p.v
+		}
+	}
+	if !st.Counts(parent) {
+		if c.disks[id] != nil {
+			w.t.Fatalf("after a crash at %s, the acknowledged fork %v does not count", c.where, id)
+		}
+		delete(w.states, id)
+		return
+	}
+	if st.Unsynced != (ID{}) {
+		st.Unsynced = ID{}
+		w.must(w.save(w.states, &st))
+	}
+	v, err := Open(w.env(), st, false)
+	if err != nil {
+		w.t.Fatalf("after a crash at %s: %v", c.where, err)
+	}
+	got := make([]byte, testSize)
+	w.must(v.ReadAt(got, 0))
+	n := d.prefix(got)
+	if n < 0 {
+		fmt.Println(st)
+		for _, h := range v.segs {
+			x, _ := h.seg.Index(0)
+			fmt.Println("seg", h.seg.Ref(), h.limit, ID(h.seg.Writer()), h.seg.Compacted())
+			for _, r := range x {
+				fmt.Printf("   %+v\n", r)
+			}
+		}
+		for i, o := range d.ops {
+			fmt.Println(i, o.off, o.n, o.data == nil)
+		}
+		w.t.Fatalf("after a crash at %s, volume %v is no prefix of %d writes (%d flushed): %s", c.where, id, len(d.ops), d.flushed, d.explain(got))
+	}
+	w.disks = append(w.disks, &disk{v: v, start: got})
 }
 
 // TestCrash runs random histories with a power loss at one of the writes and
@@ -616,5 +672,32 @@ func TestSyncThatKeepsFailing(t *testing.T) {
 	}
 	if err := d.v.WriteAt([]byte{1}, 0); err == nil {
 		t.Fatal("a failed volume takes writes")
+	}
+}
+
+// TestKillThenPowerLoss: what a daemon that was killed wrote is in the page cache
+// and not on the disk. A flush of the one after it covers that too
+// (flush-is-durable).
+func TestKillThenPowerLoss(t *testing.T) {
+	for _, flushed := range []bool{false, true} { // something before that was
+		w := newWorld(t, 4, 0)
+		w.newDisk()
+		w.pool.Settle()
+		d := w.disks[0]
+		w.must(d.v.WriteAt(page(1), 0))
+		if flushed {
+			w.must(d.v.Flush())
+		}
+		w.must(d.v.WriteAt(page(2), testBlock))
+		st := d.v.State()
+		w.open() // on what the kernel has
+		v, err := Open(w.env(), st, false)
+		w.must(err)
+		w.must(v.Flush())
+		w.mu.Lock()
+		w.disks = []*disk{{v: v, start: d.start, ops: []op{{0, testBlock, page(1)}, {testBlock, testBlock, page(2)}}, flushed: 2}}
+		c := w.takeCrash("after the flush") // nothing unsynced is kept
+		w.mu.Unlock()
+		w.recover(c)
 	}
 }

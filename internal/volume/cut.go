@@ -89,11 +89,13 @@ func refs(segs []held) []wal.Ref {
 
 // Sync makes the cut durable on this host's disk.
 func (c *Cut) Sync() error {
-	if c.vol.log.Durable() >= c.Seq || fault.Is("cut-without-sync") {
+	if c.durable() || fault.Is("cut-without-sync") {
 		return nil
 	}
-	return c.vol.Flush()
+	return c.vol.flushTo(c.Seq)
 }
+
+func (c *Cut) durable() bool { return c.vol.log.Durable() >= c.Seq }
 
 // Release gives up what the cut holds; nothing may be reading it.
 func (c *Cut) Release() {
@@ -112,12 +114,16 @@ func (c *Cut) Base() *blockmap.Map { return c.base }
 // Clean tells whether the block map holds all of the cut.
 func (c *Cut) Clean() bool { return c.tree.Count() == 0 }
 
-// ReadAt fills p from off.
+// ReadAt fills p from off. What is read of a cut goes to a new home, so all of it
+// is verified.
 func (c *Cut) ReadAt(ctx context.Context, p []byte, off uint64) error {
 	ps := piecePool.Get().(*pieces)
 	defer piecePool.Put(ps)
 	ps.extents = c.tree.Range(ps.extents[:0], off, off+uint64(len(p)))
-	return c.vol.read(ctx, ps, c.base, p, off)
+	if err := c.vol.readBelow(ctx, ps, c.base, p, off); err != nil {
+		return err
+	}
+	return c.vol.noteDamage(c.vol.env.Log.ReadExtents(p, off, ps.extents))
 }
 
 // Extents is Volume.Extents for the cut.
@@ -164,14 +170,38 @@ func (c *Cut) Places(fn func(place, length uint64)) {
 // has set who the children are; what they hold is filled in here. The children
 // are durable when it returns. fork-is-constant: what is copied is a record with
 // the list of segments, and the root of a tree.
+//
+// The log and the records are synced at the same time, since to wait for one
+// after the other takes twice as long: see State.Counts.
 func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
-	if err := c.Sync(); err != nil {
-		return nil, err
+	env := &c.vol.env
+	if c.durable() {
+		return c.fork(func() error { return env.Save(children...) }, children)
 	}
-	if c.vol.repaired.Load() != c.repaired {
-		return nil, ErrRepaired
-	}
-	return c.fork(func() error { return c.vol.env.Save(children...) }, children)
+	synced := make(chan error, 1)
+	go func() { synced <- c.Sync() }()
+	return c.fork(func() error {
+		unsynced, ids := make([]*State, len(children)), make([]ID, len(children))
+		for i, st := range children {
+			early := *st
+			early.Unsynced = c.vol.id
+			unsynced[i], ids[i] = &early, st.ID
+		}
+		err := env.Save(unsynced...)
+		if serr := <-synced; serr != nil {
+			err = serr
+		} else if c.vol.repaired.Load() != c.repaired {
+			err = ErrRepaired
+		}
+		if err == nil {
+			// Whatever is made durable after this, of the parent too, has this before it.
+			err = env.SaveSoon(children...)
+		}
+		if err != nil {
+			return errors.Join(err, env.Forget(ids...))
+		}
+		return nil
+	}, children)
 }
 
 // fork is Fork of a cut that is durable.

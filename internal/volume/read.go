@@ -29,7 +29,10 @@ func (v *Volume) ReadAt(p []byte, off uint64) error {
 	defer v.gate.leave(g)
 	base := v.lookup(ps, p, off)
 	v.ahead.note(v, base, off, len(p))
-	return v.read(context.Background(), ps, base, p, off)
+	if err := v.readBelow(context.Background(), ps, base, p, off); err != nil {
+		return err
+	}
+	return v.noteDamage(v.env.Log.ServeExtents(p, off, ps.extents))
 }
 
 // TryReadAt is ReadAt if no disk and no network is needed for it; it reports
@@ -56,8 +59,9 @@ func (v *Volume) lookup(ps *pieces, p []byte, off uint64) *blockmap.Map {
 	return base
 }
 
-// read assembles p from the pieces that lookup found and the blocks below.
-func (v *Volume) read(ctx context.Context, ps *pieces, base *blockmap.Map, p []byte, off uint64) error {
+// readBelow fills the parts of p that the pieces which lookup found leave out,
+// from the blocks below.
+func (v *Volume) readBelow(ctx context.Context, ps *pieces, base *blockmap.Map, p []byte, off uint64) error {
 	next := off
 	for _, e := range ps.extents {
 		if e.Start > next {
@@ -72,7 +76,7 @@ func (v *Volume) read(ctx context.Context, ps *pieces, base *blockmap.Map, p []b
 			return err
 		}
 	}
-	return v.env.Log.ReadExtents(p, off, ps.extents)
+	return nil
 }
 
 func (v *Volume) tryRead(ps *pieces, base *blockmap.Map, p []byte, off uint64) bool {
@@ -86,7 +90,7 @@ func (v *Volume) tryRead(ps *pieces, base *blockmap.Map, p []byte, off uint64) b
 	if next < off+uint64(len(p)) && !v.tryBase(base, p[next-off:], next) {
 		return false
 	}
-	return v.env.Log.TryReadExtents(p, off, ps.extents)
+	return v.env.Log.TryServeExtents(p, off, ps.extents)
 }
 
 // readBase fills p from the published blocks.

@@ -113,6 +113,9 @@ type State struct {
 	// Rebase tells that what the store has is not a prefix of what is here, since
 	// the volume was rolled back: its next commit cannot be a data commit.
 	Rebase bool `json:"rebase,omitempty"`
+	// Unsynced is the volume that this one was forked from, if its log was not known
+	// to be durable through Floor when this was saved: see Counts.
+	Unsynced ID `json:"unsynced,omitzero"`
 	// Loading marks a record whose data commits are being brought in. It counts
 	// for nothing after a stop.
 	Loading bool `json:"loading,omitempty"`
@@ -144,6 +147,16 @@ const (
 // itself.
 func (s *State) Ships() bool {
 	return s.SnapshotOf == ID{} && (s.Durability == Continuous || s.Durability == Sync)
+}
+
+// Counts tells, when a host starts, whether the volume is one. A fork syncs the
+// log of its parent and its own record at the same time, and is acknowledged
+// when both are durable: a record whose cut the parent's log does not reach was
+// never acknowledged, and what has the numbers of that cut later is something else.
+// parent is the volume st.Unsynced, nil if it is not open: then its log was
+// damaged, which is not a reason to forget a fork of it.
+func (st *State) Counts(parent *Volume) bool {
+	return st.Unsynced == ID{} || parent == nil || parent.Last() >= st.Floor
 }
 
 // stateVersion is the newest version of State that this program writes and reads.

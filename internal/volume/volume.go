@@ -15,6 +15,8 @@
 //	stMu     state and the list of held segments; never held over I/O
 //	omu      overlay, base and their accounts; readers take it shared, for lookups only
 //
+// damages.mu comes before stMu and omu, and is taken where damage was found or is asked for.
+//
 // Reads hold no lock while they read: a gate keeps the segments they may look
 // at from being recycled.
 package volume
@@ -52,14 +54,19 @@ type Env struct {
 	Blocks Blocks           // blocks of the volume's tenant
 	// Save makes the records durable, all or none.
 	Save func(...*State) error
-	// SaveSoon saves a record without waiting until it is durable, in order with Save.
-	SaveSoon func(*State) error
+	// SaveSoon saves records without waiting until they are durable, in order with Save.
+	SaveSoon func(...*State) error
+	// Forget removes the records of volumes that did not come to be, durably.
+	Forget func(...ID) error
 	// Pressure is called when the log has no room, with how long the
 	// writer has waited so far; it makes room or waits a little, and returns an error to give up.
 	Pressure func(v *Volume, waited time.Duration) error
 	// Throttle is called before each write with the number of bytes; it may
 	// slow the writer. nil: never.
 	Throttle func(v *Volume, n int) error
+	// Damaged is called once for each piece of damage that is found in the
+	// volume's log; nil: never.
+	Damaged func(v *Volume, err error)
 	// Siblings lets volumes that a host opens at its start share what they
 	// inherited; nil: nothing is shared.
 	Siblings *Siblings
@@ -128,6 +135,7 @@ type Volume struct {
 	// is on the disk after it.
 	repaired atomic.Uint64
 	ahead    readAhead
+	damages  damages
 }
 
 type brokenState struct{ err error }

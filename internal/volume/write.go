@@ -174,11 +174,14 @@ func (v *Volume) isZero(off, length uint64) bool {
 
 // Flush makes durable, on this host's disk, all that was acknowledged before
 // the call.
-func (v *Volume) Flush() error {
+func (v *Volume) Flush() error { return v.flushTo(v.log.Last()) }
+
+// flushTo makes durable every write through the one with the number.
+func (v *Volume) flushTo(seq uint64) error {
 	if err := v.Err(); err != nil {
 		return err
 	}
-	err := v.log.Sync()
+	err := v.log.SyncTo(seq)
 	if errors.Is(err, wal.ErrSync) {
 		return v.repairTail(err)
 	}

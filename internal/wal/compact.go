@@ -53,7 +53,11 @@ func (c *Compactor) Add(r Record, body []byte) (extent.Place, error) {
 	c.buf = append(c.buf, make([]byte, HeaderSize)...)
 	c.buf = append(c.buf, body...)
 	putHeader(c.buf[n:], uint32(len(body)), flags, r.Off, r.Seq, r.Seq)
-	sign(c.buf[n:], c.seg.seed)
+	if r.Zero {
+		sign(c.buf[n:], c.seg.seed)
+	} else {
+		binary.LittleEndian.PutUint32(c.buf[n:], c.seg.sum(c.pos, r.Off, c.buf[n:], body))
+	}
 	for len(c.buf)&3 != 0 {
 		c.buf = append(c.buf, 0)
 	}
@@ -74,6 +78,7 @@ func (c *Compactor) drain() error {
 		return c.pool.diskError("write "+c.seg.name(), err)
 	}
 	c.buf = c.buf[:0]
+	c.seg.keepPieces()
 	return nil
 }
 
@@ -95,6 +100,7 @@ func (c *Compactor) end() error {
 		last = max(last, c.recs[i].Seq)
 	}
 	c.seg.end.Store(last)
+	c.seg.trimPieces()
 	c.done = append(c.done, c.seg)
 	c.seg = nil
 	return nil
@@ -122,7 +128,8 @@ func (c *Compactor) Abort() {
 	c.seg, c.done = nil, nil
 }
 
-// ReadRecord returns the payload of a whole record, verified.
+// ReadRecord returns the payload of a whole record, verified: what is copied
+// gets a checksum of its own, and must not be made good by that.
 func (s *Segment) ReadRecord(r *Record, buf []byte) ([]byte, error) {
 	n := HeaderSize + int(r.payload())
 	if cap(buf) < n {
@@ -133,6 +140,7 @@ func (s *Segment) ReadRecord(r *Record, buf []byte) ([]byte, error) {
 		return nil, err
 	}
 	if crc32.Update(s.seed, castagnoli, buf[4:]) != binary.LittleEndian.Uint32(buf) {
+		s.bad.Store(true)
 		return nil, s.damaged(r)
 	}
 	return buf[HeaderSize:], nil

@@ -166,8 +166,13 @@ func (l *Log) spareHead() []byte {
 func (l *Log) record(head, body []byte, flags uint32, off uint64) {
 	l.seq++
 	putHeader(head, uint32(len(body)), flags, off, l.seq, l.durable.Load())
-	crc := crc32.Update(l.cur.seed, castagnoli, head[4:])
-	binary.LittleEndian.PutUint32(head, crc32.Update(crc, castagnoli, body))
+	var crc uint32
+	if flags&flagZero == 0 {
+		crc = l.cur.sum(l.pos+l.queued, off, head, body)
+	} else {
+		crc = crc32.Update(crc32.Update(l.cur.seed, castagnoli, head[4:]), castagnoli, body)
+	}
+	binary.LittleEndian.PutUint32(head, crc)
 	l.queue(head)
 	l.queue(body)
 	l.index = append(l.index, head...)
@@ -248,6 +253,7 @@ func (l *Log) write() error {
 		l.cur.begun.Store(true)
 	}
 	l.wrote, l.indexed = l.seq, len(l.index)
+	l.cur.keepPieces()
 	l.iov = l.iov[:0]
 	l.queued = 0
 	if l.next == nil && l.pos > l.cur.size/prepareAfter {
@@ -289,6 +295,7 @@ func (l *Log) dropQueue() {
 		}
 		l.written = l.written[:n-1]
 	}
+	l.cur.dropPieces()
 	l.iov = l.iov[:0]
 	l.queued = 0
 }
@@ -376,6 +383,7 @@ func (l *Log) retire() {
 		l.cur.end.Store(l.wrote)
 		l.cur.full = fullSegment{l.index[:l.indexed], l.pos}
 		l.index, l.indexed = nil, 0
+		l.cur.trimPieces()
 		l.unsynced = append(l.unsynced, l.cur)
 		l.cur = nil
 	}

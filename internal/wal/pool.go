@@ -45,6 +45,7 @@ type Stats struct {
 	Bytes   atomic.Uint64 // appended by guests, headers included
 	Cleaned atomic.Uint64 // copied by cleaning
 	Reused  atomic.Uint64 // segments recycled
+	Damaged atomic.Uint64 // times that bytes did not match their checksum
 }
 
 // Pool owns the segment files of one host. It may be used concurrently.
@@ -65,7 +66,8 @@ type Pool struct {
 	settled bool          // volumes have claimed what they need
 	stop    chan struct{} // closed by Close
 	fill    chan struct{}
-	filled  sync.WaitGroup
+	doubted chan *Segment  // held; to be verified
+	filled  sync.WaitGroup // background goroutines
 }
 
 // Open finds the segments in opts.Dir. They stay unclaimed until Claim; Settle
@@ -80,7 +82,7 @@ func Open(opts Options) (*Pool, error) {
 	if opts.SegmentBytes < minSegment || opts.SegmentBytes > maxSegment || opts.SegmentBytes%pageSize != 0 {
 		return nil, problem.New(problem.Invalid, "log segments of %d bytes: the size must be a multiple of 4096 from %d to %d", opts.SegmentBytes, minSegment, maxSegment)
 	}
-	p := &Pool{opts: opts, fill: make(chan struct{}, 1), stop: make(chan struct{}), found: map[*Segment]index{}}
+	p := &Pool{opts: opts, fill: make(chan struct{}, 1), doubted: make(chan *Segment), stop: make(chan struct{}), found: map[*Segment]index{}}
 	var err error
 	if p.dir, err = opts.FS.OpenDir(opts.Dir); err != nil {
 		return nil, fmt.Errorf("open the log directory: %w", err)
@@ -141,6 +143,7 @@ func (p *Pool) openSegment(n uint32) (*Segment, error) {
 		return nil, fmt.Errorf("%s: %w", s.name(), err)
 	case err == nil && h.number == n && h.size == s.size && h.kind != kindSpare:
 		s.use(h.kind, h.incarnation, h.writer)
+		s.strays.Store(1) // all of it is on the disk, and nothing was verified
 	}
 	return s, nil
 }
@@ -156,6 +159,9 @@ func (s *Segment) use(kind byte, incarnation uint64, writer Identity) {
 	s.kind, s.incarnation, s.writer = kind, incarnation, writer
 	s.begun.Store(false)
 	s.end.Store(0)
+	s.bad.Store(false)
+	s.strays.Store(0)
+	s.verified.Store(0)
 	s.seed = seedOf(incarnation)
 }
 
@@ -198,6 +204,8 @@ func (p *Pool) Settle() {
 			p.recycle(s)
 		}
 	}
+	p.filled.Add(1)
+	go p.keepTrust()
 	if p.opts.Spares > 0 {
 		p.filled.Add(1)
 		go p.keepSpares()
@@ -224,7 +232,6 @@ func (p *Pool) take(kind byte, writer Identity) (*Segment, error) {
 		return nil, p.diskError("prepare "+s.name(), err)
 	}
 	s.use(kind, inc, writer)
-	s.unchecked.Store(nil)
 	s.holders.Store(1)
 	p.wantSpare()
 	return s, nil
@@ -357,6 +364,8 @@ func (p *Pool) recycle(s *Segment) {
 		p.mu.Unlock()
 		return // another volume may claim it yet
 	}
+	s.pieces.Store(nil)
+	s.unchecked.Store(nil)
 	fits := p.opts.Limit == 0 || int64(p.files)*int64(p.opts.SegmentBytes) <= p.opts.Limit
 	if !p.closed && s.size == p.opts.SegmentBytes && len(p.spares) < max(keptSpares, p.opts.Spares+p.opts.Reserve) && fits {
 		p.spares = append(p.spares, s)

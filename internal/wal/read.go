@@ -2,7 +2,6 @@ package wal
 
 import (
 	"sync"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -17,101 +16,222 @@ const maxGap = HeaderSize + 3
 // gapSink takes the bytes in between; nobody looks at it.
 var gapSink [maxGap + 1]byte
 
-// vector is one system call's worth of adjacent places.
+// aroundBytes is the room for what is read only to verify what was asked for:
+// the headers of records, and the rest of pieces.
+const aroundBytes = 32 << 10
+
+// vector is one system call's worth of places that are neighbours.
 type vector struct {
-	seg *Segment
-	pos uint32 // of the first byte
-	end uint32
-	iov []unix.Iovec
+	seg    *Segment
+	pos    uint32 // of the first byte
+	end    uint32
+	iov    []unix.Iovec
+	spans  []wanted
+	around []byte // len is what is in use
 }
 
-var vectors = sync.Pool{New: func() any { return new(vector) }}
+// wanted is a span with where its bytes are read to.
+type wanted struct {
+	span
+	head, body, tail []byte
+	off              uint64 // of body, on the volume
+}
 
-// ReadExtents fills the parts of p, which begins at offset off of the volume,
+var vectors = sync.Pool{New: func() any { return &vector{around: make([]byte, 0, aroundBytes)} }}
+
+// ReadExtents fills the parts of b, which begins at offset off of the volume,
 // that the extents cover. Places that are neighbours in the log are read in one
 // call. The caller holds the segments.
+//
+// verified: what does not match its checksum is an error of kind
+// problem.Corrupt, and what is in b then is not to be used.
 func (p *Pool) ReadExtents(b []byte, off uint64, extents []extent.Extent) error {
-	_, err := p.readExtents(b, off, extents, false)
+	_, err := p.readVerified(b, off, extents, false)
 	return err
 }
 
-// TryReadExtents is ReadExtents when the bytes are in memory; it reports
-// whether it filled them.
-func (p *Pool) TryReadExtents(b []byte, off uint64, extents []extent.Extent) bool {
-	done, err := p.readExtents(b, off, extents, true)
-	return done && err == nil
+// ServeExtents is ReadExtents for a guest: what is in memory as it was written
+// is not verified.
+func (p *Pool) ServeExtents(b []byte, off uint64, extents []extent.Extent) error {
+	if p.readTrusted(b, off, extents) {
+		return nil
+	}
+	err := p.ReadExtents(b, off, extents)
+	if err == nil {
+		p.served(extents)
+	}
+	return err
 }
 
-func (p *Pool) readExtents(b []byte, off uint64, extents []extent.Extent, nowait bool) (done bool, err error) {
+// TryServeExtents is ServeExtents when the bytes are in memory; it reports
+// whether it filled them.
+func (p *Pool) TryServeExtents(b []byte, off uint64, extents []extent.Extent) bool {
+	if p.readTrusted(b, off, extents) {
+		return true
+	}
+	done, err := p.readVerified(b, off, extents, true)
+	if !done || err != nil {
+		return false
+	}
+	p.served(extents)
+	return true
+}
+
+// served counts what was verified for a guest.
+func (p *Pool) served(extents []extent.Extent) {
+	for _, e := range extents {
+		if e.Place != extent.Zero {
+			p.Segment(e.Place).servedVerified(int(e.Len()))
+		}
+	}
+}
+
+// readTrusted fills b if nothing of it need be verified.
+func (p *Pool) readTrusted(b []byte, off uint64, extents []extent.Extent) bool {
 	v := vectors.Get().(*vector)
 	defer vectors.Put(v)
-	v.iov = v.iov[:0]
+	v.reset()
 	for _, e := range extents {
 		dst := b[e.Start-off : e.End-off]
 		if e.Place == extent.Zero {
 			clear(dst)
 			continue
 		}
-		pos := uint32(e.Place)
-		if len(v.iov) > 0 && (v.seg.number != NumberOf(e.Place) || pos < v.end || pos-v.end > maxGap || len(v.iov)+2 > maxIov) {
+		seg, pos := p.Segment(e.Place), uint32(e.Place)
+		if !seg.trusted() {
+			return false
+		}
+		if len(v.iov) > 0 && (v.seg != seg || pos < v.end || pos-v.end > maxGap || len(v.iov)+2 > maxIov) {
+			if _, own := v.seg.readMemory(v.iov, v.pos, v.end-v.pos); !own {
+				return false
+			}
+			v.iov = v.iov[:0]
+		}
+		v.bridge(seg, pos)
+		v.take(dst)
+	}
+	if len(v.iov) == 0 {
+		return true
+	}
+	_, own := v.seg.readMemory(v.iov, v.pos, v.end-v.pos)
+	return own
+}
+
+// readVerified fills b; with nowait only from memory, and tells whether it did.
+func (p *Pool) readVerified(b []byte, off uint64, extents []extent.Extent, nowait bool) (done bool, err error) {
+	v := vectors.Get().(*vector)
+	defer vectors.Put(v)
+	v.reset()
+	for _, e := range extents {
+		dst := b[e.Start-off : e.End-off]
+		if e.Place == extent.Zero {
+			clear(dst)
+			continue
+		}
+		seg, pos := p.Segment(e.Place), uint32(e.Place)
+		if seg.unchecked.Load() != nil {
+			if nowait {
+				return false, nil
+			}
+			if err := seg.check(pos, uint32(len(dst))); err != nil {
+				return true, err
+			}
+		}
+		sp, ok := seg.span(pos, uint32(len(dst)))
+		if !ok {
+			return true, seg.mismatchAt(pos, pos+uint32(len(dst)), e.Start, e.Len())
+		}
+		if !v.fits(seg, &sp, len(dst)) {
 			if done, err = v.read(nowait); !done || err != nil {
 				return done, err
 			}
 		}
-		v.add(p, dst, e.Place)
+		v.add(seg, wanted{span: sp, body: dst, off: e.Start}, pos)
 	}
 	return v.read(nowait)
 }
 
-// add puts one more piece into the vector; the caller saw that it fits.
-func (v *vector) add(p *Pool, dst []byte, pl extent.Place) {
-	pos := uint32(pl)
+func (v *vector) reset() { v.iov, v.spans, v.around = v.iov[:0], v.spans[:0], v.around[:0] }
+
+// bridge begins the vector at pos, or reads what lies between its end and there.
+func (v *vector) bridge(seg *Segment, pos uint32) {
 	if len(v.iov) == 0 {
-		v.seg, v.pos = p.Segment(pl), pos
+		v.seg, v.pos, v.end = seg, pos, pos
 	} else if gap := pos - v.end; gap > 0 {
 		v.iov = append(v.iov, unix.Iovec{Base: &gapSink[0], Len: uint64(gap)})
+		v.end = pos
 	}
-	v.iov = append(v.iov, unix.Iovec{Base: unsafe.SliceData(dst), Len: uint64(len(dst))})
-	v.end = pos + uint32(len(dst))
 }
 
-// read performs the vector and empties it.
+// take appends room for bytes.
+func (v *vector) take(b []byte) {
+	if len(b) > 0 {
+		v.iov = append(v.iov, unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))})
+		v.end += uint32(len(b))
+	}
+}
+
+// fits tells whether a span can be read together with those that are there.
+func (v *vector) fits(seg *Segment, sp *span, n int) bool {
+	if len(v.spans) == 0 {
+		return true
+	}
+	return v.seg == seg && sp.from >= v.end && sp.from-v.end <= maxGap && len(v.iov)+4 <= maxIov &&
+		len(v.around)+int(sp.to-sp.from)-n <= cap(v.around)
+}
+
+// add puts one more span, whose body lies at pos, into the vector; the caller saw that it fits.
+func (v *vector) add(seg *Segment, w wanted, pos uint32) {
+	v.bridge(seg, w.from)
+	w.head = v.room(pos - w.from)
+	w.tail = v.room(w.to - pos - uint32(len(w.body)))
+	v.take(w.head)
+	v.take(w.body)
+	v.take(w.tail)
+	v.spans = append(v.spans, w)
+}
+
+// room is n bytes for what is around a body.
+func (v *vector) room(n uint32) []byte {
+	at := len(v.around)
+	v.around = v.around[:at+int(n)]
+	return v.around[at:]
+}
+
+// read performs the vector, verifies what came, and empties it.
 func (v *vector) read(nowait bool) (done bool, err error) {
-	if len(v.iov) == 0 {
+	if len(v.spans) == 0 {
 		return true, nil
 	}
-	iov, pos, seg := v.iov, v.pos, v.seg
-	v.iov = v.iov[:0]
-	if seg.unchecked.Load() != nil {
-		if nowait {
-			return false, nil
-		}
-		if err := seg.check(pos, v.end-pos); err != nil {
-			return true, err
-		}
+	defer v.reset()
+	if done, err = v.fill(nowait); !done || err != nil {
+		return done, err
 	}
-	if seg.fd < 0 {
-		for _, one := range iov {
-			if err := seg.readAt(unsafe.Slice(one.Base, one.Len), pos); err != nil {
-				return true, err
+	for i := range v.spans {
+		w := &v.spans[i]
+		if !w.matches(w.head, w.body, w.tail) {
+			if nowait {
+				return false, nil // the slow way tells
 			}
-			pos += uint32(one.Len)
+			return true, v.seg.mismatchAt(w.from, w.to, w.off, uint64(len(w.body)))
 		}
-		return true, nil
 	}
-	flags := 0
-	if nowait {
-		flags = unix.RWF_NOWAIT
+	return true, nil
+}
+
+// fill reads the vector's bytes; with nowait only from memory, and tells whether it did.
+func (v *vector) fill(nowait bool) (done bool, err error) {
+	seg, pos := v.seg, v.pos
+	if seg.fd >= 0 { // else the file system is in memory
+		if ok, _ := seg.readMemory(v.iov, pos, v.end-pos); ok || nowait {
+			return ok, nil
+		}
+		seg.strays.Add(1)
+		if n, errno := preadv2(seg.fd, v.iov, pos, 0); errno == 0 && n == v.end-pos {
+			return true, nil
+		}
 	}
-	n, _, errno := syscall.Syscall6(unix.SYS_PREADV2, uintptr(seg.fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)),
-		uintptr(pos), 0, uintptr(flags))
-	if errno == 0 && uint32(n) == v.end-pos {
-		return true, nil
-	}
-	if nowait {
-		return false, nil
-	}
-	for _, one := range iov { // the slow way finds out what is wrong, or finishes a short read
+	for _, one := range v.iov { // also finds out what is wrong, and finishes a short read
 		if err := seg.readAt(unsafe.Slice(one.Base, one.Len), pos); err != nil {
 			return true, err
 		}

@@ -83,10 +83,8 @@ func (p *Pool) indexOf(s *Segment) (index, error) {
 	if err != nil {
 		return index{}, err
 	}
-	if x.trailer && s.unchecked.Load() == nil {
-		s.unchecked.CompareAndSwap(nil, &unchecked{recs: x.recs, good: make([]bool, len(x.recs))})
-	}
 	p.mu.Lock()
+	s.adopt(x.recs)
 	if p.found != nil {
 		p.found[s] = x
 	}
@@ -166,7 +164,12 @@ func (r *recovery) keep(p part) { r.kept = append(r.kept, p) }
 func (r *recovery) tail(p *part, later []part) error {
 	p.Limit = p.last()
 	if p.trailer {
-		return nil
+		return nil // it was written behind a sync
+	}
+	// flush-is-durable: what a daemon that was killed wrote is still in memory
+	// alone, and from here on counts as durable.
+	if err := p.Segment.sync(); err != nil {
+		return err
 	}
 	end := p.Limit
 	if end == 0 {

@@ -1,6 +1,9 @@
 package wal
 
 import (
+	"encoding/binary"
+	"fmt"
+
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/problem"
 )
@@ -32,7 +35,7 @@ func (l *Log) Rewrite() ([]Rewritten, error) {
 	var out []Rewritten
 	next := durable + 1
 	for _, s := range old {
-		recs, _, err := s.scan(pageSize)
+		recs, end, err := s.scan(pageSize)
 		if err != nil {
 			return nil, err
 		}
@@ -46,6 +49,9 @@ func (l *Log) Rewrite() ([]Rewritten, error) {
 			}
 			out = append(out, r)
 			next++
+		}
+		if next <= s.End() {
+			return nil, s.damage(end, s.size, 0, 0, fmt.Sprintf("the record behind number %d, at byte %d, cannot be read back", next-1, end))
 		}
 	}
 	if next != last+1 {
@@ -86,8 +92,13 @@ func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 	copy(rec, index[:HeaderSize])
 	// What was known durable then still is; nothing newer may be claimed yet.
 	copy(rec[HeaderSize:], body)
-	sign(rec[:HeaderSize+len(body)], l.cur.seed)
+	if r.Zero {
+		sign(rec[:HeaderSize+len(body)], l.cur.seed)
+	} else {
+		binary.LittleEndian.PutUint32(rec, l.cur.sum(l.pos, r.Off, rec, body))
+	}
 	if _, err := l.cur.file.WriteAt(rec, int64(l.pos)); err != nil {
+		l.cur.dropPieces()
 		return Rewritten{}, l.pool.diskError("append to "+l.cur.name(), err)
 	}
 	out := Rewritten{Off: r.Off, Len: r.Len, From: s.PlaceOf(r), Segment: s}
@@ -98,6 +109,7 @@ func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 		l.cur.first.Store(r.Seq)
 	}
 	l.cur.begun.Store(true)
+	l.cur.keepPieces()
 	l.pos += need
 	l.index = append(l.index, index...)
 	l.indexed = len(l.index)

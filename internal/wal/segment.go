@@ -9,11 +9,12 @@ import (
 	"sort"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/extent"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Sizes of a segment, bytes. A quarter of the smallest one must hold more than
@@ -49,6 +50,13 @@ type Segment struct {
 	// end is the last sequence number in a log segment that is full, 0 before.
 	end  atomic.Uint64
 	full fullSegment // between retire and finish, which follow each other
+	bad  atomic.Bool // see Damaged
+	// strays and reading tell whether what is in memory is what was written: see memory.go.
+	strays   atomic.Uint64
+	reading  atomic.Int32
+	verified atomic.Uint64 // bytes, for guests, since all of it was
+	// pieces are what its records are verified by when they are read.
+	pieces atomic.Pointer[pieces]
 	// unchecked is set for a segment found at start: its records are verified
 	// before the first read of each, until the whole segment was.
 	unchecked atomic.Pointer[unchecked]
@@ -139,8 +147,20 @@ func capacity(end, index uint32) uint64 {
 
 func pageUp(n uint32) uint32 { return (n + pageSize - 1) &^ (pageSize - 1) }
 
-// readAt fills p from the segment's file.
+// readAt fills p from the segment's file, and from the disk if need be.
 func (s *Segment) readAt(p []byte, pos uint32) error {
+	if s.fd >= 0 && len(p) > 0 {
+		iov := [1]unix.Iovec{{Base: unsafe.SliceData(p), Len: uint64(len(p))}}
+		if ok, _ := s.readMemory(iov[:], pos, uint32(len(p))); ok {
+			return nil
+		}
+	}
+	s.strays.Add(1)
+	return s.readQuietly(p, pos)
+}
+
+// readQuietly is readAt of who counts for itself.
+func (s *Segment) readQuietly(p []byte, pos uint32) error {
 	n, err := s.file.ReadAt(p, int64(pos))
 	if n == len(p) {
 		return nil
@@ -160,12 +180,25 @@ type index struct {
 	trailer bool   // from the index that was written when the segment was full
 }
 
-// Index returns the segment's records in the order in which they lie, as far
-// as they are whole.
-func (s *Segment) Index() ([]Record, error) {
+// Index returns the records of a segment to which nothing will be appended any
+// more, in the order in which they lie: all of them, at least through the given
+// number. Where the segment's own index and a record are damaged, that is an
+// error: what lies behind would look as if it were not there.
+func (s *Segment) Index(through uint64) ([]Record, error) {
 	x, err := s.index()
-	return x.recs, err
+	if err != nil || x.trailer {
+		return x.recs, err
+	}
+	if n := len(x.recs); s.kind == kindCompacted || n == 0 || x.recs[n-1].Seq < through {
+		s.bad.Store(true)
+		return nil, s.damage(x.end, s.size, 0, 0, fmt.Sprintf("neither its index nor all of its records from byte %d on can be read", x.end))
+	}
+	return x.recs, nil
 }
+
+// Damaged tells whether cleaning found that not all of the segment can be
+// copied: it stays as it is.
+func (s *Segment) Damaged() bool { return s.bad.Load() }
 
 func (s *Segment) index() (index, error) {
 	page := make([]byte, pageSize)
@@ -216,6 +249,7 @@ func (s *Segment) readIndex(t *trailer) ([]Record, bool) {
 // scan reads records from pos on until one is not whole.
 func (s *Segment) scan(pos uint32) ([]Record, uint32, error) {
 	var recs []Record
+	s.strays.Add(1)
 	w := window{seg: s}
 	for {
 		b, err := w.at(pos, HeaderSize)
@@ -245,6 +279,7 @@ func (s *Segment) scan(pos uint32) ([]Record, uint32, error) {
 // beyond looks for a whole record anywhere behind pos, with a sequence number
 // greater than after, and returns the greatest durable mark among those found.
 func (s *Segment) beyond(pos uint32, after uint64) (mark uint64, err error) {
+	s.strays.Add(1)
 	w := window{seg: s}
 	for ; uint64(pos)+HeaderSize+4 <= uint64(s.size); pos += 4 {
 		b, err := w.at(pos, HeaderSize)
@@ -269,7 +304,7 @@ func (s *Segment) beyond(pos uint32, after uint64) (mark uint64, err error) {
 	return mark, nil
 }
 
-// window reads a segment forwards in large pieces.
+// window reads a segment forwards in large pieces. Who uses it counts the strays.
 type window struct {
 	seg  *Segment
 	buf  []byte
@@ -290,7 +325,7 @@ func (w *window) at(pos, n uint32) ([]byte, error) {
 	}
 	w.buf = w.buf[:want]
 	got := uint32(min(uint64(want), uint64(w.seg.size-min(pos, w.seg.size))))
-	if err := w.seg.readAt(w.buf[:got], pos); err != nil {
+	if err := w.seg.readQuietly(w.buf[:got], pos); err != nil {
 		w.buf = w.buf[:0]
 		return nil, err
 	}
@@ -299,11 +334,32 @@ func (w *window) at(pos, n uint32) ([]byte, error) {
 	return w.buf[:n], nil
 }
 
-// unchecked remembers which records of a segment found at start were verified.
+// unchecked remembers which records of a segment found at start were verified,
+// and so have the sums of their pieces.
 type unchecked struct {
-	mu   sync.Mutex
-	recs []Record
-	good []bool
+	mu    sync.Mutex
+	recs  []Record // but zero records
+	first []int32  // of each the first piece
+	good  []bool
+}
+
+// adopt takes over what recovery found in the segment, unread.
+func (s *Segment) adopt(recs []Record) {
+	if s.pieces.Load() != nil {
+		return // written by this process, or found before
+	}
+	u := &unchecked{recs: make([]Record, 0, len(recs)), first: make([]int32, 0, len(recs))}
+	for i := range recs {
+		if recs[i].Zero {
+			continue
+		}
+		u.recs, u.first = append(u.recs, recs[i]), append(u.first, s.room().queued)
+		s.layout(&recs[i])
+	}
+	u.good = make([]bool, len(u.recs))
+	s.keepPieces()
+	s.trimPieces()
+	s.unchecked.Store(u)
 }
 
 // check verifies every record that [pos, pos+n) of the file touches.
@@ -319,54 +375,114 @@ func (s *Segment) check(pos, n uint32) error {
 		if u.good[i] {
 			continue
 		}
-		r := &u.recs[i]
-		b := make([]byte, HeaderSize+r.payload())
-		if err := s.readAt(b, r.Pos); err != nil {
+		s.strays.Add(1)
+		if err := s.checkRecord(u, i); err != nil {
 			return err
 		}
-		if got, ok := checkRecord(b, s.seed); !ok || got.Seq != r.Seq || got.Off != r.Off {
+	}
+	return nil
+}
+
+// checkRecord verifies record i and gives its pieces their sums. Under u.mu.
+func (s *Segment) checkRecord(u *unchecked, i int) error {
+	r, all := &u.recs[i], s.pieces.Load().all
+	end := r.Pos + HeaderSize + r.payload()
+	crc, want := s.seed, uint32(0)
+	var buf []byte
+	for k, pos := int(u.first[i]), r.Pos; pos < end; k++ {
+		p := &all[k]
+		if len(buf) < int(p.n) {
+			// Long records are read in parts that end where pieces do.
+			last := k
+			for all[last].end() < end && all[last+1].end()-pos <= windowSize {
+				last++
+			}
+			buf = make([]byte, all[last].end()-pos)
+			if err := s.readQuietly(buf, pos); err != nil {
+				return err
+			}
+		}
+		b := buf[:p.n]
+		if p.first {
+			got, ok := parseHeader(b, MaxPayload)
+			if !ok || got.Seq != r.Seq || got.Off != r.Off || got.payload() != r.payload() {
+				return s.damaged(r)
+			}
+			want, b = binary.LittleEndian.Uint32(b), b[4:]
+		}
+		crc = crc32.Update(crc, castagnoli, b)
+		if !u.good[i] { // else others read it
+			p.sum = crc
+		} else if p.sum != crc {
 			return s.damaged(r)
 		}
-		u.good[i] = true
+		pos, buf = p.end(), buf[p.n:]
 	}
+	if crc != want {
+		return s.damaged(r)
+	}
+	u.good[i] = true
 	return nil
 }
 
 func (s *Segment) damaged(r *Record) error {
-	return problem.New(problem.Corrupt, "%s: the record at byte %d (%d bytes written at offset %d of the volume) does not match its checksum", s.name(), r.Pos, r.Len, r.Off)
+	return s.mismatchAt(r.Pos, r.Pos+HeaderSize+r.payload(), r.Off, r.Len)
 }
 
-// CheckAll verifies every record of a segment found at start; afterwards reads
-// of it cost what reads of fresh segments do.
-func (s *Segment) CheckAll() error {
+// CheckAll verifies every record of a segment found at start, and returns the
+// first error; when there is none, reads of it cost what reads of fresh segments
+// do from then on.
+func (s *Segment) CheckAll() (first error) {
 	u := s.unchecked.Load()
 	if u == nil {
 		return nil
 	}
+	done := s.verifying()
 	for i := range u.recs {
-		if err := s.check(u.recs[i].Pos, 1); err != nil {
-			return err
+		u.mu.Lock()
+		err := s.checkRecord(u, i)
+		u.mu.Unlock()
+		if err != nil && first == nil {
+			first = err
 		}
 	}
+	if first != nil {
+		return first
+	}
 	s.unchecked.Store(nil)
+	if !done() { // guests read meanwhile; now it is in memory, and takes no time
+		return s.Verify()
+	}
 	return nil
 }
 
-// Verify reads every record and reports the first one that does not match its
-// checksum. In a segment that is being written it looks at what was there at the
-// call.
+// Verify reads every record that was in the segment at the call, and reports the
+// first damage.
 func (s *Segment) Verify() error {
-	recs, err := s.Index()
-	if err != nil {
+	if err := s.CheckAll(); err != nil {
 		return err
 	}
-	var buf []byte
-	for i := range recs {
-		body, err := s.ReadRecord(&recs[i], buf)
+	l := s.pieces.Load()
+	if l == nil {
+		return nil
+	}
+	done := s.verifying()
+	all := l.all[:l.n.Load()]
+	w, crc := window{seg: s}, uint32(0)
+	for i := range all {
+		p := &all[i]
+		b, err := w.at(p.at, uint32(p.n))
 		if err != nil {
 			return err
 		}
-		buf = body[:0]
+		if p.first {
+			crc, b = s.seed, b[4:]
+		}
+		if crc32.Update(crc, castagnoli, b) != p.sum {
+			return s.mismatch(p.at, p.end())
+		}
+		crc = p.sum
 	}
+	done()
 	return nil
 }

@@ -22,3 +22,11 @@ func pwritev(fd int, iov []unix.Iovec, off int64) (int, error) {
 		return int(n), nil
 	}
 }
+
+// preadv2 fills the pieces one after the other from pos. A short read is
+// reported by the count, as by the system call.
+func preadv2(fd int, iov []unix.Iovec, pos uint32, flags int) (uint32, syscall.Errno) {
+	n, _, errno := syscall.Syscall6(unix.SYS_PREADV2, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)),
+		uintptr(pos), 0, uintptr(flags))
+	return uint32(n), errno
+}

@@ -1,0 +1,143 @@
+package host
+
+import (
+	"encoding/json"
+	"sync"
+
+	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/meta"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// openVolumes reads the records, claims the log segments of every one, and
+// opens those that were active, before anything is recycled.
+func (h *Host) openVolumes() error {
+	h.cleaner = newCleaner(h)
+	h.siblings = volume.NewSiblings()
+	var all []*disk
+	err := h.db.Volumes(func(r meta.Record) error {
+		var st volume.State
+		if err := json.Unmarshal(r.Value, &st); err != nil {
+			return problem.New(problem.Corrupt, "the record of volume %s cannot be read: %w", r.ID, err)
+		}
+		if err := st.Validate(); err != nil {
+			return err
+		}
+		if st.Loading {
+			// The host stopped while the volume was being fetched; the store has all of it.
+			return h.forget(st.ID)
+		}
+		all = append(all, newDisk(h, st))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := h.startAll(all); err != nil {
+		return err
+	}
+	h.siblings = nil
+	h.pool.Settle()
+	h.bg.Add(1)
+	go func() {
+		defer h.bg.Done()
+		h.cleaner.run(h.ctx)
+	}()
+	h.bg.Add(1)
+	go func() {
+		defer h.bg.Done()
+		for _, d := range h.all() {
+			if v := d.open(); v != nil {
+				v.CheckLog(func() bool { return h.ctx.Err() != nil })
+			}
+		}
+	}()
+	return nil
+}
+
+// startAll starts the disks, but for forks that were never acknowledged: those
+// go, durably, before their parents go on.
+func (h *Host) startAll(all []*disk) error {
+	names := map[volume.ID]string{}
+	for _, d := range all {
+		names[d.id] = d.rec.Name
+	}
+	var sure, early []*disk
+	for _, d := range all {
+		// A renaming that was cut short may have reached only some of the records:
+		// a snapshot goes by the name of its volume.
+		if name, ok := names[d.rec.SnapshotOf]; ok {
+			d.rec.Name = name
+		}
+		if d.rec.Unsynced == (volume.ID{}) {
+			sure = append(sure, d)
+		} else {
+			early = append(early, d)
+		}
+	}
+	h.startThese(sure)
+	var gone []volume.ID
+	kept := early[:0:0]
+	for _, d := range early {
+		var parent *volume.Volume
+		if p := h.disks[d.rec.Unsynced]; p != nil {
+			parent = p.open()
+		}
+		if !d.rec.Counts(parent) && !fault.Is("early-fork-counts") {
+			gone = append(gone, d.id)
+			continue
+		}
+		d.rec.Unsynced = volume.ID{}
+		if err := h.saveSoon(&d.rec); err != nil {
+			return err
+		}
+		kept = append(kept, d)
+	}
+	if len(gone) > 0 {
+		if err := h.forget(gone...); err != nil {
+			return err
+		}
+	}
+	h.startThese(kept)
+	return nil
+}
+
+// startThese enters disks into the tables and starts them, a few at a time.
+func (h *Host) startThese(disks []*disk) {
+	for _, d := range disks {
+		h.enter(d)
+	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 4)
+	for _, d := range disks {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			d.start()
+		})
+	}
+	wg.Wait()
+}
+
+// checkLog verifies, in the background, what the opening of a volume took over
+// unread.
+func (h *Host) checkLog(d *disk) {
+	v := d.open()
+	if v == nil || h.ctx.Err() != nil {
+		return
+	}
+	h.bg.Go(func() { v.CheckLog(func() bool { return h.ctx.Err() != nil }) })
+}
+
+// damaged implements volume.Env.Damaged.
+func (h *Host) damaged(v *volume.Volume, err error) {
+	h.mu.Lock()
+	d := h.disks[v.ID()]
+	h.mu.Unlock()
+	name := v.ID().String()
+	if d != nil {
+		name = d.String()
+	}
+	h.event(eventDisk, name, "its log is damaged: %v", err)
+}

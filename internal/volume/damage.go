@@ -1,0 +1,99 @@
+package volume
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// damages is what was found damaged of a volume's log since it was opened.
+type damages struct {
+	mu  sync.Mutex
+	all []*wal.Damage
+}
+
+// maxDamages bounds what is remembered, and told.
+const maxDamages = 100
+
+// noteDamage remembers damage that the error tells of, and tells the host when it
+// is new. It returns the error.
+func (v *Volume) noteDamage(err error) error {
+	var d *wal.Damage
+	if err == nil || !errors.As(err, &d) {
+		return err
+	}
+	v.damages.mu.Lock()
+	known := len(v.damages.all) >= maxDamages
+	for _, old := range v.damages.all {
+		known = known || old.Segment == d.Segment && old.From == d.From
+	}
+	if !known {
+		v.damages.all = append(v.damages.all, d)
+	}
+	v.damages.mu.Unlock()
+	if !known && v.env.Damaged != nil {
+		v.env.Damaged(v, err)
+	}
+	return err
+}
+
+// Damage is what was found damaged of the log and is still part of the volume, nil
+// if there is nothing: what a guest writes again is whole.
+func (v *Volume) Damage() error {
+	v.damages.mu.Lock()
+	defer v.damages.mu.Unlock()
+	kept := v.damages.all[:0]
+	for _, d := range v.damages.all {
+		if v.needs(d) {
+			kept = append(kept, d)
+		}
+	}
+	v.damages.all = kept
+	if len(kept) == 0 {
+		return nil
+	}
+	return kept[0]
+}
+
+// needs tells whether the overlay points into the damage.
+func (v *Volume) needs(d *wal.Damage) bool {
+	v.stMu.Lock()
+	held := false
+	for _, h := range v.segs {
+		held = held || h.seg.Ref() == d.Segment
+	}
+	v.stMu.Unlock()
+	v.omu.RLock()
+	defer v.omu.RUnlock()
+	if !held || d.Len == 0 {
+		return held && v.live[d.Segment.Number] > 0
+	}
+	var it extent.Iterator
+	it.Seek(v.tree, d.Off)
+	for e, ok := it.Next(); ok && e.Start < d.Off+d.Len; e, ok = it.Next() {
+		if e = e.Clip(d.Off, d.Off+d.Len); e.Place != extent.Zero && (d.Has(e.Place) || d.Has(e.Place.After(e.Len()-1))) {
+			return true
+		}
+	}
+	return false
+}
+
+// CheckLog verifies what recovery took over unread, so that damage is found before
+// a guest asks for it. It ends early when told to.
+func (v *Volume) CheckLog(stop func() bool) {
+	v.stMu.Lock()
+	segs := make([]*wal.Segment, 0, len(v.segs))
+	for _, h := range v.segs {
+		h.seg.Hold()
+		segs = append(segs, h.seg)
+	}
+	v.stMu.Unlock()
+	for _, s := range segs {
+		if !stop() {
+			_ = v.noteDamage(s.CheckAll())
+		}
+		s.Release()
+	}
+}

@@ -1,0 +1,115 @@
+package volume
+
+import (
+	"bytes"
+	"encoding/json"
+	"sync"
+	"testing"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// TestForkThatWasNotAcknowledged: the power goes when a fork's record is durable
+// and the log of its parent is not. The fork is gone, whatever the parent does
+// with the numbers of its cut afterwards (prefix).
+func TestForkThatWasNotAcknowledged(t *testing.T) {
+	w := newWorld(t, 4, 0)
+	w.newDisk()
+	w.pool.Settle()
+	d := w.disks[0]
+	w.must(d.v.WriteAt(page(1), 0))
+	w.must(d.v.Flush())
+	w.must(d.v.WriteAt(page(2), testBlock))
+	w.must(d.v.WriteAt(page(3), 2*testBlock))
+	d.ops = []op{{0, testBlock, page(1)}, {testBlock, testBlock, page(2)}, {2 * testBlock, testBlock, page(3)}}
+	d.flushed = 1
+	child := State{ID: ID{9}, Name: "child", Tenant: "default", Mode: Active}
+	var c *crash
+	saved := make(chan bool)
+	save := d.v.env.Save
+	d.v.env.Save = func(sts ...*State) error {
+		err := save(sts...)
+		if sts[0].ID == child.ID {
+			close(saved)
+		}
+		return err
+	}
+	var once sync.Once
+	watch := func() {
+		once.Do(func() {
+			<-saved // the sync of the log is slower than that of the metadata
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			c = w.takeCrash("before the sync") // nothing unsynced is kept
+		})
+	}
+	w.fs.watch.Store(&watch)
+	cut, err := d.v.Cut()
+	w.must(err)
+	_, err = cut.Fork(&child)
+	w.must(err)
+	cut.Release()
+	var st State
+	w.must(json.Unmarshal(c.states[child.ID], &st))
+	if st.Unsynced != d.v.id || st.Floor != 3 {
+		t.Fatalf("the record says %v, %d", st.Unsynced, st.Floor)
+	}
+	c.unborn[child.ID] = &disk{start: d.content(3)}
+	early := c.states[child.ID]
+	w.recover(c)
+	if len(w.disks) != 1 || w.states[child.ID] != nil {
+		t.Fatalf("%d volumes: the fork that was not acknowledged is there", len(w.disks))
+	}
+	// The parent uses the numbers again.
+	d = w.disks[0]
+	for i := range 4 {
+		w.record(d, op{uint64(4+i) * testBlock, testBlock, page(byte(50 + i))})
+		w.must(d.v.WriteAt(page(byte(50+i)), uint64(4+i)*testBlock))
+	}
+	w.must(d.v.Flush())
+	d.flushed = 4
+	// Had the removal of its record been lost, it would not be taken for whole.
+	st = State{}
+	w.must(json.Unmarshal(early, &st))
+	if v, err := Open(w.env(), st, false); problem.KindOf(err) != problem.Corrupt || err == nil {
+		b := make([]byte, testBlock)
+		_ = v.ReadAt(b, 4*testBlock)
+		t.Errorf("a fork of what was lost opens (%v), and has page(50): %v", err, bytes.Equal(b, page(50)))
+	}
+	w.mu.Lock()
+	c = w.takeCrash("the second time")
+	w.mu.Unlock()
+	w.recover(c)
+	if len(w.disks) != 1 {
+		t.Errorf("%d volumes after the second power loss", len(w.disks))
+	}
+}
+
+// TestForkOverAFailedSync: the log has to be written again while a fork waits for
+// it: what the fork's record says of it is not so any more, and it is not left behind.
+func TestForkOverAFailedSync(t *testing.T) {
+	w := newWorld(t, 4, 0)
+	w.newDisk()
+	w.pool.Settle()
+	d := w.disks[0]
+	w.must(d.v.WriteAt(page(1), 0))
+	w.fs.failSyncs.Store(1)
+	cut, err := d.v.Cut()
+	w.must(err)
+	child := State{ID: ID{9}, Name: "child", Tenant: "default", Mode: Active}
+	_, err = cut.Fork(&child)
+	cut.Release()
+	if problem.KindOf(err) != problem.Unavailable || w.states[child.ID] != nil {
+		t.Fatalf("fork: %v; its record is there: %v", err, w.states[child.ID] != nil)
+	}
+	cut, err = d.v.Cut() // and another one is
+	w.must(err)
+	kids, err := cut.Fork(&child)
+	w.must(err)
+	cut.Release()
+	b := make([]byte, testBlock)
+	w.must(kids[0].ReadAt(b, 0))
+	if !bytes.Equal(b, page(1)) {
+		t.Error("the fork has other bytes")
+	}
+}
