@@ -231,11 +231,16 @@ func (w *world) rotSomething(d *dice) string {
 	if len(names) == 0 {
 		return "skipped"
 	}
-	if !data.entries[dir].entries[names[d.n(len(names))]].rot(d) {
+	file := data.entries[dir].entries[names[d.n(len(names))]]
+	if !file.rot(d) {
 		return "skipped"
 	}
 	if dir == "wal" {
 		m.markRotten()
+	} else {
+		for range 8 {
+			file.rot(d)
+		}
 	}
 	return dir
 }

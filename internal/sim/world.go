@@ -132,7 +132,7 @@ func chooseParams(seed uint64) (p params, wx weather) {
 	if d.chance(150) {
 		wx.flip = 10 + d.n(50)
 	}
-	p.rot, p.badDisk = d.chance(80), d.chance(250)
+	p.rot, p.badDisk = d.chance(150), d.chance(250)
 	p.foldAfter, p.rollAt = []uint64{2, 5, 0}[d.n(3)], []uint64{4, 8, 0}[d.n(3)]
 	return p, wx
 }

@@ -424,6 +424,14 @@ func (w *world) fork(d *disk) {
 
 // fold publishes a cut to the fake store.
 func (w *world) fold(d *disk) {
+	w.foldWith(d, func() { // the guest goes on meanwhile
+		for range w.r.IntN(4) {
+			w.write(d)
+		}
+	})
+}
+
+func (w *world) foldWith(d *disk, meanwhile func()) {
 	c, err := d.v.BeginFold()
 	w.must(err)
 	defer d.v.EndFold(c)
@@ -449,9 +457,7 @@ func (w *world) fold(d *disk) {
 	}))
 	root, err := e.Publish(ctx, w.store)
 	w.must(err)
-	for range w.r.IntN(4) { // the guest goes on meanwhile
-		w.write(d)
-	}
+	meanwhile()
 	m, err := blockmap.New(d.v.env.Pages, root, c.State.Blocks())
 	w.must(err)
 	w.must(d.v.Published(c, m, nil))

@@ -316,12 +316,7 @@ func (v *Volume) Published(c *Cut, m *blockmap.Map, change func(*State)) error {
 	v.omu.Lock()
 	v.base = m
 	v.omu.Unlock()
-	v.prune(c)
-	v.stMu.Lock()
-	v.state.Root, v.state.RootBlocks, v.state.Folded = m.Root(), m.Blocks(), c.Seq
-	v.state.Shipped, v.state.Rebase = max(v.state.Shipped, c.Seq), false
-	freed := v.dropFolded(c.Seq)
-	v.stMu.Unlock()
+	freed := v.forgetFolded(c, m)
 	v.wmu.Lock()
 	if v.log.Last() == c.Seq {
 		v.forgetChanges() // the store has everything
@@ -347,6 +342,29 @@ func (v *Volume) Published(c *Cut, m *blockmap.Map, change func(*State)) error {
 		h.seg.Release()
 	}
 	return nil
+}
+
+// forgetFolded takes what a published cut holds out of the overlay and, from the
+// record that is to be saved, the log behind it, which it returns.
+//
+// A repair since the cut has moved what the overlay points at: that cannot be
+// told any more from what was written since. It stays, with its segments, though
+// their records are folded, until the next fold.
+func (v *Volume) forgetFolded(c *Cut, m *blockmap.Map) (freed []held) {
+	v.repair.Lock()
+	defer v.repair.Unlock()
+	moved := v.repaired.Load() != c.repaired && !fault.Is("repair-unnoticed-by-fold")
+	if !moved {
+		v.prune(c)
+	}
+	v.stMu.Lock()
+	defer v.stMu.Unlock()
+	v.state.Root, v.state.RootBlocks, v.state.Folded = m.Root(), m.Blocks(), c.Seq
+	v.state.Shipped, v.state.Rebase = max(v.state.Shipped, c.Seq), false
+	if !moved {
+		freed = v.dropFolded(c.Seq)
+	}
+	return freed
 }
 
 // prune removes from the overlay what is still as it was at the cut. Zeros that

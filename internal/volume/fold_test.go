@@ -110,3 +110,36 @@ func TestZerosOutliveCleaning(t *testing.T) {
 	crash.disks[v.id] = &disk{start: before}
 	w.recover(crash)
 }
+
+// TestRepairDuringFold: what a failed sync made the volume write again, while a cut
+// from before it is published, keeps its place in the log. prefix.
+func TestRepairDuringFold(t *testing.T) {
+	w := newWorld(t, 1, 0)
+	w.newDisk()
+	w.pool.Settle()
+	d := w.disks[0]
+	v := d.v
+	want := bytes.Repeat([]byte{3}, testSize)
+	for i := range uint64(4) { // two segments
+		w.must(v.WriteAt(want[:8*testBlock], i*8*testBlock))
+	}
+	w.fs.failSyncs.Store(1) // that of the cut
+	w.foldWith(d, func() {})
+	for range 8 { // the log is used again
+		w.must(v.WriteAt(bytes.Repeat([]byte{4}, 8*testBlock), 32*testBlock))
+		w.must(v.Flush())
+	}
+	got := make([]byte, 32*testBlock)
+	w.must(v.ReadAt(got, 0))
+	if !bytes.Equal(got, want[:len(got)]) {
+		t.Fatal("other bytes are there than were written")
+	}
+	w.foldWith(d, func() {})
+	if v.Dirty() {
+		t.Error("the next fold leaves something in the log")
+	}
+	w.must(v.ReadAt(got, 0))
+	if !bytes.Equal(got, want[:len(got)]) {
+		t.Fatal("after the next fold, other bytes are there than were written")
+	}
+}
