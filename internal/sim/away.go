@@ -197,7 +197,7 @@ func (w *world) forkAway(d *dice) string {
 			w.covers(was, e, floor, "forked")
 		}
 		r := fs[0].Requests
-		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+e.unfolded() && w.weather == (weather{}) && !w.troubled {
+		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+e.unfolded()+2*uint64(e.Ahead) && w.weather == (weather{}) && !w.troubled {
 			w.violateLocked(forkIsConstant, "the fork of %s made %d requests: %+v", name, n, r)
 		}
 	})
