@@ -68,12 +68,8 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 	if err != nil {
 		return api.Volume{}, err
 	}
-	if p.ships() {
-		d.op.Lock()
-		defer d.op.Unlock()
-		if err := h.promise(ctx, d, p, commitlog.CauseCreate); err != nil {
-			return api.Volume{}, err
-		}
+	if err := h.promise(ctx, p, commitlog.CauseCreate, d); err != nil {
+		return api.Volume{}, err
 	}
 	return h.view(d), nil
 }
@@ -89,16 +85,18 @@ func (h *Host) newState(n Name, size uint64) volume.State {
 // add records a new volume and opens it.
 func (h *Host) add(st volume.State) (*disk, error) {
 	d := newDisk(h, st)
+	d.op.Lock() // who finds it waits until it is there
+	defer d.op.Unlock()
 	if err := h.reserve(d); err != nil {
 		return nil, err
 	}
 	if err := h.save(&st); err != nil {
-		h.drop(d)
+		h.unreserve(d)
 		return nil, err
 	}
 	v, err := volume.Open(h.env(h.tenant(st.Tenant)), st, false)
 	if err != nil {
-		h.drop(d)
+		h.unreserve(d)
 		return nil, errors.Join(err, h.forget(st.ID))
 	}
 	d.adopt(v)

@@ -1,7 +1,9 @@
 package host
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,7 +16,8 @@ import (
 // maxForks bounds one call.
 const maxForks = 10000
 
-// Fork makes forks of one cut of a volume, a snapshot, or a commit.
+// Fork makes forks of one cut of a volume, a snapshot, or a commit: all that are
+// asked for, or none.
 func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) {
 	began := h.cfg.Now()
 	ctx, counter := count(ctx)
@@ -40,15 +43,8 @@ func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) 
 	if err != nil {
 		return nil, err
 	}
-	if r.Durability != "" && r.Durability != local {
-		for _, d := range disks {
-			d.op.Lock()
-			err := h.promise(ctx, d, policy{r.Durability, defaultRPO}, commitlog.CauseFork)
-			d.op.Unlock()
-			if err != nil {
-				return nil, err
-			}
-		}
+	if err := h.promise(ctx, policy{cmp.Or(r.Durability, local), defaultRPO}, commitlog.CauseFork, disks...); err != nil {
+		return nil, err
 	}
 	out := make([]api.Fork, len(disks))
 	for i, d := range disks {
@@ -95,6 +91,11 @@ type forking struct {
 func (f *forking) run(ctx context.Context) ([]*disk, string, error) {
 	if f.src.Tenant != f.names[0].Tenant {
 		return nil, "", problem.New(problem.Invalid, "%q and %q belong to different tenants, which share no blocks", f.src, f.names[0])
+	}
+	for _, n := range f.names { // before another host flushes for nothing
+		if f.h.find(n) != nil {
+			return nil, "", onThisHost(n)
+		}
 	}
 	d := f.h.find(f.src)
 	if d != nil && f.at != "" {
@@ -143,16 +144,24 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 	if st.SnapshotOf != (volume.ID{}) {
 		parent.ID, parent.Generation = st.SnapshotOf, st.Generation
 	}
-	disks, records, err := f.reserve(parent)
+	var disks []*disk
+	var records []*volume.State
+	for _, n := range f.names {
+		st := h.newState(n, 0)
+		st.Parent = parent
+		disks, records = append(disks, newDisk(h, st)), append(records, &st)
+	}
+	done, err := f.reserve(disks)
 	if err != nil {
 		return nil, "", err
 	}
+	defer done()
 	d.moving.RLock()
 	kids, err := h.forkCut(v, records)
 	d.moving.RUnlock()
 	if err != nil {
 		for _, k := range disks {
-			h.drop(k)
+			h.unreserve(k)
 		}
 		return nil, "", err
 	}
@@ -162,21 +171,25 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 	return disks, gen, nil
 }
 
-// reserve puts disks under the names, which have to be free.
-func (f *forking) reserve(parent *volume.Parent) (disks []*disk, records []*volume.State, err error) {
-	for _, n := range f.names {
-		st := f.h.newState(n, 0)
-		st.Parent = parent
-		d := newDisk(f.h, st)
+// reserve puts disks under the names, all or none, which have to be free. Who
+// finds one of them waits until done.
+func (f *forking) reserve(disks []*disk) (done func(), err error) {
+	for i, d := range disks {
+		d.op.Lock()
 		if err := f.h.reserve(d); err != nil {
-			for _, k := range disks {
-				f.h.drop(k)
+			d.op.Unlock()
+			for _, k := range disks[:i] {
+				f.h.unreserve(k)
+				k.op.Unlock()
 			}
-			return nil, nil, err
+			return nil, err
 		}
-		disks, records = append(disks, d), append(records, &st)
 	}
-	return disks, records, nil
+	return func() {
+		for _, d := range disks {
+			d.op.Unlock()
+		}
+	}, nil
 }
 
 // remote forks a published state: at most six requests, whatever the size of
@@ -253,35 +266,47 @@ func (f *forking) place(ctx context.Context) (commitlog.Generation, *commitlog.S
 // publish makes the children: each one's first commit copies the source's state.
 func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commitlog.Generation) ([]*disk, error) {
 	h := f.h
-	var out []*disk
-	for _, n := range f.names {
+	disks := make([]*disk, len(f.names))
+	states := make([]commitlog.State, len(f.names))
+	for i, n := range f.names {
 		id := newVolumeID(h)
-		state := from.Fork(n.Volume, commitlog.VolumeID(id), gen, h.cfg.Now().UTC())
-		state.Tenant, state.Cause = n.Tenant, commitlog.CauseFork
-		rec := recordOf(&state, id)
+		states[i] = from.Fork(n.Volume, commitlog.VolumeID(id), gen, h.cfg.Now().UTC())
+		states[i].Tenant, states[i].Cause = n.Tenant, commitlog.CauseFork
+		rec := recordOf(&states[i], id)
 		rec.Name = n.Volume
-		d := newDisk(h, rec)
-		d.op.Lock()
-		if err := h.reserve(d); err != nil {
-			d.op.Unlock()
-			return out, err
-		}
-		g, err := d.commit(ctx, state)
-		if err == nil {
-			rec.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number}
-			d.rec = rec
-			var v *volume.Volume
-			if v, err = h.load(ctx, rec, &state); err == nil {
-				d.adopt(v)
-				err = d.firstDone(&rec)
-			}
-		}
-		d.op.Unlock()
-		if err != nil {
-			h.drop(d)
-			return out, err
-		}
-		out = append(out, d)
+		disks[i] = newDisk(h, rec)
 	}
-	return out, nil
+	done, err := f.reserve(disks)
+	if err != nil {
+		return nil, err
+	}
+	for i, d := range disks {
+		if err = h.publishFork(ctx, d, states[i]); err != nil {
+			break
+		}
+	}
+	done()
+	if err != nil {
+		return nil, errors.Join(err, h.unmake(ctx, err, disks...))
+	}
+	return disks, nil
+}
+
+// publishFork makes a reserved disk of the state that is its first commit. Under op.
+func (h *Host) publishFork(ctx context.Context, d *disk, state commitlog.State) error {
+	g, err := d.commit(ctx, state)
+	if err != nil {
+		return err
+	}
+	rec := d.state()
+	rec.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number}
+	d.mu.Lock()
+	d.rec = rec
+	d.mu.Unlock()
+	v, err := h.load(ctx, rec, &state)
+	if err != nil {
+		return err
+	}
+	d.adopt(v)
+	return d.firstDone(&rec)
 }

@@ -155,7 +155,7 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 		err = h.commitImport(ctx, d, &st, res.Root, digest)
 	}
 	if err != nil {
-		h.drop(d)
+		h.unreserve(d)
 		if problem.KindOf(err) == problem.Exists && digest != "" { // another host was faster
 			if old, theirs, gone := h.imported(ctx, n); gone == nil && old != nil && theirs == digest && old.Size == size {
 				out.ID, out.Generation, out.Unchanged, err = old.ID, old.Generation, true, nil

@@ -117,7 +117,7 @@ func (h *Host) reserve(d *disk) error {
 	defer h.mu.Unlock()
 	if h.byName[key] != nil {
 		st := d.state()
-		return problem.New(problem.Exists, "a volume %q is on this host already", display(st.Tenant, st.Name, st.Snapshot))
+		return onThisHost(Name{st.Tenant, st.Name, st.Snapshot})
 	}
 	if old := h.disks[d.id]; old != nil {
 		return problem.New(problem.Busy, "volume %s is on this host already, under another name", d.id)
@@ -127,11 +127,24 @@ func (h *Host) reserve(d *disk) error {
 	return nil
 }
 
+func onThisHost(n Name) error {
+	return problem.New(problem.Exists, "a volume %q is on this host already", n)
+}
+
 // disk finds a disk of this host; nil if there is none.
 func (h *Host) disk(id volume.ID) *disk {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.disks[id]
+}
+
+// unreserve takes a disk that was reserved, and not made, out of the tables; who
+// waits for it finds it gone.
+func (h *Host) unreserve(d *disk) {
+	h.drop(d)
+	d.mu.Lock()
+	d.gone = true
+	d.mu.Unlock()
 }
 
 // drop takes a disk out of the tables.

@@ -182,30 +182,71 @@ func (h *Host) beginShipping(ctx context.Context, d *disk, p policy, cause commi
 // the name of a volume that was not made.
 const withdrawWithin = 2 * time.Second
 
-// promise gives a volume that was just made here its policy; without the store
-// it is not made. Under op.
-func (h *Host) promise(ctx context.Context, d *disk, p policy, cause commitlog.Cause) error {
+// promise gives volumes that were just made here their policy; without the store
+// none of them is made.
+func (h *Host) promise(ctx context.Context, p policy, cause commitlog.Cause, disks ...*disk) error {
 	if !p.ships() {
-		return d.update(p.record)
+		return nil // they were made local
 	}
-	err := h.beginShipping(ctx, d, p, cause)
-	if err == nil {
+	for _, d := range disks {
+		if err := h.promiseOne(ctx, d, p, cause); err != nil {
+			return errors.Join(err, h.unmake(ctx, err, disks...))
+		}
+	}
+	return nil
+}
+
+func (h *Host) promiseOne(ctx context.Context, d *disk, p policy, cause commitlog.Cause) error {
+	d.op.Lock()
+	defer d.op.Unlock()
+	if _, err := d.wake(false); err != nil { // removed meanwhile
+		return err
+	}
+	return h.beginShipping(ctx, d, p, cause)
+}
+
+// unmake removes volumes that were made, or begun, by a call that failed with
+// why: none of them is left, here or in the store. Should that be away, the next
+// volume of the name takes care of what was sent, and nobody waits for another
+// row of tries.
+func (h *Host) unmake(ctx context.Context, why error, disks ...*disk) error {
+	impatient := problem.KindOf(why) == problem.Unavailable || ctx.Err() != nil
+	ctx = context.WithoutCancel(ctx)
+	if impatient {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, withdrawWithin)
+		defer cancel()
+	}
+	var errs []error
+	for _, d := range disks {
+		errs = append(errs, h.unmakeOne(ctx, d))
+	}
+	return errors.Join(errs...)
+}
+
+func (h *Host) unmakeOne(ctx context.Context, d *disk) error {
+	d.op.Lock()
+	defer d.op.Unlock()
+	if d.removed() {
 		return nil
 	}
+	defer d.turnAway()()
+	d.stopShipping(errHeld)
+	d.moving.Lock()
+	defer d.moving.Unlock()
 	st := d.state()
-	if st.Published == nil {
-		// Should the store be away, the next volume of the name takes care of what
-		// was sent, and nobody waits for another row of tries.
-		wctx, cancel := ctx, context.CancelFunc(func() {})
-		if problem.KindOf(err) == problem.Unavailable {
-			wctx, cancel = context.WithTimeout(ctx, withdrawWithin)
+	if err := h.takeOut(ctx, d, &st); err != nil {
+		if ctx.Err() == nil && problem.KindOf(err) != problem.Unavailable {
+			return err
 		}
-		defer cancel()
-		if werr := d.withdraw(wctx, &st); werr != nil && wctx.Err() == nil && problem.KindOf(werr) != problem.Unavailable {
-			err = errors.Join(err, werr)
+		if st.Published != nil { // as if that had not been known
+			if err := h.db.SetFact(firstFact(&st), d.id[:]); err != nil {
+				return err
+			}
+			if err := d.update(func(s *volume.State) { s.Published = nil }); err != nil {
+				return err
+			}
 		}
-	} else if terr := d.tombstone(ctx, &st); terr != nil {
-		return errors.Join(err, terr)
 	}
-	return errors.Join(err, h.eraseAll(d))
+	return h.eraseAll(d)
 }

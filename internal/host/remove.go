@@ -40,17 +40,8 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	st := d.state()
 	d.moving.Lock()
 	defer d.moving.Unlock()
-	if st.Published != nil && st.Mode != volume.Fenced {
-		if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
-			return err
-		}
-		if err := d.tombstone(ctx, &st); err != nil {
-			return err
-		}
-	} else if st.Published == nil {
-		if err := d.withdraw(ctx, &st); err != nil {
-			return err
-		}
+	if err := h.takeOut(ctx, d, &st); err != nil {
+		return err
 	}
 	if err := h.eraseAll(d); err != nil {
 		return err
@@ -59,6 +50,21 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 		h.pins.release(ctx)
 	}
 	return nil
+}
+
+// takeOut removes a volume from the store, if it may be there and is this host's.
+// Under op, and moving.
+func (h *Host) takeOut(ctx context.Context, d *disk, st *volume.State) error {
+	switch {
+	case st.Published == nil:
+		return d.withdraw(ctx, st)
+	case st.Mode == volume.Fenced:
+		return nil
+	}
+	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
+		return err
+	}
+	return d.tombstone(ctx, st)
 }
 
 // removable refuses to remove what guests are connected to, or what is gone. Under op.

@@ -90,7 +90,7 @@ func (h *Host) reserveName(n Name) (release func(), err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.byName[key] != nil {
-		return nil, problem.New(problem.Exists, "a volume %q is on this host already", n)
+		return nil, onThisHost(n)
 	}
 	holder := newDisk(h, volume.State{Tenant: n.Tenant, Name: n.Volume, Mode: volume.Failed, Reason: "it is being renamed"})
 	h.byName[key] = holder

@@ -79,7 +79,7 @@ func (h *Host) fence(d *disk, v *volume.Volume, why error) error {
 	name := d.String()
 	if err := h.cleaner.apart(func() error { return h.moveAside(d, v, why, rescue, snaps) }); err != nil {
 		if rescue != nil {
-			h.drop(rescue)
+			h.unreserve(rescue)
 		}
 		return err
 	}

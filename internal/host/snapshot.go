@@ -58,12 +58,14 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 		Mode: volume.Active, Durability: st.Durability, RPO: st.RPO, BlockSize: st.BlockSize, Size: st.Size,
 	}
 	s := newDisk(h, snap)
+	s.op.Lock() // who finds it waits until it is there
+	defer s.op.Unlock()
 	if err := h.reserve(s); err != nil {
 		return api.Snapshot{}, problem.New(problem.Exists, "volume %q has a snapshot %q already", d, snapshot)
 	}
 	kids, err := h.forkCut(v, []*volume.State{&snap})
 	if err != nil {
-		h.drop(s)
+		h.unreserve(s)
 		return api.Snapshot{}, err
 	}
 	s.adopt(kids[0])

@@ -302,7 +302,7 @@ func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.
 		return nil, err
 	}
 	if err := h.claim(ctx, d, cause, want); err != nil {
-		h.drop(d)
+		h.unreserve(d)
 		return nil, err
 	}
 	return d, nil
