@@ -233,19 +233,11 @@ func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
 func (f *forking) place(ctx context.Context) (commitlog.Generation, *commitlog.Snapshot, error) {
 	h := f.h
 	if f.at != "" {
-		tip, err := h.tip(ctx, f.src)
-		if err != nil && problem.KindOf(err) != problem.NotFound { // not a removed one, whose history is there
-			return commitlog.Generation{}, nil, err
+		g, s, err := f.snapshot(ctx)
+		if err == nil && s == nil {
+			_, g, err = h.resolve(ctx, f.src, f.at)
 		}
-		if err == nil {
-			for i := range tip.State.Snapshots {
-				if s := &tip.State.Snapshots[i]; s.Name == f.at {
-					return tip.Generation, s, nil
-				}
-			}
-		}
-		_, g, err := h.resolve(ctx, f.src, f.at)
-		return g, nil, err
+		return g, s, err
 	}
 	tip, err := h.tip(ctx, f.src)
 	if err != nil {
@@ -261,6 +253,29 @@ func (f *forking) place(ctx context.Context) (commitlog.Generation, *commitlog.S
 	}
 	g, err := commitlog.ParseGeneration(vol.Generation)
 	return g, nil, err
+}
+
+// snapshot finds what --at names among the snapshots that the volume has in the
+// store; nil if it is none of them. One of another volume, which the store has
+// under the name of a volume of this host, is none.
+func (f *forking) snapshot(ctx context.Context) (g commitlog.Generation, found *commitlog.Snapshot, err error) {
+	d := f.h.find(f.src)
+	if d != nil && d.state().Published == nil {
+		return g, nil, nil
+	}
+	tip, err := f.h.tip(ctx, f.src)
+	if problem.KindOf(err) == problem.NotFound && err != nil {
+		return g, nil, nil // it was removed, and its history may be there
+	}
+	if err != nil || d != nil && d.id != volume.ID(tip.State.ID) {
+		return g, nil, err
+	}
+	for i := range tip.State.Snapshots {
+		if s := &tip.State.Snapshots[i]; s.Name == f.at {
+			return tip.Generation, s, nil
+		}
+	}
+	return g, nil, nil
 }
 
 // publish makes the children: each one's first commit copies the source's state.

@@ -23,7 +23,7 @@ func TestHistoryIsTheVolumesOwn(t *testing.T) {
 		_, err := h2.Rollback(ctx, "v", at, false)
 		wantKind(t, err, problem.NotFound)
 	}
-	for _, at := range []string{"1.1", "0s"} {
+	for _, at := range []string{"1.1", "0s", "s"} {
 		_, err := h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "child", At: at})
 		wantKind(t, err, problem.NotFound)
 	}
