@@ -62,8 +62,7 @@ func (o *Owner) mayReuse(tip *Object, id VolumeID) error {
 	case tip.Tombstone:
 		return nil
 	case tip.State.ID != id:
-		return problem.New(problem.Exists, "the name %s is taken in the store, by volume %s of host %s; "+
-			"choose another with `glide rename`", o.opts.Volume, tip.State.ID, tip.State.Owner.ID)
+		return problem.New(problem.Exists, "the name %s is taken in the store, by volume %s of host %s", o.opts.Volume, tip.State.ID, tip.State.Owner.ID)
 	case tip.State.Owner.ID != o.opts.Host.ID:
 		return fenced(o.opts.Volume, tip)
 	}

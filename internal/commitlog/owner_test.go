@@ -3,6 +3,7 @@ package commitlog
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -64,8 +65,8 @@ func TestNameTaken(t *testing.T) {
 	state.ID = volumeID(2)
 	_, err := newOwner(t, store, "b", 1).OpenFirst(ctx, state)
 	wantKind(t, err, problem.Exists)
-	if !strings.Contains(err.Error(), "glide rename") {
-		t.Errorf("%q gives no advice", err)
+	if want := fmt.Sprintf("by volume %s of host a", volumeID(1)); !strings.Contains(err.Error(), want) {
+		t.Errorf("%q does not say: %s", err, want)
 	}
 	wantShape(t, historyOf(t, store, disk), "1.1 first")
 }

@@ -96,6 +96,43 @@ func TestForksWithAFailingStore(t *testing.T) {
 	}
 }
 
+// TestNameTakenInTheStore: what is advised fits what was tried.
+func TestNameTakenInTheStore(t *testing.T) {
+	_, h1, h2, _ := twoHosts(t)
+	must[api.Volume](t)(h2.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	must[api.Volume](t)(h2.Create(ctx, api.CreateRequest{Name: "w", Size: mib, Durability: volume.Sync}))
+	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "x", Size: mib, Durability: volume.Sync}))
+	const choose, rename = ": choose another", ": give this one another with glide rename v NEW"
+	for verb, want := range map[string]struct {
+		do     func() error
+		advice string
+	}{
+		"create": {func() error {
+			_, err := h2.Create(ctx, api.CreateRequest{Name: "x", Size: mib, Durability: volume.Sync})
+			return err
+		}, choose},
+		"fork": {func() error {
+			_, err := h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "x", Durability: volume.Sync})
+			return err
+		}, choose},
+		"fork of what is elsewhere": {func() error {
+			_, err := h2.Fork(ctx, api.ForkRequest{Source: "x", Name: "x"})
+			return err
+		}, choose},
+		"rename": {func() error { _, err := h2.Rename(ctx, "w", "x"); return err }, choose},
+		"flush":  {func() error { _, err := h2.Flush(ctx, "v"); return err }, rename},
+		"set":    {func() error { _, err := h2.Set(ctx, "v", api.Settings{"durability": volume.Sync}); return err }, rename},
+		"sleep":  {func() error { _, err := h2.Sleep(ctx, "v", true, false); return err }, rename},
+	} {
+		err := want.do()
+		wantKind(t, err, problem.Exists)
+		if !strings.HasSuffix(err.Error(), want.advice) {
+			t.Errorf("%s: %v", verb, err)
+		}
+	}
+	wantNames(t, h2, false, "v", "w")
+}
+
 // TestForkThatTheStoreKept: what could not be taken back from a store that went
 // away can be removed by its host, or made again, which takes it back first.
 func TestForkThatTheStoreKept(t *testing.T) {

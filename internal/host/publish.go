@@ -292,9 +292,21 @@ func (d *disk) commit(ctx context.Context, state commitlog.State) (commitlog.Gen
 	g, err := d.tryCommit(ctx, state)
 	if err != nil && d.ended() {
 		d.setOwner(nil)
-		return d.tryCommit(ctx, state)
+		g, err = d.tryCommit(ctx, state)
 	}
-	return g, err
+	return g, nameTaken(err, d.String(), state.Cause)
+}
+
+// nameTaken says what can be done about a name that another volume has in the store.
+func nameTaken(err error, name string, cause commitlog.Cause) error {
+	if problem.KindOf(err) != problem.Exists || err == nil {
+		return err
+	}
+	switch cause {
+	case commitlog.CauseCreate, commitlog.CauseImport, commitlog.CauseFork, commitlog.CauseRename:
+		return problem.New(problem.Exists, "%w: choose another", err)
+	}
+	return problem.New(problem.Exists, "%w: give this one another with glide rename %s NEW", err, name)
 }
 
 // ended tells whether the owner's claim ended by what an earlier verb sent and

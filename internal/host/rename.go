@@ -131,7 +131,7 @@ func (h *Host) renamePublished(ctx context.Context, d *disk, st *volume.State, n
 	}
 	g, err := commitlog.Rename(ctx, d.owner, o, state)
 	if err != nil {
-		return nil, h.noteFence(d, err)
+		return nil, h.noteFence(d, nameTaken(err, d.String(), commitlog.CauseRename))
 	}
 	d.setOwner(o)
 	return &volume.Published{Epoch: g.Epoch, Number: g.Number}, nil
