@@ -11,12 +11,15 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/spf13/cobra"
 
+	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
@@ -36,13 +39,15 @@ func newDebug(a *app) *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	debug.AddCommand(&cobra.Command{
+	debug.AddCommand(a.jsonFlag(&cobra.Command{
 		Use:   "dump FILE|KEY",
 		Short: "Print a file or an object of Glide's, decoded",
 		Long: `Prints what is in a file of Glide's: a log segment, a slab, a pack, a map page, a
-commit, a pin, or host.json. That needs no daemon. What is no file is the key of
-an object in the daemon's store.`,
+commit, a pin, or host.json; or in the directory meta of a host that is stopped.
+That needs no daemon. What is no file is the key of an object in the daemon's
+store.`,
 		Example: `  glide debug dump /var/lib/glide/wal/12.seg
+  glide debug dump /var/lib/glide/meta
   glide debug dump packs/65/65ea8a83081ed58bc32eacf3-0102030405060708090a0b0c`,
 		Args:                  takes(1, 1),
 		DisableFlagsInUseLine: true,
@@ -50,7 +55,7 @@ an object in the daemon's store.`,
 			path := args[0]
 			_, err := os.Stat(path)
 			if err == nil {
-				return dumpFile(a.out, path)
+				return a.dumped(path, func(w io.Writer) error { return dumpFile(w, path) })
 			}
 			if !errors.Is(err, fs.ErrNotExist) {
 				return err
@@ -66,16 +71,36 @@ an object in the daemon's store.`,
 			if err != nil {
 				return err
 			}
-			if _, err := io.WriteString(a.out, d.Text); err != nil {
-				return err
-			}
-			if d.Damage != "" {
+			return a.dumped(path, func(w io.Writer) error {
+				if _, err := io.WriteString(w, d.Text); err != nil || d.Damage == "" {
+					return err
+				}
 				return problem.New(problem.Corrupt, "%s", d.Damage)
-			}
-			return nil
+			})
 		},
-	})
+	}))
 	return debug
+}
+
+// dumped prints what dump writes, as it comes or as one JSON document, which has
+// also what is damaged.
+func (a *app) dumped(path string, dump func(io.Writer) error) error {
+	if !a.json {
+		return dump(a.out)
+	}
+	var text bytes.Buffer
+	damage := dump(&text)
+	if damage != nil && problem.KindOf(damage) != problem.Corrupt {
+		return damage
+	}
+	d := client.Dump{Key: path, Text: text.String()}
+	if damage != nil {
+		d.Damage = damage.Error()
+	}
+	if err := a.print(d, nil); err != nil {
+		return err
+	}
+	return damage
 }
 
 // whole are the kinds of files that are decoded from their bytes, by how they begin.
@@ -102,7 +127,10 @@ func dumpFile(w io.Writer, path string) error {
 		return err
 	}
 	if st.IsDir() {
-		return usage("%s is a directory: name a file in it", path)
+		if meta.In(vfs.Default, path) {
+			return meta.Dump(w, vfs.Default, path)
+		}
+		return usage("%s is a directory: name a file in it, or the directory meta of a host", path)
 	}
 	head := make([]byte, 8)
 	n, err := io.ReadFull(f, head)
@@ -116,6 +144,13 @@ func dumpFile(w io.Writer, path string) error {
 	case bytes.HasPrefix(head, []byte("GLDS")) || ext == ".slab":
 		return cache.DumpSlab(w, path)
 	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	if dir := filepath.Dir(abs); meta.In(vfs.Default, dir) {
+		return problem.New(problem.Invalid, "%s belongs to a Pebble database, the host's metadata: glide debug dump %s shows what is in it", path, filepath.Dir(path))
+	}
 	if st.Size() > objstore.MaxObject {
 		return problem.New(problem.Invalid, "%s is no file of Glide's: it does not begin like a log segment or a slab, and has %d bytes", path, st.Size())
 	}
@@ -128,10 +163,6 @@ func dumpFile(w io.Writer, path string) error {
 		if bytes.HasPrefix(raw, []byte(k.magic)) {
 			return k.dump(w, raw)
 		}
-	}
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return err
 	}
 	for _, kind := range []string{"packs", "pins", "t"} {
 		if i := strings.LastIndex(abs, "/"+kind+"/"); i >= 0 {

@@ -2,13 +2,20 @@ package main
 
 import (
 	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/meta"
+	"github.com/paraglide/glide/internal/pack"
 )
 
 // golden is a file of another package's testdata, as it is on a disk.
@@ -77,6 +84,88 @@ func TestDumpFiles(t *testing.T) {
 		if o.code == 0 || strings.Count(o.err, "\n") != 1 || !strings.Contains(o.err, words) {
 			t.Errorf("%s: %+v", path, o)
 		}
+	}
+}
+
+// TestDumpSpares: a segment that nothing was written to is no damaged one.
+func TestDumpSpares(t *testing.T) {
+	dir := t.TempDir()
+	for name, size := range map[string]int64{"1.seg": 1 << 20, "2.seg": 0} {
+		path := filepath.Join(dir, name)
+		f, err := os.Create(path)
+		if err == nil {
+			err = errors.Join(f.Truncate(size), f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("spare, %d bytes: nothing was ever written", size)
+		if o := run(t, glide(t, "debug", "dump", path)); o.code != 0 || o.err != "" || !strings.Contains(o.out, want) {
+			t.Errorf("%s: %+v", name, o)
+		}
+		var d api.Dump
+		o := run(t, glide(t, "debug", "dump", "--json", path))
+		if err := json.Unmarshal([]byte(o.out), &d); err != nil || o.code != 0 || d.Key != path || !strings.Contains(d.Text, want) {
+			t.Errorf("%s: %+v: %v", name, o, err)
+		}
+	}
+	path := filepath.Join(dir, "3.seg")
+	if err := os.WriteFile(path, append(make([]byte, 8192), "something"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, run(t, glide(t, "debug", "dump", path)), 1, "magic")
+	var d api.Dump
+	if o := run(t, glide(t, "debug", "dump", "--json", path)); json.Unmarshal([]byte(o.out), &d) != nil || o.code != 1 || !strings.Contains(d.Damage, "magic") {
+		t.Errorf("%+v", o)
+	}
+}
+
+// TestDumpMetadata: the directory is decoded, its files are said to be part of it,
+// and while a daemon has it open it is left alone.
+func TestDumpMetadata(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "meta")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	db, err := meta.Open(vfs.Default, dir)
+	if err == nil {
+		ref := pack.Ref{Hash: pack.Hash{1}, Off: 64, Len: 4096}
+		err = errors.Join(db.SetFact("pins", []byte{1}), db.SetFact("first/default/gone", nil), db.SetFact("attachments", []byte(`[{"x":1}]`)),
+			db.SaveVolumes(meta.Record{ID: "00ff", Value: []byte(`{"version":1,"name":"v"}`)}, meta.Record{ID: "01ff", Value: []byte(`{"ver`)}),
+			db.AddBlocks("acme", []pack.Ref{ref}), db.AddPage(pack.Hash{2}, make([]byte, 100)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused(t, run(t, glide(t, "debug", "dump", dir)), 1, "in use by a daemon")
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o := run(t, glide(t, "debug", "dump", dir))
+	if o.code != 0 || o.err != "" || strings.Contains(o.out, "gone") {
+		t.Fatalf("%+v", o)
+	}
+	for _, want := range []string{
+		"metadata of a host: format 1\n", "fact pins: 01\n", "fact attachments: [{\"x\":1}]\n", "volume 00ff\n{\n  \"version\": 1,\n  \"name\": \"v\"\n}\n",
+		"volume 01ff\ndamaged: 7b22766572\n", "block 0100000000000000000000000000000000000000000000000000000000000000 of tenant acme: 4096 bytes at 64 in packs/00/0000", "map page 0200", ": 100 bytes\n",
+	} {
+		if !strings.Contains(o.out, want) {
+			t.Errorf("%q is missing in:\n%s", want, o.out)
+		}
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) == 0 {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		refused(t, run(t, glide(t, "debug", "dump", filepath.Join(dir, f.Name()))), 2, "debug dump "+dir)
+	}
+	db, err = meta.Open(vfs.Default, dir)
+	if err != nil {
+		t.Fatalf("it was changed: %v", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

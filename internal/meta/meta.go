@@ -41,28 +41,38 @@ type DB struct {
 // Open opens the metadata in dir, making it if there is none. A directory that a
 // newer program wrote is refused.
 func Open(fs vfs.FS, dir string) (*DB, error) {
-	cache := pebble.NewCache(8 << 20)
-	defer cache.Unref()
-	db, err := pebble.Open(dir, &pebble.Options{
+	m, err := open(options(fs), dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.checkVersion(dir); err != nil {
+		_ = m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+func options(fs vfs.FS) *pebble.Options {
+	return &pebble.Options{
 		FS:                 fs,
-		Cache:              cache,
 		MemTableSize:       4 << 20,
 		MaxOpenFiles:       256,
 		FormatMajorVersion: pebble.FormatVirtualSSTables,
 		Logger:             quiet{},
-	})
+	}
+}
+
+func open(opts *pebble.Options, dir string) (*DB, error) {
+	opts.Cache = pebble.NewCache(8 << 20)
+	defer opts.Cache.Unref()
+	db, err := pebble.Open(dir, opts)
 	if err != nil {
 		if errors.Is(err, pebble.ErrCorruption) {
 			return nil, problem.New(problem.Corrupt, "the metadata in %s is damaged: %w", dir, err)
 		}
 		return nil, fmt.Errorf("open the metadata in %s: %w", dir, err)
 	}
-	m := &DB{db: db}
-	if err := m.checkVersion(dir); err != nil {
-		_ = db.Close()
-		return nil, err
-	}
-	return m, nil
+	return &DB{db: db}, nil
 }
 
 // quiet drops Pebble's messages; its errors are returned to us.
@@ -75,20 +85,27 @@ func (quiet) Fatalf(format string, args ...any) {
 }
 
 func (m *DB) checkVersion(dir string) error {
-	b, err := m.Fact("format")
-	if err != nil {
-		return err
-	}
-	if b == nil {
+	v, err := m.version(dir)
+	if err == nil && v == 0 {
 		return m.SetFact("format", binary.BigEndian.AppendUint32(nil, formatVersion))
 	}
-	if len(b) != 4 {
-		return problem.New(problem.Corrupt, "the metadata in %s has no format version", dir)
+	return err
+}
+
+// version is the format of the metadata, 0 if there is none yet.
+func (m *DB) version(dir string) (uint32, error) {
+	b, err := m.Fact("format")
+	if err != nil || b == nil {
+		return 0, err
 	}
-	if v := binary.BigEndian.Uint32(b); v > formatVersion {
-		return problem.New(problem.Unsupported, "the metadata in %s is of format %d, this program knows up to %d: use a newer glide", dir, v, formatVersion)
+	if len(b) != 4 || binary.BigEndian.Uint32(b) == 0 {
+		return 0, problem.New(problem.Corrupt, "the metadata in %s has no format version", dir)
 	}
-	return nil
+	v := binary.BigEndian.Uint32(b)
+	if v > formatVersion {
+		return v, problem.New(problem.Unsupported, "the metadata in %s is of format %d, this program knows up to %d: use a newer glide", dir, v, formatVersion)
+	}
+	return v, nil
 }
 
 // Close closes the database.
@@ -185,15 +202,21 @@ func (m *DB) Block(tenant string, h pack.Hash) (pack.Ref, error) {
 		return pack.Ref{}, fmt.Errorf("read the dedup index: %w", err)
 	}
 	defer func() { _ = closer.Close() }()
-	ref := pack.Ref{Hash: h}
+	ref, _ := blockRef(h, v) // it is an index: what it does not know is stored again
+	return ref, nil
+}
+
+// blockRef decodes an entry of the dedup index.
+func blockRef(h pack.Hash, v []byte) (ref pack.Ref, ok bool) {
 	if len(v) != 32 {
-		return pack.Ref{}, nil // it is an index: what it does not know is stored again
+		return ref, false
 	}
+	ref.Hash = h
 	copy(ref.Pack.Content[:], v)
 	copy(ref.Pack.Nonce[:], v[12:])
 	ref.Off = binary.BigEndian.Uint32(v[24:])
 	ref.Len = binary.BigEndian.Uint32(v[28:])
-	return ref, nil
+	return ref, true
 }
 
 // AddBlocks enters blocks that are in the store into the tenant's dedup index.

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -9,13 +10,18 @@ import (
 )
 
 // Dump writes a segment file as text: its header and every record that is
-// whole. It reads the file as it is, also one that a daemon is writing.
+// whole. It reads the file as it is, also one that a daemon is writing. A spare
+// that was never used is all zeros.
 func Dump(w io.Writer, path string) error {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
 	h, err := decodeHeader(b)
+	if err != nil && len(bytes.TrimLeft(b, "\x00")) == 0 {
+		_, err = fmt.Fprintf(w, "log segment, spare, %d bytes: nothing was ever written to it\n", len(b))
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
