@@ -458,9 +458,14 @@ func (d *disk) whyRemoved(ctx context.Context, st *volume.State, err error) erro
 	return errRemovedHere
 }
 
+// removedElsewhere is a volume that another host removed from the store.
+type removedElsewhere struct{ error }
+
+func (e removedElsewhere) Unwrap() error { return e.error }
+
 func takenBy(d *disk, tip *commitlog.Object) error {
 	if tip.Tombstone {
-		return problem.New(problem.Fenced, "volume %q was removed from the store by host %s at %s", d, tip.State.Owner.ID, tip.Generation)
+		return removedElsewhere{problem.New(problem.Fenced, "volume %q was removed from the store by host %s at %s", d, tip.State.Owner.ID, tip.Generation)}
 	}
 	return problem.New(problem.Fenced, "volume %q was taken over by host %s at %s", d, tip.State.Owner.ID, tip.Generation)
 }

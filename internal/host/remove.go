@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/paraglide/glide/internal/commitlog"
@@ -40,8 +41,12 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	st := d.state()
 	d.moving.Lock()
 	defer d.moving.Unlock()
-	if err := h.takeOut(ctx, d, &st); err != nil {
-		return err
+	err = h.takeOut(ctx, d, &st)
+	if gone := (removedElsewhere{}); st.Released && errors.As(err, &gone) {
+		err = nil // it was the store's, and is not there any more
+	}
+	if err != nil {
+		return h.noteFenceOfClosed(d, err)
 	}
 	if err := h.eraseAll(d); err != nil {
 		return err

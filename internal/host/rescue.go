@@ -29,6 +29,21 @@ func (h *Host) noteFence(d *disk, err error) error {
 	return err
 }
 
+// noteFenceOfClosed is noteFence for a disk that need not be open. Under op.
+func (h *Host) noteFenceOfClosed(d *disk, err error) error {
+	st := d.state()
+	if problem.KindOf(err) != problem.Fenced || err == nil || st.Mode == volume.Fenced || d.open() != nil {
+		return err
+	}
+	if st.Released {
+		return errors.Join(err, d.fenceClosed(err))
+	}
+	if _, werr := d.wake(false); werr != nil { // what it has not published is to be rescued
+		return errors.Join(err, werr)
+	}
+	return h.noteFence(d, err)
+}
+
 // letGo takes a volume off this host that is to be woken here under another name,
 // which its next owner gave it: what was not published becomes its rescue first.
 func (h *Host) letGo(n Name, tip *commitlog.Object, force bool) error {

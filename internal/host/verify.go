@@ -198,7 +198,7 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		} else if damage := d.damage(); damage != nil {
 			add("volume "+v.Name, problem.New(problem.Corrupt, "%s", damagedLog(damage)), "", "check the disk; glide verify "+v.Name+" lists what is lost: write it again, or go back to a snapshot or generation")
 			bad++
-		} else if v.Reason != "" {
+		} else if v.Reason != "" && v.State == string(volume.Active) {
 			add("volume "+v.Name, problem.New(problem.Unavailable, "%s", v.Reason), "", "check the store and the way to it; glide events has when it began")
 		}
 	}

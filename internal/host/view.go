@@ -36,6 +36,9 @@ func (h *Host) view(d *disk) api.Volume {
 	}
 	if st.Released {
 		v.Owner = ""
+		if st.Mode == volume.Asleep {
+			v.Reason = "released to the store: any host can wake it, and may have, as glide show finds out"
+		}
 	}
 	v.Sequence, v.PublishedTo = d.sequences()
 	for k, l := range st.Labels {
@@ -90,7 +93,15 @@ func damagedLog(err error) string { return "its log is damaged: " + err.Error() 
 func (h *Host) List(ctx context.Context, all bool) ([]api.Volume, error) {
 	out := []api.Volume{}
 	for _, d := range h.all() {
-		if st := d.state(); st.SnapshotOf == (volume.ID{}) {
+		switch st := d.state(); {
+		case st.SnapshotOf != volume.ID{}:
+		case all && st.Released:
+			if v, err := h.viewReleased(ctx, d); err == nil {
+				out = append(out, v)
+			} else if problem.KindOf(err) != problem.NotFound {
+				return nil, err
+			}
+		default:
 			out = append(out, h.view(d))
 		}
 	}
@@ -166,6 +177,9 @@ func (h *Host) Show(ctx context.Context, name string) (api.Volume, error) {
 		return api.Volume{}, err
 	}
 	if d := h.find(n); d != nil {
+		if d.state().Released {
+			return h.viewReleased(ctx, d)
+		}
 		return h.view(d), nil
 	}
 	tip, err := h.tip(ctx, n)
@@ -173,6 +187,29 @@ func (h *Host) Show(ctx context.Context, name string) (api.Volume, error) {
 		return api.Volume{}, err
 	}
 	return remoteView(n, tip), nil
+}
+
+// viewReleased is view of a disk that was released: the volume is the store's,
+// which is asked who has it now.
+func (h *Host) viewReleased(ctx context.Context, d *disk) (api.Volume, error) {
+	v := h.view(d)
+	st := d.state()
+	if st.Mode != volume.Asleep {
+		return v, nil // it was found out, or claimed, meanwhile
+	}
+	n := Name{st.Tenant, st.Name, ""}
+	tip, err := h.tip(ctx, n)
+	switch {
+	case err == nil && tip.State.Owner.ID == h.id && volume.ID(tip.State.ID) == d.id:
+		v.Reason = "released to the store: any host can wake it"
+	case err == nil:
+		return remoteView(n, tip), nil
+	case problem.KindOf(err) == problem.NotFound:
+		return api.Volume{}, err
+	default:
+		v.Reason = "released to the store, which does not say whether another host has it: " + err.Error()
+	}
+	return v, nil
 }
 
 // Log lists the volume's commits, the newest first.

@@ -1,0 +1,104 @@
+package host
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// TestReleasedIsShownAsItIs: a volume that was handed to the store is shown as the
+// store has it, whoever woke or removed it since. A list of this host's volumes
+// makes no request, and says that it does not know.
+func TestReleasedIsShownAsItIs(t *testing.T) {
+	b, h1, h2, _ := twoHosts(t)
+	slept := must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
+	local := func(h *Host) api.Volume {
+		t.Helper()
+		before := b.count.Counts()
+		list := must[[]api.Volume](t)(h.List(ctx, false))
+		if n := b.count.Counts(); n != before || len(list) != 1 {
+			t.Fatalf("a list of %+v cost %+v, %+v before", list, n, before)
+		}
+		return list[0]
+	}
+	if v := local(h1); v.State != "asleep" || v.Owner != "" || !strings.Contains(v.Reason, "may have") {
+		t.Errorf("%+v", v)
+	}
+	for _, h := range []*Host{h1, h2} {
+		if v := must[api.Volume](t)(h.Show(ctx, "v")); v.Owner != "" || v.Generation != slept.Generation && h == h1 || strings.Contains(v.Reason, "may have") {
+			t.Errorf("%+v", v)
+		}
+	}
+	woken := must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
+	if v := local(h1); v.State != "asleep" || v.Owner != "" {
+		t.Errorf("%+v", v)
+	}
+	list := must[[]api.Volume](t)(h1.List(ctx, true))
+	for _, v := range append(list, must[api.Volume](t)(h1.Show(ctx, "v"))) {
+		if v.State != "remote" || v.Owner != h2.ID() || v.Generation != woken.Generation || len(list) != 1 {
+			t.Errorf("%+v", v)
+		}
+	}
+	if err := h2.Remove(ctx, "v", false); err != nil {
+		t.Fatal(err)
+	}
+	_, err := h1.Show(ctx, "v")
+	wantKind(t, err, problem.NotFound)
+	wantNames(t, h1, true)
+	wantNames(t, h1, false, "v")
+	if err := h1.Remove(ctx, "v", false); err != nil {
+		t.Fatalf("what another host removed cannot be taken off this one: %v", err)
+	}
+	wantNames(t, h1, false)
+}
+
+// TestReleasedIsNotRemovedElsewhere: who removes a volume that another host woke
+// meanwhile is told so; again, he takes what is left of it off his host.
+func TestReleasedIsNotRemovedElsewhere(t *testing.T) {
+	_, h1, h2, data := twoHosts(t)
+	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
+	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
+	wantKind(t, h1.Remove(ctx, "v", false), problem.Fenced)
+	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" {
+		t.Errorf("%+v", v)
+	}
+	if err := h1.Remove(ctx, "v", false); err != nil {
+		t.Fatal(err)
+	}
+	wantNames(t, h1, false)
+	same(t, h2, "v", 0, data)
+	must[api.Flush](t)(h2.Flush(ctx, "v"))
+}
+
+// TestRemoveOfWhatWasTakenInItsSleep: what a volume that slept had not published is
+// rescued, and what remains of the volume can be removed.
+func TestRemoveOfWhatWasTakenInItsSleep(t *testing.T) {
+	b, h1, h2, data := twoHosts(t)
+	must[api.Volume](t)(h1.Sleep(ctx, "v", false, false))
+	delete(b.peers, "a")
+	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	wantKind(t, h1.Remove(ctx, "v", false), problem.Fenced)
+	wantNames(t, h1, false, "v", "v.rescue-1")
+	if err := h1.Remove(ctx, "v", false); err != nil {
+		t.Fatal(err)
+	}
+	wantNames(t, h1, false, "v.rescue-1")
+	same(t, h1, "v.rescue-1", 0, data)
+}
+
+// TestReleasedAndTheStoreAway: what is known is shown, and what is not is said.
+func TestReleasedAndTheStoreAway(t *testing.T) {
+	b := newBed(t)
+	faults := objstore.NewFaults(b.store, 1)
+	b.store = faults
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	must[api.Volume](t)(h.Sleep(ctx, "v", true, false))
+	faults.Inject(objstore.Fault{})
+	if v := must[api.Volume](t)(h.Show(ctx, "v")); v.State != "asleep" || !strings.Contains(v.Reason, "does not say") {
+		t.Errorf("%+v", v)
+	}
+}
