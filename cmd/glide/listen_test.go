@@ -4,7 +4,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
 	"net"
@@ -108,8 +110,12 @@ func TestSystemd(t *testing.T) {
 	refused(t, run(t, cmd), 2, "FileDescriptorName")
 }
 
-// selfSigned makes a certificate and its key.
-func selfSigned(t *testing.T) (cert, key string) {
+// selfSigned makes a certificate, which is an authority, and its key.
+func selfSigned(t *testing.T) (cert, key string) { return signed(t, "ca", nil) }
+
+// signed makes a certificate NAME-cert.pem of an authority, or of its own, and its
+// key, in a directory that holds the authority's as ca-cert.pem.
+func signed(t *testing.T, name string, ca *tls.Certificate) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -117,9 +123,14 @@ func selfSigned(t *testing.T) (cert, key string) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: ca == nil, BasicConstraintsValid: true,
+		Subject: pkix.Name{CommonName: name},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	parent, by := template, any(private)
+	if ca != nil {
+		parent, by = ca.Leaf, ca.PrivateKey
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &private.PublicKey, by)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,13 +139,69 @@ func selfSigned(t *testing.T) (cert, key string) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	cert, key = filepath.Join(dir, "ca-cert.pem"), filepath.Join(dir, "key.pem")
-	for path, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+	cert, key = filepath.Join(dir, name+"-cert.pem"), filepath.Join(dir, name+"-key.pem")
+	files := map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}}
+	if ca != nil {
+		files[filepath.Join(dir, "ca-cert.pem")] = &pem.Block{Type: "CERTIFICATE", Bytes: parent.Raw}
+	}
+	for path, block := range files {
 		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return cert, key
+}
+
+// nbdSize asks for the size of an export, over TLS with what a directory holds.
+func nbdSize(t *testing.T, uri, dir string) (string, error) {
+	t.Helper()
+	info, err := exec.LookPath("nbdinfo")
+	if err != nil {
+		t.Fatal("nbdinfo is missing: run make deps")
+	}
+	if dir != "" {
+		uri += "?tls-certificates=" + dir
+	}
+	out, err := exec.Command(info, "--size", uri).CombinedOutput()
+	return string(out), err
+}
+
+// TestTLSOfClients: with an authority, who has no certificate of it is not served.
+func TestTLSOfClients(t *testing.T) {
+	authority := func() (string, *tls.Certificate) {
+		cert, key := selfSigned(t)
+		ca, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert, &ca
+	}
+	caFile, ca := authority()
+	_, other := authority()
+	cert, key := signed(t, "server", ca)
+	client, _ := signed(t, "client", ca)
+	stranger, _ := signed(t, "client", other)
+	trusting := filepath.Join(filepath.Dir(stranger), "ca-cert.pem") // of the server: it is the client that is refused
+	if b, err := os.ReadFile(caFile); err != nil || os.WriteFile(trusting, b, 0o600) != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{"require", "allow"} {
+		d := start(t, shortDir(t), nil, "--nbd", "tcp:127.0.0.1:0", "--tls", mode, "--tls-cert", cert, "--tls-key", key, "--tls-ca", caFile)
+		d.must("create", "vm1", "--size", "1M")
+		uri := "nbds://" + strings.TrimPrefix(d.field("nbd"), "tcp:") + "/vm1"
+		if out, err := nbdSize(t, uri, filepath.Dir(client)); err != nil || out != "1048576\n" {
+			t.Errorf("--tls %s, a client with a certificate: %s, %v", mode, out, err)
+		}
+		for who, dir := range map[string]string{"of another authority": filepath.Dir(stranger), "without one": filepath.Dir(caFile)} {
+			if out, err := nbdSize(t, uri, dir); err == nil || !strings.Contains(out, "TLS") {
+				t.Errorf("--tls %s, a client with a certificate %s: %s, %v", mode, who, out, err)
+			}
+		}
+		if out, err := nbdSize(t, "nbd"+strings.TrimPrefix(uri, "nbds"), ""); (err == nil) != (mode == "allow") {
+			t.Errorf("--tls %s, a client without TLS: %s, %v", mode, out, err)
+		}
+		d.stop()
+	}
 }
 
 func TestTLS(t *testing.T) {
@@ -144,16 +211,11 @@ func TestTLS(t *testing.T) {
 	if uri := d.must("uri", "vm1"); uri != "nbds://"+strings.TrimPrefix(d.field("nbd"), "tcp:")+"/vm1\n" {
 		t.Error(uri)
 	}
-	info, err := exec.LookPath("nbdinfo")
-	if err != nil {
-		t.Fatal("nbdinfo is missing: run make deps")
-	}
-	uri := strings.TrimSpace(d.must("uri", "vm1")) + "?tls-certificates=" + filepath.Dir(cert)
-	if out, err := exec.Command(info, "--size", uri).CombinedOutput(); err != nil || string(out) != "1048576\n" {
+	uri := strings.TrimSpace(d.must("uri", "vm1"))
+	if out, err := nbdSize(t, uri, filepath.Dir(cert)); err != nil || out != "1048576\n" {
 		t.Errorf("over TLS: %s, %v", out, err)
 	}
-	plain := strings.Replace(strings.TrimSpace(d.must("uri", "vm1")), "nbds:", "nbd:", 1)
-	if out, err := exec.Command(info, "--size", plain).CombinedOutput(); err == nil {
+	if out, err := nbdSize(t, strings.Replace(uri, "nbds:", "nbd:", 1), ""); err == nil {
 		t.Errorf("without TLS: %s", out)
 	}
 	d.stop()

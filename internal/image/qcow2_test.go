@@ -161,6 +161,7 @@ func TestQcow2Refused(t *testing.T) {
 		"external":    {[]string{"-o", "data_file=" + filepath.Join(dir, "data")}, "external file"},
 		"extended L2": {[]string{"-o", "extended_l2=on"}, "extended L2"},
 		"encrypted":   {[]string{"--object", "secret,id=s,data=x", "-o", "encrypt.format=aes,encrypt.key-secret=s"}, "encrypted"},
+		"LUKS":        {[]string{"--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"}, "encrypted"},
 	} {
 		path := filepath.Join(dir, "img")
 		qemuImg(t, append(append([]string{"create", "-f", "qcow2"}, c.args...), path, "4M")...)
