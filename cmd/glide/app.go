@@ -90,6 +90,14 @@ func checkNames(snapshot bool, names ...string) error {
 	return nil
 }
 
+// clientFor checks names, and then finds the daemon that is asked about them.
+func (a *app) clientFor(snapshot bool, names ...string) (*client.Client, error) {
+	if err := checkNames(snapshot, names...); err != nil {
+		return nil, err
+	}
+	return a.client()
+}
+
 // jsonFlag gives the verb --json.
 func (a *app) jsonFlag(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().BoolVar(&a.json, "json", false, "print one JSON document and nothing else")

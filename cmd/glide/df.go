@@ -19,10 +19,7 @@ free. Sharing is counted over this host's volumes.`,
 		Args:              takes(0, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkNames(false, args...); err != nil {
-				return err
-			}
-			c, err := a.client()
+			c, err := a.clientFor(false, args...)
 			if err != nil {
 				return err
 			}

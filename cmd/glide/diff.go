@@ -18,10 +18,7 @@ func newDiff(a *app) *cobra.Command {
 		Args:              takes(2, 2),
 		ValidArgsFunction: a.volumes(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkNames(true, args...); err != nil {
-				return err
-			}
-			c, err := a.client()
+			c, err := a.clientFor(true, args...)
 			if err != nil {
 				return err
 			}

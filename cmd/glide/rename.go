@@ -15,10 +15,7 @@ func newRename(a *app) *cobra.Command {
 		Args:              takes(2, 2),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkNames(false, args...); err != nil {
-				return err
-			}
-			c, err := a.client()
+			c, err := a.clientFor(false, args...)
 			if err != nil {
 				return err
 			}

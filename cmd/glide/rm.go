@@ -19,10 +19,7 @@ removed does not keep the others from it.`,
 		Args:              takes(1, -1),
 		ValidArgsFunction: a.volumes(-1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkNames(true, args...); err != nil {
-				return err
-			}
-			c, err := a.client()
+			c, err := a.clientFor(true, args...)
 			if err != nil {
 				return err
 			}

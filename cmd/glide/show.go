@@ -20,10 +20,7 @@ func newShow(a *app) *cobra.Command {
 		Args:              takes(1, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkNames(true, args...); err != nil {
-				return err
-			}
-			c, err := a.client()
+			c, err := a.clientFor(true, args...)
 			if err != nil {
 				return err
 			}

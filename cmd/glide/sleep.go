@@ -17,10 +17,7 @@ volume with open connections sleeps only with --force, which closes them.`,
 		Args:              takes(1, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkNames(false, args...); err != nil {
-				return err
-			}
-			c, err := a.client()
+			c, err := a.clientFor(false, args...)
 			if err != nil {
 				return err
 			}

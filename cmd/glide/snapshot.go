@@ -21,10 +21,7 @@ exported, compared, served read-only and gone back to.`,
 			if err := checkNames(false, args[0]); err != nil {
 				return err
 			}
-			if err := checkNames(true, args[0]+"@"+args[1]); err != nil {
-				return err
-			}
-			c, err := a.client()
+			c, err := a.clientFor(true, args[0]+"@"+args[1])
 			if err != nil {
 				return err
 			}
@@ -46,10 +43,7 @@ func newSnapshots(a *app) *cobra.Command {
 		Args:              takes(1, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkNames(false, args...); err != nil {
-				return err
-			}
-			c, err := a.client()
+			c, err := a.clientFor(false, args...)
 			if err != nil {
 				return err
 			}

@@ -15,10 +15,7 @@ func newURI(a *app) *cobra.Command {
 		Args:              takes(1, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkNames(true, args...); err != nil {
-				return err
-			}
-			c, err := a.client()
+			c, err := a.clientFor(true, args...)
 			if err != nil {
 				return err
 			}

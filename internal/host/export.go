@@ -77,19 +77,7 @@ func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
 			return nil, nil, problem.New(problem.NotFound, "volume %q has no snapshot %q", n.log(), n.Snapshot)
 		}
 	}
-	v, err := h.openState(ctx, &state)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := v.Cut()
-	if err != nil {
-		closeState(v)
-		return nil, nil, err
-	}
-	return c, func() {
-		c.Release()
-		closeState(v)
-	}, nil
+	return h.cutOfState(ctx, &state)
 }
 
 // read returns the volume for reading: one that sleeps is woken. Under op.

@@ -331,7 +331,12 @@ func (h *Host) cutAt(ctx context.Context, n Name, at string) (*volume.Cut, func(
 	if d := h.find(n); d != nil && volume.ID(state.ID) != d.id {
 		return nil, nil, problem.New(problem.NotFound, "%s is a state of another volume, which had the name %q before: glide fork --at %s takes it", g, n, g)
 	}
-	v, err := h.openState(ctx, state)
+	return h.cutOfState(ctx, state)
+}
+
+// cutOfState returns a cut of a published state, and what releases it.
+func (h *Host) cutOfState(ctx context.Context, s *commitlog.State) (*volume.Cut, func(), error) {
+	v, err := h.openState(ctx, s)
 	if err != nil {
 		return nil, nil, err
 	}
