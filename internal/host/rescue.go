@@ -82,6 +82,8 @@ func (h *Host) fence(d *disk, v *volume.Volume, why error) error {
 			return err
 		}
 		rescue = newDisk(h, rec)
+		rescue.op.Lock() // who finds it waits until it has what it is for
+		defer rescue.op.Unlock()
 		if err := h.reserve(rescue); err != nil {
 			return err
 		}
