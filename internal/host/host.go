@@ -156,6 +156,7 @@ func (h *Host) open(ctx context.Context) error {
 	if err := h.openVolumes(); err != nil {
 		return err
 	}
+	h.bg.Go(h.lookAround)
 	return h.attachments.reclaim(ctx)
 }
 

@@ -3,7 +3,6 @@ package host
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
@@ -475,36 +474,4 @@ func (d *disk) refuseFenced() error {
 		return fencedError(&st)
 	}
 	return nil
-}
-
-// lookForSeal asks, without making anyone wait, whether a published volume that
-// is being opened was taken over meanwhile. A volume that was never published
-// makes no request.
-func (h *Host) lookForSeal(d *disk) {
-	if d.state().Published == nil || h.ctx.Err() != nil {
-		return
-	}
-	h.bg.Add(1)
-	go func() {
-		defer h.bg.Done()
-		ctx, cancel := context.WithTimeout(h.ctx, time.Minute)
-		defer cancel()
-		d.op.Lock()
-		defer d.op.Unlock()
-		if err := d.checkSeal(ctx); err != nil && problem.KindOf(err) == problem.Fenced {
-			_ = h.noteFence(d, err) // it is logged, and the volume's state says it
-		}
-	}()
-}
-
-// checkSeal looks whether the disk's newest commit is still the tip of its log.
-func (d *disk) checkSeal(ctx context.Context) error {
-	if d.owner != nil && !d.owner.Generation().IsZero() {
-		return d.owner.CheckSeal(ctx)
-	}
-	st := d.state()
-	// A process that has not committed has no epoch: it looks behind the newest
-	// commit that its predecessors made.
-	_, err := commitlog.Look(ctx, d.h.cfg.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, generation(st.Published), d.h.id)
-	return err
 }

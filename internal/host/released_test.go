@@ -3,10 +3,12 @@ package host
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
 )
 
 // TestReleasedIsShownAsItIs: a volume that was handed to the store is shown as the
@@ -87,6 +89,28 @@ func TestRemoveOfWhatWasTakenInItsSleep(t *testing.T) {
 	}
 	wantNames(t, h1, false, "v.rescue-1")
 	same(t, h1, "v.rescue-1", 0, data)
+}
+
+// TestTakenWhileTheHostWasAway: a volume that was served before the host stopped, and
+// was taken over then, is fenced soon after the start, whether it is written or not.
+func TestTakenWhileTheHostWasAway(t *testing.T) {
+	b, h1, h2, data := twoHosts(t)
+	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "stays", Size: mib, Durability: volume.Sync}))
+	if err := h1.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	delete(b.peers, "a")
+	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
+	h1 = b.host(h1.cfg.Data, "a")
+	for deadline := time.Now().Add(10 * time.Second); must[api.Volume](t)(h1.Show(ctx, "v")).State != "fenced"; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it goes on being served")
+		}
+	}
+	same(t, h1, "v.rescue-1", 0, data)
+	if v := must[api.Volume](t)(h1.Show(ctx, "stays")); v.State != "active" {
+		t.Errorf("%+v", v)
+	}
 }
 
 // TestReleasedAndTheStoreAway: what is known is shown, and what is not is said.

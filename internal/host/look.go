@@ -1,0 +1,63 @@
+package host
+
+import (
+	"context"
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// lookForSeal asks, without making anyone wait, whether a published volume that
+// is being opened was taken over meanwhile. A volume that was never published
+// makes no request.
+func (h *Host) lookForSeal(d *disk) {
+	if d.state().Published == nil || h.ctx.Err() != nil {
+		return
+	}
+	h.bg.Add(1)
+	go func() {
+		defer h.bg.Done()
+		ctx, cancel := context.WithTimeout(h.ctx, time.Minute)
+		defer cancel()
+		d.op.Lock()
+		defer d.op.Unlock()
+		if err := d.checkSeal(ctx); err != nil && problem.KindOf(err) == problem.Fenced {
+			_ = h.noteFence(d, err) // it is logged, and the volume's state says it
+		}
+	}()
+}
+
+// lookAround is lookForSeal for the volumes that were opened when the host
+// started: they may have been taken over while it was away. Verbs need not wait for
+// that either, unless there is something to be done. A store that does not answer
+// is asked again when they are written to.
+func (h *Host) lookAround() {
+	for _, d := range h.all() {
+		st := d.state()
+		if st.Published == nil || st.Mode != volume.Active {
+			continue
+		}
+		_, err := commitlog.Look(h.ctx, h.cfg.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, generation(st.Published), h.id)
+		switch {
+		case err == nil:
+		case problem.KindOf(err) == problem.Fenced:
+			h.lookForSeal(d)
+		case problem.KindOf(err) == problem.Unavailable || h.ctx.Err() != nil:
+			return
+		}
+	}
+}
+
+// checkSeal looks whether the disk's newest commit is still the tip of its log.
+func (d *disk) checkSeal(ctx context.Context) error {
+	if d.owner != nil && !d.owner.Generation().IsZero() {
+		return d.owner.CheckSeal(ctx)
+	}
+	st := d.state()
+	// A process that has not committed has no epoch: it looks behind the newest
+	// commit that its predecessors made.
+	_, err := commitlog.Look(ctx, d.h.cfg.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, generation(st.Published), d.h.id)
+	return err
+}
