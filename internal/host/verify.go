@@ -203,7 +203,7 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		}
 	}
 	if bad == 0 {
-		add("volumes", nil, fmt.Sprintf("none of %d is failed or fenced", len(h.all())), "")
+		add("volumes", nil, fmt.Sprintf("none of %d volumes and snapshots is failed or fenced", len(h.all())), "")
 	}
 	return out, nil
 }
