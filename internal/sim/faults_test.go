@@ -19,7 +19,7 @@ var faultsFlag = flag.String("sim.faults", "", "plant these faults, by name, one
 // faults are the deliberate faults in production code (package fault), each a
 // step of a protocol that is left out.
 var faults = []string{
-	"flush-without-sync", "rotate-without-sync", "failed-sync-is-success", "torn-record-counts", "half-a-write-counts", "numbers-used-again",
+	"flush-without-sync", "rotate-without-sync", "failed-sync-is-success", "torn-record-counts", "half-a-write-counts",
 	"cleaning-forgets-order", "cleaning-without-sync", "cleaning-drops-zeros", "recycled-before-recorded",
 	"cut-without-sync", "early-fork-counts", "fold-forgets-later-writes", "segment-not-recorded",
 	"collision-believed-ours", "number-sent-twice", "claim-without-seal", "former-owner-not-kept", "data-commits-forgotten",

@@ -21,6 +21,7 @@ var ops = []op{
 	{"create", 60, (*world).create},
 	{"write", 300, (*world).write},
 	{"zero", 60, (*world).zero},
+	{"churn", 50, (*world).churn},
 	{"sync", 80, (*world).sync},
 	{"read", 60, (*world).readBack},
 	{"hang up", 20, (*world).hangUp},
@@ -163,12 +164,48 @@ func (w *world) zero(d *dice) string {
 	case 1:
 		o.n = min(o.n, 8)
 	}
+	return w.zeroes(l, o)
+}
+
+// zeroes makes a range of a guest's disk read as zeros. The line is held.
+func (w *world) zeroes(l *line, o write) string {
 	return w.doIO(l, nbd.OpZero, []write{o}, func(dev nbd.Device) error {
 		if err := dev.Zero(uint64(o.at*sectorSize), uint64(o.n*sectorSize), true); err != nil {
 			return err
 		}
 		return acknowledge(dev)
 	})
+}
+
+// churn zeroes and writes one place again and again, while other things go on.
+func (w *world) churn(d *dice) string {
+	l := w.pick(d, nil)
+	if l == nil {
+		return "skipped"
+	}
+	defer l.hold()()
+	w.mu.Lock()
+	at := d.n(int(slices.Min(l.sizes)/sectorSize)-16) &^ 7
+	w.mu.Unlock()
+	for range 2 + d.n(8) {
+		w.mu.Lock()
+		w.stampNext++
+		id := w.stampNext << 16
+		w.mu.Unlock()
+		o := write{at: at, n: 8, stamp: func(s int) uint64 { return id | uint64(s) + 1 }, what: "churn"}
+		res := ""
+		if d.chance(500) {
+			o.stamp = nil
+			res = w.zeroes(l, o)
+		} else {
+			res = w.writes(l, []write{o})
+		}
+		if res != "" {
+			return res
+		}
+		time.Sleep(d.around(3 * time.Millisecond))
+	}
+	return ""
 }
 
 func (w *world) sync(d *dice) string {

@@ -119,7 +119,7 @@ func chooseParams(seed uint64) (p params, wx weather) {
 	p = params{
 		machines: 2 + d.n(2), steps: 40 + d.n(50), volumes: 2 + d.n(4),
 		pace:   []time.Duration{time.Millisecond, 5 * time.Millisecond, 40 * time.Millisecond}[d.n(3)],
-		memory: 256 << 10, cache: []int64{256 << 10, 1 << 20}[d.n(2)],
+		memory: 256 << 10, cache: []int64{1 << 20, 200 << 20}[d.n(2)],
 		walLimit: 32 * 64 << 10 << d.n(2), dirtyBudget: 128 << 10 << d.n(4), packBlocks: []int{1, 2, 25}[d.n(3)],
 	}
 	switch d.n(4) {

@@ -63,9 +63,6 @@ func (p *Pool) Recover(writer Identity, sources []Source, folded, floor, used ui
 		}
 	}
 	r.dropUnfinishedWrites()
-	if fault.Is("numbers-used-again") {
-		used = 0
-	}
 	r.collect(folded, max(floor, used))
 	return r.out, nil
 }
