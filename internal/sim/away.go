@@ -19,7 +19,7 @@ func (w *world) abroad(d *dice) (name string, m *machine) {
 		g := w.logs[n]
 		here := g.newest() == nil || g.newest().Bare()
 		for _, l := range w.lines {
-			here = here || l.m == m && !l.ended && l.mayBe(n)
+			here = here || l.m == m && (!l.ended || l.blurred) && l.mayBe(n)
 		}
 		if !here {
 			can = append(can, n)
@@ -193,7 +193,7 @@ func (w *world) forkAway(d *dice) string {
 		w.adopt(k, e, fs[0].ID)
 		clear(k.snaps)
 		k.promises = nil
-		if was != nil && !lazy {
+		if was != nil && !lazy && was == w.opener(g, at.Epoch) {
 			w.covers(was, e, floor, "forked")
 		}
 		r := fs[0].Requests

@@ -73,6 +73,8 @@ func (w *world) forkedFromStore(l, k *line, f api.Fork, from int) bool {
 	source := k.source
 	if w.adopt(k, mine.newest(), f.ID); source != nil {
 		k.source = nil
+	}
+	if source != nil && !l.fenced && !w.elsewhere(l) {
 		w.covers(l, e, from, "forked")
 	}
 	clear(k.snaps)

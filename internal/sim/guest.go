@@ -153,7 +153,7 @@ func (w *world) compare(l *line, got image, size uint64, sizes []uint64, why str
 	if !ok && l.loose && !l.crashed && l.m.hadBadSync {
 		// A write that failed, and was long, is there in part: that may be, and what
 		// becomes of it is anybody's guess.
-		l.ended, l.maybe = true, true
+		l.ended, l.maybe, l.blurred = true, true, true
 		return
 	}
 	if !ok && l.m.rotten { // what rots at the end of a log looks like its torn tail
@@ -195,9 +195,25 @@ func (w *world) compare(l *line, got image, size uint64, sizes []uint64, why str
 	if len(l.sizes) > 1 && slices.Equal(sizes, l.sizes) {
 		l.sizes = []uint64{size}
 	}
-	if f := min(l.acked, max(l.stored, 0), l.durable); f > l.first+30 {
+	if f := min(l.acked, max(l.stored, 0), l.durable); f > l.first+30 && !w.beingCopied(l) {
 		l.settle(f)
 	}
+}
+
+// beingCopied tells whether a fork, or a snapshot, of a line is being made: it may
+// be what the line was after any of its writes since that began. Under mu.
+func (w *world) beingCopied(l *line) bool {
+	for _, k := range w.lines {
+		if k.source == l {
+			return true
+		}
+	}
+	for _, s := range l.snaps {
+		if s.maybe {
+			return true
+		}
+	}
+	return false
 }
 
 // uncertain notes that a write failed: it may be there or not. The line is held.

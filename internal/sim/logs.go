@@ -395,7 +395,7 @@ func (w *world) excused(err error) bool {
 	switch problem.KindOf(err) {
 	case problem.Unavailable:
 		return true
-	case problem.Corrupt:
+	case problem.Corrupt, problem.Unsupported: // of a version that nobody wrote
 		return w.flipped > 0 || w.rotten
 	}
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)

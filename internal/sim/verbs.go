@@ -170,7 +170,7 @@ func (w *world) flushLine(l *line) string {
 		at, gerr := commitlog.ParseGeneration(f.Generation)
 		g := w.logs[l.name]
 		switch {
-		case len(l.names) > 0 || l.name != name || l.ended:
+		case len(l.names) > 0 || l.name != name || l.ended || l.m.hadBadSync:
 		case gerr != nil || g == nil || !g.counts(at):
 			w.violateLocked(flushIsDurable, "%s was flushed to %s, and the log has no such commit", l, f.Generation)
 		case !w.holds(l, g.entries[at], n):
@@ -224,7 +224,7 @@ func (w *world) sleep(d *dice) string {
 	return w.settled(l, name, u.life, "sleep", err, func() {
 		l.durable = max(l.durable, min(n, l.acked))
 		at, _ := commitlog.ParseGeneration(v.Generation)
-		if portable && l.name == name && (w.logs[name] == nil || w.logs[name].entries[at] == nil || !w.holds(l, w.logs[name].entries[at], n)) {
+		if portable && l.name == name && !l.m.hadBadSync && (w.logs[name] == nil || w.logs[name].entries[at] == nil || !w.holds(l, w.logs[name].entries[at], n)) {
 			w.violateLocked(flushIsDurable, "%s sleeps portably at %s with %d writes, and %d were acknowledged before", l, v.Generation, l.stored, n)
 		}
 	})

@@ -210,7 +210,7 @@ func (c *Cut) fork(save func() error, children []*State) ([]*Volume, error) {
 		st.Version = stateVersion
 		st.Size, st.BlockSize = c.State.Size, c.State.BlockSize
 		st.Root, st.RootBlocks = c.State.Root, c.State.RootBlocks
-		st.Folded, st.Floor, st.Used = c.State.Folded, c.Seq, c.Seq
+		st.Folded, st.Floor, st.Used, st.Repairs = c.State.Folded, c.Seq, c.Seq, c.State.Repairs
 		st.Segments = c.State.Segments
 	}
 	out := make([]*Volume, 0, len(children))

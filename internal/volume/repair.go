@@ -54,7 +54,7 @@ func (v *Volume) repairTail(cause error) error {
 	v.segs = kept
 	v.stMu.Unlock()
 	v.repaired.Add(1)
-	if err := v.Update(func(*State) {}); err != nil {
+	if err := v.Update(func(st *State) { st.Repairs++ }); err != nil {
 		err = problem.New(problem.Internal, "%w; the repair could not be recorded: %w", cause, err)
 		v.Fail(err)
 		return err

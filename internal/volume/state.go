@@ -116,6 +116,8 @@ type State struct {
 	// Unsynced is the volume that this one was forked from, if its log was not known
 	// to be durable through Floor when this was saved: see Counts.
 	Unsynced ID `json:"unsynced,omitzero"`
+	// Repairs counts how often the volume's log was written again after a sync that failed.
+	Repairs uint64 `json:"repairs,omitempty"`
 	// Loading marks a record whose data commits are being brought in. It counts
 	// for nothing after a stop.
 	Loading bool `json:"loading,omitempty"`
@@ -153,10 +155,15 @@ func (s *State) Ships() bool {
 // log of its parent and its own record at the same time, and is acknowledged
 // when both are durable: a record whose cut the parent's log does not reach was
 // never acknowledged, and what has the numbers of that cut later is something else.
-// parent is the volume st.Unsynced, nil if it is not open: then its log was
-// damaged, which is not a reason to forget a fork of it.
+// So is one whose parent's log was written again since the cut, elsewhere than where
+// the fork looks for it. parent is the volume st.Unsynced, nil if it is not open:
+// then its log was damaged, which is not a reason to forget a fork of it.
 func (st *State) Counts(parent *Volume) bool {
-	return st.Unsynced == ID{} || parent == nil || parent.Last() >= st.Floor
+	if st.Unsynced == (ID{}) || parent == nil {
+		return true
+	}
+	p := parent.State()
+	return parent.Last() >= st.Floor && p.Repairs == st.Repairs
 }
 
 // stateVersion is the newest version of State that this program writes and reads.
