@@ -357,8 +357,8 @@ func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, 
 	if err == nil {
 		return nil, nil
 	}
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("commit %s of %s: %w", obj.Generation, vol, err)
+	if ctx.Err() != nil { // if it exists, nobody has looked whose it is
+		return nil, problem.New(problem.Unavailable, "commit %s of %s: %s (%w)", obj.Generation, vol, err, ctx.Err())
 	}
 	found, readErr := get(ctx, store, vol, obj.Generation)
 	switch {

@@ -24,24 +24,21 @@ func (s *shipper) send() error {
 		s.fold()
 	}
 	// What is taken must not look as if it were in the store, until it is.
-	if _, at := s.v.Changed(); at != 0 {
-		s.flying.CompareAndSwap(0, int64(at))
-	}
-	s.setSending(true)
+	_, at := s.v.Changed()
+	s.setSending(true, at)
 	err := s.take(o)
-	s.setSending(false)
+	s.setSending(false, 0)
 	s.advance()
 	return err
 }
 
-func (s *shipper) setSending(on bool) {
+// setSending notes that changes are being taken, the oldest from the given Uptime.
+func (s *shipper) setSending(on bool, at time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sending = on
-	if !on {
-		s.noteFlying()
-		s.changed.Broadcast()
-	}
+	s.sending, s.taken = on, at
+	s.noteFlying()
+	s.changed.Broadcast()
 }
 
 // take takes the changes and sends them.
@@ -56,6 +53,7 @@ func (s *shipper) take(o *commitlog.Owner) error {
 		return nil
 	}
 	defer c.Release()
+	s.setSending(true, c.At)
 	err = s.ship(o, c)
 	if err == errTooLarge || problem.KindOf(err) == problem.Invalid && s.ctx.Err() == nil {
 		// No data commit can hold this, or follow the last fold: of a volume
@@ -137,7 +135,7 @@ func encodeChanges(c *volume.Changes) ([]byte, error) {
 
 // noteFlying brings flying up to date. Under mu.
 func (s *shipper) noteFlying() {
-	var at time.Duration
+	at := s.taken
 	for _, p := range s.flights {
 		if at == 0 || p.changes.At < at {
 			at = p.changes.At

@@ -71,7 +71,8 @@ type shipper struct {
 	over    error         // why nothing will be acknowledged any more
 	folding bool
 	rebase  bool          // a fold has to come first
-	sending bool          // changes were taken that are neither under way nor returned
+	sending bool          // changes are taken that are neither under way nor returned
+	taken   time.Duration // Uptime of the oldest of those; 0: none
 	saved   time.Duration // Uptime when the record last learned of it
 }
 

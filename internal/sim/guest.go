@@ -60,6 +60,7 @@ func (w *world) judge(l *line, name string, life int, what string, err error) {
 	case problem.KindOf(err) == problem.Fenced:
 		w.fence(l)
 	case problem.KindOf(err) == problem.Busy && w.elsewhere(l): // it will know that it is fenced when it asks again
+	case problem.KindOf(err) == problem.NotFound && w.elsewhere(l): // its snapshots are its rescue's
 	case w.excused(err), l.ended, l.ending, l.leaving, l.name != name, l.fenced, l.broken, len(l.names) > 0:
 	case l.m.hadBadSync && problem.KindOf(err) == problem.Internal:
 		l.broken = true
@@ -192,7 +193,7 @@ func (w *world) compare(l *line, got image, size uint64, sizes []uint64, why str
 		}
 		l.durable = min(l.durable, n)
 	}
-	if len(l.sizes) > 1 && slices.Equal(sizes, l.sizes) {
+	if len(l.sizes) > 1 && !l.resizing && slices.Equal(sizes, l.sizes) {
 		l.sizes = []uint64{size}
 	}
 	if f := min(l.acked, max(l.stored, 0), l.durable); f > l.first+30 && !w.beingCopied(l) {

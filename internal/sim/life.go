@@ -350,7 +350,7 @@ func (w *world) isLate(ctx context.Context, m *machine, h *host.Host, name strin
 	alone := func() (yes bool) {
 		w.note(func(*world) {
 			for _, l := range w.lines {
-				yes = yes || l.m == m && l.name == name && l.askers == 1 && !l.ending && len(l.names) == 0 && !l.fenced
+				yes = yes || l.m == m && l.name == name && l.askers == 1 && !l.maybe && !l.ending && len(l.names) == 0 && !l.fenced
 			}
 		})
 		return yes

@@ -40,6 +40,7 @@ type line struct {
 	released bool     // it was, or may have been, handed back to the store
 	least    int      // if loose: so many writes are there
 	sizes    []uint64 // it has one of these
+	resizing bool
 
 	blockSize uint32
 	rescue    *line

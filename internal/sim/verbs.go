@@ -299,9 +299,10 @@ func (w *world) resize(d *dice) string {
 	shrinks := len(l.sizes) > 1 || l.loose || size > 1<<20
 	name := l.name
 	if !shrinks {
-		l.sizes = append(l.sizes, size)
+		l.sizes, l.resizing = append(l.sizes, size), true
 	}
 	w.mu.Unlock()
+	defer w.note(func(*world) { l.resizing = false })
 	if shrinks {
 		return "skipped"
 	}

@@ -23,7 +23,13 @@ func (v *Volume) repairTail(cause error) error {
 		return nil // another waiter's repair covered this one
 	}
 	durable := v.log.Durable()
-	rewritten, err := v.log.Rewrite()
+	// Before anything is copied: forks that are not durable yet look for it where it
+	// was, see State.Counts.
+	err := v.Update(func(st *State) { st.Repairs++ })
+	var rewritten []wal.Rewritten
+	if err == nil {
+		rewritten, err = v.log.Rewrite()
+	}
 	if err != nil {
 		err = problem.New(problem.Internal, "%w; writing it again failed too: %w", cause, err)
 		v.Fail(err)
@@ -54,7 +60,7 @@ func (v *Volume) repairTail(cause error) error {
 	v.segs = kept
 	v.stMu.Unlock()
 	v.repaired.Add(1)
-	if err := v.Update(func(st *State) { st.Repairs++ }); err != nil {
+	if err := v.Update(func(*State) {}); err != nil {
 		err = problem.New(problem.Internal, "%w; the repair could not be recorded: %w", cause, err)
 		v.Fail(err)
 		return err
