@@ -196,8 +196,12 @@ func (w *world) forkAway(d *dice) string {
 		if was != nil && !lazy && was == w.opener(g, at.Epoch) {
 			w.covers(was, e, floor, "forked")
 		}
+		renamed := uint64(0)
+		if e.State.RenamedFrom != "" {
+			renamed = 2 // whether its old name says so
+		}
 		r := fs[0].Requests
-		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+e.unfolded()+2*uint64(e.Ahead) && w.weather == (weather{}) && !w.troubled {
+		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+e.unfolded()+2*uint64(e.Ahead)+renamed && w.weather == (weather{}) && !w.troubled {
 			w.violateLocked(forkIsConstant, "the fork of %s made %d requests: %+v", name, n, r)
 		}
 	})

@@ -40,7 +40,7 @@ func (w *world) fork(d *dice) string {
 		k.id, k.maybe = fs[0].ID, false
 		r := fs[0].Requests
 		made := r.Put + r.Get + r.List + r.Head + r.Delete
-		if g := w.logs[name]; made > 0 && g != nil && w.forkedFromStore(l, k, fs[0], from) {
+		if g := w.logs[name]; made > 0 && g != nil && w.forkedFromStore(l, k, name, fs[0], from) {
 			return
 		}
 		if k.inherit(); source == nil {
@@ -64,9 +64,9 @@ func (w *world) fork(d *dice) string {
 
 // forkedFromStore takes note of a fork of what this host released before: that is
 // made as one of another host's volume is. Under mu.
-func (w *world) forkedFromStore(l, k *line, f api.Fork, from int) bool {
+func (w *world) forkedFromStore(l, k *line, name string, f api.Fork, from int) bool {
 	at, err := commitlog.ParseGeneration(f.Generation)
-	e, mine := w.logs[l.name].entries[at], w.logs[k.name]
+	e, mine := w.logs[name].entries[at], w.logs[k.name]
 	if err != nil || e == nil || mine == nil || mine.newest() == nil || !l.released {
 		return false
 	}
@@ -74,7 +74,7 @@ func (w *world) forkedFromStore(l, k *line, f api.Fork, from int) bool {
 	if w.adopt(k, mine.newest(), f.ID); source != nil {
 		k.source = nil
 	}
-	if source != nil && !l.fenced && !w.elsewhere(l) {
+	if source != nil && !l.fenced && l.name == name && !l.ended && !w.elsewhere(l) {
 		w.covers(l, e, from, "forked")
 	}
 	clear(k.snaps)

@@ -100,7 +100,7 @@ func (w *world) checkWindow(l *line) {
 // checkStored checks that the store holds the first n writes of a line, as an
 // acknowledged flush of a sync volume promises. flush-is-durable. Under mu.
 func (w *world) checkStored(l *line, n int, why string) {
-	if n <= l.stored || n < l.first || n > l.last() {
+	if n <= l.stored || n < l.first || n > l.last() || l.m.hadBadSync {
 		return
 	}
 	if _, _, ok := l.find(l.inStore, n, l.last()); !ok {
