@@ -90,6 +90,10 @@ func (w *world) baseOf(l *line, before, after string) (root rootKey, unknown boo
 	if before == "" && after == "" {
 		return l.baseRoot, false
 	}
+	if l.unsure {
+		w.stats["known: a fork over a root that the store may have left, while the host does not know, is not pinned"]++
+		return rootKey{}, true
+	}
 	at, err := commitlog.ParseGeneration(before)
 	g := w.logs[l.name]
 	if before != after || err != nil || g == nil || g.entries[at] == nil {
