@@ -183,6 +183,9 @@ func (w *world) flushLine(l *line) string {
 
 // holds tells whether a commit is a line after at least n of its writes. Under mu.
 func (w *world) holds(l *line, e *entry, n int) bool {
+	if n < l.first {
+		return true // what was before is settled, and in the store
+	}
 	k, _, ok := l.find(e.content, min(n, l.last()), l.last())
 	if ok {
 		l.stored = max(l.stored, k)
