@@ -339,14 +339,15 @@ func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want c
 	if cause == commitlog.CauseTakeover {
 		h.event(eventVolume, d.String(), "taken over by force, at generation %s", first.Generation)
 	}
-	return h.adoptSnapshots(&first.State, first.Generation)
+	return nil
 }
 
 // load records and opens a volume as the store has it. Until its data commits
-// are in this host's log too, the record says that it does not count.
+// are in this host's log too, and its snapshots have records, its own record says
+// that it does not count: it would come back without them after a crash.
 func (h *Host) load(ctx context.Context, rec volume.State, s *commitlog.State) (*volume.Volume, error) {
 	published := rec.Published
-	if rec.Loading = len(s.DataCommits) > 0; rec.Loading {
+	if rec.Loading = len(s.DataCommits)+len(s.Snapshots) > 0; rec.Loading {
 		rec.Published = nil
 	}
 	if err := h.save(&rec); err != nil {
@@ -359,7 +360,9 @@ func (h *Host) load(ctx context.Context, rec volume.State, s *commitlog.State) (
 	if !rec.Loading {
 		return v, nil
 	}
-	err = h.replay(ctx, v, s)
+	if err = h.replay(ctx, v, s); err == nil {
+		err = h.adoptSnapshots(s, generation(published))
+	}
 	if err == nil {
 		err = v.Loaded(func(st *volume.State) { st.Published = published })
 	}
