@@ -161,12 +161,24 @@ func TestQcow2Refused(t *testing.T) {
 		"external":    {[]string{"-o", "data_file=" + filepath.Join(dir, "data")}, "external file"},
 		"extended L2": {[]string{"-o", "extended_l2=on"}, "extended L2"},
 		"encrypted":   {[]string{"--object", "secret,id=s,data=x", "-o", "encrypt.format=aes,encrypt.key-secret=s"}, "encrypted"},
-		"LUKS":        {[]string{"--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"}, "encrypted"},
 	} {
 		path := filepath.Join(dir, "img")
 		qemuImg(t, append(append([]string{"create", "-f", "qcow2"}, c.args...), path, "4M")...)
 		mustRefuse(t, name, path, problem.Unsupported, c.words)
 	}
+
+	// qemu-img measures its own CPU time to make a LUKS image, and gives up
+	// where the clock is too coarse, so the header of one that it made
+	// (encrypt.format=luks, 4 MiB, cut after 512 bytes) is kept here.
+	header, err := os.ReadFile("testdata/luks.qcow2-header")
+	if err != nil {
+		t.Fatal(err)
+	}
+	luks := filepath.Join(dir, "luks")
+	if err := os.WriteFile(luks, append(header, make([]byte, 2<<20)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustRefuse(t, "LUKS", luks, problem.Unsupported, "encrypted")
 
 	patched := func(name, words string, kind problem.Kind, off int64, b ...byte) {
 		t.Helper()
