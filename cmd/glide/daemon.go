@@ -105,6 +105,13 @@ type running struct {
 	stop  context.CancelCauseFunc // ends the requests of the API
 }
 
+// patient gives each request one patience with the store.
+func patient(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(objstore.WithPatience(r.Context())))
+	})
+}
+
 // run serves until ctx ends or a listener fails.
 func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, cfg host.Config) error {
 	failed := make(chan error, len(ls.api.open)+len(ls.nbd.open))
@@ -112,8 +119,8 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	r.stop = stop
 	var wg sync.WaitGroup
 	handlers := map[bool]http.Handler{ // by whether the network is between us and the client
-		false: api.Handler(h, api.Options{Log: r.log}),
-		true:  api.Handler(h, api.Options{Log: r.log, Token: r.token}),
+		false: patient(api.Handler(h, api.Options{Log: r.log})),
+		true:  patient(api.Handler(h, api.Options{Log: r.log, Token: r.token})),
 	}
 	for _, l := range ls.api.open {
 		s := &http.Server{

@@ -368,7 +368,8 @@ func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, 
 		return found, nil
 	case errors.Is(readErr, problem.Unsupported): // ours is not of a newer version: it is another's
 		return &Object{Generation: obj.Generation}, nil
-	case errors.Is(readErr, problem.NotFound) && !errors.Is(err, problem.Exists):
+	case errors.Is(readErr, problem.NotFound) && !errors.Is(err, problem.Exists),
+		problem.KindOf(readErr) == problem.Unavailable && problem.KindOf(err) == problem.Unavailable:
 		return nil, fmt.Errorf("commit %s of %s: %w", obj.Generation, vol, err)
 	case errors.Is(readErr, problem.NotFound):
 		return nil, problem.New(problem.Unavailable, "commit %s of %s: the store says that it exists and that it does not", obj.Generation, vol)

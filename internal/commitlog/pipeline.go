@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
 )
 
@@ -123,6 +124,7 @@ func (o *Owner) launch(ctx context.Context, at Generation, obj *Object) (*Shipme
 	}
 	f := &flight{sent: s, done: make(chan struct{})}
 	o.flights = append(o.flights, f)
+	ctx = objstore.WithPatience(ctx) // it is nobody's in particular
 	go func() {
 		f.found, f.err = create(ctx, o.opts.Store, o.opts.Volume, f.object, f.raw)
 		close(f.done)
@@ -207,12 +209,16 @@ func (o *Owner) reap() {
 func (o *Owner) drain(ctx context.Context) (found *Object, err error) {
 	for len(o.flights) > 0 {
 		f := o.flights[0]
+		stuck := o.stuck()
 		select {
 		case <-f.done:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 		if f.err != nil {
+			if !stuck { // it was waited for while it gave up
+				objstore.LosePatience(ctx)
+			}
 			found, err := create(ctx, o.opts.Store, o.opts.Volume, f.object, f.raw)
 			if err != nil {
 				return nil, err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/paraglide/glide/internal/problem"
@@ -16,11 +17,16 @@ import (
 
 const probeAdvice = "; use a store that has conditional writes (If-None-Match), or update it"
 
+const probes = "probe/"
+
+// IsProbe tells whether only probes use the key.
+func IsProbe(key string) bool { return strings.HasPrefix(key, probes) }
+
 // Probe proves that s refuses to create an object that exists, or fails with
 // problem.Unsupported. It makes four requests, on probe/NONCE; the nonce must
 // never have been used.
 func Probe(ctx context.Context, s Store, nonce string) error {
-	key := "probe/" + nonce
+	key := probes + nonce
 	first, second := []byte("first "+nonce), []byte("second "+nonce)
 	if err := s.PutIfAbsent(ctx, key, first); err != nil {
 		return fmt.Errorf("probing the store: %w", err)
@@ -62,7 +68,7 @@ func probeClean(ctx context.Context, s Store, key string, err error) error {
 // exactly one may win, and its bytes must be there. It makes ten requests.
 func ProbeRace(ctx context.Context, s Store, nonce string) error {
 	const racers = 8
-	key := "probe/" + nonce
+	key := probes + nonce
 	data := func(i int) []byte { return fmt.Appendf(nil, "racer %d %s", i, nonce) }
 	var errs [racers]error
 	var wg sync.WaitGroup

@@ -82,16 +82,20 @@ const unknownSize = 8 << 20
 // up. size is the number of bytes to be moved.
 func (r *retrying) do(ctx context.Context, op Op, key string, size int64, try func(context.Context) error) error {
 	start := r.o.Clock.Now()
+	gone := patience(ctx)
 	for n := 1; ; n++ {
-		err := r.once(ctx, n, size, try)
+		err := r.once(ctx, r.within(n, size, gone.Load()), try)
 		if err == nil || problem.KindOf(err) != problem.Unavailable || errors.Is(err, ErrPersistent) {
+			gone.Store(false)
 			return err
 		}
 		if ctx.Err() != nil {
 			return ended(ctx, err)
 		}
 		pause := r.pause(n, err)
-		if elapsed := r.o.Clock.Now().Sub(start); n >= r.o.MaxTries || elapsed+pause > r.o.MaxElapsed {
+		elapsed := r.o.Clock.Now().Sub(start)
+		if gone.Load() || n >= r.o.MaxTries || elapsed+pause > r.o.MaxElapsed {
+			gone.Store(true)
 			return problem.New(problem.Unavailable, "%w (gave up after %d tries in %s)", err, n, elapsed.Round(time.Millisecond))
 		}
 		r.o.OnRetry(op, key, err)
@@ -109,9 +113,17 @@ func ended(ctx context.Context, err error) error {
 	return fmt.Errorf("%w (no further try: %w)", err, ctx.Err())
 }
 
-func (r *retrying) once(ctx context.Context, n int, size int64, try func(context.Context) error) error {
+// within is what the n-th try may take.
+func (r *retrying) within(n int, size int64, gone bool) time.Duration {
+	if gone {
+		return min(hurried, r.o.TryTimeout)
+	}
 	moving := time.Duration(float64(size) / float64(r.o.MinRate) * float64(time.Second))
-	ctx, cancel := r.o.Clock.WithTimeout(ctx, r.o.TryTimeout<<min(n-1, 1)+moving<<min(n-1, 3))
+	return r.o.TryTimeout<<min(n-1, 1) + moving<<min(n-1, 3)
+}
+
+func (r *retrying) once(ctx context.Context, limit time.Duration, try func(context.Context) error) error {
+	ctx, cancel := r.o.Clock.WithTimeout(ctx, limit)
 	defer cancel()
 	return try(ctx)
 }
