@@ -245,7 +245,7 @@ func (h *Host) openDisk(d *disk) (*nbd.Export, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := d.open()
+	v := d.use()
 	if v == nil {
 		d.op.Lock()
 		v, err = d.wake(false)

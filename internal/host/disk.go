@@ -34,6 +34,7 @@ type disk struct {
 	mu      sync.Mutex
 	rec     volume.State   // while it is not open
 	v       *volume.Volume // nil while it is not open
+	loan    *loan          // nil unless it is open only for verbs that read
 	claims  []*wal.Segment // held for the record while it is not open
 	failed  error          // why it could not be opened
 	gone    bool           // removed
@@ -172,7 +173,7 @@ func (d *disk) unclaim() {
 
 // wake opens a disk of this host that is not open. Under op.
 func (d *disk) wake(force bool) (*volume.Volume, error) {
-	if v := d.open(); v != nil {
+	if v := d.use(); v != nil {
 		return v, nil
 	}
 	if err := d.reclaim(force); err != nil {

@@ -43,20 +43,22 @@ func (h *Host) Export(ctx context.Context, name string) (api.Exported, error) {
 // cutOf returns a cut of what the name names; done releases it. A volume that
 // this host has lost to another is read as the store has it.
 func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
-	if d := h.find(n); d != nil && d.state().Mode != volume.Fenced {
-		d.op.Lock()
-		v, err := d.read()
-		d.op.Unlock()
+	if d := h.find(n); d != nil && d.here() {
+		v, done, err := d.borrow()
 		if err != nil {
 			return nil, nil, err
 		}
 		c, err := v.Cut()
 		if err != nil {
+			done()
 			return nil, nil, err
 		}
-		return c, c.Release, nil
+		return c, func() {
+			c.Release()
+			done()
+		}, nil
 	}
-	if d := h.find(Name{n.Tenant, n.Volume, ""}); d != nil && d.state().Mode != volume.Fenced {
+	if d := h.find(Name{n.Tenant, n.Volume, ""}); d != nil && d.here() {
 		_, err := h.local(n.String(), true) // the store may have another volume of that name
 		return nil, nil, err
 	}
@@ -80,8 +82,12 @@ func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
 	return h.cutOfState(ctx, &state)
 }
 
-// read returns the volume for reading: one that sleeps is woken. Under op.
-func (d *disk) read() (*volume.Volume, error) { return d.wake(false) }
+// here tells whether this host has the disk's present state: it is not another's,
+// or anybody's who wakes it.
+func (d *disk) here() bool {
+	st := d.state()
+	return st.Mode != volume.Fenced && !st.Released
+}
 
 // Diff tells where two volumes differ and how much they share.
 func (h *Host) Diff(ctx context.Context, a, b string) (api.Diff, error) {

@@ -126,7 +126,7 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 	if st.Mode == volume.Fenced {
 		return nil, "", fencedError(&st)
 	}
-	v := d.open()
+	v := d.use()
 	if v == nil {
 		d.op.Lock()
 		var err error
@@ -147,7 +147,7 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 	var disks []*disk
 	var records []*volume.State
 	for _, n := range f.names {
-		st := h.newState(n, 0)
+		st := h.newState(n, st.Size)
 		st.Parent = parent
 		disks, records = append(disks, newDisk(h, st)), append(records, &st)
 	}

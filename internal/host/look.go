@@ -11,9 +11,11 @@ import (
 
 // lookForSeal asks, without making anyone wait, whether a published volume that
 // is being opened was taken over meanwhile. A volume that was never published
-// makes no request.
+// makes no request. The first look is made beside the verbs, which would wait as
+// long as a store that is away.
 func (h *Host) lookForSeal(d *disk) {
-	if d.state().Published == nil || h.ctx.Err() != nil {
+	st := d.state()
+	if st.Published == nil || h.ctx.Err() != nil {
 		return
 	}
 	h.bg.Add(1)
@@ -21,6 +23,9 @@ func (h *Host) lookForSeal(d *disk) {
 		defer h.bg.Done()
 		ctx, cancel := context.WithTimeout(h.ctx, time.Minute)
 		defer cancel()
+		if _, err := commitlog.Look(ctx, h.cfg.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, generation(st.Published), h.id); err == nil || problem.KindOf(err) != problem.Fenced {
+			return
+		}
 		d.op.Lock()
 		defer d.op.Unlock()
 		if err := d.checkSeal(ctx); err != nil && problem.KindOf(err) == problem.Fenced {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -75,19 +76,12 @@ func (u *usage) disk(ctx context.Context, d *disk) error {
 	if asked && st.SnapshotOf == (volume.ID{}) {
 		u.out.Logical += st.Size
 	}
-	d.op.Lock()
-	v, err := d.read()
-	d.op.Unlock()
+	base, done, err := u.open(d, &st, owner)
 	if err != nil {
 		return nil // a failed or fenced disk counts for nothing here
 	}
-	c, err := v.Cut()
-	if err != nil {
-		return nil
-	}
-	defer c.Release()
-	c.Places(func(place, length uint64) { u.places = append(u.places, placed{place, place + length, owner}) })
-	return c.Base().Walk(ctx, 0, c.Base().Blocks(), func(_ uint64, r pack.Ref) error {
+	defer done()
+	return base.Walk(ctx, 0, base.Blocks(), func(_ uint64, r pack.Ref) error {
 		b := u.blocks[r.Hash]
 		if b == nil {
 			b = &owned{owner: owner, raw: st.BlockSize, stored: r.Len}
@@ -100,6 +94,29 @@ func (u *usage) disk(ctx context.Context, d *disk) error {
 		}
 		return nil
 	})
+}
+
+// open returns the map of a disk, and notes what its overlay points at. One that
+// was released is all in the store, and to wake it would be to claim it.
+func (u *usage) open(d *disk, st *volume.State, owner int) (*blockmap.Map, func(), error) {
+	if st.Released && st.Mode == volume.Asleep {
+		m, err := blockmap.New(u.h.tenant(st.Tenant).pages, st.Root, st.Blocks())
+		return m, func() {}, err
+	}
+	v, giveBack, err := d.borrow()
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := v.Cut()
+	if err != nil {
+		giveBack()
+		return nil, nil, err
+	}
+	c.Places(func(place, length uint64) { u.places = append(u.places, placed{place, place + length, owner}) })
+	return c.Base(), func() {
+		c.Release()
+		giveBack()
+	}, nil
 }
 
 // sumBlocks adds up the blocks of the store.
