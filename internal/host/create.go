@@ -64,11 +64,17 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 	if st.Blocks() > 1<<50 {
 		return api.Volume{}, problem.New(problem.Invalid, "%d bytes are too many blocks of %d bytes: use a larger --block-size", r.Size, st.BlockSize)
 	}
-	d, err := h.add(st)
-	if err != nil {
-		return api.Volume{}, err
+	finish := func() error { return nil }
+	if p.ships() {
+		if finish, err = h.begin(&st); err != nil {
+			return api.Volume{}, err
+		}
 	}
-	if err := h.promise(ctx, p, commitlog.CauseCreate, d); err != nil {
+	d, err := h.add(st)
+	if err == nil {
+		err = h.promise(ctx, p, commitlog.CauseCreate, d)
+	}
+	if err = errors.Join(err, finish()); err != nil {
 		return api.Volume{}, err
 	}
 	return h.view(d), nil

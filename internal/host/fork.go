@@ -35,15 +35,16 @@ func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) 
 	if err != nil {
 		return nil, err
 	}
-	f := forking{h: h, src: src, at: r.At, lazy: r.Lazy, names: names}
+	p := policy{cmp.Or(r.Durability, local), defaultRPO}
+	f := forking{h: h, src: src, at: r.At, lazy: r.Lazy, names: names, ships: p.ships(), finish: func() error { return nil }}
 	if src.Snapshot != "" {
 		f.at, f.src.Snapshot = src.Snapshot, ""
 	}
 	disks, gen, err := f.run(ctx)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = h.promise(ctx, p, commitlog.CauseFork, disks...)
 	}
-	if err := h.promise(ctx, policy{cmp.Or(r.Durability, local), defaultRPO}, commitlog.CauseFork, disks...); err != nil {
+	if err = errors.Join(err, f.finish()); err != nil {
 		return nil, err
 	}
 	out := make([]api.Fork, len(disks))
@@ -85,7 +86,10 @@ type forking struct {
 	at    string
 	lazy  bool
 	names []Name
+	ships bool    // the forks promise more than local ones
 	age   float64 // of the commit that a lazy fork took, ms
+
+	finish func() error // ends what begin began
 }
 
 func (f *forking) run(ctx context.Context) ([]*disk, string, error) {
@@ -150,6 +154,12 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 		st := h.newState(n, st.Size)
 		st.Parent = parent
 		disks, records = append(disks, newDisk(h, st)), append(records, &st)
+	}
+	if f.ships {
+		var err error
+		if f.finish, err = h.begin(records...); err != nil {
+			return nil, "", err
+		}
 	}
 	done, err := f.reserve(disks)
 	if err != nil {
@@ -283,13 +293,18 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 	h := f.h
 	disks := make([]*disk, len(f.names))
 	states := make([]commitlog.State, len(f.names))
+	records := make([]*volume.State, len(f.names))
 	for i, n := range f.names {
 		id := newVolumeID(h)
 		states[i] = from.Fork(n.Volume, commitlog.VolumeID(id), gen, h.cfg.Now().UTC())
 		states[i].Tenant, states[i].Cause = n.Tenant, commitlog.CauseFork
 		rec := recordOf(&states[i], id)
 		rec.Name = n.Volume
-		disks[i] = newDisk(h, rec)
+		disks[i], records[i] = newDisk(h, rec), &rec
+	}
+	var err error
+	if f.finish, err = h.begin(records...); err != nil {
+		return nil, err
 	}
 	done, err := f.reserve(disks)
 	if err != nil {

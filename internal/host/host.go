@@ -59,10 +59,15 @@ type Host struct {
 
 	siblings *volume.Siblings // while the host opens its volumes
 
-	mu      sync.Mutex
-	disks   map[volume.ID]*disk
-	byName  map[string]*disk // "tenant/name", and "tenant/name@snapshot"
-	tenants map[string]*tenant
+	firsts sync.Mutex // held to change what is known of first publications
+
+	mu     sync.Mutex
+	disks  map[volume.ID]*disk
+	byName map[string]*disk // "tenant/name", and "tenant/name@snapshot"
+	// leftovers are volumes that calls which did not end left in the store, and
+	// that are being taken out of it.
+	leftovers map[volume.ID]Name
+	tenants   map[string]*tenant
 
 	closing sync.Once
 	ctx     context.Context // ends with the host
@@ -98,7 +103,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	h := &Host{cfg: cfg, disks: map[volume.ID]*disk{}, byName: map[string]*disk{}, tenants: map[string]*tenant{}}
+	h := &Host{cfg: cfg, disks: map[volume.ID]*disk{}, leftovers: map[volume.ID]Name{}, byName: map[string]*disk{}, tenants: map[string]*tenant{}}
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.attachments = newAttachments(h)
 	if err := h.open(ctx); err != nil {
@@ -157,6 +162,7 @@ func (h *Host) open(ctx context.Context) error {
 		return err
 	}
 	h.bg.Go(h.lookAround)
+	h.bg.Go(h.withdrawLeftovers)
 	return h.attachments.reclaim(ctx)
 }
 

@@ -122,6 +122,9 @@ func (h *Host) reserve(d *disk) error {
 	if old := h.disks[d.id]; old != nil {
 		return problem.New(problem.Busy, "volume %s is on this host already, under another name", d.id)
 	}
+	if _, left := h.leftovers[d.id]; left {
+		return problem.New(problem.Busy, "volume %s was left by a call that did not end, and is being removed from the store", d.id)
+	}
 	h.byName[key] = d
 	h.disks[d.id] = d
 	return nil

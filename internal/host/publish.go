@@ -369,7 +369,10 @@ func (d *disk) openFirst(ctx context.Context, st *volume.State, state commitlog.
 		}
 	}
 	if before != d.id {
-		if err := h.db.SetFact(firstFact(st), d.id[:]); err != nil {
+		h.firsts.Lock()
+		err := h.db.SetFact(firstFact(st), d.id[:])
+		h.firsts.Unlock()
+		if err != nil {
 			return commitlog.Generation{}, err
 		}
 	}

@@ -15,8 +15,13 @@ import (
 func (h *Host) openVolumes() error {
 	h.cleaner = newCleaner(h)
 	h.siblings = volume.NewSiblings()
+	gone, facts, err := h.unfinished()
+	if err != nil {
+		return err
+	}
 	var all []*disk
-	err := h.db.Volumes(func(r meta.Record) error {
+	var unfinished []volume.State
+	err = h.db.Volumes(func(r meta.Record) error {
 		var st volume.State
 		if err := json.Unmarshal(r.Value, &st); err != nil {
 			return problem.New(problem.Corrupt, "the record of volume %s cannot be read: %w", r.ID, err)
@@ -28,16 +33,26 @@ func (h *Host) openVolumes() error {
 			// The host stopped while the volume was being fetched; the store has all of it.
 			return h.forget(st.ID)
 		}
+		if gone[st.ID] || gone[st.SnapshotOf] {
+			unfinished = append(unfinished, st)
+			return nil
+		}
 		all = append(all, newDisk(h, st))
 		return nil
 	})
 	if err != nil {
 		return err
 	}
+	if err := h.dropUnfinished(unfinished, facts); err != nil {
+		return err
+	}
 	if err := h.startAll(all); err != nil {
 		return err
 	}
 	h.siblings = nil
+	if err := h.findLeftovers(); err != nil {
+		return err
+	}
 	h.pool.Settle()
 	h.bg.Add(1)
 	go func() {

@@ -311,6 +311,9 @@ func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.
 // claim opens an epoch of this host for a disk that the store has, and brings
 // it up. Under op.
 func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want commitlog.Generation) error {
+	if err := d.firstDone(&d.rec); err != nil { // one that a call left behind is somebody's now
+		return err
+	}
 	o, err := h.newOwner(&d.rec)
 	if err != nil {
 		return err
@@ -481,7 +484,7 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 // tip reads the newest object of a volume's log; one that was removed is not found.
 func (h *Host) tip(ctx context.Context, n Name) (*commitlog.Object, error) {
 	o, err := commitlog.Newest(ctx, h.cfg.Store, n.log())
-	if problem.KindOf(err) == problem.NotFound && err != nil {
+	if problem.KindOf(err) == problem.NotFound && err != nil || h.isLeftover(o) {
 		return nil, problem.New(problem.NotFound, "there is no volume %q, neither on this host nor in the store", n)
 	}
 	if err != nil {

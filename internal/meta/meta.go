@@ -126,9 +126,17 @@ func (m *DB) get(key []byte) ([]byte, error) {
 // Fact returns what SetFact stored under the name, nil if nothing was.
 func (m *DB) Fact(name string) ([]byte, error) { return m.get([]byte("h/" + name)) }
 
-// SetFact stores a fact about the host, durably.
+// SetFact stores a fact about the host, durably; nil removes it.
 func (m *DB) SetFact(name string, value []byte) error {
+	if value == nil {
+		return m.db.Delete([]byte("h/"+name), pebble.Sync)
+	}
 	return m.db.Set([]byte("h/"+name), value, pebble.Sync)
+}
+
+// Facts calls fn for every fact whose name begins with prefix; an error of fn ends it.
+func (m *DB) Facts(prefix string, fn func(name string, value []byte) error) error {
+	return m.each("h/"+prefix, func(key string, value []byte) error { return fn(key[len("h/"):], value) })
 }
 
 // Record is a volume's record, as the volume encoded it.
@@ -167,12 +175,19 @@ func (m *DB) save(how *pebble.WriteOptions, records []Record) error {
 
 // Volumes calls fn for every record; an error of fn ends it.
 func (m *DB) Volumes(fn func(Record) error) error {
-	it, err := m.db.NewIter(&pebble.IterOptions{LowerBound: []byte("v/"), UpperBound: []byte("v0")})
+	return m.each("v/", func(key string, value []byte) error { return fn(Record{ID: key[len("v/"):], Value: value}) })
+}
+
+// each calls fn for every key with a prefix, which ends in a slash.
+func (m *DB) each(prefix string, fn func(key string, value []byte) error) error {
+	end := []byte(prefix)
+	end[len(end)-1]++
+	it, err := m.db.NewIter(&pebble.IterOptions{LowerBound: []byte(prefix), UpperBound: end})
 	if err != nil {
 		return fmt.Errorf("read the metadata: %w", err)
 	}
 	for ok := it.First(); ok; ok = it.Next() {
-		if err := fn(Record{ID: string(it.Key()[2:]), Value: append([]byte{}, it.Value()...)}); err != nil {
+		if err := fn(string(it.Key()), append([]byte{}, it.Value()...)); err != nil {
 			_ = it.Close()
 			return err
 		}

@@ -1,0 +1,148 @@
+package host
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// A call that makes volumes of which the store learns makes all of them or none,
+// wherever the host stops. Their IDs are noted before anything of them is durable,
+// until the call is done. What is noted when the host starts was left behind: it
+// goes from here before anything is opened, and from the store once that answers.
+
+const (
+	unfinishedFacts = "unfinished/"
+	firstFacts      = "first/" // see firstFact
+)
+
+// begin notes volumes that are about to be made; finish ends that when they are
+// made, or unmade.
+func (h *Host) begin(states ...*volume.State) (finish func() error, err error) {
+	call := newVolumeID(h)
+	fact := unfinishedFacts + call.String()
+	var ids []byte
+	for _, st := range states {
+		ids = append(ids, st.ID[:]...)
+	}
+	return func() error { return h.db.SetFact(fact, nil) }, h.db.SetFact(fact, ids)
+}
+
+// unfinished is what calls that did not end left behind.
+func (h *Host) unfinished() (ids map[volume.ID]bool, facts []string, err error) {
+	ids = map[volume.ID]bool{}
+	err = h.db.Facts(unfinishedFacts, func(name string, value []byte) error {
+		facts = append(facts, name)
+		for id := range slices.Chunk(value, len(volume.ID{})) {
+			if len(id) == len(volume.ID{}) {
+				ids[volume.ID(id)] = true
+			}
+		}
+		return nil
+	})
+	return ids, facts, err
+}
+
+// dropUnfinished forgets the volumes with these records, which were left behind.
+// That they may be in the store stays known.
+func (h *Host) dropUnfinished(records []volume.State, facts []string) error {
+	ids := make([]volume.ID, len(records))
+	for i := range records {
+		st := &records[i]
+		if ids[i] = st.ID; st.Published != nil && st.SnapshotOf == (volume.ID{}) {
+			if err := h.db.SetFact(firstFact(st), st.ID[:]); err != nil {
+				return err
+			}
+		}
+		h.cfg.Log.Warn("a volume is not kept: the call that made it did not end", "volume", display(st.Tenant, st.Name, st.Snapshot))
+	}
+	if err := h.forget(ids...); err != nil {
+		return err
+	}
+	for _, fact := range facts {
+		if err := h.db.SetFact(fact, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// findLeftovers finds the volumes that this host began to publish, and has no
+// record of: nobody was told of them.
+func (h *Host) findLeftovers() error {
+	return h.db.Facts(firstFacts, func(fact string, value []byte) error {
+		tenant, name, ok := strings.Cut(strings.TrimPrefix(fact, firstFacts), "/")
+		if !ok || len(value) != len(volume.ID{}) || h.disk(volume.ID(value)) != nil {
+			return nil
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.leftovers[volume.ID(value)] = Name{tenant, name, ""}
+		return nil
+	})
+}
+
+// isLeftover tells whether a log ends in a volume that is being taken out of the
+// store; o may be nil.
+func (h *Host) isLeftover(o *commitlog.Object) bool {
+	if o == nil || o.State.Owner.ID != h.id {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, left := h.leftovers[volume.ID(o.State.ID)]
+	return left
+}
+
+// withdrawLeftovers takes them out of the store, which is asked until it answers.
+// Without any it makes no request.
+func (h *Host) withdrawLeftovers() {
+	for retry := firstRetry; ; retry = min(2*retry, longestRetry) {
+		h.mu.Lock()
+		left := make(map[volume.ID]Name, len(h.leftovers))
+		for id, n := range h.leftovers {
+			left[id] = n
+		}
+		h.mu.Unlock()
+		for id, n := range left {
+			err := h.withdrawLeftover(h.ctx, id, n)
+			switch {
+			case h.ctx.Err() != nil:
+				return
+			case err != nil && problem.KindOf(err) == problem.Unavailable:
+				continue
+			case err != nil:
+				h.cfg.Log.Warn("a volume whose making did not end stays in the store", "volume", n.String(), "error", err)
+			}
+			delete(left, id)
+			h.mu.Lock()
+			delete(h.leftovers, id)
+			h.mu.Unlock()
+		}
+		if len(left) == 0 || pause(h.ctx, retry) != nil {
+			return
+		}
+	}
+}
+
+func (h *Host) withdrawLeftover(ctx context.Context, id volume.ID, n Name) error {
+	st := volume.State{ID: id, Tenant: n.Tenant, Name: n.Volume}
+	o, err := h.newOwner(&st)
+	if err == nil {
+		err = o.Withdraw(ctx, commitlog.VolumeID(id))
+	}
+	if err != nil {
+		return err
+	}
+	h.firsts.Lock()
+	defer h.firsts.Unlock()
+	b, err := h.db.Fact(firstFact(&st))
+	if err != nil || len(b) != len(id) || volume.ID(b) != id { // another volume is being published under the name
+		return err
+	}
+	return h.db.SetFact(firstFact(&st), nil)
+}

@@ -1,0 +1,204 @@
+package host
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// deadly is a store whose n-th write is where the host's machine stops, before
+// the write takes effect or after it.
+type deadly struct {
+	objstore.Store
+	after bool
+	disk  *vfs.MemFS
+
+	mu   sync.Mutex
+	n    int
+	left *vfs.MemFS // what is on the disk then
+}
+
+func (s *deadly) write(do func() error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n--; s.n < 0 {
+		return problem.New(problem.Unavailable, "the machine has stopped")
+	}
+	if s.n > 0 {
+		return do()
+	}
+	if s.after {
+		_ = do()
+	}
+	s.left = s.disk.CrashClone(vfs.CrashCloneCfg{})
+	return problem.New(problem.Unavailable, "the machine stops")
+}
+
+func (s *deadly) Put(ctx context.Context, key string, data []byte) error {
+	return s.write(func() error { return s.Store.Put(ctx, key, data) })
+}
+
+func (s *deadly) PutIfAbsent(ctx context.Context, key string, data []byte) error {
+	return s.write(func() error { return s.Store.PutIfAbsent(ctx, key, data) })
+}
+
+func (s *deadly) Delete(ctx context.Context, key string) error {
+	return s.write(func() error { return s.Store.Delete(ctx, key) })
+}
+
+// operatorsDisk has the data directory of small; it is the operator who made it.
+func operatorsDisk(t *testing.T) *vfs.MemFS {
+	t.Helper()
+	disk := vfs.NewCrashableMem()
+	if err := disk.MkdirAll("data", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"/", ""} {
+		if f, err := disk.OpenDir(d); err == nil {
+			_ = f.Sync()
+		}
+	}
+	return disk
+}
+
+// TestMachineStopsWhileVolumesAreMade: wherever a machine stops that makes
+// volumes of which the store learns, there are all of them in the end, or none,
+// here and in the store.
+func TestMachineStopsWhileVolumesAreMade(t *testing.T) {
+	fork := func(r api.ForkRequest) func(*Host) error {
+		return func(h *Host) error { _, err := h.Fork(ctx, r); return err }
+	}
+	for name, c := range map[string]struct {
+		make func(*Host) error
+		made []string
+	}{
+		"forks of what another host holds": {fork(api.ForkRequest{Source: "v", Name: "f", Count: 3}), []string{"f-1", "f-2", "f-3"}},
+		"sync forks of that":               {fork(api.ForkRequest{Source: "v", Name: "f", Count: 2, Durability: volume.Sync}), []string{"f-1", "f-2"}},
+		"sync forks of a local volume":     {fork(api.ForkRequest{Source: "mine", Name: "f", Count: 2, Durability: volume.Sync}), []string{"f-1", "f-2"}},
+		"one fork":                         {fork(api.ForkRequest{Source: "v", Name: "f"}), []string{"f"}},
+		"a sync volume": {func(h *Host) error {
+			_, err := h.Create(ctx, api.CreateRequest{Name: "f", Size: mib, Durability: volume.Sync})
+			return err
+		}, []string{"f"}},
+		"an import": {func(h *Host) error { _, err := h.Import(ctx, "f", 0, &bytesSource{b: random(5, mib)}); return err }, []string{"f"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for at, reached := 1, true; reached; at++ {
+				for _, after := range []bool{false, true} {
+					reached = stopWhile(t, at, after, c.make, c.made)
+				}
+			}
+		})
+	}
+}
+
+// stopWhile stops the machine at its at-th write to the store; it tells whether
+// there was one.
+func stopWhile(t *testing.T, at int, after bool, do func(*Host) error, made []string) bool {
+	b := newBed(t)
+	other := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(other.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	fill(t, other, "v", 1, 0, 8192)
+	must[api.Volume](t)(other.Sleep(ctx, "v", true, false))
+	disk := operatorsDisk(t)
+	s := &deadly{Store: b.store, after: after, disk: disk, n: 1 << 30}
+	h := small(t, s, disk)
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "mine", Size: mib}))
+	must[api.Flush](t)(h.Flush(ctx, "mine"))
+	s.mu.Lock()
+	s.n = at
+	s.mu.Unlock()
+	err := do(h)
+	s.mu.Lock()
+	left := s.left
+	s.mu.Unlock()
+	told := left == nil
+	if told {
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = disk.CrashClone(vfs.CrashCloneCfg{})
+	}
+	again := small(t, b.store, left)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		again.mu.Lock()
+		n := len(again.leftovers)
+		again.mu.Unlock()
+		if n == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("write %d, after %v: %d volumes were left in the store", at, after, n)
+		}
+	}
+	none, all := []string{"mine", "v"}, append(slices.Clone(made), "mine", "v")
+	got := names(t, other, true)
+	if !slices.Equal(got, none) && !slices.Equal(got, all) || told && !slices.Equal(got, all) {
+		t.Fatalf("write %d, after %v: %v in the store (%v)", at, after, got, err)
+	}
+	wantNames(t, again, true, got...)
+	for _, name := range made {
+		if slices.Contains(got, name) {
+			fill(t, again, name, 1, 0, 4096)
+			must[api.Flush](t)(again.Flush(ctx, name))
+		}
+	}
+	if !slices.Contains(got, made[0]) {
+		if err := do(again); err != nil {
+			t.Fatalf("write %d, after %v: they cannot be made later: %v", at, after, err)
+		}
+	}
+	return s.left != nil
+}
+
+// TestLeftoversWaitForTheStore: what a call left in a store that is away is
+// nobody's until the store is back, its name can be used again, and a host that
+// left nothing makes no request.
+func TestLeftoversWaitForTheStore(t *testing.T) {
+	b := newBed(t)
+	disk := operatorsDisk(t)
+	s := &deadly{Store: b.store, after: true, disk: disk, n: 1 << 30}
+	h := small(t, s, disk)
+	s.mu.Lock()
+	s.n = 1
+	s.mu.Unlock()
+	_, _ = h.Create(ctx, api.CreateRequest{Name: "f", Size: mib, Durability: volume.Sync}) // nobody is told any more
+	faults := objstore.NewFaults(b.store, 1)
+	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}})
+	again := small(t, faults, s.left)
+	wantNames(t, again, true)
+	_, err := again.Wake(ctx, "f", false, "")
+	wantKind(t, err, problem.NotFound)
+	must[api.Volume](t)(again.Create(ctx, api.CreateRequest{Name: "f", Size: mib}))
+	faults.Clear()
+	must[api.Flush](t)(again.Flush(ctx, "f"))
+	for range 5000 {
+		again.mu.Lock()
+		n := len(again.leftovers)
+		again.mu.Unlock()
+		if n == 0 {
+			must[api.Flush](t)(again.Flush(ctx, "f"))
+			if err := again.Close(ctx); err != nil {
+				t.Fatal(err)
+			}
+			before := faults.Requests()
+			third := small(t, faults, s.left)
+			wantNames(t, third, false, "f")
+			if n := faults.Requests() - before; n > 2 { // the look of a published volume that is active
+				t.Fatalf("%d requests", n)
+			}
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("what was left is still in the store")
+}
