@@ -172,6 +172,10 @@ func nbdTLS(c *config.Config) (nbd.TLSMode, *tls.Config, error) {
 			return nbd.TLSOff, nil, problem.New(problem.Invalid, "the authority of TLS: %s holds no certificate in PEM", c.TLSCA)
 		}
 		t.ClientAuth = tls.RequireAndVerifyClientCert
+		// In TLS 1.3 Go asks for certificates without the RSA signatures that most
+		// authorities make, but for an extension that GnuTLS does not look at: QEMU
+		// and libnbd would send none.
+		t.MaxVersion = tls.VersionTLS12
 	}
 	if c.TLS == "require" {
 		return nbd.TLSRequire, t, nil

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -111,13 +113,17 @@ func TestSystemd(t *testing.T) {
 }
 
 // selfSigned makes a certificate, which is an authority, and its key.
-func selfSigned(t *testing.T) (cert, key string) { return signed(t, "ca", nil) }
+func selfSigned(t *testing.T) (cert, key string) { return signed(t, "ca", nil, ecdsaKey) }
+
+func ecdsaKey() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
+
+func rsaKey() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, 2048) }
 
 // signed makes a certificate NAME-cert.pem of an authority, or of its own, and its
 // key, in a directory that holds the authority's as ca-cert.pem.
-func signed(t *testing.T, name string, ca *tls.Certificate) (cert, key string) {
+func signed(t *testing.T, name string, ca *tls.Certificate, newKey func() (crypto.Signer, error)) (cert, key string) {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	private, err := newKey()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +136,7 @@ func signed(t *testing.T, name string, ca *tls.Certificate) (cert, key string) {
 	if ca != nil {
 		parent, by = ca.Leaf, ca.PrivateKey
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &private.PublicKey, by)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, private.Public(), by)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,8 +174,13 @@ func nbdSize(t *testing.T, uri, dir string) (string, error) {
 
 // TestTLSOfClients: with an authority, who has no certificate of it is not served.
 func TestTLSOfClients(t *testing.T) {
+	t.Run("ECDSA", func(t *testing.T) { testTLSOfClients(t, ecdsaKey) })
+	t.Run("RSA", func(t *testing.T) { testTLSOfClients(t, rsaKey) })
+}
+
+func testTLSOfClients(t *testing.T, newKey func() (crypto.Signer, error)) {
 	authority := func() (string, *tls.Certificate) {
-		cert, key := selfSigned(t)
+		cert, key := signed(t, "ca", nil, newKey)
 		ca, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {
 			t.Fatal(err)
@@ -178,9 +189,9 @@ func TestTLSOfClients(t *testing.T) {
 	}
 	caFile, ca := authority()
 	_, other := authority()
-	cert, key := signed(t, "server", ca)
-	client, _ := signed(t, "client", ca)
-	stranger, _ := signed(t, "client", other)
+	cert, key := signed(t, "server", ca, newKey)
+	client, _ := signed(t, "client", ca, newKey)
+	stranger, _ := signed(t, "client", other, newKey)
 	trusting := filepath.Join(filepath.Dir(stranger), "ca-cert.pem") // of the server: it is the client that is refused
 	if b, err := os.ReadFile(caFile); err != nil || os.WriteFile(trusting, b, 0o600) != nil {
 		t.Fatal(err)
