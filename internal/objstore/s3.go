@@ -74,6 +74,7 @@ func httpClient() *awshttp.BuildableClient {
 		t.MaxConnsPerHost = 256
 		t.IdleConnTimeout = 60 * time.Second
 		t.TLSHandshakeTimeout = 5 * time.Second
+		t.ResponseHeaderTimeout = 20 * time.Second // of a request that has time for more, because much is to be moved
 		t.WriteBufferSize = 32 << 10
 		t.ReadBufferSize = 32 << 10
 		t.DisableCompression = true

@@ -95,6 +95,9 @@ func (s *s3Store) fail(ctx context.Context, op Op, key string, err error) error 
 		}
 		return s.refused(op, key, response.HTTPStatusCode(), code, message)
 	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return marked{problem.New(problem.Unavailable, "%s %s: %s does not answer in time, check its address and the network", op, key, s), ctx.Err()}
+	}
 	if ctx.Err() != nil {
 		return contextError(op, key, ctx.Err())
 	}
