@@ -138,8 +138,11 @@ func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duratio
 		s.poke()
 	}
 	// The attempt that is under way may have begun before what was damaged was
-	// written again: the one after it tells.
-	fails := s.fails + 2
+	// written again, or the store came back: the one after it tells.
+	fails, came := s.fails+2, s.h.cfg.Uptime()
+	if patience > 0 {
+		s.noRest()
+	}
 	for s.acked.Load() < seq {
 		if over := s.why(); over != nil {
 			return over
@@ -147,7 +150,8 @@ func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duratio
 		if s.fails >= fails && problem.KindOf(s.err) == problem.Corrupt && s.err != nil {
 			return s.err
 		}
-		tired := patience > 0 && s.err != nil && s.h.cfg.Uptime()-s.since > patience
+		now := s.h.cfg.Uptime()
+		tired := patience > 0 && s.err != nil && now-s.since > patience && (s.fails >= fails || now-came > patience)
 		switch {
 		case s.err != nil && (tired || ctx.Err() != nil):
 			return problem.New(problem.Unavailable, "the store does not hold it yet; it goes on by itself when the store does: %w", s.err)
@@ -157,6 +161,33 @@ func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duratio
 		s.changed.Wait()
 	}
 	return nil
+}
+
+// rest is the pause before what failed is tried again; a verb that waits ends it.
+func (s *shipper) rest(d time.Duration) error {
+	s.mu.Lock()
+	if s.resting == nil {
+		s.resting = make(chan struct{})
+	}
+	enough := s.resting
+	s.mu.Unlock()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-enough:
+	case <-s.ctx.Done():
+		return errHeld
+	}
+	return nil
+}
+
+// noRest ends the pauses that are being made. Under mu.
+func (s *shipper) noRest() {
+	if s.resting != nil {
+		close(s.resting)
+		s.resting = nil
+	}
 }
 
 // stalled is why writes are not acknowledged, or the store does not keep up; ""

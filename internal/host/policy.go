@@ -207,8 +207,8 @@ func (h *Host) promiseOne(ctx context.Context, d *disk, p policy, cause commitlo
 
 // unmake removes volumes that were made, or begun, by a call that failed with
 // why: none of them is left, here or in the store. Should that be away, the next
-// volume of the name takes care of what was sent, and nobody waits for another
-// row of tries.
+// volume of the name takes care of what was sent, or the next start, and nobody waits
+// for another row of tries.
 func (h *Host) unmake(ctx context.Context, why error, disks ...*disk) error {
 	impatient := problem.KindOf(why) == problem.Unavailable || ctx.Err() != nil
 	ctx = context.WithoutCancel(ctx)
@@ -236,8 +236,8 @@ func (h *Host) unmakeOne(ctx context.Context, d *disk) error {
 	defer d.moving.Unlock()
 	st := d.state()
 	if err := h.takeOut(ctx, d, &st); err != nil {
-		if ctx.Err() == nil && problem.KindOf(err) != problem.Unavailable {
-			return err
+		if problem.KindOf(err) != problem.Unavailable {
+			h.cfg.Log.Warn("a volume that was not made may be in the store", "volume", d.String(), "error", err)
 		}
 		if st.Published != nil { // as if that had not been known
 			if err := h.db.SetFact(firstFact(&st), d.id[:]); err != nil {

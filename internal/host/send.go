@@ -168,7 +168,7 @@ func (s *shipper) settle() {
 		g, err := p.ship.Wait(s.ctx)
 		late.Stop()
 		if err != nil {
-			if s.failed(err) || pause(s.ctx, retry) != nil {
+			if s.failed(err) || s.rest(retry) != nil {
 				return
 			}
 			retry = min(2*retry, longestRetry)

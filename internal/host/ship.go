@@ -74,6 +74,7 @@ type shipper struct {
 	sending bool          // changes are taken that are neither under way nor returned
 	taken   time.Duration // Uptime of the oldest of those; 0: none
 	saved   time.Duration // Uptime when the record last learned of it
+	resting chan struct{} // closed to end the pauses of rest; nil while there are none
 }
 
 // parcel is a data commit under way.
@@ -195,7 +196,7 @@ func (s *shipper) run() {
 		if s.failed(err) {
 			return
 		}
-		if pause(s.ctx, retry) != nil {
+		if s.rest(retry) != nil {
 			return
 		}
 		retry = min(2*retry, longestRetry)

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -201,4 +202,40 @@ func TestLeftoversWaitForTheStore(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	t.Fatal("what was left is still in the store")
+}
+
+// TestStoreThatRefusesMakesNone: where the store takes nothing, and says so,
+// nothing is left of what could not be made, and one line says why.
+func TestStoreThatRefusesMakesNone(t *testing.T) {
+	b := newBed(t)
+	faults := objstore.NewFaults(b.store, 1)
+	h := small(t, faults, vfs.NewMem())
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Err: problem.New(problem.ReadOnly, "read-only store")})
+	make := map[string]func() error{
+		"create": func() error {
+			_, err := h.Create(ctx, api.CreateRequest{Name: "f", Size: mib, Durability: volume.Sync})
+			return err
+		},
+		"fork": func() error {
+			_, err := h.Fork(ctx, api.ForkRequest{Source: "v", Name: "g", Durability: volume.Sync, Count: 2})
+			return err
+		},
+		"import": func() error { _, err := h.Import(ctx, "i", 0, &bytesSource{b: random(5, mib)}); return err },
+	}
+	for name, do := range make {
+		err := do()
+		wantKind(t, err, problem.ReadOnly)
+		if strings.Count(err.Error(), "read-only store") != 1 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	wantNames(t, h, false, "v")
+	faults.Clear()
+	for _, do := range make {
+		if err := do(); err != nil {
+			t.Error(err)
+		}
+	}
+	wantNames(t, h, true, "f", "g-1", "g-2", "i", "v")
 }
