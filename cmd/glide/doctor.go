@@ -151,7 +151,9 @@ func checkStore(ctx context.Context, url string) client.Check {
 	if dir, ok := fileStore(url); ok {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			c := checkData(dir) // to open it would make it
-			c.Name = "store"
+			if c.Name = "store"; !c.OK {
+				c.Fix = "choose another with --store, or run glide as who owns it"
+			}
 			return c
 		}
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -62,6 +64,15 @@ data and wants --force.`,
 			var known []string
 			cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
 			hint = nearest.Hint(unknown.GetSpecifiedName(), known)
+		}
+		var wrong *pflag.InvalidValueError
+		var number *strconv.NumError
+		switch {
+		case !errors.As(err, &wrong):
+		case wrong.GetFlag().Value.Type() == "bool":
+			err = fmt.Errorf("%s is on or off, not %q", spelled(wrong.GetFlag()), wrong.GetValue())
+		case errors.As(err, &number):
+			err = fmt.Errorf("%q is no number that %s takes", wrong.GetValue(), spelled(wrong.GetFlag()))
 		}
 		return usage("%s: %w%s (see %s --help)", cmd.CommandPath(), err, hint, cmd.CommandPath())
 	})
@@ -126,4 +137,12 @@ func checkValues(cmd *cobra.Command) (err error) {
 		}
 	})
 	return err
+}
+
+// spelled is a flag as people write it.
+func spelled(f *pflag.Flag) string {
+	if f.Shorthand != "" {
+		return "-" + f.Shorthand
+	}
+	return "--" + f.Name
 }
