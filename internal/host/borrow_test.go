@@ -9,6 +9,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/problem"
 )
 
 // TestReadingWakesNothing: verbs that only read leave a volume asleep, and one
@@ -118,6 +119,25 @@ func TestStoreThatHangsHoldsUpNoVerb(t *testing.T) {
 	}
 }
 
+// TestStartDoesNotWaitForAStoreThatHangs: guests are served again soon.
+func TestStartDoesNotWaitForAStoreThatHangs(t *testing.T) {
+	store, disk := objstore.NewMem(objstore.Clock{}), vfs.NewMem()
+	h := small(t, store, disk)
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	fill(t, h, "v", 1, 0, 8192)
+	must[api.Flush](t)(h.Flush(ctx, "v"))
+	if err := h.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	block := make(chan struct{})
+	time.AfterFunc(20*time.Second, func() { close(block) })
+	began := time.Now()
+	wantNames(t, small(t, hangs{store, block}, disk), false, "v")
+	if took := time.Since(began); took > recoverWithin+3*time.Second {
+		t.Fatalf("the start took %v", took)
+	}
+}
+
 // hangs is a store that answers no look.
 type hangs struct {
 	objstore.Store
@@ -130,4 +150,12 @@ func (s hangs) Get(ctx context.Context, key string) ([]byte, error) {
 	case <-ctx.Done():
 	}
 	return nil, context.Canceled
+}
+
+func (s hangs) List(ctx context.Context, _, _ string, _ int) ([]objstore.Info, error) {
+	select {
+	case <-s.block:
+	case <-ctx.Done():
+	}
+	return nil, problem.New(problem.Unavailable, "no answer")
 }

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
@@ -29,6 +30,10 @@ func newPins(h *Host) *pins {
 	return &pins{h: h, children: map[blockmap.Root]commitlog.Pin{}}
 }
 
+// recoverWithin is what a start waits for the store to list this host's pins:
+// guests wait, too.
+const recoverWithin = 3 * time.Second
+
 // recover drops what a process before this one left: its sessions and what it
 // was about to publish. The pins for local children stay. A host that never
 // pinned anything makes no request.
@@ -38,6 +43,8 @@ func (p *pins) recover(ctx context.Context) error {
 		return err
 	}
 	p.used = true
+	ctx, cancel := context.WithTimeout(ctx, recoverWithin)
+	defer cancel()
 	var stale []commitlog.Pin
 	err = commitlog.Pins(ctx, p.h.cfg.Store, p.h.id, func(pin commitlog.Pin) error {
 		if pin.Kind != commitlog.PinChildren {
