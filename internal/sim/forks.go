@@ -44,7 +44,7 @@ func (w *world) fork(d *dice) string {
 			return
 		}
 		if k.inherit(); source == nil {
-			k.parent = l
+			k.behind = l.unsure || l.behind
 			k.baseRoot, k.owns = w.baseOf(l, fs[0].Generation, after.Generation)
 		} else {
 			k.sizes = []uint64{source.size}
@@ -89,10 +89,6 @@ func (w *world) baseOf(l *line, before, after string) (root rootKey, unknown boo
 	}
 	if before == "" && after == "" {
 		return l.baseRoot, false
-	}
-	if l.unsure {
-		w.stats["known: a fork over a root that the store may have left, while the host does not know, is not pinned"]++
-		return rootKey{}, true
 	}
 	at, err := commitlog.ParseGeneration(before)
 	g := w.logs[l.name]

@@ -442,7 +442,7 @@ func (p peer) Release(ctx context.Context, name string, r api.ReleaseRequest) (a
 		rctx, cancel := context.WithCancel(u.ctx)
 		defer cancel()
 		defer context.AfterFunc(ctx, cancel)()
-		late := w.isLate(ctx, p.to, u.h, name)
+		late := w.isLate(ctx, p.to, u.h, name, r.Epoch)
 		v, err := u.h.Release(rctx, name, r)
 		late(err)
 		w.answered(p.to, u.life, name, r, err)
