@@ -197,6 +197,13 @@ func (m *machine) before(life int) func(fileOp, string) error {
 	}
 }
 
+// failSyncs makes the next syncs of the log fail.
+func (m *machine) failSyncs(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.badSyncs = n
+}
+
 // crashLocked takes the power. Under mu.
 func (m *machine) crashLocked(where string) {
 	d := dice{draw(m.w.seed, "crash", uint64(m.index), uint64(m.life))}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/paraglide/glide/nbd"
@@ -326,10 +327,59 @@ func (w *world) badDisk(d *dice) string {
 		return "skipped"
 	}
 	m := w.someMachine(d)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.badSyncs = 1 + d.n(2)
+	fails := 1 + d.n(2)
+	if d.chance(700) {
+		l := w.pick(d, func(l *line) bool { return l.m == m && !l.promised().ships() && l.sizes[0] > foldedOnBadDisk })
+		if l != nil {
+			return w.foldOnBadDisk(d, l, fails)
+		}
+	}
+	m.failSyncs(fails)
 	return ""
+}
+
+// foldedOnBadDisk is how much a volume has to hold for foldOnBadDisk: more than
+// the log's smallest segment, so that whole ones are written again.
+const foldedOnBadDisk = 100 << 10
+
+// foldOnBadDisk lets a sync fail while what it was to make durable is published,
+// and then uses the log again: what was written again in between has to stay.
+func (w *world) foldOnBadDisk(d *dice, l *line, fails int) string {
+	defer l.hold()()
+	w.mu.Lock()
+	sectors := int(slices.Min(l.sizes) / sectorSize)
+	w.mu.Unlock()
+	stamped := func(at, n int) write {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.stampNext++
+		id := w.stampNext << 16
+		return write{at: at, n: min(n, sectors-at), stamp: func(s int) uint64 { return id | uint64(s) + 1 }, what: "write before a bad sync"}
+	}
+	for at := 0; at < sectors; at += 64 {
+		if res := w.writes(l, []write{stamped(at, 64)}); res != "" {
+			return res
+		}
+	}
+	l.m.failSyncs(fails)
+	var published sync.WaitGroup
+	published.Go(func() { w.flushLine(l) })
+	if d.chance(500) {
+		published.Wait()
+	}
+	at := d.n(sectors)
+	for range 4 + d.n(12) {
+		res := w.writes(l, []write{stamped(at, 96)})
+		if res == "" {
+			res = w.flushIO(l)
+		}
+		if res != "" {
+			published.Wait()
+			return res
+		}
+	}
+	published.Wait()
+	return w.check(l, "after a bad sync")
 }
 
 // rot changes a bit of what a machine's disk, or the store, holds.
