@@ -211,7 +211,9 @@ func TestUploadsOfContinuous(t *testing.T) {
 }
 
 // TestSyncLatency measures a flush of a sync volume against a bare conditional
-// put of the same size to the same store, 20 ms away, and what it does to others.
+// put of the same size to the same store, 20 ms away, and what it does to
+// others: each at the best of a few attempts, because other work on the machine
+// slows one side of a comparison or the other.
 func TestSyncLatency(t *testing.T) {
 	storeURL, proxy := slowStore(t)
 	d := newDaemon(t, storeURL, "--wal-limit", "1G", "--cache", "64M")
@@ -220,6 +222,34 @@ func TestSyncLatency(t *testing.T) {
 	proxy.Delay(10 * time.Millisecond)
 	store, err := objstore.Open(context.Background(), storeURL, objstore.Options{})
 	must(t, err)
+	attempts(t, func() (met bool) {
+		flush, put := flushAndPut(t, d, store)
+		ratio := float64(flush) / float64(put)
+		t.Logf("median flush %v, median put %v: %.2f", flush, put, ratio)
+		return ratio <= 1.3
+	})
+	attempts(t, func() (met bool) {
+		without, with := others(t, d, 0), others(t, d, 1)
+		ratio := float64(with) / float64(without)
+		t.Logf("other requests a second: %d without flushes, %d with: %.2f", without, with, ratio)
+		return ratio >= 0.9
+	})
+}
+
+// attempts fails the test if none of a few measurements meets what is promised.
+func attempts(t *testing.T, measure func() (met bool)) {
+	t.Helper()
+	for range 4 {
+		if measure() {
+			return
+		}
+	}
+	t.Error("what is promised was not met in any of the attempts")
+}
+
+// flushAndPut is the median of a write's flush, and of a bare put beside it.
+func flushAndPut(t *testing.T, d *daemon, store objstore.Store) (flush, put time.Duration) {
+	t.Helper()
 	r := rand.NewChaCha8([32]byte{3})
 	b := make([]byte, page)
 	c := d.dial("v")
@@ -229,26 +259,17 @@ func TestSyncLatency(t *testing.T) {
 		_, _ = r.Read(b)
 		began := time.Now()
 		must(t, store.PutIfAbsent(context.Background(), "probe/"+time.Now().Format(time.RFC3339Nano), bytes.Repeat(b[:1024], 5)))
-		put := time.Since(began)
+		bare := time.Since(began)
 		must(t, c.Write(b, uint64(i)*page, 0))
 		began = time.Now()
 		must(t, c.Flush())
 		if i >= 10 {
-			puts, flushes = append(puts, put), append(flushes, time.Since(began))
+			puts, flushes = append(puts, bare), append(flushes, time.Since(began))
 		}
 	}
 	slices.Sort(puts)
 	slices.Sort(flushes)
-	ratio := float64(flushes[len(flushes)/2]) / float64(puts[len(puts)/2])
-	t.Logf("median flush %v, median put %v: %.2f", flushes[len(flushes)/2], puts[len(puts)/2], ratio)
-	if ratio > 2 { // 1.3 is what is measured on a machine that does nothing else
-		t.Errorf("a flush takes %.2f puts", ratio)
-	}
-	without, with := others(t, d, 0), others(t, d, 1)
-	t.Logf("other requests a second: %d without flushes, %d with: %.2f", without, with, float64(with)/float64(without))
-	if float64(with) < 0.5*float64(without) {
-		t.Errorf("flushes slow others down: %d requests a second without, %d with", without, with)
-	}
+	return flushes[len(flushes)/2], puts[len(puts)/2]
 }
 
 // others counts the reads and writes a second of two connections while another

@@ -16,8 +16,8 @@ import (
 // TestForkCost: a fork on one host costs a few milliseconds, durable, whatever
 // the disk's size and dirty data, with the parent under load, and the parent is
 // not paused (fork-is-constant). A fork waits for two syncs that it begins at the
-// same time, and the slowest forks for the disk's slowest syncs: medians are held to
-// the bound, and lone syncs, measured between the forks, are told beside the rest.
+// same time, so where other work keeps the disk or the processors busy, a lone
+// sync, measured between the forks, tells by how much everything is slower.
 func TestForkCost(t *testing.T) {
 	b := newBed(t)
 	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Counter: b.count, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 16 << 30}})
@@ -42,15 +42,37 @@ func TestForkCost(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := b.count.Counts().Requests()
+	for attempt := 1; ; attempt++ {
+		forks, syncs, writes := forksUnderLoad(t, h, "f"+string(rune('0'+attempt)))
+		t.Logf("fork p50 %v p99 %v max %v; a lone sync p50 %v p99 %v max %v", forks[50], forks[98], forks[99], syncs[50], syncs[98], syncs[99])
+		pause := writes[len(writes)*999/1000]
+		t.Logf("parent's writes p50 %v p99.9 %v max %v of %d", writes[len(writes)/2], pause, writes[len(writes)-1], len(writes))
+		bound := max(5*time.Millisecond, 3*syncs[99]) // the load's sync that is under way, its own, and some
+		if forks[98] <= bound && pause <= bound {
+			break
+		}
+		if attempt == 5 {
+			t.Fatalf("five times; the last time forks took %v and writes %v, bound %v", forks[98], pause, bound)
+		}
+	}
+	if n := b.count.Counts().Requests() - before; n != 0 {
+		t.Errorf("%d store requests", n)
+	}
+}
+
+// forksUnderLoad forks v a hundred times while it is written, and tells how long
+// the forks, lone syncs between them, and the writes took, each in order.
+func forksUnderLoad(t *testing.T, h *Host, prefix string) (forks, syncs, writes []time.Duration) {
+	t.Helper()
+	v := vol(t, h, "v")
 	stop := make(chan struct{})
-	done := make(chan []time.Duration)
+	done := make(chan struct{})
 	go func() {
-		var worst []time.Duration
+		defer close(done)
 		r, page := rand.New(rand.NewPCG(2, 2)), random(2, 4096+28)
 		for i := 0; ; i++ {
 			select {
 			case <-stop:
-				done <- worst
 				return
 			default:
 			}
@@ -58,44 +80,28 @@ func TestForkCost(t *testing.T) {
 			if err := v.WriteFrames([]uint64{r.Uint64N(1<<28) << 12}, [][]byte{page}); err != nil {
 				t.Error(err)
 			}
-			worst = append(worst, time.Since(t0))
+			writes = append(writes, time.Since(t0))
 			if i%32 == 0 {
 				_ = v.Flush()
 			}
 		}
 	}()
-	var took, peer []time.Duration
 	probe := newProbe(t)
 	for i := range 100 {
 		t0 := time.Now()
-		must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v", Name: "f" + string(rune('a'+i/26)) + string(rune('a'+i%26))}))
-		took = append(took, time.Since(t0))
+		must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v", Name: prefix + string(rune('a'+i/26)) + string(rune('a'+i%26))}))
+		forks = append(forks, time.Since(t0))
 		time.Sleep(3 * time.Millisecond)
-		peer = append(peer, probe())
+		syncs = append(syncs, probe())
 		time.Sleep(2 * time.Millisecond)
 	}
 	close(stop)
-	writes := <-done
-	slices.Sort(took)
+	<-done
+	slices.Sort(forks)
+	slices.Sort(syncs)
 	slices.Sort(writes)
-	slices.Sort(peer)
-	t.Logf("fork p50 %v p99 %v max %v; a lone sync p50 %v p99 %v max %v", took[50], took[98], took[99], peer[50], peer[98], peer[99])
-	t.Logf("parent's writes p50 %v p99.9 %v max %v of %d", writes[len(writes)/2], writes[len(writes)*999/1000], writes[len(writes)-1], len(writes))
-	if n := b.count.Counts().Requests() - before; n != 0 {
-		t.Errorf("%d store requests", n)
-	}
-	// On a busy machine a lone sync tells by how much everything is slower.
-	bound := 5 * time.Millisecond * max(1, peer[50]/quietSync)
-	if took[50] > bound {
-		t.Errorf("half of the forks took more than %v (bound %v)", took[50], bound)
-	}
-	if p := writes[len(writes)*999/1000]; p > bound {
-		t.Errorf("the parent's writes were paused for %v", p)
-	}
+	return forks, syncs, writes
 }
-
-// quietSync is what a lone sync takes on a disk that is not busy, at most.
-const quietSync = 500 * time.Microsecond
 
 // newProbe returns a function that appends two KiB, about a volume's record, to
 // a file of its own and tells how long the disk takes to sync it.
@@ -138,15 +144,18 @@ func TestOpenWithDirtyData(t *testing.T) {
 		}
 	}
 	var took []time.Duration
-	for range 5 {
+	for len(took) < 5 || slices.Min(took) > opensWithin && len(took) < 20 {
 		must[api.Volume](t)(h.Sleep(ctx, "v", false, false))
 		t0 := time.Now()
 		must[api.Volume](t)(h.Wake(ctx, "v", false, ""))
 		took = append(took, time.Since(t0))
 	}
 	slices.Sort(took)
-	t.Logf("a volume with %d MiB of scattered dirty pages opens in %v (median of 5, longest %v)", dirty>>20, took[2], took[4])
-	if took[0] > time.Second { // a read of all the data would take longer
+	t.Logf("a volume with %d MiB of scattered dirty pages opens in %v (median of %d, longest %v)", dirty>>20, took[len(took)/2], len(took), took[len(took)-1])
+	if took[0] > opensWithin {
 		t.Errorf("opening took %v at best", took[0])
 	}
 }
+
+// opensWithin is how long opening a volume with 1 GiB of dirty data may take.
+const opensWithin = 200 * time.Millisecond

@@ -2,7 +2,6 @@ package wal
 
 import (
 	"encoding/binary"
-	"fmt"
 	"hash/crc32"
 	"sync"
 	"sync/atomic"
@@ -11,8 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/extent"
-	"github.com/paraglide/glide/internal/fault"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Written tells where a piece of an append lies now.
@@ -60,11 +57,6 @@ type Log struct {
 	indexing sync.WaitGroup // segments that get their index in the background
 }
 
-type prepared struct {
-	seg *Segment
-	err error
-}
-
 // NewLog returns a log that goes on after sequence number last, all of it
 // durable. attach is described at Log.
 func NewLog(p *Pool, writer Identity, last uint64, attach func(*Segment) error) *Log {
@@ -81,11 +73,6 @@ func (l *Log) Last() uint64    { return l.last.Load() }
 func (l *Log) Durable() uint64 { return l.durable.Load() }
 
 const maxIov = 512
-
-// prepareAfter is the part of a segment after which the next one is made ready:
-// early, since on a busy disk the syncs which that takes can last for as long as
-// it takes to fill the rest; not at once, since many volumes write little.
-const prepareAfter = 8
 
 // Append logs one write for each frame: frames[i][HeaderSize:] at offs[i]. The
 // room in front of the payload is overwritten with the record's header. What it
@@ -331,253 +318,4 @@ func (s *Segment) writev(iov []unix.Iovec, pos uint32) error {
 		}
 	}
 	return nil
-}
-
-// prepare makes the next segment ready in the background.
-func (l *Log) prepare() {
-	ch := make(chan prepared, 1)
-	l.next = ch
-	go func() {
-		seg, err := l.ready()
-		ch <- prepared{seg, err}
-	}()
-}
-
-// ready takes a segment and makes it durable that it is part of the log.
-func (l *Log) ready() (*Segment, error) {
-	seg, err := l.pool.take(kindLog, l.writer)
-	if err != nil {
-		return nil, err
-	}
-	seg.Hold() // the log's own, until the segment is rotated, synced and indexed
-	seg.logHeld.Store(true)
-	if err := l.attach(seg); err != nil {
-		seg.releaseLog()
-		seg.Release()
-		return nil, err
-	}
-	return seg, nil
-}
-
-// rotate goes on in another segment. The old one is synced before any flush is
-// acknowledged from the new one: it is in unsynced until then.
-func (l *Log) rotate() error {
-	if l.next == nil {
-		l.prepare()
-	}
-	p := <-l.next
-	l.next = nil
-	if p.err != nil {
-		// It was tried when the need came into sight; room may have been made since.
-		if p.seg, p.err = l.ready(); p.err != nil {
-			return p.err
-		}
-	}
-	l.retire()
-	l.cur, l.pos, l.index, l.indexed = p.seg, pageSize, nil, 0
-	return nil
-}
-
-// retire ends the current segment.
-func (l *Log) retire() {
-	if l.cur != nil {
-		l.cur.end.Store(l.wrote)
-		l.cur.full = fullSegment{l.index[:l.indexed], l.pos}
-		l.index, l.indexed = nil, 0
-		l.cur.trimPieces()
-		l.unsynced = append(l.unsynced, l.cur)
-		l.cur = nil
-	}
-}
-
-// Rotate ends the current segment, so that what follows goes to another one.
-func (l *Log) Rotate() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.pos > pageSize {
-		l.retire()
-	}
-}
-
-// Sync makes durable all that was appended before the call. A lone caller syncs
-// in its own time; callers that find a sync under way wait and share the next.
-func (l *Log) Sync() error { return l.SyncTo(l.last.Load()) }
-
-// SyncTo makes durable every record up to the number. Once a sync failed, it fails
-// for everybody until Rewrite has succeeded: the next sync of the same files would
-// succeed, and what the first one covered be lost all the same.
-func (l *Log) SyncTo(seq uint64) error {
-	if l.durable.Load() >= seq {
-		return nil
-	}
-	l.syncMu.Lock()
-	defer l.syncMu.Unlock()
-	for l.durable.Load() < seq {
-		if l.failed != nil {
-			return l.failed
-		}
-		if l.syncing {
-			l.synced.Wait()
-			continue
-		}
-		l.syncing = true
-		l.syncMu.Unlock()
-		upTo, err := l.syncFiles()
-		l.syncMu.Lock()
-		l.syncing = false
-		l.synced.Broadcast()
-		if l.failed = err; err != nil {
-			return err
-		}
-		l.durable.Store(max(upTo, l.durable.Load()))
-	}
-	return nil
-}
-
-// Failed tells whether a sync failed that Rewrite has not made up for.
-func (l *Log) Failed() bool {
-	l.syncMu.Lock()
-	defer l.syncMu.Unlock()
-	return l.failed != nil
-}
-
-// syncFiles syncs the rotated segments and then the current one.
-func (l *Log) syncFiles() (upTo uint64, err error) {
-	l.mu.Lock()
-	upTo = l.last.Load()
-	old := l.unsynced
-	cur := l.cur
-	l.mu.Unlock()
-	for _, s := range old {
-		if fault.Is("rotate-without-sync") {
-			continue
-		}
-		if err := s.sync(); err != nil {
-			return 0, err
-		}
-	}
-	if cur != nil && !fault.Is("flush-without-sync") {
-		if err := cur.sync(); err != nil {
-			return 0, err
-		}
-	}
-	if len(old) > 0 {
-		l.mu.Lock()
-		l.unsynced = l.unsynced[len(old):]
-		l.mu.Unlock()
-		l.indexing.Add(1)
-		go func() {
-			defer l.indexing.Done()
-			for _, s := range old {
-				_ = s.finish() // the index only saves time at the next start
-				s.releaseLog()
-			}
-		}()
-	}
-	return upTo, nil
-}
-
-// ErrSync marks a failed fdatasync: what it covered may be lost, whatever a
-// second call says.
-var ErrSync = fmt.Errorf("the disk did not keep what was written to it")
-
-func (s *Segment) sync() error {
-	s.pool.Stats.Syncs.Add(1)
-	if err := s.file.SyncData(); err != nil && !fault.Is("failed-sync-is-success") {
-		return problem.New(problem.Internal, "sync %s: %w: %w", s.name(), ErrSync, err)
-	}
-	return nil
-}
-
-// fullSegment is what finish needs of a segment that has just become full.
-type fullSegment struct {
-	index []byte // the headers of its records
-	end   uint32 // where they end
-}
-
-// finish writes index and trailer of a full segment that has been synced.
-func (s *Segment) finish() error {
-	f := s.full
-	s.full = fullSegment{}
-	if len(f.index) == 0 {
-		return nil
-	}
-	return s.writeIndex(f.index, f.end)
-}
-
-// writeIndex writes an index, and the trailer that makes it count.
-func (s *Segment) writeIndex(index []byte, end uint32) error {
-	t := trailer{
-		incarnation: s.incarnation, end: end, indexPos: pageUp(end), indexLen: uint32(len(index)),
-		firstSeq: 1<<64 - 1, indexCRC: crc32.Checksum(index, castagnoli),
-	}
-	for b := index; len(b) >= HeaderSize; t.records++ {
-		seq := binary.LittleEndian.Uint64(b[16:])
-		t.firstSeq, t.lastSeq = min(t.firstSeq, seq), max(t.lastSeq, seq)
-		skip := HeaderSize
-		if binary.LittleEndian.Uint32(b[4:])&flagZero != 0 {
-			skip += zeroPayload
-		}
-		b = b[skip:]
-	}
-	if _, err := s.file.WriteAt(index, int64(t.indexPos)); err != nil {
-		return s.pool.diskError("write the index of "+s.name(), err)
-	}
-	if _, err := s.file.WriteAt(t.encode(), int64(s.size-pageSize)); err != nil {
-		return s.pool.diskError("write the trailer of "+s.name(), err)
-	}
-	return nil
-}
-
-func encodeIndex(recs []Record) []byte {
-	index := make([]byte, 0, len(recs)*HeaderSize)
-	for i := range recs {
-		r := &recs[i]
-		var h [HeaderSize + zeroPayload]byte
-		var flags uint32
-		if r.Zero {
-			flags |= flagZero
-		}
-		if r.More {
-			flags |= flagMore
-		}
-		if r.Cont {
-			flags |= flagContinue
-		}
-		putHeader(h[:], r.payload(), flags, r.Off, r.Seq, r.Durable)
-		n := HeaderSize
-		if r.Zero {
-			binary.LittleEndian.PutUint64(h[HeaderSize:], r.Len)
-			n += zeroPayload
-		}
-		index = append(index, h[:n]...)
-	}
-	return index
-}
-
-// Close syncs and indexes what was appended and gives up the log's own hold on
-// its segments. Nothing may be appended afterwards.
-func (l *Log) Close() error {
-	l.Rotate()
-	err := l.Sync()
-	l.indexing.Wait()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.next != nil {
-		if p := <-l.next; p.err == nil {
-			p.seg.releaseLog()
-		}
-		l.next = nil
-	}
-	for _, s := range append(l.unsynced, l.cur) {
-		if s != nil {
-			if err == nil {
-				// Everything was durable before the rotation, so no sync came upon it.
-				_ = s.finish()
-			}
-			s.releaseLog()
-		}
-	}
-	l.unsynced, l.cur = nil, nil
-	return err
 }
