@@ -44,8 +44,9 @@ check: tools ## formatting, vet, lint, import layers
 test: deps tools build ## all tests, in a few minutes
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -timeout 14m ./...
 
-race: deps tools build ## the tests under the race detector
-	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -race -short -timeout 30m ./...
+race: deps tools ## the tests, and the daemon that they run, under the race detector
+	$(GO) build -race -o $(BIN)/glide-race ./cmd/glide
+	GORACE=halt_on_error=1 GLIDE_BIN=$(CURDIR)/$(BIN)/glide-race $(GO) test -race -short -timeout 40m -skip 'Memory|SyncLatency' ./...
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \

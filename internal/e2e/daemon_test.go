@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -41,8 +42,32 @@ type daemon struct {
 	within []string // a command that runs it, and becomes it
 	sock   string   // directory of the sockets: short paths
 	cmd    *exec.Cmd
-	stderr bytes.Buffer
+	stderr lockedBuffer
 	exited chan struct{}
+}
+
+// lockedBuffer can be read while a process still writes into it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *lockedBuffer) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b.Reset()
 }
 
 // newDaemon prepares a daemon; store "" is the default one.
@@ -83,31 +108,10 @@ func (d *daemon) start() {
 }
 
 func (d *daemon) tryStart() error {
-	args := append(append(append([]string{}, d.within...), glideBin(d.tb)), d.args()...)
-	d.cmd = exec.Command(args[0], args[1:]...)
-	d.cmd.Env = append(os.Environ(), d.env...)
-	d.cmd.Stderr = &d.stderr
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := d.cmd.StdoutPipe()
+	ready, err := d.spawn()
 	if err != nil {
 		return err
 	}
-	if err := d.cmd.Start(); err != nil {
-		return err
-	}
-	ready := make(chan bool, 1)
-	d.exited = make(chan struct{})
-	go func() {
-		sc := bufio.NewScanner(out)
-		for sc.Scan() {
-			if strings.HasPrefix(sc.Text(), "glide: ready") {
-				ready <- true
-			}
-		}
-		ready <- false
-		_ = d.cmd.Wait()
-		close(d.exited)
-	}()
 	select {
 	case ok := <-ready:
 		if !ok {
@@ -118,6 +122,37 @@ func (d *daemon) tryStart() error {
 	case <-time.After(60 * time.Second):
 		return fmt.Errorf("the daemon was not ready within a minute")
 	}
+}
+
+// spawn runs the daemon; ready tells when it is, or false when it has exited.
+func (d *daemon) spawn() (ready <-chan bool, err error) {
+	args := append(append(append([]string{}, d.within...), glideBin(d.tb)), d.args()...)
+	d.cmd = exec.Command(args[0], args[1:]...)
+	d.cmd.Env = append(os.Environ(), d.env...)
+	d.cmd.Stderr = &d.stderr
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := d.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.cmd.Start(); err != nil {
+		return nil, err
+	}
+	said := make(chan bool, 2)
+	cmd, exited := d.cmd, make(chan struct{})
+	d.exited = exited
+	go func() {
+		sc := bufio.NewScanner(out)
+		for sc.Scan() {
+			if strings.HasPrefix(sc.Text(), "glide: ready") {
+				said <- true
+			}
+		}
+		_ = cmd.Wait()
+		close(exited)
+		said <- false
+	}()
+	return said, nil
 }
 
 // kill is kill -9.

@@ -75,11 +75,11 @@ func killRounds(t *testing.T, rounds int, limit time.Duration) {
 				_ = c.Close()
 			}()
 		}
-		verbs := make(chan struct{})
+		verbs, vr := make(chan struct{}), rand.New(rand.NewPCG(r.Uint64(), 3))
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			d.verbs(rand.New(rand.NewPCG(r.Uint64(), 3)), done, verbs)
+			d.verbs(vr, done, verbs)
 		}()
 		time.Sleep(time.Duration(r.Float64() * 0.6 * float64(time.Second)))
 		close(verbs)
@@ -127,16 +127,10 @@ func (d *daemon) verbs(r *rand.Rand, round int, stop <-chan struct{}) {
 
 // killWhileStarting starts the daemon and kills it within its first moments.
 func (d *daemon) killWhileStarting(r *rand.Rand) {
-	started := make(chan error, 1)
-	go func() { started <- d.tryStart() }()
+	_, err := d.spawn()
+	must(d.tb, err)
 	time.Sleep(time.Duration(r.Float64() * 0.15 * float64(time.Second)))
-	for d.cmd == nil || d.cmd.Process == nil {
-		time.Sleep(time.Millisecond)
-	}
-	_ = d.cmd.Process.Kill()
-	<-started
-	<-d.exited
-	d.cmd = nil
+	d.kill()
 }
 
 // TestSigterm: a stop finishes what is under way and exits 0; the next start

@@ -260,12 +260,16 @@ func (d *daemon) disturb(r *rand.Rand, end time.Time) map[string]int {
 	done := map[string]int{}
 	for i := 0; time.Now().Before(end); i++ {
 		verb := []string{"fork", "v", fmt.Sprintf("f%d", i)}
-		switch r.IntN(6) {
+		which := i // each once, and then at random
+		if i > 3 {
+			which = r.IntN(6)
+		}
+		switch which {
 		case 0:
 			verb = []string{"flush", "v"}
 		case 1:
 			verb = []string{"snapshot", "v", fmt.Sprintf("s%d", i)}
-		case 2, 3, 4:
+		case 2, 4, 5:
 			verb = []string{"set", "v", "durability=" + []string{"local", "continuous", "sync"}[r.IntN(3)], "rpo=" + []string{"200ms", "1s"}[r.IntN(2)]}
 		}
 		if res := d.try(verb...); res.code == 0 {
