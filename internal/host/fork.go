@@ -139,6 +139,7 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 		if err != nil {
 			return nil, "", err
 		}
+		h.lookForSeal(d)
 	}
 	gen := ""
 	if st.Published != nil {

@@ -44,7 +44,7 @@ func (h *Host) lookAround() {
 		if st.Published == nil || st.Mode != volume.Active {
 			continue
 		}
-		_, err := commitlog.Look(h.ctx, h.cfg.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, generation(st.Published), h.id)
+		err := d.lookBehind(h.ctx, &st)
 		switch {
 		case err == nil:
 		case problem.KindOf(err) == problem.Fenced:
@@ -61,8 +61,18 @@ func (d *disk) checkSeal(ctx context.Context) error {
 		return d.owner.CheckSeal(ctx)
 	}
 	st := d.state()
-	// A process that has not committed has no epoch: it looks behind the newest
-	// commit that its predecessors made.
-	_, err := commitlog.Look(ctx, d.h.cfg.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, generation(st.Published), d.h.id)
+	return d.lookBehind(ctx, &st)
+}
+
+// lookBehind is checkSeal for a process that has not committed, and so has no
+// epoch: it looks behind the newest commit that its predecessors noted. What one
+// of them made, and did not live to note, leaves the volume over a state that
+// the store has moved on from (reachable-is-kept).
+func (d *disk) lookBehind(ctx context.Context, st *volume.State) error {
+	last := generation(st.Published)
+	g, err := commitlog.Look(ctx, d.h.cfg.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, last, d.h.id)
+	if err == nil && g.Compare(last) > 0 {
+		return d.h.pins.keepBehind(ctx, st.Root)
+	}
 	return err
 }

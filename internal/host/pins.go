@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,13 +22,16 @@ type pins struct {
 	// children are the pinned roots of published states that have moved on and
 	// that unpublished volumes of this host still lie over.
 	children map[blockmap.Root]commitlog.Pin
-	used     bool // a fact says that this host has pins in the store
+	// behind are those of them that a record names whose volume's newest commit
+	// names another.
+	behind map[blockmap.Root]bool
+	used   bool // a fact says that this host has pins in the store
 }
 
 const pinsFact = "pins"
 
 func newPins(h *Host) *pins {
-	return &pins{h: h, children: map[blockmap.Root]commitlog.Pin{}}
+	return &pins{h: h, children: map[blockmap.Root]commitlog.Pin{}, behind: map[blockmap.Root]bool{}}
 }
 
 // recoverWithin is what a start waits for the store to list this host's pins:
@@ -119,7 +123,25 @@ func (p *pins) pinFork(ctx context.Context, key string) (func(context.Context) e
 // volume that only this host knows lies over it (reachable-is-kept; a local fork
 // costs no request before that).
 func (p *pins) keepChildren(ctx context.Context, root blockmap.Root, except volume.ID) error {
-	if root.IsHole() || !p.needed(root, except) || fault.Is("children-not-pinned") {
+	if !p.needed(root, except) {
+		return nil
+	}
+	return p.keep(ctx, root)
+}
+
+// keepBehind pins the root that the record of a volume names, where the newest
+// commit, which an earlier process of this host made and did not live to note, names
+// another. The epoch that still holds the older one is about to be closed, and
+// until the next fold the volume, and what is forked from it, lies over that.
+func (p *pins) keepBehind(ctx context.Context, root blockmap.Root) error {
+	p.mu.Lock()
+	p.behind[root] = true
+	p.mu.Unlock()
+	return p.keep(ctx, root)
+}
+
+func (p *pins) keep(ctx context.Context, root blockmap.Root) error {
+	if root.IsHole() || fault.Is("children-not-pinned") {
 		return nil
 	}
 	p.mu.Lock()
@@ -150,15 +172,23 @@ func (p *pins) needed(root blockmap.Root, except volume.ID) bool {
 	return false
 }
 
-// release drops the pins of roots that no unpublished volume needs any more.
+// under tells whether a volume of this host lies over the root.
+func (p *pins) under(root blockmap.Root) bool {
+	return slices.ContainsFunc(p.h.all(), func(d *disk) bool { return d.state().Root == root })
+}
+
+// release drops the pins of roots that no unpublished volume needs any more, and
+// that no record is behind with.
 func (p *pins) release(ctx context.Context) {
 	p.mu.Lock()
 	var drop []commitlog.Pin
 	for root, pin := range p.children {
-		if !p.needed(root, volume.ID{}) {
-			drop = append(drop, pin)
-			delete(p.children, root)
+		if p.needed(root, volume.ID{}) || p.behind[root] && p.under(root) {
+			continue
 		}
+		drop = append(drop, pin)
+		delete(p.children, root)
+		delete(p.behind, root)
 	}
 	p.mu.Unlock()
 	for _, pin := range drop {

@@ -423,6 +423,9 @@ func (d *disk) claimOwn(ctx context.Context, st *volume.State) (*commitlog.Objec
 			// no-silent-rollback: what this host syncs before it publishes is not here.
 			return problem.New(problem.Fenced, "the store has a newer state of volume %q (generation %s, write %d) than the disk of this host (write %d): was the data directory restored from a copy?", d, tip.Generation, tip.State.Through(), v.Last())
 		}
+		if tip.State.Root != st.Root { // reachable-is-kept
+			return d.h.pins.keepBehind(ctx, st.Root)
+		}
 		return nil
 	})
 	if err != nil && problem.KindOf(err) == problem.NotFound {

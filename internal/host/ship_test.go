@@ -8,15 +8,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/nbd"
 )
@@ -148,159 +143,6 @@ func TestSyncSurvivesTheHost(t *testing.T) {
 	if err := dev.Flush(); err == nil {
 		t.Fatal("a fenced host acknowledged a flush")
 	}
-}
-
-// TestFlushesShareAndDoNotWaitInLine: concurrent flushes of a sync volume share
-// commits, and none waits for much more than one.
-func TestFlushesShareAndDoNotWaitInLine(t *testing.T) {
-	bubble(t, testFlushesShare)
-}
-
-// bubble runs a test in virtual time. What the process shares is made outside.
-func bubble(t *testing.T, test func(*testing.T)) {
-	data, err := commitlog.EncodeData([]commitlog.Range{{Len: 4, Data: make([]byte, 4)}})
-	if err == nil {
-		_, err = commitlog.DecodeData(data)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	synctest.Test(t, test)
-}
-
-// virtual opens a host in a bubble of virtual time, on a file system in memory:
-// what takes time there is the store alone.
-func virtual(t *testing.T, b *bed) *Host {
-	fs := vfs.NewMem()
-	if err := fs.MkdirAll("data", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	start := time.Now()
-	h, err := Open(ctx, Config{
-		Data: "data", FS: fs, Store: b.store, Counter: b.count, Cache: Share{Bytes: 16 << 20}, WALLimit: Share{Bytes: 64 << 20},
-		Uptime: func() time.Duration { return time.Since(start) + time.Hour },
-		// Coders that are made in a bubble cannot be used outside.
-		Compression: pack.CompressionNone,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = h.Close(ctx) })
-	return h
-}
-
-func testFlushesShare(t *testing.T) {
-	b := newBed(t)
-	g := newGated(b.store)
-	b.store = g
-	h := virtual(t, b)
-	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "sync"}))
-	dev := guest(t, h, "v")
-	g.delay.Store(int64(30 * time.Millisecond))
-	if err := guestWrite(dev, 0, random(1, 4096)); err != nil {
-		t.Fatal(err)
-	}
-	if err := dev.Flush(); err != nil { // begins an epoch, and learns how slow the store is
-		t.Fatal(err)
-	}
-	before := g.puts.Load()
-	var wg sync.WaitGroup
-	var flushes, total atomic.Int64
-	end := time.Now().Add(1500 * time.Millisecond)
-	for i := range uint64(16) {
-		wg.Go(func() {
-			for time.Now().Before(end) {
-				if err := guestWrite(dev, i<<14, random(i, 4096)); err != nil {
-					t.Error(err)
-				}
-				began := time.Now()
-				if err := dev.Flush(); err != nil {
-					t.Error(err)
-				}
-				flushes.Add(1)
-				total.Add(int64(time.Since(began)))
-				time.Sleep(time.Duration(i) * time.Millisecond)
-			}
-		})
-	}
-	wg.Wait()
-	puts := g.puts.Load() - before
-	mean := time.Duration(total.Load() / flushes.Load())
-	t.Logf("%d flushes in %d puts, %v each, of 30ms", flushes.Load(), puts, mean)
-	if puts*2 > flushes.Load() {
-		t.Errorf("%d puts for %d flushes", puts, flushes.Load())
-	}
-	if mean > 39*time.Millisecond {
-		t.Errorf("a flush takes %v when a put takes 30ms", mean)
-	}
-}
-
-// TestRPO: while the store takes nothing, a continuous volume acknowledges
-// writes for less than its rpo, says why it stopped, and goes on by itself.
-func TestRPO(t *testing.T) { bubble(t, testRPO) }
-
-func testRPO(t *testing.T) {
-	b := newBed(t)
-	g := newGated(b.store)
-	b.store = g
-	h := virtual(t, b)
-	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "continuous", RPOms: 600}))
-	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "other", Size: 8 << 20}))
-	dev, other := guest(t, h, "v"), guest(t, h, "other")
-	g.set(true)
-	began := time.Now()
-	var last atomic.Int64
-	done := make(chan error, 1)
-	stop := make(chan struct{})
-	go func() {
-		for i := uint64(0); ; i++ {
-			select {
-			case <-stop:
-				done <- nil
-				return
-			default:
-			}
-			if err := guestWrite(dev, i%1000*4096, random(i, 4096)); err != nil {
-				done <- err
-				return
-			}
-			last.Store(int64(time.Since(began)))
-			time.Sleep(time.Millisecond)
-		}
-	}()
-	time.Sleep(1500 * time.Millisecond)
-	if span := time.Duration(last.Load()); span > 600*time.Millisecond {
-		t.Errorf("writes were acknowledged for %v without the store", span)
-	} else if span < 200*time.Millisecond {
-		t.Errorf("writes were acknowledged for %v only", span)
-	}
-	if v := must[api.Volume](t)(h.Show(ctx, "v")); v.Reason == "" || v.Unpublished < 500 || v.State != "active" {
-		t.Errorf("it does not say why it waits: %+v", v)
-	}
-	if err := guestWrite(other, 0, random(5, 4096)); err != nil || other.Flush() != nil {
-		t.Errorf("another volume: %v", err)
-	}
-	p := make([]byte, 4096)
-	if err := dev.ReadAt(p, 0); err != nil {
-		t.Error(err)
-	}
-	g.set(false)
-	time.Sleep(500 * time.Millisecond)
-	if span := time.Duration(last.Load()); span < 1500*time.Millisecond {
-		t.Error("it did not go on when the store came back")
-	}
-	close(stop)
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	f := must[api.Flush](t)(h.Flush(ctx, "v"))
-	want := imageOfVolume(t, h, "v")
-	h2 := virtual(t, b)
-	v := must[api.Volume](t)(h2.Wake(ctx, "v", true, f.Generation))
-	if v.Durability != "continuous" || v.RPOms != 600 {
-		t.Errorf("%+v", v)
-	}
-	same(t, h2, "v", 0, want)
 }
 
 func imageOfVolume(t *testing.T, h *Host, name string) []byte {
@@ -529,35 +371,6 @@ func TestFlushesHoldNobodyUp(t *testing.T) {
 	t.Logf("%d requests a second without flushes, %d with: %.2f", without, with, float64(with)/float64(without))
 	if with < without/3 { // held up, it would be a few hundred
 		t.Errorf("flushes hold others up: %d requests a second without, %d with", without, with)
-	}
-}
-
-// TestIdleShipperRests: after a rollback, or a flush of nothing new, nothing is
-// tried again and again. In a bubble, whoever does not wait stops the clock.
-func TestIdleShipperRests(t *testing.T) { bubble(t, testIdleShipperRests) }
-
-func testIdleShipperRests(t *testing.T) {
-	b := newBed(t)
-	g := newGated(b.store)
-	b.store = g
-	h := virtual(t, b)
-	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "sync"}))
-	fill(t, h, "v", 1, 0, 4096)
-	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"))
-	must[api.Flush](t)(h.Flush(ctx, "v"))
-	must[api.Volume](t)(h.Rollback(ctx, "v", "s", true))
-	time.Sleep(time.Hour)
-	dev := guest(t, h, "v")
-	if err := dev.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(guestWrite(dev, 0, make([]byte, 4096)), dev.Flush(), dev.Flush()); err != nil {
-		t.Fatal(err)
-	}
-	before := g.puts.Load()
-	time.Sleep(24 * time.Hour)
-	if n := g.puts.Load() - before; n != 0 {
-		t.Errorf("an idle volume made %d commits in a day", n)
 	}
 }
 

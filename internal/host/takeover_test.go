@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/objstore"
@@ -373,4 +377,53 @@ func TestTwoClaim(t *testing.T) {
 			_ = h.Close(ctx)
 		}
 	}
+}
+
+// TestWriteUnderWayIsReleased: a write that was begun before its guest was turned away
+// is in the state that is released, or is not acknowledged. no-silent-rollback.
+func TestWriteUnderWayIsReleased(t *testing.T) {
+	b := newBed(t)
+	var slow atomic.Bool
+	open, began := make(chan struct{}), make(chan struct{}, 1)
+	mem := vfs.NewMem()
+	if err := mem.MkdirAll("data", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h1, err := Open(ctx, Config{
+		Data: "data", Store: b.store, Memory: 1 << 20, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 64 << 20},
+		FS: crashFS{mem, func(where string) {
+			if strings.HasPrefix(where, "before write data/wal/") && slow.CompareAndSwap(true, false) {
+				began <- struct{}{}
+				<-open
+			}
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h1.Close(ctx) })
+	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	data := fill(t, h1, "v", 1, 0, 300<<10)
+	must[api.Flush](t)(h1.Flush(ctx, "v"))
+	dev := guest(t, h1, "v")
+	slow.Store(true)
+	late := random(2, 4096)
+	written, slept := make(chan error, 1), make(chan error, 1)
+	go func() { written <- guestWrite(dev, 8192, late) }()
+	<-began
+	go func() {
+		_, err := h1.Sleep(ctx, "v", true, true)
+		slept <- err
+	}()
+	time.Sleep(100 * time.Millisecond) // the host goes on as far as it does without the write
+	close(open)
+	if err := <-written; err == nil {
+		copy(data[8192:], late)
+	}
+	if err := <-slept; err != nil {
+		t.Fatal(err)
+	}
+	h2 := b.host(t.TempDir(), "b")
+	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
+	same(t, h2, "v", 0, data)
 }

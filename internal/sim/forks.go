@@ -9,15 +9,9 @@ import (
 	"github.com/paraglide/glide/internal/problem"
 )
 
-func (w *world) fork(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil || w.live() >= w.params.volumes+2 {
+func (w *world) fork(d *dice, l *line, u use) string {
+	if w.live() >= w.params.volumes+2 {
 		return "skipped"
-	}
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
-		return "down"
 	}
 	var source *snap
 	w.mu.Lock()
@@ -44,7 +38,7 @@ func (w *world) fork(d *dice) string {
 			return
 		}
 		if k.inherit(); source == nil {
-			k.parent = l
+			k.behind = l.unsure || l.behind
 			k.baseRoot, k.owns = w.baseOf(l, fs[0].Generation, after.Generation)
 		} else {
 			k.sizes = []uint64{source.size}
@@ -90,10 +84,6 @@ func (w *world) baseOf(l *line, before, after string) (root rootKey, unknown boo
 	if before == "" && after == "" {
 		return l.baseRoot, false
 	}
-	if l.unsure {
-		w.stats["known: a fork over a root that the store may have left, while the host does not know, is not pinned"]++
-		return rootKey{}, true
-	}
 	at, err := commitlog.ParseGeneration(before)
 	g := w.logs[l.name]
 	if before != after || err != nil || g == nil || g.entries[at] == nil {
@@ -115,16 +105,7 @@ func (l *line) someSnap(d *dice) (*snap, string) {
 	return nil, ""
 }
 
-func (w *world) snapshot(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
-		return "down"
-	}
+func (w *world) snapshot(d *dice, l *line, u use) string {
 	if d.chance(700) {
 		defer l.hold()()
 		if !w.look(l) {
@@ -150,16 +131,7 @@ func (w *world) snapshot(d *dice) string {
 	return res
 }
 
-func (w *world) removeSnapshot(d *dice) string {
-	l := w.pick(d, func(l *line) bool { return len(l.snaps) > 0 })
-	if l == nil {
-		return "skipped"
-	}
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
-		return "down"
-	}
+func (w *world) removeSnapshot(d *dice, l *line, u use) string {
 	w.mu.Lock()
 	s, sn := l.someSnap(d)
 	if s == nil {
@@ -175,21 +147,9 @@ func (w *world) removeSnapshot(d *dice) string {
 	return w.settled(l, name, u.life, "remove snapshot", err, func() { delete(l.snaps, sn) })
 }
 
-func (w *world) rollback(d *dice) string {
-	l := w.pick(d, func(l *line) bool { return len(l.snaps) > 0 })
-	if l == nil {
-		return "skipped"
-	}
-	defer l.hold()()
-	l.verb <- struct{}{}
-	defer func() { <-l.verb }()
+func (w *world) rollback(d *dice, l *line, u use) string {
 	if !w.look(l) {
 		return "not certain"
-	}
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
-		return "down"
 	}
 	l.disconnect()
 	w.mu.Lock()

@@ -341,11 +341,16 @@ func (w *world) asked(m *machine, name string, r api.ReleaseRequest) {
 }
 
 // isLate is called when a host is asked to give a volume away. If nobody waits for
-// the answer any more, nothing may come of it: one-writer.
-func (w *world) isLate(ctx context.Context, m *machine, h *host.Host, name string) (done func(error)) {
-	active := func() bool {
+// the answer any more, nothing may come of it: one-writer. That the host finds
+// out meanwhile that another took the volume by force does not come of it: the
+// epoch that it was asked about ends with the other's seal, not with a release.
+func (w *world) isLate(ctx context.Context, m *machine, h *host.Host, name string, epoch uint64) (done func(error)) {
+	state := func() string {
 		v, err := h.Show(context.Background(), name)
-		return err == nil && v.State == "active"
+		if err != nil {
+			return kind(err)
+		}
+		return v.State
 	}
 	alone := func() (yes bool) {
 		w.note(func(*world) {
@@ -355,12 +360,24 @@ func (w *world) isLate(ctx context.Context, m *machine, h *host.Host, name strin
 		})
 		return yes
 	}
-	if ctx.Err() == nil || !active() || !alone() {
+	taken := func() (yes bool) {
+		w.note(func(*world) {
+			g := w.logs[name]
+			if g == nil {
+				return
+			}
+			e := g.entries[g.runEnd(epoch)]
+			yes = e != nil && e.Closes() && !e.Released && e.from.machine != m.index
+		})
+		return yes
+	}
+	if ctx.Err() == nil || state() != "active" || !alone() {
 		return func(error) {}
 	}
 	return func(err error) {
-		if alone() && (err == nil || !active()) {
-			w.violate(oneWriter, "%s on h%d was asked for by a host that gave up, and put to sleep for it", name, m.index)
+		now := state()
+		if alone() && (err == nil || now != "active" && !(now == "fenced" && taken())) {
+			w.violate(oneWriter, "%s on h%d was asked for by a host that gave up, and is %s", name, m.index, now)
 		}
 	}
 }

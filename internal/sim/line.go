@@ -31,7 +31,7 @@ type line struct {
 	baseRoot rootKey   // the published root that it lies over, while it is not published
 	unkept   time.Time // since when nothing but history keeps that
 	unkeptBy string
-	parent   *line
+	behind   bool // when it was forked, its host may not have known the newest commit
 	rolled   bool // back, so it need not lie over its newest commit
 	// unsure: what it published last may have taken effect without its knowing.
 	unsure   bool

@@ -340,15 +340,21 @@ func (r reader) Page(_ context.Context, ref pack.Ref) ([]byte, error) { return r
 // reachable-is-kept.
 func (w *world) checkKept(after string) {
 	if w.kept == nil {
-		w.kept = map[rootKey]bool{}
+		w.kept, w.open = map[rootKey]bool{}, map[rootKey]bool{}
 	}
 	clear(w.kept)
+	clear(w.open)
 	for _, g := range w.logs {
 		e := g.newest()
 		if e == nil || e.Bare() {
 			continue
 		}
 		w.keep(e)
+		for at, x := range g.entries {
+			if at.Epoch == g.tip.Epoch && !x.Bare() {
+				w.open[x.State.Root] = true
+			}
+		}
 		for _, s := range e.State.SealedFrom {
 			if x := g.entries[s.Generation]; x != nil && !x.Bare() {
 				w.keep(x)
@@ -369,7 +375,11 @@ func (w *world) checkKept(after string) {
 	}
 	for _, l := range w.lines {
 		switch {
-		case l.maybe || l.ended || l.ending || l.owns || l.baseRoot.IsHole() || w.kept[l.baseRoot], l.parent != nil && l.parent.unsure:
+		case l.maybe || l.ended || l.ending || l.owns || l.baseRoot.IsHole() || w.kept[l.baseRoot]:
+			l.unkept = time.Time{}
+		case l.behind && w.open[l.baseRoot]:
+			// Its host did not live to note a newer commit: while it does not know, no
+			// commit is removed from the epoch (rule 1.3), which it pins before it goes on.
 			l.unkept = time.Time{}
 		case l.unkept.IsZero():
 			l.unkept, l.unkeptBy = time.Now(), after

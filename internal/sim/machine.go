@@ -197,6 +197,13 @@ func (m *machine) before(life int) func(fileOp, string) error {
 	}
 }
 
+// failSyncs makes the next syncs of the log fail.
+func (m *machine) failSyncs(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.badSyncs = n
+}
+
 // crashLocked takes the power. Under mu.
 func (m *machine) crashLocked(where string) {
 	d := dice{draw(m.w.seed, "crash", uint64(m.index), uint64(m.life))}
@@ -442,7 +449,7 @@ func (p peer) Release(ctx context.Context, name string, r api.ReleaseRequest) (a
 		rctx, cancel := context.WithCancel(u.ctx)
 		defer cancel()
 		defer context.AfterFunc(ctx, cancel)()
-		late := w.isLate(ctx, p.to, u.h, name)
+		late := w.isLate(ctx, p.to, u.h, name, r.Epoch)
 		v, err := u.h.Release(rctx, name, r)
 		late(err)
 		w.answered(p.to, u.life, name, r, err)

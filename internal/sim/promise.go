@@ -147,18 +147,7 @@ func acknowledge(dev nbd.Device) error {
 }
 
 // setPolicy changes what a volume promises, while it is in use.
-func (w *world) setPolicy(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	l.verb <- struct{}{}
-	defer func() { <-l.verb }()
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
-		return "down"
-	}
+func (w *world) setPolicy(d *dice, l *line, u use) string {
 	p := somePromise(d)
 	w.mu.Lock()
 	name, before, backlog := l.name, l.promises, l.floor()

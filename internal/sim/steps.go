@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/paraglide/glide/nbd"
@@ -19,26 +20,26 @@ type op struct {
 
 var ops = []op{
 	{"create", 60, (*world).create},
-	{"write", 300, (*world).write},
-	{"zero", 60, (*world).zero},
-	{"churn", 50, (*world).churn},
-	{"sync", 80, (*world).sync},
-	{"read", 60, (*world).readBack},
-	{"hang up", 20, (*world).hangUp},
-	{"flush", 90, (*world).flush},
-	{"fork", 50, (*world).fork},
-	{"snapshot", 30, (*world).snapshot},
-	{"remove snapshot", 10, (*world).removeSnapshot},
-	{"rollback", 15, (*world).rollback},
-	{"sleep", 40, (*world).sleep},
-	{"wake", 25, (*world).wake},
+	{"write", 300, asGuest((*world).write)},
+	{"zero", 60, asGuest((*world).zero)},
+	{"churn", 50, asGuest((*world).churn)},
+	{"sync", 80, asGuest((*world).sync)},
+	{"read", 60, asGuest((*world).readBack)},
+	{"hang up", 20, asGuest((*world).hangUp)},
+	{"flush", 90, anyLine((*world).flushLine)},
+	{"fork", 50, verb{do: (*world).fork}.run},
+	{"snapshot", 30, verb{do: (*world).snapshot}.run},
+	{"remove snapshot", 10, verb{do: (*world).removeSnapshot, can: hasSnaps}.run},
+	{"rollback", 15, verb{do: (*world).rollback, can: hasSnaps, alone: true, still: true}.run},
+	{"sleep", 40, verb{do: (*world).sleep}.run},
+	{"wake", 25, verb{do: (*world).wake}.run},
 	{"take over", 50, (*world).takeOver},
 	{"fork away", 25, (*world).forkAway},
-	{"resize", 12, (*world).resize},
-	{"set", 15, (*world).set},
-	{"set policy", 40, (*world).setPolicy},
-	{"rename", 18, (*world).rename},
-	{"remove", 14, (*world).remove},
+	{"resize", 12, verb{do: (*world).resize, alone: true}.run},
+	{"set", 15, verb{do: (*world).set}.run},
+	{"set policy", 40, verb{do: (*world).setPolicy, alone: true}.run},
+	{"rename", 18, verb{do: (*world).rename, alone: true, still: true}.run},
+	{"remove", 14, verb{do: (*world).remove, alone: true}.run},
 	{"crash", 50, (*world).crash},
 	{"lose", 8, (*world).lose},
 	{"restart", 15, (*world).restart},
@@ -68,16 +69,62 @@ func choose(d *dice) *op {
 	return nil
 }
 
+// anyLine is a step that does something to a line.
+func anyLine(do func(*world, *line) string) func(*world, *dice) string {
+	return func(w *world, d *dice) string {
+		l := w.pick(d, nil)
+		if l == nil {
+			return "skipped"
+		}
+		return do(w, l)
+	}
+}
+
+// asGuest is a step of a line's guest; the line is held.
+func asGuest(do func(*world, *dice, *line) string) func(*world, *dice) string {
+	return func(w *world, d *dice) string {
+		return anyLine(func(w *world, l *line) string {
+			defer l.hold()()
+			return do(w, d, l)
+		})(w, d)
+	}
+}
+
+// verb is a step in which somebody asks a line's host for something.
+type verb struct {
+	do    func(*world, *dice, *line, use) string
+	can   func(*line) bool // lines of which it can be asked; nil: any
+	alone bool             // it excludes others like it
+	still bool             // the guest does nothing meanwhile: the line is held
+}
+
+func (v verb) run(w *world, d *dice) string {
+	l := w.pick(d, v.can)
+	if l == nil {
+		return "skipped"
+	}
+	if v.still {
+		defer l.hold()()
+	}
+	if v.alone {
+		l.verb <- struct{}{}
+		defer func() { <-l.verb }()
+	}
+	u := l.m.use()
+	defer u.end()
+	if u.h == nil {
+		return "down"
+	}
+	return v.do(w, d, l, u)
+}
+
+func hasSnaps(l *line) bool { return len(l.snaps) > 0 }
+
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
 
 // write makes a few writes, of new content or of content that others have too,
 // and now and then makes them durable.
-func (w *world) write(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	defer l.hold()()
+func (w *world) write(d *dice, l *line) string {
 	w.mu.Lock()
 	sectors := int(slices.Min(l.sizes) / sectorSize)
 	per := max(int(l.blockSize)/sectorSize, 1)
@@ -148,12 +195,7 @@ func frames(os []write) (offs []uint64, frames [][]byte) {
 	return offs, frames
 }
 
-func (w *world) zero(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	defer l.hold()()
+func (w *world) zero(d *dice, l *line) string {
 	w.mu.Lock()
 	sectors := int(slices.Min(l.sizes) / sectorSize)
 	w.mu.Unlock()
@@ -178,12 +220,7 @@ func (w *world) zeroes(l *line, o write) string {
 }
 
 // churn zeroes and writes one place again and again, while other things go on.
-func (w *world) churn(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	defer l.hold()()
+func (w *world) churn(d *dice, l *line) string {
 	w.mu.Lock()
 	at := d.n(int(slices.Min(l.sizes)/sectorSize)-16) &^ 7
 	w.mu.Unlock()
@@ -208,30 +245,15 @@ func (w *world) churn(d *dice) string {
 	return ""
 }
 
-func (w *world) sync(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	defer l.hold()()
+func (w *world) sync(_ *dice, l *line) string {
 	return w.flushIO(l)
 }
 
-func (w *world) readBack(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	defer l.hold()()
+func (w *world) readBack(_ *dice, l *line) string {
 	return w.check(l, "read back")
 }
 
-func (w *world) hangUp(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	defer l.hold()()
+func (w *world) hangUp(_ *dice, l *line) string {
 	l.disconnect()
 	return ""
 }
@@ -326,10 +348,59 @@ func (w *world) badDisk(d *dice) string {
 		return "skipped"
 	}
 	m := w.someMachine(d)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.badSyncs = 1 + d.n(2)
+	fails := 1 + d.n(2)
+	if d.chance(700) {
+		l := w.pick(d, func(l *line) bool { return l.m == m && !l.promised().ships() && l.sizes[0] > foldedOnBadDisk })
+		if l != nil {
+			return w.foldOnBadDisk(d, l, fails)
+		}
+	}
+	m.failSyncs(fails)
 	return ""
+}
+
+// foldedOnBadDisk is how much a volume has to hold for foldOnBadDisk: more than
+// the log's smallest segment, so that whole ones are written again.
+const foldedOnBadDisk = 100 << 10
+
+// foldOnBadDisk lets a sync fail while what it was to make durable is published,
+// and then uses the log again: what was written again in between has to stay.
+func (w *world) foldOnBadDisk(d *dice, l *line, fails int) string {
+	defer l.hold()()
+	w.mu.Lock()
+	sectors := int(slices.Min(l.sizes) / sectorSize)
+	w.mu.Unlock()
+	stamped := func(at, n int) write {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.stampNext++
+		id := w.stampNext << 16
+		return write{at: at, n: min(n, sectors-at), stamp: func(s int) uint64 { return id | uint64(s) + 1 }, what: "write before a bad sync"}
+	}
+	for at := 0; at < sectors; at += 64 {
+		if res := w.writes(l, []write{stamped(at, 64)}); res != "" {
+			return res
+		}
+	}
+	l.m.failSyncs(fails)
+	var published sync.WaitGroup
+	published.Go(func() { w.flushLine(l) })
+	if d.chance(500) {
+		published.Wait()
+	}
+	at := d.n(sectors)
+	for range 4 + d.n(12) {
+		res := w.writes(l, []write{stamped(at, 96)})
+		if res == "" {
+			res = w.flushIO(l)
+		}
+		if res != "" {
+			published.Wait()
+			return res
+		}
+	}
+	published.Wait()
+	return w.check(l, "after a bad sync")
 }
 
 // rot changes a bit of what a machine's disk, or the store, holds.

@@ -143,14 +143,6 @@ func (w *world) settled(l *line, name string, life int, what string, err error, 
 	return "ok"
 }
 
-func (w *world) flush(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	return w.flushLine(l)
-}
-
 // flushLine publishes a line, and checks that the store has then what was
 // acknowledged before. flush-is-durable.
 func (w *world) flushLine(l *line) string {
@@ -193,16 +185,7 @@ func (w *world) holds(l *line, e *entry, n int) bool {
 	return ok
 }
 
-func (w *world) sleep(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
-		return "down"
-	}
+func (w *world) sleep(d *dice, l *line, u use) string {
 	portable, force := d.chance(400), d.chance(500)
 	if d.chance(700) {
 		release := l.hold()
@@ -234,16 +217,7 @@ func (w *world) sleep(d *dice) string {
 }
 
 // wake wakes a volume where it is. One that is fenced there is taken over again.
-func (w *world) wake(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
-		return "down"
-	}
+func (w *world) wake(d *dice, l *line, u use) string {
 	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
 	defer cancel()
 	if w.isLeaving(l) {
@@ -285,18 +259,7 @@ func (w *world) isLeaving(l *line) bool {
 	return l.leaving || l.ended || l.ending || len(l.names) > 0
 }
 
-func (w *world) resize(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	l.verb <- struct{}{}
-	defer func() { <-l.verb }()
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
-		return "down"
-	}
+func (w *world) resize(d *dice, l *line, u use) string {
 	w.mu.Lock()
 	size := l.sizes[0] + uint64(1+d.n(64))*sectorSize
 	shrinks := len(l.sizes) > 1 || l.loose || size > 1<<20
@@ -314,16 +277,7 @@ func (w *world) resize(d *dice) string {
 	return res
 }
 
-func (w *world) set(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
-		return "down"
-	}
+func (w *world) set(d *dice, l *line, u use) string {
 	s := api.Settings{"label.x": fmt.Sprint(d.n(100))}
 	switch d.n(3) {
 	case 0:
@@ -338,21 +292,8 @@ func (w *world) set(d *dice) string {
 	return w.settled(l, name, u.life, "set", err, func() {})
 }
 
-func (w *world) rename(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil {
-		return "skipped"
-	}
-	release := l.hold()
+func (w *world) rename(d *dice, l *line, u use) string {
 	l.disconnect()
-	defer release()
-	l.verb <- struct{}{}
-	defer func() { <-l.verb }()
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
-		return "down"
-	}
 	w.mu.Lock()
 	name, to := l.name, w.newName()
 	if len(l.names) > 0 && d.chance(700) {
@@ -366,17 +307,9 @@ func (w *world) rename(d *dice) string {
 	return w.settled(l, name, u.life, "rename", err, func() { l.name, l.names = to, nil })
 }
 
-func (w *world) remove(d *dice) string {
-	l := w.pick(d, nil)
-	if l == nil || w.live() < 2 {
+func (w *world) remove(_ *dice, l *line, u use) string {
+	if w.live() < 2 {
 		return "skipped"
-	}
-	l.verb <- struct{}{}
-	defer func() { <-l.verb }()
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
-		return "down"
 	}
 	w.mu.Lock()
 	l.ending = true

@@ -57,6 +57,7 @@ type world struct {
 	trees     map[rootKey]*tree
 	blocks    map[pack.Hash]image
 	kept      map[rootKey]bool
+	open      map[rootKey]bool // what commits of epochs that have no successor name
 	names     int
 	stampNext uint64
 	step      int

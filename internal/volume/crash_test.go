@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,171 +16,14 @@ import (
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/wal"
 )
-
-// hookFS calls hook before and after every write and every sync of a log file.
-type hookFS struct {
-	vfs.FS
-	hook func(op string)
-	// watch, if there is one, is called before each sync.
-	watch atomic.Pointer[func()]
-	// failSyncs is how many syncs fail from now on, of files whose syncs fail.
-	failSyncs atomic.Int32
-}
-
-type hookFile struct {
-	vfs.File
-	fs *hookFS
-}
-
-func (f hookFile) WriteAt(p []byte, off int64) (int, error) {
-	f.fs.hook("before write")
-	n, err := f.File.WriteAt(p, off)
-	f.fs.hook("after write")
-	return n, err
-}
-
-func (f hookFile) SyncData() error {
-	if watch := f.fs.watch.Load(); watch != nil {
-		(*watch)()
-	}
-	f.fs.hook("before sync")
-	if f.fs.failSyncs.Add(-1) >= 0 {
-		return errors.New("input/output error")
-	}
-	err := f.File.SyncData()
-	f.fs.hook("after sync")
-	return err
-}
-
-func (fs *hookFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := fs.FS.Create(name, c)
-	return hookFile{f, fs}, err
-}
-
-func (fs *hookFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
-	f, err := fs.FS.OpenReadWrite(name, c, o...)
-	return hookFile{f, fs}, err
-}
-
-// memStore stands for the object store and the cache: blocks and pages by hash.
-type memStore struct {
-	mu     sync.Mutex
-	raw    map[pack.Hash][]byte
-	hasher *pack.Hasher
-}
-
-func newMemStore() *memStore {
-	return &memStore{raw: map[pack.Hash][]byte{}, hasher: pack.NewHasher("test")}
-}
-
-func (m *memStore) put(raw []byte) pack.Ref {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	h := m.hasher.Sum(raw)
-	m.raw[h] = bytes.Clone(raw)
-	return pack.Ref{Hash: h, Pack: pack.ID{Nonce: [12]byte{1}}, Len: uint32(len(raw))}
-}
-
-func (m *memStore) get(h pack.Hash) ([]byte, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if b, ok := m.raw[h]; ok {
-		return b, nil
-	}
-	return nil, problem.New(problem.NotFound, "no block %v", h)
-}
-
-func (m *memStore) AddPage(_ context.Context, _ pack.Hash, page []byte) (pack.Ref, error) {
-	return m.put(page), nil
-}
-
-func (m *memStore) Page(_ context.Context, ref pack.Ref) ([]byte, error) { return m.get(ref.Hash) }
-
-func (m *memStore) Block(_ context.Context, ref *pack.Ref, _ int) ([]byte, error) {
-	return m.get(ref.Hash)
-}
-
-func (m *memStore) TryBlock(h *pack.Hash) ([]byte, bool) {
-	b, err := m.get(*h)
-	return b, err == nil
-}
-
-func (m *memStore) Prefetch([]pack.Ref, int) {}
 
 const (
 	testBlock   = 4096
 	testSize    = 40 * testBlock
 	testSegment = 64 << 10
 )
-
-// op is one write in the model: bytes, or zeros when data is nil.
-type op struct {
-	off, n uint64
-	data   []byte
-}
-
-// disk is a volume under test beside the history of what was written to it.
-type disk struct {
-	v       *Volume
-	start   []byte // content before the first op
-	ops     []op
-	flushed int // so many ops are acknowledged as durable
-}
-
-func (d *disk) clone() *disk {
-	return &disk{start: d.start, ops: d.ops[:len(d.ops):len(d.ops)], flushed: d.flushed}
-}
-
-func apply(b []byte, o op) {
-	if o.data == nil {
-		clear(b[o.off : o.off+o.n])
-	} else {
-		copy(b[o.off:], o.data)
-	}
-}
-
-// content is the model's content after n ops.
-func (d *disk) content(n int) []byte {
-	b := bytes.Clone(d.start)
-	for _, o := range d.ops[:n] {
-		apply(b, o)
-	}
-	return b
-}
-
-// prefix finds the n for which got is the content after n ops, -1 if there is none.
-func (d *disk) prefix(got []byte) int {
-	b := d.content(d.flushed)
-	for n := d.flushed; ; n++ {
-		if bytes.Equal(b, got) {
-			return n
-		}
-		if n == len(d.ops) {
-			return -1
-		}
-		apply(b, d.ops[n])
-	}
-}
-
-// explain says where the content after all flushed ops first differs.
-func (d *disk) explain(got []byte) string {
-	want := d.content(d.flushed)
-	for i := range got {
-		if got[i] != want[i] {
-			s := fmt.Sprintf("byte %d is %#x, after the flushed ops it was %#x;", i, got[i], want[i])
-			for n, o := range d.ops {
-				if o.off <= uint64(i) && uint64(i) < o.off+o.n {
-					s += fmt.Sprintf(" op %d %d+%d zero=%v;", n, o.off, o.n, o.data == nil)
-				}
-			}
-			return s
-		}
-	}
-	return "equal"
-}
 
 // world is one host in memory.
 type world struct {
@@ -622,88 +463,5 @@ func crashRuns(t *testing.T, seeds int, limit time.Duration) {
 				w.mu.Unlock()
 			}
 		})
-	}
-}
-
-// TestFailedSync: a failed fdatasync has lost what it covered, whatever a second
-// call says. The flush succeeds only once everything is on the disk another way;
-// a power loss right after it keeps everything.
-func TestFailedSync(t *testing.T) {
-	for seed := range 30 {
-		w := newWorld(t, uint64(seed), 0)
-		w.newDisk()
-		w.pool.Settle()
-		d := w.disks[0]
-		for range 40 {
-			w.write(d)
-			if w.r.IntN(10) == 0 {
-				w.must(d.v.Zero(w.r.Uint64N(testSize/2), 5000))
-			}
-			if w.r.IntN(8) == 0 {
-				w.must(d.v.Flush())
-			}
-		}
-		before := make([]byte, testSize)
-		w.must(d.v.ReadAt(before, 0))
-		w.fs.failSyncs.Store(1)
-		w.must(d.v.Flush())
-		after := make([]byte, testSize)
-		w.must(d.v.ReadAt(after, 0))
-		if !bytes.Equal(before, after) {
-			t.Fatalf("seed %d: the repair changed the content", seed)
-		}
-		w.mu.Lock()
-		c := w.takeCrash("after the failed sync") // crashAt 0: nothing unsynced is kept
-		w.mu.Unlock()
-		c.disks[d.v.id] = &disk{start: before}
-		w.recover(c)
-	}
-}
-
-// TestSyncThatKeepsFailing: when the repair fails too, the volume has failed,
-// and says so to everyone.
-func TestSyncThatKeepsFailing(t *testing.T) {
-	w := newWorld(t, 1, 0)
-	w.newDisk()
-	w.pool.Settle()
-	d := w.disks[0]
-	w.write(d)
-	w.fs.failSyncs.Store(1000)
-	if err := d.v.Flush(); err == nil {
-		t.Fatal("a flush was acknowledged that reached no disk")
-	}
-	w.fs.failSyncs.Store(0)
-	if err := d.v.Flush(); err == nil {
-		t.Fatal("the volume forgot that it failed")
-	}
-	if err := d.v.WriteAt([]byte{1}, 0); err == nil {
-		t.Fatal("a failed volume takes writes")
-	}
-}
-
-// TestKillThenPowerLoss: what a daemon that was killed wrote is in the page cache
-// and not on the disk. A flush of the one after it covers that too
-// (flush-is-durable).
-func TestKillThenPowerLoss(t *testing.T) {
-	for _, flushed := range []bool{false, true} { // something before that was
-		w := newWorld(t, 4, 0)
-		w.newDisk()
-		w.pool.Settle()
-		d := w.disks[0]
-		w.must(d.v.WriteAt(page(1), 0))
-		if flushed {
-			w.must(d.v.Flush())
-		}
-		w.must(d.v.WriteAt(page(2), testBlock))
-		st := d.v.State()
-		w.open() // on what the kernel has
-		v, err := Open(w.env(), st, false)
-		w.must(err)
-		w.must(v.Flush())
-		w.mu.Lock()
-		w.disks = []*disk{{v: v, start: d.start, ops: []op{{0, testBlock, page(1)}, {testBlock, testBlock, page(2)}}, flushed: 2}}
-		c := w.takeCrash("after the flush") // nothing unsynced is kept
-		w.mu.Unlock()
-		w.recover(c)
 	}
 }

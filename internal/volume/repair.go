@@ -19,7 +19,7 @@ func (v *Volume) repairTail(cause error) error {
 	if err := v.Err(); err != nil {
 		return err
 	}
-	if v.log.Durable() >= v.log.Last() {
+	if !v.log.Failed() {
 		return nil // another waiter's repair covered this one
 	}
 	durable := v.log.Durable()

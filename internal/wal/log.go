@@ -51,6 +51,7 @@ type Log struct {
 	syncMu  sync.Mutex
 	synced  sync.Cond
 	syncing bool
+	failed  error         // a sync failed, and Rewrite has not made up for it
 	durable atomic.Uint64 // written under syncMu
 
 	indexing sync.WaitGroup // segments that get their index in the background

@@ -19,7 +19,7 @@ type Rewritten struct {
 // is copied, with its number, from the segments that could not be synced to
 // fresh ones, which are synced. The old ones count no more behind that number.
 // It fails when a record cannot be read back whole or the copies not be synced.
-// No append may be under way.
+// No append may be under way; nor is a sync, since the failed one keeps others out.
 func (l *Log) Rewrite() ([]Rewritten, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -67,6 +67,7 @@ func (l *Log) Rewrite() ([]Rewritten, error) {
 	}
 	l.syncMu.Lock()
 	l.durable.Store(max(last, l.durable.Load()))
+	l.failed = nil
 	l.syncMu.Unlock()
 	return out, nil
 }

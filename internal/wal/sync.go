@@ -11,7 +11,9 @@ import (
 // in its own time; callers that find a sync under way wait and share the next.
 func (l *Log) Sync() error { return l.SyncTo(l.last.Load()) }
 
-// SyncTo makes durable every record up to the number.
+// SyncTo makes durable every record up to the number. Once a sync failed, it fails
+// for everybody until Rewrite has succeeded: the next sync of the same files would
+// succeed, and what the first one covered be lost all the same.
 func (l *Log) SyncTo(seq uint64) error {
 	if l.durable.Load() >= seq {
 		return nil
@@ -19,6 +21,9 @@ func (l *Log) SyncTo(seq uint64) error {
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
 	for l.durable.Load() < seq {
+		if l.failed != nil {
+			return l.failed
+		}
 		if l.syncing {
 			l.synced.Wait()
 			continue
@@ -29,12 +34,19 @@ func (l *Log) SyncTo(seq uint64) error {
 		l.syncMu.Lock()
 		l.syncing = false
 		l.synced.Broadcast()
-		if err != nil {
+		if l.failed = err; err != nil {
 			return err
 		}
 		l.durable.Store(max(upTo, l.durable.Load()))
 	}
 	return nil
+}
+
+// Failed tells whether a sync failed that Rewrite has not made up for.
+func (l *Log) Failed() bool {
+	l.syncMu.Lock()
+	defer l.syncMu.Unlock()
+	return l.failed != nil
 }
 
 // syncFiles syncs the rotated segments and then the current one.

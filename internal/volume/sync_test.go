@@ -1,0 +1,89 @@
+package volume
+
+import (
+	"bytes"
+	"testing"
+)
+
+// TestFailedSync: a failed fdatasync has lost what it covered, whatever a second
+// call says. The flush succeeds only once everything is on the disk another way;
+// a power loss right after it keeps everything.
+func TestFailedSync(t *testing.T) {
+	for seed := range 30 {
+		w := newWorld(t, uint64(seed), 0)
+		w.newDisk()
+		w.pool.Settle()
+		d := w.disks[0]
+		for range 40 {
+			w.write(d)
+			if w.r.IntN(10) == 0 {
+				w.must(d.v.Zero(w.r.Uint64N(testSize/2), 5000))
+			}
+			if w.r.IntN(8) == 0 {
+				w.must(d.v.Flush())
+			}
+		}
+		before := make([]byte, testSize)
+		w.must(d.v.ReadAt(before, 0))
+		w.fs.failSyncs.Store(1)
+		w.must(d.v.Flush())
+		after := make([]byte, testSize)
+		w.must(d.v.ReadAt(after, 0))
+		if !bytes.Equal(before, after) {
+			t.Fatalf("seed %d: the repair changed the content", seed)
+		}
+		w.mu.Lock()
+		c := w.takeCrash("after the failed sync") // crashAt 0: nothing unsynced is kept
+		w.mu.Unlock()
+		c.disks[d.v.id] = &disk{start: before}
+		w.recover(c)
+	}
+}
+
+// TestSyncThatKeepsFailing: when the repair fails too, the volume has failed,
+// and says so to everyone.
+func TestSyncThatKeepsFailing(t *testing.T) {
+	w := newWorld(t, 1, 0)
+	w.newDisk()
+	w.pool.Settle()
+	d := w.disks[0]
+	w.write(d)
+	w.fs.failSyncs.Store(1000)
+	if err := d.v.Flush(); err == nil {
+		t.Fatal("a flush was acknowledged that reached no disk")
+	}
+	w.fs.failSyncs.Store(0)
+	if err := d.v.Flush(); err == nil {
+		t.Fatal("the volume forgot that it failed")
+	}
+	if err := d.v.WriteAt([]byte{1}, 0); err == nil {
+		t.Fatal("a failed volume takes writes")
+	}
+}
+
+// TestKillThenPowerLoss: what a daemon that was killed wrote is in the page cache
+// and not on the disk. A flush of the one after it covers that too
+// (flush-is-durable).
+func TestKillThenPowerLoss(t *testing.T) {
+	for _, flushed := range []bool{false, true} { // something before that was
+		w := newWorld(t, 4, 0)
+		w.newDisk()
+		w.pool.Settle()
+		d := w.disks[0]
+		w.must(d.v.WriteAt(page(1), 0))
+		if flushed {
+			w.must(d.v.Flush())
+		}
+		w.must(d.v.WriteAt(page(2), testBlock))
+		st := d.v.State()
+		w.open() // on what the kernel has
+		v, err := Open(w.env(), st, false)
+		w.must(err)
+		w.must(v.Flush())
+		w.mu.Lock()
+		w.disks = []*disk{{v: v, start: d.start, ops: []op{{0, testBlock, page(1)}, {testBlock, testBlock, page(2)}}, flushed: 2}}
+		c := w.takeCrash("after the flush") // nothing unsynced is kept
+		w.mu.Unlock()
+		w.recover(c)
+	}
+}
