@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -198,14 +199,18 @@ func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume
 			return api.Volume{}, err
 		}
 	}
-	if err := d.update(func(r *volume.State) { r.Limits, r.Labels = next.Limits, next.Labels }); err != nil {
+	if err := h.setPolicy(ctx, d, policy{next.Durability, next.RPO}); err != nil { // which may fail: then nothing is set
 		return api.Volume{}, err
+	}
+	if next.Limits != st.Limits || !maps.Equal(next.Labels, st.Labels) {
+		if err := d.update(func(r *volume.State) {
+			r.Limits, r.Labels, r.Unsaid = next.Limits, next.Labels, r.Published != nil
+		}); err != nil {
+			return api.Volume{}, err
+		}
 	}
 	d.limiter.set(next.Limits, h.cfg.Now)
 	h.noteBudget(&next)
-	if err := h.setPolicy(ctx, d, policy{next.Durability, next.RPO}); err != nil {
-		return api.Volume{}, err
-	}
 	return h.view(d), nil
 }
 

@@ -105,8 +105,8 @@ func (d *disk) changes() bool {
 
 // changed tells whether the record says something that the newest commit does not.
 func (d *disk) changed(st *volume.State) bool {
-	if st.RootBlocks != st.Blocks() || st.RolledBack {
-		return true // it has grown, or shows what was given up
+	if st.RootBlocks != st.Blocks() || st.RolledBack || st.Unsaid {
+		return true // it has grown, shows what was given up, or has other labels
 	}
 	for _, s := range d.h.snapshotsOf(st.ID) {
 		if s.state().Generation == "" {
@@ -174,7 +174,7 @@ func (p *publication) run(ctx context.Context) error {
 	if err := h.cleaner.apart(func() error {
 		return p.v.Published(p.cut, m, func(s *volume.State) {
 			if p.gen.Compare(generation(s.Published)) > 0 { // a data commit may have followed
-				s.Published, s.RolledBack = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}, false
+				s.Published, s.RolledBack, s.Unsaid = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}, false, false
 			}
 		})
 	}); err != nil {

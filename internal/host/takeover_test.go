@@ -71,6 +71,41 @@ func TestReleasedWakesWithoutAsking(t *testing.T) {
 	}
 }
 
+// TestSettingsTravel: a flush stores labels and limits though nothing else
+// changed, and what could not be promised sets nothing.
+func TestSettingsTravel(t *testing.T) {
+	for _, durability := range []string{local, "continuous"} {
+		b := newBed(t)
+		faults := objstore.NewFaults(b.store, 1)
+		b.store = faults
+		h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
+		must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "v", Size: mib, Durability: durability, RPOms: 3600e3}))
+		fill(t, h1, "v", 1, 0, 4096)
+		must[api.Flush](t)(h1.Flush(ctx, "v"))
+		before := b.count.Counts().Put
+		must[api.Volume](t)(h1.Set(ctx, "v", api.Settings{"label.role": "build", "iops": "500"}))
+		must[api.Flush](t)(h1.Flush(ctx, "v"))
+		after := b.count.Counts().Put
+		must[api.Volume](t)(h1.Set(ctx, "v", api.Settings{"label.role": "build"}))
+		must[api.Flush](t)(h1.Flush(ctx, "v"))
+		if n := b.count.Counts().Put; before == after || n != after {
+			t.Errorf("%s: %d puts for new settings, %d for the same again", durability, after-before, n-after)
+		}
+		faults.Inject(objstore.Fault{})
+		if _, err := h1.Set(ctx, "v", api.Settings{"label.role": "web", "durability": "sync"}); err == nil {
+			t.Errorf("%s: a policy was set without the store", durability)
+		}
+		faults.Clear()
+		if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.Labels["role"] != "build" {
+			t.Errorf("%s: what failed set labels %v", durability, v.Labels)
+		}
+		must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
+		if v := must[api.Volume](t)(h2.Wake(ctx, "v", false, "")); v.Labels["role"] != "build" || v.IOPS != 500 {
+			t.Errorf("%s: labels %v and %d IOPS are what the other host got", durability, v.Labels, v.IOPS)
+		}
+	}
+}
+
 // TestPortableSleepAndBackHome: the host that let go can claim again.
 func TestPortableSleepAndBackHome(t *testing.T) {
 	_, h1, _, data := twoHosts(t)

@@ -160,8 +160,8 @@ func (w *world) follows(g *volumeLog, before commitlog.Generation, e *entry) {
 func (w *world) lineOf(e *entry) *line {
 	for i := len(w.lines) - 1; i >= 0; i-- {
 		l := w.lines[i]
-		if l.m.index != e.from.machine || l.id != e.State.ID.String() || l.taking && l.ended {
-			continue
+		if l.m.index != e.from.machine || l.id != e.State.ID.String() || l.taking && (l.ended || l.name != e.State.Name) {
+			continue // a line may be taken under a name that its volume was to get, while the host has it
 		}
 		if l.taking {
 			return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
@@ -177,14 +178,13 @@ func (w *world) setPolicy(d *dice, l *line, u use) string {
 	})
 }
 
-// relaxes tells whether p is the promise before, with a longer rpo at most.
+// relaxes tells whether p is the promise before, with a longer rpo at most. After
+// a change that was not known to be made there may be several: which of them the
+// host kept is open, and so is whether it has to store anything for p.
 func relaxes(before []promise, p promise) bool {
-	for _, q := range before {
-		if q.durability != p.durability || q.rpo > p.rpo {
-			return false
-		}
-	}
-	return len(before) > 0
+	return slices.ContainsFunc(before, func(q promise) bool {
+		return q.durability == p.durability && q.rpo <= p.rpo
+	})
 }
 
 // promiseOf is the policy that a commit says.

@@ -133,6 +133,8 @@ type State struct {
 
 	// RolledBack: the newest commit is not what the volume was before its overlay.
 	RolledBack bool `json:"rolled_back,omitempty"`
+	// Unsaid: labels or limits were set that the newest commit does not have.
+	Unsaid bool `json:"unsaid,omitempty"`
 
 	// Published is nil for a volume that the store does not know.
 	Published *Published `json:"published,omitempty"`
