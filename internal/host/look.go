@@ -23,7 +23,7 @@ func (h *Host) lookForSeal(d *disk) {
 		defer h.bg.Done()
 		ctx, cancel := context.WithTimeout(h.ctx, time.Minute)
 		defer cancel()
-		if _, err := commitlog.Look(ctx, h.cfg.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, generation(st.Published), h.id); err == nil || problem.KindOf(err) != problem.Fenced {
+		if err := d.lookBehind(ctx, &st); err == nil || problem.KindOf(err) != problem.Fenced {
 			return
 		}
 		d.op.Lock()
