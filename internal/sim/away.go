@@ -19,7 +19,7 @@ func (w *world) abroad(d *dice) (name string, m *machine) {
 		g := w.logs[n]
 		here := g.newest() == nil || g.newest().Bare()
 		for _, l := range w.lines {
-			here = here || l.m == m && (!l.ended || l.blurred) && l.mayBe(n)
+			here = here || l.m == m && !l.ended && l.mayBe(n)
 		}
 		if !here {
 			can = append(can, n)
@@ -116,9 +116,6 @@ func (w *world) covers(was *line, e *entry, floor int, how string) {
 		return
 	}
 	_, _, ok := was.find(e.content, floor, was.last())
-	if !ok && was.loose && !was.crashed && was.m.hadBadSync {
-		return // a long write that failed, and was not acknowledged, may be there in part, as in compare
-	}
 	if !ok {
 		w.violateLocked(noSilentRollback, "%s was %s at %s, without --force, and of the writes there %d have to be: %s",
 			was, how, e.Generation, floor, was.explain(e.content, floor))

@@ -41,7 +41,7 @@ func (w *world) buried(m *machine) {
 	m.rotten, m.lostPages = false, false
 	for _, l := range w.lines {
 		if l.m == m {
-			l.ended, l.maybe, l.blurred = true, true, false
+			l.ended, l.maybe = true, true
 		}
 	}
 }

@@ -50,7 +50,6 @@ type line struct {
 	leaving   bool // another host asked for it
 	askers    int  // who may put it to sleep now
 	fenced    bool
-	blurred   bool // what became of a write that failed is anybody's guess
 	snaps     map[string]*snap
 
 	// While a fork is being made: of which line, which has at least so many writes.
