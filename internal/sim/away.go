@@ -125,6 +125,9 @@ func (w *world) covers(was *line, e *entry, floor int, how string) {
 // adopt makes a line what a commit holds. Under mu.
 func (w *world) adopt(k *line, e *entry, id string) {
 	k.id, k.taking, k.maybe, k.owns = id, false, false, true
+	if e.State.ID.String() == id { // else it is a fork, whose epochs are its own
+		k.since, k.sinceName = e.Generation.Epoch, k.name
+	}
 	k.history = history{start: e.content}
 	k.stored, k.sizes, k.blockSize = 0, []uint64{e.State.Size}, e.State.BlockSize
 	k.inStore, k.promises = e.content, []promise{promiseOf(&e.State)}
