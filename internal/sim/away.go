@@ -19,7 +19,7 @@ func (w *world) abroad(d *dice) (name string, m *machine) {
 		g := w.logs[n]
 		here := g.newest() == nil || g.newest().Bare()
 		for _, l := range w.lines {
-			here = here || l.m == m && (!l.ended || l.blurred) && l.mayBe(n)
+			here = here || l.m == m && !l.ended && l.mayBe(n)
 		}
 		if !here {
 			can = append(can, n)
@@ -116,9 +116,6 @@ func (w *world) covers(was *line, e *entry, floor int, how string) {
 		return
 	}
 	_, _, ok := was.find(e.content, floor, was.last())
-	if !ok && was.loose && !was.crashed && was.m.hadBadSync {
-		return // a long write that failed, and was not acknowledged, may be there in part, as in compare
-	}
 	if !ok {
 		w.violateLocked(noSilentRollback, "%s was %s at %s, without --force, and of the writes there %d have to be: %s",
 			was, how, e.Generation, floor, was.explain(e.content, floor))
@@ -128,6 +125,9 @@ func (w *world) covers(was *line, e *entry, floor int, how string) {
 // adopt makes a line what a commit holds. Under mu.
 func (w *world) adopt(k *line, e *entry, id string) {
 	k.id, k.taking, k.maybe, k.owns = id, false, false, true
+	if e.State.ID.String() == id { // else it is a fork, whose epochs are its own
+		k.since, k.sinceName = e.Generation.Epoch, k.name
+	}
 	k.history = history{start: e.content}
 	k.stored, k.sizes, k.blockSize = 0, []uint64{e.State.Size}, e.State.BlockSize
 	k.inStore, k.promises = e.content, []promise{promiseOf(&e.State)}

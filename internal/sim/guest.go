@@ -151,12 +151,6 @@ func (w *world) compare(l *line, got image, size uint64, sizes []uint64, why str
 		from = l.least
 	}
 	_, n, ok := l.find(got, from, l.last())
-	if !ok && l.loose && !l.crashed && l.m.hadBadSync {
-		// A write that failed, and was long, is there in part: that may be, and what
-		// becomes of it is anybody's guess.
-		l.ended, l.maybe, l.blurred = true, true, true
-		return
-	}
 	if !ok && l.m.rotten { // what rots at the end of a log looks like its torn tail
 		_, n, ok = l.find(got, 0, l.last())
 	}

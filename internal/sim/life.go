@@ -2,6 +2,8 @@ package sim
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -41,7 +43,7 @@ func (w *world) buried(m *machine) {
 	m.rotten, m.lostPages = false, false
 	for _, l := range w.lines {
 		if l.m == m {
-			l.ended, l.maybe, l.blurred = true, true, false
+			l.ended, l.maybe = true, true
 		}
 	}
 }
@@ -145,11 +147,15 @@ func (w *world) recognise(m *machine, v *api.Volume) *line {
 }
 
 // rescued makes a line of what a fenced host could not publish: all that was
-// written there. Under mu.
+// written there. The volume may be back on its host by then, taken over again, as
+// another line: a rescue is named for the epoch in which its volume was fenced, and
+// that is of the newest line which had begun by then. Under mu.
 func (w *world) rescued(m *machine, v *api.Volume, of string) *line {
+	epoch := uint64(math.MaxUint64)
+	_, _ = fmt.Sscanf(v.Name[len(of):], ".rescue-%d", &epoch)
 	for i := len(w.lines) - 1; i >= 0; i-- {
 		l := w.lines[i]
-		if l.m != m || l.rescue != nil || l.maybe || !l.mayBe(of) {
+		if l.m != m || l.rescue != nil || l.maybe || l.sinceName == of && l.since > epoch || !l.mayBe(of) {
 			continue
 		}
 		k := w.newLine(m, v.Name)

@@ -34,13 +34,17 @@ type line struct {
 	behind   bool // when it was forked, its host may not have known the newest commit
 	rolled   bool // back, so it need not lie over its newest commit
 	// unsure: what it published last may have taken effect without its knowing.
-	unsure   bool
-	owns     bool     // it was published, or claimed, from here
-	taking   bool     // it is being claimed
-	released bool     // it was, or may have been, handed back to the store
-	least    int      // if loose: so many writes are there
-	sizes    []uint64 // it has one of these
-	resizing bool
+	unsure bool
+	owns   bool // it was published, or claimed, from here
+	taking bool // it is being claimed
+	// since is the epoch with which it began here, in the log of sinceName; another
+	// name that it was given has a log of its own. 0 if it was made here.
+	since     uint64
+	sinceName string
+	released  bool     // it was, or may have been, handed back to the store
+	least     int      // if loose: so many writes are there
+	sizes     []uint64 // it has one of these
+	resizing  bool
 
 	blockSize uint32
 	rescue    *line
@@ -50,7 +54,6 @@ type line struct {
 	leaving   bool // another host asked for it
 	askers    int  // who may put it to sleep now
 	fenced    bool
-	blurred   bool // what became of a write that failed is anybody's guess
 	snaps     map[string]*snap
 
 	// While a fork is being made: of which line, which has at least so many writes.

@@ -183,9 +183,6 @@ func (w *world) published(g *volumeLog, e *entry) {
 	}
 	from := max(l.stored, 0)
 	n, most, ok := l.find(e.content, from, l.last())
-	if !ok && l.m.hadBadSync {
-		return // of a write that failed, a part may be there
-	}
 	if !ok {
 		n := min(from, l.last())
 		w.violateLocked(prefix, "%s %s, by host %d, is not a cut of %s after write %d: %s", g.name, e.Generation, e.from.machine, l, n, l.explain(e.content, n))

@@ -73,6 +73,9 @@ func (v *Volume) tryWrite(may func() error, offs []uint64, frames [][]byte) erro
 	}
 	v.noteDirty()
 	v.omu.Unlock()
+	if errors.Is(err, wal.ErrTorn) {
+		v.Fail(err)
+	}
 	return err
 }
 

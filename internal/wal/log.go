@@ -2,6 +2,7 @@ package wal
 
 import (
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/problem"
 )
 
 // Written tells where a piece of an append lies now.
@@ -37,12 +39,16 @@ type Log struct {
 	indexed  int        // its length without those
 	seq      uint64     // newest number given out
 	wrote    uint64     // newest number in a file; less than seq while records are queued
+	ends     uint64     // newest number that ends a write, queued ones included
+	whole    uint64     // the same in a file
+	torn     error      // see ErrTorn
 	unsynced []*Segment // rotated, and not synced since
 	iov      []unix.Iovec
 	queued   uint32 // bytes in iov
 	heads    []byte // headers that have no room in front of their payload
 	written  []Written
-	next     chan prepared // a segment made ready ahead of need
+	reserved []*Segment    // made ready, and used in this order
+	next     chan prepared // a segment made ready ahead of need, behind those
 
 	// last is the newest number that was appended as a whole: it is never in the
 	// middle of a write of several records, and so neither is durable.
@@ -60,7 +66,7 @@ type Log struct {
 // NewLog returns a log that goes on after sequence number last, all of it
 // durable. attach is described at Log.
 func NewLog(p *Pool, writer Identity, last uint64, attach func(*Segment) error) *Log {
-	l := &Log{pool: p, writer: writer, attach: attach, seq: last, wrote: last}
+	l := &Log{pool: p, writer: writer, attach: attach, seq: last, wrote: last, ends: last, whole: last}
 	l.synced.L = &l.syncMu
 	l.last.Store(last)
 	l.durable.Store(last)
@@ -74,12 +80,24 @@ func (l *Log) Durable() uint64 { return l.durable.Load() }
 
 const maxIov = 512
 
+// maxParts is more than how many records of one write there are in a segment.
+const maxParts = 6
+
+// ErrTorn marks the error of a log in whose files a part of a write is, and the
+// rest could not be written. Nothing can follow it: it would look like a whole one
+// to whom the segment with the rest is gone, or cleaned. Recovery drops it from the end.
+var ErrTorn = errors.New("a part of a write is in the log, and the rest cannot be written")
+
 // Append logs one write for each frame: frames[i][HeaderSize:] at offs[i]. The
 // room in front of the payload is overwritten with the record's header. What it
-// returns is valid until the next call. On an error the pieces returned were written, the others not.
+// returns is valid until the next call. On an error the pieces returned were written, the others
+// not; they are those of whole writes.
 func (l *Log) Append(offs []uint64, frames [][]byte) ([]Written, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.torn != nil {
+		return nil, l.torn
+	}
 	l.begin()
 	for i, f := range frames {
 		if err := l.add(offs[i], f); err != nil {
@@ -93,6 +111,9 @@ func (l *Log) Append(offs []uint64, frames [][]byte) ([]Written, error) {
 func (l *Log) AppendZero(off, length uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.torn != nil {
+		return l.torn
+	}
 	l.begin()
 	rec := make([]byte, HeaderSize+zeroPayload)
 	binary.LittleEndian.PutUint64(rec[HeaderSize:], length)
@@ -116,6 +137,11 @@ func (l *Log) begin() {
 func (l *Log) add(off uint64, frame []byte) error {
 	head, body := frame[:HeaderSize], frame[HeaderSize:]
 	longest := int(l.pool.opts.SegmentBytes / 4)
+	if len(body) > longest {
+		if err := l.roomForAll(len(body), longest); err != nil {
+			return err
+		}
+	}
 	for first := true; ; first = false {
 		part := body[:min(len(body), longest)]
 		body = body[len(part):]
@@ -138,6 +164,30 @@ func (l *Log) add(off uint64, frame []byte) error {
 			return nil
 		}
 	}
+}
+
+// roomForAll makes sure that nothing but the writing itself can fail once some
+// records of a long write are in a file: the segments that it needs are there, and
+// what goes to one of them goes there at once.
+func (l *Log) roomForAll(length, longest int) error {
+	if len(l.iov)+maxParts*4 > maxIov {
+		if err := l.write(); err != nil {
+			return err
+		}
+	}
+	end, index, more := uint64(l.pos+l.queued), uint64(len(l.index)), 0
+	if l.cur == nil {
+		end = uint64(l.pool.opts.SegmentBytes)
+	}
+	for ; length > 0; length -= longest {
+		n := uint64(size(uint32(min(length, longest))))
+		if capacity(uint32(end+n), uint32(index+HeaderSize)) > uint64(l.pool.opts.SegmentBytes) {
+			end, index = pageSize, 0
+			more++
+		}
+		end, index = end+n, index+HeaderSize
+	}
+	return l.reserve(more)
 }
 
 // spareHead returns room for a header; queued ones must not move.
@@ -163,6 +213,9 @@ func (l *Log) record(head, body []byte, flags uint32, off uint64) {
 	binary.LittleEndian.PutUint32(head, crc)
 	l.queue(head)
 	l.queue(body)
+	if flags&flagMore == 0 {
+		l.ends = l.seq
+	}
 	l.index = append(l.index, head...)
 	if flags&flagZero != 0 {
 		l.index = append(l.index, body...)
@@ -212,7 +265,12 @@ func (l *Log) flushQueue(err error) ([]Written, error) {
 	if werr := l.write(); werr != nil {
 		err = werr
 	}
-	l.last.Store(l.wrote)
+	if n := l.wrote - l.whole; n > 0 {
+		l.written = l.written[:len(l.written)-int(n)]
+		l.torn = problem.New(problem.Internal, "%w: %w", ErrTorn, err)
+		err = l.torn
+	}
+	l.last.Store(l.whole)
 	return l.written, err
 }
 
@@ -240,11 +298,11 @@ func (l *Log) write() error {
 		l.cur.first.Store(l.wrote + 1)
 		l.cur.begun.Store(true)
 	}
-	l.wrote, l.indexed = l.seq, len(l.index)
+	l.wrote, l.whole, l.indexed = l.seq, l.ends, len(l.index)
 	l.cur.keepPieces()
 	l.iov = l.iov[:0]
 	l.queued = 0
-	if l.next == nil && l.pos > l.cur.size/prepareAfter {
+	if l.next == nil && len(l.reserved) == 0 && l.pos > l.cur.size/prepareAfter {
 		l.prepare()
 	}
 	return nil
@@ -275,7 +333,7 @@ func (l *Log) writeBehind(end uint32) {
 
 // dropQueue takes back the numbers and pieces of records that were not written.
 func (l *Log) dropQueue() {
-	l.seq, l.index = l.wrote, l.index[:l.indexed]
+	l.seq, l.ends, l.index = l.wrote, l.whole, l.index[:l.indexed]
 	for n := len(l.written); n > 0; n-- {
 		w := l.written[n-1]
 		if NumberOf(w.Place) != l.cur.number || uint32(w.Place) < l.pos {

@@ -126,12 +126,7 @@ func (l *Log) Restart() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.next != nil {
-		if p := <-l.next; p.err == nil {
-			p.seg.releaseLog()
-		}
-		l.next = nil
-	}
+	l.dropReserved()
 	if l.cur != nil { // begun, but a failed append left it empty
 		l.cur.releaseLog()
 		l.cur = nil

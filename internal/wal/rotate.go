@@ -36,22 +36,49 @@ func (l *Log) ready() (*Segment, error) {
 	return seg, nil
 }
 
+// reserve makes so many segments ready, or as many as it can.
+func (l *Log) reserve(n int) error {
+	for len(l.reserved) < n {
+		if l.next == nil {
+			l.prepare()
+		}
+		p := <-l.next
+		l.next = nil
+		if p.err != nil {
+			// It was tried when the need came into sight; room may have been made since.
+			if p.seg, p.err = l.ready(); p.err != nil {
+				return p.err
+			}
+		}
+		l.reserved = append(l.reserved, p.seg)
+	}
+	return nil
+}
+
+// dropReserved gives up the segments that were made ready.
+func (l *Log) dropReserved() {
+	if l.next != nil {
+		if p := <-l.next; p.err == nil {
+			l.reserved = append(l.reserved, p.seg)
+		}
+		l.next = nil
+	}
+	for _, s := range l.reserved {
+		s.releaseLog()
+	}
+	l.reserved = nil
+}
+
 // rotate goes on in another segment. The old one is synced before any flush is
 // acknowledged from the new one: it is in unsynced until then.
 func (l *Log) rotate() error {
-	if l.next == nil {
-		l.prepare()
+	if err := l.reserve(1); err != nil {
+		return err
 	}
-	p := <-l.next
-	l.next = nil
-	if p.err != nil {
-		// It was tried when the need came into sight; room may have been made since.
-		if p.seg, p.err = l.ready(); p.err != nil {
-			return p.err
-		}
-	}
+	seg := l.reserved[0]
+	l.reserved = l.reserved[1:]
 	l.retire()
-	l.cur, l.pos, l.index, l.indexed = p.seg, pageSize, nil, 0
+	l.cur, l.pos, l.index, l.indexed = seg, pageSize, nil, 0
 	return nil
 }
 
@@ -84,12 +111,7 @@ func (l *Log) Close() error {
 	l.indexing.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.next != nil {
-		if p := <-l.next; p.err == nil {
-			p.seg.releaseLog()
-		}
-		l.next = nil
-	}
+	l.dropReserved()
 	for _, s := range append(l.unsynced, l.cur) {
 		if s != nil {
 			if err == nil {
