@@ -44,9 +44,9 @@ func TestFaults(t *testing.T) {
 	switch *faultsFlag {
 	case "":
 	case "all":
-		names, most = faults, 4000
+		names, most = faults, 10000
 	default:
-		names, most = strings.Split(*faultsFlag, ","), 4000
+		names, most = strings.Split(*faultsFlag, ","), 10000
 	}
 	caught := 0
 	for _, name := range names {
