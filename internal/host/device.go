@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -241,7 +242,7 @@ func (h *Host) openExport(name string) (*nbd.Export, error) {
 
 // openDisk is openExport for a disk that was found.
 func (h *Host) openDisk(d *disk) (*nbd.Export, error) {
-	err := d.refuseFenced()
+	err := cmp.Or(d.refuseFenced(), d.refuseUnfinished())
 	if err != nil {
 		return nil, err
 	}

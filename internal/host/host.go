@@ -67,6 +67,7 @@ type Host struct {
 	// leftovers are volumes that calls which did not end left in the store, and
 	// that are being taken out of it.
 	leftovers map[volume.ID]Name
+	making    map[volume.ID]bool // by calls that are under way, see begin
 	tenants   map[string]*tenant
 
 	closing sync.Once
@@ -103,7 +104,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	h := &Host{cfg: cfg, disks: map[volume.ID]*disk{}, leftovers: map[volume.ID]Name{}, byName: map[string]*disk{}, tenants: map[string]*tenant{}}
+	h := &Host{cfg: cfg, disks: map[volume.ID]*disk{}, leftovers: map[volume.ID]Name{}, making: map[volume.ID]bool{}, byName: map[string]*disk{}, tenants: map[string]*tenant{}}
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.attachments = newAttachments(h)
 	if err := h.open(ctx); err != nil {

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -26,10 +27,37 @@ func (h *Host) begin(states ...*volume.State) (finish func() error, err error) {
 	call := newVolumeID(h)
 	fact := unfinishedFacts + call.String()
 	var ids []byte
+	h.mu.Lock()
 	for _, st := range states {
 		ids = append(ids, st.ID[:]...)
+		h.making[st.ID] = true
 	}
-	return func() error { return h.db.SetFact(fact, nil) }, h.db.SetFact(fact, ids)
+	h.mu.Unlock()
+	finish = func() error {
+		err := h.db.SetFact(fact, nil)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, st := range states {
+			delete(h.making, st.ID)
+		}
+		return err
+	}
+	if err := h.db.SetFact(fact, ids); err != nil {
+		return finish, errors.Join(err, finish())
+	}
+	return finish, nil
+}
+
+// refuseUnfinished keeps guests from a volume while the call that makes it is
+// under way: were the host to stop, it would not be kept, nor what was
+// acknowledged to them.
+func (d *disk) refuseUnfinished() error {
+	d.h.mu.Lock()
+	defer d.h.mu.Unlock()
+	if d.h.making[d.id] {
+		return problem.New(problem.Busy, "volume %q is still being made", d)
+	}
+	return nil
 }
 
 // unfinished is what calls that did not end left behind.

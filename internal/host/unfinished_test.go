@@ -239,3 +239,34 @@ func TestStoreThatRefusesMakesNone(t *testing.T) {
 	}
 	wantNames(t, h, true, "f", "g-1", "g-2", "i", "v")
 }
+
+// TestUnfinishedTakesNoGuests: until the call that makes a volume is done, nobody
+// writes there what a stop of the host would take. flush-is-durable.
+func TestUnfinishedTakesNoGuests(t *testing.T) {
+	b := newBed(t)
+	g := newGated(b.store)
+	b.store = g
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	g.set(true)
+	t.Cleanup(func() { g.set(false) }) // before the host is closed
+	made := make(chan error, 1)
+	go func() {
+		_, err := h.Fork(ctx, api.ForkRequest{Source: "v", Name: "f", Durability: volume.Sync})
+		made <- err
+	}()
+	for h.find(Name{"default", "f", ""}) == nil || g.puts.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	_, err := h.openExport("f")
+	wantKind(t, err, problem.Busy)
+	g.set(false)
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	e, err := h.openExport("f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Closed()
+}
