@@ -127,7 +127,7 @@ func TestDumpMetadata(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	db, err := meta.Open(vfs.Default, dir)
+	db, err := meta.Open(meta.Options{FS: vfs.Default, Dir: dir})
 	if err == nil {
 		ref := pack.Ref{Hash: pack.Hash{1}, Off: 64, Len: 4096}
 		err = errors.Join(db.SetFact("pins", []byte{1}), db.SetFact("first/default/gone", nil), db.SetFact("attachments", []byte(`[{"x":1}]`)),
@@ -160,7 +160,7 @@ func TestDumpMetadata(t *testing.T) {
 	for _, f := range files {
 		refused(t, run(t, glide(t, "debug", "dump", filepath.Join(dir, f.Name()))), 2, "debug dump "+dir)
 	}
-	db, err = meta.Open(vfs.Default, dir)
+	db, err = meta.Open(meta.Options{FS: vfs.Default, Dir: dir})
 	if err != nil {
 		t.Fatalf("it was changed: %v", err)
 	}

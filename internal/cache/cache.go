@@ -82,6 +82,10 @@ func Open(opts Options) (*Cache, error) {
 // Close closes the slabs; nothing may use the cache afterwards.
 func (c *Cache) Close() { c.disk.close() }
 
+// Missing names the slabs whose files were removed from the directory, or replaced
+// there. They are used on until the cache is closed.
+func (c *Cache) Missing() []string { return c.disk.missing() }
+
 // Usage is the bytes that the two tiers take.
 func (c *Cache) Usage() (memory, disk int64) {
 	c.disk.mu.Lock()

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
 )
@@ -73,6 +75,7 @@ type class struct {
 }
 
 type slab struct {
+	path string
 	file vfs.File
 	base int64 // where the slots begin
 }
@@ -93,9 +96,9 @@ func openDisk(fs vfs.FS, dir string, limit int64, room func(int64) bool) (*disk,
 			continue
 		}
 		d.next = max(d.next, n+1)
-		if err := d.load(name); err != nil {
+		if err := d.load(name); problem.KindOf(err) == problem.Unsupported && err != nil {
 			return nil, err
-		}
+		} // one that the disk does not give, or keeps, is not used
 	}
 	return d, nil
 }
@@ -119,7 +122,7 @@ func (d *disk) load(name string) error {
 	}
 	c := d.class(size)
 	first := uint32(len(c.keys))
-	c.addSlab(&slab{f, slabBase(c.perSlab)})
+	c.addSlab(&slab{path, f, slabBase(c.perSlab)})
 	d.bytes += slabLen(size)
 	for i := range c.perSlab {
 		h, _, ok := decodeEntry(table[i*entrySize:])
@@ -358,10 +361,28 @@ func (d *disk) grow(c *class) {
 	d.next++
 	d.bytes += n
 	first := len(c.keys)
-	c.addSlab(&slab{f, slabBase(c.perSlab)})
+	c.addSlab(&slab{path, f, slabBase(c.perSlab)})
 	for i := c.perSlab - 1; i >= 0; i-- {
 		c.free = append(c.free, uint32(first+i))
 	}
+}
+
+// missing names the slabs whose files are not in the directory any more.
+func (d *disk) missing() []string {
+	d.mu.Lock()
+	var slabs []*slab
+	for _, c := range d.classes {
+		slabs = append(slabs, c.slabs...)
+	}
+	d.mu.Unlock()
+	var gone []string
+	for _, s := range slabs {
+		if datadir.Gone(d.fs, s.path, s.file) {
+			gone = append(gone, s.path)
+		}
+	}
+	slices.Sort(gone)
+	return gone
 }
 
 func (d *disk) close() {

@@ -97,6 +97,9 @@ func (h *Host) Attach(ctx context.Context, name string, r api.AttachRequest) (ap
 	if err != nil {
 		return api.Attachment{}, err
 	}
+	if err := h.mayGrow(); err != nil {
+		return api.Attachment{}, err
+	}
 	a := h.attachments
 	done, err := a.begin(d)
 	if err != nil {

@@ -47,6 +47,9 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 	if err := checkDurability(r.Durability); err != nil {
 		return api.Volume{}, err
 	}
+	if err := h.mayGrow(); err != nil {
+		return api.Volume{}, err
+	}
 	st := h.newState(n, r.Size)
 	if r.BlockSize != 0 {
 		if r.BlockSize < 4096 || r.BlockSize > 1<<20 || r.BlockSize&(r.BlockSize-1) != 0 {
@@ -152,6 +155,9 @@ func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, 
 	if err := CheckSize(size); err != nil {
 		return api.Volume{}, err
 	}
+	if err := h.mayGrow(); err != nil {
+		return api.Volume{}, err
+	}
 	d.op.Lock()
 	defer d.op.Unlock()
 	if err := d.refuseFenced(); err != nil {
@@ -181,6 +187,9 @@ func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, 
 func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume, error) {
 	d, err := h.local(name, false)
 	if err != nil {
+		return api.Volume{}, err
+	}
+	if err := h.mayGrow(); err != nil {
 		return api.Volume{}, err
 	}
 	d.op.Lock()

@@ -35,6 +35,9 @@ func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := h.mayGrow(); err != nil {
+		return nil, err
+	}
 	p := policy{cmp.Or(r.Durability, local), defaultRPO}
 	f := forking{h: h, src: src, at: r.At, lazy: r.Lazy, names: names, ships: p.ships(), finish: func() error { return nil }}
 	if src.Snapshot != "" {

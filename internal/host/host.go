@@ -20,17 +20,20 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/cache"
+	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/reserve"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
 )
@@ -39,7 +42,8 @@ import (
 type Host struct {
 	cfg     Config
 	id      string
-	lock    io.Closer
+	dir     *datadir.Dir
+	room    *reserve.Reserve
 	db      *meta.DB
 	pool    *wal.Pool
 	cache   *cache.Cache
@@ -56,6 +60,7 @@ type Host struct {
 	leastBudget atomic.Uint64
 
 	attachments *attachments
+	told        atomic.Pointer[string] // what of the data directory was last said to be missing
 
 	siblings *volume.Siblings // while the host opens its volumes
 
@@ -117,23 +122,29 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 
 func (h *Host) open(ctx context.Context) error {
 	fs, join := h.cfg.FS, h.cfg.FS.PathJoin
+	if err := fs.MkdirAll(h.cfg.Data, 0o700); err != nil {
+		return dataError(h.cfg.Data, err)
+	}
+	var err error
+	if h.dir, err = datadir.Lock(fs, h.cfg.Data); err != nil {
+		return err
+	}
+	total, err := h.diskBytes()
+	if err != nil {
+		return err
+	}
+	if h.room, err = reserve.Open(h.reserveOptions(total)); err != nil {
+		return dataError(h.cfg.Data, err)
+	}
+	if err := h.identify(); err != nil {
+		return err
+	}
 	for _, dir := range []string{"wal", "slabs", "meta"} {
 		if err := fs.MkdirAll(join(h.cfg.Data, dir), 0o700); err != nil {
 			return dataError(h.cfg.Data, err)
 		}
 	}
-	var err error
-	if h.lock, err = fs.Lock(join(h.cfg.Data, "lock")); err != nil {
-		return problem.New(problem.Busy, "the data directory %s is in use by another daemon (or cannot be locked: %v)", h.cfg.Data, err)
-	}
-	if err := h.identify(); err != nil {
-		return err
-	}
-	if h.db, err = meta.Open(fs, join(h.cfg.Data, "meta")); err != nil {
-		return err
-	}
-	total, err := h.diskBytes()
-	if err != nil {
+	if h.db, err = meta.Open(meta.Options{FS: fs, Dir: join(h.cfg.Data, "meta"), Give: h.room.Give, Changed: h.metaChanged}); err != nil {
 		return err
 	}
 	limit := h.cfg.WALLimit.of(total)
@@ -162,6 +173,7 @@ func (h *Host) open(ctx context.Context) error {
 	if err := h.openVolumes(); err != nil {
 		return err
 	}
+	h.bg.Go(h.upkeep)
 	h.bg.Go(h.lookAround)
 	h.bg.Go(h.withdrawLeftovers)
 	return h.attachments.reclaim(ctx)
@@ -177,8 +189,17 @@ func segmentBytes(limit int64) uint32 {
 	return uint32(size)
 }
 
+// dataError gives an error of the data directory its kind: one that is wrong is
+// no use trying again, one whose disk has trouble is.
 func dataError(dir string, err error) error {
-	return problem.New(problem.Invalid, "the data directory %s cannot be used: %w", dir, err)
+	kind := problem.Invalid
+	switch {
+	case reserve.IsFull(err):
+		kind = problem.NoSpace
+	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EMFILE):
+		kind = problem.Unavailable
+	}
+	return problem.New(kind, "the data directory %s cannot be used: %w", dir, err)
 }
 
 // diskBytes is the size of the disk under the data directory.
@@ -212,36 +233,52 @@ type hostFile struct {
 
 const hostFileVersion = 1
 
+// identityFile is the name of the file with the host's identity.
+const identityFile = "host.json"
+
 // identify reads the directory's identity, or makes one. A directory of a newer
 // format is refused here, before anything is touched.
 func (h *Host) identify() error {
-	fs := h.cfg.FS
-	path := fs.PathJoin(h.cfg.Data, "host.json")
-	b, err := readFile(fs, path)
-	switch {
-	case err == nil:
-		var f hostFile
-		if err := json.Unmarshal(b, &f); err != nil || f.ID == "" {
-			return problem.New(problem.Corrupt, "%s is not a host's identity: %v", path, err)
-		}
-		if f.Version > hostFileVersion {
-			return problem.New(problem.Unsupported, "the data directory %s is of format %d, this program knows up to %d: use a newer glide", h.cfg.Data, f.Version, hostFileVersion)
-		}
+	f, err := h.readIdentity()
+	if err == nil {
 		h.id = f.ID
 		return nil
-	case !errors.Is(err, errNotExist):
-		return dataError(h.cfg.Data, err)
+	}
+	if !errors.Is(err, errNotExist) {
+		return err
 	}
 	var id [8]byte
 	if _, err := io.ReadFull(h.cfg.Rand, id[:]); err != nil {
 		return err
 	}
 	h.id = hex.EncodeToString(id[:])
-	b, err = json.Marshal(hostFile{hostFileVersion, h.id})
+	return h.writeIdentity()
+}
+
+func (h *Host) readIdentity() (f hostFile, err error) {
+	path := h.cfg.FS.PathJoin(h.cfg.Data, identityFile)
+	b, err := readFile(h.cfg.FS, path)
+	if err != nil {
+		return f, dataError(h.cfg.Data, err)
+	}
+	if err := json.Unmarshal(b, &f); err != nil || f.ID == "" {
+		return f, problem.New(problem.Corrupt, "%s is not a host's identity: %v", path, err)
+	}
+	if f.Version > hostFileVersion {
+		return f, problem.New(problem.Unsupported, "the data directory %s is of format %d, this program knows up to %d: use a newer glide", h.cfg.Data, f.Version, hostFileVersion)
+	}
+	return f, nil
+}
+
+func (h *Host) writeIdentity() error {
+	b, err := json.Marshal(hostFile{hostFileVersion, h.id})
 	if err != nil {
 		return err
 	}
-	return writeFile(fs, h.cfg.Data, "host.json", b)
+	if err := writeFile(h.cfg.FS, h.cfg.Data, identityFile, b); err != nil {
+		return dataError(h.cfg.Data, err)
+	}
+	return nil
 }
 
 // ID is the host's identity.
@@ -359,8 +396,8 @@ func (h *Host) closeAll() {
 	if h.db != nil {
 		_ = h.db.Close()
 	}
-	if h.lock != nil {
-		_ = h.lock.Close()
+	if h.dir != nil {
+		h.dir.Close()
 	}
 }
 

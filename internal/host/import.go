@@ -121,6 +121,9 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 	if err != nil {
 		return api.Import{}, err
 	}
+	if err := h.mayGrow(); err != nil {
+		return api.Import{}, err
+	}
 	out := api.Import{Name: n.String(), Size: size}
 	defer func() { out.ElapsedMs = h.since(began) }()
 	t := h.tenant(n.Tenant)

@@ -25,6 +25,9 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	if err != nil {
 		return api.Volume{}, err
 	}
+	if err := h.mayGrow(); err != nil {
+		return api.Volume{}, err
+	}
 	d.op.Lock()
 	defer d.op.Unlock()
 	if err := d.refuseFenced(); err != nil {

@@ -40,6 +40,9 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 	if !commitlog.ValidName(snapshot) {
 		return api.Snapshot{}, badName("snapshot", snapshot)
 	}
+	if err := h.mayGrow(); err != nil {
+		return api.Snapshot{}, err
+	}
 	d.op.Lock()
 	defer d.op.Unlock()
 	if err := d.refuseFenced(); err != nil {
@@ -263,6 +266,9 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	}
 	if to == "" {
 		return api.Volume{}, problem.New(problem.Invalid, "what to take %q back to is missing: a snapshot or a generation", d)
+	}
+	if err := h.mayGrow(); err != nil {
+		return api.Volume{}, err
 	}
 	d.op.Lock()
 	defer d.op.Unlock()

@@ -207,6 +207,9 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 	}
 	switch {
 	case d == nil:
+		if err := h.mayGrow(); err != nil {
+			return api.Volume{}, err
+		}
 	case d.state().Mode != volume.Fenced:
 		return h.wakeLocal(ctx, d, force, want)
 	default:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 
@@ -28,17 +29,12 @@ func Dump(w io.Writer, fs vfs.FS, dir string) error {
 		return problem.New(problem.Busy, "the metadata in %s is in use by a daemon (or cannot be locked: %v): stop it first, or ask it: glide show, glide ls", dir, err)
 	}
 	defer func() { _ = lock.Close() }() // nothing was written
-	opts := options(fs)
-	opts.ReadOnly, opts.Lock = true, lock
-	m, err := open(opts, dir)
+	in, err := openInstance(fs, dir, func() bool { return false }, func(o *pebble.Options) { o.ReadOnly = true })
 	if err != nil {
 		return err
 	}
-	if err = m.dump(w, dir); err != nil {
-		_ = m.Close()
-		return err
-	}
-	return m.Close()
+	m := &DB{in: in, ahead: map[string]ahead{}}
+	return errors.Join(m.dump(w, dir), in.close())
 }
 
 func (m *DB) dump(w io.Writer, dir string) error {
@@ -52,7 +48,7 @@ func (m *DB) dump(w io.Writer, dir string) error {
 	if _, err := fmt.Fprintf(w, "metadata of a host: format %d\n", format); err != nil {
 		return err
 	}
-	it, err := m.db.NewIter(nil)
+	it, err := m.in.db.NewIter(nil)
 	if err != nil {
 		return fmt.Errorf("read the metadata: %w", err)
 	}

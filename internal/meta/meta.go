@@ -13,9 +13,14 @@
 package meta
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -32,56 +37,72 @@ const formatVersion = 1
 // of them are dropped, since each can be fetched again.
 const maxPages = 1 << 30
 
-// DB is the metadata of one host.
-type DB struct {
-	db    *pebble.DB
-	pages atomic.Int64 // bytes added since they were last dropped
+// Options say where the metadata is. FS and Dir are required.
+type Options struct {
+	FS  vfs.FS
+	Dir string
+	// Give frees some of the room that is kept for a full disk; false: none is
+	// left. nil: none is kept.
+	Give func() bool
+	// Changed, if set, is told when the metadata cannot be written any more, and
+	// with nil when it can again. It must not call the DB.
+	Changed func(error)
 }
 
-// Open opens the metadata in dir, making it if there is none. A directory that a
-// newer program wrote is refused.
-func Open(fs vfs.FS, dir string) (*DB, error) {
-	m, err := open(options(fs), dir)
-	if err != nil {
-		return nil, err
+// DB is the metadata of one host.
+//
+// A write that fails does not end it. What was stored before can be read;
+// writes that must be durable fail with the reason, and change nothing; others
+// are kept in memory, and stored when the disk takes writes again. Revive tries
+// that, and so does every write.
+type DB struct {
+	opts  Options
+	lock  *pebble.Lock
+	pages atomic.Int64 // bytes added since they were last dropped
+
+	// gate is held, shared, by whoever uses the instance, and alone by who puts
+	// another one in its place.
+	gate sync.RWMutex
+	in   *instance
+
+	mu     sync.Mutex // guards the rest; after gate
+	failed error      // why nothing can be written; nil: it can
+	stuck  bool       // writes go through, and yet the database could not be opened
+	seq    uint64
+	// ahead is what records and facts have to be where an instance that is opened
+	// anew may have something else: those of saves that need not be durable, and
+	// for those of a save that failed, what they were before it.
+	ahead map[string]ahead
+}
+
+// ahead is a value, nil for none, and when it was given.
+type ahead struct {
+	seq   uint64
+	value []byte
+}
+
+// Open opens the metadata, making it if there is none. A directory that a newer
+// program wrote is refused. On a disk that cannot be written to it is opened for
+// reading, if it is there.
+func Open(opts Options) (*DB, error) {
+	if opts.Give == nil {
+		opts.Give = func() bool { return false }
 	}
-	if err := m.checkVersion(dir); err != nil {
-		_ = m.Close()
-		return nil, err
+	if opts.Changed == nil {
+		opts.Changed = func(error) {}
+	}
+	lock, err := pebble.LockDirectory(opts.Dir, opts.FS)
+	if err != nil {
+		return nil, problem.New(problem.Busy, "the metadata in %s is in use by another daemon (or cannot be locked: %w)", opts.Dir, err)
+	}
+	m := &DB{opts: opts, lock: lock, ahead: map[string]ahead{}}
+	if err := m.begin(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	if err := m.checkVersion(opts.Dir); err != nil {
+		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
-}
-
-func options(fs vfs.FS) *pebble.Options {
-	return &pebble.Options{
-		FS:                 fs,
-		MemTableSize:       4 << 20,
-		MaxOpenFiles:       256,
-		FormatMajorVersion: pebble.FormatVirtualSSTables,
-		Logger:             quiet{},
-	}
-}
-
-func open(opts *pebble.Options, dir string) (*DB, error) {
-	opts.Cache = pebble.NewCache(8 << 20)
-	defer opts.Cache.Unref()
-	db, err := pebble.Open(dir, opts)
-	if err != nil {
-		if errors.Is(err, pebble.ErrCorruption) {
-			return nil, problem.New(problem.Corrupt, "the metadata in %s is damaged: %w", dir, err)
-		}
-		return nil, fmt.Errorf("open the metadata in %s: %w", dir, err)
-	}
-	return &DB{db: db}, nil
-}
-
-// quiet drops Pebble's messages; its errors are returned to us.
-type quiet struct{}
-
-func (quiet) Infof(string, ...any)  {}
-func (quiet) Errorf(string, ...any) {}
-func (quiet) Fatalf(format string, args ...any) {
-	panic(fmt.Sprintf("metadata: "+format, args...)) // the database cannot go on
 }
 
 func (m *DB) checkVersion(dir string) error {
@@ -108,19 +129,73 @@ func (m *DB) version(dir string) (uint32, error) {
 	return v, nil
 }
 
-// Close closes the database.
-func (m *DB) Close() error { return m.db.Close() }
-
-func (m *DB) get(key []byte) ([]byte, error) {
-	v, closer, err := m.db.Get(key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, nil
+// Close closes the database. What was saved and need not be durable is, if the
+// disk takes it.
+func (m *DB) Close() error {
+	m.gate.Lock()
+	defer m.gate.Unlock()
+	if in := m.in; in.fence.err() == nil && !in.readOnly {
+		if err := in.run(func() error { return in.db.LogData(nil, pebble.Sync) }); err != nil {
+			m.opts.Changed(m.describe(err))
+		}
 	}
+	return errors.Join(m.in.close(), m.lock.Close())
+}
+
+// view calls fn to read from the instance, and again from its successor if it
+// fails meanwhile. Under no lock.
+func (m *DB) view(fn func(*instance) error) error {
+	m.gate.RLock()
+	in := m.in
+	err := fn(in)
+	m.gate.RUnlock()
+	if in.fence.err() == nil {
+		return err
+	}
+	m.readOnly(in)
+	m.gate.RLock()
+	defer m.gate.RUnlock()
+	return fn(m.in)
+}
+
+// read returns the value of a key, nil if there is none.
+func (in *instance) read(key []byte) ([]byte, error) {
+	value, err := call(in, func() ([]byte, error) {
+		v, closer, err := in.db.Get(key)
+		if errors.Is(err, pebble.ErrNotFound) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return append([]byte{}, v...), closer.Close()
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read the metadata: %w", err)
 	}
-	defer func() { _ = closer.Close() }()
-	return append([]byte{}, v...), nil
+	return value, nil
+}
+
+// lookup is read, from the instance that is used.
+func (m *DB) lookup(key []byte) (value []byte, err error) {
+	err = m.view(func(in *instance) (err error) { value, err = in.read(key); return err })
+	return value, err
+}
+
+// get is lookup for what may be stored ahead of the database.
+func (m *DB) get(key []byte) (value []byte, err error) {
+	err = m.view(func(in *instance) (err error) {
+		m.mu.Lock()
+		a, ok := m.ahead[string(key)]
+		m.mu.Unlock()
+		if ok {
+			value = bytes.Clone(a.value)
+			return nil
+		}
+		value, err = in.read(key)
+		return err
+	})
+	return value, err
 }
 
 // Fact returns what SetFact stored under the name, nil if nothing was.
@@ -128,10 +203,7 @@ func (m *DB) Fact(name string) ([]byte, error) { return m.get([]byte("h/" + name
 
 // SetFact stores a fact about the host, durably; nil removes it.
 func (m *DB) SetFact(name string, value []byte) error {
-	if value == nil {
-		return m.db.Delete([]byte("h/"+name), pebble.Sync)
-	}
-	return m.db.Set([]byte("h/"+name), value, pebble.Sync)
+	return m.save([]pair{{"h/" + name, value}})
 }
 
 // Facts calls fn for every fact whose name begins with prefix; an error of fn ends it.
@@ -146,31 +218,18 @@ type Record struct {
 }
 
 // SaveVolumes stores or removes records, all or none, durably.
-func (m *DB) SaveVolumes(records ...Record) error { return m.save(pebble.Sync, records) }
+func (m *DB) SaveVolumes(records ...Record) error { return m.save(pairs(records)) }
 
 // SaveVolumesSoon is SaveVolumes without waiting until it is durable. Saves take
 // effect in the order of the calls.
-func (m *DB) SaveVolumesSoon(records ...Record) error { return m.save(pebble.NoSync, records) }
+func (m *DB) SaveVolumesSoon(records ...Record) error { return m.saveSoon(pairs(records)) }
 
-func (m *DB) save(how *pebble.WriteOptions, records []Record) error {
-	b := m.db.NewBatch()
-	defer func() { _ = b.Close() }()
-	for _, r := range records {
-		key := []byte("v/" + r.ID)
-		var err error
-		if r.Value == nil {
-			err = b.Delete(key, nil)
-		} else {
-			err = b.Set(key, r.Value, nil)
-		}
-		if err != nil {
-			return fmt.Errorf("write the metadata: %w", err)
-		}
+func pairs(records []Record) []pair {
+	list := make([]pair, len(records))
+	for i, r := range records {
+		list[i] = pair{"v/" + r.ID, r.Value}
 	}
-	if err := b.Commit(how); err != nil {
-		return fmt.Errorf("write the metadata: %w", err)
-	}
-	return nil
+	return list
 }
 
 // Volumes calls fn for every record; an error of fn ends it.
@@ -178,24 +237,54 @@ func (m *DB) Volumes(fn func(Record) error) error {
 	return m.each("v/", func(key string, value []byte) error { return fn(Record{ID: key[len("v/"):], Value: value}) })
 }
 
-// each calls fn for every key with a prefix, which ends in a slash.
+// each calls fn for every key with a prefix, which ends in a slash or is longer.
 func (m *DB) each(prefix string, fn func(key string, value []byte) error) error {
-	end := []byte(prefix)
-	end[len(end)-1]++
-	it, err := m.db.NewIter(&pebble.IterOptions{LowerBound: []byte(prefix), UpperBound: end})
+	all, err := m.under(prefix)
 	if err != nil {
-		return fmt.Errorf("read the metadata: %w", err)
+		return err
 	}
-	for ok := it.First(); ok; ok = it.Next() {
-		if err := fn(string(it.Key()), append([]byte{}, it.Value()...)); err != nil {
-			_ = it.Close()
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		if err := fn(key, all[key]); err != nil {
 			return err
 		}
 	}
-	if err := it.Close(); err != nil {
-		return fmt.Errorf("read the metadata: %w", err)
-	}
 	return nil
+}
+
+// under returns what there is under a prefix.
+func (m *DB) under(prefix string) (all map[string][]byte, err error) {
+	err = m.view(func(in *instance) (err error) {
+		if all, err = call(in, func() (map[string][]byte, error) { return collect(in.db, prefix) }); err != nil {
+			return fmt.Errorf("read the metadata: %w", err)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for key, a := range m.ahead {
+			switch {
+			case !strings.HasPrefix(key, prefix):
+			case a.value == nil:
+				delete(all, key)
+			default:
+				all[key] = bytes.Clone(a.value)
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
+func collect(db *pebble.DB, prefix string) (map[string][]byte, error) {
+	all := map[string][]byte{}
+	end := []byte(prefix)
+	end[len(end)-1]++
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte(prefix), UpperBound: end})
+	if err != nil {
+		return nil, err
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		all[string(it.Key())] = bytes.Clone(it.Value())
+	}
+	return all, it.Close()
 }
 
 func blockKey(tenant string, h *pack.Hash) []byte {
@@ -209,14 +298,10 @@ func blockKey(tenant string, h *pack.Hash) []byte {
 // Block returns where a block with the hash was stored for the tenant; a hole
 // if this host knows of none.
 func (m *DB) Block(tenant string, h pack.Hash) (pack.Ref, error) {
-	v, closer, err := m.db.Get(blockKey(tenant, &h))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return pack.Ref{}, nil
-	}
+	v, err := m.lookup(blockKey(tenant, &h))
 	if err != nil {
 		return pack.Ref{}, fmt.Errorf("read the dedup index: %w", err)
 	}
-	defer func() { _ = closer.Close() }()
 	ref, _ := blockRef(h, v) // it is an index: what it does not know is stored again
 	return ref, nil
 }
@@ -235,45 +320,71 @@ func blockRef(h pack.Hash, v []byte) (ref pack.Ref, ok bool) {
 }
 
 // AddBlocks enters blocks that are in the store into the tenant's dedup index.
-// It need not be durable.
+// It is not durable, and left out while nothing can be written: what the index
+// does not know is stored again.
 func (m *DB) AddBlocks(tenant string, refs []pack.Ref) error {
-	b := m.db.NewBatch()
-	defer func() { _ = b.Close() }()
-	for i := range refs {
-		r := &refs[i]
-		v := make([]byte, 0, 32)
-		v = append(v, r.Pack.Content[:]...)
-		v = append(v, r.Pack.Nonce[:]...)
-		v = binary.BigEndian.AppendUint32(v, r.Off)
-		v = binary.BigEndian.AppendUint32(v, r.Len)
-		if err := b.Set(blockKey(tenant, &r.Hash), v, nil); err != nil {
-			return fmt.Errorf("write the dedup index: %w", err)
+	return m.index(func(b *pebble.Batch) error {
+		for i := range refs {
+			r := &refs[i]
+			v := make([]byte, 0, 32)
+			v = append(v, r.Pack.Content[:]...)
+			v = append(v, r.Pack.Nonce[:]...)
+			v = binary.BigEndian.AppendUint32(v, r.Off)
+			v = binary.BigEndian.AppendUint32(v, r.Len)
+			if err := b.Set(blockKey(tenant, &r.Hash), v, nil); err != nil {
+				return err
+			}
 		}
-	}
-	if err := b.Commit(pebble.NoSync); err != nil {
-		return fmt.Errorf("write the dedup index: %w", err)
-	}
-	return nil
+		return nil
+	})
 }
 
-// ForgetBlock takes a block out of the dedup index: it was not where the index said.
+// ForgetBlock takes a block out of the dedup index: it was not where the index
+// said. It fails while nothing can be written.
 func (m *DB) ForgetBlock(tenant string, h pack.Hash) error {
-	return m.db.Delete(blockKey(tenant, &h), pebble.NoSync)
+	if err := m.Err(); err != nil {
+		return err
+	}
+	return m.index(func(b *pebble.Batch) error { return b.Delete(blockKey(tenant, &h), nil) })
 }
 
 // Page returns a stored page of a block map, nil if it is not here. The caller
 // checks its hash.
 func (m *DB) Page(h pack.Hash) ([]byte, error) {
-	return m.get(append([]byte("m/"), h[:]...))
+	return m.lookup(append([]byte("m/"), h[:]...))
 }
 
-// AddPage stores a page. It need not be durable.
+// AddPage stores a page, as AddBlocks does blocks.
 func (m *DB) AddPage(h pack.Hash, page []byte) error {
-	if m.pages.Add(int64(len(page))) > maxPages {
-		m.pages.Store(0)
-		if err := m.db.DeleteRange([]byte("m/"), []byte("m0"), pebble.NoSync); err != nil {
-			return fmt.Errorf("drop old pages of block maps: %w", err)
+	return m.index(func(b *pebble.Batch) error {
+		if m.pages.Add(int64(len(page))) > maxPages {
+			m.pages.Store(0)
+			if err := b.DeleteRange([]byte("m/"), []byte("m0"), nil); err != nil {
+				return err
+			}
 		}
+		return b.Set(append([]byte("m/"), h[:]...), page, nil)
+	})
+}
+
+// index changes an index that could be rebuilt.
+func (m *DB) index(change func(*pebble.Batch) error) error {
+	m.gate.RLock()
+	defer m.gate.RUnlock()
+	in := m.in
+	if in.readOnly {
+		return nil
 	}
-	return m.db.Set(append([]byte("m/"), h[:]...), page, pebble.NoSync)
+	err := in.run(func() error {
+		b := in.db.NewBatch()
+		defer func() { _ = b.Close() }()
+		if err := change(b); err != nil {
+			return err
+		}
+		return b.Commit(pebble.NoSync)
+	})
+	if err != nil && in.fence.err() == nil {
+		return fmt.Errorf("write the metadata: %w", err)
+	}
+	return nil // it is not in the index
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
+	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/problem"
 )
@@ -465,6 +466,18 @@ func (p *Pool) diskError(what string, err error) error {
 		return problem.New(problem.ReadOnly, "%s: %w", what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// Missing names the segments in use whose files are not in the directory any more,
+// or were replaced there.
+func (p *Pool) Missing() []string {
+	var gone []string
+	p.Each(func(s *Segment) {
+		if datadir.Gone(p.opts.FS, s.name(), s.file) {
+			gone = append(gone, s.name())
+		}
+	})
+	return gone
 }
 
 // Each calls fn for every segment in use, in the order of their numbers.

@@ -1,0 +1,156 @@
+package host
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/reserve"
+	"github.com/paraglide/glide/internal/size"
+)
+
+// upkeepEvery is how often the host looks after its disk.
+const upkeepEvery = 2 * time.Second
+
+// Room that is kept on the data directory's disk for finishing what is under way
+// when it is full: records of volumes, and the start after a crash.
+const (
+	reservePieces = 16
+	reservePiece  = 4 << 20 // bytes of each, less on small disks
+)
+
+// reserveOptions says how much room is kept on a disk of so many bytes.
+func (h *Host) reserveOptions(total uint64) reserve.Options {
+	fs := h.cfg.FS
+	return reserve.Options{
+		FS: fs, Dir: fs.PathJoin(h.cfg.Data, "reserve"), Pieces: reservePieces,
+		Bytes: int64(min(reservePiece, max(total/64/reservePieces, 64<<10))), Keep: lowRoom(total),
+	}
+}
+
+// lowRoom is the free space in bytes below which nothing new is begun.
+func lowRoom(total uint64) uint64 { return min(64<<20, total/64) }
+
+// upkeep looks after the disk for as long as the host runs: it keeps room on it,
+// lets the metadata be written again when it can be, and finds what went away.
+func (h *Host) upkeep() {
+	full := false
+	for n := 0; ; n++ {
+		full = h.keepRoom(full)
+		if h.db.Err() == nil || !h.db.Stuck() || n%stuckEvery == 0 {
+			_ = h.db.Revive() // Changed tells
+		}
+		if n%missingEvery == 0 {
+			h.findMissing()
+		}
+		if pause(h.ctx, upkeepEvery) != nil {
+			return
+		}
+	}
+}
+
+const (
+	stuckEvery   = 30 // rounds between tries to open a database that cannot be opened, though the disk takes writes
+	missingEvery = 5  // rounds between looks for files that went away
+)
+
+// keepRoom makes the room anew that was used up, and tells when there is too
+// little of it and when there is enough again.
+func (h *Host) keepRoom(full bool) bool {
+	err := h.room.Fill()
+	if now := err != nil; now != full {
+		if full = now; full {
+			h.event(eventDisk, "", "%v", h.fullError(err))
+		} else {
+			h.event(eventDisk, "", "the disk under %s has room again", h.cfg.Data)
+		}
+	}
+	return full
+}
+
+// mayGrow is nil if something new may be begun that takes room on the disk: if it
+// could not be recorded, a verb must fail before it has done anything.
+func (h *Host) mayGrow() error {
+	if err := h.db.Err(); err != nil {
+		if err := h.db.Revive(); err != nil {
+			return err
+		}
+	}
+	u, err := h.cfg.FS.GetDiskUsage(h.cfg.Data)
+	switch {
+	case errors.Is(err, vfs.ErrUnsupported): // a file system in memory
+		return nil
+	case err != nil:
+		return dataError(h.cfg.Data, err)
+	case u.AvailBytes < lowRoom(u.TotalBytes):
+		return h.fullError(nil)
+	}
+	return nil
+}
+
+// fullError says that the disk is full, and what to do.
+func (h *Host) fullError(err error) error {
+	free := "little is"
+	if u, uerr := h.cfg.FS.GetDiskUsage(h.cfg.Data); uerr == nil {
+		free = size.Human(u.AvailBytes) + " are"
+	}
+	if err != nil && !reserve.IsFull(err) {
+		return problem.New(problem.NoSpace, "the disk under %s does not take writes: %w", h.cfg.Data, err)
+	}
+	return problem.New(problem.NoSpace, "the disk under %s is full, %s free: make room there; all goes on by itself then", h.cfg.Data, free)
+}
+
+// metaChanged is told when the metadata cannot be written, and when it can again.
+func (h *Host) metaChanged(err error) {
+	if err != nil {
+		h.event(eventDisk, "", "%v", err)
+		return
+	}
+	h.event(eventDisk, "", "the metadata in %s can be written again", h.cfg.Data)
+}
+
+// findMissing notices what went away under the running daemon, and says so once.
+func (h *Host) findMissing() {
+	told := ""
+	if err := h.missing(); err != nil {
+		told = err.Error()
+	}
+	if before := h.told.Swap(&told); told != "" && (before == nil || *before != told) {
+		h.event(eventDisk, "", "%s", told)
+	}
+}
+
+// missing says which files that the host uses are not in its directory any more.
+func (h *Host) missing() error {
+	if err := h.dir.Check(); err != nil {
+		return err
+	}
+	if gone := h.pool.Missing(); len(gone) > 0 {
+		return problem.New(problem.Unavailable, "log segments were removed while they are in use, %s: what they hold is lost when the daemon ends; flush the volumes to the store now (glide flush)", strings.Join(gone, ", "))
+	}
+	if gone := h.cache.Missing(); len(gone) > 0 {
+		return problem.New(problem.Unavailable, "cache files were removed while they are in use, %s: they take disk until the daemon is restarted, and no data is lost", strings.Join(gone, ", "))
+	}
+	if _, err := h.cfg.FS.Stat(h.cfg.FS.PathJoin(h.cfg.Data, "meta")); errors.Is(err, errNotExist) {
+		return problem.New(problem.Unavailable, "the metadata was removed from %s: put it back, or flush all volumes to the store before the daemon ends", h.cfg.Data)
+	}
+	return h.identityOnDisk()
+}
+
+// identityOnDisk makes host.json again if it went away, and is an error if it is
+// another host's.
+func (h *Host) identityOnDisk() error {
+	f, err := h.readIdentity()
+	switch {
+	case errors.Is(err, errNotExist):
+		return h.writeIdentity()
+	case err != nil:
+		return err
+	case f.ID != h.id:
+		return problem.New(problem.Corrupt, "%s names host %s, and this daemon runs as %s: put the file back", identityFile, f.ID, h.id)
+	}
+	return nil
+}
