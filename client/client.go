@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"net/textproto"
 	"net/url"
 	"strings"
@@ -27,6 +28,9 @@ import (
 type Options struct {
 	// Token is what a daemon with --token-file wants.
 	Token string
+	// Permit, if set, is asked before a TCP connection is made to an address; its
+	// error is the request's. It sees what names were resolved to.
+	Permit func(netip.Addr) error
 }
 
 // Client speaks to one daemon. It may be used concurrently.
@@ -61,7 +65,7 @@ func New(addr string, o Options) (*Client, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				d := net.Dialer{Timeout: dialTimeout}
+				d := net.Dialer{Timeout: dialTimeout, Control: control(o.Permit)}
 				return d.DialContext(ctx, a.Network, a.Address)
 			},
 			ExpectContinueTimeout: continueTimeout,
@@ -72,6 +76,20 @@ func New(addr string, o Options) (*Client, error) {
 		},
 	}
 	return c, nil
+}
+
+// control is permit as a dialer asks it.
+func control(permit func(netip.Addr) error) func(network, address string, c syscall.RawConn) error {
+	return func(network, address string, _ syscall.RawConn) error {
+		if permit == nil || network == "unix" {
+			return nil
+		}
+		a, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return err
+		}
+		return permit(a.Addr())
+	}
 }
 
 // Addr is the daemon's address.
@@ -209,9 +227,11 @@ func (c *Client) broken(req *http.Request, err error) error {
 	case req.Context().Err() != nil:
 		return context.Cause(req.Context())
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
-		return problem.New(problem.Unavailable, "glide serve is not running at %s: start it, or say with --api (or $GLIDE_API) where it runs", c.addr)
+		return problem.New(problem.Unavailable, "%s", notRunning(c.addr))
 	case errors.Is(err, fs.ErrPermission):
 		return problem.New(problem.Unavailable, "no permission to connect to %s: use the user (or group) that runs glide serve", c.addr)
+	case problem.KindOf(err) != problem.Internal: // Permit's
+		return err
 	case errors.As(err, &dial) && dial.Op == "dial":
 		return problem.New(problem.Unavailable, "glide serve cannot be reached at %s: %w", c.addr, dial.Err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

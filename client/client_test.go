@@ -184,7 +184,7 @@ func TestKinds(t *testing.T) {
 }
 
 func TestToken(t *testing.T) {
-	_, addr := serve(t, api.Options{Token: "secret"})
+	_, addr := serve(t, api.Options{Token: func() string { return "secret" }})
 	if _, err := dial(t, addr, Options{}).Host(t.Context()); !errors.Is(err, problem.Invalid) || !strings.Contains(err.Error(), "token") {
 		t.Errorf("without a token: %v", err)
 	}

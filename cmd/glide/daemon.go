@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/client"
@@ -40,18 +39,17 @@ const (
 // --memory says is nearer to what the machine gives. GOGC overrides it.
 const gcPercent = 50
 
-// serve runs the daemon until ctx ends.
-func (a *app) serve(ctx context.Context, c *config.Config) error {
-	log := newLogger(a.err, c)
+// serve runs the daemon until ctx ends. load reads the settings again.
+func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.Config, error)) error {
+	debug.SetTraceback("crash") // a bug ends the process by a signal: a status of 2 would mean that the command line is wrong
+	level := &slog.LevelVar{}
+	level.Set(c.LogLevel)
+	log := newLogger(a.err, c.LogFormat, level)
 	raiseLimits(log)
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	token, err := readToken(c.TokenFile)
-	if err != nil {
-		return err
-	}
-	tlsMode, tlsConfig, err := nbdTLS(c)
+	lv, err := newLive(c, load, level, log)
 	if err != nil {
 		return err
 	}
@@ -63,17 +61,25 @@ func (a *app) serve(ctx context.Context, c *config.Config) error {
 		return err
 	}
 	defer ls.close()
+	sup := &supervisor{log: log}
+	at, started := sup.starting()
+	defer started()
+	at("looking for the store")
 	counter := &objstore.Counter{}
 	store, err := openStore(ctx, c, counter, log)
 	if err != nil {
 		return err
 	}
+	outliveSignals(ctx, log, func() {
+		defer sup.reloading()()
+		lv.reread(ctx, store)
+	})
 	cfg := host.Config{
 		Data: c.Data, Store: store, StoreURL: c.Store, Counter: counter, Version: version,
-		Advertise: c.Advertise, NBD: texts(ls.nbd.addrs), API: texts(ls.api.addrs), NBDTLS: tlsMode == nbd.TLSRequire,
+		Advertise: c.Advertise, NBD: texts(ls.nbd.addrs), API: texts(ls.api.addrs), NBDTLS: c.TLS == "require",
 		Memory: c.Memory, Cache: c.Cache, WALLimit: c.WALLimit, DirtyBudget: c.DirtyBudget,
 		Compression: c.Compression, PackBlocks: c.PackBlocks, Retention: c.Retention, Log: log,
-		Dial: func(addr string) host.Peer { return dialPeer(addr, token) },
+		Dial: peers{c.PeersAllow, lv.Token}.dial, Starting: at,
 	}
 	if cfg.Advertise == "" {
 		if cfg.Advertise = cfg.API[0]; ls.api.addrs[0].Any() {
@@ -84,11 +90,13 @@ func (a *app) serve(ctx context.Context, c *config.Config) error {
 	if err != nil {
 		return err
 	}
+	started()
 	err = ls.openSockets() // now that no other daemon has the directory
 	if err == nil {
+		mode, tlsConfig := lv.nbdTLS()
 		err = a.run(ctx, h, ls, &running{
-			token: token, log: log,
-			nbd: &nbd.Server{Exporter: h.Exports(), Options: nbd.Options{TLS: tlsMode, TLSConfig: tlsConfig, Logger: log}},
+			live: lv, log: log, sup: sup, data: c.Data,
+			nbd: &nbd.Server{Exporter: h.Exports(), Options: nbd.Options{TLS: mode, TLSConfig: tlsConfig, Logger: log}},
 		}, cfg)
 	}
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
@@ -98,10 +106,14 @@ func (a *app) serve(ctx context.Context, c *config.Config) error {
 
 // running is what serves while the daemon does.
 type running struct {
-	token string
-	log   *slog.Logger
-	nbd   *nbd.Server
-	api   []*http.Server
+	live *live
+	log  *slog.Logger
+	sup  *supervisor
+	data string
+	nbd  *nbd.Server
+	// api are the servers of the API: for this machine, and for others, who need a token.
+	api   [2]*http.Server
+	socks sockets
 	stop  context.CancelCauseFunc // ends the requests of the API
 }
 
@@ -114,42 +126,62 @@ func patient(next http.Handler) http.Handler {
 
 // run serves until ctx ends or a listener fails.
 func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, cfg host.Config) error {
-	failed := make(chan error, len(ls.api.open)+len(ls.nbd.open))
+	failed := make(chan error, len(ls.api.addrs)+len(ls.nbd.addrs))
 	base, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	r.stop = stop
-	var wg sync.WaitGroup
-	handlers := map[bool]http.Handler{ // by whether the network is between us and the client
-		false: patient(api.Handler(h, api.Options{Log: r.log})),
-		true:  patient(api.Handler(h, api.Options{Log: r.log, Token: r.token})),
-	}
-	for _, l := range ls.api.open {
-		s := &http.Server{
-			Handler:           handlers[l.Addr().Network() == "tcp"],
+	r.socks.log, r.socks.data = r.log, r.data
+	for i, token := range []func() string{nil, r.live.Token} {
+		r.api[i] = &http.Server{
+			Handler:           patient(api.Handler(h, api.Options{Log: r.log, Token: token})),
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       2 * time.Minute,
 			MaxHeaderBytes:    64 << 10,
 			BaseContext:       func(net.Listener) context.Context { return base },
 			ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
 		}
-		r.api = append(r.api, s)
-		wg.Go(func() {
-			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				failed <- fmt.Errorf("the API at %s: %w", l.Addr(), err)
-			}
-		})
 	}
-	for _, l := range ls.nbd.open {
-		wg.Go(func() {
-			if err := r.nbd.Serve(base, l); err != nil {
-				failed <- fmt.Errorf("NBD at %s: %w", l.Addr(), err)
-			}
-		})
+	var wg sync.WaitGroup
+	fail := func(err error) {
+		select {
+		case failed <- err:
+		default: // one is enough
+		}
 	}
+	serveAPI := func(l net.Listener) {
+		defer wg.Done()
+		s := r.api[0]
+		if l.Addr().Network() == "tcp" {
+			s = r.api[1]
+		}
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) && !r.socks.replaced(l) {
+			fail(fmt.Errorf("the API at %s: %w", l.Addr(), err))
+		}
+	}
+	serveNBD := func(l net.Listener) {
+		defer wg.Done()
+		if err := r.nbd.Serve(base, l); err != nil && !r.socks.replaced(l) {
+			fail(fmt.Errorf("NBD at %s: %w", l.Addr(), err))
+		}
+	}
+	for _, x := range []struct {
+		l     *listening
+		serve func(net.Listener)
+	}{{&ls.api, serveAPI}, {&ls.nbd, serveNBD}} {
+		for _, l := range x.l.open {
+			wg.Add(1)
+			go x.serve(l)
+		}
+		for _, l := range x.l.own {
+			r.socks.add(&wg, l, x.serve)
+		}
+	}
+	go r.live.files.Run(ctx)
+	go r.socks.keep(ctx, &wg)
 	r.log.Info("serving", "version", version, "host", h.ID(), "data", cfg.Data, "store", cfg.StoreURL, "api", cfg.API, "nbd", cfg.NBD, "advertise", cfg.Advertise)
 	if err := say(a.out, "glide: ready api=%s nbd=%s host=%s", strings.Join(cfg.API, ","), strings.Join(cfg.NBD, ","), h.ID()); err != nil {
 		r.log.Warn("nobody reads the ready line", "error", err)
 	}
-	defer r.notify()()
+	defer r.sup.serving("serving at "+strings.Join(cfg.NBD, ", "), func(ctx context.Context) error { return alive(ctx, h, cfg.API) })()
 
 	var err error
 	select {
@@ -163,8 +195,21 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	return err
 }
 
+// alive is nil if the API answers, and the volumes and the log can be got at. It
+// does not return while they cannot.
+func alive(ctx context.Context, h *host.Host, addrs []string) error {
+	c, err := client.New(addrs[0], client.Options{})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Health(ctx)
+	return errors.Join(err, h.Alive(ctx))
+}
+
 // shutdown lets requests finish, for a while, and then ends them.
 func (r *running) shutdown() {
+	r.socks.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -190,36 +235,9 @@ func (r *running) shutdown() {
 	r.stop(context.Canceled)
 }
 
-// notify tells systemd, if there is one, that the daemon serves, and that it
-// still does; what it returns tells that it stops.
-func (r *running) notify() (stop func()) {
-	tell := func(state string) {
-		if _, err := daemon.SdNotify(false, state); err != nil {
-			r.log.Warn("systemd was not notified", "error", err)
-		}
-	}
-	tell(daemon.SdNotifyReady)
-	done := make(chan struct{})
-	if every, err := daemon.SdWatchdogEnabled(false); err == nil && every > 0 {
-		go func() {
-			t := time.NewTicker(every / 2)
-			defer t.Stop()
-			for {
-				select {
-				case <-t.C:
-					tell(daemon.SdNotifyWatchdog)
-				case <-done:
-					return
-				}
-			}
-		}()
-	}
-	return func() { close(done); tell(daemon.SdNotifyStopping) }
-}
-
-func newLogger(w io.Writer, c *config.Config) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: c.LogLevel}
-	if c.LogFormat == "json" {
+func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
+	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
 	return slog.New(slog.NewTextHandler(w, opts))
@@ -244,41 +262,4 @@ func raiseLimits(log *slog.Logger) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err == nil && have.Cur < 4096 {
 		log.Warn("few files may be open at once: raise the limit (LimitNOFILE=, ulimit -n)", "limit", have.Cur)
 	}
-}
-
-// dialPeer is another host, at the address that it advertises.
-func dialPeer(addr, token string) host.Peer {
-	c, err := client.New(addr, client.Options{Token: token})
-	if err != nil {
-		return noPeer{err}
-	}
-	return oncePeer{c}
-}
-
-// oncePeer is a peer that is asked once: no connection is kept to it.
-type oncePeer struct{ c *client.Client }
-
-// Release implements host.Peer.
-func (p oncePeer) Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error) {
-	defer p.c.Close()
-	return p.c.Release(ctx, name, r)
-}
-
-// Host implements host.Peer.
-func (p oncePeer) Host(ctx context.Context) (api.Host, error) {
-	defer p.c.Close()
-	return p.c.Host(ctx)
-}
-
-// noPeer is a peer whose address makes no sense.
-type noPeer struct{ err error }
-
-// Release implements host.Peer.
-func (p noPeer) Release(context.Context, string, api.ReleaseRequest) (api.Volume, error) {
-	return api.Volume{}, problem.New(problem.Unavailable, "the owner's address: %w", p.err)
-}
-
-// Host implements host.Peer.
-func (p noPeer) Host(context.Context) (api.Host, error) {
-	return api.Host{}, problem.New(problem.Unavailable, "the owner's address: %w", p.err)
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -79,14 +81,32 @@ func (a *app) doctor(ctx context.Context, flags map[string][]string) ([]client.C
 	case problem.KindOf(err) != problem.Unavailable:
 		return nil, err
 	}
-	checks = append(checks, client.Check{Name: "daemon", OK: true, Detail: err.Error()})
-	cfg, err := config.Load(config.ProcessSources(flags))
-	if err != nil {
-		return append(checks, failed("settings", err, "see docs/configuration.md")), nil
+	cfg, cerr := config.Load(config.ProcessSources(atData(flags, c.Addr())))
+	if cerr != nil {
+		return append(checks, failed("settings", cerr, "see docs/configuration.md")), nil
 	}
+	if pid := client.Holder(cfg.Data); pid != 0 {
+		return append(checks, failed("daemon", err, fmt.Sprintf("process %d serves from %s and cannot be asked: look at its log; kill -QUIT %d shows what it does", pid, cfg.Data, pid))), nil
+	}
+	checks = append(checks, client.Check{Name: "daemon", OK: true, Detail: err.Error()})
 	checks = append(checks, client.Check{Name: "settings", OK: true, Detail: "they make sense"})
 	kernel := client.Check{Name: "kernel devices", OK: true, Detail: kernelnbd.Describe(kernelnbd.Kernel{}.Check())}
 	return append(checks, checkData(cfg.Data), checkStore(ctx, cfg.Store), kernel), nil
+}
+
+// atData are the settings for a daemon at an address: unless a data directory is
+// named, it is that of the socket.
+func atData(flags map[string][]string, addr string) map[string][]string {
+	path, ok := strings.CutPrefix(addr, "unix:")
+	if !ok || flags["data"] != nil || flags["config"] != nil || os.Getenv("GLIDE_DATA") != "" || os.Getenv("GLIDE_CONFIG") != "" {
+		return flags
+	}
+	if _, err := os.Stat(filepath.Join(filepath.Dir(path), "host.json")); err != nil {
+		return flags // it is elsewhere
+	}
+	flags = maps.Clone(flags)
+	flags["data"] = []string{filepath.Dir(path)}
+	return flags
 }
 
 func failed(name string, err error, fix string) client.Check {

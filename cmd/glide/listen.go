@@ -16,7 +16,6 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/config"
 	"github.com/paraglide/glide/internal/problem"
-	"github.com/paraglide/glide/nbd"
 )
 
 // listeners are where the daemon listens. TCP ports are taken first, as their
@@ -27,8 +26,9 @@ type listeners struct{ api, nbd listening }
 // listening is one protocol's part of them.
 type listening struct {
 	open    []net.Listener
-	sockets []api.Addr // unix sockets to be made
-	addrs   []api.Addr // all, in the order in which they were asked for
+	own     []*net.UnixListener // unix sockets that we made, kept apart from those above
+	sockets []api.Addr          // unix sockets to be made
+	addrs   []api.Addr          // all, in the order in which they were asked for
 }
 
 // openListeners takes over systemd's sockets, and the TCP ports.
@@ -92,7 +92,7 @@ func (ls *listeners) openSockets() error {
 			if err != nil {
 				return err
 			}
-			l.open = append(l.open, unix)
+			l.own = append(l.own, unix)
 		}
 	}
 	return nil
@@ -103,16 +103,19 @@ const socketMode = 0o660
 
 // listenUnix makes a unix socket. A file that nobody listens at any more is
 // replaced.
-func listenUnix(path string) (net.Listener, error) {
-	l, err := net.Listen("unix", path)
+func listenUnix(path string) (*net.UnixListener, error) {
+	addr := &net.UnixAddr{Name: path, Net: "unix"}
+	l, err := net.ListenUnix("unix", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		if err := removeStale(path); err != nil {
 			return nil, err
 		}
-		l, err = net.Listen("unix", path)
+		l, err = net.ListenUnix("unix", addr)
 	}
 	if err == nil {
-		err = os.Chmod(path, socketMode)
+		if err = os.Chmod(path, socketMode); err != nil {
+			_ = l.Close()
+		}
 	}
 	if err != nil {
 		return nil, problem.New(problem.Unavailable, "cannot listen at unix:%s: %w", path, err)
@@ -138,6 +141,9 @@ func (ls *listeners) close() {
 	for _, l := range slices.Concat(ls.api.open, ls.nbd.open) {
 		_ = l.Close() // most are closed already, by who served them
 	}
+	for _, l := range slices.Concat(ls.api.own, ls.nbd.own) {
+		_ = l.Close()
+	}
 }
 
 func addrOf(l net.Listener) api.Addr {
@@ -152,33 +158,28 @@ func texts(addrs []api.Addr) []string {
 	return list
 }
 
-// nbdTLS is how NBD connections are encrypted.
-func nbdTLS(c *config.Config) (nbd.TLSMode, *tls.Config, error) {
-	if c.TLS == "off" {
-		return nbd.TLSOff, nil, nil
-	}
+// nbdTLS reads the certificates of NBD connections.
+func nbdTLS(c *config.Config) (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
 	if err != nil {
-		return nbd.TLSOff, nil, problem.New(problem.Invalid, "the certificate and key of TLS: %w", err)
+		return nil, problem.New(problem.Invalid, "the certificate and key of TLS: %w", err)
 	}
-	t := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
-	if c.TLSCA != "" {
-		pem, err := os.ReadFile(c.TLSCA)
-		if err != nil {
-			return nbd.TLSOff, nil, problem.New(problem.Invalid, "the authority of TLS: %w", err)
-		}
-		t.ClientCAs = x509.NewCertPool()
-		if !t.ClientCAs.AppendCertsFromPEM(pem) {
-			return nbd.TLSOff, nil, problem.New(problem.Invalid, "the authority of TLS: %s holds no certificate in PEM", c.TLSCA)
-		}
-		t.ClientAuth = tls.RequireAndVerifyClientCert
-		// In TLS 1.3 Go asks for certificates without the RSA signatures that most
-		// authorities make, but for an extension that GnuTLS does not look at: QEMU
-		// and libnbd would send none.
-		t.MaxVersion = tls.VersionTLS12
+	t := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true}
+	if c.TLSCA == "" {
+		return t, nil
 	}
-	if c.TLS == "require" {
-		return nbd.TLSRequire, t, nil
+	pem, err := os.ReadFile(c.TLSCA)
+	if err != nil {
+		return nil, problem.New(problem.Invalid, "the authority of TLS: %w", err)
 	}
-	return nbd.TLSAllow, t, nil
+	t.ClientCAs = x509.NewCertPool()
+	if !t.ClientCAs.AppendCertsFromPEM(pem) {
+		return nil, problem.New(problem.Invalid, "the authority of TLS: %s holds no certificate in PEM", c.TLSCA)
+	}
+	t.ClientAuth = tls.RequireAndVerifyClientCert
+	// In TLS 1.3 Go asks for certificates without the RSA signatures that most
+	// authorities make, but for an extension that GnuTLS does not look at: QEMU
+	// and libnbd would send none.
+	t.MaxVersion = tls.VersionTLS12
+	return t, nil
 }

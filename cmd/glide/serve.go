@@ -20,16 +20,18 @@ $GLIDE_WAL_LIMIT. A flag goes before a variable, a variable before the file.
 
 When it serves it prints one line that begins with "glide: ready". SIGTERM
 finishes requests, syncs and exits 0; a second signal ends it at once, and what
-was flushed is safe in either case.`,
+was flushed is safe in either case. Tokens, certificates, credentials of the
+store and the log level are read again when their files change, and on SIGHUP.`,
 		Example: `  glide serve
   glide serve --data /srv/glide --store 's3://vms?region=eu-central-1' --api tcp:10.0.0.5:7070 --token-file /etc/glide.token`,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := config.Load(config.ProcessSources(given.values()))
+			load := func() (*config.Config, error) { return config.Load(config.ProcessSources(given.values())) }
+			c, err := load()
 			if err != nil {
 				return err
 			}
-			return a.serve(cmd.Context(), c)
+			return a.serve(cmd.Context(), c, load)
 		},
 	}
 	given.declare(cmd.Flags(), append([]config.Setting{config.File()}, config.Settings...)...)

@@ -23,9 +23,9 @@ import (
 
 // Options are the settings of a Handler. The zero value has the defaults.
 type Options struct {
-	// Token, if set, is what every request but those for /healthz must carry
-	// as `Authorization: Bearer TOKEN`.
-	Token string
+	// Token, if set, returns what every request but those for /healthz must
+	// carry as `Authorization: Bearer TOKEN`, at the time of the request.
+	Token func() string
 	// Collectors are metrics beyond those that the Backend tells of.
 	Collectors []prometheus.Collector
 	// Log gets the errors that are nobody's but ours. None by default.
@@ -108,11 +108,11 @@ func Handler(b Backend, o Options) http.Handler {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.metrics = metricsHandler(b, o.Collectors)
-	token := sha256.Sum256([]byte("Bearer " + o.Token))
 	mux := http.NewServeMux()
 	for _, rt := range routes() {
 		mux.HandleFunc(rt.method+" "+rt.path, func(w http.ResponseWriter, r *http.Request) {
-			if !rt.open && o.Token != "" {
+			if !rt.open && o.Token != nil {
+				token := sha256.Sum256([]byte("Bearer " + o.Token()))
 				got := sha256.Sum256([]byte(r.Header.Get("Authorization")))
 				if subtle.ConstantTimeCompare(got[:], token[:]) != 1 {
 					w.Header().Set("WWW-Authenticate", "Bearer")

@@ -142,7 +142,7 @@ func TestEmptyLists(t *testing.T) {
 }
 
 func TestToken(t *testing.T) {
-	_, url := serve(t, api.Options{Token: "secret"})
+	_, url := serve(t, api.Options{Token: func() string { return "secret" }})
 	for _, auth := range []string{"", "secret", "Bearer", "Bearer secre", "Bearer secret2", "Basic secret"} {
 		status, body := do(t, "GET", url+"/v1/volumes", "", "Authorization", auth)
 		mustFail(t, status, body, 401, problem.Invalid, "token")

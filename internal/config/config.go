@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -47,6 +48,7 @@ type Config struct {
 	TLSCert     string
 	TLSKey      string
 	TLSCA       string
+	PeersAllow  []netip.Prefix // where a token may be sent, beyond this machine
 }
 
 // Sources are where settings come from.

@@ -75,6 +75,7 @@ func TestPrecedence(t *testing.T) {
 		"dirty-budget": {"1G", "2G", "3G"}, "compression": {"s2", "none", "zstd"}, "pack-blocks": {"1", "2", "3"}, "retention": {"1h", "2h", "3h"},
 		"log-level": {"debug", "warn", "error"}, "log-format": {"json", "text", "json"}, "token-file": {"f", "e", "a"},
 		"tls": {"allow", "require", "allow"}, "tls-cert": {"f", "e", "a"}, "tls-key": {"f", "e", "a"}, "tls-ca": {"f", "e", "a"},
+		"peers-allow": {"10.0.0.0/8", "fd00::/8", "192.0.2.1"},
 	}
 	for _, s := range Settings {
 		v, ok := samples[s.Name]

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -157,6 +158,26 @@ var Settings = []Setting{
 		Name: "tls-ca", Arg: "FILE", Usage: "NBD clients must have a certificate of this authority, PEM; without it any client may connect", DefaultText: "none",
 		set: text(func(c *Config) *string { return &c.TLSCA }),
 	},
+	{
+		Name: "peers-allow", Arg: "CIDR", Usage: "network of other hosts, to which this one may send its token", DefaultText: "none but this machine", Many: true,
+		set: func(c *Config, values []string) (err error) { c.PeersAllow, err = prefixes(values); return err },
+	},
+}
+
+// prefixes are networks, or single addresses, a comma between several.
+func prefixes(values []string) (list []netip.Prefix, err error) {
+	for _, v := range strings.Split(strings.Join(values, ","), ",") {
+		v = strings.TrimSpace(v)
+		p, err := netip.ParsePrefix(v)
+		if addr, aerr := netip.ParseAddr(v); err != nil && aerr == nil {
+			p, err = addr.Prefix(addr.BitLen())
+		}
+		if err != nil || p != p.Masked() {
+			return nil, errors.New(quote(v) + " is no network, such as 10.0.0.0/8")
+		}
+		list = append(list, p)
+	}
+	return list, nil
 }
 
 // one is a setting of which the last value counts.

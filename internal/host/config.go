@@ -51,6 +51,9 @@ type Config struct {
 	FoldAfter   uint64           // data commits of a volume before they are folded into packs; 256
 	RollAt      uint64           // objects of an epoch before the next begins; commitlog's default
 
+	// Starting is told what Open is at. It may be called by several goroutines.
+	Starting func(format string, args ...any)
+
 	// Kernel is where volumes are attached; this machine's.
 	Kernel Kernel
 	// Dial returns the peer at an advertised address.
@@ -113,6 +116,9 @@ func (c *Config) fill() error {
 	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader
+	}
+	if c.Starting == nil {
+		c.Starting = func(string, ...any) {}
 	}
 	if c.Kernel == nil {
 		c.Kernel = kernelnbd.Kernel{}

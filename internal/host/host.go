@@ -144,9 +144,11 @@ func (h *Host) open(ctx context.Context) error {
 			return dataError(h.cfg.Data, err)
 		}
 	}
+	h.cfg.Starting("opening the metadata")
 	if h.db, err = meta.Open(meta.Options{FS: fs, Dir: join(h.cfg.Data, "meta"), Give: h.room.Give, Changed: h.metaChanged}); err != nil {
 		return err
 	}
+	h.cfg.Starting("opening the log and the cache")
 	limit := h.cfg.WALLimit.of(total)
 	h.pool, err = wal.Open(wal.Options{
 		FS: fs, Dir: join(h.cfg.Data, "wal"), SegmentBytes: segmentBytes(limit), Limit: limit,

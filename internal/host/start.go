@@ -3,6 +3,7 @@ package host
 import (
 	"encoding/json"
 	"sync"
+	"sync/atomic"
 
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/meta"
@@ -124,12 +125,14 @@ func (h *Host) startThese(disks []*disk) {
 		h.enter(d)
 	}
 	var wg sync.WaitGroup
+	var opened atomic.Int64
 	slots := make(chan struct{}, 4)
 	for _, d := range disks {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			d.start()
+			h.cfg.Starting("opened %d of %d volumes and snapshots", opened.Add(1), len(disks))
 		})
 	}
 	wg.Wait()

@@ -1,6 +1,8 @@
 package host
 
 import (
+	"context"
+	"encoding/binary"
 	"errors"
 	"strings"
 	"time"
@@ -101,6 +103,26 @@ func (h *Host) fullError(err error) error {
 		return problem.New(problem.NoSpace, "the disk under %s does not take writes: %w", h.cfg.Data, err)
 	}
 	return problem.New(problem.NoSpace, "the disk under %s is full, %s free: make room there; all goes on by itself then", h.cfg.Data, free)
+}
+
+// heartbeatFile is what Alive writes.
+const heartbeatFile = "heartbeat"
+
+// Alive returns when every volume could be asked for its state and the disk of the
+// log has synced a write: who hangs does not. That the disk has trouble is an error.
+func (h *Host) Alive(ctx context.Context) error {
+	if _, err := h.List(ctx, false); err != nil {
+		return err
+	}
+	f, err := h.cfg.FS.OpenReadWrite(h.cfg.FS.PathJoin(h.cfg.Data, heartbeatFile), vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(binary.LittleEndian.AppendUint64(nil, uint64(h.cfg.Now().UnixNano())), 0)
+	if err == nil {
+		err = f.SyncData()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // metaChanged is told when the metadata cannot be written, and when it can again.

@@ -22,6 +22,7 @@ var layers = map[string][]string{
 	"internal/fault":     {},
 	"internal/extent":    {},
 	"internal/reserve":   {},
+	"internal/reload":    {},
 	"internal/datadir":   {"internal/problem"},
 	"internal/objstore":  {"internal/problem"},
 	"internal/pack":      {"internal/problem", "internal/fault", "internal/objstore"},

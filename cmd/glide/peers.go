@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	"github.com/paraglide/glide/client"
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// peers reaches other hosts. Where they are is read from the store, and so could
+// be anybody's word: this host's token is sent to no address that its operator
+// has not allowed.
+type peers struct {
+	allow []netip.Prefix
+	token func() string
+}
+
+// permit refuses addresses that are neither this machine's own nor allowed.
+func (p peers) permit(addr netip.Addr) error {
+	addr = addr.Unmap().WithZone("")
+	if addr.IsLoopback() || slices.ContainsFunc(p.allow, func(n netip.Prefix) bool { return n.Contains(addr) }) {
+		return nil
+	}
+	return problem.New(problem.Unavailable, "%s is no address that this host may send its token to: if the host there is yours, add it to --peers-allow", addr)
+}
+
+// dial is another host, at the address that it advertises.
+func (p peers) dial(addr string) host.Peer {
+	c, err := client.New(addr, client.Options{Token: p.token(), Permit: p.permit})
+	if err != nil {
+		return noPeer{err}
+	}
+	return oncePeer{c}
+}
+
+// oncePeer is a peer that is asked once: no connection is kept to it.
+type oncePeer struct{ c *client.Client }
+
+// Release implements host.Peer.
+func (p oncePeer) Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error) {
+	defer p.c.Close()
+	return p.c.Release(ctx, name, r)
+}
+
+// Host implements host.Peer.
+func (p oncePeer) Host(ctx context.Context) (api.Host, error) {
+	defer p.c.Close()
+	return p.c.Host(ctx)
+}
+
+// noPeer is a peer whose address makes no sense.
+type noPeer struct{ err error }
+
+// Release implements host.Peer.
+func (p noPeer) Release(context.Context, string, api.ReleaseRequest) (api.Volume, error) {
+	return api.Volume{}, problem.New(problem.Unavailable, "the owner's address: %w", p.err)
+}
+
+// Host implements host.Peer.
+func (p noPeer) Host(context.Context) (api.Host, error) {
+	return api.Host{}, problem.New(problem.Unavailable, "the owner's address: %w", p.err)
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"reflect"
+	"strings"
+	"sync/atomic"
+
+	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/reload"
+	"github.com/paraglide/glide/nbd"
+)
+
+// live is what of the settings, and of the files that they name, may change while
+// the daemon runs.
+type live struct {
+	load  func() (*config.Config, error) // reads the settings again
+	first *config.Config
+	level *slog.LevelVar
+	log   *slog.Logger
+	files *reload.Watcher
+
+	token  atomic.Pointer[string]
+	tls    atomic.Pointer[tls.Config]
+	warned string // of which settings that need a restart; under the Watcher's lock
+}
+
+// newLive reads the files that the settings name.
+func newLive(c *config.Config, load func() (*config.Config, error), level *slog.LevelVar, log *slog.Logger) (*live, error) {
+	l := &live{load: load, first: c, level: level, log: log, files: reload.New(log)}
+	none := ""
+	l.token.Store(&none)
+	if c.TokenFile != "" {
+		if err := l.files.Add("the token", l.readToken, c.TokenFile); err != nil {
+			return nil, err
+		}
+	}
+	if c.TLS != "off" {
+		files := []string{c.TLSCert, c.TLSKey}
+		if c.TLSCA != "" {
+			files = append(files, c.TLSCA)
+		}
+		if err := l.files.Add("the certificates of TLS", l.readTLS, files...); err != nil {
+			return nil, err
+		}
+	}
+	if c.File != "" {
+		if err := l.files.Add("the settings", l.readSettings, c.File); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// Token is the token as it is now; "" if none is wanted.
+func (l *live) Token() string { return *l.token.Load() }
+
+func (l *live) readToken() error {
+	token, err := readToken(l.first.TokenFile)
+	if err == nil {
+		l.token.Store(&token)
+	}
+	return err
+}
+
+func (l *live) readTLS() error {
+	t, err := nbdTLS(l.first)
+	if err == nil {
+		l.tls.Store(t)
+	}
+	return err
+}
+
+// nbdTLS is how NBD connections are encrypted: each by what was read last when it began.
+func (l *live) nbdTLS() (nbd.TLSMode, *tls.Config) {
+	mode := map[string]nbd.TLSMode{"off": nbd.TLSOff, "allow": nbd.TLSAllow, "require": nbd.TLSRequire}[l.first.TLS]
+	if mode == nbd.TLSOff {
+		return mode, nil
+	}
+	return mode, &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return l.tls.Load(), nil },
+	}
+}
+
+// readSettings takes over what may change, and names what may not.
+func (l *live) readSettings() error {
+	c, err := l.load()
+	if err != nil {
+		return err
+	}
+	l.level.Set(c.LogLevel)
+	names := strings.Join(changed(l.first, c), ", ")
+	if names != l.warned && names != "" {
+		l.log.Warn("settings that changed are used after a restart", "settings", names)
+	}
+	l.warned = names
+	return nil
+}
+
+// changed names the settings of which a running daemon has the old value.
+func changed(old, now *config.Config) (names []string) {
+	a, b := reflect.ValueOf(*old), reflect.ValueOf(*now)
+	for i := range a.NumField() {
+		if name := a.Type().Field(i).Name; name != "LogLevel" && !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// reloader is a store that can read its credentials again.
+type reloader interface {
+	Reload(ctx context.Context) error
+}
+
+// reread reads everything again, for SIGHUP. What is wrong is logged, and stays
+// as it was.
+func (l *live) reread(ctx context.Context, store any) {
+	err := l.files.Read(true)
+	if s, ok := store.(reloader); ok {
+		if serr := s.Reload(ctx); serr != nil {
+			l.log.Error("the credentials of the store could not be read again", "error", serr)
+			err = errors.Join(err, serr)
+		}
+	}
+	if err == nil {
+		l.log.Info("all files were read again")
+	}
+}
