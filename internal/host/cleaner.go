@@ -154,13 +154,9 @@ func (h *Host) budget(st *volume.State) uint64 {
 	return h.cfg.DirtyBudget
 }
 
-// noRoomAfter is how long a writer waits for room in the log before it is told
-// that there is none.
-const noRoomAfter = 20 * time.Second
-
 // pressure implements volume.Env.Pressure: bounded, writers are slowed first.
 func (c *cleaner) pressure(v *volume.Volume, waited time.Duration) error {
-	if waited > noRoomAfter {
+	if waited > c.h.cfg.RoomWait {
 		if at := int64(c.h.cfg.Uptime()); at > c.told.Swap(at)+int64(time.Minute) {
 			c.h.event(eventDisk, "", "the log has no room, and none could be made: writers get an error until there is some")
 		}

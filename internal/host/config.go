@@ -49,6 +49,7 @@ type Config struct {
 	PackBlocks  int              // 25
 	Retention   time.Duration    // 72 h
 	FoldAfter   uint64           // data commits of a volume before they are folded into packs; 256
+	RoomWait    time.Duration    // how long a writer waits for room in the log before it gets an error; 20 s
 	RollAt      uint64           // objects of an epoch before the next begins; commitlog's default
 
 	// Starting is told what Open is at. It may be called by several goroutines.
@@ -107,6 +108,9 @@ func (c *Config) fill() error {
 	}
 	if c.FoldAfter == 0 {
 		c.FoldAfter = 256
+	}
+	if c.RoomWait == 0 {
+		c.RoomWait = 20 * time.Second
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -37,6 +37,11 @@ func writeFile(fsys vfs.FS, dir, name string, b []byte) error {
 	if err := fsys.Rename(path+".new", path); err != nil {
 		return err
 	}
+	return syncDir(fsys, dir)
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(fsys vfs.FS, dir string) error {
 	d, err := fsys.OpenDir(dir)
 	if err != nil {
 		return err

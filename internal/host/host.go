@@ -125,6 +125,8 @@ func (h *Host) open(ctx context.Context) error {
 	if err := fs.MkdirAll(h.cfg.Data, 0o700); err != nil {
 		return dataError(h.cfg.Data, err)
 	}
+	// Best effort: who runs the daemon may not be allowed to open what it lies in.
+	_ = syncDir(fs, fs.PathDir(h.cfg.Data))
 	var err error
 	if h.dir, err = datadir.Lock(fs, h.cfg.Data); err != nil {
 		return err
@@ -136,13 +138,14 @@ func (h *Host) open(ctx context.Context) error {
 	if h.room, err = reserve.Open(h.reserveOptions(total)); err != nil {
 		return dataError(h.cfg.Data, err)
 	}
-	if err := h.identify(); err != nil {
-		return err
-	}
 	for _, dir := range []string{"wal", "slabs", "meta"} {
 		if err := fs.MkdirAll(join(h.cfg.Data, dir), 0o700); err != nil {
 			return dataError(h.cfg.Data, err)
 		}
+	}
+	// It is the last thing that a new directory gets, and syncs it.
+	if err := h.identify(); err != nil {
+		return err
 	}
 	h.cfg.Starting("opening the metadata")
 	if h.db, err = meta.Open(meta.Options{FS: fs, Dir: join(h.cfg.Data, "meta"), Give: h.room.Give, Changed: h.metaChanged}); err != nil {
