@@ -132,7 +132,7 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	r.socks.log, r.socks.data = r.log, r.data
 	for i, token := range []func() string{nil, r.live.Token} {
 		r.api[i] = &http.Server{
-			Handler:           patient(api.Handler(h, api.Options{Log: r.log, Token: token})),
+			Handler:           patient(api.Handler(h, api.Options{Log: r.log, Token: token, Panicked: h.PanickedAt})),
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       2 * time.Minute,
 			MaxHeaderBytes:    64 << 10,

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -52,11 +53,14 @@ var (
 	descWALCleaned  = desc("wal_cleaned_bytes_total", "Bytes copied within the log to clean it.")
 	descOps         = desc("nbd_requests_total", "NBD requests answered.", "op")
 	descLatency     = desc("nbd_request_latency_seconds", "Quantiles, since the start, of the time that NBD requests took.", "op", "quantile")
+	descPanics      = desc("panics_total", "Requests that a bug ended.")
+	descUsed        = desc("limit_used", "What is in use of a limit of the system.", "resource")
+	descLimit       = desc("limit_max", "The limit of the system, 0 where none is known.", "resource")
 	descUp          = desc("up", "1 if the daemon could tell its metrics.")
 	descVolumes     = desc("volumes", "Volumes of this host, by state.", "state")
 	allDescriptions = []*prometheus.Desc{
 		descDirty, descUnpublished, descExports, descLocal, descSize, descState, descRequests, descStoreBytes, descHits, descMisses,
-		descFetched, descServed, descDedup, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descUp, descVolumes,
+		descFetched, descServed, descDedup, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descPanics, descUsed, descLimit, descUp, descVolumes,
 	}
 )
 
@@ -127,6 +131,11 @@ func collectStats(st *Stats, emit emitFunc) {
 	counter(descWALSyncs, st.WAL.Syncs)
 	counter(descWALBytes, st.WAL.Bytes)
 	counter(descWALCleaned, st.WAL.CleanedBytes)
+	counter(descPanics, st.Panics)
+	for _, name := range slices.Sorted(maps.Keys(st.Limits)) {
+		emit(descUsed, prometheus.GaugeValue, float64(st.Limits[name].Used), name)
+		emit(descLimit, prometheus.GaugeValue, float64(st.Limits[name].Limit), name)
+	}
 	ops := make([]string, 0, len(st.Latency))
 	for op := range st.Latency {
 		ops = append(ops, op)

@@ -28,6 +28,9 @@ type Options struct {
 	Token func() string
 	// Collectors are metrics beyond those that the Backend tells of.
 	Collectors []prometheus.Collector
+	// Panicked, if set, is told of a panic in a request that may have changed the
+	// volume of that name ("": none), and returns the answer.
+	Panicked func(volume, doing string, value any) error
 	// Log gets the errors that are nobody's but ours. None by default.
 	Log *slog.Logger
 }
@@ -35,8 +38,9 @@ type Options struct {
 // server answers requests from a backend.
 type server struct {
 	Backend
-	log     *slog.Logger
-	metrics http.Handler
+	panicked func(volume, doing string, value any) error
+	log      *slog.Logger
+	metrics  http.Handler
 }
 
 // route is one method on one path, and all that there is to say of it.
@@ -103,7 +107,7 @@ func (p params) flag(key string) (bool, error) {
 // Handler serves b. It may be called more than once for one backend, with
 // different options for different listeners.
 func Handler(b Backend, o Options) http.Handler {
-	s := &server{Backend: b, log: o.Log}
+	s := &server{Backend: b, log: o.Log, panicked: o.Panicked}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -184,6 +188,20 @@ func withTenant(r *http.Request) *http.Request {
 	return &r2
 }
 
+// volumeNamed is the name of the volume that a request is about, "" if it is about none.
+func volumeNamed(u *url.URL) string {
+	rest, ok := strings.CutPrefix(u.EscapedPath(), "/v1/volumes/")
+	if !ok {
+		return ""
+	}
+	part, _, _ := strings.Cut(rest, "/")
+	name, err := url.PathUnescape(part)
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
 // volumeResources are the last parts of the paths of what a volume has.
 var volumeResources = sync.OnceValue(func() map[string]bool {
 	set := map[string]bool{}
@@ -241,6 +259,15 @@ func (s *server) recover(w http.ResponseWriter, r *http.Request) {
 	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(v)
 	}
-	s.log.Error("panic in a request", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-	s.fail(w, r, http.StatusInternalServerError, problem.New(problem.Internal, "the daemon met a bug; its log has the details"))
+	doing := r.Method + " " + r.URL.Path
+	if s.panicked == nil {
+		s.log.Error("panic in a request", "request", doing, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		s.fail(w, r, http.StatusInternalServerError, problem.New(problem.Internal, "the daemon met a bug; its log has the details"))
+		return
+	}
+	name := ""
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		name = volumeNamed(r.URL)
+	}
+	s.fail(w, r, http.StatusInternalServerError, s.panicked(name, doing, v))
 }

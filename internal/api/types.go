@@ -175,6 +175,14 @@ type Stats struct {
 		CleanedBytes uint64 `json:"cleaned_bytes"`
 	} `json:"wal"`
 	Latency map[string]Latency `json:"latency"` // read, write, flush, trim, zero
+	Panics  uint64             `json:"panics"`  // requests that a bug ended
+	Limits  map[string]Limit   `json:"limits"`  // of the system, by name: open_files, threads, memory
+}
+
+// Limit is what the system lets the daemon have of something, and what it has.
+type Limit struct {
+	Used  uint64 `json:"used"`
+	Limit uint64 `json:"limit"` // 0: none is known
 }
 
 // Verify is what verify found.

@@ -132,13 +132,7 @@ func (d *Domain) Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, er
 		}
 		c.mu.Unlock()
 		if !flying {
-			// A flight that landed between the look above and the lock has left
-			// the block in memory.
-			var ok bool
-			if f.raw, ok = c.mem.get(&ref.Hash); !ok {
-				f.raw, f.err = d.load(ctx, ref, size)
-			}
-			c.land(&ref.Hash, f)
+			d.fly(ctx, ref, size, f)
 		} else {
 			select {
 			case <-f.done:
@@ -154,6 +148,22 @@ func (d *Domain) Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, er
 		}
 		return f.raw, f.err
 	}
+}
+
+// errCrashed is how a flight ends that a panic ended: whoever waits tries itself.
+var errCrashed = problem.New(problem.Internal, "the fetch of a block met a bug")
+
+// fly gets the block of a flight, and lands it.
+func (d *Domain) fly(ctx context.Context, ref *pack.Ref, size int, f *flight) {
+	f.err = errCrashed
+	defer d.cache.land(&ref.Hash, f)
+	// A flight that landed between the look before and the lock has left the
+	// block in memory.
+	if raw, ok := d.cache.mem.get(&ref.Hash); ok {
+		f.raw, f.err = raw, nil
+		return
+	}
+	f.raw, f.err = d.load(ctx, ref, size)
 }
 
 // land ends a flight.

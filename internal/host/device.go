@@ -52,7 +52,8 @@ func errno(err error) error {
 
 func (x *device) Size() uint64 { return x.v.Size() }
 
-func (x *device) ReadAt(p []byte, off uint64) error {
+func (x *device) ReadAt(p []byte, off uint64) (err error) {
+	defer x.caught("read", &err, false)
 	if err := x.alive(); err != nil {
 		return err
 	}
@@ -62,11 +63,13 @@ func (x *device) ReadAt(p []byte, off uint64) error {
 	return errno(x.v.ReadAt(p, off))
 }
 
-func (x *device) TryReadAt(p []byte, off uint64) bool {
+func (x *device) TryReadAt(p []byte, off uint64) (ok bool) {
+	defer x.caught("read", nil, false) // ReadAt then has the error
 	return !x.dead.Load() && !x.d.limiter.on.Load() && x.v.TryReadAt(p, off)
 }
 
-func (x *device) WriteFrames(offs []uint64, frames [][]byte) error {
+func (x *device) WriteFrames(offs []uint64, frames [][]byte) (err error) {
+	defer x.caught("write", &err, true)
 	if err := x.alive(); err != nil {
 		return err
 	}
@@ -80,7 +83,8 @@ func (x *device) WriteFrames(offs []uint64, frames [][]byte) error {
 	return errno(x.v.WriteFramesIf(x.mayFn, offs, frames))
 }
 
-func (x *device) Zero(off, length uint64, _ bool) error {
+func (x *device) Zero(off, length uint64, _ bool) (err error) {
+	defer x.caught("zeroing", &err, true)
 	if err := x.alive(); err != nil {
 		return err
 	}
@@ -101,7 +105,8 @@ func (x *device) shipper() (*shipper, error) {
 	return s, nil
 }
 
-func (x *device) Flush() error {
+func (x *device) Flush() (err error) {
+	defer x.caught("flush", &err, true)
 	if err := x.alive(); err != nil {
 		return err
 	}
@@ -135,7 +140,8 @@ func (x *device) TryAcknowledge() bool {
 }
 
 // Acknowledge implements nbd.Acknowledger.
-func (x *device) Acknowledge() error {
+func (x *device) Acknowledge() (err error) {
+	defer x.caught("acknowledgement", &err, true)
 	s, err := x.shipper()
 	if err != nil {
 		return errno(err)
@@ -147,7 +153,10 @@ func (x *device) Acknowledge() error {
 	return errno(s.acknowledge())
 }
 
-func (x *device) Prefetch(off, length uint64) { x.v.Prefetch(off, length) }
+func (x *device) Prefetch(off, length uint64) {
+	defer x.caught("read ahead", nil, false)
+	x.v.Prefetch(off, length)
+}
 
 // Flags of base:allocation, as the protocol has them, and of glide:dirty.
 const (
@@ -156,12 +165,13 @@ const (
 	stateDirty = 1
 )
 
-func (x *device) Extents(dst []nbd.Extent, name string, off, length uint64) ([]nbd.Extent, error) {
+func (x *device) Extents(dst []nbd.Extent, name string, off, length uint64) (all []nbd.Extent, err error) {
+	defer x.caught("block status", &err, false)
 	kind, flags := volume.Allocation, uint32(stateHole|stateZero)
 	if name == dirtyContext {
 		kind, flags = volume.DirtyPages, stateDirty
 	}
-	err := x.v.Extents(context.Background(), kind, off, length, func(n uint64, flagged bool) error {
+	err = x.v.Extents(context.Background(), kind, off, length, func(n uint64, flagged bool) error {
 		e := nbd.Extent{Length: n}
 		if flagged {
 			e.Flags = flags
@@ -199,7 +209,13 @@ func (l *limiter) wait(n int, ctx context.Context) error {
 	if !l.on.Load() {
 		return nil
 	}
+	return pause(ctx, l.take(n))
+}
+
+// take takes a request's tokens, and is how long it has to wait for them.
+func (l *limiter) take(n int) time.Duration {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	now := l.now()
 	dt := now.Sub(l.last).Seconds()
 	l.last = now
@@ -212,8 +228,7 @@ func (l *limiter) wait(n int, ctx context.Context) error {
 		l.haveB = min(l.bytes, l.haveB+dt*l.bytes) - float64(n)
 		delay = max(delay, -l.haveB/l.bytes)
 	}
-	l.mu.Unlock()
-	return pause(ctx, time.Duration(delay*1e9))
+	return time.Duration(delay * 1e9)
 }
 
 // pause waits, unless the context ends first.
@@ -248,10 +263,7 @@ func (h *Host) openDisk(d *disk) (*nbd.Export, error) {
 	}
 	v := d.use()
 	if v == nil {
-		d.op.Lock()
-		v, err = d.wake(false)
-		d.op.Unlock()
-		if err != nil {
+		if v, err = d.wakeAlone(false); err != nil {
 			return nil, err
 		}
 		h.lookForSeal(d)

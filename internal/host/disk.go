@@ -213,6 +213,13 @@ func (d *disk) wake(force bool) (*volume.Volume, error) {
 	return v, nil
 }
 
+// wakeAlone is wake for who does not hold op.
+func (d *disk) wakeAlone(force bool) (*volume.Volume, error) {
+	d.op.Lock()
+	defer d.op.Unlock()
+	return d.wake(force)
+}
+
 func fencedError(st *volume.State) error {
 	return problem.New(problem.Fenced, "volume %q is fenced: %s", display(st.Tenant, st.Name, ""), st.Reason)
 }

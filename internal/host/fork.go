@@ -135,11 +135,8 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 	}
 	v := d.use()
 	if v == nil {
-		d.op.Lock()
 		var err error
-		v, err = d.wake(false)
-		d.op.Unlock()
-		if err != nil {
+		if v, err = d.wakeAlone(false); err != nil {
 			return nil, "", err
 		}
 		h.lookForSeal(d)

@@ -54,6 +54,7 @@ type Host struct {
 	cleaner *cleaner
 	lat     latencies
 	dedup   dedupHits
+	panics  atomic.Uint64
 	events  events
 	// leastBudget is the smallest dirty budget of any volume: below it no write
 	// needs to look further.

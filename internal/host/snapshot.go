@@ -318,9 +318,7 @@ func (h *Host) rollback(ctx context.Context, d *disk, v *volume.Volume, c *volum
 // releases it.
 func (h *Host) cutAt(ctx context.Context, n Name, at string) (*volume.Cut, func(), error) {
 	if s := h.find(Name{n.Tenant, n.Volume, at}); s != nil {
-		s.op.Lock()
-		v, err := s.wake(false)
-		s.op.Unlock()
+		v, err := s.wakeAlone(false)
 		if err != nil {
 			return nil, nil, err
 		}

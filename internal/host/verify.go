@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -11,9 +12,11 @@ import (
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/kernelnbd"
+	"github.com/paraglide/glide/internal/limits"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/size"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -152,6 +155,11 @@ func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
 	s.Cache.Hits, s.Cache.Misses = c.Hits.Load(), c.Misses.Load()
 	s.Cache.FetchedBytes, s.Cache.ServedBytes = c.Fetched.Load(), c.Served.Load()
 	s.Cache.DedupHits = h.dedup.n.Load()
+	s.Panics = h.panics.Load()
+	s.Limits = map[string]api.Limit{}
+	for _, u := range limits.Read() {
+		s.Limits[u.Name] = api.Limit{Used: u.Used, Limit: u.Limit}
+	}
 	w := &h.pool.Stats
 	s.WAL.Syncs, s.WAL.Bytes, s.WAL.CleanedBytes = w.Syncs.Load(), w.Bytes.Load(), w.Cleaned.Load()
 	return s, nil
@@ -180,6 +188,33 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		werr = problem.New(problem.NoSpace, "the log holds %d of at most %d bytes", used, l)
 	}
 	add("log", werr, fmt.Sprintf("%d bytes in use, %d on disk", used, files), "flush volumes to the store, or raise --wal-limit")
+	var merr error
+	if merr = h.db.Err(); merr == nil {
+		merr = h.missing()
+	}
+	add("data directory", merr, h.cfg.Data+" has what the daemon needs, and can be written to", "glide events tells since when")
+	left, of := h.room.Left()
+	var rerr error
+	if left < of && ignoreUnsupported(uerr) == nil {
+		if rerr = h.room.Fill(); rerr != nil {
+			rerr = problem.New(problem.NoSpace, "of %s that are kept for when the disk is full %s are left", size.Human(uint64(of)), size.Human(uint64(left)))
+		}
+	}
+	add("reserved room", rerr, size.Human(uint64(of))+" are kept for when the disk is full", "make room under "+h.cfg.Data)
+	for _, u := range limits.Read() {
+		var lerr error
+		if u.Near() {
+			lerr = problem.New(problem.NoSpace, "%d of at most %d are in use", u.Used, u.Limit)
+		}
+		detail := fmt.Sprintf("%d in use", u.Used)
+		if u.Limit > 0 {
+			detail += fmt.Sprintf(", of at most %d", u.Limit)
+		}
+		add(strings.ReplaceAll(u.Name, "_", " "), lerr, detail, u.Fix)
+	}
+	if n := h.panics.Load(); n > 0 {
+		add("bugs", problem.New(problem.Internal, "%d requests were ended by a bug", n), "", "send the stacks in the daemon's log to who maintains it")
+	}
 	if e := h.cleaner.err.Load(); e != nil {
 		add("flushing", *e, "", "a volume is over its dirty budget and the store does not take it")
 	}

@@ -22,6 +22,7 @@ var layers = map[string][]string{
 	"internal/fault":     {},
 	"internal/extent":    {},
 	"internal/reserve":   {},
+	"internal/limits":    {},
 	"internal/reload":    {},
 	"internal/datadir":   {"internal/problem"},
 	"internal/objstore":  {"internal/problem"},
@@ -40,7 +41,7 @@ var layers = map[string][]string{
 	"internal/config":    {"internal/problem", "internal/api", "internal/pack", "internal/host", "internal/nearest", "internal/size"},
 	"internal/host": {
 		"internal/problem", "internal/fault", "internal/pack", "internal/objstore", "internal/blockmap", "internal/cache", "internal/commitlog",
-		"internal/meta", "internal/reserve", "internal/datadir", "internal/size", "internal/volume", "internal/wal", "internal/flush", "internal/api", "internal/kernelnbd", "nbd", "nbd/nbdclient",
+		"internal/meta", "internal/reserve", "internal/datadir", "internal/size", "internal/limits", "internal/volume", "internal/wal", "internal/flush", "internal/api", "internal/kernelnbd", "nbd", "nbd/nbdclient",
 	},
 	"internal/kernelnbd": {"internal/problem"},
 	"nbd":                {},

@@ -42,21 +42,18 @@ func (v *Volume) TryReadAt(p []byte, off uint64) bool {
 		return false
 	}
 	ps := piecePool.Get().(*pieces)
+	defer piecePool.Put(ps)
 	g := v.gate.enter()
-	base := v.lookup(ps, p, off)
-	ok := v.tryRead(ps, base, p, off)
-	v.gate.leave(g)
-	piecePool.Put(ps)
-	return ok
+	defer v.gate.leave(g)
+	return v.tryRead(ps, v.lookup(ps, p, off), p, off)
 }
 
 // lookup finds the pieces of [off, off+len(p)) in the overlay and the map below.
 func (v *Volume) lookup(ps *pieces, p []byte, off uint64) *blockmap.Map {
 	v.omu.RLock()
+	defer v.omu.RUnlock()
 	ps.extents = v.tree.Range(ps.extents[:0], off, off+uint64(len(p)))
-	base := v.base
-	v.omu.RUnlock()
-	return base
+	return v.base
 }
 
 // readBelow fills the parts of p that the pieces which lookup found leave out,

@@ -65,18 +65,23 @@ func (v *Volume) tryWrite(may func() error, offs []uint64, frames [][]byte) erro
 		return err
 	}
 	written, err := v.log.Append(offs, frames)
+	v.cover(written)
+	if errors.Is(err, wal.ErrTorn) {
+		v.Fail(err)
+	}
+	return err
+}
+
+// cover points the overlay at what was written.
+func (v *Volume) cover(written []wal.Written) {
 	v.omu.Lock()
+	defer v.omu.Unlock()
 	for i := range written {
 		w := &written[i]
 		v.apply(w.Off, w.Len, w.Place)
 		v.noteChange(w.Off, w.Len)
 	}
 	v.noteDirty()
-	v.omu.Unlock()
-	if errors.Is(err, wal.ErrTorn) {
-		v.Fail(err)
-	}
-	return err
 }
 
 // Drain returns when every write that was begun before the call, and was not
@@ -142,13 +147,13 @@ func (v *Volume) ZeroIf(may func() error, off, length uint64) error {
 			return err
 		}
 		v.omu.Lock()
+		defer v.omu.Unlock()
 		v.apply(off, length, extent.Zero)
 		if v.zeroed != nil {
 			v.zeroed.Set(off, off+length, extent.Zero, nil)
 		}
 		v.noteChange(off, length)
 		v.noteDirty()
-		v.omu.Unlock()
 		return nil
 	})
 }

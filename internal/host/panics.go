@@ -1,0 +1,59 @@
+package host
+
+import (
+	"fmt"
+	"runtime/debug"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// A bug that panics in one request ends that request: it is logged with its stack,
+// counted, and its locks are given back. What it may have left half-done is not
+// gone on with: the volume has failed, with the reason, and a start, or glide wake
+// --force, takes it up again as its log and its record have it.
+
+// Panicked notes a panic in what was being done, and is the error of the request.
+func (h *Host) Panicked(doing string, value any) error {
+	h.panics.Add(1)
+	h.cfg.Log.Error("panic in a request", "request", doing, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
+	return problem.New(problem.Internal, "the daemon met a bug (%s): its log has the details", doing)
+}
+
+// PanickedAt is Panicked for a verb that was changing a volume, named as people do.
+func (h *Host) PanickedAt(name, doing string, value any) error {
+	err := h.Panicked(doing, value)
+	if n, perr := ParseName(name, true); perr == nil {
+		if d := h.find(n); d != nil {
+			d.suspect(err)
+		}
+	}
+	return err
+}
+
+// suspect fails a volume that a bug may have left half-changed.
+func (d *disk) suspect(err error) {
+	if v := d.open(); v != nil {
+		v.Fail(err)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.v == nil && d.failed == nil {
+		d.failed = err
+	}
+}
+
+// caught is deferred by a request of a guest's: a panic becomes its error.
+func (x *device) caught(doing string, err *error, changes bool) {
+	value := recover()
+	if value == nil {
+		return
+	}
+	e := x.d.h.Panicked(fmt.Sprintf("a %s of volume %q", doing, x.d), value)
+	if changes {
+		x.v.Fail(e)
+	}
+	if err != nil {
+		*err = errno(e)
+	}
+}
