@@ -259,7 +259,10 @@ func (a *attachments) reclaim(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.save()
+	if err := a.save(); err != nil { // what is out of date in it is found again
+		log.Warn("the records of devices could not be written", "error", err)
+	}
+	return nil
 }
 
 // resume connects a device that is there already.

@@ -139,6 +139,9 @@ func (d *disk) tryTombstone(ctx context.Context, st *volume.State) error {
 
 // forget removes volumes' records, durably.
 func (h *Host) forget(ids ...volume.ID) error {
+	if len(ids) == 0 {
+		return nil
+	}
 	gone := make([]meta.Record, len(ids))
 	for i, id := range ids {
 		gone[i] = recordGone(id)
@@ -212,7 +215,7 @@ func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume
 		return api.Volume{}, err
 	}
 	if next.Limits != st.Limits || !maps.Equal(next.Labels, st.Labels) {
-		if err := d.update(func(r *volume.State) {
+		if err := d.change(func(r *volume.State) {
 			r.Limits, r.Labels, r.Unsaid = next.Limits, next.Labels, r.Published != nil
 		}); err != nil {
 			return api.Volume{}, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/problem"
@@ -109,11 +110,24 @@ func (d *disk) String() string {
 	return display(st.Tenant, st.Name, st.Snapshot)
 }
 
-// update changes the disk's record, durably, open or not.
+// update changes the disk's record, durably, open or not. What it says has happened
+// already: it is true even if it cannot be made durable.
 func (d *disk) update(change func(*volume.State)) error {
 	if v := d.open(); v != nil {
 		return v.Update(change)
 	}
+	return d.updateClosed(change)
+}
+
+// change is update for what people ask for: if it fails nothing has changed.
+func (d *disk) change(change func(*volume.State)) error {
+	if v := d.open(); v != nil {
+		return v.Change(change)
+	}
+	return d.updateClosed(change)
+}
+
+func (d *disk) updateClosed(change func(*volume.State)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	st := d.rec
@@ -185,7 +199,7 @@ func (d *disk) wake(force bool) (*volume.Volume, error) {
 	switch {
 	case gone:
 		return nil, problem.New(problem.NotFound, "volume %q was removed", d)
-	case failed != nil && !force:
+	case failed != nil && !force && !mayPass(failed):
 		return nil, failed
 	case st.Mode == volume.Fenced:
 		return nil, fencedError(&st)
@@ -211,6 +225,19 @@ func (d *disk) wake(force bool) (*volume.Volume, error) {
 	d.startShipping()
 	d.h.checkLog(d)
 	return v, nil
+}
+
+// mayPass tells whether what kept a disk from being opened may be over: its disk
+// was full, or did not answer. A log whose sync failed is not looked at again.
+func mayPass(err error) bool {
+	if errors.Is(err, wal.ErrSync) {
+		return false
+	}
+	switch problem.KindOf(err) {
+	case problem.NoSpace, problem.Unavailable, problem.ReadOnly:
+		return true
+	}
+	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // wakeAlone is wake for who does not hold op.

@@ -32,7 +32,8 @@ func (h *Host) openVolumes() error {
 		}
 		if st.Loading {
 			// The host stopped while the volume was being fetched; the store has all of it.
-			return h.forget(st.ID)
+			h.forgetLater(h.forget(st.ID))
+			return nil
 		}
 		if gone[st.ID] || gone[st.SnapshotOf] {
 			unfinished = append(unfinished, st)
@@ -44,9 +45,7 @@ func (h *Host) openVolumes() error {
 	if err != nil {
 		return err
 	}
-	if err := h.dropUnfinished(unfinished, facts); err != nil {
-		return err
-	}
+	h.forgetLater(h.dropUnfinished(unfinished, facts))
 	if err := h.startAll(all); err != nil {
 		return err
 	}
@@ -70,6 +69,14 @@ func (h *Host) openVolumes() error {
 		}
 	}()
 	return nil
+}
+
+// forgetLater notes that records of what is not kept could not be removed, on a
+// full disk: the next start does it.
+func (h *Host) forgetLater(err error) {
+	if err != nil {
+		h.cfg.Log.Warn("what an earlier run left stays until the next start", "error", err)
+	}
 }
 
 // startAll starts the disks, but for forks that were never acknowledged: those

@@ -54,7 +54,7 @@ func (d *disk) sleep(released bool) error {
 		return nil
 	}
 	a := v.Account()
-	if err := v.Update(func(s *volume.State) {
+	if err := v.Change(func(s *volume.State) {
 		s.Mode, s.Released, s.DirtyAtSleep, s.OldestAtSleep = volume.Asleep, released, a.Dirty, a.Oldest
 	}); err != nil {
 		return err

@@ -31,6 +31,11 @@ type breakable struct {
 
 func newBreakable(err error) *breakable {
 	b := &breakable{mem: vfs.NewCrashableMem(), err: err}
+	b.wrap()
+	return b
+}
+
+func (b *breakable) wrap() {
 	b.FS = errorfs.Wrap(b.mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
 			return nil
@@ -41,7 +46,6 @@ func newBreakable(err error) *breakable {
 		}
 		return nil
 	}))
-	return b
 }
 
 func (b *breakable) Lock(name string) (io.Closer, error) { return b.mem.Lock(name) }
@@ -254,5 +258,38 @@ func TestPanic(t *testing.T) {
 	err := in.run(func() error { panic("no") })
 	if err == nil || !errors.Is(in.fence.err(), err) {
 		t.Errorf("run gives %v", err)
+	}
+}
+
+// A start meets a disk that fails from any of its changes on.
+func TestOpenFailsHalfway(t *testing.T) {
+	for n := int64(1); n < 40; n++ {
+		disk := newBreakable(syscall.ENOSPC)
+		must(t, disk.MkdirAll("meta", 0o700))
+		db, err := Open(Options{FS: disk, Dir: "meta"})
+		must(t, err)
+		m := model{}
+		for i := range 30 {
+			id := fmt.Sprint("v", i)
+			m[id] = bytes.Repeat([]byte{byte(i)}, 1000)
+			must(t, db.SaveVolumes(Record{id, m[id]}))
+		}
+		// The daemon is killed: the log of the database has to be replayed.
+		disk.mem = disk.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
+		again := newBreakable(syscall.ENOSPC)
+		again.mem = disk.mem
+		again.wrap()
+		again.from.Store(n)
+		db, err = Open(Options{FS: again, Dir: "meta"})
+		if err != nil {
+			t.Fatalf("change %d: %v", n, err)
+		}
+		m.check(t, db, fmt.Sprintf("open at change %d", n))
+		again.mended.Store(true)
+		must(t, db.Revive())
+		must(t, db.SaveVolumes(Record{"w", []byte("x")}))
+		m["w"] = []byte("x")
+		m.check(t, db, "mended")
+		must(t, db.Close())
 	}
 }

@@ -226,6 +226,8 @@ func (m *DB) begin() error {
 			m.failed = m.describe(err)
 			m.opts.Changed(m.failed)
 			err = nil
+		} else {
+			err = fmt.Errorf("%w; nor can it be read: %w", err, readErr)
 		}
 	}
 	if err != nil {

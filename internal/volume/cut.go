@@ -479,5 +479,5 @@ func (v *Volume) Resize(size uint64) error {
 		return problem.New(problem.Invalid, "%s is %d bytes: it cannot shrink to %d", st.Name, st.Size, size)
 	}
 	// The map below grows with the next fold; beyond its end it reads as a hole.
-	return v.Update(func(st *State) { st.Size = size })
+	return v.Change(func(st *State) { st.Size = size })
 }

@@ -185,13 +185,27 @@ func Open(env Env, st State, force bool) (*Volume, error) {
 	if len(v.segs) != len(st.Segments) {
 		// The record must not name what is recycled now.
 		if err := v.Update(func(*State) {}); err != nil {
-			release()
-			v.Discard()
-			return nil, err
+			return v, v.keepNamed(sources)
 		}
 	}
 	release()
 	return v, nil
+}
+
+// keepNamed is for a disk that does not take the record: what the one on it names
+// stays as it is until the host starts again, and the volume is opened all the same.
+func (v *Volume) keepNamed(sources []wal.Source) error {
+	used := map[*wal.Segment]bool{}
+	for _, h := range v.segs {
+		used[h.seg] = true
+	}
+	for _, s := range sources {
+		if used[s.Segment] {
+			s.Segment.Release() // held by the volume itself
+		}
+	}
+	st := v.State()
+	return v.env.SaveSoon(&st)
 }
 
 // newVolume is a volume with an empty overlay and no log yet.
@@ -256,6 +270,24 @@ func (v *Volume) Update(change func(*State)) error {
 	v.stMu.Unlock()
 	v.size.Store(st.Size)
 	return v.env.Save(&st)
+}
+
+// Change changes the volume's record when that is durable; if it cannot be made so,
+// nothing has changed. It is for what people ask for. What has happened already is
+// for Update, after which later saves say it even if the first one failed.
+func (v *Volume) Change(change func(*State)) error {
+	v.saveMu.Lock()
+	defer v.saveMu.Unlock()
+	st := v.State()
+	change(&st)
+	if err := v.env.Save(&st); err != nil {
+		return err
+	}
+	v.stMu.Lock()
+	defer v.stMu.Unlock()
+	change(&v.state)
+	v.size.Store(v.state.Size)
+	return nil
 }
 
 // attach makes a new segment part of the volume, durably, before anything is
