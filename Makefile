@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 export GLIDE_TOOLS := $(TOOLS)
 
 # What tests and the demo run: NBD clients and servers, and a VM with a Debian guest.
-PACKAGES := qemu-system-x86 qemu-utils fio nbdkit libnbd-bin nbd-client debootstrap \
+PACKAGES := qemu-system-x86 qemu-utils fio nbdkit libnbd-bin nbd-client debootstrap btrfs-progs \
             linux-image-cloud-amd64 e2fsprogs zstd cpio busybox-static iproute2 ca-certificates
 
 .PHONY: help build check test race fuzz bench e2e soak faults simulate demo deps tools generate clean
