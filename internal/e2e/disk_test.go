@@ -258,3 +258,28 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 		}
 	}
 }
+
+// On a file system that copies on write the log keeps to its limit, too: what is
+// overwritten in it takes no more room.
+func TestLogOnBtrfs(t *testing.T) {
+	t.Parallel()
+	dir, _ := mountDisk(t, 1<<30, "mkfs.btrfs", "-q")
+	d := newDaemon(t, "file://"+t.TempDir(), "--cache", "64M", "--wal-limit", "500M")
+	d.data = filepath.Join(dir, "data")
+	d.start()
+	d.do("create", "v", "--size", "64M")
+	guest := d.dial("v")
+	b := bytes.Repeat([]byte("a disk for Glide"), 65536)
+	for range 20 { // 1.2 GiB, more than the disk has
+		for i := range uint64(60) {
+			check(t, guest.Write(b, i<<20, 0))
+		}
+		check(t, guest.Flush())
+	}
+	var fs syscall.Statfs_t
+	check(t, syscall.Statfs(dir, &fs))
+	if free := int64(fs.Bavail) * fs.Bsize; free < 250<<20 {
+		t.Errorf("%d MiB are free, after 1.2 GiB were written over 64 MiB", free>>20)
+	}
+	d.stop()
+}

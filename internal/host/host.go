@@ -143,6 +143,9 @@ func (h *Host) open(ctx context.Context) error {
 		if err := fs.MkdirAll(join(h.cfg.Data, dir), 0o700); err != nil {
 			return dataError(h.cfg.Data, err)
 		}
+		if dir != "meta" { // which never overwrites a file
+			datadir.OverwriteInPlace(fs, join(h.cfg.Data, dir))
+		}
 	}
 	// It is the last thing that a new directory gets, and syncs it.
 	if err := h.identify(); err != nil {
