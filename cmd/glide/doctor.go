@@ -186,7 +186,7 @@ func checkStore(ctx context.Context, url string) client.Check {
 	if err != nil {
 		return failed("store", err, "check --store, its credentials and its network; local volumes go on without it")
 	}
-	return client.Check{Name: "store", OK: true, Detail: store.String() + " answers, and creates an object only once"}
+	return client.Check{Name: "store", OK: true, Detail: store.String() + " answers, and has what a store must have"}
 }
 
 func printChecks(w io.Writer, checks []client.Check) error {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/reload"
 	"github.com/paraglide/glide/nbd"
 )
@@ -112,20 +113,13 @@ func changed(old, now *config.Config) (names []string) {
 	return names
 }
 
-// reloader is a store that can read its credentials again.
-type reloader interface {
-	Reload(ctx context.Context) error
-}
-
 // reread reads everything again, for SIGHUP. What is wrong is logged, and stays
 // as it was.
-func (l *live) reread(ctx context.Context, store any) {
+func (l *live) reread(ctx context.Context, store objstore.Store) {
 	err := l.files.Read(true)
-	if s, ok := store.(reloader); ok {
-		if serr := s.Reload(ctx); serr != nil {
-			l.log.Error("the credentials of the store could not be read again", "error", serr)
-			err = errors.Join(err, serr)
-		}
+	if serr := objstore.Reload(ctx, store); serr != nil {
+		l.log.Error("the credentials of the store could not be read again", "error", serr)
+		err = errors.Join(err, serr)
 	}
 	if err == nil {
 		l.log.Info("all files were read again")

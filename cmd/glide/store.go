@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/url"
@@ -50,11 +51,18 @@ func openStore(ctx context.Context, c *config.Config, counter *objstore.Counter,
 	s.opts.Retry.OnRetry = func(op objstore.Op, key string, err error) {
 		log.Debug("request to the store repeated", "op", op.String(), "key", key, "error", err)
 	}
+	s.opts.OnCredentials = func(err error) {
+		if err != nil {
+			log.Error("new credentials of the store cannot be had, the old ones stay in use", "error", err)
+			return
+		}
+		log.Info("the credentials of the store were read again")
+	}
 	b, err := os.ReadFile(s.marker)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, problem.New(problem.Invalid, "the data directory cannot be read: %w", err)
 	}
-	s.known = strings.TrimSpace(string(b)) == s.url
+	s.known = string(b) == s.mark()
 	s.proved.Store(s.known)
 	pctx, cancel := context.WithTimeout(ctx, startProbe)
 	defer cancel()
@@ -129,7 +137,20 @@ func (s *provedStore) prove(ctx context.Context) error {
 	}
 	s.proved.Store(true)
 	// Without the marker the next start proves it again.
-	_ = os.WriteFile(s.marker, []byte(s.url+"\n"), 0o600)
+	_ = os.WriteFile(s.marker, []byte(s.mark()), 0o600)
+	return nil
+}
+
+// mark is what the marker says of a store that was proved as this program does it.
+func (s *provedStore) mark() string {
+	return fmt.Sprintf("%s\nprobe %d\n", s.url, objstore.ProbeVersion)
+}
+
+// Reload has the store read its credentials again.
+func (s *provedStore) Reload(ctx context.Context) error {
+	if p := s.store.Load(); p != nil {
+		return objstore.Reload(ctx, *p)
+	}
 	return nil
 }
 

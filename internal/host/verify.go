@@ -176,7 +176,7 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		out = append(out, c)
 	}
 	err := objstore.Probe(ctx, h.cfg.Store, fmt.Sprintf("%s-%016x", h.id, h.cfg.random64()))
-	add("store", err, h.cfg.StoreURL+" answers, and creates a key only once", "check --store, its credentials and its network; local volumes go on without it")
+	add("store", err, h.cfg.StoreURL+" answers, and has what a store must have", "check --store, its credentials and its network; local volumes go on without it")
 	u, uerr := h.cfg.FS.GetDiskUsage(h.cfg.Data)
 	if uerr == nil && u.AvailBytes < min(u.TotalBytes/20, 2<<30) {
 		uerr = problem.New(problem.NoSpace, "only %d of %d bytes are free under %s", u.AvailBytes, u.TotalBytes, h.cfg.Data)

@@ -26,3 +26,6 @@ func (o Op) String() string {
 	}
 	return fmt.Sprintf("op(%d)", uint8(o))
 }
+
+// reads tells whether the request changes nothing.
+func (o Op) reads() bool { return o == OpGet || o == OpGetRange || o == OpHead || o == OpList }

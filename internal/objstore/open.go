@@ -8,14 +8,17 @@ type Options struct {
 	Counter *Counter
 	// Retry bounds the tries.
 	Retry RetryOptions
+	// OnCredentials, if set, is told when new credentials cannot be had, while the
+	// old ones stay in use, and with nil when they can again.
+	OnCredentials func(error)
 	// Wrap, if set, is applied to the bare driver, below counting and
 	// retries: the place for Latency and Faults.
 	Wrap func(Store) Store
 }
 
 // Open opens the store at a URL: file:///DIR (made if missing),
-// s3://BUCKET[/PREFIX] with the parameters endpoint, region, path_style, sse
-// and kms_key, or mem:// (empty and private, for tests). Requests are counted
+// s3://BUCKET[/PREFIX] with the parameters endpoint, region, path_style, sse,
+// kms_key and checksum, or mem:// (empty and private, for tests). Requests are counted
 // and retried. It makes no request to an S3 store; use Probe before relying on
 // one. A bad URL is a problem.Invalid that says what is wrong.
 func Open(ctx context.Context, url string, opts Options) (Store, error) {
@@ -23,7 +26,7 @@ func Open(ctx context.Context, url string, opts Options) (Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := openDriver(ctx, loc, opts.Retry.Clock)
+	s, err := openDriver(ctx, loc, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -34,20 +37,20 @@ func Open(ctx context.Context, url string, opts Options) (Store, error) {
 	if counter == nil {
 		counter = &Counter{} // those of contexts count in any case
 	}
-	s = Retry(Count(s, counter), opts.Retry)
+	s = Retry(listChecked{Count(s, counter)}, opts.Retry)
 	if loc.prefix != "" {
 		s = Prefix(s, loc.prefix)
 	}
 	return s, nil
 }
 
-func openDriver(ctx context.Context, loc location, clock Clock) (Store, error) {
+func openDriver(ctx context.Context, loc location, opts Options) (Store, error) {
 	switch loc.scheme {
 	case schemeFile:
-		return openFile(osFiles{}, loc.dir, clock)
+		return openFile(osFiles{}, loc.dir, opts.Retry.Clock)
 	case schemeS3:
-		return openS3(ctx, loc)
+		return openS3(ctx, loc, opts.OnCredentials)
 	default:
-		return NewMem(clock), nil
+		return NewMem(opts.Retry.Clock), nil
 	}
 }

@@ -84,7 +84,11 @@ func (r *retrying) do(ctx context.Context, op Op, key string, size int64, try fu
 	start := r.o.Clock.Now()
 	gone := patience(ctx)
 	for n := 1; ; n++ {
-		err := r.once(ctx, r.within(n, size, gone.Load()), try)
+		limit := r.within(n, size, gone.Load())
+		if op.reads() { // what somebody waits for is not waited for longer because it failed before
+			limit = min(limit, r.o.MaxElapsed+readSlack-r.o.Clock.Now().Sub(start))
+		}
+		err := r.once(ctx, limit, try)
 		if err == nil || problem.KindOf(err) != problem.Unavailable || errors.Is(err, ErrPersistent) {
 			gone.Store(false)
 			return err
@@ -104,6 +108,9 @@ func (r *retrying) do(ctx context.Context, op Op, key string, size int64, try fu
 		}
 	}
 }
+
+// readSlack is how long the last try of a read may go on beyond MaxElapsed.
+const readSlack = 8 * time.Second
 
 // ended is err, the last try's, where the caller's context ended the tries.
 func ended(ctx context.Context, err error) error {

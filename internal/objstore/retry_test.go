@@ -239,3 +239,45 @@ func TestRetryTornRead(t *testing.T) {
 		t.Fatalf("%d requests", f.Requests())
 	}
 }
+
+// stalling is a store that never answers: each try takes all of its time.
+type stalling struct {
+	objstore.Store
+	c *clock
+}
+
+func (s stalling) stall() error {
+	s.c.now = s.c.now.Add(s.c.limits[len(s.c.limits)-1])
+	return problem.New(problem.Unavailable, "no answer in time")
+}
+
+func (s stalling) Get(context.Context, string) ([]byte, error) { return nil, s.stall() }
+
+func (s stalling) GetRange(context.Context, string, int64, int64) ([]byte, error) {
+	return nil, s.stall()
+}
+
+func (s stalling) List(context.Context, string, string, int) ([]objstore.Info, error) {
+	return nil, s.stall()
+}
+
+// Reads of a store that does not answer fail within 38 s, as the docs say.
+func TestStalledReads(t *testing.T) {
+	for i := range 3 {
+		c := &clock{now: time.Unix(1e9, 0)}
+		s := objstore.Retry(stalling{objstore.NewMem(c.clock()), c}, objstore.RetryOptions{Clock: c.clock(), Rand: func() float64 { return 1 }})
+		began := c.now
+		var err error
+		switch i {
+		case 0:
+			_, err = s.Get(t.Context(), "a")
+		case 1:
+			_, err = s.GetRange(t.Context(), "a", 0, 3<<20)
+		case 2:
+			_, err = s.List(t.Context(), "", "", 0)
+		}
+		if took := c.now.Sub(began); problem.KindOf(err) != problem.Unavailable || took > 38*time.Second || took < 10*time.Second {
+			t.Errorf("request %d: after %s: %v", i, took, err)
+		}
+	}
+}

@@ -3,20 +3,31 @@ package objstore
 import (
 	"bytes"
 	"context"
+	"crypto/md5"
 	"crypto/tls"
+	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go/logging"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/problem"
 )
@@ -26,11 +37,17 @@ import (
 type s3Store struct {
 	client *s3.Client
 	loc    location
+	creds  *credentials
 }
 
 // openS3 opens the bucket; it makes no request to the store.
-func openS3(ctx context.Context, loc location) (*s3Store, error) {
-	cfg, err := config.LoadDefaultConfig(ctx, config.WithHTTPClient(httpClient()), config.WithLogger(logging.Nop{}))
+func openS3(ctx context.Context, loc location, note func(error)) (*s3Store, error) {
+	client := httpClient()
+	read := func(ctx context.Context) (aws.Config, error) {
+		return config.LoadDefaultConfig(ctx, config.WithHTTPClient(client), config.WithLogger(logging.Nop{}),
+			config.WithCredentialsCacheOptions(func(o *aws.CredentialsCacheOptions) { o.ExpiryWindow = refreshBefore }))
+	}
+	cfg, err := read(ctx)
 	if err != nil {
 		return nil, problem.New(problem.Invalid, "the AWS configuration cannot be read: %w", err)
 	}
@@ -40,14 +57,16 @@ func openS3(ctx context.Context, loc location) (*s3Store, error) {
 	if loc.endpoint != "" {
 		cfg.BaseEndpoint = &loc.endpoint
 	}
-	if cfg.Region == "" && cfg.BaseEndpoint != nil {
-		cfg.Region = "us-east-1" // what servers other than Amazon's expect in signatures
-	}
-	if cfg.Region == "" {
-		return nil, badURL("no region is known for s3://%s: add ?region=REGION, or set AWS_REGION", loc.bucket)
-	}
-	cfg.Credentials = &credentials{cfg.Credentials}
-	client := s3.NewFromConfig(cfg, func(o *s3.Options) {
+	creds := newCredentials(cfg.Credentials, func(ctx context.Context) (aws.CredentialsProvider, error) {
+		cfg, err := read(ctx)
+		return cfg.Credentials, err
+	}, note)
+	cfg.Credentials = creds
+	s3Client := s3.NewFromConfig(cfg, func(o *s3.Options) {
+		if o.Region == "" && o.BaseEndpoint != nil {
+			o.Region = "us-east-1" // what servers other than Amazon's expect in signatures
+		}
+		o.HTTPSignerV4 = signer{v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })}
 		o.Retryer = aws.NopRetryer{} // Retry does that, knowing what a conditional PUT means
 		o.UsePathStyle = loc.usesPathStyle(o.BaseEndpoint != nil)
 		o.ContinueHeaderThresholdBytes = -1 // a round trip more for each pack
@@ -60,7 +79,27 @@ func openS3(ctx context.Context, loc location) (*s3Store, error) {
 			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		}
 	})
-	return &s3Store{client: client, loc: loc}, nil
+	if s3Client.Options().Region == "" {
+		return nil, badURL("no region is known for s3://%s: add ?region=REGION, or set AWS_REGION", loc.bucket)
+	}
+	return &s3Store{client: s3Client, loc: loc, creds: creds}, nil
+}
+
+// signer leaves out of signatures what proxies on the way may change.
+type signer struct{ *v4.Signer }
+
+// SignHTTP implements s3.HTTPSignerV4.
+func (s signer) SignHTTP(ctx context.Context, c aws.Credentials, r *http.Request, payload, service, region string, at time.Time, opts ...func(*v4.SignerOptions)) error {
+	kept := http.Header{}
+	for _, name := range []string{"Accept-Encoding", "Connection", "Te", "Via", "X-Forwarded-For"} {
+		if values, ok := r.Header[name]; ok {
+			kept[name] = values
+			delete(r.Header, name)
+		}
+	}
+	err := s.Signer.SignHTTP(ctx, c, r, payload, service, region, at, opts...)
+	maps.Copy(r.Header, kept)
+	return err
 }
 
 // httpClient speaks HTTP/1.1 over many connections: over the one of HTTP/2, a
@@ -80,8 +119,19 @@ func httpClient() *awshttp.BuildableClient {
 		t.DisableCompression = true
 	}).WithDialerOptions(func(d *net.Dialer) {
 		d.Timeout = 5 * time.Second
+		d.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
+		d.Control = func(network, _ string, c syscall.RawConn) error {
+			// A peer that vanished does not answer what is sent, either.
+			_ = c.Control(func(fd uintptr) {
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(vanished.Milliseconds()))
+			})
+			return nil
+		}
 	})
 }
+
+// vanished is how long a peer may leave what was sent to it unacknowledged.
+const vanished = 30 * time.Second
 
 // String is the URL. The prefix is not the driver's: Open adds it.
 func (s *s3Store) String() string {
@@ -99,8 +149,11 @@ func (s *s3Store) Get(ctx context.Context, key string) ([]byte, error) {
 		return nil, s.fail(ctx, OpGet, key, err)
 	}
 	defer func() { _ = out.Body.Close() }()
+	if out.ETag == nil {
+		return nil, s.noStore(OpGet, key)
+	}
 	if out.ContentLength == nil {
-		return nil, problem.New(problem.Unsupported, "get %s: %s answers without a Content-Length", key, s)
+		return s.readChunks(key, out)
 	}
 	size := *out.ContentLength
 	if size > MaxObject {
@@ -138,6 +191,30 @@ func (s *s3Store) GetRange(ctx context.Context, key string, off, n int64) ([]byt
 	return s.readBody(ctx, OpGetRange, key, out.Body, n)
 }
 
+// readChunks reads an answer without a length, as some proxies make them: it is
+// whole if it comes in chunks, of which the last one is marked.
+func (s *s3Store) readChunks(key string, out *s3.GetObjectOutput) ([]byte, error) {
+	raw, ok := awsmiddleware.GetRawResponse(out.ResultMetadata).(*smithyhttp.Response)
+	if !ok || !slices.Contains(raw.TransferEncoding, "chunked") {
+		return nil, problem.New(problem.Unsupported, "get %s: %s answers without a Content-Length, so that nobody can tell whether all of the object came: "+
+			"reach it without the proxy that takes it away, or have that speak HTTP/1.1", key, s)
+	}
+	buf, err := io.ReadAll(io.LimitReader(out.Body, MaxObject+1))
+	switch {
+	case err != nil:
+		return nil, problem.New(problem.Unavailable, "get %s: torn read, the answer of %s broke off after %d bytes: %w", key, s, len(buf), err)
+	case len(buf) > MaxObject:
+		return nil, tooBig(key, s.String(), int64(len(buf)))
+	}
+	return buf, nil
+}
+
+// noStore is the error of an answer that is a success, and yet none of S3's: such
+// as the page of a network that wants a login.
+func (s *s3Store) noStore(op Op, key string) error {
+	return persistent(problem.New(problem.Unavailable, "%s %s: what answers at %s is no S3 server (its answer has no ETag): check the address, and what lies between", op, key, s))
+}
+
 // readBody reads exactly n bytes; fewer are a torn answer, which Retry mends.
 func (s *s3Store) readBody(ctx context.Context, op Op, key string, body io.Reader, n int64) ([]byte, error) {
 	buf := make([]byte, n)
@@ -173,8 +250,20 @@ func (s *s3Store) put(ctx context.Context, op Op, key string, data []byte, ifNon
 	if s.loc.kmsKey != "" {
 		in.SSEKMSKeyId = &s.loc.kmsKey
 	}
-	if _, err := s.client.PutObject(ctx, in); err != nil {
+	switch s.loc.checksum {
+	case checksumCRC32C:
+		sum := crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))
+		in.ChecksumCRC32C = aws.String(base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, sum)))
+	case checksumMD5:
+		sum := md5.Sum(data)
+		in.ContentMD5 = aws.String(base64.StdEncoding.EncodeToString(sum[:]))
+	}
+	out, err := s.client.PutObject(ctx, in)
+	if err != nil {
 		return s.fail(ctx, op, key, err)
+	}
+	if out.ETag == nil {
+		return s.noStore(op, key)
 	}
 	return nil
 }
@@ -186,6 +275,9 @@ func (s *s3Store) Head(ctx context.Context, key string) (Info, error) {
 	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.loc.bucket, Key: &key})
 	if err != nil {
 		return Info{}, s.fail(ctx, OpHead, key, err)
+	}
+	if out.ETag == nil {
+		return Info{}, s.noStore(OpHead, key)
 	}
 	return Info{Key: key, Size: aws.ToInt64(out.ContentLength), Modified: aws.ToTime(out.LastModified)}, nil
 }
@@ -209,6 +301,9 @@ func (s *s3Store) List(ctx context.Context, prefix, after string, limit int) ([]
 		out, err := s.client.ListObjectsV2(ctx, in)
 		if err != nil {
 			return nil, s.fail(ctx, OpList, prefix, err)
+		}
+		if out.Name == nil && out.IsTruncated == nil && out.KeyCount == nil {
+			return nil, persistent(problem.New(problem.Unavailable, "list %s: what answers at %s is no S3 server (its answer is no list): check the address, and what lies between", prefix, s))
 		}
 		for _, o := range out.Contents {
 			infos = append(infos, Info{Key: aws.ToString(o.Key), Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)})
@@ -259,13 +354,17 @@ func (s *s3Store) deleteSome(ctx context.Context, keys []string) error {
 	}
 	out, err := s.client.DeleteObjects(ctx, &s3.DeleteObjectsInput{
 		Bucket: &s.loc.bucket, Delete: &types.Delete{Objects: objects, Quiet: aws.Bool(true)},
+	}, func(o *s3.Options) {
+		if s.loc.checksum == checksumMD5 {
+			o.APIOptions = append(o.APIOptions, smithyhttp.AddContentChecksumMiddleware)
+		}
 	})
 	if err != nil {
 		return s.fail(ctx, OpDeleteBatch, batchName(keys), err)
 	}
 	for _, e := range out.Errors {
 		if code := aws.ToString(e.Code); code != "NoSuchKey" {
-			return s.refused(OpDeleteBatch, aws.ToString(e.Key), 0, code, aws.ToString(e.Message))
+			return s.refused(ctx, OpDeleteBatch, aws.ToString(e.Key), answer{code: code, message: aws.ToString(e.Message)})
 		}
 	}
 	return nil

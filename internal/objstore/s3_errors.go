@@ -5,31 +5,19 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
+	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/paraglide/glide/internal/problem"
 )
-
-// credentials marks the errors of a provider, which the SDK wraps beyond
-// recognition.
-type credentials struct{ aws.CredentialsProvider }
-
-type credentialsError struct{ error }
-
-func (c *credentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
-	creds, err := c.CredentialsProvider.Retrieve(ctx)
-	if err != nil {
-		return creds, &credentialsError{err}
-	}
-	return creds, nil
-}
 
 // answers are what S3's error codes mean. A hint says what to do; it is also
 // what marks trouble that will not pass by itself. Unavailable is also a store
@@ -58,11 +46,11 @@ var answers = map[string]struct {
 	"AuthorizationHeaderMalformed": {
 		problem.Unavailable, "the signature is for another region: correct region= in the store's URL",
 	},
-	"InvalidAccessKeyId":      {problem.Unavailable, "the store does not know the access key: check AWS_ACCESS_KEY_ID or the profile"},
-	"XAdminUserNotFound":      {problem.Unavailable, "the store does not know the access key: check AWS_ACCESS_KEY_ID or the profile"}, // versitygw
-	"SignatureDoesNotMatch":   {problem.Unavailable, "the secret key is wrong: check AWS_SECRET_ACCESS_KEY or the profile"},
-	"ExpiredToken":            {problem.Unavailable, "the session token has expired: get new credentials"},
-	"InvalidToken":            {problem.Unavailable, "the session token is not valid: check AWS_SESSION_TOKEN"},
+	"InvalidAccessKeyId":      {problem.Unavailable, "the store does not know the access key"},
+	"XAdminUserNotFound":      {problem.Unavailable, "the store does not know the access key"}, // versitygw
+	"SignatureDoesNotMatch":   {problem.Unavailable, "the secret key does not belong to the access key, or a proxy changed what was signed"},
+	"ExpiredToken":            {problem.Unavailable, "the session token has expired"},
+	"InvalidToken":            {problem.Unavailable, "the session token is not valid"},
 	"RequestTimeTooSkewed":    {problem.Unavailable, "this machine's clock differs from the store's: set it right"},
 	"AccessDenied":            {problem.Unavailable, "the credentials do not permit it: grant GetObject, PutObject, DeleteObject and ListBucket"},
 	"Forbidden":               {problem.Unavailable, "the credentials are wrong, or do not permit it"}, // a HEAD has no other code
@@ -85,7 +73,7 @@ func apiCode(err error) string {
 	return ""
 }
 
-// fail gives the SDK's error its kind, and says in one line what happened.
+// fail gives the SDK's error its kind, and says in one line who refuses, and why.
 func (s *s3Store) fail(ctx context.Context, op Op, key string, err error) error {
 	response, answered := errors.AsType[*awshttp.ResponseError](err)
 	if answered && response.HTTPStatusCode() >= 300 {
@@ -93,7 +81,19 @@ func (s *s3Store) fail(ctx context.Context, op Op, key string, err error) error 
 		if api, ok := errors.AsType[smithy.APIError](err); ok {
 			code, message = api.ErrorCode(), api.ErrorMessage()
 		}
-		return s.refused(op, key, response.HTTPStatusCode(), code, message)
+		a := answer{status: response.HTTPStatusCode(), code: code, message: message}
+		if response.Response != nil {
+			a.header = response.Response.Header
+			if r := response.Response.Request; r != nil {
+				a.key = accessKey(r.Header.Get("Authorization"))
+			}
+		}
+		return s.refused(ctx, op, key, a)
+	}
+	answered = answered && response.HTTPStatusCode() > 0
+	if answered && !strings.Contains(err.Error(), "EOF") { // what broke off says so
+		return persistent(problem.New(problem.Unavailable, "%s %s: what answers at %s is no S3 server (%s): check the address, and what lies between",
+			op, key, s, oneLine(response.Err.Error())))
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return marked{problem.New(problem.Unavailable, "%s %s: %s does not answer in time, check its address and the network", op, key, s), ctx.Err()}
@@ -110,12 +110,38 @@ func (s *s3Store) fail(ctx context.Context, op Op, key string, err error) error 
 			"%s %s: the certificate of %s is not trusted: set AWS_CA_BUNDLE (%w)", op, key, s, untrusted))
 	}
 	if send, ok := errors.AsType[*smithyhttp.RequestSendError](err); ok {
-		return problem.New(problem.Unavailable, "%s %s: %s does not answer, check its address and the network: %w", op, key, s, withoutURL(send.Err))
+		why := withoutURL(send.Err)
+		return problem.New(problem.Unavailable, "%s %s: %s: %w", op, key, s.unreached(why), why)
 	}
 	if operation, ok := errors.AsType[*smithy.OperationError](err); ok && !answered {
 		return problem.New(problem.Internal, "%s %s in %s: %w", op, key, s, operation.Err)
 	}
 	return problem.New(problem.Unavailable, "%s %s: the answer of %s broke off: %w", op, key, s, err)
+}
+
+// unreached says what an error of the network means.
+func (s *s3Store) unreached(err error) string {
+	name, unknown := errors.AsType[*net.DNSError](err)
+	_, clear := errors.AsType[tls.RecordHeaderError](err)
+	switch {
+	case unknown && name.IsNotFound:
+		return fmt.Sprintf("the name %s of the store %s is not known: check the address, or this machine's DNS", name.Name, s)
+	case unknown:
+		return fmt.Sprintf("the name %s of the store %s cannot be looked up: check this machine's DNS", name.Name, s)
+	case clear, strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return fmt.Sprintf("%s answers without TLS: its endpoint begins with http://, or a proxy is in between", s)
+	case strings.Contains(err.Error(), "malformed HTTP response"):
+		return fmt.Sprintf("%s does not answer in HTTP: if it wants TLS, its endpoint begins with https://", s)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Sprintf("nobody listens at %s: check its address, and whether it runs", s)
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return fmt.Sprintf("there is no way to %s: check this machine's network", s)
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return fmt.Sprintf("no connection to %s can be opened, this machine's limit of open files is reached: raise it (LimitNOFILE=, ulimit -n)", s)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Sprintf("no connection to %s can be opened, this machine has no port left for it: see net.ipv4.ip_local_port_range", s)
+	}
+	return fmt.Sprintf("%s does not answer, check its address and the network", s)
 }
 
 func withoutURL(err error) error {
@@ -125,31 +151,120 @@ func withoutURL(err error) error {
 	return err
 }
 
-// refused is the error that the store itself answered with. The status is 0
-// for one key of a batch.
-func (s *s3Store) refused(op Op, key string, status int, code, message string) error {
-	switch answer, known := answers[code]; {
-	case slowDowns[code] || status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable:
-		return marked{problem.New(problem.Unavailable, "%s %s: %s asks to slow down (%s)", op, key, s, describe(status, code, message)), ErrSlowDown}
-	case known && answer.kind == problem.NotFound:
+// accessKey is the one in the header that a request was signed with.
+func accessKey(authorization string) string {
+	_, rest, _ := strings.Cut(authorization, "Credential=")
+	key, _, _ := strings.Cut(rest, "/")
+	return key
+}
+
+// answer is one that is no success. The status is 0 for one key of a batch.
+type answer struct {
+	status        int
+	code, message string
+	header        http.Header
+	key           string // the access key that the request was signed with
+}
+
+// proxy is what seems to have answered in the store's place, "" if nothing does.
+// S3 and its like give each answer an identity, and errors in XML.
+func (a *answer) proxy() string {
+	if a.status == 0 || a.code != "" && a.status != http.StatusProxyAuthRequired && a.header.Get("X-Amz-Request-Id") != "" {
+		return ""
+	}
+	html := strings.Contains(a.header.Get("Content-Type"), "html")
+	gateway := a.status == http.StatusProxyAuthRequired || a.status == http.StatusBadGateway || a.status == http.StatusGatewayTimeout || a.status == http.StatusRequestEntityTooLarge
+	if a.header.Get("X-Amz-Request-Id") != "" && !html || !html && !gateway && a.header.Get("Via") == "" {
+		return ""
+	}
+	name := a.header.Get("Server")
+	if name == "" {
+		name = a.header.Get("Via")
+	}
+	if name == "" {
+		return "a proxy on the way"
+	}
+	return "a proxy on the way (" + oneLine(name) + ")"
+}
+
+// permissions are what the operations need.
+var permissions = map[Op]string{
+	OpGet: "s3:GetObject", OpGetRange: "s3:GetObject", OpHead: "s3:GetObject", OpPut: "s3:PutObject", OpPutIfAbsent: "s3:PutObject",
+	OpList: "s3:ListBucket", OpDelete: "s3:DeleteObject", OpDeleteBatch: "s3:DeleteObject",
+}
+
+// hint says what to do about an answer whose code alone does not; "" if nothing more
+// is known.
+func (s *s3Store) hint(op Op, a *answer) string {
+	switch a.code {
+	case "Forbidden": // the SDK's word for an answer without one
+		return fmt.Sprintf("it does not say why: the credentials are from %s, and %s is needed there", s.creds.source(), permissions[op])
+	case "AccessDenied":
+		return fmt.Sprintf("the policies of the credentials (from %s), or of the bucket, do not permit %s there", s.creds.source(), permissions[op])
+	case "InvalidAccessKeyId", "XAdminUserNotFound", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken":
+		return answers[a.code].hint + ", from " + s.creds.source()
+	case "RequestTimeTooSkewed":
+		if there, err := http.ParseTime(a.header.Get("Date")); err == nil {
+			off := s.creds.now().Sub(there).Round(time.Second)
+			if off < 0 {
+				return fmt.Sprintf("this machine's clock is %s behind the store's: set it right", -off)
+			}
+			return fmt.Sprintf("this machine's clock is %s ahead of the store's: set it right", off)
+		}
+	}
+	if region := a.header.Get("X-Amz-Bucket-Region"); region != "" && (a.status == http.StatusMovedPermanently || a.status == http.StatusTemporaryRedirect || a.code == "AuthorizationHeaderMalformed") {
+		return "the bucket is in the region " + oneLine(region) + ": say region=" + oneLine(region) + " in the store's URL"
+	}
+	return answers[a.code].hint
+}
+
+// ofCredentials are the codes of answers that others may mend.
+var ofCredentials = map[string]bool{
+	"InvalidAccessKeyId": true, "XAdminUserNotFound": true, "SignatureDoesNotMatch": true, "ExpiredToken": true, "InvalidToken": true,
+	"AccessDenied": true, "Forbidden": true,
+}
+
+// refused is the error that the store itself answered with, or what is before it.
+func (s *s3Store) refused(ctx context.Context, op Op, key string, a answer) error {
+	what := describe(a.status, a.code, a.message)
+	if ofCredentials[a.code] && ctx.Err() == nil && s.creds.renew(ctx, a.key) {
+		return problem.New(problem.Unavailable, "%s %s: %s refused credentials that were replaced since (%s)", op, key, s, what)
+	}
+	if who := a.proxy(); who != "" {
+		err := problem.New(problem.Unavailable, "%s %s: not %s answers but %s: %s", op, key, s, who, what)
+		if a.status >= 500 {
+			return err
+		}
+		return persistent(err)
+	}
+	switch known, ok := answers[a.code]; {
+	case slowDowns[a.code] || a.status == http.StatusTooManyRequests || a.status == http.StatusServiceUnavailable:
+		return marked{problem.New(problem.Unavailable, "%s %s: %s asks to slow down (%s)", op, key, s, what), ErrSlowDown}
+	case ok && known.kind == problem.NotFound:
 		return absent(op, key, s.String())
-	case known && answer.kind == problem.Exists:
+	case ok && known.kind == problem.Exists:
 		return exists(op, key, s.String())
-	case known && answer.hint != "":
-		return persistent(problem.New(answer.kind, "%s %s: %s refuses: %s (%s)", op, key, s, answer.hint, describe(status, code, message)))
-	case known:
-		return problem.New(answer.kind, "%s %s: %s refuses: %s", op, key, s, describe(status, code, message))
-	case status == http.StatusInsufficientStorage:
-		return problem.New(problem.NoSpace, "%s %s: %s is full: %s", op, key, s, describe(status, code, message))
-	case status >= 500 || code == "InternalError" || status == http.StatusRequestTimeout:
-		return problem.New(problem.Unavailable, "%s %s: %s failed: %s", op, key, s, describe(status, code, message))
-	case status == http.StatusPreconditionFailed:
+	case ok && known.hint != "":
+		return persistent(problem.New(known.kind, "%s %s: %s refuses: %s (%s)", op, key, s, s.hint(op, &a), what))
+	case ok:
+		return problem.New(known.kind, "%s %s: %s refuses: %s", op, key, s, what)
+	case a.status == http.StatusInsufficientStorage:
+		return problem.New(problem.NoSpace, "%s %s: %s is full: %s", op, key, s, what)
+	case a.status >= 500 || a.code == "InternalError" || a.status == http.StatusRequestTimeout:
+		return problem.New(problem.Unavailable, "%s %s: %s failed: %s", op, key, s, what)
+	case a.status == http.StatusPreconditionFailed:
 		return exists(op, key, s.String())
-	case status == http.StatusForbidden, status == http.StatusUnauthorized:
-		return persistent(problem.New(problem.Unavailable, "%s %s: %s refuses: check the credentials and what they permit (%s)",
-			op, key, s, describe(status, code, message)))
+	case a.status == http.StatusForbidden, a.status == http.StatusUnauthorized:
+		return persistent(problem.New(problem.Unavailable, "%s %s: %s refuses, and does not say why (%s): the credentials are from %s, and %s is needed there",
+			op, key, s, what, s.creds.source(), permissions[op]))
+	case a.status >= 300 && a.status < 400:
+		hint := s.hint(op, &a)
+		if hint == "" {
+			hint = "it is elsewhere: correct endpoint= or region= in the store's URL"
+		}
+		return persistent(problem.New(problem.Unavailable, "%s %s: %s sends us to another address: %s (%s)", op, key, s, hint, what))
 	default:
-		return problem.New(problem.Internal, "%s %s: %s refuses: %s", op, key, s, describe(status, code, message))
+		return problem.New(problem.Internal, "%s %s: %s refuses: %s", op, key, s, what)
 	}
 }
 

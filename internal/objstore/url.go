@@ -34,7 +34,14 @@ type location struct {
 	pathStyle string
 	sse       string // "", "AES256" or "aws:kms"
 	kmsKey    string // of aws:kms; empty: the account's default key
+	checksum  string // sent with what is written: "", "crc32c" or "md5"
 }
+
+// The checksums that buckets may demand.
+const (
+	checksumCRC32C = "crc32c"
+	checksumMD5    = "md5"
+)
 
 var bucketName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$`)
 
@@ -45,6 +52,7 @@ var s3Params = map[string]func(l *location) *string{
 	"path_style": func(l *location) *string { return &l.pathStyle },
 	"sse":        func(l *location) *string { return &l.sse },
 	"kms_key":    func(l *location) *string { return &l.kmsKey },
+	"checksum":   func(l *location) *string { return &l.checksum },
 }
 
 // parseURL takes a store URL apart. Errors, of kind problem.Invalid, say what
@@ -116,6 +124,9 @@ func parseS3(u *url.URL) (location, error) {
 	if !bucketName.MatchString(l.bucket) {
 		return location{}, badURL("%q is no bucket's name: s3://BUCKET[/PREFIX]", l.bucket)
 	}
+	if strings.HasSuffix(l.bucket, "--x-s3") {
+		return location{}, badURL("%q is a directory bucket, which does not list keys in order: the newest commit of a volume cannot be found there with a bounded number of requests; use a general purpose bucket", l.bucket)
+	}
 	if l.prefix != "" {
 		if err := CheckKey(l.prefix); err != nil {
 			return location{}, badURL("the prefix: %w", err)
@@ -151,6 +162,9 @@ func (l location) checkParams() error {
 	}
 	if l.sse != "" && l.sse != "AES256" && l.sse != "aws:kms" {
 		return badURL("sse=%s is neither AES256 nor aws:kms", l.sse)
+	}
+	if l.checksum != "" && l.checksum != checksumCRC32C && l.checksum != checksumMD5 {
+		return badURL("checksum=%s is neither crc32c nor md5", l.checksum)
 	}
 	if l.kmsKey != "" && l.sse != "aws:kms" {
 		return badURL("kms_key needs sse=aws:kms")

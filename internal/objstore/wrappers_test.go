@@ -206,14 +206,21 @@ func TestProbe(t *testing.T) {
 		}
 	}
 	f := objstore.NewFaults(mem, 1)
-	for n := range 4 { // every request may fail, and none may be forgotten
+	var c objstore.Counter
+	if err := objstore.Probe(ctx, objstore.Count(mem, &c), "count"); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.Counts().Requests(); n > 35 {
+		t.Errorf("a probe takes %d requests", n)
+	}
+	for n := range int(c.Counts().Requests()) { // every request may fail, and none may be forgotten
 		f.Clear()
 		f.Inject(objstore.Fault{Skip: n, Times: 1})
 		if err := objstore.Probe(ctx, f, fmt.Sprint("n", n)); !errors.Is(err, problem.Unavailable) {
 			t.Errorf("request %d fails: %v", n, err)
 		}
 	}
-	if err := mem.PutIfAbsent(ctx, "probe/used", nil); err != nil {
+	if err := mem.PutIfAbsent(ctx, "probe/used/once", nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := objstore.Probe(ctx, mem, "used"); !errors.Is(err, problem.Exists) {

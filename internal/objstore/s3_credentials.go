@@ -1,0 +1,199 @@
+package objstore
+
+import (
+	"context"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+const (
+	// lookEvery is how often the files of credentials are looked at.
+	lookEvery = time.Second
+	// refreshBefore is how long before their end credentials are replaced.
+	refreshBefore = 5 * time.Minute
+)
+
+// credentials are those of the AWS chain, as they are now: environment, shared
+// files and profiles, roles, processes, tokens of a web identity, containers,
+// machines. The SDK refreshes those that expire; files that it reads only once
+// are read again here when they change, and when the store has refused what they
+// said. What was read before stays in use while new ones cannot be had and the old
+// ones are not over.
+type credentials struct {
+	// load begins the chain anew.
+	load func(ctx context.Context) (aws.CredentialsProvider, error)
+	now  func() time.Time
+	note func(err error) // told when new ones cannot be had; with nil when they can again
+
+	mu      sync.Mutex
+	chain   aws.CredentialsProvider
+	last    aws.Credentials // that were in order
+	seen    [2]fileMark
+	looked  time.Time
+	renewed time.Time // since the store refused them
+	failing bool      // as note was told
+}
+
+// fileMark tells one state of a file from another.
+type fileMark struct {
+	size     int64
+	modified time.Time
+}
+
+// credentialFiles are the files that the SDK reads once.
+func credentialFiles() [2]string {
+	files := [2]string{os.Getenv("AWS_SHARED_CREDENTIALS_FILE"), os.Getenv("AWS_CONFIG_FILE")}
+	if files[0] == "" {
+		files[0] = config.DefaultSharedCredentialsFilename()
+	}
+	if files[1] == "" {
+		files[1] = config.DefaultSharedConfigFilename()
+	}
+	return files
+}
+
+func credentialMarks() (marks [2]fileMark) {
+	for i, name := range credentialFiles() {
+		if st, err := os.Stat(name); err == nil {
+			marks[i] = fileMark{st.Size(), st.ModTime()}
+		}
+	}
+	return marks
+}
+
+// newCredentials begins with the chain that was found when the store was opened.
+func newCredentials(chain aws.CredentialsProvider, load func(context.Context) (aws.CredentialsProvider, error), note func(error)) *credentials {
+	if note == nil {
+		note = func(error) {}
+	}
+	return &credentials{load: load, now: time.Now, note: note, chain: chain, seen: credentialMarks()}
+}
+
+// credentialsError marks the errors of a provider, which the SDK wraps beyond
+// recognition.
+type credentialsError struct{ error }
+
+// Retrieve implements aws.CredentialsProvider. It is called for each request.
+func (c *credentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := c.now(); now.Sub(c.looked) >= lookEvery {
+		c.looked = now
+		if marks := credentialMarks(); marks != c.seen {
+			c.seen = marks
+			c.begin(ctx)
+		}
+	}
+	creds, err := c.chain.Retrieve(ctx)
+	if err == nil {
+		c.last = creds
+		return creds, nil
+	}
+	if c.usable() {
+		c.tell(err)
+		return c.last, nil
+	}
+	return creds, &credentialsError{err}
+}
+
+// usable tells whether the last credentials may still be used. Under mu.
+func (c *credentials) usable() bool {
+	return c.last.HasKeys() && (!c.last.CanExpire || c.now().Before(c.last.Expires.Add(refreshBefore)))
+}
+
+// begin begins the chain anew, if it then has credentials. Under mu.
+func (c *credentials) begin(ctx context.Context) {
+	chain, err := c.load(ctx)
+	if err == nil {
+		if _, err = chain.Retrieve(ctx); err == nil {
+			c.chain = chain
+		}
+	}
+	c.tell(err)
+}
+
+func (c *credentials) tell(err error) {
+	if failing := err != nil; failing != c.failing || failing {
+		c.failing = failing
+		c.note(err)
+	}
+}
+
+// renew is for credentials that the store has refused, of the access key with
+// which the request was signed: they are read again, and it tells whether there are
+// others now.
+func (c *credentials) renew(ctx context.Context, key string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.last
+	if key != "" && before.AccessKeyID != key {
+		return true // they are, since
+	}
+	now := c.now()
+	if now.Sub(c.renewed) < lookEvery {
+		return false
+	}
+	c.renewed, c.seen = now, credentialMarks()
+	c.begin(ctx)
+	creds, err := c.chain.Retrieve(ctx)
+	if err != nil {
+		return false
+	}
+	c.last = creds
+	return creds.AccessKeyID != before.AccessKeyID || creds.SecretAccessKey != before.SecretAccessKey || creds.SessionToken != before.SessionToken
+}
+
+// source is where the last credentials came from, for people.
+func (c *credentials) source() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last.Source == "" {
+		return "unknown"
+	}
+	return c.last.Source
+}
+
+// Reload reads the credentials again, now.
+func (s *s3Store) Reload(ctx context.Context) error {
+	c := s.creds
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	chain, err := c.load(ctx)
+	if err != nil {
+		return problem.New(problem.Invalid, "the AWS configuration cannot be read: %w", err)
+	}
+	if _, err := chain.Retrieve(ctx); err != nil {
+		return problem.New(problem.Unavailable, "there are no credentials: %w", err)
+	}
+	c.chain, c.seen, c.looked = chain, credentialMarks(), c.now()
+	return nil
+}
+
+// Reloader is a store that can read again what it was opened with.
+type Reloader interface {
+	// Reload reads credentials again; what it cannot read stays in use.
+	Reload(ctx context.Context) error
+}
+
+// Reload has a store read its credentials again, whatever wraps it.
+func Reload(ctx context.Context, s Store) error {
+	switch s := s.(type) {
+	case Reloader:
+		return s.Reload(ctx)
+	case *retrying:
+		return Reload(ctx, s.Store)
+	case listChecked:
+		return Reload(ctx, s.Store)
+	case *counting:
+		return Reload(ctx, s.Store)
+	case *prefixed:
+		return Reload(ctx, s.Store)
+	}
+	return nil
+}
