@@ -451,3 +451,25 @@ func TestFlightsAreNotForgotten(t *testing.T) {
 	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
 	same(t, h2, "v", 0, random(1, 4096))
 }
+
+// After a restart, what an earlier process wrote is as old as this one at least,
+// and not a year.
+func TestAgeAfterRestart(t *testing.T) {
+	b, dir := newBed(t), t.TempDir()
+	faults := objstore.NewFaults(b.store, 1)
+	b.store = faults
+	h := b.host(dir, "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 1 << 20, Durability: "continuous"}))
+	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}})
+	fill(t, h, "v", 1, 0, 8192)
+	if err := vol(t, h, "v").Flush(); err != nil {
+		t.Fatal(err)
+	}
+	stopped, cancel := context.WithCancel(ctx)
+	cancel()
+	_ = h.Close(stopped) // which has no time for the store
+	h = b.host(dir, "a")
+	if v := must[api.Volume](t)(h.Show(ctx, "v")); v.DirtyBytes == 0 || v.Unpublished <= 0 || v.Unpublished > 60_000 {
+		t.Errorf("%d bytes are %v ms old", v.DirtyBytes, v.Unpublished)
+	}
+}

@@ -61,7 +61,10 @@ func (h *Host) view(d *disk) api.Volume {
 		}
 		if s := d.ship.Load(); s != nil {
 			bytes, age := s.unpublished()
-			v.DirtyBytes, v.Unpublished, v.Reason = bytes, float64(age)/1e6, s.stalled()
+			v.DirtyBytes, v.Reason = bytes, s.stalled()
+			if age < volume.LongAgo/2 || v.Unpublished == 0 {
+				v.Unpublished = float64(age) / 1e6
+			} // else they are of a process before this one: as old as this one at least
 		}
 		if err := open.Damage(); err != nil {
 			v.Reason = damagedLog(err)

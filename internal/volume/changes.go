@@ -48,8 +48,9 @@ func (v *Volume) Changed() (bytes int64, at time.Duration) {
 	return v.changedN.Load(), time.Duration(v.changedAt.Load())
 }
 
-// longAgo is the age of changes that a process before this one made.
-const longAgo = 365 * 24 * time.Hour
+// LongAgo is the age of changes that a process before this one made: more than any
+// policy allows.
+const LongAgo = 365 * 24 * time.Hour
 
 // recallChanges finds, when the volume is opened, what the store may not have.
 func (v *Volume) recallChanges(rec wal.Recovered) {
@@ -59,7 +60,7 @@ func (v *Volume) recallChanges(rec wal.Recovered) {
 	for i := range rec.Entries {
 		if e := &rec.Entries[i]; e.Seq > v.state.Shipped {
 			v.addChange(e.Off, e.Len)
-			v.changedAt.Store(int64(v.env.Uptime() - longAgo))
+			v.changedAt.Store(int64(v.env.Uptime() - LongAgo))
 		}
 	}
 }
