@@ -112,7 +112,7 @@ func (l *lab) host(t *testing.T, flags ...string) *labHost {
 	l.ip(t, name, "link set eth0 up")
 	h.daemon = newDaemon(t, l.s3.URL, append([]string{
 		"--wal-limit", "1G", "--cache", "64M", "--nbd", "tcp:" + addr + ":10809",
-		"--api", "tcp:" + addr + ":7071", "--advertise", "tcp:" + addr + ":7071", "--token-file", l.token,
+		"--api", "tcp:" + addr + ":7071", "--advertise", "tcp:" + addr + ":7071", "--token-file", l.token, "--peers-allow", "10.83.0.0/24",
 	}, flags...)...)
 	h.within = l.within(name)
 	h.start()
