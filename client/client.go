@@ -5,6 +5,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,9 @@ import (
 type Options struct {
 	// Token is what a daemon with --token-file wants.
 	Token string
+	// PeerTimeout is how long the daemon's host may not answer, over TCP, before a
+	// connection is given up; 45 s by default. The daemon itself may take its time.
+	PeerTimeout time.Duration
 }
 
 // Client speaks to one daemon. It may be used concurrently.
@@ -35,6 +39,7 @@ type Client struct {
 	token string
 	http  *http.Client
 	base  string
+	beat  time.Duration // how often the daemon hears of an image that has nothing yet
 }
 
 const (
@@ -53,7 +58,7 @@ func New(addr string, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{addr: a, token: o.Token, base: "http://glide"}
+	c := &Client{addr: a, token: o.Token, base: "http://glide", beat: beat}
 	if a.Network == "tcp" {
 		c.base = "http://" + a.Address
 	}
@@ -62,7 +67,11 @@ func New(addr string, o Options) (*Client, error) {
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				d := net.Dialer{Timeout: dialTimeout}
-				return d.DialContext(ctx, a.Network, a.Address)
+				nc, err := d.DialContext(ctx, a.Network, a.Address)
+				if err == nil {
+					api.WatchPeer(nc, cmp.Or(o.PeerTimeout, api.PeerTimeout))
+				}
+				return nc, err
 			},
 			ExpectContinueTimeout: continueTimeout,
 			DisableCompression:    true,

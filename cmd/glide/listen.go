@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -22,7 +23,10 @@ import (
 // listeners are where the daemon listens. TCP ports are taken first, as their
 // numbers may not be known before; unix sockets, which may have been left behind
 // by another daemon on the directory, only when that is known to be gone.
-type listeners struct{ api, nbd listening }
+type listeners struct {
+	api, nbd listening
+	log      *slog.Logger // of refused connections; may be nil
+}
 
 // listening is one protocol's part of them.
 type listening struct {
@@ -95,6 +99,7 @@ func (ls *listeners) openSockets() error {
 			l.open = append(l.open, unix)
 		}
 	}
+	ls.guardAPI()
 	return nil
 }
 
