@@ -156,8 +156,9 @@ func (s *sample) text() finding {
 			return t.finding
 		}
 	}
-	// A disk may be full of letters. Lines, and odd lengths, are a file's.
-	if bytes.ContainsAny(b, "\r\n") || s.length >= 0 && s.length%512 != 0 {
+	// A disk may be full of letters. Lines are a file's, and so is what is shorter
+	// than a sector.
+	if bytes.ContainsAny(b, "\r\n") || s.length >= 0 && s.length < 512 {
 		return finding{isNoDisk, "a text file", ""}
 	}
 	return finding{}

@@ -246,6 +246,7 @@ func TestTakenForRaw(t *testing.T) {
 		"xfs":      at(128<<10, map[int]string{0: "XFSB"}),
 		"swap":     at(128<<10, map[int]string{4086: "SWAPSPACE2"}),
 		"letters":  bytes.Repeat([]byte("A"), 64<<10),
+		"words":    bytes.Repeat([]byte("image"), 1000),
 		"text, then a disk": append([]byte("a note in the first sector\n"),
 			make([]byte, 64<<10)...),
 		"gzip's first byte": at(64<<10, map[int]string{0: "\x1f\x8b\x08\xff"}),
