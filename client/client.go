@@ -5,6 +5,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,9 @@ type Options struct {
 	// Permit, if set, is asked before a TCP connection is made to an address; its
 	// error is the request's. It sees what names were resolved to.
 	Permit func(netip.Addr) error
+	// PeerTimeout is how long the daemon's host may not answer, over TCP, before a
+	// connection is given up; 45 s by default. The daemon itself may take its time.
+	PeerTimeout time.Duration
 }
 
 // Client speaks to one daemon. It may be used concurrently.
@@ -39,6 +43,7 @@ type Client struct {
 	token string
 	http  *http.Client
 	base  string
+	beat  time.Duration // how often the daemon hears of an image that has nothing yet
 }
 
 const (
@@ -57,7 +62,7 @@ func New(addr string, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{addr: a, token: o.Token, base: "http://glide"}
+	c := &Client{addr: a, token: o.Token, base: "http://glide", beat: beat}
 	if a.Network == "tcp" {
 		c.base = "http://" + a.Address
 	}
@@ -66,7 +71,11 @@ func New(addr string, o Options) (*Client, error) {
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				d := net.Dialer{Timeout: dialTimeout, Control: control(o.Permit)}
-				return d.DialContext(ctx, a.Network, a.Address)
+				nc, err := d.DialContext(ctx, a.Network, a.Address)
+				if err == nil {
+					api.WatchPeer(nc, cmp.Or(o.PeerTimeout, api.PeerTimeout))
+				}
+				return nc, err
 			},
 			ExpectContinueTimeout: continueTimeout,
 			DisableCompression:    true,

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/problem"
@@ -17,12 +18,13 @@ import (
 const streamBuffer = 64 << 10
 
 // Import makes a volume of the given size from an image. An error of src comes
-// back as it is; the daemon then keeps nothing.
+// back as it is; the daemon then keeps nothing. If the daemon fails while src has
+// nothing to give, Import returns with a call of src.Next under way.
 func (c *Client) Import(ctx context.Context, name string, size uint64, src Source) (Import, error) {
 	r, w := io.Pipe()
 	sender := &sender{}
 	sender.wg.Go(func() {
-		sender.err = send(w, src)
+		sender.err = send(w, src, c.beat)
 		// Half an image must not look like a whole one: without its end mark it is none.
 		_ = w.CloseWithError(sender.err)
 	})
@@ -81,9 +83,11 @@ func (m marked) Next() (Extent, error) {
 	return e, err
 }
 
-func send(w io.Writer, src Source) error {
+func send(w io.Writer, src Source, beat time.Duration) error {
 	b := bufio.NewWriterSize(w, streamBuffer)
-	if err := api.WriteImage(b, marked{src}); err != nil {
+	beating := newBeating(marked{src}, beat)
+	defer beating.stop()
+	if err := api.WriteImage(b, beating); err != nil {
 		var e sourceError
 		if errors.As(err, &e) {
 			_ = b.Flush() // with why it ends; the error goes to the caller in any case

@@ -9,7 +9,7 @@ import (
 // written answers a write that the device has made, unless the device wants
 // that acknowledged later; settleAcks sees to those.
 func (c *conn) written(p pending) {
-	if c.acks == nil || len(c.unacked) == 0 && c.acks.TryAcknowledge() {
+	if c.dev.acks == nil || len(c.unacked) == 0 && c.dev.tryAcknowledge() {
 		c.answer(p, nil)
 		return
 	}
@@ -20,18 +20,18 @@ func (c *conn) written(p pending) {
 // the device lets it: what comes next, reads above all, is handled meanwhile.
 func (c *conn) settleAcks() {
 	if len(c.unacked) > 0 {
-		c.later(c.unacked, func([]pending) error { return c.acks.Acknowledge() })
+		c.later(c.unacked, func([]pending) error { return c.dev.acknowledge() })
 		c.unacked = c.unacked[:0]
 	}
 }
 
 // flushAndAcknowledge is the flush of a device whose flushes wait for long.
 func (c *conn) flushAndAcknowledge(batch []pending) error {
-	if err := c.dev.Flush(); err != nil {
+	if err := c.dev.flush(); err != nil {
 		return err
 	}
 	if slices.ContainsFunc(batch, func(p pending) bool { return p.fua }) {
-		return c.acks.Acknowledge()
+		return c.dev.acknowledge()
 	}
 	return nil
 }
@@ -47,5 +47,8 @@ func (c *conn) later(batch []pending, wait func([]pending) error) {
 		}
 	}
 	batch = slices.Clone(batch)
-	c.srv.wg.Go(func() { c.answerAll(batch, wait(batch)) })
+	c.srv.wg.Go(func() {
+		defer c.rescue()
+		c.answerAll(batch, wait(batch))
+	})
 }

@@ -33,6 +33,7 @@ var (
 	errDisconnect = errors.New("the client disconnected")
 	errVanished   = errors.New("the client vanished")
 	errStalled    = errors.New("the client stopped reading")
+	errHalf       = errors.New("the client stopped in the middle of a request")
 	errStopped    = errors.New("the server is shutting down")
 	errMagic      = errors.New("request with a wrong magic number")
 	errFlood      = errors.New("write with an absurd length")
@@ -46,26 +47,41 @@ type conn struct {
 	in  net.Conn  // what the client says: the socket, or TLS
 	tls *tls.Conn // nil without
 
+	// Constant: why the connection is turned away, "" if it is not, and how long the
+	// client may stand still when something is due.
+	refuseWhy  string
+	stallLimit time.Duration
+
 	// Set by the handshake, constant afterwards.
 	export     *Export
-	dev        Device
+	dev        *guard
 	structured bool
 	contexts   []string // selected; the number of each is its index + 1
 
 	// phase is 0 in the handshake, then odd while the receive loop works and even
 	// while it reads. fat is set while it holds more memory than an idle
-	// connection should. Both are read by the server's watch, which keeps in seen
-	// the phase that it saw last.
-	phase atomic.Uint64
-	fat   atomic.Bool
-	seen  uint64
-	ended sync.Once
+	// connection should. half is 0 if no rest of a request is due, and else another
+	// number after each read. They are read by the server's watch, which keeps in
+	// seen and seenHalf what it saw last, and in still since when it has seen nothing
+	// of that rest.
+	phase    atomic.Uint64
+	fat      atomic.Bool
+	half     atomic.Uint64
+	seen     uint64
+	seenHalf uint64
+	still    time.Time
+	ended    sync.Once
+
+	// deadline is when the handshake has to be over, in Unix nanoseconds; 0 while the
+	// server is what takes the time.
+	deadline atomic.Int64
 
 	jobs jobs // guarded by readers.mu
 
 	// The receive buffer: input.b[r:w] was received and not handled yet.
 	input  *buffer
 	r, w   int
+	reads  uint64
 	need   int  // bytes from r on that the next request takes, as far as known
 	filled bool // the last read left no room: there is probably more
 
@@ -86,7 +102,6 @@ type conn struct {
 
 	flushes []pending // wait for a flush of the device
 	unacked []pending // were written, and wait for the device's word
-	acks    Acknowledger
 	flusher flusher
 }
 
@@ -108,6 +123,12 @@ type refusal struct {
 
 // serve is the life of the connection.
 func (c *conn) serve() {
+	defer func() {
+		if v := recover(); v != nil {
+			_ = c.srv.panicked(v)
+			c.end(errBug)
+		}
+	}()
 	err := c.handshake()
 	if err == nil {
 		c.phase.Store(1)
@@ -182,7 +203,7 @@ func (c *conn) end(why error) {
 			return
 		}
 		if c.export.Closed != nil {
-			c.export.Closed()
+			_, _ = protect(c.srv, func() (struct{}, error) { c.export.Closed(); return struct{}{}, nil })
 		}
 		c.srv.log.Info("nbd: disconnected", "export", c.export.Name, "client", c.client(), "why", why)
 	})
@@ -267,6 +288,11 @@ func (c *conn) handleInput() error {
 // receive reads more of what the client sent.
 func (c *conn) receive() error {
 	c.makeRoom()
+	if c.reads++; c.w > c.r || c.refusing {
+		c.half.Store(c.reads)
+	} else {
+		c.half.Store(0)
+	}
 	for {
 		c.phase.Add(1)
 		n, err := c.in.Read(c.input.b[c.w:])
@@ -324,8 +350,19 @@ func (c *conn) look() {
 	phase := c.phase.Load()
 	unchanged := phase == c.seen
 	c.seen = phase
+	now := time.Now()
+	if half := c.half.Load(); half == 0 || half != c.seenHalf || phase%2 == 1 {
+		c.seenHalf, c.still = half, now
+	}
 	switch {
-	case phase == 0 || !unchanged:
+	case phase == 0:
+		// Reads end by themselves. Replies that nobody takes have to be ended.
+		if at := c.deadline.Load(); at != 0 && now.UnixNano() > at {
+			c.srv.wg.Go(func() { c.out.fail(os.ErrDeadlineExceeded) })
+		}
+	case now.Sub(c.still) >= c.stallLimit:
+		c.srv.wg.Go(func() { c.end(errHalf) })
+	case !unchanged:
 	case phase%2 == 1:
 		// The receive loop waits for the device or for room, and cannot notice
 		// that the client is gone.

@@ -153,7 +153,7 @@ func TestStuckRead(t *testing.T) {
 func TestStopsReading(t *testing.T) {
 	for _, cold := range []bool{false, true} {
 		var log logs
-		s := serve(t, nbd.Options{WriteTimeout: 500 * time.Millisecond, Logger: log.logger()})
+		s := serve(t, nbd.Options{WriteTimeout: 500 * time.Millisecond, LocalTimeout: 500 * time.Millisecond, Logger: log.logger()})
 		s.mem.Cold.Store(cold)
 		r := s.enter(t, "", true)
 		var msg []byte

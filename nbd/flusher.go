@@ -36,11 +36,11 @@ func (c *conn) settleFlushes() {
 		return
 	}
 	switch {
-	case c.acks != nil && c.acks.FlushWaits():
+	case c.dev.flushWaits():
 		c.later(c.flushes, c.flushAndAcknowledge)
 	case len(c.flushes) == 1 && c.r == c.w && c.out.quiet():
 		c.send()
-		c.answer(c.flushes[0], c.dev.Flush())
+		c.answer(c.flushes[0], c.dev.flush())
 	default:
 		c.handOver()
 	}
@@ -75,10 +75,16 @@ func (c *conn) flush() {
 	for len(f.waiting) > 0 {
 		batch, f.waiting = f.waiting, batch[:0]
 		f.mu.Unlock()
-		c.answerAll(batch, c.dev.Flush())
+		c.flushFor(batch)
 		f.mu.Lock()
 	}
 	f.running = false
+}
+
+// flushFor flushes, and answers those who wait for that.
+func (c *conn) flushFor(batch []pending) {
+	defer c.rescue()
+	c.answerAll(batch, c.dev.flush())
 }
 
 // answerAll answers requests whose replies were promised.

@@ -30,7 +30,7 @@ const (
 // for something it said under TLS.
 type handshake struct {
 	*conn
-	deadline    time.Time
+	until       time.Time
 	zeroes      bool   // the answer to EXPORT_NAME ends in zeroes
 	contextName string // the export that the contexts were selected for
 	data        []byte // of the current option, reused
@@ -39,8 +39,12 @@ type handshake struct {
 
 // handshake negotiates until the client chose an export or the connection is over.
 func (c *conn) handshake() error {
-	h := &handshake{conn: c, deadline: time.Now().Add(c.srv.opt.HandshakeTimeout)}
-	c.readDeadline(h.deadline)
+	h := &handshake{conn: c}
+	allowed := c.srv.opt.HandshakeTimeout
+	if c.refuseWhy != "" {
+		allowed = min(allowed, turnAwayTime)
+	}
+	h.setDeadline(time.Now().Add(allowed))
 	if err := h.greet(); err != nil {
 		return err
 	}
@@ -60,6 +64,7 @@ func (c *conn) handshake() error {
 			return err
 		}
 		if c.export != nil {
+			c.deadline.Store(0)
 			c.readDeadline(time.Time{})
 			return nil
 		}
@@ -140,6 +145,13 @@ func (h *handshake) option(opt wire.Option) error {
 	data, err := h.read(int(opt.Length))
 	if err != nil {
 		return err
+	}
+	if h.refuseWhy != "" && opt.Option != wire.OptAbort {
+		if opt.Option == wire.OptExportName {
+			return errors.New(h.refuseWhy)
+		}
+		h.reply(opt, wire.RepErrPolicy, h.refuseWhy)
+		return nil
 	}
 	if h.srv.opt.TLS == TLSRequire && h.tls == nil {
 		switch opt.Option {
@@ -226,7 +238,12 @@ func (h *handshake) list(opt wire.Option) {
 	if !h.empty(opt) {
 		return
 	}
-	for _, name := range h.srv.Exporter.List() {
+	names, err := protect(h.srv, func() ([]string, error) { return h.srv.Exporter.List(), nil })
+	if err != nil {
+		h.reply(opt, reasonOf(err), err.Error())
+		return
+	}
+	for _, name := range names {
 		if wire.CheckName([]byte(name)) == nil {
 			h.replies = wire.AppendServer(h.replies, opt.Option, name)
 		}
@@ -247,11 +264,15 @@ func (h *handshake) info(opt wire.Option, data []byte) {
 	} else {
 		export, err = h.describe(req.Name)
 	}
+	size := uint64(0)
+	if err == nil {
+		size, err = newGuard(export.Device, h.srv).size()
+	}
 	if err != nil {
 		h.reply(opt, reasonOf(err), err.Error())
 		return
 	}
-	h.replies = wire.AppendInfoExport(h.replies, opt.Option, export.Device.Size(), h.exportFlags(export))
+	h.replies = wire.AppendInfoExport(h.replies, opt.Option, size, h.exportFlags(export))
 	h.replies = wire.AppendInfoBlockSize(h.replies, opt.Option, minimumBlock, preferredBlock, maxRequest)
 	for _, info := range req.Infos {
 		switch info {
@@ -273,34 +294,46 @@ func (h *handshake) exportName(name []byte) error {
 	if err != nil {
 		return err
 	}
-	h.replies = wire.AppendExportNameReply(h.replies, export.Device.Size(), h.exportFlags(export), h.zeroes)
+	size, err := h.dev.size()
+	if err != nil {
+		return err
+	}
+	h.replies = wire.AppendExportNameReply(h.replies, size, h.exportFlags(export), h.zeroes)
 	return nil
 }
 
 // open opens the export for this connection.
 func (h *handshake) open(name string) (*Export, error) {
 	defer h.extend(time.Now())
-	export, err := h.srv.Exporter.Open(name)
+	h.deadline.Store(0)
+	export, err := protect(h.srv, func() (*Export, error) { return h.srv.Exporter.Open(name) })
 	if err != nil {
 		return nil, err
 	}
 	if h.contextName != name {
 		h.contexts = nil // they were another export's
 	}
-	h.export, h.dev = export, export.Device
-	h.acks, _ = export.Device.(Acknowledger) // nil if it has no say
+	h.export, h.dev = export, newGuard(export.Device, h.srv)
 	return export, nil
 }
 
 func (h *handshake) describe(name string) (*Export, error) {
 	defer h.extend(time.Now())
-	return h.srv.Exporter.Describe(name)
+	h.deadline.Store(0)
+	return protect(h.srv, func() (*Export, error) { return h.srv.Exporter.Describe(name) })
 }
 
 // extend gives the client back the time that we have taken.
 func (h *handshake) extend(since time.Time) {
-	h.deadline = h.deadline.Add(time.Since(since))
-	h.readDeadline(h.deadline)
+	h.setDeadline(h.until.Add(time.Since(since)))
+}
+
+// setDeadline says when the handshake has to be over, for what is read and what
+// is written.
+func (h *handshake) setDeadline(t time.Time) {
+	h.until = t
+	h.deadline.Store(t.UnixNano())
+	h.readDeadline(t)
 }
 
 // exportFlags returns what the client may do with the export.

@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -19,6 +20,9 @@ const (
 // takes less than this in Options.WriteTimeout has stopped reading.
 const drainPiece = 64 << 10
 
+// pushTries is how many times in Options.WriteTimeout the drain looks for progress.
+const pushTries = 4
+
 // outlet is the way out of one connection. The receive loop, the readers and
 // the flusher hand it whole replies, and it never makes them wait for the
 // client: what the socket does not take at once goes to a queue that a goroutine
@@ -29,7 +33,9 @@ const drainPiece = 64 << 10
 type outlet struct {
 	net.Conn
 	raw     syscall.RawConn // of Conn; nil when it has none, then all goes through the queue
-	timeout time.Duration   // without progress, after which the client is given up
+	timeout time.Duration   // without progress, after which the client counts as stalled
+	limit   time.Duration   // without progress, after which it is given up
+	stalled atomic.Int64    // bytes that wait for a stalled client
 
 	mu       sync.Mutex
 	changed  sync.Cond // with mu: less is owed, or err was set
@@ -58,8 +64,8 @@ type piece struct {
 	buf *buffer
 }
 
-func newOutlet(nc net.Conn, timeout time.Duration) *outlet {
-	o := &outlet{Conn: nc, timeout: timeout}
+func newOutlet(nc net.Conn, timeout, limit time.Duration) *outlet {
+	o := &outlet{Conn: nc, timeout: timeout, limit: limit}
 	o.changed.L = &o.mu
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
@@ -230,6 +236,7 @@ func (o *outlet) failLocked(err error) {
 		return
 	}
 	o.err = err
+	o.stalled.Store(0)
 	_ = o.Conn.Close()
 	o.changed.Broadcast()
 }
@@ -301,6 +308,7 @@ func (o *outlet) drain() {
 	}
 	_ = o.SetWriteDeadline(time.Time{})
 	o.draining = false
+	o.stalled.Store(0)
 	o.changed.Broadcast()
 }
 
@@ -308,19 +316,29 @@ func (o *outlet) drain() {
 // much in it does not take more before the client has taken most of that, so
 // what is still in it is looked at as well.
 func (o *outlet) push(p []byte) error {
+	still := time.Duration(0) // so long without progress
 	for len(p) > 0 {
 		before := unsent(o.raw)
-		if err := o.SetWriteDeadline(time.Now().Add(o.timeout)); err != nil {
+		if err := o.SetWriteDeadline(time.Now().Add(o.timeout / pushTries)); err != nil {
 			return err
 		}
 		n, err := o.Conn.Write(p[:min(len(p), drainPiece)])
 		p = p[n:]
 		switch {
-		case err == nil:
-		case !os.IsTimeout(err):
+		case err != nil && !os.IsTimeout(err):
 			return err
-		case n == 0 && unsent(o.raw) >= before:
+		case err == nil || n > 0 || unsent(o.raw) < before:
+			still = 0
+			o.stalled.Store(0)
+			continue
+		}
+		if still += o.timeout / pushTries; still >= o.limit {
 			return errStalled
+		}
+		if still >= o.timeout {
+			o.mu.Lock()
+			o.stalled.Store(int64(o.queued))
+			o.mu.Unlock()
 		}
 	}
 	return nil

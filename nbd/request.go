@@ -56,7 +56,11 @@ func (c *conn) check(req wire.Request) (no refusal, bad bool) {
 		return refuse(EPERM, "%q is read-only", c.export.Name)
 	}
 	if cmd.ranged {
-		if size := c.dev.Size(); req.Offset > size || uint64(req.Length) > size-req.Offset {
+		size, err := c.dev.size()
+		if err != nil {
+			return refusalOf(req.Cookie, cmd.op, err), true
+		}
+		if req.Offset > size || uint64(req.Length) > size-req.Offset {
 			return refuse(cmd.beyond, "%v of %d bytes at %d is beyond the end at %d", cmd.op, req.Length, req.Offset, size)
 		}
 	}
@@ -103,10 +107,9 @@ func (c *conn) handle(req wire.Request) {
 	case req.Type == wire.CmdBlockStatus:
 		c.submit(job{req: req, owed: len(c.contexts) * maxStatusChunk, start: p.start})
 	case req.Type == wire.CmdCache:
-		c.dev.Prefetch(req.Offset, uint64(req.Length))
-		c.answer(p, nil)
+		c.answer(p, c.dev.prefetch(req.Offset, uint64(req.Length)))
 	default: // TRIM, WRITE_ZEROES
-		err := c.dev.Zero(req.Offset, uint64(req.Length), req.Flags&wire.CmdFlagNoHole == 0)
+		err := c.dev.zero(req.Offset, uint64(req.Length), req.Flags&wire.CmdFlagNoHole == 0)
 		switch {
 		case err != nil:
 			c.answer(p, err)
@@ -135,7 +138,7 @@ func (c *conn) read(req wire.Request, p pending) {
 	if head+n <= largeOutput {
 		c.reserve(head + n)
 		at := len(c.reply)
-		if c.dev.TryReadAt(c.reply[at+head:at+head+n], req.Offset) {
+		if c.dev.tryReadAt(c.reply[at+head:at+head+n], req.Offset) {
 			c.reply = c.appendReadHeader(c.reply, req)[:at+head+n]
 			c.observe(p.op, p.bytes, p.start)
 			return
@@ -172,6 +175,7 @@ func (c *conn) submit(j job) {
 
 // perform does a job, in one of the readers.
 func (c *conn) perform(j job) {
+	defer c.rescue()
 	if c.out.failed() != nil {
 		c.out.keep(1, j.owed)
 		return
@@ -183,7 +187,7 @@ func (c *conn) perform(j job) {
 	if j.req.Type == wire.CmdRead {
 		head, n := c.readHeader(), int(j.req.Length)
 		buf = getBuffer(max(head+n, maxRefusal))
-		err = c.dev.ReadAt(buf.b[head:head+n], j.req.Offset)
+		err = c.dev.readAt(buf.b[head:head+n], j.req.Offset)
 		reply = c.appendReadHeader(buf.b[:0], j.req)[:head+n]
 	} else {
 		buf, reply, err = c.blockStatus(j.req)
@@ -220,7 +224,7 @@ func (c *conn) writeBatch() {
 	}
 	start := c.now()
 	good := len(c.writes) // so many, from the first, were written
-	err := c.dev.WriteFrames(c.offs, c.frames)
+	err := c.dev.writeFrames(c.offs, c.frames)
 	switch {
 	case err == nil:
 	case good == 1:
@@ -229,7 +233,7 @@ func (c *conn) writeBatch() {
 		// Some may have been written. Write again one by one, which is the same
 		// as once, so that only those fail that did, and those behind.
 		for good, err = 0, nil; good < len(c.writes); good++ {
-			if err = c.dev.WriteFrames(c.offs[good:good+1], c.frames[good:good+1]); err != nil {
+			if err = c.dev.writeFrames(c.offs[good:good+1], c.frames[good:good+1]); err != nil {
 				break
 			}
 		}

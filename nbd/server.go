@@ -9,7 +9,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -64,9 +63,22 @@ type Options struct {
 	// HandshakeTimeout is how long a client may take in all to choose an export.
 	// 10 s by default.
 	HandshakeTimeout time.Duration
-	// WriteTimeout is how long a client may have replies waiting without taking
-	// any of them, before it is disconnected. 60 s by default.
+	// PeerTimeout is how long the host of a client over TCP may not answer, to what
+	// was sent or to a question whether it is there, before the connection is
+	// given up. 45 s by default; at least 1 s. Only Linux keeps to it exactly.
+	PeerTimeout time.Duration
+	// WriteTimeout is how long a client over a network may have replies waiting
+	// without taking any of them, or have sent a part of a request without the
+	// rest, before it is disconnected. 60 s by default.
 	WriteTimeout time.Duration
+	// LocalTimeout is WriteTimeout for a client on this machine (a unix socket):
+	// one that stands still is paused, not gone, and may go on. 10 min by default.
+	// Past WriteTimeout such clients are given up earlier when together they hold
+	// too much memory.
+	LocalTimeout time.Duration
+	// MaxConns bounds the connections. One more is told so in the handshake. By
+	// default half of the files that the process may open, at most 8192.
+	MaxConns int
 	// Readers bounds the calls of Device.ReadAt and Device.Extents at one time,
 	// over all connections; 1024 by default. ReadersPerConn bounds those for
 	// one connection; 64 by default.
@@ -75,11 +87,17 @@ type Options struct {
 	// Logger gets the events of connections: opened and closed at Info,
 	// unsuccessful handshakes at Debug. None by default.
 	Logger *slog.Logger
+	// OnPanic, if set, is called when the device or the server has panicked in a
+	// request, which gets EIO, or whose connection ends. The log has the stack of the
+	// first panic from each place.
+	OnPanic func(v any, stack []byte)
 	// Observe, if set, is called for every request that the device dealt with,
 	// well or not, with the number of bytes that it was about, and the time from
 	// its receipt (for a write: from the call of the device) to its answer. It
 	// is called on the hot path, by many goroutines at once.
 	Observe func(op Op, bytes int, d time.Duration)
+
+	maxStalled int64 // bytes
 }
 
 // Validate returns all that is wrong with the options.
@@ -96,7 +114,10 @@ func (o *Options) Validate() error {
 		value int64
 	}{
 		{"HandshakeTimeout", int64(o.HandshakeTimeout)},
+		{"PeerTimeout", int64(o.PeerTimeout)},
 		{"WriteTimeout", int64(o.WriteTimeout)},
+		{"LocalTimeout", int64(o.LocalTimeout)},
+		{"MaxConns", int64(o.MaxConns)},
 		{"Readers", int64(o.Readers)},
 		{"ReadersPerConn", int64(o.ReadersPerConn)},
 	} {
@@ -112,8 +133,20 @@ func (o Options) withDefaults() Options {
 	if o.HandshakeTimeout == 0 {
 		o.HandshakeTimeout = 10 * time.Second
 	}
+	if o.PeerTimeout == 0 {
+		o.PeerTimeout = 45 * time.Second
+	}
 	if o.WriteTimeout == 0 {
 		o.WriteTimeout = 60 * time.Second
+	}
+	if o.LocalTimeout == 0 {
+		o.LocalTimeout = 10 * o.WriteTimeout
+	}
+	if o.MaxConns == 0 {
+		o.MaxConns = defaultMaxConns()
+	}
+	if o.maxStalled == 0 {
+		o.maxStalled = maxStalled
 	}
 	if o.Readers == 0 {
 		o.Readers = 1024
@@ -145,6 +178,11 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 	timer     *time.Timer // calls watch; nil while there is no connection
+	turning   int         // of conns: those that are being turned away
+	refused   uint64      // connections that were too many
+	saidFull  time.Time   // when the log had that last
+
+	panics panics
 }
 
 func (s *Server) init() {
@@ -186,19 +224,23 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 
 	var pause time.Duration
+	var said time.Time
 	for {
 		nc, err := l.Accept()
 		switch {
 		case err == nil:
 			pause = 0
-			s.start(nc, func() {})
+			s.start(nc, false, func() {})
 		case ctx.Err() != nil || s.stopping.Load():
 			return nil
-		case !passing(err):
+		case fatal(err):
 			return fmt.Errorf("nbd: accept: %w", err)
 		default:
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			s.log.Warn("nbd: cannot accept for now", "err", err, "retry_in", pause)
+			if now := time.Now(); now.Sub(said) >= sayEvery {
+				said = now
+				s.log.Warn("nbd: connections cannot be accepted for now", "err", err)
+			}
 			select {
 			case <-time.After(pause):
 			case <-ctx.Done():
@@ -207,21 +249,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// passing tells whether accepting may work again later.
-func passing(err error) bool {
-	for _, errno := range []syscall.Errno{
-		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EINTR,
-	} {
-		if errors.Is(err, errno) {
-			return true
-		}
-	}
-	return false
-}
-
 // ServeConn serves one connection, which it takes over. It returns when the
 // connection has ended and no write, trim or zeroing of it is under way any more:
 // what another connection is asked for then happens after all that this one was.
+// It counts among the connections, and is never one too many.
 func (s *Server) ServeConn(nc net.Conn) error {
 	if err := s.Options.Validate(); err != nil {
 		_ = nc.Close()
@@ -229,20 +260,24 @@ func (s *Server) ServeConn(nc net.Conn) error {
 	}
 	s.init()
 	over := make(chan struct{})
-	s.start(nc, func() { close(over) })
+	s.start(nc, true, func() { close(over) })
 	<-over
 	return nil
 }
 
 // start begins to serve a connection; over is called when its receive loop, which
 // is what calls the device for all that changes it, has ended.
-func (s *Server) start(nc net.Conn, over func()) {
-	tune(nc)
-	out := newOutlet(nc, s.opt.WriteTimeout)
-	c := &conn{srv: s, out: out, in: out}
+func (s *Server) start(nc net.Conn, exempt bool, over func()) {
+	tune(nc, s.opt.PeerTimeout)
+	c := &conn{srv: s, stallLimit: s.opt.WriteTimeout}
+	if _, local := nc.(*net.UnixConn); local {
+		c.stallLimit = s.opt.LocalTimeout
+	}
+	c.out = newOutlet(nc, s.opt.WriteTimeout, c.stallLimit)
+	c.in = c.out
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopping.Load() {
+	if s.stopping.Load() || !s.admitLocked(c, exempt) {
 		_ = nc.Close()
 		over()
 		return
@@ -261,6 +296,9 @@ func (s *Server) start(nc net.Conn, over func()) {
 func (s *Server) forget(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if c.refuseWhy != "" {
+		s.turning--
+	}
 	if delete(s.conns, c); len(s.conns) == 0 {
 		s.timer.Stop()
 		s.timer = nil
@@ -268,7 +306,7 @@ func (s *Server) forget(c *conn) {
 }
 
 // tune sets up a socket for bulk transfer.
-func tune(nc net.Conn) {
+func tune(nc net.Conn, peerTimeout time.Duration) {
 	// Best effort, all of it: a socket with small buffers works, slowly.
 	if b, ok := nc.(interface {
 		SetReadBuffer(int) error
@@ -278,10 +316,14 @@ func tune(nc net.Conn) {
 		_ = b.SetWriteBuffer(socketBuffer)
 	}
 	if t, ok := nc.(*net.TCPConn); ok {
-		// A client's host that is gone is noticed after 75 s.
+		// While nothing is under way the kernel asks; while something is, what it has
+		// sent has to be acknowledged. Either is given up after peerTimeout.
 		_ = t.SetKeepAliveConfig(net.KeepAliveConfig{
-			Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 3,
+			Enable: true, Idle: peerTimeout / 2, Interval: max(time.Second, peerTimeout/6), Count: 3,
 		})
+		if raw, err := t.SyscallConn(); err == nil {
+			setUserTimeout(raw, peerTimeout)
+		}
 	}
 }
 
@@ -295,6 +337,7 @@ func (s *Server) watch() {
 	for c := range s.conns {
 		c.look()
 	}
+	s.shedLocked()
 	s.timer.Reset(watchInterval)
 }
 

@@ -40,6 +40,12 @@ func (l *logs) contains(s string) bool {
 	return strings.Contains(l.text.String(), s)
 }
 
+func (l *logs) count(s string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), s)
+}
+
 type scarce struct {
 	net.Listener
 	left atomic.Int64

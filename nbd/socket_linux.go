@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,22 @@ func hungUp(raw syscall.RawConn) bool {
 		gone = err == nil && n > 0
 	})
 	return gone || err != nil // an error: we have closed it ourselves
+}
+
+// setUserTimeout bounds how long data may be unacknowledged.
+func setUserTimeout(raw syscall.RawConn, d time.Duration) {
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+	})
+}
+
+// openFiles is how many files the process may have open, 0 if that is not known.
+func openFiles() uint64 {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return 0
+	}
+	return limit.Cur
 }
 
 // unsent returns how many bytes the peer has yet to take of what was written to

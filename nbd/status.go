@@ -56,13 +56,13 @@ func (c *conn) blockStatus(req wire.Request) (buf *buffer, reply []byte, err err
 
 // extents returns the first runs of the range, at most limit of them, each as
 // long as it is within the range.
-func extents(dev Device, context string, off, length uint64, limit int) ([]Extent, error) {
+func extents(dev *guard, context string, off, length uint64, limit int) ([]Extent, error) {
 	var runs []Extent
 	// One more than limit, so that the last is known to be whole.
 	for stretch := uint64(firstStretch); length > 0 && len(runs) <= limit; stretch = min(2*stretch, lastStretch) {
 		n := min(stretch, length)
 		known := len(runs)
-		all, err := dev.Extents(runs, context, off, n)
+		all, err := dev.extents(runs, context, off, n)
 		if err != nil {
 			return nil, err
 		}

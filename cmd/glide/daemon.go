@@ -12,14 +12,18 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/config"
 	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/limits"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/nbd"
@@ -39,6 +43,10 @@ const (
 // --memory says is nearer to what the machine gives. GOGC overrides it.
 const gcPercent = 50
 
+// maxThreads is how many threads the runtime may have before it ends the process:
+// Go's 10,000, and one for each connection and read from the disk that may wait.
+const maxThreads = 20_000
+
 // serve runs the daemon until ctx ends. load reads the settings again.
 func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.Config, error)) error {
 	debug.SetTraceback("crash") // a bug ends the process by a signal: a status of 2 would mean that the command line is wrong
@@ -46,6 +54,7 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 	level.Set(c.LogLevel)
 	log := newLogger(a.err, c.LogFormat, level)
 	raiseLimits(log)
+	debug.SetMaxThreads(maxThreads)
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -74,7 +83,14 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 		defer sup.reloading()()
 		lv.reread(ctx, store)
 	})
+	var conns atomic.Pointer[connMetrics]
 	cfg := host.Config{
+		Limits: func() []limits.Use {
+			if c := conns.Load(); c != nil {
+				return append(limits.Read(), c.uses()...)
+			}
+			return limits.Read()
+		},
 		Data: c.Data, Store: store, StoreURL: c.Store, Counter: counter, Version: version,
 		Advertise: c.Advertise, NBD: texts(ls.nbd.addrs), API: texts(ls.api.addrs), NBDTLS: c.TLS == "require",
 		Memory: c.Memory, Cache: c.Cache, WALLimit: c.WALLimit, DirtyBudget: c.DirtyBudget,
@@ -94,10 +110,13 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 	err = ls.openSockets() // now that no other daemon has the directory
 	if err == nil {
 		mode, tlsConfig := lv.nbdTLS()
-		err = a.run(ctx, h, ls, &running{
+		r := &running{
 			live: lv, log: log, sup: sup, data: c.Data,
 			nbd: &nbd.Server{Exporter: h.Exports(), Options: nbd.Options{TLS: mode, TLSConfig: tlsConfig, Logger: log}},
-		}, cfg)
+		}
+		r.conns = &connMetrics{nbd: r.nbd, api: &r.guards}
+		conns.Store(r.conns)
+		err = a.run(ctx, h, ls, r, cfg)
 	}
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
@@ -112,9 +131,11 @@ type running struct {
 	data string
 	nbd  *nbd.Server
 	// api are the servers of the API: for this machine, and for others, who need a token.
-	api   [2]*http.Server
-	socks sockets
-	stop  context.CancelCauseFunc // ends the requests of the API
+	api    [2]*http.Server
+	socks  sockets
+	guards guards
+	conns  *connMetrics
+	stop   context.CancelCauseFunc // ends the requests of the API
 }
 
 // patient gives each request one patience with the store.
@@ -129,10 +150,10 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	failed := make(chan error, len(ls.api.addrs)+len(ls.nbd.addrs))
 	base, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	r.stop = stop
-	r.socks.log, r.socks.data = r.log, r.data
+	r.socks.log, r.socks.data, r.guards.log = r.log, r.data, r.log
 	for i, token := range []func() string{nil, r.live.Token} {
 		r.api[i] = &http.Server{
-			Handler:           patient(api.Handler(h, api.Options{Log: r.log, Token: token, Panicked: h.PanickedAt})),
+			Handler:           patient(api.Handler(h, api.Options{Log: r.log, Token: token, Panicked: h.PanickedAt, Collectors: []prometheus.Collector{r.conns}})),
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       2 * time.Minute,
 			MaxHeaderBytes:    64 << 10,
@@ -153,7 +174,7 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 		if l.Addr().Network() == "tcp" {
 			s = r.api[1]
 		}
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) && !r.socks.replaced(l) {
+		if err := s.Serve(r.guards.around(l)); !errors.Is(err, http.ErrServerClosed) && !r.socks.replaced(l) {
 			fail(fmt.Errorf("the API at %s: %w", l.Addr(), err))
 		}
 	}

@@ -20,11 +20,15 @@ import (
 
 // exported is what export prints in JSON.
 type exported struct {
-	Name      string  `json:"name"`
-	File      string  `json:"file"`
-	Format    string  `json:"format"`
-	Size      uint64  `json:"size"`
-	DataBytes int64   `json:"data_bytes"`
+	Name      string `json:"name"`
+	File      string `json:"file"`
+	Format    string `json:"format"`
+	Size      uint64 `json:"size"`
+	DataBytes int64  `json:"data_bytes"`
+	// LooksLike is what a raw image would be taken for by what its guest wrote, ""
+	// if nothing; Marked, that the file has the mark by which import knows better.
+	LooksLike string  `json:"looks_like,omitempty"`
+	Marked    bool    `json:"marked,omitempty"`
 	ElapsedMs float64 `json:"elapsed_ms"`
 }
 
@@ -36,7 +40,11 @@ func newExport(a *app) *cobra.Command {
 		Long: `Writes a volume or a snapshot, as it is at this moment, to an image: a raw file
 with holes, or qcow2. To standard output (-) a raw image goes with its zeros, and
 a qcow2 image by way of a temporary file (in $TMPDIR). A file that exists is
-replaced once all has arrived; a block device is written in place.`,
+replaced once all has arrived; a block device is written in place.
+
+A raw image of a disk whose guest wrote, say, a qcow2 header would be taken for
+that. The file gets a mark (an extended attribute) by which glide import knows it
+as long as it is not changed; and a warning says so, since copies may lose it.`,
 		Example:           "  glide export vm1@before disk.qcow2 --format qcow2",
 		Args:              takes(2, 2),
 		ValidArgsFunction: a.volumes(1),
@@ -49,7 +57,7 @@ replaced once all has arrived; a block device is written in place.`,
 			switch {
 			case err != nil:
 				return err
-			case f == image.Auto:
+			case f != image.Raw && f != image.Qcow2:
 				return usage("the format is raw or qcow2")
 			case file == "-" && a.json:
 				return usage("--json cannot go to standard output together with the image")
@@ -80,17 +88,53 @@ func (a *app) export(ctx context.Context, name, file string, format image.Format
 		return out, err
 	}
 	defer func() { _ = x.Close() }() // all of it was read, or an error is under way
-	src := a.watch("exporting", x)
+	seen := image.Watch(x)
+	src := a.watch("exporting", seen)
 	defer src.stop()
+	out = exported{Name: name, File: file, Format: format.String(), Size: x.Size()}
 	switch {
 	case file != "-":
-		err = writeImage(file, format, src)
+		err = writeImage(file, format, src, func(f *os.File) (err error) {
+			out.Marked, err = markRaw(f, format, seen)
+			return err
+		})
 	case format == image.Qcow2:
 		err = streamQcow2(a.out, src)
 	default:
 		err = image.WriteRaw(a.out, src)
 	}
-	return exported{name, file, format.String(), x.Size(), src.data, float64(time.Since(began)) / 1e6}, err
+	if err != nil {
+		return out, err
+	}
+	if format == image.Raw {
+		out.LooksLike = seen.Guise()
+	}
+	out.DataBytes, out.ElapsedMs = src.data, float64(time.Since(began))/1e6
+	return out, a.warnOfGuise(&out)
+}
+
+// markRaw marks a raw image that would be taken for something else, if its file
+// system keeps marks.
+func markRaw(f *os.File, format image.Format, seen *image.Watched) (marked bool, err error) {
+	if format != image.Raw || seen.Guise() == "" {
+		return false, nil
+	}
+	err = seen.MarkRaw(f)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// warnOfGuise warns of a raw image that would be taken for something else.
+func (a *app) warnOfGuise(out *exported) error {
+	switch {
+	case out.LooksLike == "":
+		return nil
+	case out.Marked:
+		return say(a.err, "glide: the guest's disk looks like %s: the file is marked as raw for glide import; a copy may lose the mark, and needs --format raw", out.LooksLike)
+	}
+	return say(a.err, "glide: the guest's disk looks like %s: import it with --format raw", out.LooksLike)
 }
 
 // streamQcow2 writes a qcow2 image in order, which its format does not allow:
@@ -105,7 +149,8 @@ func streamQcow2(w io.Writer, src client.Source) (err error) {
 		return err
 	}
 	if err := image.WriteQcow2(f, src); err != nil {
-		return err
+		_ = f.Truncate(0) // so that what is free is told without it
+		return image.NoRoomInTemp(err, atMost(src))
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -114,9 +159,14 @@ func streamQcow2(w io.Writer, src client.Source) (err error) {
 	return err
 }
 
+// atMost is how much room an image of src needs, in words.
+func atMost(src client.Source) string {
+	return "as much as the volume has data, at most " + size.Human(src.Size())
+}
+
 // writeImage writes an image to path: in place if that is a device, else beside
 // it first, so that there is the old file or the new one and never a half.
-func writeImage(path string, format image.Format, src client.Source) (err error) {
+func writeImage(path string, format image.Format, src client.Source, written func(*os.File) error) (err error) {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
 	}
@@ -148,10 +198,16 @@ func writeImage(path string, format image.Format, src client.Source) (err error)
 		err = image.WriteRawFile(f, src)
 	}
 	if err == nil {
+		err = written(f)
+	}
+	if err == nil {
 		err = f.Sync()
 	}
+	if err != nil {
+		_ = f.Truncate(0) // it goes: what is free is told without it
+	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+		return image.NoRoom(err, filepath.Dir(path), atMost(src), "export it to a place with more")
 	}
 	return os.Rename(temp, path)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"time"
@@ -15,8 +16,22 @@ import (
 	"github.com/paraglide/glide/internal/size"
 )
 
+// imported is what import prints in JSON.
+type imported struct {
+	client.Import
+	Format       string `json:"format"`    // of the image: raw, qcow2, or that which it was converted from
+	Converted    bool   `json:"converted"` // by qemu-img
+	Marked       bool   `json:"marked"`    // raw by the mark of the export that wrote it
+	InputBytes   uint64 `json:"input_bytes"`
+	PaddingBytes uint64 `json:"padding_bytes"`
+}
+
+// imageFlags are the flags of import that say how to read the image.
+type imageFlags struct{ size, format, sha256, length string }
+
 func newImport(a *app) *cobra.Command {
-	var sizeText, store, format string
+	var store string
+	var flags imageFlags
 	cmd := &cobra.Command{
 		Use:   "import FILE|- NAME [--size SIZE] [--store URL]",
 		Short: "Make a volume from a raw or qcow2 image",
@@ -24,22 +39,29 @@ func newImport(a *app) *cobra.Command {
 Holes stay holes. Importing the same image to the same name once more changes
 nothing.
 
+What the image is is told by its content. What is neither raw nor qcow2, such as
+another format, a compressed file, an archive or a web page, is refused with what
+to do about it; --format auto has qemu-img convert it, if that can. A disk whose
+guest wrote such a thing needs --format raw, unless glide export marked the file.
+
 An image that is no multiple of 512 bytes is padded with zeros. A qcow2 image
 must be whole: no backing file, no encryption, no external data.
 
-From standard input (-), a raw image with --size is read as it comes; anything
-else is kept in a temporary file (in $TMPDIR) first.
+--sha256 and --expect-size say what must arrive, as it is given: before the volume
+exists, all of it is compared. From standard input (-), a raw image with --size or
+--expect-size is read as it comes; anything else is kept in a temporary file (in
+$TMPDIR) first.
 
 With --store it needs no daemon: the volume is left in the store for any host
 to wake.`,
 		Example: `  glide import debian-12.qcow2 debian
-  zcat disk.img.gz | glide import - disk --size 10G`,
+  xz -dc disk.img.xz | glide import - disk --size 10G`,
 		Args: takes(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkNames(false, args[1]); err != nil {
 				return err
 			}
-			opts, err := imageOptions(sizeText, format)
+			opts, err := flags.options()
 			if err != nil {
 				return err
 			}
@@ -54,18 +76,33 @@ to wake.`,
 			return a.print(out, func(w io.Writer) error { return printImport(w, &out) })
 		},
 	}
-	cmd.Flags().StringVar(&sizeText, "size", "", "`SIZE` of the volume; larger than the image, it is filled up with zeros (default: the image's)")
+	cmd.Flags().StringVar(&flags.size, "size", "", "`SIZE` of the volume; larger than the image, it is filled up with zeros (default: the image's)")
 	cmd.Flags().StringVar(&store, "store", "", "import into the store at this `URL`, without a daemon")
-	cmd.Flags().StringVar(&format, "format", "auto", "`FORMAT` of the image, raw or qcow2, instead of finding out")
+	cmd.Flags().StringVar(&flags.format, "format", "", "`FORMAT` of the image, raw or qcow2, instead of finding out; auto: find out, and convert what qemu-img reads")
+	cmd.Flags().StringVar(&flags.sha256, "sha256", "", "`HEX` of the SHA-256 that the image, as it is given, must have")
+	cmd.Flags().StringVar(&flags.length, "expect-size", "", "`SIZE` that the image, as it is given, must have, to the byte")
 	return a.jsonFlag(cmd)
 }
 
-func imageOptions(sizeText, format string) (opts image.Options, err error) {
-	if opts.Format, err = image.ParseFormat(format); err != nil {
+func (f *imageFlags) options() (opts image.Options, err error) {
+	if opts.Format, err = image.ParseFormat(f.format); err != nil {
 		return opts, err
 	}
-	if sizeText != "" {
-		opts.Size, err = size.ParseVolume(sizeText)
+	if f.sha256 != "" {
+		if opts.SHA256, err = image.ParseSHA256(f.sha256); err != nil {
+			return opts, err
+		}
+	}
+	if f.length != "" {
+		if opts.Length, err = size.Parse(f.length); err != nil {
+			return opts, err
+		}
+		if opts.Length == 0 {
+			return opts, usage("--expect-size is zero: an empty image is never imported")
+		}
+	}
+	if f.size != "" {
+		opts.Size, err = size.ParseVolume(f.size)
 	}
 	return opts, err
 }
@@ -74,9 +111,9 @@ type importFunc func(ctx context.Context, name string, size uint64, src client.S
 
 // importFile reads an image and hands it on. An interrupt ends it also while it
 // waits for standard input, which nothing else can end.
-func (a *app) importFile(ctx context.Context, path, name string, opts image.Options, into importFunc) (client.Import, error) {
+func (a *app) importFile(ctx context.Context, path, name string, opts image.Options, into importFunc) (imported, error) {
 	type result struct {
-		out client.Import
+		out imported
 		err error
 	}
 	done := make(chan result, 1)
@@ -93,11 +130,11 @@ func (a *app) importFile(ctx context.Context, path, name string, opts image.Opti
 	case r := <-done:
 		return r.out, r.err
 	case <-time.After(time.Second):
-		return client.Import{}, ctx.Err()
+		return imported{}, ctx.Err()
 	}
 }
 
-func (a *app) readAndImport(ctx context.Context, path, name string, opts image.Options, into importFunc) (out client.Import, err error) {
+func (a *app) readAndImport(ctx context.Context, path, name string, opts image.Options, into importFunc) (out imported, err error) {
 	f := a.in
 	if path != "-" {
 		if f, err = os.Open(path); err != nil {
@@ -105,14 +142,20 @@ func (a *app) readAndImport(ctx context.Context, path, name string, opts image.O
 		}
 		defer func() { _ = f.Close() }() // only read from
 	}
-	img, err := image.Open(f, opts)
+	img, err := image.Open(ctx, f, opts)
 	if err != nil {
 		return out, err
 	}
 	defer func() { _ = img.Close() }() // a temporary file
 	src := a.watch("importing", img)
 	defer src.stop()
-	return into(ctx, name, img.Size(), src)
+	if out.Import, err = into(ctx, name, img.Size(), src); err != nil {
+		return out, err
+	}
+	r := img.Report()
+	out.Format, out.Converted, out.Marked = r.Format, r.Converted, r.Marked
+	out.InputBytes, out.BytesRead, out.PaddingBytes = r.Length, r.Read, r.Padding
+	return out, nil
 }
 
 func (a *app) importToDaemon(ctx context.Context, name string, size uint64, src client.Source) (client.Import, error) {
@@ -140,10 +183,22 @@ func importToStore(url string) importFunc {
 	}
 }
 
-func printImport(w io.Writer, out *client.Import) error {
+func printImport(w io.Writer, out *imported) error {
+	var err error
 	if out.Unchanged {
-		return say(w, "%s holds this image already", out.Name)
+		err = say(w, "%s holds this image already", out.Name)
+	} else {
+		err = say(w, "imported %s, %s (%d bytes read, %s uploaded) in %s", out.Name, size.Human(out.Size),
+			out.BytesRead, size.Human(out.BytesUploaded), took(out.ElapsedMs))
 	}
-	return say(w, "imported %s, %s (%s of data, %s uploaded) in %s", out.Name, size.Human(out.Size),
-		size.Human(out.BytesRead), size.Human(out.BytesUploaded), took(out.ElapsedMs))
+	if out.Converted {
+		err = errors.Join(err, say(w, "qemu-img converted it from %s", out.Format))
+	}
+	if out.Marked {
+		err = errors.Join(err, say(w, "taken as raw, by the mark that glide export left on it"))
+	}
+	if out.PaddingBytes > 0 {
+		err = errors.Join(err, say(w, "the image has %d bytes: %d bytes of zeros fill its last sector", out.InputBytes, out.PaddingBytes))
+	}
+	return err
 }

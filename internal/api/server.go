@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -26,6 +27,9 @@ type Options struct {
 	// Token, if set, returns what every request but those for /healthz must
 	// carry as `Authorization: Bearer TOKEN`, at the time of the request.
 	Token func() string
+	// StallTimeout is how long a request or its answer may make no progress because
+	// of the client: 60 s by default, and 10 min for one on the same machine.
+	StallTimeout time.Duration
 	// Collectors are metrics beyond those that the Backend tells of.
 	Collectors []prometheus.Collector
 	// Panicked, if set, is told of a panic in a request that may have changed the
@@ -136,6 +140,8 @@ func Handler(b Backend, o Options) http.Handler {
 	// A web page that the user looks at must not reach a daemon on his machine.
 	origin := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w, r, done := limitStalls(w, r, &o)
+		defer done()
 		defer s.recover(w, r)
 		r = withTenant(r)
 		if err := origin.Check(r); err != nil {

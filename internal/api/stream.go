@@ -24,6 +24,12 @@ import (
 //	 8  4  0
 //	12  4  CRC32C of everything before these four bytes
 //
+// A sender that has nothing to send for now says so every few seconds, so that it
+// is not taken for one that is gone:
+//
+//	0  8  0
+//	8  4  fffffffe
+//
 // A sender that cannot go on says so instead, so that the receiver can tell why:
 //
 //	 0  8  length of the message, at most 64 KiB
@@ -40,13 +46,15 @@ const (
 	frameHeader = 12
 	frameEnd    = 0
 	frameAbort  = 0xffffffff
+	frameWait   = 0xfffffffe
 	maxAbort    = 64 << 10
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // WriteImage writes src to w as a stream of frames. When src fails it tells the
-// receiver and returns src's error.
+// receiver and returns src's error. An extent without data tells the receiver that
+// src waits; if w has a Flush, that goes out at once.
 func WriteImage(w io.Writer, src Source) error {
 	f := frameWriter{w: w}
 	for {
@@ -58,6 +66,11 @@ func WriteImage(w io.Writer, src Source) error {
 			// Whether the receiver still hears of it makes no difference to what is wrong.
 			_ = f.abort(err)
 			return err
+		}
+		if len(e.Data) == 0 {
+			if err := f.wait(); err != nil {
+				return err
+			}
 		}
 		for off, data := e.Off, e.Data; len(data) > 0; {
 			n := min(len(data), MaxFrame)
@@ -83,6 +96,16 @@ func (f *frameWriter) frame(off uint64, length uint32, data []byte) error {
 		if _, err := f.w.Write(b); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func (f *frameWriter) wait() error {
+	if err := f.frame(0, frameWait, nil); err != nil {
+		return err
+	}
+	if b, ok := f.w.(interface{ Flush() error }); ok {
+		return b.Flush()
 	}
 	return nil
 }
@@ -133,10 +156,13 @@ func (f *frameReader) Next() (Extent, error) {
 
 func (f *frameReader) next() (Extent, error) {
 	var h [frameHeader]byte
-	if err := f.read(h[:]); err != nil {
-		return Extent{}, err
+	off, length := uint64(0), uint32(frameWait)
+	for length == frameWait {
+		if err := f.read(h[:]); err != nil {
+			return Extent{}, err
+		}
+		off, length = binary.LittleEndian.Uint64(h[:]), binary.LittleEndian.Uint32(h[8:])
 	}
-	off, length := binary.LittleEndian.Uint64(h[:]), binary.LittleEndian.Uint32(h[8:])
 	switch {
 	case length == frameEnd:
 		return Extent{}, f.readEnd(off)

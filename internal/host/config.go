@@ -15,6 +15,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/kernelnbd"
+	"github.com/paraglide/glide/internal/limits"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
@@ -54,6 +55,9 @@ type Config struct {
 
 	// Starting is told what Open is at. It may be called by several goroutines.
 	Starting func(format string, args ...any)
+
+	// Limits are those of the system that the host shows; limits.Read.
+	Limits func() []limits.Use
 
 	// Kernel is where volumes are attached; this machine's.
 	Kernel Kernel
@@ -123,6 +127,9 @@ func (c *Config) fill() error {
 	}
 	if c.Starting == nil {
 		c.Starting = func(string, ...any) {}
+	}
+	if c.Limits == nil {
+		c.Limits = limits.Read
 	}
 	if c.Kernel == nil {
 		c.Kernel = kernelnbd.Kernel{}

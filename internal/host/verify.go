@@ -12,7 +12,6 @@ import (
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/kernelnbd"
-	"github.com/paraglide/glide/internal/limits"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/problem"
@@ -157,7 +156,7 @@ func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
 	s.Cache.DedupHits = h.dedup.n.Load()
 	s.Panics = h.panics.Load()
 	s.Limits = map[string]api.Limit{}
-	for _, u := range limits.Read() {
+	for _, u := range h.cfg.Limits() {
 		s.Limits[u.Name] = api.Limit{Used: u.Used, Limit: u.Limit}
 	}
 	w := &h.pool.Stats
@@ -201,7 +200,7 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		}
 	}
 	add("reserved room", rerr, size.Human(uint64(of))+" are kept for when the disk is full", "make room under "+h.cfg.Data)
-	for _, u := range limits.Read() {
+	for _, u := range h.cfg.Limits() {
 		var lerr error
 		if u.Near() {
 			lerr = problem.New(problem.NoSpace, "%d of at most %d are in use", u.Used, u.Limit)

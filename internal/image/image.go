@@ -2,14 +2,16 @@
 // which holes stay holes, and writes such streams as images.
 //
 // An image whose length is not a multiple of 512 bytes is padded with zeros.
-// What is read comes from anywhere: nothing in it is trusted. A qcow2 image is
-// checked for everything that reading it relies on; what is not understood is
-// refused, and never read as something else.
+// What is read comes from anywhere: nothing in it is trusted. What an image is
+// is told by its content, at its beginning and at its end, and only what has no
+// mark of anything else is taken for a raw disk. A qcow2 image is checked for
+// everything that reading it relies on; what is not understood is refused, and
+// never read as something else.
 package image
 
 import (
 	"bytes"
-	"encoding/binary"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,15 +26,17 @@ import (
 // Format is how an image is laid out.
 type Format uint8
 
-// The formats. Auto finds out from the first bytes; a raw image may look like
+// The formats. Detect finds out, and refuses what is neither raw nor qcow2; Auto
+// is Detect that has qemu-img convert what that reads. A raw image may look like
 // one of another format, if its guest wants it to, and then has to be named.
 const (
-	Auto Format = iota
+	Detect Format = iota
 	Raw
 	Qcow2
+	Auto
 )
 
-var formatNames = []string{Auto: "auto", Raw: "raw", Qcow2: "qcow2"}
+var formatNames = []string{Detect: "", Raw: "raw", Qcow2: "qcow2", Auto: "auto"}
 
 // String is the format's name in flags.
 func (f Format) String() string { return formatNames[f] }
@@ -42,36 +46,53 @@ func ParseFormat(name string) (Format, error) {
 	if i := slices.Index(formatNames, name); i >= 0 {
 		return Format(i), nil
 	}
-	return 0, problem.New(problem.Invalid, "the image format %.60q is not known: there are raw and qcow2", name)
+	return 0, problem.New(problem.Invalid, "the image format %.60q is not known: there are raw, qcow2 and auto", name)
 }
 
 // Options say how an image is to be read. The zero value has the defaults.
 type Options struct {
-	Format Format // Auto
+	Format Format // Detect
 	// Size, if not 0, is the size to present, in bytes: a larger one than the
 	// image's grows it by zeros, a smaller one is refused.
 	Size uint64
-	// TempDir is where a stream is spooled that cannot be read in order;
-	// os.TempDir by default.
+	// SHA256, in hexadecimal, and Length are those that the image must have, as it
+	// is given, before it is unpacked; "" and 0 are any. Either is checked before
+	// Next returns io.EOF.
+	SHA256 string
+	Length uint64
+	// TempDir is where a stream is spooled that cannot be read in order, and
+	// where an image is converted to; os.TempDir by default.
 	TempDir string
 }
 
 // Image is an opened image; it implements api.Source.
 type Image struct {
 	api.Source
-	format Format
-	spool  *os.File
+	report func() Report
+	spools []*os.File
 }
 
-// Format is the image's format, Raw or Qcow2.
-func (i *Image) Format() Format { return i.format }
+// Report is what there is to say about an image that was read.
+type Report struct {
+	Format    string // "raw" or "qcow2", or what it was converted from
+	Converted bool
+	Marked    bool   // known to be raw by the mark of the export that wrote it
+	Length    uint64 // of the image as it was given, bytes
+	// Read is how many bytes of it were read: all, but for the holes of a raw file.
+	Read    uint64
+	Padding uint64 // zeros that fill the last sector, bytes
+}
+
+// Report tells about the image once Next has returned io.EOF.
+func (i *Image) Report() Report { return i.report() }
 
 // Close removes what was spooled. The file that Open got is its opener's.
 func (i *Image) Close() error {
-	if i.spool == nil {
-		return nil
+	var errs []error
+	for _, f := range i.spools {
+		errs = append(errs, f.Close())
 	}
-	return i.spool.Close()
+	return errors.Join(errs...)
 }
 
 const (
@@ -80,47 +101,21 @@ const (
 	chunk = 1 << 20
 	// grain is the length of zeros, in bytes, from which they become a hole.
 	grain = 64 << 10
-	// magicLen is how many bytes Auto looks at.
-	magicLen = 68
 )
 
 // Open opens the image in f: a file, a block device, or a stream such as a pipe.
-// A raw stream is read as it comes if opts has its size; otherwise, and for
-// qcow2, it is spooled to a temporary file first, holes left out.
-func Open(f *os.File, opts Options) (*Image, error) {
+// A raw stream is read as it comes if opts has its size or its length; otherwise,
+// and for what is not raw, it is spooled to a temporary file first, holes left
+// out. ctx ends a conversion.
+func Open(ctx context.Context, f *os.File, opts Options) (*Image, error) {
 	length, ok, err := extentOf(f)
 	if err != nil {
 		return nil, err
 	}
 	if ok {
-		return openFile(f, length, opts)
+		return openFile(ctx, f, length, opts)
 	}
-	head := make([]byte, magicLen)
-	n, err := io.ReadFull(f, head)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-		return nil, fmt.Errorf("read the image: %w", err)
-	}
-	r := io.MultiReader(bytes.NewReader(head[:n]), f)
-	format, err := detect(head[:n], opts.Format)
-	if err != nil {
-		return nil, err
-	}
-	if format == Raw && opts.Size > 0 {
-		if err := size.Check(opts.Size); err != nil {
-			return nil, err
-		}
-		return &Image{Source: newStream(r, opts.Size), format: Raw}, nil
-	}
-	spool, length, err := spoolTo(opts.TempDir, r)
-	if err != nil {
-		return nil, err
-	}
-	img, err := openFile(spool, length, opts)
-	if err != nil {
-		return nil, errors.Join(err, spool.Close())
-	}
-	img.spool = spool
-	return img, nil
+	return openStream(ctx, f, opts)
 }
 
 // extentOf is the length of what can be read at any place; ok is false for a stream.
@@ -148,59 +143,122 @@ func extentOf(f *os.File) (length int64, ok bool, err error) {
 	return length, true, nil
 }
 
-func openFile(f *os.File, length int64, opts Options) (*Image, error) {
-	head := make([]byte, min(magicLen, length))
-	if _, err := f.ReadAt(head, 0); err != nil && err != io.EOF {
-		return nil, fmt.Errorf("read the image: %w", err)
-	}
-	format, err := detect(head, opts.Format)
+func openStream(ctx context.Context, f *os.File, opts Options) (*Image, error) {
+	in, err := newArrival(f, opts)
 	if err != nil {
 		return nil, err
 	}
-	var src api.Source
-	if format == Qcow2 {
-		src, err = OpenQcow2(f, length)
-	} else {
-		src, err = newRaw(f, length)
-	}
+	what, err := in.sample.decide(opts.Format)
 	if err != nil {
 		return nil, err
 	}
-	if src, err = resize(src, opts.Size); err != nil {
+	to := opts.Size
+	if to == 0 {
+		to = pad(opts.Length)
+	}
+	if what.kind == isRaw && to > 0 && opts.Format != Auto { // what its end says may have to be converted
+		if err := size.Check(to); err != nil {
+			return nil, err
+		}
+		src := newStream(in, to)
+		return &Image{Source: src, report: func() Report {
+			n := uint64(in.sample.length)
+			return Report{Format: Raw.String(), Length: n, Read: n, Padding: pad(n) - n}
+		}}, nil
+	}
+	spool, length, err := spoolTo(opts.TempDir, in, opts.Length)
+	if err != nil {
 		return nil, err
 	}
-	return &Image{Source: src, format: format}, nil
-}
-
-// foreign are formats that nobody means to import as the bytes of a disk.
-var foreign = []struct {
-	name  string
-	at    int
-	magic string
-}{
-	{"a VMDK", 0, "KDMV"},
-	{"a VMDK", 0, "# Disk DescriptorFile"},
-	{"a VHDX", 0, "vhdxfile"},
-	{"a VHD", 0, "conectix"},
-	{"a VDI", 64, "\x7f\x10\xda\xbe"},
-	{"a QED", 0, "QED\x00"},
-	{"a qcow (version 1)", 0, "QFI\xfb\x00\x00\x00\x01"},
-}
-
-// detect is the format of the image with the first bytes given.
-func detect(head []byte, want Format) (Format, error) {
-	if want != Auto {
-		return want, nil
-	}
-	for _, f := range foreign {
-		if len(head) >= f.at+len(f.magic) && string(head[f.at:f.at+len(f.magic)]) == f.magic {
-			return 0, problem.New(problem.Unsupported, "the image is %s: convert it first with `qemu-img convert -O qcow2` (or name its format if these are the raw bytes of a disk)", f.name)
+	if err = in.finish(); err == nil {
+		opts.SHA256, opts.Length = "", 0 // they were checked
+		var img *Image
+		if img, err = openFile(ctx, spool, length, opts); err == nil {
+			inner := img.report
+			img.report = func() Report {
+				r := inner()
+				r.Read = r.Length // of a stream the holes come, too
+				return r
+			}
+			img.spools = append(img.spools, spool)
+			return img, nil
 		}
 	}
-	if len(head) >= 4 && binary.BigEndian.Uint32(head) == qcow2Magic {
-		return Qcow2, nil
+	return nil, errors.Join(err, spool.Close())
+}
+
+func openFile(ctx context.Context, f *os.File, length int64, opts Options) (*Image, error) {
+	if length == 0 {
+		return nil, errEmpty
 	}
-	return Raw, nil
+	s, err := sampleOf(f, length)
+	if err != nil {
+		return nil, err
+	}
+	what, err := s.decide(opts.Format)
+	marked := false
+	if err != nil || what.kind != isRaw {
+		if marked = (opts.Format == Detect || opts.Format == Auto) && isMarked(f, s); marked {
+			what, err = finding{}, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := checkFile(f, length, opts); err != nil {
+		return nil, err
+	}
+	img := &Image{}
+	switch what.kind {
+	case isRaw:
+		r := newRaw(f, length)
+		img.Source = r
+		img.report = func() Report {
+			return Report{Format: Raw.String(), Marked: marked, Length: uint64(length), Read: r.read, Padding: r.Size() - uint64(length)}
+		}
+	case isQcow2:
+		q, err := openQcow2(f, length)
+		if err != nil {
+			return nil, err
+		}
+		img.Source, img.report = q, q.report(Report{Format: Qcow2.String(), Length: uint64(length)})
+	default:
+		spool, q, err := convert(ctx, f, length, what, opts.TempDir)
+		if err != nil {
+			return nil, err
+		}
+		img.spools = append(img.spools, spool)
+		img.Source, img.report = q, q.report(Report{Format: what.tool, Converted: true, Length: uint64(length)})
+	}
+	if opts.SHA256 != "" {
+		if img.Source, err = steady(img.Source, f); err != nil {
+			return nil, errors.Join(err, img.Close())
+		}
+	}
+	if img.Source, err = resize(img.Source, opts.Size); err != nil {
+		return nil, errors.Join(err, img.Close())
+	}
+	return img, nil
+}
+
+var errEmpty = problem.New(problem.Corrupt, "the image is empty: did what makes it fail? (an empty volume is made with glide create)")
+
+// decide is what the image will be read as, by the format asked for.
+func (s *sample) decide(want Format) (finding, error) {
+	switch want {
+	case Raw:
+		return finding{}, nil
+	case Qcow2:
+		return qcow2Image, nil
+	}
+	what := s.find()
+	switch {
+	case what.kind == isRaw:
+		return what, s.cutShort()
+	case what.kind == isQcow2, what.kind == isDisk && want == Auto:
+		return what, nil
+	}
+	return what, what.refusal()
 }
 
 // resize presents src with another size.
@@ -210,7 +268,7 @@ func resize(src api.Source, to uint64) (api.Source, error) {
 		to = have
 	}
 	if have == 0 && to == 0 {
-		return nil, problem.New(problem.Invalid, "the image is empty: give the volume a size")
+		return nil, problem.New(problem.Invalid, "the image is of an empty disk: give the volume a size")
 	}
 	if err := size.Check(to); err != nil {
 		return nil, err

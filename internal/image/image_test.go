@@ -104,7 +104,7 @@ func open(t testing.TB, path string, opts Options) *Image {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.Close() })
-	img, err := Open(f, opts)
+	img, err := Open(t.Context(), f, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,8 +129,8 @@ func TestRaw(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "raw")
 		pattern(t, path, length)
 		img := open(t, path, Options{})
-		if img.Format() != Raw || img.Size() != pad(uint64(length)) {
-			t.Fatalf("format %s, size %d", img.Format(), img.Size())
+		if img.Report().Format != "raw" || img.Size() != pad(uint64(length)) {
+			t.Fatalf("%+v, size %d", img.Report(), img.Size())
 		}
 		sum, data := content(t, img)
 		if sum != hashFile(t, path) {
@@ -153,7 +153,7 @@ func TestSize(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(f, Options{Size: size}); !errors.Is(err, problem.Invalid) {
+		if _, err := Open(t.Context(), f, Options{Size: size}); !errors.Is(err, problem.Invalid) {
 			t.Errorf("size %d: %v", size, err)
 		}
 		_ = f.Close()
@@ -167,11 +167,13 @@ func TestSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	if _, err := Open(f, Options{}); !errors.Is(err, problem.Invalid) {
-		t.Errorf("an empty image: %v", err)
-	}
-	if img := open(t, empty, Options{Size: 1 << 20}); img.Size() != 1<<20 {
-		t.Errorf("an empty image that grows: %d", img.Size())
+	for _, o := range []Options{{}, {Size: 1 << 20}, {Format: Raw}, {Format: Raw, Size: 1 << 20}} {
+		if _, err := Open(t.Context(), f, o); !errors.Is(err, problem.Corrupt) || !strings.Contains(err.Error(), "empty") {
+			t.Errorf("an empty image, %+v: %v", o, err)
+		}
+		if _, err := Open(t.Context(), pipe(t, empty), o); !errors.Is(err, problem.Corrupt) || !strings.Contains(err.Error(), "empty") {
+			t.Errorf("an empty stream, %+v: %v", o, err)
+		}
 	}
 }
 
@@ -230,7 +232,7 @@ func TestStream(t *testing.T) {
 		"raw":             {path, Options{TempDir: dir}},
 		"qcow2":           {q, Options{TempDir: dir}},
 	} {
-		img, err := Open(pipe(t, c.path), c.opts)
+		img, err := Open(t.Context(), pipe(t, c.path), c.opts)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -248,7 +250,7 @@ func TestStream(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(dir, "glide-import-*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	img, err := Open(pipe(t, path), Options{Size: 1 << 20})
+	img, err := Open(t.Context(), pipe(t, path), Options{Size: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,17 +273,17 @@ func TestForeign(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = Open(f, Options{})
+		_, err = Open(t.Context(), f, Options{})
 		if !errors.Is(err, problem.Unsupported) || !strings.Contains(err.Error(), "qemu-img convert") {
 			t.Errorf("%s: %v", format, err)
 		}
-		if img, err := Open(f, Options{Format: Raw}); err != nil || img.Format() != Raw {
+		if img, err := Open(t.Context(), f, Options{Format: Raw}); err != nil || img.Report().Format != "raw" {
 			t.Errorf("%s, as raw bytes: %v", format, err)
 		}
 		_ = f.Close()
 	}
 	if f, err := os.Open(dir); err == nil {
-		if _, err := Open(f, Options{}); !errors.Is(err, problem.Invalid) {
+		if _, err := Open(t.Context(), f, Options{}); !errors.Is(err, problem.Invalid) {
 			t.Errorf("a directory: %v", err)
 		}
 		_ = f.Close()
@@ -357,7 +359,7 @@ func TestWriteFails(t *testing.T) {
 	if err := WriteQcow2(f, &failing{}); err == nil || !strings.Contains(err.Error(), "lost") {
 		t.Fatalf("error: %v", err)
 	}
-	if _, err := Open(f, Options{Format: Qcow2}); err == nil {
+	if _, err := Open(t.Context(), f, Options{Format: Qcow2}); err == nil {
 		t.Error("half an image is one")
 	}
 	for _, w := range []func(api.Source) error{
@@ -371,7 +373,7 @@ func TestWriteFails(t *testing.T) {
 }
 
 func TestParseFormat(t *testing.T) {
-	for _, f := range []Format{Auto, Raw, Qcow2} {
+	for _, f := range []Format{Detect, Auto, Raw, Qcow2} {
 		if got, err := ParseFormat(f.String()); err != nil || got != f {
 			t.Errorf("%s: %v, %v", f, got, err)
 		}

@@ -31,7 +31,9 @@ type qcow2 struct {
 // OpenQcow2 opens the qcow2 image in the first length bytes of r. Its internal
 // snapshots are ignored. Besides buffers of a few MiB it takes no more memory
 // than the image has bytes.
-func OpenQcow2(r io.ReaderAt, length int64) (api.Source, error) {
+func OpenQcow2(r io.ReaderAt, length int64) (api.Source, error) { return openQcow2(r, length) }
+
+func openQcow2(r io.ReaderAt, length int64) (*qcow2, error) {
 	h, err := readHeader(r, length)
 	if err != nil {
 		return nil, err
@@ -65,6 +67,12 @@ func (q *qcow2) read(p []byte, off uint64, what string) error {
 }
 
 func (q *qcow2) Size() uint64 { return pad(q.size) }
+
+// report completes what there is to say about the image.
+func (q *qcow2) report(r Report) func() Report {
+	r.Read, r.Padding = r.Length, q.Size()-q.size
+	return func() Report { return r }
+}
 
 // Next implements api.Source.
 func (q *qcow2) Next() (api.Extent, error) {

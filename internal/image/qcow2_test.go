@@ -45,8 +45,8 @@ func TestQcow2Variants(t *testing.T) {
 			path := filepath.Join(dir, "qcow2")
 			qemuImg(t, append(append([]string{"convert", "-f", "raw", "-O", "qcow2"}, args...), raw, path)...)
 			img := open(t, path, Options{})
-			if img.Format() != Qcow2 || img.Size() != pad(uint64(length)) {
-				t.Errorf("%v: format %s, size %d", args, img.Format(), img.Size())
+			if img.Report().Format != "qcow2" || img.Size() != pad(uint64(length)) {
+				t.Errorf("%v: format %s, size %d", args, img.Report().Format, img.Size())
 			}
 			if sum, _ := content(t, img); sum != want {
 				t.Errorf("%v, length %d: the content differs from qemu-img's", args, length)
@@ -212,7 +212,7 @@ func mustRefuse(t testing.TB, name, path string, kind problem.Kind, words string
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	img, err := Open(f, Options{})
+	img, err := Open(t.Context(), f, Options{})
 	for err == nil {
 		_, err = img.Next()
 	}

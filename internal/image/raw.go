@@ -19,12 +19,13 @@ type raw struct {
 	length  int64 // of the file, when it was opened
 	pos     int64 // all before it was returned
 	dataEnd int64 // what begins at pos ends here at the latest
+	read    uint64
 	buf     []byte
 	left    pieces
 }
 
-func newRaw(f *os.File, length int64) (*raw, error) {
-	return &raw{f: f, length: length, buf: make([]byte, chunk)}, nil
+func newRaw(f *os.File, length int64) *raw {
+	return &raw{f: f, length: length, buf: make([]byte, chunk)}
 }
 
 func (r *raw) Size() uint64 { return pad(uint64(r.length)) }
@@ -51,6 +52,7 @@ func (r *raw) Next() (api.Extent, error) {
 		clear(r.buf[n:padded])
 		r.left = pieces{uint64(r.pos), r.buf[:padded]}
 		r.pos += int64(n)
+		r.read += uint64(n)
 	}
 }
 
@@ -93,92 +95,4 @@ func (r *raw) end() error {
 
 func (r *raw) truncated(at int64) error {
 	return problem.New(problem.Corrupt, "the image was cut short while it was read: it had %d bytes and ends at byte %d now", r.length, at)
-}
-
-// stream is a raw image that comes in order, of a size that was announced.
-type stream struct {
-	r    io.Reader
-	size uint64
-	pos  uint64
-	done bool
-	buf  []byte
-	left pieces
-}
-
-func newStream(r io.Reader, size uint64) *stream {
-	return &stream{r: r, size: size, buf: make([]byte, chunk)}
-}
-
-func (s *stream) Size() uint64 { return s.size }
-
-// Next implements api.Source.
-func (s *stream) Next() (api.Extent, error) {
-	for {
-		if e, ok := s.left.next(); ok {
-			return e, nil
-		}
-		if s.done {
-			return api.Extent{}, io.EOF
-		}
-		n, err := io.ReadFull(s.r, s.buf)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			s.done = true
-		} else if err != nil {
-			return api.Extent{}, fmt.Errorf("read the image at byte %d: %w", s.pos+uint64(n), err)
-		}
-		if s.pos+uint64(n) > s.size {
-			return api.Extent{}, problem.New(problem.Invalid, "the image has more than the %d bytes that were announced: give a larger size, or none", s.size)
-		}
-		padded := int(pad(uint64(n)))
-		clear(s.buf[n:padded])
-		s.left = pieces{s.pos, s.buf[:padded]}
-		s.pos += uint64(n)
-	}
-}
-
-// spoolTo keeps a stream in a file without a name, which goes when it is closed.
-func spoolTo(dir string, r io.Reader) (f *os.File, length int64, err error) {
-	f, err = os.CreateTemp(dir, "glide-import-")
-	if err != nil {
-		return nil, 0, fmt.Errorf("spool the image (TMPDIR says where): %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close())
-		}
-	}()
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, 0, fmt.Errorf("spool the image: %w", err)
-	}
-	buf := make([]byte, chunk)
-	for {
-		n, rerr := io.ReadFull(r, buf)
-		left := pieces{uint64(length), buf[:n]}
-		for e, ok := left.next(); ok; e, ok = left.next() {
-			if _, err := f.WriteAt(e.Data, int64(e.Off)); err != nil {
-				return nil, 0, spoolError(err)
-			}
-		}
-		length += int64(n)
-		if rerr == io.EOF || rerr == io.ErrUnexpectedEOF {
-			break
-		}
-		if rerr != nil {
-			return nil, 0, fmt.Errorf("read the image at byte %d: %w", length, rerr)
-		}
-	}
-	if err := f.Truncate(length); err != nil {
-		return nil, 0, spoolError(err)
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, 0, fmt.Errorf("spool the image: %w", err)
-	}
-	return f, length, nil
-}
-
-func spoolError(err error) error {
-	if errors.Is(err, unix.ENOSPC) {
-		return problem.New(problem.NoSpace, "no room to spool the image: set TMPDIR to a directory with more, or import it from a file: %w", err)
-	}
-	return fmt.Errorf("spool the image: %w", err)
 }

@@ -1,0 +1,188 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/paraglide/glide/internal/problem"
+)
+
+// PeerTimeout is how long the other side's host may not answer, over TCP, before a
+// connection is given up.
+const PeerTimeout = 45 * time.Second
+
+// WatchPeer makes the kernel notice, within d, when the host at the other end of a
+// TCP connection is gone: while nothing is under way it asks, and what was sent has to
+// be acknowledged. Other connections are left as they are.
+func WatchPeer(nc net.Conn, d time.Duration) {
+	t, ok := nc.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	// Best effort: without it the peer is noticed later.
+	_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: d / 2, Interval: max(time.Second, d/6), Count: 3})
+	if raw, err := t.SyscallConn(); err == nil {
+		setUserTimeout(raw, d)
+	}
+}
+
+// Listener is a listener for the API's clients: what passes of the failures of an
+// accept is waited for, a peer that vanished is noticed, and there are at most so
+// many connections. One more is answered that it is one too many.
+type Listener struct {
+	net.Listener
+	o       ListenOptions
+	open    atomic.Int64
+	refused atomic.Uint64
+	turning atomic.Int64
+	done    chan struct{}
+	once    sync.Once
+	said    [2]time.Time // when the log had last that an accept failed, and that one was refused
+}
+
+// ListenOptions are the settings of a Listener. The zero value has the defaults.
+type ListenOptions struct {
+	PeerTimeout time.Duration // PeerTimeout
+	MaxConns    int           // 256
+	Log         *slog.Logger  // none
+}
+
+const (
+	defaultMaxConns = 256
+	// maxTurnedAway bounds the connections that are being told that they are too
+	// many, and turnAwayTime how long one may take to hear it.
+	maxTurnedAway = 32
+	turnAwayTime  = 2 * time.Second
+	// sayEvery is how often the log has the same trouble.
+	sayEvery = time.Minute
+)
+
+// Listen makes a Listener of l.
+func Listen(l net.Listener, o ListenOptions) *Listener {
+	if o.PeerTimeout == 0 {
+		o.PeerTimeout = PeerTimeout
+	}
+	if o.MaxConns == 0 {
+		o.MaxConns = defaultMaxConns
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Listener{Listener: l, o: o, done: make(chan struct{})}
+}
+
+// Counts returns how many connections are open, how many may be, and how many were
+// refused since the start.
+func (l *Listener) Counts() (open, limit int, refused uint64) {
+	return int(l.open.Load()), l.o.MaxConns, l.refused.Load()
+}
+
+// Close implements net.Listener.
+func (l *Listener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return l.Listener.Close()
+}
+
+// Accept implements net.Listener. One goroutine calls it.
+func (l *Listener) Accept() (net.Conn, error) {
+	for pause := time.Duration(0); ; {
+		nc, err := l.Listener.Accept()
+		switch {
+		case err == nil && l.open.Load() < int64(l.o.MaxConns):
+			WatchPeer(nc, l.o.PeerTimeout)
+			l.open.Add(1)
+			return &conn{Conn: nc, l: l}, nil
+		case err == nil:
+			pause = 0
+			l.turnAway(nc)
+		case !passes(err):
+			return nil, err
+		default:
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			l.say(0, "api: connections cannot be accepted for now", "error", err)
+			select {
+			case <-time.After(pause):
+			case <-l.done:
+			}
+		}
+	}
+}
+
+// passes tells whether an accept that failed may work again later, as it does unless the
+// listener is done for.
+func passes(err error) bool {
+	for _, e := range []error{net.ErrClosed, syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK, syscall.EOPNOTSUPP} {
+		if errors.Is(err, e) {
+			return false
+		}
+	}
+	var errno syscall.Errno
+	return errors.As(err, &errno)
+}
+
+func (l *Listener) say(what int, msg string, args ...any) {
+	if now := time.Now(); now.Sub(l.said[what]) >= sayEvery {
+		l.said[what] = now
+		l.o.Log.Warn(msg, append(args, "address", l.Addr().String())...)
+	}
+}
+
+// turnAway answers a connection that is one too many.
+func (l *Listener) turnAway(nc net.Conn) {
+	l.refused.Add(1)
+	l.say(1, "api: connections are refused: there are as many as there may be", "limit", l.o.MaxConns)
+	if l.turning.Add(1) > maxTurnedAway {
+		l.turning.Add(-1)
+		_ = nc.Close()
+		return
+	}
+	go func() {
+		defer l.turning.Add(-1)
+		defer func() { _ = nc.Close() }()
+		_ = nc.SetDeadline(time.Now().Add(turnAwayTime))
+		// What was not read when the socket is closed takes the answer with it.
+		if _, err := nc.Read(make([]byte, 4096)); err != nil {
+			return
+		}
+		if _, err := nc.Write(l.fullAnswer()); err != nil {
+			return
+		}
+		if half, ok := nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+			_, _ = io.Copy(io.Discard, nc)
+		}
+	}()
+}
+
+// fullAnswer is the answer to a request that is not read.
+func (l *Listener) fullAnswer() []byte {
+	why := problem.New(problem.Unavailable, "too many connections to the API at %s:%s: there are %d, its limit: try again later, or at another of its addresses", l.Addr().Network(), l.Addr(), l.o.MaxConns)
+	body, err := json.Marshal(errorOf(why))
+	if err != nil {
+		return nil // two strings
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(body), body)
+	return b.Bytes()
+}
+
+// conn is a connection that counts.
+type conn struct {
+	net.Conn
+	l    *Listener
+	once sync.Once
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.once.Do(func() { c.l.open.Add(-1) })
+	return c.Conn.Close()
+}

@@ -1,0 +1,110 @@
+package api
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+// A client that stops in the middle of a request or of an answer, and whose machine
+// lives on, is given up when nothing has moved for so long. One on the same machine
+// is paused rather than gone, and has longer.
+const (
+	stallTimeout      = time.Minute
+	localStallTimeout = 10 * time.Minute
+	// stallPiece is how much of an answer, in bytes, has so long: less of a big one is
+	// progress, too.
+	stallPiece = 64 << 10
+)
+
+// limitStalls bounds how long a request may make no progress. What the answer takes to
+// make does not count.
+// done is to be called when the request has been dealt with.
+func limitStalls(w http.ResponseWriter, r *http.Request, o *Options) (lw *limitedWriter, lr *http.Request, done func()) {
+	d := o.StallTimeout
+	if d == 0 {
+		d = stallTimeout
+		if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && a.Network() == "unix" {
+			d = localStallTimeout
+		}
+	}
+	lw = &limitedWriter{ResponseWriter: w, rc: http.NewResponseController(w), d: d}
+	if r.Body == nil || r.Body == http.NoBody {
+		return lw, r, func() {}
+	}
+	body := &limitedBody{ReadCloser: r.Body, w: lw}
+	with := *r
+	with.Body = body
+	return lw, &with, body.extend // for what nobody has read, and is thrown away now
+}
+
+// limitedWriter sets a deadline for each piece that it writes. One goroutine
+// writes at a time, and one reads the body.
+type limitedWriter struct {
+	http.ResponseWriter
+	rc    *http.ResponseController
+	d     time.Duration
+	fixed bool // somebody has set the deadline of reads
+}
+
+func (w *limitedWriter) begin() { _ = w.rc.SetWriteDeadline(time.Now().Add(w.d)) }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *limitedWriter) WriteHeader(status int) {
+	w.begin()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *limitedWriter) Write(p []byte) (n int, err error) {
+	for {
+		w.begin()
+		m, err := w.ResponseWriter.Write(p[n:min(len(p), n+stallPiece)])
+		if n += m; err != nil || n == len(p) {
+			return n, err
+		}
+	}
+}
+
+// FlushError is what http.ResponseController calls.
+func (w *limitedWriter) FlushError() error {
+	w.begin()
+	return w.rc.Flush()
+}
+
+// SetReadDeadline is what http.ResponseController calls: a deadline for the whole.
+func (w *limitedWriter) SetReadDeadline(t time.Time) error {
+	w.fixed = true
+	return w.rc.SetReadDeadline(t)
+}
+
+// Unwrap is what http.ResponseController calls.
+func (w *limitedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// limitedBody sets a deadline for each read of the body.
+type limitedBody struct {
+	io.ReadCloser
+	w   *limitedWriter
+	eof bool
+}
+
+// extend gives what comes next the whole time.
+func (b *limitedBody) extend() {
+	if !b.eof && !b.w.fixed {
+		_ = b.w.rc.SetReadDeadline(time.Now().Add(b.w.d))
+	}
+}
+
+// Read implements io.Reader.
+func (b *limitedBody) Read(p []byte) (int, error) {
+	b.w.begin() // the first read answers that the client may go on
+	b.extend()
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF && !b.eof {
+		b.eof = true
+		// Nothing more is due from the client; that it is gone is noticed without a deadline.
+		_ = b.w.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
