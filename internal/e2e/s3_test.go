@@ -15,7 +15,7 @@ import (
 // wrongStores are ways to get a store wrong that it answers to.
 func wrongStores(url string) []wrongStore {
 	return []wrongStore{
-		{"wrong secret", url, []string{"AWS_SECRET_ACCESS_KEY=wrong"}, "the secret key is wrong"},
+		{"wrong secret", url, []string{"AWS_SECRET_ACCESS_KEY=wrong"}, "the secret key does not belong to the access key"},
 		{"unknown key", url, []string{"AWS_ACCESS_KEY_ID=nobody"}, "does not know the access key"},
 		{"no credentials", url, []string{"AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY="}, "set AWS_ACCESS_KEY_ID"},
 		{"no bucket", strings.Replace(url, "glide-test", "no-such-bucket", 1), nil, "create the bucket"},
@@ -58,7 +58,7 @@ func TestNoServer(t *testing.T) {
 	must(t, os.WriteFile(image, pattern(1<<20, 1), 0o600))
 	w := wrongStore{
 		"no server", "s3://glide-test?endpoint=http://127.0.0.1:1",
-		[]string{"AWS_ACCESS_KEY_ID=k", "AWS_SECRET_ACCESS_KEY=s"}, "check its address and the network: dial tcp 127.0.0.1:1: connect: connection refused",
+		[]string{"AWS_ACCESS_KEY_ID=k", "AWS_SECRET_ACCESS_KEY=s"}, "nobody listens at s3://glide-test",
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { w.importToStore(t, image, 35*time.Second) })

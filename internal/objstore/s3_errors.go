@@ -200,7 +200,7 @@ func (s *s3Store) hint(op Op, a *answer) string {
 	case "Forbidden": // the SDK's word for an answer without one
 		return fmt.Sprintf("it does not say why: the credentials are from %s, and %s is needed there", s.creds.source(), permissions[op])
 	case "AccessDenied":
-		return fmt.Sprintf("the policies of the credentials (from %s), or of the bucket, do not permit %s there", s.creds.source(), permissions[op])
+		return fmt.Sprintf("the policies of the credentials (from %s), or of the bucket, do not permit %s there: Glide needs GetObject, PutObject, DeleteObject and ListBucket", s.creds.source(), permissions[op])
 	case "InvalidAccessKeyId", "XAdminUserNotFound", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken":
 		return answers[a.code].hint + ", from " + s.creds.source()
 	case "RequestTimeTooSkewed":
