@@ -245,6 +245,9 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, status int, err er
 	if cause := context.Cause(r.Context()); errors.Is(err, context.Canceled) && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause // such as: the daemon is stopping
 	}
+	if p, ok := errors.AsType[*problem.Panic](err); ok {
+		s.log.Error("panic in a request", "request", r.Method+" "+r.URL.Path, "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
+	}
 	if status == 0 {
 		status = problem.KindOf(err).HTTPStatus()
 	}

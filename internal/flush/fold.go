@@ -19,6 +19,7 @@ import (
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/problem"
 )
 
 // Change is what a source yields: a run of blocks that are holes now, or one
@@ -151,13 +152,15 @@ func Fold(ctx context.Context, s *Session, base *blockmap.Map, edit *blockmap.Ed
 	f.res.Borrowed = map[pack.ID][]pack.Hash{}
 	work := make(chan *encoded, workers)
 	queue := make(chan any, 2*workers) // *encoded and Change, in order
-	g.Go(func() error {
+	g.Go(func() (err error) {
+		defer problem.Catch(&err)
 		defer close(queue)
 		defer close(work)
 		return src(ctx, func(c Change) error { return feed(ctx, c, work, queue) })
 	})
 	for range workers {
-		g.Go(func() error {
+		g.Go(func() (err error) {
+			defer problem.Catch(&err)
 			for e := range work {
 				f.encode(ctx, e)
 				close(e.ready)
@@ -165,7 +168,10 @@ func Fold(ctx context.Context, s *Session, base *blockmap.Map, edit *blockmap.Ed
 			return nil
 		})
 	}
-	g.Go(func() error { return f.take(ctx, queue) })
+	g.Go(func() (err error) {
+		defer problem.Catch(&err)
+		return f.take(ctx, queue)
+	})
 	err := g.Wait()
 	if err == nil {
 		err = f.finish()
@@ -372,7 +378,8 @@ func (f *folder) upload(b *pack.Builder, refs []pack.Ref) {
 	obj := b.Finish()
 	key := b.Seal().Key()
 	f.res.Uploaded += uint64(len(obj))
-	f.uploads.Go(func() error {
+	f.uploads.Go(func() (err error) {
+		defer problem.Catch(&err)
 		if err := f.session.store.Put(f.ctx, key, obj); err != nil {
 			return err
 		}

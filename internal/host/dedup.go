@@ -66,8 +66,9 @@ func (h *Host) borrow(ctx context.Context, t *tenant, res *flush.Result) (func(c
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	for _, id := range ids {
-		g.Go(func() error {
-			_, err := h.cfg.Store.Head(gctx, id.Key())
+		g.Go(func() (err error) {
+			defer problem.Catch(&err)
+			_, err = h.cfg.Store.Head(gctx, id.Key())
 			if err == nil && !flagged[id] {
 				return nil
 			}
