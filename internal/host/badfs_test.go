@@ -241,7 +241,7 @@ func (b *badDay) checkAll(when string) {
 func TestDiskFails(t *testing.T) {
 	errnos := []error{syscall.ENOSPC, syscall.EIO, syscall.EDQUOT, syscall.EROFS}
 	kinds := slices.Sorted(maps.Keys(parts))
-	for i, n := 0, int64(1); n < 220; i, n = i+1, n+1+n/10 {
+	for i, n := 0, int64(1); n < 220; i, n = i+1, n+1+n/5 {
 		for j := range 2 {
 			part, err := kinds[(i+3*j)%len(kinds)], errnos[(i/len(kinds)+i+j)%len(errnos)]
 			t.Run(fmt.Sprintf("%s from change %d: %v", part, n, err), func(t *testing.T) {

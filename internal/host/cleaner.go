@@ -192,13 +192,13 @@ func (c *cleaner) relieve() {
 			}
 		}
 	}
-	if most != nil && most.op.TryLock() {
+	if most != nil && c.h.ctx.Err() == nil && most.op.TryLock() {
 		most.op.Unlock()
-		go func() {
+		c.h.bg.Go(func() {
 			if _, err := c.h.flush(c.h.ctx, most, ""); err != nil {
 				c.err.Store(&err)
 			}
-		}()
+		})
 	}
 }
 

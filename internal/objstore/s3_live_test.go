@@ -194,17 +194,14 @@ func TestProxiesMayTouch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy := httputil.NewSingleHostReverseProxy(target)
-	direct := proxy.Director
-	proxy.Director = func(r *http.Request) {
-		host := r.Host
-		direct(r)
-		r.Host = host
-		r.Header.Set("Accept-Encoding", "br;q=1")
-		r.Header.Set("User-Agent", "proxy")
-		r.Header.Set("Via", "1.1 proxy")
-		r.Header.Set("X-Forwarded-Proto", "http")
-	}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.Host = r.In.Host
+		r.Out.Header.Set("Accept-Encoding", "br;q=1")
+		r.Out.Header.Set("User-Agent", "proxy")
+		r.Out.Header.Set("Via", "1.1 proxy")
+		r.Out.Header.Set("X-Forwarded-Proto", "http")
+	}}
 	p := httptest.NewServer(proxy)
 	t.Cleanup(p.Close)
 	q := u.Query()
