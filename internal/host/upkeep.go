@@ -27,10 +27,14 @@ const (
 // reserveOptions says how much room is kept on a disk of so many bytes.
 func (h *Host) reserveOptions(total uint64) reserve.Options {
 	fs := h.cfg.FS
-	return reserve.Options{
+	o := reserve.Options{
 		FS: fs, Dir: fs.PathJoin(h.cfg.Data, "reserve"), Pieces: reservePieces,
 		Bytes: int64(min(reservePiece, max(total/64/reservePieces, 64<<10))), Keep: lowRoom(total),
 	}
+	if _, err := fs.GetDiskUsage(h.cfg.Data); errors.Is(err, vfs.ErrUnsupported) {
+		o.Bytes = 4096 // a file system in memory
+	}
+	return o
 }
 
 // lowRoom is the free space in bytes below which nothing new is begun.
