@@ -14,7 +14,10 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,34 +38,58 @@ import (
 // s3Store keeps objects in a bucket of Amazon S3 or of a server that speaks its
 // protocol.
 type s3Store struct {
-	client *s3.Client
 	loc    location
 	creds  *credentials
+	client atomic.Pointer[s3.Client] // replaced when the authorities that it trusts change
+
+	mu      sync.Mutex
+	trusted fileMark // of the file of authorities that the client was made with
 }
 
 // openS3 opens the bucket; it makes no request to the store.
 func openS3(ctx context.Context, loc location, note func(error)) (*s3Store, error) {
-	client := httpClient()
-	read := func(ctx context.Context) (aws.Config, error) {
-		return config.LoadDefaultConfig(ctx, config.WithHTTPClient(client), config.WithLogger(logging.Nop{}),
-			config.WithCredentialsCacheOptions(func(o *aws.CredentialsCacheOptions) { o.ExpiryWindow = refreshBefore }))
-	}
-	cfg, err := read(ctx)
+	cfg, err := awsConfig(ctx)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "the AWS configuration cannot be read: %w", err)
+		return nil, err
 	}
+	s := &s3Store{loc: loc, trusted: markFile(os.Getenv(authoritiesVariable))}
+	s.creds = newCredentials(cfg.Credentials, func(ctx context.Context) (aws.CredentialsProvider, error) {
+		s.trustAnew(ctx)
+		cfg, err := awsConfig(ctx)
+		return cfg.Credentials, err
+	}, note)
+	client := s.newClient(cfg)
+	if client.Options().Region == "" {
+		return nil, badURL("no region is known for s3://%s: add ?region=REGION, or set AWS_REGION", loc.bucket)
+	}
+	s.client.Store(client)
+	return s, nil
+}
+
+// authoritiesVariable names the file with the authorities that are trusted.
+const authoritiesVariable = "AWS_CA_BUNDLE"
+
+// awsConfig is the environment's configuration, read now.
+func awsConfig(ctx context.Context) (aws.Config, error) {
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithHTTPClient(httpClient()), config.WithLogger(logging.Nop{}),
+		config.WithCredentialsCacheOptions(func(o *aws.CredentialsCacheOptions) { o.ExpiryWindow = refreshBefore }))
+	if err != nil {
+		return cfg, problem.New(problem.Invalid, "the AWS configuration cannot be read: %w", err)
+	}
+	return cfg, nil
+}
+
+// newClient is a client of the store with a configuration.
+func (s *s3Store) newClient(cfg aws.Config) *s3.Client {
+	loc := s.loc
 	if loc.region != "" {
 		cfg.Region = loc.region
 	}
 	if loc.endpoint != "" {
 		cfg.BaseEndpoint = &loc.endpoint
 	}
-	creds := newCredentials(cfg.Credentials, func(ctx context.Context) (aws.CredentialsProvider, error) {
-		cfg, err := read(ctx)
-		return cfg.Credentials, err
-	}, note)
-	cfg.Credentials = creds
-	s3Client := s3.NewFromConfig(cfg, func(o *s3.Options) {
+	cfg.Credentials = s.creds
+	return s3.NewFromConfig(cfg, func(o *s3.Options) {
 		if o.Region == "" && o.BaseEndpoint != nil {
 			o.Region = "us-east-1" // what servers other than Amazon's expect in signatures
 		}
@@ -79,10 +106,25 @@ func openS3(ctx context.Context, loc location, note func(error)) (*s3Store, erro
 			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		}
 	})
-	if s3Client.Options().Region == "" {
-		return nil, badURL("no region is known for s3://%s: add ?region=REGION, or set AWS_REGION", loc.bucket)
+}
+
+// trustAnew makes another client if the file of authorities has changed, and tells
+// whether it did. One that cannot be read leaves the old ones trusted.
+func (s *s3Store) trustAnew(ctx context.Context) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	mark := markFile(os.Getenv(authoritiesVariable))
+	if mark == s.trusted {
+		return false
 	}
-	return &s3Store{client: s3Client, loc: loc, creds: creds}, nil
+	s.trusted = mark
+	cfg, err := awsConfig(ctx)
+	if err != nil {
+		s.creds.note(err)
+		return false
+	}
+	s.client.Store(s.newClient(cfg))
+	return true
 }
 
 // signer leaves out of signatures what proxies on the way may change.
@@ -144,7 +186,7 @@ func (s *s3Store) Get(ctx context.Context, key string) ([]byte, error) {
 	if err := checkRequest(ctx, OpGet, key); err != nil {
 		return nil, err
 	}
-	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.loc.bucket, Key: &key})
+	out, err := s.client.Load().GetObject(ctx, &s3.GetObjectInput{Bucket: &s.loc.bucket, Key: &key})
 	if err != nil {
 		return nil, s.fail(ctx, OpGet, key, err)
 	}
@@ -166,7 +208,7 @@ func (s *s3Store) GetRange(ctx context.Context, key string, off, n int64) ([]byt
 	if err := checkRange(ctx, key, off, n); err != nil {
 		return nil, err
 	}
-	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{
+	out, err := s.client.Load().GetObject(ctx, &s3.GetObjectInput{
 		Bucket: &s.loc.bucket, Key: &key, Range: aws.String(fmt.Sprintf("bytes=%d-%d", off, off+n-1)),
 	})
 	if err != nil {
@@ -258,7 +300,7 @@ func (s *s3Store) put(ctx context.Context, op Op, key string, data []byte, ifNon
 		sum := md5.Sum(data)
 		in.ContentMD5 = aws.String(base64.StdEncoding.EncodeToString(sum[:]))
 	}
-	out, err := s.client.PutObject(ctx, in)
+	out, err := s.client.Load().PutObject(ctx, in)
 	if err != nil {
 		return s.fail(ctx, op, key, err)
 	}
@@ -272,7 +314,7 @@ func (s *s3Store) Head(ctx context.Context, key string) (Info, error) {
 	if err := checkRequest(ctx, OpHead, key); err != nil {
 		return Info{}, err
 	}
-	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.loc.bucket, Key: &key})
+	out, err := s.client.Load().HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.loc.bucket, Key: &key})
 	if err != nil {
 		return Info{}, s.fail(ctx, OpHead, key, err)
 	}
@@ -298,7 +340,7 @@ func (s *s3Store) List(ctx context.Context, prefix, after string, limit int) ([]
 	var infos []Info
 	for {
 		in.MaxKeys = aws.Int32(int32(limit - len(infos)))
-		out, err := s.client.ListObjectsV2(ctx, in)
+		out, err := s.client.Load().ListObjectsV2(ctx, in)
 		if err != nil {
 			return nil, s.fail(ctx, OpList, prefix, err)
 		}
@@ -322,7 +364,7 @@ func (s *s3Store) Delete(ctx context.Context, key string) error {
 	if err := checkRequest(ctx, OpDelete, key); err != nil {
 		return err
 	}
-	_, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.loc.bucket, Key: &key})
+	_, err := s.client.Load().DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.loc.bucket, Key: &key})
 	if err == nil {
 		return nil
 	}
@@ -352,7 +394,7 @@ func (s *s3Store) deleteSome(ctx context.Context, keys []string) error {
 		}
 		objects[i].Key = &keys[i]
 	}
-	out, err := s.client.DeleteObjects(ctx, &s3.DeleteObjectsInput{
+	out, err := s.client.Load().DeleteObjects(ctx, &s3.DeleteObjectsInput{
 		Bucket: &s.loc.bucket, Delete: &types.Delete{Objects: objects, Quiet: aws.Bool(true)},
 	}, func(o *s3.Options) {
 		if s.loc.checksum == checksumMD5 {

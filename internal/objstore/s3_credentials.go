@@ -34,7 +34,7 @@ type credentials struct {
 	mu      sync.Mutex
 	chain   aws.CredentialsProvider
 	last    aws.Credentials // that were in order
-	seen    [2]fileMark
+	seen    [3]fileMark
 	looked  time.Time
 	renewed time.Time // since the store refused them
 	failing bool      // as note was told
@@ -46,9 +46,19 @@ type fileMark struct {
 	modified time.Time
 }
 
-// credentialFiles are the files that the SDK reads once.
-func credentialFiles() [2]string {
-	files := [2]string{os.Getenv("AWS_SHARED_CREDENTIALS_FILE"), os.Getenv("AWS_CONFIG_FILE")}
+// markFile is the state of a file; the zero mark is that of none.
+func markFile(name string) fileMark {
+	st, err := os.Stat(name)
+	if err != nil {
+		return fileMark{}
+	}
+	return fileMark{st.Size(), st.ModTime()}
+}
+
+// credentialFiles are the files that the SDK reads once: credentials, profiles, and
+// the authorities that are trusted.
+func credentialFiles() [3]string {
+	files := [3]string{os.Getenv("AWS_SHARED_CREDENTIALS_FILE"), os.Getenv("AWS_CONFIG_FILE"), os.Getenv(authoritiesVariable)}
 	if files[0] == "" {
 		files[0] = config.DefaultSharedCredentialsFilename()
 	}
@@ -58,11 +68,9 @@ func credentialFiles() [2]string {
 	return files
 }
 
-func credentialMarks() (marks [2]fileMark) {
+func credentialMarks() (marks [3]fileMark) {
 	for i, name := range credentialFiles() {
-		if st, err := os.Stat(name); err == nil {
-			marks[i] = fileMark{st.Size(), st.ModTime()}
-		}
+		marks[i] = markFile(name)
 	}
 	return marks
 }
@@ -166,7 +174,7 @@ func (s *s3Store) Reload(ctx context.Context) error {
 	defer c.mu.Unlock()
 	chain, err := c.load(ctx)
 	if err != nil {
-		return problem.New(problem.Invalid, "the AWS configuration cannot be read: %w", err)
+		return err
 	}
 	if _, err := chain.Retrieve(ctx); err != nil {
 		return problem.New(problem.Unavailable, "there are no credentials: %w", err)

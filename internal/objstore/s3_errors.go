@@ -106,6 +106,9 @@ func (s *s3Store) fail(ctx context.Context, op Op, key string, err error) error 
 			"%s %s: no credentials for %s: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile (%s)", op, key, s, oneLine(creds.Error())))
 	}
 	if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		if s.trustAnew(ctx) {
+			return problem.New(problem.Unavailable, "%s %s: the certificate of %s was not trusted, and the authorities have changed since: %w", op, key, s, untrusted)
+		}
 		return persistent(problem.New(problem.Unavailable,
 			"%s %s: the certificate of %s is not trusted: set AWS_CA_BUNDLE (%w)", op, key, s, untrusted))
 	}

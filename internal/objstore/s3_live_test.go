@@ -2,11 +2,17 @@ package objstore_test
 
 import (
 	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/md5"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -395,4 +401,51 @@ func TestEndpointOfTheEnvironment(t *testing.T) {
 			}
 		})
 	}
+}
+
+// New authorities are trusted without a restart.
+func TestAuthoritiesChange(t *testing.T) {
+	h := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("ETag", `"x"`) }))
+	t.Cleanup(h.Close)
+	fake(t, "", nil)
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	t.Setenv("AWS_CA_BUNDLE", file)
+	trust := func(der []byte) {
+		t.Helper()
+		b := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+		if err := errors.Join(os.WriteFile(file+".new", b, 0o600), os.Rename(file+".new", file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stranger := selfSigned(t)
+	trust(stranger)
+	s := open(t, "s3://bucket?endpoint="+url.QueryEscape(h.URL), objstore.Options{Retry: impatient})
+	if err := s.Put(t.Context(), "a", nil); !strings.Contains(fmt.Sprint(err), "not trusted") {
+		t.Fatalf("with another authority: %v", err)
+	}
+	trust(h.Certificate().Raw)
+	if err := s.Put(t.Context(), "a", nil); err != nil {
+		t.Errorf("with the right one: %v", err)
+	}
+	if err := os.WriteFile(file, []byte("none"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put(t.Context(), "a", nil); err != nil {
+		t.Errorf("with a bad file: %v", err)
+	}
+}
+
+// selfSigned is a certificate that nobody has.
+func selfSigned(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }
