@@ -31,7 +31,7 @@ func (o *Owner) OpenFirst(ctx context.Context, state State) (Generation, error) 
 			return o.reached(err)
 		}
 	}
-	err := o.race(ctx, func(tip *Object) error { return o.mayReuse(tip, state.ID) }, func(*Object) *Object {
+	err := o.race(ctx, "", func(tip *Object) error { return o.mayReuse(tip, state.ID) }, func(*Object) *Object {
 		return &Object{Kind: First, State: state}
 	})
 	return o.reached(err)
@@ -64,7 +64,7 @@ func (o *Owner) mayReuse(tip *Object, id VolumeID) error {
 	case tip.State.ID != id:
 		return problem.New(problem.Exists, "the name %s is taken in the store, by volume %s of host %s", o.opts.Volume, tip.State.ID, tip.State.Owner.ID)
 	case tip.State.Owner.ID != o.opts.Host.ID:
-		return fenced(o.opts.Volume, tip)
+		return fenced(o.opts.Volume, tip, o.opts.Host.ID)
 	}
 	return nil
 }
@@ -95,7 +95,7 @@ func (o *Owner) Claim(ctx context.Context, cause Cause, approve func(tip *Object
 }
 
 func (o *Owner) takeOver(ctx context.Context, cause Cause, approve func(tip *Object) error) error {
-	return o.race(ctx, func(tip *Object) error {
+	return o.race(ctx, cause, func(tip *Object) error {
 		switch {
 		case tip.Tombstone:
 			return removed(o.opts.Volume, tip)
@@ -155,7 +155,7 @@ func (o *Owner) Withdraw(ctx context.Context, id VolumeID) error {
 	if found, err := o.first(ctx, Generation{1, 1}, grave(nil)); err != nil || found == nil {
 		return err
 	}
-	err := o.race(ctx, func(tip *Object) error {
+	err := o.race(ctx, "", func(tip *Object) error {
 		if tip.Tombstone || tip.State.ID != id || tip.State.Owner.ID != o.opts.Host.ID {
 			return errOther
 		}
@@ -181,31 +181,56 @@ func (o *Owner) first(ctx context.Context, at Generation, obj *Object) (found *O
 // one-writer: whoever finds an epoch sealed and the next one not begun may race
 // for its first object, whoever sealed (rule 2); only the one whose first object
 // is created owns it (rule 1).
-func (o *Owner) race(ctx context.Context, approve func(tip *Object) error, next func(sealed *Object) *Object) error {
+func (o *Owner) race(ctx context.Context, cause Cause, approve func(tip *Object) error, next func(sealed *Object) *Object) error {
+	var there Generation // what is known to be in the log
 	for range moves {
-		tip, err := Newest(ctx, o.opts.Store, o.opts.Volume)
+		tip, err := Listed(ctx, o.opts.Store, o.opts.Volume)
 		if err != nil {
 			return err
 		}
+		if tip.Generation.Compare(there) < 0 {
+			return unlisted(o.opts.Volume, tip.Generation, there)
+		}
 		if err := approve(tip); err != nil {
 			return err
+		}
+		if cause == CauseOpen && tip.Kind == Seal && !tip.Released && tip.State.Owner.ID == o.opts.Host.ID && tip.State.SealedBy != o.opts.Host.ID {
+			o.yieldTo(tip)
+			if err := o.waited(); err != nil {
+				return err
+			}
 		}
 		sealed, err := o.closeAfter(ctx, tip)
 		if err != nil {
 			return err
 		}
-		if sealed == nil {
-			continue // the log moved on
+		if sealed == nil { // the log moved on
+			there = tip.Generation.Next()
+			if err := o.overtake(ctx, cause, tip); err != nil {
+				return err
+			}
+			continue
 		}
+		o.closed = sealed.Generation
 		winner, err := o.first(ctx, sealed.Generation.NextEpoch(), next(sealed))
 		if err != nil || winner == nil {
 			return err
 		}
-		if winner.State.Owner.ID != o.opts.Host.ID {
+		switch by := winner.State.Owner.ID; {
+		case by == o.opts.Host.ID:
+			// An earlier attempt of this host took effect late; no process resumes
+			// an epoch that it did not open (rule 4).
+		case cause != CauseTakeover || by != sealed.State.Owner.ID:
 			return busy(o.opts.Volume, winner)
+		case sealed.State.SealedBy == o.opts.Host.ID:
+			return problem.New(problem.Busy, "volume %s was sealed here at %s, and host %s went on with it at %s, since this host did not take it over in time: "+
+				"look at its path to the store, and try again", o.opts.Volume, sealed.Generation, hostName(winner.State.Owner), winner.Generation)
+		default: // it rolled its epoch
+			if err := o.overtake(ctx, cause, winner); err != nil {
+				return err
+			}
 		}
-		// An earlier attempt of this host took effect late; no process resumes
-		// an epoch that it did not open (rule 4).
+		there = winner.Generation
 	}
 	return problem.New(problem.Busy, "volume %s is being committed to while it is claimed", o.opts.Volume)
 }
@@ -219,30 +244,37 @@ func (o *Owner) closeAfter(ctx context.Context, tip *Object) (*Object, error) {
 	if err := o.prepareSeal(tip); err != nil {
 		return nil, err
 	}
-	found, err := create(ctx, o.opts.Store, o.opts.Volume, o.seal.object, o.seal.raw)
+	found, err := create(ctx, o.opts.Store, o.opts.Volume, o.claim.seal.object, o.claim.seal.raw)
 	if err != nil {
 		return nil, err
 	}
-	mine := o.seal.object
-	o.seal = nil
+	seal := o.claim.seal.object
+	o.claim.seal = nil
 	switch {
-	case found == nil:
-		return mine, nil
-	case found.Kind == Seal:
-		return found, nil
+	case found != nil && found.Kind != Seal:
+		return o.claim.early(tip), nil
+	case found != nil:
+		seal = found
 	}
-	return nil, nil
+	if seal.SealAhead() {
+		return seal.closing(tip), nil
+	}
+	return seal, nil
 }
 
-// prepareSeal makes the seal that follows tip, unless it is the one that failed
-// before.
+// prepareSeal makes the seal that follows tip, unless it is one that was sent
+// before (rule 5).
 func (o *Owner) prepareSeal(tip *Object) (err error) {
 	at := tip.Generation.Next()
-	if o.seal != nil && o.seal.object.Generation == at {
+	if o.claim.seal != nil && o.claim.seal.object.Generation == at {
+		return nil
+	}
+	if before := o.claim.ahead[at]; before != nil {
+		o.claim.seal = before
 		return nil
 	}
 	state := tip.Carry()
 	state.Cause, state.SealedBy = CauseSeal, o.opts.Host.ID
-	o.seal, err = o.encode(&Object{Kind: Seal, Tombstone: tip.Tombstone, State: state}, at)
+	o.claim.seal, err = o.encode(&Object{Kind: Seal, Tombstone: tip.Tombstone, State: state}, at)
 	return err
 }

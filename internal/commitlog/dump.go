@@ -28,7 +28,7 @@ func Dump(w io.Writer, raw []byte) error {
 		flags += ", tombstone"
 	}
 	_, err = fmt.Fprintf(w, "commit log object: version %d, %s%s\ngeneration %s\nmark       %s\nhash       %s\nahead      %d\nstate      %s\n",
-		version, o.Kind, flags, o.Generation, o.Mark, o.Hash, o.Ahead, text)
+		o.version(), o.Kind, flags, o.Generation, o.Mark, o.Hash, o.Ahead, text)
 	if err != nil || len(o.Data) == 0 {
 		return err
 	}

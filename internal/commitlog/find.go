@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
 )
@@ -15,12 +17,20 @@ const (
 	// on between two of its requests. Owners commit at a pace that a few tries
 	// overtake; the bound is against a log that is broken.
 	moves = 32
+	// overtaken is how often Newest looks whether its list showed everything, while
+	// the log moves on.
+	overtaken = 3
+	// sideBySide is how many objects of one log are read at once.
+	sideBySide = 16
 )
 
 // tipFinder finds the tip (rule 7) in the keys of a log, given in the order of a
 // listing: epochs from the newest, the numbers of each from the first. The tip
 // is the end of the unbroken run of the greatest epoch that has a first object.
-type tipFinder struct{ tip Generation }
+type tipFinder struct {
+	tip    Generation
+	beyond Generation // the first key beyond a gap in the tip's epoch, if there is one
+}
 
 // add takes the next key; done says that what follows cannot change the tip.
 func (f *tipFinder) add(g Generation) (done bool) {
@@ -33,26 +43,50 @@ func (f *tipFinder) add(g Generation) (done bool) {
 	case g == f.tip.Next():
 		f.tip = g
 		return false
+	case g.Epoch == f.tip.Epoch:
+		f.beyond = g
 	}
 	return true // a gap, or the next older epoch
 }
 
-// Find returns the place of the newest object of the volume's log, with one
-// LIST, or two if its epoch has 1000 objects or more; problem.NotFound if there
-// is no log. An object that was sent ahead may lie beyond a seal (rule 6): Load
-// tells.
+// Find returns the place of the newest object of the volume's log, as the
+// store's list shows it; problem.NotFound if there is no log. It makes one
+// LIST, since an epoch fits in a page, and one GET if something lies beyond a
+// gap: a gap where something took effect, as that object says, is
+// problem.Unsupported. An object that was sent ahead may lie beyond a seal (rule
+// 6): Load tells.
 func Find(ctx context.Context, store objstore.Store, vol Volume) (Generation, error) {
 	if err := vol.Check(); err != nil {
 		return Generation{}, err
 	}
-	var (
-		f     tipFinder
-		after string
-	)
+	f, err := listTip(ctx, store, vol)
+	if err != nil || f.beyond.IsZero() {
+		return f.tip, err
+	}
+	proof, err := get(ctx, store, vol, f.beyond)
+	if errors.Is(err, problem.NotFound) {
+		return f.tip, nil
+	}
+	if err != nil {
+		return Generation{}, err
+	}
+	// Its sender had seen everything before this take effect.
+	known := Generation{f.beyond.Epoch, f.beyond.Number - uint64(proof.Ahead)}
+	if known.Number <= f.tip.Number+1 {
+		return f.tip, nil
+	}
+	if f, err = listTip(ctx, store, vol); err == nil && f.tip.Next().Compare(known) < 0 {
+		err = unlisted(vol, f.tip, f.tip.Next())
+	}
+	return f.tip, err
+}
+
+func listTip(ctx context.Context, store objstore.Store, vol Volume) (f tipFinder, err error) {
+	after := ""
 	for {
 		infos, err := store.List(ctx, vol.prefix(), after, listPage)
 		if err != nil {
-			return Generation{}, fmt.Errorf("finding the newest commit of %s: %w", vol, err)
+			return f, fmt.Errorf("finding the newest commit of %s: %w", vol, err)
 		}
 		done := len(infos) < listPage
 		for _, in := range infos {
@@ -63,9 +97,16 @@ func Find(ctx context.Context, store objstore.Store, vol Volume) (Generation, er
 			}
 		}
 		if done {
-			return f.tip, notFound(vol, f.tip)
+			return f, notFound(vol, f.tip)
 		}
 	}
+}
+
+// unlisted is the error for a store whose list leaves out what is there: no
+// state that is found by it can be trusted to be the newest.
+func unlisted(vol Volume, tip, there Generation) error {
+	return problem.New(problem.Unsupported, "the store's list does not show what was written: it ends the log of volume %s at %s, though %s is there; "+
+		"glide needs a store whose lists are complete at once", vol, tip, there)
 }
 
 func notFound(vol Volume, tip Generation) error {
@@ -77,22 +118,48 @@ func notFound(vol Volume, tip Generation) error {
 
 // Load reads the object at a generation that Find returned, with one GET. If the
 // object was sent ahead of others, those are read too, and a seal among them,
-// which ends the log, is returned in its place.
+// which ends the log, is returned in its place. A seal ahead is returned with
+// the state of the object before it, which takes one GET more.
 func Load(ctx context.Context, store objstore.Store, vol Volume, g Generation) (*Object, error) {
 	o, err := get(ctx, store, vol, g)
 	if err != nil {
 		return nil, err
 	}
-	for n := g.Number - uint64(o.Ahead); n < g.Number; n++ {
-		before, err := get(ctx, store, vol, Generation{g.Epoch, n})
-		if err != nil {
-			return nil, err
+	if o.SealAhead() {
+		last, err := Load(ctx, store, vol, Generation{g.Epoch, g.Number - 1})
+		if err != nil || last.Closes() {
+			return last, err
 		}
-		if before.Closes() {
-			return before, nil
+		return o.closing(last), nil
+	}
+	before, err := getAll(ctx, store, vol, Generation{g.Epoch, g.Number - uint64(o.Ahead)}, uint64(o.Ahead))
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range before {
+		if b.SealAhead() {
+			return Load(ctx, store, vol, b.Generation)
+		}
+		if b.Closes() {
+			return b, nil
 		}
 	}
 	return o, nil
+}
+
+// getAll reads count objects of one epoch side by side. One that is missing is
+// problem.NotFound.
+func getAll(ctx context.Context, store objstore.Store, vol Volume, first Generation, count uint64) ([]*Object, error) {
+	list := make([]*Object, count)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(sideBySide)
+	for i := range list {
+		g.Go(func() (err error) {
+			list[i], err = get(ctx, store, vol, Generation{first.Epoch, first.Number + uint64(i)})
+			return err
+		})
+	}
+	return list, g.Wait()
 }
 
 // get reads one object and checks that it is the one of its place.
@@ -112,9 +179,9 @@ func get(ctx context.Context, store objstore.Store, vol Volume, g Generation) (*
 	return o, nil
 }
 
-// Newest is Find and Load: the object that is the volume. It begins again if the
-// log moves on between the two.
-func Newest(ctx context.Context, store objstore.Store, vol Volume) (*Object, error) {
+// Listed is Find and Load: the object that is the volume, if the store's list
+// shows it. It begins again if the log moves on between the two.
+func Listed(ctx context.Context, store objstore.Store, vol Volume) (*Object, error) {
 	var last error
 	for range moves {
 		g, err := Find(ctx, store, vol)
@@ -134,4 +201,50 @@ func Newest(ctx context.Context, store objstore.Store, vol Volume) (*Object, err
 		last = err
 	}
 	return nil, problem.New(problem.Unavailable, "%w; the log of %s moves while it is read", last, vol)
+}
+
+// Newest is Listed, and makes sure with one HEAD that nothing follows: LIST, GET
+// and HEAD. Of a log that moves on meanwhile it is an object that was the newest
+// after the call began.
+func Newest(ctx context.Context, store objstore.Store, vol Volume) (*Object, error) {
+	for try := 1; ; try++ {
+		o, err := Listed(ctx, store, vol)
+		if err != nil {
+			return nil, err
+		}
+		if moved, err := Moved(ctx, store, vol, o); err != nil {
+			return nil, err
+		} else if !moved || try == overtaken {
+			return o, nil
+		}
+	}
+}
+
+// Moved tells, with one HEAD, whether something follows the object in its log. As
+// long as nothing does, the object is the tip, and so is whole.
+//
+// no-silent-rollback: what follows has to be in the next list, or the store is
+// problem.Unsupported.
+func Moved(ctx context.Context, store objstore.Store, vol Volume, o *Object) (bool, error) {
+	next := o.following()
+	_, err := store.Head(ctx, vol.Key(next))
+	if errors.Is(err, problem.NotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking behind commit %s of %s: %w", o.Generation, vol, err)
+	}
+	now, err := Find(ctx, store, vol)
+	if err == nil && now.Compare(next) < 0 {
+		err = unlisted(vol, now, next)
+	}
+	return true, err
+}
+
+// following is where the log goes on after the object.
+func (o *Object) following() Generation {
+	if o.Closes() {
+		return o.Generation.NextEpoch()
+	}
+	return o.Generation.Next()
 }

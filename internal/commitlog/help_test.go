@@ -59,7 +59,8 @@ func ownerOf(t tb, store objstore.Store, vol Volume, host string, n uint64) *Own
 	seed[0] = byte(n)
 	o, err := New(Options{
 		Store: store, Volume: vol, Host: Host{ID: host, Addresses: []string{"tcp:" + host + ":9000"}},
-		Rand: rand.NewChaCha8(seed), Now: func() time.Time { return someDay },
+		Rand: rand.NewChaCha8(seed), Now: func() time.Time { return someDay }, Uptime: func() time.Duration { return 0 },
+		Pause: func(context.Context, time.Duration) error { return nil },
 	})
 	check(t, err)
 	return o
@@ -133,7 +134,7 @@ func newest(t tb, store objstore.Store, vol Volume) *Object {
 // history is the log, oldest first.
 func historyOf(t tb, store objstore.Store, vol Volume) (log []*Object) {
 	t.Helper()
-	check(t, History(ctx, store, vol, func(o *Object) error { log = append(log, o); return nil }))
+	check(t, History(ctx, store, vol, Generation{}, 0, func(o *Object) error { log = append(log, o); return nil }))
 	slices.Reverse(log)
 	return log
 }

@@ -3,191 +3,219 @@ package commitlog
 import (
 	"context"
 	"errors"
-	"slices"
-	"strings"
+	"math"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
 )
 
-// History calls fn for every object of the volume's log that still exists,
-// newest first, with one GET for each and one LIST for every 1000. Objects
-// beyond a gap or a seal, and those that late requests put back after they were
-// trimmed, are no part of the log and are left out (rules 3 and 6). An error of
-// fn ends it and is returned. A volume that is not in the store is
-// problem.NotFound.
-func History(ctx context.Context, store objstore.Store, vol Volume, fn func(*Object) error) error {
+// History calls fn for the newest objects of the volume's log that still exist,
+// newest first, count of them or, if that is 0, all: those before a generation
+// that it reported earlier, or, if that is zero, from the tip on. An error of fn
+// ends it and is returned.
+//
+// It costs one GET for each object, side by side, and no LIST; to find the tip it
+// makes the requests of Newest, and at the end of an epoch that was trimmed up
+// to sideBySide GETs are in vain. What is before is not looked at.
+//
+// Objects beyond a gap or a seal, and those that late requests put back after
+// they were trimmed, are no part of the log and are left out (rules 3 and 6). A
+// volume that is not in the store is problem.NotFound.
+func History(ctx context.Context, store objstore.Store, vol Volume, before Generation, count int, fn func(*Object) error) error {
 	if err := vol.Check(); err != nil {
 		return err
 	}
-	h := history{ctx: ctx, store: store, vol: vol, fn: fn}
-	err := objstore.ListAll(ctx, store, vol.prefix(), "", func(in objstore.Info) bool {
-		_, g, err := ParseKey(in.Key)
-		if err != nil {
-			return true
+	h := history{ctx: ctx, store: store, vol: vol, fn: fn, left: count}
+	if count <= 0 {
+		h.left = math.MaxInt
+	}
+	o := &Object{Generation: before}
+	var err error
+	switch {
+	case before.IsZero():
+		if o, err = Newest(ctx, store, vol); err == nil {
+			h.open = o.Generation
+			err = h.report(o)
 		}
-		if len(h.epoch) > 0 && h.epoch[0].Epoch != g.Epoch {
-			h.flush()
-		}
-		h.epoch = append(h.epoch, g)
-		return h.err == nil
-	})
-	if h.err == nil && err == nil {
-		h.flush()
+	case before.Number == 1: // it says where the epoch before ended
+		o, err = get(ctx, store, vol, before)
 	}
-	if h.err != nil {
-		return h.err
+	if err == nil {
+		err = h.before(o)
 	}
-	if err != nil {
-		return err
+	if err == errEnough {
+		return nil
 	}
-	return notFound(vol, h.tip)
+	return err
 }
 
-// history goes through a log epoch by epoch.
+// errEnough ends a history of which no more was asked for.
+var errEnough = errors.New("enough")
+
+// history goes through a log from an object back to its beginning.
 type history struct {
 	ctx   context.Context
 	store objstore.Store
 	vol   Volume
 	fn    func(*Object) error
-
-	tip   Generation   // zero until an epoch with a first object was seen
-	epoch []Generation // the keys of the epoch that is being listed
-	err   error
+	left  int        // objects that are still asked for
+	open  Generation // the tip, before which nothing of its epoch may be missing; or zero
 }
 
-// flush reports the epoch whose keys are complete.
-func (h *history) flush() {
-	epoch := h.epoch
-	h.epoch = nil
-	if h.err != nil || len(epoch) == 0 || epoch[0].Number != 1 {
-		return // an epoch without a first object is not begun
-	}
-	if h.tip.IsZero() {
-		h.err = h.newest(epoch)
-	} else {
-		h.err = h.closed(epoch)
-	}
-}
-
-// newest reports the unbroken run of the newest epoch, up to a seal.
-func (h *history) newest(epoch []Generation) error {
-	var f tipFinder
-	for _, g := range epoch {
-		if f.add(g) {
-			break
-		}
-	}
-	h.tip = f.tip
-	tip, err := Load(h.ctx, h.store, h.vol, f.tip)
-	if err != nil {
+func (h *history) report(o *Object) error {
+	if err := h.fn(o); err != nil {
 		return err
 	}
-	if err := h.fn(tip); err != nil {
-		return err
+	if h.left--; h.left <= 0 {
+		return errEnough
 	}
-	return h.report(epoch[:tip.Generation.Number-1])
+	return nil
 }
 
-// closed reports a closed epoch. It ends in a seal, its first object stays, and
-// others may have been trimmed, from the front: what is left is the run before
-// the seal.
-func (h *history) closed(epoch []Generation) error {
-	for i := len(epoch) - 1; i >= 1; i-- {
-		o, err := h.get(epoch[i])
-		if err != nil {
+// before reports what is before an object that was reported.
+func (h *history) before(o *Object) error {
+	for o != nil {
+		first, err := h.epoch(o)
+		if err != nil || first == nil {
 			return err
 		}
-		if o == nil || !o.Closes() {
-			continue // beyond the seal
-		}
-		if err := h.fn(o); err != nil {
+		if o, err = h.sealBefore(first); err != nil || o == nil {
 			return err
 		}
-		first := i
-		for first > 1 && epoch[first-1].Next() == epoch[first] {
-			first--
-		}
-		if err := h.report(epoch[first:i]); err != nil {
-			return err
-		}
-		break
-	}
-	return h.report(epoch[:1])
-}
-
-// report reports objects, the last one first. A seal among them was put back by
-// a late request, as was what is before it.
-func (h *history) report(gs []Generation) error {
-	for _, g := range slices.Backward(gs) {
-		o, err := h.get(g)
-		if err != nil {
-			return err
-		}
-		if o == nil {
-			continue
-		}
-		if o.Closes() {
-			return nil
-		}
-		if err := h.fn(o); err != nil {
+		if err := h.report(o); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// get reads an object; nil if it was removed since it was listed.
-func (h *history) get(g Generation) (*Object, error) {
-	o, err := get(h.ctx, h.store, h.vol, g)
-	if errors.Is(err, problem.NotFound) {
+// epoch reports the objects before one of the same epoch, and returns the first.
+// The first and the seal stay, others may have been trimmed, from the front: what
+// is left is the run before the seal. A seal in it was put back by a late
+// request, as was what is before it.
+func (h *history) epoch(o *Object) (first *Object, err error) {
+	at := o.Generation
+	if at.Number == 1 {
+		return o, nil
+	}
+	for at.Number > 2 {
+		n := min(sideBySide, uint64(h.left), at.Number-2)
+		list, err := h.some(Generation{at.Epoch, at.Number - n}, n)
+		if err != nil {
+			return nil, err
+		}
+		for i := int(n) - 1; i >= 0; i-- {
+			missing := list[i] == nil
+			if missing && at.Epoch == h.open.Epoch {
+				if err := h.trimmed(); err != nil {
+					return nil, err
+				}
+			}
+			if missing || list[i].Closes() {
+				return h.first(at.Epoch)
+			}
+			if err := h.report(list[i]); err != nil {
+				return nil, err
+			}
+		}
+		at.Number -= n
+	}
+	return h.first(at.Epoch)
+}
+
+// trimmed is an error if the epoch of the tip is still open: then nothing that
+// is before the tip can have been removed from it.
+func (h *history) trimmed() error {
+	now, err := Find(h.ctx, h.store, h.vol)
+	if err == nil && now.Epoch == h.open.Epoch {
+		return problem.New(problem.Unsupported, "the log of volume %s has a hole in epoch %d, before its newest commit %s: "+
+			"the store lost what was written, or does not show it", h.vol, h.open.Epoch, h.open)
+	}
+	return err
+}
+
+// first reports the first object of an epoch.
+func (h *history) first(epoch uint64) (*Object, error) {
+	list, err := h.some(Generation{epoch, 1}, 1)
+	if err != nil || list[0] == nil {
+		return nil, err
+	}
+	return list[0], h.report(list[0])
+}
+
+// some reads count objects side by side; nil where there is none.
+func (h *history) some(first Generation, count uint64) ([]*Object, error) {
+	list := make([]*Object, count)
+	g, ctx := errgroup.WithContext(h.ctx)
+	for i := range list {
+		g.Go(func() error {
+			o, err := get(ctx, h.store, h.vol, Generation{first.Epoch, first.Number + uint64(i)})
+			if errors.Is(err, problem.NotFound) {
+				return nil
+			}
+			list[i] = o
+			return err
+		})
+	}
+	return list, g.Wait()
+}
+
+// sealBefore is the seal of the epoch before the one that the first object opens;
+// nil if that is the beginning of the log.
+func (h *history) sealBefore(first *Object) (*Object, error) {
+	after := first.State.After
+	if first.Generation.Epoch == 1 {
 		return nil, nil
 	}
-	return o, err
-}
-
-// Names calls fn once with the name of every volume of the tenant that has a log,
-// removed ones included (their newest object is a tombstone). It costs at
-// most one LIST for each volume, whatever the length of the logs. An error of fn
-// ends it and is returned.
-func Names(ctx context.Context, store objstore.Store, tenant string, fn func(name string) error) error {
-	if !ValidName(tenant) {
-		return problem.New(problem.Invalid, "%.110q is no tenant", tenant)
+	if after.IsZero() {
+		var err error
+		if after, err = h.listedSeal(first.Generation.Epoch); err != nil || after.IsZero() {
+			return nil, err
+		}
 	}
-	return children(ctx, store, tenantPrefix(tenant), fn)
+	list, err := h.some(after, 1)
+	if err != nil {
+		return nil, err
+	}
+	return list[0], nil
 }
 
-// Tenants is Names for the tenants that have volumes in the store.
-func Tenants(ctx context.Context, store objstore.Store, fn func(tenant string) error) error {
-	return children(ctx, store, "t/", fn)
-}
-
-// children calls fn with each different part that follows prefix in keys. After
-// a page that ends within one of them it skips the rest of that one: "0" is the
-// byte after "/".
-func children(ctx context.Context, store objstore.Store, prefix string, fn func(string) error) error {
-	after, last := "", ""
-	for {
-		infos, err := store.List(ctx, prefix, after, listPage)
+// listedSeal finds the end of the epochs before one whose first object does not
+// say where that is, with one LIST and one GET: the last of their objects that
+// is a seal, and not one that was put ahead.
+func (h *history) listedSeal(epoch uint64) (Generation, error) {
+	after := h.vol.Key(Generation{epoch, maxNumber})
+	var epochKeys []Generation
+	err := objstore.ListAll(h.ctx, h.store, h.vol.prefix(), after, func(in objstore.Info) bool {
+		_, g, err := ParseKey(in.Key)
 		if err != nil {
-			return err
+			return true
 		}
-		for _, in := range infos {
-			child, _, ok := strings.Cut(strings.TrimPrefix(in.Key, prefix), "/")
-			if !ok || child == last || !ValidName(child) {
-				continue
+		if len(epochKeys) > 0 && epochKeys[0].Epoch != g.Epoch {
+			if epochKeys[0].Number == 1 {
+				return false
 			}
-			last = child
-			if err := fn(child); err != nil {
-				return err
-			}
+			epochKeys = nil // not begun
 		}
-		if len(infos) < listPage {
-			return nil
+		epochKeys = append(epochKeys, g)
+		return true
+	})
+	if err != nil {
+		return Generation{}, err
+	}
+	for i := len(epochKeys) - 1; i >= 0; i-- {
+		list, err := h.some(epochKeys[i], 1)
+		if err != nil {
+			return Generation{}, err
 		}
-		after = infos[len(infos)-1].Key
-		if last != "" && strings.HasPrefix(after, prefix+last+"/") {
-			after = prefix + last + "0"
+		if o := list[0]; o != nil && o.Closes() && !o.SealAhead() {
+			return o.Generation, nil
 		}
 	}
+	if len(epochKeys) > 0 {
+		return epochKeys[0], nil
+	}
+	return Generation{}, nil
 }

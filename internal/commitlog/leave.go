@@ -17,18 +17,11 @@ func (o *Owner) Release(ctx context.Context) error {
 	if o.gone(true) {
 		return nil
 	}
-	if err := o.owning(ctx); err != nil {
-		if o.gone(true) {
-			return nil // an earlier call's seal took effect
-		}
-		return err
+	err := o.append(ctx, o.sealOf(CauseRelease, true))
+	if err != nil && o.gone(true) {
+		return nil // an earlier call's seal took effect
 	}
-	if o.next.Number == 1 {
-		if err := o.begin(ctx); err != nil {
-			return err
-		}
-	}
-	return o.sendSeal(ctx, CauseRelease, true)
+	return err
 }
 
 // gone tells whether the claim was ended by Release, or by Tombstone.
@@ -47,16 +40,25 @@ func (o *Owner) Tombstone(ctx context.Context, cause Cause, renamedTo string) er
 }
 
 func (o *Owner) bury(ctx context.Context, cause Cause, renamedTo string) error {
-	if err := o.owning(ctx); err != nil {
-		if o.gone(false) {
-			return nil
+	err := errSealed
+	for range moves {
+		if err != errSealed {
+			break
 		}
-		return err
-	}
-	if o.next.Number > 1 {
-		if err := o.sendSeal(ctx, cause, false); err != nil {
+		if err = o.owning(ctx); err != nil {
+			if o.gone(false) {
+				return nil
+			}
 			return err
 		}
+		if o.next.Number > 1 {
+			err = o.sendSeal(ctx, cause, false)
+		} else {
+			err = nil
+		}
+	}
+	if err != nil {
+		return err
 	}
 	grave := State{Identity: Identity{ID: o.tip.State.ID, Cause: cause, RenamedTo: renamedTo}}
 	return o.send(ctx, &Object{Kind: First, Tombstone: true, State: grave})
@@ -132,65 +134,85 @@ func Activated(ctx context.Context, store objstore.Store, tip *Object) error {
 }
 
 // CheckSeal looks, with one GET, whether another host sealed the epoch at the
-// owner's next number (rule 11). The error is of kind problem.Fenced if one did,
-// and for good; any other says that the look failed.
+// owner's next number (rule 11). The error is of kind problem.Fenced if one did
+// and began the next epoch, and for good, and ErrYielding if it has yet to begin
+// it; any other says that the look failed.
 func (o *Owner) CheckSeal(ctx context.Context) error {
 	defer o.lock()()
-	if o.left != nil {
+	switch {
+	case o.left != nil:
 		return o.left
+	case o.tip == nil && o.pending == nil:
+		return problem.New(problem.Invalid, "volume %s is not claimed by this process", o.opts.Volume)
+	case len(o.flights) == 0 && o.yield == nil: // else the first of them finds it
+		if found, err := o.look(ctx); err != nil || !found {
+			return err
+		}
 	}
-	if len(o.flights) > 0 { // the first of them finds it
-		return o.settle(ctx)
+	if err := o.settle(ctx); err != nil && err != errSealed {
+		return err
 	}
+	switch {
+	case o.left != nil:
+		return o.left
+	case o.yield != nil:
+		return o.yielded(ctx)
+	}
+	return nil
+}
+
+// look is CheckSeal's GET. What is found in the way of something that was sent
+// may be that: it is settled then.
+func (o *Owner) look(ctx context.Context) (found bool, err error) {
 	at := o.next
 	if o.pending != nil {
 		at = o.pending.object.Generation
-	} else if o.tip == nil {
-		return problem.New(problem.Invalid, "volume %s is not claimed by this process", o.opts.Volume)
 	}
-	found, err := get(ctx, o.opts.Store, o.opts.Volume, at)
+	obj, err := get(ctx, o.opts.Store, o.opts.Volume, at)
 	switch {
 	case errors.Is(err, problem.NotFound):
-		return nil
+		return false, nil
 	case errors.Is(err, problem.Unsupported):
-		found = &Object{Generation: at}
+		obj = &Object{Generation: at}
 	case err != nil:
-		return err
+		return false, err
 	}
-	if o.pending != nil {
-		return o.settle(ctx) // it may be our own
+	if o.pending == nil {
+		_ = o.lost(obj)
 	}
-	o.left = fenced(o.opts.Volume, found)
-	return o.left
+	return true, nil
 }
 
 // Look is CheckSeal for a host that owned the volume in an earlier process: last
 // is the newest commit that it remembers. One GET tells that nothing followed.
 // What the host sent itself, and did not learn the fate of, is followed: Look
 // returns the newest object of the host's own. The error is of kind
-// problem.Fenced if another host sealed the epoch or opened the next one.
+// problem.Fenced if another host opened the next epoch, and ErrYielding if one
+// sealed the epoch and has yet to do that.
 func Look(ctx context.Context, store objstore.Store, vol Volume, last Generation, host string) (Generation, error) {
-	at := last.Next()
+	at, sealedBy := last.Next(), host
 	for {
 		found, err := get(ctx, store, vol, at)
 		switch {
+		case errors.Is(err, problem.NotFound) && sealedBy != host:
+			return last, problem.New(problem.Unavailable, "volume %s was sealed by host %s: %w", vol, sealedBy, ErrYielding)
 		case errors.Is(err, problem.NotFound):
 			return last, nil
 		case errors.Is(err, problem.Unsupported):
-			return last, fenced(vol, &Object{Generation: at})
+			return last, fenced(vol, &Object{Generation: at}, host)
 		case err != nil:
 			return last, fmt.Errorf("looking for a seal: %w", err)
 		}
-		maker := found.State.Owner.ID
 		if found.Closes() {
-			maker = found.State.SealedBy
+			if sealedBy = found.State.SealedBy; sealedBy == host {
+				last = at
+			}
+			at = at.NextEpoch()
+			continue
 		}
-		if maker != host {
-			return last, fenced(vol, found)
+		if found.State.Owner.ID != host {
+			return last, fenced(vol, found, host)
 		}
-		last, at = at, at.Next()
-		if found.Closes() {
-			at = last.NextEpoch()
-		}
+		last, at, sealedBy = at, at.Next(), host
 	}
 }

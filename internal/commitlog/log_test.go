@@ -172,7 +172,7 @@ func TestNotInStore(t *testing.T) {
 	wantKind(t, err, problem.NotFound)
 	_, err = newOwner(t, store, "a", 1).Claim(ctx, CauseWake, nil)
 	wantKind(t, err, problem.NotFound)
-	wantKind(t, History(ctx, store, disk, nil), problem.NotFound)
+	wantKind(t, History(ctx, store, disk, Generation{}, 0, nil), problem.NotFound)
 	_, err = Find(ctx, store, Volume{"default", "../x"})
 	wantKind(t, err, problem.Invalid)
 }
@@ -244,7 +244,7 @@ func TestHistoryOfATrimmedEpoch(t *testing.T) {
 	want[0], want[5] = "1.1 stub", "1.10 stub"
 	wantShape(t, historyOf(t, store, disk), want...)
 	stop := errors.New("enough")
-	if err := History(ctx, store, disk, func(*Object) error { return stop }); !errors.Is(err, stop) {
+	if err := History(ctx, store, disk, Generation{}, 0, func(*Object) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("History returns %v", err)
 	}
 }

@@ -23,7 +23,8 @@ const (
 
 const (
 	magic      = "GLDC"
-	version    = 1
+	version    = 2 // of a seal ahead
+	versionOne = 1 // of every other object
 	headerSize = 56
 	crcAt      = headerSize - 4
 
@@ -79,9 +80,10 @@ type Object struct {
 	Mark      Mark
 	// Ahead is how many objects before this one its sender had not seen taking
 	// effect: one of them may be a seal, and then this object is no part of the
-	// log. Zero without pipelining.
+	// log. Zero without pipelining. A seal that has it is a seal ahead.
 	Ahead uint32
-	// State is the volume's state; only its Identity in tombstones and stubs.
+	// State is the volume's state; only its Identity in tombstones, stubs and
+	// seals ahead.
 	State State
 	// Data is the data section of a data commit, as EncodeData made it; empty in others.
 	Data []byte
@@ -111,8 +113,27 @@ func (o *Object) Closes() bool {
 	return o.Kind == Seal || o.Kind == Stub && o.Generation.Number > 1
 }
 
+// SealAhead tells whether the object is a seal that was put beyond the tip
+// (rule 13): it cannot carry the state of objects that were not there yet.
+func (o *Object) SealAhead() bool { return o.Kind == Seal && o.Ahead > 0 }
+
 // Bare tells whether the object carries only the identity of its volume.
-func (o *Object) Bare() bool { return o.Tombstone || o.Kind == Stub }
+func (o *Object) Bare() bool { return o.Tombstone || o.Kind == Stub || o.SealAhead() }
+
+// closing is the seal ahead as one that carries the state of the object before
+// it, which is the end of the log.
+func (o *Object) closing(last *Object) *Object {
+	seal := *o
+	seal.Ahead, seal.Tombstone = 0, last.Tombstone
+	if last.Bare() {
+		seal.State = State{Identity: last.State.Identity}
+	} else {
+		seal.State = last.Carry()
+	}
+	seal.State.Cause, seal.State.SealedBy, seal.State.Time = o.State.Cause, o.State.SealedBy, o.State.Time
+	seal.State.After = Generation{}
+	return &seal
+}
 
 // Stub is what the collector may put in place of a first object or a seal past
 // retention: it fences like the object, and is no root.
@@ -149,7 +170,7 @@ func (o *Object) Encode() ([]byte, error) {
 
 func (o *Object) putHeader(raw []byte, stateLen int) {
 	copy(raw, magic)
-	binary.LittleEndian.PutUint16(raw[4:], version)
+	binary.LittleEndian.PutUint16(raw[4:], o.version())
 	raw[6] = byte(o.Kind)
 	if o.Released {
 		raw[7] |= flagReleased
@@ -165,6 +186,13 @@ func (o *Object) putHeader(raw []byte, stateLen int) {
 	binary.LittleEndian.PutUint32(raw[48:], uint32(len(o.Data)))
 }
 
+func (o *Object) version() uint16 {
+	if o.SealAhead() {
+		return version
+	}
+	return versionOne
+}
+
 // checksum covers everything but its own four bytes.
 func checksum(raw []byte) uint32 {
 	return crc32.Update(crc32.Checksum(raw[:crcAt], castagnoli), castagnoli, raw[headerSize:])
@@ -176,10 +204,9 @@ func Decode(raw []byte) (*Object, error) {
 	if len(raw) < headerSize || string(raw[:4]) != magic {
 		return nil, problem.New(problem.Corrupt, "not a commit (%d bytes)", len(raw))
 	}
-	if v := binary.LittleEndian.Uint16(raw[4:]); v > version {
+	v := binary.LittleEndian.Uint16(raw[4:])
+	if v > version {
 		return nil, problem.New(problem.Unsupported, "commit of version %d, this release reads up to %d; use a newer glide", v, version)
-	} else if v != version {
-		return nil, problem.New(problem.Corrupt, "commit of version %d", v)
 	}
 	stateLen, dataLen := binary.LittleEndian.Uint32(raw[44:]), binary.LittleEndian.Uint32(raw[48:])
 	if stateLen > MaxState || dataLen > MaxData || len(raw) != headerSize+int(stateLen)+int(dataLen) {
@@ -191,6 +218,9 @@ func Decode(raw []byte) (*Object, error) {
 	o, err := decodeHeader(raw)
 	if err != nil {
 		return nil, err
+	}
+	if v != o.version() {
+		return nil, problem.New(problem.Corrupt, "%s of version %d", o.Kind, v)
 	}
 	text := raw[headerSize : headerSize+stateLen]
 	if o.State, err = decodeState(text, o.Bare()); err != nil {
@@ -238,6 +268,8 @@ func (o *Object) check() string {
 		return fmt.Sprintf("a %s that releases", o.Kind)
 	case o.Tombstone && o.Kind == Commit:
 		return "a commit that removes"
+	case !o.State.After.IsZero() && (o.Generation.Number > 1 || o.State.After.Epoch != o.Generation.Epoch-1):
+		return fmt.Sprintf("it comes after %s", o.State.After)
 	case uint64(o.Ahead) > min(MaxAhead, o.Generation.Number-1):
 		return fmt.Sprintf("it is %d objects ahead", o.Ahead)
 	case len(o.Data) > MaxData || len(o.Data) > 0 && o.Kind != Commit:

@@ -54,10 +54,14 @@ func sampleObjects(t tb) map[string]*Object {
 	grave.RenamedTo, grave.Cause = "new-db", CauseRename
 	seal := fullState()
 	seal.SealedBy, seal.Cause = "host-c", CauseSeal
+	next := fullState()
+	next.After, next.Cause = Generation{4, 20}, CauseTakeover
 	return map[string]*Object{
 		"first":     {Generation: Generation{1, 1}, Kind: First, Mark: mark, State: tiny},
 		"commit":    {Generation: Generation{4, 3}, Kind: Commit, Mark: mark, Ahead: 2, State: fullState(), Data: data},
 		"seal":      {Generation: Generation{4, 4}, Kind: Seal, Mark: mark, State: seal},
+		"ahead":     {Generation: Generation{4, 20}, Kind: Seal, Mark: mark, Ahead: 15, State: State{Identity: seal.Identity}},
+		"next":      {Generation: Generation{5, 1}, Kind: First, Mark: mark, State: next},
 		"release":   {Generation: Generation{4, 4}, Kind: Seal, Released: true, Mark: mark, State: fullState()},
 		"tombstone": {Generation: Generation{5, 1}, Kind: First, Tombstone: true, Mark: mark, State: State{Identity: grave.Identity}},
 		"stub":      (&Object{Generation: Generation{4, 4}, Kind: Seal, Mark: mark, State: seal}).Stub(),
@@ -133,7 +137,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"nothing":       {nil, problem.Corrupt},
 		"other magic":   {edit(0, 'X'), problem.Corrupt},
 		"version 0":     {edit(4, 0), problem.Corrupt},
-		"newer version": {edit(4, 2), problem.Unsupported},
+		"newer version": {edit(4, 3), problem.Unsupported},
+		"version 2":     {edit(4, 2), problem.Corrupt}, // which only seals ahead have
 		"kind 0":        {edit(6, 0), problem.Corrupt},
 		"kind 5":        {edit(6, 5), problem.Corrupt},
 		"first at 3":    {edit(6, 1), problem.Corrupt},

@@ -25,13 +25,29 @@ type Options struct {
 	Host   Host             // who commits
 	Rand   io.Reader        // source of marks; read under the Owner's lock only
 	Now    func() time.Time // for the times in states, which only people read
-	RollAt uint64           // objects of an epoch before the next begins, 3 to 1999; 0: 1000
+	RollAt uint64           // objects of an epoch before the next begins, 3 to 900; 0: 900
+
+	Uptime   func() time.Duration // a monotonic clock: for how long the Owner yields
+	YieldFor time.Duration        // to another host's seal; 0: 30 s
+	// Pause waits between two tries of a claim; its error is that of ctx, if that ends.
+	Pause func(ctx context.Context, d time.Duration) error
 }
+
+const (
+	// maxEpoch is the most objects that an owner's epoch has. With what claimers put
+	// before and behind them it fits in one page of a listing, so that one LIST
+	// finds the tip.
+	maxEpoch = 900
+	yieldFor = 30 * time.Second
+)
 
 func (o *Options) withDefaults() Options {
 	c := *o
 	if c.RollAt == 0 {
-		c.RollAt = listPage
+		c.RollAt = maxEpoch
+	}
+	if c.YieldFor == 0 {
+		c.YieldFor = yieldFor
 	}
 	return c
 }
@@ -39,8 +55,8 @@ func (o *Options) withDefaults() Options {
 // Validate reports everything that is wrong with the options.
 func (o *Options) Validate() error {
 	var wrong []string
-	if o.Store == nil || o.Rand == nil || o.Now == nil {
-		wrong = append(wrong, "Store, Rand and Now are needed")
+	if o.Store == nil || o.Rand == nil || o.Now == nil || o.Uptime == nil || o.Pause == nil {
+		wrong = append(wrong, "Store, Rand, Now, Uptime and Pause are needed")
 	}
 	if err := o.Volume.Check(); err != nil {
 		wrong = append(wrong, err.Error())
@@ -48,7 +64,7 @@ func (o *Options) Validate() error {
 	if !ValidName(o.Host.ID) {
 		wrong = append(wrong, fmt.Sprintf("%.110q is no host ID", o.Host.ID))
 	}
-	if o.RollAt != 0 && (o.RollAt < 3 || o.RollAt >= 2*listPage) { // more would cost Find a third LIST
+	if o.RollAt != 0 && (o.RollAt < 3 || o.RollAt > maxEpoch) {
 		wrong = append(wrong, fmt.Sprintf("RollAt is %d", o.RollAt))
 	}
 	if wrong == nil {
@@ -74,17 +90,21 @@ type Owner struct {
 
 	mu      sync.Mutex // guards the rest; held during requests, but for those of flights
 	tip     *Object    // the newest object, which is ours; nil: nothing was claimed
-	next    Generation // where the next object goes; number 1: our seal closed the epoch before
+	next    Generation // where the next object goes; number 1: the epoch before is closed
+	closed  Generation // the seal that closed it, if it is
+	yield   *yield     // it is another host's
 	pending *sent      // sent, and not known to have taken effect
 	flights []*flight  // sent without waiting, in order; none while there is a pending
+	again   []*flight  // sent, and cut off by a seal: to be sent again in the next epoch
 	parcels []parcel   // the data commits of tip, and of flights, that are not folded
-	seal    *sent      // the seal of another's epoch, likewise; any other in its place does as well
+	claim   claim      // what was sent to close another's epoch
 	left    error      // why the claim is over
 }
 
 type sent struct {
 	object *Object
 	raw    []byte
+	landed bool // of a seal ahead: it is known to be there
 }
 
 type status struct {
@@ -117,7 +137,7 @@ func (o *Owner) Unsettled() bool { return o.status.Load().unsettled }
 func (o *Owner) Err() error { return o.status.Load().left }
 
 func (o *Owner) publishStatus() {
-	s := &status{left: o.left, unsettled: o.pending != nil || len(o.flights) > 0}
+	s := &status{left: o.left, unsettled: o.pending != nil || len(o.flights) > 0 || len(o.again) > 0}
 	if o.tip != nil {
 		s.tip = o.tip.Generation
 	}
@@ -168,46 +188,48 @@ func (o *Owner) Commit(ctx context.Context, state State) (Generation, error) {
 }
 
 func (o *Owner) commit(ctx context.Context, state State) (Generation, error) {
-	if err := o.ready(ctx); err != nil {
-		return Generation{}, err
-	}
-	if state.ID != o.tip.State.ID {
-		return Generation{}, problem.New(problem.Invalid, "commit of volume ID %s to the log of %s, which is of %s",
-			state.ID, o.opts.Volume, o.tip.State.ID)
-	}
-	before := o.parcels
-	o.carry(&state)
-	if err := o.prepare(&Object{Kind: Commit, State: state}, o.next); err != nil {
-		o.parcels = before // nothing was sent
-		return Generation{}, err
-	}
-	if err := o.settle(ctx); err != nil {
-		return Generation{}, err
-	}
-	return o.tip.Generation, nil
+	err := o.append(ctx, func() (*Object, error) {
+		if state.ID != o.tip.State.ID {
+			return nil, problem.New(problem.Invalid, "commit of volume ID %s to the log of %s, which is of %s",
+				state.ID, o.opts.Volume, o.tip.State.ID)
+		}
+		next := state
+		o.carry(&next)
+		return &Object{Kind: Commit, State: next}, nil
+	})
+	return o.reached(err)
 }
 
 // Forget publishes the volume's state without what is kept for a former owner (rule
 // 12): it is an operator's act. It makes no request if nothing is kept for that host.
 func (o *Owner) Forget(ctx context.Context, host string) error {
 	defer o.lock()()
-	if err := o.ready(ctx); err != nil {
-		return err
-	}
-	state := o.tip.Carry()
-	kept := slices.DeleteFunc(slices.Clone(state.SealedFrom), func(f SealedFrom) bool { return f.Host == host })
-	if len(kept) == len(state.SealedFrom) {
+	err := o.append(ctx, func() (*Object, error) {
+		state := o.tip.Carry()
+		kept := slices.DeleteFunc(slices.Clone(state.SealedFrom), func(f SealedFrom) bool { return f.Host == host })
+		if len(kept) == len(state.SealedFrom) {
+			return nil, errNothing
+		}
+		state.Cause, state.SealedFrom = CauseForget, kept
+		return &Object{Kind: Commit, State: state}, nil
+	})
+	if err == errNothing {
 		return nil
 	}
-	state.Cause, state.SealedFrom = CauseForget, kept
-	return o.send(ctx, &Object{Kind: Commit, State: state})
+	return err
 }
+
+var errNothing = errors.New("there is nothing to be sent")
 
 // Resolve settles what was sent before and returns the generation of the newest
 // object. It makes no request when everything is settled.
 func (o *Owner) Resolve(ctx context.Context) (Generation, error) {
 	defer o.lock()()
-	if err := o.settle(ctx); err != nil {
+	err := o.settle(ctx)
+	if len(o.again) > 0 && (err == nil || err == errSealed) {
+		err = o.ready(ctx)
+	}
+	if err != nil && err != errSealed {
 		return Generation{}, err
 	}
 	if o.tip == nil {
@@ -219,46 +241,53 @@ func (o *Owner) Resolve(ctx context.Context) (Generation, error) {
 // Roll ends the epoch and begins the next, as Commit does by itself (rule 3).
 func (o *Owner) Roll(ctx context.Context) error {
 	defer o.lock()()
-	if err := o.ready(ctx); err != nil {
+	if err := o.append(ctx, o.sealOf(CauseRoll, false)); err != nil {
 		return err
 	}
-	return o.roll(ctx)
+	return o.ready(ctx)
 }
 
-func (o *Owner) roll(ctx context.Context) error {
-	if err := o.sendSeal(ctx, CauseRoll, false); err != nil {
-		return err
-	}
-	return o.begin(ctx)
-}
-
-// begin opens the next epoch after our own seal, with the same state.
+// begin opens the next epoch after a seal, with the same state.
 func (o *Owner) begin(ctx context.Context) error {
 	state := o.tip.Carry()
 	state.Cause = CauseRoll
+	if o.yield != nil {
+		state.Cause = CauseOpen
+	}
 	return o.send(ctx, &Object{Kind: First, State: state})
 }
 
 // ready settles what was sent and brings the log to where a commit can follow.
 func (o *Owner) ready(ctx context.Context) error {
-	if err := o.owning(ctx); err != nil {
-		return err
+	for range moves {
+		if err := o.owning(ctx); err != nil {
+			return err
+		}
+		var err error
+		switch {
+		case o.next.Number == 1:
+			err = o.begin(ctx)
+		case o.next.Number >= o.opts.RollAt:
+			err = o.sendSeal(ctx, CauseRoll, false)
+		case len(o.again) > 0:
+			err = o.relaunch()
+		default:
+			return nil
+		}
+		if err != nil && err != errSealed {
+			return err
+		}
 	}
-	switch {
-	case o.next.Number == 1: // sealed, and failed before the next epoch
-		return o.begin(ctx)
-	case o.next.Number >= o.opts.RollAt:
-		return o.roll(ctx)
-	}
-	return nil
+	return problem.New(problem.Busy, "volume %s is sealed by others again and again", o.opts.Volume)
 }
 
-// owning settles what was sent and is nil if the volume is ours.
+// owning settles what was sent and is nil if the volume is ours, and does not
+// yield.
 func (o *Owner) owning(ctx context.Context) error {
 	if o.left != nil {
 		return o.left
 	}
-	if err := o.settle(ctx); err != nil {
+	if err := o.settle(ctx); err != nil && err != errSealed {
 		return err
 	}
 	if o.left != nil {
@@ -267,13 +296,50 @@ func (o *Owner) owning(ctx context.Context) error {
 	if o.tip == nil {
 		return problem.New(problem.Invalid, "volume %s is not claimed by this process", o.opts.Volume)
 	}
+	if err := o.meetAhead(ctx); err != nil {
+		return err
+	}
+	if o.yield != nil {
+		return o.yielded(ctx)
+	}
 	return nil
 }
 
+// append makes what is made the next object of the log: it is made again when
+// a seal was in its place.
+func (o *Owner) append(ctx context.Context, made func() (*Object, error)) error {
+	for range moves {
+		if err := o.ready(ctx); err != nil {
+			return err
+		}
+		before := o.parcels
+		obj, err := made()
+		if err == nil {
+			err = o.prepare(obj, o.next)
+		}
+		if err != nil { // nothing was sent
+			o.parcels = before
+			return err
+		}
+		if err := o.settle(ctx); err != errSealed {
+			return err
+		}
+	}
+	return problem.New(problem.Busy, "volume %s is sealed by others again and again", o.opts.Volume)
+}
+
+// sealOf makes a seal of our epoch.
+func (o *Owner) sealOf(cause Cause, released bool) func() (*Object, error) {
+	return func() (*Object, error) {
+		state := o.tip.Carry()
+		state.Cause, state.SealedBy = cause, o.opts.Host.ID
+		return &Object{Kind: Seal, Released: released, State: state}, nil
+	}
+}
+
 func (o *Owner) sendSeal(ctx context.Context, cause Cause, released bool) error {
-	state := o.tip.Carry()
-	state.Cause, state.SealedBy = cause, o.opts.Host.ID
-	return o.send(ctx, &Object{Kind: Seal, Released: released, State: state})
+	obj, _ := o.sealOf(cause, released)()
+	return o.send(ctx, obj)
 }
 
 // send makes obj the next object of our epoch.
@@ -286,6 +352,9 @@ func (o *Owner) send(ctx context.Context, obj *Object) error {
 
 // prepare makes obj what settle will send.
 func (o *Owner) prepare(obj *Object, at Generation) (err error) {
+	if obj.Kind == First && at.Epoch > 1 {
+		obj.State.After = o.closed
+	}
 	o.pending, err = o.encode(obj, at)
 	return err
 }
@@ -297,6 +366,9 @@ func (o *Owner) encode(obj *Object, at Generation) (*sent, error) {
 	s.Tenant, s.Name, s.Time = o.opts.Volume.Tenant, o.opts.Volume.Name, o.opts.Now().UTC()
 	if !obj.Closes() {
 		s.Owner, s.SealedBy = o.opts.Host, ""
+	}
+	if obj.Kind != First {
+		s.After = Generation{}
 	}
 	obj.State = s
 	if _, err := io.ReadFull(o.opts.Rand, obj.Mark[:]); err != nil {
@@ -310,17 +382,21 @@ func (o *Owner) encode(obj *Object, at Generation) (*sent, error) {
 	return &sent{object: obj, raw: raw}, nil
 }
 
-// settle sends what is pending, again if need be, until its fate is known.
+// settle sends what is pending, again if need be, until its fate is known. What
+// flew and was cut off by a seal is to be sent again, and no error; a pending
+// object is not, and that is errSealed.
 func (o *Owner) settle(ctx context.Context) error {
+	if len(o.flights) > 0 {
+		if err := o.drain(ctx); err != nil {
+			return err
+		}
+		return o.left
+	}
 	found, err := o.resolve(ctx)
 	if err != nil || found == nil {
 		return err
 	}
-	if o.tip == nil {
-		return busy(o.opts.Volume, found)
-	}
-	o.left = fenced(o.opts.Volume, found)
-	return o.left
+	return o.lost(found)
 }
 
 // resolve learns the fate of what is pending. found is the other object that
@@ -328,7 +404,7 @@ func (o *Owner) settle(ctx context.Context) error {
 // fate stays unknown.
 func (o *Owner) resolve(ctx context.Context) (found *Object, err error) {
 	if len(o.flights) > 0 {
-		return o.drain(ctx)
+		return nil, o.drain(ctx)
 	}
 	p := o.pending
 	if p == nil {
@@ -346,6 +422,19 @@ func (o *Owner) resolve(ctx context.Context) (found *Object, err error) {
 		o.took(p.object)
 	}
 	return found, nil
+}
+
+// lost takes note that another object stands where ours was to be.
+func (o *Owner) lost(found *Object) error {
+	switch {
+	case o.tip == nil:
+		return busy(o.opts.Volume, found)
+	case found.Closes() && found.Generation == o.tip.Generation.Next():
+		o.closedBy(found)
+		return errSealed
+	}
+	o.fencedBy(found)
+	return o.left
 }
 
 // create makes raw the object of its place, or finds the other one that is
@@ -383,38 +472,13 @@ func (o *Owner) took(obj *Object) {
 		o.inherit(&obj.State)
 	}
 	o.tip, o.left = obj, nil
-	o.next = obj.Generation.Next()
+	o.next, o.closed, o.yield = obj.Generation.Next(), Generation{}, nil
 	switch {
 	case obj.Kind == Seal && obj.Released:
 		o.left = problem.New(problem.Invalid, "volume %s was released at %s; claim it first", o.opts.Volume, obj.Generation)
 	case obj.Kind == Seal:
-		o.next = obj.Generation.NextEpoch()
+		o.next, o.closed = obj.Generation.NextEpoch(), obj.Generation
 	case obj.Tombstone:
 		o.left = problem.New(problem.Invalid, "volume %s was removed at %s", o.opts.Volume, obj.Generation)
 	}
-}
-
-// fenced is the error of an owner that found another's object in its way.
-func fenced(vol Volume, found *Object) error {
-	by := found.State.Owner
-	if found.Closes() {
-		by = Host{ID: found.State.SealedBy}
-	}
-	return problem.New(problem.Fenced, "volume %s was taken over by host %s at %s; what it did not publish is kept as a rescue volume",
-		vol, hostName(by), found.Generation)
-}
-
-// busy is the error of a claimer that another was quicker than.
-func busy(vol Volume, found *Object) error {
-	return problem.New(problem.Busy, "volume %s was just claimed by host %s at %s; ask there", vol, hostName(found.State.Owner), found.Generation)
-}
-
-func hostName(h Host) string {
-	switch {
-	case h.ID == "":
-		return "of unknown name"
-	case len(h.Addresses) == 0:
-		return h.ID
-	}
-	return h.ID + " (" + strings.Join(h.Addresses, ", ") + ")"
 }

@@ -221,7 +221,7 @@ func TestRequests(t *testing.T) {
 	check(t, errOf(newOwner(t, store, "b", 2).Claim(ctx, CauseOpen, nil)))
 	want("claim", 1, 1, 2)
 	wantKind(t, errOf(b.Commit(ctx, someState(3))), problem.Fenced)
-	want("fenced", 0, 1, 1)
+	want("fenced", 0, 2, 1)
 
 	// A fork to another name: the pin, the look and the drop are three more.
 	child := ownerOf(t, store, Volume{"default", "child"}, "c", 1)

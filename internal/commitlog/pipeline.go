@@ -13,10 +13,16 @@ import (
 // and is acknowledged in the order of their numbers only.
 type flight struct {
 	*sent
+	*attempt
+	ctx  context.Context
+	took bool // it and all before it are part of the log; under Owner.mu
+}
+
+// attempt is one sending of a flight: one that a seal cut off is sent again.
+type attempt struct {
 	done  chan struct{} // closed once found and err are set
 	found *Object       // another's object that stands in its place
 	err   error         // its fate is not known
-	took  bool          // it and all before it are part of the log; under Owner.mu
 }
 
 // parcel is a data commit that is not folded.
@@ -30,9 +36,6 @@ type Shipment struct {
 	o *Owner
 	f *flight
 }
-
-// Generation is where the commit will be, if it takes effect.
-func (s *Shipment) Generation() Generation { return s.f.object.Generation }
 
 // Ship publishes the state of the commit before it, as edit changes it, and does
 // not wait for the answer, nor for those of commits sent before. With data, the
@@ -55,21 +58,7 @@ func (o *Owner) Ship(ctx context.Context, through uint64, data []byte, edit func
 	}
 	state := last.State.Clone()
 	edit(&state)
-	before := o.parcels
-	o.carry(&state)
-	if len(data) > 0 {
-		state.DataSeq = through
-	}
-	s, err := o.launch(ctx, at, &Object{State: state, Data: data})
-	if err != nil {
-		o.parcels = before
-		return nil, err
-	}
-	if len(data) > 0 {
-		run := DataRun{Name: o.opts.Volume.Name, Epoch: at.Epoch, First: at.Number, Last: at.Number, Hash: s.f.object.Hash, Count: 1, Bytes: decodedSize(data)}
-		o.parcels = append(o.parcels[:len(o.parcels):len(o.parcels)], parcel{run, through})
-	}
-	return s, nil
+	return o.launch(ctx, at, state, through, data)
 }
 
 // Unfolded is the number and decoded size in bytes of the data commits that the newest
@@ -92,19 +81,13 @@ func (o *Owner) follow(ctx context.Context, state State) (*Shipment, error) {
 	if state.ID != o.tip.State.ID {
 		return nil, problem.New(problem.Invalid, "commit of volume ID %s to the log of %s, which is of %s", state.ID, o.opts.Volume, o.tip.State.ID)
 	}
-	before := o.parcels
-	o.carry(&state)
-	s, err := o.launch(ctx, at, &Object{State: state})
-	if err != nil {
-		o.parcels = before
-	}
-	return s, err
+	return o.launch(ctx, at, state, 0, nil)
 }
 
 // place is where the next commit goes, behind what was sent.
 func (o *Owner) place(ctx context.Context) (Generation, error) {
 	o.reap()
-	if n := len(o.flights); n > 0 && !o.stuck() && n < MaxAhead {
+	if n := len(o.flights); n > 0 && len(o.again) == 0 && !o.stuck() && n < MaxAhead {
 		if at := o.flights[n-1].object.Generation.Next(); at.Number < o.opts.RollAt {
 			return at, nil
 		}
@@ -116,20 +99,51 @@ func (o *Owner) place(ctx context.Context) (Generation, error) {
 }
 
 // launch sends a commit.
-func (o *Owner) launch(ctx context.Context, at Generation, obj *Object) (*Shipment, error) {
-	obj.Kind, obj.Ahead = Commit, uint32(len(o.flights))
-	s, err := o.encode(obj, at)
-	if err != nil {
+func (o *Owner) launch(ctx context.Context, at Generation, state State, through uint64, data []byte) (*Shipment, error) {
+	f := &flight{ctx: objstore.WithPatience(ctx)} // it is nobody's in particular
+	if err := o.fly(f, at, state, through, data); err != nil {
 		return nil, err
 	}
-	f := &flight{sent: s, done: make(chan struct{})}
-	o.flights = append(o.flights, f)
-	ctx = objstore.WithPatience(ctx) // it is nobody's in particular
-	go func() {
-		f.found, f.err = create(ctx, o.opts.Store, o.opts.Volume, f.object, f.raw)
-		close(f.done)
-	}()
 	return &Shipment{o, f}, nil
+}
+
+// relaunch sends what a seal cut off again, as long as the epoch has room.
+func (o *Owner) relaunch() error {
+	for at := o.next; len(o.again) > 0 && at.Number < o.opts.RollAt; at = at.Next() {
+		f := o.again[0]
+		if err := o.fly(f, at, f.object.State, f.object.State.DataSeq, f.object.Data); err != nil {
+			return err
+		}
+		o.again = o.again[1:]
+	}
+	return nil
+}
+
+// fly sends a commit behind those that are under way. The data commits that it
+// names are those that come before it there.
+func (o *Owner) fly(f *flight, at Generation, state State, through uint64, data []byte) error {
+	before := o.parcels
+	o.carry(&state)
+	if len(data) > 0 {
+		state.DataSeq = through
+	}
+	s, err := o.encode(&Object{Kind: Commit, Ahead: uint32(len(o.flights)), State: state, Data: data}, at)
+	if err != nil {
+		o.parcels = before
+		return err
+	}
+	if len(data) > 0 {
+		run := DataRun{Name: o.opts.Volume.Name, Epoch: at.Epoch, First: at.Number, Last: at.Number, Hash: s.object.Hash, Count: 1, Bytes: decodedSize(data)}
+		o.parcels = append(o.parcels[:len(o.parcels):len(o.parcels)], parcel{run, through})
+	}
+	a := &attempt{done: make(chan struct{})}
+	f.sent, f.attempt = s, a
+	o.flights = append(o.flights, f)
+	go func() {
+		a.found, a.err = create(f.ctx, o.opts.Store, o.opts.Volume, s.object, s.raw)
+		close(a.done)
+	}()
+	return nil
 }
 
 // Wait returns the commit's generation once it and all before it took effect.
@@ -139,33 +153,41 @@ func (s *Shipment) Wait(ctx context.Context) (Generation, error) {
 	for {
 		unlock := s.o.lock()
 		s.o.reap()
-		took, left, stuck := s.f.took, s.o.left, s.o.stuck()
-		var first *flight
-		if len(s.o.flights) > 0 {
-			first = s.o.flights[0]
+		if s.o.yield != nil && !s.f.took {
+			if err := s.o.yielded(ctx); err != nil {
+				unlock()
+				return Generation{}, err
+			}
 		}
+		g, took, left := s.f.object.Generation, s.f.took, s.o.left
+		done, failed := s.o.delayed(g)
 		unlock()
 		switch {
 		case took:
-			return s.Generation(), nil
+			return g, nil
 		case left != nil:
 			return Generation{}, left
-		case stuck || first == nil:
-			return Generation{}, s.failure(first)
+		case failed != nil:
+			return Generation{}, failed
 		}
 		select {
-		case <-first.done:
+		case <-done:
 		case <-ctx.Done():
 			return Generation{}, ctx.Err()
 		}
 	}
 }
 
-func (s *Shipment) failure(first *flight) error {
-	if first != nil && first.err != nil {
-		return first.err
+// delayed is why what was sent does not take effect for now, or else a channel
+// that is closed when the first flight ends.
+func (o *Owner) delayed(g Generation) (done chan struct{}, failed error) {
+	switch {
+	case o.stuck():
+		return nil, o.flights[0].err
+	case len(o.flights) > 0:
+		return o.flights[0].done, nil
 	}
-	return problem.New(problem.Unavailable, "commit %s of %s was not sent", s.Generation(), s.o.opts.Volume)
+	return nil, problem.New(problem.Unavailable, "commit %s of %s is to be sent again", g, o.opts.Volume)
 }
 
 // stuck tells whether the first flight ended and its fate is not known.
@@ -196,7 +218,8 @@ func (o *Owner) reap() {
 		}
 		if f.found != nil {
 			// What was sent behind another's object is no part of the log (rule 6).
-			o.left, o.flights = fenced(o.opts.Volume, f.found), nil
+			f.took = fault.Is("acknowledges-while-yielding")
+			_ = o.lost(f.found)
 			return
 		}
 		o.flights = o.flights[1:]
@@ -206,14 +229,14 @@ func (o *Owner) reap() {
 }
 
 // drain waits for all flights, and sends those that failed again.
-func (o *Owner) drain(ctx context.Context) (found *Object, err error) {
+func (o *Owner) drain(ctx context.Context) error {
 	for len(o.flights) > 0 {
 		f := o.flights[0]
 		stuck := o.stuck()
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 		if f.err != nil {
 			if !stuck { // it was waited for while it gave up
@@ -221,17 +244,13 @@ func (o *Owner) drain(ctx context.Context) (found *Object, err error) {
 			}
 			found, err := create(ctx, o.opts.Store, o.opts.Volume, f.object, f.raw)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			f.found, f.err = found, nil
 		}
-		found := f.found
 		o.reap()
-		if found != nil {
-			return found, nil
-		}
 	}
-	return nil, nil
+	return nil
 }
 
 // inherit takes over the data commits that the first object of an epoch names.
@@ -239,10 +258,20 @@ func (o *Owner) inherit(s *State) {
 	if o.tip != nil && s.Cause == CauseRoll {
 		return // the parcels of this process's epoch before
 	}
-	o.parcels = nil
+	o.parcels = parcelsOf(s)
+}
+
+// restParcels makes the data commits those that the tip rests on.
+func (o *Owner) restParcels() {
+	s := o.tip.Carry()
+	o.parcels = parcelsOf(&s)
+}
+
+func parcelsOf(s *State) (list []parcel) {
 	for _, run := range s.DataCommits {
-		o.parcels = append(o.parcels, parcel{run, s.DataSeq})
+		list = append(list, parcel{run, s.DataSeq})
 	}
+	return list
 }
 
 // carry fills in what every commit carries on from the one before it: the data

@@ -115,6 +115,9 @@ type Identity struct {
 	Cause Cause     `json:"cause"`
 	// RenamedTo is, in a tombstone, the name under which the volume goes on.
 	RenamedTo string `json:"renamed_to,omitempty"`
+	// After is, in the first object of an epoch but the first, the seal of the
+	// epoch before: where that one ended, whatever else lies behind its end.
+	After Generation `json:"after,omitzero"`
 }
 
 // State is the whole small state of a volume, as each of its commits carries it.
@@ -271,6 +274,8 @@ func (id *Identity) check() string {
 		return fmt.Sprintf("it was renamed to %.110q", id.RenamedTo)
 	case len(id.Cause) > MaxText || !ValidName(string(id.Cause)):
 		return fmt.Sprintf("its cause is %.110q", id.Cause)
+	case !id.After.IsZero() && !id.After.valid():
+		return fmt.Sprintf("it comes after %s", id.After)
 	case len(id.Owner.Addresses) > MaxAddresses || slices.ContainsFunc(id.Owner.Addresses, badText):
 		return fmt.Sprintf("its owner has %d addresses, at most %d of %d bytes each are possible",
 			len(id.Owner.Addresses), MaxAddresses, MaxText)

@@ -204,11 +204,11 @@ func (f *forking) reserve(disks []*disk) (done func(), err error) {
 }
 
 // remote forks a published state: at most six requests, whatever the size of
-// the disk and the length of its history. reachable-is-kept: announce the
-// commit, then read it, then refer to it.
+// the disk and the length of its history; some more if the log moves on
+// meanwhile. reachable-is-kept: announce the commit, then look, then refer to it.
 func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
 	h := f.h
-	gen, snapshot, err := f.place(ctx)
+	gen, tip, snapshot, err := f.place(ctx)
 	if err != nil {
 		return nil, "", err
 	}
@@ -221,8 +221,7 @@ func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
 			h.cfg.Log.Warn("a pin was not dropped", "error", err)
 		}
 	}()
-	tip, err := commitlog.Load(ctx, h.cfg.Store, f.src.log(), gen)
-	if err != nil {
+	if tip, err = f.look(ctx, gen, tip); err != nil {
 		return nil, "", err
 	}
 	if tip.Bare() {
@@ -239,31 +238,42 @@ func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
 	return disks, gen.String(), err
 }
 
+// look makes sure that an announced commit is whole: the newest one is, as long as
+// nothing follows it; any other, and one that was overtaken, is read now.
+func (f *forking) look(ctx context.Context, gen commitlog.Generation, tip *commitlog.Object) (*commitlog.Object, error) {
+	if tip != nil {
+		if moved, err := commitlog.Moved(ctx, f.h.cfg.Store, f.src.log(), tip); err != nil || !moved {
+			return tip, err
+		}
+	}
+	return commitlog.Load(ctx, f.h.cfg.Store, f.src.log(), gen)
+}
+
 // place finds the commit to fork: the newest one, after its owner has flushed,
-// or the one that --at names.
-func (f *forking) place(ctx context.Context) (commitlog.Generation, *commitlog.Snapshot, error) {
+// or the one that --at names. If it was read, and was the newest, tip is it.
+func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commitlog.Object, _ *commitlog.Snapshot, _ error) {
 	h := f.h
 	if f.at != "" {
 		g, s, err := f.snapshot(ctx)
 		if err == nil && s == nil {
 			_, g, err = h.resolve(ctx, f.src, f.at)
 		}
-		return g, s, err
+		return g, nil, s, err
 	}
-	tip, err := h.tip(ctx, f.src)
+	tip, err := h.listed(ctx, f.src)
 	if err != nil {
-		return commitlog.Generation{}, nil, err
+		return commitlog.Generation{}, nil, nil, err
 	}
 	if f.lazy || tip.Closes() && tip.Released || tip.State.Owner.ID == h.id || tip.State.Owner.ID == "" {
-		return tip.Generation, nil, nil
+		return tip.Generation, tip, nil, nil
 	}
 	vol, err := h.ask(ctx, f.src, tip, true)
 	if err != nil {
-		return commitlog.Generation{}, nil, problem.New(problem.WouldLose, "host %s, which holds %q, did not flush it, so what it wrote since %s (%s) would be missing: try again, or take that state with --lazy: %w",
+		return commitlog.Generation{}, nil, nil, problem.New(problem.WouldLose, "host %s, which holds %q, did not flush it, so what it wrote since %s (%s) would be missing: try again, or take that state with --lazy: %w",
 			tip.State.Owner.ID, f.src, tip.Generation, tip.State.Time.Format(time.RFC3339), err)
 	}
 	g, err := commitlog.ParseGeneration(vol.Generation)
-	return g, nil, err
+	return g, nil, nil, err
 }
 
 // snapshot finds what --at names among the snapshots that the volume has in the

@@ -22,6 +22,8 @@ type bed struct {
 	store objstore.Store
 	count *objstore.Counter
 	peers map[string]*Host
+	// uptime is the clock of the hosts; nil: the machine's.
+	uptime func() time.Duration
 }
 
 func newBed(t *testing.T) *bed {
@@ -62,6 +64,7 @@ func (b *bed) host(dir, addr string) *Host {
 	h, err := Open(context.Background(), Config{
 		Data: dir, Store: b.store, Counter: b.count, Advertise: addr, Dial: b.dial, NBD: []string{"unix:/run/x.sock"},
 		Cache: Share{Bytes: 256 << 20}, WALLimit: Share{Bytes: 256 << 20},
+		Uptime: b.uptime,
 	})
 	if err != nil {
 		b.t.Fatal(err)

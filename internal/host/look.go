@@ -2,12 +2,17 @@ package host
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
+
+// yieldPoll is how often a host that yields looks whether the other one has taken
+// the volume over.
+const yieldPoll = time.Second
 
 // lookForSeal asks, without making anyone wait, whether a published volume that
 // is being opened was taken over meanwhile. A volume that was never published
@@ -23,7 +28,11 @@ func (h *Host) lookForSeal(d *disk) {
 		defer h.bg.Done()
 		ctx, cancel := context.WithTimeout(h.ctx, time.Minute)
 		defer cancel()
-		if err := d.lookBehind(ctx, &st); err == nil || problem.KindOf(err) != problem.Fenced {
+		err := d.lookBehind(ctx, &st)
+		for errors.Is(err, commitlog.ErrYielding) && pause(ctx, yieldPoll) == nil {
+			err = d.lookBehind(ctx, &st)
+		}
+		if err == nil || problem.KindOf(err) != problem.Fenced {
 			return
 		}
 		d.op.Lock()
@@ -47,7 +56,7 @@ func (h *Host) lookAround() {
 		err := d.lookBehind(h.ctx, &st)
 		switch {
 		case err == nil:
-		case problem.KindOf(err) == problem.Fenced:
+		case problem.KindOf(err) == problem.Fenced || errors.Is(err, commitlog.ErrYielding):
 			h.lookForSeal(d)
 		case problem.KindOf(err) == problem.Unavailable || h.ctx.Err() != nil:
 			return

@@ -274,6 +274,7 @@ func generation(p *volume.Published) commitlog.Generation {
 func (h *Host) newOwner(st *volume.State) (*commitlog.Owner, error) {
 	return commitlog.New(commitlog.Options{
 		Store: h.cfg.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: h.self(), Rand: h.cfg.Rand, Now: h.cfg.Now, RollAt: h.cfg.RollAt,
+		Uptime: h.cfg.Uptime, Pause: pause,
 	})
 }
 
@@ -286,9 +287,13 @@ func (h *Host) self() commitlog.Host {
 }
 
 // commit publishes a state, opening the log or an epoch of this process first
-// where that has not been done. Under op.
+// where that has not been done. While another host has its time to take the
+// volume over, it waits. Under op.
 func (d *disk) commit(ctx context.Context, state commitlog.State) (commitlog.Generation, error) {
 	g, err := d.tryCommit(ctx, state)
+	for errors.Is(err, commitlog.ErrYielding) && pause(ctx, yieldPoll) == nil {
+		g, err = d.tryCommit(ctx, state)
+	}
 	if err != nil && d.ended() {
 		d.setOwner(nil)
 		g, err = d.tryCommit(ctx, state)
@@ -469,6 +474,9 @@ type removedElsewhere struct{ error }
 func (e removedElsewhere) Unwrap() error { return e.error }
 
 func takenBy(d *disk, tip *commitlog.Object) error {
+	if tip.State.Owner.ID == d.h.id && !tip.Tombstone {
+		return problem.New(problem.Fenced, "volume %q was taken over by another daemon with this host's identity (a copy of its data directory) at %s", d, tip.Generation)
+	}
 	if tip.Tombstone {
 		return removedElsewhere{problem.New(problem.Fenced, "volume %q was removed from the store by host %s at %s", d, tip.State.Owner.ID, tip.Generation)}
 	}

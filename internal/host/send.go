@@ -171,7 +171,7 @@ func (s *shipper) settle() {
 			if s.failed(err) || s.rest(retry) != nil {
 				return
 			}
-			retry = min(2*retry, longestRetry)
+			retry = longer(retry, err)
 			if o := s.d.owned.Load(); o != nil {
 				_, _ = o.Resolve(s.ctx) // its failure is the next Wait's
 			}

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -199,12 +200,24 @@ func (s *shipper) run() {
 		if s.rest(retry) != nil {
 			return
 		}
-		retry = min(2*retry, longestRetry)
+		retry = longer(retry, err)
 	}
+}
+
+// longer is the pause before the next try after an error. What a host that
+// yields finds it should find soon.
+func longer(retry time.Duration, err error) time.Duration {
+	if errors.Is(err, commitlog.ErrYielding) {
+		return min(2*retry, yieldPoll)
+	}
+	return min(2*retry, longestRetry)
 }
 
 // unshipped says why changes do not reach the store.
 func unshipped(err error) string {
+	if errors.Is(err, commitlog.ErrYielding) {
+		return err.Error()
+	}
 	if problem.KindOf(err) == problem.Corrupt {
 		return "changes cannot be sent to the store: " + err.Error()
 	}

@@ -223,7 +223,7 @@ func (h *Host) lookUp(ctx context.Context, n Name, at string) (*commitlog.State,
 	}
 	var found *commitlog.Object
 	var oldest time.Time
-	err := commitlog.History(ctx, h.cfg.Store, n.log(), func(o *commitlog.Object) error {
+	err := commitlog.History(ctx, h.cfg.Store, n.log(), commitlog.Generation{}, 0, func(o *commitlog.Object) error {
 		if o.Bare() {
 			return nil
 		}

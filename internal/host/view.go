@@ -225,7 +225,7 @@ func (h *Host) Log(ctx context.Context, name string) ([]api.Commit, error) {
 	if d := h.find(n); d != nil && d.state().Published == nil {
 		return out, nil // the store may have another volume of that name
 	}
-	err = commitlog.History(ctx, h.cfg.Store, n.log(), func(o *commitlog.Object) error {
+	err = commitlog.History(ctx, h.cfg.Store, n.log(), commitlog.Generation{}, 0, func(o *commitlog.Object) error {
 		raw, err := o.Encode()
 		if err != nil {
 			return err

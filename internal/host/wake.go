@@ -264,7 +264,7 @@ func older(name string, have, want commitlog.Generation) error {
 
 // takeOver claims a volume that is not on this host.
 func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.Generation) (*disk, error) {
-	tip, err := h.tip(ctx, n)
+	tip, err := h.listed(ctx, n)
 	if err != nil {
 		return nil, err
 	}
@@ -272,7 +272,7 @@ func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.
 	if owner := tip.State.Owner; !tip.Released && owner.ID != "" && owner.ID != h.id {
 		if _, err := h.ask(ctx, n, tip, false); err != nil {
 			// Meanwhile it may have been removed, or its host have let go of it.
-			now, terr := h.tip(ctx, n)
+			now, terr := h.listed(ctx, n)
 			if terr == nil {
 				tip = now
 			} else if problem.KindOf(terr) == problem.NotFound {
@@ -287,7 +287,7 @@ func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.
 		}
 	}
 	if tip.Generation.Compare(want) < 0 {
-		if tip, err = h.tip(ctx, n); err != nil {
+		if tip, err = h.listed(ctx, n); err != nil {
 			return nil, err
 		}
 		if tip.Generation.Compare(want) < 0 {
@@ -311,6 +311,10 @@ func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.
 	return d, nil
 }
 
+// claimWithin is how long a claim may take: a path to the store on which a request
+// takes a second wins well before.
+const claimWithin = 90 * time.Second
+
 // claim opens an epoch of this host for a disk that the store has, and brings
 // it up. Under op.
 func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want commitlog.Generation) error {
@@ -321,12 +325,17 @@ func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want c
 	if err != nil {
 		return err
 	}
-	first, err := o.Claim(ctx, cause, func(tip *commitlog.Object) error {
+	cctx, cancel := context.WithTimeout(ctx, claimWithin)
+	defer cancel()
+	first, err := o.Claim(cctx, cause, func(tip *commitlog.Object) error {
 		if tip.Generation.Compare(want) < 0 {
 			return older(d.String(), tip.Generation, want)
 		}
 		return nil
 	})
+	if err != nil && cctx.Err() != nil && ctx.Err() == nil {
+		return problem.New(problem.Busy, "volume %q could not be claimed within %v: try again; if its owner goes on writing, it pauses once: %w", d, claimWithin, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -487,6 +496,19 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 // tip reads the newest object of a volume's log; one that was removed is not found.
 func (h *Host) tip(ctx context.Context, n Name) (*commitlog.Object, error) {
 	o, err := commitlog.Newest(ctx, h.cfg.Store, n.log())
+	return h.judge(ctx, n, o, err)
+}
+
+// listed is tip as the store's list shows it, for a claim, which finds out by what
+// it creates whether that is all.
+func (h *Host) listed(ctx context.Context, n Name) (*commitlog.Object, error) {
+	o, err := commitlog.Listed(ctx, h.cfg.Store, n.log())
+	return h.judge(ctx, n, o, err)
+}
+
+// judge tells what the newest object of a volume's log, or the error in its
+// place, means for whoever wants the volume.
+func (h *Host) judge(ctx context.Context, n Name, o *commitlog.Object, err error) (*commitlog.Object, error) {
 	if problem.KindOf(err) == problem.NotFound && err != nil || h.isLeftover(o) {
 		return nil, problem.New(problem.NotFound, "there is no volume %q, neither on this host nor in the store", n)
 	}

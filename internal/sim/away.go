@@ -66,6 +66,18 @@ func (w *world) takeOver(d *dice) string {
 		return "skipped"
 	}
 	force := d.chance(300)
+	res, _ := w.wakeElsewhere(u, m, name, force, func() string {
+		if d.chance(200) {
+			return w.logs[name].tip.String()
+		}
+		return ""
+	})
+	return res
+}
+
+// wakeElsewhere wakes a volume on a machine that does not have it, expecting a
+// generation. The error is the host's.
+func (w *world) wakeElsewhere(u use, m *machine, name string, force bool, expected func() string) (string, error) {
 	w.mu.Lock()
 	g := w.logs[name]
 	id := g.newest().State.ID.String()
@@ -74,10 +86,7 @@ func (w *world) takeOver(d *dice) string {
 	if was != nil {
 		floor = was.floor()
 	}
-	expect := ""
-	if d.chance(200) {
-		expect = g.tip.String()
-	}
+	expect := expected()
 	k := w.newLine(m, name)
 	k.id, k.taking, k.blockSize = id, true, g.newest().State.BlockSize
 	w.mu.Unlock()
@@ -90,7 +99,7 @@ func (w *world) takeOver(d *dice) string {
 		if m.alive(u.life) && !w.mayRefuse(err) {
 			w.violate(progress, "wake of %s on host %d fails without a reason (%v): %v", name, m.index, problem.KindOf(err), err)
 		}
-		return "error"
+		return "error", err
 	}
 	res := "crash"
 	m.ifAlive(u.life, func() {
@@ -106,7 +115,7 @@ func (w *world) takeOver(d *dice) string {
 			w.covers(was, e, floor, "woken elsewhere")
 		}
 	})
-	return res
+	return res, nil
 }
 
 // covers checks that a commit holds what a line's guests were told is there. Under mu.

@@ -26,6 +26,7 @@ var faults = []string{
 	"children-not-pinned", "late-release-counts", "released-before-flushed", "first-publication-not-withdrawn", "published-before-synced", "commit-before-packs",
 	"cache-not-verified", "store-not-verified", "rpo-not-kept", "sync-without-store",
 	"repair-unnoticed-by-fold", "released-not-recorded", "writes-not-drained", "flights-forgotten", "fold-forgets-later-zeros",
+	"owner-does-not-yield", "yields-forever", "acknowledges-while-yielding", "seal-ahead-counts-at-once", "seal-ahead-with-old-state",
 }
 
 // slice are those of them that few seeds catch: `make test` plants them.

@@ -94,10 +94,11 @@ func (r *request) reach(ctx context.Context) error {
 
 func (r *request) latency() time.Duration {
 	w := &r.l.w.weather
+	path := r.l.m.farther()
 	if r.d.chance(w.slow) {
-		return r.d.around(8 * time.Second)
+		return path + r.d.around(8*time.Second)
 	}
-	return r.d.around(6 * time.Millisecond)
+	return path + r.d.around(6*time.Millisecond)
 }
 
 // change is a request that changes something. Its effect may come before or

@@ -24,6 +24,18 @@ type entry struct {
 	from    sender
 	content image
 	snaps   map[string]image
+	ahead   bool // it was put beyond the tip, as a seal
+}
+
+// close makes a seal that was put ahead the one of what is before it.
+func (e *entry) close(prev *entry) {
+	seal := *e.Object
+	seal.Ahead, seal.Tombstone = 0, prev.Tombstone
+	if !prev.Bare() {
+		seal.State = prev.Carry()
+		seal.State.SealedBy, seal.State.Cause, seal.State.Time = e.State.SealedBy, e.State.Cause, e.State.Time
+	}
+	e.Object, e.content, e.snaps, e.ahead = &seal, prev.content, prev.snaps, true
 }
 
 // unfolded is how many commits opening the volume reads to replay data.
@@ -108,7 +120,9 @@ func (w *world) advance(g *volumeLog) {
 			}
 		}
 		g.tip = next
-		if e := g.entries[next]; !e.Bare() {
+		if e := g.entries[next]; e.SealAhead() { // now it is known what it closes
+			e.close(g.entries[before])
+		} else if !e.Bare() {
 			w.read(e) // not before: a commit may be sent, and land, ahead of those that it rests on
 		}
 		w.follows(g, before, g.entries[next])

@@ -31,6 +31,7 @@ type machine struct {
 
 	asleep   chan struct{} // suspended until closed; nil: not
 	noStore  time.Time     // cut off from the store until
+	path     time.Duration // that requests take longer, each way
 	badSyncs int           // syncs of the log that will fail
 	ops      int           // file operations and requests in this life
 	syncs    map[string]uint64

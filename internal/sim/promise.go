@@ -149,7 +149,10 @@ func acknowledge(dev nbd.Device) error {
 
 // setPolicy changes what a volume promises, while it is in use.
 func (w *world) setPolicy(d *dice, l *line, u use) string {
-	p := somePromise(d)
+	return w.setPromise(somePromise(d), l, u)
+}
+
+func (w *world) setPromise(p promise, l *line, u use) string {
 	w.mu.Lock()
 	name, before, backlog := l.name, l.promises, l.floor()
 	news := !l.mayPromise(p)

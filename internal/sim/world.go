@@ -278,6 +278,9 @@ func (w *world) take(i int) {
 	}
 	w.note(func(w *world) { w.step = i })
 	op := choose(d)
+	if w.overtakes(i) {
+		op = &overtake
+	}
 	if i < 2 {
 		op = &ops[0] // there has to be something
 	}
