@@ -76,7 +76,9 @@ func (d *Dir) lockFile() (err error) {
 	if d.held, err = d.fs.Lock(path); err != nil {
 		return d.busy(err)
 	}
-	d.file, err = d.fs.Open(path)
+	if d.file, err = d.fs.Open(path); errors.Is(err, fs.ErrNotExist) { // of a file system that locks without one
+		d.file, err = nil, nil
+	}
 	return err
 }
 
