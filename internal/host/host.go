@@ -41,6 +41,7 @@ type Host struct {
 	id      string
 	lock    io.Closer
 	db      *meta.DB
+	seen    seen
 	pool    *wal.Pool
 	cache   *cache.Cache
 	pages   *blockmap.PageCache
