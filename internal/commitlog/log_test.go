@@ -116,7 +116,8 @@ func counted(t *testing.T, mem objstore.Store, f func(context.Context, objstore.
 	return c.Counts()
 }
 
-// Find must take two LISTs at most, whatever the log's length.
+// Find takes one LIST, whatever the log's length; epochs that are longer than owners
+// make them take more.
 func TestFindRequests(t *testing.T) {
 	raw := []byte("x") // Find does not read
 	plant := func(store objstore.Store, g Generation) { check(t, store.Put(ctx, disk.Key(g), raw)) }
@@ -132,6 +133,12 @@ func TestFindRequests(t *testing.T) {
 				plant(s, Generation{e + 1, 2})
 			}
 		}, Generation{3000, 2}, 1},
+		{"the longest epoch", func(s objstore.Store) {
+			for _, e := range []uint64{8, 9, 10, 11} { // seals ahead, of several claims
+				plant(s, Generation{e, 2})
+			}
+			epochOf(plant, maxEpoch)(s)
+		}, Generation{7, maxEpoch}, 1},
 		{"an epoch of 999", epochOf(plant, 999), Generation{7, 999}, 1},
 		{"an epoch of 1000", epochOf(plant, 1000), Generation{7, 1000}, 2},
 		{"an epoch of 1999", epochOf(plant, 1999), Generation{7, 1999}, 2},

@@ -217,6 +217,15 @@ func TestEncodeRefuses(t *testing.T) {
 		"renamed to":        func(s *State) { s.RenamedTo = "/" },
 		"renamed from":      func(s *State) { s.RenamedFrom = "/" },
 		"sealed by":         func(s *State) { s.SealedBy = "/" },
+		"endless rpo":       func(s *State) { s.RPOMillis = 1 << 62 },
+		"last write":        func(s *State) { s.Seq = 1<<64 - 1 },
+		"last data write":   func(s *State) { s.DataSeq = 1<<64 - 1 },
+		"stored bytes":      func(s *State) { s.StoredBytes = 1 << 63 },
+		"limits":            func(s *State) { s.Limits.DirtyBudget = 1 << 63 },
+		"snapshot of 0":     func(s *State) { s.Snapshots[0].Size = 0 },
+		"snapshot's write":  func(s *State) { s.Snapshots[0].Seq = 1 << 63 },
+		"endless run":       func(s *State) { s.DataCommits[0].Last = 1 << 33 },
+		"after itself":      func(s *State) { s.After = Generation{3, 9} },
 	} {
 		s := fullState()
 		change(&s)
@@ -244,7 +253,7 @@ func TestLargestState(t *testing.T) {
 	for i := range MaxLabels {
 		s.Labels[fmt.Sprintf("%s%02d", long[2:], i)] = text
 	}
-	s.Snapshots = slices.Repeat([]Snapshot{{long, root, MaxSize, 1<<64 - 1, most, someDay}}, MaxSnapshots)
+	s.Snapshots = slices.Repeat([]Snapshot{{long, root, MaxSize, maxCount, most, someDay}}, MaxSnapshots)
 	s.DataCommits = slices.Repeat([]DataRun{{long, most.Epoch, most.Number, most.Number, ObjectHash{}, 1, MaxData}}, MaxDataCommits)
 	s.SealedFrom = slices.Repeat([]SealedFrom{{long, most}}, MaxSealedFrom)
 	raw, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: s}).Encode()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"math/bits"
 	"slices"
 	"time"
@@ -24,6 +25,9 @@ const (
 	MaxSealedFrom  = 256
 	MaxText        = 256     // bytes of a label's value, an address, a digest
 	MaxSize        = 1 << 62 // bytes of a volume
+	maxCount       = 1 << 62 // of writes, bytes, blocks: what is added to one does not overflow
+	maxRPO         = math.MaxInt64 / int64(time.Millisecond)
+	maxRun         = 2 * listPage // objects of a run of data commits, those without data included
 	minBlockSize   = 4 << 10
 	maxBlockSize   = 1 << 20
 	sectorSize     = 512
@@ -296,10 +300,14 @@ func (s *State) check() string {
 		return fmt.Sprintf("its block size is %d bytes", s.BlockSize)
 	case s.Durability != "local" && s.Durability != "continuous" && s.Durability != "sync":
 		return fmt.Sprintf("its durability is %.40q", s.Durability)
-	case s.RPOMillis < 0:
+	case s.RPOMillis < 0 || s.RPOMillis > maxRPO:
 		return fmt.Sprintf("its rpo is %d ms", s.RPOMillis)
 	case !s.fits(s.Root, s.Size):
 		return fmt.Sprintf("its root of height %d does not fit its size of %d bytes", s.Root.Height, s.Size)
+	case max(s.Seq, s.DataSeq, s.BlocksMapped, s.StoredBytes) > maxCount:
+		return fmt.Sprintf("it has %d and %d writes, %d blocks, %d bytes", s.Seq, s.DataSeq, s.BlocksMapped, s.StoredBytes)
+	case max(s.Limits.IOPS, s.Limits.Bandwidth, s.Limits.DirtyBudget) > maxCount:
+		return fmt.Sprintf("its limits are %+v", s.Limits)
 	case badText(s.ImportDigest):
 		return fmt.Sprintf("its import digest is %.80q", s.ImportDigest)
 	case s.Parent != nil && !ValidName(s.Parent.Name):
@@ -333,13 +341,13 @@ func (s *State) checkLists() string {
 		}
 	}
 	for _, snap := range s.Snapshots {
-		if !ValidName(snap.Name) || snap.Size > MaxSize || !s.fits(snap.Root, snap.Size) {
+		if !ValidName(snap.Name) || snap.Size == 0 || snap.Size > MaxSize || snap.Size%sectorSize != 0 || snap.Seq > maxCount || !s.fits(snap.Root, snap.Size) {
 			return fmt.Sprintf("its snapshot %.110q has %d bytes and a root of height %d", snap.Name, snap.Size, snap.Root.Height)
 		}
 	}
 	var count uint64
 	for _, d := range s.DataCommits {
-		if !ValidName(d.Name) || d.Epoch == 0 || d.First < 2 || d.Last < d.First || d.Count == 0 || d.Count > d.Last-d.First+1 || d.Bytes > d.Count*MaxData {
+		if !ValidName(d.Name) || d.Epoch == 0 || d.First < 2 || d.Last < d.First || d.Last > maxNumber || d.Last-d.First >= maxRun || d.Count == 0 || d.Count > d.Last-d.First+1 || d.Bytes > d.Count*MaxData {
 			return fmt.Sprintf("it names %d data commits from %d.%d to %d of %.110q", d.Count, d.Epoch, d.First, d.Last, d.Name)
 		}
 		count += d.Count

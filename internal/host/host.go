@@ -45,6 +45,7 @@ type Host struct {
 	dir     *datadir.Dir
 	room    *reserve.Reserve
 	db      *meta.DB
+	seen    seen
 	pool    *wal.Pool
 	cache   *cache.Cache
 	pages   *blockmap.PageCache

@@ -18,7 +18,7 @@ func (h *Host) eachTip(ctx context.Context, fn func(Name, *commitlog.Object) err
 	return commitlog.Tenants(ctx, h.cfg.Store, func(tenant string) error {
 		return commitlog.Names(ctx, h.cfg.Store, tenant, func(name string) error {
 			n := Name{tenant, name, ""}
-			tip, err := commitlog.Newest(ctx, h.cfg.Store, n.log())
+			tip, err := h.newest(ctx, n, h.readNewest)
 			if problem.KindOf(err) == problem.NotFound && err != nil {
 				return nil
 			}

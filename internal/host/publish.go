@@ -424,6 +424,10 @@ func (d *disk) claimOwn(ctx context.Context, st *volume.State) (*commitlog.Objec
 		if tip.State.Owner.ID != d.h.id || tip.State.ID != commitlog.VolumeID(st.ID) {
 			return takenBy(d, tip)
 		}
+		if had := generation(st.Published); tip.Generation.Compare(had) < 0 { // no-silent-rollback
+			return problem.New(problem.Unsupported, "the store shows generation %s of volume %q, and this host published %s: it lost what was written, or its lists are not complete",
+				tip.Generation, d, had)
+		}
 		if v := d.open(); v != nil && tip.State.Through() > v.Last() {
 			// no-silent-rollback: what this host syncs before it publishes is not here.
 			return problem.New(problem.Fenced, "the store has a newer state of volume %q (generation %s, write %d) than the disk of this host (write %d): was the data directory restored from a copy?", d, tip.Generation, tip.State.Through(), v.Last())

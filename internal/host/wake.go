@@ -327,7 +327,12 @@ func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want c
 	}
 	cctx, cancel := context.WithTimeout(ctx, claimWithin)
 	defer cancel()
+	name := Name{d.rec.Tenant, d.rec.Name, ""}
+	seen := h.seen.of(name)
 	first, err := o.Claim(cctx, cause, func(tip *commitlog.Object) error {
+		if tip.Generation.Compare(seen) < 0 {
+			return rolledBack(name, seen, "generation "+tip.Generation.String())
+		}
 		if tip.Generation.Compare(want) < 0 {
 			return older(d.String(), tip.Generation, want)
 		}
@@ -495,14 +500,14 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 
 // tip reads the newest object of a volume's log; one that was removed is not found.
 func (h *Host) tip(ctx context.Context, n Name) (*commitlog.Object, error) {
-	o, err := commitlog.Newest(ctx, h.cfg.Store, n.log())
+	o, err := h.newest(ctx, n, h.readNewest)
 	return h.judge(ctx, n, o, err)
 }
 
 // listed is tip as the store's list shows it, for a claim, which finds out by what
 // it creates whether that is all.
 func (h *Host) listed(ctx context.Context, n Name) (*commitlog.Object, error) {
-	o, err := commitlog.Listed(ctx, h.cfg.Store, n.log())
+	o, err := h.newest(ctx, n, h.readListed)
 	return h.judge(ctx, n, o, err)
 }
 
