@@ -71,14 +71,23 @@ func outliveSignals(ctx context.Context, log *slog.Logger, reload func()) {
 	}()
 }
 
-// ignoreUnmanaged ignores signals that package signal cannot.
+// ignoreUnmanaged ignores signals that package signal cannot, but for those that
+// are handled: the runtime of a program without C has 33 for system calls that each
+// thread is to make, and waits for all of them.
 func ignoreUnmanaged() {
-	action := struct {
+	type action struct {
 		handler, flags, restorer uintptr
 		mask                     uint64
-	}{handler: 1} // SIG_IGN
+	}
+	const byDefault, ignore = 0, 1 // SIG_DFL, SIG_IGN
 	for _, n := range unmanaged {
+		var old action
+		set := action{handler: ignore}
+		size := unsafe.Sizeof(old.mask)
 		// It cannot fail with these arguments; if it did, the signal would end us as before.
-		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(&action)), 0, unsafe.Sizeof(action.mask), 0, 0)
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), 0, uintptr(unsafe.Pointer(&old)), size, 0, 0)
+		if errno == 0 && old.handler == byDefault {
+			_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(&set)), 0, size, 0, 0)
+		}
 	}
 }
