@@ -186,7 +186,7 @@ func TestSystemd(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
 	r, err := Boot(t.Context(), VM{
-		Kernel: im.Kernel, Initrd: im.Initrd, Disk: im.Path, Snapshot: true, Systemd: true, Memory: 640, Timeout: 4 * time.Minute,
+		Kernel: im.Kernel, Initrd: im.Initrd, Disk: im.Path, Snapshot: true, Systemd: true, Memory: 640, Timeout: 6 * time.Minute,
 		Files:  map[string]string{"glide": glideBin(t), "glide.service": filepath.Join("..", "..", "packaging", "glide.service")},
 		Script: systemdScript,
 		Line:   func(line string) { t.Logf("%v: %s", time.Since(began).Round(time.Millisecond), line) },
