@@ -145,6 +145,20 @@ func patient(next http.Handler) http.Handler {
 	})
 }
 
+// waiting ends what waits for events, and for nothing that the client began, when
+// ctx does: a stop would wait for it, too.
+func waiting(ctx context.Context, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/events" {
+			rctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			defer context.AfterFunc(ctx, cancel)()
+			r = r.WithContext(rctx)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // run serves until ctx ends or a listener fails.
 func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, cfg host.Config) error {
 	failed := make(chan error, len(ls.api.addrs)+len(ls.nbd.addrs))
@@ -153,7 +167,9 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	r.socks.log, r.socks.data, r.guards.log = r.log, r.data, r.log
 	for i, token := range []func() string{nil, r.live.Token} {
 		r.api[i] = &http.Server{
-			Handler:           patient(api.Handler(h, api.Options{Log: r.log, Token: token, Panicked: h.PanickedAt, Collectors: []prometheus.Collector{r.conns}})),
+			Handler: waiting(ctx, patient(api.Handler(h, api.Options{
+				Log: r.log, Token: token, Panicked: h.PanickedAt, Collectors: []prometheus.Collector{r.conns},
+			}))),
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       2 * time.Minute,
 			MaxHeaderBytes:    64 << 10,

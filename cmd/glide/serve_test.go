@@ -373,6 +373,22 @@ func TestStopFinishesRequests(t *testing.T) {
 	}
 }
 
+// TestStopDoesNotWaitForEvents: who follows events waits for longer than a stop may take.
+func TestStopDoesNotWaitForEvents(t *testing.T) {
+	d := start(t, shortDir(t), nil)
+	follow := glide(t, "--api", d.field("api"), "events", "--follow")
+	end := begin(t, follow)
+	time.Sleep(500 * time.Millisecond) // it has asked
+	began := time.Now()
+	d.stop()
+	if took := time.Since(began); took > grace/2 {
+		t.Errorf("took %v", took)
+	}
+	if o := end(); o.code != 1 {
+		t.Errorf("events --follow: %+v", o)
+	}
+}
+
 // TestImportToStore: an image goes into the store without a daemon, and a
 // daemon wakes what came of it.
 func TestImportToStore(t *testing.T) {

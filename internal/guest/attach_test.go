@@ -101,7 +101,7 @@ echo "all is well"
 // TestAttach runs a daemon inside of a guest and uses its volumes as block
 // devices there.
 func TestAttach(t *testing.T) {
-	im := build(t, "fio", "sqlite3")
+	im := build(t, "fio", "sqlite3", "systemd")
 	t.Parallel()
 	began := time.Now()
 	r, err := Boot(t.Context(), VM{

@@ -31,8 +31,11 @@ type VM struct {
 	Reconnect time.Duration
 	// Script is run by the guest's /bin/sh -eu, as root, with / writable.
 	Script string
-	Memory int  // in MiB; 0: 512
-	Net    bool // a network in which the host is 10.0.2.2
+	// Systemd makes systemd, which must be on the disk, the guest's first process.
+	// The script then runs as a service, when basic.target is reached.
+	Systemd bool
+	Memory  int  // in MiB; 0: 512
+	Net     bool // a network in which the host is 10.0.2.2
 	// Line, if set, is called with each line of the script's output as it comes.
 	Line    func(string)
 	Timeout time.Duration // for everything; 0: two minutes
@@ -108,13 +111,17 @@ func Boot(ctx context.Context, vm VM) (Result, error) {
 
 // arguments is QEMU's command line.
 func arguments(vm VM, initrd, console string) []string {
+	kernel := "console=ttyS1 loglevel=4 panic=-1 mitigations=off nokaslr random.trust_cpu=on rdinit=/init"
+	if vm.Systemd {
+		kernel += " glide.systemd"
+	}
 	args := []string{
 		"-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", strconv.Itoa(vm.Memory),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-serial", "stdio", "-serial", "file:" + escape(console),
 		"-kernel", vm.Kernel, "-initrd", initrd,
 		// panic=-1: with -no-reboot, a kernel that panics ends QEMU.
-		"-append", "console=ttyS1 loglevel=4 panic=-1 mitigations=off nokaslr random.trust_cpu=on rdinit=/init",
+		"-append", kernel,
 	}
 	args = append(args, disk(vm)...)
 	if vm.Net {

@@ -5,8 +5,9 @@
 // QEMU is handed the distribution's cloud kernel and an initramfs of our own:
 // a static busybox, the few modules that a virtio guest needs, and two scripts.
 // The first (init) mounts /dev/vda and switches to it, the second (stage2) runs the
-// caller's script in it as root, syncs, and powers off. Nothing else runs, so
-// that a boot takes seconds even where the processor is emulated, as it is here:
+// caller's script in it as root, syncs, and powers off. Nothing else runs, but
+// for systemd if that is asked for (VM.Systemd), so that a boot takes seconds even
+// where the processor is emulated, as it is here:
 // QEMU is told to use TCG, which works on any machine.
 //
 // What the guest says comes over the first serial port as lines that begin with

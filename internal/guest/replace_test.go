@@ -87,7 +87,7 @@ echo "fio is content"
 // no error. Then guest and daemon are killed together, which is a loss of power
 // for the guest; what it had committed is there.
 func TestDaemonIsReplaced(t *testing.T) {
-	im := build(t, "fio", "sqlite3")
+	im := build(t, "fio", "sqlite3", "systemd")
 	t.Parallel()
 	port := strconv.Itoa(freePort(t))
 	d := newDaemon(t, "--nbd", "tcp:127.0.0.1:"+port)
