@@ -145,6 +145,18 @@ func (h *history) check(disk []byte) error {
 			return fmt.Errorf("page %d is torn", i)
 		}
 	}
+	n, err := h.match(got, h.flushed)
+	if err != nil {
+		return err
+	}
+	h.ops = h.ops[:n]
+	h.answered, h.flushed = n, n
+	return nil
+}
+
+// match finds the n, at least so great, for which the pages show what they did
+// after n ops: each the op that wrote it, or 0.
+func (h *history) match(got []int, least int) (int, error) {
 	want := make([]int, h.pages)
 	wrong := 0
 	for i := range got {
@@ -154,18 +166,16 @@ func (h *history) check(disk []byte) error {
 	}
 	best, bestAt := h.pages+1, 0
 	for n := 0; ; n++ {
-		if n >= h.flushed {
+		if n >= least {
 			if wrong == 0 {
-				h.ops = h.ops[:n]
-				h.answered, h.flushed = n, n
-				return nil
+				return n, nil
 			}
 			if wrong < best {
 				best, bestAt = wrong, n
 			}
 		}
 		if n == len(h.ops) {
-			return fmt.Errorf("the disk is no prefix: %d ops, %d flushed; nearest is after %d, %d pages differ", len(h.ops), h.flushed, bestAt, best)
+			return 0, fmt.Errorf("the disk is no prefix: %d ops, %d of them durable; nearest is after %d, %d pages differ", len(h.ops), least, bestAt, best)
 		}
 		o := h.ops[n]
 		for i := o.first; i < o.first+o.pages; i++ {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -31,6 +32,9 @@ type Options struct {
 	Within []string
 	// Addr is HOST:PORT, where the test itself need not reach it.
 	Addr string
+	// Private leaves the environment of the process alone, so that the test can be
+	// parallel: what speaks to the server gets Environment.
+	Private bool
 }
 
 // Server is a server that a test can kill and start again.
@@ -40,6 +44,8 @@ type Server struct {
 
 	tb     testing.TB
 	o      Options
+	access string // of the root user
+	secret string
 	dir    string
 	probe  string // socket by which the test finds out that it is up
 	cmd    *exec.Cmd
@@ -63,15 +69,13 @@ func Start(tb testing.TB) (storeURL, accessLog string) {
 func New(tb testing.TB, o Options) *Server {
 	tb.Helper()
 	// Nothing of the machine's own AWS set-up may get in.
-	for name, value := range map[string]string{
-		"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret, "AWS_SESSION_TOKEN": "",
-		"AWS_REGION": "us-east-1", "AWS_PROFILE": "", "AWS_EC2_METADATA_DISABLED": "true",
-		"AWS_ENDPOINT_URL": "", "AWS_ENDPOINT_URL_S3": "",
-		"AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
-	} {
-		tb.Setenv(name, value)
+	if !o.Private {
+		for _, v := range Environment() {
+			name, value, _ := strings.Cut(v, "=")
+			tb.Setenv(name, value)
+		}
 	}
-	s := &Server{tb: tb, o: o, dir: tb.TempDir()}
+	s := &Server{tb: tb, o: o, access: access, secret: secret, dir: tb.TempDir()}
 	s.Log = filepath.Join(s.dir, "access.log")
 	for _, sub := range []string{filepath.Join("data", bucket), "users"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, sub), 0o755); err != nil {
@@ -102,6 +106,20 @@ func New(tb testing.TB, o Options) *Server {
 	tb.Fatalf("the S3 server does not start: %v", last)
 	return nil
 }
+
+// Environment is the AWS environment, NAME=VALUE, of a process that uses a server
+// which has not been given other keys, and nothing else.
+func Environment() []string {
+	return []string{
+		"AWS_ACCESS_KEY_ID=" + access, "AWS_SECRET_ACCESS_KEY=" + secret, "AWS_SESSION_TOKEN=",
+		"AWS_REGION=us-east-1", "AWS_PROFILE=", "AWS_EC2_METADATA_DISABLED=true",
+		"AWS_ENDPOINT_URL=", "AWS_ENDPOINT_URL_S3=",
+		"AWS_CONFIG_FILE=" + os.DevNull, "AWS_SHARED_CREDENTIALS_FILE=" + os.DevNull,
+	}
+}
+
+// Rekey gives the root user other keys, from the next Start on.
+func (s *Server) Rekey(access, secret string) { s.access, s.secret = access, secret }
 
 // Start starts a server again that was killed, with what it had.
 func (s *Server) Start() {
@@ -163,7 +181,7 @@ func find(tb testing.TB) string {
 func (s *Server) start() error {
 	_ = os.Remove(s.probe)
 	var output bytes.Buffer
-	args := append(append([]string{}, s.o.Within...), find(s.tb), "--port", s.o.Addr, "--port", s.probe, "--access", access, "--secret", secret,
+	args := append(append([]string{}, s.o.Within...), find(s.tb), "--port", s.o.Addr, "--port", s.probe, "--access", s.access, "--secret", s.secret,
 		"--quiet", "--keep-alive", "--access-log", s.Log, "--iam-dir", filepath.Join(s.dir, "users"), "posix", filepath.Join(s.dir, "data"))
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = &output, &output
