@@ -22,6 +22,7 @@ import (
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/limits"
 	"github.com/paraglide/glide/internal/objstore"
@@ -63,7 +64,7 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 		return err
 	}
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
-		return problem.New(problem.Invalid, "the data directory cannot be made: %w", err)
+		return datadir.Unusable(c.Data, err)
 	}
 	ls, err := openListeners(c)
 	if err != nil {
@@ -74,15 +75,17 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 	at, started := sup.starting()
 	defer started()
 	at("looking for the store")
+	var opened atomic.Pointer[objstore.Store]
+	outliveSignals(ctx, log, func() {
+		defer sup.reloading()()
+		lv.reread(ctx, opened.Load())
+	})
 	counter := &objstore.Counter{}
 	store, err := openStore(ctx, c, counter, log)
 	if err != nil {
 		return err
 	}
-	outliveSignals(ctx, log, func() {
-		defer sup.reloading()()
-		lv.reread(ctx, store)
-	})
+	opened.Store(&store)
 	var conns atomic.Pointer[connMetrics]
 	cfg := host.Config{
 		Limits: func() []limits.Use {
@@ -218,7 +221,8 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	if err := say(a.out, "glide: ready api=%s nbd=%s host=%s", strings.Join(cfg.API, ","), strings.Join(cfg.NBD, ","), h.ID()); err != nil {
 		r.log.Warn("nobody reads the ready line", "error", err)
 	}
-	defer r.sup.serving("serving at "+strings.Join(cfg.NBD, ", "), func(ctx context.Context) error { return alive(ctx, h, cfg.API) })()
+	stopping, over := r.sup.serving("serving at "+strings.Join(cfg.NBD, ", "), func(ctx context.Context) error { return alive(ctx, h, cfg.API) })
+	defer over()
 
 	var err error
 	select {
@@ -227,6 +231,7 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	case err = <-failed:
 		r.log.Error("stopping: a listener failed", "error", err)
 	}
+	stopping()
 	r.shutdown()
 	wg.Wait()
 	return err

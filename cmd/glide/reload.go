@@ -115,9 +115,12 @@ func changed(old, now *config.Config) (names []string) {
 
 // reread reads everything again, for SIGHUP. What is wrong is logged, and stays
 // as it was.
-func (l *live) reread(ctx context.Context, store objstore.Store) {
+func (l *live) reread(ctx context.Context, store *objstore.Store) {
 	err := l.files.Read(true)
-	if serr := objstore.Reload(ctx, store); serr != nil {
+	if store == nil {
+		return // it is being opened, with what there is now
+	}
+	if serr := objstore.Reload(ctx, *store); serr != nil {
 		l.log.Error("the credentials of the store could not be read again", "error", serr)
 		err = errors.Join(err, serr)
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
 )
@@ -60,7 +61,7 @@ func openStore(ctx context.Context, c *config.Config, counter *objstore.Counter,
 	}
 	b, err := os.ReadFile(s.marker)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, problem.New(problem.Invalid, "the data directory cannot be read: %w", err)
+		return nil, datadir.Unusable(c.Data, err)
 	}
 	s.known = string(b) == s.mark()
 	s.proved.Store(s.known)

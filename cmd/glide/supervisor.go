@@ -76,8 +76,8 @@ func movement() [3]int64 {
 }
 
 // serving tells that the daemon serves, and then, as long as alive says so, that
-// it still does. What it returns tells that it stops.
-func (s *supervisor) serving(status string, alive func(context.Context) error) (stop func()) {
+// it still does, until over. stopping tells that it stops.
+func (s *supervisor) serving(status string, alive func(context.Context) error) (stopping, over func()) {
 	s.tell(daemon.SdNotifyReady)
 	s.tell("STATUS=" + oneLine(status))
 	ctx, cancel := context.WithCancel(context.Background())
@@ -85,10 +85,9 @@ func (s *supervisor) serving(status string, alive func(context.Context) error) (
 		go s.watchdog(ctx, every, alive)
 	}
 	return func() {
-		cancel()
 		s.tell(daemon.SdNotifyStopping)
 		s.tell(fmt.Sprintf("STATUS=finishing requests, and syncing the log\nEXTEND_TIMEOUT_USEC=%d", (grace + closeTime + 10*time.Second).Microseconds()))
-	}
+	}, cancel
 }
 
 // watchdog gives signs of life for as long as there is some: a daemon that hangs

@@ -20,10 +20,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/reserve"
 )
 
 // LockFile is the name of the file that is locked.
 const LockFile = "lock"
+
+// Unusable gives an error of a data directory its kind: with one that is wrong it is
+// no use trying again, with one whose disk has trouble it is.
+func Unusable(path string, err error) error {
+	kind := problem.Invalid
+	switch {
+	case reserve.IsFull(err):
+		kind = problem.NoSpace
+	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EMFILE):
+		kind = problem.Unavailable
+	}
+	return problem.New(kind, "the data directory %s cannot be used: %w", path, err)
+}
 
 // Dir is a data directory that this process holds. It may be used concurrently.
 type Dir struct {
@@ -42,7 +56,7 @@ func Lock(fsys vfs.FS, path string) (*Dir, error) {
 	d := &Dir{fs: fsys, path: path}
 	var err error
 	if d.dir, err = fsys.OpenDir(path); err != nil {
-		return nil, problem.New(problem.Invalid, "the data directory %s cannot be used: %w", path, err)
+		return nil, Unusable(path, err)
 	}
 	if err := d.lock(); err != nil {
 		d.Close()

@@ -20,7 +20,6 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -125,7 +124,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 func (h *Host) open(ctx context.Context) error {
 	fs, join := h.cfg.FS, h.cfg.FS.PathJoin
 	if err := fs.MkdirAll(h.cfg.Data, 0o700); err != nil {
-		return dataError(h.cfg.Data, err)
+		return datadir.Unusable(h.cfg.Data, err)
 	}
 	// Best effort: who runs the daemon may not be allowed to open what it lies in.
 	_ = syncDir(fs, fs.PathDir(h.cfg.Data))
@@ -138,11 +137,11 @@ func (h *Host) open(ctx context.Context) error {
 		return err
 	}
 	if h.room, err = reserve.Open(h.reserveOptions(total)); err != nil {
-		return dataError(h.cfg.Data, err)
+		return datadir.Unusable(h.cfg.Data, err)
 	}
 	for _, dir := range []string{"wal", "slabs", "meta"} {
 		if err := fs.MkdirAll(join(h.cfg.Data, dir), 0o700); err != nil {
-			return dataError(h.cfg.Data, err)
+			return datadir.Unusable(h.cfg.Data, err)
 		}
 		if dir != "meta" { // which never overwrites a file
 			datadir.OverwriteInPlace(fs, join(h.cfg.Data, dir))
@@ -199,19 +198,6 @@ func segmentBytes(limit int64) uint32 {
 	return uint32(size)
 }
 
-// dataError gives an error of the data directory its kind: one that is wrong is
-// no use trying again, one whose disk has trouble is.
-func dataError(dir string, err error) error {
-	kind := problem.Invalid
-	switch {
-	case reserve.IsFull(err):
-		kind = problem.NoSpace
-	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EMFILE):
-		kind = problem.Unavailable
-	}
-	return problem.New(kind, "the data directory %s cannot be used: %w", dir, err)
-}
-
 // diskBytes is the size of the disk under the data directory.
 func (h *Host) diskBytes() (uint64, error) {
 	u, err := h.cfg.FS.GetDiskUsage(h.cfg.Data)
@@ -219,7 +205,7 @@ func (h *Host) diskBytes() (uint64, error) {
 		return 1 << 40, nil // a file system in memory
 	}
 	if err != nil {
-		return 0, dataError(h.cfg.Data, err)
+		return 0, datadir.Unusable(h.cfg.Data, err)
 	}
 	return u.TotalBytes, nil
 }
@@ -269,7 +255,7 @@ func (h *Host) readIdentity() (f hostFile, err error) {
 	path := h.cfg.FS.PathJoin(h.cfg.Data, identityFile)
 	b, err := readFile(h.cfg.FS, path)
 	if err != nil {
-		return f, dataError(h.cfg.Data, err)
+		return f, datadir.Unusable(h.cfg.Data, err)
 	}
 	if err := json.Unmarshal(b, &f); err != nil || f.ID == "" {
 		return f, problem.New(problem.Corrupt, "%s is not a host's identity: %v", path, err)
@@ -286,7 +272,7 @@ func (h *Host) writeIdentity() error {
 		return err
 	}
 	if err := writeFile(h.cfg.FS, h.cfg.Data, identityFile, b); err != nil {
-		return dataError(h.cfg.Data, err)
+		return datadir.Unusable(h.cfg.Data, err)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/reserve"
 	"github.com/paraglide/glide/internal/size"
@@ -90,7 +91,7 @@ func (h *Host) mayGrow() error {
 	case errors.Is(err, vfs.ErrUnsupported): // a file system in memory
 		return nil
 	case err != nil:
-		return dataError(h.cfg.Data, err)
+		return datadir.Unusable(h.cfg.Data, err)
 	case u.AvailBytes < lowRoom(u.TotalBytes):
 		return h.fullError(nil)
 	}

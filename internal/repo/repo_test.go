@@ -24,7 +24,7 @@ var layers = map[string][]string{
 	"internal/reserve":   {},
 	"internal/limits":    {},
 	"internal/reload":    {},
-	"internal/datadir":   {"internal/problem"},
+	"internal/datadir":   {"internal/problem", "internal/reserve"},
 	"internal/objstore":  {"internal/problem"},
 	"internal/pack":      {"internal/problem", "internal/fault", "internal/objstore"},
 	"internal/blockmap":  {"internal/problem", "internal/pack"},
