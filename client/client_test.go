@@ -107,7 +107,7 @@ func TestVerbs(t *testing.T) {
 	}
 	_, err = c.Wake(ctx, "acme/vm1", false, "1.2")
 	check("wake", err)
-	_, err = c.Log(ctx, "acme/vm1")
+	err = c.Log(ctx, "acme/vm1", 0, func([]Commit) error { return nil })
 	check("log", err)
 	_, err = c.Diff(ctx, "acme/vm1", "g")
 	check("diff", err)

@@ -160,9 +160,31 @@ func (c *Client) Detach(ctx context.Context, r DetachRequest) (Attachment, error
 	return call[Attachment](ctx, c, http.MethodPost, path("detach"), r)
 }
 
-// Log lists a volume's commits, newest first.
-func (c *Client) Log(ctx context.Context, name string) ([]Commit, error) {
-	return call[[]Commit](ctx, c, http.MethodGet, volume(name, "log"), nil)
+// LogPage is how many commits Log asks for at once.
+const LogPage = 256
+
+// Log calls fn with a volume's commits, newest first, page by page: count of them,
+// or all if that is 0. It asks for no more than fn takes: an error of fn ends it,
+// and is returned.
+func (c *Client) Log(ctx context.Context, name string, count int, fn func([]Commit) error) error {
+	before := ""
+	for left := count; ; {
+		n := LogPage
+		if count > 0 {
+			n = min(n, left)
+		}
+		page, err := call[[]Commit](ctx, c, http.MethodGet, volume(name, "log")+flags("before", before, "count", strconv.Itoa(n)), nil)
+		if err != nil {
+			return err
+		}
+		if err := fn(page); err != nil {
+			return err
+		}
+		if left -= len(page); len(page) < n || count > 0 && left <= 0 {
+			return nil
+		}
+		before = page[len(page)-1].Generation
+	}
 }
 
 // Diff compares two volumes.

@@ -5,33 +5,56 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/paraglide/glide/client"
+	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/size"
 )
 
 func newLog(a *app) *cobra.Command {
+	var count int
 	cmd := &cobra.Command{
-		Use:               "log NAME",
-		Short:             "List a volume's commits",
-		Long:              "Lists the commits of a volume, the newest first. A volume that was never published has none.",
+		Use:   "log NAME [-n COUNT]",
+		Short: "List a volume's commits",
+		Long: `Lists the commits of a volume, the newest first: all that there are, page by
+page, or as many as -n says, which costs the store about so many requests. A
+volume that was never published has none.`,
 		Args:              takes(1, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("count") && count < 1 {
+				return problem.New(problem.Invalid, "-n %d: it takes at least 1", count)
+			}
 			c, err := a.clientFor(false, args...)
 			if err != nil {
 				return err
 			}
-			list, err := c.Log(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return a.print(list, func(w io.Writer) error {
-				rows := [][]string{{"GENERATION", "TIME", "KIND", "CAUSE", "OWNER", "SIZE", "BYTES"}}
-				for _, e := range list {
-					rows = append(rows, []string{e.Generation, day(e.Time), e.Kind, orDash(e.Cause), orDash(e.Owner), size.Human(e.Size), size.Human(e.Bytes)})
+			if a.json { // one document, or none
+				list := []client.Commit{}
+				err := c.Log(cmd.Context(), args[0], count, func(page []client.Commit) error {
+					list = append(list, page...)
+					return nil
+				})
+				if err != nil {
+					return err
 				}
-				return table(w, rows)
+				return a.print(list, nil)
+			}
+			rows := [][]string{{"GENERATION", "TIME", "KIND", "CAUSE", "OWNER", "SIZE", "BYTES"}}
+			return c.Log(cmd.Context(), args[0], count, func(page []client.Commit) error {
+				err := printCommits(a.out, rows, page)
+				rows = nil
+				return err
 			})
 		},
 	}
+	cmd.Flags().IntVarP(&count, "count", "n", 0, "the newest `COUNT` commits only")
 	return a.jsonFlag(cmd)
+}
+
+// printCommits prints a page behind its head.
+func printCommits(w io.Writer, rows [][]string, page []client.Commit) error {
+	for _, e := range page {
+		rows = append(rows, []string{e.Generation, day(e.Time), e.Kind, orDash(e.Cause), orDash(e.Owner), size.Human(e.Size), size.Human(e.Bytes)})
+	}
+	return table(w, rows)
 }

@@ -8,9 +8,13 @@ import (
 // inspectRoutes look at volumes and change nothing.
 var inspectRoutes = []route{
 	handle(http.MethodGet, "/v1/volumes/{name}/log", func(ctx context.Context, b Backend, p params, _ None) ([]Commit, error) {
-		list, err := b.Log(ctx, p.name())
+		count, err := p.number("count")
+		if err != nil {
+			return nil, err
+		}
+		list, err := b.Log(ctx, p.name(), p.query("before"), count)
 		return notNull(list), err
-	}),
+	}, "before", "count"),
 	handle(http.MethodGet, "/v1/diff", func(ctx context.Context, b Backend, p params, _ None) (Diff, error) {
 		d, err := b.Diff(ctx, p.query("a"), p.query("b"))
 		d.Ranges = notNull(d.Ranges)

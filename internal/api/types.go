@@ -306,7 +306,10 @@ type Backend interface {
 	Flush(ctx context.Context, name string) (Flush, error)
 	Sleep(ctx context.Context, name string, portable, force bool) (Volume, error)
 	Wake(ctx context.Context, name string, force bool, expect string) (Volume, error)
-	Log(ctx context.Context, name string) ([]Commit, error)
+	// Log is a page of a volume's commits, newest first: count of them, or as many as
+	// a page has at most; those before a generation, or, if that is "", the newest.
+	// One that is shorter than was asked for is the last.
+	Log(ctx context.Context, name, before string, count uint64) ([]Commit, error)
 	Diff(ctx context.Context, a, b string) (Diff, error)
 	Usage(ctx context.Context, name string) (Usage, error) // name "": all of this host's
 	Verify(ctx context.Context, name string, cold bool) (Verify, error)

@@ -220,6 +220,18 @@ func Newest(ctx context.Context, store objstore.Store, vol Volume) (*Object, err
 	}
 }
 
+// NewestAt is Newest of a log whose tip a listing has shown already: GET and HEAD.
+func NewestAt(ctx context.Context, store objstore.Store, vol Volume, g Generation) (*Object, error) {
+	if o, err := Load(ctx, store, vol, g); err == nil && o.Kind != Stub {
+		if moved, err := Moved(ctx, store, vol, o); err != nil || !moved {
+			return o, err
+		}
+	} else if err != nil && !errors.Is(err, problem.NotFound) {
+		return nil, err
+	}
+	return Newest(ctx, store, vol)
+}
+
 // Moved tells, with one HEAD, whether something follows the object in its log. As
 // long as nothing does, the object is the tip, and so is whole.
 //

@@ -281,6 +281,19 @@ func TestNames(t *testing.T) {
 	if n.Requests() != 2 { // the second skips what is left of the 5000
 		t.Errorf("%d requests for %d volumes", n.Requests(), len(want))
 	}
+	tips := map[string]string{}
+	n = counted(t, mem, func(ctx context.Context, s objstore.Store) {
+		check(t, Tips(ctx, s, "default", func(name string, tip Generation) error { tips[name] = tip.String(); return nil }))
+	})
+	for _, name := range want {
+		tip := "1.1"
+		if name == "big" {
+			tip = "0.0" // its page does not show it
+		}
+		if tips[name] != tip || len(tips) != len(want) || n.Requests() != 2 {
+			t.Errorf("the tips are %v, after %d requests", tips, n.Requests())
+		}
+	}
 	got = nil
 	check(t, Tenants(ctx, mem, func(name string) error { got = append(got, name); return nil }))
 	if !slices.Equal(got, []string{"default", "other"}) {

@@ -19,15 +19,63 @@ func Names(ctx context.Context, store objstore.Store, tenant string, fn func(nam
 	return children(ctx, store, tenantPrefix(tenant), fn)
 }
 
+// Tips is Names, with the place of each volume's newest object as the listing
+// shows it; zero where it does not, as of logs that fill a page: Find tells.
+func Tips(ctx context.Context, store objstore.Store, tenant string, fn func(name string, tip Generation) error) error {
+	if !ValidName(tenant) {
+		return problem.New(problem.Invalid, "%.110q is no tenant", tenant)
+	}
+	var last string
+	var f tipFinder
+	done, cut := false, false // what is seen of last's keys tells its tip, or does not
+	report := func() error {
+		if last == "" {
+			return nil
+		}
+		if cut || !f.beyond.IsZero() {
+			f.tip = Generation{}
+		}
+		return fn(last, f.tip)
+	}
+	err := pages(ctx, store, tenantPrefix(tenant), func(name, key string) error {
+		if name != last {
+			if err := report(); err != nil {
+				return err
+			}
+			last, f, done, cut = name, tipFinder{}, false, false
+		}
+		if _, g, err := ParseKey(key); err == nil && !done {
+			done = f.add(g)
+		}
+		return nil
+	}, func() { cut = !done })
+	if err != nil {
+		return err
+	}
+	return report()
+}
+
 // Tenants is Names for the tenants that have volumes in the store.
 func Tenants(ctx context.Context, store objstore.Store, fn func(tenant string) error) error {
 	return children(ctx, store, "t/", fn)
 }
 
-// children calls fn with each different part that follows prefix in keys. After
-// a page that ends within one of them it skips the rest of that one: "0" is the
-// byte after "/".
+// children calls fn with each different part that follows prefix in keys.
 func children(ctx context.Context, store objstore.Store, prefix string, fn func(string) error) error {
+	last := ""
+	return pages(ctx, store, prefix, func(child, _ string) error {
+		if child == last {
+			return nil
+		}
+		last = child
+		return fn(child)
+	}, func() {})
+}
+
+// pages calls fn with the keys under prefix, and the parts that follow prefix in
+// them. After a page that ends within one part it skips the rest of that one: "0"
+// is the byte after "/"; then it calls skips.
+func pages(ctx context.Context, store objstore.Store, prefix string, fn func(child, key string) error, skips func()) error {
 	after, last := "", ""
 	for {
 		infos, err := store.List(ctx, prefix, after, listPage)
@@ -36,11 +84,11 @@ func children(ctx context.Context, store objstore.Store, prefix string, fn func(
 		}
 		for _, in := range infos {
 			child, _, ok := strings.Cut(strings.TrimPrefix(in.Key, prefix), "/")
-			if !ok || child == last || !ValidName(child) {
+			if !ok || !ValidName(child) {
 				continue
 			}
 			last = child
-			if err := fn(child); err != nil {
+			if err := fn(child, in.Key); err != nil {
 				return err
 			}
 		}
@@ -49,6 +97,7 @@ func children(ctx context.Context, store objstore.Store, prefix string, fn func(
 		}
 		after = infos[len(infos)-1].Key
 		if last != "" && strings.HasPrefix(after, prefix+last+"/") {
+			skips()
 			after = prefix + last + "0"
 		}
 	}

@@ -284,7 +284,7 @@ func (f *forking) snapshot(ctx context.Context) (g commitlog.Generation, found *
 	if d != nil && d.state().Published == nil {
 		return g, nil, nil
 	}
-	tip, err := f.h.tip(ctx, f.src)
+	tip, err := f.h.listed(ctx, f.src)
 	if problem.KindOf(err) == problem.NotFound && err != nil {
 		return g, nil, nil // it was removed, and its history may be there
 	}

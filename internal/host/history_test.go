@@ -29,7 +29,7 @@ func TestHistoryIsTheVolumesOwn(t *testing.T) {
 	}
 	_, err := h2.Export(ctx, "v@s")
 	wantKind(t, err, problem.NotFound)
-	if log := must[[]api.Commit](t)(h2.Log(ctx, "v")); log == nil || len(log) != 0 {
+	if log := must[[]api.Commit](t)(h2.Log(ctx, "v", "", 0)); log == nil || len(log) != 0 {
 		t.Errorf("it was never published, and has the history %+v", log)
 	}
 	same(t, h2, "v", 0, data)

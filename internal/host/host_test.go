@@ -235,7 +235,7 @@ func TestFlushForkElsewhereAndBack(t *testing.T) {
 	must[api.Diff](t)(h2.Diff(ctx, "v", "w"))
 	must[api.Usage](t)(h2.Usage(ctx, ""))
 	must[api.Verify](t)(h2.Verify(ctx, "v", true))
-	must[[]api.Commit](t)(h2.Log(ctx, "v"))
+	must[[]api.Commit](t)(h2.Log(ctx, "v", "", 0))
 	must[api.Volume](t)(h2.Rename(ctx, "v", "vv"))
 	same(t, h2, "vv", 3*mib+12345, data)
 	must[api.Flush](t)(h2.Flush(ctx, "vv"))

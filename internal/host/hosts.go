@@ -5,28 +5,67 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// eachTip calls fn with the newest object of every volume in the store, removed
-// ones left out. A volume that cannot be read is an error.
-func (h *Host) eachTip(ctx context.Context, fn func(Name, *commitlog.Object) error) error {
-	return commitlog.Tenants(ctx, h.cfg.Store, func(tenant string) error {
-		return commitlog.Names(ctx, h.cfg.Store, tenant, func(name string) error {
+// tipsAtOnce is how many volumes of the store are read side by side.
+const tipsAtOnce = 32
+
+// eachStored calls fn with the newest object of every volume in the store that is
+// wanted, or with the error of reading it, in any order, one at a time. It costs a
+// LIST for every thousand keys, or for a volume that has more of them than that,
+// and a GET and a HEAD for each volume; one more LIST where the page did not
+// show its tip.
+func (h *Host) eachStored(ctx context.Context, want func(Name) bool, fn func(Name, *commitlog.Object, error) error) error {
+	ctx = objstore.WithPatience(ctx) // a store that is away is so for all of them
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(tipsAtOnce)
+	var mu sync.Mutex
+	err := commitlog.Tenants(ctx, h.cfg.Store, func(tenant string) error {
+		return commitlog.Tips(ctx, h.cfg.Store, tenant, func(name string, at commitlog.Generation) error {
 			n := Name{tenant, name, ""}
-			tip, err := h.newest(ctx, n, h.readNewest)
-			if problem.KindOf(err) == problem.NotFound && err != nil {
+			if !want(n) {
 				return nil
 			}
-			if err != nil || tip.Tombstone {
-				return err
-			}
-			return fn(n, tip)
+			g.Go(func() error {
+				tip, err := h.newest(ctx, n, func(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
+					if at.IsZero() {
+						return commitlog.Newest(ctx, h.cfg.Store, vol)
+					}
+					return commitlog.NewestAt(ctx, h.cfg.Store, vol, at)
+				})
+				mu.Lock()
+				defer mu.Unlock()
+				return fn(n, tip, err)
+			})
+			return ctx.Err()
 		})
+	})
+	if werr := g.Wait(); werr != nil {
+		return werr // which ended the listing, too
+	}
+	return err
+}
+
+// eachTip is eachStored without the volumes that were removed. A volume that
+// cannot be read is an error.
+func (h *Host) eachTip(ctx context.Context, fn func(Name, *commitlog.Object) error) error {
+	return h.eachStored(ctx, func(Name) bool { return true }, func(n Name, tip *commitlog.Object, err error) error {
+		if problem.KindOf(err) == problem.NotFound && err != nil {
+			return nil
+		}
+		if err != nil || tip.Tombstone {
+			return err
+		}
+		return fn(n, tip)
 	})
 }
 

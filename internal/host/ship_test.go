@@ -270,7 +270,7 @@ func TestFoldsWhileShipping(t *testing.T) {
 		}
 	}
 	folds := 0
-	for _, c := range must[[]api.Commit](t)(h.Log(ctx, "v")) {
+	for _, c := range must[[]api.Commit](t)(h.Log(ctx, "v", "", 0)) {
 		if c.Cause == "fold" {
 			folds++
 		}

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
@@ -184,78 +182,6 @@ func (h *Host) foldSnapshot(ctx context.Context, s *disk) error {
 		return err
 	}
 	return h.pins.keepChildren(ctx, res.Root, volume.ID{})
-}
-
-// resolve finds what a fork or a rollback calls AT: a snapshot, a generation, or
-// a time, in the history of the volume in the store. What the store has under the
-// name of a volume that was never published is not that volume's history.
-func (h *Host) resolve(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
-	if d := h.find(n); d != nil && d.state().Published == nil {
-		return nil, commitlog.Generation{}, problem.New(problem.NotFound, "volume %q has no snapshot %q, and no history in the store: it was never published", n, at)
-	}
-	s, g, err := h.lookUp(ctx, n, at)
-	if problem.KindOf(err) == problem.NotFound && err != nil && h.find(n) == nil {
-		if _, gone := h.tip(ctx, n); gone != nil {
-			err = gone // which says more
-		}
-	}
-	return s, g, err
-}
-
-func (h *Host) lookUp(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
-	if g, err := commitlog.ParseGeneration(at); err == nil {
-		o, err := commitlog.Load(ctx, h.cfg.Store, n.log(), g)
-		if problem.KindOf(err) == problem.NotFound && err != nil {
-			return nil, g, problem.New(problem.NotFound, "volume %q has no generation %s in the store: glide log lists those that there are", n, at)
-		}
-		if err != nil {
-			return nil, g, err
-		}
-		if o.Bare() {
-			return nil, g, problem.New(problem.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", at, n)
-		}
-		state := o.Carry()
-		return &state, g, nil
-	}
-	when, ok := parseTime(at, h.cfg.Now())
-	if !ok {
-		return nil, commitlog.Generation{}, problem.New(problem.NotFound, "volume %q has no snapshot %q, and that is no generation (like 3.10), duration (like 30s) or RFC 3339 time either", n, at)
-	}
-	var found *commitlog.Object
-	var oldest time.Time
-	err := commitlog.History(ctx, h.cfg.Store, n.log(), commitlog.Generation{}, 0, func(o *commitlog.Object) error {
-		if o.Bare() {
-			return nil
-		}
-		oldest = o.State.Time
-		if !o.State.Time.After(when) {
-			found = o
-			return errFound
-		}
-		return nil
-	})
-	if err != nil && err != errFound {
-		return nil, commitlog.Generation{}, err
-	}
-	if found == nil {
-		if oldest.IsZero() {
-			return nil, commitlog.Generation{}, problem.New(problem.NotFound, "volume %q has no history in the store", n)
-		}
-		return nil, commitlog.Generation{}, problem.New(problem.NotFound, "the history of %q begins at %s, after %s", n, oldest.Format(time.RFC3339), when.Format(time.RFC3339))
-	}
-	state := found.Carry()
-	return &state, found.Generation, nil
-}
-
-var errFound = problem.New(problem.Internal, "found")
-
-// parseTime reads a duration (that long before now) or an RFC 3339 time.
-func parseTime(s string, now time.Time) (time.Time, bool) {
-	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
-		return now.Add(-d), true
-	}
-	t, err := time.Parse(time.RFC3339, strings.ToUpper(s))
-	return t, err == nil
 }
 
 // Rollback makes the volume what a snapshot, or a commit, of it was.

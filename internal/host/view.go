@@ -5,6 +5,8 @@ import (
 	"context"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/problem"
@@ -95,25 +97,26 @@ func damagedLog(err error) string { return "its log is damaged: " + err.Error() 
 // List lists this host's volumes by name; all adds those that only the store has.
 func (h *Host) List(ctx context.Context, all bool) ([]api.Volume, error) {
 	out := []api.Volume{}
+	var released []*disk
 	for _, d := range h.all() {
 		switch st := d.state(); {
 		case st.SnapshotOf != volume.ID{}:
 		case all && st.Released:
-			if v, err := h.viewReleased(ctx, d); err == nil {
-				out = append(out, v)
-			} else if problem.KindOf(err) != problem.NotFound {
-				return nil, err
-			}
+			released = append(released, d)
 		default:
 			out = append(out, h.view(d))
 		}
 	}
 	if all {
+		views, err := h.viewAllReleased(ctx, released)
+		if err != nil {
+			return nil, err
+		}
 		remote, err := h.listStore(ctx)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, remote...)
+		out = append(append(out, views...), remote...)
 	}
 	slices.SortFunc(out, func(a, b api.Volume) int {
 		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Name, b.Name))
@@ -121,36 +124,54 @@ func (h *Host) List(ctx context.Context, all bool) ([]api.Volume, error) {
 	return out, nil
 }
 
-// listStore lists the volumes of the store that are not on this host.
-func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
-	var names []Name
-	err := commitlog.Tenants(ctx, h.cfg.Store, func(tenant string) error {
-		return commitlog.Names(ctx, h.cfg.Store, tenant, func(name string) error {
-			if n := (Name{tenant, name, ""}); h.find(n) == nil {
-				names = append(names, n)
+func (h *Host) viewAllReleased(ctx context.Context, disks []*disk) ([]api.Volume, error) {
+	views := make([]*api.Volume, len(disks))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(tipsAtOnce)
+	for i, d := range disks {
+		g.Go(func() error {
+			v, err := h.viewReleased(ctx, d)
+			if err == nil {
+				views[i] = &v
+			} else if problem.KindOf(err) != problem.NotFound {
+				return err
 			}
 			return nil
 		})
-	})
-	if err != nil {
+	}
+	if err := g.Wait(); err != nil {
 		return nil, err
 	}
 	var out []api.Volume
-	for _, n := range names {
-		tip, err := h.tip(ctx, n)
-		if err == nil {
-			out = append(out, remoteView(n, tip))
-			continue
-		}
-		switch problem.KindOf(err) {
-		case problem.NotFound:
-		case problem.Corrupt, problem.Unsupported: // of this one; the others are no less there
-			out = append(out, api.Volume{Name: n.String(), Tenant: tenantShown(n.Tenant), State: string(volume.Failed), Reason: err.Error(), Labels: map[string]string{}})
-		default:
-			return nil, err
+	for _, v := range views {
+		if v != nil {
+			out = append(out, *v)
 		}
 	}
 	return out, nil
+}
+
+// listStore lists the volumes of the store that are not on this host. One that
+// cannot be read is failed, and the others are no less there; if none can, that
+// is the store's error.
+func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
+	var out []api.Volume
+	var last error
+	bad := 0
+	err := h.eachStored(ctx, func(n Name) bool { return h.find(n) == nil }, func(n Name, tip *commitlog.Object, err error) error {
+		if tip, err = h.judge(ctx, n, tip, err); err == nil {
+			out = append(out, remoteView(n, tip))
+		} else if problem.KindOf(err) != problem.NotFound {
+			last = err
+			bad++
+			out = append(out, api.Volume{Name: n.String(), Tenant: tenantShown(n.Tenant), State: string(volume.Failed), Reason: err.Error(), Labels: map[string]string{}})
+		}
+		return ctx.Err()
+	})
+	if err == nil && bad > 0 && bad == len(out) && problem.KindOf(last) == problem.Unavailable {
+		err = last
+	}
+	return out, err
 }
 
 func remoteView(n Name, tip *commitlog.Object) api.Volume {
@@ -213,30 +234,6 @@ func (h *Host) viewReleased(ctx context.Context, d *disk) (api.Volume, error) {
 		v.Reason = "released to the store, which does not say whether another host has it: " + err.Error()
 	}
 	return v, nil
-}
-
-// Log lists the volume's commits, the newest first.
-func (h *Host) Log(ctx context.Context, name string) ([]api.Commit, error) {
-	n, err := ParseName(name, false)
-	if err != nil {
-		return nil, err
-	}
-	out := []api.Commit{}
-	if d := h.find(n); d != nil && d.state().Published == nil {
-		return out, nil // the store may have another volume of that name
-	}
-	err = commitlog.History(ctx, h.cfg.Store, n.log(), commitlog.Generation{}, 0, func(o *commitlog.Object) error {
-		raw, err := o.Encode()
-		if err != nil {
-			return err
-		}
-		out = append(out, api.Commit{
-			Generation: o.Generation.String(), Time: o.State.Time, Kind: o.Kind.String(), Cause: string(o.State.Cause),
-			Owner: o.State.Owner.ID, Size: o.State.Size, Bytes: int64(len(raw)),
-		})
-		return nil
-	})
-	return out, err
 }
 
 // URI is the NBD URI of a volume or snapshot, for qemu, libnbd and nbdcopy.

@@ -234,10 +234,10 @@ func (b *Backend) Wake(ctx context.Context, name string, force bool, expect stri
 }
 
 // Log implements api.Backend.
-func (b *Backend) Log(_ context.Context, name string) ([]api.Commit, error) {
+func (b *Backend) Log(_ context.Context, name, before string, _ uint64) ([]api.Commit, error) {
 	var list []api.Commit
 	_, err := b.change("Log", name, func(v *volume) error {
-		if v.Generation != "" {
+		if v.Generation != "" && before == "" {
 			list = append(list, api.Commit{Generation: v.Generation, Time: Epoch, Kind: "commit", Cause: "flush", Owner: v.Owner, Size: v.Size, Bytes: 700})
 		}
 		return nil
