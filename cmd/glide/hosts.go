@@ -37,6 +37,9 @@ it, which its forks and its rescue volume rest on), and those that have pins.`,
 					if h.Self {
 						id += " (this one)"
 					}
+					if h.Twin {
+						id += " AND ANOTHER DAEMON with its identity: glide doctor"
+					}
 					if !h.LastCommit.IsZero() {
 						last = h.LastCommit.Format(time.RFC3339)
 					}

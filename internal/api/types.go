@@ -256,6 +256,7 @@ type StoreHost struct {
 	ID         string    `json:"id"`
 	Addresses  []string  `json:"addresses"` // where its API answered when it last committed
 	Self       bool      `json:"self"`      // it is the one that was asked
+	Twin       bool      `json:"twin"`      // another daemon has its identity
 	Volumes    int       `json:"volumes"`   // that it holds
 	Kept       int       `json:"kept"`      // volumes that were taken from it, and of which a state is kept for it
 	Pins       int       `json:"pins"`

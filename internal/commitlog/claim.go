@@ -17,6 +17,17 @@ import (
 // A first publication that failed and is not repeated may still appear later;
 // Withdraw makes sure that it does not.
 func (o *Owner) OpenFirst(ctx context.Context, state State) (Generation, error) {
+	return o.openFirst(ctx, state, true)
+}
+
+// OpenNew is OpenFirst for a volume that no process of this host has begun to
+// publish: one of the same ID and host is another daemon's, which runs on a copy of
+// this host's data directory. That is problem.Exists, marked with ErrTwin.
+func (o *Owner) OpenNew(ctx context.Context, state State) (Generation, error) {
+	return o.openFirst(ctx, state, false)
+}
+
+func (o *Owner) openFirst(ctx context.Context, state State, begun bool) (Generation, error) {
 	defer o.lock()()
 	repeated := o.pending != nil
 	if err := o.unclaimed(ctx); err != nil {
@@ -25,13 +36,14 @@ func (o *Owner) OpenFirst(ctx context.Context, state State) (Generation, error) 
 	if o.claimed() { // by what an earlier call sent
 		return o.commit(ctx, state)
 	}
+	begun = begun || repeated
 	if !repeated {
 		found, err := o.first(ctx, Generation{1, 1}, &Object{Kind: First, State: state})
 		if err != nil || found == nil {
 			return o.reached(err)
 		}
 	}
-	err := o.race(ctx, "", func(tip *Object) error { return o.mayReuse(tip, state.ID) }, func(*Object) *Object {
+	err := o.race(ctx, "", func(tip *Object) error { return o.mayReuse(tip, state.ID, begun) }, func(*Object) *Object {
 		return &Object{Kind: First, State: state}
 	})
 	return o.reached(err)
@@ -56,8 +68,9 @@ func (o *Owner) reached(err error) (Generation, error) {
 	return o.tip.Generation, nil
 }
 
-// mayReuse tells whether the volume with the ID may have a name whose log ends in tip.
-func (o *Owner) mayReuse(tip *Object, id VolumeID) error {
+// mayReuse tells whether the volume with the ID may have a name whose log ends in
+// tip; begun, that a request of ours may have made that.
+func (o *Owner) mayReuse(tip *Object, id VolumeID, begun bool) error {
 	switch {
 	case tip.Tombstone:
 		return nil
@@ -65,6 +78,8 @@ func (o *Owner) mayReuse(tip *Object, id VolumeID) error {
 		return problem.New(problem.Exists, "the name %s is taken in the store, by volume %s of host %s", o.opts.Volume, tip.State.ID, tip.State.Owner.ID)
 	case tip.State.Owner.ID != o.opts.Host.ID:
 		return fenced(o.opts.Volume, tip, o.opts.Host.ID)
+	case !begun:
+		return problem.New(problem.Exists, "volume %s was published by %w at %s", o.opts.Volume, ErrTwin, tip.Generation)
 	}
 	return nil
 }

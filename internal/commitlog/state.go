@@ -102,6 +102,10 @@ const (
 type Host struct {
 	ID        string   `json:"host"`
 	Addresses []string `json:"addresses,omitempty"`
+	// Process tells one run of the host's daemon from others: by it a host knows
+	// its own commits from those of a copy of its data directory. "" in those of
+	// who does not say.
+	Process string `json:"process,omitempty"`
 }
 
 // Identity is what stays of a state in a tombstone or a stub.
@@ -270,6 +274,8 @@ func (id *Identity) check() string {
 		return "it has no volume ID"
 	case id.Volume().Check() != nil:
 		return fmt.Sprintf("its volume is %.210q", id.Volume())
+	case id.Owner.Process != "" && !ValidName(id.Owner.Process):
+		return fmt.Sprintf("its owner's process is %.110q", id.Owner.Process)
 	case !ValidName(id.Owner.ID):
 		return fmt.Sprintf("its owner is %.110q", id.Owner.ID)
 	case id.SealedBy != "" && !ValidName(id.SealedBy):

@@ -3,6 +3,7 @@ package commitlog
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -83,6 +84,10 @@ func (o *Owner) fencedBy(found *Object) {
 	o.pending, o.flights, o.again, o.yield = nil, nil, nil, nil
 }
 
+// ErrTwin marks what another daemon did that has this host's identity: it runs on a
+// copy of its data directory.
+var ErrTwin = errors.New("another daemon with this host's identity (a copy of its data directory)")
+
 // fenced is the error of an owner, on host self, that found another's object in
 // its way.
 func fenced(vol Volume, found *Object, self string) error {
@@ -90,11 +95,11 @@ func fenced(vol Volume, found *Object, self string) error {
 	if found.Closes() {
 		by = Host{ID: found.State.SealedBy}
 	}
-	who := "host " + hostName(by)
+	who := fmt.Errorf("host %s", hostName(by))
 	if by.ID == self {
-		who = "another daemon with this host's identity (a copy of its data directory)"
+		who = ErrTwin
 	}
-	return problem.New(problem.Fenced, "volume %s was taken over by %s at %s; what it did not publish is kept as a rescue volume",
+	return problem.New(problem.Fenced, "volume %s was taken over by %w at %s; what it did not publish is kept as a rescue volume",
 		vol, who, found.Generation)
 }
 

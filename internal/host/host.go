@@ -55,6 +55,8 @@ type Host struct {
 	lat     latencies
 	dedup   dedupHits
 	panics  atomic.Uint64
+	twins   twins
+	twin    atomic.Pointer[error] // how another daemon with this host's identity was noticed
 	events  events
 	// leastBudget is the smallest dirty budget of any volume: below it no write
 	// needs to look further.

@@ -81,11 +81,13 @@ func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 	}
 	self := of(h.id)
 	self.Addresses = h.self().Addresses
+	self.Twin = h.twin.Load() != nil
 	err := h.eachTip(ctx, func(_ Name, tip *commitlog.Object) error {
 		s := &tip.State
 		if !tip.Released && s.Owner.ID != "" {
 			o := of(s.Owner.ID)
 			o.Volumes++
+			o.Twin = o.Twin || h.isTwins(s.Owner)
 			if s.Time.After(o.LastCommit) {
 				o.LastCommit = s.Time
 				o.Addresses = append([]string{}, s.Owner.Addresses...)

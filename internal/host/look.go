@@ -78,10 +78,15 @@ func (d *disk) checkSeal(ctx context.Context) error {
 // of them made, and did not live to note, leaves the volume over a state that
 // the store has moved on from (reachable-is-kept).
 func (d *disk) lookBehind(ctx context.Context, st *volume.State) error {
-	last := generation(st.Published)
-	g, err := commitlog.Look(ctx, d.h.cfg.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, last, d.h.id)
-	if err == nil && g.Compare(last) > 0 {
-		return d.h.pins.keepBehind(ctx, st.Root)
+	vol, last := commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, generation(st.Published)
+	g, err := commitlog.Look(ctx, d.h.cfg.Store, vol, last, d.h.id)
+	if err != nil || g.Compare(last) <= 0 {
+		return err
 	}
-	return err
+	if o, err := commitlog.Load(ctx, d.h.cfg.Store, vol, g); err != nil {
+		return err
+	} else if d.h.isTwins(o.State.Owner) {
+		return takenBy(d, o)
+	}
+	return d.h.pins.keepBehind(ctx, st.Root)
 }

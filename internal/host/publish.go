@@ -272,8 +272,13 @@ func generation(p *volume.Published) commitlog.Generation {
 
 // newOwner is a hold on the disk's log that claims nothing yet.
 func (h *Host) newOwner(st *volume.State) (*commitlog.Owner, error) {
+	self := h.self()
+	var err error
+	if self.Process, err = h.process(); err != nil {
+		return nil, err
+	}
 	return commitlog.New(commitlog.Options{
-		Store: h.cfg.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: h.self(), Rand: h.cfg.Rand, Now: h.cfg.Now, RollAt: h.cfg.RollAt,
+		Store: h.cfg.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: self, Rand: h.cfg.Rand, Now: h.cfg.Now, RollAt: h.cfg.RollAt,
 		Uptime: h.cfg.Uptime, Pause: pause,
 	})
 }
@@ -380,6 +385,9 @@ func (d *disk) openFirst(ctx context.Context, st *volume.State, state commitlog.
 		if err != nil {
 			return commitlog.Generation{}, err
 		}
+		g, err := d.owner.OpenNew(ctx, state)
+		h.noteTwin(err)
+		return g, err
 	}
 	return d.owner.OpenFirst(ctx, state)
 }
@@ -421,7 +429,7 @@ func (d *disk) withdraw(ctx context.Context, st *volume.State) error {
 // it somebody else's is being fenced.
 func (d *disk) claimOwn(ctx context.Context, st *volume.State) (*commitlog.Object, error) {
 	first, err := d.owner.Claim(ctx, commitlog.CauseOpen, func(tip *commitlog.Object) error {
-		if tip.State.Owner.ID != d.h.id || tip.State.ID != commitlog.VolumeID(st.ID) {
+		if tip.State.Owner.ID != d.h.id || tip.State.ID != commitlog.VolumeID(st.ID) || d.h.isTwins(tip.State.Owner) {
 			return takenBy(d, tip)
 		}
 		if had := generation(st.Published); tip.Generation.Compare(had) < 0 { // no-silent-rollback
@@ -479,7 +487,7 @@ func (e removedElsewhere) Unwrap() error { return e.error }
 
 func takenBy(d *disk, tip *commitlog.Object) error {
 	if tip.State.Owner.ID == d.h.id && !tip.Tombstone {
-		return problem.New(problem.Fenced, "volume %q was taken over by another daemon with this host's identity (a copy of its data directory) at %s", d, tip.Generation)
+		return problem.New(problem.Fenced, "volume %q was taken over by %w at %s", d, commitlog.ErrTwin, tip.Generation)
 	}
 	if tip.Tombstone {
 		return removedElsewhere{problem.New(problem.Fenced, "volume %q was removed from the store by host %s at %s", d, tip.State.Owner.ID, tip.Generation)}

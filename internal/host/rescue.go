@@ -12,6 +12,7 @@ import (
 // noteFence fences a disk when an error says that another host has it, and
 // returns the error. Under op; the volume must not be in a fold.
 func (h *Host) noteFence(d *disk, err error) error {
+	h.noteTwin(err)
 	if err == nil || problem.KindOf(err) != problem.Fenced {
 		return err
 	}
@@ -31,6 +32,7 @@ func (h *Host) noteFence(d *disk, err error) error {
 
 // noteFenceOfClosed is noteFence for a disk that need not be open. Under op.
 func (h *Host) noteFenceOfClosed(d *disk, err error) error {
+	h.noteTwin(err)
 	st := d.state()
 	if problem.KindOf(err) != problem.Fenced || err == nil || st.Mode == volume.Fenced || d.open() != nil {
 		return err

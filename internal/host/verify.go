@@ -200,6 +200,11 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		}
 	}
 	add("reserved room", rerr, size.Human(uint64(of))+" are kept for when the disk is full", "make room under "+h.cfg.Data)
+	var terr error
+	if e := h.twin.Load(); e != nil {
+		terr = *e
+	}
+	add("identity", terr, "host "+h.id, "a data directory, or a copy of one, is for one daemon: stop one of the two, and give it an empty data directory; glide hosts tells where the other one is")
 	for _, u := range h.cfg.Limits() {
 		var lerr error
 		if u.Near() {

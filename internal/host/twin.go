@@ -1,0 +1,91 @@
+package host
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/paraglide/glide/internal/commitlog"
+)
+
+// processesFact has the tokens of this host's processes that have committed, eight
+// bytes each, the newest last.
+const processesFact = "processes"
+
+// maxProcesses bounds them; a newest commit that is older than so many starts is
+// still known by the volume's record.
+const maxProcesses = 4096
+
+// twins knows this host's own processes from those of another daemon with its
+// identity, which runs on a copy of its data directory: each process has a random
+// token, that its commits carry, and that it records before the first one.
+type twins struct {
+	mu      sync.Mutex
+	known   map[string]bool // this process's included, once it is recorded
+	current string          // this process's; "" before its first commit
+}
+
+// process is this process's token. Before it is used for the first time it is
+// recorded, durably.
+func (h *Host) process() (string, error) {
+	t := &h.twins
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.current != "" {
+		return t.current, nil
+	}
+	b, err := h.db.Fact(processesFact)
+	if err != nil {
+		return "", err
+	}
+	token := fmt.Appendf(nil, "%016x", h.cfg.random64())
+	raw := make([]byte, len(token)/2)
+	if _, err := hex.Decode(raw, token); err != nil {
+		return "", err
+	}
+	b = append(b, raw...)
+	if most := maxProcesses * len(raw); len(b) > most {
+		b = b[len(b)-most:]
+	}
+	if err := h.db.SetFact(processesFact, b); err != nil {
+		return "", err
+	}
+	t.load(b, len(raw))
+	t.current = string(token)
+	return t.current, nil
+}
+
+// load reads tokens of a size. Under mu.
+func (t *twins) load(b []byte, size int) {
+	t.known = map[string]bool{}
+	for ; len(b) >= size; b = b[size:] {
+		t.known[hex.EncodeToString(b[:size])] = true
+	}
+}
+
+// isTwins tells whether what carries this host's identity was committed by another
+// daemon.
+func (h *Host) isTwins(owner commitlog.Host) bool {
+	if owner.ID != h.id || owner.Process == "" {
+		return false
+	}
+	t := &h.twins
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.known == nil {
+		b, err := h.db.Fact(processesFact)
+		if err != nil {
+			return false // who commits finds out
+		}
+		t.load(b, 8)
+	}
+	return !t.known[owner.Process]
+}
+
+// noteTwin remembers that another daemon has this host's identity.
+func (h *Host) noteTwin(err error) {
+	if errors.Is(err, commitlog.ErrTwin) && h.twin.Swap(&err) == nil {
+		h.event(eventHost, "", "two daemons have this host's identity: %v", err)
+	}
+}
