@@ -60,8 +60,8 @@ bench: deps build ## throughput against nbdkit, in one table, and memory
 e2e: deps tools build ## the tests with daemons, guests and a real S3 server
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -v -timeout 20m ./internal/e2e
 
-soak: deps tools build ## long crash tests and 10,000 seeds of the simulator: SOAK= how long each test, 30m by default
-	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_SOAK=$(or $(SOAK),30m) $(GO) test -v -timeout 24h -run 'Soak|LossWindow' ./internal/e2e ./internal/volume ./internal/host
+soak: deps tools build ## bad days, long crash tests and 10,000 seeds of the simulator: SOAK= how long each test, 1h by default
+	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_SOAK=$(or $(SOAK),1h) $(GO) test -v -timeout 24h -run 'Soak|LossWindow|BadDay' ./internal/e2e ./internal/volume ./internal/host
 	$(MAKE) --no-print-directory simulate
 
 faults: ## plant deliberate faults in the engine, and run the simulator until each is caught: FAULTS=NAME,NAME

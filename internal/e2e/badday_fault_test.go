@@ -88,9 +88,12 @@ var troubles = []trouble{
 // restart ends the daemon, and starts it again.
 func (y *badDay) restart(end func()) func() {
 	y.life.Add(1) // odd: guests wait
+	began := time.Now()
 	end()
+	ended := time.Now()
 	y.d.start()
 	y.life.Add(1)
+	y.t.Logf("ended within %v, ready after %v", ended.Sub(began).Round(time.Millisecond), time.Since(ended).Round(time.Millisecond))
 	return nil
 }
 

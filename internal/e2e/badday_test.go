@@ -20,7 +20,7 @@ import (
 	"github.com/paraglide/glide/internal/objstore/s3test"
 )
 
-var seedFlag = flag.Uint64("e2e.seed", 0, "seed of the bad day's troubles (default 1, and another each time with GLIDE_SOAK)")
+var seedFlag = flag.Uint64("e2e.seed", 0, "seed of the bad day's troubles (default 4, and another each time with GLIDE_SOAK)")
 
 // TestBadDay has one trouble after another befall a host, one or two at a time, while
 // guests of every policy write and verbs run: its disk, its store, its processes,
@@ -33,7 +33,7 @@ var seedFlag = flag.Uint64("e2e.seed", 0, "seed of the bad day's troubles (defau
 // with -e2e.seed; what the guests and verbs do at the moment does not.
 func TestBadDay(t *testing.T) {
 	t.Parallel() // it waits
-	seed, limit, calm := uint64(1), 15*time.Second, 500*time.Millisecond
+	seed, limit, calm := uint64(4), 12*time.Second, 500*time.Millisecond
 	if soak, err := time.ParseDuration(os.Getenv("GLIDE_SOAK")); err == nil {
 		seed, limit, calm = uint64(time.Now().UnixNano()), soak, 4*time.Second
 	}

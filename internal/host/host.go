@@ -376,8 +376,11 @@ func (h *Host) close(ctx context.Context) error {
 		d.op.Unlock()
 	}
 	if h.session != nil {
-		// The pins that stay are dropped at the next start.
+		// The pins that stay are dropped at the next start, so a store that does not
+		// answer is not asked for long.
+		ctx, cancel := context.WithTimeout(ctx, lastShipping)
 		_ = h.session.Close(ctx)
+		cancel()
 	}
 	h.closeAll()
 	return first
