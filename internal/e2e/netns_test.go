@@ -119,13 +119,10 @@ func wakeRefused(t *testing.T, h *labHost, name, generation string) {
 func fencedWithRescue(t *testing.T, h *labHost, name, rescue string) {
 	t.Helper()
 	var v api.Volume
-	within(t, 20*time.Second, name+" is fenced", func() bool {
+	within(t, 20*time.Second, name+" is fenced, and has its rescue", func() bool { // which is made just after
 		h.json(&v, "show", name)
-		return v.State == "fenced"
+		return v.State == "fenced" && strings.Contains(v.Reason, rescue)
 	})
-	if !strings.Contains(v.Reason, rescue) {
-		t.Errorf("%s is fenced, because: %s", name, v.Reason)
-	}
 	events := h.do("events")
 	if !regexp.MustCompile(`(?m)volume ` + regexp.QuoteMeta(name) + `: fenced.*\b` + regexp.QuoteMeta(rescue) + `$`).MatchString(events) {
 		t.Errorf("the events do not tell that %s was fenced:\n%s", name, events)
