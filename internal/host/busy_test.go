@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
 
@@ -177,4 +179,41 @@ func plant(t *testing.T, b *bed, o *commitlog.Object) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestReleasedThenSealed: a volume that was released here, and that another host
+// sealed and did not take, is this host's again after the time to yield, however
+// often it is tried meanwhile.
+func TestReleasedThenSealed(t *testing.T) {
+	b := newBed(t)
+	var skew atomic.Int64
+	began := time.Now()
+	b.uptime = func() time.Duration { return time.Since(began) + time.Duration(skew.Load()) }
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	data := fill(t, h, "v", 1, 0, 4096)
+	must[api.Flush](t)(h.Flush(ctx, "v"))
+	tip, err := commitlog.Newest(ctx, b.store, commitlog.Volume{Tenant: "default", Name: "v"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal := commitlog.Object{Generation: tip.Generation.Next(), Kind: commitlog.Seal, Mark: commitlog.Mark{1}, State: tip.Carry()}
+	seal.State.SealedBy = "other"
+	plant(t, b, &seal) // just before the release
+	if _, err := h.Sleep(ctx, "v", true, false); !errors.Is(err, commitlog.ErrYielding) {
+		t.Fatalf("a sealed volume is released: %v", err)
+	}
+	d := h.find(Name{"default", "v", ""}) // the host loses its power before it knows
+	d.setOwner(nil)
+	if err := d.update(func(s *volume.State) { s.Released = true }); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := h.Wake(ctx, "v", false, ""); !errors.Is(err, commitlog.ErrYielding) {
+			t.Fatalf("it does not yield: %v", err)
+		}
+		skew.Add(int64(10 * time.Second))
+	}
+	must[api.Volume](t)(h.Wake(ctx, "v", false, ""))
+	same(t, h, "v", 0, data)
 }

@@ -130,7 +130,9 @@ func (d *disk) reclaim(force bool) error {
 	}
 	ctx, cancel := context.WithTimeout(d.h.ctx, reclaimWithin)
 	defer cancel()
-	d.setOwner(nil) // whose release may still be under way
+	if d.owner != nil && !d.owner.Generation().IsZero() {
+		d.setOwner(nil) // whose release may still be under way; one of an earlier try goes on, with its time to yield
+	}
 	if err := d.own(&st); err != nil {
 		return err
 	}

@@ -213,8 +213,12 @@ func (w *world) forkAway(d *dice) string {
 		if e.State.RenamedFrom != "" {
 			renamed = 2 // whether its old name says so
 		}
+		moved := uint64(0)
+		if g.tip != at || e.ahead || g.gap(at) {
+			moved = 3 // another list and look, the object before a seal ahead, or one beyond a gap
+		}
 		r := fs[0].Requests
-		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+e.unfolded()+2*uint64(e.Ahead)+renamed && w.weather == (weather{}) && !w.troubled {
+		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+e.unfolded()+2*uint64(e.Ahead)+renamed+moved && w.weather == (weather{}) && !w.troubled {
 			w.violateLocked(forkIsConstant, "the fork of %s made %d requests: %+v", name, n, r)
 		}
 	})

@@ -67,6 +67,16 @@ func (g *volumeLog) runEnd(epoch uint64) (end commitlog.Generation) {
 	return end
 }
 
+// gap tells whether something lies beyond a gap after the tip.
+func (g *volumeLog) gap(tip commitlog.Generation) bool {
+	for at := range g.entries {
+		if at.Epoch == tip.Epoch && at.Number > tip.Number+1 {
+			return true
+		}
+	}
+	return false
+}
+
 // counts tells whether the object at a generation is part of the log.
 func (g *volumeLog) counts(at commitlog.Generation) bool {
 	end := g.runEnd(at.Epoch)
