@@ -160,9 +160,11 @@ func (m *DB) Err() error {
 // it does, and if it always did. A caller who does so from time to time tries
 // even what went wrong before for another reason than the disk.
 func (m *DB) Revive() error {
+	if m.well() { // without keeping anybody out
+		return nil
+	}
 	m.gate.Lock()
 	defer m.gate.Unlock()
-	m.in.fence.nudge()
 	if m.in.fence.err() == nil && !m.in.readOnly {
 		return nil
 	}
@@ -177,6 +179,15 @@ func (m *DB) Revive() error {
 		return m.describe(err)
 	}
 	return nil
+}
+
+// well tells whether the metadata can be written, and lets what waits for room try
+// again.
+func (m *DB) well() bool {
+	m.gate.RLock()
+	defer m.gate.RUnlock()
+	m.in.fence.nudge()
+	return m.in.fence.err() == nil && !m.in.readOnly
 }
 
 // tryWrite finds out whether the disk takes writes.
