@@ -9,10 +9,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -227,6 +229,7 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	var err error
 	select {
 	case <-ctx.Done():
+		signal.Reset(os.Interrupt, syscall.SIGTERM) // from when it is said, the next one ends us at once
 		r.log.Info("stopping")
 	case err = <-failed:
 		r.log.Error("stopping: a listener failed", "error", err)

@@ -93,7 +93,10 @@ func (s *s3Store) newClient(cfg aws.Config) *s3.Client {
 		if o.Region == "" && o.BaseEndpoint != nil {
 			o.Region = "us-east-1" // what servers other than Amazon's expect in signatures
 		}
-		o.HTTPSignerV4 = signer{v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })}
+		if loc.endpoint != "" {
+			o.BaseEndpoint = &loc.endpoint // before what the environment says of S3 alone
+		}
+		o.HTTPSignerV4 = &signer{}
 		o.Retryer = aws.NopRetryer{} // Retry does that, knowing what a conditional PUT means
 		o.UsePathStyle = loc.usesPathStyle(o.BaseEndpoint != nil)
 		o.ContinueHeaderThresholdBytes = -1 // a round trip more for each pack
@@ -127,11 +130,28 @@ func (s *s3Store) trustAnew(ctx context.Context) bool {
 	return true
 }
 
-// signer leaves out of signatures what proxies on the way may change.
-type signer struct{ *v4.Signer }
+// signer leaves out of signatures what proxies on the way may change. The SDK's
+// remembers keys that it derived by the access key alone, so a new secret of the same
+// one needs another.
+type signer struct {
+	mu     sync.Mutex
+	secret string
+	v4     *v4.Signer
+}
+
+// of is the SDK's signer for a secret.
+func (s *signer) of(secret string) *v4.Signer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.v4 == nil || s.secret != secret {
+		s.secret = secret
+		s.v4 = v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
+	}
+	return s.v4
+}
 
 // SignHTTP implements s3.HTTPSignerV4.
-func (s signer) SignHTTP(ctx context.Context, c aws.Credentials, r *http.Request, payload, service, region string, at time.Time, opts ...func(*v4.SignerOptions)) error {
+func (s *signer) SignHTTP(ctx context.Context, c aws.Credentials, r *http.Request, payload, service, region string, at time.Time, opts ...func(*v4.SignerOptions)) error {
 	kept := http.Header{}
 	for _, name := range []string{"Accept-Encoding", "Connection", "Te", "Via", "X-Forwarded-For"} {
 		if values, ok := r.Header[name]; ok {
@@ -139,7 +159,7 @@ func (s signer) SignHTTP(ctx context.Context, c aws.Credentials, r *http.Request
 			delete(r.Header, name)
 		}
 	}
-	err := s.Signer.SignHTTP(ctx, c, r, payload, service, region, at, opts...)
+	err := s.of(c.SecretAccessKey).SignHTTP(ctx, c, r, payload, service, region, at, opts...)
 	maps.Copy(r.Header, kept)
 	return err
 }

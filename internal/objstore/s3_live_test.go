@@ -390,6 +390,13 @@ func TestWhoRefuses(t *testing.T) {
 // An endpoint of the environment needs no region, whichever variable names it.
 func TestEndpointOfTheEnvironment(t *testing.T) {
 	for _, name := range []string{"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"} {
+		t.Run(name+" is not the URL's", func(t *testing.T) {
+			s := fake(t, "", func(http.ResponseWriter, *http.Request) {})
+			t.Setenv(name, "http://127.0.0.1:1")
+			if err := open(t, s.String(), objstore.Options{Retry: impatient}).Put(t.Context(), "a", nil); err != nil {
+				t.Error(err)
+			}
+		})
 		t.Run(name, func(t *testing.T) {
 			fake(t, "", nil)
 			h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("ETag", `"x"`) }))
