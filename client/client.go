@@ -22,7 +22,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // Options are the settings of a Client. The zero value has the defaults.
@@ -196,7 +196,7 @@ func answer[Out any](c *Client, resp *http.Response) (out Out, err error) {
 		return out, c.broken(resp.Request, err)
 	}
 	if err := json.Unmarshal(b, &out); err != nil {
-		return out, problem.New(problem.Unavailable, "what answers at %s is no glide daemon, or another version: %w", c.addr, err)
+		return out, errs.New(errs.Unavailable, "what answers at %s is no glide daemon, or another version: %w", c.addr, err)
 	}
 	return out, nil
 }
@@ -220,9 +220,9 @@ func (c *Client) do(req *http.Request) (*http.Response, error) {
 	}
 	var e api.Error
 	if err := json.Unmarshal(b, &e); err != nil || e.Error == "" || e.Kind == "" {
-		return nil, problem.New(problem.Unavailable, "what answers at %s is no glide daemon: it says %s", c.addr, resp.Status)
+		return nil, errs.New(errs.Unavailable, "what answers at %s is no glide daemon: it says %s", c.addr, resp.Status)
 	}
-	return nil, problem.New(problem.FromString(e.Kind), "%s", e.Error)
+	return nil, errs.New(errs.FromString(e.Kind), "%s", e.Error)
 }
 
 // broken says what a failed connection means.
@@ -236,15 +236,15 @@ func (c *Client) broken(req *http.Request, err error) error {
 	case req.Context().Err() != nil:
 		return context.Cause(req.Context())
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
-		return problem.New(problem.Unavailable, "%s", notRunning(c.addr))
+		return errs.New(errs.Unavailable, "%s", notRunning(c.addr))
 	case errors.Is(err, fs.ErrPermission):
-		return problem.New(problem.Unavailable, "no permission to connect to %s: use the user (or group) that runs glide serve", c.addr)
-	case problem.KindOf(err) != problem.Internal: // Permit's
+		return errs.New(errs.Unavailable, "no permission to connect to %s: use the user (or group) that runs glide serve", c.addr)
+	case errs.KindOf(err) != errs.Internal: // Permit's
 		return err
 	case errors.As(err, &dial) && dial.Op == "dial":
-		return problem.New(problem.Unavailable, "glide serve cannot be reached at %s: %w", c.addr, dial.Err)
+		return errs.New(errs.Unavailable, "glide serve cannot be reached at %s: %w", c.addr, dial.Err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return problem.New(problem.Unavailable, "glide serve at %s closed the connection before it answered: see its log", c.addr)
+		return errs.New(errs.Unavailable, "glide serve at %s closed the connection before it answered: see its log", c.addr)
 	}
-	return problem.New(problem.Unavailable, "the connection to glide serve at %s broke: %w", c.addr, err)
+	return errs.New(errs.Unavailable, "the connection to glide serve at %s broke: %w", c.addr, err)
 }

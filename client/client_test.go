@@ -16,7 +16,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/api/apitest"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // serve runs the API over a backend in memory on a unix socket.
@@ -168,8 +168,8 @@ func TestVerbs(t *testing.T) {
 func TestKinds(t *testing.T) {
 	b, addr := serve(t, api.Options{})
 	c := dial(t, addr, Options{})
-	for k := problem.Kind(0); !strings.HasPrefix(k.String(), "kind("); k++ {
-		b.Fail("Show", problem.New(k, "it failed <so> & \"so\""))
+	for k := errs.Kind(0); !strings.HasPrefix(k.String(), "kind("); k++ {
+		b.Fail("Show", errs.New(k, "it failed <so> & \"so\""))
 		_, err := c.Show(t.Context(), "vm1")
 		if !errors.Is(err, k) || err.Error() != "it failed <so> & \"so\"" || KindOf(err).ExitCode() != k.ExitCode() {
 			t.Errorf("%s arrived as %v of kind %s", k, err, KindOf(err))
@@ -185,7 +185,7 @@ func TestKinds(t *testing.T) {
 
 func TestToken(t *testing.T) {
 	_, addr := serve(t, api.Options{Token: func() string { return "secret" }})
-	if _, err := dial(t, addr, Options{}).Host(t.Context()); !errors.Is(err, problem.Invalid) || !strings.Contains(err.Error(), "token") {
+	if _, err := dial(t, addr, Options{}).Host(t.Context()); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "token") {
 		t.Errorf("without a token: %v", err)
 	}
 	if _, err := dial(t, addr, Options{Token: "secret"}).Host(t.Context()); err != nil {
@@ -205,11 +205,11 @@ func TestNobodyThere(t *testing.T) {
 	for _, addr := range []string{"unix:" + filepath.Join(dir, "none.sock"), "unix:" + stale, "tcp:127.0.0.1:1"} {
 		_, err := dial(t, addr, Options{}).Host(t.Context())
 		want := "glide serve is not running at " + addr
-		if !errors.Is(err, problem.Unavailable) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+		if !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}
-	if _, err := New("unix:/"+strings.Repeat("x", 200), Options{}); !errors.Is(err, problem.Invalid) {
+	if _, err := New("unix:/"+strings.Repeat("x", 200), Options{}); !errors.Is(err, errs.Invalid) {
 		t.Errorf("a long path: %v", err)
 	}
 }
@@ -222,7 +222,7 @@ func TestSomebodyElse(t *testing.T) {
 		"gone":  func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 	} {
 		_, err := dial(t, serveHandler(t, h), Options{}).Host(t.Context())
-		if !errors.Is(err, problem.Unavailable) || strings.HasSuffix(err.Error(), "EOF") {
+		if !errors.Is(err, errs.Unavailable) || strings.HasSuffix(err.Error(), "EOF") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -276,7 +276,7 @@ func TestImportExport(t *testing.T) {
 		}
 	}
 	// A read that fails on the way arrives as what it is.
-	b.Fail("ReadAt", problem.New(problem.Corrupt, "packs/00/00: slot 3 is damaged"))
+	b.Fail("ReadAt", errs.New(errs.Corrupt, "packs/00/00: slot 3 is damaged"))
 	x, err = c.Export(t.Context(), "vm1")
 	if err != nil {
 		t.Fatal(err)
@@ -285,7 +285,7 @@ func TestImportExport(t *testing.T) {
 	for err == nil {
 		_, err = x.Next()
 	}
-	if !errors.Is(err, problem.Corrupt) || !strings.Contains(err.Error(), "slot 3") {
+	if !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), "slot 3") {
 		t.Errorf("a failed export: %v", err)
 	}
 }
@@ -294,15 +294,15 @@ func TestImportExport(t *testing.T) {
 func TestImportRefused(t *testing.T) {
 	b, addr := serve(t, api.Options{})
 	c := dial(t, addr, Options{})
-	b.Fail("Import", problem.New(problem.NoSpace, "the disk is full"))
+	b.Fail("Import", errs.New(errs.NoSpace, "the disk is full"))
 	for range 20 {
-		if _, err := c.Import(t.Context(), "vm1", 1<<40, &disk{size: 1 << 40}); !errors.Is(err, problem.NoSpace) {
+		if _, err := c.Import(t.Context(), "vm1", 1<<40, &disk{size: 1 << 40}); !errors.Is(err, errs.NoSpace) {
 			t.Fatalf("refused at once: %v", err)
 		}
 	}
 	late := dial(t, serveHandler(t, api.Handler(&lateRefusal{Backend: b}, api.Options{})), Options{})
 	for range 20 {
-		if _, err := late.Import(t.Context(), "vm1", 1<<40, &disk{size: 1 << 40}); !errors.Is(err, problem.NoSpace) {
+		if _, err := late.Import(t.Context(), "vm1", 1<<40, &disk{size: 1 << 40}); !errors.Is(err, errs.NoSpace) {
 			t.Fatalf("refused on the way: %v", err)
 		}
 	}
@@ -325,10 +325,10 @@ func (l *lateRefusal) Import(ctx context.Context, name string, size uint64, src 
 func TestImportFails(t *testing.T) {
 	b, addr := serve(t, api.Options{})
 	c := dial(t, addr, Options{})
-	cause := problem.New(problem.Corrupt, "the image is truncated")
+	cause := errs.New(errs.Corrupt, "the image is truncated")
 	for _, at := range []uint64{0, 1 << 20, 60 << 20} {
 		_, err := c.Import(t.Context(), "vm1", 64<<20, &disk{size: 64 << 20, failAt: at, err: cause})
-		if !errors.Is(err, problem.Corrupt) || err.Error() != cause.Error() {
+		if !errors.Is(err, errs.Corrupt) || err.Error() != cause.Error() {
 			t.Errorf("failing at %d: %v", at, err)
 		}
 	}
@@ -337,7 +337,7 @@ func TestImportFails(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	if _, err := b.Show(t.Context(), "vm1"); !errors.Is(err, problem.NotFound) {
+	if _, err := b.Show(t.Context(), "vm1"); !errors.Is(err, errs.NotFound) {
 		t.Errorf("half an image was imported: %v", err)
 	}
 }
@@ -366,7 +366,7 @@ func TestDaemonDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = x.Close() }()
-	if _, err := x.Next(); !errors.Is(err, problem.Corrupt) {
+	if _, err := x.Next(); !errors.Is(err, errs.Corrupt) {
 		t.Errorf("error: %v", err)
 	}
 }
@@ -430,7 +430,7 @@ func TestProgress(t *testing.T) {
 	if !slices.Equal(got, []uint64{0, 1, 2}) {
 		t.Errorf("the reports were %v", got)
 	}
-	if _, err := c.Flush(ctx, "nothing"); !errors.Is(err, problem.NotFound) {
+	if _, err := c.Flush(ctx, "nothing"); !errors.Is(err, errs.NotFound) {
 		t.Error(err)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // streamBuffer joins small frames, bytes.
@@ -116,7 +116,7 @@ func (c *Client) Export(ctx context.Context, name string) (*Export, error) {
 	size, err := strconv.ParseUint(resp.Header.Get(api.SizeHeader), 10, 64)
 	if err != nil || resp.Header.Get("Content-Type") != api.ImageType {
 		_ = resp.Body.Close()
-		return nil, problem.New(problem.Unavailable, "what answers at %s is no glide daemon, or another version: it sent no image", c.addr)
+		return nil, errs.New(errs.Unavailable, "what answers at %s is no glide daemon, or another version: it sent no image", c.addr)
 	}
 	return &Export{api.ReadImage(bufio.NewReaderSize(resp.Body, streamBuffer), size), resp.Body}, nil
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/api/apitest"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // slowDisk is a source that gives a piece each time it has waited.
@@ -100,7 +100,7 @@ func TestDaemonVanishes(t *testing.T) {
 	go func() { _, err := c.Host(t.Context()); done <- err }()
 	select {
 	case err := <-done:
-		if !errors.Is(err, problem.Unavailable) {
+		if !errors.Is(err, errs.Unavailable) {
 			t.Errorf("error: %v", err)
 		}
 	case <-time.After(15 * time.Second):

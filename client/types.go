@@ -2,7 +2,7 @@ package client
 
 import (
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // The types of the API, under names that programs outside of Glide can use.
@@ -60,24 +60,24 @@ type (
 	// Extent is a piece of an image.
 	Extent = api.Extent
 	// Kind is one way to fail.
-	Kind = problem.Kind
+	Kind = errs.Kind
 )
 
 // The kinds of errors.
 const (
-	Internal    = problem.Internal
-	Invalid     = problem.Invalid
-	NotFound    = problem.NotFound
-	Exists      = problem.Exists
-	Busy        = problem.Busy
-	WouldLose   = problem.WouldLose
-	Corrupt     = problem.Corrupt
-	NoSpace     = problem.NoSpace
-	Unavailable = problem.Unavailable
-	Fenced      = problem.Fenced
-	Unsupported = problem.Unsupported
-	ReadOnly    = problem.ReadOnly
+	Internal    = errs.Internal
+	Invalid     = errs.Invalid
+	NotFound    = errs.NotFound
+	Exists      = errs.Exists
+	Busy        = errs.Busy
+	WouldLose   = errs.WouldLose
+	Corrupt     = errs.Corrupt
+	NoSpace     = errs.NoSpace
+	Unavailable = errs.Unavailable
+	Fenced      = errs.Fenced
+	Unsupported = errs.Unsupported
+	ReadOnly    = errs.ReadOnly
 )
 
 // KindOf is the kind of an error that a method returned.
-func KindOf(err error) Kind { return problem.KindOf(err) }
+func KindOf(err error) Kind { return errs.KindOf(err) }

@@ -14,8 +14,8 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // app is what every verb has: the standard streams and the global flags.
@@ -28,7 +28,7 @@ type app struct {
 }
 
 // usage is an error of the command line: exit status 2.
-func usage(format string, args ...any) error { return problem.New(problem.Invalid, format, args...) }
+func usage(format string, args ...any) error { return errs.New(errs.Invalid, format, args...) }
 
 // takes checks the number of arguments; the text after a verb's name in Use says
 // which there are.
@@ -70,11 +70,11 @@ func readToken(path string) (string, error) {
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return "", problem.New(problem.Invalid, "the token file: %w", err)
+		return "", errs.New(errs.Invalid, "the token file: %w", err)
 	}
 	token := strings.TrimSpace(string(b))
 	if token == "" || strings.ContainsAny(token, " \t\r\n") {
-		return "", problem.New(problem.Invalid, "the token file %s must hold one word", path)
+		return "", errs.New(errs.Invalid, "the token file %s must hold one word", path)
 	}
 	return token, nil
 }
@@ -179,13 +179,13 @@ func orDash(s string) string {
 }
 
 // worst is the error to exit with, of several: the one with the greatest status.
-func worst(errs []error) error {
-	errs = slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
-	if len(errs) == 0 {
+func worst(failed []error) error {
+	failed = slices.DeleteFunc(slices.Clone(failed), func(err error) bool { return err == nil })
+	if len(failed) == 0 {
 		return nil
 	}
-	return slices.MaxFunc(errs, func(x, y error) int {
-		return problem.KindOf(x).ExitCode() - problem.KindOf(y).ExitCode()
+	return slices.MaxFunc(failed, func(x, y error) int {
+		return errs.KindOf(x).ExitCode() - errs.KindOf(y).ExitCode()
 	})
 }
 

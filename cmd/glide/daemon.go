@@ -25,10 +25,10 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/config"
 	"github.com/paraglide/glide/internal/datadir"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/limits"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/nbd"
 )
 
@@ -146,7 +146,7 @@ type running struct {
 // patient gives each request one patience with the store.
 func patient(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(w, r.WithContext(objstore.WithPatience(r.Context())))
+		next.ServeHTTP(w, r.WithContext(objstore.WithRetryBudget(r.Context())))
 	})
 }
 
@@ -268,7 +268,7 @@ func (r *running) shutdown() {
 			if err := s.Shutdown(ctx); err == nil {
 				return
 			}
-			r.stop(problem.New(problem.Unavailable, "the daemon is stopping: ask again when it runs"))
+			r.stop(errs.New(errs.Unavailable, "the daemon is stopping: ask again when it runs"))
 			last, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
 			if err := s.Shutdown(last); err != nil {

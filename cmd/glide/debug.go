@@ -18,11 +18,11 @@ import (
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -61,7 +61,7 @@ store.`,
 				return err
 			}
 			if key, _, _ := strings.Cut(path, "/"); key != "packs" && key != "pins" && key != "t" {
-				return problem.New(problem.NotFound, "there is no file %s, and keys of objects begin with packs/, pins/ or t/", path)
+				return errs.New(errs.NotFound, "there is no file %s, and keys of objects begin with packs/, pins/ or t/", path)
 			}
 			c, err := a.client()
 			if err != nil {
@@ -75,7 +75,7 @@ store.`,
 				if _, err := io.WriteString(w, d.Text); err != nil || d.Damage == "" {
 					return err
 				}
-				return problem.New(problem.Corrupt, "%s", d.Damage)
+				return errs.New(errs.Corrupt, "%s", d.Damage)
 			})
 		},
 	}))
@@ -90,7 +90,7 @@ func (a *app) dumped(path string, dump func(io.Writer) error) error {
 	}
 	var text bytes.Buffer
 	damage := dump(&text)
-	if damage != nil && problem.KindOf(damage) != problem.Corrupt {
+	if damage != nil && errs.KindOf(damage) != errs.Corrupt {
 		return damage
 	}
 	d := client.Dump{Key: path, Text: text.String()}
@@ -149,10 +149,10 @@ func dumpFile(w io.Writer, path string) error {
 		return err
 	}
 	if dir := filepath.Dir(abs); meta.In(vfs.Default, dir) {
-		return problem.New(problem.Invalid, "%s belongs to a Pebble database, the host's metadata: glide debug dump %s shows what is in it", path, filepath.Dir(path))
+		return errs.New(errs.Invalid, "%s belongs to a Pebble database, the host's metadata: glide debug dump %s shows what is in it", path, filepath.Dir(path))
 	}
 	if st.Size() > objstore.MaxObject {
-		return problem.New(problem.Invalid, "%s is no file of Glide's: it does not begin like a log segment or a slab, and has %d bytes", path, st.Size())
+		return errs.New(errs.Invalid, "%s is no file of Glide's: it does not begin like a log segment or a slab, and has %d bytes", path, st.Size())
 	}
 	rest, err := io.ReadAll(f)
 	if err != nil {
@@ -169,7 +169,7 @@ func dumpFile(w io.Writer, path string) error {
 			return host.DumpObject(w, abs[i+1:], raw)
 		}
 	}
-	return problem.New(problem.Invalid, "%s is no file of Glide's: its first bytes are those of nothing that glide writes", path)
+	return errs.New(errs.Invalid, "%s is no file of Glide's: its first bytes are those of nothing that glide writes", path)
 }
 
 // dumpJSON prints a pin, or another small document.
@@ -178,7 +178,7 @@ func dumpJSON(w io.Writer, raw []byte) error {
 		Format string `json:"format"`
 	}
 	if err := json.Unmarshal(raw, &kind); err != nil {
-		return problem.New(problem.Corrupt, "it begins like a JSON document and is none: %w", err)
+		return errs.New(errs.Corrupt, "it begins like a JSON document and is none: %w", err)
 	}
 	if kind.Format == "glide-pin" {
 		pin, err := commitlog.DecodePin(raw)

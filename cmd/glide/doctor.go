@@ -17,9 +17,9 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/size"
 )
 
@@ -51,7 +51,7 @@ would need, with the settings of glide serve. Exit 1 if something is wrong.`,
 				}
 			}
 			if bad > 0 {
-				return problem.New(problem.Internal, "%d of %d checks failed", bad, len(checks))
+				return errs.New(errs.Internal, "%d of %d checks failed", bad, len(checks))
 			}
 			return nil
 		},
@@ -78,7 +78,7 @@ func (a *app) doctor(ctx context.Context, flags map[string][]string) ([]client.C
 		checks = append(checks, client.Check{Name: "daemon", OK: true, Detail: fmt.Sprintf("glide %s serves %d volumes at %s", h.Version, h.Volumes, c.Addr())})
 		own, err := c.Doctor(ctx)
 		return append(checks, own...), err
-	case problem.KindOf(err) != problem.Unavailable:
+	case errs.KindOf(err) != errs.Unavailable:
 		return nil, err
 	}
 	cfg, cerr := config.Load(config.ProcessSources(atData(flags, c.Addr())))

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 func qemuImg(t *testing.T, args ...string) {
@@ -133,7 +133,7 @@ func TestImportFails(t *testing.T) {
 	cmd := glide(t, "--api", f.addr, "import", "-", "x", "--size", "1M")
 	cmd.Stdin = bytes.NewReader(make([]byte, 2<<20))
 	refused(t, run(t, cmd), 2, "announced")
-	f.Fail("Import", problem.New(problem.NoSpace, "the disk is full"))
+	f.Fail("Import", errs.New(errs.NoSpace, "the disk is full"))
 	refused(t, f.try(t, "import", raw, "x"), 1, "the disk is full")
 	if list := decode[[]api.Volume](t, f.must(t, "ls", "--json")); len(list) != 0 {
 		t.Errorf("failed imports left %+v", list)
@@ -150,7 +150,7 @@ func TestExportFails(t *testing.T) {
 	if err := os.WriteFile(out, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f.Fail("ReadAt", problem.New(problem.Corrupt, "packs/00/00: slot 3 is damaged"))
+	f.Fail("ReadAt", errs.New(errs.Corrupt, "packs/00/00: slot 3 is damaged"))
 	refused(t, f.try(t, "export", "a", out), 1, "slot 3")
 	refused(t, f.try(t, "export", "a", out, "--format", "qcow2"), 1, "slot 3")
 	refused(t, f.try(t, "export", "none", out), 1, "none")

@@ -171,7 +171,7 @@ func (a *app) importToDaemon(ctx context.Context, name string, size uint64, src 
 func importToStore(url string) importFunc {
 	return func(ctx context.Context, name string, size uint64, src client.Source) (client.Import, error) {
 		counter := &objstore.Counter{}
-		ctx = objstore.WithPatience(ctx)
+		ctx = objstore.WithRetryBudget(ctx)
 		store, err := objstore.Open(ctx, url, objstore.Options{Counter: counter})
 		if err != nil {
 			return client.Import{}, err

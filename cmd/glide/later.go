@@ -3,7 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // later are the verbs that the contract has and this release has not. They take
@@ -24,7 +24,7 @@ func newLater() []*cobra.Command {
 			Args:               cobra.ArbitraryArgs,
 			FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true},
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return problem.New(problem.Unsupported, "glide %s is not there yet: this release of glide does not %s", cmd.Name(), l.does)
+				return errs.New(errs.Unsupported, "glide %s is not there yet: this release of glide does not %s", cmd.Name(), l.does)
 			},
 		})
 	}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/config"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // listeners are where the daemon listens. TCP ports are taken first, as their
@@ -45,7 +45,7 @@ func openListeners(c *config.Config) (ls *listeners, err error) {
 	}
 	for name := range given {
 		if name != "api" && name != "nbd" {
-			return ls, problem.New(problem.Invalid, "systemd gave a socket named %q: set FileDescriptorName=api or FileDescriptorName=nbd in its unit", name)
+			return ls, errs.New(errs.Invalid, "systemd gave a socket named %q: set FileDescriptorName=api or FileDescriptorName=nbd in its unit", name)
 		}
 	}
 	if err := ls.api.take(given["api"], c.API); err != nil {
@@ -53,7 +53,7 @@ func openListeners(c *config.Config) (ls *listeners, err error) {
 	}
 	for _, a := range ls.api.addrs { // also those that systemd gave
 		if !a.Local() && c.TokenFile == "" {
-			return ls, problem.New(problem.Invalid, "the API at %s can be reached from other machines: it needs --token-file", a)
+			return ls, errs.New(errs.Invalid, "the API at %s can be reached from other machines: it needs --token-file", a)
 		}
 	}
 	return ls, ls.nbd.take(given["nbd"], c.NBD)
@@ -74,7 +74,7 @@ func (l *listening) take(given []net.Listener, asked []api.Addr) error {
 		} else {
 			tcp, err := net.Listen("tcp", a.Address)
 			if err != nil {
-				return problem.New(problem.Unavailable, "cannot listen at %s: %w", a, err)
+				return errs.New(errs.Unavailable, "cannot listen at %s: %w", a, err)
 			}
 			l.open = append(l.open, tcp)
 			a = addrOf(tcp)
@@ -118,21 +118,21 @@ func listenUnix(path string) (*net.UnixListener, error) {
 		}
 	}
 	if err != nil {
-		return nil, problem.New(problem.Unavailable, "cannot listen at unix:%s: %w", path, err)
+		return nil, errs.New(errs.Unavailable, "cannot listen at unix:%s: %w", path, err)
 	}
 	return l, nil
 }
 
 func removeStale(path string) error {
 	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != os.ModeSocket {
-		return problem.New(problem.Exists, "%s exists and is no socket: remove it, or choose another path", path)
+		return errs.New(errs.Exists, "%s exists and is no socket: remove it, or choose another path", path)
 	}
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
-		return errors.Join(problem.New(problem.Busy, "somebody listens at %s: is another glide serve running?", path), c.Close())
+		return errors.Join(errs.New(errs.Busy, "somebody listens at %s: is another glide serve running?", path), c.Close())
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return problem.New(problem.Busy, "%s exists, and whether somebody listens at it cannot be found out: %w", path, err)
+		return errs.New(errs.Busy, "%s exists, and whether somebody listens at it cannot be found out: %w", path, err)
 	}
 	return os.Remove(path)
 }
@@ -162,7 +162,7 @@ func texts(addrs []api.Addr) []string {
 func nbdTLS(c *config.Config) (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "the certificate and key of TLS: %w", err)
+		return nil, errs.New(errs.Invalid, "the certificate and key of TLS: %w", err)
 	}
 	t := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true}
 	if c.TLSCA == "" {
@@ -170,11 +170,11 @@ func nbdTLS(c *config.Config) (*tls.Config, error) {
 	}
 	pem, err := os.ReadFile(c.TLSCA)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "the authority of TLS: %w", err)
+		return nil, errs.New(errs.Invalid, "the authority of TLS: %w", err)
 	}
 	t.ClientCAs = x509.NewCertPool()
 	if !t.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, problem.New(problem.Invalid, "the authority of TLS: %s holds no certificate in PEM", c.TLSCA)
+		return nil, errs.New(errs.Invalid, "the authority of TLS: %s holds no certificate in PEM", c.TLSCA)
 	}
 	t.ClientAuth = tls.RequireAndVerifyClientCert
 	// In TLS 1.3 Go asks for certificates without the RSA signatures that most

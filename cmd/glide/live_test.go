@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // until waits until something holds.
@@ -284,7 +284,7 @@ func TestPeersAllow(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		_, err := p.dial(addr).Host(ctx)
 		cancel()
-		if !errors.Is(err, problem.Unavailable) {
+		if !errors.Is(err, errs.Unavailable) {
 			t.Errorf("%s: %v", addr, err)
 		}
 		if strings.Contains(addr, "192.0.2.1") && !strings.Contains(err.Error(), "--peers-allow") {

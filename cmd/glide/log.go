@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/paraglide/glide/client"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/size"
 )
 
@@ -22,7 +22,7 @@ volume that was never published has none.`,
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("count") && count < 1 {
-				return problem.New(problem.Invalid, "-n %d: it takes at least 1", count)
+				return errs.New(errs.Invalid, "-n %d: it takes at least 1", count)
 			}
 			c, err := a.clientFor(false, args...)
 			if err != nil {

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // version is set when the binary is built.
@@ -43,7 +43,7 @@ func (a *app) main(ctx context.Context, stop func(), args []string) int {
 	if !errors.As(err, new(toldError)) {
 		complain(a.err, err)
 	}
-	return problem.KindOf(err).ExitCode()
+	return errs.KindOf(err).ExitCode()
 }
 
 // complain prints an error as one line.

@@ -7,8 +7,8 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // peers reaches other hosts. Where they are is read from the store, and so could
@@ -25,7 +25,7 @@ func (p peers) permit(addr netip.Addr) error {
 	if addr.IsLoopback() || slices.ContainsFunc(p.allow, func(n netip.Prefix) bool { return n.Contains(addr) }) {
 		return nil
 	}
-	return problem.New(problem.Unavailable, "%s is no address that this host may send its token to: if the host there is yours, add it to --peers-allow", addr)
+	return errs.New(errs.Unavailable, "%s is no address that this host may send its token to: if the host there is yours, add it to --peers-allow", addr)
 }
 
 // dial is another host, at the address that it advertises.
@@ -57,10 +57,10 @@ type noPeer struct{ err error }
 
 // Release implements host.Peer.
 func (p noPeer) Release(context.Context, string, api.ReleaseRequest) (api.Volume, error) {
-	return api.Volume{}, problem.New(problem.Unavailable, "the owner's address: %w", p.err)
+	return api.Volume{}, errs.New(errs.Unavailable, "the owner's address: %w", p.err)
 }
 
 // Host implements host.Peer.
 func (p noPeer) Host(context.Context) (api.Host, error) {
-	return api.Host{}, problem.New(problem.Unavailable, "the owner's address: %w", p.err)
+	return api.Host{}, errs.New(errs.Unavailable, "the owner's address: %w", p.err)
 }

@@ -23,21 +23,21 @@ removed does not keep the others from it.`,
 			if err != nil {
 				return err
 			}
-			removed, errs := []string{}, make([]error, len(args))
+			removed, failed := []string{}, make([]error, len(args))
 			for i, name := range args {
-				if errs[i] = c.Remove(cmd.Context(), name, force); errs[i] == nil {
+				if failed[i] = c.Remove(cmd.Context(), name, force); failed[i] == nil {
 					removed = append(removed, name)
 				}
 			}
 			if err := a.print(removed, func(io.Writer) error { return nil }); err != nil {
 				return err
 			}
-			for _, err := range errs {
+			for _, err := range failed {
 				if err != nil {
 					complain(a.err, err)
 				}
 			}
-			return told(worst(errs))
+			return told(worst(failed))
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "also with open connections")

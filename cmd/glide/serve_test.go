@@ -18,8 +18,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // serving is a `glide serve` of the tests.
@@ -298,11 +298,11 @@ func TestStoreThatAnswersWrongly(t *testing.T) {
 	s := &provedStore{url: "mem://", marker: filepath.Join(t.TempDir(), markerFile)}
 	s.opts.Wrap = func(s objstore.Store) objstore.Store { return forgetful{s} }
 	for range 2 {
-		if err := s.PutIfAbsent(t.Context(), "a/b", []byte("x")); !errors.Is(err, problem.Unsupported) {
+		if err := s.PutIfAbsent(t.Context(), "a/b", []byte("x")); !errors.Is(err, errs.Unsupported) {
 			t.Fatalf("error: %v", err)
 		}
 	}
-	if _, err := s.Get(t.Context(), "a/b"); !errors.Is(err, problem.NotFound) {
+	if _, err := s.Get(t.Context(), "a/b"); !errors.Is(err, errs.NotFound) {
 		t.Errorf("it was created: %v", err)
 	}
 	if _, err := os.Stat(s.marker); err == nil {

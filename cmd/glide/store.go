@@ -17,8 +17,8 @@ import (
 
 	"github.com/paraglide/glide/internal/config"
 	"github.com/paraglide/glide/internal/datadir"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 const (
@@ -74,7 +74,7 @@ func openStore(ctx context.Context, c *config.Config, counter *objstore.Counter,
 	if err == nil {
 		return s, nil
 	}
-	if k := problem.KindOf(err); k == problem.Invalid || k == problem.Unsupported || ctx.Err() != nil {
+	if k := errs.KindOf(err); k == errs.Invalid || k == errs.Unsupported || ctx.Err() != nil {
 		return nil, err
 	}
 	log.Warn("the store cannot be used yet; local volumes are served", "store", c.Store, "error", err)
@@ -110,7 +110,7 @@ func (s *provedStore) checkGone() error {
 		return nil
 	}
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return problem.New(problem.Unavailable, "the store %s is gone: is it mounted? (to begin with an empty one, remove %s)", s.url, s.marker)
+		return errs.New(errs.Unavailable, "the store %s is gone: is it mounted? (to begin with an empty one, remove %s)", s.url, s.marker)
 	}
 	return nil
 }

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // TestUsage: what is wrong with the command line is exit 2, one line, and needs
@@ -103,8 +103,8 @@ func TestLater(t *testing.T) {
 // TestExitStatus: the kinds of errors that a daemon reports become the exit statuses of the contract.
 func TestExitStatus(t *testing.T) {
 	f := newFake(t, api.Options{})
-	for k := problem.Kind(0); !strings.HasPrefix(k.String(), "kind("); k++ {
-		f.Fail("Show", problem.New(k, "it failed\nin two lines"))
+	for k := errs.Kind(0); !strings.HasPrefix(k.String(), "kind("); k++ {
+		f.Fail("Show", errs.New(k, "it failed\nin two lines"))
 		refused(t, f.try(t, "show", "vm1"), k.ExitCode(), "it failed; in two lines")
 	}
 	f.must(t, "create", "lost", "--size", "1G")
@@ -151,7 +151,7 @@ func TestRm(t *testing.T) {
 	if list := decode[[]api.Volume](t, f.must(t, "ls", "--json")); len(list) != 1 || list[0].Name != "c" {
 		t.Errorf("left: %+v", list)
 	}
-	f.Fail("Remove", problem.New(problem.WouldLose, "it would lose data"))
+	f.Fail("Remove", errs.New(errs.WouldLose, "it would lose data"))
 	if o := f.try(t, "rm", "c", "none"); o.code != 3 {
 		t.Errorf("exit %d, want the worst", o.code)
 	}

@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/paraglide/glide/client"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/size"
 )
 
@@ -35,7 +35,7 @@ and exit 1.`,
 				return err
 			}
 			if n := len(v.Damaged); n > 0 {
-				return problem.New(problem.Corrupt, "%s is damaged in %d places: restore it from a fork or a snapshot that is not", v.Name, n)
+				return errs.New(errs.Corrupt, "%s is damaged in %d places: restore it from a fork or a snapshot that is not", v.Name, n)
 			}
 			return nil
 		},

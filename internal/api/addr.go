@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // Addr is where something listens: unix:PATH or tcp:HOST:PORT.
@@ -30,25 +30,25 @@ func ParseAddr(s string) (Addr, error) {
 		a := Addr{network, rest}
 		switch {
 		case a.Address == "":
-			return Addr{}, problem.New(problem.Invalid, "the address %q lacks the socket's path: unix:PATH", s)
+			return Addr{}, errs.New(errs.Invalid, "the address %q lacks the socket's path: unix:PATH", s)
 		case strings.ContainsRune(a.Address, 0):
-			return Addr{}, problem.New(problem.Invalid, "the address %q has a zero byte in its path", s)
+			return Addr{}, errs.New(errs.Invalid, "the address %q has a zero byte in its path", s)
 		case len(a.Address) > maxSocketPath:
-			return Addr{}, problem.New(problem.Invalid, "the path of the socket %.40q… has %d bytes, and at most %d are possible: choose a shorter one", a.Address, len(a.Address), maxSocketPath)
+			return Addr{}, errs.New(errs.Invalid, "the path of the socket %.40q… has %d bytes, and at most %d are possible: choose a shorter one", a.Address, len(a.Address), maxSocketPath)
 		}
 		return a, nil
 	case ok && network == "tcp":
 		rest = strings.TrimPrefix(rest, "//")
 		host, port, err := net.SplitHostPort(rest)
 		if err != nil {
-			return Addr{}, problem.New(problem.Invalid, "the address %.100q is not of the form tcp:HOST:PORT", s)
+			return Addr{}, errs.New(errs.Invalid, "the address %.100q is not of the form tcp:HOST:PORT", s)
 		}
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil || strings.ContainsAny(host, "/ \x00") {
-			return Addr{}, problem.New(problem.Invalid, "the address %.100q is not of the form tcp:HOST:PORT, with a port of 0 to 65535", s)
+			return Addr{}, errs.New(errs.Invalid, "the address %.100q is not of the form tcp:HOST:PORT, with a port of 0 to 65535", s)
 		}
 		return Addr{network, rest}, nil
 	}
-	return Addr{}, problem.New(problem.Invalid, "the address %.100q is neither unix:PATH nor tcp:HOST:PORT", s)
+	return Addr{}, errs.New(errs.Invalid, "the address %.100q is neither unix:PATH nor tcp:HOST:PORT", s)
 }
 
 // String is what ParseAddr reads.

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 func TestParseAddr(t *testing.T) {
@@ -38,8 +38,8 @@ func TestParseAddr(t *testing.T) {
 	}
 	for _, s := range []string{"", "unix:", "unix", "/run/glide.sock", "tcp:", "tcp:host", "tcp:host:", "tcp:host:x", "tcp:host:65536", "tcp:host:-1",
 		"tcp:a b:1", "tcp:a/b:1", "udp:host:1", "http://host:1", "unix:/" + strings.Repeat("a", 107), "unix:a\x00b"} {
-		if a, err := ParseAddr(s); !errors.Is(err, problem.Invalid) {
-			t.Errorf("ParseAddr(%q) = %s, %v, want a problem.Invalid", s, a, err)
+		if a, err := ParseAddr(s); !errors.Is(err, errs.Invalid) {
+			t.Errorf("ParseAddr(%q) = %s, %v, want a errs.Invalid", s, a, err)
 		}
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // TestDocs: the page of the API lists the routes, the kinds and the metrics that
@@ -28,7 +28,7 @@ func TestDocs(t *testing.T) {
 		table += fmt.Sprintf("| `%s %s%s` | %s |\n", rt.method, p, query, doc.Paths[p][strings.ToLower(rt.method)].Summary)
 	}
 	kinds := "| kind | status | exit status |\n|---|---|---|\n"
-	for k := problem.Kind(0); !strings.HasPrefix(k.String(), "kind("); k++ {
+	for k := errs.Kind(0); !strings.HasPrefix(k.String(), "kind("); k++ {
 		kinds += fmt.Sprintf("| `%s` | %d | %d |\n", k, k.HTTPStatus(), k.ExitCode())
 	}
 	want := fill(t, fill(t, string(b), "routes", table), "kinds", kinds)

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // maxWait bounds how long a request for events may wait, ms.
@@ -22,7 +22,7 @@ func (p params) number(key string) (uint64, error) {
 	}
 	n, err := strconv.ParseUint(v, 10, 64)
 	if err != nil {
-		return 0, problem.New(problem.Invalid, "%s=%.60s is not a number", key, v)
+		return 0, errs.New(errs.Invalid, "%s=%.60s is not a number", key, v)
 	}
 	return n, nil
 }

@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // imageRoutes carry images in and out, as streams of frames.
@@ -34,10 +34,10 @@ const (
 func importImage(s *server, w http.ResponseWriter, r *http.Request) error {
 	size, err := strconv.ParseUint(r.URL.Query().Get("size"), 10, 64)
 	if err != nil {
-		return problem.New(problem.Invalid, "an import needs size=BYTES, the size of the volume")
+		return errs.New(errs.Invalid, "an import needs size=BYTES, the size of the volume")
 	}
 	if ct := r.Header.Get("Content-Type"); ct != ImageType {
-		return problem.New(problem.Invalid, "an import takes a stream of type %s (not %.60q): use `glide import`", ImageType, ct)
+		return errs.New(errs.Invalid, "an import takes a stream of type %s (not %.60q): use `glide import`", ImageType, ct)
 	}
 	// The answer may come before all of the image has.
 	rc := http.NewResponseController(w)

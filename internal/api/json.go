@@ -9,8 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/nearest"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // maxBody bounds a request in JSON, in bytes.
@@ -32,7 +32,7 @@ func decode(w http.ResponseWriter, r *http.Request, in any) error {
 			return nil
 		}
 		if err == nil {
-			return problem.New(problem.Invalid, "the request has something behind its JSON document")
+			return errs.New(errs.Invalid, "the request has something behind its JSON document")
 		}
 	}
 	return badJSON(err, reflect.TypeOf(in).Elem())
@@ -45,21 +45,21 @@ func badJSON(err error, t reflect.Type) error {
 	var syntax *json.SyntaxError
 	switch {
 	case errors.As(err, &tooLarge):
-		return problem.New(problem.Invalid, "the request has more than %d bytes", tooLarge.Limit)
+		return errs.New(errs.Invalid, "the request has more than %d bytes", tooLarge.Limit)
 	case errors.As(err, &wrongType) && wrongType.Field != "":
-		return problem.New(problem.Invalid, "%s cannot be a %s", wrongType.Field, wrongType.Value)
+		return errs.New(errs.Invalid, "%s cannot be a %s", wrongType.Field, wrongType.Value)
 	case errors.As(err, &wrongType):
-		return problem.New(problem.Invalid, "the request cannot be a %s", wrongType.Value)
+		return errs.New(errs.Invalid, "the request cannot be a %s", wrongType.Value)
 	case errors.As(err, &syntax):
-		return problem.New(problem.Invalid, "the request is not JSON: %w at byte %d", err, syntax.Offset)
+		return errs.New(errs.Invalid, "the request is not JSON: %w at byte %d", err, syntax.Offset)
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return problem.New(problem.Invalid, "the request is not JSON: it ends early")
+		return errs.New(errs.Invalid, "the request is not JSON: it ends early")
 	}
 	// encoding/json has no type for this error.
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		return problem.New(problem.Invalid, "the field %.100s is not known here%s", field, nearest.Hint(strings.Trim(field, `"`), fieldNames(t)))
+		return errs.New(errs.Invalid, "the field %.100s is not known here%s", field, nearest.Hint(strings.Trim(field, `"`), fieldNames(t)))
 	}
-	return problem.New(problem.Invalid, "the request cannot be read: %w", err)
+	return errs.New(errs.Invalid, "the request cannot be read: %w", err)
 }
 
 // fieldNames lists the JSON names of a struct's fields.

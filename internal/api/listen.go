@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // PeerTimeout is how long the other side's host may not answer, over TCP, before a
@@ -164,7 +164,7 @@ func (l *Listener) turnAway(nc net.Conn) {
 
 // fullAnswer is the answer to a request that is not read.
 func (l *Listener) fullAnswer() []byte {
-	why := problem.New(problem.Unavailable, "too many connections to the API at %s:%s: there are %d, its limit: try again later, or at another of its addresses", l.Addr().Network(), l.Addr(), l.o.MaxConns)
+	why := errs.New(errs.Unavailable, "too many connections to the API at %s:%s: there are %d, its limit: try again later, or at another of its addresses", l.Addr().Network(), l.Addr(), l.o.MaxConns)
 	body, err := json.Marshal(errorOf(why))
 	if err != nil {
 		return nil // two strings

@@ -20,7 +20,7 @@ import (
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/api/apitest"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 const patience = 10 * time.Second
@@ -241,7 +241,7 @@ func TestTooManyClients(t *testing.T) {
 	}
 	defer c.Close()
 	for range 3 {
-		if _, err := c.Host(t.Context()); !errors.Is(err, problem.Unavailable) || !strings.Contains(err.Error(), "too many connections to the API at tcp:") {
+		if _, err := c.Host(t.Context()); !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "too many connections to the API at tcp:") {
 			t.Errorf("one too many: %v", err)
 		}
 	}

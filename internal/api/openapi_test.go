@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // The part of OpenAPI 3.1 that the document uses.
@@ -281,7 +281,7 @@ func TestOpenAPISchemas(t *testing.T) {
 	checkExample(t, "Error", doc.Components.Responses["Error"].Content["application/json"].Example, reflect.TypeFor[Error]())
 
 	var kinds []string
-	for k := problem.Kind(0); !strings.HasPrefix(k.String(), "kind("); k++ {
+	for k := errs.Kind(0); !strings.HasPrefix(k.String(), "kind("); k++ {
 		kinds = append(kinds, k.String())
 	}
 	if got := doc.Components.Schemas["Error"].Properties["kind"].Enum; !slices.Equal(got, kinds) {

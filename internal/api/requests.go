@@ -61,7 +61,7 @@ type Health struct {
 	Version string `json:"version"`
 }
 
-// Error is the body of every answer that is one. Kind is a problem.Kind's name.
+// Error is the body of every answer that is one. Kind is a errs.Kind's name.
 type Error struct {
 	Error string `json:"error"`
 	Kind  string `json:"kind"`

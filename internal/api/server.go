@@ -18,8 +18,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/nearest"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Options are the settings of a Handler. The zero value has the defaults.
@@ -104,7 +104,7 @@ func (p params) flag(key string) (bool, error) {
 	case "true", "1":
 		return true, nil
 	default:
-		return false, problem.New(problem.Invalid, "%s=%.60s is neither true nor false", key, v)
+		return false, errs.New(errs.Invalid, "%s=%.60s is neither true nor false", key, v)
 	}
 }
 
@@ -124,7 +124,7 @@ func Handler(b Backend, o Options) http.Handler {
 				got := sha256.Sum256([]byte(r.Header.Get("Authorization")))
 				if subtle.ConstantTimeCompare(got[:], token[:]) != 1 {
 					w.Header().Set("WWW-Authenticate", "Bearer")
-					s.fail(w, r, http.StatusUnauthorized, problem.New(problem.Invalid, "the API wants a token, and this is not it: give the daemon's --token-file"))
+					s.fail(w, r, http.StatusUnauthorized, errs.New(errs.Invalid, "the API wants a token, and this is not it: give the daemon's --token-file"))
 					return
 				}
 			}
@@ -145,7 +145,7 @@ func Handler(b Backend, o Options) http.Handler {
 		defer s.recover(w, r)
 		r = withTenant(r)
 		if err := origin.Check(r); err != nil {
-			s.fail(w, r, http.StatusForbidden, problem.New(problem.Invalid, "the API does not serve web pages: %w", err))
+			s.fail(w, r, http.StatusForbidden, errs.New(errs.Invalid, "the API does not serve web pages: %w", err))
 			return
 		}
 		if _, pattern := mux.Handler(r); pattern == "" {
@@ -159,14 +159,14 @@ func Handler(b Backend, o Options) http.Handler {
 func (rt *route) checkQuery(u *url.URL) error {
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return problem.New(problem.Invalid, "the query: %w", err)
+		return errs.New(errs.Invalid, "the query: %w", err)
 	}
 	for key, values := range query {
 		if !slices.Contains(rt.query, key) {
-			return problem.New(problem.Invalid, "the parameter %.60q is not known here%s", key, nearest.Hint(key, rt.query))
+			return errs.New(errs.Invalid, "the parameter %.60q is not known here%s", key, nearest.Hint(key, rt.query))
 		}
 		if len(values) > 1 {
-			return problem.New(problem.Invalid, "the parameter %s is given %d times", key, len(values))
+			return errs.New(errs.Invalid, "the parameter %s is given %d times", key, len(values))
 		}
 	}
 	return nil
@@ -231,10 +231,10 @@ func (s *server) noRoute(w http.ResponseWriter, r *http.Request, mux *http.Serve
 	}
 	if len(allow) > 0 {
 		w.Header().Set("Allow", strings.Join(allow, ", "))
-		s.fail(w, r, http.StatusMethodNotAllowed, problem.New(problem.Invalid, "%s %.200s: only %s", r.Method, r.URL.Path, strings.Join(allow, ", ")))
+		s.fail(w, r, http.StatusMethodNotAllowed, errs.New(errs.Invalid, "%s %.200s: only %s", r.Method, r.URL.Path, strings.Join(allow, ", ")))
 		return
 	}
-	s.fail(w, r, http.StatusNotFound, problem.New(problem.NotFound, "%.200q is not part of the API: see /v1/openapi.json", r.URL.Path))
+	s.fail(w, r, http.StatusNotFound, errs.New(errs.NotFound, "%.200q is not part of the API: see /v1/openapi.json", r.URL.Path))
 }
 
 // fail answers with an error; status 0 means that of its kind.
@@ -245,11 +245,11 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, status int, err er
 	if cause := context.Cause(r.Context()); errors.Is(err, context.Canceled) && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause // such as: the daemon is stopping
 	}
-	if p, ok := errors.AsType[*problem.Panic](err); ok {
+	if p, ok := errors.AsType[*errs.Panic](err); ok {
 		s.log.Error("panic in a request", "request", r.Method+" "+r.URL.Path, "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
 	}
 	if status == 0 {
-		status = problem.KindOf(err).HTTPStatus()
+		status = errs.KindOf(err).HTTPStatus()
 	}
 	if status == http.StatusInternalServerError && r.Context().Err() == nil {
 		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
@@ -271,7 +271,7 @@ func (s *server) recover(w http.ResponseWriter, r *http.Request) {
 	doing := r.Method + " " + r.URL.Path
 	if s.panicked == nil {
 		s.log.Error("panic in a request", "request", doing, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-		s.fail(w, r, http.StatusInternalServerError, problem.New(problem.Internal, "the daemon met a bug; its log has the details"))
+		s.fail(w, r, http.StatusInternalServerError, errs.New(errs.Internal, "the daemon met a bug; its log has the details"))
 		return
 	}
 	name := ""

@@ -14,7 +14,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/api/apitest"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 func serve(t *testing.T, o api.Options) (*apitest.Backend, string) {
@@ -47,7 +47,7 @@ func do(t *testing.T, method, url, body string, header ...string) (int, string) 
 	return resp.StatusCode, string(b)
 }
 
-func mustFail(t *testing.T, status int, body string, wantStatus int, kind problem.Kind, words string) {
+func mustFail(t *testing.T, status int, body string, wantStatus int, kind errs.Kind, words string) {
 	t.Helper()
 	var e api.Error
 	if err := json.Unmarshal([]byte(body), &e); err != nil {
@@ -65,30 +65,30 @@ func TestBadRequests(t *testing.T) {
 	for _, c := range []struct {
 		method, path, body string
 		status             int
-		kind               problem.Kind
+		kind               errs.Kind
 		words              string
 	}{
-		{"POST", "/v1/volumes", `{"name":"x","sizes":1}`, 400, problem.Invalid, `"sizes" is not known here, did you mean "size"?`},
-		{"POST", "/v1/volumes", `{"zebra":1}`, 400, problem.Invalid, `"zebra" is not known`},
-		{"POST", "/v1/volumes", `{"name":"x","size":"1G"}`, 400, problem.Invalid, "size cannot be a string"},
-		{"POST", "/v1/volumes", `{"name":"x","size":-1}`, 400, problem.Invalid, "size cannot be a number"},
-		{"POST", "/v1/volumes", `[]`, 400, problem.Invalid, "array"},
-		{"POST", "/v1/volumes", `{"name":`, 400, problem.Invalid, "ends early"},
-		{"POST", "/v1/volumes", `{"name":"x"}{}`, 400, problem.Invalid, "behind"},
-		{"POST", "/v1/volumes", `nope`, 400, problem.Invalid, "not JSON"},
-		{"POST", "/v1/volumes", `{"name":"` + strings.Repeat("x", 2<<20) + `"}`, 400, problem.Invalid, "more than"},
-		{"GET", "/v1/volumes?al=true", "", 400, problem.Invalid, `did you mean "all"?`},
-		{"GET", "/v1/volumes?all=maybe", "", 400, problem.Invalid, "neither true nor false"},
-		{"GET", "/v1/volumes?all=1&all=0", "", 400, problem.Invalid, "2 times"},
-		{"GET", "/v1/volumes/vm1?x;y", "", 400, problem.Invalid, "query"},
-		{"GET", "/v1/volumes/none", "", 404, problem.NotFound, "no volume none"},
-		{"GET", "/v1/nothing", "", 404, problem.NotFound, "openapi.json"},
-		{"GET", "/", "", 404, problem.NotFound, "openapi.json"},
-		{"PUT", "/v1/volumes/vm1", "", 405, problem.Invalid, "only GET, PATCH, DELETE"},
-		{"GET", "/v1/volumes/vm1/flush", "", 405, problem.Invalid, "only POST"},
-		{"PUT", "/v1/volumes/vm9/image", "", 400, problem.Invalid, "size=BYTES"},
-		{"PUT", "/v1/volumes/vm9/image?size=x", "", 400, problem.Invalid, "size=BYTES"},
-		{"PUT", "/v1/volumes/vm9/image?size=1024", "raw bytes", 400, problem.Invalid, "application/vnd.glide.image"},
+		{"POST", "/v1/volumes", `{"name":"x","sizes":1}`, 400, errs.Invalid, `"sizes" is not known here, did you mean "size"?`},
+		{"POST", "/v1/volumes", `{"zebra":1}`, 400, errs.Invalid, `"zebra" is not known`},
+		{"POST", "/v1/volumes", `{"name":"x","size":"1G"}`, 400, errs.Invalid, "size cannot be a string"},
+		{"POST", "/v1/volumes", `{"name":"x","size":-1}`, 400, errs.Invalid, "size cannot be a number"},
+		{"POST", "/v1/volumes", `[]`, 400, errs.Invalid, "array"},
+		{"POST", "/v1/volumes", `{"name":`, 400, errs.Invalid, "ends early"},
+		{"POST", "/v1/volumes", `{"name":"x"}{}`, 400, errs.Invalid, "behind"},
+		{"POST", "/v1/volumes", `nope`, 400, errs.Invalid, "not JSON"},
+		{"POST", "/v1/volumes", `{"name":"` + strings.Repeat("x", 2<<20) + `"}`, 400, errs.Invalid, "more than"},
+		{"GET", "/v1/volumes?al=true", "", 400, errs.Invalid, `did you mean "all"?`},
+		{"GET", "/v1/volumes?all=maybe", "", 400, errs.Invalid, "neither true nor false"},
+		{"GET", "/v1/volumes?all=1&all=0", "", 400, errs.Invalid, "2 times"},
+		{"GET", "/v1/volumes/vm1?x;y", "", 400, errs.Invalid, "query"},
+		{"GET", "/v1/volumes/none", "", 404, errs.NotFound, "no volume none"},
+		{"GET", "/v1/nothing", "", 404, errs.NotFound, "openapi.json"},
+		{"GET", "/", "", 404, errs.NotFound, "openapi.json"},
+		{"PUT", "/v1/volumes/vm1", "", 405, errs.Invalid, "only GET, PATCH, DELETE"},
+		{"GET", "/v1/volumes/vm1/flush", "", 405, errs.Invalid, "only POST"},
+		{"PUT", "/v1/volumes/vm9/image", "", 400, errs.Invalid, "size=BYTES"},
+		{"PUT", "/v1/volumes/vm9/image?size=x", "", 400, errs.Invalid, "size=BYTES"},
+		{"PUT", "/v1/volumes/vm9/image?size=1024", "raw bytes", 400, errs.Invalid, "application/vnd.glide.image"},
 	} {
 		status, body := do(t, c.method, url+c.path, c.body)
 		mustFail(t, status, body, c.status, c.kind, c.words)
@@ -145,7 +145,7 @@ func TestToken(t *testing.T) {
 	_, url := serve(t, api.Options{Token: func() string { return "secret" }})
 	for _, auth := range []string{"", "secret", "Bearer", "Bearer secre", "Bearer secret2", "Basic secret"} {
 		status, body := do(t, "GET", url+"/v1/volumes", "", "Authorization", auth)
-		mustFail(t, status, body, 401, problem.Invalid, "token")
+		mustFail(t, status, body, 401, errs.Invalid, "token")
 	}
 	if status, body := do(t, "GET", url+"/v1/volumes", "", "Authorization", "Bearer secret"); status != 200 {
 		t.Errorf("with the token: %d %s", status, body)
@@ -162,9 +162,9 @@ func TestToken(t *testing.T) {
 func TestWebPages(t *testing.T) {
 	b, url := serve(t, api.Options{})
 	status, body := do(t, "POST", url+"/v1/volumes", `{"name":"vm1","size":512}`, "Sec-Fetch-Site", "cross-site")
-	mustFail(t, status, body, 403, problem.Invalid, "web pages")
+	mustFail(t, status, body, 403, errs.Invalid, "web pages")
 	status, body = do(t, "POST", url+"/v1/volumes", `{"name":"vm1","size":512}`, "Origin", "http://example.org")
-	mustFail(t, status, body, 403, problem.Invalid, "web pages")
+	mustFail(t, status, body, 403, errs.Invalid, "web pages")
 	if calls := b.Calls(); len(calls) != 0 {
 		t.Errorf("calls: %v", calls)
 	}
@@ -175,7 +175,7 @@ func TestHealth(t *testing.T) {
 	if status, body := do(t, "GET", url+"/healthz", ""); status != 200 || body != `{"status":"ok","host":"host-1","version":"test"}`+"\n" {
 		t.Errorf("%d %s", status, body)
 	}
-	b.Fail("Host", problem.New(problem.Unavailable, "stopping"))
+	b.Fail("Host", errs.New(errs.Unavailable, "stopping"))
 	if status, _ := do(t, "GET", url+"/healthz", ""); status != 503 {
 		t.Errorf("status %d", status)
 	}
@@ -210,7 +210,7 @@ func TestPanic(t *testing.T) {
 	s := httptest.NewServer(api.Handler(&panics{}, api.Options{}))
 	defer s.Close()
 	status, body := do(t, "GET", s.URL+"/v1/volumes/vm1", "")
-	mustFail(t, status, body, 500, problem.Internal, "bug")
+	mustFail(t, status, body, 500, errs.Internal, "bug")
 	if strings.Contains(body, "goroutine") {
 		t.Errorf("a stack trace got out: %s", body)
 	}
@@ -233,9 +233,9 @@ func TestTruncatedImport(t *testing.T) {
 			continue
 		}
 		status, body := put(stream.String()[:n])
-		mustFail(t, status, body, 422, problem.Corrupt, "whole")
+		mustFail(t, status, body, 422, errs.Corrupt, "whole")
 	}
-	if _, err := b.Show(t.Context(), "vm1"); !errors.Is(err, problem.NotFound) {
+	if _, err := b.Show(t.Context(), "vm1"); !errors.Is(err, errs.NotFound) {
 		t.Fatalf("half an image was imported: %v", err)
 	}
 	if status, body := put(stream.String()); status != 200 {

@@ -7,7 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // An image travels, in both directions, as a stream of frames. All integers are
@@ -187,7 +187,7 @@ func (f *frameReader) read(p []byte) error {
 		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 			return badStream("it ends after byte %d of %d, without its end mark", f.pos, f.size)
 		}
-		return problem.New(problem.Unavailable, "the image was interrupted after byte %d of %d: %w", f.pos, f.size, err)
+		return errs.New(errs.Unavailable, "the image was interrupted after byte %d of %d: %w", f.pos, f.size, err)
 	}
 	f.sum = crc32.Update(f.sum, castagnoli, p)
 	return nil
@@ -220,13 +220,13 @@ func (f *frameReader) readAbort(length uint64) error {
 	if err := json.Unmarshal(b, &e); err != nil || e.Error == "" {
 		return badStream("its sender gave up without saying why")
 	}
-	return problem.New(problem.FromString(e.Kind), "%s", e.Error)
+	return errs.New(errs.FromString(e.Kind), "%s", e.Error)
 }
 
 func badStream(format string, args ...any) error {
-	return problem.New(problem.Corrupt, "the image did not arrive whole: "+format, args...)
+	return errs.New(errs.Corrupt, "the image did not arrive whole: "+format, args...)
 }
 
 func errorOf(err error) Error {
-	return Error{Error: err.Error(), Kind: problem.KindOf(err).String()}
+	return Error{Error: err.Error(), Kind: errs.KindOf(err).String()}
 }

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // list is a source from a list; it fails with err in the end, if that is set.
@@ -94,30 +94,30 @@ func TestStreamTruncated(t *testing.T) {
 	b := encoded(t, small)
 	for n := range b {
 		_, _, err := readAll(ReadImage(bytes.NewReader(b[:n]), 4096))
-		if !errors.Is(err, problem.Corrupt) || strings.HasSuffix(err.Error(), "EOF") {
+		if !errors.Is(err, errs.Corrupt) || strings.HasSuffix(err.Error(), "EOF") {
 			t.Errorf("cut at %d of %d: %v", n, len(b), err)
 		}
 	}
 	for bit := range len(b) * 8 {
 		c := bytes.Clone(b)
 		c[bit/8] ^= 1 << (bit % 8)
-		if _, _, err := readAll(ReadImage(bytes.NewReader(c), 4096)); !errors.Is(err, problem.Corrupt) {
+		if _, _, err := readAll(ReadImage(bytes.NewReader(c), 4096)); !errors.Is(err, errs.Corrupt) {
 			t.Errorf("bit %d flipped: %v", bit, err)
 		}
 	}
-	if _, _, err := readAll(ReadImage(bytes.NewReader(b), 8192)); !errors.Is(err, problem.Corrupt) {
+	if _, _, err := readAll(ReadImage(bytes.NewReader(b), 8192)); !errors.Is(err, errs.Corrupt) {
 		t.Errorf("another size: %v", err)
 	}
 }
 
 func TestStreamAbort(t *testing.T) {
 	var b bytes.Buffer
-	cause := problem.New(problem.Unavailable, "the store does not answer")
+	cause := errs.New(errs.Unavailable, "the store does not answer")
 	if err := WriteImage(&b, &list{size: 512, err: cause}); err != cause {
 		t.Errorf("WriteImage: %v", err)
 	}
 	_, _, err := readAll(ReadImage(&b, 512))
-	if !errors.Is(err, problem.Unavailable) || err.Error() != cause.Error() {
+	if !errors.Is(err, errs.Unavailable) || err.Error() != cause.Error() {
 		t.Errorf("the receiver got: %v", err)
 	}
 }

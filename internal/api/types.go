@@ -286,7 +286,7 @@ type Event struct {
 }
 
 // Backend is what the API serves: one method for each verb. Errors carry a
-// problem.Kind. Names are as in the contract: [tenant/]name, with @SNAPSHOT
+// errs.Kind. Names are as in the contract: [tenant/]name, with @SNAPSHOT
 // where a volume is only read.
 type Backend interface {
 	Host(ctx context.Context) (Host, error)

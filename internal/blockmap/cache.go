@@ -7,8 +7,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Pages loads encoded pages, from the store or from a local copy.
@@ -184,7 +184,7 @@ func (s *Source) Page(ctx context.Context, ref *pack.Ref, level int) (Page, erro
 		return nil, fmt.Errorf("map page at %d of %s: %w", ref.Off, ref.Pack.Key(), err)
 	}
 	if p.Level() != level {
-		return nil, problem.New(problem.Corrupt, "map page at %d of %s: it has level %d, its place is at level %d",
+		return nil, errs.New(errs.Corrupt, "map page at %d of %s: it has level %d, its place is at level %d",
 			ref.Off, ref.Pack.Key(), p.Level(), level)
 	}
 	return p, nil
@@ -252,7 +252,7 @@ func (s *Source) fetch(ctx context.Context, ref *pack.Ref) (Page, error) {
 	// verified: whatever Pages has checked itself, nothing is looked up in bytes
 	// of another hash.
 	if s.hasher.Sum(raw) != ref.Hash {
-		return nil, problem.New(problem.Corrupt, "its %d bytes do not have the hash %s", len(raw), ref.Hash)
+		return nil, errs.New(errs.Corrupt, "its %d bytes do not have the hash %s", len(raw), ref.Hash)
 	}
 	p, err := ParsePage(raw)
 	if err != nil {

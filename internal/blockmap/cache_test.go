@@ -9,8 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 func TestCacheIsBounded(t *testing.T) {
@@ -120,9 +120,9 @@ func TestErrorsAreNotCached(t *testing.T) {
 	s := newStore()
 	m := filled(t, s, s.cold(), 100, blockRef)
 	m = mustNew(t, s.cold(), m.Root(), 100)
-	s.fail = problem.New(problem.Unavailable, "no store")
+	s.fail = errs.New(errs.Unavailable, "no store")
 	_, err := m.Lookup(ctx, 1)
-	wantKind(t, err, problem.Unavailable)
+	wantKind(t, err, errs.Unavailable)
 	s.fail = nil
 	got, err := m.Lookup(ctx, 1)
 	check(t, err)
@@ -142,7 +142,7 @@ func TestCorruptPages(t *testing.T) {
 	s.pages[at] = bytes.Clone(whole)
 	s.pages[at][100] ^= 1
 	_, err := mustNew(t, s.cold(), root, 100).Lookup(ctx, 1)
-	wantKind(t, err, problem.Corrupt)
+	wantKind(t, err, errs.Corrupt)
 	if !bytes.Contains([]byte(err.Error()), []byte(root.Ref.Pack.Key())) {
 		t.Errorf("%q does not name the pack", err)
 	}
@@ -150,31 +150,31 @@ func TestCorruptPages(t *testing.T) {
 	s.pages[at] = whole
 	wrong := mustNew(t, s.cold(), Root{root.Ref, 3}, 5000)
 	_, err = wrong.Lookup(ctx, 1)
-	wantKind(t, err, problem.Corrupt)
+	wantKind(t, err, errs.Corrupt)
 	if _, ok := wrong.TryLookup(1); ok {
 		t.Error("TryLookup looks in a page of the wrong level")
 	}
-	wantKind(t, wrong.WalkPages(ctx, nil, func(pack.Ref, Page) error { return nil }), problem.Corrupt)
+	wantKind(t, wrong.WalkPages(ctx, nil, func(pack.Ref, Page) error { return nil }), errs.Corrupt)
 
 	newer := bytes.Clone(whole)
 	newer[2] = 9
 	ref, err := s.AddPage(ctx, pack.NewHasher("test").Sum(newer), newer)
 	check(t, err)
 	_, err = mustNew(t, s.cold(), Root{ref, 2}, 100).Lookup(ctx, 1)
-	wantKind(t, err, problem.Unsupported)
+	wantKind(t, err, errs.Unsupported)
 }
 
 func TestBadArguments(t *testing.T) {
 	src := newStore().cold()
 	_, err := New(src, Root{}, MaxBlocks+1)
-	wantKind(t, err, problem.Invalid)
+	wantKind(t, err, errs.Invalid)
 	_, err = New(src, Root{blockRef(1), 2}, 64)
-	wantKind(t, err, problem.Corrupt)
+	wantKind(t, err, errs.Corrupt)
 	e := mustNew(t, src, Root{}, 100).Edit()
-	wantKind(t, e.Set(100, blockRef(1)), problem.Invalid)
-	wantKind(t, e.Set(1, pack.Ref{Off: 1<<32 - 1, Len: 2}), problem.Invalid)
-	wantKind(t, e.Grow(99), problem.Invalid)
-	wantKind(t, e.Grow(MaxBlocks+1), problem.Invalid)
+	wantKind(t, e.Set(100, blockRef(1)), errs.Invalid)
+	wantKind(t, e.Set(1, pack.Ref{Off: 1<<32 - 1, Len: 2}), errs.Invalid)
+	wantKind(t, e.Grow(99), errs.Invalid)
+	wantKind(t, e.Grow(MaxBlocks+1), errs.Invalid)
 	e.ZeroRange(5, 5)
 	e.ZeroRange(100, 200)
 	e.ZeroRange(7, 3)

@@ -5,8 +5,8 @@ import (
 	"math/bits"
 	"slices"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Edit is a change to a map that is not published yet. It holds what was changed
@@ -44,12 +44,12 @@ func (e *Edit) height() int { return int(HeightFor(e.blocks)) }
 // Set maps block idx to ref; a hole unmaps it.
 func (e *Edit) Set(idx uint64, ref pack.Ref) error {
 	if idx >= e.blocks {
-		return problem.New(problem.Invalid, "block %d of a map of %d blocks", idx, e.blocks)
+		return errs.New(errs.Invalid, "block %d of a map of %d blocks", idx, e.blocks)
 	}
 	if ref.IsHole() {
 		ref = pack.Ref{}
 	} else if !validExtent(ref.Off, ref.Len) {
-		return problem.New(problem.Invalid, "block at %d+%d of a pack: slots end at 4 GiB", ref.Off, ref.Len)
+		return errs.New(errs.Invalid, "block at %d+%d of a pack: slots end at 4 GiB", ref.Off, ref.Len)
 	}
 	n := e.changes()
 	for level := e.height() - 1; level > 0; level-- {
@@ -83,7 +83,7 @@ func (e *Edit) ZeroRange(from, to uint64) {
 // blocks than there are is refused.
 func (e *Edit) Grow(blocks uint64) error {
 	if blocks < e.blocks {
-		return problem.New(problem.Invalid, "a map of %d blocks cannot shrink to %d", e.blocks, blocks)
+		return errs.New(errs.Invalid, "a map of %d blocks cannot shrink to %d", e.blocks, blocks)
 	}
 	if blocks > MaxBlocks {
 		return tooMany(blocks)

@@ -3,8 +3,8 @@ package blockmap
 import (
 	"context"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Map is one published tree: block index to reference. It is immutable, costs
@@ -17,7 +17,7 @@ type Map struct {
 }
 
 // New returns the map of so many blocks with the given root. It loads nothing. A
-// root of another height than HeightFor(blocks) is problem.Corrupt.
+// root of another height than HeightFor(blocks) is errs.Corrupt.
 func New(src *Source, root Root, blocks uint64) (*Map, error) {
 	if blocks > MaxBlocks {
 		return nil, tooMany(blocks)
@@ -25,14 +25,14 @@ func New(src *Source, root Root, blocks uint64) (*Map, error) {
 	if root.IsHole() {
 		root = Root{}
 	} else if root.Height != HeightFor(blocks) {
-		return nil, problem.New(problem.Corrupt, "block map of height %d for %d blocks, which need %d",
+		return nil, errs.New(errs.Corrupt, "block map of height %d for %d blocks, which need %d",
 			root.Height, blocks, HeightFor(blocks))
 	}
 	return &Map{src: src, root: root, blocks: blocks}, nil
 }
 
 func tooMany(blocks uint64) error {
-	return problem.New(problem.Invalid, "a block map of %d blocks; the most is %d: use larger blocks", blocks, uint64(MaxBlocks))
+	return errs.New(errs.Invalid, "a block map of %d blocks; the most is %d: use larger blocks", blocks, uint64(MaxBlocks))
 }
 
 // Root is the map's root.

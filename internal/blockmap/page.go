@@ -7,8 +7,8 @@ import (
 	"math/bits"
 	"slices"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 const (
@@ -109,28 +109,28 @@ func span(level int) uint64 { return 1 << (slotBits * level) }
 
 // ParsePage checks that raw is exactly what encodePage writes for some content
 // and returns it as a Page, without copying. A page of a newer version is
-// problem.Unsupported, anything else that is wrong problem.Corrupt.
+// errs.Unsupported, anything else that is wrong errs.Corrupt.
 func ParsePage(raw []byte) (Page, error) {
 	if len(raw) < headerSize || string(raw[:2]) != Magic {
-		return nil, problem.New(problem.Corrupt, "not a map page (%d bytes)", len(raw))
+		return nil, errs.New(errs.Corrupt, "not a map page (%d bytes)", len(raw))
 	}
 	if raw[2] > version {
-		return nil, problem.New(problem.Unsupported,
+		return nil, errs.New(errs.Unsupported,
 			"map page of version %d, this release reads up to %d; use a newer glide", raw[2], version)
 	}
 	p := Page(raw)
 	n, k := p.Len(), p.packs()
 	switch {
 	case p[2] != version:
-		return nil, problem.New(problem.Corrupt, "map page of version %d", p[2])
+		return nil, errs.New(errs.Corrupt, "map page of version %d", p[2])
 	case p.Level() >= MaxHeight:
-		return nil, problem.New(problem.Corrupt, "map page of level %d, the greatest is %d", p.Level(), MaxHeight-1)
+		return nil, errs.New(errs.Corrupt, "map page of level %d, the greatest is %d", p.Level(), MaxHeight-1)
 	case p[5]|p[6]|p[7] != 0:
-		return nil, problem.New(problem.Corrupt, "map page with reserved bytes %x", p[5:8])
+		return nil, errs.New(errs.Corrupt, "map page with reserved bytes %x", p[5:8])
 	case n == 0 || k == 0 || k > n:
-		return nil, problem.New(problem.Corrupt, "map page with %d entries in %d packs", n, k)
+		return nil, errs.New(errs.Corrupt, "map page with %d entries in %d packs", n, k)
 	case len(p) != headerSize+packSize*k+entrySize*n:
-		return nil, problem.New(problem.Corrupt, "map page of %d bytes with %d entries in %d packs", len(p), n, k)
+		return nil, errs.New(errs.Corrupt, "map page of %d bytes with %d entries in %d packs", len(p), n, k)
 	}
 	if err := p.checkEntries(n, k); err != nil {
 		return nil, err
@@ -142,7 +142,7 @@ func ParsePage(raw []byte) (Page, error) {
 func (p Page) checkEntries(n, k int) error {
 	for i := 1; i < k; i++ {
 		if bytes.Compare(p.packID(i-1), p.packID(i)) >= 0 {
-			return problem.New(problem.Corrupt, "map page whose pack %d is out of order", i)
+			return errs.New(errs.Corrupt, "map page whose pack %d is out of order", i)
 		}
 	}
 	var used uint64
@@ -150,12 +150,12 @@ func (p Page) checkEntries(n, k int) error {
 		e := p[headerSize+packSize*k+entrySize*i:]
 		off, length := binary.LittleEndian.Uint32(e[32:]), binary.LittleEndian.Uint32(e[36:])
 		if int(e[40]) >= k || !validExtent(off, length) {
-			return problem.New(problem.Corrupt, "map page whose entry %d lies at %d+%d of pack %d of %d", i, off, length, e[40], k)
+			return errs.New(errs.Corrupt, "map page whose entry %d lies at %d+%d of pack %d of %d", i, off, length, e[40], k)
 		}
 		used |= 1 << e[40]
 	}
 	if bits.OnesCount64(used) != k {
-		return problem.New(problem.Corrupt, "map page with packs that no entry uses")
+		return errs.New(errs.Corrupt, "map page with packs that no entry uses")
 	}
 	return nil
 }

@@ -12,9 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -89,27 +89,27 @@ func TestParsePageRefuses(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		change func(Page) Page
-		kind   problem.Kind
+		kind   errs.Kind
 	}{
-		"empty":                  {func(Page) Page { return nil }, problem.Corrupt},
-		"header only":            {func(p Page) Page { return p[:headerSize] }, problem.Corrupt},
-		"cut off":                {func(p Page) Page { return p[:len(p)-1] }, problem.Corrupt},
-		"too long":               {func(p Page) Page { return append(p, 0) }, problem.Corrupt},
-		"other magic":            {edit(0, 'X'), problem.Corrupt},
-		"version 0":              {edit(2, 0), problem.Corrupt},
-		"newer version":          {edit(2, 2), problem.Unsupported},
-		"level too great":        {edit(3, MaxHeight), problem.Corrupt},
-		"no packs":               {edit(4, 0), problem.Corrupt},
-		"more packs than slots":  {edit(4, 5), problem.Corrupt},
-		"reserved bytes":         {edit(7, 1), problem.Corrupt},
-		"no slots":               {edit(8, 0, 0, 0, 0, 0, 0, 0, 0), problem.Corrupt},
-		"a slot more":            {edit(8, 0xff), problem.Corrupt},
-		"packs out of order":     {edit(headerSize, 0xff, 0xff), problem.Corrupt},
-		"pack index too great":   {edit(firstEntry+40, 3), problem.Corrupt},
-		"entry of no length":     {edit(firstEntry+36, 0, 0, 0, 0), problem.Corrupt},
-		"entry beyond 4 GiB":     {edit(firstEntry+32, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0), problem.Corrupt},
-		"a pack that is unused":  {func(p Page) Page { return setPacks(p, firstEntry, 0) }, problem.Corrupt},
-		"packs used by one only": {func(p Page) Page { return setPacks(p, firstEntry, 1) }, problem.Corrupt},
+		"empty":                  {func(Page) Page { return nil }, errs.Corrupt},
+		"header only":            {func(p Page) Page { return p[:headerSize] }, errs.Corrupt},
+		"cut off":                {func(p Page) Page { return p[:len(p)-1] }, errs.Corrupt},
+		"too long":               {func(p Page) Page { return append(p, 0) }, errs.Corrupt},
+		"other magic":            {edit(0, 'X'), errs.Corrupt},
+		"version 0":              {edit(2, 0), errs.Corrupt},
+		"newer version":          {edit(2, 2), errs.Unsupported},
+		"level too great":        {edit(3, MaxHeight), errs.Corrupt},
+		"no packs":               {edit(4, 0), errs.Corrupt},
+		"more packs than slots":  {edit(4, 5), errs.Corrupt},
+		"reserved bytes":         {edit(7, 1), errs.Corrupt},
+		"no slots":               {edit(8, 0, 0, 0, 0, 0, 0, 0, 0), errs.Corrupt},
+		"a slot more":            {edit(8, 0xff), errs.Corrupt},
+		"packs out of order":     {edit(headerSize, 0xff, 0xff), errs.Corrupt},
+		"pack index too great":   {edit(firstEntry+40, 3), errs.Corrupt},
+		"entry of no length":     {edit(firstEntry+36, 0, 0, 0, 0), errs.Corrupt},
+		"entry beyond 4 GiB":     {edit(firstEntry+32, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0), errs.Corrupt},
+		"a pack that is unused":  {func(p Page) Page { return setPacks(p, firstEntry, 0) }, errs.Corrupt},
+		"packs used by one only": {func(p Page) Page { return setPacks(p, firstEntry, 1) }, errs.Corrupt},
 	} {
 		page, err := ParsePage(c.change(bytes.Clone(samples()["some"])))
 		if page != nil {
@@ -178,7 +178,7 @@ func TestRootText(t *testing.T) {
 		strings.Replace(text, "1310720", "4294967295", 1), strings.Replace(text, "1310720", "01310720", 1), text[:30] + text[31:],
 	} {
 		_, err := ParseRoot(bad)
-		wantKind(t, err, problem.Corrupt)
+		wantKind(t, err, errs.Corrupt)
 	}
 }
 

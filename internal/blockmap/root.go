@@ -7,8 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Root is a published tree: the reference of its top page and its height in
@@ -54,7 +54,7 @@ func ParseRoot(text string) (Root, error) {
 	r, ok := parseRoot(text)
 	// Numbers have several spellings, roots have one.
 	if !ok || r.String() != text || r.Height < 1 || r.Height > MaxHeight || !validExtent(r.Ref.Off, r.Ref.Len) {
-		return Root{}, problem.New(problem.Corrupt, "%.200q is no root of a block map", text)
+		return Root{}, errs.New(errs.Corrupt, "%.200q is no root of a block map", text)
 	}
 	return r, nil
 }

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 var ctx = context.Background()
@@ -67,7 +67,7 @@ func (s *fakeStore) Page(_ context.Context, ref pack.Ref) ([]byte, error) {
 	}
 	page, ok := s.pages[place{ref.Pack, ref.Off}]
 	if !ok {
-		return nil, problem.New(problem.NotFound, "no page there")
+		return nil, errs.New(errs.NotFound, "no page there")
 	}
 	s.loads++
 	if len(page) > 3 {
@@ -135,7 +135,7 @@ func check(t tb, err error) {
 	}
 }
 
-func wantKind(t tb, err error, kind problem.Kind) {
+func wantKind(t tb, err error, kind errs.Kind) {
 	t.Helper()
 	if !errors.Is(err, kind) {
 		t.Fatalf("got error %v, want kind %v", err, kind)

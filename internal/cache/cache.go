@@ -17,10 +17,10 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Options configure a Cache.
@@ -139,7 +139,7 @@ func (d *Domain) Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, er
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-			if f.err != nil && ctx.Err() == nil && (f.err == errAhead || problem.KindOf(f.err) == problem.Internal) {
+			if f.err != nil && ctx.Err() == nil && (f.err == errAhead || errs.KindOf(f.err) == errs.Internal) {
 				continue // the one that fetched gave up, this one has not
 			}
 		}
@@ -151,7 +151,7 @@ func (d *Domain) Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, er
 }
 
 // errCrashed is how a flight ends that a panic ended: whoever waits tries itself.
-var errCrashed = problem.New(problem.Internal, "the fetch of a block met a bug")
+var errCrashed = errs.New(errs.Internal, "the fetch of a block met a bug")
 
 // fly gets the block of a flight, and lands it.
 func (d *Domain) fly(ctx context.Context, ref *pack.Ref, size int, f *flight) {
@@ -184,8 +184,8 @@ func (d *Domain) load(ctx context.Context, ref *pack.Ref, size int) ([]byte, err
 	}
 	d.cache.Stats.Misses.Add(1)
 	raw, err := d.fetch(ctx, ref, size)
-	if err != nil && d.other != nil && (problem.KindOf(err) == problem.Corrupt || problem.KindOf(err) == problem.NotFound) {
-		if problem.KindOf(err) == problem.Corrupt {
+	if err != nil && d.other != nil && (errs.KindOf(err) == errs.Corrupt || errs.KindOf(err) == errs.NotFound) {
+		if errs.KindOf(err) == errs.Corrupt {
 			d.cache.Stats.Damaged.Add(1)
 		}
 		if alt, aerr := d.other(ref.Hash); aerr == nil && !alt.IsHole() && alt.Pack != ref.Pack {
@@ -230,7 +230,7 @@ func (d *Domain) open(ref *pack.Ref, slot []byte, size int) ([]byte, error) {
 		return nil, err
 	}
 	if len(raw) != size {
-		return nil, problem.New(problem.Corrupt, "%s: the block at byte %d has %d bytes, not %d", ref.Pack.Key(), ref.Off, len(raw), size)
+		return nil, errs.New(errs.Corrupt, "%s: the block at byte %d has %d bytes, not %d", ref.Pack.Key(), ref.Off, len(raw), size)
 	}
 	return raw, nil
 }
@@ -246,7 +246,7 @@ func (d *Domain) FetchStored(ctx context.Context, ref *pack.Ref, size int) ([]by
 func (d *Domain) Keep(h pack.Hash, raw []byte) { d.cache.disk.put(&h, raw) }
 
 // errAhead marks a fetch ahead that was given up; whoever needs the block tries itself.
-var errAhead = problem.New(problem.Unavailable, "a fetch ahead of need failed")
+var errAhead = errs.New(errs.Unavailable, "a fetch ahead of need failed")
 
 // Bounds on one request of a fetch ahead, bytes.
 const (

@@ -11,10 +11,10 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 const size = 128 << 10
@@ -118,7 +118,7 @@ func TestRot(t *testing.T) {
 	if err := s.store.Put(context.Background(), s.key, obj); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Block(context.Background(), &s.refs[1], size); problem.KindOf(err) != problem.Corrupt {
+	if _, err := d.Block(context.Background(), &s.refs[1], size); errs.KindOf(err) != errs.Corrupt {
 		t.Fatal(err)
 	}
 }

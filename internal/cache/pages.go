@@ -5,9 +5,9 @@ import (
 	"sync"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // LocalPages keeps pages of block maps on this host. Both methods may be called
@@ -62,7 +62,7 @@ func (p domainPages) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
 	}
 	page, err := p.fromWindow(&ref)
 	if page == nil {
-		if page, err = p.fetch(ctx, &ref); problem.KindOf(err) == problem.Corrupt && err != nil {
+		if page, err = p.fetch(ctx, &ref); errs.KindOf(err) == errs.Corrupt && err != nil {
 			page, err = p.fetch(ctx, &ref) // once more: it may have been torn on the way
 		}
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/datadir"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // # Slab file
@@ -96,7 +96,7 @@ func openDisk(fs vfs.FS, dir string, limit int64, room func(int64) bool) (*disk,
 			continue
 		}
 		d.next = max(d.next, n+1)
-		if err := d.load(name); problem.KindOf(err) == problem.Unsupported && err != nil {
+		if err := d.load(name); errs.KindOf(err) == errs.Unsupported && err != nil {
 			return nil, err
 		} // one that the disk does not give, or keeps, is not used
 	}
@@ -112,7 +112,7 @@ func (d *disk) load(name string) error {
 		return fmt.Errorf("open the cache: %w", err)
 	}
 	size, table, err := readSlab(f)
-	if problem.KindOf(err) == problem.Unsupported {
+	if errs.KindOf(err) == errs.Unsupported {
 		_ = f.Close()
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -142,21 +142,21 @@ func readSlab(f io.ReaderAt) (size int, table []byte, err error) {
 		return 0, nil, err
 	}
 	if string(head[:4]) != slabMagic {
-		return 0, nil, problem.New(problem.Corrupt, "not a slab: no magic at its start")
+		return 0, nil, errs.New(errs.Corrupt, "not a slab: no magic at its start")
 	}
 	if crc32.Checksum(head[:16], castagnoli) != binary.LittleEndian.Uint32(head[16:]) {
-		return 0, nil, problem.New(problem.Corrupt, "the slab's header does not match its checksum")
+		return 0, nil, errs.New(errs.Corrupt, "the slab's header does not match its checksum")
 	}
 	if v := binary.LittleEndian.Uint32(head[4:]); v > slabVersion {
-		return 0, nil, problem.New(problem.Unsupported, "the slab's format is version %d, this program knows up to %d: use a newer glide", v, slabVersion)
+		return 0, nil, errs.New(errs.Unsupported, "the slab's format is version %d, this program knows up to %d: use a newer glide", v, slabVersion)
 	}
 	size = int(binary.LittleEndian.Uint32(head[8:]))
 	if size == 0 || classOf(size) != size {
-		return 0, nil, problem.New(problem.Corrupt, "the slab's slots have %d bytes, which is no size class", size)
+		return 0, nil, errs.New(errs.Corrupt, "the slab's slots have %d bytes, which is no size class", size)
 	}
 	n := perSlab(size)
 	if int(binary.LittleEndian.Uint32(head[12:])) != n {
-		return 0, nil, problem.New(problem.Corrupt, "the slab has another number of slots than its size class")
+		return 0, nil, errs.New(errs.Corrupt, "the slab has another number of slots than its size class")
 	}
 	table = make([]byte, n*entrySize)
 	if _, err := f.ReadAt(table, slabHeader); err != nil {

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // OpenFirst publishes a volume for the first time: it creates the first object
 // of epoch 1 and nothing else (rule 8). If the name was removed it is used again,
-// in a later epoch (rule 9). A name that another volume has is problem.Exists. A
+// in a later epoch (rule 9). A name that another volume has is errs.Exists. A
 // volume of the same ID and host is this one, published by a request of ours
 // that took effect after we had stopped waiting: it is claimed.
 //
@@ -22,7 +22,7 @@ func (o *Owner) OpenFirst(ctx context.Context, state State) (Generation, error) 
 
 // OpenNew is OpenFirst for a volume that no process of this host has begun to
 // publish: one of the same ID and host is another daemon's, which runs on a copy of
-// this host's data directory. That is problem.Exists, marked with ErrTwin.
+// this host's data directory. That is errs.Exists, marked with ErrTwin.
 func (o *Owner) OpenNew(ctx context.Context, state State) (Generation, error) {
 	return o.openFirst(ctx, state, false)
 }
@@ -55,7 +55,7 @@ func (o *Owner) claimed() bool { return o.tip != nil && o.left == nil }
 // settles what an earlier attempt sent, which may make one.
 func (o *Owner) unclaimed(ctx context.Context) error {
 	if o.claimed() {
-		return problem.New(problem.Invalid, "volume %s is claimed already", o.opts.Volume)
+		return errs.New(errs.Invalid, "volume %s is claimed already", o.opts.Volume)
 	}
 	_, err := o.resolve(ctx) // that another was quicker is found again in the log
 	return err
@@ -75,11 +75,11 @@ func (o *Owner) mayReuse(tip *Object, id VolumeID, begun bool) error {
 	case tip.Tombstone:
 		return nil
 	case tip.State.ID != id:
-		return problem.New(problem.Exists, "the name %s is taken in the store, by volume %s of host %s", o.opts.Volume, tip.State.ID, tip.State.Owner.ID)
+		return errs.New(errs.Exists, "the name %s is taken in the store, by volume %s of host %s", o.opts.Volume, tip.State.ID, tip.State.Owner.ID)
 	case tip.State.Owner.ID != o.opts.Host.ID:
 		return fenced(o.opts.Volume, tip, o.opts.Host.ID)
 	case !begun:
-		return problem.New(problem.Exists, "volume %s was published by %w at %s", o.opts.Volume, ErrTwin, tip.Generation)
+		return errs.New(errs.Exists, "volume %s was published by %w at %s", o.opts.Volume, ErrTwin, tip.Generation)
 	}
 	return nil
 }
@@ -88,9 +88,9 @@ func (o *Owner) mayReuse(tip *Object, id VolumeID, begun bool) error {
 // and opens the next one with the state as it is and this host as owner. approve
 // sees the newest object before anything is sent, again each time the log moved
 // meanwhile, and can refuse with its own error; it may be nil. The claimer
-// whose first object is created wins; the other gets problem.Busy, which names
+// whose first object is created wins; the other gets errs.Busy, which names
 // the winner. A volume that is not in the store, or was removed, is
-// problem.NotFound. Claim returns the first object of the epoch that it opened.
+// errs.NotFound. Claim returns the first object of the epoch that it opened.
 //
 // Calling it again after an error is safe: what an earlier call sent is settled
 // or sealed first.
@@ -115,7 +115,7 @@ func (o *Owner) takeOver(ctx context.Context, cause Cause, approve func(tip *Obj
 		case tip.Tombstone:
 			return removed(o.opts.Volume, tip)
 		case len(tip.State.SealedFrom) >= MaxSealedFrom: // before the seal, after which there is no way back
-			return problem.New(problem.Invalid, "volume %s is kept for %d former owners: `glide host forget` the dead ones",
+			return errs.New(errs.Invalid, "volume %s is kept for %d former owners: `glide host forget` the dead ones",
 				o.opts.Volume, MaxSealedFrom)
 		}
 		if err := Activated(ctx, o.opts.Store, tip); err != nil || approve == nil {
@@ -132,9 +132,9 @@ func (o *Owner) takeOver(ctx context.Context, cause Cause, approve func(tip *Obj
 
 func removed(vol Volume, tip *Object) error {
 	if to := tip.State.RenamedTo; to != "" {
-		return problem.New(problem.NotFound, "volume %s was renamed to %s", vol, Volume{vol.Tenant, to})
+		return errs.New(errs.NotFound, "volume %s was renamed to %s", vol, Volume{vol.Tenant, to})
 	}
-	return problem.New(problem.NotFound, "volume %s was removed", vol)
+	return errs.New(errs.NotFound, "volume %s was removed", vol)
 }
 
 // sealedFrom is the sealed state's list, with the owner of the epoch that host
@@ -238,7 +238,7 @@ func (o *Owner) race(ctx context.Context, cause Cause, approve func(tip *Object)
 		case cause != CauseTakeover || by != sealed.State.Owner.ID:
 			return busy(o.opts.Volume, winner)
 		case sealed.State.SealedBy == o.opts.Host.ID:
-			return problem.New(problem.Busy, "volume %s was sealed here at %s, and host %s went on with it at %s, since this host did not take it over in time: "+
+			return errs.New(errs.Busy, "volume %s was sealed here at %s, and host %s went on with it at %s, since this host did not take it over in time: "+
 				"look at its path to the store, and try again", o.opts.Volume, sealed.Generation, hostName(winner.State.Owner), winner.Generation)
 		default: // it rolled its epoch
 			if err := o.overtake(ctx, cause, winner); err != nil {
@@ -247,7 +247,7 @@ func (o *Owner) race(ctx context.Context, cause Cause, approve func(tip *Object)
 		}
 		there = winner.Generation
 	}
-	return problem.New(problem.Busy, "volume %s is being committed to while it is claimed", o.opts.Volume)
+	return errs.New(errs.Busy, "volume %s is being committed to while it is claimed", o.opts.Volume)
 }
 
 // closeAfter makes sure that the epoch of tip is closed right after it, and returns

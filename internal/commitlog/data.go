@@ -7,7 +7,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 const (
@@ -47,17 +47,17 @@ var (
 
 // EncodeData is the data section for the ranges, which are in order and do not
 // overlap. One that has, compressed or not, more than MaxData bytes is
-// problem.Invalid: the caller splits its cut into several commits.
+// errs.Invalid: the caller splits its cut into several commits.
 func EncodeData(ranges []Range) ([]byte, error) {
 	size := bodyHeaderSize + rangeSize*len(ranges)
 	for _, r := range ranges {
 		size += len(r.Data)
 	}
 	if size > MaxData-dataHeaderSize {
-		return nil, problem.New(problem.Invalid, "a data commit of %d bytes; at most %d are possible", size, MaxData-dataHeaderSize)
+		return nil, errs.New(errs.Invalid, "a data commit of %d bytes; at most %d are possible", size, MaxData-dataHeaderSize)
 	}
 	if i := firstBad(ranges); i >= 0 {
-		return nil, problem.New(problem.Invalid, "range %d of a data commit, %d+%d with %d bytes, is bad or out of order",
+		return nil, errs.New(errs.Invalid, "range %d of a data commit, %d+%d with %d bytes, is bad or out of order",
 			i, ranges[i].Off, ranges[i].Len, len(ranges[i].Data))
 	}
 	return compress(encodeBody(ranges, size))
@@ -96,18 +96,18 @@ func compress(body []byte) ([]byte, error) {
 }
 
 // DecodeData reads a data section. The ranges may share its memory. Anything
-// that EncodeData would not have written for some ranges is problem.Corrupt.
+// that EncodeData would not have written for some ranges is errs.Corrupt.
 func DecodeData(section []byte) ([]Range, error) {
 	body, err := decompress(section)
 	if err != nil {
 		return nil, err
 	}
 	if len(body) < bodyHeaderSize || binary.LittleEndian.Uint32(body[4:]) != 0 {
-		return nil, problem.New(problem.Corrupt, "data section without a header")
+		return nil, errs.New(errs.Corrupt, "data section without a header")
 	}
 	n := uint64(binary.LittleEndian.Uint32(body))
 	if n > uint64(len(body)-bodyHeaderSize)/rangeSize {
-		return nil, problem.New(problem.Corrupt, "data section of %d bytes with %d ranges", len(body), n)
+		return nil, errs.New(errs.Corrupt, "data section of %d bytes with %d ranges", len(body), n)
 	}
 	table, payload := body[bodyHeaderSize:bodyHeaderSize+n*rangeSize], body[bodyHeaderSize+n*rangeSize:]
 	ranges := make([]Range, n)
@@ -118,12 +118,12 @@ func DecodeData(section []byte) ([]Range, error) {
 		} else if r.Len <= uint64(len(payload)) {
 			r.Data, payload = payload[:r.Len:r.Len], payload[r.Len:]
 		} else {
-			return nil, problem.New(problem.Corrupt, "data section whose range %d has no payload", i)
+			return nil, errs.New(errs.Corrupt, "data section whose range %d has no payload", i)
 		}
 		ranges[i] = r
 	}
 	if i := firstBad(ranges); i >= 0 || len(payload) > 0 {
-		return nil, problem.New(problem.Corrupt, "data section with a bad range (%d) or bytes left over (%d)", i, len(payload))
+		return nil, errs.New(errs.Corrupt, "data section with a bad range (%d) or bytes left over (%d)", i, len(payload))
 	}
 	return ranges, nil
 }
@@ -138,12 +138,12 @@ func decodedSize(section []byte) uint64 {
 
 func decompress(section []byte) ([]byte, error) {
 	if len(section) < dataHeaderSize || len(section) > MaxData || section[1]|section[2]|section[3] != 0 {
-		return nil, problem.New(problem.Corrupt, "data section of %d bytes with a bad header", len(section))
+		return nil, errs.New(errs.Corrupt, "data section of %d bytes with a bad header", len(section))
 	}
 	size, body := binary.LittleEndian.Uint32(section[4:]), section[dataHeaderSize:]
 	switch {
 	case size > MaxData-dataHeaderSize:
-		return nil, problem.New(problem.Corrupt, "data section of %d bytes decoded, at most %d are possible", size, MaxData-dataHeaderSize)
+		return nil, errs.New(errs.Corrupt, "data section of %d bytes decoded, at most %d are possible", size, MaxData-dataHeaderSize)
 	case section[0] == encodingRaw:
 	case section[0] == encodingZstd:
 		dec, err := decoder()
@@ -151,16 +151,16 @@ func decompress(section []byte) ([]byte, error) {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
 		if uint64(size) > uint64(len(body))*maxExpansion {
-			return nil, problem.New(problem.Corrupt, "data section of %d bytes cannot have %d decoded", len(body), size)
+			return nil, errs.New(errs.Corrupt, "data section of %d bytes cannot have %d decoded", len(body), size)
 		}
 		if body, err = dec.DecodeAll(body, make([]byte, 0, size)); err != nil {
-			return nil, problem.New(problem.Corrupt, "data section: %w", err)
+			return nil, errs.New(errs.Corrupt, "data section: %w", err)
 		}
 	default:
-		return nil, problem.New(problem.Corrupt, "data section of encoding %d", section[0])
+		return nil, errs.New(errs.Corrupt, "data section of encoding %d", section[0])
 	}
 	if len(body) != int(size) {
-		return nil, problem.New(problem.Corrupt, "data section of %d bytes decoded, not %d", len(body), size)
+		return nil, errs.New(errs.Corrupt, "data section of %d bytes decoded, not %d", len(body), size)
 	}
 	return body, nil
 }

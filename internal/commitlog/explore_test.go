@@ -15,8 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // An exploration runs a few actors, each of which talks to one store, in every
@@ -78,8 +78,8 @@ type port struct {
 	most  int
 }
 
-var errNoAnswer = problem.New(problem.Unavailable, "no answer")
-var errDead = problem.New(problem.Internal, "the actor is dead")
+var errNoAnswer = errs.New(errs.Unavailable, "no answer")
+var errDead = errs.New(errs.Internal, "the actor is dead")
 
 func (p *port) do(what string, fated bool, exec func() error) error {
 	s := &step{actor: p.actor, what: what, exec: exec, fated: fated, reply: make(chan error)}
@@ -320,7 +320,7 @@ func (r *run) again(store objstore.Store, err error) bool {
 	if errors.Is(err, ErrYielding) && r.rest(store) != nil {
 		return false
 	}
-	return errors.Is(err, problem.Unavailable)
+	return errors.Is(err, errs.Unavailable)
 }
 
 // commits is an actor's way to commit: it notes what was acknowledged, and
@@ -393,12 +393,12 @@ func opening(host string, act func(*run, objstore.Store, *Owner) error) (begin f
 		o := r.of(newOwner(r.t, store, host, 1))
 		o.tip, o.next = claimed.tip, claimed.next // it did that itself, in this process
 		o.opts.Rand = rand.NewChaCha8([32]byte{1: 1})
-		r.ended(act(r, store, o), problem.Fenced)
+		r.ended(act(r, store, o), errs.Fenced)
 	}
 }
 
 // ended checks why an actor ended.
-func (r *run) ended(err error, kind problem.Kind) {
+func (r *run) ended(err error, kind errs.Kind) {
 	if err != nil && !errors.Is(err, errDead) && !errors.Is(err, kind) {
 		r.t.Errorf("an actor ends with %v", err)
 	}
@@ -430,14 +430,14 @@ func claiming(host string, process uint64, seqs ...uint64) actor {
 			if err == nil {
 				break
 			}
-			if !errors.Is(err, problem.Unavailable) {
-				r.ended(err, problem.Busy)
+			if !errors.Is(err, errs.Unavailable) {
+				r.ended(err, errs.Busy)
 				return
 			}
 		}
 		for _, seq := range seqs {
 			if err := r.commits(store, o, seq); err != nil {
-				r.ended(err, problem.Fenced)
+				r.ended(err, errs.Fenced)
 				return
 			}
 		}
@@ -481,7 +481,7 @@ func TestExploreRelease(t *testing.T) {
 			if err = r.commits(store, o, 30); err == nil {
 				err = o.Release(ctx)
 			}
-			if errors.Is(err, problem.Unavailable) {
+			if errors.Is(err, errs.Unavailable) {
 				err = nil
 			}
 		}

@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 const (
@@ -50,10 +50,10 @@ func (f *tipFinder) add(g Generation) (done bool) {
 }
 
 // Find returns the place of the newest object of the volume's log, as the
-// store's list shows it; problem.NotFound if there is no log. It makes one
+// store's list shows it; errs.NotFound if there is no log. It makes one
 // LIST, since an epoch fits in a page, and one GET if something lies beyond a
 // gap: a gap where something took effect, as that object says, is
-// problem.Unsupported. An object that was sent ahead may lie beyond a seal (rule
+// errs.Unsupported. An object that was sent ahead may lie beyond a seal (rule
 // 6): Load tells.
 func Find(ctx context.Context, store objstore.Store, vol Volume) (Generation, error) {
 	if err := vol.Check(); err != nil {
@@ -64,7 +64,7 @@ func Find(ctx context.Context, store objstore.Store, vol Volume) (Generation, er
 		return f.tip, err
 	}
 	proof, err := get(ctx, store, vol, f.beyond)
-	if errors.Is(err, problem.NotFound) {
+	if errors.Is(err, errs.NotFound) {
 		return f.tip, nil
 	}
 	if err != nil {
@@ -105,13 +105,13 @@ func listTip(ctx context.Context, store objstore.Store, vol Volume) (f tipFinder
 // unlisted is the error for a store whose list leaves out what is there: no
 // state that is found by it can be trusted to be the newest.
 func unlisted(vol Volume, tip, there Generation) error {
-	return problem.New(problem.Unsupported, "the store's list does not show what was written: it ends the log of volume %s at %s, though %s is there; "+
+	return errs.New(errs.Unsupported, "the store's list does not show what was written: it ends the log of volume %s at %s, though %s is there; "+
 		"glide needs a store whose lists are complete at once", vol, tip, there)
 }
 
 func notFound(vol Volume, tip Generation) error {
 	if tip.IsZero() {
-		return problem.New(problem.NotFound, "volume %s is not in the store", vol)
+		return errs.New(errs.NotFound, "volume %s is not in the store", vol)
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func Load(ctx context.Context, store objstore.Store, vol Volume, g Generation) (
 }
 
 // getAll reads count objects of one epoch side by side. One that is missing is
-// problem.NotFound.
+// errs.NotFound.
 func getAll(ctx context.Context, store objstore.Store, vol Volume, first Generation, count uint64) ([]*Object, error) {
 	list := make([]*Object, count)
 	g, ctx := errgroup.WithContext(ctx)
@@ -174,7 +174,7 @@ func get(ctx context.Context, store objstore.Store, vol Volume, g Generation) (*
 		return nil, fmt.Errorf("commit %s of %s (%s): %w", g, vol, key, err)
 	}
 	if o.Generation != g || o.State.Volume() != vol {
-		return nil, problem.New(problem.Corrupt, "%s holds commit %s of %s", key, o.Generation, o.State.Volume())
+		return nil, errs.New(errs.Corrupt, "%s holds commit %s of %s", key, o.Generation, o.State.Volume())
 	}
 	return o, nil
 }
@@ -194,13 +194,13 @@ func Listed(ctx context.Context, store objstore.Store, vol Volume) (*Object, err
 		}
 		// A tip is never removed or made a stub: it is the tip no more.
 		if err == nil {
-			err = problem.New(problem.Corrupt, "the newest commit of %s, %s, is a stub", vol, g)
-		} else if !errors.Is(err, problem.NotFound) {
+			err = errs.New(errs.Corrupt, "the newest commit of %s, %s, is a stub", vol, g)
+		} else if !errors.Is(err, errs.NotFound) {
 			return nil, err
 		}
 		last = err
 	}
-	return nil, problem.New(problem.Unavailable, "%w; the log of %s moves while it is read", last, vol)
+	return nil, errs.New(errs.Unavailable, "%w; the log of %s moves while it is read", last, vol)
 }
 
 // Newest is Listed, and makes sure with one HEAD that nothing follows: LIST, GET
@@ -226,7 +226,7 @@ func NewestAt(ctx context.Context, store objstore.Store, vol Volume, g Generatio
 		if moved, err := Moved(ctx, store, vol, o); err != nil || !moved {
 			return o, err
 		}
-	} else if err != nil && !errors.Is(err, problem.NotFound) {
+	} else if err != nil && !errors.Is(err, errs.NotFound) {
 		return nil, err
 	}
 	return Newest(ctx, store, vol)
@@ -236,11 +236,11 @@ func NewestAt(ctx context.Context, store objstore.Store, vol Volume, g Generatio
 // long as nothing does, the object is the tip, and so is whole.
 //
 // no-silent-rollback: what follows has to be in the next list, or the store is
-// problem.Unsupported.
+// errs.Unsupported.
 func Moved(ctx context.Context, store objstore.Store, vol Volume, o *Object) (bool, error) {
 	next := o.following()
 	_, err := store.Head(ctx, vol.Key(next))
-	if errors.Is(err, problem.NotFound) {
+	if errors.Is(err, errs.NotFound) {
 		return false, nil
 	}
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 var (
@@ -35,7 +35,7 @@ func check(t tb, err error) {
 	}
 }
 
-func wantKind(t tb, err error, kind problem.Kind) {
+func wantKind(t tb, err error, kind errs.Kind) {
 	t.Helper()
 	if !errors.Is(err, kind) {
 		t.Fatalf("got error %v, want kind %v", err, kind)

@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // History calls fn for the newest objects of the volume's log that still exist,
@@ -22,7 +22,7 @@ import (
 //
 // Objects beyond a gap or a seal, and those that late requests put back after
 // they were trimmed, are no part of the log and are left out (rules 3 and 6). A
-// volume that is not in the store is problem.NotFound.
+// volume that is not in the store is errs.NotFound.
 func History(ctx context.Context, store objstore.Store, vol Volume, before Generation, count int, fn func(*Object) error) error {
 	if err := vol.Check(); err != nil {
 		return err
@@ -130,7 +130,7 @@ func (h *history) epoch(o *Object) (first *Object, err error) {
 func (h *history) trimmed() error {
 	now, err := Find(h.ctx, h.store, h.vol)
 	if err == nil && now.Epoch == h.open.Epoch {
-		return problem.New(problem.Unsupported, "the log of volume %s has a hole in epoch %d, before its newest commit %s: "+
+		return errs.New(errs.Unsupported, "the log of volume %s has a hole in epoch %d, before its newest commit %s: "+
 			"the store lost what was written, or does not show it", h.vol, h.open.Epoch, h.open)
 	}
 	return err
@@ -152,7 +152,7 @@ func (h *history) some(first Generation, count uint64) ([]*Object, error) {
 	for i := range list {
 		g.Go(func() error {
 			o, err := get(ctx, h.store, h.vol, Generation{first.Epoch, first.Number + uint64(i)})
-			if errors.Is(err, problem.NotFound) {
+			if errors.Is(err, errs.NotFound) {
 				return nil
 			}
 			list[i] = o

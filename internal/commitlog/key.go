@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 const (
@@ -38,10 +38,10 @@ func (v Volume) String() string {
 	return v.Tenant + "/" + v.Name
 }
 
-// Check is an error of kind problem.Invalid unless both parts are valid names.
+// Check is an error of kind errs.Invalid unless both parts are valid names.
 func (v Volume) Check() error {
 	if !ValidName(v.Tenant) || !ValidName(v.Name) {
-		return problem.New(problem.Invalid, "%.210q is no name of a volume: each part is 1 to 100 letters, digits, "+
+		return errs.New(errs.Invalid, "%.210q is no name of a volume: each part is 1 to 100 letters, digits, "+
 			"dots, underscores and hyphens, beginning with a letter or digit", v.String())
 	}
 	return nil
@@ -71,7 +71,7 @@ func ParseKey(key string) (Volume, Generation, error) {
 			return v, g, nil
 		}
 	}
-	return Volume{}, Generation{}, problem.New(problem.Invalid, "%.300q is no key of a commit", key)
+	return Volume{}, Generation{}, errs.New(errs.Invalid, "%.300q is no key of a commit", key)
 }
 
 // Generation is a commit's place in its volume's history. The zero Generation is
@@ -82,14 +82,14 @@ type Generation struct{ Epoch, Number uint64 }
 func (g Generation) String() string { return fmt.Sprintf("%d.%d", g.Epoch, g.Number) }
 
 // ParseGeneration reads epoch.number, two positive decimal numbers without
-// leading zeros. Anything else is problem.Invalid.
+// leading zeros. Anything else is errs.Invalid.
 func ParseGeneration(s string) (Generation, error) {
 	epoch, number, _ := strings.Cut(s, ".")
 	e, err1 := strconv.ParseUint(epoch, 10, 64)
 	n, err2 := strconv.ParseUint(number, 10, 64)
 	g := Generation{Epoch: e, Number: n}
 	if err1 != nil || err2 != nil || !g.valid() || g.String() != s {
-		return Generation{}, problem.New(problem.Invalid, "%.60q is no generation: write epoch.number, as `glide log` prints it", s)
+		return Generation{}, errs.New(errs.Invalid, "%.60q is no generation: write epoch.number, as `glide log` prints it", s)
 	}
 	return g, nil
 }

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Release closes the owner's epoch with a seal marked as released: the volume
@@ -27,7 +27,7 @@ func (o *Owner) Release(ctx context.Context) error {
 // gone tells whether the claim was ended by Release, or by Tombstone.
 func (o *Owner) gone(released bool) bool {
 	return o.left != nil && o.tip != nil && (released && o.tip.Released || !released && o.tip.Tombstone) &&
-		!errors.Is(o.left, problem.Fenced)
+		!errors.Is(o.left, errs.Fenced)
 }
 
 // Tombstone removes the volume: it seals the epoch and opens the next one with a
@@ -96,7 +96,7 @@ func (o *Owner) holds(id VolumeID) bool {
 // leaveFor tombstones the volume in favour of its new name, unless that is done.
 func (o *Owner) leaveFor(ctx context.Context, id VolumeID, name string) error {
 	err := o.Tombstone(ctx, CauseRename, name)
-	if err == nil || !errors.Is(err, problem.Invalid) {
+	if err == nil || !errors.Is(err, errs.Invalid) {
 		return err
 	}
 	tip, findErr := Newest(ctx, o.opts.Store, o.opts.Volume)
@@ -116,7 +116,7 @@ func moved(tip *Object, id VolumeID, name string) bool {
 
 // Activated is nil if the volume whose newest object is tip goes by its name: it
 // does unless the name is only reserved, by a rename that did not reach the old
-// name's tombstone; then it is problem.NotFound.
+// name's tombstone; then it is errs.NotFound.
 func Activated(ctx context.Context, store objstore.Store, tip *Object) error {
 	s := &tip.State
 	if !s.Reserved {
@@ -124,17 +124,17 @@ func Activated(ctx context.Context, store objstore.Store, tip *Object) error {
 	}
 	old, err := Newest(ctx, store, Volume{s.Tenant, s.RenamedFrom})
 	switch {
-	case err != nil && !errors.Is(err, problem.NotFound):
+	case err != nil && !errors.Is(err, errs.NotFound):
 		return err
 	case err == nil && moved(old, s.ID, s.Name):
 		return nil
 	}
-	return problem.New(problem.NotFound, "the name %s is reserved for volume %s, whose renaming was not finished: glide rename again",
+	return errs.New(errs.NotFound, "the name %s is reserved for volume %s, whose renaming was not finished: glide rename again",
 		Volume{s.Tenant, s.Name}, Volume{s.Tenant, s.RenamedFrom})
 }
 
 // CheckSeal looks, with one GET, whether another host sealed the epoch at the
-// owner's next number (rule 11). The error is of kind problem.Fenced if one did
+// owner's next number (rule 11). The error is of kind errs.Fenced if one did
 // and began the next epoch, and for good, and ErrYielding if it has yet to begin
 // it; any other says that the look failed.
 func (o *Owner) CheckSeal(ctx context.Context) error {
@@ -143,7 +143,7 @@ func (o *Owner) CheckSeal(ctx context.Context) error {
 	case o.left != nil:
 		return o.left
 	case o.tip == nil && o.pending == nil:
-		return problem.New(problem.Invalid, "volume %s is not claimed by this process", o.opts.Volume)
+		return errs.New(errs.Invalid, "volume %s is not claimed by this process", o.opts.Volume)
 	case len(o.flights) == 0 && o.yield == nil: // else the first of them finds it
 		if found, err := o.look(ctx); err != nil || !found {
 			return err
@@ -170,9 +170,9 @@ func (o *Owner) look(ctx context.Context) (found bool, err error) {
 	}
 	obj, err := get(ctx, o.opts.Store, o.opts.Volume, at)
 	switch {
-	case errors.Is(err, problem.NotFound):
+	case errors.Is(err, errs.NotFound):
 		return false, nil
-	case errors.Is(err, problem.Unsupported):
+	case errors.Is(err, errs.Unsupported):
 		obj = &Object{Generation: at}
 	case err != nil:
 		return false, err
@@ -187,18 +187,18 @@ func (o *Owner) look(ctx context.Context) (found bool, err error) {
 // is the newest commit that it remembers. One GET tells that nothing followed.
 // What the host sent itself, and did not learn the fate of, is followed: Look
 // returns the newest object of the host's own. The error is of kind
-// problem.Fenced if another host opened the next epoch, and ErrYielding if one
+// errs.Fenced if another host opened the next epoch, and ErrYielding if one
 // sealed the epoch and has yet to do that.
 func Look(ctx context.Context, store objstore.Store, vol Volume, last Generation, host string) (Generation, error) {
 	at, sealedBy := last.Next(), host
 	for {
 		found, err := get(ctx, store, vol, at)
 		switch {
-		case errors.Is(err, problem.NotFound) && sealedBy != host:
-			return last, problem.New(problem.Unavailable, "volume %s was sealed by host %s: %w", vol, sealedBy, ErrYielding)
-		case errors.Is(err, problem.NotFound):
+		case errors.Is(err, errs.NotFound) && sealedBy != host:
+			return last, errs.New(errs.Unavailable, "volume %s was sealed by host %s: %w", vol, sealedBy, ErrYielding)
+		case errors.Is(err, errs.NotFound):
 			return last, nil
-		case errors.Is(err, problem.Unsupported):
+		case errors.Is(err, errs.Unsupported):
 			return last, fenced(vol, &Object{Generation: at}, host)
 		case err != nil:
 			return last, fmt.Errorf("looking for a seal: %w", err)

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // showing is a store whose lists show what show leaves of them.
@@ -72,7 +72,7 @@ func TestShortListsAreRefused(t *testing.T) {
 
 func wantUnlisted(t *testing.T, err error) {
 	t.Helper()
-	wantKind(t, err, problem.Unsupported)
+	wantKind(t, err, errs.Unsupported)
 	if !strings.Contains(err.Error(), "the store's list does not show what was written") {
 		t.Error(err)
 	}
@@ -115,5 +115,5 @@ func TestHoleInTheHistory(t *testing.T) {
 	check(t, err)
 	shown.show = func([]objstore.Info) []objstore.Info { return infos }
 	check(t, store.Delete(ctx, disk.Key(Generation{1, 7})))
-	wantKind(t, History(ctx, shown, disk, Generation{}, 0, func(*Object) error { return nil }), problem.Unsupported)
+	wantKind(t, History(ctx, shown, disk, Generation{}, 0, func(*Object) error { return nil }), errs.Unsupported)
 }

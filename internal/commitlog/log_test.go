@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 func TestKeys(t *testing.T) {
@@ -41,7 +41,7 @@ func TestKeys(t *testing.T) {
 		"t/default/volumes/disk/log/fffffffffffffffe/0000000001/x", "t/default/volumes/disk/log/0000000000000000/0000000001",
 	} {
 		_, _, err := ParseKey(bad)
-		wantKind(t, err, problem.Invalid)
+		wantKind(t, err, errs.Invalid)
 	}
 }
 
@@ -57,7 +57,7 @@ func TestGenerationText(t *testing.T) {
 	}
 	for _, bad := range []string{"", "3", "3.", ".3", "3.0", "0.3", "03.1", "3.01", "+3.1", "3.1.1", "3.1 ", "-1.1", "18446744073709551615.1"} {
 		_, err := ParseGeneration(bad)
-		wantKind(t, err, problem.Invalid)
+		wantKind(t, err, errs.Invalid)
 	}
 	order := []Generation{{}, {1, 1}, {1, 2}, {1, 10}, {2, 1}, {10, 1}}
 	if !slices.IsSortedFunc(order, Generation.Compare) {
@@ -176,12 +176,12 @@ func epochOf(plant func(objstore.Store, Generation), n uint64) func(objstore.Sto
 func TestNotInStore(t *testing.T) {
 	store := newStore()
 	_, err := Find(ctx, store, disk)
-	wantKind(t, err, problem.NotFound)
+	wantKind(t, err, errs.NotFound)
 	_, err = newOwner(t, store, "a", 1).Claim(ctx, CauseWake, nil)
-	wantKind(t, err, problem.NotFound)
-	wantKind(t, History(ctx, store, disk, Generation{}, 0, nil), problem.NotFound)
+	wantKind(t, err, errs.NotFound)
+	wantKind(t, History(ctx, store, disk, Generation{}, 0, nil), errs.NotFound)
 	_, err = Find(ctx, store, Volume{"default", "../x"})
-	wantKind(t, err, problem.Invalid)
+	wantKind(t, err, errs.Invalid)
 }
 
 // An object that was sent ahead, beyond a seal, is no part of the log (rule 6).
@@ -216,14 +216,14 @@ func TestLoadChecksThePlace(t *testing.T) {
 	check(t, err)
 	check(t, store.Put(ctx, disk.Key(Generation{2, 1}), raw))
 	_, err = Newest(ctx, store, disk)
-	wantKind(t, err, problem.Corrupt)
+	wantKind(t, err, errs.Corrupt)
 	other := Volume{"default", "other"}
 	check(t, store.Put(ctx, other.Key(Generation{1, 1}), raw))
 	_, err = Newest(ctx, store, other)
-	wantKind(t, err, problem.Corrupt)
+	wantKind(t, err, errs.Corrupt)
 	check(t, store.Put(ctx, other.Key(Generation{1, 1}), []byte("junk")))
 	_, err = Newest(ctx, store, other)
-	wantKind(t, err, problem.Corrupt)
+	wantKind(t, err, errs.Corrupt)
 }
 
 // What was trimmed, and what late requests put back, is left out of the history.
@@ -299,7 +299,7 @@ func TestNames(t *testing.T) {
 	if !slices.Equal(got, []string{"default", "other"}) {
 		t.Errorf("the tenants are %q", got)
 	}
-	wantKind(t, Names(ctx, mem, "a/b", nil), problem.Invalid)
+	wantKind(t, Names(ctx, mem, "a/b", nil), errs.Invalid)
 }
 
 func TestNamesOfManyVolumes(t *testing.T) {
@@ -360,5 +360,5 @@ func TestNewestWhileTheLogMoves(t *testing.T) {
 	opened(t, store, "a")
 	stub(t, store, Generation{1, 1}) // which no collector does
 	_, err := Newest(ctx, store, disk)
-	wantKind(t, err, problem.Unavailable)
+	wantKind(t, err, errs.Unavailable)
 }

@@ -4,8 +4,8 @@ import (
 	"context"
 	"strings"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Names calls fn once with the name of every volume of the tenant that has a log,
@@ -14,7 +14,7 @@ import (
 // ends it and is returned.
 func Names(ctx context.Context, store objstore.Store, tenant string, fn func(name string) error) error {
 	if !ValidName(tenant) {
-		return problem.New(problem.Invalid, "%.110q is no tenant", tenant)
+		return errs.New(errs.Invalid, "%.110q is no tenant", tenant)
 	}
 	return children(ctx, store, tenantPrefix(tenant), fn)
 }
@@ -23,7 +23,7 @@ func Names(ctx context.Context, store objstore.Store, tenant string, fn func(nam
 // shows it; zero where it does not, as of logs that fill a page: Find tells.
 func Tips(ctx context.Context, store objstore.Store, tenant string, fn func(name string, tip Generation) error) error {
 	if !ValidName(tenant) {
-		return problem.New(problem.Invalid, "%.110q is no tenant", tenant)
+		return errs.New(errs.Invalid, "%.110q is no tenant", tenant)
 	}
 	var last string
 	var f tipFinder

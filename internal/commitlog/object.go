@@ -9,7 +9,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // Bounds on the sections of an object. They are enforced on every write, so that
@@ -144,10 +144,10 @@ func (o *Object) Stub() *Object {
 	}
 }
 
-// Encode is the object's bytes. An object that Decode would refuse is problem.Invalid.
+// Encode is the object's bytes. An object that Decode would refuse is errs.Invalid.
 func (o *Object) Encode() ([]byte, error) {
 	if wrong := o.check(); wrong != "" {
-		return nil, problem.New(problem.Invalid, "commit %s of %s cannot be written: %s", o.Generation, o.State.Volume(), wrong)
+		return nil, errs.New(errs.Invalid, "commit %s of %s cannot be written: %s", o.Generation, o.State.Volume(), wrong)
 	}
 	var state any = &o.State
 	if o.Bare() {
@@ -158,7 +158,7 @@ func (o *Object) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("commit %s of %s: %w", o.Generation, o.State.Volume(), err)
 	}
 	if len(text) > MaxState {
-		return nil, problem.New(problem.Invalid, "commit %s of %s cannot be written: its state has %d bytes, at most %d are possible",
+		return nil, errs.New(errs.Invalid, "commit %s of %s cannot be written: its state has %d bytes, at most %d are possible",
 			o.Generation, o.State.Volume(), len(text), MaxState)
 	}
 	raw := make([]byte, headerSize, headerSize+len(text)+len(o.Data))
@@ -198,38 +198,38 @@ func checksum(raw []byte) uint32 {
 	return crc32.Update(crc32.Checksum(raw[:crcAt], castagnoli), castagnoli, raw[headerSize:])
 }
 
-// Decode reads an object. One of a newer version is problem.Unsupported, anything
-// else that Encode does not write problem.Corrupt.
+// Decode reads an object. One of a newer version is errs.Unsupported, anything
+// else that Encode does not write errs.Corrupt.
 func Decode(raw []byte) (*Object, error) {
 	if len(raw) < headerSize || string(raw[:4]) != magic {
-		return nil, problem.New(problem.Corrupt, "not a commit (%d bytes)", len(raw))
+		return nil, errs.New(errs.Corrupt, "not a commit (%d bytes)", len(raw))
 	}
 	v := binary.LittleEndian.Uint16(raw[4:])
 	if v > version {
-		return nil, problem.New(problem.Unsupported, "commit of version %d, this release reads up to %d; use a newer glide", v, version)
+		return nil, errs.New(errs.Unsupported, "commit of version %d, this release reads up to %d; use a newer glide", v, version)
 	}
 	stateLen, dataLen := binary.LittleEndian.Uint32(raw[44:]), binary.LittleEndian.Uint32(raw[48:])
 	if stateLen > MaxState || dataLen > MaxData || len(raw) != headerSize+int(stateLen)+int(dataLen) {
-		return nil, problem.New(problem.Corrupt, "commit of %d bytes with %d of state and %d of data", len(raw), stateLen, dataLen)
+		return nil, errs.New(errs.Corrupt, "commit of %d bytes with %d of state and %d of data", len(raw), stateLen, dataLen)
 	}
 	if sum := checksum(raw); sum != binary.LittleEndian.Uint32(raw[crcAt:]) {
-		return nil, problem.New(problem.Corrupt, "commit with checksum %08x, its bytes have %08x", raw[crcAt:headerSize], sum)
+		return nil, errs.New(errs.Corrupt, "commit with checksum %08x, its bytes have %08x", raw[crcAt:headerSize], sum)
 	}
 	o, err := decodeHeader(raw)
 	if err != nil {
 		return nil, err
 	}
 	if v != o.version() {
-		return nil, problem.New(problem.Corrupt, "%s of version %d", o.Kind, v)
+		return nil, errs.New(errs.Corrupt, "%s of version %d", o.Kind, v)
 	}
 	text := raw[headerSize : headerSize+stateLen]
 	if o.State, err = decodeState(text, o.Bare()); err != nil {
-		return nil, problem.New(problem.Corrupt, "commit with a bad state: %w", err)
+		return nil, errs.New(errs.Corrupt, "commit with a bad state: %w", err)
 	}
 	o.Data = raw[headerSize+stateLen:]
 	o.Hash = blake3.Sum256(raw)
 	if wrong := o.check(); wrong != "" {
-		return nil, problem.New(problem.Corrupt, "bad commit: %s", wrong)
+		return nil, errs.New(errs.Corrupt, "bad commit: %s", wrong)
 	}
 	return o, nil
 }
@@ -237,7 +237,7 @@ func Decode(raw []byte) (*Object, error) {
 func decodeHeader(raw []byte) (*Object, error) {
 	flags := raw[7]
 	if flags&^(flagReleased|flagTombstone) != 0 {
-		return nil, problem.New(problem.Corrupt, "commit with flags %#x", flags)
+		return nil, errs.New(errs.Corrupt, "commit with flags %#x", flags)
 	}
 	return &Object{
 		Generation: Generation{Epoch: binary.LittleEndian.Uint64(raw[8:]), Number: binary.LittleEndian.Uint64(raw[16:])},

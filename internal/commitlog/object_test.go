@@ -15,9 +15,9 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -132,27 +132,27 @@ func TestDecodeRefuses(t *testing.T) {
 	flipped[len(raw)-1] ^= 1
 	for name, c := range map[string]struct {
 		raw  []byte
-		kind problem.Kind
+		kind errs.Kind
 	}{
-		"nothing":       {nil, problem.Corrupt},
-		"other magic":   {edit(0, 'X'), problem.Corrupt},
-		"version 0":     {edit(4, 0), problem.Corrupt},
-		"newer version": {edit(4, 3), problem.Unsupported},
-		"version 2":     {edit(4, 2), problem.Corrupt}, // which only seals ahead have
-		"kind 0":        {edit(6, 0), problem.Corrupt},
-		"kind 5":        {edit(6, 5), problem.Corrupt},
-		"first at 3":    {edit(6, 1), problem.Corrupt},
-		"other flag":    {edit(7, 4), problem.Corrupt},
-		"released":      {edit(7, 1), problem.Corrupt},
-		"tombstone":     {edit(7, 2), problem.Corrupt},
-		"epoch 0":       {edit(8, 0), problem.Corrupt},
-		"far ahead":     {edit(40, 3), problem.Corrupt},
-		"long state":    {edit(46, 0x11), problem.Corrupt},
-		"long data":     {edit(51, 0x7f), problem.Corrupt},
-		"short":         {raw[:len(raw)-1], problem.Corrupt},
-		"flipped":       {flipped, problem.Corrupt},
-		"data in seal":  {edit(6, 3), problem.Corrupt},
-		"not JSON":      {edit(headerSize, '!'), problem.Corrupt},
+		"nothing":       {nil, errs.Corrupt},
+		"other magic":   {edit(0, 'X'), errs.Corrupt},
+		"version 0":     {edit(4, 0), errs.Corrupt},
+		"newer version": {edit(4, 3), errs.Unsupported},
+		"version 2":     {edit(4, 2), errs.Corrupt}, // which only seals ahead have
+		"kind 0":        {edit(6, 0), errs.Corrupt},
+		"kind 5":        {edit(6, 5), errs.Corrupt},
+		"first at 3":    {edit(6, 1), errs.Corrupt},
+		"other flag":    {edit(7, 4), errs.Corrupt},
+		"released":      {edit(7, 1), errs.Corrupt},
+		"tombstone":     {edit(7, 2), errs.Corrupt},
+		"epoch 0":       {edit(8, 0), errs.Corrupt},
+		"far ahead":     {edit(40, 3), errs.Corrupt},
+		"long state":    {edit(46, 0x11), errs.Corrupt},
+		"long data":     {edit(51, 0x7f), errs.Corrupt},
+		"short":         {raw[:len(raw)-1], errs.Corrupt},
+		"flipped":       {flipped, errs.Corrupt},
+		"data in seal":  {edit(6, 3), errs.Corrupt},
+		"not JSON":      {edit(headerSize, '!'), errs.Corrupt},
 	} {
 		o, err := Decode(c.raw)
 		if o != nil {
@@ -182,7 +182,7 @@ func TestStateJSON(t *testing.T) {
 	text, err = json.Marshal(fields)
 	check(t, err)
 	_, err = decodeState(text, false)
-	wantKind(t, err, problem.Corrupt)
+	wantKind(t, err, errs.Corrupt)
 }
 
 func TestEncodeRefuses(t *testing.T) {
@@ -230,12 +230,12 @@ func TestEncodeRefuses(t *testing.T) {
 		s := fullState()
 		change(&s)
 		_, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: s}).Encode()
-		t.Run(name, func(t *testing.T) { wantKind(t, err, problem.Invalid) })
+		t.Run(name, func(t *testing.T) { wantKind(t, err, errs.Invalid) })
 	}
 	full := fullState()
 	full.DataCommits = slices.Repeat(full.DataCommits, MaxDataCommits)
 	_, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: full, Data: []byte{1}}).Encode()
-	wantKind(t, err, problem.Invalid) // a seal after it could not name it
+	wantKind(t, err, errs.Invalid) // a seal after it could not name it
 }
 
 // TestLargestState fills every list to its bound with the longest entries: what
@@ -328,7 +328,7 @@ func TestDataRefuses(t *testing.T) {
 		"too much":     {{0, MaxData, make([]byte, MaxData)}},
 	} {
 		_, err := EncodeData(ranges)
-		t.Run(name, func(t *testing.T) { wantKind(t, err, problem.Invalid) })
+		t.Run(name, func(t *testing.T) { wantKind(t, err, errs.Invalid) })
 	}
 	section, err := EncodeData([]Range{{0, 8, []byte("12345678")}, {100, 8, nil}})
 	check(t, err)
@@ -339,9 +339,9 @@ func TestDataRefuses(t *testing.T) {
 			t.Errorf("accepted with byte %d changed", i)
 		}
 		_, err := DecodeData(section[:i])
-		wantKind(t, err, problem.Corrupt)
+		wantKind(t, err, errs.Corrupt)
 	}
-	wantKind(t, errOf(DecodeData(append(section, 0))), problem.Corrupt)
+	wantKind(t, errOf(DecodeData(append(section, 0))), errs.Corrupt)
 }
 
 func errOf[T any](_ T, err error) error { return err }
@@ -357,11 +357,11 @@ func TestDataThatExpands(t *testing.T) {
 	for _, size := range []uint32{16, 16<<20 - 1, MaxData - dataHeaderSize} {
 		binary.LittleEndian.PutUint32(section[4:], size)
 		fuzztest.Bound(t, int(size), 4<<20, 2, func() { _, err = DecodeData(section) })
-		wantKind(t, err, problem.Corrupt)
+		wantKind(t, err, errs.Corrupt)
 	}
 	short := append(bytes.Clone(section[:dataHeaderSize]), section[dataHeaderSize:][:20]...)
 	fuzztest.Bound(t, len(short), 0, 64, func() { _, err = DecodeData(short) })
-	wantKind(t, err, problem.Corrupt)
+	wantKind(t, err, errs.Corrupt)
 }
 
 func FuzzDecodeData(f *testing.F) {

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // The schedules of rule 13: a claim against an owner that commits on and on.
@@ -152,7 +152,7 @@ func claimAgainst(t *testing.T, speed, most int) {
 		t.Errorf("claimed with write %d; %d were acknowledged, of %d", got, acked, seq)
 	}
 	_, err = a.Commit(ctx, someState(seq))
-	wantKind(t, err, problem.Fenced)
+	wantKind(t, err, errs.Fenced)
 	b.opts.Store = store
 	commit(t, b, seq+1)
 	var through uint64
@@ -168,7 +168,7 @@ func claimAgainst(t *testing.T, speed, most int) {
 }
 
 func wantEnd(t *testing.T, err error) {
-	if !errors.Is(err, ErrYielding) && !errors.Is(err, problem.Fenced) {
+	if !errors.Is(err, ErrYielding) && !errors.Is(err, errs.Fenced) {
 		t.Errorf("the owner ends with %v", err)
 	}
 }
@@ -182,7 +182,7 @@ func TestOwnerYields(t *testing.T) {
 	a.opts.Uptime = func() time.Duration { return now }
 	b := newOwner(t, store, "b", 1)
 	hold(store, Generation{2, 1}) // b dies
-	wantKind(t, errOf(b.Claim(ctx, CauseTakeover, nil)), problem.Unavailable)
+	wantKind(t, errOf(b.Claim(ctx, CauseTakeover, nil)), errs.Unavailable)
 	var way []*Shipment
 	sent := make(chan struct{})
 	a.opts.Store = &late{store, disk.Key(Generation{1, 2}), func() { <-sent }}
@@ -212,7 +212,7 @@ func TestOwnerYields(t *testing.T) {
 			t.Errorf("acknowledged as %s, want %s", g, want)
 		}
 	}
-	wantKind(t, store.Held()[0].Release(), problem.Exists)
+	wantKind(t, store.Held()[0].Release(), errs.Exists)
 	_, through, pages := replayed(t, store)
 	if through != 5 || len(pages) != 4 {
 		t.Errorf("through %d with %d pages", through, len(pages))
@@ -220,12 +220,12 @@ func TestOwnerYields(t *testing.T) {
 	wantShape(t, historyOf(t, store, disk), "1.1 first", "1.2 seal", "2.1 first", "2.2 commit", "2.3 commit", "2.4 commit", "2.5 commit")
 	_, err := b.Claim(ctx, CauseTakeover, nil) // it comes back
 	check(t, err)
-	wantKind(t, errOf(a.Commit(ctx, someState(6))), problem.Fenced)
+	wantKind(t, errOf(a.Commit(ctx, someState(6))), errs.Fenced)
 }
 
 func wantYields(t *testing.T, err error) {
 	t.Helper()
-	if !errors.Is(err, ErrYielding) || !errors.Is(err, problem.Unavailable) {
+	if !errors.Is(err, ErrYielding) || !errors.Is(err, errs.Unavailable) {
 		t.Fatalf("got %v, want that it yields", err)
 	}
 }
@@ -295,7 +295,7 @@ func TestSealAheadEndsTheLog(t *testing.T) {
 	if first.State.Through() != 2 || first.State.After != (Generation{1, 3}) || first.State.SealedFrom[0] != (SealedFrom{"a", Generation{1, 2}}) {
 		t.Errorf("the next epoch begins with %+v", first.State)
 	}
-	wantKind(t, errOf(again.Claim(ctx, CauseOpen, func(tip *Object) error { return fenced(disk, tip, "a") })), problem.Fenced)
+	wantKind(t, errOf(again.Claim(ctx, CauseOpen, func(tip *Object) error { return fenced(disk, tip, "a") })), errs.Fenced)
 	commit(t, c, 3)
 	wantShape(t, historyOf(t, store, disk), "1.1 first", "1.2 commit", "1.3 seal", "2.1 first", "2.2 commit")
 }
@@ -312,7 +312,7 @@ func TestTooSlowClaim(t *testing.T) {
 		commit(t, a, 2)
 	}}
 	_, err := newOwner(t, slow, "b", 1).Claim(ctx, CauseTakeover, nil)
-	wantKind(t, err, problem.Busy)
+	wantKind(t, err, errs.Busy)
 	commit(t, a, 3)
 }
 

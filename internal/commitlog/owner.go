@@ -13,9 +13,9 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Options say for whom, and with what, an Owner works.
@@ -70,7 +70,7 @@ func (o *Options) Validate() error {
 	if wrong == nil {
 		return nil
 	}
-	return problem.New(problem.Invalid, "%s", strings.Join(wrong, "; "))
+	return errs.New(errs.Invalid, "%s", strings.Join(wrong, "; "))
 }
 
 // Owner is a host's hold on one volume's log, for the life of a process (rule 4):
@@ -131,8 +131,8 @@ func (o *Owner) Generation() Generation { return o.status.Load().tip }
 // does not wait.
 func (o *Owner) Unsettled() bool { return o.status.Load().unsettled }
 
-// Err is why the claim is over: problem.Fenced when another host took it,
-// problem.Invalid after Release and Tombstone; nil while it is not. It does not
+// Err is why the claim is over: errs.Fenced when another host took it,
+// errs.Invalid after Release and Tombstone; nil while it is not. It does not
 // wait.
 func (o *Owner) Err() error { return o.status.Load().left }
 
@@ -165,7 +165,7 @@ func (o *Owner) State() State {
 // Commit publishes a state as the next object of the log and returns its
 // generation. What was sent before and is unsettled is settled first; about
 // every thousand commits the Owner begins its next epoch. On an error of kind
-// problem.Fenced another host owns the volume; after any other the state may or
+// errs.Fenced another host owns the volume; after any other the state may or
 // may not be published, now or later, see Unsettled.
 //
 // The state names the data commits that are not folded into its Root, that is,
@@ -190,7 +190,7 @@ func (o *Owner) Commit(ctx context.Context, state State) (Generation, error) {
 func (o *Owner) commit(ctx context.Context, state State) (Generation, error) {
 	err := o.append(ctx, func() (*Object, error) {
 		if state.ID != o.tip.State.ID {
-			return nil, problem.New(problem.Invalid, "commit of volume ID %s to the log of %s, which is of %s",
+			return nil, errs.New(errs.Invalid, "commit of volume ID %s to the log of %s, which is of %s",
 				state.ID, o.opts.Volume, o.tip.State.ID)
 		}
 		next := state
@@ -278,7 +278,7 @@ func (o *Owner) ready(ctx context.Context) error {
 			return err
 		}
 	}
-	return problem.New(problem.Busy, "volume %s is sealed by others again and again", o.opts.Volume)
+	return errs.New(errs.Busy, "volume %s is sealed by others again and again", o.opts.Volume)
 }
 
 // owning settles what was sent and is nil if the volume is ours, and does not
@@ -294,7 +294,7 @@ func (o *Owner) owning(ctx context.Context) error {
 		return o.left
 	}
 	if o.tip == nil {
-		return problem.New(problem.Invalid, "volume %s is not claimed by this process", o.opts.Volume)
+		return errs.New(errs.Invalid, "volume %s is not claimed by this process", o.opts.Volume)
 	}
 	if err := o.meetAhead(ctx); err != nil {
 		return err
@@ -325,7 +325,7 @@ func (o *Owner) append(ctx context.Context, made func() (*Object, error)) error 
 			return err
 		}
 	}
-	return problem.New(problem.Busy, "volume %s is sealed by others again and again", o.opts.Volume)
+	return errs.New(errs.Busy, "volume %s is sealed by others again and again", o.opts.Volume)
 }
 
 // sealOf makes a seal of our epoch.
@@ -438,7 +438,7 @@ func (o *Owner) lost(found *Object) error {
 }
 
 // create makes raw the object of its place, or finds the other one that is
-// there. Every error but problem.Exists leaves open whether the object was
+// there. Every error but errs.Exists leaves open whether the object was
 // created, and Exists may be the echo of our own earlier request: what counts is
 // the mark of what is found there (rule 5).
 func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, raw []byte) (found *Object, err error) {
@@ -447,7 +447,7 @@ func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, 
 		return nil, nil
 	}
 	if ctx.Err() != nil { // if it exists, nobody has looked whose it is
-		return nil, problem.New(problem.Unavailable, "commit %s of %s: %s (%w)", obj.Generation, vol, err, ctx.Err())
+		return nil, errs.New(errs.Unavailable, "commit %s of %s: %s (%w)", obj.Generation, vol, err, ctx.Err())
 	}
 	found, readErr := get(ctx, store, vol, obj.Generation)
 	switch {
@@ -455,13 +455,13 @@ func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, 
 		return nil, nil
 	case readErr == nil:
 		return found, nil
-	case errors.Is(readErr, problem.Unsupported): // ours is not of a newer version: it is another's
+	case errors.Is(readErr, errs.Unsupported): // ours is not of a newer version: it is another's
 		return &Object{Generation: obj.Generation}, nil
-	case errors.Is(readErr, problem.NotFound) && !errors.Is(err, problem.Exists),
-		problem.KindOf(readErr) == problem.Unavailable && problem.KindOf(err) == problem.Unavailable:
+	case errors.Is(readErr, errs.NotFound) && !errors.Is(err, errs.Exists),
+		errs.KindOf(readErr) == errs.Unavailable && errs.KindOf(err) == errs.Unavailable:
 		return nil, fmt.Errorf("commit %s of %s: %w", obj.Generation, vol, err)
-	case errors.Is(readErr, problem.NotFound):
-		return nil, problem.New(problem.Unavailable, "commit %s of %s: the store says that it exists and that it does not", obj.Generation, vol)
+	case errors.Is(readErr, errs.NotFound):
+		return nil, errs.New(errs.Unavailable, "commit %s of %s: the store says that it exists and that it does not", obj.Generation, vol)
 	}
 	return nil, readErr
 }
@@ -475,10 +475,10 @@ func (o *Owner) took(obj *Object) {
 	o.next, o.closed, o.yield = obj.Generation.Next(), Generation{}, nil
 	switch {
 	case obj.Kind == Seal && obj.Released:
-		o.left = problem.New(problem.Invalid, "volume %s was released at %s; claim it first", o.opts.Volume, obj.Generation)
+		o.left = errs.New(errs.Invalid, "volume %s was released at %s; claim it first", o.opts.Volume, obj.Generation)
 	case obj.Kind == Seal:
 		o.next, o.closed = obj.Generation.NextEpoch(), obj.Generation
 	case obj.Tombstone:
-		o.left = problem.New(problem.Invalid, "volume %s was removed at %s", o.opts.Volume, obj.Generation)
+		o.left = errs.New(errs.Invalid, "volume %s was removed at %s", o.opts.Volume, obj.Generation)
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 func TestLifeOfAVolume(t *testing.T) {
@@ -17,7 +17,7 @@ func TestLifeOfAVolume(t *testing.T) {
 	commit(t, a, 2)
 	commit(t, a, 3)
 	check(t, a.Release(ctx))
-	wantKind(t, errOf(a.Commit(ctx, someState(4))), problem.Invalid)
+	wantKind(t, errOf(a.Commit(ctx, someState(4))), errs.Invalid)
 	check(t, a.Release(ctx)) // again is no error
 
 	b := newOwner(t, store, "b", 1)
@@ -39,7 +39,7 @@ func TestLifeOfAVolume(t *testing.T) {
 		"2.1 first", "2.2 commit", "2.3 seal", "3.1 first tombstone")
 
 	_, err = newOwner(t, store, "c", 1).Claim(ctx, CauseWake, nil)
-	wantKind(t, err, problem.NotFound)
+	wantKind(t, err, errs.NotFound)
 
 	// Rule 9: the name is used again in a later epoch.
 	c := newOwner(t, store, "c", 1)
@@ -64,7 +64,7 @@ func TestNameTaken(t *testing.T) {
 	state := someState(5)
 	state.ID = volumeID(2)
 	_, err := newOwner(t, store, "b", 1).OpenFirst(ctx, state)
-	wantKind(t, err, problem.Exists)
+	wantKind(t, err, errs.Exists)
 	if want := fmt.Sprintf("by volume %s of host a", volumeID(1)); !strings.Contains(err.Error(), want) {
 		t.Errorf("%q does not say: %s", err, want)
 	}
@@ -86,12 +86,12 @@ func TestTakeover(t *testing.T) {
 	commit(t, b, 3)
 	for range 2 {
 		_, err = a.Commit(ctx, someState(4))
-		wantKind(t, err, problem.Fenced)
-		wantKind(t, a.Err(), problem.Fenced)
-		wantKind(t, a.CheckSeal(ctx), problem.Fenced)
-		wantKind(t, a.Release(ctx), problem.Fenced)
-		wantKind(t, a.Tombstone(ctx, CauseRemove, ""), problem.Fenced)
-		wantKind(t, a.Roll(ctx), problem.Fenced)
+		wantKind(t, err, errs.Fenced)
+		wantKind(t, a.Err(), errs.Fenced)
+		wantKind(t, a.CheckSeal(ctx), errs.Fenced)
+		wantKind(t, a.Release(ctx), errs.Fenced)
+		wantKind(t, a.Tombstone(ctx, CauseRemove, ""), errs.Fenced)
+		wantKind(t, a.Roll(ctx), errs.Fenced)
 	}
 	if !strings.Contains(err.Error(), "host b") {
 		t.Errorf("%q does not name the new owner", err)
@@ -110,7 +110,7 @@ func TestTakeover(t *testing.T) {
 func TestClaimCanBeRefused(t *testing.T) {
 	store := newStore()
 	a := opened(t, store, "a")
-	no := problem.New(problem.WouldLose, "no")
+	no := errs.New(errs.WouldLose, "no")
 	_, err := newOwner(t, store, "b", 1).Claim(ctx, CauseTakeover, func(*Object) error { return no })
 	if !errors.Is(err, no) {
 		t.Errorf("Claim returns %v", err)
@@ -124,8 +124,8 @@ func TestNextProcess(t *testing.T) {
 	store := newStore()
 	opened(t, store, "a")
 	again := newOwner(t, store, "a", 2)
-	wantKind(t, errOf(again.Commit(ctx, someState(2))), problem.Invalid)
-	wantKind(t, again.CheckSeal(ctx), problem.Invalid)
+	wantKind(t, errOf(again.Commit(ctx, someState(2))), errs.Invalid)
+	wantKind(t, again.CheckSeal(ctx), errs.Invalid)
 	tip, err := again.Claim(ctx, CauseOpen, nil)
 	check(t, err)
 	if tip.State.SealedFrom != nil {
@@ -133,9 +133,9 @@ func TestNextProcess(t *testing.T) {
 	}
 	commit(t, again, 2)
 	wantShape(t, historyOf(t, store, disk), "1.1 first", "1.2 seal", "2.1 first", "2.2 commit")
-	wantKind(t, errOf(again.Claim(ctx, CauseOpen, nil)), problem.Invalid)
-	wantKind(t, errOf(again.OpenFirst(ctx, someState(3))), problem.Invalid)
-	wantKind(t, again.Withdraw(ctx, volumeID(1)), problem.Invalid)
+	wantKind(t, errOf(again.Claim(ctx, CauseOpen, nil)), errs.Invalid)
+	wantKind(t, errOf(again.OpenFirst(ctx, someState(3))), errs.Invalid)
+	wantKind(t, again.Withdraw(ctx, volumeID(1)), errs.Invalid)
 }
 
 func TestRollsByItself(t *testing.T) {
@@ -163,10 +163,10 @@ func TestCommitOfAnotherVolume(t *testing.T) {
 	o := opened(t, newStore(), "a")
 	s := someState(2)
 	s.ID = volumeID(2)
-	wantKind(t, errOf(o.Commit(ctx, s)), problem.Invalid)
+	wantKind(t, errOf(o.Commit(ctx, s)), errs.Invalid)
 	s = someState(2)
 	s.Size = 5
-	wantKind(t, errOf(o.Commit(ctx, s)), problem.Invalid)
+	wantKind(t, errOf(o.Commit(ctx, s)), errs.Invalid)
 	commit(t, o, 3) // what was refused was not sent
 }
 
@@ -220,7 +220,7 @@ func TestRequests(t *testing.T) {
 	want("claim of a released volume", 1, 1, 1)
 	check(t, errOf(newOwner(t, store, "b", 2).Claim(ctx, CauseOpen, nil)))
 	want("claim", 1, 1, 2)
-	wantKind(t, errOf(b.Commit(ctx, someState(3))), problem.Fenced)
+	wantKind(t, errOf(b.Commit(ctx, someState(3))), errs.Fenced)
 	want("fenced", 0, 2, 1)
 
 	// A fork to another name: the pin, the look and the drop are three more.
@@ -273,13 +273,13 @@ func TestLook(t *testing.T) {
 	_, err := b.Claim(ctx, CauseTakeover, nil)
 	check(t, err)
 	g, err := look(store, last)
-	wantKind(t, err, problem.Fenced)
+	wantKind(t, err, errs.Fenced)
 	if g != "2.2" {
 		t.Errorf("own commits end at %s, want 2.2", g)
 	}
 	stub(t, store, Generation{2, 3})
 	_, err = look(store, last)
-	wantKind(t, err, problem.Fenced)
+	wantKind(t, err, errs.Fenced)
 
 	// A seal of our own, and another host was quicker with the next epoch.
 	store = newStore()
@@ -292,7 +292,7 @@ func TestLook(t *testing.T) {
 	_, err = newOwner(t, store, "b", 1).Claim(ctx, CauseWake, nil)
 	check(t, err)
 	_, err = look(store, last)
-	wantKind(t, err, problem.Fenced)
+	wantKind(t, err, errs.Fenced)
 }
 
 // A newer release's object is another's, even if this one cannot read it.
@@ -303,15 +303,15 @@ func TestFencedByANewerRelease(t *testing.T) {
 	copy(newer, magic+"\xff\x00")
 	check(t, store.Put(ctx, disk.Key(Generation{1, 2}), newer))
 	_, err := Look(ctx, store, disk, Generation{1, 1}, "a")
-	wantKind(t, err, problem.Fenced)
-	wantKind(t, errOf(a.Commit(ctx, someState(2))), problem.Fenced)
+	wantKind(t, err, errs.Fenced)
+	wantKind(t, errOf(a.Commit(ctx, someState(2))), errs.Fenced)
 	_, err = newOwner(t, store, "b", 1).Claim(ctx, CauseTakeover, nil)
-	wantKind(t, err, problem.Unsupported)
+	wantKind(t, err, errs.Unsupported)
 }
 
 func TestOptions(t *testing.T) {
 	_, err := New(Options{Volume: Volume{"a", "b/c"}, Host: Host{ID: "no/host"}, RollAt: 2})
-	wantKind(t, err, problem.Invalid)
+	wantKind(t, err, errs.Invalid)
 	for _, part := range []string{"Store", "a/b/c", "no/host", "RollAt"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%q says nothing about %s", err, part)
@@ -332,7 +332,7 @@ func TestRename(t *testing.T) {
 	wantRenamed(t, store)
 	commit(t, to, 3)
 	_, err = newOwner(t, store, "b", 1).Claim(ctx, CauseWake, nil)
-	wantKind(t, err, problem.NotFound)
+	wantKind(t, err, errs.NotFound)
 	if !strings.Contains(err.Error(), "renamed to new") {
 		t.Errorf("%q does not say where it went", err)
 	}
@@ -371,7 +371,7 @@ func TestRenameFails(t *testing.T) {
 					if restart {
 						from, to = newOwner(t, store, "a", 7), ownerOf(t, store, Volume{"default", "new"}, "a", 7)
 						if _, err := from.Claim(ctx, CauseOpen, nil); err != nil {
-							wantKind(t, err, problem.NotFound) // the tombstone is there already
+							wantKind(t, err, errs.NotFound) // the tombstone is there already
 						}
 						checkReserved(t, store)
 					}
@@ -388,7 +388,7 @@ func TestRenameFails(t *testing.T) {
 func checkReserved(t *testing.T, store objstore.Store) {
 	t.Helper()
 	now, err := Newest(ctx, store, Volume{"default", "new"})
-	if errors.Is(err, problem.NotFound) {
+	if errors.Is(err, errs.NotFound) {
 		return
 	}
 	check(t, err)
@@ -398,7 +398,7 @@ func checkReserved(t *testing.T, store objstore.Store) {
 	}
 	if err != nil {
 		_, err = ownerOf(t, store, Volume{"default", "new"}, "b", 3).Claim(ctx, CauseWake, nil)
-		wantKind(t, err, problem.NotFound)
+		wantKind(t, err, errs.NotFound)
 	}
 }
 
@@ -437,7 +437,7 @@ func TestRenameToATakenName(t *testing.T) {
 	_, err := ownerOf(t, store, to.opts.Volume, "b", 1).OpenFirst(ctx, other)
 	check(t, err)
 	_, err = Rename(ctx, from, to, someState(2))
-	wantKind(t, err, problem.Exists)
+	wantKind(t, err, errs.Exists)
 	commit(t, from, 3) // it goes on under its old name
 }
 

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 const (
@@ -109,26 +109,26 @@ type pinWire struct {
 	*Pin
 }
 
-// Encode is the pin's bytes. A pin that DecodePin would refuse is problem.Invalid.
+// Encode is the pin's bytes. A pin that DecodePin would refuse is errs.Invalid.
 func (p *Pin) Encode() ([]byte, error) {
 	if wrong := p.check(); wrong != "" {
-		return nil, problem.New(problem.Invalid, "pin %s cannot be written: %s", p.Key(), wrong)
+		return nil, errs.New(errs.Invalid, "pin %s cannot be written: %s", p.Key(), wrong)
 	}
 	raw, err := json.Marshal(pinWire{pinFormat, pinVersion, p})
 	if err != nil {
 		return nil, fmt.Errorf("pin %s: %w", p.Key(), err)
 	}
 	if len(raw) > MaxPin {
-		return nil, problem.New(problem.Invalid, "pin %s cannot be written: it has %d bytes, at most %d are possible", p.Key(), len(raw), MaxPin)
+		return nil, errs.New(errs.Invalid, "pin %s cannot be written: it has %d bytes, at most %d are possible", p.Key(), len(raw), MaxPin)
 	}
 	return raw, nil
 }
 
-// DecodePin reads a pin. One of a newer version is problem.Unsupported, anything
-// else that Encode does not write problem.Corrupt.
+// DecodePin reads a pin. One of a newer version is errs.Unsupported, anything
+// else that Encode does not write errs.Corrupt.
 func DecodePin(raw []byte) (Pin, error) {
 	if len(raw) > MaxPin {
-		return Pin{}, problem.New(problem.Corrupt, "not a pin (%d bytes)", len(raw))
+		return Pin{}, errs.New(errs.Corrupt, "not a pin (%d bytes)", len(raw))
 	}
 	// The version decides how the rest is to be read.
 	var head struct {
@@ -136,18 +136,18 @@ func DecodePin(raw []byte) (Pin, error) {
 		Version int    `json:"version"`
 	}
 	if err := json.Unmarshal(raw, &head); err != nil || head.Format != pinFormat {
-		return Pin{}, problem.New(problem.Corrupt, "not a pin (%d bytes)", len(raw))
+		return Pin{}, errs.New(errs.Corrupt, "not a pin (%d bytes)", len(raw))
 	}
 	if head.Version > pinVersion {
-		return Pin{}, problem.New(problem.Unsupported, "pin of version %d, this release reads up to %d; use a newer glide",
+		return Pin{}, errs.New(errs.Unsupported, "pin of version %d, this release reads up to %d; use a newer glide",
 			head.Version, pinVersion)
 	}
 	var p Pin
 	if err := json.Unmarshal(raw, &p); err != nil {
-		return Pin{}, problem.New(problem.Corrupt, "bad pin: %w", err)
+		return Pin{}, errs.New(errs.Corrupt, "bad pin: %w", err)
 	}
 	if wrong := p.check(); wrong != "" || head.Version != pinVersion {
-		return Pin{}, problem.New(problem.Corrupt, "bad pin of version %d: %s", head.Version, wrong)
+		return Pin{}, errs.New(errs.Corrupt, "bad pin of version %d: %s", head.Version, wrong)
 	}
 	return p, nil
 }
@@ -193,7 +193,7 @@ func CreatePin(ctx context.Context, store objstore.Store, p Pin) error {
 		return err
 	}
 	err = store.PutIfAbsent(ctx, p.Key(), raw)
-	if errors.Is(err, problem.Exists) { // IDs are random: it is ours, from a request whose answer was lost
+	if errors.Is(err, errs.Exists) { // IDs are random: it is ours, from a request whose answer was lost
 		return nil
 	}
 	return err
@@ -216,7 +216,7 @@ func Pins(ctx context.Context, store objstore.Store, host string, fn func(Pin) e
 	var failed error
 	err := objstore.ListAll(ctx, store, prefix, "", func(in objstore.Info) bool {
 		p, err := loadPin(ctx, store, in.Key)
-		if errors.Is(err, problem.NotFound) {
+		if errors.Is(err, errs.NotFound) {
 			return true
 		}
 		if err == nil {
@@ -241,7 +241,7 @@ func loadPin(ctx context.Context, store objstore.Store, key string) (Pin, error)
 		return Pin{}, fmt.Errorf("pin %s: %w", key, err)
 	}
 	if p.Key() != key {
-		return Pin{}, problem.New(problem.Corrupt, "%s holds the pin %s", key, p.Key())
+		return Pin{}, errs.New(errs.Corrupt, "%s holds the pin %s", key, p.Key())
 	}
 	return p, nil
 }

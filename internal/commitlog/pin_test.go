@@ -9,10 +9,10 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 func samplePins(t tb) []Pin {
@@ -63,19 +63,19 @@ func TestPinRefuses(t *testing.T) {
 		{Host: "a", ID: PinID{1}, Kind: PinPacks, Packs: make([]PackName, 30000)},
 	} {
 		_, err := p.Encode()
-		wantKind(t, err, problem.Invalid)
+		wantKind(t, err, errs.Invalid)
 	}
 	fork := samplePins(t)[2]
 	raw, err := fork.Encode()
 	check(t, err)
 	_, err = DecodePin(bytes.Replace(raw, []byte(`"version":1`), []byte(`"version":2`), 1))
-	wantKind(t, err, problem.Unsupported)
+	wantKind(t, err, errs.Unsupported)
 	for _, change := range [][2]string{
 		{`"version":1`, `"version":0`}, {"glide-pin", "glide-pan"}, {"host-a", "host/a"}, {`"kind":"fork"`, `"kind":"knife"`}, {"{", "["},
 		{`"id":"`, `"id":"0`},
 	} {
 		_, err := DecodePin(bytes.Replace(raw, []byte(change[0]), []byte(change[1]), 1))
-		wantKind(t, err, problem.Corrupt)
+		wantKind(t, err, errs.Corrupt)
 	}
 }
 
@@ -84,7 +84,7 @@ func TestPins(t *testing.T) {
 	pins := samplePins(t)
 	pins[3].Host = "host-b"
 	store.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Times: 1, Effect: objstore.FailAfter})
-	wantKind(t, CreatePin(ctx, store, pins[0]), problem.Unavailable)
+	wantKind(t, CreatePin(ctx, store, pins[0]), errs.Unavailable)
 	for _, p := range pins {
 		check(t, CreatePin(ctx, store, p))
 	}
@@ -105,7 +105,7 @@ func TestPins(t *testing.T) {
 	}
 	check(t, store.Put(ctx, "pins/host-a/ffffffffffffffffffffffffffffffff", []byte("junk")))
 	err := Pins(ctx, store, "", func(Pin) error { return nil })
-	wantKind(t, err, problem.Corrupt)
+	wantKind(t, err, errs.Corrupt)
 	if !strings.Contains(err.Error(), "pins/host-a/ffff") {
 		t.Errorf("%q does not name the pin", err)
 	}

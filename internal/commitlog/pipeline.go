@@ -3,9 +3,9 @@ package commitlog
 import (
 	"context"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // flight is an object that was sent without waiting for it (rule 6): it may be
@@ -79,7 +79,7 @@ func (o *Owner) follow(ctx context.Context, state State) (*Shipment, error) {
 		return nil, err
 	}
 	if state.ID != o.tip.State.ID {
-		return nil, problem.New(problem.Invalid, "commit of volume ID %s to the log of %s, which is of %s", state.ID, o.opts.Volume, o.tip.State.ID)
+		return nil, errs.New(errs.Invalid, "commit of volume ID %s to the log of %s, which is of %s", state.ID, o.opts.Volume, o.tip.State.ID)
 	}
 	return o.launch(ctx, at, state, 0, nil)
 }
@@ -100,7 +100,7 @@ func (o *Owner) place(ctx context.Context) (Generation, error) {
 
 // launch sends a commit.
 func (o *Owner) launch(ctx context.Context, at Generation, state State, through uint64, data []byte) (*Shipment, error) {
-	f := &flight{ctx: objstore.WithPatience(ctx)} // it is nobody's in particular
+	f := &flight{ctx: objstore.WithRetryBudget(ctx)} // it is nobody's in particular
 	if err := o.fly(f, at, state, through, data); err != nil {
 		return nil, err
 	}
@@ -147,7 +147,7 @@ func (o *Owner) fly(f *flight, at Generation, state State, through uint64, data 
 }
 
 // Wait returns the commit's generation once it and all before it took effect.
-// After an error of any kind but problem.Fenced the commit is unsettled:
+// After an error of any kind but errs.Fenced the commit is unsettled:
 // Resolve, or the next commit, sends it again.
 func (s *Shipment) Wait(ctx context.Context) (Generation, error) {
 	for {
@@ -187,7 +187,7 @@ func (o *Owner) delayed(g Generation) (done chan struct{}, failed error) {
 	case len(o.flights) > 0:
 		return o.flights[0].done, nil
 	}
-	return nil, problem.New(problem.Unavailable, "commit %s of %s is to be sent again", g, o.opts.Volume)
+	return nil, errs.New(errs.Unavailable, "commit %s of %s is to be sent again", g, o.opts.Volume)
 }
 
 // stuck tells whether the first flight ended and its fate is not known.
@@ -240,7 +240,7 @@ func (o *Owner) drain(ctx context.Context) error {
 		}
 		if f.err != nil {
 			if !stuck { // it was waited for while it gave up
-				objstore.LosePatience(ctx)
+				objstore.SpendRetryBudget(ctx)
 			}
 			found, err := create(ctx, o.opts.Store, o.opts.Volume, f.object, f.raw)
 			if err != nil {

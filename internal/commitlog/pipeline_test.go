@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // unsteady is a store whose conditional puts take a random time, and may fail
@@ -35,12 +35,12 @@ func (u *unsteady) PutIfAbsent(ctx context.Context, key string, b []byte) error 
 	}
 	time.Sleep(nap)
 	if before {
-		return problem.New(problem.Unavailable, "lost on the way")
+		return errs.New(errs.Unavailable, "lost on the way")
 	}
 	if err := u.Store.PutIfAbsent(ctx, key, b); err != nil || !after {
 		return err
 	}
-	return problem.New(problem.Unavailable, "the answer was lost")
+	return errs.New(errs.Unavailable, "the answer was lost")
 }
 
 // shipData ships one page whose content is the number.
@@ -84,7 +84,7 @@ func TestPipeline(t *testing.T) {
 		for seq := uint64(2); seq < 60; {
 			if r.IntN(10) == 0 { // a fold of some cut before
 				root = max(root, seq-1-r.Uint64N(min(seq-1, 5)))
-				if _, err := o.Commit(ctx, someState(root)); err != nil && !errors.Is(err, problem.Unavailable) {
+				if _, err := o.Commit(ctx, someState(root)); err != nil && !errors.Is(err, errs.Unavailable) {
 					t.Fatal(err)
 				}
 			}
@@ -95,7 +95,7 @@ func TestPipeline(t *testing.T) {
 					way = append(way, sh)
 					seq++
 					continue
-				} else if !errors.Is(err, problem.Unavailable) {
+				} else if !errors.Is(err, errs.Unavailable) {
 					t.Fatal(err)
 				}
 			}
@@ -152,17 +152,17 @@ func TestPipelineBeyondASeal(t *testing.T) {
 	close(stall)
 	for _, s := range []*Shipment{fourth, third} {
 		_, err := s.Wait(ctx)
-		wantKind(t, err, problem.Fenced)
+		wantKind(t, err, errs.Fenced)
 	}
 	_, err = a.Ship(ctx, 9, []byte{1}, func(*State) {})
-	wantKind(t, err, problem.Fenced)
+	wantKind(t, err, errs.Fenced)
 	wantShape(t, historyOf(t, u.Store, disk), "1.1 first", "1.2 commit", "1.3 seal", "2.1 first")
 }
 
 func newestKey(t tb, store objstore.Store, g Generation) *Object {
 	t.Helper()
 	o, err := get(ctx, store, disk, g)
-	if errors.Is(err, problem.NotFound) {
+	if errors.Is(err, errs.NotFound) {
 		return nil
 	}
 	check(t, err)

@@ -5,8 +5,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // replayAhead is how many objects are fetched at once.
@@ -62,7 +62,7 @@ func (r *replay) run(vol Volume, run DataRun) error {
 		}
 	}
 	if r.prev == nil || count != run.Count || r.prev.Hash != run.Hash {
-		return problem.New(problem.Corrupt, "the data commits of %s from %d.%d to %d are not those that the volume names", vol, run.Epoch, run.First, run.Last)
+		return errs.New(errs.Corrupt, "the data commits of %s from %d.%d to %d are not those that the volume names", vol, run.Epoch, run.First, run.Last)
 	}
 	return nil
 }
@@ -72,12 +72,12 @@ func (r *replay) object(o *Object) error {
 	if p := r.prev; p != nil {
 		runs := o.State.DataCommits
 		if n := len(runs); n == 0 || runs[n-1].Hash != p.Hash || runs[n-1].Epoch != p.Generation.Epoch || runs[n-1].Last != p.Generation.Number {
-			return problem.New(problem.Corrupt, "data commit %s of %s does not follow %s of %s", o.Generation, o.State.Volume(), p.Generation, p.State.Volume())
+			return errs.New(errs.Corrupt, "data commit %s of %s does not follow %s of %s", o.Generation, o.State.Volume(), p.Generation, p.State.Volume())
 		}
 	}
 	ranges, err := DecodeData(o.Data)
 	if err != nil {
-		return problem.New(problem.Corrupt, "data commit %s of %s (%s): %w", o.Generation, o.State.Volume(), o.State.Volume().Key(o.Generation), err)
+		return errs.New(errs.Corrupt, "data commit %s of %s (%s): %w", o.Generation, o.State.Volume(), o.State.Volume().Key(o.Generation), err)
 	}
 	r.prev = o
 	return r.fn(ranges)

@@ -3,8 +3,8 @@ package commitlog
 import (
 	"testing"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // The schedules of the first table of protocols.md, section 1, and their
@@ -36,7 +36,7 @@ func TestSealLandsInAHole(t *testing.T) {
 	done := false
 	_, err := b.Claim(ctx, CauseTakeover, func(tip *Object) error {
 		if done {
-			return problem.New(problem.WouldLose, "the tip is now %s", tip.Generation)
+			return errs.New(errs.WouldLose, "the tip is now %s", tip.Generation)
 		}
 		done = true // b has seen 1.1, and stalls
 		for seq := range uint64(5) {
@@ -49,7 +49,7 @@ func TestSealLandsInAHole(t *testing.T) {
 		stub(t, store, Generation{1, 1})
 		return nil
 	})
-	wantKind(t, err, problem.Busy) // its seal is in the hole, the next epoch is a's
+	wantKind(t, err, errs.Busy) // its seal is in the hole, the next epoch is a's
 	commit(t, a, 11)
 	check(t, a.CheckSeal(ctx))
 	wantShape(t, historyOf(t, store, disk), "1.1 stub", "1.7 stub", "2.1 first", "2.2 commit", "2.3 commit")
@@ -62,7 +62,7 @@ func TestDelayedCommitAfterTheSeal(t *testing.T) {
 	a := opened(t, store, "a")
 	hold(store, Generation{1, 2})
 	_, err := a.Commit(ctx, someState(2))
-	wantKind(t, err, problem.Unavailable)
+	wantKind(t, err, errs.Unavailable)
 	if !a.Unsettled() {
 		t.Error("the commit's fate is not known")
 	}
@@ -72,8 +72,8 @@ func TestDelayedCommitAfterTheSeal(t *testing.T) {
 	commit(t, b, 3)
 	stub(t, store, Generation{1, 1})
 	stub(t, store, Generation{1, 2})
-	wantKind(t, store.Held()[0].Release(), problem.Exists)
-	wantKind(t, errOf(a.Commit(ctx, someState(4))), problem.Fenced)
+	wantKind(t, store.Held()[0].Release(), errs.Exists)
+	wantKind(t, errOf(a.Commit(ctx, someState(4))), errs.Fenced)
 	wantShape(t, historyOf(t, store, disk), "1.1 stub", "1.2 stub", "2.1 first", "2.2 commit")
 	commit(t, b, 5)
 }
@@ -86,7 +86,7 @@ func TestLateFirstObject(t *testing.T) {
 	hold(store, Generation{2, 1})
 	b := newOwner(t, store, "b", 1)
 	_, err := b.Claim(ctx, CauseTakeover, nil)
-	wantKind(t, err, problem.Unavailable)
+	wantKind(t, err, errs.Unavailable)
 	c := newOwner(t, store, "c", 1)
 	_, err = c.Claim(ctx, CauseTakeover, nil)
 	check(t, err)
@@ -96,8 +96,8 @@ func TestLateFirstObject(t *testing.T) {
 	trim(t, store, 2, 2, 3)
 	stub(t, store, Generation{2, 1})
 	stub(t, store, Generation{2, 4})
-	wantKind(t, store.Held()[0].Release(), problem.Exists)
-	wantKind(t, errOf(b.Commit(ctx, someState(9))), problem.Busy)
+	wantKind(t, store.Held()[0].Release(), errs.Exists)
+	wantKind(t, errOf(b.Commit(ctx, someState(9))), errs.Busy)
 	if b.Generation() != (Generation{}) || b.Err() != nil {
 		t.Errorf("b claims to be at %s (%v)", b.Generation(), b.Err())
 	}
@@ -116,7 +116,7 @@ func TestOldPipelinedCommit(t *testing.T) {
 	again := newOwner(t, store, "a", 2)
 	hold(store, Generation{2, 1})
 	_, err := again.Claim(ctx, CauseOpen, nil)
-	wantKind(t, err, problem.Unavailable)
+	wantKind(t, err, errs.Unavailable)
 	// The seal is at 1.2 and the next epoch is not begun: 1.3 follows without a gap.
 	if tip := newest(t, store, disk); tip.Generation != (Generation{1, 2}) || tip.State.Seq != 1 {
 		t.Errorf("the tip is %s with sequence %d", tip.Generation, tip.State.Seq)
@@ -142,7 +142,7 @@ func TestZombieOfTheSameHost(t *testing.T) {
 	state := someState(2)
 	state.Tenant, state.Name, state.Owner, state.Time = "default", "disk", a.opts.Host, someDay
 	put(t, store, &Object{Generation: Generation{1, 2}, Kind: Commit, Mark: Mark{1}, State: state})
-	wantKind(t, errOf(a.Commit(ctx, someState(2))), problem.Fenced)
+	wantKind(t, errOf(a.Commit(ctx, someState(2))), errs.Fenced)
 }
 
 // The answer to a commit that took effect is lost; the retry meets its own object.
@@ -155,7 +155,7 @@ func TestOwnCommitIsRecognised(t *testing.T) {
 	}
 	// And so does one that lands between two tries.
 	hold(store, Generation{1, 3})
-	wantKind(t, errOf(a.Commit(ctx, someState(3))), problem.Unavailable)
+	wantKind(t, errOf(a.Commit(ctx, someState(3))), errs.Unavailable)
 	check(t, store.Held()[0].Release())
 	check(t, a.CheckSeal(ctx))
 	if a.Unsettled() || a.Generation() != (Generation{1, 3}) {
@@ -172,11 +172,11 @@ func TestPendingCommitIsSentAgain(t *testing.T) {
 	store := newStore()
 	a := opened(t, store, "a")
 	hold(store, Generation{1, 2})
-	wantKind(t, errOf(a.Commit(ctx, someState(2))), problem.Unavailable)
+	wantKind(t, errOf(a.Commit(ctx, someState(2))), errs.Unavailable)
 	if g := commit(t, a, 3); g != (Generation{1, 3}) {
 		t.Errorf("committed as %s, want 1.3", g)
 	}
-	wantKind(t, store.Held()[0].Release(), problem.Exists)
+	wantKind(t, store.Held()[0].Release(), errs.Exists)
 	log := historyOf(t, store, disk)
 	if len(log) != 3 || log[1].State.Seq != 2 || log[2].State.Seq != 3 {
 		t.Errorf("the log is %q", shape(log))
@@ -188,10 +188,10 @@ func TestWithdraw(t *testing.T) {
 	store := newStore()
 	a := newOwner(t, store, "a", 1)
 	hold(store, Generation{1, 1})
-	wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), problem.Unavailable)
+	wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), errs.Unavailable)
 	again := newOwner(t, store, "a", 2) // after a crash
 	check(t, again.Withdraw(ctx, volumeID(1)))
-	wantKind(t, store.Held()[0].Release(), problem.Exists)
+	wantKind(t, store.Held()[0].Release(), errs.Exists)
 	wantShape(t, historyOf(t, store, disk), "1.1 first tombstone")
 	check(t, newOwner(t, store, "a", 3).Withdraw(ctx, volumeID(1))) // again is no error
 	b := newOwner(t, store, "b", 1)
@@ -216,7 +216,7 @@ func TestWithdraw(t *testing.T) {
 	store = newStore()
 	a = newOwner(t, store, "a", 1)
 	hold(store, Generation{1, 1})
-	wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), problem.Unavailable)
+	wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), errs.Unavailable)
 	check(t, a.Withdraw(ctx, volumeID(1)))
 	wantShape(t, historyOf(t, store, disk), "1.1 first", "1.2 seal", "2.1 first tombstone")
 }
@@ -227,7 +227,7 @@ func TestLateFirstPublication(t *testing.T) {
 	store := newStore()
 	a := newOwner(t, store, "a", 1)
 	hold(store, Generation{1, 1})
-	wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), problem.Unavailable)
+	wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), errs.Unavailable)
 	check(t, store.Held()[0].Release())
 	_, err := a.OpenFirst(ctx, someState(2)) // the same process settles it
 	check(t, err)
@@ -246,7 +246,7 @@ func TestLateFirstPublication(t *testing.T) {
 	_, err = third.Claim(ctx, CauseTakeover, nil)
 	check(t, err)
 	_, err = newOwner(t, store, "a", 3).OpenFirst(ctx, someState(3)) // b took it meanwhile
-	wantKind(t, err, problem.Fenced)
+	wantKind(t, err, errs.Fenced)
 }
 
 // A claim whose first object is late is its own when it is repeated.
@@ -255,7 +255,7 @@ func TestRepeatedClaim(t *testing.T) {
 	opened(t, store, "a")
 	b := newOwner(t, store, "b", 1)
 	hold(store, Generation{2, 1})
-	wantKind(t, errOf(b.Claim(ctx, CauseTakeover, nil)), problem.Unavailable)
+	wantKind(t, errOf(b.Claim(ctx, CauseTakeover, nil)), errs.Unavailable)
 	check(t, store.Held()[0].Release())
 	tip, err := b.Claim(ctx, CauseTakeover, nil)
 	check(t, err)
@@ -268,7 +268,7 @@ func TestRepeatedClaim(t *testing.T) {
 	store = newStore()
 	opened(t, store, "a")
 	hold(store, Generation{2, 1})
-	wantKind(t, errOf(newOwner(t, store, "b", 1).Claim(ctx, CauseTakeover, nil)), problem.Unavailable)
+	wantKind(t, errOf(newOwner(t, store, "b", 1).Claim(ctx, CauseTakeover, nil)), errs.Unavailable)
 	held := store.Held()[0]
 	again := newOwner(t, store, "b", 2)
 	store.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Times: 1, Effect: objstore.FailBefore,

@@ -5,12 +5,12 @@ import (
 	"sort"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // At returns the newest object of the log that carries a state and was made at or
-// before a time, by its maker's clock; problem.NotFound if there is none. It
+// before a time, by its maker's clock; errs.NotFound if there is none. It
 // searches the epochs, and then one of them: about as many GETs as twice the
 // number of binary digits of each, whatever the length of the history. Where
 // clocks of owners contradict each other, it is one after which a later time
@@ -73,9 +73,9 @@ func (s *search) last(tip Generation) (Generation, error) {
 	case s.err != nil:
 		return Generation{}, s.err
 	case epoch == 0 && first == nil:
-		return Generation{}, problem.New(problem.NotFound, "the beginning of the history of volume %s is not kept", s.vol)
+		return Generation{}, errs.New(errs.NotFound, "the beginning of the history of volume %s is not kept", s.vol)
 	case epoch == 0:
-		return Generation{}, problem.New(problem.NotFound, "the history of volume %s begins at %s, after %s", s.vol,
+		return Generation{}, errs.New(errs.NotFound, "the history of volume %s begins at %s, after %s", s.vol,
 			first.State.Time.Format(time.RFC3339), s.when.Format(time.RFC3339))
 	}
 	end := tip.Number
@@ -107,7 +107,7 @@ func (s *search) whole(at Generation) (*Object, error) {
 		return errEnough
 	})
 	if err == nil && found == nil {
-		err = problem.New(problem.NotFound, "nothing is kept of the history of volume %s at or before %s", s.vol, s.when.Format(time.RFC3339))
+		err = errs.New(errs.NotFound, "nothing is kept of the history of volume %s at or before %s", s.vol, s.when.Format(time.RFC3339))
 	}
 	return found, err
 }

@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/paraglide/glide/internal/blockmap"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // What a state may hold at most, so that its JSON is always below MaxState: a
@@ -63,10 +63,10 @@ func (h *ObjectHash) UnmarshalText(text []byte) error { return unhex(h[:], text,
 
 func unhex(dst, text []byte, what string) error {
 	if len(text) != hex.EncodedLen(len(dst)) {
-		return problem.New(problem.Corrupt, "%.80q is no %s", text, what)
+		return errs.New(errs.Corrupt, "%.80q is no %s", text, what)
 	}
 	if _, err := hex.Decode(dst, text); err != nil {
-		return problem.New(problem.Corrupt, "%.80q is no %s", text, what)
+		return errs.New(errs.Corrupt, "%.80q is no %s", text, what)
 	}
 	return nil
 }
@@ -387,7 +387,7 @@ func decodeState(text []byte, bare bool) (s State, err error) {
 		return State{}, err
 	}
 	if wire.Root == nil {
-		return State{}, problem.New(problem.Corrupt, "it has no root")
+		return State{}, errs.New(errs.Corrupt, "it has no root")
 	}
 	s.Root = *wire.Root
 	return s, nil

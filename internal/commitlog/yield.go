@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // ErrYielding is in the errors of an Owner whose epoch another host sealed, as
@@ -18,7 +18,7 @@ import (
 var ErrYielding = errors.New("it has half a minute to take the volume over")
 
 // errSealed is an object that is no part of the log, since a seal is in its place.
-var errSealed = problem.New(problem.Unavailable, "the epoch was sealed")
+var errSealed = errs.New(errs.Unavailable, "the epoch was sealed")
 
 // yield is an owner's wait for the host that sealed its epoch.
 type yield struct {
@@ -44,7 +44,7 @@ func (o *Owner) waited() error {
 }
 
 func (o *Owner) yielding() error {
-	return problem.New(problem.Unavailable, "volume %s was sealed by host %s at %s: %w", o.opts.Volume, o.yield.by, o.yield.seal, ErrYielding)
+	return errs.New(errs.Unavailable, "volume %s was sealed by host %s at %s: %w", o.opts.Volume, o.yield.by, o.yield.seal, ErrYielding)
 }
 
 // closedBy takes note that another's seal ends our epoch. What was sent behind it
@@ -67,9 +67,9 @@ func (o *Owner) closedBy(seal *Object) {
 func (o *Owner) yielded(ctx context.Context) error {
 	found, err := get(ctx, o.opts.Store, o.opts.Volume, o.next)
 	switch {
-	case errors.Is(err, problem.NotFound):
+	case errors.Is(err, errs.NotFound):
 		return o.waited()
-	case errors.Is(err, problem.Unsupported):
+	case errors.Is(err, errs.Unsupported):
 		found = &Object{Generation: o.next}
 	case err != nil:
 		return err
@@ -99,13 +99,13 @@ func fenced(vol Volume, found *Object, self string) error {
 	if by.ID == self {
 		who = ErrTwin
 	}
-	return problem.New(problem.Fenced, "volume %s was taken over by %w at %s; what it did not publish is kept as a rescue volume",
+	return errs.New(errs.Fenced, "volume %s was taken over by %w at %s; what it did not publish is kept as a rescue volume",
 		vol, who, found.Generation)
 }
 
 // busy is the error of a claimer that another was quicker than.
 func busy(vol Volume, found *Object) error {
-	return problem.New(problem.Busy, "volume %s was just claimed by host %s at %s; ask there", vol, hostName(found.State.Owner), found.Generation)
+	return errs.New(errs.Busy, "volume %s was just claimed by host %s at %s; ask there", vol, hostName(found.State.Owner), found.Generation)
 }
 
 func hostName(h Host) string {

@@ -20,10 +20,10 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/nearest"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Config is what serve runs with. Each field is one setting.
@@ -68,7 +68,7 @@ func Load(src Sources) (*Config, error) {
 	env := environment(src.Env)
 	c := &Config{}
 	values := map[string]value{}
-	errs := []error{checkEnv(env)}
+	wrong := []error{checkEnv(env)}
 	for _, s := range Settings {
 		if s.Default != "" {
 			values[s.Name] = value{"the default of " + s.Name, []string{s.Default}}
@@ -82,7 +82,7 @@ func Load(src Sources) (*Config, error) {
 	}
 	if c.File = file; file != "" {
 		fromFile, err := readFile(file)
-		errs = append(errs, err)
+		wrong = append(wrong, err)
 		maps.Copy(values, fromFile)
 	}
 	for _, s := range Settings {
@@ -103,13 +103,13 @@ func Load(src Sources) (*Config, error) {
 			continue
 		}
 		if err := s.set(c, v.list); err != nil {
-			errs = append(errs, problem.New(problem.Invalid, "%s: %w", v.origin, err))
+			wrong = append(wrong, errs.New(errs.Invalid, "%s: %w", v.origin, err))
 		}
 	}
-	if errors.Join(errs...) == nil {
-		errs = append(errs, c.finish()...)
+	if errors.Join(wrong...) == nil {
+		wrong = append(wrong, c.finish()...)
 	}
-	return c, errors.Join(errs...)
+	return c, errors.Join(wrong...)
 }
 
 // value is what a setting was given, and where.
@@ -134,7 +134,7 @@ func checkEnv(env map[string]string) error {
 	for _, s := range Settings {
 		known = append(known, s.Env())
 	}
-	var errs []error
+	var wrong []error
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		name, ok := strings.CutPrefix(k, envPrefix)
 		if !ok || slices.Contains(known, k) {
@@ -145,10 +145,10 @@ func checkEnv(env map[string]string) error {
 			short[i] = strings.TrimPrefix(s, envPrefix)
 		}
 		if w := nearest.Word(name, short); w != "" && len(name) > 3 {
-			errs = append(errs, problem.New(problem.Invalid, "the variable %s is not known, did you mean %s?", k, envPrefix+w))
+			wrong = append(wrong, errs.New(errs.Invalid, "the variable %s is not known, did you mean %s?", k, envPrefix+w))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(wrong...)
 }
 
 // defaultData is the data directory unless one is given.
@@ -183,15 +183,15 @@ const maxFile = 1 << 20
 func readFile(path string) (map[string]value, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "the configuration cannot be read: %w", err)
+		return nil, errs.New(errs.Invalid, "the configuration cannot be read: %w", err)
 	}
 	defer func() { _ = f.Close() }() // only read from
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "the configuration cannot be read: %w", err)
+		return nil, errs.New(errs.Invalid, "the configuration cannot be read: %w", err)
 	}
 	if len(b) > maxFile {
-		return nil, problem.New(problem.Invalid, "%s has more than %d bytes: that is no configuration of glide", path, maxFile)
+		return nil, errs.New(errs.Invalid, "%s has more than %d bytes: that is no configuration of glide", path, maxFile)
 	}
 	return parseFile(path, b)
 }
@@ -200,18 +200,18 @@ func readFile(path string) (map[string]value, error) {
 func parseFile(path string, b []byte) (map[string]value, error) {
 	raw := map[string]any{}
 	if _, err := toml.Decode(string(b), &raw); err != nil {
-		return nil, problem.New(problem.Invalid, "%s: %w", path, err)
+		return nil, errs.New(errs.Invalid, "%s: %w", path, err)
 	}
 	known := map[string]Setting{}
 	for _, s := range Settings {
 		known[s.Name] = s
 	}
 	values := map[string]value{}
-	var errs []error
+	var wrong []error
 	for _, key := range slices.Sorted(maps.Keys(raw)) {
 		s, ok := known[key]
 		if !ok {
-			errs = append(errs, problem.New(problem.Invalid, "%s: the key %.60q is not known, did you mean %q?", path, key, nearest.Closest(key, slices.Sorted(maps.Keys(known)))))
+			wrong = append(wrong, errs.New(errs.Invalid, "%s: the key %.60q is not known, did you mean %q?", path, key, nearest.Closest(key, slices.Sorted(maps.Keys(known)))))
 			continue
 		}
 		list, ok := texts(raw[key], s.Many)
@@ -220,12 +220,12 @@ func parseFile(path string, b []byte) (map[string]value, error) {
 			if s.Many {
 				what = "a string or a list of strings"
 			}
-			errs = append(errs, problem.New(problem.Invalid, "%s: %s must be %s", path, key, what))
+			wrong = append(wrong, errs.New(errs.Invalid, "%s: %s must be %s", path, key, what))
 			continue
 		}
 		values[key] = value{path + ": " + key, list}
 	}
-	return values, errors.Join(errs...)
+	return values, errors.Join(wrong...)
 }
 
 // texts is a TOML value as flags would have it.
@@ -255,9 +255,9 @@ const (
 )
 
 // finish fills in what follows from other settings, and checks what belongs together.
-func (c *Config) finish() (errs []error) {
+func (c *Config) finish() (wrong []error) {
 	bad := func(format string, args ...any) {
-		errs = append(errs, problem.New(problem.Invalid, format, args...))
+		wrong = append(wrong, errs.New(errs.Invalid, format, args...))
 	}
 	if c.Store == "" {
 		c.Store = (&url.URL{Scheme: "file", Path: filepath.Join(c.Data, "store")}).String()
@@ -290,5 +290,5 @@ func (c *Config) finish() (errs []error) {
 	if err := (pack.Limits{Blocks: c.PackBlocks}).Validate(); err != nil {
 		bad("--pack-blocks %d: %w", c.PackBlocks, err)
 	}
-	return errs
+	return wrong
 }

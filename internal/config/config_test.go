@@ -10,10 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 func tomlFile(t *testing.T, text string) string {
@@ -57,10 +57,10 @@ func TestDefaults(t *testing.T) {
 	if c := load(t, Sources{Env: []string{"XDG_DATA_HOME=/x y"}}); c.Store != "file:///x%20y/glide/store" {
 		t.Errorf("store %s", c.Store)
 	}
-	if _, err := Load(Sources{}); !errors.Is(err, problem.Invalid) {
+	if _, err := Load(Sources{}); !errors.Is(err, errs.Invalid) {
 		t.Errorf("no home: %v", err)
 	}
-	if _, err := Load(Sources{Env: []string{"HOME=/" + strings.Repeat("h", 100)}}); !errors.Is(err, problem.Invalid) || !strings.Contains(err.Error(), "107") {
+	if _, err := Load(Sources{Env: []string{"HOME=/" + strings.Repeat("h", 100)}}); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "107") {
 		t.Errorf("a long home: %v", err)
 	}
 }
@@ -181,7 +181,7 @@ func TestBad(t *testing.T) {
 			src.Flags[k] = v
 		}
 		_, err := Load(src)
-		if !errors.Is(err, problem.Invalid) || !strings.Contains(err.Error(), c.words) {
+		if !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), c.words) {
 			t.Errorf("%s: %v, want …%s…", name, err, c.words)
 		}
 	}
@@ -283,7 +283,7 @@ func FuzzFile(f *testing.F) {
 					}
 				}
 			}
-			if err != nil && problem.KindOf(err) != problem.Invalid {
+			if err != nil && errs.KindOf(err) != errs.Invalid {
 				t.Errorf("%q: %v", text, err)
 			}
 		})
@@ -293,7 +293,7 @@ func FuzzFile(f *testing.F) {
 // TestHugeFile: a file that is no configuration is not read to its end.
 func TestHugeFile(t *testing.T) {
 	_, err := Load(Sources{Flags: map[string][]string{"config": {"/dev/zero"}}})
-	if problem.KindOf(err) != problem.Invalid || !strings.Contains(err.Error(), "/dev/zero") {
+	if errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "/dev/zero") {
 		t.Error(err)
 	}
 }

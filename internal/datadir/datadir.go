@@ -19,7 +19,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/reserve"
 )
 
@@ -29,14 +29,14 @@ const LockFile = "lock"
 // Unusable gives an error of a data directory its kind: with one that is wrong it is
 // no use trying again, with one whose disk has trouble it is.
 func Unusable(path string, err error) error {
-	kind := problem.Invalid
+	kind := errs.Invalid
 	switch {
 	case reserve.IsFull(err):
-		kind = problem.NoSpace
+		kind = errs.NoSpace
 	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EMFILE):
-		kind = problem.Unavailable
+		kind = errs.Unavailable
 	}
-	return problem.New(kind, "the data directory %s cannot be used: %w", path, err)
+	return errs.New(kind, "the data directory %s cannot be used: %w", path, err)
 }
 
 // Dir is a data directory that this process holds. It may be used concurrently.
@@ -51,7 +51,7 @@ type Dir struct {
 }
 
 // Lock takes a directory, which must exist. One that another process has, or
-// this one, is problem.Busy.
+// this one, is errs.Busy.
 func Lock(fsys vfs.FS, path string) (*Dir, error) {
 	d := &Dir{fs: fsys, path: path}
 	var err error
@@ -80,7 +80,7 @@ func (d *Dir) lock() error {
 }
 
 func (d *Dir) busy(err error) error {
-	return problem.New(problem.Busy, "the data directory %s is in use by another daemon (or cannot be locked: %w)", d.path, err)
+	return errs.New(errs.Busy, "the data directory %s is in use by another daemon (or cannot be locked: %w)", d.path, err)
 }
 
 // lockFile makes the file if it is missing, and locks it. Under mu.
@@ -121,7 +121,7 @@ func (d *Dir) Check() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if Gone(d.fs, d.path, d.dir) {
-		return problem.New(problem.Unavailable, "the data directory %s is not the one that the daemon opened: it was moved, removed, or something else is mounted over it; "+
+		return errs.New(errs.Unavailable, "the data directory %s is not the one that the daemon opened: it was moved, removed, or something else is mounted over it; "+
 			"put it back, or stop the daemon: what it holds open is lost with it", d.path)
 	}
 	if d.file == nil || !Gone(d.fs, d.fs.PathJoin(d.path, LockFile), d.file) {

@@ -10,13 +10,13 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // TestMain makes the test program a second process that wants a directory.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("DATADIR_LOCK"); dir != "" {
-		if _, err := Lock(vfs.Default, dir); errors.Is(err, problem.Busy) {
+		if _, err := Lock(vfs.Default, dir); errors.Is(err, errs.Busy) {
 			os.Exit(3)
 		}
 		os.Exit(0)

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Change is what a source yields: a run of blocks that are holes now, or one
@@ -153,14 +153,14 @@ func Fold(ctx context.Context, s *Session, base *blockmap.Map, edit *blockmap.Ed
 	work := make(chan *encoded, workers)
 	queue := make(chan any, 2*workers) // *encoded and Change, in order
 	g.Go(func() (err error) {
-		defer problem.Catch(&err)
+		defer errs.Catch(&err)
 		defer close(queue)
 		defer close(work)
 		return src(ctx, func(c Change) error { return feed(ctx, c, work, queue) })
 	})
 	for range workers {
 		g.Go(func() (err error) {
-			defer problem.Catch(&err)
+			defer errs.Catch(&err)
 			for e := range work {
 				f.encode(ctx, e)
 				close(e.ready)
@@ -169,7 +169,7 @@ func Fold(ctx context.Context, s *Session, base *blockmap.Map, edit *blockmap.Ed
 		})
 	}
 	g.Go(func() (err error) {
-		defer problem.Catch(&err)
+		defer errs.Catch(&err)
 		return f.take(ctx, queue)
 	})
 	err := g.Wait()
@@ -379,7 +379,7 @@ func (f *folder) upload(b *pack.Builder, refs []pack.Ref) {
 	key := b.Seal().Key()
 	f.res.Uploaded += uint64(len(obj))
 	f.uploads.Go(func() (err error) {
-		defer problem.Catch(&err)
+		defer errs.Catch(&err)
 		if err := f.session.store.Put(f.ctx, key, obj); err != nil {
 			return err
 		}

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // age is how old the oldest write is that the store does not hold.
@@ -147,14 +147,14 @@ func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duratio
 		if over := s.why(); over != nil {
 			return over
 		}
-		if s.fails >= fails && problem.KindOf(s.err) == problem.Corrupt && s.err != nil {
+		if s.fails >= fails && errs.KindOf(s.err) == errs.Corrupt && s.err != nil {
 			return s.err
 		}
 		now := s.h.cfg.Uptime()
 		tired := patience > 0 && s.err != nil && now-s.since > patience && (s.fails >= fails || now-came > patience)
 		switch {
 		case s.err != nil && (tired || ctx.Err() != nil):
-			return problem.New(problem.Unavailable, "the store does not hold it yet; it goes on by itself when the store does: %w", s.err)
+			return errs.New(errs.Unavailable, "the store does not hold it yet; it goes on by itself when the store does: %w", s.err)
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/kernelnbd"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
@@ -107,7 +107,7 @@ func (h *Host) Attach(ctx context.Context, name string, r api.AttachRequest) (ap
 	}
 	defer done()
 	if _, err := a.kernel.Check(); err != nil {
-		return api.Attachment{}, problem.New(problem.KindOf(err), "volume %q cannot be attached: %w", d, err)
+		return api.Attachment{}, errs.New(errs.KindOf(err), "volume %q cannot be attached: %w", d, err)
 	}
 	if err := d.wakeToServe(); err != nil {
 		return api.Attachment{}, err
@@ -125,10 +125,10 @@ func (a *attachments) begin(d *disk) (done func(), err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if x := a.all[d.id]; x != nil {
-		return nil, problem.New(problem.Exists, "volume %q is attached already, as %s", name, kernelnbd.Path(x.rec.Device))
+		return nil, errs.New(errs.Exists, "volume %q is attached already, as %s", name, kernelnbd.Path(x.rec.Device))
 	}
 	if a.coming[d.id] {
-		return nil, problem.New(problem.Busy, "volume %q is being attached by somebody else", name)
+		return nil, errs.New(errs.Busy, "volume %q is being attached by somebody else", name)
 	}
 	a.coming[d.id] = true
 	return func() {
@@ -145,7 +145,7 @@ func attachTimeout(name string, ms float64, usual time.Duration) (int64, error) 
 		return usual.Milliseconds(), nil
 	}
 	if !(ms >= 1000 && ms <= float64((24*time.Hour*365).Milliseconds())) {
-		return 0, problem.New(problem.Invalid, "%s must be between a second and a year", name)
+		return 0, errs.New(errs.Invalid, "%s must be between a second and a year", name)
 	}
 	return int64(ms), nil
 }
@@ -207,7 +207,7 @@ func (a *attachments) named(r api.DetachRequest) (*attached, error) {
 				return x, nil
 			}
 		}
-		return nil, problem.New(problem.NotFound, "no volume of this host is attached as %s", r.Device)
+		return nil, errs.New(errs.NotFound, "no volume of this host is attached as %s", r.Device)
 	}
 	d, err := a.h.local(r.Name, true)
 	if err != nil {
@@ -216,7 +216,7 @@ func (a *attachments) named(r api.DetachRequest) (*attached, error) {
 	if x := a.of(d.id); x != nil {
 		return x, nil
 	}
-	return nil, problem.New(problem.NotFound, "volume %q is not attached", d)
+	return nil, errs.New(errs.NotFound, "volume %q is not attached", d)
 }
 
 // of returns the attachment of a disk, nil if it has none.
@@ -267,7 +267,7 @@ func (a *attachments) resized(d *disk) error {
 		return nil
 	}
 	if err := a.kernel.Resize(x.config(d.state().Size, 0)); err != nil {
-		return problem.New(problem.KindOf(err), "volume %q has its new size, but %s does not (resize again): %w", d, kernelnbd.Path(x.rec.Device), err)
+		return errs.New(errs.KindOf(err), "volume %q has its new size, but %s does not (resize again): %w", d, kernelnbd.Path(x.rec.Device), err)
 	}
 	return nil
 }
@@ -312,7 +312,7 @@ func (a *attachments) records() ([]attachRecord, error) {
 	}
 	var recs []attachRecord
 	if err := json.Unmarshal(b, &recs); err != nil {
-		return nil, problem.New(problem.Corrupt, "the records of attached devices cannot be read: %w", err)
+		return nil, errs.New(errs.Corrupt, "the records of attached devices cannot be read: %w", err)
 	}
 	return recs, nil
 }

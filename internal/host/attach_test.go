@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/kernelnbd"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd/nbdclient"
 )
@@ -62,7 +62,7 @@ func (k *fakeKernel) Connect(c kernelnbd.Config, sock *os.File) (int, error) {
 		}
 	}
 	if k.devices[c.Index] != nil {
-		return 0, problem.New(problem.Busy, "%s is in use", kernelnbd.Path(c.Index))
+		return 0, errs.New(errs.Busy, "%s is in use", kernelnbd.Path(c.Index))
 	}
 	d := &fakeDevice{identity: c.Backend, readOnly: c.Flags&2 != 0}
 	k.devices[c.Index] = d
@@ -111,7 +111,7 @@ func (k *fakeKernel) Hold(_ context.Context, index int) (func(), error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if who := k.users[index]; who != "" {
-		return nil, problem.New(problem.Busy, "%s is in use by %s", kernelnbd.Path(index), who)
+		return nil, errs.New(errs.Busy, "%s is in use by %s", kernelnbd.Path(index), who)
 	}
 	return func() {}, k.devices[index].c.Flush()
 }
@@ -258,9 +258,9 @@ func TestDetach(t *testing.T) {
 	}
 	k.users[0] = "firecracker"
 	_, err := h.Detach(ctx, api.DetachRequest{Name: "a"})
-	wantKind(t, err, problem.Busy)
+	wantKind(t, err, errs.Busy)
 	_, err = h.Sleep(ctx, "a", false, false)
-	wantKind(t, err, problem.Busy)
+	wantKind(t, err, errs.Busy)
 	if !strings.Contains(err.Error(), "/dev/nbd0") || !strings.Contains(err.Error(), "glide detach") {
 		t.Errorf("sleep says %v", err)
 	}
@@ -268,7 +268,7 @@ func TestDetach(t *testing.T) {
 	must[api.Attachment](t)(h.Detach(ctx, api.DetachRequest{Name: "a@s"}))
 	for _, r := range []api.DetachRequest{{Name: "a"}, {Device: "/dev/nbd5"}, {Name: "none"}} {
 		_, err := h.Detach(ctx, r)
-		wantKind(t, err, problem.NotFound)
+		wantKind(t, err, errs.NotFound)
 	}
 
 	must[api.Attachment](t)(h.Attach(ctx, "b", api.AttachRequest{}))
@@ -297,7 +297,7 @@ func TestAttachRefuses(t *testing.T) {
 	h := open()
 	create(t, h, "a", 8<<20)
 	create(t, h, "b", 8<<20)
-	refuse := func(name string, r api.AttachRequest, kind problem.Kind, words string) {
+	refuse := func(name string, r api.AttachRequest, kind errs.Kind, words string) {
 		t.Helper()
 		_, err := h.Attach(t.Context(), name, r)
 		wantKind(t, err, kind)
@@ -305,16 +305,16 @@ func TestAttachRefuses(t *testing.T) {
 			t.Errorf("it says %v, without %q", err, words)
 		}
 	}
-	refuse("none", api.AttachRequest{}, problem.NotFound, "none")
-	refuse("a", api.AttachRequest{Device: "/dev/sda"}, problem.Invalid, "/dev/nbd0")
-	refuse("a", api.AttachRequest{Device: "/dev/nbd01"}, problem.Invalid, "/dev/nbd0")
-	refuse("a", api.AttachRequest{TimeoutMs: 10}, problem.Invalid, "timeout")
-	refuse("a", api.AttachRequest{DeadTimeoutMs: -1}, problem.Invalid, "dead-timeout")
+	refuse("none", api.AttachRequest{}, errs.NotFound, "none")
+	refuse("a", api.AttachRequest{Device: "/dev/sda"}, errs.Invalid, "/dev/nbd0")
+	refuse("a", api.AttachRequest{Device: "/dev/nbd01"}, errs.Invalid, "/dev/nbd0")
+	refuse("a", api.AttachRequest{TimeoutMs: 10}, errs.Invalid, "timeout")
+	refuse("a", api.AttachRequest{DeadTimeoutMs: -1}, errs.Invalid, "dead-timeout")
 	must[api.Attachment](t)(h.Attach(t.Context(), "b", api.AttachRequest{Device: "/dev/nbd3"}))
-	refuse("a", api.AttachRequest{Device: "/dev/nbd3"}, problem.Busy, "/dev/nbd3")
-	refuse("b", api.AttachRequest{}, problem.Exists, "/dev/nbd3")
-	k.missing = problem.New(problem.Unsupported, "modprobe nbd")
-	refuse("a", api.AttachRequest{}, problem.Unsupported, "modprobe nbd")
+	refuse("a", api.AttachRequest{Device: "/dev/nbd3"}, errs.Busy, "/dev/nbd3")
+	refuse("b", api.AttachRequest{}, errs.Exists, "/dev/nbd3")
+	k.missing = errs.New(errs.Unsupported, "modprobe nbd")
+	refuse("a", api.AttachRequest{}, errs.Unsupported, "modprobe nbd")
 	if v := must[api.Volume](t)(h.Show(t.Context(), "a")); v.Device != "" || v.Exports != 0 {
 		t.Errorf("a is %+v", v)
 	}

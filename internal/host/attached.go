@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/kernelnbd"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 	"github.com/paraglide/glide/nbd/nbdclient"
@@ -59,7 +59,7 @@ func (x *attached) connect(ctx context.Context) error {
 	l.given()
 	if err != nil {
 		<-l.served // so that it does not count as a connection
-		return problem.New(problem.KindOf(err), "volume %q cannot be attached: %w", x.d, err)
+		return errs.New(errs.KindOf(err), "volume %q cannot be attached: %w", x.d, err)
 	}
 	x.rec.Device, x.rec.Identity = index, a.kernel.Connected()[index]
 	if err := a.keep(x); err != nil {
@@ -305,14 +305,14 @@ type byID struct{ h *Host }
 func (e byID) Open(id string) (*nbd.Export, error) {
 	d := e.h.byID(id)
 	if d == nil {
-		return nil, problem.New(problem.NotFound, "the volume was removed")
+		return nil, errs.New(errs.NotFound, "the volume was removed")
 	}
 	return e.h.openDisk(d)
 }
 
 // Describe implements nbd.Exporter: nobody asks.
 func (e byID) Describe(id string) (*nbd.Export, error) {
-	return nil, problem.New(problem.NotFound, "no export %q", id)
+	return nil, errs.New(errs.NotFound, "no export %q", id)
 }
 
 // List implements nbd.Exporter.

@@ -18,8 +18,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -146,7 +146,7 @@ func (b *badDay) step() {
 			b.m.flushed = n
 		}
 	}
-	if err != nil && problem.KindOf(err) == problem.Internal && !errors.Is(err, b.disk.err) {
+	if err != nil && errs.KindOf(err) == errs.Internal && !errors.Is(err, b.disk.err) {
 		b.t.Errorf("an error that says nothing of the disk: %v", err)
 	}
 	if b.n%8 > 0 {

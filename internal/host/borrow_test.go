@@ -8,8 +8,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // TestReadingWakesNothing: verbs that only read leave a volume asleep, and one
@@ -157,5 +157,5 @@ func (s hangs) List(ctx context.Context, _, _ string, _ int) ([]objstore.Info, e
 	case <-s.block:
 	case <-ctx.Done():
 	}
-	return nil, problem.New(problem.Unavailable, "no answer")
+	return nil, errs.New(errs.Unavailable, "no answer")
 }

@@ -9,8 +9,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
@@ -65,7 +65,7 @@ func TestForceAgainstABusyOwner(t *testing.T) {
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it took %v", took)
 	}
-	if err := <-ended; problem.KindOf(err) != problem.Fenced {
+	if err := <-ended; errs.KindOf(err) != errs.Fenced {
 		t.Errorf("the guest's flush fails with %v", err)
 	}
 	if v := must[api.Volume](t)(a.Show(ctx, "v")); v.State != "fenced" {
@@ -145,7 +145,7 @@ func TestFlushWaitsWhileYielding(t *testing.T) {
 	first := commitlog.Object{Generation: seal.Generation.NextEpoch(), Kind: commitlog.First, Mark: commitlog.Mark{2}, State: seal.Carry()}
 	first.State.Owner, first.State.SealedBy, first.State.Cause = commitlog.Host{ID: "other"}, "", commitlog.CauseTakeover
 	plant(t, b, &first)
-	wantKind(t, <-got, problem.Fenced)
+	wantKind(t, <-got, errs.Fenced)
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" || !strings.Contains(v.Reason, "rescue") {
 		t.Errorf("%+v", v)
 	}
@@ -164,7 +164,7 @@ func TestFencedByACopy(t *testing.T) {
 	plant(t, b, &seal)
 	plant(t, b, &commitlog.Object{Generation: seal.Generation.NextEpoch(), Kind: commitlog.First, Mark: commitlog.Mark{2}, State: tip.Carry()})
 	_, err = h1.Flush(ctx, "v")
-	wantKind(t, err, problem.Fenced)
+	wantKind(t, err, errs.Fenced)
 	if !strings.Contains(err.Error(), "another daemon with this host's identity") {
 		t.Error(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -112,7 +112,7 @@ func (c *cleaner) clean(ctx context.Context) bool {
 			continue // not worth a record, or a sync that no guest asked for
 		}
 		done, err := volume.Clean(c.h.pool, vs)
-		if problem.KindOf(err) == problem.Corrupt && err != nil {
+		if errs.KindOf(err) == errs.Corrupt && err != nil {
 			continue // told with the volumes; the segment stays as it is
 		}
 		if err != nil {
@@ -161,7 +161,7 @@ func (c *cleaner) pressure(v *volume.Volume, waited time.Duration) error {
 			c.h.event(eventDisk, "", "the log has no room, and none could be made: writers get an error until there is some")
 		}
 		c.relieve()
-		return problem.New(problem.NoSpace, "the log has no room, and none could be made")
+		return errs.New(errs.NoSpace, "the log has no room, and none could be made")
 	}
 	before := c.rounds.Load()
 	c.wake()

@@ -14,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/limits"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Peer is another host, as its API offers it.
@@ -137,9 +137,9 @@ func (c *Config) fill() error {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	var errs []error
+	var wrong []error
 	bad := func(format string, args ...any) {
-		errs = append(errs, problem.New(problem.Invalid, format, args...))
+		wrong = append(wrong, errs.New(errs.Invalid, format, args...))
 	}
 	if c.Data == "" || c.Store == nil {
 		bad("a host needs a data directory and a store")
@@ -151,9 +151,9 @@ func (c *Config) fill() error {
 		bad("a share of the disk cannot be more than 100%%")
 	}
 	if err := (pack.Limits{Blocks: c.PackBlocks}).Validate(); err != nil {
-		errs = append(errs, err)
+		wrong = append(wrong, err)
 	}
-	return errors.Join(errs...)
+	return errors.Join(wrong...)
 }
 
 func (c *Config) random64() uint64 {

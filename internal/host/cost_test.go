@@ -10,8 +10,8 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 var longAgo = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -93,9 +93,9 @@ func TestCostOfALongHistory(t *testing.T) {
 			t.Errorf("commit %d is not %s: %v", second, g, err)
 		}
 	}
-	for at, kind := range map[string]problem.Kind{
-		time.Now().Add(time.Hour).Format(time.RFC3339): problem.Invalid,
-		longAgo.Add(-time.Second).Format(time.RFC3339): problem.NotFound,
+	for at, kind := range map[string]errs.Kind{
+		time.Now().Add(time.Hour).Format(time.RFC3339): errs.Invalid,
+		longAgo.Add(-time.Second).Format(time.RFC3339): errs.NotFound,
 	} {
 		_, err := h.Fork(ctx, api.ForkRequest{Source: "v", Name: "no", At: at, Lazy: true})
 		wantKind(t, err, kind)
@@ -143,5 +143,5 @@ func TestCostOfManyVolumes(t *testing.T) {
 	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpGet}})
 	b.store = faults
 	_, err := b.host(t.TempDir(), "c").List(ctx, true)
-	wantKind(t, err, problem.Unavailable) // of a store from which nothing can be read
+	wantKind(t, err, errs.Unavailable) // of a store from which nothing can be read
 }

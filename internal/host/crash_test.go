@@ -14,8 +14,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 const (
@@ -277,7 +277,7 @@ func (w *crashWorld) check(where string) {
 			}
 		}
 		tip, image, err := published(w.store, d.name)
-		if problem.KindOf(err) == problem.NotFound && err != nil && d.stored < 0 {
+		if errs.KindOf(err) == errs.NotFound && err != nil && d.stored < 0 {
 			continue
 		}
 		if err != nil {
@@ -289,7 +289,7 @@ func (w *crashWorld) check(where string) {
 		}
 	}
 	for id, name := range w.removed {
-		if v, err := w.h.Show(ctx, name); problem.KindOf(err) != problem.NotFound || err == nil {
+		if v, err := w.h.Show(ctx, name); errs.KindOf(err) != errs.NotFound || err == nil {
 			w.t.Fatalf("after %s: the removed volume %s (%s) is there: %+v %v", where, name, id, v, err)
 		}
 	}

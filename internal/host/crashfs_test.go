@@ -9,8 +9,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // lockedReader is a source of randomness for several goroutines.
@@ -119,11 +119,11 @@ type crashStore struct {
 
 func (s crashStore) change(ctx context.Context, what string, do func(context.Context) error) error {
 	if !s.w.alive(s.gen) {
-		return problem.New(problem.Unavailable, "this host has no power")
+		return errs.New(errs.Unavailable, "this host has no power")
 	}
 	if late := s.w.tick(s.gen, "before "+what); late != nil {
 		late(func() error { return do(context.WithoutCancel(ctx)) })
-		return problem.New(problem.Unavailable, "this host lost its power")
+		return errs.New(errs.Unavailable, "this host lost its power")
 	}
 	err := do(ctx)
 	s.w.tick(s.gen, "after "+what)

@@ -11,8 +11,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/meta"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -29,7 +29,7 @@ const MaxSize = 1 << 62
 // CheckSize reports what is wrong with the size of a volume.
 func CheckSize(size uint64) error {
 	if size == 0 || size%512 != 0 || size > MaxSize {
-		return problem.New(problem.Invalid, "a volume cannot have %d bytes: a multiple of 512 up to 2^62 is wanted", size)
+		return errs.New(errs.Invalid, "a volume cannot have %d bytes: a multiple of 512 up to 2^62 is wanted", size)
 	}
 	return nil
 }
@@ -53,7 +53,7 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 	st := h.newState(n, r.Size)
 	if r.BlockSize != 0 {
 		if r.BlockSize < 4096 || r.BlockSize > 1<<20 || r.BlockSize&(r.BlockSize-1) != 0 {
-			return api.Volume{}, problem.New(problem.Invalid, "a block size of %d: a power of two from 4K to 1M is wanted", r.BlockSize)
+			return api.Volume{}, errs.New(errs.Invalid, "a block size of %d: a power of two from 4K to 1M is wanted", r.BlockSize)
 		}
 		st.BlockSize = uint32(r.BlockSize)
 	}
@@ -66,7 +66,7 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 	}
 	st.RPO = p.rpo
 	if st.Blocks() > 1<<50 {
-		return api.Volume{}, problem.New(problem.Invalid, "%d bytes are too many blocks of %d bytes: use a larger --block-size", r.Size, st.BlockSize)
+		return api.Volume{}, errs.New(errs.Invalid, "%d bytes are too many blocks of %d bytes: use a larger --block-size", r.Size, st.BlockSize)
 	}
 	finish := func() error { return nil }
 	if p.ships() {
@@ -168,10 +168,10 @@ func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, 
 	}
 	st := d.state()
 	if size < st.Size {
-		return api.Volume{}, problem.New(problem.Unsupported, "volume %q has %d bytes: shrinking to %d would cut off data, and is refused", d, st.Size, size)
+		return api.Volume{}, errs.New(errs.Unsupported, "volume %q has %d bytes: shrinking to %d would cut off data, and is refused", d, st.Size, size)
 	}
 	if st.Size = size; st.Blocks() > 1<<50 {
-		return api.Volume{}, problem.New(problem.Invalid, "%d bytes are too many blocks of %d bytes", size, st.BlockSize)
+		return api.Volume{}, errs.New(errs.Invalid, "%d bytes are too many blocks of %d bytes", size, st.BlockSize)
 	}
 	v, err := d.wake(false)
 	if err != nil {
@@ -231,7 +231,7 @@ func apply(st *volume.State, key, value string) (err error) {
 	switch {
 	case key == "durability":
 		if value == "" {
-			return problem.New(problem.Invalid, "durability=: local, continuous or sync is wanted")
+			return errs.New(errs.Invalid, "durability=: local, continuous or sync is wanted")
 		}
 		if err := checkDurability(value); err != nil {
 			return err
@@ -240,7 +240,7 @@ func apply(st *volume.State, key, value string) (err error) {
 	case key == "rpo":
 		d, err := time.ParseDuration(value)
 		if err != nil {
-			return problem.New(problem.Invalid, "rpo=%s: a duration, like 5s, is wanted", value)
+			return errs.New(errs.Invalid, "rpo=%s: a duration, like 5s, is wanted", value)
 		}
 		if err := checkRPO(d); err != nil {
 			return err
@@ -255,16 +255,16 @@ func apply(st *volume.State, key, value string) (err error) {
 	case strings.HasPrefix(key, "label."):
 		label := strings.TrimPrefix(key, "label.")
 		if !commitlog.ValidName(label) || len(value) > commitlog.MaxText {
-			return problem.New(problem.Invalid, "label %q: 1 to 100 letters, digits, dots, underscores and hyphens, and a value of at most %d bytes, are wanted", label, commitlog.MaxText)
+			return errs.New(errs.Invalid, "label %q: 1 to 100 letters, digits, dots, underscores and hyphens, and a value of at most %d bytes, are wanted", label, commitlog.MaxText)
 		}
 		if delete(st.Labels, label); value != "" {
 			st.Labels[label] = value
 		}
 		if len(st.Labels) > commitlog.MaxLabels {
-			return problem.New(problem.Invalid, "a volume can have %d labels", commitlog.MaxLabels)
+			return errs.New(errs.Invalid, "a volume can have %d labels", commitlog.MaxLabels)
 		}
 	default:
-		return problem.New(problem.Invalid, "there is no setting %q: durability, rpo, iops, bandwidth, dirty-budget and label.KEY are", key)
+		return errs.New(errs.Invalid, "there is no setting %q: durability, rpo, iops, bandwidth, dirty-budget and label.KEY are", key)
 	}
 	return err
 }
@@ -279,7 +279,7 @@ func number(key, value string) (uint64, error) {
 	}
 	n, err := strconv.ParseUint(digits, 10, 63-shift)
 	if err != nil {
-		return 0, problem.New(problem.Invalid, "%s=%s: a number is wanted, with K, M, G or T behind it if it is large", key, value)
+		return 0, errs.New(errs.Invalid, "%s=%s: a number is wanted, with K, M, G or T behind it if it is large", key, value)
 	}
 	return n << shift, nil
 }

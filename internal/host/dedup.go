@@ -6,10 +6,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // dedupIndex is one tenant's part of the host's dedup index; it implements
@@ -33,7 +33,7 @@ type dedupHits struct{ n atomic.Uint64 }
 
 // errStale tells that packs which the dedup index named are gone: the fold has
 // to be done again without them.
-var errStale = problem.New(problem.NotFound, "packs that the dedup index named are gone")
+var errStale = errs.New(errs.NotFound, "packs that the dedup index named are gone")
 
 // borrow makes sure that the packs a fold refers to without having uploaded
 // them stay: announce, look, and only then may the root be published. What it
@@ -67,12 +67,12 @@ func (h *Host) borrow(ctx context.Context, t *tenant, res *flush.Result) (func(c
 	g.SetLimit(16)
 	for _, id := range ids {
 		g.Go(func() (err error) {
-			defer problem.Catch(&err)
+			defer errs.Catch(&err)
 			_, err = h.cfg.Store.Head(gctx, id.Key())
 			if err == nil && !flagged[id] {
 				return nil
 			}
-			if err != nil && problem.KindOf(err) != problem.NotFound {
+			if err != nil && errs.KindOf(err) != errs.NotFound {
 				return err
 			}
 			gone.Store(true)
@@ -107,7 +107,7 @@ func (h *Host) openRound(ctx context.Context) (map[pack.ID]bool, error) {
 		return nil, err
 	}
 	if len(infos) > 0 {
-		return nil, problem.New(problem.Unsupported, "a collection of a newer glide is under way in the store (%s): use that version on this host too", infos[0].Key)
+		return nil, errs.New(errs.Unsupported, "a collection of a newer glide is under way in the store (%s): use that version on this host too", infos[0].Key)
 	}
 	return nil, nil
 }

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
 	"github.com/paraglide/glide/nbd"
@@ -47,7 +47,7 @@ func errno(err error) error {
 	if err == nil {
 		return nil
 	}
-	return errors.Join(err, nbd.Errno(problem.KindOf(err).NBDErrno()))
+	return errors.Join(err, nbd.Errno(errs.KindOf(err).NBDErrno()))
 }
 
 func (x *device) Size() uint64 { return x.v.Size() }
@@ -242,7 +242,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-t.C:
 		return nil
 	case <-ctx.Done():
-		return problem.New(problem.Unavailable, "the daemon is stopping")
+		return errs.New(errs.Unavailable, "the daemon is stopping")
 	}
 }
 
@@ -273,7 +273,7 @@ func (h *Host) openDisk(d *disk) (*nbd.Export, error) {
 	d.mu.Lock()
 	if d.v != v || d.leaving {
 		d.mu.Unlock()
-		return nil, problem.New(problem.Unavailable, "volume %q is being closed", d)
+		return nil, errs.New(errs.Unavailable, "volume %q is being closed", d)
 	}
 	d.conns[x] = struct{}{}
 	lat := d.latencies()
@@ -330,7 +330,7 @@ func (h *Host) describeExport(name string) (*nbd.Export, error) {
 	}
 	st := d.state()
 	if st.Mode == volume.Failed || st.Mode == volume.Fenced {
-		return nil, problem.New(problem.Fenced, "volume %q is %s: %s", d, st.Mode, st.Reason)
+		return nil, errs.New(errs.Fenced, "volume %q is %s: %s", d, st.Mode, st.Reason)
 	}
 	e := d.export(&device{d: d, readOnly: st.Snapshot != ""})
 	e.Device = sleeping{st.Size}
@@ -351,7 +351,7 @@ func (s sleeping) Extents([]nbd.Extent, string, uint64, uint64) ([]nbd.Extent, e
 	return nil, errClosedDevice
 }
 
-var errClosedDevice = problem.New(problem.Unavailable, "the volume is not open")
+var errClosedDevice = errs.New(errs.Unavailable, "the volume is not open")
 
 // exportNames lists what can be connected to.
 func (h *Host) exportNames() []string {

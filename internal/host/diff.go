@@ -7,8 +7,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -26,7 +26,7 @@ type differ struct {
 func (d *differ) run(ctx context.Context) error {
 	size := uint64(d.a.State.BlockSize)
 	if size != uint64(d.b.State.BlockSize) {
-		return problem.New(problem.Invalid, "%q has blocks of %d bytes and %q of %d: they share none", d.out.A, size, d.out.B, d.b.State.BlockSize)
+		return errs.New(errs.Invalid, "%q has blocks of %d bytes and %q of %d: they share none", d.out.A, size, d.out.B, d.b.State.BlockSize)
 	}
 	d.suspects = map[uint64]struct{}{}
 	note := func(idx uint64, _, _ pack.Ref) error {

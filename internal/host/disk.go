@@ -8,7 +8,7 @@ import (
 	"syscall"
 
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
 )
@@ -132,7 +132,7 @@ func (d *disk) updateClosed(change func(*volume.State)) error {
 	defer d.mu.Unlock()
 	st := d.rec
 	if d.gone { // its record must not come back
-		return problem.New(problem.NotFound, "volume %q was removed", display(st.Tenant, st.Name, st.Snapshot))
+		return errs.New(errs.NotFound, "volume %q was removed", display(st.Tenant, st.Name, st.Snapshot))
 	}
 	change(&st)
 	if err := d.h.save(&st); err != nil {
@@ -198,7 +198,7 @@ func (d *disk) wake(force bool) (*volume.Volume, error) {
 	d.mu.Unlock()
 	switch {
 	case gone:
-		return nil, problem.New(problem.NotFound, "volume %q was removed", d)
+		return nil, errs.New(errs.NotFound, "volume %q was removed", d)
 	case failed != nil && !force && !mayPass(failed):
 		return nil, failed
 	case st.Mode == volume.Fenced:
@@ -233,8 +233,8 @@ func mayPass(err error) bool {
 	if errors.Is(err, wal.ErrSync) {
 		return false
 	}
-	switch problem.KindOf(err) {
-	case problem.NoSpace, problem.Unavailable, problem.ReadOnly:
+	switch errs.KindOf(err) {
+	case errs.NoSpace, errs.Unavailable, errs.ReadOnly:
 		return true
 	}
 	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
@@ -248,7 +248,7 @@ func (d *disk) wakeAlone(force bool) (*volume.Volume, error) {
 }
 
 func fencedError(st *volume.State) error {
-	return problem.New(problem.Fenced, "volume %q is fenced: %s", display(st.Tenant, st.Name, ""), st.Reason)
+	return errs.New(errs.Fenced, "volume %q is fenced: %s", display(st.Tenant, st.Name, ""), st.Reason)
 }
 
 // shut closes an open disk, as it is when the host stops: it stays active in
@@ -295,9 +295,9 @@ func (d *disk) exports() int {
 func (d *disk) quiet(or string, force bool) error {
 	if n := d.exports(); n > 0 && !force {
 		if dev := d.h.attachments.device(d.id); dev != "" {
-			return problem.New(problem.Busy, "volume %q has %d open NBD connection(s), one of them is %s: disconnect them (glide detach), or %s", d, n, dev, or)
+			return errs.New(errs.Busy, "volume %q has %d open NBD connection(s), one of them is %s: disconnect them (glide detach), or %s", d, n, dev, or)
 		}
-		return problem.New(problem.Busy, "volume %q has %d open NBD connection(s): disconnect them, or %s", d, n, or)
+		return errs.New(errs.Busy, "volume %q has %d open NBD connection(s): disconnect them, or %s", d, n, or)
 	}
 	return nil
 }

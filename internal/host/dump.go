@@ -8,8 +8,8 @@ import (
 	"strings"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Dump writes an object of the store as text.
@@ -40,5 +40,5 @@ func DumpObject(w io.Writer, key string, raw []byte) error {
 	case strings.HasPrefix(key, "t/"):
 		return commitlog.Dump(w, raw)
 	}
-	return problem.New(problem.Invalid, "%q is no kind of object that glide makes: packs/, pins/ and t/ are", key)
+	return errs.New(errs.Invalid, "%q is no kind of object that glide makes: packs/, pins/ and t/ are", key)
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -76,7 +76,7 @@ func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
 			}
 		}
 		if !found {
-			return nil, nil, problem.New(problem.NotFound, "volume %q has no snapshot %q", n.log(), n.Snapshot)
+			return nil, nil, errs.New(errs.NotFound, "volume %q has no snapshot %q", n.log(), n.Snapshot)
 		}
 	}
 	return h.cutOfState(ctx, &state)

@@ -11,8 +11,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -137,7 +137,7 @@ func (b *faultBed) restart() {
 func (b *faultBed) complete() {
 	b.t.Helper()
 	for _, n := range []string{"v", "w", "kid", "twin", "fork", "img"} {
-		if _, _, err := published(b.mem, n); err != nil && problem.KindOf(err) != problem.NotFound {
+		if _, _, err := published(b.mem, n); err != nil && errs.KindOf(err) != errs.NotFound {
 			b.t.Fatal(err)
 		}
 	}
@@ -148,7 +148,7 @@ func (b *faultBed) check(v *verb) {
 	b.t.Helper()
 	b.complete()
 	if v.after == "" {
-		if got, err := b.h.Show(ctx, "v"); err == nil || problem.KindOf(err) != problem.NotFound {
+		if got, err := b.h.Show(ctx, "v"); err == nil || errs.KindOf(err) != errs.NotFound {
 			b.t.Fatalf("the removed volume is there: %+v %v", got, err)
 		}
 	} else {
@@ -192,7 +192,7 @@ type outage struct {
 var outages = []outage{
 	{"fails before", objstore.FailBefore, 1, nil},
 	{"fails after", objstore.FailAfter, 1, nil},
-	{"times out", objstore.FailAfter, 1, problem.New(problem.Unavailable, "no answer in time: %w", context.DeadlineExceeded)},
+	{"times out", objstore.FailAfter, 1, errs.New(errs.Unavailable, "no answer in time: %w", context.DeadlineExceeded)},
 	{"is gone", objstore.FailBefore, 0, nil},
 	{"answers nothing more", objstore.FailAfter, 0, nil},
 }
@@ -272,7 +272,7 @@ func TestAbandoned(t *testing.T) {
 		for _, r := range b.faults.Held() {
 			_ = r.Release() // long after
 		}
-		if got, err := b.h.Show(ctx, "v"); problem.KindOf(err) != problem.NotFound || err == nil {
+		if got, err := b.h.Show(ctx, "v"); errs.KindOf(err) != errs.NotFound || err == nil {
 			t.Fatalf("a volume that was removed appears: %+v %v", got, err)
 		}
 	}
@@ -310,7 +310,7 @@ func TestFaultsOneWriter(t *testing.T) {
 				_ = v.WriteAt([]byte{1}, 0)
 			}
 			_, err = b.h.Flush(ctx, "v")
-			wantKind(t, err, problem.Fenced)
+			wantKind(t, err, errs.Fenced)
 			after, _, err := published(b.mem, "v")
 			if err != nil || after.Generation != before.Generation {
 				t.Fatalf("a fenced host committed %s after %s: %v", after.Generation, before.Generation, err)

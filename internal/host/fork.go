@@ -9,7 +9,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -26,7 +26,7 @@ func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) 
 		return nil, err
 	}
 	if src.Snapshot != "" && r.At != "" {
-		return nil, problem.New(problem.Invalid, "%q names a snapshot already: --at has no place", r.Source)
+		return nil, errs.New(errs.Invalid, "%q names a snapshot already: --at has no place", r.Source)
 	}
 	if err := checkDurability(r.Durability); err != nil {
 		return nil, err
@@ -68,7 +68,7 @@ func forkNames(r *api.ForkRequest) ([]Name, error) {
 		return nil, err
 	}
 	if r.Count < 0 || r.Count > maxForks {
-		return nil, problem.New(problem.Invalid, "%d forks: 1 to %d can be made at once", r.Count, maxForks)
+		return nil, errs.New(errs.Invalid, "%d forks: 1 to %d can be made at once", r.Count, maxForks)
 	}
 	if r.Count == 0 {
 		return []Name{n}, nil
@@ -97,7 +97,7 @@ type forking struct {
 
 func (f *forking) run(ctx context.Context) ([]*disk, string, error) {
 	if f.src.Tenant != f.names[0].Tenant {
-		return nil, "", problem.New(problem.Invalid, "%q and %q belong to different tenants, which share no blocks", f.src, f.names[0])
+		return nil, "", errs.New(errs.Invalid, "%q and %q belong to different tenants, which share no blocks", f.src, f.names[0])
 	}
 	for _, n := range f.names { // before another host flushes for nothing
 		if f.h.find(n) != nil {
@@ -225,7 +225,7 @@ func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
 		return nil, "", err
 	}
 	if tip.Bare() {
-		return nil, "", problem.New(problem.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", gen, f.src)
+		return nil, "", errs.New(errs.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", gen, f.src)
 	}
 	if f.lazy {
 		f.age = h.since(tip.State.Time)
@@ -269,7 +269,7 @@ func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commi
 	}
 	vol, err := h.ask(ctx, f.src, tip, true)
 	if err != nil {
-		return commitlog.Generation{}, nil, nil, problem.New(problem.WouldLose, "host %s, which holds %q, did not flush it, so what it wrote since %s (%s) would be missing: try again, or take that state with --lazy: %w",
+		return commitlog.Generation{}, nil, nil, errs.New(errs.WouldLose, "host %s, which holds %q, did not flush it, so what it wrote since %s (%s) would be missing: try again, or take that state with --lazy: %w",
 			tip.State.Owner.ID, f.src, tip.Generation, tip.State.Time.Format(time.RFC3339), err)
 	}
 	g, err := commitlog.ParseGeneration(vol.Generation)
@@ -285,7 +285,7 @@ func (f *forking) snapshot(ctx context.Context) (g commitlog.Generation, found *
 		return g, nil, nil
 	}
 	tip, err := f.h.listed(ctx, f.src)
-	if problem.KindOf(err) == problem.NotFound && err != nil {
+	if errs.KindOf(err) == errs.NotFound && err != nil {
 		return g, nil, nil // it was removed, and its history may be there
 	}
 	if err != nil || d != nil && d.id != volume.ID(tip.State.ID) {

@@ -8,8 +8,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -43,7 +43,7 @@ func TestForksAreAllOrNone(t *testing.T) {
 		{Source: "mine", Name: "there", Count: 3, Durability: volume.Sync},
 	} {
 		_, err := h2.Fork(ctx, r)
-		wantKind(t, err, problem.Exists)
+		wantKind(t, err, errs.Exists)
 		wantNames(t, h2, false, "here-3", "mine")
 		wantNames(t, h1, true, "mine", "there-2", "v")
 	}
@@ -78,7 +78,7 @@ func TestForksWithAFailingStore(t *testing.T) {
 				reached = faults.Requests()-before > fault.Skip
 				faults.Clear()
 				if err != nil {
-					wantKind(t, err, problem.Unavailable)
+					wantKind(t, err, errs.Unavailable)
 					wantNames(t, h2, false, "mine")
 					if fault.Times == 1 {
 						wantNames(t, h1, true, "mine", "v")
@@ -125,7 +125,7 @@ func TestNameTakenInTheStore(t *testing.T) {
 		"sleep":  {func() error { _, err := h2.Sleep(ctx, "v", true, false); return err }, rename},
 	} {
 		err := want.do()
-		wantKind(t, err, problem.Exists)
+		wantKind(t, err, errs.Exists)
 		if !strings.HasSuffix(err.Error(), want.advice) {
 			t.Errorf("%s: %v", verb, err)
 		}
@@ -146,7 +146,7 @@ func TestForkThatTheStoreKept(t *testing.T) {
 	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Match: func(key string) bool { return strings.Contains(key, "f-1") }, Skip: 1})
 	_, err := h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "f", Count: 2})
 	faults.Clear()
-	wantKind(t, err, problem.Unavailable)
+	wantKind(t, err, errs.Unavailable)
 	wantNames(t, h2, false)
 	wantNames(t, h2, true, "f-1", "v")
 	must[api.Volume](t)(h2.Wake(ctx, "f-1", false, ""))

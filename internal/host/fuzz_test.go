@@ -6,8 +6,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // FuzzHostFile gives a host any identity: it takes it, or says what is wrong.
@@ -26,7 +26,7 @@ func FuzzHostFile(f *testing.F) {
 		h := &Host{cfg: Config{FS: fs, Data: "data"}}
 		var err error
 		fuzztest.Bound(t, len(b), 0, 64, func() { err = h.identify() })
-		if err == nil && h.id == "" || err != nil && !errors.Is(err, problem.Corrupt) && !errors.Is(err, problem.Unsupported) {
+		if err == nil && h.id == "" || err != nil && !errors.Is(err, errs.Corrupt) && !errors.Is(err, errs.Unsupported) {
 			t.Errorf("%q: id %q, %v", b, h.id, err)
 		}
 	})

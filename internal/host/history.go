@@ -7,7 +7,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // maxLogPage is how many commits Log returns at most.
@@ -52,10 +52,10 @@ func (h *Host) Log(ctx context.Context, name, before string, count uint64) ([]ap
 // name of a volume that was never published is not that volume's history.
 func (h *Host) resolve(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
 	if d := h.find(n); d != nil && d.state().Published == nil {
-		return nil, commitlog.Generation{}, problem.New(problem.NotFound, "volume %q has no snapshot %q, and no history in the store: it was never published", n, at)
+		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no snapshot %q, and no history in the store: it was never published", n, at)
 	}
 	s, g, err := h.lookUp(ctx, n, at)
-	if problem.KindOf(err) == problem.NotFound && err != nil && h.find(n) == nil {
+	if errs.KindOf(err) == errs.NotFound && err != nil && h.find(n) == nil {
 		if _, gone := h.tip(ctx, n); gone != nil {
 			err = gone // which says more
 		}
@@ -66,29 +66,29 @@ func (h *Host) resolve(ctx context.Context, n Name, at string) (*commitlog.State
 func (h *Host) lookUp(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
 	if g, err := commitlog.ParseGeneration(at); err == nil {
 		o, err := commitlog.Load(ctx, h.cfg.Store, n.log(), g)
-		if problem.KindOf(err) == problem.NotFound && err != nil {
-			return nil, g, problem.New(problem.NotFound, "volume %q has no generation %s in the store: glide log lists those that there are", n, at)
+		if errs.KindOf(err) == errs.NotFound && err != nil {
+			return nil, g, errs.New(errs.NotFound, "volume %q has no generation %s in the store: glide log lists those that there are", n, at)
 		}
 		if err != nil {
 			return nil, g, err
 		}
 		if o.Bare() {
-			return nil, g, problem.New(problem.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", at, n)
+			return nil, g, errs.New(errs.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", at, n)
 		}
 		state := o.Carry()
 		return &state, g, nil
 	}
 	when, ok := parseTime(at, h.cfg.Now())
 	if !ok {
-		return nil, commitlog.Generation{}, problem.New(problem.NotFound, "volume %q has no snapshot %q, and that is no generation (like 3.10), duration (like 30s) or RFC 3339 time either", n, at)
+		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no snapshot %q, and that is no generation (like 3.10), duration (like 30s) or RFC 3339 time either", n, at)
 	}
 	if now := h.cfg.Now(); when.After(now) {
-		return nil, commitlog.Generation{}, problem.New(problem.Invalid, "%s lies in the future, by this host's clock, which says %s: leave --at out for the newest state",
+		return nil, commitlog.Generation{}, errs.New(errs.Invalid, "%s lies in the future, by this host's clock, which says %s: leave --at out for the newest state",
 			at, now.UTC().Format(time.RFC3339))
 	}
 	found, err := commitlog.At(ctx, h.cfg.Store, n.log(), when)
-	if problem.KindOf(err) == problem.NotFound && err != nil {
-		return nil, commitlog.Generation{}, problem.New(problem.NotFound, "volume %q has no state of %s in the store: %w", n, when.Format(time.RFC3339), err)
+	if errs.KindOf(err) == errs.NotFound && err != nil {
+		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no state of %s in the store: %w", n, when.Format(time.RFC3339), err)
 	}
 	if err != nil {
 		return nil, commitlog.Generation{}, err

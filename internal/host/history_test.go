@@ -6,7 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -21,14 +21,14 @@ func TestHistoryIsTheVolumesOwn(t *testing.T) {
 	data := fill(t, h2, "v", 3, 0, 4096)
 	for _, at := range []string{"1.1", "0s", "s"} {
 		_, err := h2.Rollback(ctx, "v", at, false)
-		wantKind(t, err, problem.NotFound)
+		wantKind(t, err, errs.NotFound)
 	}
 	for _, at := range []string{"1.1", "0s", "s"} {
 		_, err := h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "child", At: at})
-		wantKind(t, err, problem.NotFound)
+		wantKind(t, err, errs.NotFound)
 	}
 	_, err := h2.Export(ctx, "v@s")
-	wantKind(t, err, problem.NotFound)
+	wantKind(t, err, errs.NotFound)
 	if log := must[[]api.Commit](t)(h2.Log(ctx, "v", "", 0)); log == nil || len(log) != 0 {
 		t.Errorf("it was never published, and has the history %+v", log)
 	}
@@ -39,7 +39,7 @@ func TestHistoryIsTheVolumesOwn(t *testing.T) {
 	}
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "v", Size: 3 * mib, Durability: volume.Sync}))
 	_, err = h1.Rollback(ctx, "v", "1.1", false)
-	wantKind(t, err, problem.NotFound)
+	wantKind(t, err, errs.NotFound)
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.Size != 3*mib || !strings.Contains(err.Error(), "another volume") {
 		t.Errorf("%v: %+v", err, v)
 	}
@@ -50,7 +50,7 @@ func TestHistoryIsTheVolumesOwn(t *testing.T) {
 func TestRollbackToNothing(t *testing.T) {
 	_, h1, _, data := twoHosts(t)
 	_, err := h1.Rollback(ctx, "v", "", false)
-	wantKind(t, err, problem.Invalid)
+	wantKind(t, err, errs.Invalid)
 	same(t, h1, "v", 0, data)
 }
 
@@ -60,7 +60,7 @@ func TestHistoryOfNothing(t *testing.T) {
 	h := newBed(t).host(t.TempDir(), "a")
 	for _, at := range []string{"s", "1.1", "1h"} {
 		_, err := h.Fork(ctx, api.ForkRequest{Source: "v", Name: "child", At: at})
-		wantKind(t, err, problem.NotFound)
+		wantKind(t, err, errs.NotFound)
 		if !strings.Contains(err.Error(), `no volume "v"`) {
 			t.Errorf("--at %s: %v", at, err)
 		}
@@ -77,7 +77,7 @@ func TestGuestOfASnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = h1.Remove(ctx, "v", false)
-	wantKind(t, err, problem.Busy)
+	wantKind(t, err, errs.Busy)
 	if !strings.Contains(err.Error(), `"v@s" has 1 open NBD connection`) {
 		t.Error(err)
 	}
@@ -95,7 +95,7 @@ func TestRenameOfAVolumeInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = h1.Rename(ctx, "v", "w")
-	wantKind(t, err, problem.Busy)
+	wantKind(t, err, errs.Busy)
 	if !strings.Contains(err.Error(), "sleep with --force first") {
 		t.Error(err)
 	}

@@ -27,11 +27,11 @@ import (
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/datadir"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/reserve"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
@@ -65,7 +65,7 @@ type Host struct {
 	attachments *attachments
 	told        atomic.Pointer[string] // what of the data directory was last said to be missing
 
-	siblings *volume.Siblings // while the host opens its volumes
+	siblings *volume.SharedOverlays // while the host opens its volumes
 
 	firsts sync.Mutex // held to change what is known of first publications
 
@@ -260,10 +260,10 @@ func (h *Host) readIdentity() (f hostFile, err error) {
 		return f, datadir.Unusable(h.cfg.Data, err)
 	}
 	if err := json.Unmarshal(b, &f); err != nil || f.ID == "" {
-		return f, problem.New(problem.Corrupt, "%s is not a host's identity: %v", path, err)
+		return f, errs.New(errs.Corrupt, "%s is not a host's identity: %v", path, err)
 	}
 	if f.Version > hostFileVersion {
-		return f, problem.New(problem.Unsupported, "the data directory %s is of format %d, this program knows up to %d: use a newer glide", h.cfg.Data, f.Version, hostFileVersion)
+		return f, errs.New(errs.Unsupported, "the data directory %s is of format %d, this program knows up to %d: use a newer glide", h.cfg.Data, f.Version, hostFileVersion)
 	}
 	return f, nil
 }
@@ -305,7 +305,7 @@ func (h *Host) tenantLocked(name string) *tenant {
 func (h *Host) env(t *tenant) volume.Env {
 	return volume.Env{
 		Log: h.pool, Pages: t.pages, Blocks: t.domain,
-		Save: h.save, SaveSoon: h.saveSoon, Forget: h.forget, Pressure: h.cleaner.pressure, Throttle: h.throttle, Siblings: h.siblings, Damaged: h.damaged,
+		Save: h.save, SaveSoon: h.saveSoon, Forget: h.forget, Pressure: h.cleaner.pressure, Throttle: h.throttle, SharedOverlays: h.siblings, Damaged: h.damaged,
 		Now: h.cfg.Now, Uptime: h.cfg.Uptime,
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
@@ -51,11 +51,11 @@ func (p livePeer) Host(context.Context) (api.Host, error) { return p.h.Host(cont
 type deadPeer struct{}
 
 func (deadPeer) Host(context.Context) (api.Host, error) {
-	return api.Host{}, problem.New(problem.Unavailable, "nobody answers")
+	return api.Host{}, errs.New(errs.Unavailable, "nobody answers")
 }
 
 func (deadPeer) Release(context.Context, string, api.ReleaseRequest) (api.Volume, error) {
-	return api.Volume{}, problem.New(problem.Unavailable, "nobody answers")
+	return api.Volume{}, errs.New(errs.Unavailable, "nobody answers")
 }
 
 // host opens a host on the data directory.
@@ -84,9 +84,9 @@ func must[T any](t *testing.T) func(T, error) T {
 	}
 }
 
-func wantKind(t *testing.T, err error, k problem.Kind) {
+func wantKind(t *testing.T, err error, k errs.Kind) {
 	t.Helper()
-	if err == nil || problem.KindOf(err) != k {
+	if err == nil || errs.KindOf(err) != k {
 		t.Fatalf("error %v, want one of kind %s", err, k)
 	}
 }
@@ -229,7 +229,7 @@ func TestFlushForkElsewhereAndBack(t *testing.T) {
 	// Move: h2 wakes v; h1 lets it go.
 	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
 	same(t, h2, "v", 3*mib+12345, data)
-	if _, err := h1.Flush(ctx, "v"); problem.KindOf(err) != problem.NotFound {
+	if _, err := h1.Flush(ctx, "v"); errs.KindOf(err) != errs.NotFound {
 		t.Fatal(err)
 	}
 	must[api.Diff](t)(h2.Diff(ctx, "v", "w"))
@@ -240,7 +240,7 @@ func TestFlushForkElsewhereAndBack(t *testing.T) {
 	same(t, h2, "vv", 3*mib+12345, data)
 	must[api.Flush](t)(h2.Flush(ctx, "vv"))
 	_, err := h1.Wake(ctx, "v", false, "")
-	wantKind(t, err, problem.NotFound)
+	wantKind(t, err, errs.NotFound)
 }
 
 func TestDeadOwnerNeedsForceAndIsFenced(t *testing.T) {
@@ -251,17 +251,17 @@ func TestDeadOwnerNeedsForceAndIsFenced(t *testing.T) {
 	must[api.Flush](t)(h1.Flush(ctx, "v"))
 	delete(b.peers, "a")
 	_, err := h2.Wake(ctx, "v", false, "")
-	wantKind(t, err, problem.WouldLose)
+	wantKind(t, err, errs.WouldLose)
 	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
 	same(t, h2, "v", 0, data)
 	fill(t, h1, "v", 2, 0, mib)
 	held := vol(t, h1, "v")
 	_, err = h1.Flush(ctx, "v")
-	wantKind(t, err, problem.Fenced)
+	wantKind(t, err, errs.Fenced)
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" {
 		t.Fatalf("%+v", v)
 	}
-	if err := held.WriteAt([]byte{1}, 0); problem.KindOf(err) != problem.Fenced {
+	if err := held.WriteAt([]byte{1}, 0); errs.KindOf(err) != errs.Fenced {
 		t.Fatal(err)
 	}
 	same(t, h2, "v", 0, data)
@@ -292,7 +292,7 @@ func TestImport(t *testing.T) {
 	}
 	img[0] ^= 1
 	_, err := h.Import(ctx, "img", 0, &bytesSource{b: img})
-	wantKind(t, err, problem.Exists)
+	wantKind(t, err, errs.Exists)
 	img[0] ^= 1
 	cfg := Config{Store: b.store}
 	must[api.Import](t)(ImportToStore(ctx, cfg, "offline", 40*mib, &bytesSource{b: img}))
@@ -313,7 +313,7 @@ func TestSecondDaemonIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	b.host(dir, "a")
 	_, err := Open(ctx, Config{Data: dir, Store: b.store})
-	wantKind(t, err, problem.Busy)
+	wantKind(t, err, errs.Busy)
 }
 
 func TestRestartBeginsANewEpoch(t *testing.T) {
@@ -342,8 +342,8 @@ func TestRestartBeginsANewEpoch(t *testing.T) {
 	}
 	same(t, h, "old", 0, random(1, mib))
 	_, err = h.Fork(ctx, api.ForkRequest{Source: "v", Name: "old2", At: "9999h"})
-	wantKind(t, err, problem.NotFound)
-	if errors.Is(err, problem.Internal) {
+	wantKind(t, err, errs.NotFound)
+	if errors.Is(err, errs.Internal) {
 		t.Fatal(err)
 	}
 	if d := time.Since(h.cfg.Now()); d > time.Hour {

@@ -11,8 +11,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -25,7 +25,7 @@ const tipsAtOnce = 32
 // and a GET and a HEAD for each volume; one more LIST where the page did not
 // show its tip.
 func (h *Host) eachStored(ctx context.Context, want func(Name) bool, fn func(Name, *commitlog.Object, error) error) error {
-	ctx = objstore.WithPatience(ctx) // a store that is away is so for all of them
+	ctx = objstore.WithRetryBudget(ctx) // a store that is away is so for all of them
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(tipsAtOnce)
 	var mu sync.Mutex
@@ -59,7 +59,7 @@ func (h *Host) eachStored(ctx context.Context, want func(Name) bool, fn func(Nam
 // cannot be read is an error.
 func (h *Host) eachTip(ctx context.Context, fn func(Name, *commitlog.Object) error) error {
 	return h.eachStored(ctx, func(Name) bool { return true }, func(n Name, tip *commitlog.Object, err error) error {
-		if problem.KindOf(err) == problem.NotFound && err != nil {
+		if errs.KindOf(err) == errs.NotFound && err != nil {
 			return nil
 		}
 		if err != nil || tip.Tombstone {
@@ -126,7 +126,7 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 		return out, badName("host", id)
 	}
 	if id == h.id {
-		return out, problem.New(problem.Invalid, "host %s is this one", id)
+		return out, errs.New(errs.Invalid, "host %s is this one", id)
 	}
 	known, silent := false, map[string]bool{}
 	ask := func(host commitlog.Host) error {
@@ -135,7 +135,7 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 			return nil
 		}
 		if h.answers(ctx, host) {
-			return problem.New(problem.WouldLose, "host %s answers at %s: what it holds it may still need; --force forgets it all the same", id, at)
+			return errs.New(errs.WouldLose, "host %s answers at %s: what it holds it may still need; --force forgets it all the same", id, at)
 		}
 		silent[at] = true // it took a while to find out
 		return nil
@@ -188,7 +188,7 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 		out.Pins++
 	}
 	if !known && out.Pins == 0 {
-		return out, problem.New(problem.NotFound, "the store knows of no host %s: glide hosts lists them", id)
+		return out, errs.New(errs.NotFound, "the store knows of no host %s: glide hosts lists them", id)
 	}
 	h.event(eventHost, "", "host %s was forgotten: %d pins, %d volumes", id, out.Pins, len(out.Volumes))
 	return out, nil
@@ -247,7 +247,7 @@ func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Fl
 	began := h.cfg.Now()
 	written, published := d.sequences()
 	if through > written {
-		return api.Flush{}, problem.New(problem.Invalid, "volume %q has no write %d yet: its newest is %d", d, through, written)
+		return api.Flush{}, errs.New(errs.Invalid, "volume %q has no write %d yet: its newest is %d", d, through, written)
 	}
 	if s := d.ship.Load(); s != nil && through > published {
 		if err := s.v.Flush(); err != nil {

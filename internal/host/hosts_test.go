@@ -7,7 +7,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // TestHosts lists who holds what, and for whom something is kept.
@@ -19,7 +19,7 @@ func TestHosts(t *testing.T) {
 	fill(t, h2, "v", 5, 0, 4096)
 	must[api.Flush](t)(h2.Flush(ctx, "v"))
 	_, err := h1.Flush(ctx, "v")
-	wantKind(t, err, problem.Fenced)
+	wantKind(t, err, errs.Fenced)
 
 	find := func(id string) api.StoreHost {
 		for _, s := range must[[]api.StoreHost](t)(h2.Hosts(ctx)) {
@@ -43,18 +43,18 @@ func TestHosts(t *testing.T) {
 func TestForgetHost(t *testing.T) {
 	b, h1, h2, _ := twoHosts(t)
 	_, err := h2.ForgetHost(ctx, h1.ID(), false) // it holds v, and answers
-	wantKind(t, err, problem.WouldLose)
+	wantKind(t, err, errs.WouldLose)
 	_, err = h2.ForgetHost(ctx, h2.ID(), true)
-	wantKind(t, err, problem.Invalid)
+	wantKind(t, err, errs.Invalid)
 	_, err = h2.ForgetHost(ctx, "nobody", false)
-	wantKind(t, err, problem.NotFound)
+	wantKind(t, err, errs.NotFound)
 	_, err = h2.ForgetHost(ctx, "../x", false)
-	wantKind(t, err, problem.Invalid)
+	wantKind(t, err, errs.Invalid)
 	delete(b.peers, "a")
 	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
 	b.peers["a"] = h1 // it was not dead after all, and has its rescue
 	_, err = h2.ForgetHost(ctx, h1.ID(), false)
-	wantKind(t, err, problem.WouldLose)
+	wantKind(t, err, errs.WouldLose)
 	delete(b.peers, "a")
 	f := must[api.Forgotten](t)(h2.ForgetHost(ctx, h1.ID(), false))
 	if len(f.Volumes) != 1 || f.Volumes[0] != "v" || len(f.Left) != 0 {
@@ -99,7 +99,7 @@ func TestBarrier(t *testing.T) {
 			t.Errorf("%s: a barrier behind the store made %d requests", name, n)
 		}
 		_, err := h.Barrier(ctx, name, v.Sequence+1000)
-		wantKind(t, err, problem.Invalid)
+		wantKind(t, err, errs.Invalid)
 	}
 }
 

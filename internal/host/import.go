@@ -14,9 +14,9 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -68,7 +68,7 @@ func blockSource(src api.Source, blockSize uint64, read *uint64) flush.Source {
 				continue
 			}
 			if e.Off < next || e.Off+uint64(len(e.Data)) > src.Size() {
-				return problem.New(problem.Invalid, "the image's pieces are out of order or reach beyond its end")
+				return errs.New(errs.Invalid, "the image's pieces are out of order or reach beyond its end")
 			}
 			next = e.Off + uint64(len(e.Data))
 			*read += uint64(len(e.Data))
@@ -159,7 +159,7 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 	}
 	if err != nil {
 		h.unreserve(d)
-		if problem.KindOf(err) == problem.Exists && digest != "" { // another host was faster
+		if errs.KindOf(err) == errs.Exists && digest != "" { // another host was faster
 			if old, theirs, gone := h.imported(ctx, n); gone == nil && old != nil && theirs == digest && old.Size == size {
 				out.ID, out.Generation, out.Unchanged, err = old.ID, old.Generation, true, nil
 				out.Requests = requests(counter)
@@ -185,7 +185,7 @@ func importTarget(name string, size uint64, src api.Source) (Name, uint64, error
 		size = image
 	}
 	if size < image {
-		return n, 0, problem.New(problem.Invalid, "the image has %d bytes: a volume of %d cannot hold it", src.Size(), size)
+		return n, 0, errs.New(errs.Invalid, "the image has %d bytes: a volume of %d cannot hold it", src.Size(), size)
 	}
 	return n, size, CheckSize(size)
 }
@@ -202,7 +202,7 @@ func (h *Host) imported(ctx context.Context, n Name) (*api.Volume, string, error
 		}
 	}
 	tip, err := h.tip(ctx, n)
-	if problem.KindOf(err) == problem.NotFound && err != nil {
+	if errs.KindOf(err) == errs.NotFound && err != nil {
 		return nil, "", nil
 	}
 	if err != nil {
@@ -226,7 +226,7 @@ func unchanged(ctx context.Context, hasher *pack.Hasher, old api.Volume, digest 
 			return out, nil
 		}
 	}
-	return out, problem.New(problem.Exists, "a volume %q exists already, and was not made from this image: import it under another name, or glide rm %s first", old.Name, old.Name)
+	return out, errs.New(errs.Exists, "a volume %q exists already, and was not made from this image: import it under another name, or glide rm %s first", old.Name, old.Name)
 }
 
 // commitImport publishes an imported volume and brings it up. Under op.
@@ -317,7 +317,7 @@ func (x *memoryIndex) ForgetBlock(h pack.Hash) error {
 type noPages struct{}
 
 func (noPages) Page(context.Context, pack.Ref) ([]byte, error) {
-	return nil, problem.New(problem.Internal, "an import looked for a page of an older map")
+	return nil, errs.New(errs.Internal, "an import looked for a page of an older map")
 }
 
 // ImportToStore is Import without a daemon: the volume is left in the store,
@@ -344,7 +344,7 @@ func ImportToStore(ctx context.Context, cfg Config, name string, size uint64, sr
 		out.ElapsedMs, out.Requests = h.since(began), requests(counter)
 		return out, err
 	}
-	if problem.KindOf(err) != problem.NotFound {
+	if errs.KindOf(err) != errs.NotFound {
 		return api.Import{}, err
 	}
 	h.session = flush.NewSession(cfg.Store, storePins{h}, cfg.random64)

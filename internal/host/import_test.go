@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // TestImportSideBySide: of those who import one image to one name at once, on one
@@ -35,7 +35,7 @@ func TestImportSideBySide(t *testing.T) {
 		t.Errorf("%d made it", made)
 	}
 	_, err := hosts[0].Import(ctx, "img", 0, &bytesSource{b: random(8, mib)})
-	wantKind(t, err, problem.Exists)
+	wantKind(t, err, errs.Exists)
 	for _, h := range hosts {
 		if v := must[api.Volume](t)(h.Show(ctx, "img")); v.Size != 3*mib {
 			t.Errorf("%+v", v)

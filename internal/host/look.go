@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -32,12 +32,12 @@ func (h *Host) lookForSeal(d *disk) {
 		for errors.Is(err, commitlog.ErrYielding) && pause(ctx, yieldPoll) == nil {
 			err = d.lookBehind(ctx, &st)
 		}
-		if err == nil || problem.KindOf(err) != problem.Fenced {
+		if err == nil || errs.KindOf(err) != errs.Fenced {
 			return
 		}
 		d.op.Lock()
 		defer d.op.Unlock()
-		if err := d.checkSeal(ctx); err != nil && problem.KindOf(err) == problem.Fenced {
+		if err := d.checkSeal(ctx); err != nil && errs.KindOf(err) == errs.Fenced {
 			_ = h.noteFence(d, err) // it is logged, and the volume's state says it
 		}
 	}()
@@ -56,9 +56,9 @@ func (h *Host) lookAround() {
 		err := d.lookBehind(h.ctx, &st)
 		switch {
 		case err == nil:
-		case problem.KindOf(err) == problem.Fenced || errors.Is(err, commitlog.ErrYielding):
+		case errs.KindOf(err) == errs.Fenced || errors.Is(err, commitlog.ErrYielding):
 			h.lookForSeal(d)
-		case problem.KindOf(err) == problem.Unavailable || h.ctx.Err() != nil:
+		case errs.KindOf(err) == errs.Unavailable || h.ctx.Err() != nil:
 			return
 		}
 	}

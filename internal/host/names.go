@@ -4,7 +4,7 @@ import (
 	"strings"
 
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -20,7 +20,7 @@ func ParseName(s string, snapshot bool) (Name, error) {
 	n := Name{Tenant: defaultTenant, Volume: s}
 	if i := strings.IndexByte(n.Volume, '@'); i >= 0 {
 		if !snapshot {
-			return Name{}, problem.New(problem.Invalid, "%q names a snapshot: only what reads a volume takes one", s)
+			return Name{}, errs.New(errs.Invalid, "%q names a snapshot: only what reads a volume takes one", s)
 		}
 		n.Volume, n.Snapshot = n.Volume[:i], n.Volume[i+1:]
 		if !commitlog.ValidName(n.Snapshot) {
@@ -43,7 +43,7 @@ func badName(what, s string) error {
 	if len(s) > 110 {
 		s = s[:107] + "..."
 	}
-	return problem.New(problem.Invalid, "%q is not a name for a %s: 1 to 100 letters, digits, dots, underscores and hyphens are, beginning with a letter or digit", s, what)
+	return errs.New(errs.Invalid, "%q is not a name for a %s: 1 to 100 letters, digits, dots, underscores and hyphens are, beginning with a letter or digit", s, what)
 }
 
 // String is the name as people write it: the default tenant is not printed.
@@ -103,9 +103,9 @@ func (h *Host) local(name string, snapshot bool) (*disk, error) {
 	if d == nil {
 		whole := Name{n.Tenant, n.Volume, ""}
 		if n.Snapshot != "" && h.find(whole) != nil {
-			return nil, problem.New(problem.NotFound, "volume %q has no snapshot %q: glide snapshots %s lists them", whole, n.Snapshot, whole)
+			return nil, errs.New(errs.NotFound, "volume %q has no snapshot %q: glide snapshots %s lists them", whole, n.Snapshot, whole)
 		}
-		return nil, problem.New(problem.NotFound, "there is no volume %q on this host: glide ls --all shows those of the store, glide wake %s takes one over", n, whole)
+		return nil, errs.New(errs.NotFound, "there is no volume %q on this host: glide ls --all shows those of the store, glide wake %s takes one over", n, whole)
 	}
 	return d, nil
 }
@@ -120,10 +120,10 @@ func (h *Host) reserve(d *disk) error {
 		return onThisHost(Name{st.Tenant, st.Name, st.Snapshot})
 	}
 	if old := h.disks[d.id]; old != nil {
-		return problem.New(problem.Busy, "volume %s is on this host already, under another name", d.id)
+		return errs.New(errs.Busy, "volume %s is on this host already, under another name", d.id)
 	}
 	if _, left := h.leftovers[d.id]; left {
-		return problem.New(problem.Busy, "volume %s was left by a call that did not end, and is being removed from the store", d.id)
+		return errs.New(errs.Busy, "volume %s was left by a call that did not end, and is being removed from the store", d.id)
 	}
 	h.byName[key] = d
 	h.disks[d.id] = d
@@ -131,7 +131,7 @@ func (h *Host) reserve(d *disk) error {
 }
 
 func onThisHost(n Name) error {
-	return problem.New(problem.Exists, "a volume %q is on this host already", n)
+	return errs.New(errs.Exists, "a volume %q is on this host already", n)
 }
 
 // disk finds a disk of this host; nil if there is none.

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"runtime/debug"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // A bug that panics in one request ends that request: it is logged with its stack,
@@ -16,7 +16,7 @@ import (
 func (h *Host) Panicked(doing string, value any) error {
 	h.panics.Add(1)
 	h.cfg.Log.Error("panic in a request", "request", doing, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
-	return problem.New(problem.Internal, "the daemon met a bug (%s): its log has the details", doing)
+	return errs.New(errs.Internal, "the daemon met a bug (%s): its log has the details", doing)
 }
 
 // PanickedAt is Panicked for a verb that was changing a volume, named as people do.

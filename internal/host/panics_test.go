@@ -11,8 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
@@ -88,7 +88,7 @@ func TestPanicInARequest(t *testing.T) {
 	_ = a.PanickedAt("", "GET /v1/volumes/v", "a bug")
 	fill(t, a, "v", 2, 0, 4096)
 	err = a.PanickedAt("v", "POST /v1/volumes/v/flush", "a bug")
-	if problem.KindOf(err) != problem.Internal || vol(t, a, "v").Err() == nil {
+	if errs.KindOf(err) != errs.Internal || vol(t, a, "v").Err() == nil {
 		t.Errorf("after a panic in a verb: %v, %v", err, vol(t, a, "v").Err())
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -23,12 +23,12 @@ func checkDurability(policy string) error {
 	case "", volume.Local, volume.Continuous, volume.Sync:
 		return nil
 	}
-	return problem.New(problem.Invalid, "%q is not a durability policy: local, continuous and sync are", policy)
+	return errs.New(errs.Invalid, "%q is not a durability policy: local, continuous and sync are", policy)
 }
 
 func checkRPO(rpo time.Duration) error {
 	if rpo < leastRPO || rpo > mostRPO {
-		return problem.New(problem.Invalid, "an rpo of %v: from %v to %v are possible, 5s for one", rpo, leastRPO, mostRPO)
+		return errs.New(errs.Invalid, "an rpo of %v: from %v to %v are possible, 5s for one", rpo, leastRPO, mostRPO)
 	}
 	return nil
 }
@@ -117,7 +117,7 @@ func (d *disk) publishBacklog(ctx context.Context) error {
 
 // errRelaxed ends a shipper whose volume is local now: what waits for the store
 // need not any more.
-var errRelaxed = problem.New(problem.Internal, "the volume's policy is local now")
+var errRelaxed = errs.New(errs.Internal, "the volume's policy is local now")
 
 // adoptPolicy makes this host keep another promise.
 func (d *disk) adoptPolicy(p policy) error {
@@ -143,7 +143,7 @@ func (d *disk) sayPolicy(ctx context.Context, p policy) error {
 		s.Cause = commitlog.CauseSet
 		p.commit(s)
 	})
-	if problem.KindOf(err) == problem.Invalid && err != nil {
+	if errs.KindOf(err) == errs.Invalid && err != nil {
 		_, err = d.h.publish(ctx, d, commitlog.CauseSet, p.commit)
 		return err
 	}
@@ -210,7 +210,7 @@ func (h *Host) promiseOne(ctx context.Context, d *disk, p policy, cause commitlo
 // volume of the name takes care of what was sent, or the next start, and nobody waits
 // for another row of tries.
 func (h *Host) unmake(ctx context.Context, why error, disks ...*disk) error {
-	impatient := problem.KindOf(why) == problem.Unavailable || ctx.Err() != nil
+	impatient := errs.KindOf(why) == errs.Unavailable || ctx.Err() != nil
 	ctx = context.WithoutCancel(ctx)
 	if impatient {
 		var cancel context.CancelFunc
@@ -236,7 +236,7 @@ func (h *Host) unmakeOne(ctx context.Context, d *disk) error {
 	defer d.moving.Unlock()
 	st := d.state()
 	if err := h.takeOut(ctx, d, &st); err != nil {
-		if problem.KindOf(err) != problem.Unavailable {
+		if errs.KindOf(err) != errs.Unavailable {
 			h.cfg.Log.Warn("a volume that was not made may be in the store", "volume", d.String(), "error", err)
 		}
 		if st.Published != nil { // as if that had not been known

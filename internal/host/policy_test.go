@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -24,7 +24,7 @@ func (s *awayStore) gone(ctx context.Context) error {
 	}
 	_, limited := ctx.Deadline()
 	s.limited.Store(limited)
-	return problem.New(problem.Unavailable, "no answer")
+	return errs.New(errs.Unavailable, "no answer")
 }
 
 func (s *awayStore) Get(ctx context.Context, key string) ([]byte, error) {
@@ -51,12 +51,12 @@ func TestSyncIsNotMadeWithoutStore(t *testing.T) {
 	s.away.Store(true)
 	for _, policy := range []string{volume.Sync, volume.Continuous} {
 		_, err := h.Create(ctx, api.CreateRequest{Name: policy, Size: mib, Durability: policy})
-		wantKind(t, err, problem.Unavailable)
+		wantKind(t, err, errs.Unavailable)
 		if !s.limited.Load() {
 			t.Errorf("%s: giving the name back may take as long as the store likes", policy)
 		}
 		_, err = h.local(policy, false)
-		wantKind(t, err, problem.NotFound)
+		wantKind(t, err, errs.NotFound)
 	}
 	s.away.Store(false)
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "sync", Size: mib, Durability: volume.Sync}))

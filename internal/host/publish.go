@@ -7,11 +7,11 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -202,7 +202,7 @@ func (p *publication) nameSnapshots() error {
 		if s == nil {
 			continue // removed meanwhile
 		}
-		if err := s.update(func(r *volume.State) { r.Generation = p.gen.String() }); err != nil && problem.KindOf(err) != problem.NotFound {
+		if err := s.update(func(r *volume.State) { r.Generation = p.gen.String() }); err != nil && errs.KindOf(err) != errs.NotFound {
 			return err
 		}
 	}
@@ -308,21 +308,21 @@ func (d *disk) commit(ctx context.Context, state commitlog.State) (commitlog.Gen
 
 // nameTaken says what can be done about a name that another volume has in the store.
 func nameTaken(err error, name string, cause commitlog.Cause) error {
-	if problem.KindOf(err) != problem.Exists || err == nil {
+	if errs.KindOf(err) != errs.Exists || err == nil {
 		return err
 	}
 	switch cause {
 	case commitlog.CauseCreate, commitlog.CauseImport, commitlog.CauseFork, commitlog.CauseRename:
-		return problem.New(problem.Exists, "%w: choose another", err)
+		return errs.New(errs.Exists, "%w: choose another", err)
 	}
-	return problem.New(problem.Exists, "%w: give this one another with glide rename %s NEW", err, name)
+	return errs.New(errs.Exists, "%w: give this one another with glide rename %s NEW", err, name)
 }
 
 // ended tells whether the owner's claim ended by what an earlier verb sent and
 // gave up on: a release, or a removal, that took effect all the same. The volume
 // is still this host's, and a new claim begins.
 func (d *disk) ended() bool {
-	return d.owner != nil && d.owner.Err() != nil && problem.KindOf(d.owner.Err()) == problem.Invalid
+	return d.owner != nil && d.owner.Err() != nil && errs.KindOf(d.owner.Err()) == errs.Invalid
 }
 
 func (d *disk) tryCommit(ctx context.Context, state commitlog.State) (commitlog.Generation, error) {
@@ -433,19 +433,19 @@ func (d *disk) claimOwn(ctx context.Context, st *volume.State) (*commitlog.Objec
 			return takenBy(d, tip)
 		}
 		if had := generation(st.Published); tip.Generation.Compare(had) < 0 { // no-silent-rollback
-			return problem.New(problem.Unsupported, "the store shows generation %s of volume %q, and this host published %s: it lost what was written, or its lists are not complete",
+			return errs.New(errs.Unsupported, "the store shows generation %s of volume %q, and this host published %s: it lost what was written, or its lists are not complete",
 				tip.Generation, d, had)
 		}
 		if v := d.open(); v != nil && tip.State.Through() > v.Last() {
 			// no-silent-rollback: what this host syncs before it publishes is not here.
-			return problem.New(problem.Fenced, "the store has a newer state of volume %q (generation %s, write %d) than the disk of this host (write %d): was the data directory restored from a copy?", d, tip.Generation, tip.State.Through(), v.Last())
+			return errs.New(errs.Fenced, "the store has a newer state of volume %q (generation %s, write %d) than the disk of this host (write %d): was the data directory restored from a copy?", d, tip.Generation, tip.State.Through(), v.Last())
 		}
 		if tip.State.Root != st.Root { // reachable-is-kept
 			return d.h.pins.keepBehind(ctx, st.Root)
 		}
 		return nil
 	})
-	if err != nil && problem.KindOf(err) == problem.NotFound {
+	if err != nil && errs.KindOf(err) == errs.NotFound {
 		return nil, d.whyRemoved(ctx, st, err)
 	}
 	return first, err
@@ -453,7 +453,7 @@ func (d *disk) claimOwn(ctx context.Context, st *volume.State) (*commitlog.Objec
 
 // errRemovedHere is a volume of this host that this host removed from the store,
 // and still has: it lost its power, or the answer, in between.
-var errRemovedHere = problem.New(problem.NotFound, "the volume was removed from the store by this host")
+var errRemovedHere = errs.New(errs.NotFound, "the volume was removed from the store by this host")
 
 // halfRenamed is a volume of this host that goes by another name in the store.
 type halfRenamed struct {
@@ -475,7 +475,7 @@ func (d *disk) whyRemoved(ctx context.Context, st *volume.State, err error) erro
 	case tip.State.RenamedTo != "":
 		to := tip.State.RenamedTo
 		whole := display(st.Tenant, to, "")
-		return halfRenamed{problem.New(problem.Busy, "the renaming of volume %q to %q was not finished: glide rename %s %s again", d, whole, d, whole), to}
+		return halfRenamed{errs.New(errs.Busy, "the renaming of volume %q to %q was not finished: glide rename %s %s again", d, whole, d, whole), to}
 	}
 	return errRemovedHere
 }
@@ -487,12 +487,12 @@ func (e removedElsewhere) Unwrap() error { return e.error }
 
 func takenBy(d *disk, tip *commitlog.Object) error {
 	if tip.State.Owner.ID == d.h.id && !tip.Tombstone {
-		return problem.New(problem.Fenced, "volume %q was taken over by %w at %s", d, commitlog.ErrTwin, tip.Generation)
+		return errs.New(errs.Fenced, "volume %q was taken over by %w at %s", d, commitlog.ErrTwin, tip.Generation)
 	}
 	if tip.Tombstone {
-		return removedElsewhere{problem.New(problem.Fenced, "volume %q was removed from the store by host %s at %s", d, tip.State.Owner.ID, tip.Generation)}
+		return removedElsewhere{errs.New(errs.Fenced, "volume %q was removed from the store by host %s at %s", d, tip.State.Owner.ID, tip.Generation)}
 	}
-	return problem.New(problem.Fenced, "volume %q was taken over by host %s at %s", d, tip.State.Owner.ID, tip.Generation)
+	return errs.New(errs.Fenced, "volume %q was taken over by host %s at %s", d, tip.State.Owner.ID, tip.Generation)
 }
 
 func (d *disk) refuseFenced() error {

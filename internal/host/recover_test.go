@@ -9,8 +9,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -25,7 +25,7 @@ func TestFlushAsksAStoreThatFailedBefore(t *testing.T) {
 	}))
 	t.Cleanup(func() { _ = h.Close(ctx) })
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, Durability: volume.Continuous, RPOms: 3600e3}))
-	faults.Inject(objstore.Fault{Err: problem.New(problem.ReadOnly, "read-only store")})
+	faults.Inject(objstore.Fault{Err: errs.New(errs.ReadOnly, "read-only store")})
 	d, _ := h.local("v", false)
 	e, err := h.openExport("v")
 	if err != nil {
@@ -38,7 +38,7 @@ func TestFlushAsksAStoreThatFailedBefore(t *testing.T) {
 	quick, cancel := context.WithTimeout(ctx, 2*time.Second)
 	_, err = h.Flush(quick, "v")
 	cancel()
-	wantKind(t, err, problem.Unavailable)
+	wantKind(t, err, errs.Unavailable)
 	later.Store(int64(time.Minute))
 	if s := d.ship.Load(); s.stalled() == "" {
 		t.Fatal("nothing failed")

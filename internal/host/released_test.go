@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -48,7 +48,7 @@ func TestReleasedIsShownAsItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := h1.Show(ctx, "v")
-	wantKind(t, err, problem.NotFound)
+	wantKind(t, err, errs.NotFound)
 	wantNames(t, h1, true)
 	wantNames(t, h1, false, "v")
 	if err := h1.Remove(ctx, "v", false); err != nil {
@@ -63,7 +63,7 @@ func TestReleasedIsNotRemovedElsewhere(t *testing.T) {
 	_, h1, h2, data := twoHosts(t)
 	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
 	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
-	wantKind(t, h1.Remove(ctx, "v", false), problem.Fenced)
+	wantKind(t, h1.Remove(ctx, "v", false), errs.Fenced)
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" {
 		t.Errorf("%+v", v)
 	}
@@ -82,7 +82,7 @@ func TestRemoveOfWhatWasTakenInItsSleep(t *testing.T) {
 	must[api.Volume](t)(h1.Sleep(ctx, "v", false, false))
 	delete(b.peers, "a")
 	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
-	wantKind(t, h1.Remove(ctx, "v", false), problem.Fenced)
+	wantKind(t, h1.Remove(ctx, "v", false), errs.Fenced)
 	wantNames(t, h1, false, "v", "v.rescue-1")
 	if err := h1.Remove(ctx, "v", false); err != nil {
 		t.Fatal(err)

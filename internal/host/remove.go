@@ -6,8 +6,8 @@ import (
 	"slices"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/meta"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -78,7 +78,7 @@ func (d *disk) removable(force bool) error {
 	gone := d.gone
 	d.mu.Unlock()
 	if gone {
-		return problem.New(problem.NotFound, "volume %q was removed meanwhile", d)
+		return errs.New(errs.NotFound, "volume %q was removed meanwhile", d)
 	}
 	return d.quiet("remove it with --force", force)
 }

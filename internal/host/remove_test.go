@@ -12,8 +12,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // TestRemoveIsAllOrNothing loses the power at every file operation of a
@@ -120,7 +120,7 @@ func TestRemoveSnapshotBesideFlush(t *testing.T) {
 				})
 				// Of two that remove the same, one is late.
 				wg.Go(func() {
-					if err := h.Remove(ctx, "v@s", false); err != nil && problem.KindOf(err) != problem.NotFound {
+					if err := h.Remove(ctx, "v@s", false); err != nil && errs.KindOf(err) != errs.NotFound {
 						t.Error(err)
 					}
 				})
@@ -154,7 +154,7 @@ func TestRemoveSnapshotOfTheStore(t *testing.T) {
 	root := must[*disk](t)(h1.local("v@s", true)).state().Root
 
 	away.away.Store(true)
-	wantKind(t, h1.Remove(ctx, "v@s", false), problem.Unavailable)
+	wantKind(t, h1.Remove(ctx, "v@s", false), errs.Unavailable)
 	same(t, h1, "v@s", 0, data)
 	away.away.Store(false)
 	for _, name := range []string{"v@s", "v@r"} {

@@ -6,8 +6,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/meta"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -35,7 +35,7 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	}
 	st := d.state()
 	if n.Tenant != st.Tenant {
-		return api.Volume{}, problem.New(problem.Invalid, "volume %q cannot become %q: a rename does not change the tenant", d, n)
+		return api.Volume{}, errs.New(errs.Invalid, "volume %q cannot become %q: a rename does not change the tenant", d, n)
 	}
 	if n.Volume == st.Name {
 		return h.view(d), nil

@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -13,7 +13,7 @@ import (
 // returns the error. Under op; the volume must not be in a fold.
 func (h *Host) noteFence(d *disk, err error) error {
 	h.noteTwin(err)
-	if err == nil || problem.KindOf(err) != problem.Fenced {
+	if err == nil || errs.KindOf(err) != errs.Fenced {
 		return err
 	}
 	v := d.open()
@@ -34,7 +34,7 @@ func (h *Host) noteFence(d *disk, err error) error {
 func (h *Host) noteFenceOfClosed(d *disk, err error) error {
 	h.noteTwin(err)
 	st := d.state()
-	if problem.KindOf(err) != problem.Fenced || err == nil || st.Mode == volume.Fenced || d.open() != nil {
+	if errs.KindOf(err) != errs.Fenced || err == nil || st.Mode == volume.Fenced || d.open() != nil {
 		return err
 	}
 	if st.Released {
@@ -54,7 +54,7 @@ func (h *Host) letGo(n Name, tip *commitlog.Object, force bool) error {
 		return nil
 	}
 	if tip.State.Owner.ID == h.id {
-		return problem.New(problem.Busy, "volume %q is on this host as %q, and its renaming was not finished: glide rename %s %s again", n, d, d, n)
+		return errs.New(errs.Busy, "volume %q is on this host as %q, and its renaming was not finished: glide rename %s %s again", n, d, d, n)
 	}
 	d.op.Lock()
 	defer d.op.Unlock()
@@ -62,7 +62,7 @@ func (h *Host) letGo(n Name, tip *commitlog.Object, force bool) error {
 		return err
 	}
 	if d.state().Mode != volume.Fenced {
-		if _, err := d.wake(false); err != nil && problem.KindOf(err) != problem.Fenced {
+		if _, err := d.wake(false); err != nil && errs.KindOf(err) != errs.Fenced {
 			return err
 		}
 		if err := h.noteFence(d, takenBy(d, tip)); d.state().Mode != volume.Fenced {
@@ -146,7 +146,7 @@ func (h *Host) rescueRecord(d *disk, st *volume.State) (volume.State, error) {
 		}
 		return rec, nil
 	}
-	return volume.State{}, problem.New(problem.Exists, "there are too many rescue volumes of %q: export and remove some", d)
+	return volume.State{}, errs.New(errs.Exists, "there are too many rescue volumes of %q: export and remove some", d)
 }
 
 // moveAside closes a fenced volume and gives what it holds to its rescue.

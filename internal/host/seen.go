@@ -5,7 +5,7 @@ import (
 	"sync"
 
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // maxSeen bounds the volumes of which a host remembers the newest generation.
@@ -52,14 +52,14 @@ func (h *Host) newest(ctx context.Context, n Name, read func(context.Context, co
 		return nil, rolledBack(n, before, "generation "+o.Generation.String())
 	case err == nil:
 		h.seen.note(n, o.Generation)
-	case problem.KindOf(err) == problem.NotFound && !before.IsZero():
+	case errs.KindOf(err) == errs.NotFound && !before.IsZero():
 		return nil, rolledBack(n, before, "no such volume")
 	}
 	return o, err
 }
 
 func rolledBack(n Name, before commitlog.Generation, now string) error {
-	return problem.New(problem.Unsupported, "the store showed generation %s of volume %q before, and shows %s now: it lost what was written, or its lists are not "+
+	return errs.New(errs.Unsupported, "the store showed generation %s of volume %q before, and shows %s now: it lost what was written, or its lists are not "+
 		"complete; if it was restored from a copy on purpose, restart this daemon", before, n, now)
 }
 

@@ -7,8 +7,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // rolling is a store that can be made to show what it held at an earlier time.
@@ -64,7 +64,7 @@ func TestOlderStore(t *testing.T) {
 	h1 = b.host(h1.cfg.Data, "a")
 	fill(t, h1, "v", 3, 0, 4096)
 	_, err := h1.Flush(ctx, "v")
-	wantKind(t, err, problem.Unsupported)
+	wantKind(t, err, errs.Unsupported)
 	if tip, err := commitlog.Newest(ctx, old, commitlog.Volume{Tenant: "default", Name: "v"}); err != nil || tip.Generation.Epoch != 1 || tip.Closes() {
 		t.Errorf("the host claimed it in the older store: %v", err)
 	}
@@ -72,7 +72,7 @@ func TestOlderStore(t *testing.T) {
 
 func wantRolledBack(t *testing.T, err error) {
 	t.Helper()
-	wantKind(t, err, problem.Unsupported)
+	wantKind(t, err, errs.Unsupported)
 	if !strings.Contains(err.Error(), "before, and shows") {
 		t.Error(err)
 	}

@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -55,7 +55,7 @@ func (s *shipper) take(o *commitlog.Owner) error {
 	defer c.Release()
 	s.setSending(true, c.At)
 	err = s.ship(o, c)
-	if err == errTooLarge || problem.KindOf(err) == problem.Invalid && s.ctx.Err() == nil {
+	if err == errTooLarge || errs.KindOf(err) == errs.Invalid && s.ctx.Err() == nil {
 		// No data commit can hold this, or follow the last fold: of a volume
 		// that has outgrown its map, for one.
 		err = s.publish(commitlog.CauseFlush)
@@ -74,7 +74,7 @@ func (s *shipper) noteSent(seq uint64) {
 }
 
 // errTooLarge is a cut that no data commit can hold.
-var errTooLarge = problem.New(problem.Invalid, "too much for one data commit")
+var errTooLarge = errs.New(errs.Invalid, "too much for one data commit")
 
 // ship sends one data commit.
 func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
@@ -148,7 +148,7 @@ func (s *shipper) noteFlying() {
 // people are told: requests to a store that is away are tried again for longer.
 const lateCommit = 3 * time.Second
 
-var errLate = problem.New(problem.Unavailable, "no answer for %v", lateCommit)
+var errLate = errs.New(errs.Unavailable, "no answer for %v", lateCommit)
 
 // settle learns the fate of what was sent, in order.
 func (s *shipper) settle() {

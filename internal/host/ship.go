@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -161,7 +161,7 @@ func (d *disk) stopShipping(why error) {
 }
 
 // errHeld is the reply to requests that wait when shipping stops for a verb.
-var errHeld = problem.New(problem.Unavailable, "the volume is being closed or handed over")
+var errHeld = errs.New(errs.Unavailable, "the volume is being closed or handed over")
 
 // end makes every waiter give up.
 func (s *shipper) end(why error) {
@@ -218,7 +218,7 @@ func unshipped(err error) string {
 	if errors.Is(err, commitlog.ErrYielding) {
 		return err.Error()
 	}
-	if problem.KindOf(err) == problem.Corrupt {
+	if errs.KindOf(err) == errs.Corrupt {
 		return "changes cannot be sent to the store: " + err.Error()
 	}
 	return "the store does not take commits: " + err.Error()
@@ -226,7 +226,7 @@ func unshipped(err error) string {
 
 // failed notes an error; it tells whether that is the end.
 func (s *shipper) failed(err error) (over bool) {
-	if problem.KindOf(err) == problem.Fenced {
+	if errs.KindOf(err) == errs.Fenced {
 		s.end(err)
 		// The verb that fences stops this shipper, and waits for it.
 		s.h.bg.Go(func() {

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/nbd"
 )
 
@@ -248,7 +248,7 @@ func TestPolicyChanges(t *testing.T) {
 	same(t, h2, "v", 0, want)
 	for _, bad := range []api.Settings{{"rpo": "0"}, {"rpo": "-1s"}, {"rpo": "1ns"}, {"rpo": "1000000h"}, {"rpo": "soon"}, {"durability": "most"}, {"durability": ""}} {
 		_, err := h2.Set(ctx, "v", bad)
-		wantKind(t, err, problem.Invalid)
+		wantKind(t, err, errs.Invalid)
 	}
 }
 
@@ -430,7 +430,7 @@ func TestFlightsAreNotForgotten(t *testing.T) {
 	}
 	e.Closed()
 	_, err = h.Rename(ctx, "v", "taken") // stops the shipper, and fails
-	wantKind(t, err, problem.Exists)
+	wantKind(t, err, errs.Exists)
 	if err := <-hungUp; err == nil {
 		t.Fatal("a flush was acknowledged that the store did not take")
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -48,7 +48,7 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 	}
 	st := d.state()
 	if n := len(h.snapshotsOf(d.id)); n >= commitlog.MaxSnapshots {
-		return api.Snapshot{}, problem.New(problem.Invalid, "volume %q has %d snapshots, the most there can be: remove some with glide rm %s@NAME", d, n, d)
+		return api.Snapshot{}, errs.New(errs.Invalid, "volume %q has %d snapshots, the most there can be: remove some with glide rm %s@NAME", d, n, d)
 	}
 	v, err := d.wake(false)
 	if err != nil {
@@ -62,7 +62,7 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 	s.op.Lock() // who finds it waits until it is there
 	defer s.op.Unlock()
 	if err := h.reserve(s); err != nil {
-		return api.Snapshot{}, problem.New(problem.Exists, "volume %q has a snapshot %q already", d, snapshot)
+		return api.Snapshot{}, errs.New(errs.Exists, "volume %q has a snapshot %q already", d, snapshot)
 	}
 	kids, err := h.forkCut(v, []*volume.State{&snap})
 	if err != nil {
@@ -135,7 +135,7 @@ func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, erro
 func (h *Host) publishSnapshots(ctx context.Context, d *disk) ([]commitlog.Snapshot, error) {
 	out := []commitlog.Snapshot{}
 	for _, s := range h.snapshotsOf(d.id) {
-		if err := h.foldSnapshot(ctx, s); errors.Is(err, problem.NotFound) && s.removed() {
+		if err := h.foldSnapshot(ctx, s); errors.Is(err, errs.NotFound) && s.removed() {
 			continue // meanwhile
 		} else if err != nil {
 			return nil, err
@@ -191,7 +191,7 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 		return api.Volume{}, err
 	}
 	if to == "" {
-		return api.Volume{}, problem.New(problem.Invalid, "what to take %q back to is missing: a snapshot or a generation", d)
+		return api.Volume{}, errs.New(errs.Invalid, "what to take %q back to is missing: a snapshot or a generation", d)
 	}
 	if err := h.mayGrow(); err != nil {
 		return api.Volume{}, err
@@ -259,7 +259,7 @@ func (h *Host) cutAt(ctx context.Context, n Name, at string) (*volume.Cut, func(
 		return nil, nil, err
 	}
 	if d := h.find(n); d != nil && volume.ID(state.ID) != d.id {
-		return nil, nil, problem.New(problem.NotFound, "%s is a state of another volume, which had the name %q before: glide fork --at %s takes it", g, n, g)
+		return nil, nil, errs.New(errs.NotFound, "%s is a state of another volume, which had the name %q before: glide fork --at %s takes it", g, n, g)
 	}
 	return h.cutOfState(ctx, state)
 }

@@ -5,9 +5,9 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/meta"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -15,7 +15,7 @@ import (
 // opens those that were active, before anything is recycled.
 func (h *Host) openVolumes() error {
 	h.cleaner = newCleaner(h)
-	h.siblings = volume.NewSiblings()
+	h.siblings = volume.NewSharedOverlays()
 	gone, facts, err := h.unfinished()
 	if err != nil {
 		return err
@@ -25,7 +25,7 @@ func (h *Host) openVolumes() error {
 	err = h.db.Volumes(func(r meta.Record) error {
 		var st volume.State
 		if err := json.Unmarshal(r.Value, &st); err != nil {
-			return problem.New(problem.Corrupt, "the record of volume %s cannot be read: %w", r.ID, err)
+			return errs.New(errs.Corrupt, "the record of volume %s cannot be read: %w", r.ID, err)
 		}
 		if err := st.Validate(); err != nil {
 			return err

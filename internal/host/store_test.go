@@ -8,9 +8,9 @@ import (
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // slots reads pages and blocks from the store alone: no tier, no index and no
@@ -49,7 +49,7 @@ func imageOf(store objstore.Store, tenant string, root blockmap.Root, size uint6
 
 // published reads the newest commit of a volume from the store, its snapshots
 // too; everything it names has to be there (published-is-complete). A name that
-// the store does not know, or a removed one, is problem.NotFound.
+// the store does not know, or a removed one, is errs.NotFound.
 func published(store objstore.Store, name string) (*commitlog.Object, []byte, error) {
 	n, err := ParseName(name, false)
 	if err != nil {
@@ -60,7 +60,7 @@ func published(store objstore.Store, name string) (*commitlog.Object, []byte, er
 		return nil, nil, err
 	}
 	if tip.Tombstone {
-		return tip, nil, problem.New(problem.NotFound, "%q was removed", name)
+		return tip, nil, errs.New(errs.NotFound, "%q was removed", name)
 	}
 	s := &tip.State
 	for _, snap := range s.Snapshots {
@@ -89,7 +89,7 @@ func published(store objstore.Store, name string) (*commitlog.Object, []byte, er
 }
 
 // incomplete keeps a missing pack from being taken for a missing volume.
-func incomplete(err error) error { return problem.New(problem.Corrupt, "%v", err) }
+func incomplete(err error) error { return errs.New(errs.Corrupt, "%v", err) }
 
 // entropy is a Config.Rand that repeats for a seed.
 func entropy(seed uint64) io.Reader { return &lockedReader{b: randomSource(seed)} }

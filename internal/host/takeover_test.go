@@ -11,8 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // twoHosts makes a volume v on the first of two hosts, flushed and then
@@ -39,7 +39,7 @@ func TestConnectedOwnerRefuses(t *testing.T) {
 		t.Fatalf("%+v", v)
 	}
 	_, err = h2.Wake(ctx, "v", false, "")
-	wantKind(t, err, problem.WouldLose)
+	wantKind(t, err, errs.WouldLose)
 	if !strings.Contains(err.Error(), "1 open NBD connection") {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func TestConnectedOwnerRefuses(t *testing.T) {
 	e.Closed()
 	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
 	same(t, h2, "v", 0, data)
-	if _, err := h1.local("v", false); problem.KindOf(err) != problem.NotFound || err == nil {
+	if _, err := h1.local("v", false); errs.KindOf(err) != errs.NotFound || err == nil {
 		t.Fatalf("two hosts show the volume as theirs: %v", err)
 	}
 }
@@ -127,12 +127,12 @@ func TestReleasedAndWokenElsewhere(t *testing.T) {
 	}
 	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
 	_, err := h1.openExport("v")
-	wantKind(t, err, problem.Fenced)
+	wantKind(t, err, errs.Fenced)
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" {
 		t.Fatalf("%+v", v)
 	}
 	_, err = h1.Flush(ctx, "v")
-	wantKind(t, err, problem.Fenced)
+	wantKind(t, err, errs.Fenced)
 	same(t, h2, "v", 0, data)
 	if _, image, err := published(b.store, "v"); err != nil || !bytes.Equal(image[:len(data)], data) {
 		t.Fatalf("a host that has let go changed the store: %v", err)
@@ -159,7 +159,7 @@ func TestReleasedAndWrittenHere(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = h2.Wake(ctx, "v", false, "")
-	wantKind(t, err, problem.WouldLose)
+	wantKind(t, err, errs.WouldLose)
 	e.Closed()
 	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
 	same(t, h2, "v", 0, data)
@@ -178,7 +178,7 @@ func TestReleaseOfUnknownFate(t *testing.T) {
 	must[api.Flush](t)(h1.Flush(ctx, "v"))
 	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Times: 1, Effect: objstore.Late})
 	_, err := h1.Sleep(ctx, "v", true, false)
-	wantKind(t, err, problem.Unavailable)
+	wantKind(t, err, errs.Unavailable)
 	faults.Clear()
 	faults.Inject(objstore.Fault{})
 	mayNotWrite := func() {
@@ -187,7 +187,7 @@ func TestReleaseOfUnknownFate(t *testing.T) {
 			t.Fatalf("%+v", v)
 		}
 		_, err := h1.openExport("v")
-		wantKind(t, err, problem.Unavailable)
+		wantKind(t, err, errs.Unavailable)
 	}
 	mayNotWrite()
 	if err := h1.Close(ctx); err != nil {
@@ -231,19 +231,19 @@ func TestDeadOwner(t *testing.T) {
 	}
 	delete(b.peers, "a")
 	_, err = h2.Wake(ctx, "v", false, "")
-	wantKind(t, err, problem.WouldLose)
+	wantKind(t, err, errs.WouldLose)
 	if !strings.Contains(err.Error(), "1.1") || !strings.Contains(err.Error(), "--force") {
 		t.Fatalf("it does not say what may be lost: %v", err)
 	}
 	_, err = h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "f"})
-	wantKind(t, err, problem.WouldLose)
+	wantKind(t, err, errs.WouldLose)
 	must[[]api.Fork](t)(h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "f", Lazy: true}))
 	same(t, h2, "f", 0, old)
 	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
 	same(t, h2, "v", 0, old)
 
 	_, err = h1.Flush(ctx, "v")
-	wantKind(t, err, problem.Fenced)
+	wantKind(t, err, errs.Fenced)
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" || v.Reason == "" {
 		t.Fatalf("%+v", v)
 	}
@@ -262,7 +262,7 @@ func TestDeadOwner(t *testing.T) {
 		func() error { _, err := h1.Rename(ctx, "v", "g"); return err },
 		func() error { _, err := h1.Sleep(ctx, "v", true, true); return err },
 	} {
-		wantKind(t, verb(), problem.Fenced)
+		wantKind(t, verb(), errs.Fenced)
 	}
 	// What it could not publish is offered as a volume of its own, which can be
 	// opened, forked, and compared with what the new owner has.
@@ -314,11 +314,11 @@ func TestLateRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.op.Unlock()
-	wantKind(t, <-done, problem.Unavailable)
+	wantKind(t, <-done, errs.Unavailable)
 	_, err := h1.Release(ctx, "v", api.ReleaseRequest{Host: h2.ID(), Epoch: 7, WithinMs: 5000})
-	wantKind(t, err, problem.Busy)
+	wantKind(t, err, errs.Busy)
 	_, err = h1.Release(ctx, "v", api.ReleaseRequest{Host: h2.ID(), Epoch: 7, WithinMs: 5000, FlushOnly: true})
-	wantKind(t, err, problem.Busy)
+	wantKind(t, err, errs.Busy)
 	if after, _, err := published(b.store, "v"); err != nil || after.Generation != before.Generation {
 		t.Fatalf("a late request had an effect: %s, %v", after.Generation, err)
 	}
@@ -326,7 +326,7 @@ func TestLateRelease(t *testing.T) {
 	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
 	must[api.Volume](t)(h1.Wake(ctx, "v", false, ""))
 	_, err = h1.Release(ctx, "v", api.ReleaseRequest{Host: h2.ID(), Epoch: 1, WithinMs: 5000})
-	wantKind(t, err, problem.Busy)
+	wantKind(t, err, errs.Busy)
 	same(t, h1, "v", 0, data)
 	must[api.Flush](t)(h1.Flush(ctx, "v"))
 }
@@ -336,15 +336,15 @@ func TestExpectGeneration(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	must[api.Volume](t)(h1.Sleep(ctx, "v", false, false))
 	_, err := h1.Wake(ctx, "v", false, "1.2")
-	wantKind(t, err, problem.WouldLose)
+	wantKind(t, err, errs.WouldLose)
 	_, err = h1.Wake(ctx, "v", true, "1.2")
-	wantKind(t, err, problem.WouldLose)
+	wantKind(t, err, errs.WouldLose)
 	must[api.Volume](t)(h1.Wake(ctx, "v", false, "1.1"))
 	_, err = h1.Wake(ctx, "v", false, "1")
-	wantKind(t, err, problem.Invalid)
+	wantKind(t, err, errs.Invalid)
 	delete(b.peers, "a")
 	_, err = h2.Wake(ctx, "v", true, "1.10") // not 1.1
-	wantKind(t, err, problem.WouldLose)
+	wantKind(t, err, errs.WouldLose)
 	if _, err := h2.local("v", false); err == nil {
 		t.Fatal("a refused claim left a volume")
 	}
@@ -369,13 +369,13 @@ func TestTwoClaim(t *testing.T) {
 		delete(b.peers, "x")
 		hosts := []*Host{b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b"), b.host(t.TempDir(), "c")}
 		b.peers = nil // nobody answers: the log alone decides
-		errs := make([]error, len(hosts))
+		outcomes := make([]error, len(hosts))
 		var wg sync.WaitGroup
 		for i, h := range hosts {
 			wg.Add(1)
 			go func() {
 				defer wg.Done()
-				_, errs[i] = h.Wake(ctx, "v", round%2 == 1, "")
+				_, outcomes[i] = h.Wake(ctx, "v", round%2 == 1, "")
 			}()
 		}
 		wg.Wait()
@@ -383,9 +383,9 @@ func TestTwoClaim(t *testing.T) {
 		// only the last one can commit.
 		writers := 0
 		for i, h := range hosts {
-			if errs[i] != nil {
+			if outcomes[i] != nil {
 				if _, err := h.local("v", false); err == nil {
-					t.Fatalf("round %d: a claim failed (%v) and left a volume", round, errs[i])
+					t.Fatalf("round %d: a claim failed (%v) and left a volume", round, outcomes[i])
 				}
 				continue
 			}
@@ -396,18 +396,18 @@ func TestTwoClaim(t *testing.T) {
 			fill(t, h, "v", uint64(i), 8192, 4096)
 			if _, err := h.Flush(ctx, "v"); err == nil {
 				writers++
-			} else if problem.KindOf(err) != problem.Fenced {
+			} else if errs.KindOf(err) != errs.Fenced {
 				t.Fatal(err)
 			}
 		}
 		if writers != 1 {
-			t.Fatalf("round %d: %d hosts can commit: %v", round, writers, errs)
+			t.Fatalf("round %d: %d hosts can commit: %v", round, writers, outcomes)
 		}
 		if round%2 == 1 { // it has not heard of it, and did not let go
 			fill(t, h0, "v", 9, 0, 4096)
 		}
 		_, err := h0.Flush(ctx, "v")
-		wantKind(t, err, problem.Fenced)
+		wantKind(t, err, errs.Fenced)
 		for _, h := range append(hosts, h0) {
 			_ = h.Close(ctx)
 		}

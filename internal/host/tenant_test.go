@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -33,7 +33,7 @@ func TestTenantOfAFork(t *testing.T) {
 	}
 	must[api.Volume](t)(h1.Rename(ctx, "acme/child", "acme/adult"))
 	_, err := h2.Show(ctx, "acme/child")
-	wantKind(t, err, problem.NotFound)
+	wantKind(t, err, errs.NotFound)
 	if !strings.Contains(err.Error(), `renamed to "acme/adult"`) {
 		t.Error(err)
 	}
@@ -51,7 +51,7 @@ func TestDefaultTenantIsNotPrinted(t *testing.T) {
 		}
 	}
 	_, err := h1.Rename(ctx, "v", "acme/v")
-	wantKind(t, err, problem.Invalid)
+	wantKind(t, err, errs.Invalid)
 	if strings.Contains(err.Error(), "default") {
 		t.Error(err)
 	}
@@ -84,7 +84,7 @@ func TestSnapshotThatIsNotThere(t *testing.T) {
 		func() error { _, err := h1.Diff(ctx, "v@t", "v"); return err }(),
 		h1.Remove(ctx, "v@t", false),
 	} {
-		wantKind(t, err, problem.NotFound)
+		wantKind(t, err, errs.NotFound)
 		if !strings.Contains(err.Error(), `"v" has no snapshot "t"`) {
 			t.Error(err)
 		}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // cloneOf copies a data directory as whoever clones a machine does.
@@ -63,7 +63,7 @@ func TestTwoHostsOfOneIdentity(t *testing.T) {
 	fill(t, second, "new", 3, 0, 8192)
 	must[api.Flush](t)(first.Flush(ctx, "new"))
 	_, err := second.Flush(ctx, "new")
-	if problem.KindOf(err) != problem.Exists || !errors.Is(err, commitlog.ErrTwin) {
+	if errs.KindOf(err) != errs.Exists || !errors.Is(err, commitlog.ErrTwin) {
 		t.Fatalf("the clone publishes over what the other one has: %v", err)
 	}
 	if v := must[api.Volume](t)(second.Show(ctx, "new")); v.State != "active" {
@@ -75,7 +75,7 @@ func TestTwoHostsOfOneIdentity(t *testing.T) {
 	kept := fill(t, second, "old", 4, 0, 8192)
 	must[api.Flush](t)(second.Flush(ctx, "old"))
 	fill(t, first, "old", 5, 0, 8192)
-	if _, err := first.Flush(ctx, "old"); problem.KindOf(err) != problem.Fenced || !errors.Is(err, commitlog.ErrTwin) {
+	if _, err := first.Flush(ctx, "old"); errs.KindOf(err) != errs.Fenced || !errors.Is(err, commitlog.ErrTwin) {
 		t.Fatalf("the original publishes over what the clone has: %v", err)
 	}
 	twinSeen(t, first)

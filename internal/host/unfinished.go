@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -55,7 +55,7 @@ func (d *disk) refuseUnfinished() error {
 	d.h.mu.Lock()
 	defer d.h.mu.Unlock()
 	if d.h.making[d.id] {
-		return problem.New(problem.Busy, "volume %q is still being made", d)
+		return errs.New(errs.Busy, "volume %q is still being made", d)
 	}
 	return nil
 }
@@ -141,7 +141,7 @@ func (h *Host) withdrawLeftovers() {
 			switch {
 			case h.ctx.Err() != nil:
 				return
-			case err != nil && problem.KindOf(err) == problem.Unavailable:
+			case err != nil && errs.KindOf(err) == errs.Unavailable:
 				continue
 			case err != nil:
 				h.cfg.Log.Warn("a volume whose making did not end stays in the store", "volume", n.String(), "error", err)

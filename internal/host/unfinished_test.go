@@ -11,8 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -32,7 +32,7 @@ func (s *deadly) write(do func() error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.n--; s.n < 0 {
-		return problem.New(problem.Unavailable, "the machine has stopped")
+		return errs.New(errs.Unavailable, "the machine has stopped")
 	}
 	if s.n > 0 {
 		return do()
@@ -41,7 +41,7 @@ func (s *deadly) write(do func() error) error {
 		_ = do()
 	}
 	s.left = s.disk.CrashClone(vfs.CrashCloneCfg{})
-	return problem.New(problem.Unavailable, "the machine stops")
+	return errs.New(errs.Unavailable, "the machine stops")
 }
 
 func (s *deadly) Put(ctx context.Context, key string, data []byte) error {
@@ -178,7 +178,7 @@ func TestLeftoversWaitForTheStore(t *testing.T) {
 	again := small(t, faults, s.left)
 	wantNames(t, again, true)
 	_, err := again.Wake(ctx, "f", false, "")
-	wantKind(t, err, problem.NotFound)
+	wantKind(t, err, errs.NotFound)
 	must[api.Volume](t)(again.Create(ctx, api.CreateRequest{Name: "f", Size: mib}))
 	faults.Clear()
 	must[api.Flush](t)(again.Flush(ctx, "f"))
@@ -211,7 +211,7 @@ func TestStoreThatRefusesMakesNone(t *testing.T) {
 	faults := objstore.NewFaults(b.store, 1)
 	h := small(t, faults, vfs.NewMem())
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
-	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Err: problem.New(problem.ReadOnly, "read-only store")})
+	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Err: errs.New(errs.ReadOnly, "read-only store")})
 	make := map[string]func() error{
 		"create": func() error {
 			_, err := h.Create(ctx, api.CreateRequest{Name: "f", Size: mib, Durability: volume.Sync})
@@ -225,7 +225,7 @@ func TestStoreThatRefusesMakesNone(t *testing.T) {
 	}
 	for name, do := range make {
 		err := do()
-		wantKind(t, err, problem.ReadOnly)
+		wantKind(t, err, errs.ReadOnly)
 		if strings.Count(err.Error(), "read-only store") != 1 {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -259,7 +259,7 @@ func TestUnfinishedTakesNoGuests(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	_, err := h.openExport("f")
-	wantKind(t, err, problem.Busy)
+	wantKind(t, err, errs.Busy)
 	g.set(false)
 	if err := <-made; err != nil {
 		t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/datadir"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/reserve"
 	"github.com/paraglide/glide/internal/size"
 )
@@ -105,9 +105,9 @@ func (h *Host) fullError(err error) error {
 		free = size.Human(u.AvailBytes) + " are"
 	}
 	if err != nil && !reserve.IsFull(err) {
-		return problem.New(problem.NoSpace, "the disk under %s does not take writes: %w", h.cfg.Data, err)
+		return errs.New(errs.NoSpace, "the disk under %s does not take writes: %w", h.cfg.Data, err)
 	}
-	return problem.New(problem.NoSpace, "the disk under %s is full, %s free: make room there; all goes on by itself then", h.cfg.Data, free)
+	return errs.New(errs.NoSpace, "the disk under %s is full, %s free: make room there; all goes on by itself then", h.cfg.Data, free)
 }
 
 // heartbeatFile is what Alive writes.
@@ -156,13 +156,13 @@ func (h *Host) missing() error {
 		return err
 	}
 	if gone := h.pool.Missing(); len(gone) > 0 {
-		return problem.New(problem.Unavailable, "log segments were removed while they are in use, %s: what they hold is lost when the daemon ends; flush the volumes to the store now (glide flush)", strings.Join(gone, ", "))
+		return errs.New(errs.Unavailable, "log segments were removed while they are in use, %s: what they hold is lost when the daemon ends; flush the volumes to the store now (glide flush)", strings.Join(gone, ", "))
 	}
 	if gone := h.cache.Missing(); len(gone) > 0 {
-		return problem.New(problem.Unavailable, "cache files were removed while they are in use, %s: they take disk until the daemon is restarted, and no data is lost", strings.Join(gone, ", "))
+		return errs.New(errs.Unavailable, "cache files were removed while they are in use, %s: they take disk until the daemon is restarted, and no data is lost", strings.Join(gone, ", "))
 	}
 	if _, err := h.cfg.FS.Stat(h.cfg.FS.PathJoin(h.cfg.Data, "meta")); errors.Is(err, errNotExist) {
-		return problem.New(problem.Unavailable, "the metadata was removed from %s: put it back, or flush all volumes to the store before the daemon ends", h.cfg.Data)
+		return errs.New(errs.Unavailable, "the metadata was removed from %s: put it back, or flush all volumes to the store before the daemon ends", h.cfg.Data)
 	}
 	return h.identityOnDisk()
 }
@@ -177,7 +177,7 @@ func (h *Host) identityOnDisk() error {
 	case err != nil:
 		return err
 	case f.ID != h.id:
-		return problem.New(problem.Corrupt, "%s names host %s, and this daemon runs as %s: put the file back", identityFile, f.ID, h.id)
+		return errs.New(errs.Corrupt, "%s names host %s, and this daemon runs as %s: put the file back", identityFile, f.ID, h.id)
 	}
 	return nil
 }

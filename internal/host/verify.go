@@ -11,10 +11,10 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/size"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -37,7 +37,7 @@ func (h *Host) Verify(ctx context.Context, name string, cold bool) (api.Verify, 
 	}
 	defer done()
 	damaged := func(what string, err error) error {
-		if k := problem.KindOf(err); k != problem.Corrupt && k != problem.NotFound {
+		if k := errs.KindOf(err); k != errs.Corrupt && k != errs.NotFound {
 			return err // it could not be looked at
 		}
 		if len(out.Damaged) < maxDamaged {
@@ -178,13 +178,13 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 	add("store", err, h.cfg.StoreURL+" answers, and has what a store must have", "check --store, its credentials and its network; local volumes go on without it")
 	u, uerr := h.cfg.FS.GetDiskUsage(h.cfg.Data)
 	if uerr == nil && u.AvailBytes < min(u.TotalBytes/20, 2<<30) {
-		uerr = problem.New(problem.NoSpace, "only %d of %d bytes are free under %s", u.AvailBytes, u.TotalBytes, h.cfg.Data)
+		uerr = errs.New(errs.NoSpace, "only %d of %d bytes are free under %s", u.AvailBytes, u.TotalBytes, h.cfg.Data)
 	}
 	add("disk", ignoreUnsupported(uerr), fmt.Sprintf("%d of %d bytes are free under %s", u.AvailBytes, u.TotalBytes, h.cfg.Data), "remove volumes, flush some to the store, or lower --cache and --wal-limit")
 	used, files := h.pool.Used()
 	var werr error
 	if l := h.pool.Limit(); l > 0 && float64(used) > 0.95*float64(l) {
-		werr = problem.New(problem.NoSpace, "the log holds %d of at most %d bytes", used, l)
+		werr = errs.New(errs.NoSpace, "the log holds %d of at most %d bytes", used, l)
 	}
 	add("log", werr, fmt.Sprintf("%d bytes in use, %d on disk", used, files), "flush volumes to the store, or raise --wal-limit")
 	var merr error
@@ -196,7 +196,7 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 	var rerr error
 	if left < of && ignoreUnsupported(uerr) == nil {
 		if rerr = h.room.Fill(); rerr != nil {
-			rerr = problem.New(problem.NoSpace, "of %s that are kept for when the disk is full %s are left", size.Human(uint64(of)), size.Human(uint64(left)))
+			rerr = errs.New(errs.NoSpace, "of %s that are kept for when the disk is full %s are left", size.Human(uint64(of)), size.Human(uint64(left)))
 		}
 	}
 	add("reserved room", rerr, size.Human(uint64(of))+" are kept for when the disk is full", "make room under "+h.cfg.Data)
@@ -208,7 +208,7 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 	for _, u := range h.cfg.Limits() {
 		var lerr error
 		if u.Near() {
-			lerr = problem.New(problem.NoSpace, "%d of at most %d are in use", u.Used, u.Limit)
+			lerr = errs.New(errs.NoSpace, "%d of at most %d are in use", u.Used, u.Limit)
 		}
 		detail := fmt.Sprintf("%d in use", u.Used)
 		if u.Limit > 0 {
@@ -217,28 +217,28 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		add(strings.ReplaceAll(u.Name, "_", " "), lerr, detail, u.Fix)
 	}
 	if n := h.panics.Load(); n > 0 {
-		add("bugs", problem.New(problem.Internal, "%d requests were ended by a bug", n), "", "send the stacks in the daemon's log to who maintains it")
+		add("bugs", errs.New(errs.Internal, "%d requests were ended by a bug", n), "", "send the stacks in the daemon's log to who maintains it")
 	}
 	if e := h.cleaner.err.Load(); e != nil {
 		add("flushing", *e, "", "a volume is over its dirty budget and the store does not take it")
 	}
 	if n := h.cache.Stats.Repaired.Load() + h.cache.Stats.Damaged.Load(); n > 0 {
-		add("blocks", problem.New(problem.Corrupt, "%d blocks came damaged from the cache and %d from the store", h.cache.Stats.Repaired.Load(), h.cache.Stats.Damaged.Load()), "", "check the disk; glide verify --cold shows what the store has")
+		add("blocks", errs.New(errs.Corrupt, "%d blocks came damaged from the cache and %d from the store", h.cache.Stats.Repaired.Load(), h.cache.Stats.Damaged.Load()), "", "check the disk; glide verify --cold shows what the store has")
 	}
 	if n := h.pool.Stats.Damaged.Load(); n > 0 {
-		add("log records", problem.New(problem.Corrupt, "reads of the log found bytes that do not match their checksum, %d times", n), "", "check the disk; glide events tells which volumes have lost something")
+		add("log records", errs.New(errs.Corrupt, "reads of the log found bytes that do not match their checksum, %d times", n), "", "check the disk; glide events tells which volumes have lost something")
 	}
 	add("kernel devices", nil, kernelnbd.Describe(h.attachments.kernel.Check()), "")
 	bad := 0
 	for _, d := range h.all() {
 		if v := h.view(d); v.State == string(volume.Failed) || v.State == string(volume.Fenced) {
-			add("volume "+v.Name, problem.New(problem.Internal, "it is %s: %s", v.State, v.Reason), "", "glide show "+v.Name)
+			add("volume "+v.Name, errs.New(errs.Internal, "it is %s: %s", v.State, v.Reason), "", "glide show "+v.Name)
 			bad++
 		} else if damage := d.damage(); damage != nil {
-			add("volume "+v.Name, problem.New(problem.Corrupt, "%s", damagedLog(damage)), "", "check the disk; glide verify "+v.Name+" lists what is lost: write it again, or go back to a snapshot or generation")
+			add("volume "+v.Name, errs.New(errs.Corrupt, "%s", damagedLog(damage)), "", "check the disk; glide verify "+v.Name+" lists what is lost: write it again, or go back to a snapshot or generation")
 			bad++
 		} else if v.Reason != "" && v.State == string(volume.Active) {
-			add("volume "+v.Name, problem.New(problem.Unavailable, "%s", v.Reason), "", "check the store and the way to it; glide events has when it began")
+			add("volume "+v.Name, errs.New(errs.Unavailable, "%s", v.Reason), "", "check the store and the way to it; glide events has when it began")
 		}
 	}
 	if bad == 0 {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -83,7 +83,7 @@ func (h *Host) view(d *disk) api.Volume {
 	}
 	switch {
 	case failed == nil || st.Mode == volume.Fenced:
-	case problem.KindOf(failed) == problem.Fenced: // its rescue is about to be made
+	case errs.KindOf(failed) == errs.Fenced: // its rescue is about to be made
 		v.State, v.Reason = string(volume.Fenced), failed.Error()
 	default:
 		v.State, v.Reason = string(volume.Failed), failed.Error()
@@ -133,7 +133,7 @@ func (h *Host) viewAllReleased(ctx context.Context, disks []*disk) ([]api.Volume
 			v, err := h.viewReleased(ctx, d)
 			if err == nil {
 				views[i] = &v
-			} else if problem.KindOf(err) != problem.NotFound {
+			} else if errs.KindOf(err) != errs.NotFound {
 				return err
 			}
 			return nil
@@ -161,14 +161,14 @@ func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
 	err := h.eachStored(ctx, func(n Name) bool { return h.find(n) == nil }, func(n Name, tip *commitlog.Object, err error) error {
 		if tip, err = h.judge(ctx, n, tip, err); err == nil {
 			out = append(out, remoteView(n, tip))
-		} else if problem.KindOf(err) != problem.NotFound {
+		} else if errs.KindOf(err) != errs.NotFound {
 			last = err
 			bad++
 			out = append(out, api.Volume{Name: n.String(), Tenant: tenantShown(n.Tenant), State: string(volume.Failed), Reason: err.Error(), Labels: map[string]string{}})
 		}
 		return ctx.Err()
 	})
-	if err == nil && bad > 0 && bad == len(out) && problem.KindOf(last) == problem.Unavailable {
+	if err == nil && bad > 0 && bad == len(out) && errs.KindOf(last) == errs.Unavailable {
 		err = last
 	}
 	return out, err
@@ -228,7 +228,7 @@ func (h *Host) viewReleased(ctx context.Context, d *disk) (api.Volume, error) {
 		v.Reason = "released to the store: any host can wake it"
 	case err == nil:
 		return remoteView(n, tip), nil
-	case problem.KindOf(err) == problem.NotFound:
+	case errs.KindOf(err) == errs.NotFound:
 		return api.Volume{}, err
 	default:
 		v.Reason = "released to the store, which does not say whether another host has it: " + err.Error()
@@ -243,7 +243,7 @@ func (h *Host) URI(_ context.Context, name string) (string, error) {
 		return "", err
 	}
 	if len(h.cfg.NBD) == 0 {
-		return "", problem.New(problem.Unavailable, "this host serves no NBD address")
+		return "", errs.New(errs.Unavailable, "this host serves no NBD address")
 	}
 	return nbdURI(h.cfg.NBD[0], d.String(), h.cfg.NBDTLS), nil
 }

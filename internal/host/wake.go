@@ -8,8 +8,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -99,7 +99,7 @@ func (h *Host) release(ctx context.Context, d *disk) error {
 		return err
 	}
 	if ctx.Err() != nil && !fault.Is("late-release-counts") {
-		return problem.New(problem.Unavailable, "volume %q is not released: %w", d, ctx.Err())
+		return errs.New(errs.Unavailable, "volume %q is not released: %w", d, ctx.Err())
 	}
 	if err := d.sleep(!fault.Is("released-not-recorded")); err != nil {
 		return err
@@ -109,12 +109,12 @@ func (h *Host) release(ctx context.Context, d *disk) error {
 	case err == nil:
 		d.setOwner(nil)
 		return nil
-	case problem.KindOf(err) == problem.Fenced:
+	case errs.KindOf(err) == errs.Fenced:
 		return errors.Join(err, d.fenceClosed(err))
 	case !d.owner.Unsettled(): // nothing was sent
 		return errors.Join(err, d.update(func(s *volume.State) { s.Released = false }))
 	}
-	return problem.New(problem.KindOf(err), "volume %q sleeps, and may be released, now or later; waking it claims it again: %w", d, err)
+	return errs.New(errs.KindOf(err), "volume %q sleeps, and may be released, now or later; waking it claims it again: %w", d, err)
 }
 
 // reclaimWithin is how long the store may take when a volume that was released is
@@ -142,13 +142,13 @@ func (d *disk) reclaim(force bool) error {
 		return d.update(func(s *volume.State) {
 			s.Released, s.Published = false, &volume.Published{Epoch: first.Generation.Epoch, Number: first.Generation.Number}
 		})
-	case problem.KindOf(err) == problem.Fenced:
+	case errs.KindOf(err) == errs.Fenced:
 		return errors.Join(err, d.fenceClosed(err))
 	case force:
 		d.h.event(eventVolume, d.String(), "woken by force, though it was released: another host may have it too")
 		return d.update(func(s *volume.State) { s.Released = false })
 	}
-	return problem.New(problem.KindOf(err), "volume %q was released to the store, which has to say that no other host woke it: %w", d, err)
+	return errs.New(errs.KindOf(err), "volume %q was released to the store, which has to say that no other host woke it: %w", d, err)
 }
 
 // fenceClosed records that a disk that is closed, and holds nothing that the store
@@ -259,9 +259,9 @@ func (h *Host) wakeLocal(ctx context.Context, d *disk, force bool, want commitlo
 
 func older(name string, have, want commitlog.Generation) error {
 	if have.IsZero() {
-		return problem.New(problem.WouldLose, "volume %q was never published, and generation %s is expected: what was written since is not here", name, want)
+		return errs.New(errs.WouldLose, "volume %q was never published, and generation %s is expected: what was written since is not here", name, want)
 	}
-	return problem.New(problem.WouldLose, "the newest state of %q is generation %s, and %s is expected: what was written between them is missing", name, have, want)
+	return errs.New(errs.WouldLose, "the newest state of %q is generation %s, and %s is expected: what was written between them is missing", name, have, want)
 }
 
 // takeOver claims a volume that is not on this host.
@@ -277,7 +277,7 @@ func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.
 			now, terr := h.listed(ctx, n)
 			if terr == nil {
 				tip = now
-			} else if problem.KindOf(terr) == problem.NotFound {
+			} else if errs.KindOf(terr) == errs.NotFound {
 				return nil, terr
 			}
 			if !tip.Released {
@@ -341,7 +341,7 @@ func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want c
 		return nil
 	})
 	if err != nil && cctx.Err() != nil && ctx.Err() == nil {
-		return problem.New(problem.Busy, "volume %q could not be claimed within %v: try again; if its owner goes on writing, it pauses once: %w", d, claimWithin, err)
+		return errs.New(errs.Busy, "volume %q could not be claimed within %v: try again; if its owner goes on writing, it pauses once: %w", d, claimWithin, err)
 	}
 	if err != nil {
 		return err
@@ -349,7 +349,7 @@ func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want c
 	rec := recordOf(&first.State, volume.ID(first.State.ID))
 	rec.Published = &volume.Published{Epoch: first.Generation.Epoch, Number: first.Generation.Number}
 	if rec.ID != d.id {
-		return problem.New(problem.Busy, "volume %q was replaced by another of the same name meanwhile: try again", d)
+		return errs.New(errs.Busy, "volume %q was replaced by another of the same name meanwhile: try again", d)
 	}
 	v, err := h.load(ctx, rec, &first.State)
 	if err != nil {
@@ -408,7 +408,7 @@ func (h *Host) adoptSnapshots(s *commitlog.State, g commitlog.Generation) error 
 			st.Generation = g.String()
 		}
 		st.Labels, st.Parent = nil, nil
-		if _, err := h.add(st); err != nil && !errors.Is(err, problem.Exists) {
+		if _, err := h.add(st); err != nil && !errors.Is(err, errs.Exists) {
 			return err
 		}
 	}
@@ -417,8 +417,8 @@ func (h *Host) adoptSnapshots(s *commitlog.State, g commitlog.Generation) error 
 
 // wouldLose says what forcing a claim may lose.
 func (h *Host) wouldLose(n Name, tip *commitlog.Object, why error) error {
-	kind := problem.WouldLose
-	return problem.New(kind, "volume %q is held by host %s, and what it wrote since generation %s (%s) may be lost: %w; --force takes it over all the same",
+	kind := errs.WouldLose
+	return errs.New(kind, "volume %q is held by host %s, and what it wrote since generation %s (%s) may be lost: %w; --force takes it over all the same",
 		n, tip.State.Owner.ID, tip.Generation, tip.State.Time.Format(time.RFC3339), why)
 }
 
@@ -430,7 +430,7 @@ const askWithin = 5 * time.Second
 func (h *Host) ask(ctx context.Context, n Name, tip *commitlog.Object, flushOnly bool) (api.Volume, error) {
 	owner := tip.State.Owner
 	if len(owner.Addresses) == 0 || h.cfg.Dial == nil {
-		return api.Volume{}, problem.New(problem.Unavailable, "host %s has no address where it could be asked", owner.ID)
+		return api.Volume{}, errs.New(errs.Unavailable, "host %s has no address where it could be asked", owner.ID)
 	}
 	var last error
 	for _, addr := range owner.Addresses {
@@ -443,7 +443,7 @@ func (h *Host) ask(ctx context.Context, n Name, tip *commitlog.Object, flushOnly
 			return v, nil
 		}
 		if late { // a host that hangs, or that the network swallows what is sent to
-			err = problem.New(problem.Unavailable, "no answer within %v", askWithin)
+			err = errs.New(errs.Unavailable, "no answer within %v", askWithin)
 		}
 		last = fmt.Errorf("host %s at %s: %w", owner.ID, addr, err)
 	}
@@ -473,15 +473,15 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 	d.op.Lock()
 	defer d.op.Unlock()
 	if ctx.Err() != nil && !fault.Is("late-release-counts") {
-		return api.Volume{}, problem.New(problem.Unavailable, "host %s asked too long ago: nothing was done", r.Host)
+		return api.Volume{}, errs.New(errs.Unavailable, "host %s asked too long ago: nothing was done", r.Host)
 	}
 	if now, err := h.local(name, false); err != nil || now != d {
 		// Renamed meanwhile: the epoch that was asked about is another name's.
-		return api.Volume{}, problem.New(problem.Busy, "there is no volume %q on this host any more: nothing was done", name)
+		return api.Volume{}, errs.New(errs.Busy, "there is no volume %q on this host any more: nothing was done", name)
 	}
 	st := d.state()
 	if g := generation(st.Published); g.Epoch != r.Epoch && (d.owner == nil || d.owner.Generation().Epoch != r.Epoch) {
-		return api.Volume{}, problem.New(problem.Busy, "volume %q is at epoch %d here, not %d: nothing was done", d, g.Epoch, r.Epoch)
+		return api.Volume{}, errs.New(errs.Busy, "volume %q is at epoch %d here, not %d: nothing was done", d, g.Epoch, r.Epoch)
 	}
 	if r.FlushOnly {
 		if _, err := h.publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
@@ -490,7 +490,7 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 		return h.view(d), nil
 	}
 	if n := d.exports(); n > 0 {
-		return api.Volume{}, problem.New(problem.WouldLose, "volume %q has %d open NBD connection(s) there", d, n)
+		return api.Volume{}, errs.New(errs.WouldLose, "volume %q has %d open NBD connection(s) there", d, n)
 	}
 	if err := h.handOver(ctx, d); err != nil {
 		return api.Volume{}, err
@@ -516,17 +516,17 @@ func (h *Host) listed(ctx context.Context, n Name) (*commitlog.Object, error) {
 // judge tells what the newest object of a volume's log, or the error in its
 // place, means for whoever wants the volume.
 func (h *Host) judge(ctx context.Context, n Name, o *commitlog.Object, err error) (*commitlog.Object, error) {
-	if problem.KindOf(err) == problem.NotFound && err != nil || h.isLeftover(o) {
-		return nil, problem.New(problem.NotFound, "there is no volume %q, neither on this host nor in the store", n)
+	if errs.KindOf(err) == errs.NotFound && err != nil || h.isLeftover(o) {
+		return nil, errs.New(errs.NotFound, "there is no volume %q, neither on this host nor in the store", n)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if o.Tombstone {
 		if o.State.RenamedTo != "" {
-			return nil, problem.New(problem.NotFound, "volume %q was renamed to %q", n, display(n.Tenant, o.State.RenamedTo, ""))
+			return nil, errs.New(errs.NotFound, "volume %q was renamed to %q", n, display(n.Tenant, o.State.RenamedTo, ""))
 		}
-		return nil, problem.New(problem.NotFound, "volume %q was removed", n)
+		return nil, errs.New(errs.NotFound, "volume %q was removed", n)
 	}
 	return o, commitlog.Activated(ctx, h.cfg.Store, o)
 }

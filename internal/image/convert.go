@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/size"
 )
 
@@ -31,7 +31,7 @@ func convert(ctx context.Context, f *os.File, length int64, what finding, dir st
 	}
 	bin, err := exec.LookPath("qemu-img")
 	if err != nil {
-		return nil, nil, problem.New(problem.Unsupported, "the image is %s, and qemu-img, which converts it, is not installed: install it (qemu-utils), or convert the image elsewhere, `qemu-img convert -f %s -O qcow2 FILE disk.qcow2`", what.name, what.tool)
+		return nil, nil, errs.New(errs.Unsupported, "the image is %s, and qemu-img, which converts it, is not installed: install it (qemu-utils), or convert the image elsewhere, `qemu-img convert -f %s -O qcow2 FILE disk.qcow2`", what.name, what.tool)
 	}
 	out, err := tempFile(dir, "glide-convert-")
 	if err != nil {
@@ -92,7 +92,7 @@ func runConvert(ctx context.Context, bin string, in, out *os.File, what finding,
 		_ = out.Truncate(0) // so that what is free is told without it
 		return NoRoom(unix.ENOSPC, dir, "more than "+size.Human(room), elsewhere)
 	}
-	return problem.New(problem.Corrupt, "the image is %s, and qemu-img cannot convert it: %s", what.name, cmp.Or(text, err.Error()))
+	return errs.New(errs.Corrupt, "the image is %s, and qemu-img cannot convert it: %s", what.name, cmp.Or(text, err.Error()))
 }
 
 // saying keeps the beginning of what a program says.
@@ -118,7 +118,7 @@ func refersTo(r io.ReaderAt, length int64, what finding) error {
 		return readError(err, 0)
 	}
 	no := func(why string) error {
-		return problem.New(problem.Unsupported, "the image is %s that %s: make it one whole image where its other files are, `qemu-img convert -f %s -O qcow2 FILE disk.qcow2`", what.name, why, what.tool)
+		return errs.New(errs.Unsupported, "the image is %s that %s: make it one whole image where its other files are, `qemu-img convert -f %s -O qcow2 FILE disk.qcow2`", what.name, why, what.tool)
 	}
 	le := func(at int) uint64 { return binary.LittleEndian.Uint64(head[at:]) }
 	switch {
@@ -162,7 +162,7 @@ const (
 )
 
 func damagedImage(what finding) error {
-	return problem.New(problem.Corrupt, "the image is %s, and damaged: its header is cut off", what.name)
+	return errs.New(errs.Corrupt, "the image is %s, and damaged: its header is cut off", what.name)
 }
 
 // vmdkRefersTo looks for what names other files: a header without data of its

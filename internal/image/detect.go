@@ -9,7 +9,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 const (
@@ -88,7 +88,7 @@ func (f finding) refusal() error {
 	default:
 		advice = "this is no image of a disk: look at what was downloaded, or named"
 	}
-	return problem.New(problem.Unsupported, "the image is %s: %s%s", f.name, advice, raw)
+	return errs.New(errs.Unsupported, "the image is %s: %s%s", f.name, advice, raw)
 }
 
 // cutShort is an error if a raw image ends before its own partitions do, as one
@@ -110,7 +110,7 @@ func (s *sample) cutShort() error {
 			continue
 		}
 		if need := (last + 1) * sector; need > uint64(s.length) {
-			return problem.New(problem.Corrupt, "the image is cut short: its partition table describes %d bytes, and it has %d: get all of it; or give --format raw to take it as it is", need, s.length)
+			return errs.New(errs.Corrupt, "the image is cut short: its partition table describes %d bytes, and it has %d: get all of it; or give --format raw to take it as it is", need, s.length)
 		}
 	}
 	return nil

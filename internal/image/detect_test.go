@@ -18,7 +18,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // noise is n random bytes, the same each time.
@@ -209,10 +209,10 @@ func TestRefused(t *testing.T) {
 				for err == nil {
 					_, err = img.Next()
 				}
-				if kind := problem.KindOf(err); kind != problem.Unsupported && kind != problem.Corrupt || !strings.Contains(err.Error(), c.want) {
+				if kind := errs.KindOf(err); kind != errs.Unsupported && kind != errs.Corrupt || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("%s: %v, want %q", how, err, c.want)
 				}
-				if kind := problem.KindOf(err); kind == problem.Unsupported && !strings.HasPrefix(name, "qcow2") && !strings.Contains(err.Error(), "--format raw") {
+				if kind := errs.KindOf(err); kind == errs.Unsupported && !strings.HasPrefix(name, "qcow2") && !strings.Contains(err.Error(), "--format raw") {
 					t.Errorf("%s: %v does not say how to have it all the same", how, err)
 				}
 				if img != nil {
@@ -313,7 +313,7 @@ func FuzzFind(f *testing.F) {
 				t.Fatalf("%q", err)
 			}
 		}
-		if err := s.cutShort(); err != nil && !errors.Is(err, problem.Corrupt) {
+		if err := s.cutShort(); err != nil && !errors.Is(err, errs.Corrupt) {
 			t.Fatal(err)
 		}
 		if what.kind == isDisk {

@@ -19,7 +19,7 @@ import (
 	"slices"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/size"
 )
 
@@ -41,12 +41,12 @@ var formatNames = []string{Detect: "", Raw: "raw", Qcow2: "qcow2", Auto: "auto"}
 // String is the format's name in flags.
 func (f Format) String() string { return formatNames[f] }
 
-// ParseFormat is the inverse of String; another name is a problem.Invalid.
+// ParseFormat is the inverse of String; another name is a errs.Invalid.
 func ParseFormat(name string) (Format, error) {
 	if i := slices.Index(formatNames, name); i >= 0 {
 		return Format(i), nil
 	}
-	return 0, problem.New(problem.Invalid, "the image format %.60q is not known: there are raw, qcow2 and auto", name)
+	return 0, errs.New(errs.Invalid, "the image format %.60q is not known: there are raw, qcow2 and auto", name)
 }
 
 // Options say how an image is to be read. The zero value has the defaults.
@@ -125,7 +125,7 @@ func extentOf(f *os.File) (length int64, ok bool, err error) {
 		return 0, false, fmt.Errorf("read the image: %w", err)
 	}
 	if st.IsDir() {
-		return 0, false, problem.New(problem.Invalid, "%s is a directory, not an image", f.Name())
+		return 0, false, errs.New(errs.Invalid, "%s is a directory, not an image", f.Name())
 	}
 	if !st.Mode().IsRegular() && st.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
 		return 0, false, nil
@@ -241,7 +241,7 @@ func openFile(ctx context.Context, f *os.File, length int64, opts Options) (*Ima
 	return img, nil
 }
 
-var errEmpty = problem.New(problem.Corrupt, "the image is empty: did what makes it fail? (an empty volume is made with glide create)")
+var errEmpty = errs.New(errs.Corrupt, "the image is empty: did what makes it fail? (an empty volume is made with glide create)")
 
 // decide is what the image will be read as, by the format asked for.
 func (s *sample) decide(want Format) (finding, error) {
@@ -268,13 +268,13 @@ func resize(src api.Source, to uint64) (api.Source, error) {
 		to = have
 	}
 	if have == 0 && to == 0 {
-		return nil, problem.New(problem.Invalid, "the image is of an empty disk: give the volume a size")
+		return nil, errs.New(errs.Invalid, "the image is of an empty disk: give the volume a size")
 	}
 	if err := size.Check(to); err != nil {
 		return nil, err
 	}
 	if to < have {
-		return nil, problem.New(problem.Invalid, "the image has %s (%d bytes), which do not fit into %s", size.Human(have), have, size.Human(to))
+		return nil, errs.New(errs.Invalid, "the image has %s (%d bytes), which do not fit into %s", size.Human(have), have, size.Human(to))
 	}
 	return &grown{src, to}, nil
 }

@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // qemuImg runs qemu-img, which the tests rely on as the reference.
@@ -153,7 +153,7 @@ func TestSize(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(t.Context(), f, Options{Size: size}); !errors.Is(err, problem.Invalid) {
+		if _, err := Open(t.Context(), f, Options{Size: size}); !errors.Is(err, errs.Invalid) {
 			t.Errorf("size %d: %v", size, err)
 		}
 		_ = f.Close()
@@ -168,10 +168,10 @@ func TestSize(t *testing.T) {
 	}
 	defer func() { _ = f.Close() }()
 	for _, o := range []Options{{}, {Size: 1 << 20}, {Format: Raw}, {Format: Raw, Size: 1 << 20}} {
-		if _, err := Open(t.Context(), f, o); !errors.Is(err, problem.Corrupt) || !strings.Contains(err.Error(), "empty") {
+		if _, err := Open(t.Context(), f, o); !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), "empty") {
 			t.Errorf("an empty image, %+v: %v", o, err)
 		}
-		if _, err := Open(t.Context(), pipe(t, empty), o); !errors.Is(err, problem.Corrupt) || !strings.Contains(err.Error(), "empty") {
+		if _, err := Open(t.Context(), pipe(t, empty), o); !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), "empty") {
 			t.Errorf("an empty stream, %+v: %v", o, err)
 		}
 	}
@@ -192,7 +192,7 @@ func TestRawCutWhileRead(t *testing.T) {
 		if err == nil {
 			continue
 		}
-		if !errors.Is(err, problem.Corrupt) || !strings.Contains(err.Error(), "cut short") {
+		if !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), "cut short") {
 			t.Errorf("error: %v", err)
 		}
 		return
@@ -257,7 +257,7 @@ func TestStream(t *testing.T) {
 	for err == nil {
 		_, err = img.Next()
 	}
-	if !errors.Is(err, problem.Invalid) {
+	if !errors.Is(err, errs.Invalid) {
 		t.Errorf("a stream that is longer than announced: %v", err)
 	}
 }
@@ -274,7 +274,7 @@ func TestForeign(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = Open(t.Context(), f, Options{})
-		if !errors.Is(err, problem.Unsupported) || !strings.Contains(err.Error(), "qemu-img convert") {
+		if !errors.Is(err, errs.Unsupported) || !strings.Contains(err.Error(), "qemu-img convert") {
 			t.Errorf("%s: %v", format, err)
 		}
 		if img, err := Open(t.Context(), f, Options{Format: Raw}); err != nil || img.Report().Format != "raw" {
@@ -283,7 +283,7 @@ func TestForeign(t *testing.T) {
 		_ = f.Close()
 	}
 	if f, err := os.Open(dir); err == nil {
-		if _, err := Open(t.Context(), f, Options{}); !errors.Is(err, problem.Invalid) {
+		if _, err := Open(t.Context(), f, Options{}); !errors.Is(err, errs.Invalid) {
 			t.Errorf("a directory: %v", err)
 		}
 		_ = f.Close()
@@ -378,7 +378,7 @@ func TestParseFormat(t *testing.T) {
 			t.Errorf("%s: %v, %v", f, got, err)
 		}
 	}
-	if _, err := ParseFormat("vmdk"); !errors.Is(err, problem.Invalid) {
+	if _, err := ParseFormat("vmdk"); !errors.Is(err, errs.Invalid) {
 		t.Errorf("vmdk: %v", err)
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // write makes a file of b.
@@ -64,7 +64,7 @@ func TestExpected(t *testing.T) {
 				}
 				for how, from := range map[string]*os.File{"file": f, "stream": pipe(t, path)} {
 					err := drain(Open(t.Context(), from, o))
-					if want == "" && err != io.EOF || want != "" && (!errors.Is(err, problem.Corrupt) || !strings.Contains(err.Error(), want)) {
+					if want == "" && err != io.EOF || want != "" && (!errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), want)) {
 						t.Errorf("%s, %s, %+v: %v, want %q", name, how, o, err, want)
 					}
 				}
@@ -73,7 +73,7 @@ func TestExpected(t *testing.T) {
 		}
 	}
 	for _, s := range []string{"", "12", strings.Repeat("g", 64), strings.Repeat("a", 66)} {
-		if _, err := ParseSHA256(s); !errors.Is(err, problem.Invalid) {
+		if _, err := ParseSHA256(s); !errors.Is(err, errs.Invalid) {
 			t.Errorf("%q: %v", s, err)
 		}
 	}
@@ -91,7 +91,7 @@ func TestChangedAfterItsHash(t *testing.T) {
 	if err := os.WriteFile(path, append(b[1:], 0), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := drain(img, nil); !errors.Is(err, problem.Corrupt) || !strings.Contains(err.Error(), "changed") {
+	if err := drain(img, nil); !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), "changed") {
 		t.Errorf("error: %v", err)
 	}
 }
@@ -233,11 +233,11 @@ func TestConvert(t *testing.T) {
 	}
 	broken := qemuImage(t, "vdi")
 	clear(broken[100:400])
-	if err := drain(Open(t.Context(), file(t, write(t, broken)), Options{Format: Auto})); !errors.Is(err, problem.Corrupt) || !strings.Contains(err.Error(), "VDI") {
+	if err := drain(Open(t.Context(), file(t, write(t, broken)), Options{Format: Auto})); !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), "VDI") {
 		t.Errorf("a damaged image: %v", err)
 	}
 	t.Setenv("PATH", dir)
-	if err := drain(Open(t.Context(), file(t, write(t, qemuImage2(t))), Options{Format: Auto})); !errors.Is(err, problem.Unsupported) || !strings.Contains(err.Error(), "qemu-utils") {
+	if err := drain(Open(t.Context(), file(t, write(t, qemuImage2(t))), Options{Format: Auto})); !errors.Is(err, errs.Unsupported) || !strings.Contains(err.Error(), "qemu-utils") {
 		t.Errorf("without qemu-img: %v", err)
 	}
 }
@@ -306,7 +306,7 @@ func TestConvertFollowsNothing(t *testing.T) {
 		"qcow2 with a data file":    made("qcow2", "-o", "data_file="+filepath.Join(dir, "data")),
 	} {
 		err := drain(Open(t.Context(), file(t, write(t, b)), Options{Format: Auto}))
-		if !errors.Is(err, problem.Unsupported) || strings.Contains(err.Error(), "qemu-img cannot") {
+		if !errors.Is(err, errs.Unsupported) || strings.Contains(err.Error(), "qemu-img cannot") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -322,11 +322,11 @@ func differing(b []byte) []byte {
 func TestNoRoom(t *testing.T) {
 	err := spoolError(&os.PathError{Op: "write", Path: "x", Err: unix.ENOSPC}, t.TempDir(), 5<<20, 0)
 	for _, want := range []string{"TMPDIR", "free", "more than 5 MiB"} {
-		if !errors.Is(err, problem.NoSpace) || !strings.Contains(err.Error(), want) {
+		if !errors.Is(err, errs.NoSpace) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not say %q", err, want)
 		}
 	}
-	if err := spoolError(unix.EDQUOT, "", 5<<20, 1<<30); !errors.Is(err, problem.NoSpace) || !strings.Contains(err.Error(), "1 GiB") {
+	if err := spoolError(unix.EDQUOT, "", 5<<20, 1<<30); !errors.Is(err, errs.NoSpace) || !strings.Contains(err.Error(), "1 GiB") {
 		t.Error(err)
 	}
 	if _, _, err := spoolTo("/proc/none", bytes.NewReader(noise(10)), 0); err == nil || !strings.Contains(err.Error(), "TMPDIR") {

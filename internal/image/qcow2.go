@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/size"
 )
 
@@ -61,16 +61,16 @@ func (h *header) l1Need() uint64 {
 }
 
 func refuse(format string, args ...any) error {
-	return problem.New(problem.Unsupported, "the qcow2 image "+format, args...)
+	return errs.New(errs.Unsupported, "the qcow2 image "+format, args...)
 }
 
 func damaged(format string, args ...any) error {
-	return problem.New(problem.Corrupt, "the qcow2 image is damaged: "+format, args...)
+	return errs.New(errs.Corrupt, "the qcow2 image is damaged: "+format, args...)
 }
 
 // cut is the error for an image whose file ends before something does.
 func cut(what string, end uint64, length int64) error {
-	return problem.New(problem.Corrupt, "the qcow2 image is truncated: %s ends at byte %d, the file at byte %d", what, end, length)
+	return errs.New(errs.Corrupt, "the qcow2 image is truncated: %s ends at byte %d, the file at byte %d", what, end, length)
 }
 
 // inFile checks that a range lies within the file.
@@ -96,7 +96,7 @@ func readHeader(r io.ReaderAt, length int64) (header, error) {
 		l1Len: be.Uint32(b[36:]), l1Off: be.Uint64(b[40:]),
 	}
 	if be.Uint32(b) != qcow2Magic {
-		return h, problem.New(problem.Corrupt, "the image is no qcow2 image: it does not begin with QFI")
+		return h, errs.New(errs.Corrupt, "the image is no qcow2 image: it does not begin with QFI")
 	}
 	if h.version != 2 && h.version != 3 {
 		return h, refuse("has version %d: 2 and 3 are supported", h.version)

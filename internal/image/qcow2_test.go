@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // TestQcow2Variants reads everything that qemu-img can write.
@@ -126,7 +126,7 @@ func TestQcow2WriteLarge(t *testing.T) {
 		t.Error(out)
 	}
 	qemuIO(t, path, "read -P 1 0 4096", fmt.Sprintf("read -P 2 %d 1M", 5<<50+4096), fmt.Sprintf("read -P 3 %d 512", 8<<50-512), "read -P 0 1T 1M")
-	if err := WriteQcow2(f, &extents{size: 1 << 62}); !errors.Is(err, problem.Unsupported) {
+	if err := WriteQcow2(f, &extents{size: 1 << 62}); !errors.Is(err, errs.Unsupported) {
 		t.Errorf("an image that is too large: %v", err)
 	}
 }
@@ -164,7 +164,7 @@ func TestQcow2Refused(t *testing.T) {
 	} {
 		path := filepath.Join(dir, "img")
 		qemuImg(t, append(append([]string{"create", "-f", "qcow2"}, c.args...), path, "4M")...)
-		mustRefuse(t, name, path, problem.Unsupported, c.words)
+		mustRefuse(t, name, path, errs.Unsupported, c.words)
 	}
 
 	// qemu-img measures its own CPU time to make a LUKS image, and gives up
@@ -178,9 +178,9 @@ func TestQcow2Refused(t *testing.T) {
 	if err := os.WriteFile(luks, append(header, make([]byte, 2<<20)...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	mustRefuse(t, "LUKS", luks, problem.Unsupported, "encrypted")
+	mustRefuse(t, "LUKS", luks, errs.Unsupported, "encrypted")
 
-	patched := func(name, words string, kind problem.Kind, off int64, b ...byte) {
+	patched := func(name, words string, kind errs.Kind, off int64, b ...byte) {
 		t.Helper()
 		path := filepath.Join(dir, "img")
 		qemuImg(t, "create", "-f", "qcow2", path, "4M")
@@ -194,18 +194,18 @@ func TestQcow2Refused(t *testing.T) {
 		}
 		mustRefuse(t, name, path, kind, words)
 	}
-	patched("dirty", "dirty", problem.Unsupported, 79, 1)
-	patched("corrupt", "corrupt", problem.Unsupported, 79, 2)
-	patched("unknown feature", "0x20", problem.Unsupported, 79, 32)
-	patched("version", "version 4", problem.Unsupported, 7, 4)
-	patched("cluster bits", "2^30", problem.Corrupt, 23, 30)
-	patched("size", "at most 2^62", problem.Unsupported, 24, 0x7f)
-	patched("L1 too short", "L1 table has", problem.Corrupt, 26, 1)
-	patched("L1 unaligned", "within a cluster", problem.Corrupt, 47, 1)
-	patched("L1 outside", "truncated", problem.Corrupt, 42, 1)
+	patched("dirty", "dirty", errs.Unsupported, 79, 1)
+	patched("corrupt", "corrupt", errs.Unsupported, 79, 2)
+	patched("unknown feature", "0x20", errs.Unsupported, 79, 32)
+	patched("version", "version 4", errs.Unsupported, 7, 4)
+	patched("cluster bits", "2^30", errs.Corrupt, 23, 30)
+	patched("size", "at most 2^62", errs.Unsupported, 24, 0x7f)
+	patched("L1 too short", "L1 table has", errs.Corrupt, 26, 1)
+	patched("L1 unaligned", "within a cluster", errs.Corrupt, 47, 1)
+	patched("L1 outside", "truncated", errs.Corrupt, 42, 1)
 }
 
-func mustRefuse(t testing.TB, name, path string, kind problem.Kind, words string) {
+func mustRefuse(t testing.TB, name, path string, kind errs.Kind, words string) {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
@@ -238,7 +238,7 @@ func TestQcow2Truncated(t *testing.T) {
 			for err == nil {
 				_, err = src.Next()
 			}
-			if !errors.Is(err, problem.Corrupt) {
+			if !errors.Is(err, errs.Corrupt) {
 				t.Fatalf("%v cut at %d of %d: %v", args, cutAt, len(whole), err)
 			}
 			if !strings.Contains(err.Error(), "truncated") && !strings.Contains(err.Error(), "ends early") {

@@ -4,7 +4,7 @@ import (
 	"io"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // WriteQcow2 writes src to w, which must be empty, as a qcow2 image of version 3
@@ -52,7 +52,7 @@ func newQcow2Writer(w io.WriterAt, size uint64) (*qcow2Writer, error) {
 	q := &qcow2Writer{w: w, header: header{version: 3, clusterBits: usualCluster, size: size}, at: ^uint64(0)}
 	for q.l1Need() > maxL1 {
 		if q.clusterBits++; q.clusterBits > maxCluster {
-			return nil, problem.New(problem.Unsupported, "a qcow2 image cannot hold a disk of %d bytes: export it raw", size)
+			return nil, errs.New(errs.Unsupported, "a qcow2 image cannot hold a disk of %d bytes: export it raw", size)
 		}
 	}
 	q.l1Len, q.l1Off = uint32(q.l1Need()), q.cluster()

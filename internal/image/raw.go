@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // raw is a raw image in a file. Where the file system knows its holes they are
@@ -94,5 +94,5 @@ func (r *raw) end() error {
 }
 
 func (r *raw) truncated(at int64) error {
-	return problem.New(problem.Corrupt, "the image was cut short while it was read: it had %d bytes and ends at byte %d now", r.length, at)
+	return errs.New(errs.Corrupt, "the image was cut short while it was read: it had %d bytes and ends at byte %d now", r.length, at)
 }

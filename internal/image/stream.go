@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/size"
 )
 
@@ -98,12 +98,12 @@ func (a *arrival) finish() error {
 }
 
 func wrongLength(want uint64, got string) error {
-	return problem.New(problem.Corrupt, "the image has not the length that is expected: expected %d bytes, got %s", want, got)
+	return errs.New(errs.Corrupt, "the image has not the length that is expected: expected %d bytes, got %s", want, got)
 }
 
 func checkSum(h hash.Hash, want string) error {
 	if got := hex.EncodeToString(h.Sum(nil)); !strings.EqualFold(got, want) {
-		return problem.New(problem.Corrupt, "the image is not the one that is expected: expected SHA-256 %s, got %s", strings.ToLower(want), got)
+		return errs.New(errs.Corrupt, "the image is not the one that is expected: expected SHA-256 %s, got %s", strings.ToLower(want), got)
 	}
 	return nil
 }
@@ -150,7 +150,7 @@ func (c *checked) Next() (api.Extent, error) {
 		return e, fmt.Errorf("read the image: %w", serr)
 	}
 	if now.Size() != c.was.Size() || !now.ModTime().Equal(c.was.ModTime()) {
-		return e, problem.New(problem.Corrupt, "the image was changed while it was read, after its SHA-256 was checked: import it again")
+		return e, errs.New(errs.Corrupt, "the image was changed while it was read, after its SHA-256 was checked: import it again")
 	}
 	return e, io.EOF
 }
@@ -158,7 +158,7 @@ func (c *checked) Next() (api.Extent, error) {
 // ParseSHA256 checks what should be a SHA-256 in hexadecimal.
 func ParseSHA256(s string) (string, error) {
 	if b, err := hex.DecodeString(s); err != nil || len(b) != sha256.Size {
-		return "", problem.New(problem.Invalid, "%.80q is no SHA-256: it has 64 hexadecimal digits", s)
+		return "", errs.New(errs.Invalid, "%.80q is no SHA-256: it has 64 hexadecimal digits", s)
 	}
 	return strings.ToLower(s), nil
 }
@@ -195,7 +195,7 @@ func (s *stream) Next() (api.Extent, error) {
 			return api.Extent{}, err
 		}
 		if s.pos+uint64(n) > s.size {
-			return api.Extent{}, problem.New(problem.Invalid, "the image has more than the %d bytes that were announced: give a larger size, or none", s.size)
+			return api.Extent{}, errs.New(errs.Invalid, "the image has more than the %d bytes that were announced: give a larger size, or none", s.size)
 		}
 		padded := int(pad(uint64(n)))
 		clear(s.buf[n:padded])
@@ -304,7 +304,7 @@ func NoRoom(err error, dir, needs, advice string) error {
 	if dir == "" {
 		dir = os.TempDir()
 	}
-	return problem.New(problem.NoSpace, "no room for the image in %s, which has %s free; it needs %s: %s: %w", dir, free(dir), needs, advice, err)
+	return errs.New(errs.NoSpace, "no room for the image in %s, which has %s free; it needs %s: %s: %w", dir, free(dir), needs, advice, err)
 }
 
 // free is in words how much an ordinary user may still write below dir.

@@ -6,7 +6,7 @@ import (
 	"os"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // WriteRaw writes src to w in order, zeros included.
@@ -83,7 +83,7 @@ func WriteRawFile(f *os.File, src api.Source) error {
 func writeDevice(f *os.File, src api.Source) error {
 	room, err := f.Seek(0, io.SeekEnd)
 	if err == nil && uint64(room) < src.Size() {
-		return problem.New(problem.Invalid, "%s has %d bytes, the image has %d: it does not fit", f.Name(), room, src.Size())
+		return errs.New(errs.Invalid, "%s has %d bytes, the image has %d: it does not fit", f.Name(), room, src.Size())
 	}
 	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)

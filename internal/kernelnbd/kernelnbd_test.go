@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // TestRequestBytes pins a message, as a little-endian kernel has it.
@@ -95,7 +95,7 @@ func TestPaths(t *testing.T) {
 		}
 	}
 	for _, s := range []string{"", "nbd0", "/dev/nbd", "/dev/nbd-1", "/dev/nbd+1", "/dev/nbd00", "/dev/nbd0p1", "/dev/nbd1048576", "/dev/nbd99999999999999999999"} {
-		if _, err := ParsePath(s); problem.KindOf(err) != problem.Invalid {
+		if _, err := ParsePath(s); errs.KindOf(err) != errs.Invalid {
 			t.Errorf("%q: %v", s, err)
 		}
 	}
@@ -130,7 +130,7 @@ func TestKernelWithoutNBD(t *testing.T) {
 	if err == nil && strings.Contains(detail, "devices") {
 		return
 	}
-	if problem.KindOf(err) != problem.Unsupported || !strings.Contains(err.Error(), "nbd") || strings.Contains(err.Error(), "\n") {
+	if errs.KindOf(err) != errs.Unsupported || !strings.Contains(err.Error(), "nbd") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("%q, %v", detail, err)
 	}
 }

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // The commands and attributes of the family "nbd" (linux/nbd-netlink.h).
@@ -79,9 +79,9 @@ func (Kernel) Connect(c Config, sock *os.File) (int, error) {
 	})
 	switch {
 	case errors.Is(err, unix.EBUSY):
-		return 0, problem.New(problem.Busy, "%s is in use: choose another device, or leave out --device", Path(c.Index))
+		return 0, errs.New(errs.Busy, "%s is in use: choose another device, or leave out --device", Path(c.Index))
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EMFILE):
-		return 0, problem.New(problem.Busy, "the kernel has no free nbd device: detach one")
+		return 0, errs.New(errs.Busy, "the kernel has no free nbd device: detach one")
 	case err == nil && index == AnyDevice:
 		err = errors.New("the kernel does not say which device it took")
 	}
@@ -185,7 +185,7 @@ func do(command uint8, in attrs, each func(attrs) error) error {
 	defer s.close()
 	err = s.do(command, in, each)
 	if errors.Is(err, unix.EPERM) {
-		return problem.New(problem.Unsupported, "kernel devices need root: run glide serve as root (or with CAP_SYS_ADMIN)")
+		return errs.New(errs.Unsupported, "kernel devices need root: run glide serve as root (or with CAP_SYS_ADMIN)")
 	}
 	return err
 }

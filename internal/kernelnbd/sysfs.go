@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // maxIndex bounds the N of /dev/nbdN: minor numbers have 20 bits.
@@ -29,7 +29,7 @@ func ParsePath(path string) (int, error) {
 	digits, ok := strings.CutPrefix(path, devicePrefix)
 	n, err := strconv.ParseUint(digits, 10, 32)
 	if !ok || err != nil || n > maxIndex || strconv.FormatUint(n, 10) != digits {
-		return 0, problem.New(problem.Invalid, "%.60q is no nbd device: they are %s0, %s1, …", path, devicePrefix, devicePrefix)
+		return 0, errs.New(errs.Invalid, "%.60q is no nbd device: they are %s0, %s1, …", path, devicePrefix, devicePrefix)
 	}
 	return int(n), nil
 }
@@ -70,13 +70,13 @@ func readLine(path string) string {
 func noModule() error {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
-		return problem.New(problem.Unsupported, "the kernel has no nbd: %w", err)
+		return errs.New(errs.Unsupported, "the kernel has no nbd: %w", err)
 	}
 	release := unix.ByteSliceToString(u.Release[:])
 	if list, err := os.ReadFile(filepath.Join("/lib/modules", release, "modules.dep")); err == nil && strings.Contains(string(list), "/nbd.ko") {
-		return problem.New(problem.Unsupported, "the kernel's nbd module is not loaded: modprobe nbd")
+		return errs.New(errs.Unsupported, "the kernel's nbd module is not loaded: modprobe nbd")
 	}
-	return problem.New(problem.Unsupported, "this machine's kernel (Linux %s) has no nbd module, so it can have no kernel devices: give the volume's NBD URI (glide uri) to what uses it", release)
+	return errs.New(errs.Unsupported, "this machine's kernel (Linux %s) has no nbd module, so it can have no kernel devices: give the volume's NBD URI (glide uri) to what uses it", release)
 }
 
 // Programs that look at every device for a moment (udev does) are waited for:
@@ -92,7 +92,7 @@ const (
 // connection; ctx ends the wait for it.
 func (Kernel) Hold(ctx context.Context, index int) (release func(), err error) {
 	fd, err := open(index)
-	for i := 1; i < looks && problem.KindOf(err) == problem.Busy; i++ {
+	for i := 1; i < looks && errs.KindOf(err) == errs.Busy; i++ {
 		time.Sleep(lookPause)
 		fd, err = open(index)
 	}
@@ -122,14 +122,14 @@ func open(index int) (fd int, err error) {
 	path := Path(index)
 	fd, err = unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	if err == unix.EBUSY {
-		return 0, problem.New(problem.Busy, "%s is in use (mounted, or part of another device): unmount it, or use --force", path)
+		return 0, errs.New(errs.Busy, "%s is in use (mounted, or part of another device): unmount it, or use --force", path)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("open %s: %w", path, err)
 	}
 	if who := users("/proc", fd); len(who) > 0 {
 		_ = unix.Close(fd)
-		return 0, problem.New(problem.Busy, "%s is in use by %s: stop that, or use --force", path, strings.Join(who, ", "))
+		return 0, errs.New(errs.Busy, "%s is in use by %s: stop that, or use --force", path, strings.Join(who, ", "))
 	}
 	return fd, nil
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // In tells whether a directory holds a Pebble database: the metadata of a host.
@@ -26,7 +26,7 @@ func In(fs vfs.FS, dir string) bool {
 func Dump(w io.Writer, fs vfs.FS, dir string) error {
 	lock, err := pebble.LockDirectory(dir, fs)
 	if err != nil {
-		return problem.New(problem.Busy, "the metadata in %s is in use by a daemon (or cannot be locked: %v): stop it first, or ask it: glide show, glide ls", dir, err)
+		return errs.New(errs.Busy, "the metadata in %s is in use by a daemon (or cannot be locked: %v): stop it first, or ask it: glide show, glide ls", dir, err)
 	}
 	defer func() { _ = lock.Close() }() // nothing was written
 	in, err := openInstance(fs, dir, func() bool { return false }, func(o *pebble.Options) { o.ReadOnly = true })
@@ -43,7 +43,7 @@ func (m *DB) dump(w io.Writer, dir string) error {
 		return err
 	}
 	if format == 0 {
-		return problem.New(problem.Corrupt, "the metadata in %s has no format version", dir)
+		return errs.New(errs.Corrupt, "the metadata in %s has no format version", dir)
 	}
 	if _, err := fmt.Fprintf(w, "metadata of a host: format %d\n", format); err != nil {
 		return err

@@ -14,8 +14,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // breakable is a disk that fails from its n-th change of a file on, until it is
@@ -105,7 +105,7 @@ func (m model) change(t *testing.T, db *DB, rng *rand.Rand, steps int) {
 			other := fmt.Sprintf("w%d", rng.IntN(3))
 			if err := db.SaveVolumes(Record{id, value}, Record{other, value}); err == nil {
 				m[id], m[other] = value, value
-			} else if k := problem.KindOf(err); k != problem.NoSpace && k != problem.Unavailable {
+			} else if k := errs.KindOf(err); k != errs.NoSpace && k != errs.Unavailable {
 				t.Fatalf("a save failed with an error of kind %s: %v", k, err)
 			}
 		}

@@ -7,7 +7,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // instance is the database, opened once. When a write of it fails it is given
@@ -41,7 +41,7 @@ func openInstance(fs vfs.FS, dir string, give func() bool, change func(*pebble.O
 		in.db = db
 		return in, nil
 	case errors.Is(err, pebble.ErrCorruption):
-		return nil, problem.New(problem.Corrupt, "the metadata in %s is damaged: %w", dir, err)
+		return nil, errs.New(errs.Corrupt, "the metadata in %s is damaged: %w", dir, err)
 	}
 	f.fail(err)
 	return nil, fmt.Errorf("open the metadata in %s: %w", dir, err)

@@ -26,8 +26,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // formatVersion is the newest layout that this program reads and writes.
@@ -93,7 +93,7 @@ func Open(opts Options) (*DB, error) {
 	}
 	lock, err := pebble.LockDirectory(opts.Dir, opts.FS)
 	if err != nil {
-		return nil, problem.New(problem.Busy, "the metadata in %s is in use by another daemon (or cannot be locked: %w)", opts.Dir, err)
+		return nil, errs.New(errs.Busy, "the metadata in %s is in use by another daemon (or cannot be locked: %w)", opts.Dir, err)
 	}
 	m := &DB{opts: opts, lock: lock, ahead: map[string]ahead{}}
 	if err := m.begin(); err != nil {
@@ -120,11 +120,11 @@ func (m *DB) version(dir string) (uint32, error) {
 		return 0, err
 	}
 	if len(b) != 4 || binary.BigEndian.Uint32(b) == 0 {
-		return 0, problem.New(problem.Corrupt, "the metadata in %s has no format version", dir)
+		return 0, errs.New(errs.Corrupt, "the metadata in %s has no format version", dir)
 	}
 	v := binary.BigEndian.Uint32(b)
 	if v > formatVersion {
-		return v, problem.New(problem.Unsupported, "the metadata in %s is of format %d, this program knows up to %d: use a newer glide", dir, v, formatVersion)
+		return v, errs.New(errs.Unsupported, "the metadata in %s is of format %d, this program knows up to %d: use a newer glide", dir, v, formatVersion)
 	}
 	return v, nil
 }

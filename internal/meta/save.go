@@ -8,7 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/reserve"
 )
 
@@ -142,11 +142,11 @@ func (m *DB) writeError(err error) error {
 }
 
 func (m *DB) describe(err error) error {
-	kind, advice := problem.Unavailable, "check the disk; it goes on by itself once that takes writes"
+	kind, advice := errs.Unavailable, "check the disk; it goes on by itself once that takes writes"
 	if reserve.IsFull(err) {
-		kind, advice = problem.NoSpace, "make room on the disk; it goes on by itself then"
+		kind, advice = errs.NoSpace, "make room on the disk; it goes on by itself then"
 	}
-	return problem.New(kind, "the metadata in %s cannot be written: %w: %s", m.opts.Dir, err, advice)
+	return errs.New(kind, "the metadata in %s cannot be written: %w: %s", m.opts.Dir, err, advice)
 }
 
 // Err is why the metadata cannot be written; nil if it can.
@@ -231,7 +231,7 @@ func (m *DB) reopen() error {
 // begin opens the database for the first time.
 func (m *DB) begin() error {
 	in, err := m.open(false)
-	if err != nil && problem.KindOf(err) != problem.Corrupt {
+	if err != nil && errs.KindOf(err) != errs.Corrupt {
 		var readErr error
 		if in, readErr = m.open(true); readErr == nil {
 			m.failed = m.describe(err)

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // Effect is what a fault does to the request it strikes.
@@ -43,7 +43,7 @@ type Fault struct {
 	Rate float64
 	// Effect is what happens to them.
 	Effect Effect
-	// Err is what they return; nil: problem.Unavailable. Truncate and Flip return none.
+	// Err is what they return; nil: errs.Unavailable. Truncate and Flip return none.
 	Err error
 }
 
@@ -162,7 +162,7 @@ func (r *rule) err(op Op, key string) error {
 	if r.Err != nil {
 		return r.Err
 	}
-	return problem.New(problem.Unavailable, "%s %s: injected fault", op, key)
+	return errs.New(errs.Unavailable, "%s %s: injected fault", op, key)
 }
 
 // run makes a request that returns no data, as the rules will.

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // fileStore keeps each object in a file of its own, at root/key.
@@ -78,7 +78,7 @@ type readFile interface {
 func openFile(fsys fileSystem, root string, clock Clock) (*fileStore, error) {
 	f := &fileStore{fs: fsys, root: root, durable: map[string]bool{".": true}}
 	if st, err := fsys.Stat(root); err == nil && !st.IsDir() {
-		return nil, problem.New(problem.Invalid, "the store %s is no directory: name one, or the place for a new one", f)
+		return nil, errs.New(errs.Invalid, "the store %s is no directory: name one, or the place for a new one", f)
 	}
 	tmp := f.path(tmpDir)
 	if _, err := fsys.Stat(tmp); errors.Is(err, fs.ErrNotExist) {

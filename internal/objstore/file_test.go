@@ -18,7 +18,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // memFiles is a file system that forgets what was not synced.
@@ -175,7 +175,7 @@ func TestFileOrder(t *testing.T) {
 	}
 	check("the first create", append(slices.Clone(write), "mkdir S/v", "sync dir S", "mkdir S/v/log", "sync dir S/v",
 		"link S/.tmp/# S/v/log/1", "remove S/.tmp/#", "sync dir S/v/log")...)
-	if err := s.PutIfAbsent(ctx, "v/log/1", []byte("2")); !errors.Is(err, problem.Exists) {
+	if err := s.PutIfAbsent(ctx, "v/log/1", []byte("2")); !errors.Is(err, errs.Exists) {
 		t.Fatal(err)
 	}
 	check("a create that loses", append(slices.Clone(write), "link S/.tmp/# S/v/log/1", "remove S/.tmp/#", "sync dir S/v/log")...)
@@ -205,7 +205,7 @@ func TestFileCrash(t *testing.T) {
 				got, err := s.Get(t.Context(), k)
 				was, had := durable[k]
 				switch {
-				case err != nil && !errors.Is(err, problem.NotFound):
+				case err != nil && !errors.Is(err, errs.NotFound):
 					t.Fatalf("seed %d: %v", seed, err)
 				case err == nil && had && string(got) == was, err != nil && !had:
 				case k == key && (err == nil && string(got) == data || err != nil && data == ""):
@@ -231,7 +231,7 @@ func TestFileCrash(t *testing.T) {
 				err = s.PutIfAbsent(t.Context(), key, []byte(data))
 			}
 			switch {
-			case errors.Is(err, problem.Exists):
+			case errors.Is(err, errs.Exists):
 			case err != nil:
 				t.Fatal(err)
 			case data == "":
@@ -249,14 +249,14 @@ func TestFileCrash(t *testing.T) {
 func TestFileFailures(t *testing.T) {
 	for _, c := range []struct {
 		errno syscall.Errno
-		kind  problem.Kind
+		kind  errs.Kind
 	}{
-		{syscall.ENOSPC, problem.NoSpace},
-		{syscall.EDQUOT, problem.NoSpace},
-		{syscall.EROFS, problem.ReadOnly},
-		{syscall.EACCES, problem.ReadOnly},
-		{syscall.ESTALE, problem.Unavailable},
-		{syscall.EIO, problem.Internal},
+		{syscall.ENOSPC, errs.NoSpace},
+		{syscall.EDQUOT, errs.NoSpace},
+		{syscall.EROFS, errs.ReadOnly},
+		{syscall.EACCES, errs.ReadOnly},
+		{syscall.ESTALE, errs.Unavailable},
+		{syscall.EIO, errs.Internal},
 	} {
 		for n := 0; ; n++ {
 			i := -1 // opening is not counted
@@ -273,13 +273,13 @@ func TestFileFailures(t *testing.T) {
 			if i <= n {
 				break // there are no more operations to fail
 			}
-			if problem.KindOf(err) != c.kind || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "a/b/1") {
-				t.Fatalf("%v at operation %d: %v (%s)", c.errno, n, err, problem.KindOf(err))
+			if errs.KindOf(err) != c.kind || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "a/b/1") {
+				t.Fatalf("%v at operation %d: %v (%s)", c.errno, n, err, errs.KindOf(err))
 			}
 			if left, _ := s.fs.ReadDir("/data/store/.tmp"); len(left) != 0 {
 				t.Fatalf("%v at operation %d leaves %v", c.errno, n, left)
 			}
-			if err := s.PutIfAbsent(t.Context(), "a/b/1", []byte("data")); err != nil && !errors.Is(err, problem.Exists) {
+			if err := s.PutIfAbsent(t.Context(), "a/b/1", []byte("data")); err != nil && !errors.Is(err, errs.Exists) {
 				t.Fatal(err)
 			}
 			if got, err := s.Get(t.Context(), "a/b/1"); err != nil || string(got) != "data" {
@@ -315,8 +315,8 @@ func TestFileVanished(t *testing.T) {
 		for i, err := range []error{
 			err1, err2, err3, err4, s.Put(ctx, "a/c", nil), s.PutIfAbsent(ctx, "n/c", nil), s.Delete(ctx, "a/b"),
 		} {
-			if problem.KindOf(err) != problem.Unavailable || !errors.Is(err, ErrPersistent) {
-				t.Errorf("%s, request %d: %v (%s)", state, i, err, problem.KindOf(err))
+			if errs.KindOf(err) != errs.Unavailable || !errors.Is(err, ErrPersistent) {
+				t.Errorf("%s, request %d: %v (%s)", state, i, err, errs.KindOf(err))
 			}
 		}
 	}
@@ -357,7 +357,7 @@ func TestFileNotADirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := openFile(osFiles{}, dir, Clock{})
-	if problem.KindOf(err) != problem.Invalid || !strings.Contains(err.Error(), "no directory") {
+	if errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "no directory") {
 		t.Error(err)
 	}
 	if _, err := openFile(osFiles{}, filepath.Join(dir, "in"), Clock{}); err == nil || !strings.Contains(err.Error(), dir) {
@@ -414,15 +414,15 @@ func TestFileStrangers(t *testing.T) {
 	if err != nil || len(infos) != 1 || infos[0].Key != "linked/x/f" || infos[0].Size != 1 {
 		t.Fatalf("listed: %v, %v", infos, err)
 	}
-	if _, err := s.Get(ctx, "empty"); !errors.Is(err, problem.NotFound) {
+	if _, err := s.Get(ctx, "empty"); !errors.Is(err, errs.NotFound) {
 		t.Fatalf("a directory is no object: %v", err)
 	}
 	for _, key := range []string{"empty", "linked/x/f/g"} {
-		if err := s.Put(ctx, key, nil); problem.KindOf(err) != problem.Invalid {
-			t.Fatalf("put %s: %v (%s)", key, err, problem.KindOf(err))
+		if err := s.Put(ctx, key, nil); errs.KindOf(err) != errs.Invalid {
+			t.Fatalf("put %s: %v (%s)", key, err, errs.KindOf(err))
 		}
-		if err := s.PutIfAbsent(ctx, key, nil); problem.KindOf(err) != problem.Invalid {
-			t.Fatalf("put if absent %s: %v (%s)", key, err, problem.KindOf(err))
+		if err := s.PutIfAbsent(ctx, key, nil); errs.KindOf(err) != errs.Invalid {
+			t.Fatalf("put if absent %s: %v (%s)", key, err, errs.KindOf(err))
 		}
 	}
 	file := filepath.Join(other, "big")
@@ -432,7 +432,7 @@ func TestFileStrangers(t *testing.T) {
 	if err := os.Truncate(file, MaxObject+1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Get(ctx, "linked/big"); problem.KindOf(err) != problem.Corrupt {
+	if _, err := s.Get(ctx, "linked/big"); errs.KindOf(err) != errs.Corrupt {
 		t.Fatalf("an object that is too big: %v", err)
 	}
 }
@@ -446,7 +446,7 @@ func TestMemDirectories(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"a", "a/b", "a/b/c/d", "a/b/c/d/e"} {
-		if err := s.PutIfAbsent(ctx, key, nil); problem.KindOf(err) != problem.Invalid {
+		if err := s.PutIfAbsent(ctx, key, nil); errs.KindOf(err) != errs.Invalid {
 			t.Errorf("put if absent %s: %v", key, err)
 		}
 	}
@@ -460,7 +460,7 @@ func TestFileRepeatedLink(t *testing.T) {
 	if err := s.PutIfAbsent(t.Context(), "a", []byte("mine")); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.PutIfAbsent(t.Context(), "a", []byte("other")); !errors.Is(err, problem.Exists) {
+	if err := s.PutIfAbsent(t.Context(), "a", []byte("other")); !errors.Is(err, errs.Exists) {
 		t.Fatal(err)
 	}
 	if got, err := s.Get(t.Context(), "a"); err != nil || !bytes.Equal(got, []byte("mine")) {

@@ -5,7 +5,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 const (
@@ -13,17 +13,17 @@ const (
 	maxPart = 255  // bytes; what a file name may have
 )
 
-// CheckKey says (as problem.Invalid) what keeps key from being a key: it has 1
+// CheckKey says (as errs.Invalid) what keeps key from being a key: it has 1
 // to 1024 bytes of printable UTF-8, in parts of 1 to 255 bytes between slashes.
 // No part begins with a dot: "..", a driver's own directories and the hidden
 // files of others thus name no object.
 func CheckKey(key string) error {
 	if len(key) > maxKey {
-		return problem.New(problem.Invalid, "the object key %.40q… has %d bytes, at most %d are possible", key, len(key), maxKey)
+		return errs.New(errs.Invalid, "the object key %.40q… has %d bytes, at most %d are possible", key, len(key), maxKey)
 	}
 	for part := range strings.SplitSeq(key, "/") {
 		if part == "" {
-			return problem.New(problem.Invalid, "the object key %q has an empty part", key)
+			return errs.New(errs.Invalid, "the object key %q has an empty part", key)
 		}
 		if err := checkPart(key, part); err != nil {
 			return err
@@ -54,13 +54,13 @@ func splitPrefix(prefix string) (dir, last string) {
 func checkPart(key, part string) error {
 	switch {
 	case strings.HasPrefix(part, "."):
-		return problem.New(problem.Invalid, "the object key %q has a part that begins with a dot", key)
+		return errs.New(errs.Invalid, "the object key %q has a part that begins with a dot", key)
 	case len(part) > maxPart:
-		return problem.New(problem.Invalid, "the object key %.40q… has a part of %d bytes, at most %d are possible", key, len(part), maxPart)
+		return errs.New(errs.Invalid, "the object key %.40q… has a part of %d bytes, at most %d are possible", key, len(part), maxPart)
 	case !utf8.ValidString(part):
-		return problem.New(problem.Invalid, "the object key %q is not UTF-8", key)
+		return errs.New(errs.Invalid, "the object key %q is not UTF-8", key)
 	case strings.ContainsFunc(part, func(r rune) bool { return !unicode.IsPrint(r) }):
-		return problem.New(problem.Invalid, "the object key %q has an unprintable character", key)
+		return errs.New(errs.Invalid, "the object key %q has an unprintable character", key)
 	}
 	return nil
 }

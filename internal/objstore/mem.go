@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // mem keeps objects in memory. It upholds the whole contract of Store, also
@@ -112,12 +112,12 @@ func (m *mem) put(ctx context.Context, op Op, key string, data []byte) error {
 func (m *mem) insert(op Op, key string) error {
 	for i := range key {
 		if _, ok := m.objects[key[:i]]; ok && key[i] == '/' {
-			return problem.New(problem.Invalid, "%s %s: %s is an object, it cannot be a directory", op, key, key[:i])
+			return errs.New(errs.Invalid, "%s %s: %s is an object, it cannot be a directory", op, key, key[:i])
 		}
 	}
 	below, _ := slices.BinarySearch(m.keys, key+"/")
 	if below < len(m.keys) && strings.HasPrefix(m.keys[below], key+"/") {
-		return problem.New(problem.Invalid, "%s %s: it is the directory of other keys", op, key)
+		return errs.New(errs.Invalid, "%s %s: it is the directory of other keys", op, key)
 	}
 	i, _ := slices.BinarySearch(m.keys, key)
 	m.keys = slices.Insert(m.keys, i, key)

@@ -15,14 +15,14 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // MaxObject is the greatest object that a driver must carry, in bytes: a pack
 // holds at most 64 MiB.
 const MaxObject = 64 << 20
 
-// Two markers further describe errors of kind problem.Unavailable; test with
+// Two markers further describe errors of kind errs.Unavailable; test with
 // errors.Is.
 var (
 	// ErrSlowDown is a store that answers, but asks for fewer requests.
@@ -42,9 +42,9 @@ type Info struct {
 
 // Store is an object store. Every method may be called concurrently. Keys are
 // slash-separated, without a leading slash (CheckKey has the rules); no key is
-// ever a prefix directory of another. Errors are of the kinds problem.NotFound,
-// problem.Exists, problem.Unavailable (worth another try, see also
-// ErrPersistent), problem.NoSpace, problem.ReadOnly and problem.Invalid;
+// ever a prefix directory of another. Errors are of the kinds errs.NotFound,
+// errs.Exists, errs.Unavailable (worth another try, see also
+// ErrPersistent), errs.NoSpace, errs.ReadOnly and errs.Invalid;
 // anything else will not mend by itself. An error that comes of the end of ctx
 // satisfies errors.Is for ctx.Err().
 //
@@ -54,12 +54,12 @@ type Store interface {
 	// Get returns the whole object.
 	Get(ctx context.Context, key string) ([]byte, error)
 	// GetRange returns exactly n bytes from off; a shorter object is an error
-	// of kind problem.Corrupt. n is positive.
+	// of kind errs.Corrupt. n is positive.
 	GetRange(ctx context.Context, key string, off, n int64) ([]byte, error)
 	// Put creates or replaces the object. When it returns without error the
 	// object is durable.
 	Put(ctx context.Context, key string, data []byte) error
-	// PutIfAbsent creates the object, or fails with problem.Exists and changes
+	// PutIfAbsent creates the object, or fails with errs.Exists and changes
 	// nothing. After any other error the object may exist or appear later.
 	PutIfAbsent(ctx context.Context, key string, data []byte) error
 	// Head describes the object.
@@ -117,7 +117,7 @@ func checkPut(ctx context.Context, op Op, key string, data []byte) error {
 		return err
 	}
 	if len(data) > MaxObject {
-		return problem.New(problem.Invalid, "%s %s: %d bytes are more than the %d that an object may have",
+		return errs.New(errs.Invalid, "%s %s: %d bytes are more than the %d that an object may have",
 			op, key, len(data), MaxObject)
 	}
 	return nil
@@ -129,7 +129,7 @@ func checkRange(ctx context.Context, key string, off, n int64) error {
 		return err
 	}
 	if off < 0 || n <= 0 || n > MaxObject || off > MaxObject {
-		return problem.New(problem.Invalid, "%s %s: %d bytes at %d are no range of an object", OpGetRange, key, n, off)
+		return errs.New(errs.Invalid, "%s %s: %d bytes at %d are no range of an object", OpGetRange, key, n, off)
 	}
 	return nil
 }
@@ -151,11 +151,11 @@ func checkContext(ctx context.Context, op Op, key string) error {
 }
 
 // contextError describes a request that ended with its context: a deadline
-// that passed is the store's slowness (problem.Unavailable), a cancellation is
+// that passed is the store's slowness (errs.Unavailable), a cancellation is
 // nobody's fault.
 func contextError(op Op, key string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
-		return problem.New(problem.Unavailable, "%s %s: no answer in time: %w", op, key, err)
+		return errs.New(errs.Unavailable, "%s %s: no answer in time: %w", op, key, err)
 	}
 	return fmt.Errorf("%s %s: %w", op, key, err)
 }
@@ -171,19 +171,19 @@ func (m marked) Unwrap() []error { return []error{m.error, m.marker} }
 func persistent(err error) error { return marked{err, ErrPersistent} }
 
 func absent(op Op, key, store string) error {
-	return problem.New(problem.NotFound, "%s %s: no such object in %s", op, key, store)
+	return errs.New(errs.NotFound, "%s %s: no such object in %s", op, key, store)
 }
 
 func exists(op Op, key, store string) error {
-	return problem.New(problem.Exists, "%s %s: the object exists already in %s", op, key, store)
+	return errs.New(errs.Exists, "%s %s: the object exists already in %s", op, key, store)
 }
 
 func tooShort(key, store string, size, off, n int64) error {
-	return problem.New(problem.Corrupt, "%s %s: the object in %s has %d bytes, %d at %d were wanted",
+	return errs.New(errs.Corrupt, "%s %s: the object in %s has %d bytes, %d at %d were wanted",
 		OpGetRange, key, store, size, n, off)
 }
 
 func tooBig(key, store string, size int64) error {
-	return problem.New(problem.Corrupt, "%s %s: the object in %s has %d bytes, more than the %d that Glide's have",
+	return errs.New(errs.Corrupt, "%s %s: the object in %s has %d bytes, more than the %d that Glide's have",
 		OpGet, key, store, size, MaxObject)
 }

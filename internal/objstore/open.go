@@ -20,7 +20,7 @@ type Options struct {
 // s3://BUCKET[/PREFIX] with the parameters endpoint, region, path_style, sse,
 // kms_key and checksum, or mem:// (empty and private, for tests). Requests are counted
 // and retried. It makes no request to an S3 store; use Probe before relying on
-// one. A bad URL is a problem.Invalid that says what is wrong.
+// one. A bad URL is a errs.Invalid that says what is wrong.
 func Open(ctx context.Context, url string, opts Options) (Store, error) {
 	loc, err := parseURL(url)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // ProbeVersion changes when Probe proves more: a store that was proved by an older
@@ -29,7 +29,7 @@ var listed = []string{"0", "00", "A", "B", "Z-1", "_", "a", "a-b", "a.b", "a0", 
 // its length.
 const unordered = 5
 
-// Probe proves that s has every Property, or fails with problem.Unsupported and
+// Probe proves that s has every Property, or fails with errs.Unsupported and
 // names the one that it lacks. It makes some 30 requests under probe/NONCE, most of
 // them side by side; the nonce must never have been used.
 func Probe(ctx context.Context, s Store, nonce string) error {
@@ -65,19 +65,19 @@ func trouble(err error) error { return fmt.Errorf("probing the store: %w", err) 
 
 // sideBySide runs steps at once and returns the first error in their order.
 func sideBySide(steps ...func() error) error {
-	errs := make([]error, len(steps))
+	failed := make([]error, len(steps))
 	var wg sync.WaitGroup
 	for i, step := range steps {
-		wg.Go(func() { errs[i] = step() })
+		wg.Go(func() { failed[i] = step() })
 	}
 	wg.Wait()
 	// One that names a property says more than a request that failed.
-	for _, err := range errs {
-		if errors.Is(err, problem.Unsupported) {
+	for _, err := range failed {
+		if errors.Is(err, errs.Unsupported) {
 			return err
 		}
 	}
-	for _, err := range errs {
+	for _, err := range failed {
 		if err != nil {
 			return err
 		}
@@ -121,7 +121,7 @@ func (p *prober) second(ctx context.Context, first []byte) error {
 	switch {
 	case err == nil:
 		return CreatesOnce.lacks(p.s, "it created one a second time, so two hosts could own one volume")
-	case !errors.Is(err, problem.Exists):
+	case !errors.Is(err, errs.Exists):
 		return trouble(err)
 	}
 	got, err := p.s.Get(ctx, p.once)
@@ -136,7 +136,7 @@ func (p *prober) second(ctx context.Context, first []byte) error {
 
 // unread is why an object that was just written could not be read.
 func (p *prober) unread(err error) error {
-	if errors.Is(err, problem.NotFound) {
+	if errors.Is(err, errs.NotFound) {
 		return ReadsItsWrites.lacks(p.s, "an object that was just written is not there")
 	}
 	return trouble(err)
@@ -164,7 +164,7 @@ func (p *prober) read(ctx context.Context, first []byte) error {
 func (p *prober) ranged(ctx context.Context, first []byte) error {
 	got, err := p.s.GetRange(ctx, p.once, 3, 5)
 	switch {
-	case errors.Is(err, problem.Unsupported), errors.Is(err, problem.Corrupt):
+	case errors.Is(err, errs.Unsupported), errors.Is(err, errs.Corrupt):
 		return ReadsRanges.lacks(p.s, "%w", err)
 	case err != nil:
 		return p.unread(err)
@@ -237,7 +237,7 @@ func (p *prober) absent(ctx context.Context, key string) error {
 	switch {
 	case err == nil:
 		return ForgetsDeleted.lacks(p.s, "it has an object that is not there, %s", key)
-	case !errors.Is(err, problem.NotFound):
+	case !errors.Is(err, errs.NotFound):
 		return trouble(err)
 	}
 	return nil
@@ -272,32 +272,32 @@ func ProbeRace(ctx context.Context, s Store, nonce string) error {
 	const racers = 8
 	key := probes + nonce
 	data := func(i int) []byte { return fmt.Appendf(nil, "racer %d %s", i, nonce) }
-	var errs [racers]error
+	var results [racers]error
 	var wg sync.WaitGroup
 	for i := range racers {
-		wg.Go(func() { errs[i] = s.PutIfAbsent(ctx, key, data(i)) })
+		wg.Go(func() { results[i] = s.PutIfAbsent(ctx, key, data(i)) })
 	}
 	wg.Wait()
-	err := raced(ctx, s, key, errs[:], data)
+	err := raced(ctx, s, key, results[:], data)
 	if derr := s.Delete(ctx, key); err == nil && derr != nil {
 		err = trouble(derr)
 	}
 	return err
 }
 
-func raced(ctx context.Context, s Store, key string, errs []error, data func(int) []byte) error {
+func raced(ctx context.Context, s Store, key string, results []error, data func(int) []byte) error {
 	winner, winners := 0, 0
-	for i, err := range errs {
+	for i, err := range results {
 		switch {
 		case err == nil:
 			winner = i
 			winners++
-		case !errors.Is(err, problem.Exists):
+		case !errors.Is(err, errs.Exists):
 			return trouble(err)
 		}
 	}
 	if winners != 1 {
-		return CreatesOnce.lacks(s, "it let %d of %d creates of one object win, so two hosts could own one volume", winners, len(errs))
+		return CreatesOnce.lacks(s, "it let %d of %d creates of one object win, so two hosts could own one volume", winners, len(results))
 	}
 	got, err := s.Get(ctx, key)
 	if err != nil {

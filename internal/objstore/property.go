@@ -4,7 +4,7 @@ import (
 	"context"
 	"strings"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // Property is something that a store has to do, because safety or truth rests on
@@ -26,7 +26,7 @@ const (
 // lacks is the error of a store that does not have a property: nothing that it
 // says can be relied on.
 func (p Property) lacks(s Store, format string, args ...any) error {
-	return problem.New(problem.Unsupported, "the store %s cannot be used, it is not true that it %s: "+format+"; %s",
+	return errs.New(errs.Unsupported, "the store %s cannot be used, it is not true that it %s: "+format+"; %s",
 		append(append([]any{s, string(p)}, args...), p.advice())...)
 }
 

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // wrong is a store of which one kind of answer is not true.
@@ -119,7 +119,7 @@ func TestProbeFindsWhatAStoreLacks(t *testing.T) {
 			return all[:min(len(all), 4)]
 		}}, objstore.ListsFrom},
 		"old bytes":         {&wrong{get: func(b []byte, err error) ([]byte, error) { return slices.Concat(b, []byte("x")), err }}, objstore.CreatesOnce},
-		"not there yet":     {&wrong{get: func([]byte, error) ([]byte, error) { return nil, problem.New(problem.NotFound, "no") }}, objstore.ReadsItsWrites},
+		"not there yet":     {&wrong{get: func([]byte, error) ([]byte, error) { return nil, errs.New(errs.NotFound, "no") }}, objstore.ReadsItsWrites},
 		"another size":      {&wrong{head: func(in objstore.Info, err error) (objstore.Info, error) { in.Size++; return in, err }}, objstore.ReadsItsWrites},
 		"what is not there": {&wrong{head: func(in objstore.Info, _ error) (objstore.Info, error) { return in, nil }}, objstore.ReadsItsWrites},
 		"the whole object":  {&wrong{ranged: func(all []byte) []byte { return all }}, objstore.ReadsRanges},
@@ -129,7 +129,7 @@ func TestProbeFindsWhatAStoreLacks(t *testing.T) {
 		for range 5 { // its requests come in any order
 			c.store.Store = objstore.NewMem(objstore.Clock{})
 			err := objstore.Probe(t.Context(), c.store, "x")
-			if !errors.Is(err, problem.Unsupported) || !strings.Contains(fmt.Sprint(err), string(c.want)) {
+			if !errors.Is(err, errs.Unsupported) || !strings.Contains(fmt.Sprint(err), string(c.want)) {
 				if name == "what is not there" && strings.Contains(fmt.Sprint(err), string(objstore.ForgetsDeleted)) {
 					continue
 				}
@@ -161,7 +161,7 @@ func TestListsAreChecked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := s.List(t.Context(), "a/", "a/1", 3); !errors.Is(err, problem.Unsupported) || len(got) > 0 {
+		if got, err := s.List(t.Context(), "a/", "a/1", 3); !errors.Is(err, errs.Unsupported) || len(got) > 0 {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"math"
 	"time"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // RetryOptions say how often and how long to try. Zero values are replaced by
@@ -62,7 +62,7 @@ func positive[T int | int64 | time.Duration](v, otherwise T) T {
 	return otherwise
 }
 
-// retrying repeats what failed with problem.Unavailable. Repeating is safe: of
+// retrying repeats what failed with errs.Unavailable. Repeating is safe: of
 // the requests that write, Put and Delete have the same effect twice, and
 // PutIfAbsent is settled by reading back.
 type retrying struct {
@@ -82,14 +82,14 @@ const unknownSize = 8 << 20
 // up. size is the number of bytes to be moved.
 func (r *retrying) do(ctx context.Context, op Op, key string, size int64, try func(context.Context) error) error {
 	start := r.o.Clock.Now()
-	gone := patience(ctx)
+	gone := retryBudget(ctx)
 	for n := 1; ; n++ {
 		limit := r.within(n, size, gone.Load())
 		if op.reads() { // what somebody waits for is not waited for longer because it failed before
 			limit = min(limit, r.o.MaxElapsed+readSlack-r.o.Clock.Now().Sub(start))
 		}
 		err := r.once(ctx, limit, try)
-		if err == nil || problem.KindOf(err) != problem.Unavailable || errors.Is(err, ErrPersistent) {
+		if err == nil || errs.KindOf(err) != errs.Unavailable || errors.Is(err, ErrPersistent) {
 			gone.Store(false)
 			return err
 		}
@@ -100,7 +100,7 @@ func (r *retrying) do(ctx context.Context, op Op, key string, size int64, try fu
 		elapsed := r.o.Clock.Now().Sub(start)
 		if gone.Load() || n >= r.o.MaxTries || elapsed+pause > r.o.MaxElapsed {
 			gone.Store(true)
-			return problem.New(problem.Unavailable, "%w (gave up after %d tries in %s)", err, n, elapsed.Round(time.Millisecond))
+			return errs.New(errs.Unavailable, "%w (gave up after %d tries in %s)", err, n, elapsed.Round(time.Millisecond))
 		}
 		r.o.OnRetry(op, key, err)
 		if r.o.Clock.Sleep(ctx, pause) != nil {
@@ -157,7 +157,7 @@ func (r *retrying) GetRange(ctx context.Context, key string, off, n int64) (data
 	err = r.do(ctx, OpGetRange, key, n, func(ctx context.Context) error {
 		data, err = r.Store.GetRange(ctx, key, off, n)
 		if err == nil && int64(len(data)) != n {
-			err = problem.New(problem.Unavailable, "%s %s: torn read, %d bytes came instead of %d", OpGetRange, key, len(data), n)
+			err = errs.New(errs.Unavailable, "%s %s: torn read, %d bytes came instead of %d", OpGetRange, key, len(data), n)
 		}
 		return err
 	})
@@ -179,18 +179,18 @@ func (r *retrying) PutIfAbsent(ctx context.Context, key string, data []byte) err
 	unknown := false
 	err := r.do(ctx, OpPutIfAbsent, key, int64(len(data)), func(ctx context.Context) error {
 		err := r.Store.PutIfAbsent(ctx, key, data)
-		if err != nil && !errors.Is(err, problem.Exists) {
+		if err != nil && !errors.Is(err, errs.Exists) {
 			unknown = true
 		}
 		return err
 	})
-	if !unknown || !errors.Is(err, problem.Exists) {
+	if !unknown || !errors.Is(err, errs.Exists) {
 		return err
 	}
 	there, gerr := r.Get(ctx, key)
 	switch {
 	case gerr != nil:
-		return problem.New(problem.Unavailable, "%s %s: a repeated try found the object there, and reading back whose it is failed: %w",
+		return errs.New(errs.Unavailable, "%s %s: a repeated try found the object there, and reading back whose it is failed: %w",
 			OpPutIfAbsent, key, gerr)
 	case bytes.Equal(there, data):
 		return nil

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // clock is time that passes only by sleeping.
@@ -65,7 +65,7 @@ func TestRetryMends(t *testing.T) {
 		for _, effect := range []objstore.Effect{objstore.FailBefore, objstore.FailAfter, objstore.Late} {
 			retried := 0
 			s, f, _ := flaky(objstore.RetryOptions{OnRetry: func(got objstore.Op, _ string, err error) {
-				if got != op || !errors.Is(err, problem.Unavailable) {
+				if got != op || !errors.Is(err, errs.Unavailable) {
 					t.Errorf("told of a retry of %s: %v", got, err)
 				}
 				retried++
@@ -89,7 +89,7 @@ func TestRetryMends(t *testing.T) {
 func TestRetryPauses(t *testing.T) {
 	s, _, c := flaky(objstore.RetryOptions{}, objstore.Fault{})
 	err := s.Put(t.Context(), "a", nil)
-	if !errors.Is(err, problem.Unavailable) || !strings.Contains(err.Error(), "gave up after") {
+	if !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "gave up after") {
 		t.Fatal(err)
 	}
 	want := []time.Duration{50, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000, 5000}
@@ -102,7 +102,7 @@ func TestRetryPauses(t *testing.T) {
 		}
 	}
 	// Asked to slow down, it does; and it stops before its time is over.
-	s, _, c = flaky(objstore.RetryOptions{}, objstore.Fault{Err: problem.New(problem.Unavailable, "503: %w", objstore.ErrSlowDown)})
+	s, _, c = flaky(objstore.RetryOptions{}, objstore.Fault{Err: errs.New(errs.Unavailable, "503: %w", objstore.ErrSlowDown)})
 	if err := s.Put(t.Context(), "a", nil); !errors.Is(err, objstore.ErrSlowDown) {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestRetryHangs(t *testing.T) {
 	hang.times = 1000
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if err := s.PutIfAbsent(ctx, "b", nil); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, problem.Unavailable) {
+	if err := s.PutIfAbsent(ctx, "b", nil); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errs.Unavailable) {
 		t.Fatal(err)
 	}
 }
@@ -152,15 +152,15 @@ type hanging struct {
 func (h *hanging) PutIfAbsent(ctx context.Context, key string, data []byte) error {
 	if h.times--; h.times >= 0 {
 		<-ctx.Done()
-		return problem.New(problem.Unavailable, "put: %w", ctx.Err())
+		return errs.New(errs.Unavailable, "put: %w", ctx.Err())
 	}
 	return h.Store.PutIfAbsent(ctx, key, data)
 }
 
 func TestRetryDoesNot(t *testing.T) {
 	for _, err := range []error{
-		problem.New(problem.NotFound, "x"), problem.New(problem.NoSpace, "x"), problem.New(problem.ReadOnly, "x"),
-		problem.New(problem.Invalid, "x"), errors.New("x"), problem.New(problem.Unavailable, "x: %w", objstore.ErrPersistent),
+		errs.New(errs.NotFound, "x"), errs.New(errs.NoSpace, "x"), errs.New(errs.ReadOnly, "x"),
+		errs.New(errs.Invalid, "x"), errors.New("x"), errs.New(errs.Unavailable, "x: %w", objstore.ErrPersistent),
 	} {
 		s, f, _ := flaky(objstore.RetryOptions{}, objstore.Fault{Err: err})
 		if got := s.Put(t.Context(), "a", nil); !errors.Is(got, err) || f.Requests() != 1 {
@@ -169,7 +169,7 @@ func TestRetryDoesNot(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	s, f, _ := flaky(objstore.RetryOptions{OnRetry: func(objstore.Op, string, error) { cancel() }}, objstore.Fault{})
-	if err := s.Put(ctx, "a", nil); !errors.Is(err, context.Canceled) || !errors.Is(err, problem.Unavailable) || f.Requests() != 1 {
+	if err := s.Put(ctx, "a", nil); !errors.Is(err, context.Canceled) || !errors.Is(err, errs.Unavailable) || f.Requests() != 1 {
 		t.Errorf("cancelled while waiting: %v after %d requests", err, f.Requests())
 	}
 }
@@ -183,19 +183,19 @@ func TestRetryLostAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Without a doubtful try, equal bytes are no proof.
-	if err := s.PutIfAbsent(t.Context(), "mine", []byte("by me")); !errors.Is(err, problem.Exists) {
+	if err := s.PutIfAbsent(t.Context(), "mine", []byte("by me")); !errors.Is(err, errs.Exists) {
 		t.Fatal(err)
 	}
 	// The first try fails, and another's object is there.
 	f.Inject(objstore.Fault{Ops: create, Times: 1, Effect: objstore.FailBefore})
-	if err := s.PutIfAbsent(t.Context(), "mine", []byte("by someone else")); !errors.Is(err, problem.Exists) {
+	if err := s.PutIfAbsent(t.Context(), "mine", []byte("by someone else")); !errors.Is(err, errs.Exists) {
 		t.Fatal(err)
 	}
 	// Whose it is cannot be found out.
 	f.Clear()
 	f.Inject(objstore.Fault{Ops: create, Times: 1, Effect: objstore.FailAfter})
-	f.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpGet}, Err: problem.New(problem.NotFound, "gone")})
-	if err := s.PutIfAbsent(t.Context(), "other", nil); problem.KindOf(err) != problem.Unavailable {
+	f.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpGet}, Err: errs.New(errs.NotFound, "gone")})
+	if err := s.PutIfAbsent(t.Context(), "other", nil); errs.KindOf(err) != errs.Unavailable {
 		t.Fatal(err)
 	}
 }
@@ -248,7 +248,7 @@ type stalling struct {
 
 func (s stalling) stall() error {
 	s.c.now = s.c.now.Add(s.c.limits[len(s.c.limits)-1])
-	return problem.New(problem.Unavailable, "no answer in time")
+	return errs.New(errs.Unavailable, "no answer in time")
 }
 
 func (s stalling) Get(context.Context, string) ([]byte, error) { return nil, s.stall() }
@@ -276,7 +276,7 @@ func TestStalledReads(t *testing.T) {
 		case 2:
 			_, err = s.List(t.Context(), "", "", 0)
 		}
-		if took := c.now.Sub(began); problem.KindOf(err) != problem.Unavailable || took > 38*time.Second || took < 10*time.Second {
+		if took := c.now.Sub(began); errs.KindOf(err) != errs.Unavailable || took > 38*time.Second || took < 10*time.Second {
 			t.Errorf("request %d: after %s: %v", i, took, err)
 		}
 	}

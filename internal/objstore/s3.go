@@ -32,7 +32,7 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"golang.org/x/sys/unix"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // s3Store keeps objects in a bucket of Amazon S3 or of a server that speaks its
@@ -74,7 +74,7 @@ func awsConfig(ctx context.Context) (aws.Config, error) {
 	cfg, err := config.LoadDefaultConfig(ctx, config.WithHTTPClient(httpClient()), config.WithLogger(logging.Nop{}),
 		config.WithCredentialsCacheOptions(func(o *aws.CredentialsCacheOptions) { o.ExpiryWindow = refreshBefore }))
 	if err != nil {
-		return cfg, problem.New(problem.Invalid, "the AWS configuration cannot be read: %w", err)
+		return cfg, errs.New(errs.Invalid, "the AWS configuration cannot be read: %w", err)
 	}
 	return cfg, nil
 }
@@ -233,21 +233,21 @@ func (s *s3Store) GetRange(ctx context.Context, key string, off, n int64) ([]byt
 	})
 	if err != nil {
 		if apiCode(err) == "InvalidRange" {
-			return nil, problem.New(problem.Corrupt, "%s %s: the object in %s ends before byte %d", OpGetRange, key, s, off)
+			return nil, errs.New(errs.Corrupt, "%s %s: the object in %s ends before byte %d", OpGetRange, key, s, off)
 		}
 		return nil, s.fail(ctx, OpGetRange, key, err)
 	}
 	defer func() { _ = out.Body.Close() }()
 	var first, last, size int64
 	if _, err := fmt.Sscanf(aws.ToString(out.ContentRange), "bytes %d-%d/%d", &first, &last, &size); err != nil {
-		return nil, problem.New(problem.Unsupported, "%s %s: %s answers a ranged read without saying which range (Content-Range: %q)",
+		return nil, errs.New(errs.Unsupported, "%s %s: %s answers a ranged read without saying which range (Content-Range: %q)",
 			OpGetRange, key, s, aws.ToString(out.ContentRange))
 	}
 	if off+n > size {
 		return nil, tooShort(key, s.String(), size, off, n)
 	}
 	if first != off || last != off+n-1 {
-		return nil, problem.New(problem.Unavailable, "%s %s: %s answered bytes %d to %d instead of %d to %d",
+		return nil, errs.New(errs.Unavailable, "%s %s: %s answered bytes %d to %d instead of %d to %d",
 			OpGetRange, key, s, first, last, off, off+n-1)
 	}
 	return s.readBody(ctx, OpGetRange, key, out.Body, n)
@@ -258,13 +258,13 @@ func (s *s3Store) GetRange(ctx context.Context, key string, off, n int64) ([]byt
 func (s *s3Store) readChunks(key string, out *s3.GetObjectOutput) ([]byte, error) {
 	raw, ok := awsmiddleware.GetRawResponse(out.ResultMetadata).(*smithyhttp.Response)
 	if !ok || !slices.Contains(raw.TransferEncoding, "chunked") {
-		return nil, problem.New(problem.Unsupported, "get %s: %s answers without a Content-Length, so that nobody can tell whether all of the object came: "+
+		return nil, errs.New(errs.Unsupported, "get %s: %s answers without a Content-Length, so that nobody can tell whether all of the object came: "+
 			"reach it without the proxy that takes it away, or have that speak HTTP/1.1", key, s)
 	}
 	buf, err := io.ReadAll(io.LimitReader(out.Body, MaxObject+1))
 	switch {
 	case err != nil:
-		return nil, problem.New(problem.Unavailable, "get %s: torn read, the answer of %s broke off after %d bytes: %w", key, s, len(buf), err)
+		return nil, errs.New(errs.Unavailable, "get %s: torn read, the answer of %s broke off after %d bytes: %w", key, s, len(buf), err)
 	case len(buf) > MaxObject:
 		return nil, tooBig(key, s.String(), int64(len(buf)))
 	}
@@ -274,7 +274,7 @@ func (s *s3Store) readChunks(key string, out *s3.GetObjectOutput) ([]byte, error
 // noStore is the error of an answer that is a success, and yet none of S3's: such
 // as the page of a network that wants a login.
 func (s *s3Store) noStore(op Op, key string) error {
-	return persistent(problem.New(problem.Unavailable, "%s %s: what answers at %s is no S3 server (its answer has no ETag): check the address, and what lies between", op, key, s))
+	return persistent(errs.New(errs.Unavailable, "%s %s: what answers at %s is no S3 server (its answer has no ETag): check the address, and what lies between", op, key, s))
 }
 
 // readBody reads exactly n bytes; fewer are a torn answer, which Retry mends.
@@ -285,7 +285,7 @@ func (s *s3Store) readBody(ctx context.Context, op Op, key string, body io.Reade
 	case err == nil:
 		return buf, nil
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return nil, problem.New(problem.Unavailable, "%s %s: torn read, the answer of %s broke off after %d of %d bytes", op, key, s, got, n)
+		return nil, errs.New(errs.Unavailable, "%s %s: torn read, the answer of %s broke off after %d of %d bytes", op, key, s, got, n)
 	default:
 		return nil, s.fail(ctx, op, key, err)
 	}
@@ -365,7 +365,7 @@ func (s *s3Store) List(ctx context.Context, prefix, after string, limit int) ([]
 			return nil, s.fail(ctx, OpList, prefix, err)
 		}
 		if out.Name == nil && out.IsTruncated == nil && out.KeyCount == nil {
-			return nil, persistent(problem.New(problem.Unavailable, "list %s: what answers at %s is no S3 server (its answer is no list): check the address, and what lies between", prefix, s))
+			return nil, persistent(errs.New(errs.Unavailable, "list %s: what answers at %s is no S3 server (its answer is no list): check the address, and what lies between", prefix, s))
 		}
 		for _, o := range out.Contents {
 			infos = append(infos, Info{Key: aws.ToString(o.Key), Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)})
@@ -374,7 +374,7 @@ func (s *s3Store) List(ctx context.Context, prefix, after string, limit int) ([]
 			return infos, nil
 		}
 		if aws.ToString(out.NextContinuationToken) == "" {
-			return nil, problem.New(problem.Unsupported, "list %s: %s cuts a list short and does not say how to go on", prefix, s)
+			return nil, errs.New(errs.Unsupported, "list %s: %s cuts a list short and does not say how to go on", prefix, s)
 		}
 		in.ContinuationToken = out.NextContinuationToken
 	}
@@ -388,7 +388,7 @@ func (s *s3Store) Delete(ctx context.Context, key string) error {
 	if err == nil {
 		return nil
 	}
-	if err := s.fail(ctx, OpDelete, key, err); !errors.Is(err, problem.NotFound) {
+	if err := s.fail(ctx, OpDelete, key, err); !errors.Is(err, errs.NotFound) {
 		return err
 	}
 	return nil

@@ -9,7 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 const (
@@ -177,7 +177,7 @@ func (s *s3Store) Reload(ctx context.Context) error {
 		return err
 	}
 	if _, err := chain.Retrieve(ctx); err != nil {
-		return problem.New(problem.Unavailable, "there are no credentials: %w", err)
+		return errs.New(errs.Unavailable, "there are no credentials: %w", err)
 	}
 	c.chain, c.seen, c.looked = chain, credentialMarks(), c.now()
 	return nil

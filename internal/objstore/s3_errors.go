@@ -16,7 +16,7 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // answers are what S3's error codes mean. A hint says what to do; it is also
@@ -24,40 +24,40 @@ import (
 // that is set up wrong: whoever asks for a flush has not typed its URL, and the
 // daemon goes on with its local volumes.
 var answers = map[string]struct {
-	kind problem.Kind
+	kind errs.Kind
 	hint string
 }{
-	"NoSuchKey":                  {kind: problem.NotFound},
-	"NotFound":                   {kind: problem.NotFound}, // a HEAD has no other code
-	"PreconditionFailed":         {kind: problem.Exists},
-	"ConditionalRequestConflict": {kind: problem.Unavailable}, // a rival create is under way
-	"OperationAborted":           {kind: problem.Unavailable}, // the same, elsewhere
-	"RequestTimeout":             {kind: problem.Unavailable},
-	"IncompleteBody":             {kind: problem.Unavailable},
-	"BadDigest":                  {kind: problem.Unavailable}, // damaged on the way up
-	"XAmzContentSHA256Mismatch":  {kind: problem.Unavailable},
-	"QuotaExceeded":              {kind: problem.NoSpace},
-	"XMinioStorageFull":          {kind: problem.NoSpace},
-	"NotImplemented":             {kind: problem.Unsupported},
-	"ObjectParentIsFile":         {kind: problem.Invalid},
-	"ExistingObjectIsDirectory":  {kind: problem.Invalid},
-	"NoSuchBucket":               {problem.Unavailable, "create the bucket, or correct the store's URL"},
-	"PermanentRedirect":          {problem.Unavailable, "the bucket is in another region: correct region= in the store's URL"},
+	"NoSuchKey":                  {kind: errs.NotFound},
+	"NotFound":                   {kind: errs.NotFound}, // a HEAD has no other code
+	"PreconditionFailed":         {kind: errs.Exists},
+	"ConditionalRequestConflict": {kind: errs.Unavailable}, // a rival create is under way
+	"OperationAborted":           {kind: errs.Unavailable}, // the same, elsewhere
+	"RequestTimeout":             {kind: errs.Unavailable},
+	"IncompleteBody":             {kind: errs.Unavailable},
+	"BadDigest":                  {kind: errs.Unavailable}, // damaged on the way up
+	"XAmzContentSHA256Mismatch":  {kind: errs.Unavailable},
+	"QuotaExceeded":              {kind: errs.NoSpace},
+	"XMinioStorageFull":          {kind: errs.NoSpace},
+	"NotImplemented":             {kind: errs.Unsupported},
+	"ObjectParentIsFile":         {kind: errs.Invalid},
+	"ExistingObjectIsDirectory":  {kind: errs.Invalid},
+	"NoSuchBucket":               {errs.Unavailable, "create the bucket, or correct the store's URL"},
+	"PermanentRedirect":          {errs.Unavailable, "the bucket is in another region: correct region= in the store's URL"},
 	"AuthorizationHeaderMalformed": {
-		problem.Unavailable, "the signature is for another region: correct region= in the store's URL",
+		errs.Unavailable, "the signature is for another region: correct region= in the store's URL",
 	},
-	"InvalidAccessKeyId":      {problem.Unavailable, "the store does not know the access key"},
-	"XAdminUserNotFound":      {problem.Unavailable, "the store does not know the access key"}, // versitygw
-	"SignatureDoesNotMatch":   {problem.Unavailable, "the secret key does not belong to the access key, or a proxy changed what was signed"},
-	"ExpiredToken":            {problem.Unavailable, "the session token has expired"},
-	"InvalidToken":            {problem.Unavailable, "the session token is not valid"},
-	"RequestTimeTooSkewed":    {problem.Unavailable, "this machine's clock differs from the store's: set it right"},
-	"AccessDenied":            {problem.Unavailable, "the credentials do not permit it: grant GetObject, PutObject, DeleteObject and ListBucket"},
-	"Forbidden":               {problem.Unavailable, "the credentials are wrong, or do not permit it"}, // a HEAD has no other code
-	"InvalidObjectState":      {problem.Unavailable, "the object lies in an archive: restore it"},
-	"KMS.DisabledException":   {problem.Unavailable, "the key of sse=aws:kms is disabled"},
-	"KMS.NotFoundException":   {problem.Unavailable, "the key of sse=aws:kms does not exist: correct kms_key="},
-	"InvalidEncryptionMethod": {problem.Unavailable, "the store does not have this encryption: correct sse="},
+	"InvalidAccessKeyId":      {errs.Unavailable, "the store does not know the access key"},
+	"XAdminUserNotFound":      {errs.Unavailable, "the store does not know the access key"}, // versitygw
+	"SignatureDoesNotMatch":   {errs.Unavailable, "the secret key does not belong to the access key, or a proxy changed what was signed"},
+	"ExpiredToken":            {errs.Unavailable, "the session token has expired"},
+	"InvalidToken":            {errs.Unavailable, "the session token is not valid"},
+	"RequestTimeTooSkewed":    {errs.Unavailable, "this machine's clock differs from the store's: set it right"},
+	"AccessDenied":            {errs.Unavailable, "the credentials do not permit it: grant GetObject, PutObject, DeleteObject and ListBucket"},
+	"Forbidden":               {errs.Unavailable, "the credentials are wrong, or do not permit it"}, // a HEAD has no other code
+	"InvalidObjectState":      {errs.Unavailable, "the object lies in an archive: restore it"},
+	"KMS.DisabledException":   {errs.Unavailable, "the key of sse=aws:kms is disabled"},
+	"KMS.NotFoundException":   {errs.Unavailable, "the key of sse=aws:kms does not exist: correct kms_key="},
+	"InvalidEncryptionMethod": {errs.Unavailable, "the store does not have this encryption: correct sse="},
 }
 
 // slowDowns are the codes by which a store asks for fewer requests.
@@ -92,34 +92,34 @@ func (s *s3Store) fail(ctx context.Context, op Op, key string, err error) error 
 	}
 	answered = answered && response.HTTPStatusCode() > 0
 	if answered && !strings.Contains(err.Error(), "EOF") { // what broke off says so
-		return persistent(problem.New(problem.Unavailable, "%s %s: what answers at %s is no S3 server (%s): check the address, and what lies between",
+		return persistent(errs.New(errs.Unavailable, "%s %s: what answers at %s is no S3 server (%s): check the address, and what lies between",
 			op, key, s, oneLine(response.Err.Error())))
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return marked{problem.New(problem.Unavailable, "%s %s: %s does not answer in time, check its address and the network", op, key, s), ctx.Err()}
+		return marked{errs.New(errs.Unavailable, "%s %s: %s does not answer in time, check its address and the network", op, key, s), ctx.Err()}
 	}
 	if ctx.Err() != nil {
 		return contextError(op, key, ctx.Err())
 	}
 	if creds, ok := errors.AsType[*credentialsError](err); ok {
-		return persistent(problem.New(problem.Unavailable,
+		return persistent(errs.New(errs.Unavailable,
 			"%s %s: no credentials for %s: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile (%s)", op, key, s, oneLine(creds.Error())))
 	}
 	if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		if s.trustAnew(ctx) {
-			return problem.New(problem.Unavailable, "%s %s: the certificate of %s was not trusted, and the authorities have changed since: %w", op, key, s, untrusted)
+			return errs.New(errs.Unavailable, "%s %s: the certificate of %s was not trusted, and the authorities have changed since: %w", op, key, s, untrusted)
 		}
-		return persistent(problem.New(problem.Unavailable,
+		return persistent(errs.New(errs.Unavailable,
 			"%s %s: the certificate of %s is not trusted: set AWS_CA_BUNDLE (%w)", op, key, s, untrusted))
 	}
 	if send, ok := errors.AsType[*smithyhttp.RequestSendError](err); ok {
 		why := withoutURL(send.Err)
-		return problem.New(problem.Unavailable, "%s %s: %s: %w", op, key, s.unreached(why), why)
+		return errs.New(errs.Unavailable, "%s %s: %s: %w", op, key, s.unreached(why), why)
 	}
 	if operation, ok := errors.AsType[*smithy.OperationError](err); ok && !answered {
-		return problem.New(problem.Internal, "%s %s in %s: %w", op, key, s, operation.Err)
+		return errs.New(errs.Internal, "%s %s in %s: %w", op, key, s, operation.Err)
 	}
-	return problem.New(problem.Unavailable, "%s %s: the answer of %s broke off: %w", op, key, s, err)
+	return errs.New(errs.Unavailable, "%s %s: the answer of %s broke off: %w", op, key, s, err)
 }
 
 // unreached says what an error of the network means.
@@ -231,10 +231,10 @@ var ofCredentials = map[string]bool{
 func (s *s3Store) refused(ctx context.Context, op Op, key string, a answer) error {
 	what := describe(a.status, a.code, a.message)
 	if ofCredentials[a.code] && ctx.Err() == nil && s.creds.renew(ctx, a.key) {
-		return problem.New(problem.Unavailable, "%s %s: %s refused credentials that were replaced since (%s)", op, key, s, what)
+		return errs.New(errs.Unavailable, "%s %s: %s refused credentials that were replaced since (%s)", op, key, s, what)
 	}
 	if who := a.proxy(); who != "" {
-		err := problem.New(problem.Unavailable, "%s %s: not %s answers but %s: %s", op, key, s, who, what)
+		err := errs.New(errs.Unavailable, "%s %s: not %s answers but %s: %s", op, key, s, who, what)
 		if a.status >= 500 {
 			return err
 		}
@@ -242,32 +242,32 @@ func (s *s3Store) refused(ctx context.Context, op Op, key string, a answer) erro
 	}
 	switch known, ok := answers[a.code]; {
 	case slowDowns[a.code] || a.status == http.StatusTooManyRequests || a.status == http.StatusServiceUnavailable:
-		return marked{problem.New(problem.Unavailable, "%s %s: %s asks to slow down (%s)", op, key, s, what), ErrSlowDown}
-	case ok && known.kind == problem.NotFound:
+		return marked{errs.New(errs.Unavailable, "%s %s: %s asks to slow down (%s)", op, key, s, what), ErrSlowDown}
+	case ok && known.kind == errs.NotFound:
 		return absent(op, key, s.String())
-	case ok && known.kind == problem.Exists:
+	case ok && known.kind == errs.Exists:
 		return exists(op, key, s.String())
 	case ok && known.hint != "":
-		return persistent(problem.New(known.kind, "%s %s: %s refuses: %s (%s)", op, key, s, s.hint(op, &a), what))
+		return persistent(errs.New(known.kind, "%s %s: %s refuses: %s (%s)", op, key, s, s.hint(op, &a), what))
 	case ok:
-		return problem.New(known.kind, "%s %s: %s refuses: %s", op, key, s, what)
+		return errs.New(known.kind, "%s %s: %s refuses: %s", op, key, s, what)
 	case a.status == http.StatusInsufficientStorage:
-		return problem.New(problem.NoSpace, "%s %s: %s is full: %s", op, key, s, what)
+		return errs.New(errs.NoSpace, "%s %s: %s is full: %s", op, key, s, what)
 	case a.status >= 500 || a.code == "InternalError" || a.status == http.StatusRequestTimeout:
-		return problem.New(problem.Unavailable, "%s %s: %s failed: %s", op, key, s, what)
+		return errs.New(errs.Unavailable, "%s %s: %s failed: %s", op, key, s, what)
 	case a.status == http.StatusPreconditionFailed:
 		return exists(op, key, s.String())
 	case a.status == http.StatusForbidden, a.status == http.StatusUnauthorized:
-		return persistent(problem.New(problem.Unavailable, "%s %s: %s refuses, and does not say why (%s): the credentials are from %s, and %s is needed there",
+		return persistent(errs.New(errs.Unavailable, "%s %s: %s refuses, and does not say why (%s): the credentials are from %s, and %s is needed there",
 			op, key, s, what, s.creds.source(), permissions[op]))
 	case a.status >= 300 && a.status < 400:
 		hint := s.hint(op, &a)
 		if hint == "" {
 			hint = "it is elsewhere: correct endpoint= or region= in the store's URL"
 		}
-		return persistent(problem.New(problem.Unavailable, "%s %s: %s sends us to another address: %s (%s)", op, key, s, hint, what))
+		return persistent(errs.New(errs.Unavailable, "%s %s: %s sends us to another address: %s (%s)", op, key, s, hint, what))
 	default:
-		return problem.New(problem.Internal, "%s %s: %s refuses: %s", op, key, s, what)
+		return errs.New(errs.Internal, "%s %s: %s refuses: %s", op, key, s, what)
 	}
 }
 

@@ -26,9 +26,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/objstore/s3test"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // keyed is a server that takes one access key, and tells which it was given.
@@ -271,7 +271,7 @@ func TestAnswersOfOthers(t *testing.T) {
 	_, err2 := s.List(t.Context(), "", "", 0)
 	_, err3 := s.Head(t.Context(), "a")
 	for i, err := range []error{err1, err2, err3, s.Put(t.Context(), "a", nil), s.PutIfAbsent(t.Context(), "a", nil)} {
-		if problem.KindOf(err) != problem.Unavailable || !strings.Contains(fmt.Sprint(err), "no S3 server") {
+		if errs.KindOf(err) != errs.Unavailable || !strings.Contains(fmt.Sprint(err), "no S3 server") {
 			t.Errorf("request %d is answered with a login page: %v", i, err)
 		}
 	}
@@ -289,10 +289,10 @@ func TestAnswersOfOthers(t *testing.T) {
 		w.(http.Flusher).Flush()
 		panic(http.ErrAbortHandler)
 	})
-	if _, err := torn.Get(t.Context(), "a"); problem.KindOf(err) != problem.Unavailable {
+	if _, err := torn.Get(t.Context(), "a"); errs.KindOf(err) != errs.Unavailable {
 		t.Errorf("in chunks, torn: %v", err)
 	}
-	if _, err := untilClosed(t).Get(t.Context(), "a"); problem.KindOf(err) != problem.Unsupported || !strings.Contains(err.Error(), "HTTP/1.1") {
+	if _, err := untilClosed(t).Get(t.Context(), "a"); errs.KindOf(err) != errs.Unsupported || !strings.Contains(err.Error(), "HTTP/1.1") {
 		t.Errorf("without a length, until it is closed: %v", err)
 	}
 }

@@ -16,9 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/objstore/s3test"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // impatient tries often and briefly.
@@ -32,14 +32,14 @@ func TestS3Refuses(t *testing.T) {
 	for _, c := range []struct {
 		name, url string
 		env       map[string]string
-		kind      problem.Kind
+		kind      errs.Kind
 		says      string
 	}{
-		{"wrong secret", store, map[string]string{"AWS_SECRET_ACCESS_KEY": "wrong"}, problem.Unavailable, "the secret key does not belong to the access key"},
-		{"unknown key", store, map[string]string{"AWS_ACCESS_KEY_ID": "nobody"}, problem.Unavailable, "does not know the access key"},
-		{"no credentials", store, map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, problem.Unavailable, "set AWS_ACCESS_KEY_ID"},
-		{"no bucket", strings.Replace(store, "glide-test", "no-such-bucket", 1), nil, problem.Unavailable, "create the bucket"},
-		{"no server", nowhere, nil, problem.Unavailable, "connection refused"},
+		{"wrong secret", store, map[string]string{"AWS_SECRET_ACCESS_KEY": "wrong"}, errs.Unavailable, "the secret key does not belong to the access key"},
+		{"unknown key", store, map[string]string{"AWS_ACCESS_KEY_ID": "nobody"}, errs.Unavailable, "does not know the access key"},
+		{"no credentials", store, map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, errs.Unavailable, "set AWS_ACCESS_KEY_ID"},
+		{"no bucket", strings.Replace(store, "glide-test", "no-such-bucket", 1), nil, errs.Unavailable, "create the bucket"},
+		{"no server", nowhere, nil, errs.Unavailable, "connection refused"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for name, value := range c.env {
@@ -48,8 +48,8 @@ func TestS3Refuses(t *testing.T) {
 			var counter objstore.Counter
 			s := open(t, c.url, objstore.Options{Retry: impatient, Counter: &counter})
 			err := s.PutIfAbsent(t.Context(), "a", []byte("data"))
-			if problem.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") {
-				t.Errorf("%v (%s)", err, problem.KindOf(err))
+			if errs.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%v (%s)", err, errs.KindOf(err))
 			}
 			if n := counter.Counts().Requests(); n != 1 && c.url != nowhere {
 				t.Errorf("%d requests were made", n)
@@ -82,7 +82,7 @@ func TestS3Counts(t *testing.T) {
 		t.Error("opening made a request")
 	}
 	for i, err := range everything(t.Context(), s) {
-		if err != nil && !errors.Is(err, problem.NotFound) {
+		if err != nil && !errors.Is(err, errs.NotFound) {
 			t.Errorf("request %d: %v", i, err)
 		}
 	}
@@ -114,7 +114,7 @@ func TestS3LostAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	faults.Inject(objstore.Fault{Ops: create, Times: 1, Effect: objstore.FailAfter})
-	if err := s.PutIfAbsent(t.Context(), "log/1", []byte("other")); !errors.Is(err, problem.Exists) {
+	if err := s.PutIfAbsent(t.Context(), "log/1", []byte("other")); !errors.Is(err, errs.Exists) {
 		t.Fatal(err)
 	}
 }
@@ -150,29 +150,29 @@ func TestS3Answers(t *testing.T) {
 	for _, c := range []struct {
 		status int
 		code   string
-		kind   problem.Kind
+		kind   errs.Kind
 		tries  int32
 		marker error
 	}{
-		{404, "NoSuchKey", problem.NotFound, 1, nil},
-		{404, "NoSuchBucket", problem.Unavailable, 1, objstore.ErrPersistent},
-		{409, "ConditionalRequestConflict", problem.Unavailable, 3, nil},
-		{409, "ObjectParentIsFile", problem.Invalid, 1, nil},
-		{412, "PreconditionFailed", problem.Exists, 1, nil},
-		{503, "SlowDown", problem.Unavailable, 3, objstore.ErrSlowDown},
-		{503, "ServiceUnavailable", problem.Unavailable, 3, objstore.ErrSlowDown},
-		{429, "", problem.Unavailable, 3, objstore.ErrSlowDown},
-		{500, "InternalError", problem.Unavailable, 3, nil},
-		{502, "", problem.Unavailable, 3, nil},
-		{400, "RequestTimeout", problem.Unavailable, 3, nil},
-		{400, "IncompleteBody", problem.Unavailable, 3, nil},
-		{501, "NotImplemented", problem.Unsupported, 1, nil},
-		{507, "", problem.NoSpace, 1, nil},
-		{403, "AccessDenied", problem.Unavailable, 1, objstore.ErrPersistent},
-		{403, "RequestTimeTooSkewed", problem.Unavailable, 1, objstore.ErrPersistent},
-		{403, "ExpiredToken", problem.Unavailable, 1, objstore.ErrPersistent},
-		{403, "SomethingElse", problem.Unavailable, 1, objstore.ErrPersistent},
-		{400, "InvalidArgument", problem.Internal, 1, nil},
+		{404, "NoSuchKey", errs.NotFound, 1, nil},
+		{404, "NoSuchBucket", errs.Unavailable, 1, objstore.ErrPersistent},
+		{409, "ConditionalRequestConflict", errs.Unavailable, 3, nil},
+		{409, "ObjectParentIsFile", errs.Invalid, 1, nil},
+		{412, "PreconditionFailed", errs.Exists, 1, nil},
+		{503, "SlowDown", errs.Unavailable, 3, objstore.ErrSlowDown},
+		{503, "ServiceUnavailable", errs.Unavailable, 3, objstore.ErrSlowDown},
+		{429, "", errs.Unavailable, 3, objstore.ErrSlowDown},
+		{500, "InternalError", errs.Unavailable, 3, nil},
+		{502, "", errs.Unavailable, 3, nil},
+		{400, "RequestTimeout", errs.Unavailable, 3, nil},
+		{400, "IncompleteBody", errs.Unavailable, 3, nil},
+		{501, "NotImplemented", errs.Unsupported, 1, nil},
+		{507, "", errs.NoSpace, 1, nil},
+		{403, "AccessDenied", errs.Unavailable, 1, objstore.ErrPersistent},
+		{403, "RequestTimeTooSkewed", errs.Unavailable, 1, objstore.ErrPersistent},
+		{403, "ExpiredToken", errs.Unavailable, 1, objstore.ErrPersistent},
+		{403, "SomethingElse", errs.Unavailable, 1, objstore.ErrPersistent},
+		{400, "InvalidArgument", errs.Internal, 1, nil},
 	} {
 		t.Run(fmt.Sprint(c.status, c.code), func(t *testing.T) {
 			var tries atomic.Int32
@@ -182,8 +182,8 @@ func TestS3Answers(t *testing.T) {
 				refuse(w, c.status, c.code)
 			})
 			err := s.PutIfAbsent(t.Context(), "dir/key", []byte("data"))
-			if problem.KindOf(err) != c.kind || c.marker != nil && !errors.Is(err, c.marker) || tries.Load() != c.tries {
-				t.Errorf("after %d tries: %v (%s)", tries.Load(), err, problem.KindOf(err))
+			if errs.KindOf(err) != c.kind || c.marker != nil && !errors.Is(err, c.marker) || tries.Load() != c.tries {
+				t.Errorf("after %d tries: %v (%s)", tries.Load(), err, errs.KindOf(err))
 			}
 			if !strings.Contains(err.Error(), "dir/key") || !strings.Contains(err.Error(), "s3://bucket") || strings.Contains(err.Error(), "\n") {
 				t.Errorf("the message: %v", err)
@@ -254,7 +254,7 @@ func TestS3Torn(t *testing.T) {
 		t.Errorf("another range, then the right one: %q, %v, %d tries", got, err, n.Load())
 	}
 	n.Store(0)
-	if _, err := s.List(t.Context(), "", "", 0); problem.KindOf(err) != problem.Unavailable || n.Load() != 3 {
+	if _, err := s.List(t.Context(), "", "", 0); errs.KindOf(err) != errs.Unavailable || n.Load() != 3 {
 		t.Errorf("half a list: %v, %d tries", err, n.Load())
 	}
 }
@@ -272,7 +272,7 @@ func TestS3Strange(t *testing.T) {
 	_, err := s.GetRange(t.Context(), "a", 0, 3)
 	_, err2 := s.List(t.Context(), "", "", 0)
 	for _, err := range []error{err, err2} {
-		if problem.KindOf(err) != problem.Unsupported {
+		if errs.KindOf(err) != errs.Unsupported {
 			t.Error(err)
 		}
 	}
@@ -292,11 +292,11 @@ func TestS3DeleteErrors(t *testing.T) {
 
 func TestS3NoRegion(t *testing.T) {
 	fake(t, "", nil) // for its environment
-	if _, err := objstore.Open(t.Context(), "s3://bucket", objstore.Options{}); problem.KindOf(err) != problem.Invalid || !strings.Contains(err.Error(), "region") {
+	if _, err := objstore.Open(t.Context(), "s3://bucket", objstore.Options{}); errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "region") {
 		t.Error(err)
 	}
 	t.Setenv("AWS_PROFILE", "no-such-profile")
-	if _, err := objstore.Open(t.Context(), "s3://bucket", objstore.Options{}); problem.KindOf(err) != problem.Invalid {
+	if _, err := objstore.Open(t.Context(), "s3://bucket", objstore.Options{}); errs.KindOf(err) != errs.Invalid {
 		t.Error(err)
 	}
 }

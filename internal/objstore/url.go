@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // The schemes of store URLs.
@@ -55,7 +55,7 @@ var s3Params = map[string]func(l *location) *string{
 	"checksum":   func(l *location) *string { return &l.checksum },
 }
 
-// parseURL takes a store URL apart. Errors, of kind problem.Invalid, say what
+// parseURL takes a store URL apart. Errors, of kind errs.Invalid, say what
 // is wrong with it and never repeat a password.
 func parseURL(raw string) (location, error) {
 	u, err := url.Parse(raw)
@@ -91,7 +91,7 @@ func parseURL(raw string) (location, error) {
 }
 
 func badURL(format string, args ...any) error {
-	return problem.New(problem.Invalid, "store URL: "+format, args...)
+	return errs.New(errs.Invalid, "store URL: "+format, args...)
 }
 
 // redacted is a URL that did not parse, for a message: without what might be

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 func TestURL(t *testing.T) {
@@ -70,7 +70,7 @@ func TestURLBad(t *testing.T) {
 		"s3://bucket?endpoint=http://host/?x%3D%31": "not of the form http[s]://HOST",
 	} {
 		_, err := parseURL(raw)
-		if !errors.Is(err, problem.Invalid) || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "\n") {
+		if !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v; want it to say %q", raw, err, says)
 		}
 		if err != nil && (strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "se%zzret")) {
@@ -91,7 +91,7 @@ func FuzzURL(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw string) {
 		loc, err := parseURL(raw)
 		if err != nil {
-			if !errors.Is(err, problem.Invalid) {
+			if !errors.Is(err, errs.Invalid) {
 				t.Fatalf("%q: %v", raw, err)
 			}
 			return

@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/objstore/objstoretest"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // TestWrappersConform stacks all wrappers, and loses one request in seven and
@@ -110,19 +110,19 @@ func TestFaultsChoose(t *testing.T) {
 	f := objstore.NewFaults(objstore.NewMem(objstore.Clock{}), 1)
 	f.Inject(objstore.Fault{
 		Ops: []objstore.Op{objstore.OpPut, objstore.OpDeleteBatch}, Match: func(key string) bool { return strings.HasPrefix(key, "v/") },
-		Skip: 1, Times: 2, Err: problem.New(problem.NoSpace, "full"),
+		Skip: 1, Times: 2, Err: errs.New(errs.NoSpace, "full"),
 	})
 	ctx := t.Context()
 	for i, c := range []struct {
 		err  error
-		kind problem.Kind // Internal: no error
+		kind errs.Kind // Internal: no error
 	}{
 		{f.Put(ctx, "w/1", nil), 0},
 		{f.PutIfAbsent(ctx, "v/0", nil), 0},
 		{f.Put(ctx, "v/1", nil), 0},
-		{f.Put(ctx, "v/2", nil), problem.NoSpace},
+		{f.Put(ctx, "v/2", nil), errs.NoSpace},
 		{f.DeleteBatch(ctx, []string{"w/2"}), 0},
-		{f.DeleteBatch(ctx, []string{"w/2", "v/2"}), problem.NoSpace},
+		{f.DeleteBatch(ctx, []string{"w/2", "v/2"}), errs.NoSpace},
 		{f.Put(ctx, "v/3", nil), 0},
 	} {
 		if c.kind == 0 && c.err != nil || c.kind != 0 && !errors.Is(c.err, c.kind) {
@@ -194,13 +194,13 @@ func (f forgetful) PutIfAbsent(ctx context.Context, key string, data []byte) err
 func TestProbe(t *testing.T) {
 	mem := objstore.NewMem(objstore.Clock{})
 	ctx := t.Context()
-	for _, says := range []error{nil, problem.New(problem.Exists, "exists")} {
+	for _, says := range []error{nil, errs.New(errs.Exists, "exists")} {
 		bad := forgetful{mem, says}
 		for _, err := range []error{objstore.Probe(ctx, bad, "1"), objstore.ProbeRace(ctx, bad, "2")} {
 			if says != nil && err == nil {
 				continue // the racers' last bytes may be the winner's
 			}
-			if problem.KindOf(err) != problem.Unsupported || !strings.Contains(err.Error(), "mem://") || strings.Contains(err.Error(), "\n") {
+			if errs.KindOf(err) != errs.Unsupported || !strings.Contains(err.Error(), "mem://") || strings.Contains(err.Error(), "\n") {
 				t.Errorf("second create says %v: %v", says, err)
 			}
 		}
@@ -216,14 +216,14 @@ func TestProbe(t *testing.T) {
 	for n := range int(c.Counts().Requests()) { // every request may fail, and none may be forgotten
 		f.Clear()
 		f.Inject(objstore.Fault{Skip: n, Times: 1})
-		if err := objstore.Probe(ctx, f, fmt.Sprint("n", n)); !errors.Is(err, problem.Unavailable) {
+		if err := objstore.Probe(ctx, f, fmt.Sprint("n", n)); !errors.Is(err, errs.Unavailable) {
 			t.Errorf("request %d fails: %v", n, err)
 		}
 	}
 	if err := mem.PutIfAbsent(ctx, "probe/used/once", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := objstore.Probe(ctx, mem, "used"); !errors.Is(err, problem.Exists) {
+	if err := objstore.Probe(ctx, mem, "used"); !errors.Is(err, errs.Exists) {
 		t.Error(err)
 	}
 }

@@ -5,7 +5,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // Limits say when a pack is full.
@@ -24,14 +24,14 @@ const (
 	MaxBytes      = 56 << 20
 )
 
-// Validate says, as problem.Invalid, what is wrong with limits that an operator
+// Validate says, as errs.Invalid, what is wrong with limits that an operator
 // chose.
 func (l Limits) Validate() error {
 	if l.Blocks < 0 || l.Blocks > MaxBlocks {
-		return problem.New(problem.Invalid, "%d blocks in a pack: 1 to %d are possible", l.Blocks, MaxBlocks)
+		return errs.New(errs.Invalid, "%d blocks in a pack: 1 to %d are possible", l.Blocks, MaxBlocks)
 	}
 	if l.Bytes < 0 || l.Bytes > MaxBytes {
-		return problem.New(problem.Invalid, "packs of %d bytes: 1 to %d are possible", l.Bytes, MaxBytes)
+		return errs.New(errs.Invalid, "packs of %d bytes: 1 to %d are possible", l.Bytes, MaxBytes)
 	}
 	return nil
 }

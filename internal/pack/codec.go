@@ -7,7 +7,7 @@ import (
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // Compression is the setting by which slots are encoded. Whatever it is, a
@@ -26,12 +26,12 @@ var compressionNames = [...]string{CompressionZstd: "zstd", CompressionS2: "s2",
 // String is the setting's name in flags and files.
 func (c Compression) String() string { return compressionNames[c] }
 
-// ParseCompression is the inverse of String; another name is a problem.Invalid.
+// ParseCompression is the inverse of String; another name is a errs.Invalid.
 func ParseCompression(name string) (Compression, error) {
 	if i := slices.Index(compressionNames[:], name); i >= 0 {
 		return Compression(i), nil
 	}
-	return 0, problem.New(problem.Invalid, "the compression %q is not known: there are zstd, s2 and none", name)
+	return 0, errs.New(errs.Invalid, "the compression %q is not known: there are zstd, s2 and none", name)
 }
 
 // Coders are pooled rather than shared: each is used by one goroutine at a time
@@ -89,7 +89,7 @@ func expand(dst, payload []byte, e Encoding, rawLen int) ([]byte, error) {
 		defer decoders.Put(d)
 		var err error
 		if dst, err = d.DecodeAll(payload, dst); err != nil {
-			return nil, problem.New(problem.Corrupt, "its zstd payload is damaged: %w", err)
+			return nil, errs.New(errs.Corrupt, "its zstd payload is damaged: %w", err)
 		}
 	case EncodingS2:
 		n, err := s2.DecodedLen(payload)
@@ -97,13 +97,13 @@ func expand(dst, payload []byte, e Encoding, rawLen int) ([]byte, error) {
 			dst, err = s2.Decode(dst[:rawLen], payload)
 		}
 		if err != nil || n != rawLen {
-			return nil, problem.New(problem.Corrupt, "its s2 payload is damaged (%d bytes instead of %d): %v", n, rawLen, err)
+			return nil, errs.New(errs.Corrupt, "its s2 payload is damaged (%d bytes instead of %d): %v", n, rawLen, err)
 		}
 	default:
-		return nil, problem.New(problem.Unsupported, "its encoding is %d, which this release does not know; update Glide", uint8(e))
+		return nil, errs.New(errs.Unsupported, "its encoding is %d, which this release does not know; update Glide", uint8(e))
 	}
 	if len(dst) != rawLen {
-		return nil, problem.New(problem.Corrupt, "its payload has %d raw bytes instead of %d", len(dst), rawLen)
+		return nil, errs.New(errs.Corrupt, "its payload has %d raw bytes instead of %d", len(dst), rawLen)
 	}
 	return dst, nil
 }

@@ -5,13 +5,13 @@ import (
 	"io"
 	"testing"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // expected is the error of a reader of untrusted bytes.
 func expected(err error) bool {
-	return err == nil || errors.Is(err, problem.Corrupt) || errors.Is(err, problem.Unsupported)
+	return err == nil || errors.Is(err, errs.Corrupt) || errors.Is(err, errs.Unsupported)
 }
 
 // FuzzDecodeSlot gives the decoder slots whose checksum is right whatever they

@@ -1,7 +1,7 @@
 package pack
 
 import (
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // Entry is what the index says of one slot.
@@ -43,14 +43,14 @@ func appendHeader(dst []byte) []byte {
 
 func checkHeader(header []byte) error {
 	if string(header[:8]) != headerMagic || le.Uint32(header[12:]) != checksum(header[:12]) {
-		return problem.New(problem.Corrupt, "its header is damaged")
+		return errs.New(errs.Corrupt, "its header is damaged")
 	}
 	return checkVersion(le.Uint32(header[8:]))
 }
 
 func checkVersion(v uint32) error {
 	if v != version {
-		return problem.New(problem.Unsupported, "the pack's format has version %d, this release knows %d; update Glide", v, version)
+		return errs.New(errs.Unsupported, "the pack's format has version %d, this release knows %d; update Glide", v, version)
 	}
 	return nil
 }
@@ -85,16 +85,16 @@ func appendEntry(dst []byte, e *Entry) []byte {
 }
 
 // ParseTrailer reads the trailer of a pack of size bytes from its tail, any
-// number of its last bytes from TrailerLen up. Damage is a problem.Corrupt, a
-// newer format a problem.Unsupported.
+// number of its last bytes from TrailerLen up. Damage is a errs.Corrupt, a
+// newer format a errs.Unsupported.
 func ParseTrailer(tail []byte, size int64) (Trailer, error) {
 	if len(tail) < TrailerLen || size < HeaderLen+TrailerLen || size > MaxObject || int64(len(tail)) > size {
-		return Trailer{}, problem.New(problem.Corrupt, "an object of %d bytes is no pack (%d to %d are possible)",
+		return Trailer{}, errs.New(errs.Corrupt, "an object of %d bytes is no pack (%d to %d are possible)",
 			size, HeaderLen+TrailerLen, MaxObject)
 	}
 	b := tail[len(tail)-TrailerLen:]
 	if string(b[56:]) != trailerMagic || le.Uint32(b[52:]) != checksum(b[:52]) {
-		return Trailer{}, problem.New(problem.Corrupt, "its trailer is damaged")
+		return Trailer{}, errs.New(errs.Corrupt, "its trailer is damaged")
 	}
 	if err := checkVersion(le.Uint32(b[48:])); err != nil {
 		return Trailer{}, err
@@ -108,7 +108,7 @@ func ParseTrailer(tail []byte, size int64) (Trailer, error) {
 	copy(t.ID.Nonce[:], b[28:])
 	if blocks+pages > MaxSlots || t.IndexLen != int64(blocks+pages)*EntryLen || t.IndexOff < HeaderLen ||
 		t.IndexOff+t.IndexLen+TrailerLen != size {
-		return Trailer{}, problem.New(problem.Corrupt, "its trailer has an index of %d+%d slots in %d bytes at %d, in an object of %d",
+		return Trailer{}, errs.New(errs.Corrupt, "its trailer has an index of %d+%d slots in %d bytes at %d, in an object of %d",
 			blocks, pages, t.IndexLen, t.IndexOff, size)
 	}
 	return t, nil
@@ -119,7 +119,7 @@ func ParseTrailer(tail []byte, size int64) (Trailer, error) {
 // are those of ParseTrailer.
 func ParseIndex(t Trailer, index []byte) (*Index, error) {
 	if int64(len(index)) != t.IndexLen || checksum(index) != t.indexCRC {
-		return nil, problem.New(problem.Corrupt, "its index is damaged")
+		return nil, errs.New(errs.Corrupt, "its index is damaged")
 	}
 	x := &Index{ID: t.ID, Blocks: t.Blocks, Entries: make([]Entry, t.Blocks+t.Pages)}
 	next := int64(HeaderLen)
@@ -131,13 +131,13 @@ func ParseIndex(t Trailer, index []byte) (*Index, error) {
 			want = KindPage
 		}
 		if int64(e.Off) != next || e.Len <= SlotHeaderLen || e.Kind != want || e.RawLen == 0 || e.RawLen > MaxRaw {
-			return nil, problem.New(problem.Corrupt, "its index has at %d a %s of %d raw bytes in a slot of %d at %d",
+			return nil, errs.New(errs.Corrupt, "its index has at %d a %s of %d raw bytes in a slot of %d at %d",
 				i, e.Kind, e.RawLen, e.Len, e.Off)
 		}
 		next += int64(e.Len)
 	}
 	if next != t.IndexOff {
-		return nil, problem.New(problem.Corrupt, "its slots end at %d, its index begins at %d", next, t.IndexOff)
+		return nil, errs.New(errs.Corrupt, "its slots end at %d, its index begins at %d", next, t.IndexOff)
 	}
 	return x, nil
 }

@@ -9,7 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 var nonce = [12]byte{0xa0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 1}
@@ -175,7 +175,7 @@ func TestLimits(t *testing.T) {
 	for l, ok := range map[Limits]bool{
 		{}: true, {Blocks: 25, Bytes: 1 << 20}: true, {Blocks: -1}: false, {Bytes: -1}: false, {Blocks: MaxBlocks + 1}: false, {Bytes: MaxBytes + 1}: false,
 	} {
-		if err := l.Validate(); (err == nil) != ok || err != nil && !errors.Is(err, problem.Invalid) {
+		if err := l.Validate(); (err == nil) != ok || err != nil && !errors.Is(err, errs.Invalid) {
 			t.Errorf("%+v: %v", l, err)
 		}
 	}
@@ -227,21 +227,21 @@ func TestPackDamage(t *testing.T) {
 	for i := range obj {
 		bad := bytes.Clone(obj)
 		bad[i] ^= 0x10
-		if err := VerifyObject(h, id, bad); !errors.Is(err, problem.Corrupt) || !strings.Contains(err.Error(), id.Key()) {
+		if err := VerifyObject(h, id, bad); !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), id.Key()) {
 			t.Fatalf("byte %d of %d: %v", i, len(obj), err)
 		}
 	}
 	for n := range obj {
-		if err := VerifyObject(h, id, obj[:n]); !errors.Is(err, problem.Corrupt) {
+		if err := VerifyObject(h, id, obj[:n]); !errors.Is(err, errs.Corrupt) {
 			t.Fatalf("cut to %d of %d: %v", n, len(obj), err)
 		}
 	}
 	other := id
 	other.Nonce[0]++
-	if err := VerifyObject(h, other, obj); !errors.Is(err, problem.Corrupt) {
+	if err := VerifyObject(h, other, obj); !errors.Is(err, errs.Corrupt) {
 		t.Fatalf("under another key: %v", err)
 	}
-	if err := VerifyObject(NewHasher("other"), id, obj); !errors.Is(err, problem.Corrupt) {
+	if err := VerifyObject(NewHasher("other"), id, obj); !errors.Is(err, errs.Corrupt) {
 		t.Fatalf("of another tenant: %v", err)
 	}
 }
@@ -264,31 +264,31 @@ func TestPackHostile(t *testing.T) {
 	trailer, index := len(obj)-TrailerLen, len(obj)-TrailerLen-4*EntryLen
 	for name, c := range map[string]struct {
 		change func(o []byte)
-		kind   problem.Kind
+		kind   errs.Kind
 	}{
-		"a newer trailer":      {func(o []byte) { le.PutUint32(o[trailer+48:], 2) }, problem.Unsupported},
-		"a newer header":       {func(o []byte) { le.PutUint32(o[8:], 2); le.PutUint32(o[12:], checksum(o[:12])) }, problem.Unsupported},
-		"an index before":      {func(o []byte) { le.PutUint32(o[trailer:], 0) }, problem.Corrupt},
-		"an index beyond":      {func(o []byte) { le.PutUint32(o[trailer:], 1<<32-1) }, problem.Corrupt},
-		"a long index":         {func(o []byte) { le.PutUint32(o[trailer+4:], 1<<32-1) }, problem.Corrupt},
-		"many blocks":          {func(o []byte) { le.PutUint32(o[trailer+8:], 1<<32-1) }, problem.Corrupt},
-		"many pages":           {func(o []byte) { le.PutUint32(o[trailer+12:], 1<<32-1) }, problem.Corrupt},
-		"another split":        {func(o []byte) { le.PutUint32(o[trailer+8:], 2); le.PutUint32(o[trailer+12:], 2) }, problem.Corrupt},
-		"a slot elsewhere":     {func(o []byte) { le.PutUint32(o[index+32:], 0) }, problem.Corrupt},
-		"an endless slot":      {func(o []byte) { le.PutUint32(o[index+36:], 1<<32-1) }, problem.Corrupt},
-		"an empty slot":        {func(o []byte) { le.PutUint32(o[index+36:], 0) }, problem.Corrupt},
-		"no raw bytes":         {func(o []byte) { le.PutUint32(o[index+40:], 0) }, problem.Corrupt},
-		"other raw bytes":      {func(o []byte) { le.PutUint32(o[index+40:], 17) }, problem.Corrupt},
-		"another kind":         {func(o []byte) { o[index+48] = 3 }, problem.Corrupt},
-		"another encoding":     {func(o []byte) { o[index+49] ^= 1 }, problem.Corrupt},
-		"another key":          {func(o []byte) { o[index+52] = 1 }, problem.Corrupt},
-		"another hash":         {func(o []byte) { o[index] ^= 1 }, problem.Corrupt},
-		"another hash of page": {func(o []byte) { o[index+3*EntryLen] ^= 1 }, problem.Corrupt},
+		"a newer trailer":      {func(o []byte) { le.PutUint32(o[trailer+48:], 2) }, errs.Unsupported},
+		"a newer header":       {func(o []byte) { le.PutUint32(o[8:], 2); le.PutUint32(o[12:], checksum(o[:12])) }, errs.Unsupported},
+		"an index before":      {func(o []byte) { le.PutUint32(o[trailer:], 0) }, errs.Corrupt},
+		"an index beyond":      {func(o []byte) { le.PutUint32(o[trailer:], 1<<32-1) }, errs.Corrupt},
+		"a long index":         {func(o []byte) { le.PutUint32(o[trailer+4:], 1<<32-1) }, errs.Corrupt},
+		"many blocks":          {func(o []byte) { le.PutUint32(o[trailer+8:], 1<<32-1) }, errs.Corrupt},
+		"many pages":           {func(o []byte) { le.PutUint32(o[trailer+12:], 1<<32-1) }, errs.Corrupt},
+		"another split":        {func(o []byte) { le.PutUint32(o[trailer+8:], 2); le.PutUint32(o[trailer+12:], 2) }, errs.Corrupt},
+		"a slot elsewhere":     {func(o []byte) { le.PutUint32(o[index+32:], 0) }, errs.Corrupt},
+		"an endless slot":      {func(o []byte) { le.PutUint32(o[index+36:], 1<<32-1) }, errs.Corrupt},
+		"an empty slot":        {func(o []byte) { le.PutUint32(o[index+36:], 0) }, errs.Corrupt},
+		"no raw bytes":         {func(o []byte) { le.PutUint32(o[index+40:], 0) }, errs.Corrupt},
+		"other raw bytes":      {func(o []byte) { le.PutUint32(o[index+40:], 17) }, errs.Corrupt},
+		"another kind":         {func(o []byte) { o[index+48] = 3 }, errs.Corrupt},
+		"another encoding":     {func(o []byte) { o[index+49] ^= 1 }, errs.Corrupt},
+		"another key":          {func(o []byte) { o[index+52] = 1 }, errs.Corrupt},
+		"another hash":         {func(o []byte) { o[index] ^= 1 }, errs.Corrupt},
+		"another hash of page": {func(o []byte) { o[index+3*EntryLen] ^= 1 }, errs.Corrupt},
 	} {
 		bad := bytes.Clone(obj)
 		c.change(bad)
-		if err := VerifyObject(h, id, resign(bad)); problem.KindOf(err) != c.kind {
-			t.Errorf("%s: %v (%s)", name, err, problem.KindOf(err))
+		if err := VerifyObject(h, id, resign(bad)); errs.KindOf(err) != c.kind {
+			t.Errorf("%s: %v (%s)", name, err, errs.KindOf(err))
 		}
 		var out strings.Builder
 		_ = Dump(&out, bad)
@@ -304,7 +304,7 @@ func TestParseKey(t *testing.T) {
 		"", "packs/", strings.ToUpper(good), good + "0", good[:len(good)-1], strings.Replace(good, "de/", "df/", 1), strings.Replace(good, "-", "0", 1),
 		strings.Replace(good, "dead", "xxxx", 1), "x" + good, strings.Replace(good, "packs", "Packs", 1), strings.Replace(good, "dead", "-ead", 1),
 	} {
-		if _, err := ParseKey(bad); !errors.Is(err, problem.Invalid) {
+		if _, err := ParseKey(bad); !errors.Is(err, errs.Invalid) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
@@ -329,15 +329,15 @@ func TestDump(t *testing.T) {
 	}
 	bad := bytes.Clone(obj)
 	bad[refs[1].Off+30] ^= 1
-	if out, err := dump(bad); !errors.Is(err, problem.Corrupt) || strings.Count(out, "  ok\n") != 2 || !strings.Contains(out, "its checksum is") {
+	if out, err := dump(bad); !errors.Is(err, errs.Corrupt) || strings.Count(out, "  ok\n") != 2 || !strings.Contains(out, "its checksum is") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	// Without its end, a pack still shows its slots.
 	cut := obj[:refs[2].Off+5]
-	if out, err := dump(cut); !errors.Is(err, problem.Corrupt) || strings.Count(out, "  ok\n") != 2 {
+	if out, err := dump(cut); !errors.Is(err, errs.Corrupt) || strings.Count(out, "  ok\n") != 2 {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if _, err := dump(nil); !errors.Is(err, problem.Corrupt) {
+	if _, err := dump(nil); !errors.Is(err, errs.Corrupt) {
 		t.Error(err)
 	}
 }

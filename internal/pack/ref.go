@@ -8,7 +8,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // Hash identifies the raw bytes of a block or of a map page: BLAKE3, keyed with
@@ -62,10 +62,10 @@ func (id ID) Key() string {
 }
 
 // ParseKey is the inverse of ID.Key. A key that Key cannot have made is a
-// problem.Invalid.
+// errs.Invalid.
 func ParseKey(key string) (ID, error) {
 	var id ID
-	bad := func() (ID, error) { return ID{}, problem.New(problem.Invalid, "%q is not the key of a pack", key) }
+	bad := func() (ID, error) { return ID{}, errs.New(errs.Invalid, "%q is not the key of a pack", key) }
 	rest, ok := strings.CutPrefix(key, "packs/")
 	if !ok || len(rest) != 2+1+2*len(id.Content)+1+2*len(id.Nonce) {
 		return bad()

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Slot is what a slot's header says.
@@ -49,18 +49,18 @@ func slotChecksum(slot []byte) uint32 {
 }
 
 // ParseSlot checks that slot is one whole, undamaged slot, and returns what its
-// header says. Damage is a problem.Corrupt; what a newer release wrote is a
-// problem.Unsupported.
+// header says. Damage is a errs.Corrupt; what a newer release wrote is a
+// errs.Unsupported.
 func ParseSlot(slot []byte) (Slot, error) {
 	if len(slot) < SlotHeaderLen || slot[0] != slotMagic {
-		return Slot{}, problem.New(problem.Corrupt, "it is no slot")
+		return Slot{}, errs.New(errs.Corrupt, "it is no slot")
 	}
 	s := readSlot(slot)
 	if want := uint64(SlotHeaderLen) + uint64(s.ext) + uint64(le.Uint32(slot[16:])); want != uint64(len(slot)) {
-		return Slot{}, problem.New(problem.Corrupt, "it has %d bytes and claims %d", len(slot), want)
+		return Slot{}, errs.New(errs.Corrupt, "it has %d bytes and claims %d", len(slot), want)
 	}
 	if got := slotChecksum(slot); got != s.CRC && !fault.Is("store-not-verified") {
-		return Slot{}, problem.New(problem.Corrupt, "its checksum is %08x instead of %08x", got, s.CRC)
+		return Slot{}, errs.New(errs.Corrupt, "its checksum is %08x instead of %08x", got, s.CRC)
 	}
 	return s, s.check(slot)
 }
@@ -77,17 +77,17 @@ func readSlot(slot []byte) Slot {
 func (s Slot) check(slot []byte) error {
 	switch {
 	case s.version != version:
-		return problem.New(problem.Unsupported, "its format has version %d, this release knows %d; update Glide", s.version, version)
+		return errs.New(errs.Unsupported, "its format has version %d, this release knows %d; update Glide", s.version, version)
 	case s.Encoding > EncodingS2 || s.ext != 0:
-		return problem.New(problem.Unsupported, "its encoding is %d (with %d bytes of extension), which this release does not know; update Glide",
+		return errs.New(errs.Unsupported, "its encoding is %d (with %d bytes of extension), which this release does not know; update Glide",
 			uint8(s.Encoding), s.ext)
 	case s.KeyID != 0:
-		return problem.New(problem.Unsupported, "it is encrypted with key %d, and this release has no encryption; update Glide", s.KeyID)
+		return errs.New(errs.Unsupported, "it is encrypted with key %d, and this release has no encryption; update Glide", s.KeyID)
 	case s.Kind != KindBlock && s.Kind != KindPage, slot[5]|slot[6]|slot[7] != 0:
-		return problem.New(problem.Unsupported, "its kind is %d (with flags %x), which this release does not know; update Glide",
+		return errs.New(errs.Unsupported, "its kind is %d (with flags %x), which this release does not know; update Glide",
 			uint8(s.Kind), slot[5:8])
 	case s.RawLen == 0 || s.RawLen > MaxRaw:
-		return problem.New(problem.Corrupt, "it claims %d raw bytes, 1 to %d are possible", s.RawLen, MaxRaw)
+		return errs.New(errs.Corrupt, "it claims %d raw bytes, 1 to %d are possible", s.RawLen, MaxRaw)
 	}
 	return nil
 }
@@ -102,7 +102,7 @@ func DecodeSlot(dst, slot []byte, maxRaw int) ([]byte, error) {
 		return nil, err
 	}
 	if int(s.RawLen) > maxRaw {
-		return nil, problem.New(problem.Corrupt, "it has %d raw bytes, at most %d were expected", s.RawLen, maxRaw)
+		return nil, errs.New(errs.Corrupt, "it has %d raw bytes, at most %d were expected", s.RawLen, maxRaw)
 	}
 	return expand(dst, slot[SlotHeaderLen:], s.Encoding, int(s.RawLen))
 }
@@ -113,7 +113,7 @@ func DecodeSlot(dst, slot []byte, maxRaw int) ([]byte, error) {
 // verified: whatever comes from the store passes through here.
 func Open(h *Hasher, ref Ref, slot, dst []byte, maxRaw int) ([]byte, error) {
 	if len(slot) != int(ref.Len) {
-		return nil, inPack(ref, problem.New(problem.Corrupt, "%d bytes were read", len(slot)))
+		return nil, inPack(ref, errs.New(errs.Corrupt, "%d bytes were read", len(slot)))
 	}
 	raw, err := DecodeSlot(dst, slot, maxRaw)
 	if err != nil {
@@ -127,11 +127,11 @@ func Open(h *Hasher, ref Ref, slot, dst []byte, maxRaw int) ([]byte, error) {
 
 func checkHash(h *Hasher, ref Ref, raw []byte) error {
 	if sum := h.Sum(raw); sum != ref.Hash && !fault.Is("store-not-verified") {
-		return inPack(ref, problem.New(problem.Corrupt, "its hash is %s instead of %s", sum, ref.Hash))
+		return inPack(ref, errs.New(errs.Corrupt, "its hash is %s instead of %s", sum, ref.Hash))
 	}
 	return nil
 }
 
 func inPack(ref Ref, err error) error {
-	return problem.New(problem.KindOf(err), "%s, slot at %d (%d bytes): %w", ref.Pack.Key(), ref.Off, ref.Len, err)
+	return errs.New(errs.KindOf(err), "%s, slot at %d (%d bytes): %w", ref.Pack.Key(), ref.Off, ref.Len, err)
 }

@@ -10,7 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 var settings = []Compression{CompressionZstd, CompressionS2, CompressionNone}
@@ -77,7 +77,7 @@ func TestSlotRoundTrip(t *testing.T) {
 		if cap(dst) >= len(raw) && &got[0] != &dst[0] {
 			t.Fatal("the room offered was not used")
 		}
-		if _, err := DecodeSlot(nil, slot, len(raw)-1); !errors.Is(err, problem.Corrupt) {
+		if _, err := DecodeSlot(nil, slot, len(raw)-1); !errors.Is(err, errs.Corrupt) {
 			t.Fatalf("more raw bytes than expected: %v", err)
 		}
 	})
@@ -123,12 +123,12 @@ func TestSlotDamage(t *testing.T) {
 		for i := range slot {
 			bad := bytes.Clone(slot)
 			bad[i] ^= 0x41
-			if _, err := DecodeSlot(nil, bad, MaxRaw); !errors.Is(err, problem.Corrupt) {
+			if _, err := DecodeSlot(nil, bad, MaxRaw); !errors.Is(err, errs.Corrupt) {
 				t.Fatalf("%s, byte %d: %v", c, i, err)
 			}
 		}
 		for n := range slot {
-			if _, err := DecodeSlot(nil, slot[:n], MaxRaw); !errors.Is(err, problem.Corrupt) {
+			if _, err := DecodeSlot(nil, slot[:n], MaxRaw); !errors.Is(err, errs.Corrupt) {
 				t.Fatalf("%s, cut to %d: %v", c, n, err)
 			}
 		}
@@ -160,7 +160,7 @@ func TestSlotNewer(t *testing.T) {
 		"key":       {func(s []byte) { le.PutUint32(s[8:], 7) }, "key 7"},
 	} {
 		_, err := DecodeSlot(nil, rewrite(slot, c.change), MaxRaw)
-		if !errors.Is(err, problem.Unsupported) || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "update Glide") {
+		if !errors.Is(err, errs.Unsupported) || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "update Glide") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -180,7 +180,7 @@ func TestSlotHostile(t *testing.T) {
 			"garbage in s2":             func(s []byte) { s[2] = byte(EncodingS2); copy(s[SlotHeaderLen:], noise(1, 50)) },
 			"the length of s2 is a lie": func(s []byte) { s[2] = byte(EncodingS2); copy(s[SlotHeaderLen:], "\xff\xff\xff\xff\x0f") },
 		} {
-			if _, err := DecodeSlot(nil, rewrite(slot, change), MaxRaw); !errors.Is(err, problem.Corrupt) {
+			if _, err := DecodeSlot(nil, rewrite(slot, change), MaxRaw); !errors.Is(err, errs.Corrupt) {
 				t.Errorf("%s, %s: %v", setting, name, err)
 			}
 		}
@@ -203,12 +203,12 @@ func TestOpen(t *testing.T) {
 		"short read":     second(Open(h, ref, slot[:len(slot)-1], nil, MaxRaw)),
 		"damage":         second(Open(h, ref, append(bytes.Clone(slot[:len(slot)-1]), slot[len(slot)-1]^1), nil, MaxRaw)),
 	} {
-		if !errors.Is(err, problem.Corrupt) || !strings.Contains(err.Error(), ref.Pack.Key()) || !strings.Contains(err.Error(), "4711") {
+		if !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), ref.Pack.Key()) || !strings.Contains(err.Error(), "4711") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	newer := rewrite(slot, func(s []byte) { s[2] = 3 })
-	if _, err := Open(h, ref, newer, nil, MaxRaw); problem.KindOf(err) != problem.Unsupported {
+	if _, err := Open(h, ref, newer, nil, MaxRaw); errs.KindOf(err) != errs.Unsupported {
 		t.Errorf("a newer slot: %v", err)
 	}
 }
@@ -241,7 +241,7 @@ func TestCompressionNames(t *testing.T) {
 			t.Errorf("%s: %v, %v", c, got, err)
 		}
 	}
-	if _, err := ParseCompression("lz4"); !errors.Is(err, problem.Invalid) {
+	if _, err := ParseCompression("lz4"); !errors.Is(err, errs.Invalid) {
 		t.Error(err)
 	}
 }

@@ -6,23 +6,23 @@ import (
 	"io"
 	"text/tabwriter"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // VerifyObject checks all of a pack: that it is the one with that identity,
 // that each slot decodes to the bytes of its hash, and that the index says of
-// it what it says itself. Damage is a problem.Corrupt that names the pack and
+// it what it says itself. Damage is a errs.Corrupt that names the pack and
 // the place.
 func VerifyObject(h *Hasher, id ID, obj []byte) error {
 	x, err := ReadIndex(obj)
 	if err != nil {
-		return problem.New(problem.KindOf(err), "%s: %w", id.Key(), err)
+		return errs.New(errs.KindOf(err), "%s: %w", id.Key(), err)
 	}
 	if x.ID != id {
-		return problem.New(problem.Corrupt, "%s: it says that it is %s", id.Key(), x.ID.Key())
+		return errs.New(errs.Corrupt, "%s: it says that it is %s", id.Key(), x.ID.Key())
 	}
 	if content := contentID(x.Entries[:x.Blocks]); content != id.Content {
-		return problem.New(problem.Corrupt, "%s: its blocks are those of a pack %x", id.Key(), content)
+		return errs.New(errs.Corrupt, "%s: its blocks are those of a pack %x", id.Key(), content)
 	}
 	var raw []byte
 	for i := range x.Entries {
@@ -59,7 +59,7 @@ func Dump(w io.Writer, obj []byte) error {
 		data, serr := e.inspect(raw, obj)
 		if serr != nil {
 			state = serr.Error()
-			err = cmp.Or(err, problem.New(problem.KindOf(serr), "slot %d at %d: %w", i, e.Off, serr))
+			err = cmp.Or(err, errs.New(errs.KindOf(serr), "slot %d at %d: %w", i, e.Off, serr))
 		} else {
 			raw = data
 		}
@@ -74,7 +74,7 @@ func (e *Entry) inspect(dst, obj []byte) ([]byte, error) {
 	slot := obj[e.Off : e.Off+e.Len]
 	raw, err := DecodeSlot(dst, slot, MaxRaw)
 	if err == nil && readSlot(slot) != e.Slot {
-		err = problem.New(problem.Corrupt, "its index says otherwise: %s", e.describe())
+		err = errs.New(errs.Corrupt, "its index says otherwise: %s", e.describe())
 	}
 	return raw, err
 }

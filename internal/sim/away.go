@@ -6,7 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // abroad chooses a published volume and a running host that does not have it.
@@ -97,7 +97,7 @@ func (w *world) wakeElsewhere(u use, m *machine, name string, force bool, expect
 		m.ifAlive(u.life, func() { k.ended = true })
 		w.trace("h%d: wake %s from elsewhere: %v", m.index, name, err)
 		if m.alive(u.life) && !w.mayRefuse(err) {
-			w.violate(progress, "wake of %s on host %d fails without a reason (%v): %v", name, m.index, problem.KindOf(err), err)
+			w.violate(progress, "wake of %s on host %d fails without a reason (%v): %v", name, m.index, errs.KindOf(err), err)
 		}
 		return "error", err
 	}
@@ -152,18 +152,18 @@ func (w *world) adopt(k *line, e *entry, id string) {
 // mayRefuse tells whether a verb that takes something from elsewhere may be
 // refused in this way.
 func (w *world) mayRefuse(err error) bool {
-	switch problem.KindOf(err) {
-	case problem.Busy, problem.WouldLose, problem.NotFound, problem.Exists, problem.Fenced:
+	switch errs.KindOf(err) {
+	case errs.Busy, errs.WouldLose, errs.NotFound, errs.Exists, errs.Fenced:
 		return true
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, m := range w.machines {
-		if m.hadBadSync && problem.KindOf(err) == problem.Internal {
+		if m.hadBadSync && errs.KindOf(err) == errs.Internal {
 			return true
 		}
 	}
-	return w.excused(err) || errors.Is(err, problem.Unavailable)
+	return w.excused(err) || errors.Is(err, errs.Unavailable)
 }
 
 // forkAway forks a volume that another host has.
@@ -190,7 +190,7 @@ func (w *world) forkAway(d *dice) string {
 		m.ifAlive(u.life, func() { k.ended = true })
 		w.trace("h%d: fork %s from elsewhere: %v", m.index, name, err)
 		if m.alive(u.life) && !w.mayRefuse(err) {
-			w.violate(progress, "fork of %s on host %d fails without a reason (%v): %v", name, m.index, problem.KindOf(err), err)
+			w.violate(progress, "fork of %s on host %d fails without a reason (%v): %v", name, m.index, errs.KindOf(err), err)
 		}
 		return "error"
 	}

@@ -6,7 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 func (w *world) fork(d *dice, l *line, u use) string {
@@ -166,7 +166,7 @@ func (w *world) rollback(d *dice, l *line, u use) string {
 	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
 	defer cancel()
 	_, err := u.h.Rollback(ctx, name, sn, true)
-	if going := w.isGoing(s); err != nil && going && problem.KindOf(err) == problem.NotFound {
+	if going := w.isGoing(s); err != nil && going && errs.KindOf(err) == errs.NotFound {
 		w.uncertain(l)
 		return "gone"
 	}
@@ -197,8 +197,8 @@ func errOr(err error, l *line, name string, w *world) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if l.name != name || l.ended || l.ending || l.leaving || l.fenced || l.broken || len(l.names) > 0 ||
-		problem.KindOf(err) == problem.Fenced || w.elsewhere(l) || l.released && problem.KindOf(err) == problem.WouldLose {
-		return problem.New(problem.Unavailable, "the source is busy: %w", err)
+		errs.KindOf(err) == errs.Fenced || w.elsewhere(l) || l.released && errs.KindOf(err) == errs.WouldLose {
+		return errs.New(errs.Unavailable, "the source is busy: %w", err)
 	}
 	return err
 }

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
@@ -56,16 +56,16 @@ func (w *world) judge(l *line, name string, life int, what string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case errors.Is(err, nbd.ESHUTDOWN) && problem.KindOf(err) == problem.Internal:
-	case problem.KindOf(err) == problem.Fenced:
+	case errors.Is(err, nbd.ESHUTDOWN) && errs.KindOf(err) == errs.Internal:
+	case errs.KindOf(err) == errs.Fenced:
 		w.fence(l)
-	case problem.KindOf(err) == problem.Busy && w.elsewhere(l): // it will know that it is fenced when it asks again
-	case problem.KindOf(err) == problem.NotFound && w.elsewhere(l): // its snapshots are its rescue's
+	case errs.KindOf(err) == errs.Busy && w.elsewhere(l): // it will know that it is fenced when it asks again
+	case errs.KindOf(err) == errs.NotFound && w.elsewhere(l): // its snapshots are its rescue's
 	case w.excused(err), l.ended, l.ending, l.leaving, l.name != name, l.fenced, l.broken, len(l.names) > 0:
-	case l.m.hadBadSync && problem.KindOf(err) == problem.Internal:
+	case l.m.hadBadSync && errs.KindOf(err) == errs.Internal:
 		l.broken = true
 	default:
-		w.violateLocked(progress, "%s of %s fails without a reason (%v): %v", what, l, problem.KindOf(err), err)
+		w.violateLocked(progress, "%s of %s fails without a reason (%v): %v", what, l, errs.KindOf(err), err)
 	}
 }
 

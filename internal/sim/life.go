@@ -9,8 +9,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // lost notes that a machine lost its power, or was stopped: what its guests wrote
@@ -403,7 +403,7 @@ func (w *world) answered(m *machine, life int, name string, r api.ReleaseRequest
 				continue
 			}
 			l.ended, l.unsure = l.ended || err == nil, true
-			if k := problem.KindOf(err); err != nil && (k == problem.Busy || k == problem.WouldLose) {
+			if k := errs.KindOf(err); err != nil && (k == errs.Busy || k == errs.WouldLose) {
 				l.leaving = false // it was refused
 			}
 		}

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // link is the store as one life of a host reaches it. What a request meets is
@@ -29,7 +29,7 @@ type weather struct {
 	before, after, late, slow, twice, flip int
 }
 
-var errNoPower = problem.New(problem.Unavailable, "this host has no power: %w", objstore.ErrPersistent)
+var errNoPower = errs.New(errs.Unavailable, "this host has no power: %w", objstore.ErrPersistent)
 
 // class is what requests are counted by: the key, where the host did not make it
 // up at random.
@@ -66,7 +66,7 @@ func (r *request) sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-t.C:
 	case <-ctx.Done():
-		return problem.New(problem.Unavailable, "%s: no answer: %w", r.what, ctx.Err())
+		return errs.New(errs.Unavailable, "%s: no answer: %w", r.what, ctx.Err())
 	}
 	r.l.m.awake()
 	return nil
@@ -84,12 +84,12 @@ func (r *request) reach(ctx context.Context) error {
 	}
 	if r.d.chance(300) { // it is swallowed
 		<-ctx.Done()
-		return problem.New(problem.Unavailable, "%s: no answer: %w", r.what, ctx.Err())
+		return errs.New(errs.Unavailable, "%s: no answer: %w", r.what, ctx.Err())
 	}
 	if err := r.sleep(ctx, r.d.around(5*time.Millisecond)); err != nil {
 		return err
 	}
-	return problem.New(problem.Unavailable, "%s: no route to the store", r.what)
+	return errs.New(errs.Unavailable, "%s: no route to the store", r.what)
 }
 
 func (r *request) latency() time.Duration {
@@ -114,14 +114,14 @@ func (r *request) change(ctx context.Context, apply func() error) error {
 		if err := r.sleep(ctx, there); err != nil {
 			return err
 		}
-		return problem.New(problem.Unavailable, "%s: refused", r.what)
+		return errs.New(errs.Unavailable, "%s: refused", r.what)
 	}
 	if r.d.chance(wx.late) || outage && r.d.chance(300) {
 		l.w.later(r.what, r.d.around(3*time.Hour), apply)
 		if r.d.chance(500) {
 			<-ctx.Done()
 		}
-		return problem.New(problem.Unavailable, "%s: lost", r.what)
+		return errs.New(errs.Unavailable, "%s: lost", r.what)
 	}
 	if err := r.sleep(ctx, there); err != nil {
 		if r.d.chance(500) {
@@ -150,7 +150,7 @@ func (r *request) change(ctx context.Context, apply func() error) error {
 		return errNoPower
 	}
 	if r.d.chance(wx.after) || outage || l.m.cutOff() {
-		return problem.New(problem.Unavailable, "%s: the answer was lost", r.what)
+		return errs.New(errs.Unavailable, "%s: the answer was lost", r.what)
 	}
 	return err
 }
@@ -167,7 +167,7 @@ func (r *request) read(ctx context.Context, get func() error) error {
 		return errNoPower
 	}
 	if r.d.chance(r.l.w.weather.before) || r.l.w.outage() {
-		return problem.New(problem.Unavailable, "%s: refused", r.what)
+		return errs.New(errs.Unavailable, "%s: refused", r.what)
 	}
 	err := get()
 	if err := r.sleep(ctx, r.latency()); err != nil {
@@ -188,7 +188,7 @@ func kind(err error) string {
 	if err == nil {
 		return "ok"
 	}
-	return problem.KindOf(err).String()
+	return errs.KindOf(err).String()
 }
 
 // Get implements objstore.Store.

@@ -9,8 +9,8 @@ import (
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // sender is one life of a host.
@@ -423,10 +423,10 @@ func (w *world) keep(e *entry) {
 
 // excused tells whether an error may be the weather's.
 func (w *world) excused(err error) bool {
-	switch problem.KindOf(err) {
-	case problem.Unavailable:
+	switch errs.KindOf(err) {
+	case errs.Unavailable:
 		return true
-	case problem.Corrupt, problem.Unsupported: // of a version that nobody wrote
+	case errs.Corrupt, errs.Unsupported: // of a version that nobody wrote
 		return w.flipped > 0 || w.rotten
 	}
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)

@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 const dataDir = "/data"
@@ -406,7 +406,7 @@ type peer struct {
 func (p peer) Host(ctx context.Context) (api.Host, error) {
 	u := p.to.use()
 	if !p.from.alive(p.life) || u.h == nil || p.from.w.parted(p.from, p.to) {
-		return api.Host{}, problem.New(problem.Unavailable, "host %d does not answer", p.to.index)
+		return api.Host{}, errs.New(errs.Unavailable, "host %d does not answer", p.to.index)
 	}
 	return u.h.Host(ctx)
 }
@@ -415,7 +415,7 @@ func (p peer) Host(ctx context.Context) (api.Host, error) {
 func (p peer) Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error) {
 	w := p.from.w
 	d := dice{draw(w.seed, "release "+name, uint64(p.from.index), uint64(p.to.index), r.Epoch, uint64(p.life))}
-	unreachable := problem.New(problem.Unavailable, "host %d does not answer", p.to.index)
+	unreachable := errs.New(errs.Unavailable, "host %d does not answer", p.to.index)
 	wait := func() error {
 		t := time.NewTimer(d.around(3 * time.Millisecond))
 		defer t.Stop()
@@ -423,7 +423,7 @@ func (p peer) Release(ctx context.Context, name string, r api.ReleaseRequest) (a
 		case <-t.C:
 			return nil
 		case <-ctx.Done():
-			return problem.New(problem.Unavailable, "no answer: %w", ctx.Err())
+			return errs.New(errs.Unavailable, "no answer: %w", ctx.Err())
 		}
 	}
 	if err := wait(); err != nil {
@@ -464,7 +464,7 @@ func (p peer) Release(ctx context.Context, name string, r api.ReleaseRequest) (a
 		}
 		return a.v, a.err
 	case <-ctx.Done():
-		return api.Volume{}, problem.New(problem.Unavailable, "no answer: %w", ctx.Err())
+		return api.Volume{}, errs.New(errs.Unavailable, "no answer: %w", ctx.Err())
 	}
 }
 

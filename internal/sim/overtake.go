@@ -3,7 +3,7 @@ package sim
 import (
 	"time"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -67,7 +67,7 @@ func (w *world) overtake(d *dice) string {
 	w.hurry(l, done)
 	<-done
 	w.note(func(w *world) { w.partedTo = time.Time{} })
-	if !dies && problem.KindOf(err) == problem.Busy && err != nil && w.calmly() && m.alive(u.life) && l.m.alive(life) && w.ownedBy(l, name) {
+	if !dies && errs.KindOf(err) == errs.Busy && err != nil && w.calmly() && m.alive(u.life) && l.m.alive(life) && w.ownedBy(l, name) {
 		w.violate(progress, "host %d does not get %s by force, while host %d goes on with it: %v", m.index, name, l.m.index, err)
 	}
 	return res

@@ -7,7 +7,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // verbTime is how long a verb may take before its caller gives up.
@@ -204,7 +204,7 @@ func (w *world) sleep(d *dice, l *line, u use) string {
 	w.note(func(*world) { l.released, l.askers = l.released || portable, l.askers+1 })
 	defer w.note(func(*world) { l.askers-- })
 	v, err := u.h.Sleep(ctx, name, portable, force)
-	if err != nil && problem.KindOf(err) == problem.Busy {
+	if err != nil && errs.KindOf(err) == errs.Busy {
 		return "busy"
 	}
 	return w.settled(l, name, u.life, "sleep", err, func() {
@@ -237,7 +237,7 @@ func (w *world) wake(d *dice, l *line, u use) string {
 	}
 	w.mu.Unlock()
 	v, err := u.h.Wake(ctx, name, false, expect)
-	if k := problem.KindOf(err); err != nil && k == problem.WouldLose && (expect != "" || w.isLeaving(l)) {
+	if k := errs.KindOf(err); err != nil && k == errs.WouldLose && (expect != "" || w.isLeaving(l)) {
 		return "refused" // the host had not heard of its own commit, or another has it
 	}
 	return w.settled(l, name, u.life, "wake", err, func() {

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 const (
@@ -31,7 +31,7 @@ const (
 // (powers of 1024; "iB" or "B" may follow), or by nothing. It is below 2^63.
 func Parse(s string) (uint64, error) {
 	bad := func(why string) (uint64, error) {
-		return 0, problem.New(problem.Invalid, "%.60q is no size: %s", s, why)
+		return 0, errs.New(errs.Invalid, "%.60q is no size: %s", s, why)
 	}
 	if strings.HasPrefix(s, "-") {
 		return bad("it is negative")
@@ -78,11 +78,11 @@ func ParseVolume(s string) (uint64, error) {
 func Check(n uint64) error {
 	switch {
 	case n == 0:
-		return problem.New(problem.Invalid, "the size is zero: a volume has at least 512 bytes")
+		return errs.New(errs.Invalid, "the size is zero: a volume has at least 512 bytes")
 	case n%Sector != 0:
-		return problem.New(problem.Invalid, "the size %d is not a multiple of 512", n)
+		return errs.New(errs.Invalid, "the size %d is not a multiple of 512", n)
 	case n > Max:
-		return problem.New(problem.Invalid, "the size %d is over 2^62", n)
+		return errs.New(errs.Invalid, "the size %d is over 2^62", n)
 	}
 	return nil
 }
@@ -94,7 +94,7 @@ func ParseBlock(s string) (uint64, error) {
 		return 0, err
 	}
 	if n < MinBlock || n > MaxBlock || bits.OnesCount64(n) != 1 {
-		return 0, problem.New(problem.Invalid, "%.60q is no block size: a power of two from 4K to 1M is", s)
+		return 0, errs.New(errs.Invalid, "%.60q is no block size: a power of two from 4K to 1M is", s)
 	}
 	return n, nil
 }

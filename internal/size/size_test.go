@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 func TestParse(t *testing.T) {
@@ -20,8 +20,8 @@ func TestParse(t *testing.T) {
 	}
 	for _, s := range []string{"", "-1", "-5G", "G", "1X", "1Gi", "1 G", "1GiBs", "1.5G", ".5G", "1.G", "0.3", "8388608T", "4E",
 		"9223372036854775808", "99999999999999999999", "1e3", "0x10", "+1", "１", "NaN"} {
-		if n, err := Parse(s); !errors.Is(err, problem.Invalid) {
-			t.Errorf("Parse(%q) = %d, %v, want a problem.Invalid", s, n, err)
+		if n, err := Parse(s); !errors.Is(err, errs.Invalid) {
+			t.Errorf("Parse(%q) = %d, %v, want a errs.Invalid", s, n, err)
 		}
 	}
 }
@@ -33,8 +33,8 @@ func TestCheck(t *testing.T) {
 		}
 	}
 	for _, s := range []string{"0", "511", "513", "4611686018427388416"} {
-		if _, err := ParseVolume(s); !errors.Is(err, problem.Invalid) {
-			t.Errorf("ParseVolume(%q): %v, want a problem.Invalid", s, err)
+		if _, err := ParseVolume(s); !errors.Is(err, errs.Invalid) {
+			t.Errorf("ParseVolume(%q): %v, want a errs.Invalid", s, err)
 		}
 	}
 	for s, ok := range map[string]bool{"4K": true, "128K": true, "1M": true, "2K": false, "2M": false, "96K": false, "x": false} {
@@ -70,7 +70,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		n, err := Parse(s)
 		if err != nil {
-			if !errors.Is(err, problem.Invalid) || strings.Contains(err.Error(), "\n") {
+			if !errors.Is(err, errs.Invalid) || strings.Contains(err.Error(), "\n") {
 				t.Fatalf("Parse(%q): %v", s, err)
 			}
 			return

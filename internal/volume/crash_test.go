@@ -35,7 +35,7 @@ type world struct {
 	store *memStore
 	disks []*disk
 	// siblings are there while the host opens.
-	siblings *Siblings
+	siblings *SharedOverlays
 
 	mu     sync.Mutex
 	states map[ID][]byte // the metadata
@@ -93,7 +93,7 @@ func (w *world) incarnation() uint64 {
 func (w *world) env() Env {
 	pages := blockmap.NewPageCache(1 << 20)
 	states := w.states // what a host that is gone still does must not reach its successor's
-	return Env{Log: w.pool, Siblings: w.siblings, Pages: pages.Source(w.store, w.store.hasher), Blocks: w.store, Now: time.Now,
+	return Env{Log: w.pool, SharedOverlays: w.siblings, Pages: pages.Source(w.store, w.store.hasher), Blocks: w.store, Now: time.Now,
 		Save: func(sts ...*State) error { return w.save(states, sts...) },
 		SaveSoon: func(sts ...*State) error {
 			if w.r.IntN(2) == 0 {
@@ -345,7 +345,7 @@ func (w *world) recover(c *crash) {
 	w.disks = nil
 	w.mu.Unlock()
 	w.open()
-	w.siblings = NewSiblings()
+	w.siblings = NewSharedOverlays()
 	for _, early := range []bool{false, true} {
 		for id, b := range c.states {
 			var st State

@@ -9,8 +9,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // hookFS calls hook before and after every write and every sync of a log file.
@@ -83,7 +83,7 @@ func (m *memStore) get(h pack.Hash) ([]byte, error) {
 	if b, ok := m.raw[h]; ok {
 		return b, nil
 	}
-	return nil, problem.New(problem.NotFound, "no block %v", h)
+	return nil, errs.New(errs.NotFound, "no block %v", h)
 }
 
 func (m *memStore) AddPage(_ context.Context, _ pack.Hash, page []byte) (pack.Ref, error) {

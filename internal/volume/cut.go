@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/fault"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -36,7 +36,7 @@ type Cut struct {
 
 // ErrRepaired is a cut whose log had to be written anew: the volume is whole, and
 // another cut of it can be forked.
-var ErrRepaired = problem.New(problem.Unavailable, "the disk did not keep what was written, and it was written again: try again")
+var ErrRepaired = errs.New(errs.Unavailable, "the disk did not keep what was written, and it was written again: try again")
 
 // Cut takes a cut of the volume as it is now. It is not durable yet: see Sync.
 // It costs microseconds whatever the volume's size and dirty data.
@@ -460,7 +460,7 @@ func (v *Volume) Rollback(c *Cut, change func(*State)) error {
 			change(st)
 		}
 	}); err != nil {
-		v.Fail(problem.New(problem.Internal, "the rollback was not recorded, restart glide to find out which state holds: %w", err))
+		v.Fail(errs.New(errs.Internal, "the rollback was not recorded, restart glide to find out which state holds: %w", err))
 		return err
 	}
 	v.gate.wait()
@@ -476,7 +476,7 @@ func (v *Volume) Resize(size uint64) error {
 	defer v.foldMu.Unlock()
 	st := v.State()
 	if size < st.Size {
-		return problem.New(problem.Invalid, "%s is %d bytes: it cannot shrink to %d", st.Name, st.Size, size)
+		return errs.New(errs.Invalid, "%s is %d bytes: it cannot shrink to %d", st.Name, st.Size, size)
 	}
 	// The map below grows with the next fold; beyond its end it reads as a hole.
 	return v.Change(func(st *State) { st.Size = size })

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // TestForkThatWasNotAcknowledged: the power goes when a fork's record is durable
@@ -71,7 +71,7 @@ func TestForkThatWasNotAcknowledged(t *testing.T) {
 	// Had the removal of its record been lost, it would not be taken for whole.
 	st = State{}
 	w.must(json.Unmarshal(early, &st))
-	if v, err := Open(w.env(), st, false); problem.KindOf(err) != problem.Corrupt || err == nil {
+	if v, err := Open(w.env(), st, false); errs.KindOf(err) != errs.Corrupt || err == nil {
 		b := make([]byte, testBlock)
 		_ = v.ReadAt(b, 4*testBlock)
 		t.Errorf("a fork of what was lost opens (%v), and has page(50): %v", err, bytes.Equal(b, page(50)))
@@ -99,7 +99,7 @@ func TestForkOverAFailedSync(t *testing.T) {
 	child := State{ID: ID{9}, Name: "child", Tenant: "default", Mode: Active}
 	_, err = cut.Fork(&child)
 	cut.Release()
-	if problem.KindOf(err) != problem.Unavailable || w.states[child.ID] != nil {
+	if errs.KindOf(err) != errs.Unavailable || w.states[child.ID] != nil {
 		t.Fatalf("fork: %v; its record is there: %v", err, w.states[child.ID] != nil)
 	}
 	cut, err = d.v.Cut() // and another one is

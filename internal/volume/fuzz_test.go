@@ -10,9 +10,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -20,11 +20,11 @@ import (
 type nowhere struct{}
 
 func (nowhere) Page(context.Context, pack.Ref) ([]byte, error) {
-	return nil, problem.New(problem.NotFound, "no such page")
+	return nil, errs.New(errs.NotFound, "no such page")
 }
 
 func (nowhere) Block(context.Context, *pack.Ref, int) ([]byte, error) {
-	return nil, problem.New(problem.NotFound, "no such block")
+	return nil, errs.New(errs.NotFound, "no such block")
 }
 
 func (nowhere) TryBlock(*pack.Hash) ([]byte, bool) { return nil, false }

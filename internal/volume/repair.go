@@ -1,8 +1,8 @@
 package volume
 
 import (
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -31,7 +31,7 @@ func (v *Volume) repairTail(cause error) error {
 		rewritten, err = v.log.Rewrite()
 	}
 	if err != nil {
-		err = problem.New(problem.Internal, "%w; writing it again failed too: %w", cause, err)
+		err = errs.New(errs.Internal, "%w; writing it again failed too: %w", cause, err)
 		v.Fail(err)
 		return err
 	}
@@ -61,7 +61,7 @@ func (v *Volume) repairTail(cause error) error {
 	v.stMu.Unlock()
 	v.repaired.Add(1)
 	if err := v.Update(func(*State) {}); err != nil {
-		err = problem.New(problem.Internal, "%w; the repair could not be recorded: %w", cause, err)
+		err = errs.New(errs.Internal, "%w; the repair could not be recorded: %w", cause, err)
 		v.Fail(err)
 		return err
 	}

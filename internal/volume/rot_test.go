@@ -10,7 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // rot flips a byte of what was written in the log, under the open volume.
@@ -40,7 +40,7 @@ func (w *world) place(v *Volume, off uint64) (seg string, at int64) {
 
 func corrupt(t *testing.T, what string, err error, seg string) {
 	t.Helper()
-	if problem.KindOf(err) != problem.Corrupt || !strings.Contains(err.Error(), seg) {
+	if errs.KindOf(err) != errs.Corrupt || !strings.Contains(err.Error(), seg) {
 		t.Errorf("%s: %v", what, err)
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -22,10 +22,10 @@ func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 // UnmarshalText reads what String writes.
 func (id *ID) UnmarshalText(b []byte) error {
 	if hex.DecodedLen(len(b)) != len(id) {
-		return problem.New(problem.Invalid, "%q is not a volume's id: 32 hexadecimal digits are wanted", b)
+		return errs.New(errs.Invalid, "%q is not a volume's id: 32 hexadecimal digits are wanted", b)
 	}
 	if _, err := hex.Decode(id[:], b); err != nil {
-		return problem.New(problem.Invalid, "%q is not a volume's id: %w", b, err)
+		return errs.New(errs.Invalid, "%q is not a volume's id: %w", b, err)
 	}
 	return nil
 }
@@ -178,11 +178,11 @@ func (s *State) Blocks() uint64 { return (s.Size + uint64(s.BlockSize) - 1) / ui
 func (s *State) Validate() error {
 	switch {
 	case s.Version > stateVersion:
-		return problem.New(problem.Unsupported, "the record of volume %q is of version %d, this program knows up to %d: use a newer glide", s.Name, s.Version, stateVersion)
+		return errs.New(errs.Unsupported, "the record of volume %q is of version %d, this program knows up to %d: use a newer glide", s.Name, s.Version, stateVersion)
 	case s.BlockSize < 4096 || s.BlockSize > 1<<20 || s.BlockSize&(s.BlockSize-1) != 0:
-		return problem.New(problem.Corrupt, "the record of volume %q gives a block size of %d", s.Name, s.BlockSize)
+		return errs.New(errs.Corrupt, "the record of volume %q gives a block size of %d", s.Name, s.BlockSize)
 	case s.Size == 0 || s.Size%512 != 0 || s.Size > 1<<62:
-		return problem.New(problem.Corrupt, "the record of volume %q gives a size of %d", s.Name, s.Size)
+		return errs.New(errs.Corrupt, "the record of volume %q gives a size of %d", s.Name, s.Size)
 	}
 	return nil
 }

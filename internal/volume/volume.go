@@ -29,10 +29,10 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -69,7 +69,7 @@ type Env struct {
 	Damaged func(v *Volume, err error)
 	// Siblings lets volumes that a host opens at its start share what they
 	// inherited; nil: nothing is shared.
-	Siblings *Siblings
+	SharedOverlays *SharedOverlays
 	// Now is the clock, for the age of unpublished writes.
 	Now func() time.Time
 	// Uptime is a clock that is never set and runs while the machine is
@@ -128,7 +128,7 @@ type Volume struct {
 	changedN  atomic.Int64 // its bytes; written under omu
 
 	size   atomic.Uint64
-	gate   gate
+	gate   readGuard
 	broken atomic.Pointer[brokenState]
 	repair sync.Mutex
 	// repaired counts repairs: what a cut says of the log before one is not what
@@ -173,7 +173,7 @@ func Open(env Env, st State, force bool) (*Volume, error) {
 		release()
 		return nil, err
 	}
-	v.lay(rec)
+	v.buildOverlay(rec)
 	if v.tree.Count() > 0 {
 		v.oldest = env.Now()
 	}
@@ -406,4 +406,4 @@ func (v *Volume) Discard() {
 	}
 }
 
-var errClosed = problem.New(problem.Unavailable, "the volume is not open")
+var errClosed = errs.New(errs.Unavailable, "the volume is not open")

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
-	"github.com/paraglide/glide/internal/problem"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -47,7 +47,7 @@ func (v *Volume) whenRoom(try func() error) error {
 	var waited time.Duration
 	for {
 		err := try()
-		if problem.KindOf(err) != problem.NoSpace || v.env.Pressure == nil {
+		if errs.KindOf(err) != errs.NoSpace || v.env.Pressure == nil {
 			return err
 		}
 		began := v.env.Now()

@@ -3,12 +3,12 @@ package wal
 import (
 	"fmt"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Damage says which bytes of the log are not what was written. It is in the
-// chain of every error that reports some, all of kind problem.Corrupt.
+// chain of every error that reports some, all of kind errs.Corrupt.
 type Damage struct {
 	Segment  Ref
 	From, To uint32 // in the file
@@ -26,7 +26,7 @@ func (d *Damage) Has(p extent.Place) bool {
 // damage is the error for bytes [from, to) of the segment.
 func (s *Segment) damage(from, to uint32, off, n uint64, text string) error {
 	s.pool.Stats.Damaged.Add(1)
-	return problem.New(problem.Corrupt, "%w", &Damage{s.Ref(), from, to, off, n, "log segment " + s.name() + " is damaged: " + text})
+	return errs.New(errs.Corrupt, "%w", &Damage{s.Ref(), from, to, off, n, "log segment " + s.name() + " is damaged: " + text})
 }
 
 // mismatch is damage to bytes that do not match their checksum.

@@ -6,7 +6,7 @@ import (
 	"io"
 	"os"
 
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // Dump writes a segment file as text: its header and every record that is
@@ -28,7 +28,7 @@ func Dump(w io.Writer, path string) error {
 	kinds := map[byte]string{kindSpare: "spare", kindLog: "log", kindCompacted: "compacted"}
 	fmt.Fprintf(w, "log segment %d, %s, %d bytes\n  incarnation %016x, written by volume %x\n", h.number, kinds[h.kind], h.size, h.incarnation, h.writer)
 	if int64(len(b)) < int64(h.size) {
-		return problem.New(problem.Corrupt, "%s has %d bytes, its header says %d", path, len(b), h.size)
+		return errs.New(errs.Corrupt, "%s has %d bytes, its header says %d", path, len(b), h.size)
 	}
 	if t, ok := decodeTrailer(b[h.size-pageSize:h.size], h.incarnation, h.size); ok {
 		fmt.Fprintf(w, "  full: %d records, numbers %d to %d, index of %d bytes at %d\n", t.records, t.firstSeq, t.lastSeq, t.indexLen, t.indexPos)

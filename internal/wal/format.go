@@ -74,8 +74,8 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 const (
@@ -226,13 +226,13 @@ func (h *header) encode() []byte {
 
 func decodeHeader(b []byte) (h header, err error) {
 	if len(b) < headerUsed || string(b[:4]) != magicHeader {
-		return h, problem.New(problem.Corrupt, "not a log segment: no magic at its start")
+		return h, errs.New(errs.Corrupt, "not a log segment: no magic at its start")
 	}
 	if binary.LittleEndian.Uint32(b[40:]) != crc32.Checksum(b[:40], castagnoli) {
-		return h, problem.New(problem.Corrupt, "the segment's header does not match its checksum")
+		return h, errs.New(errs.Corrupt, "the segment's header does not match its checksum")
 	}
 	if v := binary.LittleEndian.Uint16(b[4:]); v > formatNow {
-		return h, problem.New(problem.Unsupported, "the segment's format is version %d, this program knows up to %d: use a newer glide", v, formatNow)
+		return h, errs.New(errs.Unsupported, "the segment's format is version %d, this program knows up to %d: use a newer glide", v, formatNow)
 	}
 	h = header{
 		kind:        b[6],
@@ -242,7 +242,7 @@ func decodeHeader(b []byte) (h header, err error) {
 	}
 	copy(h.writer[:], b[16:])
 	if h.size < minSegment || h.size > maxSegment || h.size%pageSize != 0 {
-		return h, problem.New(problem.Corrupt, "the segment's header gives a size of %d bytes", h.size)
+		return h, errs.New(errs.Corrupt, "the segment's header gives a size of %d bytes", h.size)
 	}
 	return h, nil
 }

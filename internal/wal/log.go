@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Written tells where a piece of an append lies now.
@@ -267,7 +267,7 @@ func (l *Log) flushQueue(err error) ([]Written, error) {
 	}
 	if n := l.wrote - l.whole; n > 0 {
 		l.written = l.written[:len(l.written)-int(n)]
-		l.torn = problem.New(problem.Internal, "%w: %w", ErrTorn, err)
+		l.torn = errs.New(errs.Internal, "%w: %w", ErrTorn, err)
 		err = l.torn
 	}
 	l.last.Store(l.whole)

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/datadir"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Options configure a Pool.
@@ -81,7 +81,7 @@ func Open(opts Options) (*Pool, error) {
 		opts.SegmentBytes = 64 << 20
 	}
 	if opts.SegmentBytes < minSegment || opts.SegmentBytes > maxSegment || opts.SegmentBytes%pageSize != 0 {
-		return nil, problem.New(problem.Invalid, "log segments of %d bytes: the size must be a multiple of 4096 from %d to %d", opts.SegmentBytes, minSegment, maxSegment)
+		return nil, errs.New(errs.Invalid, "log segments of %d bytes: the size must be a multiple of 4096 from %d to %d", opts.SegmentBytes, minSegment, maxSegment)
 	}
 	p := &Pool{opts: opts, fill: make(chan struct{}, 1), doubted: make(chan *Segment), stop: make(chan struct{}), found: map[*Segment]index{}}
 	var err error
@@ -140,7 +140,7 @@ func (p *Pool) openSegment(n uint32) (*Segment, error) {
 	}
 	h, err := decodeHeader(page)
 	switch {
-	case problem.KindOf(err) == problem.Unsupported:
+	case errs.KindOf(err) == errs.Unsupported:
 		return nil, fmt.Errorf("%s: %w", s.name(), err)
 	case err == nil && h.number == n && h.size == s.size && h.kind != kindSpare:
 		s.use(h.kind, h.incarnation, h.writer)
@@ -183,11 +183,11 @@ func (p *Pool) enter(s *Segment) {
 func (p *Pool) Claim(r Ref) (*Segment, error) {
 	table := *p.table.Load()
 	if int(r.Number) >= len(table) || table[r.Number] == nil {
-		return nil, problem.New(problem.Corrupt, "log segment %s is missing, though a volume needs it", p.path(r.Number))
+		return nil, errs.New(errs.Corrupt, "log segment %s is missing, though a volume needs it", p.path(r.Number))
 	}
 	s := table[r.Number]
 	if s.incarnation != r.Incarnation || s.kind == kindSpare {
-		return nil, problem.New(problem.Corrupt, "log segment %s does not have the header that it was given: it is damaged or was replaced", p.path(r.Number))
+		return nil, errs.New(errs.Corrupt, "log segment %s does not have the header that it was given: it is damaged or was replaced", p.path(r.Number))
 	}
 	s.Hold()
 	return s, nil
@@ -328,10 +328,10 @@ func (p *Pool) reserve(extra int) (uint32, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return 0, problem.New(problem.Unavailable, "the log is closed")
+		return 0, errs.New(errs.Unavailable, "the log is closed")
 	}
 	if p.opts.Limit > 0 && int64(p.files+1-extra)*int64(p.opts.SegmentBytes) > p.opts.Limit {
-		return 0, problem.New(problem.NoSpace, "the log is at its limit of %d bytes (--wal-limit)", p.opts.Limit)
+		return 0, errs.New(errs.NoSpace, "the log is at its limit of %d bytes (--wal-limit)", p.opts.Limit)
 	}
 	old := *p.table.Load()
 	n := 0
@@ -460,10 +460,10 @@ func (p *Pool) closeFiles() {
 // diskError gives a full disk its kind.
 func (p *Pool) diskError(what string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return problem.New(problem.NoSpace, "%s: %w", what, err)
+		return errs.New(errs.NoSpace, "%s: %w", what, err)
 	}
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS) {
-		return problem.New(problem.ReadOnly, "%s: %w", what, err)
+		return errs.New(errs.ReadOnly, "%s: %w", what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }

@@ -44,7 +44,7 @@ var vectors = sync.Pool{New: func() any { return &vector{around: make([]byte, 0,
 // call. The caller holds the segments.
 //
 // verified: what does not match its checksum is an error of kind
-// problem.Corrupt, and what is in b then is not to be used.
+// errs.Corrupt, and what is in b then is not to be used.
 func (p *Pool) ReadExtents(b []byte, off uint64, extents []extent.Extent) error {
 	_, err := p.readVerified(b, off, extents, false)
 	return err

@@ -5,9 +5,9 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/fault"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Source is a segment that a volume's metadata names, and how much of it counts.
@@ -46,7 +46,7 @@ type Recovered struct {
 //
 // prefix: the own log counts up to the first record that is not whole. If a
 // later record says that the log was durable through that one, then it is not a
-// torn tail but damage to acknowledged data: an error of kind problem.Corrupt, unless
+// torn tail but damage to acknowledged data: an error of kind errs.Corrupt, unless
 // force is set.
 func (p *Pool) Recover(writer Identity, sources []Source, folded, floor, used uint64, force bool) (Recovered, error) {
 	r := recovery{pool: p, writer: writer, force: force, own: floor, used: used}
@@ -132,7 +132,7 @@ func (r *recovery) take(i int) error {
 			p.Limit = p.last()
 		}
 	case seg.writer != r.writer:
-		return problem.New(problem.Corrupt, "%s: shared without a limit", seg.name())
+		return errs.New(errs.Corrupt, "%s: shared without a limit", seg.name())
 	case r.torn:
 		return nil // behind the end of the log
 	default:
@@ -217,7 +217,7 @@ func (r *recovery) damage(s *Segment, what string, pos uint32) error {
 	if r.force {
 		return nil
 	}
-	return problem.New(problem.Corrupt, "log segment %s is damaged from byte %d on: %s; what came before can be opened with --force", s.name(), pos, what)
+	return errs.New(errs.Corrupt, "log segment %s is damaged from byte %d on: %s; what came before can be opened with --force", s.name(), pos, what)
 }
 
 // dropUnfinishedWrites cuts the log before a write of several records whose

@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Rewritten is a record that Rewrite copied.
@@ -55,7 +55,7 @@ func (l *Log) Rewrite() ([]Rewritten, error) {
 		}
 	}
 	if next != last+1 {
-		return nil, problem.New(problem.Corrupt, "the records behind number %d cannot be read back", next-1)
+		return nil, errs.New(errs.Corrupt, "the records behind number %d cannot be read back", next-1)
 	}
 	for _, s := range append(l.unsynced, l.cur) {
 		if s == nil {

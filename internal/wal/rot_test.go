@@ -11,8 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // rot flips a byte of a segment's file, under whoever has it open.
@@ -114,7 +114,7 @@ func TestRotUnderALiveLog(t *testing.T) {
 						e := extent.Extent{Start: off + uint64(r[0]), End: off + uint64(r[1]), Place: w.Place.After(uint64(r[0]))}
 						b := make([]byte, e.Len())
 						err := p.ServeExtents(b, e.Start, []extent.Extent{e})
-						if problem.KindOf(err) != problem.Corrupt || !strings.Contains(err.Error(), seg.name()) {
+						if errs.KindOf(err) != errs.Corrupt || !strings.Contains(err.Error(), seg.name()) {
 							t.Fatalf("%s: a read of [%d, %d): %v", what, r[0], r[1], err)
 						}
 						if p.TryServeExtents(b, e.Start, []extent.Extent{e}) {
@@ -143,13 +143,13 @@ func TestWhatIsCopiedIsVerifiedInMemoryToo(t *testing.T) {
 			t.Fatal("what was just written is not in memory")
 		}
 		rot(t, fs, seg.name(), int64(uint32(w.Place))+9000)
-		if err := p.ReadExtents(b, 0, e); problem.KindOf(err) != problem.Corrupt {
+		if err := p.ReadExtents(b, 0, e); errs.KindOf(err) != errs.Corrupt {
 			t.Fatalf("read to be copied: %v", err)
 		}
-		if _, err := seg.ReadRecord(&Record{Off: 0, Len: w.Len, Pos: uint32(w.Place) - HeaderSize}, nil); problem.KindOf(err) != problem.Corrupt {
+		if _, err := seg.ReadRecord(&Record{Off: 0, Len: w.Len, Pos: uint32(w.Place) - HeaderSize}, nil); errs.KindOf(err) != errs.Corrupt {
 			t.Fatalf("record to be copied: %v", err)
 		}
-		if err := seg.Verify(); problem.KindOf(err) != problem.Corrupt {
+		if err := seg.Verify(); errs.KindOf(err) != errs.Corrupt {
 			t.Fatalf("verify: %v", err)
 		}
 	})
@@ -199,7 +199,7 @@ func TestVerifiedSegmentsAreTrustedAgain(t *testing.T) {
 	seg.strays.Store(0)
 	seg.reading.Add(1)
 	rot(t, vfs.Default, seg.name(), int64(uint32(w.Place))+9000)
-	if err := p.ServeExtents(b, 0, e); problem.KindOf(err) != problem.Corrupt {
+	if err := p.ServeExtents(b, 0, e); errs.KindOf(err) != errs.Corrupt {
 		t.Fatalf("a read that was not alone: %v", err)
 	}
 	seg.reading.Add(-1)
@@ -314,7 +314,7 @@ func TestIncompleteIndexIsRefused(t *testing.T) {
 		t.Fatalf("%d records, %v", len(recs), err)
 	}
 	rot(t, fs, seg.name(), int64(uint32(w[1].Place)))
-	if _, err := seg.Index(2); problem.KindOf(err) != problem.Corrupt {
+	if _, err := seg.Index(2); errs.KindOf(err) != errs.Corrupt {
 		t.Fatalf("an index that lacks a record: %v", err)
 	}
 }

@@ -3,8 +3,8 @@ package wal
 import (
 	"fmt"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Sync makes durable all that was appended before the call. A lone caller syncs
@@ -92,7 +92,7 @@ var ErrSync = fmt.Errorf("the disk did not keep what was written to it")
 func (s *Segment) sync() error {
 	s.pool.Stats.Syncs.Add(1)
 	if err := s.file.SyncData(); err != nil && !fault.Is("failed-sync-is-success") {
-		return problem.New(problem.Internal, "sync %s: %w: %w", s.name(), ErrSync, err)
+		return errs.New(errs.Internal, "sync %s: %w: %w", s.name(), ErrSync, err)
 	}
 	return nil
 }

@@ -14,9 +14,9 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/fuzztest"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -178,7 +178,7 @@ func TestTornTailOrDamage(t *testing.T) {
 	}
 	fs, l, all = build(true)
 	flip(fs, all[4])
-	if _, err = l.recoverAll(t, fs, 0); problem.KindOf(err) != problem.Corrupt {
+	if _, err = l.recoverAll(t, fs, 0); errs.KindOf(err) != errs.Corrupt {
 		t.Fatalf("damage below a mark: %v", err)
 	}
 	fs, l, all = build(true)
@@ -192,7 +192,7 @@ func TestTornTailOrDamage(t *testing.T) {
 	l.mu.Lock()
 	l.refs[0].First = 1
 	l.mu.Unlock()
-	if _, err = l.recoverAll(t, fs, 7); problem.KindOf(err) != problem.Corrupt {
+	if _, err = l.recoverAll(t, fs, 7); errs.KindOf(err) != errs.Corrupt {
 		t.Fatalf("damage to the first record: %v", err)
 	}
 }
@@ -208,7 +208,7 @@ func TestDamagedHeaderIsFound(t *testing.T) {
 	if _, err := f.WriteAt([]byte{0x5a}, 9); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.recoverAll(t, fs, 0); problem.KindOf(err) != problem.Corrupt {
+	if _, err := l.recoverAll(t, fs, 0); errs.KindOf(err) != errs.Corrupt {
 		t.Fatal(err)
 	}
 }
@@ -272,7 +272,7 @@ func TestNewerFormatIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	binary.LittleEndian.PutUint32(header[40:], crc32.Checksum(header[:40], castagnoli))
-	if err := open(header); problem.KindOf(err) != problem.Unsupported {
+	if err := open(header); errs.KindOf(err) != errs.Unsupported {
 		t.Fatal(err)
 	}
 }
@@ -307,13 +307,13 @@ func TestDamageInAFullSegmentIsNotServed(t *testing.T) {
 	read := func(e Entry) error {
 		return p.ReadExtents(b, e.Off, []extent.Extent{{Start: e.Off, End: e.Off + 100, Place: e.Place}})
 	}
-	if err := read(rec.Entries[0]); problem.KindOf(err) != problem.Corrupt {
+	if err := read(rec.Entries[0]); errs.KindOf(err) != errs.Corrupt {
 		t.Fatalf("a damaged record was served: %v", err)
 	}
 	if err := read(rec.Entries[1]); err != nil || b[0] != 2 {
 		t.Fatalf("%v, %d", err, b[0])
 	}
-	if err := s.CheckAll(); problem.KindOf(err) != problem.Corrupt {
+	if err := s.CheckAll(); errs.KindOf(err) != errs.Corrupt {
 		t.Fatal(err)
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/size"
 )
 
@@ -77,19 +77,19 @@ func (b *Backend) find(name string) (*volume, error) {
 	if v := b.volumes[name]; v != nil {
 		return v, nil
 	}
-	return nil, problem.New(problem.NotFound, "no volume %s: `glide ls --all` lists them", name)
+	return nil, errs.New(errs.NotFound, "no volume %s: `glide ls --all` lists them", name)
 }
 
 func (b *Backend) add(name string, bytes uint64) (*volume, error) {
 	name = strings.TrimPrefix(name, "default/")
 	if strings.ContainsAny(name, " @") || name == "" {
-		return nil, problem.New(problem.Invalid, "%q is not a name for a volume", name)
+		return nil, errs.New(errs.Invalid, "%q is not a name for a volume", name)
 	}
 	if err := size.Check(bytes); err != nil {
 		return nil, err
 	}
 	if b.volumes[name] != nil {
-		return nil, problem.New(problem.Exists, "there is a volume %s already", name)
+		return nil, errs.New(errs.Exists, "there is a volume %s already", name)
 	}
 	b.ids++
 	tenant, _, ok := strings.Cut(name, "/")
@@ -125,7 +125,7 @@ func (b *Backend) Create(_ context.Context, r api.CreateRequest) (api.Volume, er
 		return api.Volume{}, err
 	}
 	if r.Durability != "" && r.Durability != "local" {
-		return api.Volume{}, problem.New(problem.Unsupported, "this release of glide does not do durability=%s yet", r.Durability)
+		return api.Volume{}, errs.New(errs.Unsupported, "this release of glide does not do durability=%s yet", r.Durability)
 	}
 	v, err := b.add(r.Name, r.Size)
 	if err != nil {
@@ -151,7 +151,7 @@ func (b *Backend) Import(_ context.Context, name string, bytes uint64, src api.S
 	out := api.Import{Name: name, Size: bytes, Generation: "1.1", BytesRead: n, ElapsedMs: 1}
 	if v := b.volumes[name]; v != nil {
 		if v.Size != bytes || !samePages(v.pages, pages) {
-			return api.Import{}, problem.New(problem.Exists, "there is a volume %s already, with other content", name)
+			return api.Import{}, errs.New(errs.Exists, "there is a volume %s already, with other content", name)
 		}
 		out.ID, out.Unchanged = v.ID, true
 		return out, nil

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/problem"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/size"
 )
 
@@ -35,7 +35,7 @@ func (b *Backend) change(method, name string, fn func(v *volume) error, args ...
 
 func busy(v *volume, force bool) error {
 	if v.Exports > 0 && !force {
-		return problem.New(problem.Busy, "volume %s has %d open connections: close them, or use --force", v.Name, v.Exports)
+		return errs.New(errs.Busy, "volume %s has %d open connections: close them, or use --force", v.Name, v.Exports)
 	}
 	return nil
 }
@@ -77,7 +77,7 @@ func (b *Backend) Remove(_ context.Context, name string, force bool) error {
 func (b *Backend) Rename(_ context.Context, name, to string) (api.Volume, error) {
 	return b.change("Rename", name, func(v *volume) error {
 		if b.volumes[to] != nil {
-			return problem.New(problem.Exists, "there is a volume %s already", to)
+			return errs.New(errs.Exists, "there is a volume %s already", to)
 		}
 		delete(b.volumes, v.Name)
 		v.Name = to
@@ -93,7 +93,7 @@ func (b *Backend) Resize(_ context.Context, name string, to uint64) (api.Volume,
 			return err
 		}
 		if to < v.Size {
-			return problem.New(problem.Invalid, "volume %s has %s: volumes do not shrink", name, size.Human(v.Size))
+			return errs.New(errs.Invalid, "volume %s has %s: volumes do not shrink", name, size.Human(v.Size))
 		}
 		v.Size = to
 		return nil
@@ -106,7 +106,7 @@ func (b *Backend) Set(_ context.Context, name string, s api.Settings) (api.Volum
 		for key, value := range s {
 			label, ok := strings.CutPrefix(key, "label.")
 			if !ok {
-				return problem.New(problem.Unsupported, "this release of glide does not set %s yet", key)
+				return errs.New(errs.Unsupported, "this release of glide does not set %s yet", key)
 			}
 			v.Labels[label] = value
 		}
@@ -149,7 +149,7 @@ func (b *Backend) Snapshot(_ context.Context, name, snapshot string) (api.Snapsh
 	v, err := b.change("Snapshot", name, func(v *volume) error {
 		full := v.Name + "@" + snapshot
 		if b.volumes[full] != nil {
-			return problem.New(problem.Exists, "there is a snapshot %s already", full)
+			return errs.New(errs.Exists, "there is a snapshot %s already", full)
 		}
 		c := *v
 		c.pages, c.Name = maps.Clone(v.pages), full
@@ -226,7 +226,7 @@ func (b *Backend) Wake(ctx context.Context, name string, force bool, expect stri
 	work(ctx)
 	return b.change("Wake", name, func(v *volume) error {
 		if strings.HasPrefix(name, "lost") && !force {
-			return problem.New(problem.WouldLose, "the owner of %s does not answer: writes since 12:00 would be lost; use --force to do without them", name)
+			return errs.New(errs.WouldLose, "the owner of %s does not answer: writes since 12:00 would be lost; use --force to do without them", name)
 		}
 		v.State = "active"
 		return nil
@@ -342,7 +342,7 @@ func (b *Backend) Attach(_ context.Context, name string, r api.AttachRequest) (a
 	a := api.Attachment{Device: cmp.Or(r.Device, "/dev/nbd0"), TimeoutMs: cmp.Or(r.TimeoutMs, 30000), DeadTimeoutMs: cmp.Or(r.DeadTimeoutMs, 600000)}
 	_, err := b.change("Attach", name, func(v *volume) error {
 		if v.Device != "" {
-			return problem.New(problem.Exists, "volume %s is attached already, as %s", name, v.Device)
+			return errs.New(errs.Exists, "volume %s is attached already, as %s", name, v.Device)
 		}
 		v.Device, v.Exports = a.Device, v.Exports+1
 		a.Name, a.Size = v.Name, v.Size
@@ -365,7 +365,7 @@ func (b *Backend) Detach(_ context.Context, r api.DetachRequest) (api.Attachment
 			return a, nil
 		}
 	}
-	return api.Attachment{}, problem.New(problem.NotFound, "%s%s is not attached", r.Name, r.Device)
+	return api.Attachment{}, errs.New(errs.NotFound, "%s%s is not attached", r.Name, r.Device)
 }
 
 // Dump implements api.Backend. It knows the keys "good" and "bad".
@@ -380,9 +380,9 @@ func (b *Backend) Dump(_ context.Context, key string, w io.Writer) error {
 		return err
 	case strings.HasPrefix(key, "packs/bad"):
 		_, _ = io.WriteString(w, "pack: 1 slot\n")
-		return problem.New(problem.Corrupt, "slot 0: its checksum is wrong")
+		return errs.New(errs.Corrupt, "slot 0: its checksum is wrong")
 	}
-	return problem.New(problem.NotFound, "no object %s in mem://", key)
+	return errs.New(errs.NotFound, "no object %s in mem://", key)
 }
 
 // Hosts implements api.Backend.
@@ -400,7 +400,7 @@ func (b *Backend) ForgetHost(_ context.Context, id string, force bool) (api.Forg
 	err := b.enter("ForgetHost", id, force)
 	defer b.mu.Unlock()
 	if err == nil && id != "host-2" {
-		err = problem.New(problem.NotFound, "the store knows of no host %s", id)
+		err = errs.New(errs.NotFound, "the store knows of no host %s", id)
 	}
 	return api.Forgotten{Host: id, Pins: 2, Volumes: []string{"vm1"}, Left: []string{}}, err
 }

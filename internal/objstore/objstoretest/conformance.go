@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // Conformance tests what Store promises. open returns an empty store, each
@@ -68,10 +68,10 @@ func want(t *testing.T, s objstore.Store, key string, data []byte) {
 	}
 }
 
-func wantKind(t *testing.T, kind problem.Kind, err error) {
+func wantKind(t *testing.T, kind errs.Kind, err error) {
 	t.Helper()
 	if !errors.Is(err, kind) {
-		t.Fatalf("the error is %v (kind %s), want kind %s", err, problem.KindOf(err), kind)
+		t.Fatalf("the error is %v (kind %s), want kind %s", err, errs.KindOf(err), kind)
 	}
 	if strings.Contains(err.Error(), "\n") {
 		t.Fatalf("the message has several lines: %q", err)
@@ -95,11 +95,11 @@ func keysOf(infos []objstore.Info) []string {
 func testAbsent(t *testing.T, s objstore.Store) {
 	ctx := t.Context()
 	_, err := s.Get(ctx, "a/b")
-	wantKind(t, problem.NotFound, err)
+	wantKind(t, errs.NotFound, err)
 	_, err = s.GetRange(ctx, "a/b", 0, 1)
-	wantKind(t, problem.NotFound, err)
+	wantKind(t, errs.NotFound, err)
 	_, err = s.Head(ctx, "a/b")
-	wantKind(t, problem.NotFound, err)
+	wantKind(t, errs.NotFound, err)
 	if !strings.Contains(err.Error(), "a/b") {
 		t.Fatalf("the message does not name the key: %v", err)
 	}
@@ -131,8 +131,8 @@ func testPutIfAbsent(t *testing.T, s objstore.Store) {
 	if err := s.PutIfAbsent(ctx, "log/1", []byte("first")); err != nil {
 		t.Fatal(err)
 	}
-	wantKind(t, problem.Exists, s.PutIfAbsent(ctx, "log/1", []byte("second")))
-	wantKind(t, problem.Exists, s.PutIfAbsent(ctx, "log/1", []byte("first")))
+	wantKind(t, errs.Exists, s.PutIfAbsent(ctx, "log/1", []byte("second")))
+	wantKind(t, errs.Exists, s.PutIfAbsent(ctx, "log/1", []byte("first")))
 	want(t, s, "log/1", []byte("first"))
 	if err := s.Delete(ctx, "log/1"); err != nil {
 		t.Fatal(err)
@@ -141,7 +141,7 @@ func testPutIfAbsent(t *testing.T, s objstore.Store) {
 		t.Fatal(err)
 	}
 	put(t, s, "log/2", []byte("put"))
-	wantKind(t, problem.Exists, s.PutIfAbsent(ctx, "log/2", nil))
+	wantKind(t, errs.Exists, s.PutIfAbsent(ctx, "log/2", nil))
 	want(t, s, "log/2", []byte("put"))
 }
 
@@ -156,13 +156,13 @@ func testCreateRace(t *testing.T, s objstore.Store) {
 		for i := range racers {
 			wg.Go(func() {
 				err := s.PutIfAbsent(t.Context(), key, data(i))
-				for errors.Is(err, problem.Unavailable) { // a rival is under way
+				for errors.Is(err, errs.Unavailable) { // a rival is under way
 					err = s.PutIfAbsent(t.Context(), key, data(i))
 				}
 				if err == nil {
 					winners.Add(1)
 					winner.Store(int32(i))
-				} else if !errors.Is(err, problem.Exists) {
+				} else if !errors.Is(err, errs.Exists) {
 					t.Error(err)
 				}
 			})
@@ -190,15 +190,15 @@ func testGetRange(t *testing.T, s objstore.Store) {
 	}
 	for _, r := range [][2]int64{{0, 100_001}, {99_999, 2}, {100_000, 1}, {1 << 20, 10}} {
 		_, err := s.GetRange(ctx, "pack", r[0], r[1])
-		wantKind(t, problem.Corrupt, err)
+		wantKind(t, errs.Corrupt, err)
 	}
 	for _, r := range [][2]int64{{0, 0}, {-1, 5}, {5, -1}, {0, objstore.MaxObject + 1}, {1 << 62, 1 << 62}} {
 		_, err := s.GetRange(ctx, "pack", r[0], r[1])
-		wantKind(t, problem.Invalid, err)
+		wantKind(t, errs.Invalid, err)
 	}
 	put(t, s, "empty", nil)
 	_, err := s.GetRange(ctx, "empty", 0, 1)
-	wantKind(t, problem.Corrupt, err)
+	wantKind(t, errs.Corrupt, err)
 }
 
 func testHead(t *testing.T, s objstore.Store) {
@@ -221,7 +221,7 @@ func testHead(t *testing.T, s objstore.Store) {
 		t.Fatalf("list says %+v, head %+v", l, info)
 	}
 	_, err = s.Head(t.Context(), "a")
-	wantKind(t, problem.NotFound, err)
+	wantKind(t, errs.NotFound, err)
 }
 
 // listed are keys whose order a tree walk gets wrong easily: '-' and '.' sort
@@ -345,7 +345,7 @@ func testDelete(t *testing.T, s objstore.Store) {
 		}
 	}
 	_, err := s.Get(t.Context(), "d/a")
-	wantKind(t, problem.NotFound, err)
+	wantKind(t, errs.NotFound, err)
 	want(t, s, "d/b", []byte("b"))
 	if err := s.Delete(t.Context(), "d"); err != nil {
 		t.Fatal(err)
@@ -435,28 +435,28 @@ func testBadKeys(t *testing.T, s objstore.Store) {
 		strings.Repeat("k", 256), strings.Repeat("k/", 512) + "k",
 	} {
 		_, err := s.Get(ctx, k)
-		wantKind(t, problem.Invalid, err)
+		wantKind(t, errs.Invalid, err)
 		_, err = s.GetRange(ctx, k, 0, 1)
-		wantKind(t, problem.Invalid, err)
+		wantKind(t, errs.Invalid, err)
 		_, err = s.Head(ctx, k)
-		wantKind(t, problem.Invalid, err)
-		wantKind(t, problem.Invalid, s.Put(ctx, k, nil))
-		wantKind(t, problem.Invalid, s.PutIfAbsent(ctx, k, nil))
-		wantKind(t, problem.Invalid, s.Delete(ctx, k))
-		wantKind(t, problem.Invalid, s.DeleteBatch(ctx, []string{k}))
+		wantKind(t, errs.Invalid, err)
+		wantKind(t, errs.Invalid, s.Put(ctx, k, nil))
+		wantKind(t, errs.Invalid, s.PutIfAbsent(ctx, k, nil))
+		wantKind(t, errs.Invalid, s.Delete(ctx, k))
+		wantKind(t, errs.Invalid, s.DeleteBatch(ctx, []string{k}))
 	}
 	for _, p := range []string{"/", "/a", "a//", "..", "../a", "a/../", "a/.", ".tmp/", "\x00"} {
 		_, err := s.List(ctx, p, "", 0)
-		wantKind(t, problem.Invalid, err)
+		wantKind(t, errs.Invalid, err)
 	}
 }
 
 func testBadSizes(t *testing.T, s objstore.Store) {
 	tooBig := make([]byte, objstore.MaxObject+1)
-	wantKind(t, problem.Invalid, s.Put(t.Context(), "x", tooBig))
-	wantKind(t, problem.Invalid, s.PutIfAbsent(t.Context(), "x", tooBig))
+	wantKind(t, errs.Invalid, s.Put(t.Context(), "x", tooBig))
+	wantKind(t, errs.Invalid, s.PutIfAbsent(t.Context(), "x", tooBig))
 	_, err := s.Head(t.Context(), "x")
-	wantKind(t, problem.NotFound, err)
+	wantKind(t, errs.NotFound, err)
 }
 
 func testContext(t *testing.T, s objstore.Store) {

@@ -1,10 +1,10 @@
-// Package problem is the short, stable list of the ways in which Glide can
+// Package errs is the short, stable list of the ways in which Glide can
 // fail, and the one table that says what each means to an HTTP client, to the
 // shell and to an NBD client.
 //
 // A package that finds a fault returns an error made with New (or wraps one
 // with %w); whoever is at an edge asks KindOf and prints the message once.
-package problem
+package errs
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 )
 
 // Kind is one way to fail. It is itself an error, so that
-// errors.Is(err, problem.NotFound) holds for every error of that kind.
+// errors.Is(err, errs.NotFound) holds for every error of that kind.
 type Kind uint8
 
 // The kinds. Their order is not stored anywhere; their names are (in the API).

@@ -8,7 +8,7 @@ import (
 // gate counts the readers that may still look at segments which the overlay no
 // longer names. Entering and leaving cost one atomic addition each; whoever
 // wants to recycle a segment waits until the readers that were inside have left.
-type gate struct {
+type readGuard struct {
 	phase atomic.Uint32
 	in    [2]paddedCount
 	mu    sync.Mutex // one waiter at a time
@@ -21,10 +21,10 @@ type paddedCount struct {
 	_ [56]byte // one cache line each
 }
 
-func (g *gate) init() { g.left.L = &g.cond }
+func (g *readGuard) init() { g.left.L = &g.cond }
 
 // enter returns what leave wants. It is called before the overlay is looked at.
-func (g *gate) enter() uint32 {
+func (g *readGuard) enter() uint32 {
 	for {
 		p := g.phase.Load() & 1
 		g.in[p].n.Add(1)
@@ -35,7 +35,7 @@ func (g *gate) enter() uint32 {
 	}
 }
 
-func (g *gate) leave(p uint32) {
+func (g *readGuard) leave(p uint32) {
 	if g.in[p].n.Add(-1) == 0 && g.phase.Load()&1 != p {
 		g.cond.Lock()
 		g.left.Broadcast()
@@ -44,7 +44,7 @@ func (g *gate) leave(p uint32) {
 }
 
 // wait returns when every reader that was inside at the call has left.
-func (g *gate) wait() {
+func (g *readGuard) wait() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	old := g.phase.Add(1) - 1

@@ -19,20 +19,20 @@ import (
 const pieceBytes = 4096
 
 // piece is a part of a record. The first one of each begins with the header.
-type piece struct {
+type pageSum struct {
 	at    uint32 // in the file
 	sum   uint32 // the checksum of the record through the piece's end
 	n     uint16 // bytes
 	first bool
 }
 
-func (p *piece) end() uint32 { return p.at + uint32(p.n) }
+func (p *pageSum) end() uint32 { return p.at + uint32(p.n) }
 
 // pieces are those of a segment's records, in the order in which they lie. Of
 // zero records, which are not read, there are none. One goroutine at a time adds
 // to them; what n counts does not change.
-type pieces struct {
-	all    []piece
+type pageSums struct {
+	all    []pageSum
 	n      atomic.Int32
 	queued int32 // behind n, of records that are not written yet
 }
@@ -41,15 +41,15 @@ type pieces struct {
 const leastPieces = 340
 
 // room returns the list with room for one more; readers of the old one are not disturbed.
-func (s *Segment) room() *pieces {
+func (s *Segment) room() *pageSums {
 	l := s.pieces.Load()
 	if l == nil {
-		l = &pieces{all: make([]piece, leastPieces)}
+		l = &pageSums{all: make([]pageSum, leastPieces)}
 		s.pieces.Store(l)
 	}
 	n := l.n.Load() + l.queued
 	if int(n) == len(l.all) {
-		more := &pieces{all: make([]piece, 2*len(l.all)), queued: l.queued}
+		more := &pageSums{all: make([]pageSum, 2*len(l.all)), queued: l.queued}
 		copy(more.all, l.all)
 		more.n.Store(l.n.Load())
 		s.pieces.Store(more)
@@ -59,7 +59,7 @@ func (s *Segment) room() *pieces {
 }
 
 // queuePiece notes a piece of a record that is not written yet.
-func (s *Segment) queuePiece(p piece) {
+func (s *Segment) queuePiece(p pageSum) {
 	l := s.room()
 	l.all[l.n.Load()+l.queued] = p
 	l.queued++
@@ -86,7 +86,7 @@ func (s *Segment) trimPieces() {
 		return
 	}
 	n := l.n.Load()
-	less := &pieces{all: make([]piece, n)}
+	less := &pageSums{all: make([]pageSum, n)}
 	copy(less.all, l.all)
 	less.n.Store(n)
 	s.pieces.Store(less)
@@ -101,7 +101,7 @@ func (s *Segment) sum(pos uint32, off uint64, head, body []byte) uint32 {
 		part := body[:min(len(body), pieceBytes-int(off%pieceBytes))]
 		crc = crc32.Update(crc, castagnoli, part)
 		n += len(part)
-		s.queuePiece(piece{at, crc, uint16(n), first})
+		s.queuePiece(pageSum{at, crc, uint16(n), first})
 		at, n = at+uint32(n), 0
 		off, body = off+uint64(len(part)), body[len(part):]
 	}
@@ -117,14 +117,14 @@ func (s *Segment) layout(r *Record) {
 	for off, left := r.Off, r.Len; left > 0; {
 		part := min(left, pieceBytes-off%pieceBytes)
 		n += part
-		s.queuePiece(piece{at, 0, uint16(n), off == r.Off})
+		s.queuePiece(pageSum{at, 0, uint16(n), off == r.Off})
 		at, n = at+uint32(n), 0
 		off, left = off+part, left-part
 	}
 }
 
 // find is the index of the piece that has the byte at pos, which belongs to a record.
-func (l *pieces) find(pos uint32) int {
+func (l *pageSums) find(pos uint32) int {
 	lo, hi := 0, int(l.n.Load()) // all[lo].at <= pos, all[hi].at > pos
 	for hi-lo > 1 {
 		mid := int(uint(lo+hi) >> 1)

@@ -4,19 +4,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/problem"
 )
 
 // TestPatienceIsShared: once a request of a context gave up, the others get one
 // short try each, until one is answered.
 func TestPatienceIsShared(t *testing.T) {
 	s, f, c := flaky(objstore.RetryOptions{MaxTries: 5}, objstore.Fault{})
-	ctx := objstore.WithPatience(t.Context())
+	ctx := objstore.WithRetryBudget(t.Context())
 	tries := func(want uint64) {
 		t.Helper()
 		before := f.Requests()
-		if err := s.Put(ctx, "a", nil); problem.KindOf(err) != problem.Unavailable {
+		if err := s.Put(ctx, "a", nil); errs.KindOf(err) != errs.Unavailable {
 			t.Fatal(err)
 		}
 		if got := uint64(f.Requests() - before); got != want {

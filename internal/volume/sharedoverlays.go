@@ -14,19 +14,19 @@ import (
 // Siblings are overlays that several volumes begin with: a hundred forks of one
 // cut lay its records once, and share the tree, as they did before the host
 // stopped. It may be used concurrently, and is thrown away after the start.
-type Siblings struct {
+type SharedOverlays struct {
 	mu    sync.Mutex
 	trees map[string]*extent.Tree
 }
 
 // NewSiblings returns an empty collection.
-func NewSiblings() *Siblings { return &Siblings{trees: map[string]*extent.Tree{}} }
+func NewSharedOverlays() *SharedOverlays { return &SharedOverlays{trees: map[string]*extent.Tree{}} }
 
 // lay builds the overlay of what recovery found.
-func (v *Volume) lay(rec wal.Recovered) {
+func (v *Volume) buildOverlay(rec wal.Recovered) {
 	own := 0
 	if key, ok := v.inherited(rec, &own); ok {
-		s := v.env.Siblings
+		s := v.env.SharedOverlays
 		s.mu.Lock()
 		tree := s.trees[key]
 		if tree == nil {
@@ -42,7 +42,7 @@ func (v *Volume) lay(rec wal.Recovered) {
 	layAll(v.tree, rec.Entries[own:])
 	v.recount()
 	v.recallChanges(rec)
-	v.env.Siblings = nil // it is for the start only
+	v.env.SharedOverlays = nil // it is for the start only
 }
 
 // layAll lays records over a tree, in the order of their numbers.
@@ -101,7 +101,7 @@ func distinct(entries []wal.Entry) []placed {
 // volume, if it is worth it: the entries before own are all from segments that
 // others wrote.
 func (v *Volume) inherited(rec wal.Recovered, own *int) (string, bool) {
-	if v.env.Siblings == nil || v.state.Floor == 0 {
+	if v.env.SharedOverlays == nil || v.state.Floor == 0 {
 		return "", false
 	}
 	var key strings.Builder

@@ -10,25 +10,25 @@ import (
 // context is at an end.
 const hurried = 2 * time.Second
 
-type patienceKey struct{}
+type retryBudgetKey struct{}
 
 // WithPatience derives a context whose requests share their patience. Once one
 // of them gave up after all its tries, the store is taken to be away, and each
 // of the others gets one short try, until one is answered: what somebody waits
 // for fails after one row of tries, however many requests it takes to find that
 // out and to clear up.
-func WithPatience(ctx context.Context) context.Context {
-	return context.WithValue(ctx, patienceKey{}, new(atomic.Bool))
+func WithRetryBudget(ctx context.Context) context.Context {
+	return context.WithValue(ctx, retryBudgetKey{}, new(atomic.Bool))
 }
 
 // patience tells whether a request of the context gave up. A context without
 // has one for each request.
-func patience(ctx context.Context) *atomic.Bool {
-	if gone, ok := ctx.Value(patienceKey{}).(*atomic.Bool); ok {
+func retryBudget(ctx context.Context) *atomic.Bool {
+	if gone, ok := ctx.Value(retryBudgetKey{}).(*atomic.Bool); ok {
 		return gone
 	}
 	return new(atomic.Bool)
 }
 
 // LosePatience is for whoever waited until a request of another context gave up.
-func LosePatience(ctx context.Context) { patience(ctx).Store(true) }
+func SpendRetryBudget(ctx context.Context) { retryBudget(ctx).Store(true) }
