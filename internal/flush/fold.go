@@ -97,7 +97,7 @@ type Result struct {
 	Uploaded uint64 // bytes of packs
 	// Borrowed are the packs that the root refers to and that neither the map
 	// before nor this session's uploads hold: see Session.Borrow.
-	Borrowed map[pack.ID][]pack.Hash
+	Reused map[pack.ID][]pack.Hash
 }
 
 // folder is the state of one fold; only run's goroutine uses it.
@@ -149,7 +149,7 @@ func Fold(ctx context.Context, s *Session, base *blockmap.Map, edit *blockmap.Ed
 		opts: opts, session: s, edit: edit, base: base, ctx: uctx, uploads: uploads,
 		waiting: map[pack.Hash][]uint64{}, recent: map[pack.Hash]pack.Ref{},
 	}
-	f.res.Borrowed = map[pack.ID][]pack.Hash{}
+	f.res.Reused = map[pack.ID][]pack.Hash{}
 	work := make(chan *encoded, workers)
 	queue := make(chan any, 2*workers) // *encoded and Change, in order
 	g.Go(func() (err error) {
@@ -341,7 +341,7 @@ func (f *folder) known(e *encoded) error {
 		}
 		if old != e.known {
 			f.res.Hits++
-			f.res.Borrowed[e.known.Pack] = append(f.res.Borrowed[e.known.Pack], e.hash)
+			f.res.Reused[e.known.Pack] = append(f.res.Reused[e.known.Pack], e.hash)
 		}
 	} else {
 		f.res.Hits++

@@ -249,7 +249,7 @@ func TestDedupWithinOneFold(t *testing.T) {
 		changes = append(changes, one(idx, content(idx%5)))
 	}
 	res := b.fold(changes...)
-	if res.Folded != 100 || res.New != 5 || res.Hits+res.New > 100 || len(res.Borrowed) != 0 {
+	if res.Folded != 100 || res.New != 5 || res.Hits+res.New > 100 || len(res.Reused) != 0 {
 		t.Fatalf("%+v", res)
 	}
 	for idx := range uint64(100) {
@@ -260,7 +260,7 @@ func TestDedupWithinOneFold(t *testing.T) {
 	// The same content at the same place again: nothing to do, nothing borrowed.
 	puts := b.count.Counts().Put
 	b.restart()
-	if res := b.fold(one(7, content(7%5))); res.New != 0 || len(res.Borrowed) != 0 || b.count.Counts().Put != puts {
+	if res := b.fold(one(7, content(7%5))); res.New != 0 || len(res.Reused) != 0 || b.count.Counts().Put != puts {
 		t.Fatalf("%+v", res)
 	}
 }
@@ -276,25 +276,25 @@ func TestBorrowed(t *testing.T) {
 		t.Fatalf("%+v, %v", first, err)
 	}
 	// In the session that uploaded it, and while its pin is there, a hit needs no look.
-	if res := b.fold(one(10, content(1))); len(res.Borrowed) != 0 || res.Hits != 1 {
+	if res := b.fold(one(10, content(1))); len(res.Reused) != 0 || res.Hits != 1 {
 		t.Fatalf("%+v", res)
 	}
 	b.restart()
 	base := b.base
 	res := b.fold(one(20, content(1)), one(21, content(2)), one(22, content(3)))
-	if res.New != 1 || len(res.Borrowed) != 1 || len(res.Borrowed[old.Pack]) != 2 {
+	if res.New != 1 || len(res.Reused) != 1 || len(res.Reused[old.Pack]) != 2 {
 		t.Fatalf("%+v", res)
 	}
 	if err := b.store.Delete(ctx, old.Pack.Key()); err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range res.Borrowed[old.Pack] {
+	for _, h := range res.Reused[old.Pack] {
 		if err := b.fakes.ForgetBlock(h); err != nil {
 			t.Fatal(err)
 		}
 	}
 	b.base = base
-	if res = b.fold(one(20, content(1)), one(21, content(2)), one(22, content(3))); res.New != 2 || len(res.Borrowed) != 0 {
+	if res = b.fold(one(20, content(1)), one(21, content(2)), one(22, content(3))); res.New != 2 || len(res.Reused) != 0 {
 		t.Fatalf("%+v", res)
 	}
 	for i, seed := range []uint64{1, 2, 3} {

@@ -12,7 +12,7 @@ import (
 
 // age is how old the oldest write is that the store does not hold.
 func (s *shipper) age() time.Duration {
-	at := time.Duration(s.flying.Load())
+	at := time.Duration(s.oldestInFlight.Load())
 	if at == 0 {
 		if _, at = s.v.Changed(); at == 0 {
 			return 0
@@ -116,7 +116,7 @@ func (h *Host) shipLast(ctx context.Context) {
 
 // verbPatience is how long a verb waits for a store that fails, before it says
 // so. A guest's flush waits for as long as it takes.
-const verbPatience = 20 * time.Second
+const verbStoreTimeout = 20 * time.Second
 
 // flushed waits until the store holds every write through seq. With patience it
 // gives up when the store has failed for that long. errRelaxed says that the
@@ -133,15 +133,15 @@ func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duratio
 	defer stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.wants < seq {
-		s.wants = seq
+	if s.wanted < seq {
+		s.wanted = seq
 		s.poke()
 	}
 	// The attempt that is under way may have begun before what was damaged was
 	// written again, or the store came back: the one after it tells.
 	fails, came := s.fails+2, s.h.cfg.Uptime()
 	if patience > 0 {
-		s.noRest()
+		s.endRetryPauses()
 	}
 	for s.acked.Load() < seq {
 		if over := s.why(); over != nil {
@@ -164,12 +164,12 @@ func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duratio
 }
 
 // rest is the pause before what failed is tried again; a verb that waits ends it.
-func (s *shipper) rest(d time.Duration) error {
+func (s *shipper) retryPause(d time.Duration) error {
 	s.mu.Lock()
-	if s.resting == nil {
-		s.resting = make(chan struct{})
+	if s.retryPauses == nil {
+		s.retryPauses = make(chan struct{})
 	}
-	enough := s.resting
+	enough := s.retryPauses
 	s.mu.Unlock()
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -183,10 +183,10 @@ func (s *shipper) rest(d time.Duration) error {
 }
 
 // noRest ends the pauses that are being made. Under mu.
-func (s *shipper) noRest() {
-	if s.resting != nil {
-		close(s.resting)
-		s.resting = nil
+func (s *shipper) endRetryPauses() {
+	if s.retryPauses != nil {
+		close(s.retryPauses)
+		s.retryPauses = nil
 	}
 }
 
@@ -214,7 +214,7 @@ func (s *shipper) stalled() string {
 func (s *shipper) unpublished() (bytes int64, age time.Duration) {
 	bytes, _ = s.v.Changed()
 	s.mu.Lock()
-	bytes += s.bytes
+	bytes += s.inFlightBytes
 	s.mu.Unlock()
 	return bytes, s.age()
 }
@@ -225,7 +225,7 @@ func (s *shipper) barrier(ctx context.Context) (api.Flush, error) {
 	if err := s.v.Flush(); err != nil {
 		return api.Flush{}, err
 	}
-	if err := s.flushed(ctx, seq, verbPatience); err != nil {
+	if err := s.flushed(ctx, seq, verbStoreTimeout); err != nil {
 		return api.Flush{}, err
 	}
 	st := s.d.state()

@@ -4,33 +4,33 @@ import "github.com/paraglide/glide/internal/volume"
 
 // loan is the time for which verbs that only read have a volume open that
 // sleeps. Under disk.mu.
-type loan struct {
+type reader struct {
 	readers int
 	over    bool // it is being closed
 }
 
 // use is open for whoever wants the volume to stay open: it is nobody's loan any
 // more. It is nil while the end of a loan closes the volume, which op waits for.
-func (d *disk) use() *volume.Volume {
+func (d *disk) keepOpen() *volume.Volume {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.loan != nil && d.loan.over {
+	if d.readers != nil && d.readers.over {
 		return nil
 	}
-	d.loan = nil
+	d.readers = nil
 	return d.v
 }
 
 // borrow opens the disk for a verb that only reads, until done. One that sleeps
 // goes back to sleep then, unless it was woken meanwhile. A disk that is open is
 // read beside the verb that holds op, which may be waiting for the store.
-func (d *disk) borrow() (v *volume.Volume, done func(), err error) {
-	if v, done := d.join(); v != nil {
+func (d *disk) openForRead() (v *volume.Volume, done func(), err error) {
+	if v, done := d.acquire(); v != nil {
 		return v, done, nil
 	}
 	d.op.Lock()
 	defer d.op.Unlock()
-	if v, done := d.join(); v != nil {
+	if v, done := d.acquire(); v != nil {
 		return v, done, nil
 	}
 	slept := d.state().Mode == volume.Asleep
@@ -39,18 +39,18 @@ func (d *disk) borrow() (v *volume.Volume, done func(), err error) {
 	}
 	if slept {
 		d.mu.Lock()
-		d.loan = &loan{}
+		d.readers = &reader{}
 		d.mu.Unlock()
 	}
-	v, done = d.join()
+	v, done = d.acquire()
 	return v, done, nil
 }
 
 // join borrows a disk that is open; nil if it is not.
-func (d *disk) join() (*volume.Volume, func()) {
+func (d *disk) acquire() (*volume.Volume, func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	l := d.loan
+	l := d.readers
 	switch {
 	case d.v == nil || l != nil && l.over:
 		return nil, nil
@@ -58,16 +58,16 @@ func (d *disk) join() (*volume.Volume, func()) {
 		return d.v, func() {}
 	}
 	l.readers++
-	return d.v, func() { d.giveBack(l) }
+	return d.v, func() { d.releaseReader(l) }
 }
 
 // giveBack ends one reader's part in a loan.
-func (d *disk) giveBack(l *loan) {
+func (d *disk) releaseReader(l *reader) {
 	d.op.Lock()
 	defer d.op.Unlock()
 	d.mu.Lock()
 	l.readers--
-	over := d.loan == l && l.readers == 0
+	over := d.readers == l && l.readers == 0
 	if over {
 		l.over = true
 	}
@@ -79,6 +79,6 @@ func (d *disk) giveBack(l *loan) {
 		d.h.cfg.Log.Warn("a volume that was only read stays awake", "volume", d.String(), "error", err)
 	}
 	d.mu.Lock()
-	d.loan = nil
+	d.readers = nil
 	d.mu.Unlock()
 }

@@ -14,12 +14,12 @@ import (
 // segments that are mostly dead, and flushes volumes that are over their own
 // budget. Writers that meet a full log wait for it.
 type cleaner struct {
-	h      *Host
-	poke   chan struct{}
-	rounds atomic.Uint64 // finished looks at the log
-	freed  atomic.Uint64 // segments
-	err    atomic.Pointer[error]
-	told   atomic.Int64 // Uptime when a full log was last told of
+	h              *Host
+	poke           chan struct{}
+	rounds         atomic.Uint64 // finished looks at the log
+	freed          atomic.Uint64 // segments
+	err            atomic.Pointer[error]
+	fullReportedAt atomic.Int64 // Uptime when a full log was last told of
 
 	// mu is held from the choice of victims until they are cleaned, and by whoever
 	// else makes volumes let go of segments. A victim that went meanwhile may be
@@ -29,7 +29,7 @@ type cleaner struct {
 }
 
 // apart does what makes a volume let go of segments while nothing is cleaned.
-func (c *cleaner) apart(do func() error) error {
+func (c *cleaner) withoutCleaning(do func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return do()
@@ -157,7 +157,7 @@ func (h *Host) budget(st *volume.State) uint64 {
 // pressure implements volume.Env.Pressure: bounded, writers are slowed first.
 func (c *cleaner) pressure(v *volume.Volume, waited time.Duration) error {
 	if waited > c.h.cfg.RoomWait {
-		if at := int64(c.h.cfg.Uptime()); at > c.told.Swap(at)+int64(time.Minute) {
+		if at := int64(c.h.cfg.Uptime()); at > c.fullReportedAt.Swap(at)+int64(time.Minute) {
 			c.h.event(eventDisk, "", "the log has no room, and none could be made: writers get an error until there is some")
 		}
 		c.relieve()

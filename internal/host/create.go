@@ -70,13 +70,13 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 	}
 	finish := func() error { return nil }
 	if p.ships() {
-		if finish, err = h.begin(&st); err != nil {
+		if finish, err = h.beginCreate(&st); err != nil {
 			return api.Volume{}, err
 		}
 	}
 	d, err := h.add(st)
 	if err == nil {
-		err = h.promise(ctx, p, commitlog.CauseCreate, d)
+		err = h.applyPolicy(ctx, p, commitlog.CauseCreate, d)
 	}
 	if err = errors.Join(err, finish()); err != nil {
 		return api.Volume{}, err
@@ -120,7 +120,7 @@ func (d *disk) tombstone(ctx context.Context, st *volume.State) error {
 		d.setOwner(nil)
 		err = d.tryTombstone(ctx, st)
 	}
-	return d.h.noteFence(d, err)
+	return d.h.fenceIfLost(d, err)
 }
 
 func (d *disk) tryTombstone(ctx context.Context, st *volume.State) error {

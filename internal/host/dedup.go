@@ -39,13 +39,13 @@ var errStale = errs.New(errs.NotFound, "packs that the dedup index named are gon
 // them stay: announce, look, and only then may the root be published. What it
 // returns drops the announcement. If packs are gone, their blocks are taken out
 // of the index and the error is errStale.
-func (h *Host) borrow(ctx context.Context, t *tenant, res *flush.Result) (func(context.Context), error) {
+func (h *Host) pinReused(ctx context.Context, t *tenant, res *flush.Result) (func(context.Context), error) {
 	nothing := func(context.Context) {}
-	if len(res.Borrowed) == 0 {
+	if len(res.Reused) == 0 {
 		return nothing, nil
 	}
-	ids := make([]pack.ID, 0, len(res.Borrowed))
-	for id := range res.Borrowed {
+	ids := make([]pack.ID, 0, len(res.Reused))
+	for id := range res.Reused {
 		ids = append(ids, id)
 	}
 	drop, err := h.pins.PinPacks(ctx, ids)
@@ -76,7 +76,7 @@ func (h *Host) borrow(ctx context.Context, t *tenant, res *flush.Result) (func(c
 				return err
 			}
 			gone.Store(true)
-			for _, hash := range res.Borrowed[id] {
+			for _, hash := range res.Reused[id] {
 				if err := t.index.ForgetBlock(hash); err != nil {
 					return err
 				}

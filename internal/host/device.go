@@ -97,8 +97,8 @@ func (x *device) Zero(off, length uint64, _ bool) (err error) {
 // has been stopped.
 func (x *device) shipper() (*shipper, error) {
 	s := x.d.ship.Load()
-	if s == nil && x.d.promises.Load() {
-		if s = x.d.ship.Load(); s == nil && x.d.promises.Load() {
+	if s == nil && x.d.mustShip.Load() {
+		if s = x.d.ship.Load(); s == nil && x.d.mustShip.Load() {
 			return nil, errHeld
 		}
 	}
@@ -126,13 +126,13 @@ func (x *device) Flush() (err error) {
 }
 
 // FlushWaits implements nbd.Acknowledger.
-func (x *device) FlushWaits() bool { return x.d.promises.Load() }
+func (x *device) FlushWaits() bool { return x.d.mustShip.Load() }
 
 // TryAcknowledge implements nbd.Acknowledger.
 func (x *device) TryAcknowledge() bool {
 	s := x.d.ship.Load()
 	if s == nil {
-		return !x.d.promises.Load()
+		return !x.d.mustShip.Load()
 	}
 	s.written()
 	ok, slow := s.mayAcknowledge()
@@ -257,21 +257,21 @@ func (h *Host) openExport(name string) (*nbd.Export, error) {
 
 // openDisk is openExport for a disk that was found.
 func (h *Host) openDisk(d *disk) (*nbd.Export, error) {
-	err := cmp.Or(d.refuseFenced(), d.refuseUnfinished())
+	err := cmp.Or(d.refuseFenced(), d.refuseWhileCreated())
 	if err != nil {
 		return nil, err
 	}
-	v := d.use()
+	v := d.keepOpen()
 	if v == nil {
 		if v, err = d.wakeAlone(false); err != nil {
 			return nil, err
 		}
-		h.lookForSeal(d)
+		h.checkSealSoon(d)
 	}
 	x := &device{d: d, v: v, readOnly: d.state().Snapshot != ""}
 	x.mayFn = x.alive
 	d.mu.Lock()
-	if d.v != v || d.leaving {
+	if d.v != v || d.guestsBlocked {
 		d.mu.Unlock()
 		return nil, errs.New(errs.Unavailable, "volume %q is being closed", d)
 	}
@@ -297,24 +297,24 @@ func (h *Host) openDisk(d *disk) (*nbd.Export, error) {
 
 // lookEvery is how often a published volume that is being written looks whether
 // another host took it over.
-const lookEvery = time.Minute
+const sealCheckEvery = time.Minute
 
 // written notes that a guest changed the volume. One that was never published,
 // or is idle, asks the store nothing.
 func (d *disk) written() {
-	at := d.nextLook.Load()
+	at := d.nextSealCheck.Load()
 	if at == 0 {
 		return
 	}
 	now := d.h.cfg.Now().UnixNano()
-	if now > at && d.nextLook.CompareAndSwap(at, now+int64(lookEvery)) {
-		d.h.lookForSeal(d)
+	if now > at && d.nextSealCheck.CompareAndSwap(at, now+int64(sealCheckEvery)) {
+		d.h.checkSealSoon(d)
 	}
 }
 
 // published notes that the store knows the volume from now on.
 func (d *disk) published() {
-	d.nextLook.CompareAndSwap(0, d.h.cfg.Now().Add(lookEvery).UnixNano())
+	d.nextSealCheck.CompareAndSwap(0, d.h.cfg.Now().Add(sealCheckEvery).UnixNano())
 }
 
 func (d *disk) export(x *device) *nbd.Export {

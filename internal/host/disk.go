@@ -19,35 +19,35 @@ type disk struct {
 	id volume.ID
 
 	// op is held for the length of a verb. The owner is used under it.
-	op    turn
+	op    mutex
 	owner *commitlog.Owner                // of this process; nil before its first commit; see setOwner
 	owned atomic.Pointer[commitlog.Owner] // the same, for who does not hold op
 	ship  atomic.Pointer[shipper]         // nil while the disk is closed, a verb is at work, or its policy is local
 	// promises tells that the policy is not local: without a shipper nothing is
 	// acknowledged then.
-	promises atomic.Bool
+	mustShip atomic.Bool
 
 	// moving is held by forks, shared, and by whoever lets the published state
 	// move, from looking for children that need the old one to when it has moved:
 	// a child that is born in between would be seen by nobody. It comes after op.
 	moving sync.RWMutex
 
-	mu      sync.Mutex
-	rec     volume.State   // while it is not open
-	v       *volume.Volume // nil while it is not open
-	loan    *loan          // nil unless it is open only for verbs that read
-	claims  []*wal.Segment // held for the record while it is not open
-	failed  error          // why it could not be opened
-	gone    bool           // removed
-	leaving bool           // it is being handed over: nobody may connect
-	conns   map[*device]struct{}
+	mu            sync.Mutex
+	rec           volume.State   // while it is not open
+	v             *volume.Volume // nil while it is not open
+	readers       *reader        // nil unless it is open only for verbs that read
+	claims        []*wal.Segment // held for the record while it is not open
+	failed        error          // why it could not be opened
+	gone          bool           // removed
+	guestsBlocked bool           // it is being handed over: nobody may connect
+	conns         map[*device]struct{}
 
 	// nextLook is when to look for a seal while writes come, in nanoseconds since
 	// 1970; 0: never, the store does not know the volume.
-	nextLook atomic.Int64
-	stored   atomic.Int64 // bytes of packs that its flushes uploaded, by this process
-	limiter  limiter
-	lat      *latencies // under mu; made with the first connection
+	nextSealCheck atomic.Int64
+	stored        atomic.Int64 // bytes of packs that its flushes uploaded, by this process
+	limiter       limiter
+	lat           *latencies // under mu; made with the first connection
 }
 
 // setOwner makes o the disk's hold on its log. Under op.
@@ -65,8 +65,8 @@ func (d *disk) latencies() *latencies {
 }
 
 func newDisk(h *Host, st volume.State) *disk {
-	d := &disk{h: h, id: st.ID, op: newTurn(), rec: st, conns: map[*device]struct{}{}}
-	d.promises.Store(st.Ships())
+	d := &disk{h: h, id: st.ID, op: newMutex(), rec: st, conns: map[*device]struct{}{}}
+	d.mustShip.Store(st.Ships())
 	if st.Published != nil {
 		d.published()
 	}
@@ -187,7 +187,7 @@ func (d *disk) unclaim() {
 
 // wake opens a disk of this host that is not open. Under op.
 func (d *disk) wake(force bool) (*volume.Volume, error) {
-	if v := d.use(); v != nil {
+	if v := d.keepOpen(); v != nil {
 		return v, nil
 	}
 	if err := d.reclaim(force); err != nil {
@@ -261,7 +261,7 @@ func (d *disk) shut() error {
 	if v == nil {
 		return nil
 	}
-	return d.h.cleaner.apart(func() error {
+	return d.h.cleaner.withoutCleaning(func() error {
 		err := v.Close()
 		st := v.State()
 		d.mu.Lock()
@@ -292,7 +292,7 @@ func (d *disk) exports() int {
 
 // quiet refuses what would pull the disk from under its guests; or says what to
 // do about it.
-func (d *disk) quiet(or string, force bool) error {
+func (d *disk) refuseIfConnected(or string, force bool) error {
 	if n := d.exports(); n > 0 && !force {
 		if dev := d.h.attachments.device(d.id); dev != "" {
 			return errs.New(errs.Busy, "volume %q has %d open NBD connection(s), one of them is %s: disconnect them (glide detach), or %s", d, n, dev, or)

@@ -44,7 +44,7 @@ func (h *Host) Export(ctx context.Context, name string) (api.Exported, error) {
 // this host has lost to another is read as the store has it.
 func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
 	if d := h.find(n); d != nil && d.here() {
-		v, done, err := d.borrow()
+		v, done, err := d.openForRead()
 		if err != nil {
 			return nil, nil, err
 		}

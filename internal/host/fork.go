@@ -45,7 +45,7 @@ func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) 
 	}
 	disks, gen, err := f.run(ctx)
 	if err == nil {
-		err = h.promise(ctx, p, commitlog.CauseFork, disks...)
+		err = h.applyPolicy(ctx, p, commitlog.CauseFork, disks...)
 	}
 	if err = errors.Join(err, f.finish()); err != nil {
 		return nil, err
@@ -133,13 +133,13 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 	if st.Mode == volume.Fenced {
 		return nil, "", fencedError(&st)
 	}
-	v := d.use()
+	v := d.keepOpen()
 	if v == nil {
 		var err error
 		if v, err = d.wakeAlone(false); err != nil {
 			return nil, "", err
 		}
-		h.lookForSeal(d)
+		h.checkSealSoon(d)
 	}
 	gen := ""
 	if st.Published != nil {
@@ -158,7 +158,7 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 	}
 	if f.ships {
 		var err error
-		if f.finish, err = h.begin(records...); err != nil {
+		if f.finish, err = h.beginCreate(records...); err != nil {
 			return nil, "", err
 		}
 	}
@@ -267,7 +267,7 @@ func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commi
 	if f.lazy || tip.Closes() && tip.Released || tip.State.Owner.ID == h.id || tip.State.Owner.ID == "" {
 		return tip.Generation, tip, nil, nil
 	}
-	vol, err := h.ask(ctx, f.src, tip, true)
+	vol, err := h.askOwner(ctx, f.src, tip, true)
 	if err != nil {
 		return commitlog.Generation{}, nil, nil, errs.New(errs.WouldLose, "host %s, which holds %q, did not flush it, so what it wrote since %s (%s) would be missing: try again, or take that state with --lazy: %w",
 			tip.State.Owner.ID, f.src, tip.Generation, tip.State.Time.Format(time.RFC3339), err)
@@ -314,7 +314,7 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 		disks[i], records[i] = newDisk(h, rec), &rec
 	}
 	var err error
-	if f.finish, err = h.begin(records...); err != nil {
+	if f.finish, err = h.beginCreate(records...); err != nil {
 		return nil, err
 	}
 	done, err := f.reserve(disks)
@@ -328,7 +328,7 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 	}
 	done()
 	if err != nil {
-		return nil, errors.Join(err, h.unmake(ctx, err, disks...))
+		return nil, errors.Join(err, h.undoCreate(ctx, err, disks...))
 	}
 	return disks, nil
 }

@@ -54,7 +54,7 @@ func (h *Host) resolve(ctx context.Context, n Name, at string) (*commitlog.State
 	if d := h.find(n); d != nil && d.state().Published == nil {
 		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no snapshot %q, and no history in the store: it was never published", n, at)
 	}
-	s, g, err := h.lookUp(ctx, n, at)
+	s, g, err := h.lookUpAt(ctx, n, at)
 	if errs.KindOf(err) == errs.NotFound && err != nil && h.find(n) == nil {
 		if _, gone := h.tip(ctx, n); gone != nil {
 			err = gone // which says more
@@ -63,7 +63,7 @@ func (h *Host) resolve(ctx context.Context, n Name, at string) (*commitlog.State
 	return s, g, err
 }
 
-func (h *Host) lookUp(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
+func (h *Host) lookUpAt(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
 	if g, err := commitlog.ParseGeneration(at); err == nil {
 		o, err := commitlog.Load(ctx, h.cfg.Store, n.log(), g)
 		if errs.KindOf(err) == errs.NotFound && err != nil {

@@ -44,7 +44,7 @@ type Host struct {
 	dir     *datadir.Dir
 	room    *reserve.Reserve
 	db      *meta.DB
-	seen    seen
+	seen    newestSeen
 	pool    *wal.Pool
 	cache   *cache.Cache
 	pages   *blockmap.PageCache
@@ -62,21 +62,21 @@ type Host struct {
 	// needs to look further.
 	leastBudget atomic.Uint64
 
-	attachments *attachments
-	told        atomic.Pointer[string] // what of the data directory was last said to be missing
+	attachments     *attachments
+	missingReported atomic.Pointer[string] // what of the data directory was last said to be missing
 
 	siblings *volume.SharedOverlays // while the host opens its volumes
 
-	firsts sync.Mutex // held to change what is known of first publications
+	firstPublishMu sync.Mutex // held to change what is known of first publications
 
 	mu     sync.Mutex
 	disks  map[volume.ID]*disk
 	byName map[string]*disk // "tenant/name", and "tenant/name@snapshot"
 	// leftovers are volumes that calls which did not end left in the store, and
 	// that are being taken out of it.
-	leftovers map[volume.ID]Name
-	making    map[volume.ID]bool // by calls that are under way, see begin
-	tenants   map[string]*tenant
+	orphans  map[volume.ID]Name
+	creating map[volume.ID]bool // by calls that are under way, see begin
+	tenants  map[string]*tenant
 
 	closing sync.Once
 	ctx     context.Context // ends with the host
@@ -112,7 +112,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	h := &Host{cfg: cfg, disks: map[volume.ID]*disk{}, leftovers: map[volume.ID]Name{}, making: map[volume.ID]bool{}, byName: map[string]*disk{}, tenants: map[string]*tenant{}}
+	h := &Host{cfg: cfg, disks: map[volume.ID]*disk{}, orphans: map[volume.ID]Name{}, creating: map[volume.ID]bool{}, byName: map[string]*disk{}, tenants: map[string]*tenant{}}
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.attachments = newAttachments(h)
 	if err := h.open(ctx); err != nil {
@@ -185,8 +185,8 @@ func (h *Host) open(ctx context.Context) error {
 		return err
 	}
 	h.bg.Go(h.upkeep)
-	h.bg.Go(h.lookAround)
-	h.bg.Go(h.withdrawLeftovers)
+	h.bg.Go(h.checkSealsAtStart)
+	h.bg.Go(h.withdrawOrphans)
 	return h.attachments.reclaim(ctx)
 }
 
@@ -348,7 +348,7 @@ func recordFor(st *volume.State) (meta.Record, error) {
 }
 
 // enter puts a disk into the tables.
-func (h *Host) enter(d *disk) {
+func (h *Host) register(d *disk) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.disks[d.id] = d

@@ -371,8 +371,8 @@ func TestWritesLookForASeal(t *testing.T) {
 		}
 		defer e.Closed()
 		d, _ := h1.local(name, false)
-		if d.nextLook.Load() != 0 {
-			d.nextLook.Store(1) // it is time
+		if d.nextSealCheck.Load() != 0 {
+			d.nextSealCheck.Store(1) // it is time
 		}
 		frame := random(1, 4096+28)
 		_ = e.Device.WriteFrames([]uint64{0}, [][]byte{frame})

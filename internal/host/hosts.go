@@ -227,11 +227,11 @@ func (h *Host) forgetFor(ctx context.Context, n Name, id string) error {
 	}
 	if d.owner.Generation().IsZero() {
 		if _, err := d.claimOwn(ctx, &st); err != nil {
-			return h.noteFence(d, err)
+			return h.fenceIfLost(d, err)
 		}
 	}
 	if err := d.owner.Forget(ctx, id); err != nil {
-		return h.noteFence(d, err)
+		return h.fenceIfLost(d, err)
 	}
 	g := d.owner.Generation()
 	return d.update(func(s *volume.State) { s.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number} })
@@ -253,7 +253,7 @@ func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Fl
 		if err := s.v.Flush(); err != nil {
 			return api.Flush{}, err
 		}
-		switch err := s.flushed(ctx, through, verbPatience); {
+		switch err := s.flushed(ctx, through, verbStoreTimeout); {
 		case err == errRelaxed:
 			return h.Flush(ctx, name)
 		case err != nil:

@@ -150,7 +150,7 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 	res, digest, err := im.run(ctx, src, size, &out.BytesRead)
 	var release func(context.Context)
 	if err == nil {
-		if release, err = h.borrow(ctx, t, &res); err == nil {
+		if release, err = h.pinReused(ctx, t, &res); err == nil {
 			defer func() { release(context.WithoutCancel(ctx)) }()
 		}
 	}

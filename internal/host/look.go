@@ -18,7 +18,7 @@ const yieldPoll = time.Second
 // is being opened was taken over meanwhile. A volume that was never published
 // makes no request. The first look is made beside the verbs, which would wait as
 // long as a store that is away.
-func (h *Host) lookForSeal(d *disk) {
+func (h *Host) checkSealSoon(d *disk) {
 	st := d.state()
 	if st.Published == nil || h.ctx.Err() != nil {
 		return
@@ -28,9 +28,9 @@ func (h *Host) lookForSeal(d *disk) {
 		defer h.bg.Done()
 		ctx, cancel := context.WithTimeout(h.ctx, time.Minute)
 		defer cancel()
-		err := d.lookBehind(ctx, &st)
+		err := d.checkSealAfterRestart(ctx, &st)
 		for errors.Is(err, commitlog.ErrYielding) && pause(ctx, yieldPoll) == nil {
-			err = d.lookBehind(ctx, &st)
+			err = d.checkSealAfterRestart(ctx, &st)
 		}
 		if err == nil || errs.KindOf(err) != errs.Fenced {
 			return
@@ -38,7 +38,7 @@ func (h *Host) lookForSeal(d *disk) {
 		d.op.Lock()
 		defer d.op.Unlock()
 		if err := d.checkSeal(ctx); err != nil && errs.KindOf(err) == errs.Fenced {
-			_ = h.noteFence(d, err) // it is logged, and the volume's state says it
+			_ = h.fenceIfLost(d, err) // it is logged, and the volume's state says it
 		}
 	}()
 }
@@ -47,17 +47,17 @@ func (h *Host) lookForSeal(d *disk) {
 // started: they may have been taken over while it was away. Verbs need not wait for
 // that either, unless there is something to be done. A store that does not answer
 // is asked again when they are written to.
-func (h *Host) lookAround() {
+func (h *Host) checkSealsAtStart() {
 	for _, d := range h.all() {
 		st := d.state()
 		if st.Published == nil || st.Mode != volume.Active {
 			continue
 		}
-		err := d.lookBehind(h.ctx, &st)
+		err := d.checkSealAfterRestart(h.ctx, &st)
 		switch {
 		case err == nil:
 		case errs.KindOf(err) == errs.Fenced || errors.Is(err, commitlog.ErrYielding):
-			h.lookForSeal(d)
+			h.checkSealSoon(d)
 		case errs.KindOf(err) == errs.Unavailable || h.ctx.Err() != nil:
 			return
 		}
@@ -70,14 +70,14 @@ func (d *disk) checkSeal(ctx context.Context) error {
 		return d.owner.CheckSeal(ctx)
 	}
 	st := d.state()
-	return d.lookBehind(ctx, &st)
+	return d.checkSealAfterRestart(ctx, &st)
 }
 
 // lookBehind is checkSeal for a process that has not committed, and so has no
 // epoch: it looks behind the newest commit that its predecessors noted. What one
 // of them made, and did not live to note, leaves the volume over a state that
 // the store has moved on from (reachable-is-kept).
-func (d *disk) lookBehind(ctx context.Context, st *volume.State) error {
+func (d *disk) checkSealAfterRestart(ctx context.Context, st *volume.State) error {
 	vol, last := commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, generation(st.Published)
 	g, err := commitlog.Look(ctx, d.h.cfg.Store, vol, last, d.h.id)
 	if err != nil || g.Compare(last) <= 0 {

@@ -122,7 +122,7 @@ func (h *Host) reserve(d *disk) error {
 	if old := h.disks[d.id]; old != nil {
 		return errs.New(errs.Busy, "volume %s is on this host already, under another name", d.id)
 	}
-	if _, left := h.leftovers[d.id]; left {
+	if _, left := h.orphans[d.id]; left {
 		return errs.New(errs.Busy, "volume %s was left by a call that did not end, and is being removed from the store", d.id)
 	}
 	h.byName[key] = d

@@ -24,14 +24,14 @@ func (h *Host) PanickedAt(name, doing string, value any) error {
 	err := h.Panicked(doing, value)
 	if n, perr := ParseName(name, true); perr == nil {
 		if d := h.find(n); d != nil {
-			d.suspect(err)
+			d.failAfterBug(err)
 		}
 	}
 	return err
 }
 
 // suspect fails a volume that a bug may have left half-changed.
-func (d *disk) suspect(err error) {
+func (d *disk) failAfterBug(err error) {
 	if v := d.open(); v != nil {
 		v.Fail(err)
 		return

@@ -81,15 +81,15 @@ func (h *Host) setPolicy(ctx context.Context, d *disk, p policy) error {
 	case !old.ships():
 		return h.beginShipping(ctx, d, p, commitlog.CauseSet)
 	case !p.ships():
-		if err := d.sayPolicy(ctx, p); err != nil {
+		if err := d.publishPolicy(ctx, p); err != nil {
 			return err
 		}
-		d.promises.Store(false)
+		d.mustShip.Store(false)
 		d.stopShipping(errRelaxed)
 		v.StopTracking()
 		return d.update(p.record)
 	case !p.tighter(old):
-		if err := d.sayPolicy(ctx, p); err != nil {
+		if err := d.publishPolicy(ctx, p); err != nil {
 			return err
 		}
 		if err := d.adoptPolicy(p); err != nil || p.durability == old.durability {
@@ -103,7 +103,7 @@ func (h *Host) setPolicy(ctx context.Context, d *disk, p policy) error {
 	if err := d.publishBacklog(ctx); err != nil {
 		return err
 	}
-	return d.sayPolicy(ctx, p)
+	return d.publishPolicy(ctx, p)
 }
 
 // publishBacklog returns when the store holds everything that was acknowledged
@@ -132,7 +132,7 @@ func (d *disk) adoptPolicy(p policy) error {
 }
 
 // sayPolicy publishes what the volume promises. Under op.
-func (d *disk) sayPolicy(ctx context.Context, p policy) error {
+func (d *disk) publishPolicy(ctx context.Context, p policy) error {
 	st := d.state()
 	if d.owner == nil || d.owner.Generation().IsZero() {
 		_, err := d.h.publish(ctx, d, commitlog.CauseSet, p.commit)
@@ -148,11 +148,11 @@ func (d *disk) sayPolicy(ctx context.Context, p policy) error {
 		return err
 	}
 	if err != nil {
-		return d.h.noteFence(d, err)
+		return d.h.fenceIfLost(d, err)
 	}
 	g, err := sh.Wait(ctx)
 	if err != nil {
-		return d.h.noteFence(d, err)
+		return d.h.fenceIfLost(d, err)
 	}
 	if v := d.open(); v != nil {
 		return v.NoteShipped(0, volume.Published{Epoch: g.Epoch, Number: g.Number}, true)
@@ -184,19 +184,19 @@ const withdrawWithin = 2 * time.Second
 
 // promise gives volumes that were just made here their policy; without the store
 // none of them is made.
-func (h *Host) promise(ctx context.Context, p policy, cause commitlog.Cause, disks ...*disk) error {
+func (h *Host) applyPolicy(ctx context.Context, p policy, cause commitlog.Cause, disks ...*disk) error {
 	if !p.ships() {
 		return nil // they were made local
 	}
 	for _, d := range disks {
-		if err := h.promiseOne(ctx, d, p, cause); err != nil {
-			return errors.Join(err, h.unmake(ctx, err, disks...))
+		if err := h.applyPolicyToOne(ctx, d, p, cause); err != nil {
+			return errors.Join(err, h.undoCreate(ctx, err, disks...))
 		}
 	}
 	return nil
 }
 
-func (h *Host) promiseOne(ctx context.Context, d *disk, p policy, cause commitlog.Cause) error {
+func (h *Host) applyPolicyToOne(ctx context.Context, d *disk, p policy, cause commitlog.Cause) error {
 	d.op.Lock()
 	defer d.op.Unlock()
 	if _, err := d.wake(false); err != nil { // removed meanwhile
@@ -209,7 +209,7 @@ func (h *Host) promiseOne(ctx context.Context, d *disk, p policy, cause commitlo
 // why: none of them is left, here or in the store. Should that be away, the next
 // volume of the name takes care of what was sent, or the next start, and nobody waits
 // for another row of tries.
-func (h *Host) unmake(ctx context.Context, why error, disks ...*disk) error {
+func (h *Host) undoCreate(ctx context.Context, why error, disks ...*disk) error {
 	impatient := errs.KindOf(why) == errs.Unavailable || ctx.Err() != nil
 	ctx = context.WithoutCancel(ctx)
 	if impatient {
@@ -219,23 +219,23 @@ func (h *Host) unmake(ctx context.Context, why error, disks ...*disk) error {
 	}
 	var errs []error
 	for _, d := range disks {
-		errs = append(errs, h.unmakeOne(ctx, d))
+		errs = append(errs, h.undoCreateOne(ctx, d))
 	}
 	return errors.Join(errs...)
 }
 
-func (h *Host) unmakeOne(ctx context.Context, d *disk) error {
+func (h *Host) undoCreateOne(ctx context.Context, d *disk) error {
 	d.op.Lock()
 	defer d.op.Unlock()
 	if d.removed() {
 		return nil
 	}
-	defer d.turnAway()()
+	defer d.blockGuests()()
 	d.stopShipping(errHeld)
 	d.moving.Lock()
 	defer d.moving.Unlock()
 	st := d.state()
-	if err := h.takeOut(ctx, d, &st); err != nil {
+	if err := h.removeFromStore(ctx, d, &st); err != nil {
 		if errs.KindOf(err) != errs.Unavailable {
 			h.cfg.Log.Warn("a volume that was not made may be in the store", "volume", d.String(), "error", err)
 		}

@@ -64,7 +64,7 @@ func TestPromiseBegins(t *testing.T) {
 		p := policy{"continuous", defaultRPO}
 		if err = d.update(p.record); err == nil {
 			d.startShipping()
-			d.promises.Store(false)
+			d.mustShip.Store(false)
 			d.stopShipping(errRelaxed)
 			err = d.update(policy{local, defaultRPO}.record)
 		}

@@ -55,7 +55,7 @@ func (h *Host) publish(ctx context.Context, d *disk, cause commitlog.Cause, chan
 // publishCut is publish of the cut that begin takes; nil: the volume's BeginFold.
 func (h *Host) publishCut(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
 	f, err := h.tryPublish(ctx, d, cause, change, begin)
-	return f, h.noteFence(d, err)
+	return f, h.fenceIfLost(d, err)
 }
 
 func (h *Host) tryPublish(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
@@ -171,7 +171,7 @@ func (p *publication) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := h.cleaner.apart(func() error {
+	if err := h.cleaner.withoutCleaning(func() error {
 		return p.v.Published(p.cut, m, func(s *volume.State) {
 			if p.gen.Compare(generation(s.Published)) > 0 { // a data commit may have followed
 				s.Published, s.RolledBack, s.Unsaid = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}, false, false
@@ -232,7 +232,7 @@ func (h *Host) fold(ctx context.Context, t *tenant, base *blockmap.Map, edit *bl
 	if err != nil {
 		return res, nil, err
 	}
-	release, err := h.borrow(ctx, t, &res)
+	release, err := h.pinReused(ctx, t, &res)
 	return res, release, err
 }
 
@@ -379,14 +379,14 @@ func (d *disk) openFirst(ctx context.Context, st *volume.State, state commitlog.
 		}
 	}
 	if before != d.id {
-		h.firsts.Lock()
+		h.firstPublishMu.Lock()
 		err := h.db.SetFact(firstFact(st), d.id[:])
-		h.firsts.Unlock()
+		h.firstPublishMu.Unlock()
 		if err != nil {
 			return commitlog.Generation{}, err
 		}
 		g, err := d.owner.OpenNew(ctx, state)
-		h.noteTwin(err)
+		h.reportTwin(err)
 		return g, err
 	}
 	return d.owner.OpenFirst(ctx, state)

@@ -35,18 +35,18 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 			return err
 		}
 	}
-	defer d.turnAway()()
+	defer d.blockGuests()()
 	d.stopShipping(errHeld)
 	defer d.startShipping() // if it cannot be removed
 	st := d.state()
 	d.moving.Lock()
 	defer d.moving.Unlock()
-	err = h.takeOut(ctx, d, &st)
+	err = h.removeFromStore(ctx, d, &st)
 	if gone := (removedElsewhere{}); st.Released && errors.As(err, &gone) {
 		err = nil // it was the store's, and is not there any more
 	}
 	if err != nil {
-		return h.noteFenceOfClosed(d, err)
+		return h.fenceClosedIfLost(d, err)
 	}
 	if err := h.eraseAll(d); err != nil {
 		return err
@@ -59,7 +59,7 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 
 // takeOut removes a volume from the store, if it may be there and is this host's.
 // Under op, and moving.
-func (h *Host) takeOut(ctx context.Context, d *disk, st *volume.State) error {
+func (h *Host) removeFromStore(ctx context.Context, d *disk, st *volume.State) error {
 	switch {
 	case st.Published == nil:
 		return d.withdraw(ctx, st)
@@ -80,7 +80,7 @@ func (d *disk) removable(force bool) error {
 	if gone {
 		return errs.New(errs.NotFound, "volume %q was removed meanwhile", d)
 	}
-	return d.quiet("remove it with --force", force)
+	return d.refuseIfConnected("remove it with --force", force)
 }
 
 // removeSnapshot takes a snapshot out of a volume, and if the store has it out of
@@ -98,7 +98,7 @@ func (h *Host) removeSnapshot(ctx context.Context, n Name, s *disk, force bool) 
 	if err != nil {
 		return err
 	}
-	defer s.turnAway()()
+	defer s.blockGuests()()
 	if st := s.state(); d != nil && st.Generation != "" {
 		if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil { // reachable-is-kept
 			return err

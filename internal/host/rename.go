@@ -40,10 +40,10 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	if n.Volume == st.Name {
 		return h.view(d), nil
 	}
-	if err := d.quiet("put it to sleep with --force first", false); err != nil {
+	if err := d.refuseIfConnected("put it to sleep with --force first", false); err != nil {
 		return api.Volume{}, err
 	}
-	defer d.turnAway()()
+	defer d.blockGuests()()
 	d.stopShipping(errHeld)
 	defer d.startShipping()
 	release, err := h.reserveName(n)
@@ -79,7 +79,7 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	}
 	release()
 	for _, m := range family {
-		h.enter(m)
+		h.register(m)
 	}
 	if err != nil {
 		return api.Volume{}, err
@@ -134,7 +134,7 @@ func (h *Host) renamePublished(ctx context.Context, d *disk, st *volume.State, n
 	}
 	g, err := commitlog.Rename(ctx, d.owner, o, state)
 	if err != nil {
-		return nil, h.noteFence(d, nameTaken(err, d.String(), commitlog.CauseRename))
+		return nil, h.fenceIfLost(d, nameTaken(err, d.String(), commitlog.CauseRename))
 	}
 	d.setOwner(o)
 	return &volume.Published{Epoch: g.Epoch, Number: g.Number}, nil

@@ -11,8 +11,8 @@ import (
 
 // noteFence fences a disk when an error says that another host has it, and
 // returns the error. Under op; the volume must not be in a fold.
-func (h *Host) noteFence(d *disk, err error) error {
-	h.noteTwin(err)
+func (h *Host) fenceIfLost(d *disk, err error) error {
+	h.reportTwin(err)
 	if err == nil || errs.KindOf(err) != errs.Fenced {
 		return err
 	}
@@ -31,8 +31,8 @@ func (h *Host) noteFence(d *disk, err error) error {
 }
 
 // noteFenceOfClosed is noteFence for a disk that need not be open. Under op.
-func (h *Host) noteFenceOfClosed(d *disk, err error) error {
-	h.noteTwin(err)
+func (h *Host) fenceClosedIfLost(d *disk, err error) error {
+	h.reportTwin(err)
 	st := d.state()
 	if errs.KindOf(err) != errs.Fenced || err == nil || st.Mode == volume.Fenced || d.open() != nil {
 		return err
@@ -43,12 +43,12 @@ func (h *Host) noteFenceOfClosed(d *disk, err error) error {
 	if _, werr := d.wake(false); werr != nil { // what it has not published is to be rescued
 		return errors.Join(err, werr)
 	}
-	return h.noteFence(d, err)
+	return h.fenceIfLost(d, err)
 }
 
 // letGo takes a volume off this host that is to be woken here under another name,
 // which its next owner gave it: what was not published becomes its rescue first.
-func (h *Host) letGo(n Name, tip *commitlog.Object, force bool) error {
+func (h *Host) evict(n Name, tip *commitlog.Object, force bool) error {
 	d := h.disk(volume.ID(tip.State.ID))
 	if d == nil {
 		return nil
@@ -58,14 +58,14 @@ func (h *Host) letGo(n Name, tip *commitlog.Object, force bool) error {
 	}
 	d.op.Lock()
 	defer d.op.Unlock()
-	if err := d.quiet("wake it as "+n.String(), force); err != nil {
+	if err := d.refuseIfConnected("wake it as "+n.String(), force); err != nil {
 		return err
 	}
 	if d.state().Mode != volume.Fenced {
 		if _, err := d.wake(false); err != nil && errs.KindOf(err) != errs.Fenced {
 			return err
 		}
-		if err := h.noteFence(d, takenBy(d, tip)); d.state().Mode != volume.Fenced {
+		if err := h.fenceIfLost(d, takenBy(d, tip)); d.state().Mode != volume.Fenced {
 			return err
 		}
 	}
@@ -96,7 +96,7 @@ func (h *Host) fence(d *disk, v *volume.Volume, why error) error {
 		defer s.op.Unlock()
 	}
 	name := d.String()
-	if err := h.cleaner.apart(func() error { return h.moveAside(d, v, why, rescue, snaps) }); err != nil {
+	if err := h.cleaner.withoutCleaning(func() error { return h.moveAside(d, v, why, rescue, snaps) }); err != nil {
 		if rescue != nil {
 			h.unreserve(rescue)
 		}
@@ -181,7 +181,7 @@ func (h *Host) moveAside(d *disk, v *volume.Volume, why error, rescue *disk, sna
 		if err := s.update(adopted); err != nil {
 			h.cfg.Log.Warn("a record lags", "volume", s.String(), "error", err) // it was saved above
 		}
-		h.enter(s)
+		h.register(s)
 	}
 	return nil
 }

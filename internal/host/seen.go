@@ -13,18 +13,18 @@ const maxSeen = 1 << 16
 
 // seen remembers the newest generation of each volume that the store showed to
 // this process. Its own volumes have it in their records.
-type seen struct {
+type newestSeen struct {
 	mu   sync.Mutex
 	tips map[Name]commitlog.Generation
 }
 
-func (s *seen) of(n Name) commitlog.Generation {
+func (s *newestSeen) of(n Name) commitlog.Generation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.tips[n]
 }
 
-func (s *seen) note(n Name, g commitlog.Generation) {
+func (s *newestSeen) note(n Name, g commitlog.Generation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.tips == nil {

@@ -37,7 +37,7 @@ func (s *shipper) setSending(on bool, at time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sending, s.taken = on, at
-	s.noteFlying()
+	s.updateOldestInFlight()
 	s.changed.Broadcast()
 }
 
@@ -89,7 +89,7 @@ func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
 		s.noteSent(c.Seq)
 		return nil
 	}
-	p := &parcel{changes: c, began: s.h.cfg.Uptime(), bytes: int64(len(data))}
+	p := &dataCommit{changes: c, began: s.h.cfg.Uptime(), bytes: int64(len(data))}
 	// The request outlives this shipper: a verb that stops it goes on behind it.
 	p.ship, err = o.Ship(s.h.ctx, c.Seq, data, func(state *commitlog.State) { s.d.amend(state, &c.State) })
 	if err != nil {
@@ -99,8 +99,8 @@ func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sent = max(s.sent, c.Seq)
-	s.flights = append(s.flights, p)
-	s.bytes += p.bytes
+	s.inFlight = append(s.inFlight, p)
+	s.inFlightBytes += p.bytes
 	s.began = p.began
 	s.changed.Broadcast()
 	return nil
@@ -134,14 +134,14 @@ func encodeChanges(c *volume.Changes) ([]byte, error) {
 }
 
 // noteFlying brings flying up to date. Under mu.
-func (s *shipper) noteFlying() {
+func (s *shipper) updateOldestInFlight() {
 	at := s.taken
-	for _, p := range s.flights {
+	for _, p := range s.inFlight {
 		if at == 0 || p.changes.At < at {
 			at = p.changes.At
 		}
 	}
-	s.flying.Store(int64(at))
+	s.oldestInFlight.Store(int64(at))
 }
 
 // lateCommit is how long no commit may land, while some are under way, before
@@ -155,20 +155,20 @@ func (s *shipper) settle() {
 	retry := firstRetry
 	for {
 		s.mu.Lock()
-		for len(s.flights) == 0 && s.over == nil {
+		for len(s.inFlight) == 0 && s.over == nil {
 			s.changed.Wait()
 		}
-		if len(s.flights) == 0 || s.ctx.Err() != nil {
+		if len(s.inFlight) == 0 || s.ctx.Err() != nil {
 			s.mu.Unlock()
 			return
 		}
-		p := s.flights[0]
+		p := s.inFlight[0]
 		s.mu.Unlock()
 		late := time.AfterFunc(lateCommit, func() { s.failed(errLate) })
 		g, err := p.ship.Wait(s.ctx)
 		late.Stop()
 		if err != nil {
-			if s.failed(err) || s.rest(retry) != nil {
+			if s.failed(err) || s.retryPause(retry) != nil {
 				return
 			}
 			retry = longer(retry, err)
@@ -183,7 +183,7 @@ func (s *shipper) settle() {
 }
 
 // landed takes note that a commit took effect, with all before it.
-func (s *shipper) landed(p *parcel, g commitlog.Generation) {
+func (s *shipper) landed(p *dataCommit, g commitlog.Generation) {
 	now := s.h.cfg.Uptime()
 	s.commits.Add(1)
 	s.mu.Lock()
@@ -196,9 +196,9 @@ func (s *shipper) landed(p *parcel, g commitlog.Generation) {
 		s.h.cfg.Log.Warn("the record of a volume lags", "volume", s.d.String(), "error", err) // it may
 	}
 	s.mu.Lock()
-	s.flights, s.bytes = s.flights[1:], s.bytes-p.bytes
+	s.inFlight, s.inFlightBytes = s.inFlight[1:], s.inFlightBytes-p.bytes
 	s.latency += (now - p.began - s.latency) / 4
-	s.noteFlying()
+	s.updateOldestInFlight()
 	recovered := s.err != nil
 	s.err = nil
 	s.mu.Unlock()
@@ -226,7 +226,7 @@ func (s *shipper) advance() {
 	last := s.v.Last()
 	n, _ := s.v.Changed()
 	s.mu.Lock()
-	settled := n == 0 && !s.sending && len(s.flights) == 0 && last > s.acked.Load()
+	settled := n == 0 && !s.sending && len(s.inFlight) == 0 && last > s.acked.Load()
 	s.mu.Unlock()
 	if settled {
 		s.reached(last)

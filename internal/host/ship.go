@@ -15,16 +15,16 @@ import (
 
 // Bounds on what a volume's policy sends, for each volume.
 const (
-	shipBytes     = 8 << 20  // changes that are sent without waiting for their time
-	maxChanged    = 16 << 20 // changes not sent yet, beyond which writes are not acknowledged
-	maxFlying     = 32 << 20 // bytes of data commits under way
-	maxFlights    = 8        // data commits under way
-	foldBytes     = 64 << 20 // data commits after which they are folded into packs, see Config.FoldAfter
-	foldFactor    = 4        // times that, or Config.FoldAfter, beyond which a fold is waited for
-	leastInterval = 20 * time.Millisecond
-	saveEvery     = 200 * time.Millisecond // between records that say how far the store is
-	firstRetry    = 100 * time.Millisecond
-	longestRetry  = 5 * time.Second
+	shipBytes        = 8 << 20  // changes that are sent without waiting for their time
+	maxChanged       = 16 << 20 // changes not sent yet, beyond which writes are not acknowledged
+	maxInFlightBytes = 32 << 20 // bytes of data commits under way
+	maxInFlight      = 8        // data commits under way
+	foldBytes        = 64 << 20 // data commits after which they are folded into packs, see Config.FoldAfter
+	foldFactor       = 4        // times that, or Config.FoldAfter, beyond which a fold is waited for
+	leastInterval    = 20 * time.Millisecond
+	saveEvery        = 200 * time.Millisecond // between records that say how far the store is
+	firstRetry       = 100 * time.Millisecond
+	longestRetry     = 5 * time.Second
 )
 
 // shipper keeps the promise of a volume whose durability policy is continuous or
@@ -49,37 +49,37 @@ type shipper struct {
 	kick   chan struct{}
 	idle   atomic.Bool // the loop waits for a first write
 
-	sync    atomic.Bool   // the policy: sync, or continuous
-	rpo     atomic.Int64  // ns
-	flying  atomic.Int64  // Uptime of the oldest write under way, 0: none
-	acked   atomic.Uint64 // the store holds every write through this one
-	commits atomic.Uint64 // that took effect
+	sync           atomic.Bool   // the policy: sync, or continuous
+	rpo            atomic.Int64  // ns
+	oldestInFlight atomic.Int64  // Uptime of the oldest write under way, 0: none
+	acked          atomic.Uint64 // the store holds every write through this one
+	commits        atomic.Uint64 // that took effect
 
 	// loan has disk.op in it while a verb that holds it waits for us.
-	loan chan struct{}
+	lentOp chan struct{}
 
-	mu      sync.Mutex
-	changed sync.Cond // acked, flights, err, over, or what may be acknowledged changed
-	wants   uint64    // a flush waits for the store to hold this write
-	sent    uint64    // every write through this one was sent
-	flights []*parcel
-	bytes   int64         // of flights
-	latency time.Duration // of a commit, as it has been lately
-	began   time.Duration // Uptime of the last commit that was begun
-	err     error         // why the store does not take commits, nil while it does
-	since   time.Duration // Uptime when that began
-	fails   uint64        // how often that was noted
-	over    error         // why nothing will be acknowledged any more
-	folding bool
-	rebase  bool          // a fold has to come first
-	sending bool          // changes are taken that are neither under way nor returned
-	taken   time.Duration // Uptime of the oldest of those; 0: none
-	saved   time.Duration // Uptime when the record last learned of it
-	resting chan struct{} // closed to end the pauses of rest; nil while there are none
+	mu            sync.Mutex
+	changed       sync.Cond // acked, flights, err, over, or what may be acknowledged changed
+	wanted        uint64    // a flush waits for the store to hold this write
+	sent          uint64    // every write through this one was sent
+	inFlight      []*dataCommit
+	inFlightBytes int64         // of flights
+	latency       time.Duration // of a commit, as it has been lately
+	began         time.Duration // Uptime of the last commit that was begun
+	err           error         // why the store does not take commits, nil while it does
+	since         time.Duration // Uptime when that began
+	fails         uint64        // how often that was noted
+	over          error         // why nothing will be acknowledged any more
+	folding       bool
+	rebase        bool          // a fold has to come first
+	sending       bool          // changes are taken that are neither under way nor returned
+	taken         time.Duration // Uptime of the oldest of those; 0: none
+	saved         time.Duration // Uptime when the record last learned of it
+	retryPauses   chan struct{} // closed to end the pauses of rest; nil while there are none
 }
 
 // parcel is a data commit under way.
-type parcel struct {
+type dataCommit struct {
 	ship    *commitlog.Shipment
 	changes *volume.Changes // what it holds; its cut is released
 	began   time.Duration
@@ -87,7 +87,7 @@ type parcel struct {
 }
 
 func newShipper(d *disk, v *volume.Volume, st *volume.State) *shipper {
-	s := &shipper{h: d.h, d: d, v: v, kick: make(chan struct{}, 1), loan: make(chan struct{}, 1), latency: 50 * time.Millisecond}
+	s := &shipper{h: d.h, d: d, v: v, kick: make(chan struct{}, 1), lentOp: make(chan struct{}, 1), latency: 50 * time.Millisecond}
 	s.changed.L = &s.mu
 	s.ctx, s.cancel = context.WithCancel(d.h.ctx)
 	s.policy(st)
@@ -128,7 +128,7 @@ func (d *disk) startShipping() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !st.Ships() { // also a volume whose policy was another when it was looked at first
-		d.promises.Store(false)
+		d.mustShip.Store(false)
 		return
 	}
 	if d.v == nil || d.ship.Load() != nil || st.Mode != volume.Active {
@@ -136,7 +136,7 @@ func (d *disk) startShipping() {
 	}
 	s := newShipper(d, d.v, &st)
 	d.ship.Store(s)
-	d.promises.Store(true) // after it: device.shipper
+	d.mustShip.Store(true) // after it: device.shipper
 	s.done.Go(s.run)
 	s.done.Go(s.settle)
 	s.done.Go(s.wakeWaiters)
@@ -154,7 +154,7 @@ func (d *disk) stopShipping(why error) {
 	// flush-is-durable: what is under way may never land. The next shipper sends
 	// it again, and acknowledges nothing by it before.
 	if !fault.Is("flights-forgotten") {
-		for _, p := range s.flights {
+		for _, p := range s.inFlight {
 			s.v.ReturnChanges(p.changes)
 		}
 	}
@@ -197,7 +197,7 @@ func (s *shipper) run() {
 		if s.failed(err) {
 			return
 		}
-		if s.rest(retry) != nil {
+		if s.retryPause(retry) != nil {
 			return
 		}
 		retry = longer(retry, err)
@@ -232,7 +232,7 @@ func (s *shipper) failed(err error) (over bool) {
 		s.h.bg.Go(func() {
 			s.d.op.Lock()
 			defer s.d.op.Unlock()
-			_ = s.h.noteFence(s.d, err) // it is logged, and the volume's state says it
+			_ = s.h.fenceIfLost(s.d, err) // it is logged, and the volume's state says it
 		})
 		return true
 	}
@@ -287,17 +287,17 @@ func (s *shipper) due() time.Duration {
 	now := s.h.cfg.Uptime()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wanted := s.wants > s.sent || s.rebase
+	wanted := s.wanted > s.sent || s.rebase
 	if bytes == 0 && !wanted {
 		return forever
 	}
-	if len(s.flights) >= maxFlights || s.bytes >= maxFlying {
+	if len(s.inFlight) >= maxInFlight || s.inFlightBytes >= maxInFlightBytes {
 		return forever // the end of one pokes
 	}
 	// Flushes that come close together share a commit; and while commits take
 	// long, there are only a few of them under way.
 	var apart time.Duration
-	if len(s.flights) > 0 {
+	if len(s.inFlight) > 0 {
 		apart = s.began + s.latency/5 - now
 	}
 	switch {
@@ -326,8 +326,8 @@ func (s *shipper) lockOp() (unlock func(), err error) {
 	select {
 	case s.d.op <- struct{}{}:
 		return s.d.op.Unlock, nil
-	case <-s.loan:
-		return func() { s.loan <- struct{}{} }, nil
+	case <-s.lentOp:
+		return func() { s.lentOp <- struct{}{} }, nil
 	case <-s.ctx.Done():
 		return nil, errHeld
 	}
@@ -336,8 +336,8 @@ func (s *shipper) lockOp() (unlock func(), err error) {
 // barrierUnderOp is barrier for a verb that holds op, which the shipper may need
 // meanwhile.
 func (s *shipper) barrierUnderOp(ctx context.Context) error {
-	s.loan <- struct{}{}
-	defer func() { <-s.loan }()
+	s.lentOp <- struct{}{}
+	defer func() { <-s.lentOp }()
 	_, err := s.barrier(ctx)
 	return err
 }

@@ -178,7 +178,7 @@ func (h *Host) foldSnapshot(ctx context.Context, s *disk) error {
 	if err != nil {
 		return err
 	}
-	if err := h.cleaner.apart(func() error { return v.Published(c, m, nil) }); err != nil {
+	if err := h.cleaner.withoutCleaning(func() error { return v.Published(c, m, nil) }); err != nil {
 		return err
 	}
 	return h.pins.keepChildren(ctx, res.Root, volume.ID{})
@@ -201,7 +201,7 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	if err := d.refuseFenced(); err != nil {
 		return api.Volume{}, err
 	}
-	if err := d.quiet("roll it back with --force", force); err != nil {
+	if err := d.refuseIfConnected("roll it back with --force", force); err != nil {
 		return api.Volume{}, err
 	}
 	st := d.state()
@@ -237,7 +237,7 @@ func (h *Host) rollback(ctx context.Context, d *disk, v *volume.Volume, c *volum
 	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
 		return err
 	}
-	return h.cleaner.apart(func() error { return v.Rollback(c, func(s *volume.State) { s.RolledBack = true }) })
+	return h.cleaner.withoutCleaning(func() error { return v.Rollback(c, func(s *volume.State) { s.RolledBack = true }) })
 }
 
 // cutAt returns a cut of the snapshot, or of the commit, of a volume; done

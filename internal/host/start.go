@@ -16,7 +16,7 @@ import (
 func (h *Host) openVolumes() error {
 	h.cleaner = newCleaner(h)
 	h.siblings = volume.NewSharedOverlays()
-	gone, facts, err := h.unfinished()
+	gone, facts, err := h.unfinishedCreates()
 	if err != nil {
 		return err
 	}
@@ -45,12 +45,12 @@ func (h *Host) openVolumes() error {
 	if err != nil {
 		return err
 	}
-	h.forgetLater(h.dropUnfinished(unfinished, facts))
+	h.forgetLater(h.dropUnfinishedCreates(unfinished, facts))
 	if err := h.startAll(all); err != nil {
 		return err
 	}
 	h.siblings = nil
-	if err := h.findLeftovers(); err != nil {
+	if err := h.findOrphans(); err != nil {
 		return err
 	}
 	h.pool.Settle()
@@ -129,7 +129,7 @@ func (h *Host) startAll(all []*disk) error {
 // startThese enters disks into the tables and starts them, a few at a time.
 func (h *Host) startThese(disks []*disk) {
 	for _, d := range disks {
-		h.enter(d)
+		h.register(d)
 	}
 	var wg sync.WaitGroup
 	var opened atomic.Int64

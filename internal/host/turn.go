@@ -1,18 +1,18 @@
 package host
 
 // turn is a mutex whose holder may be waited for together with other things.
-type turn chan struct{}
+type mutex chan struct{}
 
-func newTurn() turn { return make(turn, 1) }
+func newMutex() mutex { return make(mutex, 1) }
 
 // Lock takes the turn; whoever selects on sending to it does the same.
-func (t turn) Lock() { t <- struct{}{} }
+func (t mutex) Lock() { t <- struct{}{} }
 
 // Unlock ends it.
-func (t turn) Unlock() { <-t }
+func (t mutex) Unlock() { <-t }
 
 // TryLock takes the turn if nobody has it.
-func (t turn) TryLock() bool {
+func (t mutex) TryLock() bool {
 	select {
 	case t <- struct{}{}:
 		return true

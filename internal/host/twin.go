@@ -87,7 +87,7 @@ func (h *Host) isTwins(owner commitlog.Host) bool {
 }
 
 // noteTwin remembers that another daemon has this host's identity.
-func (h *Host) noteTwin(err error) {
+func (h *Host) reportTwin(err error) {
 	if errors.Is(err, commitlog.ErrTwin) && h.twin.Swap(&err) == nil {
 		h.event(eventHost, "", "two daemons have this host's identity: %v", err)
 	}

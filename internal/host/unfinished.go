@@ -23,14 +23,14 @@ const (
 
 // begin notes volumes that are about to be made; finish ends that when they are
 // made, or unmade.
-func (h *Host) begin(states ...*volume.State) (finish func() error, err error) {
+func (h *Host) beginCreate(states ...*volume.State) (finish func() error, err error) {
 	call := newVolumeID(h)
 	fact := unfinishedFacts + call.String()
 	var ids []byte
 	h.mu.Lock()
 	for _, st := range states {
 		ids = append(ids, st.ID[:]...)
-		h.making[st.ID] = true
+		h.creating[st.ID] = true
 	}
 	h.mu.Unlock()
 	finish = func() error {
@@ -38,7 +38,7 @@ func (h *Host) begin(states ...*volume.State) (finish func() error, err error) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		for _, st := range states {
-			delete(h.making, st.ID)
+			delete(h.creating, st.ID)
 		}
 		return err
 	}
@@ -51,17 +51,17 @@ func (h *Host) begin(states ...*volume.State) (finish func() error, err error) {
 // refuseUnfinished keeps guests from a volume while the call that makes it is
 // under way: were the host to stop, it would not be kept, nor what was
 // acknowledged to them.
-func (d *disk) refuseUnfinished() error {
+func (d *disk) refuseWhileCreated() error {
 	d.h.mu.Lock()
 	defer d.h.mu.Unlock()
-	if d.h.making[d.id] {
+	if d.h.creating[d.id] {
 		return errs.New(errs.Busy, "volume %q is still being made", d)
 	}
 	return nil
 }
 
 // unfinished is what calls that did not end left behind.
-func (h *Host) unfinished() (ids map[volume.ID]bool, facts []string, err error) {
+func (h *Host) unfinishedCreates() (ids map[volume.ID]bool, facts []string, err error) {
 	ids = map[volume.ID]bool{}
 	err = h.db.Facts(unfinishedFacts, func(name string, value []byte) error {
 		facts = append(facts, name)
@@ -77,7 +77,7 @@ func (h *Host) unfinished() (ids map[volume.ID]bool, facts []string, err error) 
 
 // dropUnfinished forgets the volumes with these records, which were left behind.
 // That they may be in the store stays known.
-func (h *Host) dropUnfinished(records []volume.State, facts []string) error {
+func (h *Host) dropUnfinishedCreates(records []volume.State, facts []string) error {
 	ids := make([]volume.ID, len(records))
 	for i := range records {
 		st := &records[i]
@@ -101,7 +101,7 @@ func (h *Host) dropUnfinished(records []volume.State, facts []string) error {
 
 // findLeftovers finds the volumes that this host began to publish, and has no
 // record of: nobody was told of them.
-func (h *Host) findLeftovers() error {
+func (h *Host) findOrphans() error {
 	return h.db.Facts(firstFacts, func(fact string, value []byte) error {
 		tenant, name, ok := strings.Cut(strings.TrimPrefix(fact, firstFacts), "/")
 		if !ok || len(value) != len(volume.ID{}) || h.disk(volume.ID(value)) != nil {
@@ -109,35 +109,35 @@ func (h *Host) findLeftovers() error {
 		}
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.leftovers[volume.ID(value)] = Name{tenant, name, ""}
+		h.orphans[volume.ID(value)] = Name{tenant, name, ""}
 		return nil
 	})
 }
 
 // isLeftover tells whether a log ends in a volume that is being taken out of the
 // store; o may be nil.
-func (h *Host) isLeftover(o *commitlog.Object) bool {
+func (h *Host) isOrphan(o *commitlog.Object) bool {
 	if o == nil || o.State.Owner.ID != h.id {
 		return false
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, left := h.leftovers[volume.ID(o.State.ID)]
+	_, left := h.orphans[volume.ID(o.State.ID)]
 	return left
 }
 
 // withdrawLeftovers takes them out of the store, which is asked until it answers.
 // Without any it makes no request.
-func (h *Host) withdrawLeftovers() {
+func (h *Host) withdrawOrphans() {
 	for retry := firstRetry; ; retry = min(2*retry, longestRetry) {
 		h.mu.Lock()
-		left := make(map[volume.ID]Name, len(h.leftovers))
-		for id, n := range h.leftovers {
+		left := make(map[volume.ID]Name, len(h.orphans))
+		for id, n := range h.orphans {
 			left[id] = n
 		}
 		h.mu.Unlock()
 		for id, n := range left {
-			err := h.withdrawLeftover(h.ctx, id, n)
+			err := h.withdrawOrphan(h.ctx, id, n)
 			switch {
 			case h.ctx.Err() != nil:
 				return
@@ -148,7 +148,7 @@ func (h *Host) withdrawLeftovers() {
 			}
 			delete(left, id)
 			h.mu.Lock()
-			delete(h.leftovers, id)
+			delete(h.orphans, id)
 			h.mu.Unlock()
 		}
 		if len(left) == 0 || pause(h.ctx, retry) != nil {
@@ -157,7 +157,7 @@ func (h *Host) withdrawLeftovers() {
 	}
 }
 
-func (h *Host) withdrawLeftover(ctx context.Context, id volume.ID, n Name) error {
+func (h *Host) withdrawOrphan(ctx context.Context, id volume.ID, n Name) error {
 	st := volume.State{ID: id, Tenant: n.Tenant, Name: n.Volume}
 	o, err := h.newOwner(&st)
 	if err == nil {
@@ -166,8 +166,8 @@ func (h *Host) withdrawLeftover(ctx context.Context, id volume.ID, n Name) error
 	if err != nil {
 		return err
 	}
-	h.firsts.Lock()
-	defer h.firsts.Unlock()
+	h.firstPublishMu.Lock()
+	defer h.firstPublishMu.Unlock()
 	b, err := h.db.Fact(firstFact(&st))
 	if err != nil || len(b) != len(id) || volume.ID(b) != id { // another volume is being published under the name
 		return err

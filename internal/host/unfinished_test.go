@@ -132,7 +132,7 @@ func stopWhile(t *testing.T, at int, after bool, do func(*Host) error, made []st
 	again := small(t, b.store, left)
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		again.mu.Lock()
-		n := len(again.leftovers)
+		n := len(again.orphans)
 		again.mu.Unlock()
 		if n == 0 {
 			break
@@ -184,7 +184,7 @@ func TestLeftoversWaitForTheStore(t *testing.T) {
 	must[api.Flush](t)(again.Flush(ctx, "f"))
 	for range 5000 {
 		again.mu.Lock()
-		n := len(again.leftovers)
+		n := len(again.orphans)
 		again.mu.Unlock()
 		if n == 0 {
 			must[api.Flush](t)(again.Flush(ctx, "f"))

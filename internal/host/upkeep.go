@@ -145,7 +145,7 @@ func (h *Host) findMissing() {
 	if err := h.missing(); err != nil {
 		told = err.Error()
 	}
-	if before := h.told.Swap(&told); told != "" && (before == nil || *before != told) {
+	if before := h.missingReported.Swap(&told); told != "" && (before == nil || *before != told) {
 		h.event(eventDisk, "", "%s", told)
 	}
 }

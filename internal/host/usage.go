@@ -103,7 +103,7 @@ func (u *usage) open(d *disk, st *volume.State, owner int) (*blockmap.Map, func(
 		m, err := blockmap.New(u.h.tenant(st.Tenant).pages, st.Root, st.Blocks())
 		return m, func() {}, err
 	}
-	v, giveBack, err := d.borrow()
+	v, giveBack, err := d.openForRead()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -159,7 +159,7 @@ func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
 	var last error
 	bad := 0
 	err := h.eachStored(ctx, func(n Name) bool { return h.find(n) == nil }, func(n Name, tip *commitlog.Object, err error) error {
-		if tip, err = h.judge(ctx, n, tip, err); err == nil {
+		if tip, err = h.checkTip(ctx, n, tip, err); err == nil {
 			out = append(out, remoteView(n, tip))
 		} else if errs.KindOf(err) != errs.NotFound {
 			last = err

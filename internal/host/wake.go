@@ -22,7 +22,7 @@ func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (ap
 	}
 	d.op.Lock()
 	defer d.op.Unlock()
-	if err := d.quiet("put it to sleep with --force", force); err != nil {
+	if err := d.refuseIfConnected("put it to sleep with --force", force); err != nil {
 		return api.Volume{}, err
 	}
 	if err := d.refuseFenced(); err != nil {
@@ -34,7 +34,7 @@ func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (ap
 		}
 		return h.view(d), nil
 	}
-	defer d.turnAway()()
+	defer d.blockGuests()()
 	if s := d.ship.Load(); s != nil {
 		// Asleep, the volume sends nothing: what it promised must be kept first.
 		if err := s.barrierUnderOp(ctx); err != nil {
@@ -69,7 +69,7 @@ func (h *Host) handOver(ctx context.Context, d *disk) error {
 	if _, err := h.publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
 		return err
 	}
-	defer d.turnAway()()
+	defer d.blockGuests()()
 	d.stopShipping(errHeld)
 	defer d.startShipping() // unless it sleeps then
 	if fault.Is("released-before-flushed") {
@@ -169,9 +169,9 @@ func (d *disk) fenceClosed(why error) error {
 // turnAway cuts the guests of a disk off and lets none connect until what it
 // returns is called: one that came in between would be told of durable writes
 // that the next owner does not have.
-func (d *disk) turnAway() (open func()) {
+func (d *disk) blockGuests() (open func()) {
 	d.mu.Lock()
-	d.leaving = true
+	d.guestsBlocked = true
 	v := d.v
 	d.mu.Unlock()
 	d.disconnect()
@@ -180,7 +180,7 @@ func (d *disk) turnAway() (open func()) {
 	}
 	return func() {
 		d.mu.Lock()
-		d.leaving = false
+		d.guestsBlocked = false
 		d.mu.Unlock()
 	}
 }
@@ -230,7 +230,7 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 func (h *Host) clearFenced(d *disk, force bool) error {
 	d.op.Lock()
 	defer d.op.Unlock()
-	if err := d.quiet("wake it with --force", force); err != nil {
+	if err := d.refuseIfConnected("wake it with --force", force); err != nil {
 		return err
 	}
 	if st := d.state(); st.Mode == volume.Fenced && len(st.Segments) > 0 {
@@ -252,7 +252,7 @@ func (h *Host) wakeLocal(ctx context.Context, d *disk, force bool, want commitlo
 		return api.Volume{}, err
 	}
 	if slept {
-		h.lookForSeal(d)
+		h.checkSealSoon(d)
 	}
 	return h.view(d), nil
 }
@@ -272,7 +272,7 @@ func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.
 	}
 	cause := commitlog.CauseWake
 	if owner := tip.State.Owner; !tip.Released && owner.ID != "" && owner.ID != h.id {
-		if _, err := h.ask(ctx, n, tip, false); err != nil {
+		if _, err := h.askOwner(ctx, n, tip, false); err != nil {
 			// Meanwhile it may have been removed, or its host have let go of it.
 			now, terr := h.listed(ctx, n)
 			if terr == nil {
@@ -296,7 +296,7 @@ func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.
 			return nil, older(n.String(), tip.Generation, want)
 		}
 	}
-	if err := h.letGo(n, tip, force); err != nil {
+	if err := h.evict(n, tip, force); err != nil {
 		return nil, err
 	}
 	rec := recordOf(&tip.State, volume.ID(tip.State.ID))
@@ -427,7 +427,7 @@ func (h *Host) wouldLose(n Name, tip *commitlog.Object, why error) error {
 const askWithin = 5 * time.Second
 
 // ask asks the owner of a volume to flush it, and unless flushOnly to release it.
-func (h *Host) ask(ctx context.Context, n Name, tip *commitlog.Object, flushOnly bool) (api.Volume, error) {
+func (h *Host) askOwner(ctx context.Context, n Name, tip *commitlog.Object, flushOnly bool) (api.Volume, error) {
 	owner := tip.State.Owner
 	if len(owner.Addresses) == 0 || h.cfg.Dial == nil {
 		return api.Volume{}, errs.New(errs.Unavailable, "host %s has no address where it could be asked", owner.ID)
@@ -503,20 +503,20 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 // tip reads the newest object of a volume's log; one that was removed is not found.
 func (h *Host) tip(ctx context.Context, n Name) (*commitlog.Object, error) {
 	o, err := h.newest(ctx, n, h.readNewest)
-	return h.judge(ctx, n, o, err)
+	return h.checkTip(ctx, n, o, err)
 }
 
 // listed is tip as the store's list shows it, for a claim, which finds out by what
 // it creates whether that is all.
 func (h *Host) listed(ctx context.Context, n Name) (*commitlog.Object, error) {
 	o, err := h.newest(ctx, n, h.readListed)
-	return h.judge(ctx, n, o, err)
+	return h.checkTip(ctx, n, o, err)
 }
 
 // judge tells what the newest object of a volume's log, or the error in its
 // place, means for whoever wants the volume.
-func (h *Host) judge(ctx context.Context, n Name, o *commitlog.Object, err error) (*commitlog.Object, error) {
-	if errs.KindOf(err) == errs.NotFound && err != nil || h.isLeftover(o) {
+func (h *Host) checkTip(ctx context.Context, n Name, o *commitlog.Object, err error) (*commitlog.Object, error) {
+	if errs.KindOf(err) == errs.NotFound && err != nil || h.isOrphan(o) {
 		return nil, errs.New(errs.NotFound, "there is no volume %q, neither on this host nor in the store", n)
 	}
 	if err != nil {
