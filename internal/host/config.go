@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
@@ -162,13 +161,4 @@ func (c *Config) random64() uint64 {
 		panic(fmt.Sprintf("no random numbers: %v", err)) // the machine cannot go on
 	}
 	return binary.LittleEndian.Uint64(b[:])
-}
-
-// bootTime is the time since the machine was started, suspensions included.
-func bootTime() time.Duration {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		panic(fmt.Sprintf("no clock: %v", err)) // every Linux has it
-	}
-	return time.Duration(t.Nano())
 }

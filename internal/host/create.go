@@ -12,27 +12,8 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/volume"
 )
-
-// Defaults of a volume.
-const (
-	defaultBlockSize = 128 << 10
-	defaultRPO       = 5 * time.Second
-	local            = "local"
-)
-
-// MaxSize is the greatest size of a volume, bytes.
-const MaxSize = 1 << 62
-
-// CheckSize reports what is wrong with the size of a volume.
-func CheckSize(size uint64) error {
-	if size == 0 || size%512 != 0 || size > MaxSize {
-		return errs.New(errs.Invalid, "a volume cannot have %d bytes: a multiple of 512 up to 2^62 is wanted", size)
-	}
-	return nil
-}
 
 // Create makes an empty volume. A local one makes no store request; others
 // claim their name in the store at once.
@@ -82,71 +63,6 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 		return api.Volume{}, err
 	}
 	return h.view(d), nil
-}
-
-// newState is the record of an empty volume.
-func (h *Host) newState(n Name, size uint64) volume.State {
-	return volume.State{
-		Version: 1, ID: newVolumeID(h), Tenant: n.Tenant, Name: n.Volume, CreatedAt: h.cfg.Now().UTC(),
-		Size: size, BlockSize: defaultBlockSize, Mode: volume.Active, Durability: local, RPO: defaultRPO,
-	}
-}
-
-// add records a new volume and opens it.
-func (h *Host) add(st volume.State) (*disk, error) {
-	d := newDisk(h, st)
-	d.op.Lock() // who finds it waits until it is there
-	defer d.op.Unlock()
-	if err := h.reserve(d); err != nil {
-		return nil, err
-	}
-	if err := h.save(&st); err != nil {
-		h.unreserve(d)
-		return nil, err
-	}
-	v, err := volume.Open(h.env(h.tenant(st.Tenant)), st, false)
-	if err != nil {
-		h.unreserve(d)
-		return nil, errors.Join(err, h.forget(st.ID))
-	}
-	d.adopt(v)
-	return d, nil
-}
-
-// tombstone removes a published volume of this host from the store. Under op.
-func (d *disk) tombstone(ctx context.Context, st *volume.State) error {
-	err := d.tryTombstone(ctx, st)
-	if err != nil && d.ended() {
-		d.setOwner(nil)
-		err = d.tryTombstone(ctx, st)
-	}
-	return d.h.fenceIfLost(d, err)
-}
-
-func (d *disk) tryTombstone(ctx context.Context, st *volume.State) error {
-	if err := d.own(st); err != nil {
-		return err
-	}
-	if d.owner.Generation().IsZero() {
-		if _, err := d.claimOwn(ctx, st); errors.Is(err, errRemovedHere) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
-	return d.owner.Tombstone(ctx, commitlog.CauseRemove, "")
-}
-
-// forget removes volumes' records, durably.
-func (h *Host) forget(ids ...volume.ID) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	gone := make([]meta.Record, len(ids))
-	for i, id := range ids {
-		gone[i] = recordGone(id)
-	}
-	return h.db.SaveVolumes(gone...)
 }
 
 // Resize grows a volume. The store learns of it with the next flush.
@@ -282,15 +198,4 @@ func number(key, value string) (uint64, error) {
 		return 0, errs.New(errs.Invalid, "%s=%s: a number is wanted, with K, M, G or T behind it if it is large", key, value)
 	}
 	return n << shift, nil
-}
-
-// noteBudget keeps the smallest dirty budget of any volume.
-func (h *Host) noteBudget(st *volume.State) {
-	b := h.budget(st)
-	for {
-		least := h.leastBudget.Load()
-		if b >= least || h.leastBudget.CompareAndSwap(least, b) {
-			return
-		}
-	}
 }

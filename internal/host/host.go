@@ -16,7 +16,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -30,8 +29,6 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/meta"
-	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/reserve"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
@@ -82,15 +79,6 @@ type Host struct {
 	ctx     context.Context // ends with the host
 	stop    context.CancelFunc
 	bg      sync.WaitGroup
-}
-
-// tenant is what the volumes of one tenant share.
-type tenant struct {
-	name   string
-	hasher *pack.Hasher
-	domain *cache.Domain
-	pages  *blockmap.Source
-	index  *dedupIndex
 }
 
 // zeroingPause is between the MiBs of a log segment that is zeroed ahead of
@@ -282,79 +270,6 @@ func (h *Host) writeIdentity() error {
 // ID is the host's identity.
 func (h *Host) ID() string { return h.id }
 
-// tenant returns what the tenant's volumes share.
-func (h *Host) tenant(name string) *tenant {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.tenantLocked(name)
-}
-
-func (h *Host) tenantLocked(name string) *tenant {
-	if t := h.tenants[name]; t != nil {
-		return t
-	}
-	t := &tenant{name: name, hasher: pack.NewHasher(name)}
-	t.index = &dedupIndex{db: h.db, tenant: name}
-	t.domain = h.cache.Domain(t.hasher, t.index.Block)
-	t.pages = h.pages.Source(h.loader.For(t.hasher), t.hasher)
-	h.tenants[name] = t
-	return t
-}
-
-// env is what a volume of the tenant needs.
-func (h *Host) env(t *tenant) volume.Env {
-	return volume.Env{
-		Log: h.pool, Pages: t.pages, Blocks: t.domain,
-		Save: h.save, SaveSoon: h.saveSoon, Forget: h.forget, Pressure: h.cleaner.pressure, Throttle: h.throttle, SharedOverlays: h.siblings, Damaged: h.damaged,
-		Now: h.cfg.Now, Uptime: h.cfg.Uptime,
-	}
-}
-
-// save makes records durable.
-func (h *Host) save(states ...*volume.State) error {
-	recs, err := recordsFor(states)
-	if err != nil {
-		return err
-	}
-	h.cleaner.wake()
-	return h.db.SaveVolumes(recs...)
-}
-
-// saveSoon saves records that may lag.
-func (h *Host) saveSoon(states ...*volume.State) error {
-	recs, err := recordsFor(states)
-	if err != nil {
-		return err
-	}
-	return h.db.SaveVolumesSoon(recs...)
-}
-
-func recordsFor(states []*volume.State) (recs []meta.Record, err error) {
-	recs = make([]meta.Record, len(states))
-	for i, st := range states {
-		if recs[i], err = recordFor(st); err != nil {
-			return nil, err
-		}
-	}
-	return recs, nil
-}
-
-func recordFor(st *volume.State) (meta.Record, error) {
-	b, err := json.Marshal(st)
-	if err != nil {
-		return meta.Record{}, fmt.Errorf("encode the record of %s: %w", st.Name, err)
-	}
-	return meta.Record{ID: st.ID.String(), Value: b}, nil
-}
-
-// enter puts a disk into the tables.
-func (h *Host) register(d *disk) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.disks[d.id] = d
-	h.byName[d.key()] = d
-}
-
 // Close finishes what is under way, syncs, and closes everything. Only the
 // first call does anything.
 func (h *Host) Close(ctx context.Context) (err error) {
@@ -400,24 +315,4 @@ func (h *Host) closeAll() {
 	if h.dir != nil {
 		h.dir.Close()
 	}
-}
-
-// all lists every disk, snapshots included.
-func (h *Host) all() []*disk {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	out := make([]*disk, 0, len(h.disks))
-	for _, d := range h.disks {
-		out = append(out, d)
-	}
-	return out
-}
-
-// since is the time that has passed, in milliseconds.
-func (h *Host) since(t time.Time) float64 { return float64(h.cfg.Now().Sub(t)) / 1e6 }
-
-// count makes requests in the returned context count to the returned counter too.
-func count(ctx context.Context) (context.Context, *objstore.Counter) {
-	c := &objstore.Counter{}
-	return objstore.WithCounter(ctx, c), c
 }

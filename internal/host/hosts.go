@@ -5,69 +5,12 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/volume"
 )
-
-// tipsAtOnce is how many volumes of the store are read side by side.
-const tipsAtOnce = 32
-
-// eachStored calls fn with the newest object of every volume in the store that is
-// wanted, or with the error of reading it, in any order, one at a time. It costs a
-// LIST for every thousand keys, or for a volume that has more of them than that,
-// and a GET and a HEAD for each volume; one more LIST where the page did not
-// show its tip.
-func (h *Host) eachStored(ctx context.Context, want func(Name) bool, fn func(Name, *commitlog.Object, error) error) error {
-	ctx = objstore.WithRetryBudget(ctx) // a store that is away is so for all of them
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(tipsAtOnce)
-	var mu sync.Mutex
-	err := commitlog.Tenants(ctx, h.cfg.Store, func(tenant string) error {
-		return commitlog.Tips(ctx, h.cfg.Store, tenant, func(name string, at commitlog.Generation) error {
-			n := Name{tenant, name, ""}
-			if !want(n) {
-				return nil
-			}
-			g.Go(func() error {
-				tip, err := h.newest(ctx, n, func(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
-					if at.IsZero() {
-						return commitlog.Newest(ctx, h.cfg.Store, vol)
-					}
-					return commitlog.NewestAt(ctx, h.cfg.Store, vol, at)
-				})
-				mu.Lock()
-				defer mu.Unlock()
-				return fn(n, tip, err)
-			})
-			return ctx.Err()
-		})
-	})
-	if werr := g.Wait(); werr != nil {
-		return werr // which ended the listing, too
-	}
-	return err
-}
-
-// eachTip is eachStored without the volumes that were removed. A volume that
-// cannot be read is an error.
-func (h *Host) eachTip(ctx context.Context, fn func(Name, *commitlog.Object) error) error {
-	return h.eachStored(ctx, func(Name) bool { return true }, func(n Name, tip *commitlog.Object, err error) error {
-		if errs.KindOf(err) == errs.NotFound && err != nil {
-			return nil
-		}
-		if err != nil || tip.Tombstone {
-			return err
-		}
-		return fn(n, tip)
-	})
-}
 
 // Hosts lists the hosts that the store knows of: those that hold volumes, or for
 // which something is kept, and this one.
@@ -194,22 +137,6 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 	return out, nil
 }
 
-// answers tells whether a host can be reached.
-func (h *Host) answers(ctx context.Context, host commitlog.Host) bool {
-	for _, addr := range host.Addresses {
-		if h.cfg.Dial == nil {
-			return false
-		}
-		actx, cancel := context.WithTimeout(ctx, askWithin)
-		got, err := h.cfg.Dial(addr).Host(actx)
-		cancel()
-		if err == nil && got.ID == host.ID {
-			return true
-		}
-	}
-	return false
-}
-
 // forgetFor takes what is kept for a host out of a volume of this one.
 func (h *Host) forgetFor(ctx context.Context, n Name, id string) error {
 	d, err := h.local(n.String(), false)
@@ -264,24 +191,4 @@ func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Fl
 	}
 	st := d.state()
 	return api.Flush{Generation: generation(st.Published).String(), ElapsedMs: h.since(began)}, nil
-}
-
-// sequences are the numbers of the newest write, and of the newest one that the
-// store holds with all before it.
-func (d *disk) sequences() (written, published uint64) {
-	st := d.state()
-	published = st.Folded
-	if st.Ships() {
-		published = max(published, st.Shipped)
-	}
-	if s := d.ship.Load(); s != nil {
-		published = max(published, s.acked.Load())
-	}
-	if st.Published == nil {
-		published = 0
-	}
-	if v := d.open(); v != nil {
-		return v.Last(), published
-	}
-	return st.Used, published
 }

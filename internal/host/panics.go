@@ -29,31 +29,3 @@ func (h *Host) PanickedAt(name, doing string, value any) error {
 	}
 	return err
 }
-
-// suspect fails a volume that a bug may have left half-changed.
-func (d *disk) failAfterBug(err error) {
-	if v := d.open(); v != nil {
-		v.Fail(err)
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.v == nil && d.failed == nil {
-		d.failed = err
-	}
-}
-
-// caught is deferred by a request of a guest's: a panic becomes its error.
-func (x *device) caught(doing string, err *error, changes bool) {
-	value := recover()
-	if value == nil {
-		return
-	}
-	e := x.d.h.Panicked(fmt.Sprintf("a %s of volume %q", doing, x.d), value)
-	if changes {
-		x.v.Fail(e)
-	}
-	if err != nil {
-		*err = errno(e)
-	}
-}

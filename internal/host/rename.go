@@ -7,12 +7,8 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/volume"
 )
-
-// recordGone removes a record.
-func recordGone(id volume.ID) meta.Record { return meta.Record{ID: id.String()} }
 
 // Rename gives a volume another name. A published one is first reserved under
 // the new name, then ends under the old one, naming the new, and then goes on.
@@ -85,25 +81,6 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 		return api.Volume{}, err
 	}
 	return h.view(d), nil
-}
-
-// reserveName keeps a name on this host from being taken until release.
-func (h *Host) reserveName(n Name) (release func(), err error) {
-	key := keyOf(n.Tenant, n.Volume, "")
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.byName[key] != nil {
-		return nil, onThisHost(n)
-	}
-	holder := newDisk(h, volume.State{Tenant: n.Tenant, Name: n.Volume, Mode: volume.Failed, Reason: "it is being renamed"})
-	h.byName[key] = holder
-	return func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if h.byName[key] == holder {
-			delete(h.byName, key)
-		}
-	}, nil
 }
 
 // renamePublished does the store's part and returns where the volume is now. Under op.

@@ -144,25 +144,3 @@ func (h *Host) startThese(disks []*disk) {
 	}
 	wg.Wait()
 }
-
-// checkLog verifies, in the background, what the opening of a volume took over
-// unread.
-func (h *Host) checkLog(d *disk) {
-	v := d.open()
-	if v == nil || h.ctx.Err() != nil {
-		return
-	}
-	h.bg.Go(func() { v.CheckLog(func() bool { return h.ctx.Err() != nil }) })
-}
-
-// damaged implements volume.Env.Damaged.
-func (h *Host) damaged(v *volume.Volume, err error) {
-	h.mu.Lock()
-	d := h.disks[v.ID()]
-	h.mu.Unlock()
-	name := v.ID().String()
-	if d != nil {
-		name = d.String()
-	}
-	h.event(eventDisk, name, "its log is damaged: %v", err)
-}

@@ -5,8 +5,18 @@ import (
 
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/volume"
 )
+
+// MaxSize is the greatest size of a volume, bytes.
+const MaxSize = 1 << 62
+
+// CheckSize reports what is wrong with the size of a volume.
+func CheckSize(size uint64) error {
+	if size == 0 || size%512 != 0 || size > MaxSize {
+		return errs.New(errs.Invalid, "a volume cannot have %d bytes: a multiple of 512 up to 2^62 is wanted", size)
+	}
+	return nil
+}
 
 const defaultTenant = "default"
 
@@ -84,79 +94,4 @@ func keyOf(tenant, name, snapshot string) string {
 		return tenant + "/" + name + "@" + snapshot
 	}
 	return tenant + "/" + name
-}
-
-// find returns this host's disk with the name, nil if it has none.
-func (h *Host) find(n Name) *disk {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.byName[keyOf(n.Tenant, n.Volume, n.Snapshot)]
-}
-
-// local returns this host's disk with the name.
-func (h *Host) local(name string, snapshot bool) (*disk, error) {
-	n, err := ParseName(name, snapshot)
-	if err != nil {
-		return nil, err
-	}
-	d := h.find(n)
-	if d == nil {
-		whole := Name{n.Tenant, n.Volume, ""}
-		if n.Snapshot != "" && h.find(whole) != nil {
-			return nil, errs.New(errs.NotFound, "volume %q has no snapshot %q: glide snapshots %s lists them", whole, n.Snapshot, whole)
-		}
-		return nil, errs.New(errs.NotFound, "there is no volume %q on this host: glide ls --all shows those of the store, glide wake %s takes one over", n, whole)
-	}
-	return d, nil
-}
-
-// reserve puts a new disk under its name, if that is free on this host.
-func (h *Host) reserve(d *disk) error {
-	key := d.key()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.byName[key] != nil {
-		st := d.state()
-		return onThisHost(Name{st.Tenant, st.Name, st.Snapshot})
-	}
-	if old := h.disks[d.id]; old != nil {
-		return errs.New(errs.Busy, "volume %s is on this host already, under another name", d.id)
-	}
-	if _, left := h.orphans[d.id]; left {
-		return errs.New(errs.Busy, "volume %s was left by a call that did not end, and is being removed from the store", d.id)
-	}
-	h.byName[key] = d
-	h.disks[d.id] = d
-	return nil
-}
-
-func onThisHost(n Name) error {
-	return errs.New(errs.Exists, "a volume %q is on this host already", n)
-}
-
-// disk finds a disk of this host; nil if there is none.
-func (h *Host) disk(id volume.ID) *disk {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.disks[id]
-}
-
-// unreserve takes a disk that was reserved, and not made, out of the tables; who
-// waits for it finds it gone.
-func (h *Host) unreserve(d *disk) {
-	h.drop(d)
-	d.mu.Lock()
-	d.gone = true
-	d.mu.Unlock()
-}
-
-// drop takes a disk out of the tables.
-func (h *Host) drop(d *disk) {
-	key := d.key()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.disks, d.id)
-	if h.byName[key] == d {
-		delete(h.byName, key)
-	}
 }

@@ -1,7 +1,6 @@
 package host
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -31,11 +30,6 @@ func checkRPO(rpo time.Duration) error {
 		return errs.New(errs.Invalid, "an rpo of %v: from %v to %v are possible, 5s for one", rpo, leastRPO, mostRPO)
 	}
 	return nil
-}
-
-// rpoOf is the rpo of a published state; that of a fork leaves it open.
-func rpoOf(s *commitlog.State) time.Duration {
-	return cmp.Or(time.Duration(s.RPOMillis)*time.Millisecond, defaultRPO)
 }
 
 // policy is what a volume promises.

@@ -150,17 +150,6 @@ func attachTimeout(name string, ms float64, usual time.Duration) (int64, error) 
 	return int64(ms), nil
 }
 
-// wakeToServe opens a disk of this host for guests.
-func (d *disk) wakeToServe() error {
-	if err := d.refuseFenced(); err != nil {
-		return err
-	}
-	d.op.Lock()
-	defer d.op.Unlock()
-	_, err := d.wake(false)
-	return err
-}
-
 // Detach takes the device of a volume away, once all that was written to it is
 // durable. One that somebody uses is refused, unless it is forced.
 func (h *Host) Detach(ctx context.Context, r api.DetachRequest) (api.Attachment, error) {

@@ -2,31 +2,17 @@ package host
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
-
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/flush"
-	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/volume"
+	"golang.org/x/sync/errgroup"
 )
-
-// dedupIndex is one tenant's part of the host's dedup index; it implements
-// flush.Index.
-type dedupIndex struct {
-	db     *meta.DB
-	tenant string
-}
-
-// Block returns where a block is stored, a hole if it is not known.
-func (x *dedupIndex) Block(h pack.Hash) (pack.Ref, error) { return x.db.Block(x.tenant, h) }
-
-// AddBlocks enters blocks that are in the store.
-func (x *dedupIndex) AddBlocks(refs []pack.Ref) error { return x.db.AddBlocks(x.tenant, refs) }
-
-// ForgetBlock removes a block that was not where the index said.
-func (x *dedupIndex) ForgetBlock(h pack.Hash) error { return x.db.ForgetBlock(x.tenant, h) }
 
 // dedupHits counts blocks that were not uploaded because the store had them.
 type dedupHits struct{ n atomic.Uint64 }
@@ -110,4 +96,63 @@ func (h *Host) openRound(ctx context.Context) (map[pack.ID]bool, error) {
 		return nil, errs.New(errs.Unsupported, "a collection of a newer glide is under way in the store (%s): use that version on this host too", infos[0].Key)
 	}
 	return nil, nil
+}
+
+// foldProgress tells whoever waits for the fold of a cut how far it is; nil if
+// nobody wants to know.
+func foldProgress(ctx context.Context, c *volume.Cut) func(folded uint64) {
+	report := api.Progress(ctx)
+	if report == nil {
+		return nil
+	}
+	total := dirtyBlockBytes(c)
+	return func(folded uint64) { report(min(folded, total), total) }
+}
+
+// dirtyBlockBytes is the length of the blocks that a cut's overlay has data for.
+func dirtyBlockBytes(c *volume.Cut) (total uint64) {
+	size, next := uint64(c.State.BlockSize), uint64(0)
+	_ = c.Overlay(func(start, end uint64, zero bool) error { // the function's own error
+		if first, last := max(start/size, next), (end-1)/size; !zero && first <= last {
+			total += (last - first + 1) * size
+			next = last + 1
+		}
+		return nil
+	})
+	return total
+}
+
+// foldCut folds a cut, again if the dedup index turned out to be stale.
+func (h *Host) foldCut(ctx context.Context, t *tenant, c *volume.Cut) (flush.Result, func(context.Context), error) {
+	for {
+		edit := c.Base().Edit()
+		if err := edit.Grow(c.State.Blocks()); err != nil {
+			return flush.Result{}, nil, err
+		}
+		res, release, err := h.fold(ctx, t, c.Base(), edit, flush.CutSource(c), t.keep, foldProgress(ctx, c))
+		if !errors.Is(err, errStale) {
+			return res, release, err
+		}
+	}
+}
+
+// fold uploads what a source yields and makes sure that what it borrows stays.
+func (h *Host) fold(ctx context.Context, t *tenant, base *blockmap.Map, edit *blockmap.Edit, src flush.Source, folded func(uint64, pack.Hash, []byte), progress func(uint64)) (flush.Result, func(context.Context), error) {
+	res, err := flush.Fold(ctx, h.session, base, edit, src, flush.Options{
+		Hasher: t.hasher, Index: t.index, Limits: pack.Limits{Blocks: h.cfg.PackBlocks}, Compression: h.cfg.Compression,
+		Folded: folded, Page: h.keepPage, Progress: progress,
+	})
+	if err != nil {
+		return res, nil, err
+	}
+	release, err := h.pinReused(ctx, t, &res)
+	return res, release, err
+}
+
+// keepPage keeps a page of a block map that this host made: a volume that is
+// read after a restart must not need the store for what the SSD still has.
+func (h *Host) keepPage(hash pack.Hash, page []byte) {
+	if err := h.db.AddPage(hash, page); err != nil {
+		h.cfg.Log.Warn("a page of a block map was not kept", "error", err) // it can be fetched
+	}
 }

@@ -13,6 +13,33 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
+// storePins makes pins without a host's metadata; nothing survives the process.
+type storePins struct{ h *Host }
+
+func (p storePins) pin(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (func(context.Context) error, error) {
+	pin, err := commitlog.NewPin(p.h.cfg.Rand, p.h.id, kind, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	fill(&pin)
+	drop := func(ctx context.Context) error { return commitlog.DropPin(ctx, p.h.cfg.Store, pin) }
+	return drop, commitlog.CreatePin(ctx, p.h.cfg.Store, pin)
+}
+
+// PinSession announces the packs of the import.
+func (p storePins) PinSession(ctx context.Context, nonce [8]byte) (func(context.Context) error, error) {
+	return p.pin(ctx, commitlog.PinSession, func(pin *commitlog.Pin) { pin.Nonce = nonce })
+}
+
+// PinPacks announces packs that the import refers to.
+func (p storePins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Context) error, error) {
+	return p.pin(ctx, commitlog.PinPacks, func(pin *commitlog.Pin) {
+		for _, id := range ids {
+			pin.Packs = append(pin.Packs, commitlog.PackName(id))
+		}
+	})
+}
+
 // pins announces to collectors what this host is about to refer to, or still
 // needs. It implements flush.Pins.
 type pins struct {

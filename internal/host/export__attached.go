@@ -8,14 +8,12 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/kernelnbd"
-	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 	"github.com/paraglide/glide/nbd/nbdclient"
+	"golang.org/x/sys/unix"
 )
 
 // attached is one disk that is a block device.
@@ -317,12 +315,3 @@ func (e byID) Describe(id string) (*nbd.Export, error) {
 
 // List implements nbd.Exporter.
 func (e byID) List() []string { return nil }
-
-// byID returns the disk with an id in text, nil if there is none.
-func (h *Host) byID(id string) *disk {
-	var vid volume.ID
-	if vid.UnmarshalText([]byte(id)) != nil {
-		return nil
-	}
-	return h.disk(vid)
-}

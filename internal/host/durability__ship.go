@@ -160,9 +160,6 @@ func (d *disk) stopShipping(why error) {
 	}
 }
 
-// errHeld is the reply to requests that wait when shipping stops for a verb.
-var errHeld = errs.New(errs.Unavailable, "the volume is being closed or handed over")
-
 // end makes every waiter give up.
 func (s *shipper) end(why error) {
 	s.mu.Lock()

@@ -227,3 +227,14 @@ func (h *Host) throttle(v *volume.Volume, n int) error {
 	delay := time.Duration(min(over, 4) * float64(10*time.Millisecond) * float64(max(n, 4096)) / 4096)
 	return pause(h.ctx, min(delay, time.Second))
 }
+
+// noteBudget keeps the smallest dirty budget of any volume.
+func (h *Host) noteBudget(st *volume.State) {
+	b := h.budget(st)
+	for {
+		least := h.leastBudget.Load()
+		if b >= least || h.leastBudget.CompareAndSwap(least, b) {
+			return
+		}
+	}
+}

@@ -46,32 +46,6 @@ func (h *Host) fenceClosedIfLost(d *disk, err error) error {
 	return h.fenceIfLost(d, err)
 }
 
-// letGo takes a volume off this host that is to be woken here under another name,
-// which its next owner gave it: what was not published becomes its rescue first.
-func (h *Host) evict(n Name, tip *commitlog.Object, force bool) error {
-	d := h.disk(volume.ID(tip.State.ID))
-	if d == nil {
-		return nil
-	}
-	if tip.State.Owner.ID == h.id {
-		return errs.New(errs.Busy, "volume %q is on this host as %q, and its renaming was not finished: glide rename %s %s again", n, d, d, n)
-	}
-	d.op.Lock()
-	defer d.op.Unlock()
-	if err := d.refuseIfConnected("wake it as "+n.String(), force); err != nil {
-		return err
-	}
-	if d.state().Mode != volume.Fenced {
-		if _, err := d.wake(false); err != nil && errs.KindOf(err) != errs.Fenced {
-			return err
-		}
-		if err := h.fenceIfLost(d, takenBy(d, tip)); d.state().Mode != volume.Fenced {
-			return err
-		}
-	}
-	return h.eraseAll(d)
-}
-
 // fence records that a disk is another host's now, and, in the same step, the
 // rescue volume that has what it could not publish.
 func (h *Host) fence(d *disk, v *volume.Volume, why error) error {
@@ -186,10 +160,17 @@ func (h *Host) moveAside(d *disk, v *volume.Volume, why error, rescue *disk, sna
 	return nil
 }
 
-// closed takes a closed volume off the disk, whose record no longer names its log.
-func (d *disk) closed(v *volume.Volume, rec volume.State) {
+// fenceClosed records that a disk that is closed, and holds nothing that the store
+// lacks, is another host's now. Under op.
+func (d *disk) fenceClosed(why error) error {
+	d.setOwner(nil)
+	err := d.update(func(s *volume.State) { s.Mode, s.Reason, s.Segments = volume.Fenced, why.Error(), nil })
+	if err != nil {
+		return err
+	}
 	d.mu.Lock()
-	d.rec, d.v = rec, nil
+	d.unclaim()
 	d.mu.Unlock()
-	v.Discard()
+	d.h.event(eventVolume, d.String(), "fenced: %v; nothing was left to be published", why)
+	return nil
 }

@@ -82,34 +82,34 @@ func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
 	return h.cutOfState(ctx, &state)
 }
 
-// here tells whether this host has the disk's present state: it is not another's,
-// or anybody's who wakes it.
-func (d *disk) here() bool {
-	st := d.state()
-	return st.Mode != volume.Fenced && !st.Released
-}
-
-// Diff tells where two volumes differ and how much they share.
-func (h *Host) Diff(ctx context.Context, a, b string) (api.Diff, error) {
-	out := api.Diff{A: a, B: b, Ranges: []api.Range{}}
-	ca, doneA, err := h.cutNamed(ctx, a)
-	if err != nil {
-		return out, err
-	}
-	defer doneA()
-	cb, doneB, err := h.cutNamed(ctx, b)
-	if err != nil {
-		return out, err
-	}
-	defer doneB()
-	d := differ{a: ca, b: cb, out: &out}
-	return out, d.run(ctx)
-}
-
 func (h *Host) cutNamed(ctx context.Context, name string) (*volume.Cut, func(), error) {
 	n, err := ParseName(name, true)
 	if err != nil {
 		return nil, nil, err
 	}
 	return h.cutOf(ctx, n)
+}
+
+// cutAt returns a cut of the snapshot, or of the commit, of a volume; done
+// releases it.
+func (h *Host) cutAt(ctx context.Context, n Name, at string) (*volume.Cut, func(), error) {
+	if s := h.find(Name{n.Tenant, n.Volume, at}); s != nil {
+		v, err := s.wakeAlone(false)
+		if err != nil {
+			return nil, nil, err
+		}
+		c, err := v.Cut()
+		if err != nil {
+			return nil, nil, err
+		}
+		return c, c.Release, nil
+	}
+	state, g, err := h.resolve(ctx, n, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	if d := h.find(n); d != nil && volume.ID(state.ID) != d.id {
+		return nil, nil, errs.New(errs.NotFound, "%s is a state of another volume, which had the name %q before: glide fork --at %s takes it", g, n, g)
+	}
+	return h.cutOfState(ctx, state)
 }

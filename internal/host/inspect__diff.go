@@ -133,3 +133,20 @@ func (d *differ) add(off, n uint64) {
 	}
 	d.out.Ranges = append(d.out.Ranges, api.Range{Offset: off, Length: n})
 }
+
+// Diff tells where two volumes differ and how much they share.
+func (h *Host) Diff(ctx context.Context, a, b string) (api.Diff, error) {
+	out := api.Diff{A: a, B: b, Ranges: []api.Range{}}
+	ca, doneA, err := h.cutNamed(ctx, a)
+	if err != nil {
+		return out, err
+	}
+	defer doneA()
+	cb, doneB, err := h.cutNamed(ctx, b)
+	if err != nil {
+		return out, err
+	}
+	defer doneB()
+	d := differ{a: ca, b: cb, out: &out}
+	return out, d.run(ctx)
+}

@@ -1,7 +1,6 @@
 package host
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -11,10 +10,10 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// A call that makes volumes of which the store learns makes all of them or none,
-// wherever the host stops. Their IDs are noted before anything of them is durable,
-// until the call is done. What is noted when the host starts was left behind: it
-// goes from here before anything is opened, and from the store once that answers.
+// firstFact names the fact that tells which volume is being published for the
+// first time under a name. While it is there, the volume may be, or appear, in
+// the store, whatever its record says, or even if it has none.
+func firstFact(st *volume.State) string { return "first/" + st.Tenant + "/" + st.Name }
 
 const (
 	unfinishedFacts = "unfinished/"
@@ -124,53 +123,4 @@ func (h *Host) isOrphan(o *commitlog.Object) bool {
 	defer h.mu.Unlock()
 	_, left := h.orphans[volume.ID(o.State.ID)]
 	return left
-}
-
-// withdrawLeftovers takes them out of the store, which is asked until it answers.
-// Without any it makes no request.
-func (h *Host) withdrawOrphans() {
-	for retry := firstRetry; ; retry = min(2*retry, longestRetry) {
-		h.mu.Lock()
-		left := make(map[volume.ID]Name, len(h.orphans))
-		for id, n := range h.orphans {
-			left[id] = n
-		}
-		h.mu.Unlock()
-		for id, n := range left {
-			err := h.withdrawOrphan(h.ctx, id, n)
-			switch {
-			case h.ctx.Err() != nil:
-				return
-			case err != nil && errs.KindOf(err) == errs.Unavailable:
-				continue
-			case err != nil:
-				h.cfg.Log.Warn("a volume whose making did not end stays in the store", "volume", n.String(), "error", err)
-			}
-			delete(left, id)
-			h.mu.Lock()
-			delete(h.orphans, id)
-			h.mu.Unlock()
-		}
-		if len(left) == 0 || pause(h.ctx, retry) != nil {
-			return
-		}
-	}
-}
-
-func (h *Host) withdrawOrphan(ctx context.Context, id volume.ID, n Name) error {
-	st := volume.State{ID: id, Tenant: n.Tenant, Name: n.Volume}
-	o, err := h.newOwner(&st)
-	if err == nil {
-		err = o.Withdraw(ctx, commitlog.VolumeID(id))
-	}
-	if err != nil {
-		return err
-	}
-	h.firstPublishMu.Lock()
-	defer h.firstPublishMu.Unlock()
-	b, err := h.db.Fact(firstFact(&st))
-	if err != nil || len(b) != len(id) || volume.ID(b) != id { // another volume is being published under the name
-		return err
-	}
-	return h.db.SetFact(firstFact(&st), nil)
 }

@@ -1,0 +1,159 @@
+package host
+
+import (
+	"context"
+	"sync"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/objstore"
+	"golang.org/x/sync/errgroup"
+)
+
+// tipsAtOnce is how many volumes of the store are read side by side.
+const tipsAtOnce = 32
+
+// eachStored calls fn with the newest object of every volume in the store that is
+// wanted, or with the error of reading it, in any order, one at a time. It costs a
+// LIST for every thousand keys, or for a volume that has more of them than that,
+// and a GET and a HEAD for each volume; one more LIST where the page did not
+// show its tip.
+func (h *Host) eachStored(ctx context.Context, want func(Name) bool, fn func(Name, *commitlog.Object, error) error) error {
+	ctx = objstore.WithRetryBudget(ctx) // a store that is away is so for all of them
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(tipsAtOnce)
+	var mu sync.Mutex
+	err := commitlog.Tenants(ctx, h.cfg.Store, func(tenant string) error {
+		return commitlog.Tips(ctx, h.cfg.Store, tenant, func(name string, at commitlog.Generation) error {
+			n := Name{tenant, name, ""}
+			if !want(n) {
+				return nil
+			}
+			g.Go(func() error {
+				tip, err := h.newest(ctx, n, func(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
+					if at.IsZero() {
+						return commitlog.Newest(ctx, h.cfg.Store, vol)
+					}
+					return commitlog.NewestAt(ctx, h.cfg.Store, vol, at)
+				})
+				mu.Lock()
+				defer mu.Unlock()
+				return fn(n, tip, err)
+			})
+			return ctx.Err()
+		})
+	})
+	if werr := g.Wait(); werr != nil {
+		return werr // which ended the listing, too
+	}
+	return err
+}
+
+// eachTip is eachStored without the volumes that were removed. A volume that
+// cannot be read is an error.
+func (h *Host) eachTip(ctx context.Context, fn func(Name, *commitlog.Object) error) error {
+	return h.eachStored(ctx, func(Name) bool { return true }, func(n Name, tip *commitlog.Object, err error) error {
+		if errs.KindOf(err) == errs.NotFound && err != nil {
+			return nil
+		}
+		if err != nil || tip.Tombstone {
+			return err
+		}
+		return fn(n, tip)
+	})
+}
+
+// maxSeen bounds the volumes of which a host remembers the newest generation.
+const maxSeen = 1 << 16
+
+// seen remembers the newest generation of each volume that the store showed to
+// this process. Its own volumes have it in their records.
+type newestSeen struct {
+	mu   sync.Mutex
+	tips map[Name]commitlog.Generation
+}
+
+func (s *newestSeen) of(n Name) commitlog.Generation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tips[n]
+}
+
+func (s *newestSeen) note(n Name, g commitlog.Generation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tips == nil {
+		s.tips = map[Name]commitlog.Generation{}
+	}
+	if _, known := s.tips[n]; !known && len(s.tips) >= maxSeen {
+		for old := range s.tips { // any of them
+			delete(s.tips, old)
+			break
+		}
+	}
+	if g.Compare(s.tips[n]) > 0 {
+		s.tips[n] = g
+	}
+}
+
+// newest reads the newest object of a volume's log in the given way.
+//
+// no-silent-rollback: a log does not get shorter, and does not vanish.
+func (h *Host) newest(ctx context.Context, n Name, read func(context.Context, commitlog.Volume) (*commitlog.Object, error)) (*commitlog.Object, error) {
+	before := h.seen.of(n) // not what is seen meanwhile
+	o, err := read(ctx, n.log())
+	switch {
+	case err == nil && o.Generation.Compare(before) < 0:
+		return nil, rolledBack(n, before, "generation "+o.Generation.String())
+	case err == nil:
+		h.seen.note(n, o.Generation)
+	case errs.KindOf(err) == errs.NotFound && !before.IsZero():
+		return nil, rolledBack(n, before, "no such volume")
+	}
+	return o, err
+}
+
+func rolledBack(n Name, before commitlog.Generation, now string) error {
+	return errs.New(errs.Unsupported, "the store showed generation %s of volume %q before, and shows %s now: it lost what was written, or its lists are not "+
+		"complete; if it was restored from a copy on purpose, restart this daemon", before, n, now)
+}
+
+// readNewest and readListed are ways to read it: see commitlog.Newest and Listed.
+func (h *Host) readNewest(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
+	return commitlog.Newest(ctx, h.cfg.Store, vol)
+}
+
+func (h *Host) readListed(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
+	return commitlog.Listed(ctx, h.cfg.Store, vol)
+}
+
+// tip reads the newest object of a volume's log; one that was removed is not found.
+func (h *Host) tip(ctx context.Context, n Name) (*commitlog.Object, error) {
+	o, err := h.newest(ctx, n, h.readNewest)
+	return h.checkTip(ctx, n, o, err)
+}
+
+// listed is tip as the store's list shows it, for a claim, which finds out by what
+// it creates whether that is all.
+func (h *Host) listed(ctx context.Context, n Name) (*commitlog.Object, error) {
+	o, err := h.newest(ctx, n, h.readListed)
+	return h.checkTip(ctx, n, o, err)
+}
+
+// judge tells what the newest object of a volume's log, or the error in its
+// place, means for whoever wants the volume.
+func (h *Host) checkTip(ctx context.Context, n Name, o *commitlog.Object, err error) (*commitlog.Object, error) {
+	if errs.KindOf(err) == errs.NotFound && err != nil || h.isOrphan(o) {
+		return nil, errs.New(errs.NotFound, "there is no volume %q, neither on this host nor in the store", n)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if o.Tombstone {
+		if o.State.RenamedTo != "" {
+			return nil, errs.New(errs.NotFound, "volume %q was renamed to %q", n, display(n.Tenant, o.State.RenamedTo, ""))
+		}
+		return nil, errs.New(errs.NotFound, "volume %q was removed", n)
+	}
+	return o, commitlog.Activated(ctx, h.cfg.Store, o)
+}

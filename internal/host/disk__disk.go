@@ -1,0 +1,194 @@
+package host
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// lookEvery is how often a published volume that is being written looks whether
+// another host took it over.
+const sealCheckEvery = time.Minute
+
+// written notes that a guest changed the volume. One that was never published,
+// or is idle, asks the store nothing.
+func (d *disk) written() {
+	at := d.nextSealCheck.Load()
+	if at == 0 {
+		return
+	}
+	now := d.h.cfg.Now().UnixNano()
+	if now > at && d.nextSealCheck.CompareAndSwap(at, now+int64(sealCheckEvery)) {
+		d.h.checkSealSoon(d)
+	}
+}
+
+// published notes that the store knows the volume from now on.
+func (d *disk) published() {
+	d.nextSealCheck.CompareAndSwap(0, d.h.cfg.Now().Add(sealCheckEvery).UnixNano())
+}
+
+// disk is one volume (or snapshot) of this host, open or not.
+type disk struct {
+	h  *Host
+	id volume.ID
+
+	// op is held for the length of a verb. The owner is used under it.
+	op    mutex
+	owner *commitlog.Owner                // of this process; nil before its first commit; see setOwner
+	owned atomic.Pointer[commitlog.Owner] // the same, for who does not hold op
+	ship  atomic.Pointer[shipper]         // nil while the disk is closed, a verb is at work, or its policy is local
+	// promises tells that the policy is not local: without a shipper nothing is
+	// acknowledged then.
+	mustShip atomic.Bool
+
+	// moving is held by forks, shared, and by whoever lets the published state
+	// move, from looking for children that need the old one to when it has moved:
+	// a child that is born in between would be seen by nobody. It comes after op.
+	moving sync.RWMutex
+
+	mu            sync.Mutex
+	rec           volume.State   // while it is not open
+	v             *volume.Volume // nil while it is not open
+	readers       *reader        // nil unless it is open only for verbs that read
+	claims        []*wal.Segment // held for the record while it is not open
+	failed        error          // why it could not be opened
+	gone          bool           // removed
+	guestsBlocked bool           // it is being handed over: nobody may connect
+	conns         map[*device]struct{}
+
+	// nextLook is when to look for a seal while writes come, in nanoseconds since
+	// 1970; 0: never, the store does not know the volume.
+	nextSealCheck atomic.Int64
+	stored        atomic.Int64 // bytes of packs that its flushes uploaded, by this process
+	limiter       limiter
+	lat           *latencies // under mu; made with the first connection
+}
+
+// setOwner makes o the disk's hold on its log. Under op.
+func (d *disk) setOwner(o *commitlog.Owner) {
+	d.owner = o
+	d.owned.Store(o)
+}
+
+func newDisk(h *Host, st volume.State) *disk {
+	d := &disk{h: h, id: st.ID, op: newMutex(), rec: st, conns: map[*device]struct{}{}}
+	d.mustShip.Store(st.Ships())
+	if st.Published != nil {
+		d.published()
+	}
+	return d
+}
+
+// state is the disk's record.
+func (d *disk) state() volume.State {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.v != nil {
+		return d.v.State()
+	}
+	return d.rec
+}
+
+// open returns the open volume, nil if it is not open.
+func (d *disk) open() *volume.Volume {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.v
+}
+
+// damage is what the disk's log has lost, as far as that was noticed; nil if nothing.
+func (d *disk) damage() error {
+	if v := d.open(); v != nil {
+		return v.Damage()
+	}
+	return nil
+}
+
+// key is the disk's place in Host.byName.
+func (d *disk) key() string {
+	st := d.state()
+	return keyOf(st.Tenant, st.Name, st.Snapshot)
+}
+
+// String is the name as people know it.
+func (d *disk) String() string {
+	st := d.state()
+	return display(st.Tenant, st.Name, st.Snapshot)
+}
+
+// removed tells whether the disk was removed from this host.
+func (d *disk) removed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.gone
+}
+
+// exports is the number of open NBD connections.
+func (d *disk) exports() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.conns)
+}
+
+// quiet refuses what would pull the disk from under its guests; or says what to
+// do about it.
+func (d *disk) refuseIfConnected(or string, force bool) error {
+	if n := d.exports(); n > 0 && !force {
+		if dev := d.h.attachments.device(d.id); dev != "" {
+			return errs.New(errs.Busy, "volume %q has %d open NBD connection(s), one of them is %s: disconnect them (glide detach), or %s", d, n, dev, or)
+		}
+		return errs.New(errs.Busy, "volume %q has %d open NBD connection(s): disconnect them, or %s", d, n, or)
+	}
+	return nil
+}
+
+// here tells whether this host has the disk's present state: it is not another's,
+// or anybody's who wakes it.
+func (d *disk) here() bool {
+	st := d.state()
+	return st.Mode != volume.Fenced && !st.Released
+}
+
+// sequences are the numbers of the newest write, and of the newest one that the
+// store holds with all before it.
+func (d *disk) sequences() (written, published uint64) {
+	st := d.state()
+	published = st.Folded
+	if st.Ships() {
+		published = max(published, st.Shipped)
+	}
+	if s := d.ship.Load(); s != nil {
+		published = max(published, s.acked.Load())
+	}
+	if st.Published == nil {
+		published = 0
+	}
+	if v := d.open(); v != nil {
+		return v.Last(), published
+	}
+	return st.Used, published
+}
+
+// ended tells whether the owner's claim ended by what an earlier verb sent and
+// gave up on: a release, or a removal, that took effect all the same. The volume
+// is still this host's, and a new claim begins.
+func (d *disk) ended() bool {
+	return d.owner != nil && d.owner.Err() != nil && errs.KindOf(d.owner.Err()) == errs.Invalid
+}
+
+// removable refuses to remove what guests are connected to, or what is gone. Under op.
+func (d *disk) removable(force bool) error {
+	d.mu.Lock()
+	gone := d.gone
+	d.mu.Unlock()
+	if gone {
+		return errs.New(errs.NotFound, "volume %q was removed meanwhile", d)
+	}
+	return d.refuseIfConnected("remove it with --force", force)
+}

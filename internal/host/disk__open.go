@@ -1,0 +1,302 @@
+package host
+
+import (
+	"errors"
+	"syscall"
+
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// wakeToServe opens a disk of this host for guests.
+func (d *disk) wakeToServe() error {
+	if err := d.refuseFenced(); err != nil {
+		return err
+	}
+	d.op.Lock()
+	defer d.op.Unlock()
+	_, err := d.wake(false)
+	return err
+}
+
+// add records a new volume and opens it.
+func (h *Host) add(st volume.State) (*disk, error) {
+	d := newDisk(h, st)
+	d.op.Lock() // who finds it waits until it is there
+	defer d.op.Unlock()
+	if err := h.reserve(d); err != nil {
+		return nil, err
+	}
+	if err := h.save(&st); err != nil {
+		h.unreserve(d)
+		return nil, err
+	}
+	v, err := volume.Open(h.env(h.tenant(st.Tenant)), st, false)
+	if err != nil {
+		h.unreserve(d)
+		return nil, errors.Join(err, h.forget(st.ID))
+	}
+	d.adopt(v)
+	return d, nil
+}
+
+// start brings a disk up when the host starts: open if it was, else with a
+// hold on what it needs. A disk that cannot be opened is failed, and keeps its
+// data; the others go on.
+func (d *disk) start() {
+	st := d.state()
+	if st.Mode == volume.Active {
+		v, err := volume.Open(d.h.env(d.h.tenant(st.Tenant)), st, false)
+		if err == nil {
+			d.mu.Lock()
+			d.v = v
+			d.mu.Unlock()
+			d.startShipping()
+			return
+		}
+		d.h.event(eventVolume, d.String(), "it cannot be opened: %v", err)
+		d.mu.Lock()
+		d.failed = err
+		d.mu.Unlock()
+	}
+	d.claim()
+}
+
+// claim holds the segments of a disk that is not open.
+func (d *disk) claim() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, ref := range d.rec.Segments {
+		if s, err := d.h.pool.Claim(ref); err == nil {
+			d.claims = append(d.claims, s)
+		} else if d.failed == nil {
+			d.failed = err
+		}
+	}
+}
+
+// unclaim gives the holds of a disk that is not open up again. Under mu.
+func (d *disk) unclaim() {
+	for _, s := range d.claims {
+		s.Release()
+	}
+	d.claims = nil
+}
+
+// wake opens a disk of this host that is not open. Under op.
+func (d *disk) wake(force bool) (*volume.Volume, error) {
+	if v := d.keepOpen(); v != nil {
+		return v, nil
+	}
+	if err := d.reclaim(force); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	st, gone, failed := d.rec, d.gone, d.failed
+	d.mu.Unlock()
+	switch {
+	case gone:
+		return nil, errs.New(errs.NotFound, "volume %q was removed", d)
+	case failed != nil && !force && !mayPass(failed):
+		return nil, failed
+	case st.Mode == volume.Fenced:
+		return nil, fencedError(&st)
+	}
+	v, err := volume.Open(d.h.env(d.h.tenant(st.Tenant)), st, force)
+	if err != nil {
+		d.mu.Lock()
+		d.failed = err
+		d.mu.Unlock()
+		return nil, err
+	}
+	if st.Mode != volume.Active {
+		if err := v.Update(func(s *volume.State) { s.Mode = volume.Active }); err != nil {
+			_ = v.Close()
+			v.Discard()
+			return nil, err
+		}
+	}
+	d.mu.Lock()
+	d.v, d.failed = v, nil
+	d.unclaim()
+	d.mu.Unlock()
+	d.startShipping()
+	d.h.checkLog(d)
+	return v, nil
+}
+
+// mayPass tells whether what kept a disk from being opened may be over: its disk
+// was full, or did not answer. A log whose sync failed is not looked at again.
+func mayPass(err error) bool {
+	if errors.Is(err, wal.ErrSync) {
+		return false
+	}
+	switch errs.KindOf(err) {
+	case errs.NoSpace, errs.Unavailable, errs.ReadOnly:
+		return true
+	}
+	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// wakeAlone is wake for who does not hold op.
+func (d *disk) wakeAlone(force bool) (*volume.Volume, error) {
+	d.op.Lock()
+	defer d.op.Unlock()
+	return d.wake(force)
+}
+
+func fencedError(st *volume.State) error {
+	return errs.New(errs.Fenced, "volume %q is fenced: %s", display(st.Tenant, st.Name, ""), st.Reason)
+}
+
+// shut closes an open disk, as it is when the host stops: it stays active in
+// its record. Under op.
+func (d *disk) shut() error {
+	d.stopShipping(errHeld)
+	d.mu.Lock()
+	v := d.v
+	d.mu.Unlock()
+	if v == nil {
+		return nil
+	}
+	return d.h.cleaner.withoutCleaning(func() error {
+		err := v.Close()
+		st := v.State()
+		d.mu.Lock()
+		d.rec, d.v = st, nil
+		if errors.Is(err, wal.ErrSync) {
+			d.failed = err // what its log seems to hold is not on the disk
+		}
+		d.mu.Unlock()
+		d.claim()
+		v.Discard()
+		return err
+	})
+}
+
+// suspect fails a volume that a bug may have left half-changed.
+func (d *disk) failAfterBug(err error) {
+	if v := d.open(); v != nil {
+		v.Fail(err)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.v == nil && d.failed == nil {
+		d.failed = err
+	}
+}
+
+func (d *disk) refuseFenced() error {
+	if st := d.state(); st.Mode == volume.Fenced {
+		return fencedError(&st)
+	}
+	return nil
+}
+
+// closed takes a closed volume off the disk, whose record no longer names its log.
+func (d *disk) closed(v *volume.Volume, rec volume.State) {
+	d.mu.Lock()
+	d.rec, d.v = rec, nil
+	d.mu.Unlock()
+	v.Discard()
+}
+
+// errHeld is the reply to requests that wait when shipping stops for a verb.
+var errHeld = errs.New(errs.Unavailable, "the volume is being closed or handed over")
+
+// forkCut forks the volume's present cut on this host.
+func (h *Host) forkCut(v *volume.Volume, children []*volume.State) ([]*volume.Volume, error) {
+	for {
+		c, err := v.Cut()
+		if err != nil {
+			return nil, err
+		}
+		kids, err := c.Fork(children...)
+		c.Release()
+		if !errors.Is(err, volume.ErrRepaired) {
+			return kids, err
+		}
+	}
+}
+
+// adopt makes a fresh volume the disk's.
+func (d *disk) adopt(v *volume.Volume) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.v = v
+	st := v.State()
+	d.rec = st
+	if st.Published != nil {
+		d.published()
+	}
+	d.limiter.set(st.Limits, d.h.cfg.Now)
+}
+
+// disconnect makes the open connections of the disk fail from now on.
+func (d *disk) disconnect() {
+	d.h.attachments.abandon(d)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for x := range d.conns {
+		x.cut()
+	}
+}
+
+// checkLog verifies, in the background, what the opening of a volume took over
+// unread.
+func (h *Host) checkLog(d *disk) {
+	v := d.open()
+	if v == nil || h.ctx.Err() != nil {
+		return
+	}
+	h.bg.Go(func() { v.CheckLog(func() bool { return h.ctx.Err() != nil }) })
+}
+
+// damaged implements volume.Env.Damaged.
+func (h *Host) damaged(v *volume.Volume, err error) {
+	h.mu.Lock()
+	d := h.disks[v.ID()]
+	h.mu.Unlock()
+	name := v.ID().String()
+	if d != nil {
+		name = d.String()
+	}
+	h.event(eventDisk, name, "its log is damaged: %v", err)
+}
+
+// sleep closes an open disk and records that it sleeps. Under op.
+func (d *disk) sleep(released bool) error {
+	v := d.open()
+	if v == nil {
+		return nil
+	}
+	a := v.Account()
+	if err := v.Change(func(s *volume.State) {
+		s.Mode, s.Released, s.DirtyAtSleep, s.OldestAtSleep = volume.Asleep, released, a.Dirty, a.Oldest
+	}); err != nil {
+		return err
+	}
+	return d.shut()
+}
+
+// turnAway cuts the guests of a disk off and lets none connect until what it
+// returns is called: one that came in between would be told of durable writes
+// that the next owner does not have.
+func (d *disk) blockGuests() (open func()) {
+	d.mu.Lock()
+	d.guestsBlocked = true
+	v := d.v
+	d.mu.Unlock()
+	d.disconnect()
+	if v != nil && !fault.Is("writes-not-drained") {
+		v.Drain() // they were acknowledged, or will be
+	}
+	return func() {
+		d.mu.Lock()
+		d.guestsBlocked = false
+		d.mu.Unlock()
+	}
+}

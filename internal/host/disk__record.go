@@ -1,0 +1,180 @@
+package host
+
+import (
+	"cmp"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/meta"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Defaults of a volume.
+const (
+	defaultBlockSize = 128 << 10
+	defaultRPO       = 5 * time.Second
+	local            = "local"
+)
+
+// newState is the record of an empty volume.
+func (h *Host) newState(n Name, size uint64) volume.State {
+	return volume.State{
+		Version: 1, ID: newVolumeID(h), Tenant: n.Tenant, Name: n.Volume, CreatedAt: h.cfg.Now().UTC(),
+		Size: size, BlockSize: defaultBlockSize, Mode: volume.Active, Durability: local, RPO: defaultRPO,
+	}
+}
+
+// forget removes volumes' records, durably.
+func (h *Host) forget(ids ...volume.ID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	gone := make([]meta.Record, len(ids))
+	for i, id := range ids {
+		gone[i] = recordGone(id)
+	}
+	return h.db.SaveVolumes(gone...)
+}
+
+// update changes the disk's record, durably, open or not. What it says has happened
+// already: it is true even if it cannot be made durable.
+func (d *disk) update(change func(*volume.State)) error {
+	if v := d.open(); v != nil {
+		return v.Update(change)
+	}
+	return d.updateClosed(change)
+}
+
+// change is update for what people ask for: if it fails nothing has changed.
+func (d *disk) change(change func(*volume.State)) error {
+	if v := d.open(); v != nil {
+		return v.Change(change)
+	}
+	return d.updateClosed(change)
+}
+
+func (d *disk) updateClosed(change func(*volume.State)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	st := d.rec
+	if d.gone { // its record must not come back
+		return errs.New(errs.NotFound, "volume %q was removed", display(st.Tenant, st.Name, st.Snapshot))
+	}
+	change(&st)
+	if err := d.h.save(&st); err != nil {
+		return err
+	}
+	d.rec = st
+	return nil
+}
+
+func newVolumeID(h *Host) (id volume.ID) {
+	b := make([]byte, 0, len(id))
+	for len(b) < len(id) {
+		n := h.cfg.random64()
+		for i := range 8 {
+			b = append(b, byte(n>>(8*i)))
+		}
+	}
+	copy(id[:], b)
+	return id
+}
+
+// short is the beginning of an id, for names made from it.
+func short(id volume.ID) string { return hex.EncodeToString(id[:4]) }
+
+// save makes records durable.
+func (h *Host) save(states ...*volume.State) error {
+	recs, err := recordsFor(states)
+	if err != nil {
+		return err
+	}
+	h.cleaner.wake()
+	return h.db.SaveVolumes(recs...)
+}
+
+// saveSoon saves records that may lag.
+func (h *Host) saveSoon(states ...*volume.State) error {
+	recs, err := recordsFor(states)
+	if err != nil {
+		return err
+	}
+	return h.db.SaveVolumesSoon(recs...)
+}
+
+func recordsFor(states []*volume.State) (recs []meta.Record, err error) {
+	recs = make([]meta.Record, len(states))
+	for i, st := range states {
+		if recs[i], err = recordFor(st); err != nil {
+			return nil, err
+		}
+	}
+	return recs, nil
+}
+
+func recordFor(st *volume.State) (meta.Record, error) {
+	b, err := json.Marshal(st)
+	if err != nil {
+		return meta.Record{}, fmt.Errorf("encode the record of %s: %w", st.Name, err)
+	}
+	return meta.Record{ID: st.ID.String(), Value: b}, nil
+}
+
+// rpoOf is the rpo of a published state; that of a fork leaves it open.
+func rpoOf(s *commitlog.State) time.Duration {
+	return cmp.Or(time.Duration(s.RPOMillis)*time.Millisecond, defaultRPO)
+}
+
+// commitState is the state of a disk as its commits carry it, but for what a
+// fold decides.
+func (h *Host) commitState(st *volume.State, cause commitlog.Cause) commitlog.State {
+	s := commitlog.State{
+		Identity: commitlog.Identity{ID: commitlog.VolumeID(st.ID), Tenant: st.Tenant, Name: st.Name, Cause: cause},
+		Size:     st.Size, BlockSize: st.BlockSize, Durability: st.Durability, RPOMillis: st.RPO.Milliseconds(),
+		Labels: st.Labels, Limits: commitlog.Limits(st.Limits), CreatedAt: st.CreatedAt,
+		Root: st.Root, Seq: st.Folded, ImportDigest: st.ImportDigest,
+	}
+	if st.Parent != nil {
+		g, _ := commitlog.ParseGeneration(st.Parent.Generation) // zero if it was never published
+		s.Parent = &commitlog.Parent{Name: inTenant(st.Parent.Name), ID: commitlog.VolumeID(st.Parent.ID), Generation: g}
+	}
+	return s
+}
+
+func generation(p *volume.Published) commitlog.Generation {
+	if p == nil {
+		return commitlog.Generation{}
+	}
+	return commitlog.Generation{Epoch: p.Epoch, Number: p.Number}
+}
+
+// recordGone removes a record.
+func recordGone(id volume.ID) meta.Record { return meta.Record{ID: id.String()} }
+
+// takeSnapshot makes a state that of one of its snapshots.
+func takeSnapshot(s *commitlog.State, snap *commitlog.Snapshot) {
+	s.Root, s.Size, s.Seq = snap.Root, snap.Size, snap.Seq
+	s.DataCommits, s.DataSeq = nil, 0
+}
+
+// recordOf is the record of a volume that begins as the published state s is.
+func recordOf(s *commitlog.State, id volume.ID) volume.State {
+	st := volume.State{
+		Version: 1, ID: id, Tenant: s.Tenant, Name: s.Name, CreatedAt: s.CreatedAt, Size: s.Size, BlockSize: s.BlockSize,
+		Mode: volume.Active, Durability: s.Durability, RPO: rpoOf(s),
+		Limits: volume.Limits(s.Limits), Labels: s.Labels, ImportDigest: s.ImportDigest,
+		Root: s.Root, Folded: s.Seq, Floor: s.Through(), Used: s.Through(), Shipped: s.Through(),
+	}
+	st.RootBlocks = st.Blocks()
+	if s.Parent != nil {
+		st.Parent = &volume.Parent{Name: display(s.Tenant, s.Parent.Name, ""), ID: volume.ID(s.Parent.ID)}
+		if !s.Parent.Generation.IsZero() {
+			st.Parent.Generation = s.Parent.Generation.String()
+		}
+	}
+	return st
+}
