@@ -95,7 +95,7 @@ type Result struct {
 	New      uint64 // of those, uploaded
 	Hits     uint64 // of those, found in the dedup index
 	Uploaded uint64 // bytes of packs
-	// Borrowed are the packs that the root refers to and that neither the map
+	// Reused are the packs that the root refers to and that neither the map
 	// before nor this session's uploads hold: see Session.Borrow.
 	Reused map[pack.ID][]pack.Hash
 }
@@ -135,7 +135,7 @@ type encoded struct {
 
 // Fold applies the changes to the map and uploads what the store does not have
 // yet. When it returns without error, all that the root names is durable
-// (published-is-complete), but for the packs in Borrowed, about which the caller
+// (published-is-complete), but for the packs in Reused, about which the caller
 // asks the session. The edit must have been made from base and may have been
 // changed before; it is used up, also by an error.
 func Fold(ctx context.Context, s *Session, base *blockmap.Map, edit *blockmap.Edit, src Source, opts Options) (Result, error) {

@@ -66,7 +66,7 @@ func (h *Host) eachTip(ctx context.Context, fn func(Name, *commitlog.Object) err
 // maxSeen bounds the volumes of which a host remembers the newest generation.
 const maxSeen = 1 << 16
 
-// seen remembers the newest generation of each volume that the store showed to
+// newestSeen remembers the newest generation of each volume that the store showed to
 // this process. Its own volumes have it in their records.
 type newestSeen struct {
 	mu   sync.Mutex
@@ -140,7 +140,7 @@ func (h *Host) listed(ctx context.Context, n Name) (*commitlog.Object, error) {
 	return h.checkTip(ctx, n, o, err)
 }
 
-// judge tells what the newest object of a volume's log, or the error in its
+// checkTip tells what the newest object of a volume's log, or the error in its
 // place, means for whoever wants the volume.
 func (h *Host) checkTip(ctx context.Context, n Name, o *commitlog.Object, err error) (*commitlog.Object, error) {
 	if errs.KindOf(err) == errs.NotFound && err != nil || h.isOrphan(o) {

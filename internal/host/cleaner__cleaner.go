@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,18 +20,6 @@ type cleaner struct {
 	err            atomic.Pointer[error]
 	fullReportedAt atomic.Int64 // Uptime when a full log was last told of
 
-	// mu is held from the choice of victims until they are cleaned, and by whoever
-	// else makes volumes let go of segments. A victim that went meanwhile may be
-	// in use again, by the same volume; and cleaning saves the records of its
-	// volumes, which one that was closed must not have done to it any more.
-	mu sync.Mutex
-}
-
-// apart does what makes a volume let go of segments while nothing is cleaned.
-func (c *cleaner) withoutCleaning(do func() error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return do()
 }
 
 func newCleaner(h *Host) *cleaner { return &cleaner{h: h, poke: make(chan struct{}, 1)} }
@@ -84,8 +71,8 @@ const (
 
 // clean does one pass and reports whether another may help.
 func (c *cleaner) clean(ctx context.Context) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.h.cleaning.Lock()
+	defer c.h.cleaning.Unlock()
 	var vols []*volume.Volume
 	var live int64
 	for _, d := range c.h.all() {

@@ -235,8 +235,8 @@ func (w *crashWorld) clean() {
 			vols = append(vols, v)
 		}
 	}
-	w.h.cleaner.mu.Lock()
-	defer w.h.cleaner.mu.Unlock()
+	w.h.cleaning.Lock()
+	defer w.h.cleaning.Unlock()
 	for _, vs := range volume.FindVictims(vols, 0.95, 3) {
 		done, err := volume.Clean(w.h.pool, vs)
 		if w.done("clean", err) && done {

@@ -11,7 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// lookEvery is how often a published volume that is being written looks whether
+// sealCheckEvery is how often a published volume that is being written looks whether
 // another host took it over.
 const sealCheckEvery = time.Minute
 
@@ -43,7 +43,7 @@ type disk struct {
 	owner *commitlog.Owner                // of this process; nil before its first commit; see setOwner
 	owned atomic.Pointer[commitlog.Owner] // the same, for who does not hold op
 	ship  atomic.Pointer[shipper]         // nil while the disk is closed, a verb is at work, or its policy is local
-	// promises tells that the policy is not local: without a shipper nothing is
+	// mustShip tells that the policy is not local: without a shipper nothing is
 	// acknowledged then.
 	mustShip atomic.Bool
 
@@ -62,7 +62,7 @@ type disk struct {
 	guestsBlocked bool           // it is being handed over: nobody may connect
 	conns         map[*device]struct{}
 
-	// nextLook is when to look for a seal while writes come, in nanoseconds since
+	// nextSealCheck is when to look for a seal while writes come, in nanoseconds since
 	// 1970; 0: never, the store does not know the volume.
 	nextSealCheck atomic.Int64
 	stored        atomic.Int64 // bytes of packs that its flushes uploaded, by this process
@@ -136,7 +136,7 @@ func (d *disk) exports() int {
 	return len(d.conns)
 }
 
-// quiet refuses what would pull the disk from under its guests; or says what to
+// refuseIfConnected refuses what would pull the disk from under its guests; or says what to
 // do about it.
 func (d *disk) refuseIfConnected(or string, force bool) error {
 	if n := d.exports(); n > 0 && !force {

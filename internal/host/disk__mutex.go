@@ -1,6 +1,6 @@
 package host
 
-// turn is a mutex whose holder may be waited for together with other things.
+// mutex is a mutex whose holder may be waited for together with other things.
 type mutex chan struct{}
 
 func newMutex() mutex { return make(mutex, 1) }

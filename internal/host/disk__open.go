@@ -161,7 +161,7 @@ func (d *disk) shut() error {
 	if v == nil {
 		return nil
 	}
-	return d.h.cleaner.withoutCleaning(func() error {
+	return d.h.withoutCleaning(func() error {
 		err := v.Close()
 		st := v.State()
 		d.mu.Lock()
@@ -176,7 +176,7 @@ func (d *disk) shut() error {
 	})
 }
 
-// suspect fails a volume that a bug may have left half-changed.
+// failAfterBug fails a volume that a bug may have left half-changed.
 func (d *disk) failAfterBug(err error) {
 	if v := d.open(); v != nil {
 		v.Fail(err)
@@ -282,7 +282,7 @@ func (d *disk) sleep(released bool) error {
 	return d.shut()
 }
 
-// turnAway cuts the guests of a disk off and lets none connect until what it
+// blockGuests cuts the guests of a disk off and lets none connect until what it
 // returns is called: one that came in between would be told of durable writes
 // that the next owner does not have.
 func (d *disk) blockGuests() (open func()) {

@@ -9,7 +9,7 @@ type reader struct {
 	over    bool // it is being closed
 }
 
-// use is open for whoever wants the volume to stay open: it is nobody's loan any
+// keepOpen is open for whoever wants the volume to stay open: it is nobody's loan any
 // more. It is nil while the end of a loan closes the volume, which op waits for.
 func (d *disk) keepOpen() *volume.Volume {
 	d.mu.Lock()
@@ -46,7 +46,7 @@ func (d *disk) openForRead() (v *volume.Volume, done func(), err error) {
 	return v, done, nil
 }
 
-// join borrows a disk that is open; nil if it is not.
+// acquire borrows a disk that is open; nil if it is not.
 func (d *disk) acquire() (*volume.Volume, func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -61,7 +61,7 @@ func (d *disk) acquire() (*volume.Volume, func()) {
 	return d.v, func() { d.releaseReader(l) }
 }
 
-// giveBack ends one reader's part in a loan.
+// releaseReader ends one reader's part in a loan.
 func (d *disk) releaseReader(l *reader) {
 	d.op.Lock()
 	defer d.op.Unlock()

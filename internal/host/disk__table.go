@@ -74,7 +74,7 @@ func (h *Host) env(t *tenant) volume.Env {
 	}
 }
 
-// enter puts a disk into the tables.
+// register puts a disk into the tables.
 func (h *Host) register(d *disk) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -206,4 +206,12 @@ func (h *Host) snapshotsOf(id volume.ID) []*disk {
 		return x.CreatedAt.Compare(y.CreatedAt)
 	})
 	return out
+}
+
+// withoutCleaning does what makes a volume let go of log segments while nothing is
+// cleaned.
+func (h *Host) withoutCleaning(do func() error) error {
+	h.cleaning.Lock()
+	defer h.cleaning.Unlock()
+	return do()
 }

@@ -20,7 +20,7 @@ const (
 	firstFacts      = "first/" // see firstFact
 )
 
-// begin notes volumes that are about to be made; finish ends that when they are
+// beginCreate notes volumes that are about to be made; finish ends that when they are
 // made, or unmade.
 func (h *Host) beginCreate(states ...*volume.State) (finish func() error, err error) {
 	call := newVolumeID(h)
@@ -47,7 +47,7 @@ func (h *Host) beginCreate(states ...*volume.State) (finish func() error, err er
 	return finish, nil
 }
 
-// refuseUnfinished keeps guests from a volume while the call that makes it is
+// refuseWhileCreated keeps guests from a volume while the call that makes it is
 // under way: were the host to stop, it would not be kept, nor what was
 // acknowledged to them.
 func (d *disk) refuseWhileCreated() error {
@@ -59,7 +59,7 @@ func (d *disk) refuseWhileCreated() error {
 	return nil
 }
 
-// unfinished is what calls that did not end left behind.
+// unfinishedCreates is what calls that did not end left behind.
 func (h *Host) unfinishedCreates() (ids map[volume.ID]bool, facts []string, err error) {
 	ids = map[volume.ID]bool{}
 	err = h.db.Facts(unfinishedFacts, func(name string, value []byte) error {
@@ -74,7 +74,7 @@ func (h *Host) unfinishedCreates() (ids map[volume.ID]bool, facts []string, err 
 	return ids, facts, err
 }
 
-// dropUnfinished forgets the volumes with these records, which were left behind.
+// dropUnfinishedCreates forgets the volumes with these records, which were left behind.
 // That they may be in the store stays known.
 func (h *Host) dropUnfinishedCreates(records []volume.State, facts []string) error {
 	ids := make([]volume.ID, len(records))
@@ -98,7 +98,7 @@ func (h *Host) dropUnfinishedCreates(records []volume.State, facts []string) err
 	return nil
 }
 
-// findLeftovers finds the volumes that this host began to publish, and has no
+// findOrphans finds the volumes that this host began to publish, and has no
 // record of: nobody was told of them.
 func (h *Host) findOrphans() error {
 	return h.db.Facts(firstFacts, func(fact string, value []byte) error {
@@ -113,7 +113,7 @@ func (h *Host) findOrphans() error {
 	})
 }
 
-// isLeftover tells whether a log ends in a volume that is being taken out of the
+// isOrphan tells whether a log ends in a volume that is being taken out of the
 // store; o may be nil.
 func (h *Host) isOrphan(o *commitlog.Object) bool {
 	if o == nil || o.State.Owner.ID != h.id {

@@ -114,7 +114,7 @@ func (h *Host) shipLast(ctx context.Context) {
 	wg.Wait()
 }
 
-// verbPatience is how long a verb waits for a store that fails, before it says
+// verbStoreTimeout is how long a verb waits for a store that fails, before it says
 // so. A guest's flush waits for as long as it takes.
 const verbStoreTimeout = 20 * time.Second
 
@@ -163,7 +163,7 @@ func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duratio
 	return nil
 }
 
-// rest is the pause before what failed is tried again; a verb that waits ends it.
+// retryPause is the pause before what failed is tried again; a verb that waits ends it.
 func (s *shipper) retryPause(d time.Duration) error {
 	s.mu.Lock()
 	if s.retryPauses == nil {
@@ -182,7 +182,7 @@ func (s *shipper) retryPause(d time.Duration) error {
 	return nil
 }
 
-// noRest ends the pauses that are being made. Under mu.
+// endRetryPauses ends the pauses that are being made. Under mu.
 func (s *shipper) endRetryPauses() {
 	if s.retryPauses != nil {
 		close(s.retryPauses)

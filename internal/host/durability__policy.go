@@ -125,7 +125,7 @@ func (d *disk) adoptPolicy(p policy) error {
 	return nil
 }
 
-// sayPolicy publishes what the volume promises. Under op.
+// publishPolicy publishes what the volume promises. Under op.
 func (d *disk) publishPolicy(ctx context.Context, p policy) error {
 	st := d.state()
 	if d.owner == nil || d.owner.Generation().IsZero() {
@@ -176,7 +176,7 @@ func (h *Host) beginShipping(ctx context.Context, d *disk, p policy, cause commi
 // the name of a volume that was not made.
 const withdrawWithin = 2 * time.Second
 
-// promise gives volumes that were just made here their policy; without the store
+// applyPolicy gives volumes that were just made here their policy; without the store
 // none of them is made.
 func (h *Host) applyPolicy(ctx context.Context, p policy, cause commitlog.Cause, disks ...*disk) error {
 	if !p.ships() {
@@ -199,7 +199,7 @@ func (h *Host) applyPolicyToOne(ctx context.Context, d *disk, p policy, cause co
 	return h.beginShipping(ctx, d, p, cause)
 }
 
-// unmake removes volumes that were made, or begun, by a call that failed with
+// undoCreate removes volumes that were made, or begun, by a call that failed with
 // why: none of them is left, here or in the store. Should that be away, the next
 // volume of the name takes care of what was sent, or the next start, and nobody waits
 // for another row of tries.

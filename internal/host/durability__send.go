@@ -133,7 +133,7 @@ func encodeChanges(c *volume.Changes) ([]byte, error) {
 	return commitlog.EncodeData(ranges)
 }
 
-// noteFlying brings flying up to date. Under mu.
+// updateOldestInFlight brings flying up to date. Under mu.
 func (s *shipper) updateOldestInFlight() {
 	at := s.taken
 	for _, p := range s.inFlight {

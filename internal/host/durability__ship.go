@@ -55,7 +55,7 @@ type shipper struct {
 	acked          atomic.Uint64 // the store holds every write through this one
 	commits        atomic.Uint64 // that took effect
 
-	// loan has disk.op in it while a verb that holds it waits for us.
+	// lentOp has disk.op in it while a verb that holds it waits for us.
 	lentOp chan struct{}
 
 	mu            sync.Mutex
@@ -78,7 +78,7 @@ type shipper struct {
 	retryPauses   chan struct{} // closed to end the pauses of rest; nil while there are none
 }
 
-// parcel is a data commit under way.
+// dataCommit is a data commit under way.
 type dataCommit struct {
 	ship    *commitlog.Shipment
 	changes *volume.Changes // what it holds; its cut is released

@@ -66,10 +66,12 @@ type Host struct {
 
 	firstPublishMu sync.Mutex // held to change what is known of first publications
 
+	cleaning sync.Mutex
+
 	mu     sync.Mutex
 	disks  map[volume.ID]*disk
 	byName map[string]*disk // "tenant/name", and "tenant/name@snapshot"
-	// leftovers are volumes that calls which did not end left in the store, and
+	// orphans are volumes that calls which did not end left in the store, and
 	// that are being taken out of it.
 	orphans  map[volume.ID]Name
 	creating map[volume.ID]bool // by calls that are under way, see begin

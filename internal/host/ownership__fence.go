@@ -9,7 +9,7 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// noteFence fences a disk when an error says that another host has it, and
+// fenceIfLost fences a disk when an error says that another host has it, and
 // returns the error. Under op; the volume must not be in a fold.
 func (h *Host) fenceIfLost(d *disk, err error) error {
 	h.reportTwin(err)
@@ -30,7 +30,7 @@ func (h *Host) fenceIfLost(d *disk, err error) error {
 	return err
 }
 
-// noteFenceOfClosed is noteFence for a disk that need not be open. Under op.
+// fenceClosedIfLost is fenceIfLost for a disk that need not be open. Under op.
 func (h *Host) fenceClosedIfLost(d *disk, err error) error {
 	h.reportTwin(err)
 	st := d.state()
@@ -70,7 +70,7 @@ func (h *Host) fence(d *disk, v *volume.Volume, why error) error {
 		defer s.op.Unlock()
 	}
 	name := d.String()
-	if err := h.cleaner.withoutCleaning(func() error { return h.moveAside(d, v, why, rescue, snaps) }); err != nil {
+	if err := h.withoutCleaning(func() error { return h.moveAside(d, v, why, rescue, snaps) }); err != nil {
 		if rescue != nil {
 			h.unreserve(rescue)
 		}

@@ -74,7 +74,7 @@ func (d *disk) withdraw(ctx context.Context, st *volume.State) error {
 	return d.firstDone(st)
 }
 
-// withdrawLeftovers takes them out of the store, which is asked until it answers.
+// withdrawOrphans takes them out of the store, which is asked until it answers.
 // Without any it makes no request.
 func (h *Host) withdrawOrphans() {
 	for retry := firstRetry; ; retry = min(2*retry, longestRetry) {

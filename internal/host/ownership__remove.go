@@ -33,7 +33,7 @@ func (d *disk) tryTombstone(ctx context.Context, st *volume.State) error {
 	return d.owner.Tombstone(ctx, commitlog.CauseRemove, "")
 }
 
-// takeOut removes a volume from the store, if it may be there and is this host's.
+// removeFromStore removes a volume from the store, if it may be there and is this host's.
 // Under op, and moving.
 func (h *Host) removeFromStore(ctx context.Context, d *disk, st *volume.State) error {
 	switch {

@@ -14,7 +14,7 @@ import (
 // the volume over.
 const yieldPoll = time.Second
 
-// lookForSeal asks, without making anyone wait, whether a published volume that
+// checkSealSoon asks, without making anyone wait, whether a published volume that
 // is being opened was taken over meanwhile. A volume that was never published
 // makes no request. The first look is made beside the verbs, which would wait as
 // long as a store that is away.
@@ -43,7 +43,7 @@ func (h *Host) checkSealSoon(d *disk) {
 	}()
 }
 
-// lookAround is lookForSeal for the volumes that were opened when the host
+// checkSealsAtStart is checkSealSoon for the volumes that were opened when the host
 // started: they may have been taken over while it was away. Verbs need not wait for
 // that either, unless there is something to be done. A store that does not answer
 // is asked again when they are written to.
@@ -73,7 +73,7 @@ func (d *disk) checkSeal(ctx context.Context) error {
 	return d.checkSealAfterRestart(ctx, &st)
 }
 
-// lookBehind is checkSeal for a process that has not committed, and so has no
+// checkSealAfterRestart is checkSeal for a process that has not committed, and so has no
 // epoch: it looks behind the newest commit that its predecessors noted. What one
 // of them made, and did not live to note, leaves the volume over a state that
 // the store has moved on from (reachable-is-kept).

@@ -28,7 +28,7 @@ func (h *Host) answers(ctx context.Context, host commitlog.Host) bool {
 	return false
 }
 
-// letGo takes a volume off this host that is to be woken here under another name,
+// evict takes a volume off this host that is to be woken here under another name,
 // which its next owner gave it: what was not published becomes its rescue first.
 func (h *Host) evict(n Name, tip *commitlog.Object, force bool) error {
 	d := h.disk(volume.ID(tip.State.ID))
@@ -257,7 +257,7 @@ func (h *Host) wouldLose(n Name, tip *commitlog.Object, why error) error {
 // unreachable.
 const askWithin = 5 * time.Second
 
-// ask asks the owner of a volume to flush it, and unless flushOnly to release it.
+// askOwner asks the owner of a volume to flush it, and unless flushOnly to release it.
 func (h *Host) askOwner(ctx context.Context, n Name, tip *commitlog.Object, flushOnly bool) (api.Volume, error) {
 	owner := tip.State.Owner
 	if len(owner.Addresses) == 0 || h.cfg.Dial == nil {

@@ -86,7 +86,7 @@ func (h *Host) isTwins(owner commitlog.Host) bool {
 	return !t.known[owner.Process]
 }
 
-// noteTwin remembers that another daemon has this host's identity.
+// reportTwin remembers that another daemon has this host's identity.
 func (h *Host) reportTwin(err error) {
 	if errors.Is(err, commitlog.ErrTwin) && h.twin.Swap(&err) == nil {
 		h.event(eventHost, "", "two daemons have this host's identity: %v", err)

@@ -21,7 +21,7 @@ type dedupHits struct{ n atomic.Uint64 }
 // to be done again without them.
 var errStale = errs.New(errs.NotFound, "packs that the dedup index named are gone")
 
-// borrow makes sure that the packs a fold refers to without having uploaded
+// pinReused makes sure that the packs a fold refers to without having uploaded
 // them stay: announce, look, and only then may the root be published. What it
 // returns drops the announcement. If packs are gone, their blocks are taken out
 // of the index and the error is errStale.

@@ -161,7 +161,7 @@ func (p *publication) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := h.cleaner.withoutCleaning(func() error {
+	if err := h.withoutCleaning(func() error {
 		return p.v.Published(p.cut, m, func(s *volume.State) {
 			if p.gen.Compare(generation(s.Published)) > 0 { // a data commit may have followed
 				s.Published, s.RolledBack, s.Unsaid = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}, false, false

@@ -58,7 +58,7 @@ func (h *Host) foldSnapshot(ctx context.Context, s *disk) error {
 	if err != nil {
 		return err
 	}
-	if err := h.cleaner.withoutCleaning(func() error { return v.Published(c, m, nil) }); err != nil {
+	if err := h.withoutCleaning(func() error { return v.Published(c, m, nil) }); err != nil {
 		return err
 	}
 	return h.pins.keepChildren(ctx, res.Root, volume.ID{})
@@ -72,5 +72,5 @@ func (h *Host) rollback(ctx context.Context, d *disk, v *volume.Volume, c *volum
 	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
 		return err
 	}
-	return h.cleaner.withoutCleaning(func() error { return v.Rollback(c, func(s *volume.State) { s.RolledBack = true }) })
+	return h.withoutCleaning(func() error { return v.Rollback(c, func(s *volume.State) { s.RolledBack = true }) })
 }

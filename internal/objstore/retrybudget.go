@@ -12,7 +12,7 @@ const hurried = 2 * time.Second
 
 type retryBudgetKey struct{}
 
-// WithPatience derives a context whose requests share their patience. Once one
+// WithRetryBudget derives a context whose requests share their patience. Once one
 // of them gave up after all its tries, the store is taken to be away, and each
 // of the others gets one short try, until one is answered: what somebody waits
 // for fails after one row of tries, however many requests it takes to find that
@@ -21,7 +21,7 @@ func WithRetryBudget(ctx context.Context) context.Context {
 	return context.WithValue(ctx, retryBudgetKey{}, new(atomic.Bool))
 }
 
-// patience tells whether a request of the context gave up. A context without
+// retryBudget tells whether a request of the context gave up. A context without
 // has one for each request.
 func retryBudget(ctx context.Context) *atomic.Bool {
 	if gone, ok := ctx.Value(retryBudgetKey{}).(*atomic.Bool); ok {
@@ -30,5 +30,5 @@ func retryBudget(ctx context.Context) *atomic.Bool {
 	return new(atomic.Bool)
 }
 
-// LosePatience is for whoever waited until a request of another context gave up.
+// SpendRetryBudget is for whoever waited until a request of another context gave up.
 func SpendRetryBudget(ctx context.Context) { retryBudget(ctx).Store(true) }

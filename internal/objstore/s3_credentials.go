@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// lookEvery is how often the files of credentials are looked at.
+	// sealCheckEvery is how often the files of credentials are looked at.
 	lookEvery = time.Second
 	// refreshBefore is how long before their end credentials are replaced.
 	refreshBefore = 5 * time.Minute

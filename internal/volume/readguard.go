@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// gate counts the readers that may still look at segments which the overlay no
-// longer names. Entering and leaving cost one atomic addition each; whoever
+// readGuard counts the readers that may still look at segments which the overlay no
+// longer names. Entering and guestsBlocked cost one atomic addition each; whoever
 // wants to recycle a segment waits until the readers that were inside have left.
 type readGuard struct {
 	phase atomic.Uint32

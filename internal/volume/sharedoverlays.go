@@ -11,7 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// Siblings are overlays that several volumes begin with: a hundred forks of one
+// SharedOverlays are overlays that several volumes begin with: a hundred forks of one
 // cut lay its records once, and share the tree, as they did before the host
 // stopped. It may be used concurrently, and is thrown away after the start.
 type SharedOverlays struct {
@@ -19,10 +19,10 @@ type SharedOverlays struct {
 	trees map[string]*extent.Tree
 }
 
-// NewSiblings returns an empty collection.
+// NewSharedOverlays returns an empty collection.
 func NewSharedOverlays() *SharedOverlays { return &SharedOverlays{trees: map[string]*extent.Tree{}} }
 
-// lay builds the overlay of what recovery found.
+// buildOverlay builds the overlay of what recovery found.
 func (v *Volume) buildOverlay(rec wal.Recovered) {
 	own := 0
 	if key, ok := v.inherited(rec, &own); ok {

@@ -67,7 +67,7 @@ type Env struct {
 	// Damaged is called once for each piece of damage that is found in the
 	// volume's log; nil: never.
 	Damaged func(v *Volume, err error)
-	// Siblings lets volumes that a host opens at its start share what they
+	// SharedOverlays lets volumes that a host opens at its start share what they
 	// inherited; nil: nothing is shared.
 	SharedOverlays *SharedOverlays
 	// Now is the clock, for the age of unpublished writes.

@@ -18,7 +18,7 @@ import (
 // multiples of it, as what guests read does.
 const pieceBytes = 4096
 
-// piece is a part of a record. The first one of each begins with the header.
+// pageSum is a part of a record. The first one of each begins with the header.
 type pageSum struct {
 	at    uint32 // in the file
 	sum   uint32 // the checksum of the record through the piece's end
@@ -28,7 +28,7 @@ type pageSum struct {
 
 func (p *pageSum) end() uint32 { return p.at + uint32(p.n) }
 
-// pieces are those of a segment's records, in the order in which they lie. Of
+// pageSums are those of a segment's records, in the order in which they lie. Of
 // zero records, which are not read, there are none. One goroutine at a time adds
 // to them; what n counts does not change.
 type pageSums struct {

@@ -55,7 +55,7 @@ type Segment struct {
 	strays   atomic.Uint64
 	reading  atomic.Int32
 	verified atomic.Uint64 // bytes, for guests, since all of it was
-	// pieces are what its records are verified by when they are read.
+	// pageSums are what its records are verified by when they are read.
 	pieces atomic.Pointer[pageSums]
 	// unchecked is set for a segment found at start: its records are verified
 	// before the first read of each, until the whole segment was.
