@@ -167,7 +167,7 @@ func TestDevicesAreReclaimed(t *testing.T) {
 	if err := k.device(t, 0, 1).c.Write(before, 4096, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.db.SetFact(attachmentsFact, nil); err != nil { // as if it had crashed before it could note them
+	if err := h.disks.DB.SetFact(attachmentsFact, nil); err != nil { // as if it had crashed before it could note them
 		t.Fatal(err)
 	}
 	if err := h.Close(t.Context()); err != nil {
@@ -217,7 +217,7 @@ func TestDeviceWaitsForItsLastWrites(t *testing.T) {
 	h := open()
 	create(t, h, "a", 8<<20)
 	must[api.Attachment](t)(h.Attach(t.Context(), "a", api.AttachRequest{}))
-	d := must[*disk](t)(h.local("a", false))
+	d := must[*disk](t)(h.disks.local("a", false))
 	d.limiter.set(volume.Limits{Bandwidth: 1 << 20}, time.Now) // a MiB a second, of which the first is free
 	dev := k.device(t, 0, 1)
 	if err := dev.c.Write(make([]byte, 1<<20), 1<<20, 0); err != nil {
@@ -287,7 +287,7 @@ func TestDetach(t *testing.T) {
 	// Attaching wakes it; then somebody else disconnects it.
 	must[api.Attachment](t)(h.Attach(ctx, "b", api.AttachRequest{}))
 	_ = k.Disconnect(0)
-	for h.attachments.device(must[*disk](t)(h.local("b", false)).id) != "" {
+	for h.attachments.device(must[*disk](t)(h.disks.local("b", false)).id) != "" {
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -345,7 +345,10 @@ func TestAttachRace(t *testing.T) {
 		if n := len(k.Connected()); won != 1 || n != 1 {
 			t.Fatalf("%d attached, there are %d devices", won, n)
 		}
-		race(func() error { _, err := h.Detach(t.Context(), api.DetachRequest{Name: "a", Force: true}); return err })
+		race(func() error {
+			_, err := h.Detach(t.Context(), api.DetachRequest{Name: "a", Force: true})
+			return err
+		})
 		if v := must[api.Volume](t)(h.Show(t.Context(), "a")); len(k.Connected()) != 0 || v.Device != "" {
 			t.Fatalf("it is still %q", v.Device)
 		}

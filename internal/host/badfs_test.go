@@ -107,7 +107,7 @@ func (b *badDay) step() {
 	hangs := time.AfterFunc(time.Minute, func() { panic("a step of the host hangs") })
 	defer hangs.Stop()
 	b.n++
-	v := b.h.find(Name{"default", "v", ""}).open()
+	v := b.h.disks.find(Name{"default", "v", ""}).open()
 	var err error
 	switch b.rng.IntN(10) {
 	case 0, 1, 2, 3, 4:
@@ -180,10 +180,10 @@ func (b *badDay) checkReads(v *volume.Volume) {
 func (b *badDay) mended() {
 	b.t.Helper()
 	b.disk.from.Store(neverFails)
-	if err := b.h.db.Revive(); err != nil {
+	if err := b.h.disks.DB.Revive(); err != nil {
 		b.t.Fatalf("the metadata cannot be written on the mended disk: %v", err)
 	}
-	if v := b.h.find(Name{"default", "v", ""}).open(); v != nil && v.Err() == nil {
+	if v := b.h.disks.find(Name{"default", "v", ""}).open(); v != nil && v.Err() == nil {
 		data := random(1, 8192)
 		if err := v.WriteAt(data, 4096); err != nil {
 			b.t.Fatalf("no write on the mended disk: %v", err)
@@ -204,7 +204,7 @@ func (b *badDay) mended() {
 	_ = b.h.Close(ctx)
 	b.open(clone)
 	b.checkAll("after a power loss")
-	v := b.h.find(Name{"default", "v", ""}).open()
+	v := b.h.disks.find(Name{"default", "v", ""}).open()
 	if v == nil {
 		b.t.Fatal("after a power loss the volume is not open")
 	}

@@ -62,7 +62,7 @@ func TestWokenWhileItIsRead(t *testing.T) {
 		"nobody": nil,
 		"wake":   func() { must[api.Volume](t)(h.Wake(ctx, "v", false, "")) },
 		"guest": func() {
-			e, err := h.openExport("v")
+			e, err := h.exports.Open("v")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -100,7 +100,7 @@ func TestStoreThatHangsHoldsUpNoVerb(t *testing.T) {
 	fill(t, h, "v", 1, 0, 8192)
 	must[api.Flush](t)(h.Flush(ctx, "v"))
 	must[api.Volume](t)(h.Sleep(ctx, "v", false, false))
-	e, err := h.openExport("v") // which looks
+	e, err := h.exports.Open("v") // which looks
 	if err != nil {
 		t.Fatal(err)
 	}

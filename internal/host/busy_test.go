@@ -24,7 +24,7 @@ func busyOwner(t *testing.T, b *bed) (h *Host, flushes *atomic.Int64, ended chan
 	b.store = store
 	delete(b.peers, "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, Durability: "sync"}))
-	e, err := h.openExport("v")
+	e, err := h.exports.Open("v")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestOwnerGoesOnAfterADeadClaim(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	at := flushes.Load()
-	e, err := a.openExport("v")
+	e, err := a.exports.Open("v")
 	if err == nil {
 		err = e.Device.ReadAt(make([]byte, 4096), 0)
 		e.Closed()
@@ -160,7 +160,7 @@ func TestFencedByACopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	seal := commitlog.Object{Generation: tip.Generation.Next(), Kind: commitlog.Seal, Mark: commitlog.Mark{1}, State: tip.Carry()}
-	seal.State.SealedBy = h1.id
+	seal.State.SealedBy = h1.disks.HostID
 	plant(t, b, &seal)
 	plant(t, b, &commitlog.Object{Generation: seal.Generation.NextEpoch(), Kind: commitlog.First, Mark: commitlog.Mark{2}, State: tip.Carry()})
 	_, err = h1.Flush(ctx, "v")
@@ -203,7 +203,7 @@ func TestReleasedThenSealed(t *testing.T) {
 	if _, err := h.Sleep(ctx, "v", true, false); !errors.Is(err, commitlog.ErrYielding) {
 		t.Fatalf("a sealed volume is released: %v", err)
 	}
-	d := h.find(Name{"default", "v", ""}) // the host loses its power before it knows
+	d := h.disks.find(Name{"default", "v", ""}) // the host loses its power before it knows
 	d.setOwner(nil)
 	if err := d.update(func(s *volume.State) { s.Released = true }); err != nil {
 		t.Fatal(err)

@@ -15,7 +15,7 @@ const maxLogPage = 1000
 
 // Log lists a page of the volume's commits, the newest first: count of them, those
 // before a generation that an earlier page ended with, if that is not "".
-func (h *Host) Log(ctx context.Context, name, before string, count uint64) ([]api.Commit, error) {
+func (cat *Catalog) Log(ctx context.Context, name, before string, count uint64) ([]api.Commit, error) {
 	n, err := ParseName(name, false)
 	if err != nil {
 		return nil, err
@@ -30,10 +30,10 @@ func (h *Host) Log(ctx context.Context, name, before string, count uint64) ([]ap
 		count = maxLogPage
 	}
 	out := []api.Commit{}
-	if d := h.find(n); d != nil && d.state().Published == nil {
+	if d := cat.disks.find(n); d != nil && d.state().Published == nil {
 		return out, nil // the store may have another volume of that name
 	}
-	err = commitlog.History(ctx, h.cfg.Store, n.log(), from, int(count), func(o *commitlog.Object) error {
+	err = commitlog.History(ctx, cat.disks.Store, n.log(), from, int(count), func(o *commitlog.Object) error {
 		raw, err := o.Encode()
 		if err != nil {
 			return err
@@ -50,22 +50,22 @@ func (h *Host) Log(ctx context.Context, name, before string, count uint64) ([]ap
 // resolve finds what a fork or a rollback calls AT: a snapshot, a generation, or
 // a time, in the history of the volume in the store. What the store has under the
 // name of a volume that was never published is not that volume's history.
-func (h *Host) resolve(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
-	if d := h.find(n); d != nil && d.state().Published == nil {
+func (cat *Catalog) resolve(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
+	if d := cat.disks.find(n); d != nil && d.state().Published == nil {
 		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no snapshot %q, and no history in the store: it was never published", n, at)
 	}
-	s, g, err := h.lookUpAt(ctx, n, at)
-	if errs.KindOf(err) == errs.NotFound && err != nil && h.find(n) == nil {
-		if _, gone := h.tip(ctx, n); gone != nil {
+	s, g, err := cat.lookUpAt(ctx, n, at)
+	if errs.KindOf(err) == errs.NotFound && err != nil && cat.disks.find(n) == nil {
+		if _, gone := cat.tip(ctx, n); gone != nil {
 			err = gone // which says more
 		}
 	}
 	return s, g, err
 }
 
-func (h *Host) lookUpAt(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
+func (cat *Catalog) lookUpAt(ctx context.Context, n Name, at string) (*commitlog.State, commitlog.Generation, error) {
 	if g, err := commitlog.ParseGeneration(at); err == nil {
-		o, err := commitlog.Load(ctx, h.cfg.Store, n.log(), g)
+		o, err := commitlog.Load(ctx, cat.disks.Store, n.log(), g)
 		if errs.KindOf(err) == errs.NotFound && err != nil {
 			return nil, g, errs.New(errs.NotFound, "volume %q has no generation %s in the store: glide log lists those that there are", n, at)
 		}
@@ -78,15 +78,15 @@ func (h *Host) lookUpAt(ctx context.Context, n Name, at string) (*commitlog.Stat
 		state := o.Carry()
 		return &state, g, nil
 	}
-	when, ok := parseTime(at, h.cfg.Now())
+	when, ok := parseTime(at, cat.disks.Now())
 	if !ok {
 		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no snapshot %q, and that is no generation (like 3.10), duration (like 30s) or RFC 3339 time either", n, at)
 	}
-	if now := h.cfg.Now(); when.After(now) {
+	if now := cat.disks.Now(); when.After(now) {
 		return nil, commitlog.Generation{}, errs.New(errs.Invalid, "%s lies in the future, by this host's clock, which says %s: leave --at out for the newest state",
 			at, now.UTC().Format(time.RFC3339))
 	}
-	found, err := commitlog.At(ctx, h.cfg.Store, n.log(), when)
+	found, err := commitlog.At(ctx, cat.disks.Store, n.log(), when)
 	if errs.KindOf(err) == errs.NotFound && err != nil {
 		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no state of %s in the store: %w", n, when.Format(time.RFC3339), err)
 	}

@@ -8,8 +8,8 @@ import (
 )
 
 // cutOfState returns a cut of a published state, and what releases it.
-func (h *Host) cutOfState(ctx context.Context, s *commitlog.State) (*volume.Cut, func(), error) {
-	v, err := h.openState(ctx, s)
+func (cat *Catalog) cutOfState(ctx context.Context, s *commitlog.State) (*volume.Cut, func(), error) {
+	v, err := cat.openState(ctx, s)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -26,16 +26,16 @@ func (h *Host) cutOfState(ctx context.Context, s *commitlog.State) (*volume.Cut,
 
 // openState opens a published state for reading; nothing is recorded. Its data
 // commits lie in log segments that are given back by closeState.
-func (h *Host) openState(ctx context.Context, s *commitlog.State) (*volume.Volume, error) {
-	st := recordOf(s, newVolumeID(h))
+func (cat *Catalog) openState(ctx context.Context, s *commitlog.State) (*volume.Volume, error) {
+	st := recordOf(s, newVolumeID(cat.disks))
 	st.Durability = local
-	env := h.env(h.tenant(s.Tenant))
+	env := cat.disks.env(cat.disks.tenant(s.Tenant))
 	env.Save = func(...*volume.State) error { return nil }
 	v, err := volume.Open(env, st, false)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.replay(ctx, v, s); err != nil {
+	if err := cat.replay(ctx, v, s); err != nil {
 		closeState(v)
 		return nil, err
 	}
@@ -50,8 +50,8 @@ func closeState(v *volume.Volume) {
 
 // replay brings the data commits of a published state into a volume that was
 // opened from the rest of it.
-func (h *Host) replay(ctx context.Context, v *volume.Volume, s *commitlog.State) error {
-	return commitlog.Replay(ctx, h.cfg.Store, &commitlog.Object{State: *s}, func(ranges []commitlog.Range) error {
+func (cat *Catalog) replay(ctx context.Context, v *volume.Volume, s *commitlog.State) error {
+	return commitlog.Replay(ctx, cat.disks.Store, &commitlog.Object{State: *s}, func(ranges []commitlog.Range) error {
 		for _, r := range ranges {
 			var err error
 			if r.Data == nil {

@@ -13,28 +13,37 @@ import (
 // tipsAtOnce is how many volumes of the store are read side by side.
 const tipsAtOnce = 32
 
+// Catalog reads the volumes of the store. All methods may be called concurrently.
+type Catalog struct {
+	disks *Table
+	seen  newestSeen
+}
+
+// newCatalog returns a catalog of the host's store.
+func newCatalog(t *Table) *Catalog { return &Catalog{disks: t} }
+
 // eachStored calls fn with the newest object of every volume in the store that is
 // wanted, or with the error of reading it, in any order, one at a time. It costs a
 // LIST for every thousand keys, or for a volume that has more of them than that,
 // and a GET and a HEAD for each volume; one more LIST where the page did not
 // show its tip.
-func (h *Host) eachStored(ctx context.Context, want func(Name) bool, fn func(Name, *commitlog.Object, error) error) error {
+func (cat *Catalog) eachStored(ctx context.Context, want func(Name) bool, fn func(Name, *commitlog.Object, error) error) error {
 	ctx = objstore.WithRetryBudget(ctx) // a store that is away is so for all of them
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(tipsAtOnce)
 	var mu sync.Mutex
-	err := commitlog.Tenants(ctx, h.cfg.Store, func(tenant string) error {
-		return commitlog.Tips(ctx, h.cfg.Store, tenant, func(name string, at commitlog.Generation) error {
+	err := commitlog.Tenants(ctx, cat.disks.Store, func(tenant string) error {
+		return commitlog.Tips(ctx, cat.disks.Store, tenant, func(name string, at commitlog.Generation) error {
 			n := Name{tenant, name, ""}
 			if !want(n) {
 				return nil
 			}
 			g.Go(func() error {
-				tip, err := h.newest(ctx, n, func(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
+				tip, err := cat.newest(ctx, n, func(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
 					if at.IsZero() {
-						return commitlog.Newest(ctx, h.cfg.Store, vol)
+						return commitlog.Newest(ctx, cat.disks.Store, vol)
 					}
-					return commitlog.NewestAt(ctx, h.cfg.Store, vol, at)
+					return commitlog.NewestAt(ctx, cat.disks.Store, vol, at)
 				})
 				mu.Lock()
 				defer mu.Unlock()
@@ -51,8 +60,8 @@ func (h *Host) eachStored(ctx context.Context, want func(Name) bool, fn func(Nam
 
 // eachTip is eachStored without the volumes that were removed. A volume that
 // cannot be read is an error.
-func (h *Host) eachTip(ctx context.Context, fn func(Name, *commitlog.Object) error) error {
-	return h.eachStored(ctx, func(Name) bool { return true }, func(n Name, tip *commitlog.Object, err error) error {
+func (cat *Catalog) eachTip(ctx context.Context, fn func(Name, *commitlog.Object) error) error {
+	return cat.eachStored(ctx, func(Name) bool { return true }, func(n Name, tip *commitlog.Object, err error) error {
 		if errs.KindOf(err) == errs.NotFound && err != nil {
 			return nil
 		}
@@ -99,14 +108,14 @@ func (s *newestSeen) note(n Name, g commitlog.Generation) {
 // newest reads the newest object of a volume's log in the given way.
 //
 // no-silent-rollback: a log does not get shorter, and does not vanish.
-func (h *Host) newest(ctx context.Context, n Name, read func(context.Context, commitlog.Volume) (*commitlog.Object, error)) (*commitlog.Object, error) {
-	before := h.seen.of(n) // not what is seen meanwhile
+func (cat *Catalog) newest(ctx context.Context, n Name, read func(context.Context, commitlog.Volume) (*commitlog.Object, error)) (*commitlog.Object, error) {
+	before := cat.seen.of(n) // not what is seen meanwhile
 	o, err := read(ctx, n.log())
 	switch {
 	case err == nil && o.Generation.Compare(before) < 0:
 		return nil, rolledBack(n, before, "generation "+o.Generation.String())
 	case err == nil:
-		h.seen.note(n, o.Generation)
+		cat.seen.note(n, o.Generation)
 	case errs.KindOf(err) == errs.NotFound && !before.IsZero():
 		return nil, rolledBack(n, before, "no such volume")
 	}
@@ -119,31 +128,31 @@ func rolledBack(n Name, before commitlog.Generation, now string) error {
 }
 
 // readNewest and readListed are ways to read it: see commitlog.Newest and Listed.
-func (h *Host) readNewest(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
-	return commitlog.Newest(ctx, h.cfg.Store, vol)
+func (cat *Catalog) readNewest(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
+	return commitlog.Newest(ctx, cat.disks.Store, vol)
 }
 
-func (h *Host) readListed(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
-	return commitlog.Listed(ctx, h.cfg.Store, vol)
+func (cat *Catalog) readListed(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
+	return commitlog.Listed(ctx, cat.disks.Store, vol)
 }
 
 // tip reads the newest object of a volume's log; one that was removed is not found.
-func (h *Host) tip(ctx context.Context, n Name) (*commitlog.Object, error) {
-	o, err := h.newest(ctx, n, h.readNewest)
-	return h.checkTip(ctx, n, o, err)
+func (cat *Catalog) tip(ctx context.Context, n Name) (*commitlog.Object, error) {
+	o, err := cat.newest(ctx, n, cat.readNewest)
+	return cat.checkTip(ctx, n, o, err)
 }
 
 // listed is tip as the store's list shows it, for a claim, which finds out by what
 // it creates whether that is all.
-func (h *Host) listed(ctx context.Context, n Name) (*commitlog.Object, error) {
-	o, err := h.newest(ctx, n, h.readListed)
-	return h.checkTip(ctx, n, o, err)
+func (cat *Catalog) listed(ctx context.Context, n Name) (*commitlog.Object, error) {
+	o, err := cat.newest(ctx, n, cat.readListed)
+	return cat.checkTip(ctx, n, o, err)
 }
 
 // checkTip tells what the newest object of a volume's log, or the error in its
 // place, means for whoever wants the volume.
-func (h *Host) checkTip(ctx context.Context, n Name, o *commitlog.Object, err error) (*commitlog.Object, error) {
-	if errs.KindOf(err) == errs.NotFound && err != nil || h.isOrphan(o) {
+func (cat *Catalog) checkTip(ctx context.Context, n Name, o *commitlog.Object, err error) (*commitlog.Object, error) {
+	if errs.KindOf(err) == errs.NotFound && err != nil || cat.disks.isOrphan(o) {
 		return nil, errs.New(errs.NotFound, "there is no volume %q, neither on this host nor in the store", n)
 	}
 	if err != nil {
@@ -155,5 +164,5 @@ func (h *Host) checkTip(ctx context.Context, n Name, o *commitlog.Object, err er
 		}
 		return nil, errs.New(errs.NotFound, "volume %q was removed", n)
 	}
-	return o, commitlog.Activated(ctx, h.cfg.Store, o)
+	return o, commitlog.Activated(ctx, cat.disks.Store, o)
 }

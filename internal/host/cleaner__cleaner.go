@@ -9,33 +9,56 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// cleaner keeps the log within its budget: it copies what is live out of
+// Cleaner keeps the log within its budget: it copies what is live out of
 // segments that are mostly dead, and flushes volumes that are over their own
 // budget. Writers that meet a full log wait for it.
-type cleaner struct {
-	h              *Host
+type Cleaner struct {
+	CleanerOptions
+	disks     *Table
+	publisher *Publisher
+
 	poke           chan struct{}
 	rounds         atomic.Uint64 // finished looks at the log
 	freed          atomic.Uint64 // segments
 	err            atomic.Pointer[error]
-	fullReportedAt atomic.Int64 // Uptime when a full log was last told of
+	fullReportedAt atomic.Int64 // Uptime when a full log was last reported
 
+	// leastBudget is the smallest dirty budget of any volume: below it no write
+	// needs to look further.
+	leastBudget atomic.Uint64
 }
 
-func newCleaner(h *Host) *cleaner { return &cleaner{h: h, poke: make(chan struct{}, 1)} }
+// CleanerOptions are the bounds that a cleaner keeps.
+type CleanerOptions struct {
+	DirtyBudget uint64        // bytes that a volume without a limit of its own may hold unpublished
+	RoomWait    time.Duration // how long a writer waits for room in the log before it gets an error
+}
+
+// newCleaner returns a cleaner, which works once run is called.
+func newCleaner(o CleanerOptions, t *Table, pub *Publisher) *Cleaner {
+	c := &Cleaner{CleanerOptions: o, disks: t, publisher: pub, poke: make(chan struct{}, 1)}
+	c.leastBudget.Store(o.DirtyBudget)
+	return c
+}
+
+// flushError is why a volume that is over its budget could not be flushed, nil if
+// none is.
+func (c *Cleaner) flushError() error {
+	if e := c.err.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
 
 // wake makes the cleaner look again; it does not wait.
-func (c *cleaner) wake() {
-	if c == nil {
-		return // records saved while the host opens
-	}
+func (c *Cleaner) wake() {
 	select {
 	case c.poke <- struct{}{}:
 	default:
 	}
 }
 
-func (c *cleaner) run(ctx context.Context) {
+func (c *Cleaner) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -70,20 +93,20 @@ const (
 )
 
 // clean does one pass and reports whether another may help.
-func (c *cleaner) clean(ctx context.Context) bool {
-	c.h.cleaning.Lock()
-	defer c.h.cleaning.Unlock()
+func (c *Cleaner) clean(ctx context.Context) bool {
+	c.disks.cleaning.Lock()
+	defer c.disks.cleaning.Unlock()
 	var vols []*volume.Volume
 	var live int64
-	for _, d := range c.h.all() {
+	for _, d := range c.disks.all() {
 		if v := d.open(); v != nil {
 			vols = append(vols, v)
 			live += v.Account().Dirty
 		}
 	}
-	used, _ := c.h.pool.Used()
-	size := int64(c.h.pool.SegmentBytes())
-	limit := c.h.pool.Limit()
+	used, _ := c.disks.WAL.Used()
+	size := int64(c.disks.WAL.SegmentBytes())
+	limit := c.disks.WAL.Limit()
 	share := shareDead
 	if used > 2*live+int64(len(vols))*size+slackSegments*size {
 		share = shareRelaxed
@@ -98,12 +121,12 @@ func (c *cleaner) clean(ctx context.Context) bool {
 		if share == shareDead && (len(vs.Segments) < deadAtOnce || !vs.Settled()) {
 			continue // not worth a record, or a sync that no guest asked for
 		}
-		done, err := volume.Clean(c.h.pool, vs)
+		done, err := volume.Clean(c.disks.WAL, vs)
 		if errs.KindOf(err) == errs.Corrupt && err != nil {
 			continue // told with the volumes; the segment stays as it is
 		}
 		if err != nil {
-			c.h.event(eventDisk, "", "the log could not be cleaned: %v", err)
+			c.disks.event(eventDisk, "", "the log could not be cleaned: %v", err)
 			return false
 		}
 		if done {
@@ -115,37 +138,37 @@ func (c *cleaner) clean(ctx context.Context) bool {
 }
 
 // flushOverBudget publishes volumes that hold more than they may.
-func (c *cleaner) flushOverBudget(ctx context.Context) {
-	for _, d := range c.h.all() {
+func (c *Cleaner) flushOverBudget(ctx context.Context) {
+	for _, d := range c.disks.all() {
 		v := d.open()
 		if v == nil || ctx.Err() != nil {
 			continue
 		}
 		st := d.state()
-		if st.SnapshotOf == (volume.ID{}) && v.Account().Dirty > int64(c.h.budget(&st)) {
-			if _, err := c.h.flush(ctx, d, ""); err != nil {
+		if st.SnapshotOf == (volume.ID{}) && v.Account().Dirty > int64(c.budget(&st)) {
+			if _, err := c.publisher.flush(ctx, d, ""); err != nil {
 				if c.err.Swap(&err) == nil {
-					c.h.event(eventStore, d.String(), "it is over its dirty budget and cannot be flushed: %v", err)
+					c.disks.event(eventStore, d.String(), "it is over its dirty budget and cannot be flushed: %v", err)
 				}
 			} else if c.err.Swap(nil) != nil {
-				c.h.event(eventStore, d.String(), "it was over its dirty budget and could be flushed")
+				c.disks.event(eventStore, d.String(), "it was over its dirty budget and could be flushed")
 			}
 		}
 	}
 }
 
-func (h *Host) budget(st *volume.State) uint64 {
+func (c *Cleaner) budget(st *volume.State) uint64 {
 	if st.Limits.DirtyBudget > 0 {
 		return st.Limits.DirtyBudget
 	}
-	return h.cfg.DirtyBudget
+	return c.DirtyBudget
 }
 
 // pressure implements volume.Env.Pressure: bounded, writers are slowed first.
-func (c *cleaner) pressure(v *volume.Volume, waited time.Duration) error {
-	if waited > c.h.cfg.RoomWait {
-		if at := int64(c.h.cfg.Uptime()); at > c.fullReportedAt.Swap(at)+int64(time.Minute) {
-			c.h.event(eventDisk, "", "the log has no room, and none could be made: writers get an error until there is some")
+func (c *Cleaner) pressure(v *volume.Volume, waited time.Duration) error {
+	if waited > c.RoomWait {
+		if at := int64(c.disks.Uptime()); at > c.fullReportedAt.Swap(at)+int64(time.Minute) {
+			c.disks.event(eventDisk, "", "the log has no room, and none could be made: writers get an error until there is some")
 		}
 		c.relieve()
 		return errs.New(errs.NoSpace, "the log has no room, and none could be made")
@@ -153,7 +176,7 @@ func (c *cleaner) pressure(v *volume.Volume, waited time.Duration) error {
 	before := c.rounds.Load()
 	c.wake()
 	for range 20 {
-		if err := pause(c.h.ctx, 10*time.Millisecond); err != nil {
+		if err := pause(c.disks.Ctx, 10*time.Millisecond); err != nil {
 			return err
 		}
 		if c.rounds.Load() > before+1 {
@@ -167,10 +190,10 @@ func (c *cleaner) pressure(v *volume.Volume, waited time.Duration) error {
 }
 
 // relieve flushes the volume with the most dirty data, so that its log can go.
-func (c *cleaner) relieve() {
+func (c *Cleaner) relieve() {
 	var most *disk
 	var bytes int64
-	for _, d := range c.h.all() {
+	for _, d := range c.disks.all() {
 		if v := d.open(); v != nil {
 			if st := d.state(); st.SnapshotOf == (volume.ID{}) {
 				if n := v.Account().Dirty; n > bytes {
@@ -179,10 +202,10 @@ func (c *cleaner) relieve() {
 			}
 		}
 	}
-	if most != nil && c.h.ctx.Err() == nil && most.op.TryLock() {
+	if most != nil && c.disks.Ctx.Err() == nil && most.op.TryLock() {
 		most.op.Unlock()
-		c.h.bg.Go(func() {
-			if _, err := c.h.flush(c.h.ctx, most, ""); err != nil {
+		c.disks.BG.Go(func() {
+			if _, err := c.publisher.flush(c.disks.Ctx, most, ""); err != nil {
 				c.err.Store(&err)
 			}
 		})
@@ -192,35 +215,35 @@ func (c *cleaner) relieve() {
 // throttle implements volume.Env.Throttle: beyond its dirty budget a volume is
 // slowed more and more, so that the flush which is under way catches up. When
 // the store cannot take the flush, the disk itself is the limit.
-func (h *Host) throttle(v *volume.Volume, n int) error {
-	if h.cleaner == nil {
+func (c *Cleaner) throttle(v *volume.Volume, n int) error {
+	if c == nil {
 		return nil
 	}
 	dirty := v.DirtyBytes()
-	if dirty < int64(h.leastBudget.Load()) {
+	if dirty < int64(c.leastBudget.Load()) {
 		return nil
 	}
 	st := v.State()
-	budget := int64(h.budget(&st))
+	budget := int64(c.budget(&st))
 	if dirty <= budget {
 		return nil
 	}
-	h.cleaner.wake()
-	if h.cleaner.err.Load() != nil {
+	c.wake()
+	if c.err.Load() != nil {
 		return nil
 	}
 	// At a quarter beyond the budget a write of 4 KiB takes 10 ms.
 	over := float64(dirty-budget) / float64(budget/4+1)
 	delay := time.Duration(min(over, 4) * float64(10*time.Millisecond) * float64(max(n, 4096)) / 4096)
-	return pause(h.ctx, min(delay, time.Second))
+	return pause(c.disks.Ctx, min(delay, time.Second))
 }
 
 // noteBudget keeps the smallest dirty budget of any volume.
-func (h *Host) noteBudget(st *volume.State) {
-	b := h.budget(st)
+func (c *Cleaner) noteBudget(st *volume.State) {
+	b := c.budget(st)
 	for {
-		least := h.leastBudget.Load()
-		if b >= least || h.leastBudget.CompareAndSwap(least, b) {
+		least := c.leastBudget.Load()
+		if b >= least || c.leastBudget.CompareAndSwap(least, b) {
 			return
 		}
 	}

@@ -1,32 +1,20 @@
 package host
 
 import (
-	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/limits"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
-
-// Peer is another host, as its API offers it.
-type Peer interface {
-	// Release asks for a flush, or for a flush and the volume.
-	Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error)
-	// Host tells who it is.
-	Host(ctx context.Context) (api.Host, error)
-}
 
 // Config configures a Host. Zero values mean the defaults given.
 type Config struct {
@@ -153,12 +141,4 @@ func (c *Config) fill() error {
 		wrong = append(wrong, err)
 	}
 	return errors.Join(wrong...)
-}
-
-func (c *Config) random64() uint64 {
-	var b [8]byte
-	if _, err := io.ReadFull(c.Rand, b[:]); err != nil {
-		panic(fmt.Sprintf("no random numbers: %v", err)) // the machine cannot go on
-	}
-	return binary.LittleEndian.Uint64(b[:])
 }

@@ -81,7 +81,7 @@ func (w *crashWorld) step() {
 
 // vol is the volume, woken if it sleeps; nil if there is no power to wake it.
 func (w *crashWorld) vol(d *modelDisk) *volume.Volume {
-	x, err := w.h.local(d.name, false)
+	x, err := w.h.disks.local(d.name, false)
 	w.must(err)
 	x.op.Lock()
 	defer x.op.Unlock()
@@ -131,7 +131,7 @@ func (w *crashWorld) flush(d *modelDisk) {
 // guestFlush is a guest's FLUSH of a sync volume: the store has it then.
 func (w *crashWorld) guestFlush(d *modelDisk) {
 	n := len(d.ops)
-	e, err := w.h.openExport(d.name)
+	e, err := w.h.exports.Open(d.name)
 	if !w.done("connect", err) {
 		return
 	}
@@ -230,15 +230,15 @@ func (w *crashWorld) remove(d *modelDisk) {
 
 func (w *crashWorld) clean() {
 	var vols []*volume.Volume
-	for _, d := range w.h.all() {
+	for _, d := range w.h.disks.all() {
 		if v := d.open(); v != nil {
 			vols = append(vols, v)
 		}
 	}
-	w.h.cleaning.Lock()
-	defer w.h.cleaning.Unlock()
+	w.h.disks.cleaning.Lock()
+	defer w.h.disks.cleaning.Unlock()
 	for _, vs := range volume.FindVictims(vols, 0.95, 3) {
-		done, err := volume.Clean(w.h.pool, vs)
+		done, err := volume.Clean(w.h.disks.WAL, vs)
 		if w.done("clean", err) && done {
 			return
 		}

@@ -31,7 +31,7 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 	if err := h.mayGrow(); err != nil {
 		return api.Volume{}, err
 	}
-	st := h.newState(n, r.Size)
+	st := h.disks.newState(n, r.Size)
 	if r.BlockSize != 0 {
 		if r.BlockSize < 4096 || r.BlockSize > 1<<20 || r.BlockSize&(r.BlockSize-1) != 0 {
 			return api.Volume{}, errs.New(errs.Invalid, "a block size of %d: a power of two from 4K to 1M is wanted", r.BlockSize)
@@ -51,13 +51,13 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 	}
 	finish := func() error { return nil }
 	if p.ships() {
-		if finish, err = h.beginCreate(&st); err != nil {
+		if finish, err = h.disks.beginCreate(&st); err != nil {
 			return api.Volume{}, err
 		}
 	}
-	d, err := h.add(st)
+	d, err := h.disks.add(st)
 	if err == nil {
-		err = h.applyPolicy(ctx, p, commitlog.CauseCreate, d)
+		err = h.durability.applyPolicy(ctx, p, commitlog.CauseCreate, d)
 	}
 	if err = errors.Join(err, finish()); err != nil {
 		return api.Volume{}, err
@@ -67,7 +67,7 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 
 // Resize grows a volume. The store learns of it with the next flush.
 func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, error) {
-	d, err := h.local(name, false)
+	d, err := h.disks.local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -104,7 +104,7 @@ func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, 
 
 // Set changes settings of a volume.
 func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume, error) {
-	d, err := h.local(name, false)
+	d, err := h.disks.local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -127,7 +127,7 @@ func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume
 			return api.Volume{}, err
 		}
 	}
-	if err := h.setPolicy(ctx, d, policy{next.Durability, next.RPO}); err != nil { // which may fail: then nothing is set
+	if err := h.durability.setPolicy(ctx, d, policy{next.Durability, next.RPO}); err != nil { // which may fail: then nothing is set
 		return api.Volume{}, err
 	}
 	if next.Limits != st.Limits || !maps.Equal(next.Labels, st.Labels) {
@@ -137,8 +137,8 @@ func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume
 			return api.Volume{}, err
 		}
 	}
-	d.limiter.set(next.Limits, h.cfg.Now)
-	h.noteBudget(&next)
+	d.limiter.set(next.Limits, h.disks.Now)
+	h.cleaner.noteBudget(&next)
 	return h.view(d), nil
 }
 

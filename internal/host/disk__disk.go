@@ -15,34 +15,33 @@ import (
 // another host took it over.
 const sealCheckEvery = time.Minute
 
-// written notes that a guest changed the volume. One that was never published,
-// or is idle, asks the store nothing.
-func (d *disk) written() {
+// sealCheckDue is called when a guest has changed the volume. It tells, once every
+// sealCheckEvery, that a published volume should look for a seal; a volume that
+// was never published, or is idle, asks the store nothing.
+func (d *disk) sealCheckDue() bool {
 	at := d.nextSealCheck.Load()
 	if at == 0 {
-		return
+		return false
 	}
-	now := d.h.cfg.Now().UnixNano()
-	if now > at && d.nextSealCheck.CompareAndSwap(at, now+int64(sealCheckEvery)) {
-		d.h.checkSealSoon(d)
-	}
+	now := d.table.Now().UnixNano()
+	return now > at && d.nextSealCheck.CompareAndSwap(at, now+int64(sealCheckEvery))
 }
 
 // published notes that the store knows the volume from now on.
 func (d *disk) published() {
-	d.nextSealCheck.CompareAndSwap(0, d.h.cfg.Now().Add(sealCheckEvery).UnixNano())
+	d.nextSealCheck.CompareAndSwap(0, d.table.Now().Add(sealCheckEvery).UnixNano())
 }
 
 // disk is one volume (or snapshot) of this host, open or not.
 type disk struct {
-	h  *Host
-	id volume.ID
+	table *Table
+	id    volume.ID
 
 	// op is held for the length of a verb. The owner is used under it.
 	op    mutex
 	owner *commitlog.Owner                // of this process; nil before its first commit; see setOwner
 	owned atomic.Pointer[commitlog.Owner] // the same, for who does not hold op
-	ship  atomic.Pointer[shipper]         // nil while the disk is closed, a verb is at work, or its policy is local
+	ship  atomic.Pointer[Shipper]         // nil while the disk is closed, a verb is at work, or its policy is local
 	// mustShip tells that the policy is not local: without a shipper nothing is
 	// acknowledged then.
 	mustShip atomic.Bool
@@ -60,14 +59,14 @@ type disk struct {
 	failed        error          // why it could not be opened
 	gone          bool           // removed
 	guestsBlocked bool           // it is being handed over: nobody may connect
-	conns         map[*device]struct{}
+	conns         map[Conn]struct{}
 
 	// nextSealCheck is when to look for a seal while writes come, in nanoseconds since
 	// 1970; 0: never, the store does not know the volume.
 	nextSealCheck atomic.Int64
 	stored        atomic.Int64 // bytes of packs that its flushes uploaded, by this process
 	limiter       limiter
-	lat           *latencies // under mu; made with the first connection
+	latency       *latencies // under mu; made with the first connection
 }
 
 // setOwner makes o the disk's hold on its log. Under op.
@@ -76,8 +75,9 @@ func (d *disk) setOwner(o *commitlog.Owner) {
 	d.owned.Store(o)
 }
 
-func newDisk(h *Host, st volume.State) *disk {
-	d := &disk{h: h, id: st.ID, op: newMutex(), rec: st, conns: map[*device]struct{}{}}
+// newDisk returns a disk that is in no table yet.
+func newDisk(t *Table, st volume.State) *disk {
+	d := &disk{table: t, id: st.ID, op: newMutex(), rec: st, conns: map[Conn]struct{}{}}
 	d.mustShip.Store(st.Ships())
 	if st.Published != nil {
 		d.published()
@@ -140,7 +140,7 @@ func (d *disk) exports() int {
 // do about it.
 func (d *disk) refuseIfConnected(or string, force bool) error {
 	if n := d.exports(); n > 0 && !force {
-		if dev := d.h.attachments.device(d.id); dev != "" {
+		if dev := d.table.Hooks.Device(d.id); dev != "" {
 			return errs.New(errs.Busy, "volume %q has %d open NBD connection(s), one of them is %s: disconnect them (glide detach), or %s", d, n, dev, or)
 		}
 		return errs.New(errs.Busy, "volume %q has %d open NBD connection(s): disconnect them, or %s", d, n, or)
@@ -163,8 +163,8 @@ func (d *disk) sequences() (written, published uint64) {
 	if st.Ships() {
 		published = max(published, st.Shipped)
 	}
-	if s := d.ship.Load(); s != nil {
-		published = max(published, s.acked.Load())
+	if s := d.shipper(); s != nil {
+		published = max(published, s.Acked())
 	}
 	if st.Published == nil {
 		published = 0
@@ -191,4 +191,77 @@ func (d *disk) removable(force bool) error {
 		return errs.New(errs.NotFound, "volume %q was removed meanwhile", d)
 	}
 	return d.refuseIfConnected("remove it with --force", force)
+}
+
+// Conn is a guest's connection to a disk.
+type Conn interface {
+	Cut() // makes every further request fail
+}
+
+// connect adds a connection to the open volume v, unless that was closed, or is
+// about to be, meanwhile.
+func (d *disk) connect(c Conn, v *volume.Volume) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.v != v || d.guestsBlocked {
+		return false
+	}
+	d.conns[c] = struct{}{}
+	return true
+}
+
+// disconnected removes a connection that has ended.
+func (d *disk) disconnected(c Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.conns, c)
+}
+
+// openError is why the disk could not be opened, nil if it could.
+func (d *disk) openError() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.failed
+}
+
+// latencies are the histograms of the disk's requests. They take 48 KiB, and are
+// made when they are first needed.
+func (d *disk) latencies() *latencies {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.latency == nil {
+		d.latency = &latencies{}
+	}
+	return d.latency
+}
+
+// shipper is the disk's shipper, nil if it has none now.
+func (d *disk) shipper() Shipper {
+	if s := d.ship.Load(); s != nil {
+		return *s
+	}
+	return nil
+}
+
+// setRecord replaces the record of a disk that is not open. It saves nothing.
+func (d *disk) setRecord(st *volume.State) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rec = *st
+}
+
+// setRemoved ends the disk: its record is gone, or was never saved.
+func (d *disk) setRemoved() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.gone = true
+	d.unclaim()
+}
+
+// flushLog makes everything durable on this host that was acknowledged before.
+func (d *disk) flushLog() error {
+	if v := d.open(); v != nil {
+		return v.Flush()
+	}
+	return nil
 }

@@ -31,6 +31,9 @@ func (l *limiter) set(lim volume.Limits, now func() time.Time) {
 	l.on.Store(lim.IOPS > 0 || lim.Bandwidth > 0)
 }
 
+// limited tells whether there is a limit.
+func (l *limiter) limited() bool { return l.on.Load() }
+
 // wait delays one request of n bytes.
 func (l *limiter) wait(n int, ctx context.Context) error {
 	if !l.on.Load() {

@@ -22,21 +22,21 @@ func (d *disk) wakeToServe() error {
 }
 
 // add records a new volume and opens it.
-func (h *Host) add(st volume.State) (*disk, error) {
-	d := newDisk(h, st)
+func (t *Table) add(st volume.State) (*disk, error) {
+	d := newDisk(t, st)
 	d.op.Lock() // who finds it waits until it is there
 	defer d.op.Unlock()
-	if err := h.reserve(d); err != nil {
+	if err := t.reserve(d); err != nil {
 		return nil, err
 	}
-	if err := h.save(&st); err != nil {
-		h.unreserve(d)
+	if err := t.save(&st); err != nil {
+		t.unreserve(d)
 		return nil, err
 	}
-	v, err := volume.Open(h.env(h.tenant(st.Tenant)), st, false)
+	v, err := volume.Open(t.env(t.tenant(st.Tenant)), st, false)
 	if err != nil {
-		h.unreserve(d)
-		return nil, errors.Join(err, h.forget(st.ID))
+		t.unreserve(d)
+		return nil, errors.Join(err, t.forget(st.ID))
 	}
 	d.adopt(v)
 	return d, nil
@@ -48,15 +48,15 @@ func (h *Host) add(st volume.State) (*disk, error) {
 func (d *disk) start() {
 	st := d.state()
 	if st.Mode == volume.Active {
-		v, err := volume.Open(d.h.env(d.h.tenant(st.Tenant)), st, false)
+		v, err := volume.Open(d.table.env(d.table.tenant(st.Tenant)), st, false)
 		if err == nil {
 			d.mu.Lock()
 			d.v = v
 			d.mu.Unlock()
-			d.startShipping()
+			d.table.Hooks.Ship(d)
 			return
 		}
-		d.h.event(eventVolume, d.String(), "it cannot be opened: %v", err)
+		d.table.event(eventVolume, d.String(), "it cannot be opened: %v", err)
 		d.mu.Lock()
 		d.failed = err
 		d.mu.Unlock()
@@ -69,7 +69,7 @@ func (d *disk) claim() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, ref := range d.rec.Segments {
-		if s, err := d.h.pool.Claim(ref); err == nil {
+		if s, err := d.table.WAL.Claim(ref); err == nil {
 			d.claims = append(d.claims, s)
 		} else if d.failed == nil {
 			d.failed = err
@@ -85,12 +85,19 @@ func (d *disk) unclaim() {
 	d.claims = nil
 }
 
+// releaseClaims gives up the log segments of a closed disk that needs them no more.
+func (d *disk) releaseClaims() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unclaim()
+}
+
 // wake opens a disk of this host that is not open. Under op.
 func (d *disk) wake(force bool) (*volume.Volume, error) {
 	if v := d.keepOpen(); v != nil {
 		return v, nil
 	}
-	if err := d.reclaim(force); err != nil {
+	if err := d.table.Hooks.Reclaim(d, force); err != nil {
 		return nil, err
 	}
 	d.mu.Lock()
@@ -104,7 +111,7 @@ func (d *disk) wake(force bool) (*volume.Volume, error) {
 	case st.Mode == volume.Fenced:
 		return nil, fencedError(&st)
 	}
-	v, err := volume.Open(d.h.env(d.h.tenant(st.Tenant)), st, force)
+	v, err := volume.Open(d.table.env(d.table.tenant(st.Tenant)), st, force)
 	if err != nil {
 		d.mu.Lock()
 		d.failed = err
@@ -122,8 +129,8 @@ func (d *disk) wake(force bool) (*volume.Volume, error) {
 	d.v, d.failed = v, nil
 	d.unclaim()
 	d.mu.Unlock()
-	d.startShipping()
-	d.h.checkLog(d)
+	d.table.Hooks.Ship(d)
+	d.table.checkLog(d)
 	return v, nil
 }
 
@@ -161,7 +168,7 @@ func (d *disk) shut() error {
 	if v == nil {
 		return nil
 	}
-	return d.h.withoutCleaning(func() error {
+	return d.table.withoutCleaning(func() error {
 		err := v.Close()
 		st := v.State()
 		d.mu.Lock()
@@ -204,11 +211,8 @@ func (d *disk) closed(v *volume.Volume, rec volume.State) {
 	v.Discard()
 }
 
-// errHeld is the reply to requests that wait when shipping stops for a verb.
-var errHeld = errs.New(errs.Unavailable, "the volume is being closed or handed over")
-
 // forkCut forks the volume's present cut on this host.
-func (h *Host) forkCut(v *volume.Volume, children []*volume.State) ([]*volume.Volume, error) {
+func (t *Table) forkCut(v *volume.Volume, children []*volume.State) ([]*volume.Volume, error) {
 	for {
 		c, err := v.Cut()
 		if err != nil {
@@ -232,39 +236,39 @@ func (d *disk) adopt(v *volume.Volume) {
 	if st.Published != nil {
 		d.published()
 	}
-	d.limiter.set(st.Limits, d.h.cfg.Now)
+	d.limiter.set(st.Limits, d.table.Now)
 }
 
 // disconnect makes the open connections of the disk fail from now on.
 func (d *disk) disconnect() {
-	d.h.attachments.abandon(d)
+	d.table.Hooks.Abandon(d)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for x := range d.conns {
-		x.cut()
+	for c := range d.conns {
+		c.Cut()
 	}
 }
 
 // checkLog verifies, in the background, what the opening of a volume took over
 // unread.
-func (h *Host) checkLog(d *disk) {
+func (t *Table) checkLog(d *disk) {
 	v := d.open()
-	if v == nil || h.ctx.Err() != nil {
+	if v == nil || t.Ctx.Err() != nil {
 		return
 	}
-	h.bg.Go(func() { v.CheckLog(func() bool { return h.ctx.Err() != nil }) })
+	t.BG.Go(func() { v.CheckLog(func() bool { return t.Ctx.Err() != nil }) })
 }
 
 // damaged implements volume.Env.Damaged.
-func (h *Host) damaged(v *volume.Volume, err error) {
-	h.mu.Lock()
-	d := h.disks[v.ID()]
-	h.mu.Unlock()
+func (t *Table) damaged(v *volume.Volume, err error) {
+	t.mu.Lock()
+	d := t.disks[v.ID()]
+	t.mu.Unlock()
 	name := v.ID().String()
 	if d != nil {
 		name = d.String()
 	}
-	h.event(eventDisk, name, "its log is damaged: %v", err)
+	t.event(eventDisk, name, "its log is damaged: %v", err)
 }
 
 // sleep closes an open disk and records that it sleeps. Under op.

@@ -76,7 +76,7 @@ func (d *disk) releaseReader(l *reader) {
 		return
 	}
 	if err := d.sleep(false); err != nil {
-		d.h.cfg.Log.Warn("a volume that was only read stays awake", "volume", d.String(), "error", err)
+		d.table.Log.Warn("a volume that was only read stays awake", "volume", d.String(), "error", err)
 	}
 	d.mu.Lock()
 	d.readers = nil

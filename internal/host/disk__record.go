@@ -21,15 +21,15 @@ const (
 )
 
 // newState is the record of an empty volume.
-func (h *Host) newState(n Name, size uint64) volume.State {
+func (t *Table) newState(n Name, size uint64) volume.State {
 	return volume.State{
-		Version: 1, ID: newVolumeID(h), Tenant: n.Tenant, Name: n.Volume, CreatedAt: h.cfg.Now().UTC(),
+		Version: 1, ID: newVolumeID(t), Tenant: n.Tenant, Name: n.Volume, CreatedAt: t.Now().UTC(),
 		Size: size, BlockSize: defaultBlockSize, Mode: volume.Active, Durability: local, RPO: defaultRPO,
 	}
 }
 
 // forget removes volumes' records, durably.
-func (h *Host) forget(ids ...volume.ID) error {
+func (t *Table) forget(ids ...volume.ID) error {
 	if len(ids) == 0 {
 		return nil
 	}
@@ -37,7 +37,7 @@ func (h *Host) forget(ids ...volume.ID) error {
 	for i, id := range ids {
 		gone[i] = recordGone(id)
 	}
-	return h.db.SaveVolumes(gone...)
+	return t.DB.SaveVolumes(gone...)
 }
 
 // update changes the disk's record, durably, open or not. What it says has happened
@@ -65,17 +65,17 @@ func (d *disk) updateClosed(change func(*volume.State)) error {
 		return errs.New(errs.NotFound, "volume %q was removed", display(st.Tenant, st.Name, st.Snapshot))
 	}
 	change(&st)
-	if err := d.h.save(&st); err != nil {
+	if err := d.table.save(&st); err != nil {
 		return err
 	}
 	d.rec = st
 	return nil
 }
 
-func newVolumeID(h *Host) (id volume.ID) {
+func newVolumeID(t *Table) (id volume.ID) {
 	b := make([]byte, 0, len(id))
 	for len(b) < len(id) {
-		n := h.cfg.random64()
+		n := t.random64()
 		for i := range 8 {
 			b = append(b, byte(n>>(8*i)))
 		}
@@ -88,22 +88,22 @@ func newVolumeID(h *Host) (id volume.ID) {
 func short(id volume.ID) string { return hex.EncodeToString(id[:4]) }
 
 // save makes records durable.
-func (h *Host) save(states ...*volume.State) error {
+func (t *Table) save(states ...*volume.State) error {
 	recs, err := recordsFor(states)
 	if err != nil {
 		return err
 	}
-	h.cleaner.wake()
-	return h.db.SaveVolumes(recs...)
+	t.Hooks.Saved()
+	return t.DB.SaveVolumes(recs...)
 }
 
 // saveSoon saves records that may lag.
-func (h *Host) saveSoon(states ...*volume.State) error {
+func (t *Table) saveSoon(states ...*volume.State) error {
 	recs, err := recordsFor(states)
 	if err != nil {
 		return err
 	}
-	return h.db.SaveVolumesSoon(recs...)
+	return t.DB.SaveVolumesSoon(recs...)
 }
 
 func recordsFor(states []*volume.State) (recs []meta.Record, err error) {
@@ -131,7 +131,7 @@ func rpoOf(s *commitlog.State) time.Duration {
 
 // commitState is the state of a disk as its commits carry it, but for what a
 // fold decides.
-func (h *Host) commitState(st *volume.State, cause commitlog.Cause) commitlog.State {
+func (t *Table) commitState(st *volume.State, cause commitlog.Cause) commitlog.State {
 	s := commitlog.State{
 		Identity: commitlog.Identity{ID: commitlog.VolumeID(st.ID), Tenant: st.Tenant, Name: st.Name, Cause: cause},
 		Size:     st.Size, BlockSize: st.BlockSize, Durability: st.Durability, RPOMillis: st.RPO.Milliseconds(),

@@ -1,24 +1,114 @@
 package host
 
 import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/meta"
+	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/internal/wal"
 )
 
+// Base is what the volumes of a host stand on. It does not change once the host
+// is open.
+type Base struct {
+	HostID string // the data directory's identity
+	Store  objstore.Store
+	DB     *meta.DB
+	WAL    *wal.Pool
+	Cache  *cache.Cache
+	Pages  *blockmap.PageCache // of all tenants
+	Loader *cache.Pages        // brings what is not among them
+	Rand   io.Reader
+	Now    func() time.Time
+	Uptime func() time.Duration // is never set back, and counts suspensions
+	Log    *slog.Logger
+	Events *eventLog
+	Ctx    context.Context // ends with the host
+	BG     *sync.WaitGroup // what runs until then
+}
+
+// Hooks are how the table reaches what stands above it. All are set before the
+// first volume is opened.
+type Hooks struct {
+	// Reclaim claims a volume that was released to the store, before it is used
+	// again. Under the disk's op.
+	Reclaim func(d *disk, force bool) error
+	// Ship starts the shipper of an open volume whose policy wants one. Under the
+	// disk's op.
+	Ship func(d *disk)
+	// Abandon takes the volume's kernel device away from under its users. Under the
+	// disk's op.
+	Abandon func(d *disk)
+	// Device is the path of a volume's kernel device, "" if it has none.
+	Device func(id volume.ID) string
+	// Saved is told that records changed, so that the log may have become free.
+	Saved func()
+	// Pressure and Throttle are volume.Env's.
+	Pressure func(v *volume.Volume, waited time.Duration) error
+	Throttle func(v *volume.Volume, n int) error
+}
+
+// Table has the volumes and snapshots of one host, by id and by name.
+type Table struct {
+	Base
+	Hooks Hooks
+
+	overlays *volume.SharedOverlays // while the host opens its volumes
+
+	// cleaning is held from the choice of segments to clean until they are cleaned,
+	// and by whoever else makes volumes let go of segments. A chosen segment that
+	// went meanwhile may be in use again, by the same volume; and cleaning saves the
+	// records of its volumes, which must not happen to a closed one any more.
+	cleaning sync.Mutex
+
+	mu      sync.Mutex
+	disks   map[volume.ID]*disk
+	byName  map[string]*disk // "tenant/name", and "tenant/name@snapshot"
+	tenants map[string]*tenant
+	// orphans are volumes that unfinished calls left in the store. They are being
+	// taken out of it.
+	orphans  map[volume.ID]Name
+	creating map[volume.ID]bool // by calls that are under way, see beginCreate
+}
+
+// NewTable returns an empty table.
+func NewTable(b Base) *Table {
+	return &Table{Base: b, disks: map[volume.ID]*disk{}, byName: map[string]*disk{}, tenants: map[string]*tenant{}, orphans: map[volume.ID]Name{}, creating: map[volume.ID]bool{}}
+}
+
+// random64 is a random number. A machine without randomness cannot go on.
+func (t *Table) random64() uint64 {
+	var b [8]byte
+	if _, err := io.ReadFull(t.Rand, b[:]); err != nil {
+		panic(fmt.Sprintf("no random numbers: %v", err))
+	}
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// event tells people that something happened, to a volume or to the host ("").
+func (t *Table) event(kind, vol, format string, args ...any) {
+	t.Events.Add(kind, vol, format, args...)
+}
+
 // byID returns the disk with an id in text, nil if there is none.
-func (h *Host) byID(id string) *disk {
+func (t *Table) byID(id string) *disk {
 	var vid volume.ID
 	if vid.UnmarshalText([]byte(id)) != nil {
 		return nil
 	}
-	return h.disk(vid)
+	return t.disk(vid)
 }
 
 // dedupIndex is one tenant's part of the host's dedup index; it implements
@@ -47,72 +137,72 @@ type tenant struct {
 }
 
 // tenant returns what the tenant's volumes share.
-func (h *Host) tenant(name string) *tenant {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.tenantLocked(name)
+func (t *Table) tenant(name string) *tenant {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.tenantLocked(name)
 }
 
-func (h *Host) tenantLocked(name string) *tenant {
-	if t := h.tenants[name]; t != nil {
-		return t
+func (t *Table) tenantLocked(name string) *tenant {
+	if n := t.tenants[name]; n != nil {
+		return n
 	}
-	t := &tenant{name: name, hasher: pack.NewHasher(name)}
-	t.index = &dedupIndex{db: h.db, tenant: name}
-	t.domain = h.cache.Domain(t.hasher, t.index.Block)
-	t.pages = h.pages.Source(h.loader.For(t.hasher), t.hasher)
-	h.tenants[name] = t
-	return t
+	n := &tenant{name: name, hasher: pack.NewHasher(name)}
+	n.index = &dedupIndex{db: t.DB, tenant: name}
+	n.domain = t.Cache.Domain(n.hasher, n.index.Block)
+	n.pages = t.Pages.Source(t.Loader.For(n.hasher), n.hasher)
+	t.tenants[name] = n
+	return n
 }
 
 // env is what a volume of the tenant needs.
-func (h *Host) env(t *tenant) volume.Env {
+func (t *Table) env(n *tenant) volume.Env {
 	return volume.Env{
-		Log: h.pool, Pages: t.pages, Blocks: t.domain,
-		Save: h.save, SaveSoon: h.saveSoon, Forget: h.forget, Pressure: h.cleaner.pressure, Throttle: h.throttle, SharedOverlays: h.siblings, Damaged: h.damaged,
-		Now: h.cfg.Now, Uptime: h.cfg.Uptime,
+		Log: t.WAL, Pages: n.pages, Blocks: n.domain,
+		Save: t.save, SaveSoon: t.saveSoon, Forget: t.forget, Pressure: t.Hooks.Pressure, Throttle: t.Hooks.Throttle, SharedOverlays: t.overlays, Damaged: t.damaged,
+		Now: t.Now, Uptime: t.Uptime,
 	}
 }
 
 // register puts a disk into the tables.
-func (h *Host) register(d *disk) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.disks[d.id] = d
-	h.byName[d.key()] = d
+func (t *Table) register(d *disk) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.disks[d.id] = d
+	t.byName[d.key()] = d
 }
 
 // all lists every disk, snapshots included.
-func (h *Host) all() []*disk {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	out := make([]*disk, 0, len(h.disks))
-	for _, d := range h.disks {
+func (t *Table) all() []*disk {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]*disk, 0, len(t.disks))
+	for _, d := range t.disks {
 		out = append(out, d)
 	}
 	return out
 }
 
 // since is the time that has passed, in milliseconds.
-func (h *Host) since(t time.Time) float64 { return float64(h.cfg.Now().Sub(t)) / 1e6 }
+func (t *Table) since(began time.Time) float64 { return float64(t.Now().Sub(began)) / 1e6 }
 
 // find returns this host's disk with the name, nil if it has none.
-func (h *Host) find(n Name) *disk {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.byName[keyOf(n.Tenant, n.Volume, n.Snapshot)]
+func (t *Table) find(n Name) *disk {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byName[keyOf(n.Tenant, n.Volume, n.Snapshot)]
 }
 
 // local returns this host's disk with the name.
-func (h *Host) local(name string, snapshot bool) (*disk, error) {
+func (t *Table) local(name string, snapshot bool) (*disk, error) {
 	n, err := ParseName(name, snapshot)
 	if err != nil {
 		return nil, err
 	}
-	d := h.find(n)
+	d := t.find(n)
 	if d == nil {
 		whole := Name{n.Tenant, n.Volume, ""}
-		if n.Snapshot != "" && h.find(whole) != nil {
+		if n.Snapshot != "" && t.find(whole) != nil {
 			return nil, errs.New(errs.NotFound, "volume %q has no snapshot %q: glide snapshots %s lists them", whole, n.Snapshot, whole)
 		}
 		return nil, errs.New(errs.NotFound, "there is no volume %q on this host: glide ls --all shows those of the store, glide wake %s takes one over", n, whole)
@@ -121,22 +211,22 @@ func (h *Host) local(name string, snapshot bool) (*disk, error) {
 }
 
 // reserve puts a new disk under its name, if that is free on this host.
-func (h *Host) reserve(d *disk) error {
+func (t *Table) reserve(d *disk) error {
 	key := d.key()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.byName[key] != nil {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byName[key] != nil {
 		st := d.state()
 		return onThisHost(Name{st.Tenant, st.Name, st.Snapshot})
 	}
-	if old := h.disks[d.id]; old != nil {
+	if old := t.disks[d.id]; old != nil {
 		return errs.New(errs.Busy, "volume %s is on this host already, under another name", d.id)
 	}
-	if _, left := h.orphans[d.id]; left {
+	if _, left := t.orphans[d.id]; left {
 		return errs.New(errs.Busy, "volume %s was left by a call that did not end, and is being removed from the store", d.id)
 	}
-	h.byName[key] = d
-	h.disks[d.id] = d
+	t.byName[key] = d
+	t.disks[d.id] = d
 	return nil
 }
 
@@ -145,58 +235,56 @@ func onThisHost(n Name) error {
 }
 
 // disk finds a disk of this host; nil if there is none.
-func (h *Host) disk(id volume.ID) *disk {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.disks[id]
+func (t *Table) disk(id volume.ID) *disk {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.disks[id]
 }
 
 // unreserve takes a disk that was reserved, and not made, out of the tables; who
 // waits for it finds it gone.
-func (h *Host) unreserve(d *disk) {
-	h.drop(d)
-	d.mu.Lock()
-	d.gone = true
-	d.mu.Unlock()
+func (t *Table) unreserve(d *disk) {
+	t.drop(d)
+	d.setRemoved()
 }
 
 // drop takes a disk out of the tables.
-func (h *Host) drop(d *disk) {
+func (t *Table) drop(d *disk) {
 	key := d.key()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.disks, d.id)
-	if h.byName[key] == d {
-		delete(h.byName, key)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.disks, d.id)
+	if t.byName[key] == d {
+		delete(t.byName, key)
 	}
 }
 
 // keep puts a folded block into the SSD tier.
-func (t *tenant) keep(_ uint64, hash pack.Hash, raw []byte) { t.domain.Keep(hash, raw) }
+func (n *tenant) keep(_ uint64, hash pack.Hash, raw []byte) { n.domain.Keep(hash, raw) }
 
 // reserveName keeps a name on this host from being taken until release.
-func (h *Host) reserveName(n Name) (release func(), err error) {
+func (t *Table) reserveName(n Name) (release func(), err error) {
 	key := keyOf(n.Tenant, n.Volume, "")
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.byName[key] != nil {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byName[key] != nil {
 		return nil, onThisHost(n)
 	}
-	holder := newDisk(h, volume.State{Tenant: n.Tenant, Name: n.Volume, Mode: volume.Failed, Reason: "it is being renamed"})
-	h.byName[key] = holder
+	holder := newDisk(t, volume.State{Tenant: n.Tenant, Name: n.Volume, Mode: volume.Failed, Reason: "it is being renamed"})
+	t.byName[key] = holder
 	return func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if h.byName[key] == holder {
-			delete(h.byName, key)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.byName[key] == holder {
+			delete(t.byName, key)
 		}
 	}, nil
 }
 
 // snapshotsOf lists the snapshots of a volume, the oldest first.
-func (h *Host) snapshotsOf(id volume.ID) []*disk {
+func (t *Table) snapshotsOf(id volume.ID) []*disk {
 	var out []*disk
-	for _, d := range h.all() {
+	for _, d := range t.all() {
 		if d.state().SnapshotOf == id {
 			out = append(out, d)
 		}
@@ -210,8 +298,8 @@ func (h *Host) snapshotsOf(id volume.ID) []*disk {
 
 // withoutCleaning does what makes a volume let go of log segments while nothing is
 // cleaned.
-func (h *Host) withoutCleaning(do func() error) error {
-	h.cleaning.Lock()
-	defer h.cleaning.Unlock()
+func (t *Table) withoutCleaning(do func() error) error {
+	t.cleaning.Lock()
+	defer t.cleaning.Unlock()
 	return do()
 }

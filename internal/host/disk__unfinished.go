@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -22,26 +23,26 @@ const (
 
 // beginCreate notes volumes that are about to be made; finish ends that when they are
 // made, or unmade.
-func (h *Host) beginCreate(states ...*volume.State) (finish func() error, err error) {
-	call := newVolumeID(h)
+func (t *Table) beginCreate(states ...*volume.State) (finish func() error, err error) {
+	call := newVolumeID(t)
 	fact := unfinishedFacts + call.String()
 	var ids []byte
-	h.mu.Lock()
+	t.mu.Lock()
 	for _, st := range states {
 		ids = append(ids, st.ID[:]...)
-		h.creating[st.ID] = true
+		t.creating[st.ID] = true
 	}
-	h.mu.Unlock()
+	t.mu.Unlock()
 	finish = func() error {
-		err := h.db.SetFact(fact, nil)
-		h.mu.Lock()
-		defer h.mu.Unlock()
+		err := t.DB.SetFact(fact, nil)
+		t.mu.Lock()
+		defer t.mu.Unlock()
 		for _, st := range states {
-			delete(h.creating, st.ID)
+			delete(t.creating, st.ID)
 		}
 		return err
 	}
-	if err := h.db.SetFact(fact, ids); err != nil {
+	if err := t.DB.SetFact(fact, ids); err != nil {
 		return finish, errors.Join(err, finish())
 	}
 	return finish, nil
@@ -51,18 +52,18 @@ func (h *Host) beginCreate(states ...*volume.State) (finish func() error, err er
 // under way: were the host to stop, it would not be kept, nor what was
 // acknowledged to them.
 func (d *disk) refuseWhileCreated() error {
-	d.h.mu.Lock()
-	defer d.h.mu.Unlock()
-	if d.h.creating[d.id] {
+	d.table.mu.Lock()
+	defer d.table.mu.Unlock()
+	if d.table.creating[d.id] {
 		return errs.New(errs.Busy, "volume %q is still being made", d)
 	}
 	return nil
 }
 
 // unfinishedCreates is what calls that did not end left behind.
-func (h *Host) unfinishedCreates() (ids map[volume.ID]bool, facts []string, err error) {
+func (t *Table) unfinishedCreates() (ids map[volume.ID]bool, facts []string, err error) {
 	ids = map[volume.ID]bool{}
-	err = h.db.Facts(unfinishedFacts, func(name string, value []byte) error {
+	err = t.DB.Facts(unfinishedFacts, func(name string, value []byte) error {
 		facts = append(facts, name)
 		for id := range slices.Chunk(value, len(volume.ID{})) {
 			if len(id) == len(volume.ID{}) {
@@ -76,22 +77,22 @@ func (h *Host) unfinishedCreates() (ids map[volume.ID]bool, facts []string, err 
 
 // dropUnfinishedCreates forgets the volumes with these records, which were left behind.
 // That they may be in the store stays known.
-func (h *Host) dropUnfinishedCreates(records []volume.State, facts []string) error {
+func (t *Table) dropUnfinishedCreates(records []volume.State, facts []string) error {
 	ids := make([]volume.ID, len(records))
 	for i := range records {
 		st := &records[i]
 		if ids[i] = st.ID; st.Published != nil && st.SnapshotOf == (volume.ID{}) {
-			if err := h.db.SetFact(firstFact(st), st.ID[:]); err != nil {
+			if err := t.DB.SetFact(firstFact(st), st.ID[:]); err != nil {
 				return err
 			}
 		}
-		h.cfg.Log.Warn("a volume is not kept: the call that made it did not end", "volume", display(st.Tenant, st.Name, st.Snapshot))
+		t.Log.Warn("a volume is not kept: the call that made it did not end", "volume", display(st.Tenant, st.Name, st.Snapshot))
 	}
-	if err := h.forget(ids...); err != nil {
+	if err := t.forget(ids...); err != nil {
 		return err
 	}
 	for _, fact := range facts {
-		if err := h.db.SetFact(fact, nil); err != nil {
+		if err := t.DB.SetFact(fact, nil); err != nil {
 			return err
 		}
 	}
@@ -100,27 +101,41 @@ func (h *Host) dropUnfinishedCreates(records []volume.State, facts []string) err
 
 // findOrphans finds the volumes that this host began to publish, and has no
 // record of: nobody was told of them.
-func (h *Host) findOrphans() error {
-	return h.db.Facts(firstFacts, func(fact string, value []byte) error {
+func (t *Table) findOrphans() error {
+	return t.DB.Facts(firstFacts, func(fact string, value []byte) error {
 		tenant, name, ok := strings.Cut(strings.TrimPrefix(fact, firstFacts), "/")
-		if !ok || len(value) != len(volume.ID{}) || h.disk(volume.ID(value)) != nil {
+		if !ok || len(value) != len(volume.ID{}) || t.disk(volume.ID(value)) != nil {
 			return nil
 		}
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.orphans[volume.ID(value)] = Name{tenant, name, ""}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.orphans[volume.ID(value)] = Name{tenant, name, ""}
 		return nil
 	})
 }
 
 // isOrphan tells whether a log ends in a volume that is being taken out of the
 // store; o may be nil.
-func (h *Host) isOrphan(o *commitlog.Object) bool {
-	if o == nil || o.State.Owner.ID != h.id {
+func (t *Table) isOrphan(o *commitlog.Object) bool {
+	if o == nil || o.State.Owner.ID != t.HostID {
 		return false
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_, left := h.orphans[volume.ID(o.State.ID)]
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, left := t.orphans[volume.ID(o.State.ID)]
 	return left
+}
+
+// orphanNames are the orphans and the names they have in the store.
+func (t *Table) orphanNames() map[volume.ID]Name {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.orphans)
+}
+
+// forgetOrphan removes an orphan that is not in the store any more, or stays there.
+func (t *Table) forgetOrphan(id volume.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.orphans, id)
 }

@@ -7,7 +7,7 @@ import (
 
 // Dump writes an object of the store as text.
 func (h *Host) Dump(ctx context.Context, key string, w io.Writer) error {
-	raw, err := h.cfg.Store.Get(ctx, key)
+	raw, err := h.disks.Store.Get(ctx, key)
 	if err != nil {
 		return err
 	}

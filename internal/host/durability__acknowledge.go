@@ -18,12 +18,12 @@ func (s *shipper) age() time.Duration {
 			return 0
 		}
 	}
-	return s.h.cfg.Uptime() - at
+	return s.k.disks.Uptime() - at
 }
 
 // mayAcknowledge tells whether a write may be acknowledged now; it is slowed
 // when that is not so yet, but nearly.
-func (s *shipper) mayAcknowledge() (now bool, slow time.Duration) {
+func (s *shipper) MayAcknowledge() (now bool, slow time.Duration) {
 	if n, _ := s.v.Changed(); n > maxChanged {
 		return false, 0
 	}
@@ -42,7 +42,7 @@ func (s *shipper) mayAcknowledge() (now bool, slow time.Duration) {
 }
 
 // written tells that the volume was written to; it does not wait.
-func (s *shipper) written() {
+func (s *shipper) Written() {
 	if s.idle.Load() && s.idle.CompareAndSwap(true, false) {
 		s.poke()
 	} else if n, _ := s.v.Changed(); n >= shipBytes {
@@ -52,7 +52,7 @@ func (s *shipper) written() {
 
 // acknowledge waits until what was written may be acknowledged: writes only get
 // older, so that only what the loop does, or the policy, can change that.
-func (s *shipper) acknowledge() error {
+func (s *shipper) Acknowledge() error {
 	slow, err := s.acknowledgeable()
 	if err == nil {
 		_ = pause(s.ctx, slow)
@@ -64,7 +64,7 @@ func (s *shipper) acknowledgeable() (slow time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
-		ok, slow := s.mayAcknowledge()
+		ok, slow := s.MayAcknowledge()
 		if ok {
 			return slow, nil
 		}
@@ -84,29 +84,21 @@ func (s *shipper) why() error {
 	return s.over
 }
 
-// ignoreRelaxed is for guests: they are not owed the store any more.
-func ignoreRelaxed(err error) error {
-	if err == errRelaxed {
-		return nil
-	}
-	return err
-}
-
 // lastShipping is how long a host that stops waits for the store.
 const lastShipping = 2 * time.Second
 
 // shipLast gives volumes whose policy ships a last chance to send what they
 // have, so that a host that is stopped on purpose leaves nothing unpublished. It
 // is a courtesy: what is left is sent after the next start.
-func (h *Host) shipLast(ctx context.Context) {
+func (k *Keeper) shipLast(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lastShipping)
 	defer cancel()
 	var wg sync.WaitGroup
-	for _, d := range h.all() {
-		if s := d.ship.Load(); s != nil {
+	for _, d := range k.disks.all() {
+		if s := d.shipper(); s != nil {
 			wg.Go(func() {
-				if _, err := s.barrier(ctx); err != nil {
-					h.cfg.Log.Warn("the store does not have all of a volume", "volume", d.String(), "error", err)
+				if _, err := s.Barrier(ctx); err != nil {
+					k.disks.Log.Warn("the store does not have all of a volume", "volume", d.String(), "error", err)
 				}
 			})
 		}
@@ -121,7 +113,7 @@ const verbStoreTimeout = 20 * time.Second
 // flushed waits until the store holds every write through seq. With patience it
 // gives up when the store has failed for that long. errRelaxed says that the
 // policy is local now, and the store may not hold them.
-func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duration) error {
+func (s *shipper) Flushed(ctx context.Context, seq uint64, patience time.Duration) error {
 	if s.acked.Load() >= seq || fault.Is("sync-without-store") {
 		return nil
 	}
@@ -139,7 +131,7 @@ func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duratio
 	}
 	// The attempt that is under way may have begun before what was damaged was
 	// written again, or the store came back: the one after it tells.
-	fails, came := s.fails+2, s.h.cfg.Uptime()
+	fails, came := s.fails+2, s.k.disks.Uptime()
 	if patience > 0 {
 		s.endRetryPauses()
 	}
@@ -150,7 +142,7 @@ func (s *shipper) flushed(ctx context.Context, seq uint64, patience time.Duratio
 		if s.fails >= fails && errs.KindOf(s.err) == errs.Corrupt && s.err != nil {
 			return s.err
 		}
-		now := s.h.cfg.Uptime()
+		now := s.k.disks.Uptime()
 		tired := patience > 0 && s.err != nil && now-s.since > patience && (s.fails >= fails || now-came > patience)
 		switch {
 		case s.err != nil && (tired || ctx.Err() != nil):
@@ -192,11 +184,11 @@ func (s *shipper) endRetryPauses() {
 
 // stalled is why writes are not acknowledged, or the store does not keep up; ""
 // if neither.
-func (s *shipper) stalled() string {
+func (s *shipper) Stalled() string {
 	s.mu.Lock()
 	err := s.err
 	s.mu.Unlock()
-	ok, slow := s.mayAcknowledge()
+	ok, slow := s.MayAcknowledge()
 	switch {
 	case !ok && err != nil:
 		return "writes wait: " + unshipped(err)
@@ -211,7 +203,7 @@ func (s *shipper) stalled() string {
 }
 
 // unpublished is the account of what the store does not hold.
-func (s *shipper) unpublished() (bytes int64, age time.Duration) {
+func (s *shipper) Unpublished() (bytes int64, age time.Duration) {
 	bytes, _ = s.v.Changed()
 	s.mu.Lock()
 	bytes += s.inFlightBytes
@@ -220,16 +212,16 @@ func (s *shipper) unpublished() (bytes int64, age time.Duration) {
 }
 
 // barrier is a flush verb of a volume whose policy ships, or errRelaxed.
-func (s *shipper) barrier(ctx context.Context) (api.Flush, error) {
-	began, before, commits, seq := s.h.cfg.Now(), s.d.stored.Load(), s.commits.Load(), s.v.Last()
+func (s *shipper) Barrier(ctx context.Context) (api.Flush, error) {
+	began, before, commits, seq := s.k.disks.Now(), s.d.stored.Load(), s.commits.Load(), s.v.Last()
 	if err := s.v.Flush(); err != nil {
 		return api.Flush{}, err
 	}
-	if err := s.flushed(ctx, seq, verbStoreTimeout); err != nil {
+	if err := s.Flushed(ctx, seq, verbStoreTimeout); err != nil {
 		return api.Flush{}, err
 	}
 	st := s.d.state()
-	out := api.Flush{Generation: generation(st.Published).String(), BytesUploaded: uint64(s.d.stored.Load() - before), ElapsedMs: s.h.since(began)}
+	out := api.Flush{Generation: generation(st.Published).String(), BytesUploaded: uint64(s.d.stored.Load() - before), ElapsedMs: s.k.disks.since(began)}
 	out.Requests.Put = s.commits.Load() - commits
 	return out, nil
 }

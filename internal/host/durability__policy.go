@@ -58,7 +58,7 @@ func (p policy) commit(s *commitlog.State) {
 // setPolicy changes what a volume promises, while it is in use. Relaxing takes
 // effect with the commit that says so; tightening is done when the store holds
 // everything that was acknowledged before. Under op.
-func (h *Host) setPolicy(ctx context.Context, d *disk, p policy) error {
+func (k *Keeper) setPolicy(ctx context.Context, d *disk, p policy) error {
 	st := d.state()
 	old := policy{st.Durability, st.RPO}
 	switch {
@@ -73,80 +73,76 @@ func (h *Host) setPolicy(ctx context.Context, d *disk, p policy) error {
 	}
 	switch {
 	case !old.ships():
-		return h.beginShipping(ctx, d, p, commitlog.CauseSet)
+		return k.beginShipping(ctx, d, p, commitlog.CauseSet)
 	case !p.ships():
-		if err := d.publishPolicy(ctx, p); err != nil {
+		if err := k.publishPolicy(ctx, d, p); err != nil {
 			return err
 		}
-		d.mustShip.Store(false)
+		d.setShips(false)
 		d.stopShipping(errRelaxed)
 		v.StopTracking()
 		return d.update(p.record)
 	case !p.tighter(old):
-		if err := d.publishPolicy(ctx, p); err != nil {
+		if err := k.publishPolicy(ctx, d, p); err != nil {
 			return err
 		}
-		if err := d.adoptPolicy(p); err != nil || p.durability == old.durability {
+		if err := k.adoptPolicy(d, p); err != nil || p.durability == old.durability {
 			return err
 		}
-		return d.publishBacklog(ctx) // sync says nothing of the age of what nobody flushed
+		return k.publishBacklog(ctx, d) // sync says nothing of the age of what nobody flushed
 	}
-	if err := d.adoptPolicy(p); err != nil {
+	if err := k.adoptPolicy(d, p); err != nil {
 		return err
 	}
-	if err := d.publishBacklog(ctx); err != nil {
+	if err := k.publishBacklog(ctx, d); err != nil {
 		return err
 	}
-	return d.publishPolicy(ctx, p)
+	return k.publishPolicy(ctx, d, p)
 }
 
 // publishBacklog returns when the store holds everything that was acknowledged
 // before. Under op.
-func (d *disk) publishBacklog(ctx context.Context) error {
-	if s := d.ship.Load(); s != nil {
-		return s.barrierUnderOp(ctx)
+func (k *Keeper) publishBacklog(ctx context.Context, d *disk) error {
+	if s := d.shipper(); s != nil {
+		return s.BarrierUnderOp(ctx)
 	}
 	return nil
 }
 
-// errRelaxed ends a shipper whose volume is local now: what waits for the store
-// need not any more.
-var errRelaxed = errs.New(errs.Internal, "the volume's policy is local now")
-
 // adoptPolicy makes this host keep another promise.
-func (d *disk) adoptPolicy(p policy) error {
+func (k *Keeper) adoptPolicy(d *disk, p policy) error {
 	if err := d.update(p.record); err != nil {
 		return err
 	}
-	if s := d.ship.Load(); s != nil {
+	if s := d.shipper(); s != nil {
 		st := d.state()
-		s.policy(&st)
+		s.SetPolicy(&st)
 	}
 	return nil
 }
 
 // publishPolicy publishes what the volume promises. Under op.
-func (d *disk) publishPolicy(ctx context.Context, p policy) error {
+func (k *Keeper) publishPolicy(ctx context.Context, d *disk, p policy) error {
 	st := d.state()
 	if d.owner == nil || d.owner.Generation().IsZero() {
-		_, err := d.h.publish(ctx, d, commitlog.CauseSet, p.commit)
+		_, err := k.publisher.publish(ctx, d, commitlog.CauseSet, p.commit)
 		return err
 	}
-	sh, err := d.owner.Ship(d.h.ctx, 0, nil, func(s *commitlog.State) {
-		d.amend(s, &st)
+	sh, err := d.owner.Ship(k.disks.Ctx, 0, nil, func(s *commitlog.State) {
+		k.amend(d, s, &st)
 		s.Cause = commitlog.CauseSet
 		p.commit(s)
 	})
 	if errs.KindOf(err) == errs.Invalid && err != nil {
-		_, err = d.h.publish(ctx, d, commitlog.CauseSet, p.commit)
+		_, err = k.publisher.publish(ctx, d, commitlog.CauseSet, p.commit)
 		return err
 	}
 	if err != nil {
-		return d.h.fenceIfLost(d, err)
+		return k.owners.fenceIfLost(d, err)
 	}
 	g, err := sh.Wait(ctx)
 	if err != nil {
-		return d.h.fenceIfLost(d, err)
+		return k.owners.fenceIfLost(d, err)
 	}
 	if v := d.open(); v != nil {
 		return v.NoteShipped(0, volume.Published{Epoch: g.Epoch, Number: g.Number}, true)
@@ -158,9 +154,9 @@ func (d *disk) publishPolicy(ctx context.Context, p policy) error {
 // on. What is written behind the cut is noted from the cut on; what was
 // acknowledged of that before the promise held is in the store, too, in the end.
 // Under op.
-func (h *Host) beginShipping(ctx context.Context, d *disk, p policy, cause commitlog.Cause) error {
+func (k *Keeper) beginShipping(ctx context.Context, d *disk, p policy, cause commitlog.Cause) error {
 	v := d.open()
-	_, err := h.publishCut(ctx, d, cause, p.commit, v.BeginFoldTracking)
+	_, err := k.publisher.publishCut(ctx, d, cause, p.commit, v.BeginFoldTracking)
 	if err == nil {
 		err = d.update(p.record)
 	}
@@ -168,8 +164,8 @@ func (h *Host) beginShipping(ctx context.Context, d *disk, p policy, cause commi
 		v.StopTracking()
 		return err
 	}
-	d.startShipping()
-	return d.publishBacklog(ctx)
+	k.startShipping(d)
+	return k.publishBacklog(ctx, d)
 }
 
 // withdrawWithin is how long a store that did not answer may take to give back
@@ -178,32 +174,32 @@ const withdrawWithin = 2 * time.Second
 
 // applyPolicy gives volumes that were just made here their policy; without the store
 // none of them is made.
-func (h *Host) applyPolicy(ctx context.Context, p policy, cause commitlog.Cause, disks ...*disk) error {
+func (k *Keeper) applyPolicy(ctx context.Context, p policy, cause commitlog.Cause, disks ...*disk) error {
 	if !p.ships() {
 		return nil // they were made local
 	}
 	for _, d := range disks {
-		if err := h.applyPolicyToOne(ctx, d, p, cause); err != nil {
-			return errors.Join(err, h.undoCreate(ctx, err, disks...))
+		if err := k.applyPolicyToOne(ctx, d, p, cause); err != nil {
+			return errors.Join(err, k.undoCreate(ctx, err, disks...))
 		}
 	}
 	return nil
 }
 
-func (h *Host) applyPolicyToOne(ctx context.Context, d *disk, p policy, cause commitlog.Cause) error {
+func (k *Keeper) applyPolicyToOne(ctx context.Context, d *disk, p policy, cause commitlog.Cause) error {
 	d.op.Lock()
 	defer d.op.Unlock()
 	if _, err := d.wake(false); err != nil { // removed meanwhile
 		return err
 	}
-	return h.beginShipping(ctx, d, p, cause)
+	return k.beginShipping(ctx, d, p, cause)
 }
 
 // undoCreate removes volumes that were made, or begun, by a call that failed with
 // why: none of them is left, here or in the store. Should that be away, the next
 // volume of the name takes care of what was sent, or the next start, and nobody waits
 // for another row of tries.
-func (h *Host) undoCreate(ctx context.Context, why error, disks ...*disk) error {
+func (k *Keeper) undoCreate(ctx context.Context, why error, disks ...*disk) error {
 	impatient := errs.KindOf(why) == errs.Unavailable || ctx.Err() != nil
 	ctx = context.WithoutCancel(ctx)
 	if impatient {
@@ -213,12 +209,12 @@ func (h *Host) undoCreate(ctx context.Context, why error, disks ...*disk) error 
 	}
 	var errs []error
 	for _, d := range disks {
-		errs = append(errs, h.undoCreateOne(ctx, d))
+		errs = append(errs, k.undoCreateOne(ctx, d))
 	}
 	return errors.Join(errs...)
 }
 
-func (h *Host) undoCreateOne(ctx context.Context, d *disk) error {
+func (k *Keeper) undoCreateOne(ctx context.Context, d *disk) error {
 	d.op.Lock()
 	defer d.op.Unlock()
 	if d.removed() {
@@ -229,12 +225,12 @@ func (h *Host) undoCreateOne(ctx context.Context, d *disk) error {
 	d.moving.Lock()
 	defer d.moving.Unlock()
 	st := d.state()
-	if err := h.removeFromStore(ctx, d, &st); err != nil {
+	if err := k.owners.removeFromStore(ctx, d, &st); err != nil {
 		if errs.KindOf(err) != errs.Unavailable {
-			h.cfg.Log.Warn("a volume that was not made may be in the store", "volume", d.String(), "error", err)
+			k.disks.Log.Warn("a volume that was not made may be in the store", "volume", d.String(), "error", err)
 		}
 		if st.Published != nil { // as if that had not been known
-			if err := h.db.SetFact(firstFact(&st), d.id[:]); err != nil {
+			if err := k.disks.DB.SetFact(firstFact(&st), d.id[:]); err != nil {
 				return err
 			}
 			if err := d.update(func(s *volume.State) { s.Published = nil }); err != nil {
@@ -242,5 +238,5 @@ func (h *Host) undoCreateOne(ctx context.Context, d *disk) error {
 			}
 		}
 	}
-	return h.eraseAll(d)
+	return k.owners.eraseAll(d)
 }

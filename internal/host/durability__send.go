@@ -16,7 +16,7 @@ func (s *shipper) send() error {
 		return s.publish(commitlog.CauseFlush)
 	}
 	count, bytes := o.Unfolded()
-	few := s.h.cfg.FoldAfter
+	few := s.k.FoldAfter
 	if count >= foldFactor*few || bytes >= foldFactor*foldBytes {
 		return s.publish(commitlog.CauseFold)
 	}
@@ -89,9 +89,9 @@ func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
 		s.noteSent(c.Seq)
 		return nil
 	}
-	p := &dataCommit{changes: c, began: s.h.cfg.Uptime(), bytes: int64(len(data))}
+	p := &dataCommit{changes: c, began: s.k.disks.Uptime(), bytes: int64(len(data))}
 	// The request outlives this shipper: a verb that stops it goes on behind it.
-	p.ship, err = o.Ship(s.h.ctx, c.Seq, data, func(state *commitlog.State) { s.d.amend(state, &c.State) })
+	p.ship, err = o.Ship(s.k.disks.Ctx, c.Seq, data, func(state *commitlog.State) { s.k.amend(s.d, state, &c.State) })
 	if err != nil {
 		return err
 	}
@@ -107,8 +107,8 @@ func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
 }
 
 // amend brings a carried state up to what the record says now.
-func (d *disk) amend(state *commitlog.State, st *volume.State) {
-	now := d.h.commitState(st, commitlog.CauseData)
+func (k *Keeper) amend(d *disk, state *commitlog.State, st *volume.State) {
+	now := k.disks.commitState(st, commitlog.CauseData)
 	state.Cause, state.Size, state.Labels, state.Limits = now.Cause, now.Size, now.Labels, now.Limits
 	state.Durability, state.RPOMillis = now.Durability, now.RPOMillis
 }
@@ -184,7 +184,7 @@ func (s *shipper) settle() {
 
 // landed takes note that a commit took effect, with all before it.
 func (s *shipper) landed(p *dataCommit, g commitlog.Generation) {
-	now := s.h.cfg.Uptime()
+	now := s.k.disks.Uptime()
 	s.commits.Add(1)
 	s.mu.Lock()
 	save := now-s.saved > saveEvery
@@ -193,7 +193,7 @@ func (s *shipper) landed(p *dataCommit, g commitlog.Generation) {
 	}
 	s.mu.Unlock()
 	if err := s.v.NoteShipped(p.changes.Seq, volume.Published{Epoch: g.Epoch, Number: g.Number}, save); err != nil {
-		s.h.cfg.Log.Warn("the record of a volume lags", "volume", s.d.String(), "error", err) // it may
+		s.k.disks.Log.Warn("the record of a volume lags", "volume", s.d.String(), "error", err) // it may
 	}
 	s.mu.Lock()
 	s.inFlight, s.inFlightBytes = s.inFlight[1:], s.inFlightBytes-p.bytes
@@ -203,14 +203,14 @@ func (s *shipper) landed(p *dataCommit, g commitlog.Generation) {
 	s.err = nil
 	s.mu.Unlock()
 	if recovered {
-		s.h.event(eventStore, s.d.String(), "the store takes commits again")
+		s.k.disks.event(eventStore, s.d.String(), "the store takes commits again")
 	}
-	s.reached(p.changes.Seq)
+	s.Reached(p.changes.Seq)
 	s.advance()
 }
 
 // reached tells that the store holds every write through a number.
-func (s *shipper) reached(seq uint64) {
+func (s *shipper) Reached(seq uint64) {
 	s.mu.Lock()
 	s.acked.Store(max(seq, s.acked.Load()))
 	s.sent = max(seq, s.sent)
@@ -229,7 +229,7 @@ func (s *shipper) advance() {
 	settled := n == 0 && !s.sending && len(s.inFlight) == 0 && last > s.acked.Load()
 	s.mu.Unlock()
 	if settled {
-		s.reached(last)
+		s.Reached(last)
 	}
 }
 
@@ -241,7 +241,7 @@ func (s *shipper) publish(cause commitlog.Cause) error {
 	}
 	defer unlock()
 	// Not publish: that would fence, and stop us from within.
-	_, err = s.h.tryPublish(s.ctx, s.d, cause, func(*commitlog.State) {}, nil)
+	_, err = s.k.publisher.tryPublish(s.ctx, s.d, cause, func(*commitlog.State) {}, nil)
 	return err
 }
 
@@ -255,7 +255,7 @@ func (s *shipper) fold() {
 	s.folding = true
 	s.done.Go(func() {
 		if err := s.publish(commitlog.CauseFold); err != nil && s.ctx.Err() == nil {
-			s.h.cfg.Log.Warn("data commits were not folded", "volume", s.d.String(), "error", err)
+			s.k.disks.Log.Warn("data commits were not folded", "volume", s.d.String(), "error", err)
 			_ = pause(s.ctx, time.Second)
 		}
 		s.mu.Lock()

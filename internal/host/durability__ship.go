@@ -27,6 +27,22 @@ const (
 	longestRetry     = 5 * time.Second
 )
 
+// Keeper keeps the durability policies of a host's volumes. All methods may be
+// called concurrently; those that say "under op" need the op of their disk.
+type Keeper struct {
+	FoldAfter uint64 // data commits of a volume before they are folded into packs
+
+	disks     *Table
+	pins      *Pins
+	owners    *Owners
+	publisher *Publisher
+}
+
+// newKeeper returns the keeper of a host's policies; foldAfter is its FoldAfter.
+func newKeeper(foldAfter uint64, t *Table, p *Pins, ow *Owners, pub *Publisher) *Keeper {
+	return &Keeper{FoldAfter: foldAfter, disks: t, pins: p, owners: ow, publisher: pub}
+}
+
 // shipper keeps the promise of a volume whose durability policy is continuous or
 // sync: it sends what was written to the store as data commits, has them folded,
 // and says when a write or a flush may be acknowledged.
@@ -39,7 +55,7 @@ const (
 // It lives while its volume is open on this host. Verbs that change who owns the
 // volume stop it first. Its lock comes before the volume's, and after disk.op.
 type shipper struct {
-	h *Host
+	k *Keeper
 	d *disk
 	v *volume.Volume
 
@@ -86,11 +102,11 @@ type dataCommit struct {
 	bytes   int64
 }
 
-func newShipper(d *disk, v *volume.Volume, st *volume.State) *shipper {
-	s := &shipper{h: d.h, d: d, v: v, kick: make(chan struct{}, 1), lentOp: make(chan struct{}, 1), latency: 50 * time.Millisecond}
+func newShipper(k *Keeper, d *disk, v *volume.Volume, st *volume.State) *shipper {
+	s := &shipper{k: k, d: d, v: v, kick: make(chan struct{}, 1), lentOp: make(chan struct{}, 1), latency: 50 * time.Millisecond}
 	s.changed.L = &s.mu
-	s.ctx, s.cancel = context.WithCancel(d.h.ctx)
-	s.policy(st)
+	s.ctx, s.cancel = context.WithCancel(d.table.Ctx)
+	s.SetPolicy(st)
 	switch n, _ := v.Changed(); {
 	case st.Rebase:
 		s.rebase = true // the store is to learn of the rollback, whatever is written
@@ -104,8 +120,8 @@ func newShipper(d *disk, v *volume.Volume, st *volume.State) *shipper {
 	return s
 }
 
-// policy takes over what the record says.
-func (s *shipper) policy(st *volume.State) {
+// SetPolicy implements disk.Shipper.
+func (s *shipper) SetPolicy(st *volume.State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sync.Store(st.Durability == volume.Sync)
@@ -122,32 +138,20 @@ func (s *shipper) poke() {
 	}
 }
 
-// start begins to ship for a disk whose policy wants it. Under op.
-func (d *disk) startShipping() {
-	st := d.state()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !st.Ships() { // also a volume whose policy was another when it was looked at first
-		d.mustShip.Store(false)
-		return
-	}
-	if d.v == nil || d.ship.Load() != nil || st.Mode != volume.Active {
-		return
-	}
-	s := newShipper(d, d.v, &st)
-	d.ship.Store(s)
-	d.mustShip.Store(true) // after it: device.shipper
+// start gives a disk whose policy wants one its shipper. Under op.
+func (k *Keeper) startShipping(d *disk) {
+	d.startShipping(func(v *volume.Volume, st *volume.State) Shipper { return newShipper(k, d, v, st) })
+}
+
+// Start implements disk.Shipper.
+func (s *shipper) Start() {
 	s.done.Go(s.run)
 	s.done.Go(s.settle)
 	s.done.Go(s.wakeWaiters)
 }
 
-// stopShipping ends it; nothing is acknowledged through it any more. Under op.
-func (d *disk) stopShipping(why error) {
-	s := d.ship.Swap(nil)
-	if s == nil {
-		return
-	}
+// Stop implements disk.Shipper.
+func (s *shipper) Stop(why error) {
 	s.end(why)
 	s.cancel()
 	s.done.Wait()
@@ -159,6 +163,12 @@ func (d *disk) stopShipping(why error) {
 		}
 	}
 }
+
+// FlushWaits implements disk.Shipper.
+func (s *shipper) FlushWaits() bool { return s.sync.Load() }
+
+// Acked implements disk.Shipper.
+func (s *shipper) Acked() uint64 { return s.acked.Load() }
 
 // end makes every waiter give up.
 func (s *shipper) end(why error) {
@@ -226,24 +236,24 @@ func (s *shipper) failed(err error) (over bool) {
 	if errs.KindOf(err) == errs.Fenced {
 		s.end(err)
 		// The verb that fences stops this shipper, and waits for it.
-		s.h.bg.Go(func() {
+		s.k.disks.BG.Go(func() {
 			s.d.op.Lock()
 			defer s.d.op.Unlock()
-			_ = s.h.fenceIfLost(s.d, err) // it is logged, and the volume's state says it
+			_ = s.k.owners.fenceIfLost(s.d, err) // it is logged, and the volume's state says it
 		})
 		return true
 	}
 	s.mu.Lock()
 	fresh := s.err == nil && s.ctx.Err() == nil
 	if s.err == nil {
-		s.since = s.h.cfg.Uptime()
+		s.since = s.k.disks.Uptime()
 	}
 	s.err = err
 	s.fails++
 	s.changed.Broadcast()
 	s.mu.Unlock()
 	if fresh {
-		s.h.event(eventStore, s.d.String(), "%s", unshipped(err))
+		s.k.disks.event(eventStore, s.d.String(), "%s", unshipped(err))
 	}
 	return s.ctx.Err() != nil
 }
@@ -281,7 +291,7 @@ const forever = 365 * 24 * time.Hour
 // due is how long until the next commit is to be begun.
 func (s *shipper) due() time.Duration {
 	bytes, at := s.v.Changed()
-	now := s.h.cfg.Uptime()
+	now := s.k.disks.Uptime()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wanted := s.wanted > s.sent || s.rebase
@@ -332,10 +342,10 @@ func (s *shipper) lockOp() (unlock func(), err error) {
 
 // barrierUnderOp is barrier for a verb that holds op, which the shipper may need
 // meanwhile.
-func (s *shipper) barrierUnderOp(ctx context.Context) error {
+func (s *shipper) BarrierUnderOp(ctx context.Context) error {
 	s.lentOp <- struct{}{}
 	defer func() { <-s.lentOp }()
-	_, err := s.barrier(ctx)
+	_, err := s.Barrier(ctx)
 	return err
 }
 
@@ -353,12 +363,12 @@ func (s *shipper) claim() error {
 	if st.Published == nil {
 		return nil // its first publication is the verb's that gave it its policy
 	}
-	if err := s.d.own(&st); err != nil {
+	if err := s.k.owners.own(s.d, &st); err != nil {
 		return err
 	}
 	if !s.d.owner.Generation().IsZero() {
 		return nil
 	}
-	_, err = s.d.claimOwn(s.ctx, &st)
+	_, err = s.k.owners.claimOwn(s.ctx, s.d, &st)
 	return err
 }

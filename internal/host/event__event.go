@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -20,64 +21,75 @@ const (
 // keptEvents bounds what is remembered of the past.
 const keptEvents = 1000
 
-// events is what happened on this host since it started, for people and for
-// those who follow.
-type events struct {
+// eventLog has the newest events of one host, up to keptEvents, for people and for
+// those who follow. All methods may be called concurrently.
+type eventLog struct {
+	now func() time.Time
+	log *slog.Logger
+
 	mu   sync.Mutex
-	all  []api.Event // the newest keptEvents
+	all  []api.Event
 	next uint64
 	wake chan struct{} // closed when one is added
 }
 
-// event tells that something happened, to a volume or to the host ("").
-func (h *Host) event(kind, vol, format string, args ...any) {
-	e := &h.events
+// newEventLog returns an empty log. Each event is also logged to log.
+func newEventLog(now func() time.Time, log *slog.Logger) *eventLog {
+	return &eventLog{now: now, log: log}
+}
+
+// Add tells that something happened, to a volume or to the host ("").
+func (l *eventLog) Add(kind, vol, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
-	h.cfg.Log.Info(text, "event", kind, "volume", vol)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.next++
-	e.all = append(e.all, api.Event{Sequence: e.next, Time: h.cfg.Now().UTC(), Kind: kind, Volume: vol, Message: text})
-	if len(e.all) > keptEvents {
-		e.all = append(e.all[:0:0], e.all[len(e.all)-keptEvents:]...)
+	l.log.Info(text, "event", kind, "volume", vol)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.next++
+	l.all = append(l.all, api.Event{Sequence: l.next, Time: l.now().UTC(), Kind: kind, Volume: vol, Message: text})
+	if len(l.all) > keptEvents {
+		l.all = append(l.all[:0:0], l.all[len(l.all)-keptEvents:]...)
 	}
-	if e.wake != nil {
-		close(e.wake)
-		e.wake = nil
+	if l.wake != nil {
+		close(l.wake)
+		l.wake = nil
 	}
 }
 
-// Events returns what happened after the event with the given number (0: all that
-// is remembered), the oldest first. If there is nothing it waits for as long
-// as told, for something to happen.
-func (h *Host) Events(ctx context.Context, after uint64, wait time.Duration) ([]api.Event, error) {
-	e := &h.events
+// After returns what happened after the event with the given number (0: all that
+// is remembered), the oldest first. If there is nothing it waits for something to
+// happen: for as long as wait, and no longer than the contexts last.
+func (l *eventLog) After(ctx, host context.Context, after uint64, wait time.Duration) []api.Event {
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
 	for {
-		e.mu.Lock()
-		out := []api.Event{}
-		for _, ev := range e.all {
-			if ev.Sequence > after {
-				out = append(out, ev)
-			}
-		}
-		if e.wake == nil {
-			e.wake = make(chan struct{})
-		}
-		wake := e.wake
-		e.mu.Unlock()
+		out, wake := l.after(after)
 		if len(out) > 0 || wait <= 0 {
-			return out, nil
+			return out
 		}
 		select {
 		case <-wake:
 		case <-timeout.C:
-			return out, nil
+			return out
 		case <-ctx.Done():
-			return out, nil
-		case <-h.ctx.Done():
-			return out, nil
+			return out
+		case <-host.Done():
+			return out
 		}
 	}
+}
+
+// after returns the events after a number, and a channel that is closed with the next.
+func (l *eventLog) after(number uint64) (out []api.Event, wake <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out = []api.Event{}
+	for _, e := range l.all {
+		if e.Sequence > number {
+			out = append(out, e)
+		}
+	}
+	if l.wake == nil {
+		l.wake = make(chan struct{})
+	}
+	return out, l.wake
 }

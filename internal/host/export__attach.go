@@ -38,10 +38,12 @@ const (
 // attachmentsFact is the fact of the host that lists its devices.
 const attachmentsFact = "attachments"
 
-// attachments are the kernel's block devices that this host serves, one for a
+// Attachments are the kernel's block devices that this host serves, one for a
 // disk at most. They outlive the process: see reclaim.
-type attachments struct {
-	h       *Host
+type Attachments struct {
+	mayGrow func() error // whether something new may be recorded
+	disks   *Table
+	exports *Exports
 	kernel  Kernel
 	server  *nbd.Server // for them alone; it listens nowhere
 	prepare sync.Once
@@ -63,10 +65,12 @@ type attachRecord struct {
 	Dead     int64  `json:"dead_timeout_ms"`
 }
 
-func newAttachments(h *Host) *attachments {
-	a := &attachments{
-		h: h, kernel: h.cfg.Kernel, all: map[volume.ID]*attached{}, coming: map[volume.ID]bool{},
-		server: &nbd.Server{Exporter: byID{h}, Options: nbd.Options{Logger: h.cfg.Log}},
+// newAttachments returns the devices of a host; reclaim brings those of an earlier
+// process. Attach first asks mayGrow whether something new may be recorded.
+func newAttachments(kernel Kernel, t *Table, ex *Exports, mayGrow func() error) *Attachments {
+	a := &Attachments{
+		mayGrow: mayGrow, disks: t, exports: ex, kernel: kernel, all: map[volume.ID]*attached{}, coming: map[volume.ID]bool{},
+		server: &nbd.Server{Exporter: byID{ex}, Options: nbd.Options{Logger: t.Log}},
 	}
 	a.ctx, a.leave = context.WithCancel(context.Background())
 	return a
@@ -74,10 +78,12 @@ func newAttachments(h *Host) *attachments {
 
 // backend is the identifier of a disk's device. It names the host too: several
 // may run on one machine.
-func (a *attachments) backend(id volume.ID) string { return "glide:" + a.h.id + "/" + id.String() }
+func (a *Attachments) backend(id volume.ID) string {
+	return "glide:" + a.disks.HostID + "/" + id.String()
+}
 
 // Attach makes a volume or a snapshot a block device of this machine.
-func (h *Host) Attach(ctx context.Context, name string, r api.AttachRequest) (api.Attachment, error) {
+func (a *Attachments) Attach(ctx context.Context, name string, r api.AttachRequest) (api.Attachment, error) {
 	index := kernelnbd.AnyDevice
 	if r.Device != "" {
 		var err error
@@ -93,14 +99,13 @@ func (h *Host) Attach(ctx context.Context, name string, r api.AttachRequest) (ap
 	if err != nil {
 		return api.Attachment{}, err
 	}
-	d, err := h.local(name, true)
+	d, err := a.disks.local(name, true)
 	if err != nil {
 		return api.Attachment{}, err
 	}
-	if err := h.mayGrow(); err != nil {
+	if err := a.mayGrow(); err != nil {
 		return api.Attachment{}, err
 	}
-	a := h.attachments
 	done, err := a.begin(d)
 	if err != nil {
 		return api.Attachment{}, err
@@ -120,7 +125,7 @@ func (h *Host) Attach(ctx context.Context, name string, r api.AttachRequest) (ap
 }
 
 // begin sees to it that a disk is attached once at a time.
-func (a *attachments) begin(d *disk) (done func(), err error) {
+func (a *Attachments) begin(d *disk) (done func(), err error) {
 	name := d.String()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -152,8 +157,7 @@ func attachTimeout(name string, ms float64, usual time.Duration) (int64, error) 
 
 // Detach takes the device of a volume away, once all that was written to it is
 // durable. One that somebody uses is refused, unless it is forced.
-func (h *Host) Detach(ctx context.Context, r api.DetachRequest) (api.Attachment, error) {
-	a := h.attachments
+func (a *Attachments) Detach(ctx context.Context, r api.DetachRequest) (api.Attachment, error) {
 	x, err := a.named(r)
 	if err != nil {
 		return api.Attachment{}, err
@@ -183,7 +187,7 @@ func (h *Host) Detach(ctx context.Context, r api.DetachRequest) (api.Attachment,
 const connectionEnds = 10 * time.Second
 
 // named finds the attachment that a request means.
-func (a *attachments) named(r api.DetachRequest) (*attached, error) {
+func (a *Attachments) named(r api.DetachRequest) (*attached, error) {
 	if r.Device != "" {
 		index, err := kernelnbd.ParsePath(r.Device)
 		if err != nil {
@@ -198,7 +202,7 @@ func (a *attachments) named(r api.DetachRequest) (*attached, error) {
 		}
 		return nil, errs.New(errs.NotFound, "no volume of this host is attached as %s", r.Device)
 	}
-	d, err := a.h.local(r.Name, true)
+	d, err := a.disks.local(r.Name, true)
 	if err != nil {
 		return nil, err
 	}
@@ -209,14 +213,14 @@ func (a *attachments) named(r api.DetachRequest) (*attached, error) {
 }
 
 // of returns the attachment of a disk, nil if it has none.
-func (a *attachments) of(id volume.ID) *attached {
+func (a *Attachments) of(id volume.ID) *attached {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.all[id]
 }
 
 // device is the path of a disk's device, "" if it has none.
-func (a *attachments) device(id volume.ID) string {
+func (a *Attachments) device(id volume.ID) string {
 	if x := a.of(id); x != nil {
 		return kernelnbd.Path(x.rec.Device)
 	}
@@ -224,7 +228,7 @@ func (a *attachments) device(id volume.ID) string {
 }
 
 // end sees to it that the device gets no more connections; false if that was done before.
-func (a *attachments) end(x *attached) bool {
+func (a *Attachments) end(x *attached) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	was := x.ending
@@ -233,24 +237,24 @@ func (a *attachments) end(x *attached) bool {
 }
 
 // takeAway disconnects an attachment that was ended, and forgets it.
-func (a *attachments) takeAway(x *attached) error {
+func (a *Attachments) takeAway(x *attached) error {
 	return errors.Join(a.kernel.Disconnect(x.rec.Device), a.forget(x))
 }
 
 // abandon takes the device of a disk away from under its users: the disk is
 // being removed, or becomes another one. Under disk.op.
-func (a *attachments) abandon(d *disk) {
+func (a *Attachments) abandon(d *disk) {
 	x := a.of(d.id)
 	if x == nil || !a.end(x) {
 		return
 	}
 	if err := a.takeAway(x); err != nil {
-		a.h.cfg.Log.Error("device not taken away", "device", kernelnbd.Path(x.rec.Device), "volume", d.String(), "error", err)
+		a.disks.Log.Error("device not taken away", "device", kernelnbd.Path(x.rec.Device), "volume", d.String(), "error", err)
 	}
 }
 
 // resized tells a disk's device the size. Under disk.op.
-func (a *attachments) resized(d *disk) error {
+func (a *Attachments) resized(d *disk) error {
 	x := a.of(d.id)
 	if x == nil {
 		return nil
@@ -262,7 +266,7 @@ func (a *attachments) resized(d *disk) error {
 }
 
 // keep remembers an attachment, durably.
-func (a *attachments) keep(x *attached) error {
+func (a *Attachments) keep(x *attached) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.all[x.d.id] = x
@@ -270,7 +274,7 @@ func (a *attachments) keep(x *attached) error {
 }
 
 // forget is the contrary.
-func (a *attachments) forget(x *attached) error {
+func (a *Attachments) forget(x *attached) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.all[x.d.id] != x {
@@ -281,7 +285,7 @@ func (a *attachments) forget(x *attached) error {
 }
 
 // save writes the records. Under mu.
-func (a *attachments) save() error {
+func (a *Attachments) save() error {
 	recs := []attachRecord{}
 	for _, x := range a.all {
 		recs = append(recs, x.rec)
@@ -290,12 +294,12 @@ func (a *attachments) save() error {
 	if err != nil {
 		return err
 	}
-	return a.h.db.SetFact(attachmentsFact, b)
+	return a.disks.DB.SetFact(attachmentsFact, b)
 }
 
 // records reads them.
-func (a *attachments) records() ([]attachRecord, error) {
-	b, err := a.h.db.Fact(attachmentsFact)
+func (a *Attachments) records() ([]attachRecord, error) {
+	b, err := a.disks.DB.Fact(attachmentsFact)
 	if err != nil || len(b) == 0 {
 		return nil, err
 	}

@@ -18,14 +18,14 @@ import (
 
 // attached is one disk that is a block device.
 type attached struct {
-	a      *attachments
+	a      *Attachments
 	d      *disk
 	rec    attachRecord  // constant once there is a device
 	ending bool          // under attachments.mu: it gets no more connections
 	done   chan struct{} // closed when nobody looks after it any more
 }
 
-func newAttached(a *attachments, d *disk, rec attachRecord) *attached {
+func newAttached(a *Attachments, d *disk, rec attachRecord) *attached {
 	return &attached{a: a, d: d, rec: rec, done: make(chan struct{})}
 }
 
@@ -167,16 +167,16 @@ var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c
 // (nbd.Server.ServeConn says when).
 func (x *attached) lookAfter(served <-chan struct{}) {
 	defer close(x.done)
-	h, log := x.a.h, x.a.h.cfg.Log.With("volume", x.d.String(), "device", kernelnbd.Path(x.rec.Device))
+	t, log := x.a.disks, x.a.disks.Log.With("volume", x.d.String(), "device", kernelnbd.Path(x.rec.Device))
 	var wait time.Duration
 	var said string
 	for {
-		began := h.cfg.Now()
+		began := t.Now()
 		<-served
 		if x.over() {
 			return
 		}
-		if h.since(began) > workedForMs {
+		if t.since(began) > workedForMs {
 			wait, said = 0, ""
 		}
 		if pause(x.a.ctx, wait) != nil || x.over() {
@@ -219,18 +219,18 @@ func (x *attached) over() bool {
 // that still are what they were: their requests have been waiting. Those that it
 // had no time to make a record of are known by their identifier. Of devices
 // that ended with the machine's last boot only the record is left, and goes.
-func (a *attachments) reclaim(ctx context.Context) error {
+func (a *Attachments) reclaim(ctx context.Context) error {
 	recs, err := a.records()
 	if err != nil {
 		return err
 	}
-	log := a.h.cfg.Log
+	log := a.disks.Log
 	have, known := a.kernel.Connected(), map[int]bool{}
 	for _, r := range recs {
 		known[r.Device] = have[r.Device] == r.Identity
 	}
 	for index, identity := range have {
-		if id, ok := strings.CutPrefix(identity, "glide:"+a.h.id+"/"); ok && !known[index] {
+		if id, ok := strings.CutPrefix(identity, "glide:"+a.disks.HostID+"/"); ok && !known[index] {
 			recs = append(recs, attachRecord{
 				Volume: id, Device: index, Identity: identity,
 				Timeout: defaultAttachTimeout.Milliseconds(), Dead: defaultDeadTimeout.Milliseconds(),
@@ -239,7 +239,7 @@ func (a *attachments) reclaim(ctx context.Context) error {
 	}
 	for _, r := range recs {
 		path := kernelnbd.Path(r.Device)
-		d := a.h.byID(r.Volume)
+		d := a.disks.byID(r.Volume)
 		switch {
 		case have[r.Device] != r.Identity:
 			log.Info("device is gone, or somebody else's", "device", path, "volume", r.Volume)
@@ -264,24 +264,24 @@ func (a *attachments) reclaim(ctx context.Context) error {
 }
 
 // resume connects a device that is there already.
-func (a *attachments) resume(ctx context.Context, x *attached) {
+func (a *Attachments) resume(ctx context.Context, x *attached) {
 	a.prepare.Do(a.kernel.Prepare)
 	a.mu.Lock()
 	a.all[x.d.id] = x
 	a.mu.Unlock()
 	served, err := x.reconnect(ctx)
 	if err != nil {
-		a.h.cfg.Log.Warn("device not connected again yet", "volume", x.d.String(), "device", kernelnbd.Path(x.rec.Device), "error", err)
+		a.disks.Log.Warn("device not connected again yet", "volume", x.d.String(), "device", kernelnbd.Path(x.rec.Device), "error", err)
 		served = closed
 	} else {
-		a.h.cfg.Log.Info("device connected again", "volume", x.d.String(), "device", kernelnbd.Path(x.rec.Device))
+		a.disks.Log.Info("device connected again", "volume", x.d.String(), "device", kernelnbd.Path(x.rec.Device))
 	}
 	a.wg.Go(func() { x.lookAfter(served) })
 }
 
 // stop ends the connections in good order; the devices wait for the next process.
 // Nothing else of the host may have stopped yet: requests are still answered.
-func (a *attachments) stop(ctx context.Context) {
+func (a *Attachments) stop(ctx context.Context) {
 	a.leave()
 	_ = a.server.Shutdown(ctx) // what has not ended by then is cut off
 	over := make(chan struct{})
@@ -297,15 +297,15 @@ func (a *attachments) stop(ctx context.Context) {
 
 // byID is the host as the devices' server sees it: names may change while a
 // device lives, so exports go by the volume's id.
-type byID struct{ h *Host }
+type byID struct{ ex *Exports }
 
 // Open implements nbd.Exporter.
 func (e byID) Open(id string) (*nbd.Export, error) {
-	d := e.h.byID(id)
+	d := e.ex.disks.byID(id)
 	if d == nil {
 		return nil, errs.New(errs.NotFound, "the volume was removed")
 	}
-	return e.h.openDisk(d)
+	return e.ex.openDisk(d)
 }
 
 // Describe implements nbd.Exporter: nobody asks.

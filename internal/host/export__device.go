@@ -21,6 +21,7 @@ const dirtyContext = "glide:dirty"
 
 // device is one NBD connection's view of a disk; it implements nbd.Device.
 type device struct {
+	ex       *Exports
 	d        *disk
 	v        *volume.Volume
 	readOnly bool
@@ -28,8 +29,8 @@ type device struct {
 	mayFn    func() error // alive, once, so that passing it costs nothing
 }
 
-// cut makes every further request of the connection fail.
-func (x *device) cut() { x.dead.Store(true) }
+// Cut implements disk.Conn.
+func (x *device) Cut() { x.dead.Store(true) }
 
 // alive is an error once the connection was cut.
 func (x *device) alive() error {
@@ -54,7 +55,7 @@ func (x *device) ReadAt(p []byte, off uint64) (err error) {
 	if err := x.alive(); err != nil {
 		return err
 	}
-	if err := x.d.limiter.wait(len(p), x.d.h.ctx); err != nil {
+	if err := x.d.limiter.wait(len(p), x.d.table.Ctx); err != nil {
 		return errno(err)
 	}
 	return errno(x.v.ReadAt(p, off))
@@ -62,7 +63,7 @@ func (x *device) ReadAt(p []byte, off uint64) (err error) {
 
 func (x *device) TryReadAt(p []byte, off uint64) (ok bool) {
 	defer x.caught("read", nil, false) // ReadAt then has the error
-	return !x.dead.Load() && !x.d.limiter.on.Load() && x.v.TryReadAt(p, off)
+	return !x.dead.Load() && !x.d.limiter.limited() && x.v.TryReadAt(p, off)
 }
 
 func (x *device) WriteFrames(offs []uint64, frames [][]byte) (err error) {
@@ -70,9 +71,9 @@ func (x *device) WriteFrames(offs []uint64, frames [][]byte) (err error) {
 	if err := x.alive(); err != nil {
 		return err
 	}
-	if x.d.limiter.on.Load() {
+	if x.d.limiter.limited() {
 		for i := range frames {
-			if err := x.d.limiter.wait(len(frames[i])-nbd.Headroom, x.d.h.ctx); err != nil {
+			if err := x.d.limiter.wait(len(frames[i])-nbd.Headroom, x.d.table.Ctx); err != nil {
 				return errno(err)
 			}
 		}
@@ -88,27 +89,13 @@ func (x *device) Zero(off, length uint64, _ bool) (err error) {
 	return errno(x.v.ZeroIf(x.mayFn, off, length))
 }
 
-// shipper is what has a say in when the guest is answered, nil for a local volume.
-// One that begins to ship has its shipper first, and then the promise; so a
-// promise that is seen without one was either made in between, or its shipper
-// has been stopped.
-func (x *device) shipper() (*shipper, error) {
-	s := x.d.ship.Load()
-	if s == nil && x.d.mustShip.Load() {
-		if s = x.d.ship.Load(); s == nil && x.d.mustShip.Load() {
-			return nil, errHeld
-		}
-	}
-	return s, nil
-}
-
 func (x *device) Flush() (err error) {
 	defer x.caught("flush", &err, true)
 	if err := x.alive(); err != nil {
 		return err
 	}
 	// The shipper that is there now has the say, whatever becomes of it meanwhile.
-	s, err := x.shipper()
+	s, err := x.d.shipperOfGuest()
 	if err != nil {
 		return errno(err)
 	}
@@ -116,38 +103,38 @@ func (x *device) Flush() (err error) {
 	if err := x.v.Flush(); err != nil {
 		return errno(err)
 	}
-	if s != nil && s.sync.Load() {
-		return errno(ignoreRelaxed(s.flushed(context.Background(), seq, 0)))
+	if s != nil && s.FlushWaits() {
+		return errno(ignoreRelaxed(s.Flushed(context.Background(), seq, 0)))
 	}
 	return nil
 }
 
 // FlushWaits implements nbd.Acknowledger.
-func (x *device) FlushWaits() bool { return x.d.mustShip.Load() }
+func (x *device) FlushWaits() bool { return x.d.ships() }
 
 // TryAcknowledge implements nbd.Acknowledger.
 func (x *device) TryAcknowledge() bool {
-	s := x.d.ship.Load()
+	s := x.d.shipper()
 	if s == nil {
-		return !x.d.mustShip.Load()
+		return !x.d.ships()
 	}
-	s.written()
-	ok, slow := s.mayAcknowledge()
+	s.Written()
+	ok, slow := s.MayAcknowledge()
 	return ok && slow == 0
 }
 
 // Acknowledge implements nbd.Acknowledger.
 func (x *device) Acknowledge() (err error) {
 	defer x.caught("acknowledgement", &err, true)
-	s, err := x.shipper()
+	s, err := x.d.shipperOfGuest()
 	if err != nil {
 		return errno(err)
 	}
 	if s == nil {
 		return x.alive()
 	}
-	s.written() // also by who did not try before: a forced write is flushed first
-	return errno(s.acknowledge())
+	s.Written() // also by who did not try before: a forced write is flushed first
+	return errno(s.Acknowledge())
 }
 
 func (x *device) Prefetch(off, length uint64) {
@@ -185,7 +172,7 @@ func (x *device) caught(doing string, err *error, changes bool) {
 	if value == nil {
 		return
 	}
-	e := x.d.h.Panicked(fmt.Sprintf("a %s of volume %q", doing, x.d), value)
+	e := x.ex.Panicked(fmt.Sprintf("a %s of volume %q", doing, x.d), value)
 	if changes {
 		x.v.Fail(e)
 	}

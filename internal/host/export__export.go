@@ -13,17 +13,34 @@ import (
 	"github.com/paraglide/glide/nbd"
 )
 
+// Exports is what guests can connect to. It implements nbd.Exporter by the names of
+// volumes. All methods may be called concurrently.
+type Exports struct {
+	// Panicked notes a panic in a request, and returns the request's error.
+	Panicked func(doing string, value any) error
+	// Latency has the requests of all volumes.
+	Latency latencies
+
+	disks  *Table
+	owners *Owners
+}
+
+// newExports returns the exports of a host.
+func newExports(t *Table, ow *Owners, panicked func(doing string, value any) error) *Exports {
+	return &Exports{Panicked: panicked, disks: t, owners: ow}
+}
+
 // Open implements nbd.Exporter: a connection to a volume that sleeps wakes it.
-func (h *Host) openExport(name string) (*nbd.Export, error) {
-	d, err := h.local(name, true)
+func (ex *Exports) Open(name string) (*nbd.Export, error) {
+	d, err := ex.disks.local(name, true)
 	if err != nil {
 		return nil, err
 	}
-	return h.openDisk(d)
+	return ex.openDisk(d)
 }
 
-// openDisk is openExport for a disk that was found.
-func (h *Host) openDisk(d *disk) (*nbd.Export, error) {
+// openDisk is Open for a disk that was found.
+func (ex *Exports) openDisk(d *disk) (*nbd.Export, error) {
 	err := cmp.Or(d.refuseFenced(), d.refuseWhileCreated())
 	if err != nil {
 		return nil, err
@@ -33,43 +50,39 @@ func (h *Host) openDisk(d *disk) (*nbd.Export, error) {
 		if v, err = d.wakeAlone(false); err != nil {
 			return nil, err
 		}
-		h.checkSealSoon(d)
+		ex.owners.checkSealSoon(d)
 	}
-	x := &device{d: d, v: v, readOnly: d.state().Snapshot != ""}
+	x := &device{ex: ex, d: d, v: v, readOnly: d.state().Snapshot != ""}
 	x.mayFn = x.alive
-	d.mu.Lock()
-	if d.v != v || d.guestsBlocked {
-		d.mu.Unlock()
+	if !d.connect(x, v) {
 		return nil, errs.New(errs.Unavailable, "volume %q is being closed", d)
 	}
-	d.conns[x] = struct{}{}
 	lat := d.latencies()
-	d.mu.Unlock()
-	e := d.export(x)
+	e := ex.export(d, x)
 	e.Observe = func(op nbd.Op, _ int, took time.Duration) {
 		lat.of(op).add(took)
-		h.lat.of(op).add(took)
+		ex.Latency.of(op).add(took)
 		if op == nbd.OpWrite || op == nbd.OpTrim || op == nbd.OpZero {
-			d.written()
+			if d.sealCheckDue() {
+				ex.owners.checkSealSoon(d)
+			}
 		}
 	}
 	e.Closed = func() {
-		x.cut() // a write of it that still waits must not come after those of the next connection
-		d.mu.Lock()
-		delete(d.conns, x)
-		d.mu.Unlock()
+		x.Cut() // a write of it that still waits must not come after those of the next connection
+		d.disconnected(x)
 	}
 	return e, nil
 }
 
-func (d *disk) export(x *device) *nbd.Export {
+func (ex *Exports) export(d *disk, x *device) *nbd.Export {
 	return &nbd.Export{Name: d.String(), ReadOnly: x.readOnly, Contexts: []string{dirtyContext}, Device: x}
 }
 
-// describeExport describes an export: a volume that sleeps is described from its
+// Describe implements nbd.Exporter: a volume that sleeps is described from its
 // record; nothing is woken.
-func (h *Host) describeExport(name string) (*nbd.Export, error) {
-	d, err := h.local(name, true)
+func (ex *Exports) Describe(name string) (*nbd.Export, error) {
+	d, err := ex.disks.local(name, true)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +90,7 @@ func (h *Host) describeExport(name string) (*nbd.Export, error) {
 	if st.Mode == volume.Failed || st.Mode == volume.Fenced {
 		return nil, errs.New(errs.Fenced, "volume %q is %s: %s", d, st.Mode, st.Reason)
 	}
-	e := d.export(&device{d: d, readOnly: st.Snapshot != ""})
+	e := ex.export(d, &device{d: d, readOnly: st.Snapshot != ""})
 	e.Device = sleeping{st.Size}
 	return e, nil
 }
@@ -105,10 +118,10 @@ func (s sleeping) Extents([]nbd.Extent, string, uint64, uint64) ([]nbd.Extent, e
 
 var errClosedDevice = errs.New(errs.Unavailable, "the volume is not open")
 
-// exportNames lists what can be connected to.
-func (h *Host) exportNames() []string {
+// List implements nbd.Exporter: it lists what can be connected to.
+func (ex *Exports) List() []string {
 	var names []string
-	for _, d := range h.all() {
+	for _, d := range ex.disks.all() {
 		if st := d.state(); st.Mode == volume.Active || st.Mode == volume.Asleep {
 			names = append(names, d.String())
 		}
@@ -140,12 +153,3 @@ func nbdURI(addr, export string, tls bool) string {
 func escapeExport(name string) string {
 	return strings.ReplaceAll(url.PathEscape(name), "%2F", "/")
 }
-
-// exporter keeps the NBD methods, which have everyday names, off the Host.
-type exporter struct{ h *Host }
-
-func (e exporter) Open(name string) (*nbd.Export, error) { return e.h.openExport(name) }
-
-func (e exporter) Describe(name string) (*nbd.Export, error) { return e.h.describeExport(name) }
-
-func (e exporter) List() []string { return e.h.exportNames() }

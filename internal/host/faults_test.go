@@ -164,7 +164,7 @@ func (b *faultBed) check(v *verb) {
 	}
 	for name, want := range map[string][]byte{"kid": b.image, "twin": b.image, "fork": b.image, "img": random(77, 200<<10)} {
 		n, _ := ParseName(name, false)
-		if d := b.h.find(n); d != nil && name != "kid" {
+		if d := b.h.disks.find(n); d != nil && name != "kid" {
 			same(b.t, b.h, name, 0, want)
 		}
 	}
@@ -174,7 +174,7 @@ func (b *faultBed) check(v *verb) {
 			b.t.Fatalf("%s is not active here: %+v %v", want, got, err)
 		}
 	}
-	for _, d := range b.h.all() {
+	for _, d := range b.h.disks.all() {
 		if st := d.state(); st.Mode == volume.Fenced || st.Mode == volume.Failed {
 			b.t.Fatalf("%s is %s: %s", d, st.Mode, st.Reason)
 		}
@@ -356,16 +356,16 @@ func TestWritesOfAClosedConnection(t *testing.T) {
 	b := newBed(t)
 	h := b.host(t.TempDir(), "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
-	e, err := h.openExport("v")
+	e, err := h.exports.Open("v")
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := h.openExport("v")
+	again, err := h.exports.Open("v")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, _ := h.local("v", false)
-	d.limiter.set(volume.Limits{IOPS: 4}, h.cfg.Now)
+	d, _ := h.disks.local("v", false)
+	d.limiter.set(volume.Limits{IOPS: 4}, h.disks.Now)
 	old, done := append(make([]byte, 28), random(1, 4096)...), make(chan error)
 	for range 8 { // use the second's worth up
 		_ = e.Device.WriteFrames([]uint64{8192}, [][]byte{append(make([]byte, 28), 1)})
@@ -373,7 +373,7 @@ func TestWritesOfAClosedConnection(t *testing.T) {
 	go func() { done <- e.Device.WriteFrames([]uint64{0}, [][]byte{old}) }()
 	time.Sleep(50 * time.Millisecond)
 	e.Closed()
-	d.limiter.set(volume.Limits{}, h.cfg.Now)
+	d.limiter.set(volume.Limits{}, h.disks.Now)
 	fresh := random(2, 4096)
 	if err := again.Device.WriteFrames([]uint64{0}, [][]byte{append(make([]byte, 28), fresh...)}); err != nil {
 		t.Fatal(err)

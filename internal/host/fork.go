@@ -19,7 +19,7 @@ const maxForks = 10000
 // Fork makes forks of one cut of a volume, a snapshot, or a commit: all that are
 // asked for, or none.
 func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) {
-	began := h.cfg.Now()
+	began := h.disks.Now()
 	ctx, counter := count(ctx)
 	src, err := ParseName(r.Source, true)
 	if err != nil {
@@ -45,7 +45,7 @@ func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) 
 	}
 	disks, gen, err := f.run(ctx)
 	if err == nil {
-		err = h.applyPolicy(ctx, p, commitlog.CauseFork, disks...)
+		err = h.durability.applyPolicy(ctx, p, commitlog.CauseFork, disks...)
 	}
 	if err = errors.Join(err, f.finish()); err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) 
 		if i == 0 {
 			out[i].Requests = requests(counter)
 		}
-		out[i].ElapsedMs = h.since(began)
+		out[i].ElapsedMs = h.disks.since(began)
 	}
 	return out, nil
 }
@@ -100,13 +100,13 @@ func (f *forking) run(ctx context.Context) ([]*disk, string, error) {
 		return nil, "", errs.New(errs.Invalid, "%q and %q belong to different tenants, which share no blocks", f.src, f.names[0])
 	}
 	for _, n := range f.names { // before another host flushes for nothing
-		if f.h.find(n) != nil {
+		if f.h.disks.find(n) != nil {
 			return nil, "", onThisHost(n)
 		}
 	}
-	d := f.h.find(f.src)
+	d := f.h.disks.find(f.src)
 	if d != nil && f.at != "" {
-		if s := f.h.find(Name{f.src.Tenant, f.src.Volume, f.at}); s != nil {
+		if s := f.h.disks.find(Name{f.src.Tenant, f.src.Volume, f.at}); s != nil {
 			d = s
 		} else {
 			d = nil // a commit of the volume, in the store
@@ -121,7 +121,7 @@ func (f *forking) run(ctx context.Context) ([]*disk, string, error) {
 // released tells whether the source was handed back to the store: this host cannot
 // keep there what a local child would lie over.
 func (f *forking) released() bool {
-	d := f.h.find(Name{f.src.Tenant, f.src.Volume, ""})
+	d := f.h.disks.find(Name{f.src.Tenant, f.src.Volume, ""})
 	return d != nil && d.state().Released
 }
 
@@ -139,7 +139,7 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 		if v, err = d.wakeAlone(false); err != nil {
 			return nil, "", err
 		}
-		h.checkSealSoon(d)
+		h.owners.checkSealSoon(d)
 	}
 	gen := ""
 	if st.Published != nil {
@@ -152,13 +152,13 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 	var disks []*disk
 	var records []*volume.State
 	for _, n := range f.names {
-		st := h.newState(n, st.Size)
+		st := h.disks.newState(n, st.Size)
 		st.Parent = parent
-		disks, records = append(disks, newDisk(h, st)), append(records, &st)
+		disks, records = append(disks, newDisk(h.disks, st)), append(records, &st)
 	}
 	if f.ships {
 		var err error
-		if f.finish, err = h.beginCreate(records...); err != nil {
+		if f.finish, err = h.disks.beginCreate(records...); err != nil {
 			return nil, "", err
 		}
 	}
@@ -168,11 +168,11 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 	}
 	defer done()
 	d.moving.RLock()
-	kids, err := h.forkCut(v, records)
+	kids, err := h.disks.forkCut(v, records)
 	d.moving.RUnlock()
 	if err != nil {
 		for _, k := range disks {
-			h.unreserve(k)
+			h.disks.unreserve(k)
 		}
 		return nil, "", err
 	}
@@ -187,10 +187,10 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 func (f *forking) reserve(disks []*disk) (done func(), err error) {
 	for i, d := range disks {
 		d.op.Lock()
-		if err := f.h.reserve(d); err != nil {
+		if err := f.h.disks.reserve(d); err != nil {
 			d.op.Unlock()
 			for _, k := range disks[:i] {
-				f.h.unreserve(k)
+				f.h.disks.unreserve(k)
 				k.op.Unlock()
 			}
 			return nil, err
@@ -218,7 +218,7 @@ func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
 	}
 	defer func() {
 		if err := drop(context.WithoutCancel(ctx)); err != nil {
-			h.cfg.Log.Warn("a pin was not dropped", "error", err)
+			h.disks.Log.Warn("a pin was not dropped", "error", err)
 		}
 	}()
 	if tip, err = f.look(ctx, gen, tip); err != nil {
@@ -228,7 +228,7 @@ func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
 		return nil, "", errs.New(errs.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", gen, f.src)
 	}
 	if f.lazy {
-		f.age = h.since(tip.State.Time)
+		f.age = h.disks.since(tip.State.Time)
 	}
 	from := tip.Carry()
 	if snapshot != nil {
@@ -242,11 +242,11 @@ func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
 // nothing follows it; any other, and one that was overtaken, is read now.
 func (f *forking) look(ctx context.Context, gen commitlog.Generation, tip *commitlog.Object) (*commitlog.Object, error) {
 	if tip != nil {
-		if moved, err := commitlog.Moved(ctx, f.h.cfg.Store, f.src.log(), tip); err != nil || !moved {
+		if moved, err := commitlog.Moved(ctx, f.h.disks.Store, f.src.log(), tip); err != nil || !moved {
 			return tip, err
 		}
 	}
-	return commitlog.Load(ctx, f.h.cfg.Store, f.src.log(), gen)
+	return commitlog.Load(ctx, f.h.disks.Store, f.src.log(), gen)
 }
 
 // place finds the commit to fork: the newest one, after its owner has flushed,
@@ -256,18 +256,18 @@ func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commi
 	if f.at != "" {
 		g, s, err := f.snapshot(ctx)
 		if err == nil && s == nil {
-			_, g, err = h.resolve(ctx, f.src, f.at)
+			_, g, err = h.catalog.resolve(ctx, f.src, f.at)
 		}
 		return g, nil, s, err
 	}
-	tip, err := h.listed(ctx, f.src)
+	tip, err := h.catalog.listed(ctx, f.src)
 	if err != nil {
 		return commitlog.Generation{}, nil, nil, err
 	}
-	if f.lazy || tip.Closes() && tip.Released || tip.State.Owner.ID == h.id || tip.State.Owner.ID == "" {
+	if f.lazy || tip.Closes() && tip.Released || tip.State.Owner.ID == h.disks.HostID || tip.State.Owner.ID == "" {
 		return tip.Generation, tip, nil, nil
 	}
-	vol, err := h.askOwner(ctx, f.src, tip, true)
+	vol, err := h.owners.askOwner(ctx, f.src, tip, true)
 	if err != nil {
 		return commitlog.Generation{}, nil, nil, errs.New(errs.WouldLose, "host %s, which holds %q, did not flush it, so what it wrote since %s (%s) would be missing: try again, or take that state with --lazy: %w",
 			tip.State.Owner.ID, f.src, tip.Generation, tip.State.Time.Format(time.RFC3339), err)
@@ -280,11 +280,11 @@ func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commi
 // store; nil if it is none of them. One of another volume, which the store has
 // under the name of a volume of this host, is none.
 func (f *forking) snapshot(ctx context.Context) (g commitlog.Generation, found *commitlog.Snapshot, err error) {
-	d := f.h.find(f.src)
+	d := f.h.disks.find(f.src)
 	if d != nil && d.state().Published == nil {
 		return g, nil, nil
 	}
-	tip, err := f.h.listed(ctx, f.src)
+	tip, err := f.h.catalog.listed(ctx, f.src)
 	if errs.KindOf(err) == errs.NotFound && err != nil {
 		return g, nil, nil // it was removed, and its history may be there
 	}
@@ -306,15 +306,15 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 	states := make([]commitlog.State, len(f.names))
 	records := make([]*volume.State, len(f.names))
 	for i, n := range f.names {
-		id := newVolumeID(h)
-		states[i] = from.Fork(n.Volume, commitlog.VolumeID(id), gen, h.cfg.Now().UTC())
+		id := newVolumeID(h.disks)
+		states[i] = from.Fork(n.Volume, commitlog.VolumeID(id), gen, h.disks.Now().UTC())
 		states[i].Tenant, states[i].Cause = n.Tenant, commitlog.CauseFork
 		rec := recordOf(&states[i], id)
 		rec.Name = n.Volume
-		disks[i], records[i] = newDisk(h, rec), &rec
+		disks[i], records[i] = newDisk(h.disks, rec), &rec
 	}
 	var err error
-	if f.finish, err = h.beginCreate(records...); err != nil {
+	if f.finish, err = h.disks.beginCreate(records...); err != nil {
 		return nil, err
 	}
 	done, err := f.reserve(disks)
@@ -328,26 +328,24 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 	}
 	done()
 	if err != nil {
-		return nil, errors.Join(err, h.undoCreate(ctx, err, disks...))
+		return nil, errors.Join(err, h.durability.undoCreate(ctx, err, disks...))
 	}
 	return disks, nil
 }
 
 // publishFork makes a reserved disk of the state that is its first commit. Under op.
 func (h *Host) publishFork(ctx context.Context, d *disk, state commitlog.State) error {
-	g, err := d.commit(ctx, state)
+	g, err := h.owners.commit(ctx, d, state)
 	if err != nil {
 		return err
 	}
 	rec := d.state()
 	rec.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number}
-	d.mu.Lock()
-	d.rec = rec
-	d.mu.Unlock()
-	v, err := h.load(ctx, rec, &state)
+	d.setRecord(&rec)
+	v, err := h.owners.load(ctx, rec, &state)
 	if err != nil {
 		return err
 	}
 	d.adopt(v)
-	return d.firstDone(&rec)
+	return h.owners.firstDone(d, &rec)
 }

@@ -26,8 +26,8 @@ func FuzzHostFile(f *testing.F) {
 		h := &Host{cfg: Config{FS: fs, Data: "data"}}
 		var err error
 		fuzztest.Bound(t, len(b), 0, 64, func() { err = h.identify() })
-		if err == nil && h.id == "" || err != nil && !errors.Is(err, errs.Corrupt) && !errors.Is(err, errs.Unsupported) {
-			t.Errorf("%q: id %q, %v", b, h.id, err)
+		if err == nil && h.disks.HostID == "" || err != nil && !errors.Is(err, errs.Corrupt) && !errors.Is(err, errs.Unsupported) {
+			t.Errorf("%q: id %q, %v", b, h.disks.HostID, err)
 		}
 	})
 }

@@ -72,7 +72,7 @@ func TestHistoryOfNothing(t *testing.T) {
 func TestGuestOfASnapshot(t *testing.T) {
 	_, h1, _, _ := twoHosts(t)
 	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s"))
-	e, err := h1.openExport("v@s")
+	e, err := h1.exports.Open("v@s")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestGuestOfASnapshot(t *testing.T) {
 // TestRenameOfAVolumeInUse: what is advised is possible.
 func TestRenameOfAVolumeInUse(t *testing.T) {
 	_, h1, _, _ := twoHosts(t)
-	e, err := h1.openExport("v")
+	e, err := h1.exports.Open("v")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,59 +27,33 @@ import (
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/reserve"
-	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
 )
 
 // Host is one daemon's engine. All exported methods may be called concurrently.
 type Host struct {
-	cfg     Config
-	id      string
-	dir     *datadir.Dir
-	room    *reserve.Reserve
-	db      *meta.DB
-	seen    newestSeen
-	pool    *wal.Pool
-	cache   *cache.Cache
-	pages   *blockmap.PageCache
-	loader  *cache.Pages
-	session *flush.Session
-	pins    *pins
-	cleaner *cleaner
-	lat     latencies
-	dedup   dedupHits
-	panics  atomic.Uint64
-	twins   twins
-	twin    atomic.Pointer[error] // how another daemon with this host's identity was noticed
-	events  events
-	// leastBudget is the smallest dirty budget of any volume: below it no write
-	// needs to look further.
-	leastBudget atomic.Uint64
+	cfg  Config
+	dir  *datadir.Dir
+	room *reserve.Reserve
 
-	attachments     *attachments
+	disks       *Table
+	pins        *Pins
+	catalog     *Catalog
+	owners      *Owners
+	publisher   *Publisher
+	durability  *Keeper
+	cleaner     *Cleaner
+	exports     *Exports
+	attachments *Attachments
+	inspector   *Inspector
+
+	panics          atomic.Uint64
 	missingReported atomic.Pointer[string] // what of the data directory was last said to be missing
 
-	siblings *volume.SharedOverlays // while the host opens its volumes
-
-	firstPublishMu sync.Mutex // held to change what is known of first publications
-
-	cleaning sync.Mutex
-
-	mu     sync.Mutex
-	disks  map[volume.ID]*disk
-	byName map[string]*disk // "tenant/name", and "tenant/name@snapshot"
-	// orphans are volumes that calls which did not end left in the store, and
-	// that are being taken out of it.
-	orphans  map[volume.ID]Name
-	creating map[volume.ID]bool // by calls that are under way, see begin
-	tenants  map[string]*tenant
-
 	closing sync.Once
-	ctx     context.Context // ends with the host
-	stop    context.CancelFunc
+	stop    context.CancelFunc // ends disks.Ctx
 	bg      sync.WaitGroup
 }
 
@@ -102,15 +76,38 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	h := &Host{cfg: cfg, disks: map[volume.ID]*disk{}, orphans: map[volume.ID]Name{}, creating: map[volume.ID]bool{}, byName: map[string]*disk{}, tenants: map[string]*tenant{}}
-	h.ctx, h.stop = context.WithCancel(context.Background())
-	h.attachments = newAttachments(h)
+	h := newHost(cfg)
 	if err := h.open(ctx); err != nil {
 		h.attachments.stop(ctx)
 		h.closeAll()
 		return nil, err
 	}
 	return h, nil
+}
+
+// newHost puts the rooms together; nothing of the data directory is open yet.
+func newHost(cfg Config) *Host {
+	h := &Host{cfg: cfg}
+	ctx, stop := context.WithCancel(context.Background())
+	h.stop = stop
+	h.disks = NewTable(Base{
+		Store: cfg.Store, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
+		Events: newEventLog(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,
+	})
+	h.pins = newPins(h.disks)
+	h.catalog = newCatalog(h.disks)
+	h.owners = newOwners(OwnersOptions{Advertise: cfg.Advertise, Dial: cfg.Dial, RollAt: cfg.RollAt}, h.disks, h.pins, h.catalog)
+	h.publisher = newPublisher(PublisherOptions{PackBlocks: cfg.PackBlocks, Compression: cfg.Compression}, h.disks, h.pins, h.owners)
+	h.durability = newKeeper(cfg.FoldAfter, h.disks, h.pins, h.owners, h.publisher)
+	h.cleaner = newCleaner(CleanerOptions{DirtyBudget: cfg.DirtyBudget, RoomWait: cfg.RoomWait}, h.disks, h.publisher)
+	h.exports = newExports(h.disks, h.owners, h.Panicked)
+	h.attachments = newAttachments(cfg.Kernel, h.disks, h.exports, h.mayGrow)
+	h.inspector = newInspector(h.disks, h.catalog)
+	h.disks.Hooks = Hooks{
+		Reclaim: h.owners.reclaim, Ship: h.durability.startShipping, Abandon: h.attachments.abandon, Device: h.attachments.device,
+		Saved: h.cleaner.wake, Pressure: h.cleaner.pressure, Throttle: h.cleaner.throttle,
+	}
+	return h
 }
 
 func (h *Host) open(ctx context.Context) error {
@@ -144,39 +141,36 @@ func (h *Host) open(ctx context.Context) error {
 		return err
 	}
 	h.cfg.Starting("opening the metadata")
-	if h.db, err = meta.Open(meta.Options{FS: fs, Dir: join(h.cfg.Data, "meta"), Give: h.room.Give, Changed: h.metaChanged}); err != nil {
+	if h.disks.DB, err = meta.Open(meta.Options{FS: fs, Dir: join(h.cfg.Data, "meta"), Give: h.room.Give, Changed: h.metaChanged}); err != nil {
 		return err
 	}
 	h.cfg.Starting("opening the log and the cache")
 	limit := h.cfg.WALLimit.of(total)
-	h.pool, err = wal.Open(wal.Options{
+	h.disks.WAL, err = wal.Open(wal.Options{
 		FS: fs, Dir: join(h.cfg.Data, "wal"), SegmentBytes: segmentBytes(limit), Limit: limit,
-		Spares: 2, Reserve: 1, Rand: h.cfg.random64,
-		Pace: func() { _ = pause(h.ctx, zeroingPause) },
+		Spares: 2, Reserve: 1, Rand: h.disks.random64,
+		Pace: func() { _ = pause(h.disks.Ctx, zeroingPause) },
 	})
 	if err != nil {
 		return err
 	}
-	h.cache, err = cache.Open(cache.Options{
+	h.disks.Cache, err = cache.Open(cache.Options{
 		FS: fs, Dir: join(h.cfg.Data, "slabs"), Memory: h.cfg.Memory, Disk: h.cfg.Cache.of(total),
-		Room: h.roomForCache, Store: h.cfg.Store,
+		Room: h.roomForCache, Store: h.disks.Store,
 	})
 	if err != nil {
 		return err
 	}
-	h.pages = blockmap.NewPageCache(pageCacheBytes)
-	h.loader = h.cache.Pages(h.db)
-	h.pins = newPins(h)
-	h.session = flush.NewSession(h.cfg.Store, h.pins, h.cfg.random64)
+	h.disks.Loader = h.disks.Cache.Pages(h.disks.DB)
 	if err := h.pins.recover(ctx); err != nil {
 		return err
 	}
 	if err := h.openVolumes(); err != nil {
 		return err
 	}
-	h.bg.Go(h.upkeep)
-	h.bg.Go(h.checkSealsAtStart)
-	h.bg.Go(h.withdrawOrphans)
+	h.disks.BG.Go(h.upkeep)
+	h.disks.BG.Go(h.owners.checkSealsAtStart)
+	h.disks.BG.Go(h.owners.withdrawOrphans)
 	return h.attachments.reclaim(ctx)
 }
 
@@ -209,7 +203,7 @@ func (h *Host) roomForCache(n int64) bool {
 	if err != nil {
 		return errors.Is(err, vfs.ErrUnsupported)
 	}
-	reserve := min(uint64(diskReserve), u.TotalBytes/16) + 4*uint64(h.pool.SegmentBytes())
+	reserve := min(uint64(diskReserve), u.TotalBytes/16) + 4*uint64(h.disks.WAL.SegmentBytes())
 	return u.AvailBytes > uint64(n)+reserve
 }
 
@@ -229,17 +223,17 @@ const identityFile = "host.json"
 func (h *Host) identify() error {
 	f, err := h.readIdentity()
 	if err == nil {
-		h.id = f.ID
+		h.disks.HostID = f.ID
 		return nil
 	}
 	if !errors.Is(err, errNotExist) {
 		return err
 	}
 	var id [8]byte
-	if _, err := io.ReadFull(h.cfg.Rand, id[:]); err != nil {
+	if _, err := io.ReadFull(h.disks.Rand, id[:]); err != nil {
 		return err
 	}
-	h.id = hex.EncodeToString(id[:])
+	h.disks.HostID = hex.EncodeToString(id[:])
 	return h.writeIdentity()
 }
 
@@ -259,7 +253,7 @@ func (h *Host) readIdentity() (f hostFile, err error) {
 }
 
 func (h *Host) writeIdentity() error {
-	b, err := json.Marshal(hostFile{hostFileVersion, h.id})
+	b, err := json.Marshal(hostFile{hostFileVersion, h.disks.HostID})
 	if err != nil {
 		return err
 	}
@@ -270,7 +264,7 @@ func (h *Host) writeIdentity() error {
 }
 
 // ID is the host's identity.
-func (h *Host) ID() string { return h.id }
+func (h *Host) ID() string { return h.disks.HostID }
 
 // Close finishes what is under way, syncs, and closes everything. Only the
 // first call does anything.
@@ -281,22 +275,22 @@ func (h *Host) Close(ctx context.Context) (err error) {
 
 func (h *Host) close(ctx context.Context) error {
 	h.attachments.stop(ctx)
-	h.shipLast(ctx)
+	h.durability.shipLast(ctx)
 	h.stop()
-	h.bg.Wait()
+	h.disks.BG.Wait()
 	var first error
-	for _, d := range h.all() {
+	for _, d := range h.disks.all() {
 		d.op.Lock()
 		if err := d.shut(); err != nil && first == nil {
 			first = err
 		}
 		d.op.Unlock()
 	}
-	if h.session != nil {
+	if h.disks.DB != nil {
 		// The pins that stay are dropped at the next start, so a store that does not
 		// answer is not asked for long.
 		ctx, cancel := context.WithTimeout(ctx, lastShipping)
-		_ = h.session.Close(ctx)
+		_ = h.publisher.Session.Close(ctx)
 		cancel()
 	}
 	h.closeAll()
@@ -305,14 +299,14 @@ func (h *Host) close(ctx context.Context) error {
 
 func (h *Host) closeAll() {
 	h.stop()
-	if h.cache != nil {
-		h.cache.Close()
+	if h.disks.Cache != nil {
+		h.disks.Cache.Close()
 	}
-	if h.pool != nil {
-		h.pool.Close()
+	if h.disks.WAL != nil {
+		h.disks.WAL.Close()
 	}
-	if h.db != nil {
-		_ = h.db.Close()
+	if h.disks.DB != nil {
+		_ = h.disks.DB.Close()
 	}
 	if h.dir != nil {
 		h.dir.Close()

@@ -94,7 +94,7 @@ func wantKind(t *testing.T, err error, k errs.Kind) {
 // vol is the open volume with the name.
 func vol(t *testing.T, h *Host, name string) *volume.Volume {
 	t.Helper()
-	d, err := h.local(name, true)
+	d, err := h.disks.local(name, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +268,7 @@ func TestDeadOwnerNeedsForceAndIsFenced(t *testing.T) {
 }
 
 func vol2(h *Host, name string) *volume.Volume {
-	d, _ := h.local(name, true)
+	d, _ := h.disks.local(name, true)
 	return d.open()
 }
 
@@ -346,7 +346,7 @@ func TestRestartBeginsANewEpoch(t *testing.T) {
 	if errors.Is(err, errs.Internal) {
 		t.Fatal(err)
 	}
-	if d := time.Since(h.cfg.Now()); d > time.Hour {
+	if d := time.Since(h.disks.Now()); d > time.Hour {
 		t.Fatal(d)
 	}
 }
@@ -365,12 +365,12 @@ func TestWritesLookForASeal(t *testing.T) {
 	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
 	before := b.count.Counts().Requests()
 	write := func(name string) {
-		e, err := h1.openExport(name)
+		e, err := h1.exports.Open(name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer e.Closed()
-		d, _ := h1.local(name, false)
+		d, _ := h1.disks.local(name, false)
 		if d.nextSealCheck.Load() != 0 {
 			d.nextSealCheck.Store(1) // it is time
 		}

@@ -18,19 +18,19 @@ func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 	all := map[string]*api.StoreHost{}
 	of := func(id string) *api.StoreHost {
 		if all[id] == nil {
-			all[id] = &api.StoreHost{ID: id, Addresses: []string{}, Self: id == h.id}
+			all[id] = &api.StoreHost{ID: id, Addresses: []string{}, Self: id == h.disks.HostID}
 		}
 		return all[id]
 	}
-	self := of(h.id)
-	self.Addresses = h.self().Addresses
-	self.Twin = h.twin.Load() != nil
-	err := h.eachTip(ctx, func(_ Name, tip *commitlog.Object) error {
+	self := of(h.disks.HostID)
+	self.Addresses = h.owners.self().Addresses
+	self.Twin = h.owners.twinNoticed() != nil
+	err := h.catalog.eachTip(ctx, func(_ Name, tip *commitlog.Object) error {
 		s := &tip.State
 		if !tip.Released && s.Owner.ID != "" {
 			o := of(s.Owner.ID)
 			o.Volumes++
-			o.Twin = o.Twin || h.isTwins(s.Owner)
+			o.Twin = o.Twin || h.owners.isTwins(s.Owner)
 			if s.Time.After(o.LastCommit) {
 				o.LastCommit = s.Time
 				o.Addresses = append([]string{}, s.Owner.Addresses...)
@@ -44,7 +44,7 @@ func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = commitlog.Pins(ctx, h.cfg.Store, "", func(p commitlog.Pin) error {
+	err = commitlog.Pins(ctx, h.disks.Store, "", func(p commitlog.Pin) error {
 		of(p.Host).Pins++
 		return nil
 	})
@@ -68,7 +68,7 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 	if !commitlog.ValidName(id) {
 		return out, badName("host", id)
 	}
-	if id == h.id {
+	if id == h.disks.HostID {
 		return out, errs.New(errs.Invalid, "host %s is this one", id)
 	}
 	known, silent := false, map[string]bool{}
@@ -77,14 +77,14 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 		if force || host.ID != id || silent[at] {
 			return nil
 		}
-		if h.answers(ctx, host) {
+		if h.owners.answers(ctx, host) {
 			return errs.New(errs.WouldLose, "host %s answers at %s: what it holds it may still need; --force forgets it all the same", id, at)
 		}
 		silent[at] = true // it took a while to find out
 		return nil
 	}
 	var mine, others []Name
-	err := h.eachTip(ctx, func(n Name, tip *commitlog.Object) error {
+	err := h.catalog.eachTip(ctx, func(n Name, tip *commitlog.Object) error {
 		s := &tip.State
 		if s.Owner.ID == id && !tip.Released {
 			known = true
@@ -94,14 +94,14 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 		}
 		if i := slices.IndexFunc(s.SealedFrom, func(f commitlog.SealedFrom) bool { return f.Host == id }); i >= 0 {
 			known = true
-			sealed, err := commitlog.Load(ctx, h.cfg.Store, n.log(), s.SealedFrom[i].Generation)
+			sealed, err := commitlog.Load(ctx, h.disks.Store, n.log(), s.SealedFrom[i].Generation)
 			if err != nil {
 				return err
 			}
 			if err := ask(sealed.State.Owner); err != nil { // its forks and its rescue may be there
 				return err
 			}
-			if s.Owner.ID == h.id && h.find(n) != nil {
+			if s.Owner.ID == h.disks.HostID && h.disks.find(n) != nil {
 				mine = append(mine, n)
 			} else {
 				others = append(others, n)
@@ -120,12 +120,12 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 		out.Volumes = append(out.Volumes, n.String())
 	}
 	var pins []commitlog.Pin
-	err = commitlog.Pins(ctx, h.cfg.Store, id, func(p commitlog.Pin) error { pins = append(pins, p); return nil })
+	err = commitlog.Pins(ctx, h.disks.Store, id, func(p commitlog.Pin) error { pins = append(pins, p); return nil })
 	if err != nil {
 		return out, err
 	}
 	for _, p := range pins {
-		if err := commitlog.DropPin(ctx, h.cfg.Store, p); err != nil {
+		if err := commitlog.DropPin(ctx, h.disks.Store, p); err != nil {
 			return out, err
 		}
 		out.Pins++
@@ -133,13 +133,13 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 	if !known && out.Pins == 0 {
 		return out, errs.New(errs.NotFound, "the store knows of no host %s: glide hosts lists them", id)
 	}
-	h.event(eventHost, "", "host %s was forgotten: %d pins, %d volumes", id, out.Pins, len(out.Volumes))
+	h.disks.event(eventHost, "", "host %s was forgotten: %d pins, %d volumes", id, out.Pins, len(out.Volumes))
 	return out, nil
 }
 
 // forgetFor takes what is kept for a host out of a volume of this one.
 func (h *Host) forgetFor(ctx context.Context, n Name, id string) error {
-	d, err := h.local(n.String(), false)
+	d, err := h.disks.local(n.String(), false)
 	if err != nil {
 		return err
 	}
@@ -149,16 +149,16 @@ func (h *Host) forgetFor(ctx context.Context, n Name, id string) error {
 		return err
 	}
 	st := d.state()
-	if err := d.own(&st); err != nil {
+	if err := h.owners.own(d, &st); err != nil {
 		return err
 	}
 	if d.owner.Generation().IsZero() {
-		if _, err := d.claimOwn(ctx, &st); err != nil {
-			return h.fenceIfLost(d, err)
+		if _, err := h.owners.claimOwn(ctx, d, &st); err != nil {
+			return h.owners.fenceIfLost(d, err)
 		}
 	}
 	if err := d.owner.Forget(ctx, id); err != nil {
-		return h.fenceIfLost(d, err)
+		return h.owners.fenceIfLost(d, err)
 	}
 	g := d.owner.Generation()
 	return d.update(func(s *volume.State) { s.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number} })
@@ -167,20 +167,20 @@ func (h *Host) forgetFor(ctx context.Context, n Name, id string) error {
 // Barrier returns when the store holds every write of a volume through the
 // given one, which Show numbers. It publishes nothing if that is so already.
 func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Flush, error) {
-	d, err := h.local(name, false)
+	d, err := h.disks.local(name, false)
 	if err != nil {
 		return api.Flush{}, err
 	}
-	began := h.cfg.Now()
+	began := h.disks.Now()
 	written, published := d.sequences()
 	if through > written {
 		return api.Flush{}, errs.New(errs.Invalid, "volume %q has no write %d yet: its newest is %d", d, through, written)
 	}
-	if s := d.ship.Load(); s != nil && through > published {
-		if err := s.v.Flush(); err != nil {
+	if s := d.shipper(); s != nil && through > published {
+		if err := d.flushLog(); err != nil {
 			return api.Flush{}, err
 		}
-		switch err := s.flushed(ctx, through, verbStoreTimeout); {
+		switch err := s.Flushed(ctx, through, verbStoreTimeout); {
 		case err == errRelaxed:
 			return h.Flush(ctx, name)
 		case err != nil:
@@ -190,5 +190,5 @@ func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Fl
 		return h.Flush(ctx, name)
 	}
 	st := d.state()
-	return api.Flush{Generation: generation(st.Published).String(), ElapsedMs: h.since(began)}, nil
+	return api.Flush{Generation: generation(st.Published).String(), ElapsedMs: h.disks.since(began)}, nil
 }

@@ -110,7 +110,7 @@ func TestForgetAsksOnce(t *testing.T) {
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "w", Size: mib, Durability: "sync"}))
 	delete(b.peers, "a")
 	asked := 0
-	h2.cfg.Dial = func(addr string) Peer {
+	h2.owners.Dial = func(addr string) Peer {
 		asked++
 		return b.dial(addr)
 	}

@@ -15,7 +15,7 @@ import (
 // Import makes a volume of an image, folding and uploading as it reads. The
 // same image under the same name again changes nothing.
 func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Source) (api.Import, error) {
-	began := h.cfg.Now()
+	began := h.disks.Now()
 	ctx, counter := count(ctx)
 	n, size, err := importTarget(name, size, src)
 	if err != nil {
@@ -25,10 +25,10 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 		return api.Import{}, err
 	}
 	out := api.Import{Name: n.String(), Size: size}
-	defer func() { out.ElapsedMs = h.since(began) }()
-	t := h.tenant(n.Tenant)
-	st := h.newState(n, size)
-	d := newDisk(h, st)
+	defer func() { out.ElapsedMs = h.disks.since(began) }()
+	t := h.disks.tenant(n.Tenant)
+	st := h.disks.newState(n, size)
+	d := newDisk(h.disks, st)
 	d.op.Lock() // who imports the same waits for it
 	defer d.op.Unlock()
 	for {
@@ -37,20 +37,20 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 			out, err = unchanged(ctx, t.hasher, *old, digest, src, size)
 		}
 		if err != nil || old != nil {
-			out.ElapsedMs, out.Requests = h.since(began), requests(counter)
+			out.ElapsedMs, out.Requests = h.disks.since(began), requests(counter)
 			return out, err
 		}
-		if h.reserve(d) == nil {
+		if h.disks.reserve(d) == nil {
 			break
 		}
 	}
-	end := h.session.Begin()
+	end := h.publisher.Session.Begin()
 	defer func() { end(context.WithoutCancel(ctx)) }()
-	im := importer{session: h.session, index: t.index, hasher: t.hasher, pages: t.pages, limits: pack.Limits{Blocks: h.cfg.PackBlocks}, compression: h.cfg.Compression, keep: t.domain.Keep, keepPage: h.keepPage}
+	im := importer{session: h.publisher.Session, index: t.index, hasher: t.hasher, pages: t.pages, limits: pack.Limits{Blocks: h.publisher.PackBlocks}, compression: h.publisher.Compression, keep: t.domain.Keep, keepPage: h.publisher.keepPage}
 	res, digest, err := im.run(ctx, src, size, &out.BytesRead)
 	var release func(context.Context)
 	if err == nil {
-		if release, err = h.pinReused(ctx, t, &res); err == nil {
+		if release, err = h.publisher.pinReused(ctx, t, &res); err == nil {
 			defer func() { release(context.WithoutCancel(ctx)) }()
 		}
 	}
@@ -58,7 +58,7 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 		err = h.commitImport(ctx, d, &st, res.Root, digest)
 	}
 	if err != nil {
-		h.unreserve(d)
+		h.disks.unreserve(d)
 		if errs.KindOf(err) == errs.Exists && digest != "" { // another host was faster
 			if old, theirs, gone := h.imported(ctx, n); gone == nil && old != nil && theirs == digest && old.Size == size {
 				out.ID, out.Generation, out.Unchanged, err = old.ID, old.Generation, true, nil
@@ -68,10 +68,10 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 		return out, err
 	}
 	d.stored.Add(int64(res.Uploaded))
-	h.dedup.n.Add(res.Hits)
+	h.publisher.Dedup.Add(res.Hits)
 	out.ID, out.Generation = st.ID.String(), generation(d.state().Published).String()
 	out.BlocksFolded, out.BlocksNew, out.BytesUploaded = res.Folded, res.New, res.Uploaded
-	out.Requests, out.ElapsedMs = requests(counter), h.since(began)
+	out.Requests, out.ElapsedMs = requests(counter), h.disks.since(began)
 	return out, nil
 }
 
@@ -93,15 +93,15 @@ func importTarget(name string, size uint64, src api.Source) (Name, uint64, error
 // imported finds a volume that has the name already, here or in the store. One
 // that is being imported here is waited for.
 func (h *Host) imported(ctx context.Context, n Name) (*api.Volume, string, error) {
-	for d := h.find(n); d != nil; d = h.find(n) {
+	for d := h.disks.find(n); d != nil; d = h.disks.find(n) {
 		d.op.Lock()
 		v, digest := h.view(d), d.state().ImportDigest
 		d.op.Unlock()
-		if h.find(n) == d { // it was not given up meanwhile
+		if h.disks.find(n) == d { // it was not given up meanwhile
 			return &v, digest, nil
 		}
 	}
-	tip, err := h.tip(ctx, n)
+	tip, err := h.catalog.tip(ctx, n)
 	if errs.KindOf(err) == errs.NotFound && err != nil {
 		return nil, "", nil
 	}
@@ -132,21 +132,19 @@ func unchanged(ctx context.Context, hasher *pack.Hasher, old api.Volume, digest 
 // commitImport publishes an imported volume and brings it up. Under op.
 func (h *Host) commitImport(ctx context.Context, d *disk, st *volume.State, root blockmap.Root, digest string) error {
 	st.Root, st.RootBlocks, st.ImportDigest = root, st.Blocks(), digest
-	d.mu.Lock()
-	d.rec = *st
-	d.mu.Unlock()
-	g, err := d.commit(ctx, h.commitState(st, commitlog.CauseImport))
+	d.setRecord(st)
+	g, err := h.owners.commit(ctx, d, h.disks.commitState(st, commitlog.CauseImport))
 	if err != nil {
 		return err
 	}
 	st.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number}
-	if err := h.save(st); err != nil {
+	if err := h.disks.save(st); err != nil {
 		return err
 	}
-	if err := d.firstDone(st); err != nil {
+	if err := h.owners.firstDone(d, st); err != nil {
 		return err
 	}
-	v, err := volume.Open(h.env(h.tenant(st.Tenant)), *st, false)
+	v, err := volume.Open(h.disks.env(h.disks.tenant(st.Tenant)), *st, false)
 	if err != nil {
 		return err
 	}
@@ -169,21 +167,22 @@ func ImportToStore(ctx context.Context, cfg Config, name string, size uint64, sr
 	if err != nil {
 		return api.Import{}, err
 	}
-	h := &Host{cfg: cfg}
-	h.id = "import-" + short(newVolumeID(h))
+	h := newHost(cfg)
+	defer h.stop()
+	h.disks.HostID = "import-" + short(newVolumeID(h.disks))
 	hasher := pack.NewHasher(n.Tenant)
-	tip, err := h.tip(ctx, n)
+	tip, err := h.catalog.tip(ctx, n)
 	if err == nil {
 		out, err := unchanged(ctx, hasher, remoteView(n, tip), tip.State.ImportDigest, src, size)
-		out.ElapsedMs, out.Requests = h.since(began), requests(counter)
+		out.ElapsedMs, out.Requests = h.disks.since(began), requests(counter)
 		return out, err
 	}
 	if errs.KindOf(err) != errs.NotFound {
 		return api.Import{}, err
 	}
-	h.session = flush.NewSession(cfg.Store, storePins{h}, cfg.random64)
+	session := flush.NewSession(cfg.Store, StorePins{h.disks}, h.disks.random64)
 	im := importer{
-		session: h.session, index: &memoryIndex{refs: map[pack.Hash]pack.Ref{}}, hasher: hasher, pages: blockmap.NewPageCache(1<<20).Source(noPages{}, hasher),
+		session: session, index: &memoryIndex{refs: map[pack.Hash]pack.Ref{}}, hasher: hasher, pages: blockmap.NewPageCache(1<<20).Source(noPages{}, hasher),
 		limits: pack.Limits{Blocks: cfg.PackBlocks}, compression: cfg.Compression,
 	}
 	out := api.Import{Name: n.String(), Size: size}
@@ -191,24 +190,24 @@ func ImportToStore(ctx context.Context, cfg Config, name string, size uint64, sr
 	if err != nil {
 		return out, err
 	}
-	st := h.newState(n, size)
+	st := h.disks.newState(n, size)
 	st.Root, st.ImportDigest = res.Root, digest
-	o, err := h.newOwner(&st)
+	o, err := h.owners.newOwner(&st)
 	if err != nil {
 		return out, err
 	}
-	g, err := o.OpenFirst(ctx, h.commitState(&st, commitlog.CauseImport))
+	g, err := o.OpenFirst(ctx, h.disks.commitState(&st, commitlog.CauseImport))
 	if err != nil {
 		return out, err
 	}
 	if err := o.Release(ctx); err != nil {
 		return out, err
 	}
-	if err := h.session.Close(ctx); err != nil {
+	if err := session.Close(ctx); err != nil {
 		return out, err
 	}
 	out.ID, out.Generation = st.ID.String(), g.String()
 	out.BlocksFolded, out.BlocksNew, out.BytesUploaded = res.Folded, res.New, res.Uploaded
-	out.Requests, out.ElapsedMs = requests(counter), h.since(began)
+	out.Requests, out.ElapsedMs = requests(counter), h.disks.since(began)
 	return out, nil
 }

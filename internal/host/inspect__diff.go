@@ -135,14 +135,14 @@ func (d *differ) add(off, n uint64) {
 }
 
 // Diff tells where two volumes differ and how much they share.
-func (h *Host) Diff(ctx context.Context, a, b string) (api.Diff, error) {
+func (in *Inspector) Diff(ctx context.Context, a, b string) (api.Diff, error) {
 	out := api.Diff{A: a, B: b, Ranges: []api.Range{}}
-	ca, doneA, err := h.cutNamed(ctx, a)
+	ca, doneA, err := in.cutNamed(ctx, a)
 	if err != nil {
 		return out, err
 	}
 	defer doneA()
-	cb, doneB, err := h.cutNamed(ctx, b)
+	cb, doneB, err := in.cutNamed(ctx, b)
 	if err != nil {
 		return out, err
 	}

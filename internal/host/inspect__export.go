@@ -26,14 +26,24 @@ func (e exported) Extents(ctx context.Context, off, length uint64, fn func(uint6
 
 func (e exported) Close() { e.done() }
 
+// Inspector reads volumes for people: whole ones, and where their bytes are. All
+// methods may be called concurrently.
+type Inspector struct {
+	disks   *Table
+	catalog *Catalog
+}
+
+// newInspector returns an inspector of a host's volumes, and of the store's.
+func newInspector(t *Table, c *Catalog) *Inspector { return &Inspector{disks: t, catalog: c} }
+
 // Export opens the present cut of a volume, or a snapshot, for reading. A volume
 // of the store that is not on this host is read as it was last published.
-func (h *Host) Export(ctx context.Context, name string) (api.Exported, error) {
+func (in *Inspector) Export(ctx context.Context, name string) (api.Exported, error) {
 	n, err := ParseName(name, true)
 	if err != nil {
 		return nil, err
 	}
-	c, done, err := h.cutOf(ctx, n)
+	c, done, err := in.cutOf(ctx, n)
 	if err != nil {
 		return nil, err
 	}
@@ -42,8 +52,8 @@ func (h *Host) Export(ctx context.Context, name string) (api.Exported, error) {
 
 // cutOf returns a cut of what the name names; done releases it. A volume that
 // this host has lost to another is read as the store has it.
-func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
-	if d := h.find(n); d != nil && d.here() {
+func (in *Inspector) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
+	if d := in.disks.find(n); d != nil && d.here() {
 		v, done, err := d.openForRead()
 		if err != nil {
 			return nil, nil, err
@@ -58,11 +68,11 @@ func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
 			done()
 		}, nil
 	}
-	if d := h.find(Name{n.Tenant, n.Volume, ""}); d != nil && d.here() {
-		_, err := h.local(n.String(), true) // the store may have another volume of that name
+	if d := in.disks.find(Name{n.Tenant, n.Volume, ""}); d != nil && d.here() {
+		_, err := in.disks.local(n.String(), true) // the store may have another volume of that name
 		return nil, nil, err
 	}
-	tip, err := h.tip(ctx, n)
+	tip, err := in.catalog.tip(ctx, n)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -79,21 +89,21 @@ func (h *Host) cutOf(ctx context.Context, n Name) (*volume.Cut, func(), error) {
 			return nil, nil, errs.New(errs.NotFound, "volume %q has no snapshot %q", n.log(), n.Snapshot)
 		}
 	}
-	return h.cutOfState(ctx, &state)
+	return in.catalog.cutOfState(ctx, &state)
 }
 
-func (h *Host) cutNamed(ctx context.Context, name string) (*volume.Cut, func(), error) {
+func (in *Inspector) cutNamed(ctx context.Context, name string) (*volume.Cut, func(), error) {
 	n, err := ParseName(name, true)
 	if err != nil {
 		return nil, nil, err
 	}
-	return h.cutOf(ctx, n)
+	return in.cutOf(ctx, n)
 }
 
 // cutAt returns a cut of the snapshot, or of the commit, of a volume; done
 // releases it.
-func (h *Host) cutAt(ctx context.Context, n Name, at string) (*volume.Cut, func(), error) {
-	if s := h.find(Name{n.Tenant, n.Volume, at}); s != nil {
+func (in *Inspector) cutAt(ctx context.Context, n Name, at string) (*volume.Cut, func(), error) {
+	if s := in.disks.find(Name{n.Tenant, n.Volume, at}); s != nil {
 		v, err := s.wakeAlone(false)
 		if err != nil {
 			return nil, nil, err
@@ -104,12 +114,12 @@ func (h *Host) cutAt(ctx context.Context, n Name, at string) (*volume.Cut, func(
 		}
 		return c, c.Release, nil
 	}
-	state, g, err := h.resolve(ctx, n, at)
+	state, g, err := in.catalog.resolve(ctx, n, at)
 	if err != nil {
 		return nil, nil, err
 	}
-	if d := h.find(n); d != nil && volume.ID(state.ID) != d.id {
+	if d := in.disks.find(n); d != nil && volume.ID(state.ID) != d.id {
 		return nil, nil, errs.New(errs.NotFound, "%s is a state of another volume, which had the name %q before: glide fork --at %s takes it", g, n, g)
 	}
-	return h.cutOfState(ctx, state)
+	return in.catalog.cutOfState(ctx, state)
 }

@@ -23,7 +23,7 @@ type owned struct {
 // usage adds up what this host's volumes use. A volume and its snapshots are
 // one owner: they are removed together.
 type usage struct {
-	h      *Host
+	in     *Inspector
 	ask    volume.ID // zero: all of them
 	owners map[volume.ID]int
 	blocks map[pack.Hash]*owned
@@ -41,16 +41,16 @@ type placed struct {
 
 // Usage tells what a volume, or all of this host's, use. It is exact over this
 // host's volumes, and costs a walk through the block maps of all of them.
-func (h *Host) Usage(ctx context.Context, name string) (api.Usage, error) {
-	u := usage{h: h, owners: map[volume.ID]int{}, blocks: map[pack.Hash]*owned{}}
+func (in *Inspector) Usage(ctx context.Context, name string) (api.Usage, error) {
+	u := usage{in: in, owners: map[volume.ID]int{}, blocks: map[pack.Hash]*owned{}}
 	if name != "" {
-		d, err := h.local(name, false)
+		d, err := in.disks.local(name, false)
 		if err != nil {
 			return api.Usage{}, err
 		}
 		u.ask = d.id
 	}
-	for _, d := range h.all() {
+	for _, d := range in.disks.all() {
 		if err := u.disk(ctx, d); err != nil {
 			return api.Usage{}, err
 		}
@@ -100,7 +100,7 @@ func (u *usage) disk(ctx context.Context, d *disk) error {
 // was released is all in the store, and to wake it would be to claim it.
 func (u *usage) open(d *disk, st *volume.State, owner int) (*blockmap.Map, func(), error) {
 	if st.Released && st.Mode == volume.Asleep {
-		m, err := blockmap.New(u.h.tenant(st.Tenant).pages, st.Root, st.Blocks())
+		m, err := blockmap.New(u.in.disks.tenant(st.Tenant).pages, st.Root, st.Blocks())
 		return m, func() {}, err
 	}
 	v, giveBack, err := d.openForRead()

@@ -54,13 +54,13 @@ const maxDamaged = 100
 // Verify reads all of a volume and checks it: what the log holds against its
 // checksums, and every block against its hash; cold reads blocks from the store
 // even if a tier has them.
-func (h *Host) Verify(ctx context.Context, name string, cold bool) (api.Verify, error) {
+func (in *Inspector) Verify(ctx context.Context, name string, cold bool) (api.Verify, error) {
 	n, err := ParseName(name, true)
 	if err != nil {
 		return api.Verify{}, err
 	}
 	out := api.Verify{Name: n.String(), Cold: cold, Damaged: []string{}}
-	c, done, err := h.cutOf(ctx, n)
+	c, done, err := in.cutOf(ctx, n)
 	if err != nil {
 		return out, err
 	}
@@ -75,22 +75,22 @@ func (h *Host) Verify(ctx context.Context, name string, cold bool) (api.Verify, 
 		return nil
 	}
 	pos := newPosition(ctx, c)
-	if err := h.verifyLog(ctx, c, &out, pos, damaged); err != nil {
+	if err := in.verifyLog(ctx, c, &out, pos, damaged); err != nil {
 		return out, err
 	}
 	if g := generation(c.State.Published); cold && n.Snapshot == "" && !g.IsZero() {
 		// What any other host would find the volume by.
-		if _, err := commitlog.Load(ctx, h.cfg.Store, n.log(), g); err != nil {
+		if _, err := commitlog.Load(ctx, in.disks.Store, n.log(), g); err != nil {
 			if err := damaged("commit", err); err != nil {
 				return out, err
 			}
 		}
 	}
-	t := h.tenant(n.Tenant)
+	t := in.disks.tenant(n.Tenant)
 	size := int(c.State.BlockSize)
 	base := c.Base()
 	if cold {
-		if base, err = h.storedMap(t, base); err != nil {
+		if base, err = in.storedMap(t, base); err != nil {
 			return out, err
 		}
 	}
@@ -119,8 +119,8 @@ func (h *Host) Verify(ctx context.Context, name string, cold bool) (api.Verify, 
 const coldPages = 4 << 20
 
 // storedMap is a map as the store has it, whatever this host keeps of its pages.
-func (h *Host) storedMap(t *tenant, m *blockmap.Map) (*blockmap.Map, error) {
-	loader := h.cache.Pages(noPagesKept{})
+func (in *Inspector) storedMap(t *tenant, m *blockmap.Map) (*blockmap.Map, error) {
+	loader := in.disks.Cache.Pages(noPagesKept{})
 	return blockmap.New(blockmap.NewPageCache(coldPages).Source(loader.For(t.hasher), t.hasher), m.Root(), m.Blocks())
 }
 
@@ -132,7 +132,7 @@ func (noPagesKept) Page(pack.Hash) ([]byte, error) { return nil, nil }
 func (noPagesKept) AddPage(pack.Hash, []byte) error { return nil }
 
 // verifyLog reads what the overlay points at.
-func (h *Host) verifyLog(ctx context.Context, c *volume.Cut, out *api.Verify, pos *position, damaged func(string, error) error) error {
+func (in *Inspector) verifyLog(ctx context.Context, c *volume.Cut, out *api.Verify, pos *position, damaged func(string, error) error) error {
 	for _, s := range c.Segments() {
 		if err := s.Verify(); err != nil {
 			if err := damaged("log", err); err != nil {

@@ -3,29 +3,66 @@ package host
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 
+	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
 
+// Peer is another host, as its API offers it.
+type Peer interface {
+	// Release asks for a flush, or for a flush and the volume.
+	Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error)
+	// Host tells who it is.
+	Host(ctx context.Context) (api.Host, error)
+}
+
+// OwnersOptions say how a host appears to others.
+type OwnersOptions struct {
+	Advertise string                 // where other hosts find this one's API, "" if nowhere
+	Dial      func(addr string) Peer // the peer at an advertised address; nil: none can be asked
+	RollAt    uint64                 // objects of an epoch before the next begins; 0: commitlog's default
+}
+
+// Owners holds this host's claims on its volumes. All methods may be called
+// concurrently; those that say "under op" need the op of their disk.
+type Owners struct {
+	OwnersOptions
+	disks   *Table
+	pins    *Pins
+	catalog *Catalog
+
+	processes processes
+	twin      atomic.Pointer[error] // how another daemon with this host's identity was noticed
+
+	firstPublishMu sync.Mutex // held to change what is known of first publications
+}
+
+// newOwners returns a host that has claimed nothing.
+func newOwners(o OwnersOptions, t *Table, p *Pins, c *Catalog) *Owners {
+	return &Owners{OwnersOptions: o, disks: t, pins: p, catalog: c}
+}
+
 // newOwner is a hold on the disk's log that claims nothing yet.
-func (h *Host) newOwner(st *volume.State) (*commitlog.Owner, error) {
-	self := h.self()
+func (ow *Owners) newOwner(st *volume.State) (*commitlog.Owner, error) {
+	self := ow.self()
 	var err error
-	if self.Process, err = h.process(); err != nil {
+	if self.Process, err = ow.process(); err != nil {
 		return nil, err
 	}
 	return commitlog.New(commitlog.Options{
-		Store: h.cfg.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: self, Rand: h.cfg.Rand, Now: h.cfg.Now, RollAt: h.cfg.RollAt,
-		Uptime: h.cfg.Uptime, Pause: pause,
+		Store: ow.disks.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: self, Rand: ow.disks.Rand, Now: ow.disks.Now, RollAt: ow.RollAt,
+		Uptime: ow.disks.Uptime, Pause: pause,
 	})
 }
 
-func (h *Host) self() commitlog.Host {
-	host := commitlog.Host{ID: h.id}
-	if h.cfg.Advertise != "" {
-		host.Addresses = []string{h.cfg.Advertise}
+func (ow *Owners) self() commitlog.Host {
+	host := commitlog.Host{ID: ow.disks.HostID}
+	if ow.Advertise != "" {
+		host.Addresses = []string{ow.Advertise}
 	}
 	return host
 }
@@ -33,14 +70,14 @@ func (h *Host) self() commitlog.Host {
 // commit publishes a state, opening the log or an epoch of this process first
 // where that has not been done. While another host has its time to take the
 // volume over, it waits. Under op.
-func (d *disk) commit(ctx context.Context, state commitlog.State) (commitlog.Generation, error) {
-	g, err := d.tryCommit(ctx, state)
+func (ow *Owners) commit(ctx context.Context, d *disk, state commitlog.State) (commitlog.Generation, error) {
+	g, err := ow.tryCommit(ctx, d, state)
 	for errors.Is(err, commitlog.ErrYielding) && pause(ctx, yieldPoll) == nil {
-		g, err = d.tryCommit(ctx, state)
+		g, err = ow.tryCommit(ctx, d, state)
 	}
 	if err != nil && d.ended() {
 		d.setOwner(nil)
-		g, err = d.tryCommit(ctx, state)
+		g, err = ow.tryCommit(ctx, d, state)
 	}
 	return g, nameTaken(err, d.String(), state.Cause)
 }
@@ -57,16 +94,16 @@ func nameTaken(err error, name string, cause commitlog.Cause) error {
 	return errs.New(errs.Exists, "%w: give this one another with glide rename %s NEW", err, name)
 }
 
-func (d *disk) tryCommit(ctx context.Context, state commitlog.State) (commitlog.Generation, error) {
+func (ow *Owners) tryCommit(ctx context.Context, d *disk, state commitlog.State) (commitlog.Generation, error) {
 	st := d.state()
-	if err := d.own(&st); err != nil {
+	if err := ow.own(d, &st); err != nil {
 		return commitlog.Generation{}, err
 	}
 	if d.owner.Generation().IsZero() {
 		if st.Published == nil {
-			return d.openFirst(ctx, &st, state)
+			return ow.openFirst(ctx, d, &st, state)
 		}
-		if _, err := d.claimOwn(ctx, &st); errors.Is(err, errRemovedHere) {
+		if _, err := ow.claimOwn(ctx, d, &st); errors.Is(err, errRemovedHere) {
 			return d.owner.OpenFirst(ctx, state) // it was not removed after all
 		} else if err != nil {
 			return commitlog.Generation{}, err
@@ -76,9 +113,9 @@ func (d *disk) tryCommit(ctx context.Context, state commitlog.State) (commitlog.
 }
 
 // own gives the disk an owner, which need not have claimed anything.
-func (d *disk) own(st *volume.State) error {
+func (ow *Owners) own(d *disk, st *volume.State) error {
 	if d.owner == nil {
-		o, err := d.h.newOwner(st)
+		o, err := ow.newOwner(st)
 		if err != nil {
 			return err
 		}
@@ -89,9 +126,9 @@ func (d *disk) own(st *volume.State) error {
 
 // claimOwn begins this process's epoch of a volume that is this host's; finding
 // it somebody else's is being fenced.
-func (d *disk) claimOwn(ctx context.Context, st *volume.State) (*commitlog.Object, error) {
+func (ow *Owners) claimOwn(ctx context.Context, d *disk, st *volume.State) (*commitlog.Object, error) {
 	first, err := d.owner.Claim(ctx, commitlog.CauseOpen, func(tip *commitlog.Object) error {
-		if tip.State.Owner.ID != d.h.id || tip.State.ID != commitlog.VolumeID(st.ID) || d.h.isTwins(tip.State.Owner) {
+		if tip.State.Owner.ID != ow.disks.HostID || tip.State.ID != commitlog.VolumeID(st.ID) || ow.isTwins(tip.State.Owner) {
 			return takenBy(d, tip)
 		}
 		if had := generation(st.Published); tip.Generation.Compare(had) < 0 { // no-silent-rollback
@@ -103,12 +140,12 @@ func (d *disk) claimOwn(ctx context.Context, st *volume.State) (*commitlog.Objec
 			return errs.New(errs.Fenced, "the store has a newer state of volume %q (generation %s, write %d) than the disk of this host (write %d): was the data directory restored from a copy?", d, tip.Generation, tip.State.Through(), v.Last())
 		}
 		if tip.State.Root != st.Root { // reachable-is-kept
-			return d.h.pins.keepBehind(ctx, st.Root)
+			return ow.pins.keepBehind(ctx, st.Root)
 		}
 		return nil
 	})
 	if err != nil && errs.KindOf(err) == errs.NotFound {
-		return nil, d.whyRemoved(ctx, st, err)
+		return nil, ow.whyRemoved(ctx, d, st, err)
 	}
 	return first, err
 }
@@ -127,12 +164,12 @@ func (e halfRenamed) Unwrap() error { return e.error }
 
 // whyRemoved tells what became of a volume of this host whose log in the store
 // says that it was removed.
-func (d *disk) whyRemoved(ctx context.Context, st *volume.State, err error) error {
-	tip, findErr := commitlog.Newest(ctx, d.h.cfg.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name})
+func (ow *Owners) whyRemoved(ctx context.Context, d *disk, st *volume.State, err error) error {
+	tip, findErr := commitlog.Newest(ctx, ow.disks.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name})
 	switch {
 	case findErr != nil:
 		return errors.Join(err, findErr)
-	case !tip.Tombstone || tip.State.ID != commitlog.VolumeID(d.id) || tip.State.Owner.ID != d.h.id:
+	case !tip.Tombstone || tip.State.ID != commitlog.VolumeID(d.id) || tip.State.Owner.ID != ow.disks.HostID:
 		return takenBy(d, tip)
 	case tip.State.RenamedTo != "":
 		to := tip.State.RenamedTo
@@ -148,7 +185,7 @@ type removedElsewhere struct{ error }
 func (e removedElsewhere) Unwrap() error { return e.error }
 
 func takenBy(d *disk, tip *commitlog.Object) error {
-	if tip.State.Owner.ID == d.h.id && !tip.Tombstone {
+	if tip.State.Owner.ID == d.table.HostID && !tip.Tombstone {
 		return errs.New(errs.Fenced, "volume %q was taken over by %w at %s", d, commitlog.ErrTwin, tip.Generation)
 	}
 	if tip.Tombstone {

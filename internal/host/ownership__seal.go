@@ -18,27 +18,27 @@ const yieldPoll = time.Second
 // is being opened was taken over meanwhile. A volume that was never published
 // makes no request. The first look is made beside the verbs, which would wait as
 // long as a store that is away.
-func (h *Host) checkSealSoon(d *disk) {
+func (ow *Owners) checkSealSoon(d *disk) {
 	st := d.state()
-	if st.Published == nil || h.ctx.Err() != nil {
+	if st.Published == nil || ow.disks.Ctx.Err() != nil {
 		return
 	}
-	h.bg.Add(1)
+	ow.disks.BG.Add(1)
 	go func() {
-		defer h.bg.Done()
-		ctx, cancel := context.WithTimeout(h.ctx, time.Minute)
+		defer ow.disks.BG.Done()
+		ctx, cancel := context.WithTimeout(ow.disks.Ctx, time.Minute)
 		defer cancel()
-		err := d.checkSealAfterRestart(ctx, &st)
+		err := ow.checkSealAfterRestart(ctx, d, &st)
 		for errors.Is(err, commitlog.ErrYielding) && pause(ctx, yieldPoll) == nil {
-			err = d.checkSealAfterRestart(ctx, &st)
+			err = ow.checkSealAfterRestart(ctx, d, &st)
 		}
 		if err == nil || errs.KindOf(err) != errs.Fenced {
 			return
 		}
 		d.op.Lock()
 		defer d.op.Unlock()
-		if err := d.checkSeal(ctx); err != nil && errs.KindOf(err) == errs.Fenced {
-			_ = h.fenceIfLost(d, err) // it is logged, and the volume's state says it
+		if err := ow.checkSeal(ctx, d); err != nil && errs.KindOf(err) == errs.Fenced {
+			_ = ow.fenceIfLost(d, err) // it is logged, and the volume's state says it
 		}
 	}()
 }
@@ -47,46 +47,46 @@ func (h *Host) checkSealSoon(d *disk) {
 // started: they may have been taken over while it was away. Verbs need not wait for
 // that either, unless there is something to be done. A store that does not answer
 // is asked again when they are written to.
-func (h *Host) checkSealsAtStart() {
-	for _, d := range h.all() {
+func (ow *Owners) checkSealsAtStart() {
+	for _, d := range ow.disks.all() {
 		st := d.state()
 		if st.Published == nil || st.Mode != volume.Active {
 			continue
 		}
-		err := d.checkSealAfterRestart(h.ctx, &st)
+		err := ow.checkSealAfterRestart(ow.disks.Ctx, d, &st)
 		switch {
 		case err == nil:
 		case errs.KindOf(err) == errs.Fenced || errors.Is(err, commitlog.ErrYielding):
-			h.checkSealSoon(d)
-		case errs.KindOf(err) == errs.Unavailable || h.ctx.Err() != nil:
+			ow.checkSealSoon(d)
+		case errs.KindOf(err) == errs.Unavailable || ow.disks.Ctx.Err() != nil:
 			return
 		}
 	}
 }
 
 // checkSeal looks whether the disk's newest commit is still the tip of its log.
-func (d *disk) checkSeal(ctx context.Context) error {
+func (ow *Owners) checkSeal(ctx context.Context, d *disk) error {
 	if d.owner != nil && !d.owner.Generation().IsZero() {
 		return d.owner.CheckSeal(ctx)
 	}
 	st := d.state()
-	return d.checkSealAfterRestart(ctx, &st)
+	return ow.checkSealAfterRestart(ctx, d, &st)
 }
 
 // checkSealAfterRestart is checkSeal for a process that has not committed, and so has no
 // epoch: it looks behind the newest commit that its predecessors noted. What one
 // of them made, and did not live to note, leaves the volume over a state that
 // the store has moved on from (reachable-is-kept).
-func (d *disk) checkSealAfterRestart(ctx context.Context, st *volume.State) error {
+func (ow *Owners) checkSealAfterRestart(ctx context.Context, d *disk, st *volume.State) error {
 	vol, last := commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, generation(st.Published)
-	g, err := commitlog.Look(ctx, d.h.cfg.Store, vol, last, d.h.id)
+	g, err := commitlog.Look(ctx, ow.disks.Store, vol, last, ow.disks.HostID)
 	if err != nil || g.Compare(last) <= 0 {
 		return err
 	}
-	if o, err := commitlog.Load(ctx, d.h.cfg.Store, vol, g); err != nil {
+	if o, err := commitlog.Load(ctx, ow.disks.Store, vol, g); err != nil {
 		return err
-	} else if d.h.isTwins(o.State.Owner) {
+	} else if ow.isTwins(o.State.Owner) {
 		return takenBy(d, o)
 	}
-	return d.h.pins.keepBehind(ctx, st.Root)
+	return ow.pins.keepBehind(ctx, st.Root)
 }

@@ -13,13 +13,13 @@ import (
 )
 
 // answers tells whether a host can be reached.
-func (h *Host) answers(ctx context.Context, host commitlog.Host) bool {
+func (ow *Owners) answers(ctx context.Context, host commitlog.Host) bool {
 	for _, addr := range host.Addresses {
-		if h.cfg.Dial == nil {
+		if ow.Dial == nil {
 			return false
 		}
 		actx, cancel := context.WithTimeout(ctx, askWithin)
-		got, err := h.cfg.Dial(addr).Host(actx)
+		got, err := ow.Dial(addr).Host(actx)
 		cancel()
 		if err == nil && got.ID == host.ID {
 			return true
@@ -30,12 +30,12 @@ func (h *Host) answers(ctx context.Context, host commitlog.Host) bool {
 
 // evict takes a volume off this host that is to be woken here under another name,
 // which its next owner gave it: what was not published becomes its rescue first.
-func (h *Host) evict(n Name, tip *commitlog.Object, force bool) error {
-	d := h.disk(volume.ID(tip.State.ID))
+func (ow *Owners) evict(n Name, tip *commitlog.Object, force bool) error {
+	d := ow.disks.disk(volume.ID(tip.State.ID))
 	if d == nil {
 		return nil
 	}
-	if tip.State.Owner.ID == h.id {
+	if tip.State.Owner.ID == ow.disks.HostID {
 		return errs.New(errs.Busy, "volume %q is on this host as %q, and its renaming was not finished: glide rename %s %s again", n, d, d, n)
 	}
 	d.op.Lock()
@@ -47,11 +47,11 @@ func (h *Host) evict(n Name, tip *commitlog.Object, force bool) error {
 		if _, err := d.wake(false); err != nil && errs.KindOf(err) != errs.Fenced {
 			return err
 		}
-		if err := h.fenceIfLost(d, takenBy(d, tip)); d.state().Mode != volume.Fenced {
+		if err := ow.fenceIfLost(d, takenBy(d, tip)); d.state().Mode != volume.Fenced {
 			return err
 		}
 	}
-	return h.eraseAll(d)
+	return ow.eraseAll(d)
 }
 
 // reclaimWithin is how long the store may take when a volume that was released is
@@ -60,29 +60,29 @@ const reclaimWithin = 10 * time.Second
 
 // reclaim makes a released disk this host's again. If another host claimed it
 // meanwhile it is fenced here, with nothing to rescue. Under op.
-func (d *disk) reclaim(force bool) error {
+func (ow *Owners) reclaim(d *disk, force bool) error {
 	st := d.state()
 	if !st.Released || st.Mode == volume.Fenced {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(d.h.ctx, reclaimWithin)
+	ctx, cancel := context.WithTimeout(ow.disks.Ctx, reclaimWithin)
 	defer cancel()
 	if d.owner != nil && !d.owner.Generation().IsZero() {
 		d.setOwner(nil) // whose release may still be under way; one of an earlier try goes on, with its time to yield
 	}
-	if err := d.own(&st); err != nil {
+	if err := ow.own(d, &st); err != nil {
 		return err
 	}
-	first, err := d.claimOwn(ctx, &st)
+	first, err := ow.claimOwn(ctx, d, &st)
 	switch {
 	case err == nil:
 		return d.update(func(s *volume.State) {
 			s.Released, s.Published = false, &volume.Published{Epoch: first.Generation.Epoch, Number: first.Generation.Number}
 		})
 	case errs.KindOf(err) == errs.Fenced:
-		return errors.Join(err, d.fenceClosed(err))
+		return errors.Join(err, ow.fenceClosed(d, err))
 	case force:
-		d.h.event(eventVolume, d.String(), "woken by force, though it was released: another host may have it too")
+		ow.disks.event(eventVolume, d.String(), "woken by force, though it was released: another host may have it too")
 		return d.update(func(s *volume.State) { s.Released = false })
 	}
 	return errs.New(errs.KindOf(err), "volume %q was released to the store, which has to say that no other host woke it: %w", d, err)
@@ -96,16 +96,16 @@ func older(name string, have, want commitlog.Generation) error {
 }
 
 // takeOver claims a volume that is not on this host.
-func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.Generation) (*disk, error) {
-	tip, err := h.listed(ctx, n)
+func (ow *Owners) takeOver(ctx context.Context, n Name, force bool, want commitlog.Generation) (*disk, error) {
+	tip, err := ow.catalog.listed(ctx, n)
 	if err != nil {
 		return nil, err
 	}
 	cause := commitlog.CauseWake
-	if owner := tip.State.Owner; !tip.Released && owner.ID != "" && owner.ID != h.id {
-		if _, err := h.askOwner(ctx, n, tip, false); err != nil {
+	if owner := tip.State.Owner; !tip.Released && owner.ID != "" && owner.ID != ow.disks.HostID {
+		if _, err := ow.askOwner(ctx, n, tip, false); err != nil {
 			// Meanwhile it may have been removed, or its host have let go of it.
-			now, terr := h.listed(ctx, n)
+			now, terr := ow.catalog.listed(ctx, n)
 			if terr == nil {
 				tip = now
 			} else if errs.KindOf(terr) == errs.NotFound {
@@ -113,32 +113,32 @@ func (h *Host) takeOver(ctx context.Context, n Name, force bool, want commitlog.
 			}
 			if !tip.Released {
 				if !force {
-					return nil, h.wouldLose(n, tip, err)
+					return nil, ow.wouldLose(n, tip, err)
 				}
 				cause = commitlog.CauseTakeover
 			}
 		}
 	}
 	if tip.Generation.Compare(want) < 0 {
-		if tip, err = h.listed(ctx, n); err != nil {
+		if tip, err = ow.catalog.listed(ctx, n); err != nil {
 			return nil, err
 		}
 		if tip.Generation.Compare(want) < 0 {
 			return nil, older(n.String(), tip.Generation, want)
 		}
 	}
-	if err := h.evict(n, tip, force); err != nil {
+	if err := ow.evict(n, tip, force); err != nil {
 		return nil, err
 	}
 	rec := recordOf(&tip.State, volume.ID(tip.State.ID))
-	d := newDisk(h, rec)
+	d := newDisk(ow.disks, rec)
 	d.op.Lock()
 	defer d.op.Unlock()
-	if err := h.reserve(d); err != nil {
+	if err := ow.disks.reserve(d); err != nil {
 		return nil, err
 	}
-	if err := h.claim(ctx, d, cause, want); err != nil {
-		h.unreserve(d)
+	if err := ow.claim(ctx, d, cause, want); err != nil {
+		ow.disks.unreserve(d)
 		return nil, err
 	}
 	return d, nil
@@ -150,18 +150,19 @@ const claimWithin = 90 * time.Second
 
 // claim opens an epoch of this host for a disk that the store has, and brings
 // it up. Under op.
-func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want commitlog.Generation) error {
-	if err := d.firstDone(&d.rec); err != nil { // one that a call left behind is somebody's now
+func (ow *Owners) claim(ctx context.Context, d *disk, cause commitlog.Cause, want commitlog.Generation) error {
+	st := d.state()
+	if err := ow.firstDone(d, &st); err != nil { // one that a call left behind is somebody's now
 		return err
 	}
-	o, err := h.newOwner(&d.rec)
+	o, err := ow.newOwner(&st)
 	if err != nil {
 		return err
 	}
 	cctx, cancel := context.WithTimeout(ctx, claimWithin)
 	defer cancel()
-	name := Name{d.rec.Tenant, d.rec.Name, ""}
-	seen := h.seen.of(name)
+	name := Name{st.Tenant, st.Name, ""}
+	seen := ow.catalog.seen.of(name)
 	first, err := o.Claim(cctx, cause, func(tip *commitlog.Object) error {
 		if tip.Generation.Compare(seen) < 0 {
 			return rolledBack(name, seen, "generation "+tip.Generation.String())
@@ -182,15 +183,15 @@ func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want c
 	if rec.ID != d.id {
 		return errs.New(errs.Busy, "volume %q was replaced by another of the same name meanwhile: try again", d)
 	}
-	v, err := h.load(ctx, rec, &first.State)
+	v, err := ow.load(ctx, rec, &first.State)
 	if err != nil {
 		return err
 	}
 	d.setOwner(o)
 	d.adopt(v)
-	d.startShipping()
+	ow.disks.Hooks.Ship(d)
 	if cause == commitlog.CauseTakeover {
-		h.event(eventVolume, d.String(), "taken over by force, at generation %s", first.Generation)
+		ow.disks.event(eventVolume, d.String(), "taken over by force, at generation %s", first.Generation)
 	}
 	return nil
 }
@@ -198,30 +199,30 @@ func (h *Host) claim(ctx context.Context, d *disk, cause commitlog.Cause, want c
 // load records and opens a volume as the store has it. Until its data commits
 // are in this host's log too, and its snapshots have records, its own record says
 // that it does not count: it would come back without them after a crash.
-func (h *Host) load(ctx context.Context, rec volume.State, s *commitlog.State) (*volume.Volume, error) {
+func (ow *Owners) load(ctx context.Context, rec volume.State, s *commitlog.State) (*volume.Volume, error) {
 	published := rec.Published
 	if rec.Loading = len(s.DataCommits)+len(s.Snapshots) > 0; rec.Loading {
 		rec.Published = nil
 	}
-	if err := h.save(&rec); err != nil {
+	if err := ow.disks.save(&rec); err != nil {
 		return nil, err
 	}
-	v, err := volume.Open(h.env(h.tenant(rec.Tenant)), rec, false)
+	v, err := volume.Open(ow.disks.env(ow.disks.tenant(rec.Tenant)), rec, false)
 	if err != nil {
-		return nil, errors.Join(err, h.forget(rec.ID))
+		return nil, errors.Join(err, ow.disks.forget(rec.ID))
 	}
 	if !rec.Loading {
 		return v, nil
 	}
-	if err = h.replay(ctx, v, s); err == nil {
-		err = h.adoptSnapshots(s, generation(published))
+	if err = ow.catalog.replay(ctx, v, s); err == nil {
+		err = ow.adoptSnapshots(s, generation(published))
 	}
 	if err == nil {
 		err = v.Loaded(func(st *volume.State) { st.Published = published })
 	}
 	if err != nil {
 		_ = v.Close() // it is fetched again
-		err = errors.Join(err, h.forget(rec.ID))
+		err = errors.Join(err, ow.disks.forget(rec.ID))
 		v.Discard()
 		return nil, err
 	}
@@ -229,9 +230,9 @@ func (h *Host) load(ctx context.Context, rec volume.State, s *commitlog.State) (
 }
 
 // adoptSnapshots records the snapshots that came with a volume.
-func (h *Host) adoptSnapshots(s *commitlog.State, g commitlog.Generation) error {
+func (ow *Owners) adoptSnapshots(s *commitlog.State, g commitlog.Generation) error {
 	for _, snap := range s.Snapshots {
-		st := recordOf(s, newVolumeID(h))
+		st := recordOf(s, newVolumeID(ow.disks))
 		st.Snapshot, st.SnapshotOf, st.CreatedAt = snap.Name, volume.ID(s.ID), snap.CreatedAt
 		st.Root, st.Size, st.Folded, st.Floor, st.Used = snap.Root, snap.Size, snap.Seq, snap.Seq, snap.Seq
 		st.RootBlocks = st.Blocks()
@@ -239,7 +240,7 @@ func (h *Host) adoptSnapshots(s *commitlog.State, g commitlog.Generation) error 
 			st.Generation = g.String()
 		}
 		st.Labels, st.Parent = nil, nil
-		if _, err := h.add(st); err != nil && !errors.Is(err, errs.Exists) {
+		if _, err := ow.disks.add(st); err != nil && !errors.Is(err, errs.Exists) {
 			return err
 		}
 	}
@@ -247,7 +248,7 @@ func (h *Host) adoptSnapshots(s *commitlog.State, g commitlog.Generation) error 
 }
 
 // wouldLose says what forcing a claim may lose.
-func (h *Host) wouldLose(n Name, tip *commitlog.Object, why error) error {
+func (ow *Owners) wouldLose(n Name, tip *commitlog.Object, why error) error {
 	kind := errs.WouldLose
 	return errs.New(kind, "volume %q is held by host %s, and what it wrote since generation %s (%s) may be lost: %w; --force takes it over all the same",
 		n, tip.State.Owner.ID, tip.Generation, tip.State.Time.Format(time.RFC3339), why)
@@ -258,16 +259,16 @@ func (h *Host) wouldLose(n Name, tip *commitlog.Object, why error) error {
 const askWithin = 5 * time.Second
 
 // askOwner asks the owner of a volume to flush it, and unless flushOnly to release it.
-func (h *Host) askOwner(ctx context.Context, n Name, tip *commitlog.Object, flushOnly bool) (api.Volume, error) {
+func (ow *Owners) askOwner(ctx context.Context, n Name, tip *commitlog.Object, flushOnly bool) (api.Volume, error) {
 	owner := tip.State.Owner
-	if len(owner.Addresses) == 0 || h.cfg.Dial == nil {
+	if len(owner.Addresses) == 0 || ow.Dial == nil {
 		return api.Volume{}, errs.New(errs.Unavailable, "host %s has no address where it could be asked", owner.ID)
 	}
 	var last error
 	for _, addr := range owner.Addresses {
 		actx, cancel := context.WithTimeout(ctx, askWithin)
-		r := api.ReleaseRequest{Host: h.id, Epoch: tip.Generation.Epoch, WithinMs: float64(askWithin.Milliseconds()), FlushOnly: flushOnly}
-		v, err := h.cfg.Dial(addr).Release(actx, n.String(), r)
+		r := api.ReleaseRequest{Host: ow.disks.HostID, Epoch: tip.Generation.Epoch, WithinMs: float64(askWithin.Milliseconds()), FlushOnly: flushOnly}
+		v, err := ow.Dial(addr).Release(actx, n.String(), r)
 		late := actx.Err() != nil && ctx.Err() == nil
 		cancel()
 		if err == nil {

@@ -17,10 +17,10 @@ const processesFact = "processes"
 // still known by the volume's record.
 const maxProcesses = 4096
 
-// twins knows this host's own processes from those of another daemon with its
+// processes knows this host's own processes from those of another daemon with its
 // identity, which runs on a copy of its data directory: each process has a random
 // token, that its commits carry, and that it records before the first one.
-type twins struct {
+type processes struct {
 	mu      sync.Mutex
 	known   map[string]bool // this process's included, once it is recorded
 	current string          // this process's; "" before its first commit
@@ -28,21 +28,21 @@ type twins struct {
 
 // process is this process's token. Before it is used for the first time it is
 // recorded, durably.
-func (h *Host) process() (string, error) {
-	if h.db == nil { // an import into a store, whose host is nobody else
+func (ow *Owners) process() (string, error) {
+	if ow.disks.DB == nil { // an import into a store, whose host is nobody else
 		return "", nil
 	}
-	t := &h.twins
+	t := &ow.processes
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.current != "" {
 		return t.current, nil
 	}
-	b, err := h.db.Fact(processesFact)
+	b, err := ow.disks.DB.Fact(processesFact)
 	if err != nil {
 		return "", err
 	}
-	token := fmt.Appendf(nil, "%016x", h.cfg.random64())
+	token := fmt.Appendf(nil, "%016x", ow.disks.random64())
 	raw := make([]byte, len(token)/2)
 	if _, err := hex.Decode(raw, token); err != nil {
 		return "", err
@@ -51,7 +51,7 @@ func (h *Host) process() (string, error) {
 	if most := maxProcesses * len(raw); len(b) > most {
 		b = b[len(b)-most:]
 	}
-	if err := h.db.SetFact(processesFact, b); err != nil {
+	if err := ow.disks.DB.SetFact(processesFact, b); err != nil {
 		return "", err
 	}
 	t.load(b, len(raw))
@@ -60,7 +60,7 @@ func (h *Host) process() (string, error) {
 }
 
 // load reads tokens of a size. Under mu.
-func (t *twins) load(b []byte, size int) {
+func (t *processes) load(b []byte, size int) {
 	t.known = map[string]bool{}
 	for ; len(b) >= size; b = b[size:] {
 		t.known[hex.EncodeToString(b[:size])] = true
@@ -69,15 +69,15 @@ func (t *twins) load(b []byte, size int) {
 
 // isTwins tells whether what carries this host's identity was committed by another
 // daemon.
-func (h *Host) isTwins(owner commitlog.Host) bool {
-	if owner.ID != h.id || owner.Process == "" {
+func (ow *Owners) isTwins(owner commitlog.Host) bool {
+	if owner.ID != ow.disks.HostID || owner.Process == "" {
 		return false
 	}
-	t := &h.twins
+	t := &ow.processes
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.known == nil {
-		b, err := h.db.Fact(processesFact)
+		b, err := ow.disks.DB.Fact(processesFact)
 		if err != nil {
 			return false // who commits finds out
 		}
@@ -87,8 +87,17 @@ func (h *Host) isTwins(owner commitlog.Host) bool {
 }
 
 // reportTwin remembers that another daemon has this host's identity.
-func (h *Host) reportTwin(err error) {
-	if errors.Is(err, commitlog.ErrTwin) && h.twin.Swap(&err) == nil {
-		h.event(eventHost, "", "two daemons have this host's identity: %v", err)
+func (ow *Owners) reportTwin(err error) {
+	if errors.Is(err, commitlog.ErrTwin) && ow.twin.Swap(&err) == nil {
+		ow.disks.event(eventHost, "", "two daemons have this host's identity: %v", err)
 	}
+}
+
+// twinNoticed is how another daemon with this host's identity was noticed, nil if
+// none was.
+func (ow *Owners) twinNoticed() error {
+	if e := ow.twin.Load(); e != nil {
+		return *e
+	}
+	return nil
 }

@@ -15,7 +15,7 @@ import (
 // Panicked notes a panic in what was being done, and is the error of the request.
 func (h *Host) Panicked(doing string, value any) error {
 	h.panics.Add(1)
-	h.cfg.Log.Error("panic in a request", "request", doing, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
+	h.disks.Log.Error("panic in a request", "request", doing, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
 	return errs.New(errs.Internal, "the daemon met a bug (%s): its log has the details", doing)
 }
 
@@ -23,7 +23,7 @@ func (h *Host) Panicked(doing string, value any) error {
 func (h *Host) PanickedAt(name, doing string, value any) error {
 	err := h.Panicked(doing, value)
 	if n, perr := ParseName(name, true); perr == nil {
-		if d := h.find(n); d != nil {
+		if d := h.disks.find(n); d != nil {
 			d.failAfterBug(err)
 		}
 	}

@@ -48,7 +48,7 @@ func TestPanicInARequest(t *testing.T) {
 	must[api.Flush](t)(a.Flush(ctx, "v"))
 	b := open("b")
 	must[[]api.Fork](t)(b.Fork(ctx, api.ForkRequest{Source: "v", Name: "w", Lazy: true}))
-	x := must[*nbd.Export](t)(b.openExport("w"))
+	x := must[*nbd.Export](t)(b.exports.Open("w"))
 	store.on.Store(true)
 	for range 3 { // a flight that crashed must not be waited for
 		err := x.Device.ReadAt(make([]byte, 4096), 0)
@@ -64,7 +64,7 @@ func TestPanicInARequest(t *testing.T) {
 
 	// One in a write may have left the volume half-changed.
 	whole := x.Device.(*device)
-	broken := &device{d: whole.d, v: whole.v, mayFn: func() error { panic("a bug") }}
+	broken := &device{ex: whole.ex, d: whole.d, v: whole.v, mayFn: func() error { panic("a bug") }}
 	err := broken.WriteFrames([]uint64{0}, [][]byte{make([]byte, nbd.Headroom+512)})
 	if !errors.Is(err, nbd.EIO) {
 		t.Fatalf("a write that panics: %v", err)

@@ -13,37 +13,10 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// storePins makes pins without a host's metadata; nothing survives the process.
-type storePins struct{ h *Host }
-
-func (p storePins) pin(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (func(context.Context) error, error) {
-	pin, err := commitlog.NewPin(p.h.cfg.Rand, p.h.id, kind, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	fill(&pin)
-	drop := func(ctx context.Context) error { return commitlog.DropPin(ctx, p.h.cfg.Store, pin) }
-	return drop, commitlog.CreatePin(ctx, p.h.cfg.Store, pin)
-}
-
-// PinSession announces the packs of the import.
-func (p storePins) PinSession(ctx context.Context, nonce [8]byte) (func(context.Context) error, error) {
-	return p.pin(ctx, commitlog.PinSession, func(pin *commitlog.Pin) { pin.Nonce = nonce })
-}
-
-// PinPacks announces packs that the import refers to.
-func (p storePins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Context) error, error) {
-	return p.pin(ctx, commitlog.PinPacks, func(pin *commitlog.Pin) {
-		for _, id := range ids {
-			pin.Packs = append(pin.Packs, commitlog.PackName(id))
-		}
-	})
-}
-
-// pins announces to collectors what this host is about to refer to, or still
+// Pins announces to collectors what this host is about to refer to, or still
 // needs. It implements flush.Pins.
-type pins struct {
-	h *Host
+type Pins struct {
+	disks *Table
 
 	mu sync.Mutex
 	// children are the pinned roots of published states that have moved on and
@@ -57,8 +30,9 @@ type pins struct {
 
 const pinsFact = "pins"
 
-func newPins(h *Host) *pins {
-	return &pins{h: h, children: map[blockmap.Root]commitlog.Pin{}, behind: map[blockmap.Root]bool{}}
+// newPins returns the pins of a host; recover brings those of an earlier process.
+func newPins(t *Table) *Pins {
+	return &Pins{disks: t, children: map[blockmap.Root]commitlog.Pin{}, behind: map[blockmap.Root]bool{}}
 }
 
 // recoverWithin is what a start waits for the store to list this host's pins:
@@ -68,8 +42,8 @@ const recoverWithin = 3 * time.Second
 // recover drops what a process before this one left: its sessions and what it
 // was about to publish. The pins for local children stay. A host that never
 // pinned anything makes no request.
-func (p *pins) recover(ctx context.Context) error {
-	b, err := p.h.db.Fact(pinsFact)
+func (p *Pins) recover(ctx context.Context) error {
+	b, err := p.disks.DB.Fact(pinsFact)
 	if err != nil || len(b) == 0 {
 		return err
 	}
@@ -77,7 +51,7 @@ func (p *pins) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverWithin)
 	defer cancel()
 	var stale []commitlog.Pin
-	err = commitlog.Pins(ctx, p.h.cfg.Store, p.h.id, func(pin commitlog.Pin) error {
+	err = commitlog.Pins(ctx, p.disks.Store, p.disks.HostID, func(pin commitlog.Pin) error {
 		if pin.Kind != commitlog.PinChildren {
 			stale = append(stale, pin)
 			return nil
@@ -89,12 +63,12 @@ func (p *pins) recover(ctx context.Context) error {
 	})
 	if err != nil {
 		// Local volumes go on without the store; what stays pinned only keeps garbage.
-		p.h.cfg.Log.Warn("pins of an earlier run were not looked at", "error", err)
+		p.disks.Log.Warn("pins of an earlier run were not looked at", "error", err)
 		return nil
 	}
 	for _, pin := range stale {
-		if err := commitlog.DropPin(ctx, p.h.cfg.Store, pin); err != nil {
-			p.h.cfg.Log.Warn("a pin of an earlier run was not dropped", "error", err)
+		if err := commitlog.DropPin(ctx, p.disks.Store, pin); err != nil {
+			p.disks.Log.Warn("a pin of an earlier run was not dropped", "error", err)
 			return nil
 		}
 	}
@@ -102,36 +76,36 @@ func (p *pins) recover(ctx context.Context) error {
 }
 
 // create makes a pin durable in the store.
-func (p *pins) create(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (commitlog.Pin, error) {
+func (p *Pins) create(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (commitlog.Pin, error) {
 	p.mu.Lock()
 	used := p.used
 	p.used = true
 	p.mu.Unlock()
 	if !used {
-		if err := p.h.db.SetFact(pinsFact, []byte{1}); err != nil {
+		if err := p.disks.DB.SetFact(pinsFact, []byte{1}); err != nil {
 			return commitlog.Pin{}, err
 		}
 	}
-	pin, err := commitlog.NewPin(p.h.cfg.Rand, p.h.id, kind, p.h.cfg.Now())
+	pin, err := commitlog.NewPin(p.disks.Rand, p.disks.HostID, kind, p.disks.Now())
 	if err != nil {
 		return pin, err
 	}
 	fill(&pin)
-	return pin, commitlog.CreatePin(ctx, p.h.cfg.Store, pin)
+	return pin, commitlog.CreatePin(ctx, p.disks.Store, pin)
 }
 
-func (p *pins) dropper(pin commitlog.Pin) func(context.Context) error {
-	return func(ctx context.Context) error { return commitlog.DropPin(ctx, p.h.cfg.Store, pin) }
+func (p *Pins) dropper(pin commitlog.Pin) func(context.Context) error {
+	return func(ctx context.Context) error { return commitlog.DropPin(ctx, p.disks.Store, pin) }
 }
 
 // PinSession announces the packs of an upload session.
-func (p *pins) PinSession(ctx context.Context, nonce [8]byte) (func(context.Context) error, error) {
+func (p *Pins) PinSession(ctx context.Context, nonce [8]byte) (func(context.Context) error, error) {
 	pin, err := p.create(ctx, commitlog.PinSession, func(pin *commitlog.Pin) { pin.Nonce = nonce })
 	return p.dropper(pin), err
 }
 
 // PinPacks announces packs that a dedup hit is about to refer to.
-func (p *pins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Context) error, error) {
+func (p *Pins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Context) error, error) {
 	pin, err := p.create(ctx, commitlog.PinPacks, func(pin *commitlog.Pin) {
 		for _, id := range ids {
 			pin.Packs = append(pin.Packs, commitlog.PackName(id))
@@ -141,7 +115,7 @@ func (p *pins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Contex
 }
 
 // pinFork announces the commit that a fork will copy.
-func (p *pins) pinFork(ctx context.Context, key string) (func(context.Context) error, error) {
+func (p *Pins) pinFork(ctx context.Context, key string) (func(context.Context) error, error) {
 	pin, err := p.create(ctx, commitlog.PinFork, func(pin *commitlog.Pin) { pin.Commit = key })
 	return p.dropper(pin), err
 }
@@ -149,7 +123,7 @@ func (p *pins) pinFork(ctx context.Context, key string) (func(context.Context) e
 // keepChildren pins the root of a published state that is about to move, if a
 // volume that only this host knows lies over it (reachable-is-kept; a local fork
 // costs no request before that).
-func (p *pins) keepChildren(ctx context.Context, root blockmap.Root, except volume.ID) error {
+func (p *Pins) keepChildren(ctx context.Context, root blockmap.Root, except volume.ID) error {
 	if !p.needed(root, except) {
 		return nil
 	}
@@ -160,14 +134,14 @@ func (p *pins) keepChildren(ctx context.Context, root blockmap.Root, except volu
 // commit, which an earlier process of this host made and did not live to note, names
 // another. The epoch that still holds the older one is about to be closed, and
 // until the next fold the volume, and what is forked from it, lies over that.
-func (p *pins) keepBehind(ctx context.Context, root blockmap.Root) error {
+func (p *Pins) keepBehind(ctx context.Context, root blockmap.Root) error {
 	p.mu.Lock()
 	p.behind[root] = true
 	p.mu.Unlock()
 	return p.keep(ctx, root)
 }
 
-func (p *pins) keep(ctx context.Context, root blockmap.Root) error {
+func (p *Pins) keep(ctx context.Context, root blockmap.Root) error {
 	if root.IsHole() || fault.Is("children-not-pinned") {
 		return nil
 	}
@@ -188,8 +162,8 @@ func (p *pins) keep(ctx context.Context, root blockmap.Root) error {
 }
 
 // needed tells whether an unpublished volume of this host lies over the root.
-func (p *pins) needed(root blockmap.Root, except volume.ID) bool {
-	for _, d := range p.h.all() {
+func (p *Pins) needed(root blockmap.Root, except volume.ID) bool {
+	for _, d := range p.disks.all() {
 		st := d.state()
 		listed := st.SnapshotOf != volume.ID{} && st.Generation != "" // a commit names its root
 		if st.ID != except && st.Published == nil && st.Root == root && !listed {
@@ -200,13 +174,13 @@ func (p *pins) needed(root blockmap.Root, except volume.ID) bool {
 }
 
 // under tells whether a volume of this host lies over the root.
-func (p *pins) under(root blockmap.Root) bool {
-	return slices.ContainsFunc(p.h.all(), func(d *disk) bool { return d.state().Root == root })
+func (p *Pins) under(root blockmap.Root) bool {
+	return slices.ContainsFunc(p.disks.all(), func(d *disk) bool { return d.state().Root == root })
 }
 
 // release drops the pins of roots that no unpublished volume needs any more, and
 // that no record is behind with.
-func (p *pins) release(ctx context.Context) {
+func (p *Pins) release(ctx context.Context) {
 	p.mu.Lock()
 	var drop []commitlog.Pin
 	for root, pin := range p.children {
@@ -219,8 +193,35 @@ func (p *pins) release(ctx context.Context) {
 	}
 	p.mu.Unlock()
 	for _, pin := range drop {
-		if err := commitlog.DropPin(ctx, p.h.cfg.Store, pin); err != nil {
-			p.h.cfg.Log.Warn("a pin was not dropped", "error", err)
+		if err := commitlog.DropPin(ctx, p.disks.Store, pin); err != nil {
+			p.disks.Log.Warn("a pin was not dropped", "error", err)
 		}
 	}
+}
+
+// StorePins makes pins for an import that has no host, and no metadata; nothing survives the process.
+type StorePins struct{ disks *Table }
+
+func (p StorePins) pin(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (func(context.Context) error, error) {
+	pin, err := commitlog.NewPin(p.disks.Rand, p.disks.HostID, kind, p.disks.Now())
+	if err != nil {
+		return nil, err
+	}
+	fill(&pin)
+	drop := func(ctx context.Context) error { return commitlog.DropPin(ctx, p.disks.Store, pin) }
+	return drop, commitlog.CreatePin(ctx, p.disks.Store, pin)
+}
+
+// PinSession announces the packs of the import.
+func (p StorePins) PinSession(ctx context.Context, nonce [8]byte) (func(context.Context) error, error) {
+	return p.pin(ctx, commitlog.PinSession, func(pin *commitlog.Pin) { pin.Nonce = nonce })
+}
+
+// PinPacks announces packs that the import refers to.
+func (p StorePins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Context) error, error) {
+	return p.pin(ctx, commitlog.PinPacks, func(pin *commitlog.Pin) {
+		for _, id := range ids {
+			pin.Packs = append(pin.Packs, commitlog.PackName(id))
+		}
+	})
 }

@@ -37,7 +37,7 @@ func TestPromiseBegins(t *testing.T) {
 	h := newBed(t).host(t.TempDir(), "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
 	dev := guest(t, h, "v")
-	d := must[*disk](t)(h.local("v", false))
+	d := must[*disk](t)(h.disks.local("v", false))
 	stop, done := make(chan struct{}), make(chan error)
 	go func() {
 		var err error
@@ -63,7 +63,7 @@ func TestPromiseBegins(t *testing.T) {
 	for i := 0; i < 300 && err == nil; i++ {
 		p := policy{"continuous", defaultRPO}
 		if err = d.update(p.record); err == nil {
-			d.startShipping()
+			h.durability.startShipping(d)
 			d.mustShip.Store(false)
 			d.stopShipping(errRelaxed)
 			err = d.update(policy{local, defaultRPO}.record)

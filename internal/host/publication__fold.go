@@ -25,7 +25,7 @@ var errStale = errs.New(errs.NotFound, "packs that the dedup index named are gon
 // them stay: announce, look, and only then may the root be published. What it
 // returns drops the announcement. If packs are gone, their blocks are taken out
 // of the index and the error is errStale.
-func (h *Host) pinReused(ctx context.Context, t *tenant, res *flush.Result) (func(context.Context), error) {
+func (pub *Publisher) pinReused(ctx context.Context, t *tenant, res *flush.Result) (func(context.Context), error) {
 	nothing := func(context.Context) {}
 	if len(res.Reused) == 0 {
 		return nothing, nil
@@ -34,16 +34,16 @@ func (h *Host) pinReused(ctx context.Context, t *tenant, res *flush.Result) (fun
 	for id := range res.Reused {
 		ids = append(ids, id)
 	}
-	drop, err := h.pins.PinPacks(ctx, ids)
+	drop, err := pub.pins.PinPacks(ctx, ids)
 	if err != nil {
 		return nothing, err
 	}
 	release := func(ctx context.Context) {
 		if err := drop(ctx); err != nil {
-			h.cfg.Log.Warn("a pin was not dropped", "error", err)
+			pub.disks.Log.Warn("a pin was not dropped", "error", err)
 		}
 	}
-	flagged, err := h.openRound(ctx)
+	flagged, err := pub.openRound(ctx)
 	if err != nil {
 		release(ctx)
 		return nothing, err
@@ -54,7 +54,7 @@ func (h *Host) pinReused(ctx context.Context, t *tenant, res *flush.Result) (fun
 	for _, id := range ids {
 		g.Go(func() (err error) {
 			defer errs.Catch(&err)
-			_, err = h.cfg.Store.Head(gctx, id.Key())
+			_, err = pub.disks.Store.Head(gctx, id.Key())
 			if err == nil && !flagged[id] {
 				return nil
 			}
@@ -87,8 +87,8 @@ const gcPrefix = "gc/rounds/"
 // openRound reads which packs the open collection round has flagged, before the
 // packs are looked at: the other order fails. A round of a collector that this
 // release does not know may have flagged anything, so nothing is borrowed then.
-func (h *Host) openRound(ctx context.Context) (map[pack.ID]bool, error) {
-	infos, err := h.cfg.Store.List(ctx, gcPrefix, "", 1)
+func (pub *Publisher) openRound(ctx context.Context) (map[pack.ID]bool, error) {
+	infos, err := pub.disks.Store.List(ctx, gcPrefix, "", 1)
 	if err != nil {
 		return nil, err
 	}
@@ -123,13 +123,13 @@ func dirtyBlockBytes(c *volume.Cut) (total uint64) {
 }
 
 // foldCut folds a cut, again if the dedup index turned out to be stale.
-func (h *Host) foldCut(ctx context.Context, t *tenant, c *volume.Cut) (flush.Result, func(context.Context), error) {
+func (pub *Publisher) foldCut(ctx context.Context, t *tenant, c *volume.Cut) (flush.Result, func(context.Context), error) {
 	for {
 		edit := c.Base().Edit()
 		if err := edit.Grow(c.State.Blocks()); err != nil {
 			return flush.Result{}, nil, err
 		}
-		res, release, err := h.fold(ctx, t, c.Base(), edit, flush.CutSource(c), t.keep, foldProgress(ctx, c))
+		res, release, err := pub.fold(ctx, t, c.Base(), edit, flush.CutSource(c), t.keep, foldProgress(ctx, c))
 		if !errors.Is(err, errStale) {
 			return res, release, err
 		}
@@ -137,22 +137,22 @@ func (h *Host) foldCut(ctx context.Context, t *tenant, c *volume.Cut) (flush.Res
 }
 
 // fold uploads what a source yields and makes sure that what it borrows stays.
-func (h *Host) fold(ctx context.Context, t *tenant, base *blockmap.Map, edit *blockmap.Edit, src flush.Source, folded func(uint64, pack.Hash, []byte), progress func(uint64)) (flush.Result, func(context.Context), error) {
-	res, err := flush.Fold(ctx, h.session, base, edit, src, flush.Options{
-		Hasher: t.hasher, Index: t.index, Limits: pack.Limits{Blocks: h.cfg.PackBlocks}, Compression: h.cfg.Compression,
-		Folded: folded, Page: h.keepPage, Progress: progress,
+func (pub *Publisher) fold(ctx context.Context, t *tenant, base *blockmap.Map, edit *blockmap.Edit, src flush.Source, folded func(uint64, pack.Hash, []byte), progress func(uint64)) (flush.Result, func(context.Context), error) {
+	res, err := flush.Fold(ctx, pub.Session, base, edit, src, flush.Options{
+		Hasher: t.hasher, Index: t.index, Limits: pack.Limits{Blocks: pub.PackBlocks}, Compression: pub.Compression,
+		Folded: folded, Page: pub.keepPage, Progress: progress,
 	})
 	if err != nil {
 		return res, nil, err
 	}
-	release, err := h.pinReused(ctx, t, &res)
+	release, err := pub.pinReused(ctx, t, &res)
 	return res, release, err
 }
 
 // keepPage keeps a page of a block map that this host made: a volume that is
 // read after a restart must not need the store for what the SSD still has.
-func (h *Host) keepPage(hash pack.Hash, page []byte) {
-	if err := h.db.AddPage(hash, page); err != nil {
-		h.cfg.Log.Warn("a page of a block map was not kept", "error", err) // it can be fetched
+func (pub *Publisher) keepPage(hash pack.Hash, page []byte) {
+	if err := pub.disks.DB.AddPage(hash, page); err != nil {
+		pub.disks.Log.Warn("a page of a block map was not kept", "error", err) // it can be fetched
 	}
 }

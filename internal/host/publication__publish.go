@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
@@ -10,6 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -26,30 +28,30 @@ func requests(c *objstore.Counter) api.Requests {
 }
 
 // flush publishes the disk as it is now; cause "" is a flush for want of room.
-func (h *Host) flush(ctx context.Context, d *disk, cause commitlog.Cause) (api.Flush, error) {
+func (pub *Publisher) flush(ctx context.Context, d *disk, cause commitlog.Cause) (api.Flush, error) {
 	d.op.Lock()
 	defer d.op.Unlock()
 	if cause == "" {
 		cause = commitlog.CauseFlush
 	}
-	return h.publish(ctx, d, cause, nil)
+	return pub.publish(ctx, d, cause, nil)
 }
 
 // publish folds a cut of the disk, uploads it and commits it; change, if not
 // nil, edits the state that is committed. Where nothing changed since the last
 // commit, and change is nil, it makes no request. Under op.
-func (h *Host) publish(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State)) (api.Flush, error) {
-	return h.publishCut(ctx, d, cause, change, nil)
+func (pub *Publisher) publish(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State)) (api.Flush, error) {
+	return pub.publishCut(ctx, d, cause, change, nil)
 }
 
 // publishCut is publish of the cut that begin takes; nil: the volume's BeginFold.
-func (h *Host) publishCut(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
-	f, err := h.tryPublish(ctx, d, cause, change, begin)
-	return f, h.fenceIfLost(d, err)
+func (pub *Publisher) publishCut(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
+	f, err := pub.tryPublish(ctx, d, cause, change, begin)
+	return f, pub.owners.fenceIfLost(d, err)
 }
 
-func (h *Host) tryPublish(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
-	began := h.cfg.Now()
+func (pub *Publisher) tryPublish(ctx context.Context, d *disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
+	began := pub.disks.Now()
 	ctx, counter := count(ctx)
 	v, err := d.wake(false)
 	if err != nil {
@@ -59,10 +61,10 @@ func (h *Host) tryPublish(ctx context.Context, d *disk, cause commitlog.Cause, c
 		return api.Flush{}, err
 	}
 	st := v.State()
-	if st.Published != nil && change == nil && !v.Dirty() && !d.changed(&st) {
-		return api.Flush{Generation: generation(st.Published).String(), ElapsedMs: h.since(began), Requests: requests(counter)}, nil
+	if st.Published != nil && change == nil && !v.Dirty() && !pub.changed(d, &st) {
+		return api.Flush{Generation: generation(st.Published).String(), ElapsedMs: pub.disks.since(began), Requests: requests(counter)}, nil
 	}
-	snaps, err := h.publishSnapshots(ctx, d)
+	snaps, err := pub.publishSnapshots(ctx, d)
 	if err != nil {
 		return api.Flush{}, err
 	}
@@ -74,31 +76,31 @@ func (h *Host) tryPublish(ctx context.Context, d *disk, cause commitlog.Cause, c
 		return api.Flush{}, err
 	}
 	defer v.EndFold(c)
-	p := publication{h: h, d: d, v: v, cut: c, cause: cause, snapshots: snaps, change: change}
+	p := publication{pub: pub, d: d, v: v, cut: c, cause: cause, snapshots: snaps, change: change}
 	if err := p.run(ctx); err != nil {
 		return api.Flush{}, err
 	}
 	d.stored.Add(int64(p.res.Uploaded))
-	h.dedup.n.Add(p.res.Hits)
-	h.pins.release(ctx)
+	pub.Dedup.Add(p.res.Hits)
+	pub.pins.release(ctx)
 	return api.Flush{
 		Generation: p.gen.String(), BlocksFolded: p.res.Folded, BlocksNew: p.res.New, BytesUploaded: p.res.Uploaded,
-		Requests: requests(counter), ElapsedMs: h.since(began),
+		Requests: requests(counter), ElapsedMs: pub.disks.since(began),
 	}, nil
 }
 
 // changes is changed for the disk as it is now.
-func (d *disk) changes() bool {
+func (pub *Publisher) changes(d *disk) bool {
 	st := d.state()
-	return d.changed(&st)
+	return pub.changed(d, &st)
 }
 
 // changed tells whether the record says something that the newest commit does not.
-func (d *disk) changed(st *volume.State) bool {
+func (pub *Publisher) changed(d *disk, st *volume.State) bool {
 	if st.RootBlocks != st.Blocks() || st.RolledBack || st.Unsaid {
 		return true // it has grown, shows what was given up, or has other labels
 	}
-	for _, s := range d.h.snapshotsOf(st.ID) {
+	for _, s := range pub.disks.snapshotsOf(st.ID) {
 		if s.state().Generation == "" {
 			return true
 		}
@@ -106,9 +108,32 @@ func (d *disk) changed(st *volume.State) bool {
 	return false
 }
 
+// PublisherOptions say how a host folds.
+type PublisherOptions struct {
+	PackBlocks  int // blocks of a pack, at most
+	Compression pack.Compression
+}
+
+// Publisher publishes the volumes of a host. All methods may be called
+// concurrently; those that say "under op" need the op of their disk.
+type Publisher struct {
+	PublisherOptions
+	Session *flush.Session // uploads
+	Dedup   atomic.Uint64  // blocks that were not uploaded because the store had them
+
+	disks  *Table
+	pins   *Pins
+	owners *Owners
+}
+
+// newPublisher returns a publisher with an upload session of its own.
+func newPublisher(o PublisherOptions, t *Table, p *Pins, ow *Owners) *Publisher {
+	return &Publisher{PublisherOptions: o, Session: flush.NewSession(t.Store, p, t.random64), disks: t, pins: p, owners: ow}
+}
+
 // publication is one fold and commit.
 type publication struct {
-	h         *Host
+	pub       *Publisher
 	d         *disk
 	v         *volume.Volume
 	cut       *volume.Cut
@@ -121,15 +146,15 @@ type publication struct {
 }
 
 func (p *publication) run(ctx context.Context) error {
-	h, st := p.h, &p.cut.State
+	h, st := p.pub, &p.cut.State
 	if !fault.Is("published-before-synced") {
 		if err := p.cut.Sync(); err != nil {
 			return err
 		}
 	}
-	end := h.session.Begin()
+	end := h.Session.Begin()
 	defer func() { end(context.WithoutCancel(ctx)) }()
-	t := h.tenant(st.Tenant)
+	t := h.disks.tenant(st.Tenant)
 	res, release, err := h.foldCut(ctx, t, p.cut)
 	if err != nil {
 		return err
@@ -147,12 +172,12 @@ func (p *publication) run(ctx context.Context) error {
 	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
 		return err
 	}
-	state := h.commitState(st, p.cause)
+	state := h.disks.commitState(st, p.cause)
 	state.Root, state.Seq, state.Snapshots = res.Root, p.cut.Seq, p.snapshots
 	if p.change != nil {
 		p.change(&state)
 	}
-	if p.gen, err = p.d.commit(ctx, state); err != nil {
+	if p.gen, err = p.pub.owners.commit(ctx, p.d, state); err != nil {
 		return err
 	}
 	committed = true
@@ -161,7 +186,7 @@ func (p *publication) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := h.withoutCleaning(func() error {
+	if err := h.disks.withoutCleaning(func() error {
 		return p.v.Published(p.cut, m, func(s *volume.State) {
 			if p.gen.Compare(generation(s.Published)) > 0 { // a data commit may have followed
 				s.Published, s.RolledBack, s.Unsaid = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}, false, false
@@ -170,11 +195,11 @@ func (p *publication) run(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if s := p.d.ship.Load(); s != nil {
-		s.reached(p.cut.Seq)
+	if s := p.d.shipper(); s != nil {
+		s.Reached(p.cut.Seq)
 	}
 	if st.Published == nil {
-		if err := p.d.firstDone(st); err != nil {
+		if err := p.pub.owners.firstDone(p.d, st); err != nil {
 			return err
 		}
 	}
@@ -188,7 +213,7 @@ func (p *publication) nameSnapshots() error {
 			continue
 		}
 		st := &p.cut.State
-		s := p.h.find(Name{st.Tenant, st.Name, listed.Name})
+		s := p.pub.disks.find(Name{st.Tenant, st.Name, listed.Name})
 		if s == nil {
 			continue // removed meanwhile
 		}

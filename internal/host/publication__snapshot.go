@@ -12,10 +12,10 @@ import (
 
 // publishSnapshots folds the snapshots that the store does not have yet, the
 // oldest first, and returns all of them as the next commit will list them. Under op.
-func (h *Host) publishSnapshots(ctx context.Context, d *disk) ([]commitlog.Snapshot, error) {
+func (pub *Publisher) publishSnapshots(ctx context.Context, d *disk) ([]commitlog.Snapshot, error) {
 	out := []commitlog.Snapshot{}
-	for _, s := range h.snapshotsOf(d.id) {
-		if err := h.foldSnapshot(ctx, s); errors.Is(err, errs.NotFound) && s.removed() {
+	for _, s := range pub.disks.snapshotsOf(d.id) {
+		if err := pub.foldSnapshot(ctx, s); errors.Is(err, errs.NotFound) && s.removed() {
 			continue // meanwhile
 		} else if err != nil {
 			return nil, err
@@ -28,7 +28,7 @@ func (h *Host) publishSnapshots(ctx context.Context, d *disk) ([]commitlog.Snaps
 }
 
 // foldSnapshot uploads a snapshot; its record then needs no log any more.
-func (h *Host) foldSnapshot(ctx context.Context, s *disk) error {
+func (pub *Publisher) foldSnapshot(ctx context.Context, s *disk) error {
 	s.op.Lock()
 	defer s.op.Unlock()
 	v, err := s.wake(false)
@@ -44,10 +44,10 @@ func (h *Host) foldSnapshot(ctx context.Context, s *disk) error {
 		return err
 	}
 	defer v.EndFold(c)
-	end := h.session.Begin()
+	end := pub.Session.Begin()
 	defer func() { end(context.WithoutCancel(ctx)) }()
-	t := h.tenant(st.Tenant)
-	res, release, err := h.foldCut(ctx, t, c)
+	t := pub.disks.tenant(st.Tenant)
+	res, release, err := pub.foldCut(ctx, t, c)
 	if err != nil {
 		return err
 	}
@@ -58,19 +58,19 @@ func (h *Host) foldSnapshot(ctx context.Context, s *disk) error {
 	if err != nil {
 		return err
 	}
-	if err := h.withoutCleaning(func() error { return v.Published(c, m, nil) }); err != nil {
+	if err := pub.disks.withoutCleaning(func() error { return v.Published(c, m, nil) }); err != nil {
 		return err
 	}
-	return h.pins.keepChildren(ctx, res.Root, volume.ID{})
+	return pub.pins.keepChildren(ctx, res.Root, volume.ID{})
 }
 
 // rollback makes an open volume what a cut of another holds. Under op.
-func (h *Host) rollback(ctx context.Context, d *disk, v *volume.Volume, c *volume.Cut) error {
+func (pub *Publisher) rollback(ctx context.Context, d *disk, v *volume.Volume, c *volume.Cut) error {
 	d.moving.Lock()
 	defer d.moving.Unlock()
 	st := d.state()
-	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
+	if err := pub.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
 		return err
 	}
-	return h.withoutCleaning(func() error { return v.Rollback(c, func(s *volume.State) { s.RolledBack = true }) })
+	return pub.disks.withoutCleaning(func() error { return v.Rollback(c, func(s *volume.State) { s.RolledBack = true }) })
 }

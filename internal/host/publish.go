@@ -9,14 +9,14 @@ import (
 
 // Flush publishes what was acknowledged before the call.
 func (h *Host) Flush(ctx context.Context, name string) (api.Flush, error) {
-	d, err := h.local(name, false)
+	d, err := h.disks.local(name, false)
 	if err != nil {
 		return api.Flush{}, err
 	}
-	if s := d.ship.Load(); s != nil && !d.changes() {
-		if f, err := s.barrier(ctx); err != errRelaxed {
+	if s := d.shipper(); s != nil && !h.publisher.changes(d) {
+		if f, err := s.Barrier(ctx); err != errRelaxed {
 			return f, err
 		}
 	}
-	return h.flush(ctx, d, commitlog.CauseFlush)
+	return h.publisher.flush(ctx, d, commitlog.CauseFlush)
 }

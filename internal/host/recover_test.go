@@ -26,8 +26,8 @@ func TestFlushAsksAStoreThatFailedBefore(t *testing.T) {
 	t.Cleanup(func() { _ = h.Close(ctx) })
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, Durability: volume.Continuous, RPOms: 3600e3}))
 	faults.Inject(objstore.Fault{Err: errs.New(errs.ReadOnly, "read-only store")})
-	d, _ := h.local("v", false)
-	e, err := h.openExport("v")
+	d, _ := h.disks.local("v", false)
+	e, err := h.exports.Open("v")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestFlushAsksAStoreThatFailedBefore(t *testing.T) {
 	cancel()
 	wantKind(t, err, errs.Unavailable)
 	later.Store(int64(time.Minute))
-	if s := d.ship.Load(); s.stalled() == "" {
+	if s := d.shipper(); s.Stalled() == "" {
 		t.Fatal("nothing failed")
 	}
 	faults.Clear()

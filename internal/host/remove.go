@@ -15,7 +15,7 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	if err != nil {
 		return err
 	}
-	d, err := h.local(name, true)
+	d, err := h.disks.local(name, true)
 	if err != nil {
 		return err
 	}
@@ -27,25 +27,25 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	if err := d.removable(force); err != nil {
 		return err
 	}
-	for _, s := range h.snapshotsOf(d.id) { // they go with it
+	for _, s := range h.disks.snapshotsOf(d.id) { // they go with it
 		if err := s.removable(force); err != nil {
 			return err
 		}
 	}
 	defer d.blockGuests()()
 	d.stopShipping(errHeld)
-	defer d.startShipping() // if it cannot be removed
+	defer h.durability.startShipping(d) // if it cannot be removed
 	st := d.state()
 	d.moving.Lock()
 	defer d.moving.Unlock()
-	err = h.removeFromStore(ctx, d, &st)
+	err = h.owners.removeFromStore(ctx, d, &st)
 	if gone := (removedElsewhere{}); st.Released && errors.As(err, &gone) {
 		err = nil // it was the store's, and is not there any more
 	}
 	if err != nil {
-		return h.fenceClosedIfLost(d, err)
+		return h.owners.fenceClosedIfLost(d, err)
 	}
-	if err := h.eraseAll(d); err != nil {
+	if err := h.owners.eraseAll(d); err != nil {
 		return err
 	}
 	if st.Published != nil {
@@ -58,7 +58,7 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 // there first: what is reported as failed has not happened. The volume's op
 // comes before its snapshots', as in a flush.
 func (h *Host) removeSnapshot(ctx context.Context, n Name, s *disk, force bool) error {
-	d := h.find(Name{n.Tenant, n.Volume, ""})
+	d := h.disks.find(Name{n.Tenant, n.Volume, ""})
 	if d != nil {
 		d.op.Lock()
 		defer d.op.Unlock()
@@ -74,7 +74,7 @@ func (h *Host) removeSnapshot(ctx context.Context, n Name, s *disk, force bool) 
 		if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil { // reachable-is-kept
 			return err
 		}
-		_, err := h.publish(ctx, d, commitlog.CauseSnapshot, func(c *commitlog.State) {
+		_, err := h.publisher.publish(ctx, d, commitlog.CauseSnapshot, func(c *commitlog.State) {
 			c.Snapshots = slices.DeleteFunc(slices.Clone(c.Snapshots), func(l commitlog.Snapshot) bool { return l.Name == n.Snapshot })
 		})
 		if err != nil {
@@ -83,5 +83,5 @@ func (h *Host) removeSnapshot(ctx context.Context, n Name, s *disk, force bool) 
 	}
 	s.op.Lock()
 	defer s.op.Unlock()
-	return h.erase(s)
+	return h.owners.erase(s)
 }

@@ -13,7 +13,7 @@ import (
 // Rename gives a volume another name. A published one is first reserved under
 // the new name, then ends under the old one, naming the new, and then goes on.
 func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) {
-	d, err := h.local(name, false)
+	d, err := h.disks.local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -41,15 +41,15 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	}
 	defer d.blockGuests()()
 	d.stopShipping(errHeld)
-	defer d.startShipping()
-	release, err := h.reserveName(n)
+	defer h.durability.startShipping(d)
+	release, err := h.disks.reserveName(n)
 	if err != nil {
 		return api.Volume{}, err
 	}
 	defer release()
 	published := st.Published
 	if published == nil {
-		if err := d.withdraw(ctx, &st); err != nil {
+		if err := h.owners.withdraw(ctx, d, &st); err != nil {
 			return api.Volume{}, err
 		}
 	} else {
@@ -57,9 +57,9 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 			return api.Volume{}, err
 		}
 	}
-	family := append(h.snapshotsOf(d.id), d)
+	family := append(h.disks.snapshotsOf(d.id), d)
 	for _, m := range family {
-		h.drop(m)
+		h.disks.drop(m)
 	}
 	for _, m := range family {
 		own := m == d
@@ -75,7 +75,7 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	}
 	release()
 	for _, m := range family {
-		h.register(m)
+		h.disks.register(m)
 	}
 	if err != nil {
 		return api.Volume{}, err
@@ -85,7 +85,7 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 
 // renamePublished does the store's part and returns where the volume is now. Under op.
 func (h *Host) renamePublished(ctx context.Context, d *disk, st *volume.State, n Name) (*volume.Published, error) {
-	_, err := h.publish(ctx, d, commitlog.CauseRename, func(*commitlog.State) {})
+	_, err := h.publisher.publish(ctx, d, commitlog.CauseRename, func(*commitlog.State) {})
 	var half halfRenamed
 	switch {
 	case errors.As(err, &half) && half.to == n.Volume: // by an earlier call, or process
@@ -95,23 +95,23 @@ func (h *Host) renamePublished(ctx context.Context, d *disk, st *volume.State, n
 	// The record, not the log's newest object, which may be the old name's
 	// tombstone by now: what was published last is in both.
 	now := d.state()
-	state := h.commitState(&now, commitlog.CauseRename)
+	state := h.disks.commitState(&now, commitlog.CauseRename)
 	if d.owner != nil {
 		carried := d.owner.State()
 		state.DataCommits, state.DataSeq = carried.DataCommits, carried.DataSeq
 	}
-	if state.Snapshots, err = h.publishSnapshots(ctx, d); err != nil {
+	if state.Snapshots, err = h.publisher.publishSnapshots(ctx, d); err != nil {
 		return nil, err
 	}
 	renamed := *st
 	renamed.Name = n.Volume
-	o, err := h.newOwner(&renamed)
+	o, err := h.owners.newOwner(&renamed)
 	if err != nil {
 		return nil, err
 	}
 	g, err := commitlog.Rename(ctx, d.owner, o, state)
 	if err != nil {
-		return nil, h.fenceIfLost(d, nameTaken(err, d.String(), commitlog.CauseRename))
+		return nil, h.owners.fenceIfLost(d, nameTaken(err, d.String(), commitlog.CauseRename))
 	}
 	d.setOwner(o)
 	return &volume.Published{Epoch: g.Epoch, Number: g.Number}, nil

@@ -62,7 +62,7 @@ func (g *gated) PutIfAbsent(ctx context.Context, key string, b []byte) error {
 // guest is one NBD connection's view of a volume.
 func guest(t *testing.T, h *Host, name string) nbd.Acknowledger {
 	t.Helper()
-	e, err := h.openExport(name)
+	e, err := h.exports.Open(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func TestFoldsWhileShipping(t *testing.T) {
 	h := b.host(t.TempDir(), "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "sync"}))
 	dev := guest(t, h, "v")
-	for i := range 3 * h.cfg.FoldAfter {
+	for i := range 3 * h.durability.FoldAfter {
 		if err := guestWrite(dev, i*31%2000*4096, random(i, 4096)); err != nil {
 			t.Fatal(err)
 		}
@@ -390,7 +390,7 @@ func TestFoldsWhatCompressesWell(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d, err := h.local("v", false)
+	d, err := h.disks.local("v", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -414,7 +414,7 @@ func TestFlightsAreNotForgotten(t *testing.T) {
 	h := b.host(t.TempDir(), "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, Durability: "sync"}))
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "taken", Size: mib}))
-	e, err := h.openExport("v")
+	e, err := h.exports.Open("v")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 // Snapshot gives the volume's present cut a name. It is durable on this host
 // when Snapshot returns, and in the store with the next flush.
 func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapshot, error) {
-	d, err := h.local(name, false)
+	d, err := h.disks.local(name, false)
 	if err != nil {
 		return api.Snapshot{}, err
 	}
@@ -29,7 +29,7 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 		return api.Snapshot{}, err
 	}
 	st := d.state()
-	if n := len(h.snapshotsOf(d.id)); n >= commitlog.MaxSnapshots {
+	if n := len(h.disks.snapshotsOf(d.id)); n >= commitlog.MaxSnapshots {
 		return api.Snapshot{}, errs.New(errs.Invalid, "volume %q has %d snapshots, the most there can be: remove some with glide rm %s@NAME", d, n, d)
 	}
 	v, err := d.wake(false)
@@ -37,18 +37,18 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 		return api.Snapshot{}, err
 	}
 	snap := volume.State{
-		ID: newVolumeID(h), Tenant: st.Tenant, Name: st.Name, Snapshot: snapshot, SnapshotOf: d.id, CreatedAt: h.cfg.Now().UTC(),
+		ID: newVolumeID(h.disks), Tenant: st.Tenant, Name: st.Name, Snapshot: snapshot, SnapshotOf: d.id, CreatedAt: h.disks.Now().UTC(),
 		Mode: volume.Active, Durability: st.Durability, RPO: st.RPO, BlockSize: st.BlockSize, Size: st.Size,
 	}
-	s := newDisk(h, snap)
+	s := newDisk(h.disks, snap)
 	s.op.Lock() // who finds it waits until it is there
 	defer s.op.Unlock()
-	if err := h.reserve(s); err != nil {
+	if err := h.disks.reserve(s); err != nil {
 		return api.Snapshot{}, errs.New(errs.Exists, "volume %q has a snapshot %q already", d, snapshot)
 	}
-	kids, err := h.forkCut(v, []*volume.State{&snap})
+	kids, err := h.disks.forkCut(v, []*volume.State{&snap})
 	if err != nil {
-		h.unreserve(s)
+		h.disks.unreserve(s)
 		return api.Snapshot{}, err
 	}
 	s.adopt(kids[0])
@@ -67,13 +67,13 @@ func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, erro
 		return nil, err
 	}
 	out := []api.Snapshot{}
-	if d := h.find(n); d != nil {
-		for _, s := range h.snapshotsOf(d.id) {
+	if d := h.disks.find(n); d != nil {
+		for _, s := range h.disks.snapshotsOf(d.id) {
 			out = append(out, s.snapshotView())
 		}
 		return out, nil
 	}
-	tip, err := h.tip(ctx, n)
+	tip, err := h.catalog.tip(ctx, n)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, erro
 
 // Rollback makes the volume what a snapshot, or a commit, of it was.
 func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.Volume, error) {
-	d, err := h.local(name, false)
+	d, err := h.disks.local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -109,21 +109,21 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	if err != nil {
 		return api.Volume{}, err
 	}
-	c, done, err := h.cutAt(ctx, Name{st.Tenant, st.Name, ""}, to)
+	c, done, err := h.inspector.cutAt(ctx, Name{st.Tenant, st.Name, ""}, to)
 	if err != nil {
 		return api.Volume{}, err
 	}
 	defer done()
 	d.disconnect()
 	d.stopShipping(errHeld)
-	defer d.startShipping()
-	if err := h.rollback(ctx, d, v, c); err != nil {
+	defer h.durability.startShipping(d)
+	if err := h.publisher.rollback(ctx, d, v, c); err != nil {
 		return api.Volume{}, err
 	}
 	if st.Published != nil {
 		// The store must not go on showing the state that was given up.
-		if _, err := h.publish(ctx, d, commitlog.CauseRollback, func(*commitlog.State) {}); err != nil {
-			h.cfg.Log.Warn("a rollback is not in the store yet", "volume", d.String(), "error", err)
+		if _, err := h.publisher.publish(ctx, d, commitlog.CauseRollback, func(*commitlog.State) {}); err != nil {
+			h.disks.Log.Warn("a rollback is not in the store yet", "volume", d.String(), "error", err)
 		}
 	}
 	return h.view(d), nil

@@ -1,146 +1,18 @@
 package host
 
-import (
-	"encoding/json"
-	"sync"
-	"sync/atomic"
-
-	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/fault"
-	"github.com/paraglide/glide/internal/meta"
-	"github.com/paraglide/glide/internal/volume"
-)
-
-// openVolumes reads the records, claims the log segments of every one, and
-// opens those that were active, before anything is recycled.
+// openVolumes opens the volumes, and then lets the log be recycled.
 func (h *Host) openVolumes() error {
-	h.cleaner = newCleaner(h)
-	h.siblings = volume.NewSharedOverlays()
-	gone, facts, err := h.unfinishedCreates()
-	if err != nil {
+	if err := h.disks.openAll(h.cfg.Starting); err != nil {
 		return err
 	}
-	var all []*disk
-	var unfinished []volume.State
-	err = h.db.Volumes(func(r meta.Record) error {
-		var st volume.State
-		if err := json.Unmarshal(r.Value, &st); err != nil {
-			return errs.New(errs.Corrupt, "the record of volume %s cannot be read: %w", r.ID, err)
-		}
-		if err := st.Validate(); err != nil {
-			return err
-		}
-		if st.Loading {
-			// The host stopped while the volume was being fetched; the store has all of it.
-			h.forgetLater(h.forget(st.ID))
-			return nil
-		}
-		if gone[st.ID] || gone[st.SnapshotOf] {
-			unfinished = append(unfinished, st)
-			return nil
-		}
-		all = append(all, newDisk(h, st))
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	h.forgetLater(h.dropUnfinishedCreates(unfinished, facts))
-	if err := h.startAll(all); err != nil {
-		return err
-	}
-	h.siblings = nil
-	if err := h.findOrphans(); err != nil {
-		return err
-	}
-	h.pool.Settle()
-	h.bg.Add(1)
-	go func() {
-		defer h.bg.Done()
-		h.cleaner.run(h.ctx)
-	}()
-	h.bg.Add(1)
-	go func() {
-		defer h.bg.Done()
-		for _, d := range h.all() {
+	h.disks.WAL.Settle()
+	h.bg.Go(func() { h.cleaner.run(h.disks.Ctx) })
+	h.bg.Go(func() {
+		for _, d := range h.disks.all() {
 			if v := d.open(); v != nil {
-				v.CheckLog(func() bool { return h.ctx.Err() != nil })
+				v.CheckLog(func() bool { return h.disks.Ctx.Err() != nil })
 			}
 		}
-	}()
+	})
 	return nil
-}
-
-// forgetLater notes that records of what is not kept could not be removed, on a
-// full disk: the next start does it.
-func (h *Host) forgetLater(err error) {
-	if err != nil {
-		h.cfg.Log.Warn("what an earlier run left stays until the next start", "error", err)
-	}
-}
-
-// startAll starts the disks, but for forks that were never acknowledged: those
-// go, durably, before their parents go on.
-func (h *Host) startAll(all []*disk) error {
-	names := map[volume.ID]string{}
-	for _, d := range all {
-		names[d.id] = d.rec.Name
-	}
-	var sure, early []*disk
-	for _, d := range all {
-		// A renaming that was cut short may have reached only some of the records:
-		// a snapshot goes by the name of its volume.
-		if name, ok := names[d.rec.SnapshotOf]; ok {
-			d.rec.Name = name
-		}
-		if d.rec.Unsynced == (volume.ID{}) {
-			sure = append(sure, d)
-		} else {
-			early = append(early, d)
-		}
-	}
-	h.startThese(sure)
-	var gone []volume.ID
-	kept := early[:0:0]
-	for _, d := range early {
-		var parent *volume.Volume
-		if p := h.disks[d.rec.Unsynced]; p != nil {
-			parent = p.open()
-		}
-		if !d.rec.Counts(parent) && !fault.Is("early-fork-counts") {
-			gone = append(gone, d.id)
-			continue
-		}
-		d.rec.Unsynced = volume.ID{}
-		if err := h.saveSoon(&d.rec); err != nil {
-			return err
-		}
-		kept = append(kept, d)
-	}
-	if len(gone) > 0 {
-		if err := h.forget(gone...); err != nil {
-			return err
-		}
-	}
-	h.startThese(kept)
-	return nil
-}
-
-// startThese enters disks into the tables and starts them, a few at a time.
-func (h *Host) startThese(disks []*disk) {
-	for _, d := range disks {
-		h.register(d)
-	}
-	var wg sync.WaitGroup
-	var opened atomic.Int64
-	slots := make(chan struct{}, 4)
-	for _, d := range disks {
-		wg.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			d.start()
-			h.cfg.Starting("opened %d of %d volumes and snapshots", opened.Add(1), len(disks))
-		})
-	}
-	wg.Wait()
 }

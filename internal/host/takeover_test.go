@@ -31,7 +31,7 @@ func twoHosts(t *testing.T) (b *bed, h1, h2 *Host, data []byte) {
 // over; once the guest has gone it is, with what the guest wrote last.
 func TestConnectedOwnerRefuses(t *testing.T) {
 	_, h1, h2, data := twoHosts(t)
-	e, err := h1.openExport("v")
+	e, err := h1.exports.Open("v")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func TestConnectedOwnerRefuses(t *testing.T) {
 	e.Closed()
 	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
 	same(t, h2, "v", 0, data)
-	if _, err := h1.local("v", false); errs.KindOf(err) != errs.NotFound || err == nil {
+	if _, err := h1.disks.local("v", false); errs.KindOf(err) != errs.NotFound || err == nil {
 		t.Fatalf("two hosts show the volume as theirs: %v", err)
 	}
 }
@@ -126,7 +126,7 @@ func TestReleasedAndWokenElsewhere(t *testing.T) {
 		t.Fatalf("%+v", v)
 	}
 	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
-	_, err := h1.openExport("v")
+	_, err := h1.exports.Open("v")
 	wantKind(t, err, errs.Fenced)
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" {
 		t.Fatalf("%+v", v)
@@ -150,7 +150,7 @@ func TestReleasedAndWrittenHere(t *testing.T) {
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "asleep" || v.Owner != "" {
 		t.Fatalf("%+v", v)
 	}
-	e, err := h1.openExport("v")
+	e, err := h1.exports.Open("v")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestReleaseOfUnknownFate(t *testing.T) {
 		if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "asleep" {
 			t.Fatalf("%+v", v)
 		}
-		_, err := h1.openExport("v")
+		_, err := h1.exports.Open("v")
 		wantKind(t, err, errs.Unavailable)
 	}
 	mayNotWrite()
@@ -225,7 +225,7 @@ func TestWokenUnderAnotherName(t *testing.T) {
 func TestDeadOwner(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	old := random(1, 300<<10)
-	e, err := h1.openExport("v")
+	e, err := h1.exports.Open("v")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +253,7 @@ func TestDeadOwner(t *testing.T) {
 	if err := e.Device.Zero(0, 4096, false); err == nil {
 		t.Fatal("a fenced volume took a write")
 	}
-	if _, err := h1.openExport("v"); err == nil {
+	if _, err := h1.exports.Open("v"); err == nil {
 		t.Fatal("a fenced volume took a connection")
 	}
 	for _, verb := range []func() error{
@@ -303,7 +303,7 @@ func TestDeadOwner(t *testing.T) {
 func TestLateRelease(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	before, _, _ := published(b.store, "v")
-	d, _ := h1.local("v", false)
+	d, _ := h1.disks.local("v", false)
 	d.op.Lock() // it arrives while the volume is busy, for longer than the asker waits
 	done := make(chan error)
 	go func() {
@@ -345,7 +345,7 @@ func TestExpectGeneration(t *testing.T) {
 	delete(b.peers, "a")
 	_, err = h2.Wake(ctx, "v", true, "1.10") // not 1.1
 	wantKind(t, err, errs.WouldLose)
-	if _, err := h2.local("v", false); err == nil {
+	if _, err := h2.disks.local("v", false); err == nil {
 		t.Fatal("a refused claim left a volume")
 	}
 	must[api.Flush](t)(h1.Flush(ctx, "v")) // the refused claim sealed nothing
@@ -384,7 +384,7 @@ func TestTwoClaim(t *testing.T) {
 		writers := 0
 		for i, h := range hosts {
 			if outcomes[i] != nil {
-				if _, err := h.local("v", false); err == nil {
+				if _, err := h.disks.local("v", false); err == nil {
 					t.Fatalf("round %d: a claim failed (%v) and left a volume", round, outcomes[i])
 				}
 				continue

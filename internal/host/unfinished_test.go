@@ -131,9 +131,9 @@ func stopWhile(t *testing.T, at int, after bool, do func(*Host) error, made []st
 	}
 	again := small(t, b.store, left)
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
-		again.mu.Lock()
-		n := len(again.orphans)
-		again.mu.Unlock()
+		again.disks.mu.Lock()
+		n := len(again.disks.orphans)
+		again.disks.mu.Unlock()
 		if n == 0 {
 			break
 		}
@@ -183,9 +183,9 @@ func TestLeftoversWaitForTheStore(t *testing.T) {
 	faults.Clear()
 	must[api.Flush](t)(again.Flush(ctx, "f"))
 	for range 5000 {
-		again.mu.Lock()
-		n := len(again.orphans)
-		again.mu.Unlock()
+		again.disks.mu.Lock()
+		n := len(again.disks.orphans)
+		again.disks.mu.Unlock()
 		if n == 0 {
 			must[api.Flush](t)(again.Flush(ctx, "f"))
 			if err := again.Close(ctx); err != nil {
@@ -255,16 +255,16 @@ func TestUnfinishedTakesNoGuests(t *testing.T) {
 		_, err := h.Fork(ctx, api.ForkRequest{Source: "v", Name: "f", Durability: volume.Sync})
 		made <- err
 	}()
-	for h.find(Name{"default", "f", ""}) == nil || g.puts.Load() == 0 {
+	for h.disks.find(Name{"default", "f", ""}) == nil || g.puts.Load() == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	_, err := h.openExport("f")
+	_, err := h.exports.Open("f")
 	wantKind(t, err, errs.Busy)
 	g.set(false)
 	if err := <-made; err != nil {
 		t.Fatal(err)
 	}
-	e, err := h.openExport("f")
+	e, err := h.exports.Open("f")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,13 +47,13 @@ func (h *Host) upkeep() {
 	full := false
 	for n := 0; ; n++ {
 		full = h.keepRoom(full)
-		if h.db.Err() == nil || !h.db.Stuck() || n%stuckEvery == 0 {
-			_ = h.db.Revive() // Changed tells
+		if h.disks.DB.Err() == nil || !h.disks.DB.Stuck() || n%stuckEvery == 0 {
+			_ = h.disks.DB.Revive() // Changed tells
 		}
 		if n%missingEvery == 0 {
 			h.findMissing()
 		}
-		if pause(h.ctx, upkeepEvery) != nil {
+		if pause(h.disks.Ctx, upkeepEvery) != nil {
 			return
 		}
 	}
@@ -70,9 +70,9 @@ func (h *Host) keepRoom(full bool) bool {
 	err := h.room.Fill()
 	if now := err != nil; now != full {
 		if full = now; full {
-			h.event(eventDisk, "", "%v", h.fullError(err))
+			h.disks.event(eventDisk, "", "%v", h.fullError(err))
 		} else {
-			h.event(eventDisk, "", "the disk under %s has room again", h.cfg.Data)
+			h.disks.event(eventDisk, "", "the disk under %s has room again", h.cfg.Data)
 		}
 	}
 	return full
@@ -81,8 +81,8 @@ func (h *Host) keepRoom(full bool) bool {
 // mayGrow is nil if something new may be begun that takes room on the disk: if it
 // could not be recorded, a verb must fail before it has done anything.
 func (h *Host) mayGrow() error {
-	if err := h.db.Err(); err != nil {
-		if err := h.db.Revive(); err != nil {
+	if err := h.disks.DB.Err(); err != nil {
+		if err := h.disks.DB.Revive(); err != nil {
 			return err
 		}
 	}
@@ -123,7 +123,7 @@ func (h *Host) Alive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt(binary.LittleEndian.AppendUint64(nil, uint64(h.cfg.Now().UnixNano())), 0)
+	_, err = f.WriteAt(binary.LittleEndian.AppendUint64(nil, uint64(h.disks.Now().UnixNano())), 0)
 	if err == nil {
 		err = f.SyncData()
 	}
@@ -133,10 +133,10 @@ func (h *Host) Alive(ctx context.Context) error {
 // metaChanged is told when the metadata cannot be written, and when it can again.
 func (h *Host) metaChanged(err error) {
 	if err != nil {
-		h.event(eventDisk, "", "%v", err)
+		h.disks.event(eventDisk, "", "%v", err)
 		return
 	}
-	h.event(eventDisk, "", "the metadata in %s can be written again", h.cfg.Data)
+	h.disks.event(eventDisk, "", "the metadata in %s can be written again", h.cfg.Data)
 }
 
 // findMissing notices what went away under the running daemon, and says so once.
@@ -146,7 +146,7 @@ func (h *Host) findMissing() {
 		told = err.Error()
 	}
 	if before := h.missingReported.Swap(&told); told != "" && (before == nil || *before != told) {
-		h.event(eventDisk, "", "%s", told)
+		h.disks.event(eventDisk, "", "%s", told)
 	}
 }
 
@@ -155,10 +155,10 @@ func (h *Host) missing() error {
 	if err := h.dir.Check(); err != nil {
 		return err
 	}
-	if gone := h.pool.Missing(); len(gone) > 0 {
+	if gone := h.disks.WAL.Missing(); len(gone) > 0 {
 		return errs.New(errs.Unavailable, "log segments were removed while they are in use, %s: what they hold is lost when the daemon ends; flush the volumes to the store now (glide flush)", strings.Join(gone, ", "))
 	}
-	if gone := h.cache.Missing(); len(gone) > 0 {
+	if gone := h.disks.Cache.Missing(); len(gone) > 0 {
 		return errs.New(errs.Unavailable, "cache files were removed while they are in use, %s: they take disk until the daemon is restarted, and no data is lost", strings.Join(gone, ", "))
 	}
 	if _, err := h.cfg.FS.Stat(h.cfg.FS.PathJoin(h.cfg.Data, "meta")); errors.Is(err, errNotExist) {
@@ -176,8 +176,8 @@ func (h *Host) identityOnDisk() error {
 		return h.writeIdentity()
 	case err != nil:
 		return err
-	case f.ID != h.id:
-		return errs.New(errs.Corrupt, "%s names host %s, and this daemon runs as %s: put the file back", identityFile, f.ID, h.id)
+	case f.ID != h.disks.HostID:
+		return errs.New(errs.Corrupt, "%s names host %s, and this daemon runs as %s: put the file back", identityFile, f.ID, h.disks.HostID)
 	}
 	return nil
 }

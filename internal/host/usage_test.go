@@ -227,7 +227,7 @@ func TestVerifyFindsDamageInTheLog(t *testing.T) {
 		t.Fatalf("a flipped bit in the log was not found: %+v", v)
 	}
 	got := make([]byte, 64*kib)
-	x, err := h.local("v", false)
+	x, err := h.disks.local("v", false)
 	if err != nil {
 		t.Fatal(err)
 	}

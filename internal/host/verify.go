@@ -19,15 +19,13 @@ import (
 // the latencies.
 func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
 	var s api.Stats
-	lat := &h.lat
+	lat := &h.exports.Latency
 	if name != "" {
-		d, err := h.local(name, false)
+		d, err := h.disks.local(name, false)
 		if err != nil {
 			return s, err
 		}
-		d.mu.Lock()
 		lat = d.latencies()
-		d.mu.Unlock()
 	}
 	s.Latency = lat.summaries()
 	if h.cfg.Counter != nil {
@@ -35,16 +33,16 @@ func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
 		s.Requests = requests(h.cfg.Counter)
 		s.BytesUp, s.BytesDown = n.BytesUp, n.BytesDown
 	}
-	c := &h.cache.Stats
+	c := &h.disks.Cache.Stats
 	s.Cache.Hits, s.Cache.Misses = c.Hits.Load(), c.Misses.Load()
 	s.Cache.FetchedBytes, s.Cache.ServedBytes = c.Fetched.Load(), c.Served.Load()
-	s.Cache.DedupHits = h.dedup.n.Load()
+	s.Cache.DedupHits = h.publisher.Dedup.Load()
 	s.Panics = h.panics.Load()
 	s.Limits = map[string]api.Limit{}
 	for _, u := range h.cfg.Limits() {
 		s.Limits[u.Name] = api.Limit{Used: u.Used, Limit: u.Limit}
 	}
-	w := &h.pool.Stats
+	w := &h.disks.WAL.Stats
 	s.WAL.Syncs, s.WAL.Bytes, s.WAL.CleanedBytes = w.Syncs.Load(), w.Bytes.Load(), w.Cleaned.Load()
 	return s, nil
 }
@@ -59,21 +57,21 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		}
 		out = append(out, c)
 	}
-	err := objstore.Probe(ctx, h.cfg.Store, fmt.Sprintf("%s-%016x", h.id, h.cfg.random64()))
+	err := objstore.Probe(ctx, h.disks.Store, fmt.Sprintf("%s-%016x", h.disks.HostID, h.disks.random64()))
 	add("store", err, h.cfg.StoreURL+" answers, and has what a store must have", "check --store, its credentials and its network; local volumes go on without it")
 	u, uerr := h.cfg.FS.GetDiskUsage(h.cfg.Data)
 	if uerr == nil && u.AvailBytes < min(u.TotalBytes/20, 2<<30) {
 		uerr = errs.New(errs.NoSpace, "only %d of %d bytes are free under %s", u.AvailBytes, u.TotalBytes, h.cfg.Data)
 	}
 	add("disk", ignoreUnsupported(uerr), fmt.Sprintf("%d of %d bytes are free under %s", u.AvailBytes, u.TotalBytes, h.cfg.Data), "remove volumes, flush some to the store, or lower --cache and --wal-limit")
-	used, files := h.pool.Used()
+	used, files := h.disks.WAL.Used()
 	var werr error
-	if l := h.pool.Limit(); l > 0 && float64(used) > 0.95*float64(l) {
+	if l := h.disks.WAL.Limit(); l > 0 && float64(used) > 0.95*float64(l) {
 		werr = errs.New(errs.NoSpace, "the log holds %d of at most %d bytes", used, l)
 	}
 	add("log", werr, fmt.Sprintf("%d bytes in use, %d on disk", used, files), "flush volumes to the store, or raise --wal-limit")
 	var merr error
-	if merr = h.db.Err(); merr == nil {
+	if merr = h.disks.DB.Err(); merr == nil {
 		merr = h.missing()
 	}
 	add("data directory", merr, h.cfg.Data+" has what the daemon needs, and can be written to", "glide events tells since when")
@@ -85,11 +83,7 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		}
 	}
 	add("reserved room", rerr, size.Human(uint64(of))+" are kept for when the disk is full", "make room under "+h.cfg.Data)
-	var terr error
-	if e := h.twin.Load(); e != nil {
-		terr = *e
-	}
-	add("identity", terr, "host "+h.id, "a data directory, or a copy of one, is for one daemon: stop one of the two, and give it an empty data directory; glide hosts tells where the other one is")
+	add("identity", h.owners.twinNoticed(), "host "+h.disks.HostID, "a data directory, or a copy of one, is for one daemon: stop one of the two, and give it an empty data directory; glide hosts tells where the other one is")
 	for _, u := range h.cfg.Limits() {
 		var lerr error
 		if u.Near() {
@@ -107,15 +101,15 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 	if e := h.cleaner.err.Load(); e != nil {
 		add("flushing", *e, "", "a volume is over its dirty budget and the store does not take it")
 	}
-	if n := h.cache.Stats.Repaired.Load() + h.cache.Stats.Damaged.Load(); n > 0 {
-		add("blocks", errs.New(errs.Corrupt, "%d blocks came damaged from the cache and %d from the store", h.cache.Stats.Repaired.Load(), h.cache.Stats.Damaged.Load()), "", "check the disk; glide verify --cold shows what the store has")
+	if n := h.disks.Cache.Stats.Repaired.Load() + h.disks.Cache.Stats.Damaged.Load(); n > 0 {
+		add("blocks", errs.New(errs.Corrupt, "%d blocks came damaged from the cache and %d from the store", h.disks.Cache.Stats.Repaired.Load(), h.disks.Cache.Stats.Damaged.Load()), "", "check the disk; glide verify --cold shows what the store has")
 	}
-	if n := h.pool.Stats.Damaged.Load(); n > 0 {
+	if n := h.disks.WAL.Stats.Damaged.Load(); n > 0 {
 		add("log records", errs.New(errs.Corrupt, "reads of the log found bytes that do not match their checksum, %d times", n), "", "check the disk; glide events tells which volumes have lost something")
 	}
 	add("kernel devices", nil, kernelnbd.Describe(h.attachments.kernel.Check()), "")
 	bad := 0
-	for _, d := range h.all() {
+	for _, d := range h.disks.all() {
 		if v := h.view(d); v.State == string(volume.Failed) || v.State == string(volume.Fenced) {
 			add("volume "+v.Name, errs.New(errs.Internal, "it is %s: %s", v.State, v.Reason), "", "glide show "+v.Name)
 			bad++
@@ -127,7 +121,7 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		}
 	}
 	if bad == 0 {
-		add("volumes", nil, fmt.Sprintf("none of %d volumes and snapshots is failed or fenced", len(h.all())), "")
+		add("volumes", nil, fmt.Sprintf("none of %d volumes and snapshots is failed or fenced", len(h.disks.all())), "")
 	}
 	return out, nil
 }

@@ -16,13 +16,13 @@ import (
 // Host describes this host.
 func (h *Host) Host(context.Context) (api.Host, error) {
 	n := 0
-	for _, d := range h.all() {
+	for _, d := range h.disks.all() {
 		if st := d.state(); st.SnapshotOf == (volume.ID{}) {
 			n++
 		}
 	}
 	return api.Host{
-		ID: h.id, Version: h.cfg.Version, Store: h.cfg.StoreURL, Data: h.cfg.Data, Advertise: h.cfg.Advertise,
+		ID: h.disks.HostID, Version: h.cfg.Version, Store: h.cfg.StoreURL, Data: h.cfg.Data, Advertise: h.cfg.Advertise,
 		NBD: append([]string{}, h.cfg.NBD...), API: append([]string{}, h.cfg.API...), Volumes: n,
 	}, nil
 }
@@ -33,7 +33,7 @@ func (h *Host) view(d *disk) api.Volume {
 	v := api.Volume{
 		Name: d.String(), Tenant: tenantShown(st.Tenant), ID: st.ID.String(), Size: st.Size, BlockSize: uint64(st.BlockSize),
 		State: string(st.Mode), Reason: st.Reason, Durability: st.Durability, RPOms: float64(st.RPO.Milliseconds()),
-		Owner: h.id, CreatedAt: st.CreatedAt, StoreBytes: d.stored.Load(), Exports: d.exports(), Device: h.attachments.device(d.id), Labels: map[string]string{},
+		Owner: h.disks.HostID, CreatedAt: st.CreatedAt, StoreBytes: d.stored.Load(), Exports: d.exports(), Device: h.attachments.device(d.id), Labels: map[string]string{},
 		IOPS: st.Limits.IOPS, Bandwidth: st.Limits.Bandwidth, DirtyBudget: st.Limits.DirtyBudget,
 	}
 	if st.Released {
@@ -52,18 +52,16 @@ func (h *Host) view(d *disk) api.Volume {
 	if st.Parent != nil {
 		v.Parent = st.Parent.Name
 	}
-	d.mu.Lock()
-	failed := d.failed
-	d.mu.Unlock()
+	failed := d.openError()
 	if open := d.open(); open != nil {
 		a := open.Account()
 		v.DirtyBytes, v.LocalBytes = a.Dirty, a.Log
 		if !a.Oldest.IsZero() {
-			v.Unpublished = h.since(a.Oldest)
+			v.Unpublished = h.disks.since(a.Oldest)
 		}
-		if s := d.ship.Load(); s != nil {
-			bytes, age := s.unpublished()
-			v.DirtyBytes, v.Reason = bytes, s.stalled()
+		if s := d.shipper(); s != nil {
+			bytes, age := s.Unpublished()
+			v.DirtyBytes, v.Reason = bytes, s.Stalled()
 			if age < volume.LongAgo/2 || v.Unpublished == 0 {
 				v.Unpublished = float64(age) / 1e6
 			} // else they are of a process before this one: as old as this one at least
@@ -76,9 +74,9 @@ func (h *Host) view(d *disk) api.Volume {
 		}
 	} else {
 		v.DirtyBytes = st.DirtyAtSleep
-		v.LocalBytes = int64(len(st.Segments)) * int64(h.pool.SegmentBytes())
+		v.LocalBytes = int64(len(st.Segments)) * int64(h.disks.WAL.SegmentBytes())
 		if v.DirtyBytes > 0 {
-			v.Unpublished = h.since(st.OldestAtSleep)
+			v.Unpublished = h.disks.since(st.OldestAtSleep)
 		}
 	}
 	switch {
@@ -98,7 +96,7 @@ func damagedLog(err error) string { return "its log is damaged: " + err.Error() 
 func (h *Host) List(ctx context.Context, all bool) ([]api.Volume, error) {
 	out := []api.Volume{}
 	var released []*disk
-	for _, d := range h.all() {
+	for _, d := range h.disks.all() {
 		switch st := d.state(); {
 		case st.SnapshotOf != volume.ID{}:
 		case all && st.Released:
@@ -158,8 +156,8 @@ func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
 	var out []api.Volume
 	var last error
 	bad := 0
-	err := h.eachStored(ctx, func(n Name) bool { return h.find(n) == nil }, func(n Name, tip *commitlog.Object, err error) error {
-		if tip, err = h.checkTip(ctx, n, tip, err); err == nil {
+	err := h.catalog.eachStored(ctx, func(n Name) bool { return h.disks.find(n) == nil }, func(n Name, tip *commitlog.Object, err error) error {
+		if tip, err = h.catalog.checkTip(ctx, n, tip, err); err == nil {
 			out = append(out, remoteView(n, tip))
 		} else if errs.KindOf(err) != errs.NotFound {
 			last = err
@@ -200,13 +198,13 @@ func (h *Host) Show(ctx context.Context, name string) (api.Volume, error) {
 	if err != nil {
 		return api.Volume{}, err
 	}
-	if d := h.find(n); d != nil {
+	if d := h.disks.find(n); d != nil {
 		if d.state().Released {
 			return h.viewReleased(ctx, d)
 		}
 		return h.view(d), nil
 	}
-	tip, err := h.tip(ctx, n)
+	tip, err := h.catalog.tip(ctx, n)
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -222,9 +220,9 @@ func (h *Host) viewReleased(ctx context.Context, d *disk) (api.Volume, error) {
 		return v, nil // it was found out, or claimed, meanwhile
 	}
 	n := Name{st.Tenant, st.Name, ""}
-	tip, err := h.tip(ctx, n)
+	tip, err := h.catalog.tip(ctx, n)
 	switch {
-	case err == nil && tip.State.Owner.ID == h.id && volume.ID(tip.State.ID) == d.id:
+	case err == nil && tip.State.Owner.ID == h.disks.HostID && volume.ID(tip.State.ID) == d.id:
 		v.Reason = "released to the store: any host can wake it"
 	case err == nil:
 		return remoteView(n, tip), nil
@@ -238,7 +236,7 @@ func (h *Host) viewReleased(ctx context.Context, d *disk) (api.Volume, error) {
 
 // URI is the NBD URI of a volume or snapshot, for qemu, libnbd and nbdcopy.
 func (h *Host) URI(_ context.Context, name string) (string, error) {
-	d, err := h.local(name, true)
+	d, err := h.disks.local(name, true)
 	if err != nil {
 		return "", err
 	}

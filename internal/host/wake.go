@@ -15,7 +15,7 @@ import (
 // Sleep makes a volume durable and drops it from memory; portable hands it back
 // to the store too, so that any host can wake it without asking.
 func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (api.Volume, error) {
-	d, err := h.local(name, false)
+	d, err := h.disks.local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -34,9 +34,9 @@ func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (ap
 		return h.view(d), nil
 	}
 	defer d.blockGuests()()
-	if s := d.ship.Load(); s != nil {
+	if s := d.shipper(); s != nil {
 		// Asleep, the volume sends nothing: what it promised must be kept first.
-		if err := s.barrierUnderOp(ctx); err != nil {
+		if err := s.BarrierUnderOp(ctx); err != nil {
 			return api.Volume{}, err
 		}
 	}
@@ -50,20 +50,20 @@ func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (ap
 // Guests are cut off before the last flush, so that nothing they are told is
 // durable is missing from it. Under op.
 func (h *Host) handOver(ctx context.Context, d *disk) error {
-	if _, err := h.publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
+	if _, err := h.publisher.publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
 		return err
 	}
 	defer d.blockGuests()()
 	d.stopShipping(errHeld)
-	defer d.startShipping() // unless it sleeps then
+	defer h.durability.startShipping(d) // unless it sleeps then
 	if fault.Is("released-before-flushed") {
-		h.cfg.Log.Warn("a fault is planted")
-	} else if _, err := h.publish(ctx, d, commitlog.CauseRelease, nil); err != nil {
+		h.disks.Log.Warn("a fault is planted")
+	} else if _, err := h.publisher.publish(ctx, d, commitlog.CauseRelease, nil); err != nil {
 		return err
 	}
 	if d.owner == nil || d.owner.Generation().IsZero() {
 		// Published by an earlier process: an epoch of this one is what can be released.
-		if _, err := h.publish(ctx, d, commitlog.CauseRelease, func(*commitlog.State) {}); err != nil {
+		if _, err := h.publisher.publish(ctx, d, commitlog.CauseRelease, func(*commitlog.State) {}); err != nil {
 			return err
 		}
 	}
@@ -94,7 +94,7 @@ func (h *Host) release(ctx context.Context, d *disk) error {
 		d.setOwner(nil)
 		return nil
 	case errs.KindOf(err) == errs.Fenced:
-		return errors.Join(err, d.fenceClosed(err))
+		return errors.Join(err, h.owners.fenceClosed(d, err))
 	case !d.owner.Unsettled(): // nothing was sent
 		return errors.Join(err, d.update(func(s *volume.State) { s.Released = false }))
 	}
@@ -114,10 +114,10 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 			return api.Volume{}, err
 		}
 	}
-	d := h.find(n)
+	d := h.disks.find(n)
 	if d != nil && d.state().Released {
 		d.op.Lock()
-		err := d.reclaim(force)
+		err := h.owners.reclaim(d, force)
 		d.op.Unlock()
 		if err != nil && d.state().Mode != volume.Fenced {
 			return api.Volume{}, err
@@ -135,7 +135,7 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 			return api.Volume{}, err
 		}
 	}
-	if d, err = h.takeOver(ctx, n, force, want); err != nil {
+	if d, err = h.owners.takeOver(ctx, n, force, want); err != nil {
 		return api.Volume{}, err
 	}
 	return h.view(d), nil
@@ -152,7 +152,7 @@ func (h *Host) clearFenced(d *disk, force bool) error {
 	if st := d.state(); st.Mode == volume.Fenced && len(st.Segments) > 0 {
 		return fencedError(&st)
 	}
-	return h.eraseAll(d)
+	return h.owners.eraseAll(d)
 }
 
 // wakeLocal wakes a volume of this host; no-silent-rollback.
@@ -168,7 +168,7 @@ func (h *Host) wakeLocal(ctx context.Context, d *disk, force bool, want commitlo
 		return api.Volume{}, err
 	}
 	if slept {
-		h.checkSealSoon(d)
+		h.owners.checkSealSoon(d)
 	}
 	return h.view(d), nil
 }
@@ -186,7 +186,7 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(r.WithinMs*1e6))
 		defer cancel()
 	}
-	d, err := h.local(name, false)
+	d, err := h.disks.local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -198,7 +198,7 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 	if ctx.Err() != nil && !fault.Is("late-release-counts") {
 		return api.Volume{}, errs.New(errs.Unavailable, "host %s asked too long ago: nothing was done", r.Host)
 	}
-	if now, err := h.local(name, false); err != nil || now != d {
+	if now, err := h.disks.local(name, false); err != nil || now != d {
 		// Renamed meanwhile: the epoch that was asked about is another name's.
 		return api.Volume{}, errs.New(errs.Busy, "there is no volume %q on this host any more: nothing was done", name)
 	}
@@ -207,7 +207,7 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 		return api.Volume{}, errs.New(errs.Busy, "volume %q is at epoch %d here, not %d: nothing was done", d, g.Epoch, r.Epoch)
 	}
 	if r.FlushOnly {
-		if _, err := h.publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
+		if _, err := h.publisher.publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
 			return api.Volume{}, err
 		}
 		return h.view(d), nil
@@ -220,5 +220,5 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 	}
 	view := h.view(d)
 	// It is the asker's now: this host keeps nothing of it but its cache.
-	return view, h.eraseAll(d)
+	return view, h.owners.eraseAll(d)
 }
