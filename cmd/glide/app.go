@@ -14,8 +14,8 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/host"
 )
 
 // app is what every verb has: the standard streams and the global flags.
@@ -83,7 +83,7 @@ func readToken(path string) (string, error) {
 // asked; a snapshot is one where the volume is only read.
 func checkNames(snapshot bool, names ...string) error {
 	for _, name := range names {
-		if _, err := host.ParseName(name, snapshot); err != nil {
+		if _, err := disk.ParseName(name, snapshot); err != nil {
 			return err
 		}
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/inspect"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
@@ -166,7 +166,7 @@ func dumpFile(w io.Writer, path string) error {
 	}
 	for _, kind := range []string{"packs", "pins", "t"} {
 		if i := strings.LastIndex(abs, "/"+kind+"/"); i >= 0 {
-			return host.DumpObject(w, abs[i+1:], raw)
+			return inspect.DumpObject(w, abs[i+1:], raw)
 		}
 	}
 	return errs.New(errs.Invalid, "%s is no file of Glide's: its first bytes are those of nothing that glide writes", path)

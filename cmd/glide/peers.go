@@ -8,7 +8,7 @@ import (
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/ownership"
 )
 
 // peers reaches other hosts. Where they are is read from the store, and so could
@@ -29,7 +29,7 @@ func (p peers) permit(addr netip.Addr) error {
 }
 
 // dial is another host, at the address that it advertises.
-func (p peers) dial(addr string) host.Peer {
+func (p peers) dial(addr string) ownership.Peer {
 	c, err := client.New(addr, client.Options{Token: p.token(), Permit: p.permit})
 	if err != nil {
 		return noPeer{err}
@@ -40,13 +40,13 @@ func (p peers) dial(addr string) host.Peer {
 // oncePeer is a peer that is asked once: no connection is kept to it.
 type oncePeer struct{ c *client.Client }
 
-// Release implements host.Peer.
+// Release implements ownership.Peer.
 func (p oncePeer) Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error) {
 	defer p.c.Close()
 	return p.c.Release(ctx, name, r)
 }
 
-// Host implements host.Peer.
+// Host implements ownership.Peer.
 func (p oncePeer) Host(ctx context.Context) (api.Host, error) {
 	defer p.c.Close()
 	return p.c.Host(ctx)
@@ -55,12 +55,12 @@ func (p oncePeer) Host(ctx context.Context) (api.Host, error) {
 // noPeer is a peer whose address makes no sense.
 type noPeer struct{ err error }
 
-// Release implements host.Peer.
+// Release implements ownership.Peer.
 func (p noPeer) Release(context.Context, string, api.ReleaseRequest) (api.Volume, error) {
 	return api.Volume{}, errs.New(errs.Unavailable, "the owner's address: %w", p.err)
 }
 
-// Host implements host.Peer.
+// Host implements ownership.Peer.
 func (p noPeer) Host(context.Context) (api.Host, error) {
 	return api.Host{}, errs.New(errs.Unavailable, "the owner's address: %w", p.err)
 }

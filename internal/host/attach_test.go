@@ -13,7 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/export"
 	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd/nbdclient"
@@ -167,7 +169,7 @@ func TestDevicesAreReclaimed(t *testing.T) {
 	if err := k.device(t, 0, 1).c.Write(before, 4096, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.disks.DB.SetFact(attachmentsFact, nil); err != nil { // as if it had crashed before it could note them
+	if err := h.disks.DB.SetFact(export.AttachmentsFact, nil); err != nil { // as if it had crashed before it could note them
 		t.Fatal(err)
 	}
 	if err := h.Close(t.Context()); err != nil {
@@ -204,7 +206,7 @@ func TestDevicesAreReclaimed(t *testing.T) {
 	if v := must[api.Volume](t)(h.Show(t.Context(), "a")); v.Device != "" {
 		t.Errorf("a is %+v", v)
 	}
-	if recs := must[[]attachRecord](t)(h.attachments.records()); len(recs) != 0 {
+	if recs := must[[]export.AttachRecord](t)(h.attachments.Records()); len(recs) != 0 {
 		t.Errorf("records %+v", recs)
 	}
 }
@@ -217,8 +219,8 @@ func TestDeviceWaitsForItsLastWrites(t *testing.T) {
 	h := open()
 	create(t, h, "a", 8<<20)
 	must[api.Attachment](t)(h.Attach(t.Context(), "a", api.AttachRequest{}))
-	d := must[*disk](t)(h.disks.local("a", false))
-	d.limiter.set(volume.Limits{Bandwidth: 1 << 20}, time.Now) // a MiB a second, of which the first is free
+	d := must[*disk.Disk](t)(h.disks.Local("a", false))
+	d.Limiter.Set(volume.Limits{Bandwidth: 1 << 20}, time.Now) // a MiB a second, of which the first is free
 	dev := k.device(t, 0, 1)
 	if err := dev.c.Write(make([]byte, 1<<20), 1<<20, 0); err != nil {
 		t.Fatal(err)
@@ -232,7 +234,7 @@ func TestDeviceWaitsForItsLastWrites(t *testing.T) {
 	if took := time.Since(began); took < 300*time.Millisecond {
 		t.Errorf("connected again after %v, while a write was under way", took)
 	}
-	d.limiter.set(volume.Limits{Bandwidth: 0}, time.Now)
+	d.Limiter.Set(volume.Limits{Bandwidth: 0}, time.Now)
 	got := make([]byte, len(old))
 	if err := dev.c.Read(got, 0); err != nil || !bytes.Equal(got, old) {
 		t.Errorf("the old write is not there (%v)", err)
@@ -287,7 +289,7 @@ func TestDetach(t *testing.T) {
 	// Attaching wakes it; then somebody else disconnects it.
 	must[api.Attachment](t)(h.Attach(ctx, "b", api.AttachRequest{}))
 	_ = k.Disconnect(0)
-	for h.attachments.device(must[*disk](t)(h.disks.local("b", false)).id) != "" {
+	for h.attachments.Device(must[*disk.Disk](t)(h.disks.Local("b", false)).Id) != "" {
 		time.Sleep(time.Millisecond)
 	}
 }

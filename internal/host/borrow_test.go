@@ -10,6 +10,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pin"
 )
 
 // TestReadingWakesNothing: verbs that only read leave a volume asleep, and one
@@ -133,7 +134,7 @@ func TestStartDoesNotWaitForAStoreThatHangs(t *testing.T) {
 	time.AfterFunc(20*time.Second, func() { close(block) })
 	began := time.Now()
 	wantNames(t, small(t, hangs{store, block}, disk), false, "v")
-	if took := time.Since(began); took > recoverWithin+3*time.Second {
+	if took := time.Since(began); took > pin.RecoverWithin+3*time.Second {
 		t.Fatalf("the start took %v", took)
 	}
 }

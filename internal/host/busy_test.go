@@ -9,6 +9,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/volume"
@@ -203,9 +204,9 @@ func TestReleasedThenSealed(t *testing.T) {
 	if _, err := h.Sleep(ctx, "v", true, false); !errors.Is(err, commitlog.ErrYielding) {
 		t.Fatalf("a sealed volume is released: %v", err)
 	}
-	d := h.disks.find(Name{"default", "v", ""}) // the host loses its power before it knows
-	d.setOwner(nil)
-	if err := d.update(func(s *volume.State) { s.Released = true }); err != nil {
+	d := h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}) // the host loses its power before it knows
+	d.SetOwner(nil)
+	if err := d.Update(func(s *volume.State) { s.Released = true }); err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {

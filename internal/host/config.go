@@ -9,10 +9,13 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/export"
 	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/limits"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/ownership"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -47,9 +50,9 @@ type Config struct {
 	Limits func() []limits.Use
 
 	// Kernel is where volumes are attached; this machine's.
-	Kernel Kernel
+	Kernel export.Kernel
 	// Dial returns the peer at an advertised address.
-	Dial func(addr string) Peer
+	Dial func(addr string) ownership.Peer
 	// Now is the clock, Rand the source of randomness, Log where faults are told that nobody waits for.
 	// Uptime is a clock that is never set and runs while the machine is suspended.
 	Now    func() time.Time
@@ -107,7 +110,7 @@ func (c *Config) fill() error {
 		c.Now = time.Now
 	}
 	if c.Uptime == nil {
-		c.Uptime = bootTime
+		c.Uptime = clock.BootTime
 	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader

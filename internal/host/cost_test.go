@@ -9,6 +9,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
@@ -23,7 +24,7 @@ func longHistory(t *testing.T, store objstore.Store, name string, commits int) {
 	now := longAgo
 	o, err := commitlog.New(commitlog.Options{
 		Store: store, Volume: commitlog.Volume{Tenant: "default", Name: name}, Host: commitlog.Host{ID: "away"}, Rand: rand.NewChaCha8([32]byte{}),
-		Now: func() time.Time { return now }, Uptime: func() time.Duration { return 0 }, Pause: pause,
+		Now: func() time.Time { return now }, Uptime: func() time.Duration { return 0 }, Pause: clock.Pause,
 	})
 	if err != nil {
 		t.Fatal(err)

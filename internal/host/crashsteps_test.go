@@ -81,11 +81,11 @@ func (w *crashWorld) step() {
 
 // vol is the volume, woken if it sleeps; nil if there is no power to wake it.
 func (w *crashWorld) vol(d *modelDisk) *volume.Volume {
-	x, err := w.h.disks.local(d.name, false)
+	x, err := w.h.disks.Local(d.name, false)
 	w.must(err)
-	x.op.Lock()
-	defer x.op.Unlock()
-	v, err := x.wake(false)
+	x.Op.Lock()
+	defer x.Op.Unlock()
+	v, err := x.Wake(false)
 	if !w.done("wake", err) {
 		return nil
 	}
@@ -230,13 +230,13 @@ func (w *crashWorld) remove(d *modelDisk) {
 
 func (w *crashWorld) clean() {
 	var vols []*volume.Volume
-	for _, d := range w.h.disks.all() {
-		if v := d.open(); v != nil {
+	for _, d := range w.h.disks.All() {
+		if v := d.Open(); v != nil {
 			vols = append(vols, v)
 		}
 	}
-	w.h.disks.cleaning.Lock()
-	defer w.h.disks.cleaning.Unlock()
+	w.h.disks.Cleaning.Lock()
+	defer w.h.disks.Cleaning.Unlock()
 	for _, vs := range volume.FindVictims(vols, 0.95, 3) {
 		done, err := volume.Clean(w.h.disks.WAL, vs)
 		if w.done("clean", err) && done {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -18,46 +20,46 @@ import (
 // Create makes an empty volume. A local one makes no store request; others
 // claim their name in the store at once.
 func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, error) {
-	n, err := ParseName(r.Name, false)
+	n, err := disk.ParseName(r.Name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
-	if err := CheckSize(r.Size); err != nil {
+	if err := disk.CheckSize(r.Size); err != nil {
 		return api.Volume{}, err
 	}
-	if err := checkDurability(r.Durability); err != nil {
+	if err := durability.CheckDurability(r.Durability); err != nil {
 		return api.Volume{}, err
 	}
 	if err := h.mayGrow(); err != nil {
 		return api.Volume{}, err
 	}
-	st := h.disks.newState(n, r.Size)
+	st := h.disks.NewState(n, r.Size)
 	if r.BlockSize != 0 {
 		if r.BlockSize < 4096 || r.BlockSize > 1<<20 || r.BlockSize&(r.BlockSize-1) != 0 {
 			return api.Volume{}, errs.New(errs.Invalid, "a block size of %d: a power of two from 4K to 1M is wanted", r.BlockSize)
 		}
 		st.BlockSize = uint32(r.BlockSize)
 	}
-	p := policy{cmp.Or(r.Durability, local), st.RPO}
+	p := durability.Policy{Durability: cmp.Or(r.Durability, disk.Local), RPO: st.RPO}
 	if r.RPOms != 0 {
-		if err := checkRPO(time.Duration(r.RPOms * 1e6)); err != nil {
+		if err := durability.CheckRPO(time.Duration(r.RPOms * 1e6)); err != nil {
 			return api.Volume{}, err
 		}
-		p.rpo = time.Duration(r.RPOms * 1e6)
+		p.RPO = time.Duration(r.RPOms * 1e6)
 	}
-	st.RPO = p.rpo
+	st.RPO = p.RPO
 	if st.Blocks() > 1<<50 {
 		return api.Volume{}, errs.New(errs.Invalid, "%d bytes are too many blocks of %d bytes: use a larger --block-size", r.Size, st.BlockSize)
 	}
 	finish := func() error { return nil }
-	if p.ships() {
-		if finish, err = h.disks.beginCreate(&st); err != nil {
+	if p.Ships() {
+		if finish, err = h.disks.BeginCreate(&st); err != nil {
 			return api.Volume{}, err
 		}
 	}
-	d, err := h.disks.add(st)
+	d, err := h.disks.Add(st)
 	if err == nil {
-		err = h.durability.applyPolicy(ctx, p, commitlog.CauseCreate, d)
+		err = h.durability.ApplyPolicy(ctx, p, commitlog.CauseCreate, d)
 	}
 	if err = errors.Join(err, finish()); err != nil {
 		return api.Volume{}, err
@@ -67,36 +69,36 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 
 // Resize grows a volume. The store learns of it with the next flush.
 func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, error) {
-	d, err := h.disks.local(name, false)
+	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
-	if err := CheckSize(size); err != nil {
+	if err := disk.CheckSize(size); err != nil {
 		return api.Volume{}, err
 	}
 	if err := h.mayGrow(); err != nil {
 		return api.Volume{}, err
 	}
-	d.op.Lock()
-	defer d.op.Unlock()
-	if err := d.refuseFenced(); err != nil {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if err := d.RefuseFenced(); err != nil {
 		return api.Volume{}, err
 	}
-	st := d.state()
+	st := d.State()
 	if size < st.Size {
 		return api.Volume{}, errs.New(errs.Unsupported, "volume %q has %d bytes: shrinking to %d would cut off data, and is refused", d, st.Size, size)
 	}
 	if st.Size = size; st.Blocks() > 1<<50 {
 		return api.Volume{}, errs.New(errs.Invalid, "%d bytes are too many blocks of %d bytes", size, st.BlockSize)
 	}
-	v, err := d.wake(false)
+	v, err := d.Wake(false)
 	if err != nil {
 		return api.Volume{}, err
 	}
 	if err := v.Resize(size); err != nil {
 		return api.Volume{}, err
 	}
-	if err := h.attachments.resized(d); err != nil {
+	if err := h.attachments.Resized(d); err != nil {
 		return api.Volume{}, err
 	}
 	return h.view(d), nil
@@ -104,19 +106,19 @@ func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, 
 
 // Set changes settings of a volume.
 func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume, error) {
-	d, err := h.disks.local(name, false)
+	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
 	if err := h.mayGrow(); err != nil {
 		return api.Volume{}, err
 	}
-	d.op.Lock()
-	defer d.op.Unlock()
-	if err := d.refuseFenced(); err != nil {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if err := d.RefuseFenced(); err != nil {
 		return api.Volume{}, err
 	}
-	st := d.state()
+	st := d.State()
 	next := st
 	next.Labels = map[string]string{}
 	for k, v := range st.Labels {
@@ -127,18 +129,18 @@ func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume
 			return api.Volume{}, err
 		}
 	}
-	if err := h.durability.setPolicy(ctx, d, policy{next.Durability, next.RPO}); err != nil { // which may fail: then nothing is set
+	if err := h.durability.SetPolicy(ctx, d, durability.Policy{Durability: next.Durability, RPO: next.RPO}); err != nil { // which may fail: then nothing is set
 		return api.Volume{}, err
 	}
 	if next.Limits != st.Limits || !maps.Equal(next.Labels, st.Labels) {
-		if err := d.change(func(r *volume.State) {
+		if err := d.Change(func(r *volume.State) {
 			r.Limits, r.Labels, r.Unsaid = next.Limits, next.Labels, r.Published != nil
 		}); err != nil {
 			return api.Volume{}, err
 		}
 	}
-	d.limiter.set(next.Limits, h.disks.Now)
-	h.cleaner.noteBudget(&next)
+	d.Limiter.Set(next.Limits, h.disks.Now)
+	h.cleaner.NoteBudget(&next)
 	return h.view(d), nil
 }
 
@@ -149,7 +151,7 @@ func apply(st *volume.State, key, value string) (err error) {
 		if value == "" {
 			return errs.New(errs.Invalid, "durability=: local, continuous or sync is wanted")
 		}
-		if err := checkDurability(value); err != nil {
+		if err := durability.CheckDurability(value); err != nil {
 			return err
 		}
 		st.Durability = value
@@ -158,7 +160,7 @@ func apply(st *volume.State, key, value string) (err error) {
 		if err != nil {
 			return errs.New(errs.Invalid, "rpo=%s: a duration, like 5s, is wanted", value)
 		}
-		if err := checkRPO(d); err != nil {
+		if err := durability.CheckRPO(d); err != nil {
 			return err
 		}
 		st.RPO = d

@@ -3,6 +3,8 @@ package host
 import (
 	"context"
 	"io"
+
+	"github.com/paraglide/glide/internal/inspect"
 )
 
 // Dump writes an object of the store as text.
@@ -11,5 +13,5 @@ func (h *Host) Dump(ctx context.Context, key string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return DumpObject(w, key, raw)
+	return inspect.DumpObject(w, key, raw)
 }

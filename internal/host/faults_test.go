@@ -11,6 +11,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/volume"
@@ -163,8 +164,8 @@ func (b *faultBed) check(v *verb) {
 		}
 	}
 	for name, want := range map[string][]byte{"kid": b.image, "twin": b.image, "fork": b.image, "img": random(77, 200<<10)} {
-		n, _ := ParseName(name, false)
-		if d := b.h.disks.find(n); d != nil && name != "kid" {
+		n, _ := disk.ParseName(name, false)
+		if d := b.h.disks.Find(n); d != nil && name != "kid" {
 			same(b.t, b.h, name, 0, want)
 		}
 	}
@@ -174,8 +175,8 @@ func (b *faultBed) check(v *verb) {
 			b.t.Fatalf("%s is not active here: %+v %v", want, got, err)
 		}
 	}
-	for _, d := range b.h.disks.all() {
-		if st := d.state(); st.Mode == volume.Fenced || st.Mode == volume.Failed {
+	for _, d := range b.h.disks.All() {
+		if st := d.State(); st.Mode == volume.Fenced || st.Mode == volume.Failed {
 			b.t.Fatalf("%s is %s: %s", d, st.Mode, st.Reason)
 		}
 	}
@@ -364,8 +365,8 @@ func TestWritesOfAClosedConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, _ := h.disks.local("v", false)
-	d.limiter.set(volume.Limits{IOPS: 4}, h.disks.Now)
+	d, _ := h.disks.Local("v", false)
+	d.Limiter.Set(volume.Limits{IOPS: 4}, h.disks.Now)
 	old, done := append(make([]byte, 28), random(1, 4096)...), make(chan error)
 	for range 8 { // use the second's worth up
 		_ = e.Device.WriteFrames([]uint64{8192}, [][]byte{append(make([]byte, 28), 1)})
@@ -373,7 +374,7 @@ func TestWritesOfAClosedConnection(t *testing.T) {
 	go func() { done <- e.Device.WriteFrames([]uint64{0}, [][]byte{old}) }()
 	time.Sleep(50 * time.Millisecond)
 	e.Closed()
-	d.limiter.set(volume.Limits{}, h.disks.Now)
+	d.Limiter.Set(volume.Limits{}, h.disks.Now)
 	fresh := random(2, 4096)
 	if err := again.Device.WriteFrames([]uint64{0}, [][]byte{append(make([]byte, 28), fresh...)}); err != nil {
 		t.Fatal(err)

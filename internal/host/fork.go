@@ -9,7 +9,10 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -20,15 +23,15 @@ const maxForks = 10000
 // asked for, or none.
 func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) {
 	began := h.disks.Now()
-	ctx, counter := count(ctx)
-	src, err := ParseName(r.Source, true)
+	ctx, counter := publication.Count(ctx)
+	src, err := disk.ParseName(r.Source, true)
 	if err != nil {
 		return nil, err
 	}
 	if src.Snapshot != "" && r.At != "" {
 		return nil, errs.New(errs.Invalid, "%q names a snapshot already: --at has no place", r.Source)
 	}
-	if err := checkDurability(r.Durability); err != nil {
+	if err := durability.CheckDurability(r.Durability); err != nil {
 		return nil, err
 	}
 	names, err := forkNames(&r)
@@ -38,32 +41,32 @@ func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) 
 	if err := h.mayGrow(); err != nil {
 		return nil, err
 	}
-	p := policy{cmp.Or(r.Durability, local), defaultRPO}
-	f := forking{h: h, src: src, at: r.At, lazy: r.Lazy, names: names, ships: p.ships(), finish: func() error { return nil }}
+	p := durability.Policy{Durability: cmp.Or(r.Durability, disk.Local), RPO: disk.DefaultRPO}
+	f := forking{h: h, src: src, at: r.At, lazy: r.Lazy, names: names, ships: p.Ships(), finish: func() error { return nil }}
 	if src.Snapshot != "" {
 		f.at, f.src.Snapshot = src.Snapshot, ""
 	}
 	disks, gen, err := f.run(ctx)
 	if err == nil {
-		err = h.durability.applyPolicy(ctx, p, commitlog.CauseFork, disks...)
+		err = h.durability.ApplyPolicy(ctx, p, commitlog.CauseFork, disks...)
 	}
 	if err = errors.Join(err, f.finish()); err != nil {
 		return nil, err
 	}
 	out := make([]api.Fork, len(disks))
 	for i, d := range disks {
-		st := d.state()
+		st := d.State()
 		out[i] = api.Fork{Name: d.String(), ID: st.ID.String(), Parent: src.String(), Generation: gen, AgeMs: f.age}
 		if i == 0 {
-			out[i].Requests = requests(counter)
+			out[i].Requests = publication.Requests(counter)
 		}
-		out[i].ElapsedMs = h.disks.since(began)
+		out[i].ElapsedMs = h.disks.Since(began)
 	}
 	return out, nil
 }
 
-func forkNames(r *api.ForkRequest) ([]Name, error) {
-	n, err := ParseName(r.Name, false)
+func forkNames(r *api.ForkRequest) ([]disk.Name, error) {
+	n, err := disk.ParseName(r.Name, false)
 	if err != nil {
 		return nil, err
 	}
@@ -71,11 +74,11 @@ func forkNames(r *api.ForkRequest) ([]Name, error) {
 		return nil, errs.New(errs.Invalid, "%d forks: 1 to %d can be made at once", r.Count, maxForks)
 	}
 	if r.Count == 0 {
-		return []Name{n}, nil
+		return []disk.Name{n}, nil
 	}
-	names := make([]Name, r.Count)
+	names := make([]disk.Name, r.Count)
 	for i := range names {
-		if names[i], err = ParseName(Name{n.Tenant, fmt.Sprintf("%s-%d", n.Volume, i+1), ""}.String(), false); err != nil {
+		if names[i], err = disk.ParseName(disk.Name{Tenant: n.Tenant, Volume: fmt.Sprintf("%s-%d", n.Volume, i+1)}.String(), false); err != nil {
 			return nil, err
 		}
 	}
@@ -85,28 +88,28 @@ func forkNames(r *api.ForkRequest) ([]Name, error) {
 // forking is one call of Fork.
 type forking struct {
 	h     *Host
-	src   Name
+	src   disk.Name
 	at    string
 	lazy  bool
-	names []Name
+	names []disk.Name
 	ships bool    // the forks promise more than local ones
 	age   float64 // of the commit that a lazy fork took, ms
 
 	finish func() error // ends what begin began
 }
 
-func (f *forking) run(ctx context.Context) ([]*disk, string, error) {
+func (f *forking) run(ctx context.Context) ([]*disk.Disk, string, error) {
 	if f.src.Tenant != f.names[0].Tenant {
 		return nil, "", errs.New(errs.Invalid, "%q and %q belong to different tenants, which share no blocks", f.src, f.names[0])
 	}
 	for _, n := range f.names { // before another host flushes for nothing
-		if f.h.disks.find(n) != nil {
-			return nil, "", onThisHost(n)
+		if f.h.disks.Find(n) != nil {
+			return nil, "", disk.OnThisHost(n)
 		}
 	}
-	d := f.h.disks.find(f.src)
+	d := f.h.disks.Find(f.src)
 	if d != nil && f.at != "" {
-		if s := f.h.disks.find(Name{f.src.Tenant, f.src.Volume, f.at}); s != nil {
+		if s := f.h.disks.Find(disk.Name{Tenant: f.src.Tenant, Volume: f.src.Volume, Snapshot: f.at}); s != nil {
 			d = s
 		} else {
 			d = nil // a commit of the volume, in the store
@@ -121,44 +124,44 @@ func (f *forking) run(ctx context.Context) ([]*disk, string, error) {
 // released tells whether the source was handed back to the store: this host cannot
 // keep there what a local child would lie over.
 func (f *forking) released() bool {
-	d := f.h.disks.find(Name{f.src.Tenant, f.src.Volume, ""})
-	return d != nil && d.state().Released
+	d := f.h.disks.Find(disk.Name{Tenant: f.src.Tenant, Volume: f.src.Volume})
+	return d != nil && d.State().Released
 }
 
 // local forks on this host: no upload, no store request, and no pause of the
 // source. fork-is-constant.
-func (f *forking) local(d *disk) ([]*disk, string, error) {
+func (f *forking) local(d *disk.Disk) ([]*disk.Disk, string, error) {
 	h := f.h
-	st := d.state()
+	st := d.State()
 	if st.Mode == volume.Fenced {
-		return nil, "", fencedError(&st)
+		return nil, "", disk.FencedError(&st)
 	}
-	v := d.keepOpen()
+	v := d.KeepOpen()
 	if v == nil {
 		var err error
-		if v, err = d.wakeAlone(false); err != nil {
+		if v, err = d.WakeAlone(false); err != nil {
 			return nil, "", err
 		}
-		h.owners.checkSealSoon(d)
+		h.owners.CheckSealSoon(d)
 	}
 	gen := ""
 	if st.Published != nil {
-		gen = generation(st.Published).String()
+		gen = disk.Generation(st.Published).String()
 	}
-	parent := &volume.Parent{Name: display(f.src.Tenant, f.src.Volume, ""), ID: st.ID, Generation: gen}
+	parent := &volume.Parent{Name: disk.Display(f.src.Tenant, f.src.Volume, ""), ID: st.ID, Generation: gen}
 	if st.SnapshotOf != (volume.ID{}) {
 		parent.ID, parent.Generation = st.SnapshotOf, st.Generation
 	}
-	var disks []*disk
+	var disks []*disk.Disk
 	var records []*volume.State
 	for _, n := range f.names {
-		st := h.disks.newState(n, st.Size)
+		st := h.disks.NewState(n, st.Size)
 		st.Parent = parent
-		disks, records = append(disks, newDisk(h.disks, st)), append(records, &st)
+		disks, records = append(disks, disk.NewDisk(h.disks, st)), append(records, &st)
 	}
 	if f.ships {
 		var err error
-		if f.finish, err = h.disks.beginCreate(records...); err != nil {
+		if f.finish, err = h.disks.BeginCreate(records...); err != nil {
 			return nil, "", err
 		}
 	}
@@ -167,38 +170,38 @@ func (f *forking) local(d *disk) ([]*disk, string, error) {
 		return nil, "", err
 	}
 	defer done()
-	d.moving.RLock()
-	kids, err := h.disks.forkCut(v, records)
-	d.moving.RUnlock()
+	d.Moving.RLock()
+	kids, err := h.disks.ForkCut(v, records)
+	d.Moving.RUnlock()
 	if err != nil {
 		for _, k := range disks {
-			h.disks.unreserve(k)
+			h.disks.Unreserve(k)
 		}
 		return nil, "", err
 	}
 	for i, k := range disks {
-		k.adopt(kids[i])
+		k.Adopt(kids[i])
 	}
 	return disks, gen, nil
 }
 
 // reserve puts disks under the names, all or none, which have to be free. Who
 // finds one of them waits until done.
-func (f *forking) reserve(disks []*disk) (done func(), err error) {
+func (f *forking) reserve(disks []*disk.Disk) (done func(), err error) {
 	for i, d := range disks {
-		d.op.Lock()
-		if err := f.h.disks.reserve(d); err != nil {
-			d.op.Unlock()
+		d.Op.Lock()
+		if err := f.h.disks.Reserve(d); err != nil {
+			d.Op.Unlock()
 			for _, k := range disks[:i] {
-				f.h.disks.unreserve(k)
-				k.op.Unlock()
+				f.h.disks.Unreserve(k)
+				k.Op.Unlock()
 			}
 			return nil, err
 		}
 	}
 	return func() {
 		for _, d := range disks {
-			d.op.Unlock()
+			d.Op.Unlock()
 		}
 	}, nil
 }
@@ -206,13 +209,13 @@ func (f *forking) reserve(disks []*disk) (done func(), err error) {
 // remote forks a published state: at most six requests, whatever the size of
 // the disk and the length of its history; some more if the log moves on
 // meanwhile. reachable-is-kept: announce the commit, then look, then refer to it.
-func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
+func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	h := f.h
 	gen, tip, snapshot, err := f.place(ctx)
 	if err != nil {
 		return nil, "", err
 	}
-	drop, err := h.pins.pinFork(ctx, f.src.log().Key(gen))
+	drop, err := h.pins.PinFork(ctx, f.src.Log().Key(gen))
 	if err != nil {
 		return nil, "", err
 	}
@@ -228,11 +231,11 @@ func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
 		return nil, "", errs.New(errs.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", gen, f.src)
 	}
 	if f.lazy {
-		f.age = h.disks.since(tip.State.Time)
+		f.age = h.disks.Since(tip.State.Time)
 	}
 	from := tip.Carry()
 	if snapshot != nil {
-		takeSnapshot(&from, snapshot)
+		disk.TakeSnapshot(&from, snapshot)
 	}
 	disks, err := f.publish(ctx, &from, gen)
 	return disks, gen.String(), err
@@ -242,11 +245,11 @@ func (f *forking) remote(ctx context.Context) ([]*disk, string, error) {
 // nothing follows it; any other, and one that was overtaken, is read now.
 func (f *forking) look(ctx context.Context, gen commitlog.Generation, tip *commitlog.Object) (*commitlog.Object, error) {
 	if tip != nil {
-		if moved, err := commitlog.Moved(ctx, f.h.disks.Store, f.src.log(), tip); err != nil || !moved {
+		if moved, err := commitlog.Moved(ctx, f.h.disks.Store, f.src.Log(), tip); err != nil || !moved {
 			return tip, err
 		}
 	}
-	return commitlog.Load(ctx, f.h.disks.Store, f.src.log(), gen)
+	return commitlog.Load(ctx, f.h.disks.Store, f.src.Log(), gen)
 }
 
 // place finds the commit to fork: the newest one, after its owner has flushed,
@@ -256,18 +259,18 @@ func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commi
 	if f.at != "" {
 		g, s, err := f.snapshot(ctx)
 		if err == nil && s == nil {
-			_, g, err = h.catalog.resolve(ctx, f.src, f.at)
+			_, g, err = h.catalog.Resolve(ctx, f.src, f.at)
 		}
 		return g, nil, s, err
 	}
-	tip, err := h.catalog.listed(ctx, f.src)
+	tip, err := h.catalog.Listed(ctx, f.src)
 	if err != nil {
 		return commitlog.Generation{}, nil, nil, err
 	}
 	if f.lazy || tip.Closes() && tip.Released || tip.State.Owner.ID == h.disks.HostID || tip.State.Owner.ID == "" {
 		return tip.Generation, tip, nil, nil
 	}
-	vol, err := h.owners.askOwner(ctx, f.src, tip, true)
+	vol, err := h.owners.AskOwner(ctx, f.src, tip, true)
 	if err != nil {
 		return commitlog.Generation{}, nil, nil, errs.New(errs.WouldLose, "host %s, which holds %q, did not flush it, so what it wrote since %s (%s) would be missing: try again, or take that state with --lazy: %w",
 			tip.State.Owner.ID, f.src, tip.Generation, tip.State.Time.Format(time.RFC3339), err)
@@ -280,15 +283,15 @@ func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commi
 // store; nil if it is none of them. One of another volume, which the store has
 // under the name of a volume of this host, is none.
 func (f *forking) snapshot(ctx context.Context) (g commitlog.Generation, found *commitlog.Snapshot, err error) {
-	d := f.h.disks.find(f.src)
-	if d != nil && d.state().Published == nil {
+	d := f.h.disks.Find(f.src)
+	if d != nil && d.State().Published == nil {
 		return g, nil, nil
 	}
-	tip, err := f.h.catalog.listed(ctx, f.src)
+	tip, err := f.h.catalog.Listed(ctx, f.src)
 	if errs.KindOf(err) == errs.NotFound && err != nil {
 		return g, nil, nil // it was removed, and its history may be there
 	}
-	if err != nil || d != nil && d.id != volume.ID(tip.State.ID) {
+	if err != nil || d != nil && d.Id != volume.ID(tip.State.ID) {
 		return g, nil, err
 	}
 	for i := range tip.State.Snapshots {
@@ -300,21 +303,21 @@ func (f *forking) snapshot(ctx context.Context) (g commitlog.Generation, found *
 }
 
 // publish makes the children: each one's first commit copies the source's state.
-func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commitlog.Generation) ([]*disk, error) {
+func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commitlog.Generation) ([]*disk.Disk, error) {
 	h := f.h
-	disks := make([]*disk, len(f.names))
+	disks := make([]*disk.Disk, len(f.names))
 	states := make([]commitlog.State, len(f.names))
 	records := make([]*volume.State, len(f.names))
 	for i, n := range f.names {
-		id := newVolumeID(h.disks)
+		id := disk.NewVolumeID(h.disks)
 		states[i] = from.Fork(n.Volume, commitlog.VolumeID(id), gen, h.disks.Now().UTC())
 		states[i].Tenant, states[i].Cause = n.Tenant, commitlog.CauseFork
-		rec := recordOf(&states[i], id)
+		rec := disk.RecordOf(&states[i], id)
 		rec.Name = n.Volume
-		disks[i], records[i] = newDisk(h.disks, rec), &rec
+		disks[i], records[i] = disk.NewDisk(h.disks, rec), &rec
 	}
 	var err error
-	if f.finish, err = h.disks.beginCreate(records...); err != nil {
+	if f.finish, err = h.disks.BeginCreate(records...); err != nil {
 		return nil, err
 	}
 	done, err := f.reserve(disks)
@@ -328,24 +331,24 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 	}
 	done()
 	if err != nil {
-		return nil, errors.Join(err, h.durability.undoCreate(ctx, err, disks...))
+		return nil, errors.Join(err, h.durability.UndoCreate(ctx, err, disks...))
 	}
 	return disks, nil
 }
 
 // publishFork makes a reserved disk of the state that is its first commit. Under op.
-func (h *Host) publishFork(ctx context.Context, d *disk, state commitlog.State) error {
-	g, err := h.owners.commit(ctx, d, state)
+func (h *Host) publishFork(ctx context.Context, d *disk.Disk, state commitlog.State) error {
+	g, err := h.owners.Commit(ctx, d, state)
 	if err != nil {
 		return err
 	}
-	rec := d.state()
+	rec := d.State()
 	rec.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number}
-	d.setRecord(&rec)
-	v, err := h.owners.load(ctx, rec, &state)
+	d.SetRecord(&rec)
+	v, err := h.owners.Load(ctx, rec, &state)
 	if err != nil {
 		return err
 	}
-	d.adopt(v)
-	return h.owners.firstDone(d, &rec)
+	d.Adopt(v)
+	return h.owners.FirstDone(d, &rec)
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -108,7 +109,7 @@ func TestRenameOfAVolumeInUse(t *testing.T) {
 func TestListWithADamagedVolume(t *testing.T) {
 	b, h1, h2, _ := twoHosts(t)
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "w", Size: mib, Durability: volume.Sync}))
-	key := Name{defaultTenant, "v", ""}.log().Key(commitlog.Generation{Epoch: 1, Number: 1})
+	key := disk.Name{Tenant: disk.DefaultTenant, Volume: "v"}.Log().Key(commitlog.Generation{Epoch: 1, Number: 1})
 	raw := must[[]byte](t)(b.store.Get(ctx, key))
 	raw[len(raw)/2] ^= 1
 	if err := b.store.Put(ctx, key, raw); err != nil {

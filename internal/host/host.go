@@ -13,10 +13,7 @@ package host
 
 import (
 	"context"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,9 +22,19 @@ import (
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/cache"
+	"github.com/paraglide/glide/internal/catalog"
+	"github.com/paraglide/glide/internal/cleaner"
+	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/datadir"
-	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/durability"
+	"github.com/paraglide/glide/internal/event"
+	"github.com/paraglide/glide/internal/export"
+	"github.com/paraglide/glide/internal/inspect"
 	"github.com/paraglide/glide/internal/meta"
+	"github.com/paraglide/glide/internal/ownership"
+	"github.com/paraglide/glide/internal/pin"
+	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/reserve"
 	"github.com/paraglide/glide/internal/wal"
 )
@@ -38,16 +45,16 @@ type Host struct {
 	dir  *datadir.Dir
 	room *reserve.Reserve
 
-	disks       *Table
-	pins        *Pins
-	catalog     *Catalog
-	owners      *Owners
-	publisher   *Publisher
-	durability  *Keeper
-	cleaner     *Cleaner
-	exports     *Exports
-	attachments *Attachments
-	inspector   *Inspector
+	disks       *disk.Table
+	pins        *pin.Pins
+	catalog     *catalog.Catalog
+	owners      *ownership.Owners
+	publisher   *publication.Publisher
+	durability  *durability.Keeper
+	cleaner     *cleaner.Cleaner
+	exports     *export.Exports
+	attachments *export.Attachments
+	inspector   *inspect.Inspector
 
 	panics          atomic.Uint64
 	missingReported atomic.Pointer[string] // what of the data directory was last said to be missing
@@ -78,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	}
 	h := newHost(cfg)
 	if err := h.open(ctx); err != nil {
-		h.attachments.stop(ctx)
+		h.attachments.Stop(ctx)
 		h.closeAll()
 		return nil, err
 	}
@@ -90,22 +97,22 @@ func newHost(cfg Config) *Host {
 	h := &Host{cfg: cfg}
 	ctx, stop := context.WithCancel(context.Background())
 	h.stop = stop
-	h.disks = NewTable(Base{
+	h.disks = disk.NewTable(disk.Base{
 		Store: cfg.Store, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
-		Events: newEventLog(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,
+		Events: event.NewEventLog(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,
 	})
-	h.pins = newPins(h.disks)
-	h.catalog = newCatalog(h.disks)
-	h.owners = newOwners(OwnersOptions{Advertise: cfg.Advertise, Dial: cfg.Dial, RollAt: cfg.RollAt}, h.disks, h.pins, h.catalog)
-	h.publisher = newPublisher(PublisherOptions{PackBlocks: cfg.PackBlocks, Compression: cfg.Compression}, h.disks, h.pins, h.owners)
-	h.durability = newKeeper(cfg.FoldAfter, h.disks, h.pins, h.owners, h.publisher)
-	h.cleaner = newCleaner(CleanerOptions{DirtyBudget: cfg.DirtyBudget, RoomWait: cfg.RoomWait}, h.disks, h.publisher)
-	h.exports = newExports(h.disks, h.owners, h.Panicked)
-	h.attachments = newAttachments(cfg.Kernel, h.disks, h.exports, h.mayGrow)
-	h.inspector = newInspector(h.disks, h.catalog)
-	h.disks.Hooks = Hooks{
-		Reclaim: h.owners.reclaim, Ship: h.durability.startShipping, Abandon: h.attachments.abandon, Device: h.attachments.device,
-		Saved: h.cleaner.wake, Pressure: h.cleaner.pressure, Throttle: h.cleaner.throttle,
+	h.pins = pin.NewPins(h.disks)
+	h.catalog = catalog.NewCatalog(h.disks)
+	h.owners = ownership.NewOwners(ownership.OwnersOptions{Advertise: cfg.Advertise, Dial: cfg.Dial, RollAt: cfg.RollAt}, h.disks, h.pins, h.catalog)
+	h.publisher = publication.NewPublisher(publication.PublisherOptions{PackBlocks: cfg.PackBlocks, Compression: cfg.Compression}, h.disks, h.pins, h.owners)
+	h.durability = durability.NewKeeper(cfg.FoldAfter, h.disks, h.pins, h.owners, h.publisher)
+	h.cleaner = cleaner.NewCleaner(cleaner.CleanerOptions{DirtyBudget: cfg.DirtyBudget, RoomWait: cfg.RoomWait}, h.disks, h.publisher)
+	h.exports = export.NewExports(h.disks, h.owners, h.Panicked)
+	h.attachments = export.NewAttachments(cfg.Kernel, h.disks, h.exports, h.mayGrow)
+	h.inspector = inspect.NewInspector(h.disks, h.catalog)
+	h.disks.Hooks = disk.Hooks{
+		Reclaim: h.owners.Reclaim, Ship: h.durability.StartShipping, Abandon: h.attachments.Abandon, Device: h.attachments.Device,
+		Saved: h.cleaner.Wake, Pressure: h.cleaner.Pressure, Throttle: h.cleaner.Throttle,
 	}
 	return h
 }
@@ -116,7 +123,7 @@ func (h *Host) open(ctx context.Context) error {
 		return datadir.Unusable(h.cfg.Data, err)
 	}
 	// Best effort: who runs the daemon may not be allowed to open what it lies in.
-	_ = syncDir(fs, fs.PathDir(h.cfg.Data))
+	_ = datadir.SyncDir(fs, fs.PathDir(h.cfg.Data))
 	var err error
 	if h.dir, err = datadir.Lock(fs, h.cfg.Data); err != nil {
 		return err
@@ -137,7 +144,7 @@ func (h *Host) open(ctx context.Context) error {
 		}
 	}
 	// It is the last thing that a new directory gets, and syncs it.
-	if err := h.identify(); err != nil {
+	if h.disks.HostID, err = datadir.Identify(fs, h.cfg.Data, h.cfg.Rand); err != nil {
 		return err
 	}
 	h.cfg.Starting("opening the metadata")
@@ -148,8 +155,8 @@ func (h *Host) open(ctx context.Context) error {
 	limit := h.cfg.WALLimit.of(total)
 	h.disks.WAL, err = wal.Open(wal.Options{
 		FS: fs, Dir: join(h.cfg.Data, "wal"), SegmentBytes: segmentBytes(limit), Limit: limit,
-		Spares: 2, Reserve: 1, Rand: h.disks.random64,
-		Pace: func() { _ = pause(h.disks.Ctx, zeroingPause) },
+		Spares: 2, Reserve: 1, Rand: h.disks.Random64,
+		Pace: func() { _ = clock.Pause(h.disks.Ctx, zeroingPause) },
 	})
 	if err != nil {
 		return err
@@ -162,16 +169,16 @@ func (h *Host) open(ctx context.Context) error {
 		return err
 	}
 	h.disks.Loader = h.disks.Cache.Pages(h.disks.DB)
-	if err := h.pins.recover(ctx); err != nil {
+	if err := h.pins.Recover(ctx); err != nil {
 		return err
 	}
 	if err := h.openVolumes(); err != nil {
 		return err
 	}
 	h.disks.BG.Go(h.upkeep)
-	h.disks.BG.Go(h.owners.checkSealsAtStart)
-	h.disks.BG.Go(h.owners.withdrawOrphans)
-	return h.attachments.reclaim(ctx)
+	h.disks.BG.Go(h.owners.CheckSealsAtStart)
+	h.disks.BG.Go(h.owners.WithdrawOrphans)
+	return h.attachments.Reclaim(ctx)
 }
 
 // segmentBytes is the size of log segments for a log of so many bytes: 64 MiB,
@@ -207,62 +214,6 @@ func (h *Host) roomForCache(n int64) bool {
 	return u.AvailBytes > uint64(n)+reserve
 }
 
-// hostFile is host.json: the identity of a data directory.
-type hostFile struct {
-	Version int    `json:"version"`
-	ID      string `json:"id"`
-}
-
-const hostFileVersion = 1
-
-// identityFile is the name of the file with the host's identity.
-const identityFile = "host.json"
-
-// identify reads the directory's identity, or makes one. A directory of a newer
-// format is refused here, before anything is touched.
-func (h *Host) identify() error {
-	f, err := h.readIdentity()
-	if err == nil {
-		h.disks.HostID = f.ID
-		return nil
-	}
-	if !errors.Is(err, errNotExist) {
-		return err
-	}
-	var id [8]byte
-	if _, err := io.ReadFull(h.disks.Rand, id[:]); err != nil {
-		return err
-	}
-	h.disks.HostID = hex.EncodeToString(id[:])
-	return h.writeIdentity()
-}
-
-func (h *Host) readIdentity() (f hostFile, err error) {
-	path := h.cfg.FS.PathJoin(h.cfg.Data, identityFile)
-	b, err := readFile(h.cfg.FS, path)
-	if err != nil {
-		return f, datadir.Unusable(h.cfg.Data, err)
-	}
-	if err := json.Unmarshal(b, &f); err != nil || f.ID == "" {
-		return f, errs.New(errs.Corrupt, "%s is not a host's identity: %v", path, err)
-	}
-	if f.Version > hostFileVersion {
-		return f, errs.New(errs.Unsupported, "the data directory %s is of format %d, this program knows up to %d: use a newer glide", h.cfg.Data, f.Version, hostFileVersion)
-	}
-	return f, nil
-}
-
-func (h *Host) writeIdentity() error {
-	b, err := json.Marshal(hostFile{hostFileVersion, h.disks.HostID})
-	if err != nil {
-		return err
-	}
-	if err := writeFile(h.cfg.FS, h.cfg.Data, identityFile, b); err != nil {
-		return datadir.Unusable(h.cfg.Data, err)
-	}
-	return nil
-}
-
 // ID is the host's identity.
 func (h *Host) ID() string { return h.disks.HostID }
 
@@ -274,22 +225,22 @@ func (h *Host) Close(ctx context.Context) (err error) {
 }
 
 func (h *Host) close(ctx context.Context) error {
-	h.attachments.stop(ctx)
-	h.durability.shipLast(ctx)
+	h.attachments.Stop(ctx)
+	h.durability.ShipLast(ctx)
 	h.stop()
 	h.disks.BG.Wait()
 	var first error
-	for _, d := range h.disks.all() {
-		d.op.Lock()
-		if err := d.shut(); err != nil && first == nil {
+	for _, d := range h.disks.All() {
+		d.Op.Lock()
+		if err := d.Shut(); err != nil && first == nil {
 			first = err
 		}
-		d.op.Unlock()
+		d.Op.Unlock()
 	}
 	if h.disks.DB != nil {
 		// The pins that stay are dropped at the next start, so a store that does not
 		// answer is not asked for long.
-		ctx, cancel := context.WithTimeout(ctx, lastShipping)
+		ctx, cancel := context.WithTimeout(ctx, durability.LastShipping)
 		_ = h.publisher.Session.Close(ctx)
 		cancel()
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/ownership"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
@@ -32,7 +33,7 @@ func newBed(t *testing.T) *bed {
 }
 
 // Dial finds a host of the bed by its address.
-func (b *bed) dial(addr string) Peer {
+func (b *bed) dial(addr string) ownership.Peer {
 	if h := b.peers[addr]; h != nil {
 		return livePeer{h}
 	}
@@ -94,13 +95,13 @@ func wantKind(t *testing.T, err error, k errs.Kind) {
 // vol is the open volume with the name.
 func vol(t *testing.T, h *Host, name string) *volume.Volume {
 	t.Helper()
-	d, err := h.disks.local(name, true)
+	d, err := h.disks.Local(name, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.op.Lock()
-	defer d.op.Unlock()
-	v, err := d.wake(false)
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	v, err := d.Wake(false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,8 +269,8 @@ func TestDeadOwnerNeedsForceAndIsFenced(t *testing.T) {
 }
 
 func vol2(h *Host, name string) *volume.Volume {
-	d, _ := h.disks.local(name, true)
-	return d.open()
+	d, _ := h.disks.Local(name, true)
+	return d.Open()
 }
 
 func TestImport(t *testing.T) {
@@ -370,9 +371,9 @@ func TestWritesLookForASeal(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer e.Closed()
-		d, _ := h1.disks.local(name, false)
-		if d.nextSealCheck.Load() != 0 {
-			d.nextSealCheck.Store(1) // it is time
+		d, _ := h1.disks.Local(name, false)
+		if d.NextSealCheck.Load() != 0 {
+			d.NextSealCheck.Store(1) // it is time
 		}
 		frame := random(1, 4096+28)
 		_ = e.Device.WriteFrames([]uint64{0}, [][]byte{frame})

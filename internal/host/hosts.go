@@ -8,7 +8,10 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -23,14 +26,14 @@ func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 		return all[id]
 	}
 	self := of(h.disks.HostID)
-	self.Addresses = h.owners.self().Addresses
-	self.Twin = h.owners.twinNoticed() != nil
-	err := h.catalog.eachTip(ctx, func(_ Name, tip *commitlog.Object) error {
+	self.Addresses = h.owners.Self().Addresses
+	self.Twin = h.owners.TwinNoticed() != nil
+	err := h.catalog.EachTip(ctx, func(_ disk.Name, tip *commitlog.Object) error {
 		s := &tip.State
 		if !tip.Released && s.Owner.ID != "" {
 			o := of(s.Owner.ID)
 			o.Volumes++
-			o.Twin = o.Twin || h.owners.isTwins(s.Owner)
+			o.Twin = o.Twin || h.owners.IsTwins(s.Owner)
 			if s.Time.After(o.LastCommit) {
 				o.LastCommit = s.Time
 				o.Addresses = append([]string{}, s.Owner.Addresses...)
@@ -66,7 +69,7 @@ func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgotten, error) {
 	out := api.Forgotten{Host: id, Volumes: []string{}, Left: []string{}}
 	if !commitlog.ValidName(id) {
-		return out, badName("host", id)
+		return out, disk.BadName("host", id)
 	}
 	if id == h.disks.HostID {
 		return out, errs.New(errs.Invalid, "host %s is this one", id)
@@ -77,14 +80,14 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 		if force || host.ID != id || silent[at] {
 			return nil
 		}
-		if h.owners.answers(ctx, host) {
+		if h.owners.Answers(ctx, host) {
 			return errs.New(errs.WouldLose, "host %s answers at %s: what it holds it may still need; --force forgets it all the same", id, at)
 		}
 		silent[at] = true // it took a while to find out
 		return nil
 	}
-	var mine, others []Name
-	err := h.catalog.eachTip(ctx, func(n Name, tip *commitlog.Object) error {
+	var mine, others []disk.Name
+	err := h.catalog.EachTip(ctx, func(n disk.Name, tip *commitlog.Object) error {
 		s := &tip.State
 		if s.Owner.ID == id && !tip.Released {
 			known = true
@@ -94,14 +97,14 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 		}
 		if i := slices.IndexFunc(s.SealedFrom, func(f commitlog.SealedFrom) bool { return f.Host == id }); i >= 0 {
 			known = true
-			sealed, err := commitlog.Load(ctx, h.disks.Store, n.log(), s.SealedFrom[i].Generation)
+			sealed, err := commitlog.Load(ctx, h.disks.Store, n.Log(), s.SealedFrom[i].Generation)
 			if err != nil {
 				return err
 			}
 			if err := ask(sealed.State.Owner); err != nil { // its forks and its rescue may be there
 				return err
 			}
-			if s.Owner.ID == h.disks.HostID && h.disks.find(n) != nil {
+			if s.Owner.ID == h.disks.HostID && h.disks.Find(n) != nil {
 				mine = append(mine, n)
 			} else {
 				others = append(others, n)
@@ -133,55 +136,55 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 	if !known && out.Pins == 0 {
 		return out, errs.New(errs.NotFound, "the store knows of no host %s: glide hosts lists them", id)
 	}
-	h.disks.event(eventHost, "", "host %s was forgotten: %d pins, %d volumes", id, out.Pins, len(out.Volumes))
+	h.disks.Event(event.EventHost, "", "host %s was forgotten: %d pins, %d volumes", id, out.Pins, len(out.Volumes))
 	return out, nil
 }
 
 // forgetFor takes what is kept for a host out of a volume of this one.
-func (h *Host) forgetFor(ctx context.Context, n Name, id string) error {
-	d, err := h.disks.local(n.String(), false)
+func (h *Host) forgetFor(ctx context.Context, n disk.Name, id string) error {
+	d, err := h.disks.Local(n.String(), false)
 	if err != nil {
 		return err
 	}
-	d.op.Lock()
-	defer d.op.Unlock()
-	if err := d.refuseFenced(); err != nil {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if err := d.RefuseFenced(); err != nil {
 		return err
 	}
-	st := d.state()
-	if err := h.owners.own(d, &st); err != nil {
+	st := d.State()
+	if err := h.owners.Own(d, &st); err != nil {
 		return err
 	}
-	if d.owner.Generation().IsZero() {
-		if _, err := h.owners.claimOwn(ctx, d, &st); err != nil {
-			return h.owners.fenceIfLost(d, err)
+	if d.Owner.Generation().IsZero() {
+		if _, err := h.owners.ClaimOwn(ctx, d, &st); err != nil {
+			return h.owners.FenceIfLost(d, err)
 		}
 	}
-	if err := d.owner.Forget(ctx, id); err != nil {
-		return h.owners.fenceIfLost(d, err)
+	if err := d.Owner.Forget(ctx, id); err != nil {
+		return h.owners.FenceIfLost(d, err)
 	}
-	g := d.owner.Generation()
-	return d.update(func(s *volume.State) { s.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number} })
+	g := d.Owner.Generation()
+	return d.Update(func(s *volume.State) { s.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number} })
 }
 
 // Barrier returns when the store holds every write of a volume through the
 // given one, which Show numbers. It publishes nothing if that is so already.
 func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Flush, error) {
-	d, err := h.disks.local(name, false)
+	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Flush{}, err
 	}
 	began := h.disks.Now()
-	written, published := d.sequences()
+	written, published := d.Sequences()
 	if through > written {
 		return api.Flush{}, errs.New(errs.Invalid, "volume %q has no write %d yet: its newest is %d", d, through, written)
 	}
-	if s := d.shipper(); s != nil && through > published {
-		if err := d.flushLog(); err != nil {
+	if s := d.Shipper(); s != nil && through > published {
+		if err := d.FlushLog(); err != nil {
 			return api.Flush{}, err
 		}
-		switch err := s.Flushed(ctx, through, verbStoreTimeout); {
-		case err == errRelaxed:
+		switch err := s.Flushed(ctx, through, durability.VerbStoreTimeout); {
+		case err == disk.ErrRelaxed:
 			return h.Flush(ctx, name)
 		case err != nil:
 			return api.Flush{}, err
@@ -189,6 +192,6 @@ func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Fl
 	} else if through > published {
 		return h.Flush(ctx, name)
 	}
-	st := d.state()
-	return api.Flush{Generation: generation(st.Published).String(), ElapsedMs: h.disks.since(began)}, nil
+	st := d.State()
+	return api.Flush{Generation: disk.Generation(st.Published).String(), ElapsedMs: h.disks.Since(began)}, nil
 }

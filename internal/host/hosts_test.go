@@ -8,6 +8,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/ownership"
 )
 
 // TestHosts lists who holds what, and for whom something is kept.
@@ -110,7 +111,7 @@ func TestForgetAsksOnce(t *testing.T) {
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "w", Size: mib, Durability: "sync"}))
 	delete(b.peers, "a")
 	asked := 0
-	h2.owners.Dial = func(addr string) Peer {
+	h2.owners.Dial = func(addr string) ownership.Peer {
 		asked++
 		return b.dial(addr)
 	}

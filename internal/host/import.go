@@ -6,9 +6,13 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/flush"
+	"github.com/paraglide/glide/internal/ingest"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/pin"
+	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -16,7 +20,7 @@ import (
 // same image under the same name again changes nothing.
 func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Source) (api.Import, error) {
 	began := h.disks.Now()
-	ctx, counter := count(ctx)
+	ctx, counter := publication.Count(ctx)
 	n, size, err := importTarget(name, size, src)
 	if err != nil {
 		return api.Import{}, err
@@ -25,32 +29,32 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 		return api.Import{}, err
 	}
 	out := api.Import{Name: n.String(), Size: size}
-	defer func() { out.ElapsedMs = h.disks.since(began) }()
-	t := h.disks.tenant(n.Tenant)
-	st := h.disks.newState(n, size)
-	d := newDisk(h.disks, st)
-	d.op.Lock() // who imports the same waits for it
-	defer d.op.Unlock()
+	defer func() { out.ElapsedMs = h.disks.Since(began) }()
+	t := h.disks.Tenant(n.Tenant)
+	st := h.disks.NewState(n, size)
+	d := disk.NewDisk(h.disks, st)
+	d.Op.Lock() // who imports the same waits for it
+	defer d.Op.Unlock()
 	for {
 		old, digest, err := h.imported(ctx, n)
 		if err == nil && old != nil {
-			out, err = unchanged(ctx, t.hasher, *old, digest, src, size)
+			out, err = unchanged(ctx, t.Hasher, *old, digest, src, size)
 		}
 		if err != nil || old != nil {
-			out.ElapsedMs, out.Requests = h.disks.since(began), requests(counter)
+			out.ElapsedMs, out.Requests = h.disks.Since(began), publication.Requests(counter)
 			return out, err
 		}
-		if h.disks.reserve(d) == nil {
+		if h.disks.Reserve(d) == nil {
 			break
 		}
 	}
 	end := h.publisher.Session.Begin()
 	defer func() { end(context.WithoutCancel(ctx)) }()
-	im := importer{session: h.publisher.Session, index: t.index, hasher: t.hasher, pages: t.pages, limits: pack.Limits{Blocks: h.publisher.PackBlocks}, compression: h.publisher.Compression, keep: t.domain.Keep, keepPage: h.publisher.keepPage}
-	res, digest, err := im.run(ctx, src, size, &out.BytesRead)
+	im := ingest.Importer{Session: h.publisher.Session, Index: t.Index, Hasher: t.Hasher, Pages: t.Pages, Limits: pack.Limits{Blocks: h.publisher.PackBlocks}, Compression: h.publisher.Compression, Keep: t.Domain.Keep, KeepPage: h.publisher.KeepPage}
+	res, digest, err := im.Run(ctx, src, size, &out.BytesRead)
 	var release func(context.Context)
 	if err == nil {
-		if release, err = h.publisher.pinReused(ctx, t, &res); err == nil {
+		if release, err = h.publisher.PinReused(ctx, t, &res); err == nil {
 			defer func() { release(context.WithoutCancel(ctx)) }()
 		}
 	}
@@ -58,25 +62,25 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 		err = h.commitImport(ctx, d, &st, res.Root, digest)
 	}
 	if err != nil {
-		h.disks.unreserve(d)
+		h.disks.Unreserve(d)
 		if errs.KindOf(err) == errs.Exists && digest != "" { // another host was faster
 			if old, theirs, gone := h.imported(ctx, n); gone == nil && old != nil && theirs == digest && old.Size == size {
 				out.ID, out.Generation, out.Unchanged, err = old.ID, old.Generation, true, nil
-				out.Requests = requests(counter)
+				out.Requests = publication.Requests(counter)
 			}
 		}
 		return out, err
 	}
-	d.stored.Add(int64(res.Uploaded))
+	d.Stored.Add(int64(res.Uploaded))
 	h.publisher.Dedup.Add(res.Hits)
-	out.ID, out.Generation = st.ID.String(), generation(d.state().Published).String()
+	out.ID, out.Generation = st.ID.String(), disk.Generation(d.State().Published).String()
 	out.BlocksFolded, out.BlocksNew, out.BytesUploaded = res.Folded, res.New, res.Uploaded
-	out.Requests, out.ElapsedMs = requests(counter), h.disks.since(began)
+	out.Requests, out.ElapsedMs = publication.Requests(counter), h.disks.Since(began)
 	return out, nil
 }
 
-func importTarget(name string, size uint64, src api.Source) (Name, uint64, error) {
-	n, err := ParseName(name, false)
+func importTarget(name string, size uint64, src api.Source) (disk.Name, uint64, error) {
+	n, err := disk.ParseName(name, false)
 	if err != nil {
 		return n, 0, err
 	}
@@ -87,21 +91,21 @@ func importTarget(name string, size uint64, src api.Source) (Name, uint64, error
 	if size < image {
 		return n, 0, errs.New(errs.Invalid, "the image has %d bytes: a volume of %d cannot hold it", src.Size(), size)
 	}
-	return n, size, CheckSize(size)
+	return n, size, disk.CheckSize(size)
 }
 
 // imported finds a volume that has the name already, here or in the store. One
 // that is being imported here is waited for.
-func (h *Host) imported(ctx context.Context, n Name) (*api.Volume, string, error) {
-	for d := h.disks.find(n); d != nil; d = h.disks.find(n) {
-		d.op.Lock()
-		v, digest := h.view(d), d.state().ImportDigest
-		d.op.Unlock()
-		if h.disks.find(n) == d { // it was not given up meanwhile
+func (h *Host) imported(ctx context.Context, n disk.Name) (*api.Volume, string, error) {
+	for d := h.disks.Find(n); d != nil; d = h.disks.Find(n) {
+		d.Op.Lock()
+		v, digest := h.view(d), d.State().ImportDigest
+		d.Op.Unlock()
+		if h.disks.Find(n) == d { // it was not given up meanwhile
 			return &v, digest, nil
 		}
 	}
-	tip, err := h.catalog.tip(ctx, n)
+	tip, err := h.catalog.Tip(ctx, n)
 	if errs.KindOf(err) == errs.NotFound && err != nil {
 		return nil, "", nil
 	}
@@ -117,7 +121,7 @@ func (h *Host) imported(ctx context.Context, n Name) (*api.Volume, string, error
 func unchanged(ctx context.Context, hasher *pack.Hasher, old api.Volume, digest string, src api.Source, size uint64) (api.Import, error) {
 	out := api.Import{Name: old.Name, ID: old.ID, Size: old.Size, Generation: old.Generation}
 	if digest != "" && old.Size == size {
-		got, err := digestOf(ctx, hasher, src, size, &out.BytesRead)
+		got, err := ingest.DigestOf(ctx, hasher, src, size, &out.BytesRead)
 		if err != nil {
 			return out, err
 		}
@@ -130,25 +134,25 @@ func unchanged(ctx context.Context, hasher *pack.Hasher, old api.Volume, digest 
 }
 
 // commitImport publishes an imported volume and brings it up. Under op.
-func (h *Host) commitImport(ctx context.Context, d *disk, st *volume.State, root blockmap.Root, digest string) error {
+func (h *Host) commitImport(ctx context.Context, d *disk.Disk, st *volume.State, root blockmap.Root, digest string) error {
 	st.Root, st.RootBlocks, st.ImportDigest = root, st.Blocks(), digest
-	d.setRecord(st)
-	g, err := h.owners.commit(ctx, d, h.disks.commitState(st, commitlog.CauseImport))
+	d.SetRecord(st)
+	g, err := h.owners.Commit(ctx, d, h.disks.CommitState(st, commitlog.CauseImport))
 	if err != nil {
 		return err
 	}
 	st.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number}
-	if err := h.disks.save(st); err != nil {
+	if err := h.disks.Save(st); err != nil {
 		return err
 	}
-	if err := h.owners.firstDone(d, st); err != nil {
+	if err := h.owners.FirstDone(d, st); err != nil {
 		return err
 	}
-	v, err := volume.Open(h.disks.env(h.disks.tenant(st.Tenant)), *st, false)
+	v, err := volume.Open(h.disks.Env(h.disks.Tenant(st.Tenant)), *st, false)
 	if err != nil {
 		return err
 	}
-	d.adopt(v)
+	d.Adopt(v)
 	return nil
 }
 
@@ -162,41 +166,41 @@ func ImportToStore(ctx context.Context, cfg Config, name string, size uint64, sr
 		return api.Import{}, err
 	}
 	began := cfg.Now()
-	ctx, counter := count(ctx)
+	ctx, counter := publication.Count(ctx)
 	n, size, err := importTarget(name, size, src)
 	if err != nil {
 		return api.Import{}, err
 	}
 	h := newHost(cfg)
 	defer h.stop()
-	h.disks.HostID = "import-" + short(newVolumeID(h.disks))
+	h.disks.HostID = "import-" + disk.Short(disk.NewVolumeID(h.disks))
 	hasher := pack.NewHasher(n.Tenant)
-	tip, err := h.catalog.tip(ctx, n)
+	tip, err := h.catalog.Tip(ctx, n)
 	if err == nil {
 		out, err := unchanged(ctx, hasher, remoteView(n, tip), tip.State.ImportDigest, src, size)
-		out.ElapsedMs, out.Requests = h.disks.since(began), requests(counter)
+		out.ElapsedMs, out.Requests = h.disks.Since(began), publication.Requests(counter)
 		return out, err
 	}
 	if errs.KindOf(err) != errs.NotFound {
 		return api.Import{}, err
 	}
-	session := flush.NewSession(cfg.Store, StorePins{h.disks}, h.disks.random64)
-	im := importer{
-		session: session, index: &memoryIndex{refs: map[pack.Hash]pack.Ref{}}, hasher: hasher, pages: blockmap.NewPageCache(1<<20).Source(noPages{}, hasher),
-		limits: pack.Limits{Blocks: cfg.PackBlocks}, compression: cfg.Compression,
+	session := flush.NewSession(cfg.Store, pin.ForImport(h.disks), h.disks.Random64)
+	im := ingest.Importer{
+		Session: session, Index: &ingest.MemoryIndex{Refs: map[pack.Hash]pack.Ref{}}, Hasher: hasher, Pages: blockmap.NewPageCache(1<<20).Source(ingest.NoPages{}, hasher),
+		Limits: pack.Limits{Blocks: cfg.PackBlocks}, Compression: cfg.Compression,
 	}
 	out := api.Import{Name: n.String(), Size: size}
-	res, digest, err := im.run(ctx, src, size, &out.BytesRead)
+	res, digest, err := im.Run(ctx, src, size, &out.BytesRead)
 	if err != nil {
 		return out, err
 	}
-	st := h.disks.newState(n, size)
+	st := h.disks.NewState(n, size)
 	st.Root, st.ImportDigest = res.Root, digest
-	o, err := h.owners.newOwner(&st)
+	o, err := h.owners.NewOwner(&st)
 	if err != nil {
 		return out, err
 	}
-	g, err := o.OpenFirst(ctx, h.disks.commitState(&st, commitlog.CauseImport))
+	g, err := o.OpenFirst(ctx, h.disks.CommitState(&st, commitlog.CauseImport))
 	if err != nil {
 		return out, err
 	}
@@ -208,6 +212,6 @@ func ImportToStore(ctx context.Context, cfg Config, name string, size uint64, sr
 	}
 	out.ID, out.Generation = st.ID.String(), g.String()
 	out.BlocksFolded, out.BlocksNew, out.BytesUploaded = res.Folded, res.New, res.Uploaded
-	out.Requests, out.ElapsedMs = requests(counter), h.disks.since(began)
+	out.Requests, out.ElapsedMs = publication.Requests(counter), h.disks.Since(began)
 	return out, nil
 }

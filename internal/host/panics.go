@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime/debug"
 
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 )
 
@@ -22,9 +23,9 @@ func (h *Host) Panicked(doing string, value any) error {
 // PanickedAt is Panicked for a verb that was changing a volume, named as people do.
 func (h *Host) PanickedAt(name, doing string, value any) error {
 	err := h.Panicked(doing, value)
-	if n, perr := ParseName(name, true); perr == nil {
-		if d := h.disks.find(n); d != nil {
-			d.failAfterBug(err)
+	if n, perr := disk.ParseName(name, true); perr == nil {
+		if d := h.disks.Find(n); d != nil {
+			d.FailAfterBug(err)
 		}
 	}
 	return err

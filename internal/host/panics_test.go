@@ -12,6 +12,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/export"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
@@ -63,8 +64,8 @@ func TestPanicInARequest(t *testing.T) {
 	}
 
 	// One in a write may have left the volume half-changed.
-	whole := x.Device.(*device)
-	broken := &device{ex: whole.ex, d: whole.d, v: whole.v, mayFn: func() error { panic("a bug") }}
+	whole := x.Device.(*export.Device)
+	broken := &export.Device{Ex: whole.Ex, D: whole.D, V: whole.V, MayFn: func() error { panic("a bug") }}
 	err := broken.WriteFrames([]uint64{0}, [][]byte{make([]byte, nbd.Headroom+512)})
 	if !errors.Is(err, nbd.EIO) {
 		t.Fatalf("a write that panics: %v", err)

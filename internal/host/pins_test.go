@@ -11,6 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -43,7 +44,7 @@ func TestBehindTheStore(t *testing.T) {
 	}{
 		{"flush", false, volume.Local, func(t *testing.T, h *Host) { must[api.Flush](t)(h.Flush(ctx, "v")) }},
 		{"flush of what ships", false, volume.Continuous, func(t *testing.T, h *Host) {
-			must[api.Flush](t)(h.publisher.flush(ctx, h.disks.find(Name{"default", "v", ""}), commitlog.CauseFold))
+			must[api.Flush](t)(h.publisher.Flush(ctx, h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}), commitlog.CauseFold))
 		}},
 		{"flush before it slept", true, volume.Local, func(t *testing.T, h *Host) { must[api.Flush](t)(h.Flush(ctx, "v")) }},
 		{"removal", false, volume.Local, func(t *testing.T, h *Host) {
@@ -69,9 +70,9 @@ func TestBehindTheStore(t *testing.T) {
 			h := open(mem)
 			must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, Durability: c.policy}))
 			fill(t, h, "v", 1, 0, 300<<10)
-			must[api.Flush](t)(h.publisher.flush(ctx, h.disks.find(Name{"default", "v", ""}), commitlog.CauseFlush))
+			must[api.Flush](t)(h.publisher.Flush(ctx, h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}), commitlog.CauseFlush))
 			fill(t, h, "v", 2, 0, 8192)
-			root := h.disks.find(Name{"default", "v", ""}).state().Root
+			root := h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}).State().Root
 			if c.asleep {
 				must[api.Volume](t)(h.Sleep(ctx, "v", false, false))
 			}
@@ -83,7 +84,7 @@ func TestBehindTheStore(t *testing.T) {
 
 			h = open(before)
 			must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v", Name: "kid"}))
-			if kid := h.disks.find(Name{"default", "kid", ""}).state(); kid.Root != root {
+			if kid := h.disks.Find(disk.Name{Tenant: "default", Volume: "kid"}).State(); kid.Root != root {
 				t.Fatalf("the fork lies over %v, not %v", kid.Root, root)
 			}
 			for deadline := time.Now().Add(10 * time.Second); !slices.Contains(pinned(t, store, h.ID()), root); time.Sleep(time.Millisecond) {
@@ -99,7 +100,7 @@ func TestBehindTheStore(t *testing.T) {
 				t.Fatal(err)
 			}
 			fill(t, h, "v", 3, 0, 4096)
-			must[api.Flush](t)(h.publisher.flush(ctx, h.disks.find(Name{"default", "v", ""}), commitlog.CauseFlush))
+			must[api.Flush](t)(h.publisher.Flush(ctx, h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}), commitlog.CauseFlush))
 			if slices.Contains(pinned(t, store, h.ID()), root) {
 				t.Error("what nothing lies over any more is kept for ever")
 			}

@@ -55,7 +55,7 @@ func TestSyncIsNotMadeWithoutStore(t *testing.T) {
 		if !s.limited.Load() {
 			t.Errorf("%s: giving the name back may take as long as the store likes", policy)
 		}
-		_, err = h.disks.local(policy, false)
+		_, err = h.disks.Local(policy, false)
 		wantKind(t, err, errs.NotFound)
 	}
 	s.away.Store(false)

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/nbd"
 )
 
@@ -37,7 +39,7 @@ func TestPromiseBegins(t *testing.T) {
 	h := newBed(t).host(t.TempDir(), "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
 	dev := guest(t, h, "v")
-	d := must[*disk](t)(h.disks.local("v", false))
+	d := must[*disk.Disk](t)(h.disks.Local("v", false))
 	stop, done := make(chan struct{}), make(chan error)
 	go func() {
 		var err error
@@ -57,16 +59,16 @@ func TestPromiseBegins(t *testing.T) {
 		}
 		done <- err
 	}()
-	d.op.Lock()
-	defer d.op.Unlock()
+	d.Op.Lock()
+	defer d.Op.Unlock()
 	var err error
 	for i := 0; i < 300 && err == nil; i++ {
-		p := policy{"continuous", defaultRPO}
-		if err = d.update(p.record); err == nil {
-			h.durability.startShipping(d)
-			d.mustShip.Store(false)
-			d.stopShipping(errRelaxed)
-			err = d.update(policy{local, defaultRPO}.record)
+		p := durability.Policy{Durability: "continuous", RPO: disk.DefaultRPO}
+		if err = d.Update(p.Record); err == nil {
+			h.durability.StartShipping(d)
+			d.MustShip.Store(false)
+			d.StopShipping(disk.ErrRelaxed)
+			err = d.Update(durability.Policy{Durability: disk.Local, RPO: disk.DefaultRPO}.Record)
 		}
 	}
 	if err != nil {

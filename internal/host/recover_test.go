@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/volume"
@@ -21,12 +22,12 @@ func TestFlushAsksAStoreThatFailedBefore(t *testing.T) {
 	var later atomic.Int64
 	h := must[*Host](t)(Open(ctx, Config{
 		Data: "data", FS: vfs.NewMem(), Store: faults, Memory: 1 << 20, Cache: Share{Bytes: 64 << 20}, WALLimit: Share{Bytes: 64 << 20},
-		Uptime: func() time.Duration { return bootTime() + time.Duration(later.Load()) },
+		Uptime: func() time.Duration { return clock.BootTime() + time.Duration(later.Load()) },
 	}))
 	t.Cleanup(func() { _ = h.Close(ctx) })
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, Durability: volume.Continuous, RPOms: 3600e3}))
 	faults.Inject(objstore.Fault{Err: errs.New(errs.ReadOnly, "read-only store")})
-	d, _ := h.disks.local("v", false)
+	d, _ := h.disks.Local("v", false)
 	e, err := h.exports.Open("v")
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +41,7 @@ func TestFlushAsksAStoreThatFailedBefore(t *testing.T) {
 	cancel()
 	wantKind(t, err, errs.Unavailable)
 	later.Store(int64(time.Minute))
-	if s := d.shipper(); s.Stalled() == "" {
+	if s := d.Shipper(); s.Stalled() == "" {
 		t.Fatal("nothing failed")
 	}
 	faults.Clear()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 )
@@ -65,7 +66,7 @@ func TestRemoveIsAllOrNothing(t *testing.T) {
 			break // the removal takes no more operations
 		}
 		h = removeHost(t, c)
-		switch n := len(h.disks.all()); n {
+		switch n := len(h.disks.All()); n {
 		case 0:
 			removed++
 		case snapshots + 1:
@@ -151,7 +152,7 @@ func TestRemoveSnapshotOfTheStore(t *testing.T) {
 	fill(t, h1, "v", 2, 0, 8192)
 	must[api.Flush](t)(h1.Flush(ctx, "v"))
 	must[[]api.Fork](t)(h1.Fork(ctx, api.ForkRequest{Source: "v@s", Name: "child"}))
-	root := must[*disk](t)(h1.disks.local("v@s", true)).state().Root
+	root := must[*disk.Disk](t)(h1.disks.Local("v@s", true)).State().Root
 
 	away.away.Store(true)
 	wantKind(t, h1.Remove(ctx, "v@s", false), errs.Unavailable)

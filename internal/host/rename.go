@@ -6,50 +6,52 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/ownership"
 	"github.com/paraglide/glide/internal/volume"
 )
 
 // Rename gives a volume another name. A published one is first reserved under
 // the new name, then ends under the old one, naming the new, and then goes on.
 func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) {
-	d, err := h.disks.local(name, false)
+	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
-	n, err := ParseName(to, false)
+	n, err := disk.ParseName(to, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
 	if err := h.mayGrow(); err != nil {
 		return api.Volume{}, err
 	}
-	d.op.Lock()
-	defer d.op.Unlock()
-	if err := d.refuseFenced(); err != nil {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if err := d.RefuseFenced(); err != nil {
 		return api.Volume{}, err
 	}
-	st := d.state()
+	st := d.State()
 	if n.Tenant != st.Tenant {
 		return api.Volume{}, errs.New(errs.Invalid, "volume %q cannot become %q: a rename does not change the tenant", d, n)
 	}
 	if n.Volume == st.Name {
 		return h.view(d), nil
 	}
-	if err := d.refuseIfConnected("put it to sleep with --force first", false); err != nil {
+	if err := d.RefuseIfConnected("put it to sleep with --force first", false); err != nil {
 		return api.Volume{}, err
 	}
-	defer d.blockGuests()()
-	d.stopShipping(errHeld)
-	defer h.durability.startShipping(d)
-	release, err := h.disks.reserveName(n)
+	defer d.BlockGuests()()
+	d.StopShipping(disk.ErrHeld)
+	defer h.durability.StartShipping(d)
+	release, err := h.disks.ReserveName(n)
 	if err != nil {
 		return api.Volume{}, err
 	}
 	defer release()
 	published := st.Published
 	if published == nil {
-		if err := h.owners.withdraw(ctx, d, &st); err != nil {
+		if err := h.owners.Withdraw(ctx, d, &st); err != nil {
 			return api.Volume{}, err
 		}
 	} else {
@@ -57,13 +59,13 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 			return api.Volume{}, err
 		}
 	}
-	family := append(h.disks.snapshotsOf(d.id), d)
+	family := append(h.disks.SnapshotsOf(d.Id), d)
 	for _, m := range family {
-		h.disks.drop(m)
+		h.disks.Drop(m)
 	}
 	for _, m := range family {
 		own := m == d
-		err = m.update(func(s *volume.State) {
+		err = m.Update(func(s *volume.State) {
 			s.Name = n.Volume
 			if own {
 				s.Published = published
@@ -75,7 +77,7 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	}
 	release()
 	for _, m := range family {
-		h.disks.register(m)
+		h.disks.Register(m)
 	}
 	if err != nil {
 		return api.Volume{}, err
@@ -84,35 +86,35 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 }
 
 // renamePublished does the store's part and returns where the volume is now. Under op.
-func (h *Host) renamePublished(ctx context.Context, d *disk, st *volume.State, n Name) (*volume.Published, error) {
-	_, err := h.publisher.publish(ctx, d, commitlog.CauseRename, func(*commitlog.State) {})
-	var half halfRenamed
+func (h *Host) renamePublished(ctx context.Context, d *disk.Disk, st *volume.State, n disk.Name) (*volume.Published, error) {
+	_, err := h.publisher.Publish(ctx, d, commitlog.CauseRename, func(*commitlog.State) {})
+	var half ownership.HalfRenamed
 	switch {
-	case errors.As(err, &half) && half.to == n.Volume: // by an earlier call, or process
+	case errors.As(err, &half) && half.To == n.Volume: // by an earlier call, or process
 	case err != nil:
 		return nil, err
 	}
 	// The record, not the log's newest object, which may be the old name's
 	// tombstone by now: what was published last is in both.
-	now := d.state()
-	state := h.disks.commitState(&now, commitlog.CauseRename)
-	if d.owner != nil {
-		carried := d.owner.State()
+	now := d.State()
+	state := h.disks.CommitState(&now, commitlog.CauseRename)
+	if d.Owner != nil {
+		carried := d.Owner.State()
 		state.DataCommits, state.DataSeq = carried.DataCommits, carried.DataSeq
 	}
-	if state.Snapshots, err = h.publisher.publishSnapshots(ctx, d); err != nil {
+	if state.Snapshots, err = h.publisher.PublishSnapshots(ctx, d); err != nil {
 		return nil, err
 	}
 	renamed := *st
 	renamed.Name = n.Volume
-	o, err := h.owners.newOwner(&renamed)
+	o, err := h.owners.NewOwner(&renamed)
 	if err != nil {
 		return nil, err
 	}
-	g, err := commitlog.Rename(ctx, d.owner, o, state)
+	g, err := commitlog.Rename(ctx, d.Owner, o, state)
 	if err != nil {
-		return nil, h.owners.fenceIfLost(d, nameTaken(err, d.String(), commitlog.CauseRename))
+		return nil, h.owners.FenceIfLost(d, ownership.NameTaken(err, d.String(), commitlog.CauseRename))
 	}
-	d.setOwner(o)
+	d.SetOwner(o)
 	return &volume.Published{Epoch: g.Epoch, Number: g.Number}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/nbd"
@@ -390,12 +391,12 @@ func TestFoldsWhatCompressesWell(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d, err := h.disks.local("v", false)
+	d, err := h.disks.Local("v", false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := 0; ; i++ {
-		if count, _ := d.owned.Load().Unfolded(); count <= foldBytes/mib {
+		if count, _ := d.Owned.Load().Unfolded(); count <= durability.FoldBytes/mib {
 			return
 		}
 		if i > 200 {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -13,67 +14,67 @@ import (
 // Snapshot gives the volume's present cut a name. It is durable on this host
 // when Snapshot returns, and in the store with the next flush.
 func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapshot, error) {
-	d, err := h.disks.local(name, false)
+	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Snapshot{}, err
 	}
 	if !commitlog.ValidName(snapshot) {
-		return api.Snapshot{}, badName("snapshot", snapshot)
+		return api.Snapshot{}, disk.BadName("snapshot", snapshot)
 	}
 	if err := h.mayGrow(); err != nil {
 		return api.Snapshot{}, err
 	}
-	d.op.Lock()
-	defer d.op.Unlock()
-	if err := d.refuseFenced(); err != nil {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if err := d.RefuseFenced(); err != nil {
 		return api.Snapshot{}, err
 	}
-	st := d.state()
-	if n := len(h.disks.snapshotsOf(d.id)); n >= commitlog.MaxSnapshots {
+	st := d.State()
+	if n := len(h.disks.SnapshotsOf(d.Id)); n >= commitlog.MaxSnapshots {
 		return api.Snapshot{}, errs.New(errs.Invalid, "volume %q has %d snapshots, the most there can be: remove some with glide rm %s@NAME", d, n, d)
 	}
-	v, err := d.wake(false)
+	v, err := d.Wake(false)
 	if err != nil {
 		return api.Snapshot{}, err
 	}
 	snap := volume.State{
-		ID: newVolumeID(h.disks), Tenant: st.Tenant, Name: st.Name, Snapshot: snapshot, SnapshotOf: d.id, CreatedAt: h.disks.Now().UTC(),
+		ID: disk.NewVolumeID(h.disks), Tenant: st.Tenant, Name: st.Name, Snapshot: snapshot, SnapshotOf: d.Id, CreatedAt: h.disks.Now().UTC(),
 		Mode: volume.Active, Durability: st.Durability, RPO: st.RPO, BlockSize: st.BlockSize, Size: st.Size,
 	}
-	s := newDisk(h.disks, snap)
-	s.op.Lock() // who finds it waits until it is there
-	defer s.op.Unlock()
-	if err := h.disks.reserve(s); err != nil {
+	s := disk.NewDisk(h.disks, snap)
+	s.Op.Lock() // who finds it waits until it is there
+	defer s.Op.Unlock()
+	if err := h.disks.Reserve(s); err != nil {
 		return api.Snapshot{}, errs.New(errs.Exists, "volume %q has a snapshot %q already", d, snapshot)
 	}
-	kids, err := h.disks.forkCut(v, []*volume.State{&snap})
+	kids, err := h.disks.ForkCut(v, []*volume.State{&snap})
 	if err != nil {
-		h.disks.unreserve(s)
+		h.disks.Unreserve(s)
 		return api.Snapshot{}, err
 	}
-	s.adopt(kids[0])
-	return s.snapshotView(), nil
+	s.Adopt(kids[0])
+	return snapshotView(s), nil
 }
 
-func (d *disk) snapshotView() api.Snapshot {
-	st := d.state()
-	return api.Snapshot{Name: st.Snapshot, Volume: display(st.Tenant, st.Name, ""), Size: st.Size, Generation: st.Generation, CreatedAt: st.CreatedAt}
+func snapshotView(d *disk.Disk) api.Snapshot {
+	st := d.State()
+	return api.Snapshot{Name: st.Snapshot, Volume: disk.Display(st.Tenant, st.Name, ""), Size: st.Size, Generation: st.Generation, CreatedAt: st.CreatedAt}
 }
 
 // Snapshots lists the volume's snapshots, the oldest first.
 func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, error) {
-	n, err := ParseName(name, false)
+	n, err := disk.ParseName(name, false)
 	if err != nil {
 		return nil, err
 	}
 	out := []api.Snapshot{}
-	if d := h.disks.find(n); d != nil {
-		for _, s := range h.disks.snapshotsOf(d.id) {
-			out = append(out, s.snapshotView())
+	if d := h.disks.Find(n); d != nil {
+		for _, s := range h.disks.SnapshotsOf(d.Id) {
+			out = append(out, snapshotView(s))
 		}
 		return out, nil
 	}
-	tip, err := h.catalog.tip(ctx, n)
+	tip, err := h.catalog.Tip(ctx, n)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +87,7 @@ func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, erro
 
 // Rollback makes the volume what a snapshot, or a commit, of it was.
 func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.Volume, error) {
-	d, err := h.disks.local(name, false)
+	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -96,33 +97,33 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	if err := h.mayGrow(); err != nil {
 		return api.Volume{}, err
 	}
-	d.op.Lock()
-	defer d.op.Unlock()
-	if err := d.refuseFenced(); err != nil {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if err := d.RefuseFenced(); err != nil {
 		return api.Volume{}, err
 	}
-	if err := d.refuseIfConnected("roll it back with --force", force); err != nil {
+	if err := d.RefuseIfConnected("roll it back with --force", force); err != nil {
 		return api.Volume{}, err
 	}
-	st := d.state()
-	v, err := d.wake(false)
+	st := d.State()
+	v, err := d.Wake(false)
 	if err != nil {
 		return api.Volume{}, err
 	}
-	c, done, err := h.inspector.cutAt(ctx, Name{st.Tenant, st.Name, ""}, to)
+	c, done, err := h.inspector.CutAt(ctx, disk.Name{Tenant: st.Tenant, Volume: st.Name}, to)
 	if err != nil {
 		return api.Volume{}, err
 	}
 	defer done()
-	d.disconnect()
-	d.stopShipping(errHeld)
-	defer h.durability.startShipping(d)
-	if err := h.publisher.rollback(ctx, d, v, c); err != nil {
+	d.Disconnect()
+	d.StopShipping(disk.ErrHeld)
+	defer h.durability.StartShipping(d)
+	if err := h.publisher.Rollback(ctx, d, v, c); err != nil {
 		return api.Volume{}, err
 	}
 	if st.Published != nil {
 		// The store must not go on showing the state that was given up.
-		if _, err := h.publisher.publish(ctx, d, commitlog.CauseRollback, func(*commitlog.State) {}); err != nil {
+		if _, err := h.publisher.Publish(ctx, d, commitlog.CauseRollback, func(*commitlog.State) {}); err != nil {
 			h.disks.Log.Warn("a rollback is not in the store yet", "volume", d.String(), "error", err)
 		}
 	}

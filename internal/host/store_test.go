@@ -8,6 +8,7 @@ import (
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
@@ -51,11 +52,11 @@ func imageOf(store objstore.Store, tenant string, root blockmap.Root, size uint6
 // too; everything it names has to be there (published-is-complete). A name that
 // the store does not know, or a removed one, is errs.NotFound.
 func published(store objstore.Store, name string) (*commitlog.Object, []byte, error) {
-	n, err := ParseName(name, false)
+	n, err := disk.ParseName(name, false)
 	if err != nil {
 		return nil, nil, err
 	}
-	tip, err := commitlog.Newest(ctx, store, n.log())
+	tip, err := commitlog.Newest(ctx, store, n.Log())
 	if err != nil {
 		return nil, nil, err
 	}

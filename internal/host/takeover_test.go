@@ -11,6 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 )
@@ -49,7 +51,7 @@ func TestConnectedOwnerRefuses(t *testing.T) {
 	e.Closed()
 	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
 	same(t, h2, "v", 0, data)
-	if _, err := h1.disks.local("v", false); errs.KindOf(err) != errs.NotFound || err == nil {
+	if _, err := h1.disks.Local("v", false); errs.KindOf(err) != errs.NotFound || err == nil {
 		t.Fatalf("two hosts show the volume as theirs: %v", err)
 	}
 }
@@ -74,7 +76,7 @@ func TestReleasedWakesWithoutAsking(t *testing.T) {
 // TestSettingsTravel: a flush stores labels and limits though nothing else
 // changed, and what could not be promised sets nothing.
 func TestSettingsTravel(t *testing.T) {
-	for _, durability := range []string{local, "continuous"} {
+	for _, durability := range []string{disk.Local, "continuous"} {
 		b := newBed(t)
 		faults := objstore.NewFaults(b.store, 1)
 		b.store = faults
@@ -303,17 +305,17 @@ func TestDeadOwner(t *testing.T) {
 func TestLateRelease(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	before, _, _ := published(b.store, "v")
-	d, _ := h1.disks.local("v", false)
-	d.op.Lock() // it arrives while the volume is busy, for longer than the asker waits
+	d, _ := h1.disks.Local("v", false)
+	d.Op.Lock() // it arrives while the volume is busy, for longer than the asker waits
 	done := make(chan error)
 	go func() {
 		_, err := h1.Release(ctx, "v", api.ReleaseRequest{Host: h2.ID(), Epoch: 1, WithinMs: 1})
 		done <- err
 	}()
-	if err := pause(ctx, 20e6); err != nil {
+	if err := clock.Pause(ctx, 20e6); err != nil {
 		t.Fatal(err)
 	}
-	d.op.Unlock()
+	d.Op.Unlock()
 	wantKind(t, <-done, errs.Unavailable)
 	_, err := h1.Release(ctx, "v", api.ReleaseRequest{Host: h2.ID(), Epoch: 7, WithinMs: 5000})
 	wantKind(t, err, errs.Busy)
@@ -345,7 +347,7 @@ func TestExpectGeneration(t *testing.T) {
 	delete(b.peers, "a")
 	_, err = h2.Wake(ctx, "v", true, "1.10") // not 1.1
 	wantKind(t, err, errs.WouldLose)
-	if _, err := h2.disks.local("v", false); err == nil {
+	if _, err := h2.disks.Local("v", false); err == nil {
 		t.Fatal("a refused claim left a volume")
 	}
 	must[api.Flush](t)(h1.Flush(ctx, "v")) // the refused claim sealed nothing
@@ -384,7 +386,7 @@ func TestTwoClaim(t *testing.T) {
 		writers := 0
 		for i, h := range hosts {
 			if outcomes[i] != nil {
-				if _, err := h.disks.local("v", false); err == nil {
+				if _, err := h.disks.Local("v", false); err == nil {
 					t.Fatalf("round %d: a claim failed (%v) and left a volume", round, outcomes[i])
 				}
 				continue

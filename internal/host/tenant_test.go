@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -64,7 +65,7 @@ func TestForkElsewhereHasAnRPO(t *testing.T) {
 	_, _, h2, _ := twoHosts(t)
 	must[[]api.Fork](t)(h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "child"}))
 	v := must[api.Volume](t)(h2.Set(ctx, "child", api.Settings{"durability": volume.Continuous}))
-	if v.RPOms != float64(defaultRPO/time.Millisecond) {
+	if v.RPOms != float64(disk.DefaultRPO/time.Millisecond) {
 		t.Fatalf("it became %+v", v)
 	}
 	if err := guestWrite(guest(t, h2, "child"), 0, random(3, 4096)); err != nil {

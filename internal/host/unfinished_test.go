@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/volume"
@@ -131,9 +132,9 @@ func stopWhile(t *testing.T, at int, after bool, do func(*Host) error, made []st
 	}
 	again := small(t, b.store, left)
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
-		again.disks.mu.Lock()
-		n := len(again.disks.orphans)
-		again.disks.mu.Unlock()
+		again.disks.Mu.Lock()
+		n := len(again.disks.Orphans)
+		again.disks.Mu.Unlock()
 		if n == 0 {
 			break
 		}
@@ -183,9 +184,9 @@ func TestLeftoversWaitForTheStore(t *testing.T) {
 	faults.Clear()
 	must[api.Flush](t)(again.Flush(ctx, "f"))
 	for range 5000 {
-		again.disks.mu.Lock()
-		n := len(again.disks.orphans)
-		again.disks.mu.Unlock()
+		again.disks.Mu.Lock()
+		n := len(again.disks.Orphans)
+		again.disks.Mu.Unlock()
 		if n == 0 {
 			must[api.Flush](t)(again.Flush(ctx, "f"))
 			if err := again.Close(ctx); err != nil {
@@ -255,7 +256,7 @@ func TestUnfinishedTakesNoGuests(t *testing.T) {
 		_, err := h.Fork(ctx, api.ForkRequest{Source: "v", Name: "f", Durability: volume.Sync})
 		made <- err
 	}()
-	for h.disks.find(Name{"default", "f", ""}) == nil || g.puts.Load() == 0 {
+	for h.disks.Find(disk.Name{Tenant: "default", Volume: "f"}) == nil || g.puts.Load() == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	_, err := h.exports.Open("f")

@@ -4,13 +4,16 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io/fs"
 	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/reserve"
 	"github.com/paraglide/glide/internal/size"
 )
@@ -53,7 +56,7 @@ func (h *Host) upkeep() {
 		if n%missingEvery == 0 {
 			h.findMissing()
 		}
-		if pause(h.disks.Ctx, upkeepEvery) != nil {
+		if clock.Pause(h.disks.Ctx, upkeepEvery) != nil {
 			return
 		}
 	}
@@ -70,9 +73,9 @@ func (h *Host) keepRoom(full bool) bool {
 	err := h.room.Fill()
 	if now := err != nil; now != full {
 		if full = now; full {
-			h.disks.event(eventDisk, "", "%v", h.fullError(err))
+			h.disks.Event(event.EventDisk, "", "%v", h.fullError(err))
 		} else {
-			h.disks.event(eventDisk, "", "the disk under %s has room again", h.cfg.Data)
+			h.disks.Event(event.EventDisk, "", "the disk under %s has room again", h.cfg.Data)
 		}
 	}
 	return full
@@ -133,10 +136,10 @@ func (h *Host) Alive(ctx context.Context) error {
 // metaChanged is told when the metadata cannot be written, and when it can again.
 func (h *Host) metaChanged(err error) {
 	if err != nil {
-		h.disks.event(eventDisk, "", "%v", err)
+		h.disks.Event(event.EventDisk, "", "%v", err)
 		return
 	}
-	h.disks.event(eventDisk, "", "the metadata in %s can be written again", h.cfg.Data)
+	h.disks.Event(event.EventDisk, "", "the metadata in %s can be written again", h.cfg.Data)
 }
 
 // findMissing notices what went away under the running daemon, and says so once.
@@ -146,7 +149,7 @@ func (h *Host) findMissing() {
 		told = err.Error()
 	}
 	if before := h.missingReported.Swap(&told); told != "" && (before == nil || *before != told) {
-		h.disks.event(eventDisk, "", "%s", told)
+		h.disks.Event(event.EventDisk, "", "%s", told)
 	}
 }
 
@@ -161,23 +164,8 @@ func (h *Host) missing() error {
 	if gone := h.disks.Cache.Missing(); len(gone) > 0 {
 		return errs.New(errs.Unavailable, "cache files were removed while they are in use, %s: they take disk until the daemon is restarted, and no data is lost", strings.Join(gone, ", "))
 	}
-	if _, err := h.cfg.FS.Stat(h.cfg.FS.PathJoin(h.cfg.Data, "meta")); errors.Is(err, errNotExist) {
+	if _, err := h.cfg.FS.Stat(h.cfg.FS.PathJoin(h.cfg.Data, "meta")); errors.Is(err, fs.ErrNotExist) {
 		return errs.New(errs.Unavailable, "the metadata was removed from %s: put it back, or flush all volumes to the store before the daemon ends", h.cfg.Data)
 	}
-	return h.identityOnDisk()
-}
-
-// identityOnDisk makes host.json again if it went away, and is an error if it is
-// another host's.
-func (h *Host) identityOnDisk() error {
-	f, err := h.readIdentity()
-	switch {
-	case errors.Is(err, errNotExist):
-		return h.writeIdentity()
-	case err != nil:
-		return err
-	case f.ID != h.disks.HostID:
-		return errs.New(errs.Corrupt, "%s names host %s, and this daemon runs as %s: put the file back", identityFile, f.ID, h.disks.HostID)
-	}
-	return nil
+	return datadir.CheckIdentity(h.cfg.FS, h.cfg.Data, h.disks.HostID)
 }

@@ -1,6 +1,10 @@
 package host
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/paraglide/glide/internal/export"
+)
 
 // TestURI: what other programs are given leads to the export.
 func TestURI(t *testing.T) {
@@ -17,7 +21,7 @@ func TestURI(t *testing.T) {
 		{"tcp:[::]:10809", "vm1", false, "nbd://localhost:10809/vm1"},
 		{"tcp:0.0.0.0:10809", "vm1", false, "nbd://localhost:10809/vm1"},
 	} {
-		if got := nbdURI(c.addr, c.export, c.tls); got != c.want {
+		if got := export.NbdURI(c.addr, c.export, c.tls); got != c.want {
 			t.Errorf("%s at %s: %s, want %s", c.export, c.addr, got, c.want)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/inspect"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -142,19 +143,19 @@ func TestDiff(t *testing.T) {
 		}
 		d := must[api.Diff](t)(h.Diff(ctx, "a", "b"))
 		want := map[uint64]bool{}
-		for p := uint64(0); p < size; p += diffPage {
-			if q := min(p+diffPage, size); !bytes.Equal(images["a"][p:q], images["b"][p:q]) {
+		for p := uint64(0); p < size; p += inspect.DiffPage {
+			if q := min(p+inspect.DiffPage, size); !bytes.Equal(images["a"][p:q], images["b"][p:q]) {
 				want[p] = true
 			}
 		}
 		var sum, end uint64
 		for _, g := range d.Ranges {
-			if g.Offset%diffPage != 0 || g.Offset < end || g.Length == 0 {
+			if g.Offset%inspect.DiffPage != 0 || g.Offset < end || g.Length == 0 {
 				t.Fatalf("seed %d: odd range %+v", seed, g)
 			}
 			end = g.Offset + g.Length
 			sum += g.Length
-			for p := g.Offset; p < end; p += diffPage {
+			for p := g.Offset; p < end; p += inspect.DiffPage {
 				if !want[p] {
 					t.Fatalf("seed %d: page %d does not differ", seed, p)
 				}
@@ -227,11 +228,11 @@ func TestVerifyFindsDamageInTheLog(t *testing.T) {
 		t.Fatalf("a flipped bit in the log was not found: %+v", v)
 	}
 	got := make([]byte, 64*kib)
-	x, err := h.disks.local("v", false)
+	x, err := h.disks.Local("v", false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if open := x.open(); open != nil {
+	if open := x.Open(); open != nil {
 		if err := open.ReadAt(got, 0); err == nil {
 			t.Fatal("damaged bytes were read")
 		}

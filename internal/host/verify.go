@@ -11,6 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/size"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -21,16 +22,16 @@ func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
 	var s api.Stats
 	lat := &h.exports.Latency
 	if name != "" {
-		d, err := h.disks.local(name, false)
+		d, err := h.disks.Local(name, false)
 		if err != nil {
 			return s, err
 		}
-		lat = d.latencies()
+		lat = d.Latencies()
 	}
-	s.Latency = lat.summaries()
+	s.Latency = lat.Summaries()
 	if h.cfg.Counter != nil {
 		n := h.cfg.Counter.Counts()
-		s.Requests = requests(h.cfg.Counter)
+		s.Requests = publication.Requests(h.cfg.Counter)
 		s.BytesUp, s.BytesDown = n.BytesUp, n.BytesDown
 	}
 	c := &h.disks.Cache.Stats
@@ -57,7 +58,7 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		}
 		out = append(out, c)
 	}
-	err := objstore.Probe(ctx, h.disks.Store, fmt.Sprintf("%s-%016x", h.disks.HostID, h.disks.random64()))
+	err := objstore.Probe(ctx, h.disks.Store, fmt.Sprintf("%s-%016x", h.disks.HostID, h.disks.Random64()))
 	add("store", err, h.cfg.StoreURL+" answers, and has what a store must have", "check --store, its credentials and its network; local volumes go on without it")
 	u, uerr := h.cfg.FS.GetDiskUsage(h.cfg.Data)
 	if uerr == nil && u.AvailBytes < min(u.TotalBytes/20, 2<<30) {
@@ -83,7 +84,7 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		}
 	}
 	add("reserved room", rerr, size.Human(uint64(of))+" are kept for when the disk is full", "make room under "+h.cfg.Data)
-	add("identity", h.owners.twinNoticed(), "host "+h.disks.HostID, "a data directory, or a copy of one, is for one daemon: stop one of the two, and give it an empty data directory; glide hosts tells where the other one is")
+	add("identity", h.owners.TwinNoticed(), "host "+h.disks.HostID, "a data directory, or a copy of one, is for one daemon: stop one of the two, and give it an empty data directory; glide hosts tells where the other one is")
 	for _, u := range h.cfg.Limits() {
 		var lerr error
 		if u.Near() {
@@ -98,8 +99,8 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 	if n := h.panics.Load(); n > 0 {
 		add("bugs", errs.New(errs.Internal, "%d requests were ended by a bug", n), "", "send the stacks in the daemon's log to who maintains it")
 	}
-	if e := h.cleaner.err.Load(); e != nil {
-		add("flushing", *e, "", "a volume is over its dirty budget and the store does not take it")
+	if err := h.cleaner.FlushError(); err != nil {
+		add("flushing", err, "", "a volume is over its dirty budget and the store does not take it")
 	}
 	if n := h.disks.Cache.Stats.Repaired.Load() + h.disks.Cache.Stats.Damaged.Load(); n > 0 {
 		add("blocks", errs.New(errs.Corrupt, "%d blocks came damaged from the cache and %d from the store", h.disks.Cache.Stats.Repaired.Load(), h.disks.Cache.Stats.Damaged.Load()), "", "check the disk; glide verify --cold shows what the store has")
@@ -107,13 +108,13 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 	if n := h.disks.WAL.Stats.Damaged.Load(); n > 0 {
 		add("log records", errs.New(errs.Corrupt, "reads of the log found bytes that do not match their checksum, %d times", n), "", "check the disk; glide events tells which volumes have lost something")
 	}
-	add("kernel devices", nil, kernelnbd.Describe(h.attachments.kernel.Check()), "")
+	add("kernel devices", nil, kernelnbd.Describe(h.attachments.Kernel.Check()), "")
 	bad := 0
-	for _, d := range h.disks.all() {
+	for _, d := range h.disks.All() {
 		if v := h.view(d); v.State == string(volume.Failed) || v.State == string(volume.Fenced) {
 			add("volume "+v.Name, errs.New(errs.Internal, "it is %s: %s", v.State, v.Reason), "", "glide show "+v.Name)
 			bad++
-		} else if damage := d.damage(); damage != nil {
+		} else if damage := d.Damage(); damage != nil {
 			add("volume "+v.Name, errs.New(errs.Corrupt, "%s", damagedLog(damage)), "", "check the disk; glide verify "+v.Name+" lists what is lost: write it again, or go back to a snapshot or generation")
 			bad++
 		} else if v.Reason != "" && v.State == string(volume.Active) {
@@ -121,7 +122,7 @@ func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 		}
 	}
 	if bad == 0 {
-		add("volumes", nil, fmt.Sprintf("none of %d volumes and snapshots is failed or fenced", len(h.disks.all())), "")
+		add("volumes", nil, fmt.Sprintf("none of %d volumes and snapshots is failed or fenced", len(h.disks.All())), "")
 	}
 	return out, nil
 }

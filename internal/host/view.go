@@ -8,16 +8,19 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/catalog"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/export"
 	"github.com/paraglide/glide/internal/volume"
 )
 
 // Host describes this host.
 func (h *Host) Host(context.Context) (api.Host, error) {
 	n := 0
-	for _, d := range h.disks.all() {
-		if st := d.state(); st.SnapshotOf == (volume.ID{}) {
+	for _, d := range h.disks.All() {
+		if st := d.State(); st.SnapshotOf == (volume.ID{}) {
 			n++
 		}
 	}
@@ -28,12 +31,12 @@ func (h *Host) Host(context.Context) (api.Host, error) {
 }
 
 // view is a disk of this host as ls and show print it.
-func (h *Host) view(d *disk) api.Volume {
-	st := d.state()
+func (h *Host) view(d *disk.Disk) api.Volume {
+	st := d.State()
 	v := api.Volume{
-		Name: d.String(), Tenant: tenantShown(st.Tenant), ID: st.ID.String(), Size: st.Size, BlockSize: uint64(st.BlockSize),
+		Name: d.String(), Tenant: disk.TenantShown(st.Tenant), ID: st.ID.String(), Size: st.Size, BlockSize: uint64(st.BlockSize),
 		State: string(st.Mode), Reason: st.Reason, Durability: st.Durability, RPOms: float64(st.RPO.Milliseconds()),
-		Owner: h.disks.HostID, CreatedAt: st.CreatedAt, StoreBytes: d.stored.Load(), Exports: d.exports(), Device: h.attachments.device(d.id), Labels: map[string]string{},
+		Owner: h.disks.HostID, CreatedAt: st.CreatedAt, StoreBytes: d.Stored.Load(), Exports: d.Exports(), Device: h.attachments.Device(d.Id), Labels: map[string]string{},
 		IOPS: st.Limits.IOPS, Bandwidth: st.Limits.Bandwidth, DirtyBudget: st.Limits.DirtyBudget,
 	}
 	if st.Released {
@@ -42,24 +45,24 @@ func (h *Host) view(d *disk) api.Volume {
 			v.Reason = "released to the store: any host can wake it, and may have, as glide show finds out"
 		}
 	}
-	v.Sequence, v.PublishedTo = d.sequences()
+	v.Sequence, v.PublishedTo = d.Sequences()
 	for k, l := range st.Labels {
 		v.Labels[k] = l
 	}
-	if g := generation(st.Published); !g.IsZero() {
+	if g := disk.Generation(st.Published); !g.IsZero() {
 		v.Epoch, v.Generation = g.Epoch, g.String()
 	}
 	if st.Parent != nil {
 		v.Parent = st.Parent.Name
 	}
-	failed := d.openError()
-	if open := d.open(); open != nil {
+	failed := d.OpenError()
+	if open := d.Open(); open != nil {
 		a := open.Account()
 		v.DirtyBytes, v.LocalBytes = a.Dirty, a.Log
 		if !a.Oldest.IsZero() {
-			v.Unpublished = h.disks.since(a.Oldest)
+			v.Unpublished = h.disks.Since(a.Oldest)
 		}
-		if s := d.shipper(); s != nil {
+		if s := d.Shipper(); s != nil {
 			bytes, age := s.Unpublished()
 			v.DirtyBytes, v.Reason = bytes, s.Stalled()
 			if age < volume.LongAgo/2 || v.Unpublished == 0 {
@@ -76,7 +79,7 @@ func (h *Host) view(d *disk) api.Volume {
 		v.DirtyBytes = st.DirtyAtSleep
 		v.LocalBytes = int64(len(st.Segments)) * int64(h.disks.WAL.SegmentBytes())
 		if v.DirtyBytes > 0 {
-			v.Unpublished = h.disks.since(st.OldestAtSleep)
+			v.Unpublished = h.disks.Since(st.OldestAtSleep)
 		}
 	}
 	switch {
@@ -95,9 +98,9 @@ func damagedLog(err error) string { return "its log is damaged: " + err.Error() 
 // List lists this host's volumes by name; all adds those that only the store has.
 func (h *Host) List(ctx context.Context, all bool) ([]api.Volume, error) {
 	out := []api.Volume{}
-	var released []*disk
-	for _, d := range h.disks.all() {
-		switch st := d.state(); {
+	var released []*disk.Disk
+	for _, d := range h.disks.All() {
+		switch st := d.State(); {
 		case st.SnapshotOf != volume.ID{}:
 		case all && st.Released:
 			released = append(released, d)
@@ -122,10 +125,10 @@ func (h *Host) List(ctx context.Context, all bool) ([]api.Volume, error) {
 	return out, nil
 }
 
-func (h *Host) viewAllReleased(ctx context.Context, disks []*disk) ([]api.Volume, error) {
+func (h *Host) viewAllReleased(ctx context.Context, disks []*disk.Disk) ([]api.Volume, error) {
 	views := make([]*api.Volume, len(disks))
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(tipsAtOnce)
+	g.SetLimit(catalog.TipsAtOnce)
 	for i, d := range disks {
 		g.Go(func() error {
 			v, err := h.viewReleased(ctx, d)
@@ -156,13 +159,13 @@ func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
 	var out []api.Volume
 	var last error
 	bad := 0
-	err := h.catalog.eachStored(ctx, func(n Name) bool { return h.disks.find(n) == nil }, func(n Name, tip *commitlog.Object, err error) error {
-		if tip, err = h.catalog.checkTip(ctx, n, tip, err); err == nil {
+	err := h.catalog.EachStored(ctx, func(n disk.Name) bool { return h.disks.Find(n) == nil }, func(n disk.Name, tip *commitlog.Object, err error) error {
+		if tip, err = h.catalog.CheckTip(ctx, n, tip, err); err == nil {
 			out = append(out, remoteView(n, tip))
 		} else if errs.KindOf(err) != errs.NotFound {
 			last = err
 			bad++
-			out = append(out, api.Volume{Name: n.String(), Tenant: tenantShown(n.Tenant), State: string(volume.Failed), Reason: err.Error(), Labels: map[string]string{}})
+			out = append(out, api.Volume{Name: n.String(), Tenant: disk.TenantShown(n.Tenant), State: string(volume.Failed), Reason: err.Error(), Labels: map[string]string{}})
 		}
 		return ctx.Err()
 	})
@@ -172,11 +175,11 @@ func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
 	return out, err
 }
 
-func remoteView(n Name, tip *commitlog.Object) api.Volume {
+func remoteView(n disk.Name, tip *commitlog.Object) api.Volume {
 	s := &tip.State
 	v := api.Volume{
-		Name: n.String(), Tenant: tenantShown(n.Tenant), ID: s.ID.String(), Size: s.Size, BlockSize: uint64(s.BlockSize), State: "remote",
-		Durability: s.Durability, RPOms: float64(rpoOf(s).Milliseconds()), Owner: s.Owner.ID, Epoch: tip.Generation.Epoch, Generation: tip.Generation.String(),
+		Name: n.String(), Tenant: disk.TenantShown(n.Tenant), ID: s.ID.String(), Size: s.Size, BlockSize: uint64(s.BlockSize), State: "remote",
+		Durability: s.Durability, RPOms: float64(disk.RpoOf(s).Milliseconds()), Owner: s.Owner.ID, Epoch: tip.Generation.Epoch, Generation: tip.Generation.String(),
 		CreatedAt: s.CreatedAt, StoreBytes: int64(s.StoredBytes), Labels: map[string]string{},
 		IOPS: s.Limits.IOPS, Bandwidth: s.Limits.Bandwidth, DirtyBudget: s.Limits.DirtyBudget,
 	}
@@ -187,24 +190,24 @@ func remoteView(n Name, tip *commitlog.Object) api.Volume {
 		v.Owner = ""
 	}
 	if s.Parent != nil {
-		v.Parent = display(n.Tenant, s.Parent.Name, "")
+		v.Parent = disk.Display(n.Tenant, s.Parent.Name, "")
 	}
 	return v
 }
 
 // Show describes one volume, of this host or of the store.
 func (h *Host) Show(ctx context.Context, name string) (api.Volume, error) {
-	n, err := ParseName(name, false)
+	n, err := disk.ParseName(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
-	if d := h.disks.find(n); d != nil {
-		if d.state().Released {
+	if d := h.disks.Find(n); d != nil {
+		if d.State().Released {
 			return h.viewReleased(ctx, d)
 		}
 		return h.view(d), nil
 	}
-	tip, err := h.catalog.tip(ctx, n)
+	tip, err := h.catalog.Tip(ctx, n)
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -213,16 +216,16 @@ func (h *Host) Show(ctx context.Context, name string) (api.Volume, error) {
 
 // viewReleased is view of a disk that was released: the volume is the store's,
 // which is asked who has it now.
-func (h *Host) viewReleased(ctx context.Context, d *disk) (api.Volume, error) {
+func (h *Host) viewReleased(ctx context.Context, d *disk.Disk) (api.Volume, error) {
 	v := h.view(d)
-	st := d.state()
+	st := d.State()
 	if st.Mode != volume.Asleep {
 		return v, nil // it was found out, or claimed, meanwhile
 	}
-	n := Name{st.Tenant, st.Name, ""}
-	tip, err := h.catalog.tip(ctx, n)
+	n := disk.Name{Tenant: st.Tenant, Volume: st.Name}
+	tip, err := h.catalog.Tip(ctx, n)
 	switch {
-	case err == nil && tip.State.Owner.ID == h.disks.HostID && volume.ID(tip.State.ID) == d.id:
+	case err == nil && tip.State.Owner.ID == h.disks.HostID && volume.ID(tip.State.ID) == d.Id:
 		v.Reason = "released to the store: any host can wake it"
 	case err == nil:
 		return remoteView(n, tip), nil
@@ -236,12 +239,12 @@ func (h *Host) viewReleased(ctx context.Context, d *disk) (api.Volume, error) {
 
 // URI is the NBD URI of a volume or snapshot, for qemu, libnbd and nbdcopy.
 func (h *Host) URI(_ context.Context, name string) (string, error) {
-	d, err := h.disks.local(name, true)
+	d, err := h.disks.Local(name, true)
 	if err != nil {
 		return "", err
 	}
 	if len(h.cfg.NBD) == 0 {
 		return "", errs.New(errs.Unavailable, "this host serves no NBD address")
 	}
-	return nbdURI(h.cfg.NBD[0], d.String(), h.cfg.NBDTLS), nil
+	return export.NbdURI(h.cfg.NBD[0], d.String(), h.cfg.NBDTLS), nil
 }

@@ -6,25 +6,28 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/ownership"
 	"github.com/paraglide/glide/internal/volume"
 )
 
 // Sleep makes a volume durable and drops it from memory; portable hands it back
 // to the store too, so that any host can wake it without asking.
 func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (api.Volume, error) {
-	d, err := h.disks.local(name, false)
+	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
-	d.op.Lock()
-	defer d.op.Unlock()
-	if err := d.refuseIfConnected("put it to sleep with --force", force); err != nil {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if err := d.RefuseIfConnected("put it to sleep with --force", force); err != nil {
 		return api.Volume{}, err
 	}
-	if err := d.refuseFenced(); err != nil {
+	if err := d.RefuseFenced(); err != nil {
 		return api.Volume{}, err
 	}
 	if portable {
@@ -33,14 +36,14 @@ func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (ap
 		}
 		return h.view(d), nil
 	}
-	defer d.blockGuests()()
-	if s := d.shipper(); s != nil {
+	defer d.BlockGuests()()
+	if s := d.Shipper(); s != nil {
 		// Asleep, the volume sends nothing: what it promised must be kept first.
 		if err := s.BarrierUnderOp(ctx); err != nil {
 			return api.Volume{}, err
 		}
 	}
-	if err := d.sleep(false); err != nil {
+	if err := d.Sleep(false); err != nil {
 		return api.Volume{}, err
 	}
 	return h.view(d), nil
@@ -49,21 +52,21 @@ func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (ap
 // handOver publishes a disk, releases it in the store, and puts it to sleep.
 // Guests are cut off before the last flush, so that nothing they are told is
 // durable is missing from it. Under op.
-func (h *Host) handOver(ctx context.Context, d *disk) error {
-	if _, err := h.publisher.publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
+func (h *Host) handOver(ctx context.Context, d *disk.Disk) error {
+	if _, err := h.publisher.Publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
 		return err
 	}
-	defer d.blockGuests()()
-	d.stopShipping(errHeld)
-	defer h.durability.startShipping(d) // unless it sleeps then
+	defer d.BlockGuests()()
+	d.StopShipping(disk.ErrHeld)
+	defer h.durability.StartShipping(d) // unless it sleeps then
 	if fault.Is("released-before-flushed") {
 		h.disks.Log.Warn("a fault is planted")
-	} else if _, err := h.publisher.publish(ctx, d, commitlog.CauseRelease, nil); err != nil {
+	} else if _, err := h.publisher.Publish(ctx, d, commitlog.CauseRelease, nil); err != nil {
 		return err
 	}
-	if d.owner == nil || d.owner.Generation().IsZero() {
+	if d.Owner == nil || d.Owner.Generation().IsZero() {
 		// Published by an earlier process: an epoch of this one is what can be released.
-		if _, err := h.publisher.publish(ctx, d, commitlog.CauseRelease, func(*commitlog.State) {}); err != nil {
+		if _, err := h.publisher.Publish(ctx, d, commitlog.CauseRelease, func(*commitlog.State) {}); err != nil {
 			return err
 		}
 	}
@@ -75,28 +78,28 @@ func (h *Host) handOver(ctx context.Context, d *disk) error {
 // no-silent-rollback: a release may take effect long after this host stopped
 // waiting for it, and then any host wakes the volume without asking. So the
 // record says first that the volume has to be claimed again before it is used.
-func (h *Host) release(ctx context.Context, d *disk) error {
-	d.moving.Lock()
-	defer d.moving.Unlock()
-	st := d.state()
-	if err := h.pins.keepChildren(ctx, st.Root, st.ID); err != nil {
+func (h *Host) release(ctx context.Context, d *disk.Disk) error {
+	d.Moving.Lock()
+	defer d.Moving.Unlock()
+	st := d.State()
+	if err := h.pins.KeepChildren(ctx, st.Root, st.ID); err != nil {
 		return err
 	}
 	if ctx.Err() != nil && !fault.Is("late-release-counts") {
 		return errs.New(errs.Unavailable, "volume %q is not released: %w", d, ctx.Err())
 	}
-	if err := d.sleep(!fault.Is("released-not-recorded")); err != nil {
+	if err := d.Sleep(!fault.Is("released-not-recorded")); err != nil {
 		return err
 	}
-	err := d.owner.Release(ctx)
+	err := d.Owner.Release(ctx)
 	switch {
 	case err == nil:
-		d.setOwner(nil)
+		d.SetOwner(nil)
 		return nil
 	case errs.KindOf(err) == errs.Fenced:
-		return errors.Join(err, h.owners.fenceClosed(d, err))
-	case !d.owner.Unsettled(): // nothing was sent
-		return errors.Join(err, d.update(func(s *volume.State) { s.Released = false }))
+		return errors.Join(err, h.owners.FenceClosed(d, err))
+	case !d.Owner.Unsettled(): // nothing was sent
+		return errors.Join(err, d.Update(func(s *volume.State) { s.Released = false }))
 	}
 	return errs.New(errs.KindOf(err), "volume %q sleeps, and may be released, now or later; waking it claims it again: %w", d, err)
 }
@@ -104,7 +107,7 @@ func (h *Host) release(ctx context.Context, d *disk) error {
 // Wake opens a volume: one that sleeps on this host, or one that is not on this
 // host, which is claimed from whoever holds it.
 func (h *Host) Wake(ctx context.Context, name string, force bool, expect string) (api.Volume, error) {
-	n, err := ParseName(name, false)
+	n, err := disk.ParseName(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -114,12 +117,12 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 			return api.Volume{}, err
 		}
 	}
-	d := h.disks.find(n)
-	if d != nil && d.state().Released {
-		d.op.Lock()
-		err := h.owners.reclaim(d, force)
-		d.op.Unlock()
-		if err != nil && d.state().Mode != volume.Fenced {
+	d := h.disks.Find(n)
+	if d != nil && d.State().Released {
+		d.Op.Lock()
+		err := h.owners.Reclaim(d, force)
+		d.Op.Unlock()
+		if err != nil && d.State().Mode != volume.Fenced {
 			return api.Volume{}, err
 		}
 	}
@@ -128,14 +131,14 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 		if err := h.mayGrow(); err != nil {
 			return api.Volume{}, err
 		}
-	case d.state().Mode != volume.Fenced:
+	case d.State().Mode != volume.Fenced:
 		return h.wakeLocal(ctx, d, force, want)
 	default:
 		if err := h.clearFenced(d, force); err != nil {
 			return api.Volume{}, err
 		}
 	}
-	if d, err = h.owners.takeOver(ctx, n, force, want); err != nil {
+	if d, err = h.owners.TakeOver(ctx, n, force, want); err != nil {
 		return api.Volume{}, err
 	}
 	return h.view(d), nil
@@ -143,32 +146,32 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 
 // clearFenced takes a fenced volume off this host, so that it can be claimed
 // like any other; what it had not published is in its rescue volume.
-func (h *Host) clearFenced(d *disk, force bool) error {
-	d.op.Lock()
-	defer d.op.Unlock()
-	if err := d.refuseIfConnected("wake it with --force", force); err != nil {
+func (h *Host) clearFenced(d *disk.Disk, force bool) error {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if err := d.RefuseIfConnected("wake it with --force", force); err != nil {
 		return err
 	}
-	if st := d.state(); st.Mode == volume.Fenced && len(st.Segments) > 0 {
-		return fencedError(&st)
+	if st := d.State(); st.Mode == volume.Fenced && len(st.Segments) > 0 {
+		return disk.FencedError(&st)
 	}
-	return h.owners.eraseAll(d)
+	return h.owners.EraseAll(d)
 }
 
 // wakeLocal wakes a volume of this host; no-silent-rollback.
-func (h *Host) wakeLocal(ctx context.Context, d *disk, force bool, want commitlog.Generation) (api.Volume, error) {
-	d.op.Lock()
-	defer d.op.Unlock()
-	st := d.state()
-	if have := generation(st.Published); have.Compare(want) < 0 {
-		return api.Volume{}, older(d.String(), have, want)
+func (h *Host) wakeLocal(ctx context.Context, d *disk.Disk, force bool, want commitlog.Generation) (api.Volume, error) {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	st := d.State()
+	if have := disk.Generation(st.Published); have.Compare(want) < 0 {
+		return api.Volume{}, ownership.Older(d.String(), have, want)
 	}
-	slept := d.open() == nil
-	if _, err := d.wake(force); err != nil {
+	slept := d.Open() == nil
+	if _, err := d.Wake(force); err != nil {
 		return api.Volume{}, err
 	}
 	if slept {
-		h.owners.checkSealSoon(d)
+		h.owners.CheckSealSoon(d)
 	}
 	return h.view(d), nil
 }
@@ -186,33 +189,33 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(r.WithinMs*1e6))
 		defer cancel()
 	}
-	d, err := h.disks.local(name, false)
+	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
 	// A host that hung for a while finds requests in its sockets of which the
 	// askers have gone. That is noticed a moment after they are read.
-	_ = pause(ctx, noticeWithin)
-	d.op.Lock()
-	defer d.op.Unlock()
+	_ = clock.Pause(ctx, noticeWithin)
+	d.Op.Lock()
+	defer d.Op.Unlock()
 	if ctx.Err() != nil && !fault.Is("late-release-counts") {
 		return api.Volume{}, errs.New(errs.Unavailable, "host %s asked too long ago: nothing was done", r.Host)
 	}
-	if now, err := h.disks.local(name, false); err != nil || now != d {
+	if now, err := h.disks.Local(name, false); err != nil || now != d {
 		// Renamed meanwhile: the epoch that was asked about is another name's.
 		return api.Volume{}, errs.New(errs.Busy, "there is no volume %q on this host any more: nothing was done", name)
 	}
-	st := d.state()
-	if g := generation(st.Published); g.Epoch != r.Epoch && (d.owner == nil || d.owner.Generation().Epoch != r.Epoch) {
+	st := d.State()
+	if g := disk.Generation(st.Published); g.Epoch != r.Epoch && (d.Owner == nil || d.Owner.Generation().Epoch != r.Epoch) {
 		return api.Volume{}, errs.New(errs.Busy, "volume %q is at epoch %d here, not %d: nothing was done", d, g.Epoch, r.Epoch)
 	}
 	if r.FlushOnly {
-		if _, err := h.publisher.publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
+		if _, err := h.publisher.Publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
 			return api.Volume{}, err
 		}
 		return h.view(d), nil
 	}
-	if n := d.exports(); n > 0 {
+	if n := d.Exports(); n > 0 {
 		return api.Volume{}, errs.New(errs.WouldLose, "volume %q has %d open NBD connection(s) there", d, n)
 	}
 	if err := h.handOver(ctx, d); err != nil {
@@ -220,5 +223,5 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 	}
 	view := h.view(d)
 	// It is the asker's now: this host keeps nothing of it but its cache.
-	return view, h.owners.eraseAll(d)
+	return view, h.owners.EraseAll(d)
 }

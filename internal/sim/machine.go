@@ -12,6 +12,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/ownership"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -359,7 +360,7 @@ func (m *machine) config(life int, d *disk) host.Config {
 		Advertise: string(rune('a' + m.index)),
 		Memory:    p.memory, Cache: host.Share{Bytes: p.cache}, WALLimit: host.Share{Bytes: p.walLimit},
 		DirtyBudget: p.dirtyBudget, PackBlocks: p.packBlocks, Compression: pack.CompressionNone,
-		Dial:      func(addr string) host.Peer { return peer{m, life, m.w.machines[addr[0]-'a']} },
+		Dial:      func(addr string) ownership.Peer { return peer{m, life, m.w.machines[addr[0]-'a']} },
 		FoldAfter: p.foldAfter, RollAt: p.rollAt,
 		Log: slog.New(journal{m: m, life: life}),
 		Now: m.now, Uptime: m.uptime, Rand: &lockedReader{r: entropy(draw(m.w.seed, "entropy", uint64(m.index), uint64(life)))},
@@ -402,7 +403,7 @@ type peer struct {
 	to   *machine
 }
 
-// Host implements host.Peer.
+// Host implements ownership.Peer.
 func (p peer) Host(ctx context.Context) (api.Host, error) {
 	u := p.to.use()
 	if !p.from.alive(p.life) || u.h == nil || p.from.w.parted(p.from, p.to) {
@@ -411,7 +412,7 @@ func (p peer) Host(ctx context.Context) (api.Host, error) {
 	return u.h.Host(ctx)
 }
 
-// Release implements host.Peer.
+// Release implements ownership.Peer.
 func (p peer) Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error) {
 	w := p.from.w
 	d := dice{draw(w.seed, "release "+name, uint64(p.from.index), uint64(p.to.index), r.Epoch, uint64(p.life))}

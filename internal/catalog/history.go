@@ -1,0 +1,108 @@
+package catalog
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+)
+
+// maxLogPage is how many commits Log returns at most.
+const maxLogPage = 1000
+
+// Log lists a page of the volume's commits, the newest first: count of them, those
+// before a generation that an earlier page ended with, if that is not "".
+func (cat *Catalog) Log(ctx context.Context, name, before string, count uint64) ([]api.Commit, error) {
+	n, err := disk.ParseName(name, false)
+	if err != nil {
+		return nil, err
+	}
+	var from commitlog.Generation
+	if before != "" {
+		if from, err = commitlog.ParseGeneration(before); err != nil {
+			return nil, err
+		}
+	}
+	if count == 0 || count > maxLogPage {
+		count = maxLogPage
+	}
+	out := []api.Commit{}
+	if d := cat.disks.Find(n); d != nil && d.State().Published == nil {
+		return out, nil // the store may have another volume of that name
+	}
+	err = commitlog.History(ctx, cat.disks.Store, n.Log(), from, int(count), func(o *commitlog.Object) error {
+		raw, err := o.Encode()
+		if err != nil {
+			return err
+		}
+		out = append(out, api.Commit{
+			Generation: o.Generation.String(), Time: o.State.Time, Kind: o.Kind.String(), Cause: string(o.State.Cause),
+			Owner: o.State.Owner.ID, Size: o.State.Size, Bytes: int64(len(raw)),
+		})
+		return nil
+	})
+	return out, err
+}
+
+// resolve finds what a fork or a rollback calls AT: a snapshot, a generation, or
+// a time, in the history of the volume in the store. What the store has under the
+// name of a volume that was never published is not that volume's history.
+func (cat *Catalog) Resolve(ctx context.Context, n disk.Name, at string) (*commitlog.State, commitlog.Generation, error) {
+	if d := cat.disks.Find(n); d != nil && d.State().Published == nil {
+		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no snapshot %q, and no history in the store: it was never published", n, at)
+	}
+	s, g, err := cat.lookUpAt(ctx, n, at)
+	if errs.KindOf(err) == errs.NotFound && err != nil && cat.disks.Find(n) == nil {
+		if _, gone := cat.Tip(ctx, n); gone != nil {
+			err = gone // which says more
+		}
+	}
+	return s, g, err
+}
+
+func (cat *Catalog) lookUpAt(ctx context.Context, n disk.Name, at string) (*commitlog.State, commitlog.Generation, error) {
+	if g, err := commitlog.ParseGeneration(at); err == nil {
+		o, err := commitlog.Load(ctx, cat.disks.Store, n.Log(), g)
+		if errs.KindOf(err) == errs.NotFound && err != nil {
+			return nil, g, errs.New(errs.NotFound, "volume %q has no generation %s in the store: glide log lists those that there are", n, at)
+		}
+		if err != nil {
+			return nil, g, err
+		}
+		if o.Bare() {
+			return nil, g, errs.New(errs.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", at, n)
+		}
+		state := o.Carry()
+		return &state, g, nil
+	}
+	when, ok := parseTime(at, cat.disks.Now())
+	if !ok {
+		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no snapshot %q, and that is no generation (like 3.10), duration (like 30s) or RFC 3339 time either", n, at)
+	}
+	if now := cat.disks.Now(); when.After(now) {
+		return nil, commitlog.Generation{}, errs.New(errs.Invalid, "%s lies in the future, by this host's clock, which says %s: leave --at out for the newest state",
+			at, now.UTC().Format(time.RFC3339))
+	}
+	found, err := commitlog.At(ctx, cat.disks.Store, n.Log(), when)
+	if errs.KindOf(err) == errs.NotFound && err != nil {
+		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no state of %s in the store: %w", n, when.Format(time.RFC3339), err)
+	}
+	if err != nil {
+		return nil, commitlog.Generation{}, err
+	}
+	state := found.Carry()
+	return &state, found.Generation, nil
+}
+
+// parseTime reads a duration (that long before now) or an RFC 3339 time.
+func parseTime(s string, now time.Time) (time.Time, bool) {
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return now.Add(-d), true
+	}
+	t, err := time.Parse(time.RFC3339, strings.ToUpper(s))
+	return t, err == nil
+}

@@ -1,0 +1,169 @@
+package catalog
+
+import (
+	"context"
+	"sync"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/objstore"
+	"golang.org/x/sync/errgroup"
+)
+
+// tipsAtOnce is how many volumes of the store are read side by side.
+const TipsAtOnce = 32
+
+// Catalog reads the volumes of the store. All methods may be called concurrently.
+type Catalog struct {
+	disks *disk.Table
+	Seen  newestSeen
+}
+
+// newCatalog returns a catalog of the host's store.
+func NewCatalog(t *disk.Table) *Catalog { return &Catalog{disks: t} }
+
+// eachStored calls fn with the newest object of every volume in the store that is
+// wanted, or with the error of reading it, in any order, one at a time. It costs a
+// LIST for every thousand keys, or for a volume that has more of them than that,
+// and a GET and a HEAD for each volume; one more LIST where the page did not
+// show its tip.
+func (cat *Catalog) EachStored(ctx context.Context, want func(disk.Name) bool, fn func(disk.Name, *commitlog.Object, error) error) error {
+	ctx = objstore.WithRetryBudget(ctx) // a store that is away is so for all of them
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(TipsAtOnce)
+	var mu sync.Mutex
+	err := commitlog.Tenants(ctx, cat.disks.Store, func(tenant string) error {
+		return commitlog.Tips(ctx, cat.disks.Store, tenant, func(name string, at commitlog.Generation) error {
+			n := disk.Name{Tenant: tenant, Volume: name}
+			if !want(n) {
+				return nil
+			}
+			g.Go(func() error {
+				tip, err := cat.newest(ctx, n, func(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
+					if at.IsZero() {
+						return commitlog.Newest(ctx, cat.disks.Store, vol)
+					}
+					return commitlog.NewestAt(ctx, cat.disks.Store, vol, at)
+				})
+				mu.Lock()
+				defer mu.Unlock()
+				return fn(n, tip, err)
+			})
+			return ctx.Err()
+		})
+	})
+	if werr := g.Wait(); werr != nil {
+		return werr // which ended the listing, too
+	}
+	return err
+}
+
+// eachTip is eachStored without the volumes that were removed. A volume that
+// cannot be read is an error.
+func (cat *Catalog) EachTip(ctx context.Context, fn func(disk.Name, *commitlog.Object) error) error {
+	return cat.EachStored(ctx, func(disk.Name) bool { return true }, func(n disk.Name, tip *commitlog.Object, err error) error {
+		if errs.KindOf(err) == errs.NotFound && err != nil {
+			return nil
+		}
+		if err != nil || tip.Tombstone {
+			return err
+		}
+		return fn(n, tip)
+	})
+}
+
+// maxSeen bounds the volumes of which a host remembers the newest generation.
+const maxSeen = 1 << 16
+
+// newestSeen remembers the newest generation of each volume that the store showed to
+// this process. Its own volumes have it in their records.
+type newestSeen struct {
+	mu   sync.Mutex
+	tips map[disk.Name]commitlog.Generation
+}
+
+func (s *newestSeen) Of(n disk.Name) commitlog.Generation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tips[n]
+}
+
+func (s *newestSeen) note(n disk.Name, g commitlog.Generation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tips == nil {
+		s.tips = map[disk.Name]commitlog.Generation{}
+	}
+	if _, known := s.tips[n]; !known && len(s.tips) >= maxSeen {
+		for old := range s.tips { // any of them
+			delete(s.tips, old)
+			break
+		}
+	}
+	if g.Compare(s.tips[n]) > 0 {
+		s.tips[n] = g
+	}
+}
+
+// newest reads the newest object of a volume's log in the given way.
+//
+// no-silent-rollback: a log does not get shorter, and does not vanish.
+func (cat *Catalog) newest(ctx context.Context, n disk.Name, read func(context.Context, commitlog.Volume) (*commitlog.Object, error)) (*commitlog.Object, error) {
+	before := cat.Seen.Of(n) // not what is seen meanwhile
+	o, err := read(ctx, n.Log())
+	switch {
+	case err == nil && o.Generation.Compare(before) < 0:
+		return nil, RolledBack(n, before, "generation "+o.Generation.String())
+	case err == nil:
+		cat.Seen.note(n, o.Generation)
+	case errs.KindOf(err) == errs.NotFound && !before.IsZero():
+		return nil, RolledBack(n, before, "no such volume")
+	}
+	return o, err
+}
+
+func RolledBack(n disk.Name, before commitlog.Generation, now string) error {
+	return errs.New(errs.Unsupported, "the store showed generation %s of volume %q before, and shows %s now: it lost what was written, or its lists are not "+
+		"complete; if it was restored from a copy on purpose, restart this daemon", before, n, now)
+}
+
+// readNewest and readListed are ways to read it: see commitlog.Newest and Listed.
+func (cat *Catalog) readNewest(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
+	return commitlog.Newest(ctx, cat.disks.Store, vol)
+}
+
+func (cat *Catalog) readListed(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
+	return commitlog.Listed(ctx, cat.disks.Store, vol)
+}
+
+// tip reads the newest object of a volume's log; one that was removed is not found.
+func (cat *Catalog) Tip(ctx context.Context, n disk.Name) (*commitlog.Object, error) {
+	o, err := cat.newest(ctx, n, cat.readNewest)
+	return cat.CheckTip(ctx, n, o, err)
+}
+
+// listed is tip as the store's list shows it, for a claim, which finds out by what
+// it creates whether that is all.
+func (cat *Catalog) Listed(ctx context.Context, n disk.Name) (*commitlog.Object, error) {
+	o, err := cat.newest(ctx, n, cat.readListed)
+	return cat.CheckTip(ctx, n, o, err)
+}
+
+// checkTip tells what the newest object of a volume's log, or the error in its
+// place, means for whoever wants the volume.
+func (cat *Catalog) CheckTip(ctx context.Context, n disk.Name, o *commitlog.Object, err error) (*commitlog.Object, error) {
+	if errs.KindOf(err) == errs.NotFound && err != nil || cat.disks.IsOrphan(o) {
+		return nil, errs.New(errs.NotFound, "there is no volume %q, neither on this host nor in the store", n)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if o.Tombstone {
+		if o.State.RenamedTo != "" {
+			return nil, errs.New(errs.NotFound, "volume %q was renamed to %q", n, disk.Display(n.Tenant, o.State.RenamedTo, ""))
+		}
+		return nil, errs.New(errs.NotFound, "volume %q was removed", n)
+	}
+	return o, commitlog.Activated(ctx, cat.disks.Store, o)
+}

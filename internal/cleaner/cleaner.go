@@ -1,0 +1,254 @@
+package cleaner
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/event"
+	"github.com/paraglide/glide/internal/publication"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Cleaner keeps the log within its budget: it copies what is live out of
+// segments that are mostly dead, and flushes volumes that are over their own
+// budget. Writers that meet a full log wait for it.
+type Cleaner struct {
+	CleanerOptions
+	disks     *disk.Table
+	publisher *publication.Publisher
+
+	poke           chan struct{}
+	rounds         atomic.Uint64 // finished looks at the log
+	freed          atomic.Uint64 // segments
+	err            atomic.Pointer[error]
+	fullReportedAt atomic.Int64 // Uptime when a full log was last reported
+
+	// leastBudget is the smallest dirty budget of any volume: below it no write
+	// needs to look further.
+	leastBudget atomic.Uint64
+}
+
+// CleanerOptions are the bounds that a cleaner keeps.
+type CleanerOptions struct {
+	DirtyBudget uint64        // bytes that a volume without a limit of its own may hold unpublished
+	RoomWait    time.Duration // how long a writer waits for room in the log before it gets an error
+}
+
+// newCleaner returns a cleaner, which works once run is called.
+func NewCleaner(o CleanerOptions, t *disk.Table, pub *publication.Publisher) *Cleaner {
+	c := &Cleaner{CleanerOptions: o, disks: t, publisher: pub, poke: make(chan struct{}, 1)}
+	c.leastBudget.Store(o.DirtyBudget)
+	return c
+}
+
+// FlushError is why a volume that is over its budget could not be flushed, nil if
+// none is.
+func (c *Cleaner) FlushError() error {
+	if e := c.err.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+// wake makes the cleaner look again; it does not wait.
+func (c *Cleaner) Wake() {
+	select {
+	case c.poke <- struct{}{}:
+	default:
+	}
+}
+
+func (c *Cleaner) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.poke:
+		}
+		for c.clean(ctx) && ctx.Err() == nil {
+		}
+		c.rounds.Add(1)
+		c.flushOverBudget(ctx)
+		if clock.Pause(ctx, pauseBetween) != nil {
+			return
+		}
+	}
+}
+
+// pauseBetween bounds how often the log is looked at.
+const pauseBetween = 5 * time.Millisecond
+
+// Thresholds of cleaning. Segments that are dead but for a trace go at once: they
+// cost next to nothing, and what is recycled while it is still in memory is
+// cheapest to write again. Copying begins when the log is twice what is live of
+// it, and some slack; near the log's limit, whatever is to be gained.
+const (
+	slackSegments  = 6
+	nearLimit      = 0.8
+	shareDead      = 0.02
+	deadAtOnce     = 3
+	shareRelaxed   = 0.6
+	sharePressed   = 0.95
+	victimsPerPass = 6
+)
+
+// clean does one pass and reports whether another may help.
+func (c *Cleaner) clean(ctx context.Context) bool {
+	c.disks.Cleaning.Lock()
+	defer c.disks.Cleaning.Unlock()
+	var vols []*volume.Volume
+	var live int64
+	for _, d := range c.disks.All() {
+		if v := d.Open(); v != nil {
+			vols = append(vols, v)
+			live += v.Account().Dirty
+		}
+	}
+	used, _ := c.disks.WAL.Used()
+	size := int64(c.disks.WAL.SegmentBytes())
+	limit := c.disks.WAL.Limit()
+	share := shareDead
+	if used > 2*live+int64(len(vols))*size+slackSegments*size {
+		share = shareRelaxed
+	}
+	if limit > 0 && float64(used) > nearLimit*float64(limit) {
+		share = sharePressed
+	}
+	for _, vs := range volume.FindVictims(vols, share, victimsPerPass) {
+		if vs.Size()-vs.Live < size || ctx.Err() != nil {
+			continue // it would free no segment
+		}
+		if share == shareDead && (len(vs.Segments) < deadAtOnce || !vs.Settled()) {
+			continue // not worth a record, or a sync that no guest asked for
+		}
+		done, err := volume.Clean(c.disks.WAL, vs)
+		if errs.KindOf(err) == errs.Corrupt && err != nil {
+			continue // told with the volumes; the segment stays as it is
+		}
+		if err != nil {
+			c.disks.Event(event.EventDisk, "", "the log could not be cleaned: %v", err)
+			return false
+		}
+		if done {
+			c.freed.Add(uint64(len(vs.Segments)))
+			return true
+		}
+	}
+	return false
+}
+
+// flushOverBudget publishes volumes that hold more than they may.
+func (c *Cleaner) flushOverBudget(ctx context.Context) {
+	for _, d := range c.disks.All() {
+		v := d.Open()
+		if v == nil || ctx.Err() != nil {
+			continue
+		}
+		st := d.State()
+		if st.SnapshotOf == (volume.ID{}) && v.Account().Dirty > int64(c.budget(&st)) {
+			if _, err := c.publisher.Flush(ctx, d, ""); err != nil {
+				if c.err.Swap(&err) == nil {
+					c.disks.Event(event.EventStore, d.String(), "it is over its dirty budget and cannot be flushed: %v", err)
+				}
+			} else if c.err.Swap(nil) != nil {
+				c.disks.Event(event.EventStore, d.String(), "it was over its dirty budget and could be flushed")
+			}
+		}
+	}
+}
+
+func (c *Cleaner) budget(st *volume.State) uint64 {
+	if st.Limits.DirtyBudget > 0 {
+		return st.Limits.DirtyBudget
+	}
+	return c.DirtyBudget
+}
+
+// pressure implements volume.Env.Pressure: bounded, writers are slowed first.
+func (c *Cleaner) Pressure(v *volume.Volume, waited time.Duration) error {
+	if waited > c.RoomWait {
+		if at := int64(c.disks.Uptime()); at > c.fullReportedAt.Swap(at)+int64(time.Minute) {
+			c.disks.Event(event.EventDisk, "", "the log has no room, and none could be made: writers get an error until there is some")
+		}
+		c.relieve()
+		return errs.New(errs.NoSpace, "the log has no room, and none could be made")
+	}
+	before := c.rounds.Load()
+	c.Wake()
+	for range 20 {
+		if err := clock.Pause(c.disks.Ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+		if c.rounds.Load() > before+1 {
+			break
+		}
+	}
+	if waited > time.Second {
+		c.relieve()
+	}
+	return nil
+}
+
+// relieve flushes the volume with the most dirty data, so that its log can go.
+func (c *Cleaner) relieve() {
+	var most *disk.Disk
+	var bytes int64
+	for _, d := range c.disks.All() {
+		if v := d.Open(); v != nil {
+			if st := d.State(); st.SnapshotOf == (volume.ID{}) {
+				if n := v.Account().Dirty; n > bytes {
+					most, bytes = d, n
+				}
+			}
+		}
+	}
+	if most != nil && c.disks.Ctx.Err() == nil && most.Op.TryLock() {
+		most.Op.Unlock()
+		c.disks.BG.Go(func() {
+			if _, err := c.publisher.Flush(c.disks.Ctx, most, ""); err != nil {
+				c.err.Store(&err)
+			}
+		})
+	}
+}
+
+// throttle implements volume.Env.Throttle: beyond its dirty budget a volume is
+// slowed more and more, so that the flush which is under way catches up. When
+// the store cannot take the flush, the disk itself is the limit.
+func (c *Cleaner) Throttle(v *volume.Volume, n int) error {
+	if c == nil {
+		return nil
+	}
+	dirty := v.DirtyBytes()
+	if dirty < int64(c.leastBudget.Load()) {
+		return nil
+	}
+	st := v.State()
+	budget := int64(c.budget(&st))
+	if dirty <= budget {
+		return nil
+	}
+	c.Wake()
+	if c.err.Load() != nil {
+		return nil
+	}
+	// At a quarter beyond the budget a write of 4 KiB takes 10 ms.
+	over := float64(dirty-budget) / float64(budget/4+1)
+	delay := time.Duration(min(over, 4) * float64(10*time.Millisecond) * float64(max(n, 4096)) / 4096)
+	return clock.Pause(c.disks.Ctx, min(delay, time.Second))
+}
+
+// noteBudget keeps the smallest dirty budget of any volume.
+func (c *Cleaner) NoteBudget(st *volume.State) {
+	b := c.budget(st)
+	for {
+		least := c.leastBudget.Load()
+		if b >= least || c.leastBudget.CompareAndSwap(least, b) {
+			return
+		}
+	}
+}

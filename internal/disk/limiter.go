@@ -1,0 +1,63 @@
+package disk
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// limiter holds a volume to its limits of requests and bytes a second, with
+// two token buckets of a second's worth each.
+type limiter struct {
+	on    atomic.Bool
+	mu    sync.Mutex
+	iops  float64
+	bytes float64
+	now   func() time.Time
+	last  time.Time
+	haveN float64 // requests
+	haveB float64 // bytes
+}
+
+// set changes the limits; 0 means none.
+func (l *limiter) Set(lim volume.Limits, now func() time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.iops, l.bytes, l.now = float64(lim.IOPS), float64(lim.Bandwidth), now
+	l.last, l.haveN, l.haveB = now(), l.iops, l.bytes
+	l.on.Store(lim.IOPS > 0 || lim.Bandwidth > 0)
+}
+
+// limited tells whether there is a limit.
+func (l *limiter) Limited() bool { return l.on.Load() }
+
+// wait delays one request of n bytes.
+func (l *limiter) Wait(n int, ctx context.Context) error {
+	if !l.on.Load() {
+		return nil
+	}
+	return clock.Pause(ctx, l.take(n))
+}
+
+// take takes a request's tokens, and is how long it has to wait for them.
+func (l *limiter) take(n int) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	dt := now.Sub(l.last).Seconds()
+	l.last = now
+	var delay float64
+	if l.iops > 0 {
+		l.haveN = min(l.iops, l.haveN+dt*l.iops) - 1
+		delay = max(delay, -l.haveN/l.iops)
+	}
+	if l.bytes > 0 {
+		l.haveB = min(l.bytes, l.haveB+dt*l.bytes) - float64(n)
+		delay = max(delay, -l.haveB/l.bytes)
+	}
+	return time.Duration(delay * 1e9)
+}

@@ -1,0 +1,307 @@
+package disk
+
+import (
+	"errors"
+	"syscall"
+
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/event"
+	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// wakeToServe opens a disk of this host for guests.
+func (d *Disk) WakeToServe() error {
+	if err := d.RefuseFenced(); err != nil {
+		return err
+	}
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	_, err := d.Wake(false)
+	return err
+}
+
+// add records a new volume and opens it.
+func (t *Table) Add(st volume.State) (*Disk, error) {
+	d := NewDisk(t, st)
+	d.Op.Lock() // who finds it waits until it is there
+	defer d.Op.Unlock()
+	if err := t.Reserve(d); err != nil {
+		return nil, err
+	}
+	if err := t.Save(&st); err != nil {
+		t.Unreserve(d)
+		return nil, err
+	}
+	v, err := volume.Open(t.Env(t.Tenant(st.Tenant)), st, false)
+	if err != nil {
+		t.Unreserve(d)
+		return nil, errors.Join(err, t.Forget(st.ID))
+	}
+	d.Adopt(v)
+	return d, nil
+}
+
+// start brings a disk up when the host starts: open if it was, else with a
+// hold on what it needs. A disk that cannot be opened is failed, and keeps its
+// data; the others go on.
+func (d *Disk) start() {
+	st := d.State()
+	if st.Mode == volume.Active {
+		v, err := volume.Open(d.Table.Env(d.Table.Tenant(st.Tenant)), st, false)
+		if err == nil {
+			d.mu.Lock()
+			d.v = v
+			d.mu.Unlock()
+			d.Table.Hooks.Ship(d)
+			return
+		}
+		d.Table.Event(event.EventVolume, d.String(), "it cannot be opened: %v", err)
+		d.mu.Lock()
+		d.failed = err
+		d.mu.Unlock()
+	}
+	d.claim()
+}
+
+// claim holds the segments of a disk that is not open.
+func (d *Disk) claim() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, ref := range d.rec.Segments {
+		if s, err := d.Table.WAL.Claim(ref); err == nil {
+			d.claims = append(d.claims, s)
+		} else if d.failed == nil {
+			d.failed = err
+		}
+	}
+}
+
+// unclaim gives the holds of a disk that is not open up again. Under mu.
+func (d *Disk) unclaim() {
+	for _, s := range d.claims {
+		s.Release()
+	}
+	d.claims = nil
+}
+
+// releaseClaims gives up the log segments of a closed disk that needs them no more.
+func (d *Disk) ReleaseClaims() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unclaim()
+}
+
+// wake opens a disk of this host that is not open. Under op.
+func (d *Disk) Wake(force bool) (*volume.Volume, error) {
+	if v := d.KeepOpen(); v != nil {
+		return v, nil
+	}
+	if err := d.Table.Hooks.Reclaim(d, force); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	st, gone, failed := d.rec, d.gone, d.failed
+	d.mu.Unlock()
+	switch {
+	case gone:
+		return nil, errs.New(errs.NotFound, "volume %q was removed", d)
+	case failed != nil && !force && !mayPass(failed):
+		return nil, failed
+	case st.Mode == volume.Fenced:
+		return nil, FencedError(&st)
+	}
+	v, err := volume.Open(d.Table.Env(d.Table.Tenant(st.Tenant)), st, force)
+	if err != nil {
+		d.mu.Lock()
+		d.failed = err
+		d.mu.Unlock()
+		return nil, err
+	}
+	if st.Mode != volume.Active {
+		if err := v.Update(func(s *volume.State) { s.Mode = volume.Active }); err != nil {
+			_ = v.Close()
+			v.Discard()
+			return nil, err
+		}
+	}
+	d.mu.Lock()
+	d.v, d.failed = v, nil
+	d.unclaim()
+	d.mu.Unlock()
+	d.Table.Hooks.Ship(d)
+	d.Table.checkLog(d)
+	return v, nil
+}
+
+// mayPass tells whether what kept a disk from being opened may be over: its disk
+// was full, or did not answer. A log whose sync failed is not looked at again.
+func mayPass(err error) bool {
+	if errors.Is(err, wal.ErrSync) {
+		return false
+	}
+	switch errs.KindOf(err) {
+	case errs.NoSpace, errs.Unavailable, errs.ReadOnly:
+		return true
+	}
+	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// wakeAlone is wake for who does not hold op.
+func (d *Disk) WakeAlone(force bool) (*volume.Volume, error) {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	return d.Wake(force)
+}
+
+func FencedError(st *volume.State) error {
+	return errs.New(errs.Fenced, "volume %q is fenced: %s", Display(st.Tenant, st.Name, ""), st.Reason)
+}
+
+// shut closes an open disk, as it is when the host stops: it stays active in
+// its record. Under op.
+func (d *Disk) Shut() error {
+	d.StopShipping(ErrHeld)
+	d.mu.Lock()
+	v := d.v
+	d.mu.Unlock()
+	if v == nil {
+		return nil
+	}
+	return d.Table.WithoutCleaning(func() error {
+		err := v.Close()
+		st := v.State()
+		d.mu.Lock()
+		d.rec, d.v = st, nil
+		if errors.Is(err, wal.ErrSync) {
+			d.failed = err // what its log seems to hold is not on the disk
+		}
+		d.mu.Unlock()
+		d.claim()
+		v.Discard()
+		return err
+	})
+}
+
+// failAfterBug fails a volume that a bug may have left half-changed.
+func (d *Disk) FailAfterBug(err error) {
+	if v := d.Open(); v != nil {
+		v.Fail(err)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.v == nil && d.failed == nil {
+		d.failed = err
+	}
+}
+
+func (d *Disk) RefuseFenced() error {
+	if st := d.State(); st.Mode == volume.Fenced {
+		return FencedError(&st)
+	}
+	return nil
+}
+
+// closed takes a closed volume off the disk, whose record no longer names its log.
+func (d *Disk) Closed(v *volume.Volume, rec volume.State) {
+	d.mu.Lock()
+	d.rec, d.v = rec, nil
+	d.mu.Unlock()
+	v.Discard()
+}
+
+// forkCut forks the volume's present cut on this host.
+func (t *Table) ForkCut(v *volume.Volume, children []*volume.State) ([]*volume.Volume, error) {
+	for {
+		c, err := v.Cut()
+		if err != nil {
+			return nil, err
+		}
+		kids, err := c.Fork(children...)
+		c.Release()
+		if !errors.Is(err, volume.ErrRepaired) {
+			return kids, err
+		}
+	}
+}
+
+// adopt makes a fresh volume the disk's.
+func (d *Disk) Adopt(v *volume.Volume) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.v = v
+	st := v.State()
+	d.rec = st
+	if st.Published != nil {
+		d.Published()
+	}
+	d.Limiter.Set(st.Limits, d.Table.Now)
+}
+
+// disconnect makes the open connections of the disk fail from now on.
+func (d *Disk) Disconnect() {
+	d.Table.Hooks.Abandon(d)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c := range d.conns {
+		c.Cut()
+	}
+}
+
+// checkLog verifies, in the background, what the opening of a volume took over
+// unread.
+func (t *Table) checkLog(d *Disk) {
+	v := d.Open()
+	if v == nil || t.Ctx.Err() != nil {
+		return
+	}
+	t.BG.Go(func() { v.CheckLog(func() bool { return t.Ctx.Err() != nil }) })
+}
+
+// damaged implements volume.Env.Damaged.
+func (t *Table) damaged(v *volume.Volume, err error) {
+	t.Mu.Lock()
+	d := t.disks[v.ID()]
+	t.Mu.Unlock()
+	name := v.ID().String()
+	if d != nil {
+		name = d.String()
+	}
+	t.Event(event.EventDisk, name, "its log is damaged: %v", err)
+}
+
+// sleep closes an open disk and records that it sleeps. Under op.
+func (d *Disk) Sleep(released bool) error {
+	v := d.Open()
+	if v == nil {
+		return nil
+	}
+	a := v.Account()
+	if err := v.Change(func(s *volume.State) {
+		s.Mode, s.Released, s.DirtyAtSleep, s.OldestAtSleep = volume.Asleep, released, a.Dirty, a.Oldest
+	}); err != nil {
+		return err
+	}
+	return d.Shut()
+}
+
+// blockGuests cuts the guests of a disk off and lets none connect until what it
+// returns is called: one that came in between would be told of durable writes
+// that the next owner does not have.
+func (d *Disk) BlockGuests() (open func()) {
+	d.mu.Lock()
+	d.guestsBlocked = true
+	v := d.v
+	d.mu.Unlock()
+	d.Disconnect()
+	if v != nil && !fault.Is("writes-not-drained") {
+		v.Drain() // they were acknowledged, or will be
+	}
+	return func() {
+		d.mu.Lock()
+		d.guestsBlocked = false
+		d.mu.Unlock()
+	}
+}

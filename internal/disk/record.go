@@ -1,0 +1,180 @@
+package disk
+
+import (
+	"cmp"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/meta"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Defaults of a volume.
+const (
+	DefaultBlockSize = 128 << 10
+	DefaultRPO       = 5 * time.Second
+	Local            = "local"
+)
+
+// newState is the record of an empty volume.
+func (t *Table) NewState(n Name, size uint64) volume.State {
+	return volume.State{
+		Version: 1, ID: NewVolumeID(t), Tenant: n.Tenant, Name: n.Volume, CreatedAt: t.Now().UTC(),
+		Size: size, BlockSize: DefaultBlockSize, Mode: volume.Active, Durability: Local, RPO: DefaultRPO,
+	}
+}
+
+// forget removes volumes' records, durably.
+func (t *Table) Forget(ids ...volume.ID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	gone := make([]meta.Record, len(ids))
+	for i, id := range ids {
+		gone[i] = RecordGone(id)
+	}
+	return t.DB.SaveVolumes(gone...)
+}
+
+// update changes the disk's record, durably, open or not. What it says has happened
+// already: it is true even if it cannot be made durable.
+func (d *Disk) Update(change func(*volume.State)) error {
+	if v := d.Open(); v != nil {
+		return v.Update(change)
+	}
+	return d.updateClosed(change)
+}
+
+// change is update for what people ask for: if it fails nothing has changed.
+func (d *Disk) Change(change func(*volume.State)) error {
+	if v := d.Open(); v != nil {
+		return v.Change(change)
+	}
+	return d.updateClosed(change)
+}
+
+func (d *Disk) updateClosed(change func(*volume.State)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	st := d.rec
+	if d.gone { // its record must not come back
+		return errs.New(errs.NotFound, "volume %q was removed", Display(st.Tenant, st.Name, st.Snapshot))
+	}
+	change(&st)
+	if err := d.Table.Save(&st); err != nil {
+		return err
+	}
+	d.rec = st
+	return nil
+}
+
+func NewVolumeID(t *Table) (id volume.ID) {
+	b := make([]byte, 0, len(id))
+	for len(b) < len(id) {
+		n := t.Random64()
+		for i := range 8 {
+			b = append(b, byte(n>>(8*i)))
+		}
+	}
+	copy(id[:], b)
+	return id
+}
+
+// short is the beginning of an id, for names made from it.
+func Short(id volume.ID) string { return hex.EncodeToString(id[:4]) }
+
+// save makes records durable.
+func (t *Table) Save(states ...*volume.State) error {
+	recs, err := recordsFor(states)
+	if err != nil {
+		return err
+	}
+	t.Hooks.Saved()
+	return t.DB.SaveVolumes(recs...)
+}
+
+// saveSoon saves records that may lag.
+func (t *Table) saveSoon(states ...*volume.State) error {
+	recs, err := recordsFor(states)
+	if err != nil {
+		return err
+	}
+	return t.DB.SaveVolumesSoon(recs...)
+}
+
+func recordsFor(states []*volume.State) (recs []meta.Record, err error) {
+	recs = make([]meta.Record, len(states))
+	for i, st := range states {
+		if recs[i], err = recordFor(st); err != nil {
+			return nil, err
+		}
+	}
+	return recs, nil
+}
+
+func recordFor(st *volume.State) (meta.Record, error) {
+	b, err := json.Marshal(st)
+	if err != nil {
+		return meta.Record{}, fmt.Errorf("encode the record of %s: %w", st.Name, err)
+	}
+	return meta.Record{ID: st.ID.String(), Value: b}, nil
+}
+
+// rpoOf is the rpo of a published state; that of a fork leaves it open.
+func RpoOf(s *commitlog.State) time.Duration {
+	return cmp.Or(time.Duration(s.RPOMillis)*time.Millisecond, DefaultRPO)
+}
+
+// commitState is the state of a disk as its commits carry it, but for what a
+// fold decides.
+func (t *Table) CommitState(st *volume.State, cause commitlog.Cause) commitlog.State {
+	s := commitlog.State{
+		Identity: commitlog.Identity{ID: commitlog.VolumeID(st.ID), Tenant: st.Tenant, Name: st.Name, Cause: cause},
+		Size:     st.Size, BlockSize: st.BlockSize, Durability: st.Durability, RPOMillis: st.RPO.Milliseconds(),
+		Labels: st.Labels, Limits: commitlog.Limits(st.Limits), CreatedAt: st.CreatedAt,
+		Root: st.Root, Seq: st.Folded, ImportDigest: st.ImportDigest,
+	}
+	if st.Parent != nil {
+		g, _ := commitlog.ParseGeneration(st.Parent.Generation) // zero if it was never published
+		s.Parent = &commitlog.Parent{Name: inTenant(st.Parent.Name), ID: commitlog.VolumeID(st.Parent.ID), Generation: g}
+	}
+	return s
+}
+
+func Generation(p *volume.Published) commitlog.Generation {
+	if p == nil {
+		return commitlog.Generation{}
+	}
+	return commitlog.Generation{Epoch: p.Epoch, Number: p.Number}
+}
+
+// recordGone removes a record.
+func RecordGone(id volume.ID) meta.Record { return meta.Record{ID: id.String()} }
+
+// takeSnapshot makes a state that of one of its snapshots.
+func TakeSnapshot(s *commitlog.State, snap *commitlog.Snapshot) {
+	s.Root, s.Size, s.Seq = snap.Root, snap.Size, snap.Seq
+	s.DataCommits, s.DataSeq = nil, 0
+}
+
+// recordOf is the record of a volume that begins as the published state s is.
+func RecordOf(s *commitlog.State, id volume.ID) volume.State {
+	st := volume.State{
+		Version: 1, ID: id, Tenant: s.Tenant, Name: s.Name, CreatedAt: s.CreatedAt, Size: s.Size, BlockSize: s.BlockSize,
+		Mode: volume.Active, Durability: s.Durability, RPO: RpoOf(s),
+		Limits: volume.Limits(s.Limits), Labels: s.Labels, ImportDigest: s.ImportDigest,
+		Root: s.Root, Folded: s.Seq, Floor: s.Through(), Used: s.Through(), Shipped: s.Through(),
+	}
+	st.RootBlocks = st.Blocks()
+	if s.Parent != nil {
+		st.Parent = &volume.Parent{Name: Display(s.Tenant, s.Parent.Name, ""), ID: volume.ID(s.Parent.ID)}
+		if !s.Parent.Generation.IsZero() {
+			st.Parent.Generation = s.Parent.Generation.String()
+		}
+	}
+	return st
+}

@@ -1,0 +1,306 @@
+package disk
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/cache"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/event"
+	"github.com/paraglide/glide/internal/meta"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/internal/wal"
+)
+
+// Base is what the volumes of a host stand on. It does not change once the host
+// is open.
+type Base struct {
+	HostID string // the data directory's identity
+	Store  objstore.Store
+	DB     *meta.DB
+	WAL    *wal.Pool
+	Cache  *cache.Cache
+	Pages  *blockmap.PageCache // of all tenants
+	Loader *cache.Pages        // brings what is not among them
+	Rand   io.Reader
+	Now    func() time.Time
+	Uptime func() time.Duration // is never set back, and counts suspensions
+	Log    *slog.Logger
+	Events *event.EventLog
+	Ctx    context.Context // ends with the host
+	BG     *sync.WaitGroup // what runs until then
+}
+
+// Hooks are how the table reaches what stands above it. All are set before the
+// first volume is opened.
+type Hooks struct {
+	// Reclaim claims a volume that was released to the store, before it is used
+	// again. Under the disk's op.
+	Reclaim func(d *Disk, force bool) error
+	// Ship starts the shipper of an open volume whose policy wants one. Under the
+	// disk's op.
+	Ship func(d *Disk)
+	// Abandon takes the volume's kernel device away from under its users. Under the
+	// disk's op.
+	Abandon func(d *Disk)
+	// Device is the path of a volume's kernel device, "" if it has none.
+	Device func(id volume.ID) string
+	// Saved is told that records changed, so that the log may have become free.
+	Saved func()
+	// Pressure and Throttle are volume.Env's.
+	Pressure func(v *volume.Volume, waited time.Duration) error
+	Throttle func(v *volume.Volume, n int) error
+}
+
+// Table has the volumes and snapshots of one host, by id and by name.
+type Table struct {
+	Base
+	Hooks Hooks
+
+	overlays *volume.SharedOverlays // while the host opens its volumes
+
+	// cleaning is held from the choice of segments to clean until they are cleaned,
+	// and by whoever else makes volumes let go of segments. A chosen segment that
+	// went meanwhile may be in use again, by the same volume; and cleaning saves the
+	// records of its volumes, which must not happen to a closed one any more.
+	Cleaning sync.Mutex
+
+	Mu      sync.Mutex
+	disks   map[volume.ID]*Disk
+	byName  map[string]*Disk // "tenant/name", and "tenant/name@snapshot"
+	tenants map[string]*Tenant
+	// orphans are volumes that unfinished calls left in the store. They are being
+	// taken out of it.
+	Orphans  map[volume.ID]Name
+	creating map[volume.ID]bool // by calls that are under way, see beginCreate
+}
+
+// NewTable returns an empty table.
+func NewTable(b Base) *Table {
+	return &Table{Base: b, disks: map[volume.ID]*Disk{}, byName: map[string]*Disk{}, tenants: map[string]*Tenant{}, Orphans: map[volume.ID]Name{}, creating: map[volume.ID]bool{}}
+}
+
+// random64 is a random number. A machine without randomness cannot go on.
+func (t *Table) Random64() uint64 {
+	var b [8]byte
+	if _, err := io.ReadFull(t.Rand, b[:]); err != nil {
+		panic(fmt.Sprintf("no random numbers: %v", err))
+	}
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// event tells people that something happened, to a volume or to the host ("").
+func (t *Table) Event(kind, vol, format string, args ...any) {
+	t.Events.Add(kind, vol, format, args...)
+}
+
+// byID returns the disk with an id in text, nil if there is none.
+func (t *Table) ByID(id string) *Disk {
+	var vid volume.ID
+	if vid.UnmarshalText([]byte(id)) != nil {
+		return nil
+	}
+	return t.Disk(vid)
+}
+
+// dedupIndex is one tenant's part of the host's dedup index; it implements
+// flush.Index.
+type dedupIndex struct {
+	db     *meta.DB
+	tenant string
+}
+
+// Block returns where a block is stored, a hole if it is not known.
+func (x *dedupIndex) Block(h pack.Hash) (pack.Ref, error) { return x.db.Block(x.tenant, h) }
+
+// AddBlocks enters blocks that are in the store.
+func (x *dedupIndex) AddBlocks(refs []pack.Ref) error { return x.db.AddBlocks(x.tenant, refs) }
+
+// ForgetBlock removes a block that was not where the index said.
+func (x *dedupIndex) ForgetBlock(h pack.Hash) error { return x.db.ForgetBlock(x.tenant, h) }
+
+// tenant is what the volumes of one tenant share.
+type Tenant struct {
+	name   string
+	Hasher *pack.Hasher
+	Domain *cache.Domain
+	Pages  *blockmap.Source
+	Index  *dedupIndex
+}
+
+// tenant returns what the tenant's volumes share.
+func (t *Table) Tenant(name string) *Tenant {
+	t.Mu.Lock()
+	defer t.Mu.Unlock()
+	return t.tenantLocked(name)
+}
+
+func (t *Table) tenantLocked(name string) *Tenant {
+	if n := t.tenants[name]; n != nil {
+		return n
+	}
+	n := &Tenant{name: name, Hasher: pack.NewHasher(name)}
+	n.Index = &dedupIndex{db: t.DB, tenant: name}
+	n.Domain = t.Cache.Domain(n.Hasher, n.Index.Block)
+	n.Pages = t.Pages.Source(t.Loader.For(n.Hasher), n.Hasher)
+	t.tenants[name] = n
+	return n
+}
+
+// env is what a volume of the tenant needs.
+func (t *Table) Env(n *Tenant) volume.Env {
+	return volume.Env{
+		Log: t.WAL, Pages: n.Pages, Blocks: n.Domain,
+		Save: t.Save, SaveSoon: t.saveSoon, Forget: t.Forget, Pressure: t.Hooks.Pressure, Throttle: t.Hooks.Throttle, SharedOverlays: t.overlays, Damaged: t.damaged,
+		Now: t.Now, Uptime: t.Uptime,
+	}
+}
+
+// register puts a disk into the tables.
+func (t *Table) Register(d *Disk) {
+	t.Mu.Lock()
+	defer t.Mu.Unlock()
+	t.disks[d.Id] = d
+	t.byName[d.key()] = d
+}
+
+// all lists every disk, snapshots included.
+func (t *Table) All() []*Disk {
+	t.Mu.Lock()
+	defer t.Mu.Unlock()
+	out := make([]*Disk, 0, len(t.disks))
+	for _, d := range t.disks {
+		out = append(out, d)
+	}
+	return out
+}
+
+// since is the time that has passed, in milliseconds.
+func (t *Table) Since(began time.Time) float64 { return float64(t.Now().Sub(began)) / 1e6 }
+
+// find returns this host's disk with the name, nil if it has none.
+func (t *Table) Find(n Name) *Disk {
+	t.Mu.Lock()
+	defer t.Mu.Unlock()
+	return t.byName[keyOf(n.Tenant, n.Volume, n.Snapshot)]
+}
+
+// local returns this host's disk with the name.
+func (t *Table) Local(name string, snapshot bool) (*Disk, error) {
+	n, err := ParseName(name, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	d := t.Find(n)
+	if d == nil {
+		whole := Name{n.Tenant, n.Volume, ""}
+		if n.Snapshot != "" && t.Find(whole) != nil {
+			return nil, errs.New(errs.NotFound, "volume %q has no snapshot %q: glide snapshots %s lists them", whole, n.Snapshot, whole)
+		}
+		return nil, errs.New(errs.NotFound, "there is no volume %q on this host: glide ls --all shows those of the store, glide wake %s takes one over", n, whole)
+	}
+	return d, nil
+}
+
+// reserve puts a new disk under its name, if that is free on this host.
+func (t *Table) Reserve(d *Disk) error {
+	key := d.key()
+	t.Mu.Lock()
+	defer t.Mu.Unlock()
+	if t.byName[key] != nil {
+		st := d.State()
+		return OnThisHost(Name{st.Tenant, st.Name, st.Snapshot})
+	}
+	if old := t.disks[d.Id]; old != nil {
+		return errs.New(errs.Busy, "volume %s is on this host already, under another name", d.Id)
+	}
+	if _, left := t.Orphans[d.Id]; left {
+		return errs.New(errs.Busy, "volume %s was left by a call that did not end, and is being removed from the store", d.Id)
+	}
+	t.byName[key] = d
+	t.disks[d.Id] = d
+	return nil
+}
+
+func OnThisHost(n Name) error {
+	return errs.New(errs.Exists, "a volume %q is on this host already", n)
+}
+
+// disk finds a disk of this host; nil if there is none.
+func (t *Table) Disk(id volume.ID) *Disk {
+	t.Mu.Lock()
+	defer t.Mu.Unlock()
+	return t.disks[id]
+}
+
+// unreserve takes a disk that was reserved, and not made, out of the tables; who
+// waits for it finds it gone.
+func (t *Table) Unreserve(d *Disk) {
+	t.Drop(d)
+	d.SetRemoved()
+}
+
+// drop takes a disk out of the tables.
+func (t *Table) Drop(d *Disk) {
+	key := d.key()
+	t.Mu.Lock()
+	defer t.Mu.Unlock()
+	delete(t.disks, d.Id)
+	if t.byName[key] == d {
+		delete(t.byName, key)
+	}
+}
+
+// keep puts a folded block into the SSD tier.
+func (n *Tenant) Keep(_ uint64, hash pack.Hash, raw []byte) { n.Domain.Keep(hash, raw) }
+
+// reserveName keeps a name on this host from being taken until release.
+func (t *Table) ReserveName(n Name) (release func(), err error) {
+	key := keyOf(n.Tenant, n.Volume, "")
+	t.Mu.Lock()
+	defer t.Mu.Unlock()
+	if t.byName[key] != nil {
+		return nil, OnThisHost(n)
+	}
+	holder := NewDisk(t, volume.State{Tenant: n.Tenant, Name: n.Volume, Mode: volume.Failed, Reason: "it is being renamed"})
+	t.byName[key] = holder
+	return func() {
+		t.Mu.Lock()
+		defer t.Mu.Unlock()
+		if t.byName[key] == holder {
+			delete(t.byName, key)
+		}
+	}, nil
+}
+
+// snapshotsOf lists the snapshots of a volume, the oldest first.
+func (t *Table) SnapshotsOf(id volume.ID) []*Disk {
+	var out []*Disk
+	for _, d := range t.All() {
+		if d.State().SnapshotOf == id {
+			out = append(out, d)
+		}
+	}
+	slices.SortFunc(out, func(a, b *Disk) int {
+		x, y := a.State(), b.State()
+		return x.CreatedAt.Compare(y.CreatedAt)
+	})
+	return out
+}
+
+// withoutCleaning does what makes a volume let go of log segments while nothing is
+// cleaned.
+func (t *Table) WithoutCleaning(do func() error) error {
+	t.Cleaning.Lock()
+	defer t.Cleaning.Unlock()
+	return do()
+}

@@ -1,0 +1,141 @@
+package disk
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// firstFact names the fact that tells which volume is being published for the
+// first time under a name. While it is there, the volume may be, or appear, in
+// the store, whatever its record says, or even if it has none.
+func FirstFact(st *volume.State) string { return "first/" + st.Tenant + "/" + st.Name }
+
+const (
+	unfinishedFacts = "unfinished/"
+	firstFacts      = "first/" // see firstFact
+)
+
+// beginCreate notes volumes that are about to be made; finish ends that when they are
+// made, or unmade.
+func (t *Table) BeginCreate(states ...*volume.State) (finish func() error, err error) {
+	call := NewVolumeID(t)
+	fact := unfinishedFacts + call.String()
+	var ids []byte
+	t.Mu.Lock()
+	for _, st := range states {
+		ids = append(ids, st.ID[:]...)
+		t.creating[st.ID] = true
+	}
+	t.Mu.Unlock()
+	finish = func() error {
+		err := t.DB.SetFact(fact, nil)
+		t.Mu.Lock()
+		defer t.Mu.Unlock()
+		for _, st := range states {
+			delete(t.creating, st.ID)
+		}
+		return err
+	}
+	if err := t.DB.SetFact(fact, ids); err != nil {
+		return finish, errors.Join(err, finish())
+	}
+	return finish, nil
+}
+
+// refuseWhileCreated keeps guests from a volume while the call that makes it is
+// under way: were the host to stop, it would not be kept, nor what was
+// acknowledged to them.
+func (d *Disk) RefuseWhileCreated() error {
+	d.Table.Mu.Lock()
+	defer d.Table.Mu.Unlock()
+	if d.Table.creating[d.Id] {
+		return errs.New(errs.Busy, "volume %q is still being made", d)
+	}
+	return nil
+}
+
+// unfinishedCreates is what calls that did not end left behind.
+func (t *Table) unfinishedCreates() (ids map[volume.ID]bool, facts []string, err error) {
+	ids = map[volume.ID]bool{}
+	err = t.DB.Facts(unfinishedFacts, func(name string, value []byte) error {
+		facts = append(facts, name)
+		for id := range slices.Chunk(value, len(volume.ID{})) {
+			if len(id) == len(volume.ID{}) {
+				ids[volume.ID(id)] = true
+			}
+		}
+		return nil
+	})
+	return ids, facts, err
+}
+
+// dropUnfinishedCreates forgets the volumes with these records, which were left behind.
+// That they may be in the store stays known.
+func (t *Table) dropUnfinishedCreates(records []volume.State, facts []string) error {
+	ids := make([]volume.ID, len(records))
+	for i := range records {
+		st := &records[i]
+		if ids[i] = st.ID; st.Published != nil && st.SnapshotOf == (volume.ID{}) {
+			if err := t.DB.SetFact(FirstFact(st), st.ID[:]); err != nil {
+				return err
+			}
+		}
+		t.Log.Warn("a volume is not kept: the call that made it did not end", "volume", Display(st.Tenant, st.Name, st.Snapshot))
+	}
+	if err := t.Forget(ids...); err != nil {
+		return err
+	}
+	for _, fact := range facts {
+		if err := t.DB.SetFact(fact, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// findOrphans finds the volumes that this host began to publish, and has no
+// record of: nobody was told of them.
+func (t *Table) findOrphans() error {
+	return t.DB.Facts(firstFacts, func(fact string, value []byte) error {
+		tenant, name, ok := strings.Cut(strings.TrimPrefix(fact, firstFacts), "/")
+		if !ok || len(value) != len(volume.ID{}) || t.Disk(volume.ID(value)) != nil {
+			return nil
+		}
+		t.Mu.Lock()
+		defer t.Mu.Unlock()
+		t.Orphans[volume.ID(value)] = Name{tenant, name, ""}
+		return nil
+	})
+}
+
+// isOrphan tells whether a log ends in a volume that is being taken out of the
+// store; o may be nil.
+func (t *Table) IsOrphan(o *commitlog.Object) bool {
+	if o == nil || o.State.Owner.ID != t.HostID {
+		return false
+	}
+	t.Mu.Lock()
+	defer t.Mu.Unlock()
+	_, left := t.Orphans[volume.ID(o.State.ID)]
+	return left
+}
+
+// orphanNames are the orphans and the names they have in the store.
+func (t *Table) OrphanNames() map[volume.ID]Name {
+	t.Mu.Lock()
+	defer t.Mu.Unlock()
+	return maps.Clone(t.Orphans)
+}
+
+// forgetOrphan removes an orphan that is not in the store any more, or stays there.
+func (t *Table) ForgetOrphan(id volume.ID) {
+	t.Mu.Lock()
+	defer t.Mu.Unlock()
+	delete(t.Orphans, id)
+}

@@ -1,0 +1,243 @@
+package durability
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Bounds of an rpo. Below the first one a volume might as well be sync: a store
+// takes that long to answer.
+const (
+	leastRPO = 100 * time.Millisecond
+	mostRPO  = 24 * time.Hour
+)
+
+func CheckDurability(policy string) error {
+	switch policy {
+	case "", volume.Local, volume.Continuous, volume.Sync:
+		return nil
+	}
+	return errs.New(errs.Invalid, "%q is not a durability policy: local, continuous and sync are", policy)
+}
+
+func CheckRPO(rpo time.Duration) error {
+	if rpo < leastRPO || rpo > mostRPO {
+		return errs.New(errs.Invalid, "an rpo of %v: from %v to %v are possible, 5s for one", rpo, leastRPO, mostRPO)
+	}
+	return nil
+}
+
+// policy is what a volume promises.
+type Policy struct {
+	Durability string
+	RPO        time.Duration
+}
+
+func (p Policy) Ships() bool { return p.Durability != volume.Local }
+
+// tighter tells whether p promises more than q.
+func (p Policy) tighter(q Policy) bool {
+	rank := map[string]int{volume.Local: 0, volume.Continuous: 1, volume.Sync: 2}
+	if rank[p.Durability] != rank[q.Durability] {
+		return rank[p.Durability] > rank[q.Durability]
+	}
+	return p.RPO < q.RPO
+}
+
+func (p Policy) Record(st *volume.State) { st.Durability, st.RPO = p.Durability, p.RPO }
+
+func (p Policy) commit(s *commitlog.State) {
+	s.Durability, s.RPOMillis = p.Durability, p.RPO.Milliseconds()
+}
+
+// setPolicy changes what a volume promises, while it is in use. Relaxing takes
+// effect with the commit that says so; tightening is done when the store holds
+// everything that was acknowledged before. Under op.
+func (k *Keeper) SetPolicy(ctx context.Context, d *disk.Disk, p Policy) error {
+	st := d.State()
+	old := Policy{st.Durability, st.RPO}
+	switch {
+	case p == old:
+		return nil
+	case !old.Ships() && !p.Ships(): // an rpo for another day
+		return d.Update(p.Record)
+	}
+	v, err := d.Wake(false)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !old.Ships():
+		return k.beginShipping(ctx, d, p, commitlog.CauseSet)
+	case !p.Ships():
+		if err := k.publishPolicy(ctx, d, p); err != nil {
+			return err
+		}
+		d.SetShips(false)
+		d.StopShipping(disk.ErrRelaxed)
+		v.StopTracking()
+		return d.Update(p.Record)
+	case !p.tighter(old):
+		if err := k.publishPolicy(ctx, d, p); err != nil {
+			return err
+		}
+		if err := k.adoptPolicy(d, p); err != nil || p.Durability == old.Durability {
+			return err
+		}
+		return k.publishBacklog(ctx, d) // sync says nothing of the age of what nobody flushed
+	}
+	if err := k.adoptPolicy(d, p); err != nil {
+		return err
+	}
+	if err := k.publishBacklog(ctx, d); err != nil {
+		return err
+	}
+	return k.publishPolicy(ctx, d, p)
+}
+
+// publishBacklog returns when the store holds everything that was acknowledged
+// before. Under op.
+func (k *Keeper) publishBacklog(ctx context.Context, d *disk.Disk) error {
+	if s := d.Shipper(); s != nil {
+		return s.BarrierUnderOp(ctx)
+	}
+	return nil
+}
+
+// adoptPolicy makes this host keep another promise.
+func (k *Keeper) adoptPolicy(d *disk.Disk, p Policy) error {
+	if err := d.Update(p.Record); err != nil {
+		return err
+	}
+	if s := d.Shipper(); s != nil {
+		st := d.State()
+		s.SetPolicy(&st)
+	}
+	return nil
+}
+
+// publishPolicy publishes what the volume promises. Under op.
+func (k *Keeper) publishPolicy(ctx context.Context, d *disk.Disk, p Policy) error {
+	st := d.State()
+	if d.Owner == nil || d.Owner.Generation().IsZero() {
+		_, err := k.publisher.Publish(ctx, d, commitlog.CauseSet, p.commit)
+		return err
+	}
+	sh, err := d.Owner.Ship(k.disks.Ctx, 0, nil, func(s *commitlog.State) {
+		k.amend(d, s, &st)
+		s.Cause = commitlog.CauseSet
+		p.commit(s)
+	})
+	if errs.KindOf(err) == errs.Invalid && err != nil {
+		_, err = k.publisher.Publish(ctx, d, commitlog.CauseSet, p.commit)
+		return err
+	}
+	if err != nil {
+		return k.owners.FenceIfLost(d, err)
+	}
+	g, err := sh.Wait(ctx)
+	if err != nil {
+		return k.owners.FenceIfLost(d, err)
+	}
+	if v := d.Open(); v != nil {
+		return v.NoteShipped(0, volume.Published{Epoch: g.Epoch, Number: g.Number}, true)
+	}
+	return nil
+}
+
+// beginShipping publishes a local volume and makes it keep a promise from there
+// on. What is written behind the cut is noted from the cut on; what was
+// acknowledged of that before the promise held is in the store, too, in the end.
+// Under op.
+func (k *Keeper) beginShipping(ctx context.Context, d *disk.Disk, p Policy, cause commitlog.Cause) error {
+	v := d.Open()
+	_, err := k.publisher.PublishCut(ctx, d, cause, p.commit, v.BeginFoldTracking)
+	if err == nil {
+		err = d.Update(p.Record)
+	}
+	if err != nil {
+		v.StopTracking()
+		return err
+	}
+	k.StartShipping(d)
+	return k.publishBacklog(ctx, d)
+}
+
+// withdrawWithin is how long a store that did not answer may take to give back
+// the name of a volume that was not made.
+const withdrawWithin = 2 * time.Second
+
+// applyPolicy gives volumes that were just made here their policy; without the store
+// none of them is made.
+func (k *Keeper) ApplyPolicy(ctx context.Context, p Policy, cause commitlog.Cause, disks ...*disk.Disk) error {
+	if !p.Ships() {
+		return nil // they were made local
+	}
+	for _, d := range disks {
+		if err := k.applyPolicyToOne(ctx, d, p, cause); err != nil {
+			return errors.Join(err, k.UndoCreate(ctx, err, disks...))
+		}
+	}
+	return nil
+}
+
+func (k *Keeper) applyPolicyToOne(ctx context.Context, d *disk.Disk, p Policy, cause commitlog.Cause) error {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if _, err := d.Wake(false); err != nil { // removed meanwhile
+		return err
+	}
+	return k.beginShipping(ctx, d, p, cause)
+}
+
+// undoCreate removes volumes that were made, or begun, by a call that failed with
+// why: none of them is left, here or in the store. Should that be away, the next
+// volume of the name takes care of what was sent, or the next start, and nobody waits
+// for another row of tries.
+func (k *Keeper) UndoCreate(ctx context.Context, why error, disks ...*disk.Disk) error {
+	impatient := errs.KindOf(why) == errs.Unavailable || ctx.Err() != nil
+	ctx = context.WithoutCancel(ctx)
+	if impatient {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, withdrawWithin)
+		defer cancel()
+	}
+	var errs []error
+	for _, d := range disks {
+		errs = append(errs, k.undoCreateOne(ctx, d))
+	}
+	return errors.Join(errs...)
+}
+
+func (k *Keeper) undoCreateOne(ctx context.Context, d *disk.Disk) error {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if d.Removed() {
+		return nil
+	}
+	defer d.BlockGuests()()
+	d.StopShipping(disk.ErrHeld)
+	d.Moving.Lock()
+	defer d.Moving.Unlock()
+	st := d.State()
+	if err := k.owners.RemoveFromStore(ctx, d, &st); err != nil {
+		if errs.KindOf(err) != errs.Unavailable {
+			k.disks.Log.Warn("a volume that was not made may be in the store", "volume", d.String(), "error", err)
+		}
+		if st.Published != nil { // as if that had not been known
+			if err := k.disks.DB.SetFact(disk.FirstFact(&st), d.Id[:]); err != nil {
+				return err
+			}
+			if err := d.Update(func(s *volume.State) { s.Published = nil }); err != nil {
+				return err
+			}
+		}
+	}
+	return k.owners.EraseAll(d)
+}

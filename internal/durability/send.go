@@ -1,0 +1,268 @@
+package durability
+
+import (
+	"time"
+
+	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/event"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// send sends what has changed: as a data commit, or by folding the volume where
+// there can be none.
+func (s *shipper) send() error {
+	o := s.d.Owned.Load()
+	if o == nil || o.Generation().IsZero() || s.v.State().Rebase {
+		return s.publish(commitlog.CauseFlush)
+	}
+	count, bytes := o.Unfolded()
+	few := s.k.FoldAfter
+	if count >= foldFactor*few || bytes >= foldFactor*FoldBytes {
+		return s.publish(commitlog.CauseFold)
+	}
+	if count >= few || bytes >= FoldBytes {
+		s.fold()
+	}
+	// What is taken must not look as if it were in the store, until it is.
+	_, at := s.v.Changed()
+	s.setSending(true, at)
+	err := s.take(o)
+	s.setSending(false, 0)
+	s.advance()
+	return err
+}
+
+// setSending notes that changes are being taken, the oldest from the given Uptime.
+func (s *shipper) setSending(on bool, at time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sending, s.taken = on, at
+	s.updateOldestInFlight()
+	s.changed.Broadcast()
+}
+
+// take takes the changes and sends them.
+func (s *shipper) take(o *commitlog.Owner) error {
+	last := s.v.Last()
+	c, err := s.v.TakeChanges()
+	if err != nil {
+		return err
+	}
+	if c == nil { // whatever was written through last has been taken before
+		s.noteSent(last)
+		return nil
+	}
+	defer c.Release()
+	s.setSending(true, c.At)
+	err = s.ship(o, c)
+	if err == errTooLarge || errs.KindOf(err) == errs.Invalid && s.ctx.Err() == nil {
+		// No data commit can hold this, or follow the last fold: of a volume
+		// that has outgrown its map, for one.
+		err = s.publish(commitlog.CauseFlush)
+	}
+	if err != nil {
+		s.v.ReturnChanges(c)
+	}
+	return err
+}
+
+// noteSent notes that nothing through a write is left to be sent.
+func (s *shipper) noteSent(seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent = max(s.sent, seq)
+}
+
+// errTooLarge is a cut that no data commit can hold.
+var errTooLarge = errs.New(errs.Invalid, "too much for one data commit")
+
+// ship sends one data commit.
+func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
+	if err := c.Sync(); err != nil {
+		return err
+	}
+	data, err := encodeChanges(c)
+	if err != nil {
+		return err
+	}
+	if data == nil {
+		s.noteSent(c.Seq)
+		return nil
+	}
+	p := &dataCommit{changes: c, began: s.k.disks.Uptime(), bytes: int64(len(data))}
+	// The request outlives this shipper: a verb that stops it goes on behind it.
+	p.ship, err = o.Ship(s.k.disks.Ctx, c.Seq, data, func(state *commitlog.State) { s.k.amend(s.d, state, &c.State) })
+	if err != nil {
+		return err
+	}
+	s.d.Stored.Add(p.bytes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent = max(s.sent, c.Seq)
+	s.inFlight = append(s.inFlight, p)
+	s.inFlightBytes += p.bytes
+	s.began = p.began
+	s.changed.Broadcast()
+	return nil
+}
+
+// amend brings a carried state up to what the record says now.
+func (k *Keeper) amend(d *disk.Disk, state *commitlog.State, st *volume.State) {
+	now := k.disks.CommitState(st, commitlog.CauseData)
+	state.Cause, state.Size, state.Labels, state.Limits = now.Cause, now.Size, now.Labels, now.Limits
+	state.Durability, state.RPOMillis = now.Durability, now.RPOMillis
+}
+
+// encodeChanges is the data section for the changes; nil if the published map
+// holds all of them by now.
+func encodeChanges(c *volume.Changes) ([]byte, error) {
+	var ranges []commitlog.Range
+	var size int64
+	err := c.Read(func(off, length uint64, data []byte) {
+		size += int64(len(data)) + 32
+		ranges = append(ranges, commitlog.Range{Off: off, Len: length, Data: data})
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case size > commitlog.MaxData-4096:
+		return nil, errTooLarge
+	case len(ranges) == 0:
+		return nil, nil
+	}
+	return commitlog.EncodeData(ranges)
+}
+
+// updateOldestInFlight brings flying up to date. Under mu.
+func (s *shipper) updateOldestInFlight() {
+	at := s.taken
+	for _, p := range s.inFlight {
+		if at == 0 || p.changes.At < at {
+			at = p.changes.At
+		}
+	}
+	s.oldestInFlight.Store(int64(at))
+}
+
+// lateCommit is how long no commit may land, while some are under way, before
+// people are told: requests to a store that is away are tried again for longer.
+const lateCommit = 3 * time.Second
+
+var errLate = errs.New(errs.Unavailable, "no answer for %v", lateCommit)
+
+// settle learns the fate of what was sent, in order.
+func (s *shipper) settle() {
+	retry := firstRetry
+	for {
+		s.mu.Lock()
+		for len(s.inFlight) == 0 && s.over == nil {
+			s.changed.Wait()
+		}
+		if len(s.inFlight) == 0 || s.ctx.Err() != nil {
+			s.mu.Unlock()
+			return
+		}
+		p := s.inFlight[0]
+		s.mu.Unlock()
+		late := time.AfterFunc(lateCommit, func() { s.failed(errLate) })
+		g, err := p.ship.Wait(s.ctx)
+		late.Stop()
+		if err != nil {
+			if s.failed(err) || s.retryPause(retry) != nil {
+				return
+			}
+			retry = longer(retry, err)
+			if o := s.d.Owned.Load(); o != nil {
+				_, _ = o.Resolve(s.ctx) // its failure is the next Wait's
+			}
+			continue
+		}
+		retry = firstRetry
+		s.landed(p, g)
+	}
+}
+
+// landed takes note that a commit took effect, with all before it.
+func (s *shipper) landed(p *dataCommit, g commitlog.Generation) {
+	now := s.k.disks.Uptime()
+	s.commits.Add(1)
+	s.mu.Lock()
+	save := now-s.saved > saveEvery
+	if save {
+		s.saved = now
+	}
+	s.mu.Unlock()
+	if err := s.v.NoteShipped(p.changes.Seq, volume.Published{Epoch: g.Epoch, Number: g.Number}, save); err != nil {
+		s.k.disks.Log.Warn("the record of a volume lags", "volume", s.d.String(), "error", err) // it may
+	}
+	s.mu.Lock()
+	s.inFlight, s.inFlightBytes = s.inFlight[1:], s.inFlightBytes-p.bytes
+	s.latency += (now - p.began - s.latency) / 4
+	s.updateOldestInFlight()
+	recovered := s.err != nil
+	s.err = nil
+	s.mu.Unlock()
+	if recovered {
+		s.k.disks.Event(event.EventStore, s.d.String(), "the store takes commits again")
+	}
+	s.Reached(p.changes.Seq)
+	s.advance()
+}
+
+// reached tells that the store holds every write through a number.
+func (s *shipper) Reached(seq uint64) {
+	s.mu.Lock()
+	s.acked.Store(max(seq, s.acked.Load()))
+	s.sent = max(seq, s.sent)
+	s.rebase = false
+	s.changed.Broadcast()
+	s.mu.Unlock()
+	s.poke()
+}
+
+// advance reaches the newest write if nothing is left to be sent: what was
+// taken last may have been in the published map already.
+func (s *shipper) advance() {
+	last := s.v.Last()
+	n, _ := s.v.Changed()
+	s.mu.Lock()
+	settled := n == 0 && !s.sending && len(s.inFlight) == 0 && last > s.acked.Load()
+	s.mu.Unlock()
+	if settled {
+		s.Reached(last)
+	}
+}
+
+// publish folds the whole volume; what was written before is in the store then.
+func (s *shipper) publish(cause commitlog.Cause) error {
+	unlock, err := s.lockOp()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// Not publish: that would fence, and stop us from within.
+	_, err = s.k.publisher.TryPublish(s.ctx, s.d, cause, func(*commitlog.State) {}, nil)
+	return err
+}
+
+// fold folds the data commits in the background, one fold at a time.
+func (s *shipper) fold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.folding {
+		return
+	}
+	s.folding = true
+	s.done.Go(func() {
+		if err := s.publish(commitlog.CauseFold); err != nil && s.ctx.Err() == nil {
+			s.k.disks.Log.Warn("data commits were not folded", "volume", s.d.String(), "error", err)
+			_ = clock.Pause(s.ctx, time.Second)
+		}
+		s.mu.Lock()
+		s.folding = false
+		s.mu.Unlock()
+	})
+}

@@ -1,0 +1,379 @@
+package durability
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/event"
+	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/ownership"
+	"github.com/paraglide/glide/internal/pin"
+	"github.com/paraglide/glide/internal/publication"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Bounds on what a volume's policy sends, for each volume.
+const (
+	shipBytes        = 8 << 20  // changes that are sent without waiting for their time
+	maxChanged       = 16 << 20 // changes not sent yet, beyond which writes are not acknowledged
+	maxInFlightBytes = 32 << 20 // bytes of data commits under way
+	maxInFlight      = 8        // data commits under way
+	FoldBytes        = 64 << 20 // data commits after which they are folded into packs, see Config.FoldAfter
+	foldFactor       = 4        // times that, or Config.FoldAfter, beyond which a fold is waited for
+	leastInterval    = 20 * time.Millisecond
+	saveEvery        = 200 * time.Millisecond // between records that say how far the store is
+	firstRetry       = 100 * time.Millisecond
+	longestRetry     = 5 * time.Second
+)
+
+// Keeper keeps the durability policies of a host's volumes. All methods may be
+// called concurrently; those that say "under op" need the op of their disk.
+type Keeper struct {
+	FoldAfter uint64 // data commits of a volume before they are folded into packs
+
+	disks     *disk.Table
+	pins      *pin.Pins
+	owners    *ownership.Owners
+	publisher *publication.Publisher
+}
+
+// newKeeper returns the keeper of a host's policies; foldAfter is its FoldAfter.
+func NewKeeper(foldAfter uint64, t *disk.Table, p *pin.Pins, ow *ownership.Owners, pub *publication.Publisher) *Keeper {
+	return &Keeper{FoldAfter: foldAfter, disks: t, pins: p, owners: ow, publisher: pub}
+}
+
+// shipper keeps the promise of a volume whose durability policy is continuous or
+// sync: it sends what was written to the store as data commits, has them folded,
+// and says when a write or a flush may be acknowledged.
+//
+// flush-is-durable: sync acknowledges a flush when the store holds every write
+// before it. continuous acknowledges no write while the oldest one that is not
+// in the store is older than the rpo less a margin: first commits are made
+// sooner, then replies are slowed, then they wait.
+//
+// It lives while its volume is open on this host. Verbs that change who owns the
+// volume stop it first. Its lock comes before the volume's, and after disk.op.
+type shipper struct {
+	k *Keeper
+	d *disk.Disk
+	v *volume.Volume
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	kick   chan struct{}
+	idle   atomic.Bool // the loop waits for a first write
+
+	sync           atomic.Bool   // the policy: sync, or continuous
+	rpo            atomic.Int64  // ns
+	oldestInFlight atomic.Int64  // Uptime of the oldest write under way, 0: none
+	acked          atomic.Uint64 // the store holds every write through this one
+	commits        atomic.Uint64 // that took effect
+
+	// lentOp has disk.op in it while a verb that holds it waits for us.
+	lentOp chan struct{}
+
+	mu            sync.Mutex
+	changed       sync.Cond // acked, flights, err, over, or what may be acknowledged changed
+	wanted        uint64    // a flush waits for the store to hold this write
+	sent          uint64    // every write through this one was sent
+	inFlight      []*dataCommit
+	inFlightBytes int64         // of flights
+	latency       time.Duration // of a commit, as it has been lately
+	began         time.Duration // Uptime of the last commit that was begun
+	err           error         // why the store does not take commits, nil while it does
+	since         time.Duration // Uptime when that began
+	fails         uint64        // how often that was noted
+	over          error         // why nothing will be acknowledged any more
+	folding       bool
+	rebase        bool          // a fold has to come first
+	sending       bool          // changes are taken that are neither under way nor returned
+	taken         time.Duration // Uptime of the oldest of those; 0: none
+	saved         time.Duration // Uptime when the record last learned of it
+	retryPauses   chan struct{} // closed to end the pauses of rest; nil while there are none
+}
+
+// dataCommit is a data commit under way.
+type dataCommit struct {
+	ship    *commitlog.Shipment
+	changes *volume.Changes // what it holds; its cut is released
+	began   time.Duration
+	bytes   int64
+}
+
+func newShipper(k *Keeper, d *disk.Disk, v *volume.Volume, st *volume.State) *shipper {
+	s := &shipper{k: k, d: d, v: v, kick: make(chan struct{}, 1), lentOp: make(chan struct{}, 1), latency: 50 * time.Millisecond}
+	s.changed.L = &s.mu
+	s.ctx, s.cancel = context.WithCancel(d.Table.Ctx)
+	s.SetPolicy(st)
+	switch n, _ := v.Changed(); {
+	case st.Rebase:
+		s.rebase = true // the store is to learn of the rollback, whatever is written
+	case n > 0:
+		s.acked.Store(st.Shipped)
+		s.sent = st.Shipped
+	default:
+		s.acked.Store(v.Last())
+		s.sent = v.Last()
+	}
+	return s
+}
+
+// SetPolicy implements disk.Shipper.
+func (s *shipper) SetPolicy(st *volume.State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sync.Store(st.Durability == volume.Sync)
+	s.rpo.Store(int64(st.RPO))
+	s.changed.Broadcast()
+	s.poke()
+}
+
+// poke makes the loop look again; it does not wait.
+func (s *shipper) poke() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// start gives a disk whose policy wants one its shipper. Under op.
+func (k *Keeper) StartShipping(d *disk.Disk) {
+	d.StartShipping(func(v *volume.Volume, st *volume.State) disk.Shipper { return newShipper(k, d, v, st) })
+}
+
+// Start implements disk.Shipper.
+func (s *shipper) Start() {
+	s.done.Go(s.run)
+	s.done.Go(s.settle)
+	s.done.Go(s.wakeWaiters)
+}
+
+// Stop implements disk.Shipper.
+func (s *shipper) Stop(why error) {
+	s.end(why)
+	s.cancel()
+	s.done.Wait()
+	// flush-is-durable: what is under way may never land. The next shipper sends
+	// it again, and acknowledges nothing by it before.
+	if !fault.Is("flights-forgotten") {
+		for _, p := range s.inFlight {
+			s.v.ReturnChanges(p.changes)
+		}
+	}
+}
+
+// FlushWaits implements disk.Shipper.
+func (s *shipper) FlushWaits() bool { return s.sync.Load() }
+
+// Acked implements disk.Shipper.
+func (s *shipper) Acked() uint64 { return s.acked.Load() }
+
+// end makes every waiter give up.
+func (s *shipper) end(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over == nil {
+		s.over = why
+	}
+	s.changed.Broadcast()
+}
+
+// wakeWaiters ends them with the host.
+func (s *shipper) wakeWaiters() {
+	<-s.ctx.Done()
+	s.end(disk.ErrHeld)
+}
+
+// run sends until the shipper is stopped.
+func (s *shipper) run() {
+	retry := firstRetry
+	for s.ctx.Err() == nil {
+		if !s.await() {
+			return
+		}
+		err := s.claim()
+		if err == nil {
+			err = s.send()
+		}
+		if err == nil {
+			retry = firstRetry
+			continue
+		}
+		if s.failed(err) {
+			return
+		}
+		if s.retryPause(retry) != nil {
+			return
+		}
+		retry = longer(retry, err)
+	}
+}
+
+// longer is the pause before the next try after an error. What a host that
+// yields finds it should find soon.
+func longer(retry time.Duration, err error) time.Duration {
+	if errors.Is(err, commitlog.ErrYielding) {
+		return min(2*retry, ownership.YieldPoll)
+	}
+	return min(2*retry, longestRetry)
+}
+
+// unshipped says why changes do not reach the store.
+func unshipped(err error) string {
+	if errors.Is(err, commitlog.ErrYielding) {
+		return err.Error()
+	}
+	if errs.KindOf(err) == errs.Corrupt {
+		return "changes cannot be sent to the store: " + err.Error()
+	}
+	return "the store does not take commits: " + err.Error()
+}
+
+// failed notes an error; it tells whether that is the end.
+func (s *shipper) failed(err error) (over bool) {
+	if errs.KindOf(err) == errs.Fenced {
+		s.end(err)
+		// The verb that fences stops this shipper, and waits for it.
+		s.k.disks.BG.Go(func() {
+			s.d.Op.Lock()
+			defer s.d.Op.Unlock()
+			_ = s.k.owners.FenceIfLost(s.d, err) // it is logged, and the volume's state says it
+		})
+		return true
+	}
+	s.mu.Lock()
+	fresh := s.err == nil && s.ctx.Err() == nil
+	if s.err == nil {
+		s.since = s.k.disks.Uptime()
+	}
+	s.err = err
+	s.fails++
+	s.changed.Broadcast()
+	s.mu.Unlock()
+	if fresh {
+		s.k.disks.Event(event.EventStore, s.d.String(), "%s", unshipped(err))
+	}
+	return s.ctx.Err() != nil
+}
+
+// await returns when something is to be sent, and there is room for it under way.
+func (s *shipper) await() bool {
+	for {
+		wait := s.due()
+		if wait <= 0 {
+			return s.ctx.Err() == nil
+		}
+		if wait == forever {
+			if s.idle.Store(true); s.due() != forever { // a write came before that
+				s.idle.Store(false)
+				continue
+			}
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-s.kick:
+		case <-t.C:
+		case <-s.ctx.Done():
+		}
+		t.Stop()
+		s.idle.Store(false)
+		if s.ctx.Err() != nil {
+			return false
+		}
+	}
+}
+
+// forever is how long the loop of an idle volume waits.
+const forever = 365 * 24 * time.Hour
+
+// due is how long until the next commit is to be begun.
+func (s *shipper) due() time.Duration {
+	bytes, at := s.v.Changed()
+	now := s.k.disks.Uptime()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wanted := s.wanted > s.sent || s.rebase
+	if bytes == 0 && !wanted {
+		return forever
+	}
+	if len(s.inFlight) >= maxInFlight || s.inFlightBytes >= maxInFlightBytes {
+		return forever // the end of one pokes
+	}
+	// Flushes that come close together share a commit; and while commits take
+	// long, there are only a few of them under way.
+	var apart time.Duration
+	if len(s.inFlight) > 0 {
+		apart = s.began + s.latency/5 - now
+	}
+	switch {
+	case wanted || bytes >= shipBytes:
+		return apart
+	default:
+		return max(apart, at+s.interval()-now)
+	}
+}
+
+// interval is how old a change gets before it is sent.
+func (s *shipper) interval() time.Duration {
+	rpo := time.Duration(s.rpo.Load())
+	if s.sync.Load() {
+		return max(rpo, time.Second) // nobody was promised anything before a flush
+	}
+	return max(min(rpo/2, rpo-margin(rpo)-2*s.latency), min(leastInterval, rpo/4))
+}
+
+// margin is the part of an rpo that is kept in hand.
+func margin(rpo time.Duration) time.Duration { return min(max(rpo/10, 50*time.Millisecond), rpo/2) }
+
+// lockOp takes the disk's op, or borrows it from a verb that waits for us. It
+// gives up when the shipper ends: whoever holds op may be about to stop us.
+func (s *shipper) lockOp() (unlock func(), err error) {
+	select {
+	case s.d.Op <- struct{}{}:
+		return s.d.Op.Unlock, nil
+	case <-s.lentOp:
+		return func() { s.lentOp <- struct{}{} }, nil
+	case <-s.ctx.Done():
+		return nil, disk.ErrHeld
+	}
+}
+
+// barrierUnderOp is barrier for a verb that holds op, which the shipper may need
+// meanwhile.
+func (s *shipper) BarrierUnderOp(ctx context.Context) error {
+	s.lentOp <- struct{}{}
+	defer func() { <-s.lentOp }()
+	_, err := s.Barrier(ctx)
+	return err
+}
+
+// claim makes sure that this process owns an epoch of the volume's log.
+func (s *shipper) claim() error {
+	if o := s.d.Owned.Load(); o != nil && !o.Generation().IsZero() {
+		return nil
+	}
+	unlock, err := s.lockOp()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	st := s.d.State()
+	if st.Published == nil {
+		return nil // its first publication is the verb's that gave it its policy
+	}
+	if err := s.k.owners.Own(s.d, &st); err != nil {
+		return err
+	}
+	if !s.d.Owner.Generation().IsZero() {
+		return nil
+	}
+	_, err = s.k.owners.ClaimOwn(s.ctx, s.d, &st)
+	return err
+}

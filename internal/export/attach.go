@@ -1,0 +1,312 @@
+package export
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/kernelnbd"
+	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/nbd"
+)
+
+// Kernel makes block devices of NBD connections. kernelnbd.Kernel is the
+// machine's, and describes the methods.
+type Kernel interface {
+	Prepare()
+	Check() (string, error)
+	Connected() map[int]string
+	Connect(c kernelnbd.Config, sock *os.File) (index int, err error)
+	Reconnect(c kernelnbd.Config, sock *os.File) error
+	Resize(c kernelnbd.Config) error
+	Hold(ctx context.Context, index int) (release func(), err error)
+	Disconnect(index int) error
+}
+
+// What attach does unless it is told. A request that the log has no room for
+// gets its answer after 20 s, so a timeout below that would hide it.
+const (
+	defaultAttachTimeout = 30 * time.Second
+	defaultDeadTimeout   = 10 * time.Minute
+)
+
+// attachmentsFact is the fact of the host that lists its devices.
+const AttachmentsFact = "attachments"
+
+// Attachments are the kernel's block devices that this host serves, one for a
+// disk at most. They outlive the process: see reclaim.
+type Attachments struct {
+	mayGrow func() error // whether something new may be recorded
+	disks   *disk.Table
+	exports *Exports
+	Kernel  Kernel
+	server  *nbd.Server // for them alone; it listens nowhere
+	prepare sync.Once
+	wg      sync.WaitGroup
+	ctx     context.Context // ends when the devices are left to the next process
+	leave   context.CancelFunc
+
+	mu     sync.Mutex // after all others; held over a write to the metadata
+	all    map[volume.ID]*attached
+	coming map[volume.ID]bool // are being attached
+}
+
+// attachRecord is what is kept of an attachment.
+type AttachRecord struct {
+	Volume   string `json:"volume"`   // its id
+	Device   int    `json:"device"`   // the N of /dev/nbdN
+	Identity string `json:"identity"` // of the device, as kernelnbd has it
+	Timeout  int64  `json:"timeout_ms"`
+	Dead     int64  `json:"dead_timeout_ms"`
+}
+
+// newAttachments returns the devices of a host; reclaim brings those of an earlier
+// process. Attach first asks mayGrow whether something new may be recorded.
+func NewAttachments(kernel Kernel, t *disk.Table, ex *Exports, mayGrow func() error) *Attachments {
+	a := &Attachments{
+		mayGrow: mayGrow, disks: t, exports: ex, Kernel: kernel, all: map[volume.ID]*attached{}, coming: map[volume.ID]bool{},
+		server: &nbd.Server{Exporter: byID{ex}, Options: nbd.Options{Logger: t.Log}},
+	}
+	a.ctx, a.leave = context.WithCancel(context.Background())
+	return a
+}
+
+// backend is the identifier of a disk's device. It names the host too: several
+// may run on one machine.
+func (a *Attachments) backend(id volume.ID) string {
+	return "glide:" + a.disks.HostID + "/" + id.String()
+}
+
+// Attach makes a volume or a snapshot a block device of this machine.
+func (a *Attachments) Attach(ctx context.Context, name string, r api.AttachRequest) (api.Attachment, error) {
+	index := kernelnbd.AnyDevice
+	if r.Device != "" {
+		var err error
+		if index, err = kernelnbd.ParsePath(r.Device); err != nil {
+			return api.Attachment{}, err
+		}
+	}
+	timeout, err := attachTimeout("timeout", r.TimeoutMs, defaultAttachTimeout)
+	if err != nil {
+		return api.Attachment{}, err
+	}
+	dead, err := attachTimeout("dead-timeout", r.DeadTimeoutMs, defaultDeadTimeout)
+	if err != nil {
+		return api.Attachment{}, err
+	}
+	d, err := a.disks.Local(name, true)
+	if err != nil {
+		return api.Attachment{}, err
+	}
+	if err := a.mayGrow(); err != nil {
+		return api.Attachment{}, err
+	}
+	done, err := a.begin(d)
+	if err != nil {
+		return api.Attachment{}, err
+	}
+	defer done()
+	if _, err := a.Kernel.Check(); err != nil {
+		return api.Attachment{}, errs.New(errs.KindOf(err), "volume %q cannot be attached: %w", d, err)
+	}
+	if err := d.WakeToServe(); err != nil {
+		return api.Attachment{}, err
+	}
+	x := newAttached(a, d, AttachRecord{Volume: d.Id.String(), Device: index, Timeout: timeout, Dead: dead})
+	if err := x.connect(ctx); err != nil {
+		return api.Attachment{}, err
+	}
+	return x.view(), nil
+}
+
+// begin sees to it that a disk is attached once at a time.
+func (a *Attachments) begin(d *disk.Disk) (done func(), err error) {
+	name := d.String()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if x := a.all[d.Id]; x != nil {
+		return nil, errs.New(errs.Exists, "volume %q is attached already, as %s", name, kernelnbd.Path(x.rec.Device))
+	}
+	if a.coming[d.Id] {
+		return nil, errs.New(errs.Busy, "volume %q is being attached by somebody else", name)
+	}
+	a.coming[d.Id] = true
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.coming, d.Id)
+	}, nil
+}
+
+// attachTimeout checks a timeout in milliseconds; 0 stands for the usual one. The
+// kernel counts in seconds.
+func attachTimeout(name string, ms float64, usual time.Duration) (int64, error) {
+	if ms == 0 {
+		return usual.Milliseconds(), nil
+	}
+	if !(ms >= 1000 && ms <= float64((24*time.Hour*365).Milliseconds())) {
+		return 0, errs.New(errs.Invalid, "%s must be between a second and a year", name)
+	}
+	return int64(ms), nil
+}
+
+// Detach takes the device of a volume away, once all that was written to it is
+// durable. One that somebody uses is refused, unless it is forced.
+func (a *Attachments) Detach(ctx context.Context, r api.DetachRequest) (api.Attachment, error) {
+	x, err := a.named(r)
+	if err != nil {
+		return api.Attachment{}, err
+	}
+	if !r.Force {
+		release, err := a.Kernel.Hold(ctx, x.rec.Device)
+		if err != nil {
+			return api.Attachment{}, err
+		}
+		defer release()
+	}
+	v := x.view()
+	if !a.end(x) {
+		return v, nil // somebody else did it, or removed the volume, meanwhile
+	}
+	if err := a.takeAway(x); err != nil {
+		return api.Attachment{}, err
+	}
+	select { // its connection ends with it, and does not count any more
+	case <-x.done:
+	case <-time.After(connectionEnds):
+	}
+	return v, nil
+}
+
+// connectionEnds bounds how long detach waits for the server's side.
+const connectionEnds = 10 * time.Second
+
+// named finds the attachment that a request means.
+func (a *Attachments) named(r api.DetachRequest) (*attached, error) {
+	if r.Device != "" {
+		index, err := kernelnbd.ParsePath(r.Device)
+		if err != nil {
+			return nil, err
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for _, x := range a.all {
+			if x.rec.Device == index {
+				return x, nil
+			}
+		}
+		return nil, errs.New(errs.NotFound, "no volume of this host is attached as %s", r.Device)
+	}
+	d, err := a.disks.Local(r.Name, true)
+	if err != nil {
+		return nil, err
+	}
+	if x := a.of(d.Id); x != nil {
+		return x, nil
+	}
+	return nil, errs.New(errs.NotFound, "volume %q is not attached", d)
+}
+
+// of returns the attachment of a disk, nil if it has none.
+func (a *Attachments) of(id volume.ID) *attached {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.all[id]
+}
+
+// device is the path of a disk's device, "" if it has none.
+func (a *Attachments) Device(id volume.ID) string {
+	if x := a.of(id); x != nil {
+		return kernelnbd.Path(x.rec.Device)
+	}
+	return ""
+}
+
+// end sees to it that the device gets no more connections; false if that was done before.
+func (a *Attachments) end(x *attached) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	was := x.ending
+	x.ending = true
+	return !was
+}
+
+// takeAway disconnects an attachment that was ended, and forgets it.
+func (a *Attachments) takeAway(x *attached) error {
+	return errors.Join(a.Kernel.Disconnect(x.rec.Device), a.forget(x))
+}
+
+// abandon takes the device of a disk away from under its users: the disk is
+// being removed, or becomes another one. Under disk.op.
+func (a *Attachments) Abandon(d *disk.Disk) {
+	x := a.of(d.Id)
+	if x == nil || !a.end(x) {
+		return
+	}
+	if err := a.takeAway(x); err != nil {
+		a.disks.Log.Error("device not taken away", "device", kernelnbd.Path(x.rec.Device), "volume", d.String(), "error", err)
+	}
+}
+
+// resized tells a disk's device the size. Under disk.op.
+func (a *Attachments) Resized(d *disk.Disk) error {
+	x := a.of(d.Id)
+	if x == nil {
+		return nil
+	}
+	if err := a.Kernel.Resize(x.config(d.State().Size, 0)); err != nil {
+		return errs.New(errs.KindOf(err), "volume %q has its new size, but %s does not (resize again): %w", d, kernelnbd.Path(x.rec.Device), err)
+	}
+	return nil
+}
+
+// keep remembers an attachment, durably.
+func (a *Attachments) keep(x *attached) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all[x.d.Id] = x
+	return a.save()
+}
+
+// forget is the contrary.
+func (a *Attachments) forget(x *attached) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.all[x.d.Id] != x {
+		return nil
+	}
+	delete(a.all, x.d.Id)
+	return a.save()
+}
+
+// save writes the records. Under mu.
+func (a *Attachments) save() error {
+	recs := []AttachRecord{}
+	for _, x := range a.all {
+		recs = append(recs, x.rec)
+	}
+	b, err := json.Marshal(recs)
+	if err != nil {
+		return err
+	}
+	return a.disks.DB.SetFact(AttachmentsFact, b)
+}
+
+// records reads them.
+func (a *Attachments) Records() ([]AttachRecord, error) {
+	b, err := a.disks.DB.Fact(AttachmentsFact)
+	if err != nil || len(b) == 0 {
+		return nil, err
+	}
+	var recs []AttachRecord
+	if err := json.Unmarshal(b, &recs); err != nil {
+		return nil, errs.New(errs.Corrupt, "the records of attached devices cannot be read: %w", err)
+	}
+	return recs, nil
+}

@@ -1,0 +1,183 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/internal/wal"
+	"github.com/paraglide/glide/nbd"
+)
+
+// A received NBD request must be able to become a log record in place.
+var _ [nbd.Headroom - wal.HeaderSize]struct{}
+var _ [wal.HeaderSize - nbd.Headroom]struct{}
+
+// dirtyContext is the metadata context of pages that the store does not have.
+const dirtyContext = "glide:dirty"
+
+// device is one NBD connection's view of a disk; it implements nbd.Device.
+type Device struct {
+	Ex       *Exports
+	D        *disk.Disk
+	V        *volume.Volume
+	readOnly bool
+	dead     atomic.Bool  // the volume was pulled from under the connection, or the connection ended
+	MayFn    func() error // alive, once, so that passing it costs nothing
+}
+
+// Cut implements disk.Conn.
+func (x *Device) Cut() { x.dead.Store(true) }
+
+// alive is an error once the connection was cut.
+func (x *Device) alive() error {
+	if x.dead.Load() {
+		return nbd.ESHUTDOWN
+	}
+	return nil
+}
+
+// errno gives an error of the engine the number that the protocol has for its kind.
+func errno(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.Join(err, nbd.Errno(errs.KindOf(err).NBDErrno()))
+}
+
+func (x *Device) Size() uint64 { return x.V.Size() }
+
+func (x *Device) ReadAt(p []byte, off uint64) (err error) {
+	defer x.caught("read", &err, false)
+	if err := x.alive(); err != nil {
+		return err
+	}
+	if err := x.D.Limiter.Wait(len(p), x.D.Table.Ctx); err != nil {
+		return errno(err)
+	}
+	return errno(x.V.ReadAt(p, off))
+}
+
+func (x *Device) TryReadAt(p []byte, off uint64) (ok bool) {
+	defer x.caught("read", nil, false) // ReadAt then has the error
+	return !x.dead.Load() && !x.D.Limiter.Limited() && x.V.TryReadAt(p, off)
+}
+
+func (x *Device) WriteFrames(offs []uint64, frames [][]byte) (err error) {
+	defer x.caught("write", &err, true)
+	if err := x.alive(); err != nil {
+		return err
+	}
+	if x.D.Limiter.Limited() {
+		for i := range frames {
+			if err := x.D.Limiter.Wait(len(frames[i])-nbd.Headroom, x.D.Table.Ctx); err != nil {
+				return errno(err)
+			}
+		}
+	}
+	return errno(x.V.WriteFramesIf(x.MayFn, offs, frames))
+}
+
+func (x *Device) Zero(off, length uint64, _ bool) (err error) {
+	defer x.caught("zeroing", &err, true)
+	if err := x.alive(); err != nil {
+		return err
+	}
+	return errno(x.V.ZeroIf(x.MayFn, off, length))
+}
+
+func (x *Device) Flush() (err error) {
+	defer x.caught("flush", &err, true)
+	if err := x.alive(); err != nil {
+		return err
+	}
+	// The shipper that is there now has the say, whatever becomes of it meanwhile.
+	s, err := x.D.ShipperOfGuest()
+	if err != nil {
+		return errno(err)
+	}
+	seq := x.V.Last()
+	if err := x.V.Flush(); err != nil {
+		return errno(err)
+	}
+	if s != nil && s.FlushWaits() {
+		return errno(disk.IgnoreRelaxed(s.Flushed(context.Background(), seq, 0)))
+	}
+	return nil
+}
+
+// FlushWaits implements nbd.Acknowledger.
+func (x *Device) FlushWaits() bool { return x.D.Ships() }
+
+// TryAcknowledge implements nbd.Acknowledger.
+func (x *Device) TryAcknowledge() bool {
+	s := x.D.Shipper()
+	if s == nil {
+		return !x.D.Ships()
+	}
+	s.Written()
+	ok, slow := s.MayAcknowledge()
+	return ok && slow == 0
+}
+
+// Acknowledge implements nbd.Acknowledger.
+func (x *Device) Acknowledge() (err error) {
+	defer x.caught("acknowledgement", &err, true)
+	s, err := x.D.ShipperOfGuest()
+	if err != nil {
+		return errno(err)
+	}
+	if s == nil {
+		return x.alive()
+	}
+	s.Written() // also by who did not try before: a forced write is flushed first
+	return errno(s.Acknowledge())
+}
+
+func (x *Device) Prefetch(off, length uint64) {
+	defer x.caught("read ahead", nil, false)
+	x.V.Prefetch(off, length)
+}
+
+// Flags of base:allocation, as the protocol has them, and of glide:dirty.
+const (
+	stateHole  = 1
+	stateZero  = 2
+	stateDirty = 1
+)
+
+func (x *Device) Extents(dst []nbd.Extent, name string, off, length uint64) (all []nbd.Extent, err error) {
+	defer x.caught("block status", &err, false)
+	kind, flags := volume.Allocation, uint32(stateHole|stateZero)
+	if name == dirtyContext {
+		kind, flags = volume.DirtyPages, stateDirty
+	}
+	err = x.V.Extents(context.Background(), kind, off, length, func(n uint64, flagged bool) error {
+		e := nbd.Extent{Length: n}
+		if flagged {
+			e.Flags = flags
+		}
+		dst = append(dst, e)
+		return nil
+	})
+	return dst, errno(err)
+}
+
+// caught is deferred by a request of a guest's: a panic becomes its error.
+func (x *Device) caught(doing string, err *error, changes bool) {
+	value := recover()
+	if value == nil {
+		return
+	}
+	e := x.Ex.Panicked(fmt.Sprintf("a %s of volume %q", doing, x.D), value)
+	if changes {
+		x.V.Fail(e)
+	}
+	if err != nil {
+		*err = errno(e)
+	}
+}

@@ -1,0 +1,158 @@
+package export
+
+import (
+	"cmp"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/latency"
+	"github.com/paraglide/glide/internal/ownership"
+	"github.com/paraglide/glide/internal/volume"
+	"github.com/paraglide/glide/nbd"
+)
+
+// Exports is what guests can connect to. It implements nbd.Exporter by the names of
+// volumes. All methods may be called concurrently.
+type Exports struct {
+	// Panicked notes a panic in a request, and returns the request's error.
+	Panicked func(doing string, value any) error
+	// Latency has the requests of all volumes.
+	Latency latency.Latencies
+
+	disks  *disk.Table
+	owners *ownership.Owners
+}
+
+// newExports returns the exports of a host.
+func NewExports(t *disk.Table, ow *ownership.Owners, panicked func(doing string, value any) error) *Exports {
+	return &Exports{Panicked: panicked, disks: t, owners: ow}
+}
+
+// Open implements nbd.Exporter: a connection to a volume that sleeps wakes it.
+func (ex *Exports) Open(name string) (*nbd.Export, error) {
+	d, err := ex.disks.Local(name, true)
+	if err != nil {
+		return nil, err
+	}
+	return ex.openDisk(d)
+}
+
+// openDisk is Open for a disk that was found.
+func (ex *Exports) openDisk(d *disk.Disk) (*nbd.Export, error) {
+	err := cmp.Or(d.RefuseFenced(), d.RefuseWhileCreated())
+	if err != nil {
+		return nil, err
+	}
+	v := d.KeepOpen()
+	if v == nil {
+		if v, err = d.WakeAlone(false); err != nil {
+			return nil, err
+		}
+		ex.owners.CheckSealSoon(d)
+	}
+	x := &Device{Ex: ex, D: d, V: v, readOnly: d.State().Snapshot != ""}
+	x.MayFn = x.alive
+	if !d.Connect(x, v) {
+		return nil, errs.New(errs.Unavailable, "volume %q is being closed", d)
+	}
+	lat := d.Latencies()
+	e := ex.export(d, x)
+	e.Observe = func(op nbd.Op, _ int, took time.Duration) {
+		lat.Of(op).Add(took)
+		ex.Latency.Of(op).Add(took)
+		if op == nbd.OpWrite || op == nbd.OpTrim || op == nbd.OpZero {
+			if d.SealCheckDue() {
+				ex.owners.CheckSealSoon(d)
+			}
+		}
+	}
+	e.Closed = func() {
+		x.Cut() // a write of it that still waits must not come after those of the next connection
+		d.Disconnected(x)
+	}
+	return e, nil
+}
+
+func (ex *Exports) export(d *disk.Disk, x *Device) *nbd.Export {
+	return &nbd.Export{Name: d.String(), ReadOnly: x.readOnly, Contexts: []string{dirtyContext}, Device: x}
+}
+
+// Describe implements nbd.Exporter: a volume that sleeps is described from its
+// record; nothing is woken.
+func (ex *Exports) Describe(name string) (*nbd.Export, error) {
+	d, err := ex.disks.Local(name, true)
+	if err != nil {
+		return nil, err
+	}
+	st := d.State()
+	if st.Mode == volume.Failed || st.Mode == volume.Fenced {
+		return nil, errs.New(errs.Fenced, "volume %q is %s: %s", d, st.Mode, st.Reason)
+	}
+	e := ex.export(d, &Device{D: d, readOnly: st.Snapshot != ""})
+	e.Device = sleeping{st.Size}
+	return e, nil
+}
+
+// sleeping is a device that only has a size.
+type sleeping struct{ size uint64 }
+
+func (s sleeping) Size() uint64 { return s.size }
+
+func (s sleeping) ReadAt([]byte, uint64) error { return errClosedDevice }
+
+func (s sleeping) TryReadAt([]byte, uint64) bool { return false }
+
+func (s sleeping) WriteFrames([]uint64, [][]byte) error { return errClosedDevice }
+
+func (s sleeping) Zero(uint64, uint64, bool) error { return errClosedDevice }
+
+func (s sleeping) Flush() error { return errClosedDevice }
+
+func (s sleeping) Prefetch(uint64, uint64) {}
+
+func (s sleeping) Extents([]nbd.Extent, string, uint64, uint64) ([]nbd.Extent, error) {
+	return nil, errClosedDevice
+}
+
+var errClosedDevice = errs.New(errs.Unavailable, "the volume is not open")
+
+// List implements nbd.Exporter: it lists what can be connected to.
+func (ex *Exports) List() []string {
+	var names []string
+	for _, d := range ex.disks.All() {
+		if st := d.State(); st.Mode == volume.Active || st.Mode == volume.Asleep {
+			names = append(names, d.String())
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// nbdURI is the NBD URI of an export at an address of serve's.
+func NbdURI(addr, export string, tls bool) string {
+	scheme := "nbd"
+	if tls {
+		scheme = "nbds"
+	}
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		q := url.Values{"socket": {path}}
+		// Clients want slashes of the socket as they are, and take a plus for one.
+		return scheme + "+unix:///" + escapeExport(export) + "?" + strings.NewReplacer("%2F", "/", "+", "%20").Replace(q.Encode())
+	}
+	at := strings.TrimPrefix(addr, "tcp:")
+	if host, port, err := net.SplitHostPort(at); err == nil {
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			at = net.JoinHostPort("localhost", port) // nobody is reached at "any address"
+		}
+	}
+	return scheme + "://" + at + "/" + escapeExport(export)
+}
+
+func escapeExport(name string) string {
+	return strings.ReplaceAll(url.PathEscape(name), "%2F", "/")
+}

@@ -1,0 +1,34 @@
+package inspect
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// DumpObject writes an object with the given key as text.
+func DumpObject(w io.Writer, key string, raw []byte) error {
+	switch {
+	case strings.HasPrefix(key, "packs/"):
+		return pack.Dump(w, raw)
+	case strings.HasPrefix(key, "pins/"):
+		p, err := commitlog.DecodePin(raw)
+		if err != nil {
+			return err
+		}
+		b, err := json.MarshalIndent(p, "", "  ")
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(w, "pin %s\n%s\n", key, b)
+		return err
+	case strings.HasPrefix(key, "t/"):
+		return commitlog.Dump(w, raw)
+	}
+	return errs.New(errs.Invalid, "%q is no kind of object that glide makes: packs/, pins/ and t/ are", key)
+}

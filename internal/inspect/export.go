@@ -1,0 +1,129 @@
+package inspect
+
+import (
+	"context"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/catalog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// exported is a cut that is being read; it implements api.Exported.
+type exported struct {
+	cut  *volume.Cut
+	done func()
+}
+
+func (e exported) Size() uint64 { return e.cut.Size() }
+
+func (e exported) ReadAt(ctx context.Context, p []byte, off uint64) error {
+	return e.cut.ReadAt(ctx, p, off)
+}
+
+func (e exported) Extents(ctx context.Context, off, length uint64, fn func(uint64, bool) error) error {
+	return e.cut.Extents(ctx, volume.Allocation, off, length, fn)
+}
+
+func (e exported) Close() { e.done() }
+
+// Inspector reads volumes for people: whole ones, and where their bytes are. All
+// methods may be called concurrently.
+type Inspector struct {
+	disks   *disk.Table
+	catalog *catalog.Catalog
+}
+
+// newInspector returns an inspector of a host's volumes, and of the store's.
+func NewInspector(t *disk.Table, c *catalog.Catalog) *Inspector {
+	return &Inspector{disks: t, catalog: c}
+}
+
+// Export opens the present cut of a volume, or a snapshot, for reading. A volume
+// of the store that is not on this host is read as it was last published.
+func (in *Inspector) Export(ctx context.Context, name string) (api.Exported, error) {
+	n, err := disk.ParseName(name, true)
+	if err != nil {
+		return nil, err
+	}
+	c, done, err := in.cutOf(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	return exported{c, done}, nil
+}
+
+// cutOf returns a cut of what the name names; done releases it. A volume that
+// this host has lost to another is read as the store has it.
+func (in *Inspector) cutOf(ctx context.Context, n disk.Name) (*volume.Cut, func(), error) {
+	if d := in.disks.Find(n); d != nil && d.Here() {
+		v, done, err := d.OpenForRead()
+		if err != nil {
+			return nil, nil, err
+		}
+		c, err := v.Cut()
+		if err != nil {
+			done()
+			return nil, nil, err
+		}
+		return c, func() {
+			c.Release()
+			done()
+		}, nil
+	}
+	if d := in.disks.Find(disk.Name{Tenant: n.Tenant, Volume: n.Volume}); d != nil && d.Here() {
+		_, err := in.disks.Local(n.String(), true) // the store may have another volume of that name
+		return nil, nil, err
+	}
+	tip, err := in.catalog.Tip(ctx, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	state := tip.Carry()
+	if n.Snapshot != "" {
+		found := false
+		for _, s := range state.Snapshots {
+			if s.Name == n.Snapshot {
+				disk.TakeSnapshot(&state, &s)
+				found = true
+			}
+		}
+		if !found {
+			return nil, nil, errs.New(errs.NotFound, "volume %q has no snapshot %q", n.Log(), n.Snapshot)
+		}
+	}
+	return in.catalog.CutOfState(ctx, &state)
+}
+
+func (in *Inspector) cutNamed(ctx context.Context, name string) (*volume.Cut, func(), error) {
+	n, err := disk.ParseName(name, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	return in.cutOf(ctx, n)
+}
+
+// cutAt returns a cut of the snapshot, or of the commit, of a volume; done
+// releases it.
+func (in *Inspector) CutAt(ctx context.Context, n disk.Name, at string) (*volume.Cut, func(), error) {
+	if s := in.disks.Find(disk.Name{Tenant: n.Tenant, Volume: n.Volume, Snapshot: at}); s != nil {
+		v, err := s.WakeAlone(false)
+		if err != nil {
+			return nil, nil, err
+		}
+		c, err := v.Cut()
+		if err != nil {
+			return nil, nil, err
+		}
+		return c, c.Release, nil
+	}
+	state, g, err := in.catalog.Resolve(ctx, n, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	if d := in.disks.Find(n); d != nil && volume.ID(state.ID) != d.Id {
+		return nil, nil, errs.New(errs.NotFound, "%s is a state of another volume, which had the name %q before: glide fork --at %s takes it", g, n, g)
+	}
+	return in.catalog.CutOfState(ctx, state)
+}

@@ -1,0 +1,102 @@
+package latency
+
+import (
+	"math/bits"
+	"sync/atomic"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/nbd"
+)
+
+// histogram counts durations in buckets a sixteenth of an octave wide, from 1 ns
+// to hours: quantiles are exact to about 6 %. Adding is one atomic addition.
+type histogram struct {
+	buckets [64 * subBuckets]atomic.Uint64
+	max     atomic.Int64
+}
+
+const (
+	subBits    = 4
+	subBuckets = 1 << subBits
+)
+
+func bucketOf(d time.Duration) int {
+	n := uint64(max(d, 1))
+	e := bits.Len64(n) - 1
+	if e < subBits {
+		return int(n)
+	}
+	return (e-subBits+1)*subBuckets + int(n>>(e-subBits))&(subBuckets-1)
+}
+
+// lowerEdge is the least duration of a bucket.
+func lowerEdge(b int) time.Duration {
+	if b < subBuckets {
+		return time.Duration(b)
+	}
+	e := b/subBuckets + subBits - 1
+	return time.Duration(uint64(subBuckets+b%subBuckets) << (e - subBits))
+}
+
+func (h *histogram) Add(d time.Duration) {
+	h.buckets[bucketOf(d)].Add(1)
+	for {
+		m := h.max.Load()
+		if int64(d) <= m || h.max.CompareAndSwap(m, int64(d)) {
+			return
+		}
+	}
+}
+
+// summary is the distribution in microseconds.
+func (h *histogram) summary() api.Latency {
+	var counts [64 * subBuckets]uint64
+	var total uint64
+	for i := range h.buckets {
+		counts[i] = h.buckets[i].Load()
+		total += counts[i]
+	}
+	quantile := func(q float64) float64 {
+		want := uint64(q * float64(total))
+		var seen uint64
+		for i, n := range counts {
+			if seen += n; n > 0 && seen > want {
+				return min(float64(lowerEdge(i+1)), float64(h.max.Load())) / 1e3
+			}
+		}
+		return float64(h.max.Load()) / 1e3
+	}
+	if total == 0 {
+		return api.Latency{}
+	}
+	return api.Latency{Count: total, P50: quantile(.5), P99: quantile(.99), P999: quantile(.999), Max: float64(h.max.Load()) / 1e3}
+}
+
+// latencies are the histograms of the kinds of requests.
+type Latencies struct {
+	read, write, flush, trim, zero, other histogram
+}
+
+func (l *Latencies) Of(op nbd.Op) *histogram {
+	switch op {
+	case nbd.OpRead:
+		return &l.read
+	case nbd.OpWrite:
+		return &l.write
+	case nbd.OpFlush:
+		return &l.flush
+	case nbd.OpTrim:
+		return &l.trim
+	case nbd.OpZero:
+		return &l.zero
+	}
+	return &l.other
+}
+
+func (l *Latencies) Summaries() map[string]api.Latency {
+	return map[string]api.Latency{
+		"read": l.read.summary(), "write": l.write.summary(), "flush": l.flush.summary(),
+		"trim": l.trim.summary(), "zero": l.zero.summary(),
+	}
+}

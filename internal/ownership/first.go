@@ -1,0 +1,125 @@
+package ownership
+
+import (
+	"context"
+	"time"
+
+	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// openFirst publishes a volume for the first time. What this host began to
+// publish under the name before, and gave up, is withdrawn. Under op.
+func (ow *Owners) openFirst(ctx context.Context, d *disk.Disk, st *volume.State, state commitlog.State) (commitlog.Generation, error) {
+	b, err := ow.disks.DB.Fact(disk.FirstFact(st))
+	if err != nil {
+		return commitlog.Generation{}, err
+	}
+	var before volume.ID
+	if copy(before[:], b) == len(before) && before != d.Id && ow.disks.Disk(before) == nil {
+		o, err := ow.NewOwner(st)
+		if err == nil {
+			err = o.Withdraw(ctx, commitlog.VolumeID(before))
+		}
+		if err != nil {
+			return commitlog.Generation{}, err
+		}
+	}
+	if before != d.Id {
+		ow.firstPublishMu.Lock()
+		err := ow.disks.DB.SetFact(disk.FirstFact(st), d.Id[:])
+		ow.firstPublishMu.Unlock()
+		if err != nil {
+			return commitlog.Generation{}, err
+		}
+		g, err := d.Owner.OpenNew(ctx, state)
+		ow.reportTwin(err)
+		return g, err
+	}
+	return d.Owner.OpenFirst(ctx, state)
+}
+
+// beganFirst tells whether the volume's first publication may have reached the store.
+func (ow *Owners) beganFirst(d *disk.Disk, st *volume.State) (bool, error) {
+	b, err := ow.disks.DB.Fact(disk.FirstFact(st))
+	return len(b) == len(d.Id) && volume.ID(b) == d.Id, err
+}
+
+// firstDone ends what openFirst began, once the volume's record says where the
+// volume is, or the volume is gone.
+func (ow *Owners) FirstDone(d *disk.Disk, st *volume.State) error {
+	if began, err := ow.beganFirst(d, st); err != nil || !began {
+		return err
+	}
+	return ow.disks.DB.SetFact(disk.FirstFact(st), nil)
+}
+
+// withdraw makes sure that a volume which was never known to be published is
+// not, and will not be, in the store under the record's name. It makes no
+// request if nothing was sent. Under op.
+func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State) error {
+	began, err := ow.beganFirst(d, st)
+	if err != nil || !began || fault.Is("first-publication-not-withdrawn") {
+		return err
+	}
+	if err := ow.Own(d, st); err != nil {
+		return err
+	}
+	if err := d.Owner.Withdraw(ctx, commitlog.VolumeID(d.Id)); err != nil {
+		return err
+	}
+	d.SetOwner(nil)
+	return ow.FirstDone(d, st)
+}
+
+// Pauses between tries to withdraw orphans from a store that does not answer.
+const (
+	firstWithdraw   = 100 * time.Millisecond
+	longestWithdraw = 5 * time.Second
+)
+
+// withdrawOrphans takes them out of the store, which is asked until it answers.
+// Without any it makes no request.
+func (ow *Owners) WithdrawOrphans() {
+	for retry := firstWithdraw; ; retry = min(2*retry, longestWithdraw) {
+		left := ow.disks.OrphanNames()
+		for id, n := range left {
+			err := ow.withdrawOrphan(ow.disks.Ctx, id, n)
+			switch {
+			case ow.disks.Ctx.Err() != nil:
+				return
+			case err != nil && errs.KindOf(err) == errs.Unavailable:
+				continue
+			case err != nil:
+				ow.disks.Log.Warn("a volume whose making did not end stays in the store", "volume", n.String(), "error", err)
+			}
+			delete(left, id)
+			ow.disks.ForgetOrphan(id)
+		}
+		if len(left) == 0 || clock.Pause(ow.disks.Ctx, retry) != nil {
+			return
+		}
+	}
+}
+
+func (ow *Owners) withdrawOrphan(ctx context.Context, id volume.ID, n disk.Name) error {
+	st := volume.State{ID: id, Tenant: n.Tenant, Name: n.Volume}
+	o, err := ow.NewOwner(&st)
+	if err == nil {
+		err = o.Withdraw(ctx, commitlog.VolumeID(id))
+	}
+	if err != nil {
+		return err
+	}
+	ow.firstPublishMu.Lock()
+	defer ow.firstPublishMu.Unlock()
+	b, err := ow.disks.DB.Fact(disk.FirstFact(&st))
+	if err != nil || len(b) != len(id) || volume.ID(b) != id { // another volume is being published under the name
+		return err
+	}
+	return ow.disks.DB.SetFact(disk.FirstFact(&st), nil)
+}

@@ -1,0 +1,199 @@
+package ownership
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/catalog"
+	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/pin"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Peer is another host, as its API offers it.
+type Peer interface {
+	// Release asks for a flush, or for a flush and the volume.
+	Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error)
+	// Host tells who it is.
+	Host(ctx context.Context) (api.Host, error)
+}
+
+// OwnersOptions say how a host appears to others.
+type OwnersOptions struct {
+	Advertise string                 // where other hosts find this one's API, "" if nowhere
+	Dial      func(addr string) Peer // the peer at an advertised address; nil: none can be asked
+	RollAt    uint64                 // objects of an epoch before the next begins; 0: commitlog's default
+}
+
+// Owners holds this host's claims on its volumes. All methods may be called
+// concurrently; those that say "under op" need the op of their disk.
+type Owners struct {
+	OwnersOptions
+	disks   *disk.Table
+	pins    *pin.Pins
+	catalog *catalog.Catalog
+
+	processes processes
+	twin      atomic.Pointer[error] // how another daemon with this host's identity was noticed
+
+	firstPublishMu sync.Mutex // held to change what is known of first publications
+}
+
+// newOwners returns a host that has claimed nothing.
+func NewOwners(o OwnersOptions, t *disk.Table, p *pin.Pins, c *catalog.Catalog) *Owners {
+	return &Owners{OwnersOptions: o, disks: t, pins: p, catalog: c}
+}
+
+// newOwner is a hold on the disk's log that claims nothing yet.
+func (ow *Owners) NewOwner(st *volume.State) (*commitlog.Owner, error) {
+	self := ow.Self()
+	var err error
+	if self.Process, err = ow.process(); err != nil {
+		return nil, err
+	}
+	return commitlog.New(commitlog.Options{
+		Store: ow.disks.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: self, Rand: ow.disks.Rand, Now: ow.disks.Now, RollAt: ow.RollAt,
+		Uptime: ow.disks.Uptime, Pause: clock.Pause,
+	})
+}
+
+func (ow *Owners) Self() commitlog.Host {
+	host := commitlog.Host{ID: ow.disks.HostID}
+	if ow.Advertise != "" {
+		host.Addresses = []string{ow.Advertise}
+	}
+	return host
+}
+
+// commit publishes a state, opening the log or an epoch of this process first
+// where that has not been done. While another host has its time to take the
+// volume over, it waits. Under op.
+func (ow *Owners) Commit(ctx context.Context, d *disk.Disk, state commitlog.State) (commitlog.Generation, error) {
+	g, err := ow.tryCommit(ctx, d, state)
+	for errors.Is(err, commitlog.ErrYielding) && clock.Pause(ctx, YieldPoll) == nil {
+		g, err = ow.tryCommit(ctx, d, state)
+	}
+	if err != nil && d.Ended() {
+		d.SetOwner(nil)
+		g, err = ow.tryCommit(ctx, d, state)
+	}
+	return g, NameTaken(err, d.String(), state.Cause)
+}
+
+// nameTaken says what can be done about a name that another volume has in the store.
+func NameTaken(err error, name string, cause commitlog.Cause) error {
+	if errs.KindOf(err) != errs.Exists || err == nil {
+		return err
+	}
+	switch cause {
+	case commitlog.CauseCreate, commitlog.CauseImport, commitlog.CauseFork, commitlog.CauseRename:
+		return errs.New(errs.Exists, "%w: choose another", err)
+	}
+	return errs.New(errs.Exists, "%w: give this one another with glide rename %s NEW", err, name)
+}
+
+func (ow *Owners) tryCommit(ctx context.Context, d *disk.Disk, state commitlog.State) (commitlog.Generation, error) {
+	st := d.State()
+	if err := ow.Own(d, &st); err != nil {
+		return commitlog.Generation{}, err
+	}
+	if d.Owner.Generation().IsZero() {
+		if st.Published == nil {
+			return ow.openFirst(ctx, d, &st, state)
+		}
+		if _, err := ow.ClaimOwn(ctx, d, &st); errors.Is(err, errRemovedHere) {
+			return d.Owner.OpenFirst(ctx, state) // it was not removed after all
+		} else if err != nil {
+			return commitlog.Generation{}, err
+		}
+	}
+	return d.Owner.Commit(ctx, state)
+}
+
+// own gives the disk an owner, which need not have claimed anything.
+func (ow *Owners) Own(d *disk.Disk, st *volume.State) error {
+	if d.Owner == nil {
+		o, err := ow.NewOwner(st)
+		if err != nil {
+			return err
+		}
+		d.SetOwner(o)
+	}
+	return nil
+}
+
+// claimOwn begins this process's epoch of a volume that is this host's; finding
+// it somebody else's is being fenced.
+func (ow *Owners) ClaimOwn(ctx context.Context, d *disk.Disk, st *volume.State) (*commitlog.Object, error) {
+	first, err := d.Owner.Claim(ctx, commitlog.CauseOpen, func(tip *commitlog.Object) error {
+		if tip.State.Owner.ID != ow.disks.HostID || tip.State.ID != commitlog.VolumeID(st.ID) || ow.IsTwins(tip.State.Owner) {
+			return takenBy(d, tip)
+		}
+		if had := disk.Generation(st.Published); tip.Generation.Compare(had) < 0 { // no-silent-rollback
+			return errs.New(errs.Unsupported, "the store shows generation %s of volume %q, and this host published %s: it lost what was written, or its lists are not complete",
+				tip.Generation, d, had)
+		}
+		if v := d.Open(); v != nil && tip.State.Through() > v.Last() {
+			// no-silent-rollback: what this host syncs before it publishes is not here.
+			return errs.New(errs.Fenced, "the store has a newer state of volume %q (generation %s, write %d) than the disk of this host (write %d): was the data directory restored from a copy?", d, tip.Generation, tip.State.Through(), v.Last())
+		}
+		if tip.State.Root != st.Root { // reachable-is-kept
+			return ow.pins.KeepBehind(ctx, st.Root)
+		}
+		return nil
+	})
+	if err != nil && errs.KindOf(err) == errs.NotFound {
+		return nil, ow.whyRemoved(ctx, d, st, err)
+	}
+	return first, err
+}
+
+// errRemovedHere is a volume of this host that this host removed from the store,
+// and still has: it lost its power, or the answer, in between.
+var errRemovedHere = errs.New(errs.NotFound, "the volume was removed from the store by this host")
+
+// halfRenamed is a volume of this host that goes by another name in the store.
+type HalfRenamed struct {
+	error
+	To string
+}
+
+func (e HalfRenamed) Unwrap() error { return e.error }
+
+// whyRemoved tells what became of a volume of this host whose log in the store
+// says that it was removed.
+func (ow *Owners) whyRemoved(ctx context.Context, d *disk.Disk, st *volume.State, err error) error {
+	tip, findErr := commitlog.Newest(ctx, ow.disks.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name})
+	switch {
+	case findErr != nil:
+		return errors.Join(err, findErr)
+	case !tip.Tombstone || tip.State.ID != commitlog.VolumeID(d.Id) || tip.State.Owner.ID != ow.disks.HostID:
+		return takenBy(d, tip)
+	case tip.State.RenamedTo != "":
+		to := tip.State.RenamedTo
+		whole := disk.Display(st.Tenant, to, "")
+		return HalfRenamed{errs.New(errs.Busy, "the renaming of volume %q to %q was not finished: glide rename %s %s again", d, whole, d, whole), to}
+	}
+	return errRemovedHere
+}
+
+// removedElsewhere is a volume that another host removed from the store.
+type RemovedElsewhere struct{ error }
+
+func (e RemovedElsewhere) Unwrap() error { return e.error }
+
+func takenBy(d *disk.Disk, tip *commitlog.Object) error {
+	if tip.State.Owner.ID == d.Table.HostID && !tip.Tombstone {
+		return errs.New(errs.Fenced, "volume %q was taken over by %w at %s", d, commitlog.ErrTwin, tip.Generation)
+	}
+	if tip.Tombstone {
+		return RemovedElsewhere{errs.New(errs.Fenced, "volume %q was removed from the store by host %s at %s", d, tip.State.Owner.ID, tip.Generation)}
+	}
+	return errs.New(errs.Fenced, "volume %q was taken over by host %s at %s", d, tip.State.Owner.ID, tip.Generation)
+}

@@ -1,0 +1,286 @@
+package ownership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/catalog"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/event"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// answers tells whether a host can be reached.
+func (ow *Owners) Answers(ctx context.Context, host commitlog.Host) bool {
+	for _, addr := range host.Addresses {
+		if ow.Dial == nil {
+			return false
+		}
+		actx, cancel := context.WithTimeout(ctx, askWithin)
+		got, err := ow.Dial(addr).Host(actx)
+		cancel()
+		if err == nil && got.ID == host.ID {
+			return true
+		}
+	}
+	return false
+}
+
+// evict takes a volume off this host that is to be woken here under another name,
+// which its next owner gave it: what was not published becomes its rescue first.
+func (ow *Owners) evict(n disk.Name, tip *commitlog.Object, force bool) error {
+	d := ow.disks.Disk(volume.ID(tip.State.ID))
+	if d == nil {
+		return nil
+	}
+	if tip.State.Owner.ID == ow.disks.HostID {
+		return errs.New(errs.Busy, "volume %q is on this host as %q, and its renaming was not finished: glide rename %s %s again", n, d, d, n)
+	}
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if err := d.RefuseIfConnected("wake it as "+n.String(), force); err != nil {
+		return err
+	}
+	if d.State().Mode != volume.Fenced {
+		if _, err := d.Wake(false); err != nil && errs.KindOf(err) != errs.Fenced {
+			return err
+		}
+		if err := ow.FenceIfLost(d, takenBy(d, tip)); d.State().Mode != volume.Fenced {
+			return err
+		}
+	}
+	return ow.EraseAll(d)
+}
+
+// reclaimWithin is how long the store may take when a volume that was released is
+// woken on the host that released it.
+const reclaimWithin = 10 * time.Second
+
+// reclaim makes a released disk this host's again. If another host claimed it
+// meanwhile it is fenced here, with nothing to rescue. Under op.
+func (ow *Owners) Reclaim(d *disk.Disk, force bool) error {
+	st := d.State()
+	if !st.Released || st.Mode == volume.Fenced {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ow.disks.Ctx, reclaimWithin)
+	defer cancel()
+	if d.Owner != nil && !d.Owner.Generation().IsZero() {
+		d.SetOwner(nil) // whose release may still be under way; one of an earlier try goes on, with its time to yield
+	}
+	if err := ow.Own(d, &st); err != nil {
+		return err
+	}
+	first, err := ow.ClaimOwn(ctx, d, &st)
+	switch {
+	case err == nil:
+		return d.Update(func(s *volume.State) {
+			s.Released, s.Published = false, &volume.Published{Epoch: first.Generation.Epoch, Number: first.Generation.Number}
+		})
+	case errs.KindOf(err) == errs.Fenced:
+		return errors.Join(err, ow.FenceClosed(d, err))
+	case force:
+		ow.disks.Event(event.EventVolume, d.String(), "woken by force, though it was released: another host may have it too")
+		return d.Update(func(s *volume.State) { s.Released = false })
+	}
+	return errs.New(errs.KindOf(err), "volume %q was released to the store, which has to say that no other host woke it: %w", d, err)
+}
+
+func Older(name string, have, want commitlog.Generation) error {
+	if have.IsZero() {
+		return errs.New(errs.WouldLose, "volume %q was never published, and generation %s is expected: what was written since is not here", name, want)
+	}
+	return errs.New(errs.WouldLose, "the newest state of %q is generation %s, and %s is expected: what was written between them is missing", name, have, want)
+}
+
+// takeOver claims a volume that is not on this host.
+func (ow *Owners) TakeOver(ctx context.Context, n disk.Name, force bool, want commitlog.Generation) (*disk.Disk, error) {
+	tip, err := ow.catalog.Listed(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	cause := commitlog.CauseWake
+	if owner := tip.State.Owner; !tip.Released && owner.ID != "" && owner.ID != ow.disks.HostID {
+		if _, err := ow.AskOwner(ctx, n, tip, false); err != nil {
+			// Meanwhile it may have been removed, or its host have let go of it.
+			now, terr := ow.catalog.Listed(ctx, n)
+			if terr == nil {
+				tip = now
+			} else if errs.KindOf(terr) == errs.NotFound {
+				return nil, terr
+			}
+			if !tip.Released {
+				if !force {
+					return nil, ow.wouldLose(n, tip, err)
+				}
+				cause = commitlog.CauseTakeover
+			}
+		}
+	}
+	if tip.Generation.Compare(want) < 0 {
+		if tip, err = ow.catalog.Listed(ctx, n); err != nil {
+			return nil, err
+		}
+		if tip.Generation.Compare(want) < 0 {
+			return nil, Older(n.String(), tip.Generation, want)
+		}
+	}
+	if err := ow.evict(n, tip, force); err != nil {
+		return nil, err
+	}
+	rec := disk.RecordOf(&tip.State, volume.ID(tip.State.ID))
+	d := disk.NewDisk(ow.disks, rec)
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if err := ow.disks.Reserve(d); err != nil {
+		return nil, err
+	}
+	if err := ow.claim(ctx, d, cause, want); err != nil {
+		ow.disks.Unreserve(d)
+		return nil, err
+	}
+	return d, nil
+}
+
+// claimWithin is how long a claim may take: a path to the store on which a request
+// takes a second wins well before.
+const claimWithin = 90 * time.Second
+
+// claim opens an epoch of this host for a disk that the store has, and brings
+// it up. Under op.
+func (ow *Owners) claim(ctx context.Context, d *disk.Disk, cause commitlog.Cause, want commitlog.Generation) error {
+	st := d.State()
+	if err := ow.FirstDone(d, &st); err != nil { // one that a call left behind is somebody's now
+		return err
+	}
+	o, err := ow.NewOwner(&st)
+	if err != nil {
+		return err
+	}
+	cctx, cancel := context.WithTimeout(ctx, claimWithin)
+	defer cancel()
+	name := disk.Name{Tenant: st.Tenant, Volume: st.Name}
+	seen := ow.catalog.Seen.Of(name)
+	first, err := o.Claim(cctx, cause, func(tip *commitlog.Object) error {
+		if tip.Generation.Compare(seen) < 0 {
+			return catalog.RolledBack(name, seen, "generation "+tip.Generation.String())
+		}
+		if tip.Generation.Compare(want) < 0 {
+			return Older(d.String(), tip.Generation, want)
+		}
+		return nil
+	})
+	if err != nil && cctx.Err() != nil && ctx.Err() == nil {
+		return errs.New(errs.Busy, "volume %q could not be claimed within %v: try again; if its owner goes on writing, it pauses once: %w", d, claimWithin, err)
+	}
+	if err != nil {
+		return err
+	}
+	rec := disk.RecordOf(&first.State, volume.ID(first.State.ID))
+	rec.Published = &volume.Published{Epoch: first.Generation.Epoch, Number: first.Generation.Number}
+	if rec.ID != d.Id {
+		return errs.New(errs.Busy, "volume %q was replaced by another of the same name meanwhile: try again", d)
+	}
+	v, err := ow.Load(ctx, rec, &first.State)
+	if err != nil {
+		return err
+	}
+	d.SetOwner(o)
+	d.Adopt(v)
+	ow.disks.Hooks.Ship(d)
+	if cause == commitlog.CauseTakeover {
+		ow.disks.Event(event.EventVolume, d.String(), "taken over by force, at generation %s", first.Generation)
+	}
+	return nil
+}
+
+// load records and opens a volume as the store has it. Until its data commits
+// are in this host's log too, and its snapshots have records, its own record says
+// that it does not count: it would come back without them after a crash.
+func (ow *Owners) Load(ctx context.Context, rec volume.State, s *commitlog.State) (*volume.Volume, error) {
+	published := rec.Published
+	if rec.Loading = len(s.DataCommits)+len(s.Snapshots) > 0; rec.Loading {
+		rec.Published = nil
+	}
+	if err := ow.disks.Save(&rec); err != nil {
+		return nil, err
+	}
+	v, err := volume.Open(ow.disks.Env(ow.disks.Tenant(rec.Tenant)), rec, false)
+	if err != nil {
+		return nil, errors.Join(err, ow.disks.Forget(rec.ID))
+	}
+	if !rec.Loading {
+		return v, nil
+	}
+	if err = ow.catalog.Replay(ctx, v, s); err == nil {
+		err = ow.adoptSnapshots(s, disk.Generation(published))
+	}
+	if err == nil {
+		err = v.Loaded(func(st *volume.State) { st.Published = published })
+	}
+	if err != nil {
+		_ = v.Close() // it is fetched again
+		err = errors.Join(err, ow.disks.Forget(rec.ID))
+		v.Discard()
+		return nil, err
+	}
+	return v, nil
+}
+
+// adoptSnapshots records the snapshots that came with a volume.
+func (ow *Owners) adoptSnapshots(s *commitlog.State, g commitlog.Generation) error {
+	for _, snap := range s.Snapshots {
+		st := disk.RecordOf(s, disk.NewVolumeID(ow.disks))
+		st.Snapshot, st.SnapshotOf, st.CreatedAt = snap.Name, volume.ID(s.ID), snap.CreatedAt
+		st.Root, st.Size, st.Folded, st.Floor, st.Used = snap.Root, snap.Size, snap.Seq, snap.Seq, snap.Seq
+		st.RootBlocks = st.Blocks()
+		if st.Generation = snap.Generation.String(); snap.Generation.IsZero() {
+			st.Generation = g.String()
+		}
+		st.Labels, st.Parent = nil, nil
+		if _, err := ow.disks.Add(st); err != nil && !errors.Is(err, errs.Exists) {
+			return err
+		}
+	}
+	return nil
+}
+
+// wouldLose says what forcing a claim may lose.
+func (ow *Owners) wouldLose(n disk.Name, tip *commitlog.Object, why error) error {
+	kind := errs.WouldLose
+	return errs.New(kind, "volume %q is held by host %s, and what it wrote since generation %s (%s) may be lost: %w; --force takes it over all the same",
+		n, tip.State.Owner.ID, tip.Generation, tip.State.Time.Format(time.RFC3339), why)
+}
+
+// askWithin is how long another host may take to answer before it counts as
+// unreachable.
+const askWithin = 5 * time.Second
+
+// askOwner asks the owner of a volume to flush it, and unless flushOnly to release it.
+func (ow *Owners) AskOwner(ctx context.Context, n disk.Name, tip *commitlog.Object, flushOnly bool) (api.Volume, error) {
+	owner := tip.State.Owner
+	if len(owner.Addresses) == 0 || ow.Dial == nil {
+		return api.Volume{}, errs.New(errs.Unavailable, "host %s has no address where it could be asked", owner.ID)
+	}
+	var last error
+	for _, addr := range owner.Addresses {
+		actx, cancel := context.WithTimeout(ctx, askWithin)
+		r := api.ReleaseRequest{Host: ow.disks.HostID, Epoch: tip.Generation.Epoch, WithinMs: float64(askWithin.Milliseconds()), FlushOnly: flushOnly}
+		v, err := ow.Dial(addr).Release(actx, n.String(), r)
+		late := actx.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil {
+			return v, nil
+		}
+		if late { // a host that hangs, or that the network swallows what is sent to
+			err = errs.New(errs.Unavailable, "no answer within %v", askWithin)
+		}
+		last = fmt.Errorf("host %s at %s: %w", owner.ID, addr, err)
+	}
+	return api.Volume{}, last
+}

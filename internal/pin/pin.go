@@ -1,0 +1,233 @@
+package pin
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/flush"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// Pins announces to collectors what this host is about to refer to, or still
+// needs. It implements flush.Pins.
+type Pins struct {
+	disks *disk.Table
+
+	mu sync.Mutex
+	// children are the pinned roots of published states that have moved on and
+	// that unpublished volumes of this host still lie over.
+	children map[blockmap.Root]commitlog.Pin
+	// behind are those of them that a record names whose volume's newest commit
+	// names another.
+	behind map[blockmap.Root]bool
+	used   bool // a fact says that this host has pins in the store
+}
+
+const pinsFact = "pins"
+
+// newPins returns the pins of a host; recover brings those of an earlier process.
+func NewPins(t *disk.Table) *Pins {
+	return &Pins{disks: t, children: map[blockmap.Root]commitlog.Pin{}, behind: map[blockmap.Root]bool{}}
+}
+
+// recoverWithin is what a start waits for the store to list this host's pins:
+// guests wait, too.
+const RecoverWithin = 3 * time.Second
+
+// recover drops what a process before this one left: its sessions and what it
+// was about to publish. The pins for local children stay. A host that never
+// pinned anything makes no request.
+func (p *Pins) Recover(ctx context.Context) error {
+	b, err := p.disks.DB.Fact(pinsFact)
+	if err != nil || len(b) == 0 {
+		return err
+	}
+	p.used = true
+	ctx, cancel := context.WithTimeout(ctx, RecoverWithin)
+	defer cancel()
+	var stale []commitlog.Pin
+	err = commitlog.Pins(ctx, p.disks.Store, p.disks.HostID, func(pin commitlog.Pin) error {
+		if pin.Kind != commitlog.PinChildren {
+			stale = append(stale, pin)
+			return nil
+		}
+		for _, r := range pin.Roots {
+			p.children[r] = pin
+		}
+		return nil
+	})
+	if err != nil {
+		// Local volumes go on without the store; what stays pinned only keeps garbage.
+		p.disks.Log.Warn("pins of an earlier run were not looked at", "error", err)
+		return nil
+	}
+	for _, pin := range stale {
+		if err := commitlog.DropPin(ctx, p.disks.Store, pin); err != nil {
+			p.disks.Log.Warn("a pin of an earlier run was not dropped", "error", err)
+			return nil
+		}
+	}
+	return nil
+}
+
+// create makes a pin durable in the store.
+func (p *Pins) create(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (commitlog.Pin, error) {
+	p.mu.Lock()
+	used := p.used
+	p.used = true
+	p.mu.Unlock()
+	if !used {
+		if err := p.disks.DB.SetFact(pinsFact, []byte{1}); err != nil {
+			return commitlog.Pin{}, err
+		}
+	}
+	pin, err := commitlog.NewPin(p.disks.Rand, p.disks.HostID, kind, p.disks.Now())
+	if err != nil {
+		return pin, err
+	}
+	fill(&pin)
+	return pin, commitlog.CreatePin(ctx, p.disks.Store, pin)
+}
+
+func (p *Pins) dropper(pin commitlog.Pin) func(context.Context) error {
+	return func(ctx context.Context) error { return commitlog.DropPin(ctx, p.disks.Store, pin) }
+}
+
+// PinSession announces the packs of an upload session.
+func (p *Pins) PinSession(ctx context.Context, nonce [8]byte) (func(context.Context) error, error) {
+	pin, err := p.create(ctx, commitlog.PinSession, func(pin *commitlog.Pin) { pin.Nonce = nonce })
+	return p.dropper(pin), err
+}
+
+// PinPacks announces packs that a dedup hit is about to refer to.
+func (p *Pins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Context) error, error) {
+	pin, err := p.create(ctx, commitlog.PinPacks, func(pin *commitlog.Pin) {
+		for _, id := range ids {
+			pin.Packs = append(pin.Packs, commitlog.PackName(id))
+		}
+	})
+	return p.dropper(pin), err
+}
+
+// pinFork announces the commit that a fork will copy.
+func (p *Pins) PinFork(ctx context.Context, key string) (func(context.Context) error, error) {
+	pin, err := p.create(ctx, commitlog.PinFork, func(pin *commitlog.Pin) { pin.Commit = key })
+	return p.dropper(pin), err
+}
+
+// keepChildren pins the root of a published state that is about to move, if a
+// volume that only this host knows lies over it (reachable-is-kept; a local fork
+// costs no request before that).
+func (p *Pins) KeepChildren(ctx context.Context, root blockmap.Root, except volume.ID) error {
+	if !p.needed(root, except) {
+		return nil
+	}
+	return p.keep(ctx, root)
+}
+
+// keepBehind pins the root that the record of a volume names, where the newest
+// commit, which an earlier process of this host made and did not live to note, names
+// another. The epoch that still holds the older one is about to be closed, and
+// until the next fold the volume, and what is forked from it, lies over that.
+func (p *Pins) KeepBehind(ctx context.Context, root blockmap.Root) error {
+	p.mu.Lock()
+	p.behind[root] = true
+	p.mu.Unlock()
+	return p.keep(ctx, root)
+}
+
+func (p *Pins) keep(ctx context.Context, root blockmap.Root) error {
+	if root.IsHole() || fault.Is("children-not-pinned") {
+		return nil
+	}
+	p.mu.Lock()
+	_, pinned := p.children[root]
+	p.mu.Unlock()
+	if pinned {
+		return nil
+	}
+	pin, err := p.create(ctx, commitlog.PinChildren, func(pin *commitlog.Pin) { pin.Roots = []blockmap.Root{root} })
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.children[root] = pin
+	p.mu.Unlock()
+	return nil
+}
+
+// needed tells whether an unpublished volume of this host lies over the root.
+func (p *Pins) needed(root blockmap.Root, except volume.ID) bool {
+	for _, d := range p.disks.All() {
+		st := d.State()
+		listed := st.SnapshotOf != volume.ID{} && st.Generation != "" // a commit names its root
+		if st.ID != except && st.Published == nil && st.Root == root && !listed {
+			return true
+		}
+	}
+	return false
+}
+
+// under tells whether a volume of this host lies over the root.
+func (p *Pins) under(root blockmap.Root) bool {
+	return slices.ContainsFunc(p.disks.All(), func(d *disk.Disk) bool { return d.State().Root == root })
+}
+
+// release drops the pins of roots that no unpublished volume needs any more, and
+// that no record is behind with.
+func (p *Pins) Release(ctx context.Context) {
+	p.mu.Lock()
+	var drop []commitlog.Pin
+	for root, pin := range p.children {
+		if p.needed(root, volume.ID{}) || p.behind[root] && p.under(root) {
+			continue
+		}
+		drop = append(drop, pin)
+		delete(p.children, root)
+		delete(p.behind, root)
+	}
+	p.mu.Unlock()
+	for _, pin := range drop {
+		if err := commitlog.DropPin(ctx, p.disks.Store, pin); err != nil {
+			p.disks.Log.Warn("a pin was not dropped", "error", err)
+		}
+	}
+}
+
+// storePins makes pins for an import that has no host, and no metadata; nothing survives the process.
+type storePins struct{ disks *disk.Table }
+
+// ForImport returns the pins of an import that has no host: nothing of them outlives
+// the process.
+func ForImport(t *disk.Table) flush.Pins { return storePins{t} }
+
+func (p storePins) pin(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (func(context.Context) error, error) {
+	pin, err := commitlog.NewPin(p.disks.Rand, p.disks.HostID, kind, p.disks.Now())
+	if err != nil {
+		return nil, err
+	}
+	fill(&pin)
+	drop := func(ctx context.Context) error { return commitlog.DropPin(ctx, p.disks.Store, pin) }
+	return drop, commitlog.CreatePin(ctx, p.disks.Store, pin)
+}
+
+// PinSession announces the packs of the import.
+func (p storePins) PinSession(ctx context.Context, nonce [8]byte) (func(context.Context) error, error) {
+	return p.pin(ctx, commitlog.PinSession, func(pin *commitlog.Pin) { pin.Nonce = nonce })
+}
+
+// PinPacks announces packs that the import refers to.
+func (p storePins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Context) error, error) {
+	return p.pin(ctx, commitlog.PinPacks, func(pin *commitlog.Pin) {
+		for _, id := range ids {
+			pin.Packs = append(pin.Packs, commitlog.PackName(id))
+		}
+	})
+}

@@ -1,0 +1,228 @@
+package publication
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/flush"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/ownership"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/pin"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// count makes requests in the returned context count to the returned counter too.
+func Count(ctx context.Context) (context.Context, *objstore.Counter) {
+	c := &objstore.Counter{}
+	return objstore.WithCounter(ctx, c), c
+}
+
+// requests are the counts of one operation.
+func Requests(c *objstore.Counter) api.Requests {
+	n := c.Counts()
+	return api.Requests{Put: n.Put, Get: n.Get, List: n.List, Head: n.Head, Delete: n.Delete}
+}
+
+// flush publishes the disk as it is now; cause "" is a flush for want of room.
+func (pub *Publisher) Flush(ctx context.Context, d *disk.Disk, cause commitlog.Cause) (api.Flush, error) {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if cause == "" {
+		cause = commitlog.CauseFlush
+	}
+	return pub.Publish(ctx, d, cause, nil)
+}
+
+// publish folds a cut of the disk, uploads it and commits it; change, if not
+// nil, edits the state that is committed. Where nothing changed since the last
+// commit, and change is nil, it makes no request. Under op.
+func (pub *Publisher) Publish(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State)) (api.Flush, error) {
+	return pub.PublishCut(ctx, d, cause, change, nil)
+}
+
+// publishCut is publish of the cut that begin takes; nil: the volume's BeginFold.
+func (pub *Publisher) PublishCut(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
+	f, err := pub.TryPublish(ctx, d, cause, change, begin)
+	return f, pub.owners.FenceIfLost(d, err)
+}
+
+func (pub *Publisher) TryPublish(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
+	began := pub.disks.Now()
+	ctx, counter := Count(ctx)
+	v, err := d.Wake(false)
+	if err != nil {
+		return api.Flush{}, err
+	}
+	if err := d.RefuseFenced(); err != nil {
+		return api.Flush{}, err
+	}
+	st := v.State()
+	if st.Published != nil && change == nil && !v.Dirty() && !pub.changed(d, &st) {
+		return api.Flush{Generation: disk.Generation(st.Published).String(), ElapsedMs: pub.disks.Since(began), Requests: Requests(counter)}, nil
+	}
+	snaps, err := pub.PublishSnapshots(ctx, d)
+	if err != nil {
+		return api.Flush{}, err
+	}
+	if begin == nil {
+		begin = v.BeginFold
+	}
+	c, err := begin()
+	if err != nil {
+		return api.Flush{}, err
+	}
+	defer v.EndFold(c)
+	p := publication{pub: pub, d: d, v: v, cut: c, cause: cause, snapshots: snaps, change: change}
+	if err := p.run(ctx); err != nil {
+		return api.Flush{}, err
+	}
+	d.Stored.Add(int64(p.res.Uploaded))
+	pub.Dedup.Add(p.res.Hits)
+	pub.pins.Release(ctx)
+	return api.Flush{
+		Generation: p.gen.String(), BlocksFolded: p.res.Folded, BlocksNew: p.res.New, BytesUploaded: p.res.Uploaded,
+		Requests: Requests(counter), ElapsedMs: pub.disks.Since(began),
+	}, nil
+}
+
+// changes is changed for the disk as it is now.
+func (pub *Publisher) Changes(d *disk.Disk) bool {
+	st := d.State()
+	return pub.changed(d, &st)
+}
+
+// changed tells whether the record says something that the newest commit does not.
+func (pub *Publisher) changed(d *disk.Disk, st *volume.State) bool {
+	if st.RootBlocks != st.Blocks() || st.RolledBack || st.Unsaid {
+		return true // it has grown, shows what was given up, or has other labels
+	}
+	for _, s := range pub.disks.SnapshotsOf(st.ID) {
+		if s.State().Generation == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// PublisherOptions say how a host folds.
+type PublisherOptions struct {
+	PackBlocks  int // blocks of a pack, at most
+	Compression pack.Compression
+}
+
+// Publisher publishes the volumes of a host. All methods may be called
+// concurrently; those that say "under op" need the op of their disk.
+type Publisher struct {
+	PublisherOptions
+	Session *flush.Session // uploads
+	Dedup   atomic.Uint64  // blocks that were not uploaded because the store had them
+
+	disks  *disk.Table
+	pins   *pin.Pins
+	owners *ownership.Owners
+}
+
+// newPublisher returns a publisher with an upload session of its own.
+func NewPublisher(o PublisherOptions, t *disk.Table, p *pin.Pins, ow *ownership.Owners) *Publisher {
+	return &Publisher{PublisherOptions: o, Session: flush.NewSession(t.Store, p, t.Random64), disks: t, pins: p, owners: ow}
+}
+
+// publication is one fold and commit.
+type publication struct {
+	pub       *Publisher
+	d         *disk.Disk
+	v         *volume.Volume
+	cut       *volume.Cut
+	cause     commitlog.Cause
+	snapshots []commitlog.Snapshot
+	change    func(*commitlog.State)
+
+	res flush.Result
+	gen commitlog.Generation
+}
+
+func (p *publication) run(ctx context.Context) error {
+	h, st := p.pub, &p.cut.State
+	if !fault.Is("published-before-synced") {
+		if err := p.cut.Sync(); err != nil {
+			return err
+		}
+	}
+	end := h.Session.Begin()
+	defer func() { end(context.WithoutCancel(ctx)) }()
+	t := h.disks.Tenant(st.Tenant)
+	res, release, err := h.foldCut(ctx, t, p.cut)
+	if err != nil {
+		return err
+	}
+	committed := false
+	defer func() {
+		// A commit that may yet take effect keeps what it refers to announced.
+		if committed || p.d.Owner == nil || !p.d.Owner.Unsettled() {
+			release(context.WithoutCancel(ctx))
+		}
+	}()
+	p.res = res
+	p.d.Moving.Lock()
+	defer p.d.Moving.Unlock()
+	if err := h.pins.KeepChildren(ctx, st.Root, st.ID); err != nil {
+		return err
+	}
+	state := h.disks.CommitState(st, p.cause)
+	state.Root, state.Seq, state.Snapshots = res.Root, p.cut.Seq, p.snapshots
+	if p.change != nil {
+		p.change(&state)
+	}
+	if p.gen, err = p.pub.owners.Commit(ctx, p.d, state); err != nil {
+		return err
+	}
+	committed = true
+	p.d.Published()
+	m, err := blockmap.New(t.Pages, res.Root, st.Blocks())
+	if err != nil {
+		return err
+	}
+	if err := h.disks.WithoutCleaning(func() error {
+		return p.v.Published(p.cut, m, func(s *volume.State) {
+			if p.gen.Compare(disk.Generation(s.Published)) > 0 { // a data commit may have followed
+				s.Published, s.RolledBack, s.Unsaid = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}, false, false
+			}
+		})
+	}); err != nil {
+		return err
+	}
+	if s := p.d.Shipper(); s != nil {
+		s.Reached(p.cut.Seq)
+	}
+	if st.Published == nil {
+		if err := p.pub.owners.FirstDone(p.d, st); err != nil {
+			return err
+		}
+	}
+	return p.nameSnapshots()
+}
+
+// nameSnapshots records in which commit the snapshots are that it was the first to list.
+func (p *publication) nameSnapshots() error {
+	for _, listed := range p.snapshots {
+		if !listed.Generation.IsZero() {
+			continue
+		}
+		st := &p.cut.State
+		s := p.pub.disks.Find(disk.Name{Tenant: st.Tenant, Volume: st.Name, Snapshot: listed.Name})
+		if s == nil {
+			continue // removed meanwhile
+		}
+		if err := s.Update(func(r *volume.State) { r.Generation = p.gen.String() }); err != nil && errs.KindOf(err) != errs.NotFound {
+			return err
+		}
+	}
+	return nil
+}

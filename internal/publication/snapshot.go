@@ -1,0 +1,77 @@
+package publication
+
+import (
+	"context"
+	"errors"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// publishSnapshots folds the snapshots that the store does not have yet, the
+// oldest first, and returns all of them as the next commit will list them. Under op.
+func (pub *Publisher) PublishSnapshots(ctx context.Context, d *disk.Disk) ([]commitlog.Snapshot, error) {
+	out := []commitlog.Snapshot{}
+	for _, s := range pub.disks.SnapshotsOf(d.Id) {
+		if err := pub.foldSnapshot(ctx, s); errors.Is(err, errs.NotFound) && s.Removed() {
+			continue // meanwhile
+		} else if err != nil {
+			return nil, err
+		}
+		st := s.State()
+		g, _ := commitlog.ParseGeneration(st.Generation) // zero until the commit is made
+		out = append(out, commitlog.Snapshot{Name: st.Snapshot, Root: st.Root, Size: st.Size, Seq: st.Folded, Generation: g, CreatedAt: st.CreatedAt})
+	}
+	return out, nil
+}
+
+// foldSnapshot uploads a snapshot; its record then needs no log any more.
+func (pub *Publisher) foldSnapshot(ctx context.Context, s *disk.Disk) error {
+	s.Op.Lock()
+	defer s.Op.Unlock()
+	v, err := s.Wake(false)
+	if err != nil {
+		return err
+	}
+	st := v.State()
+	if !v.Dirty() && st.RootBlocks == st.Blocks() {
+		return nil
+	}
+	c, err := v.BeginFold()
+	if err != nil {
+		return err
+	}
+	defer v.EndFold(c)
+	end := pub.Session.Begin()
+	defer func() { end(context.WithoutCancel(ctx)) }()
+	t := pub.disks.Tenant(st.Tenant)
+	res, release, err := pub.foldCut(ctx, t, c)
+	if err != nil {
+		return err
+	}
+	// Until the commit that lists the snapshot is made, nothing in the store
+	// names this root: the pin for local children keeps it.
+	defer release(context.WithoutCancel(ctx))
+	m, err := blockmap.New(t.Pages, res.Root, c.State.Blocks())
+	if err != nil {
+		return err
+	}
+	if err := pub.disks.WithoutCleaning(func() error { return v.Published(c, m, nil) }); err != nil {
+		return err
+	}
+	return pub.pins.KeepChildren(ctx, res.Root, volume.ID{})
+}
+
+// rollback makes an open volume what a cut of another holds. Under op.
+func (pub *Publisher) Rollback(ctx context.Context, d *disk.Disk, v *volume.Volume, c *volume.Cut) error {
+	d.Moving.Lock()
+	defer d.Moving.Unlock()
+	st := d.State()
+	if err := pub.pins.KeepChildren(ctx, st.Root, st.ID); err != nil {
+		return err
+	}
+	return pub.disks.WithoutCleaning(func() error { return v.Rollback(c, func(s *volume.State) { s.RolledBack = true }) })
+}
