@@ -48,7 +48,7 @@ func (cat *Catalog) Log(ctx context.Context, name, before string, count uint64) 
 	return out, err
 }
 
-// resolve finds what a fork or a rollback calls AT: a snapshot, a generation, or
+// Resolve finds what a fork or a rollback calls AT: a snapshot, a generation, or
 // a time, in the history of the volume in the store. What the store has under the
 // name of a volume that was never published is not that volume's history.
 func (cat *Catalog) Resolve(ctx context.Context, n disk.Name, at string) (*commitlog.State, commitlog.Generation, error) {

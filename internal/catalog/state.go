@@ -8,7 +8,7 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// cutOfState returns a cut of a published state, and what releases it.
+// CutOfState returns a cut of a published state, and what releases it.
 func (cat *Catalog) CutOfState(ctx context.Context, s *commitlog.State) (*volume.Cut, func(), error) {
 	v, err := cat.openState(ctx, s)
 	if err != nil {
@@ -49,7 +49,7 @@ func closeState(v *volume.Volume) {
 	v.Discard()
 }
 
-// replay brings the data commits of a published state into a volume that was
+// Replay brings the data commits of a published state into a volume that was
 // opened from the rest of it.
 func (cat *Catalog) Replay(ctx context.Context, v *volume.Volume, s *commitlog.State) error {
 	return commitlog.Replay(ctx, cat.disks.Store, &commitlog.Object{State: *s}, func(ranges []commitlog.Range) error {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// tipsAtOnce is how many volumes of the store are read side by side.
+// TipsAtOnce is how many volumes of the store are read side by side.
 const TipsAtOnce = 32
 
 // Catalog reads the volumes of the store. All methods may be called concurrently.
@@ -20,10 +20,10 @@ type Catalog struct {
 	Seen  newestSeen
 }
 
-// newCatalog returns a catalog of the host's store.
-func NewCatalog(t *disk.Table) *Catalog { return &Catalog{disks: t} }
+// New returns a catalog of the host's store.
+func New(t *disk.Table) *Catalog { return &Catalog{disks: t} }
 
-// eachStored calls fn with the newest object of every volume in the store that is
+// EachStored calls fn with the newest object of every volume in the store that is
 // wanted, or with the error of reading it, in any order, one at a time. It costs a
 // LIST for every thousand keys, or for a volume that has more of them than that,
 // and a GET and a HEAD for each volume; one more LIST where the page did not
@@ -59,7 +59,7 @@ func (cat *Catalog) EachStored(ctx context.Context, want func(disk.Name) bool, f
 	return err
 }
 
-// eachTip is eachStored without the volumes that were removed. A volume that
+// EachTip is eachStored without the volumes that were removed. A volume that
 // cannot be read is an error.
 func (cat *Catalog) EachTip(ctx context.Context, fn func(disk.Name, *commitlog.Object) error) error {
 	return cat.EachStored(ctx, func(disk.Name) bool { return true }, func(n disk.Name, tip *commitlog.Object, err error) error {
@@ -83,6 +83,7 @@ type newestSeen struct {
 	tips map[disk.Name]commitlog.Generation
 }
 
+// Of is the newest generation that was seen, zero if none was.
 func (s *newestSeen) Of(n disk.Name) commitlog.Generation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,6 +124,7 @@ func (cat *Catalog) newest(ctx context.Context, n disk.Name, read func(context.C
 	return o, err
 }
 
+// RolledBack is the error of a store that shows an older state than it did before.
 func RolledBack(n disk.Name, before commitlog.Generation, now string) error {
 	return errs.New(errs.Unsupported, "the store showed generation %s of volume %q before, and shows %s now: it lost what was written, or its lists are not "+
 		"complete; if it was restored from a copy on purpose, restart this daemon", before, n, now)
@@ -137,20 +139,20 @@ func (cat *Catalog) readListed(ctx context.Context, vol commitlog.Volume) (*comm
 	return commitlog.Listed(ctx, cat.disks.Store, vol)
 }
 
-// tip reads the newest object of a volume's log; one that was removed is not found.
+// Tip reads the newest object of a volume's log; one that was removed is not found.
 func (cat *Catalog) Tip(ctx context.Context, n disk.Name) (*commitlog.Object, error) {
 	o, err := cat.newest(ctx, n, cat.readNewest)
 	return cat.CheckTip(ctx, n, o, err)
 }
 
-// listed is tip as the store's list shows it, for a claim, which finds out by what
+// Listed is tip as the store's list shows it, for a claim, which finds out by what
 // it creates whether that is all.
 func (cat *Catalog) Listed(ctx context.Context, n disk.Name) (*commitlog.Object, error) {
 	o, err := cat.newest(ctx, n, cat.readListed)
 	return cat.CheckTip(ctx, n, o, err)
 }
 
-// checkTip tells what the newest object of a volume's log, or the error in its
+// CheckTip tells what the newest object of a volume's log, or the error in its
 // place, means for whoever wants the volume.
 func (cat *Catalog) CheckTip(ctx context.Context, n disk.Name, o *commitlog.Object, err error) (*commitlog.Object, error) {
 	if errs.KindOf(err) == errs.NotFound && err != nil || cat.disks.IsOrphan(o) {

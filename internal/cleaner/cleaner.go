@@ -17,7 +17,7 @@ import (
 // segments that are mostly dead, and flushes volumes that are over their own
 // budget. Writers that meet a full log wait for it.
 type Cleaner struct {
-	CleanerOptions
+	Options
 	disks     *disk.Table
 	publisher *publication.Publisher
 
@@ -32,15 +32,15 @@ type Cleaner struct {
 	leastBudget atomic.Uint64
 }
 
-// CleanerOptions are the bounds that a cleaner keeps.
-type CleanerOptions struct {
+// Options are the bounds that a cleaner keeps.
+type Options struct {
 	DirtyBudget uint64        // bytes that a volume without a limit of its own may hold unpublished
 	RoomWait    time.Duration // how long a writer waits for room in the log before it gets an error
 }
 
-// newCleaner returns a cleaner, which works once run is called.
-func NewCleaner(o CleanerOptions, t *disk.Table, pub *publication.Publisher) *Cleaner {
-	c := &Cleaner{CleanerOptions: o, disks: t, publisher: pub, poke: make(chan struct{}, 1)}
+// New returns a cleaner, which works once run is called.
+func New(o Options, t *disk.Table, pub *publication.Publisher) *Cleaner {
+	c := &Cleaner{Options: o, disks: t, publisher: pub, poke: make(chan struct{}, 1)}
 	c.leastBudget.Store(o.DirtyBudget)
 	return c
 }
@@ -54,7 +54,7 @@ func (c *Cleaner) FlushError() error {
 	return nil
 }
 
-// wake makes the cleaner look again; it does not wait.
+// Wake makes the cleaner look again; it does not wait.
 func (c *Cleaner) Wake() {
 	select {
 	case c.poke <- struct{}{}:
@@ -62,6 +62,7 @@ func (c *Cleaner) Wake() {
 	}
 }
 
+// Run cleans until the context ends.
 func (c *Cleaner) Run(ctx context.Context) {
 	for {
 		select {
@@ -103,7 +104,7 @@ func (c *Cleaner) clean(ctx context.Context) bool {
 	var vols []*volume.Volume
 	var live int64
 	for _, d := range c.disks.All() {
-		if v := d.Open(); v != nil {
+		if v := d.Volume(); v != nil {
 			vols = append(vols, v)
 			live += v.Account().Dirty
 		}
@@ -130,7 +131,7 @@ func (c *Cleaner) clean(ctx context.Context) bool {
 			continue // told with the volumes; the segment stays as it is
 		}
 		if err != nil {
-			c.disks.Event(event.EventDisk, "", "the log could not be cleaned: %v", err)
+			c.disks.Event(event.Disk, "", "the log could not be cleaned: %v", err)
 			return false
 		}
 		if done {
@@ -144,7 +145,7 @@ func (c *Cleaner) clean(ctx context.Context) bool {
 // flushOverBudget publishes volumes that hold more than they may.
 func (c *Cleaner) flushOverBudget(ctx context.Context) {
 	for _, d := range c.disks.All() {
-		v := d.Open()
+		v := d.Volume()
 		if v == nil || ctx.Err() != nil {
 			continue
 		}
@@ -152,10 +153,10 @@ func (c *Cleaner) flushOverBudget(ctx context.Context) {
 		if st.SnapshotOf == (volume.ID{}) && v.Account().Dirty > int64(c.budget(&st)) {
 			if _, err := c.publisher.Flush(ctx, d, ""); err != nil {
 				if c.err.Swap(&err) == nil {
-					c.disks.Event(event.EventStore, d.String(), "it is over its dirty budget and cannot be flushed: %v", err)
+					c.disks.Event(event.Store, d.String(), "it is over its dirty budget and cannot be flushed: %v", err)
 				}
 			} else if c.err.Swap(nil) != nil {
-				c.disks.Event(event.EventStore, d.String(), "it was over its dirty budget and could be flushed")
+				c.disks.Event(event.Store, d.String(), "it was over its dirty budget and could be flushed")
 			}
 		}
 	}
@@ -168,11 +169,11 @@ func (c *Cleaner) budget(st *volume.State) uint64 {
 	return c.DirtyBudget
 }
 
-// pressure implements volume.Env.Pressure: bounded, writers are slowed first.
+// Pressure implements volume.Env.Pressure: bounded, writers are slowed first.
 func (c *Cleaner) Pressure(v *volume.Volume, waited time.Duration) error {
 	if waited > c.RoomWait {
 		if at := int64(c.disks.Uptime()); at > c.fullReportedAt.Swap(at)+int64(time.Minute) {
-			c.disks.Event(event.EventDisk, "", "the log has no room, and none could be made: writers get an error until there is some")
+			c.disks.Event(event.Disk, "", "the log has no room, and none could be made: writers get an error until there is some")
 		}
 		c.relieve()
 		return errs.New(errs.NoSpace, "the log has no room, and none could be made")
@@ -198,7 +199,7 @@ func (c *Cleaner) relieve() {
 	var most *disk.Disk
 	var bytes int64
 	for _, d := range c.disks.All() {
-		if v := d.Open(); v != nil {
+		if v := d.Volume(); v != nil {
 			if st := d.State(); st.SnapshotOf == (volume.ID{}) {
 				if n := v.Account().Dirty; n > bytes {
 					most, bytes = d, n
@@ -216,7 +217,7 @@ func (c *Cleaner) relieve() {
 	}
 }
 
-// throttle implements volume.Env.Throttle: beyond its dirty budget a volume is
+// Throttle implements volume.Env.Throttle: beyond its dirty budget a volume is
 // slowed more and more, so that the flush which is under way catches up. When
 // the store cannot take the flush, the disk itself is the limit.
 func (c *Cleaner) Throttle(v *volume.Volume, n int) error {
@@ -242,7 +243,7 @@ func (c *Cleaner) Throttle(v *volume.Volume, n int) error {
 	return clock.Pause(c.disks.Ctx, min(delay, time.Second))
 }
 
-// noteBudget keeps the smallest dirty budget of any volume.
+// NoteBudget keeps the smallest dirty budget of any volume.
 func (c *Cleaner) NoteBudget(st *volume.State) {
 	b := c.budget(st)
 	for {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bootTime is the time since the machine was started, suspensions included.
+// BootTime is the time since the machine was started, suspensions included.
 func BootTime() time.Duration {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
@@ -18,7 +18,7 @@ func BootTime() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// pause waits, unless the context ends first.
+// Pause waits, unless the context ends first.
 func Pause(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return nil

@@ -16,7 +16,7 @@ import (
 // another host took it over.
 const sealCheckEvery = time.Minute
 
-// sealCheckDue is called when a guest has changed the volume. It tells, once every
+// SealCheckDue is called when a guest has changed the volume. It tells, once every
 // sealCheckEvery, that a published volume should look for a seal; a volume that
 // was never published, or is idle, asks the store nothing.
 func (d *Disk) SealCheckDue() bool {
@@ -28,18 +28,18 @@ func (d *Disk) SealCheckDue() bool {
 	return now > at && d.NextSealCheck.CompareAndSwap(at, now+int64(sealCheckEvery))
 }
 
-// published notes that the store knows the volume from now on.
-func (d *Disk) Published() {
+// NotePublished notes that the store knows the volume from now on.
+func (d *Disk) NotePublished() {
 	d.NextSealCheck.CompareAndSwap(0, d.Table.Now().Add(sealCheckEvery).UnixNano())
 }
 
-// disk is one volume (or snapshot) of this host, open or not.
+// Disk is one volume (or snapshot) of this host, open or not.
 type Disk struct {
 	Table *Table
-	Id    volume.ID
+	ID    volume.ID
 
 	// op is held for the length of a verb. The owner is used under it.
-	Op    mutex
+	Op    awaitable
 	Owner *commitlog.Owner                // of this process; nil before its first commit; see setOwner
 	Owned atomic.Pointer[commitlog.Owner] // the same, for who does not hold op
 	ship  atomic.Pointer[Shipper]         // nil while the disk is closed, a verb is at work, or its policy is local
@@ -55,7 +55,7 @@ type Disk struct {
 	mu            sync.Mutex
 	rec           volume.State   // while it is not open
 	v             *volume.Volume // nil while it is not open
-	readers       *reader        // nil unless it is open only for verbs that read
+	readers       *readers       // nil unless it is open only for verbs that read
 	claims        []*wal.Segment // held for the record while it is not open
 	failed        error          // why it could not be opened
 	gone          bool           // removed
@@ -67,26 +67,26 @@ type Disk struct {
 	NextSealCheck atomic.Int64
 	Stored        atomic.Int64 // bytes of packs that its flushes uploaded, by this process
 	Limiter       limiter
-	latency       *latency.Latencies // under mu; made with the first connection
+	latency       *latency.ByOp // under mu; made with the first connection
 }
 
-// setOwner makes o the disk's hold on its log. Under op.
+// SetOwner makes o the disk's hold on its log. Under op.
 func (d *Disk) SetOwner(o *commitlog.Owner) {
 	d.Owner = o
 	d.Owned.Store(o)
 }
 
-// newDisk returns a disk that is in no table yet.
-func NewDisk(t *Table, st volume.State) *Disk {
-	d := &Disk{Table: t, Id: st.ID, Op: newMutex(), rec: st, conns: map[Conn]struct{}{}}
+// New returns a disk that is in no table yet.
+func New(t *Table, st volume.State) *Disk {
+	d := &Disk{Table: t, ID: st.ID, Op: newAwaitable(), rec: st, conns: map[Conn]struct{}{}}
 	d.MustShip.Store(st.Ships())
 	if st.Published != nil {
-		d.Published()
+		d.NotePublished()
 	}
 	return d
 }
 
-// state is the disk's record.
+// State is the disk's record.
 func (d *Disk) State() volume.State {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -96,16 +96,16 @@ func (d *Disk) State() volume.State {
 	return d.rec
 }
 
-// open returns the open volume, nil if it is not open.
-func (d *Disk) Open() *volume.Volume {
+// Volume returns the open volume, nil if it is not open.
+func (d *Disk) Volume() *volume.Volume {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.v
 }
 
-// damage is what the disk's log has lost, as far as that was noticed; nil if nothing.
-func (d *Disk) Damage() error {
-	if v := d.Open(); v != nil {
+// LogDamage is what the disk's log has lost, as far as that was noticed; nil if nothing.
+func (d *Disk) LogDamage() error {
+	if v := d.Volume(); v != nil {
 		return v.Damage()
 	}
 	return nil
@@ -123,25 +123,25 @@ func (d *Disk) String() string {
 	return Display(st.Tenant, st.Name, st.Snapshot)
 }
 
-// removed tells whether the disk was removed from this host.
+// Removed tells whether the disk was removed from this host.
 func (d *Disk) Removed() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.gone
 }
 
-// exports is the number of open NBD connections.
+// Exports is the number of open NBD connections.
 func (d *Disk) Exports() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.conns)
 }
 
-// refuseIfConnected refuses what would pull the disk from under its guests; or says what to
+// RefuseIfConnected refuses what would pull the disk from under its guests; or says what to
 // do about it.
 func (d *Disk) RefuseIfConnected(or string, force bool) error {
 	if n := d.Exports(); n > 0 && !force {
-		if dev := d.Table.Hooks.Device(d.Id); dev != "" {
+		if dev := d.Table.Hooks.Device(d.ID); dev != "" {
 			return errs.New(errs.Busy, "volume %q has %d open NBD connection(s), one of them is %s: disconnect them (glide detach), or %s", d, n, dev, or)
 		}
 		return errs.New(errs.Busy, "volume %q has %d open NBD connection(s): disconnect them, or %s", d, n, or)
@@ -149,14 +149,14 @@ func (d *Disk) RefuseIfConnected(or string, force bool) error {
 	return nil
 }
 
-// here tells whether this host has the disk's present state: it is not another's,
+// HoldsState tells whether this host has the disk's present state: it is not another's,
 // or anybody's who wakes it.
-func (d *Disk) Here() bool {
+func (d *Disk) HoldsState() bool {
 	st := d.State()
 	return st.Mode != volume.Fenced && !st.Released
 }
 
-// sequences are the numbers of the newest write, and of the newest one that the
+// Sequences are the numbers of the newest write, and of the newest one that the
 // store holds with all before it.
 func (d *Disk) Sequences() (written, published uint64) {
 	st := d.State()
@@ -170,20 +170,20 @@ func (d *Disk) Sequences() (written, published uint64) {
 	if st.Published == nil {
 		published = 0
 	}
-	if v := d.Open(); v != nil {
+	if v := d.Volume(); v != nil {
 		return v.Last(), published
 	}
 	return st.Used, published
 }
 
-// ended tells whether the owner's claim ended by what an earlier verb sent and
+// ClaimEnded tells whether the owner's claim ended by what an earlier verb sent and
 // gave up on: a release, or a removal, that took effect all the same. The volume
 // is still this host's, and a new claim begins.
-func (d *Disk) Ended() bool {
+func (d *Disk) ClaimEnded() bool {
 	return d.Owner != nil && d.Owner.Err() != nil && errs.KindOf(d.Owner.Err()) == errs.Invalid
 }
 
-// removable refuses to remove what guests are connected to, or what is gone. Under op.
+// Removable refuses to remove what guests are connected to, or what is gone. Under op.
 func (d *Disk) Removable(force bool) error {
 	d.mu.Lock()
 	gone := d.gone
@@ -199,7 +199,7 @@ type Conn interface {
 	Cut() // makes every further request fail
 }
 
-// connect adds a connection to the open volume v, unless that was closed, or is
+// Connect adds a connection to the open volume v, unless that was closed, or is
 // about to be, meanwhile.
 func (d *Disk) Connect(c Conn, v *volume.Volume) bool {
 	d.mu.Lock()
@@ -211,32 +211,32 @@ func (d *Disk) Connect(c Conn, v *volume.Volume) bool {
 	return true
 }
 
-// disconnected removes a connection that has ended.
+// Disconnected removes a connection that has ended.
 func (d *Disk) Disconnected(c Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.conns, c)
 }
 
-// openError is why the disk could not be opened, nil if it could.
+// OpenError is why the disk could not be opened, nil if it could.
 func (d *Disk) OpenError() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.failed
 }
 
-// latencies are the histograms of the disk's requests. They take 48 KiB, and are
+// Latencies are the histograms of the disk's requests. They take 48 KiB, and are
 // made when they are first needed.
-func (d *Disk) Latencies() *latency.Latencies {
+func (d *Disk) Latencies() *latency.ByOp {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.latency == nil {
-		d.latency = &latency.Latencies{}
+		d.latency = &latency.ByOp{}
 	}
 	return d.latency
 }
 
-// shipper is the disk's shipper, nil if it has none now.
+// Shipper is the disk's shipper, nil if it has none now.
 func (d *Disk) Shipper() Shipper {
 	if s := d.ship.Load(); s != nil {
 		return *s
@@ -244,14 +244,14 @@ func (d *Disk) Shipper() Shipper {
 	return nil
 }
 
-// setRecord replaces the record of a disk that is not open. It saves nothing.
+// SetRecord replaces the record of a disk that is not open. It saves nothing.
 func (d *Disk) SetRecord(st *volume.State) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.rec = *st
 }
 
-// setRemoved ends the disk: its record is gone, or was never saved.
+// SetRemoved ends the disk: its record is gone, or was never saved.
 func (d *Disk) SetRemoved() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -259,9 +259,9 @@ func (d *Disk) SetRemoved() {
 	d.unclaim()
 }
 
-// flushLog makes everything durable on this host that was acknowledged before.
+// FlushLog makes everything durable on this host that was acknowledged before.
 func (d *Disk) FlushLog() error {
-	if v := d.Open(); v != nil {
+	if v := d.Volume(); v != nil {
 		return v.Flush()
 	}
 	return nil

@@ -23,7 +23,7 @@ type limiter struct {
 	haveB float64 // bytes
 }
 
-// set changes the limits; 0 means none.
+// Set changes the limits; 0 means none.
 func (l *limiter) Set(lim volume.Limits, now func() time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -32,10 +32,10 @@ func (l *limiter) Set(lim volume.Limits, now func() time.Time) {
 	l.on.Store(lim.IOPS > 0 || lim.Bandwidth > 0)
 }
 
-// limited tells whether there is a limit.
+// Limited tells whether there is a limit.
 func (l *limiter) Limited() bool { return l.on.Load() }
 
-// wait delays one request of n bytes.
+// Wait delays one request of n bytes.
 func (l *limiter) Wait(n int, ctx context.Context) error {
 	if !l.on.Load() {
 		return nil

@@ -1,20 +1,20 @@
 package disk
 
-// mutex is a mutex whose holder may be waited for together with other things.
-type mutex chan struct{}
+// awaitable is a mutex that can be awaited in a select, by sending to it.
+type awaitable chan struct{}
 
-func newMutex() mutex { return make(mutex, 1) }
+func newAwaitable() awaitable { return make(awaitable, 1) }
 
-// Lock takes the turn; whoever selects on sending to it does the same.
-func (t mutex) Lock() { t <- struct{}{} }
+// Lock locks the mutex.
+func (m awaitable) Lock() { m <- struct{}{} }
 
-// Unlock ends it.
-func (t mutex) Unlock() { <-t }
+// Unlock unlocks it.
+func (m awaitable) Unlock() { <-m }
 
-// TryLock takes the turn if nobody has it.
-func (t mutex) TryLock() bool {
+// TryLock locks the mutex if it is not locked.
+func (m awaitable) TryLock() bool {
 	select {
-	case t <- struct{}{}:
+	case m <- struct{}{}:
 		return true
 	default:
 		return false

@@ -18,6 +18,7 @@ func CheckSize(size uint64) error {
 	return nil
 }
 
+// DefaultTenant is the tenant of names that give none.
 const DefaultTenant = "default"
 
 // Name is a parsed [tenant/]name[@snapshot].
@@ -49,6 +50,7 @@ func ParseName(s string, snapshot bool) (Name, error) {
 	return n, nil
 }
 
+// BadName is the error of a name that breaks the rules.
 func BadName(what, s string) error {
 	if len(s) > 110 {
 		s = s[:107] + "..."
@@ -59,10 +61,12 @@ func BadName(what, s string) error {
 // String is the name as people write it: the default tenant is not printed.
 func (n Name) String() string { return Display(n.Tenant, n.Volume, n.Snapshot) }
 
+// Log is the volume as its commit log names it.
 func (n Name) Log() commitlog.Volume {
 	return commitlog.Volume{Tenant: n.Tenant, Name: n.Volume}
 }
 
+// Display is a name as people write it: the default tenant is not printed.
 func Display(tenant, name, snapshot string) string {
 	if tenant != DefaultTenant {
 		name = tenant + "/" + name
@@ -73,8 +77,8 @@ func Display(tenant, name, snapshot string) string {
 	return name
 }
 
-// tenantShown is a tenant as JSON has it: the default one is not printed.
-func TenantShown(tenant string) string {
+// ShowTenant is a tenant as JSON has it: the default one is not printed.
+func ShowTenant(tenant string) string {
 	if tenant == DefaultTenant {
 		return ""
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// wakeToServe opens a disk of this host for guests.
+// WakeToServe opens a disk of this host for guests.
 func (d *Disk) WakeToServe() error {
 	if err := d.RefuseFenced(); err != nil {
 		return err
@@ -22,9 +22,9 @@ func (d *Disk) WakeToServe() error {
 	return err
 }
 
-// add records a new volume and opens it.
+// Add records a new volume and opens it.
 func (t *Table) Add(st volume.State) (*Disk, error) {
-	d := NewDisk(t, st)
+	d := New(t, st)
 	d.Op.Lock() // who finds it waits until it is there
 	defer d.Op.Unlock()
 	if err := t.Reserve(d); err != nil {
@@ -39,7 +39,7 @@ func (t *Table) Add(st volume.State) (*Disk, error) {
 		t.Unreserve(d)
 		return nil, errors.Join(err, t.Forget(st.ID))
 	}
-	d.Adopt(v)
+	d.SetVolume(v)
 	return d, nil
 }
 
@@ -57,7 +57,7 @@ func (d *Disk) start() {
 			d.Table.Hooks.Ship(d)
 			return
 		}
-		d.Table.Event(event.EventVolume, d.String(), "it cannot be opened: %v", err)
+		d.Table.Event(event.Volume, d.String(), "it cannot be opened: %v", err)
 		d.mu.Lock()
 		d.failed = err
 		d.mu.Unlock()
@@ -86,14 +86,14 @@ func (d *Disk) unclaim() {
 	d.claims = nil
 }
 
-// releaseClaims gives up the log segments of a closed disk that needs them no more.
+// ReleaseClaims gives up the log segments of a closed disk that needs them no more.
 func (d *Disk) ReleaseClaims() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.unclaim()
 }
 
-// wake opens a disk of this host that is not open. Under op.
+// Wake opens a disk of this host that is not open. Under op.
 func (d *Disk) Wake(force bool) (*volume.Volume, error) {
 	if v := d.KeepOpen(); v != nil {
 		return v, nil
@@ -148,21 +148,22 @@ func mayPass(err error) bool {
 	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
-// wakeAlone is wake for who does not hold op.
-func (d *Disk) WakeAlone(force bool) (*volume.Volume, error) {
+// WakeUnlocked is wake for who does not hold op.
+func (d *Disk) WakeUnlocked(force bool) (*volume.Volume, error) {
 	d.Op.Lock()
 	defer d.Op.Unlock()
 	return d.Wake(force)
 }
 
+// FencedError is the error of using a volume that was fenced.
 func FencedError(st *volume.State) error {
 	return errs.New(errs.Fenced, "volume %q is fenced: %s", Display(st.Tenant, st.Name, ""), st.Reason)
 }
 
-// shut closes an open disk, as it is when the host stops: it stays active in
+// Close closes an open disk, as it is when the host stops: it stays active in
 // its record. Under op.
-func (d *Disk) Shut() error {
-	d.StopShipping(ErrHeld)
+func (d *Disk) Close() error {
+	d.StopShipping(ErrClosing)
 	d.mu.Lock()
 	v := d.v
 	d.mu.Unlock()
@@ -184,9 +185,9 @@ func (d *Disk) Shut() error {
 	})
 }
 
-// failAfterBug fails a volume that a bug may have left half-changed.
+// FailAfterBug fails a volume that a bug may have left half-changed.
 func (d *Disk) FailAfterBug(err error) {
-	if v := d.Open(); v != nil {
+	if v := d.Volume(); v != nil {
 		v.Fail(err)
 		return
 	}
@@ -197,6 +198,7 @@ func (d *Disk) FailAfterBug(err error) {
 	}
 }
 
+// RefuseFenced is an error if the disk was fenced.
 func (d *Disk) RefuseFenced() error {
 	if st := d.State(); st.Mode == volume.Fenced {
 		return FencedError(&st)
@@ -204,15 +206,15 @@ func (d *Disk) RefuseFenced() error {
 	return nil
 }
 
-// closed takes a closed volume off the disk, whose record no longer names its log.
-func (d *Disk) Closed(v *volume.Volume, rec volume.State) {
+// SetClosed takes a closed volume off the disk, whose record no longer names its log.
+func (d *Disk) SetClosed(v *volume.Volume, rec volume.State) {
 	d.mu.Lock()
 	d.rec, d.v = rec, nil
 	d.mu.Unlock()
 	v.Discard()
 }
 
-// forkCut forks the volume's present cut on this host.
+// ForkCut forks the volume's present cut on this host.
 func (t *Table) ForkCut(v *volume.Volume, children []*volume.State) ([]*volume.Volume, error) {
 	for {
 		c, err := v.Cut()
@@ -227,20 +229,20 @@ func (t *Table) ForkCut(v *volume.Volume, children []*volume.State) ([]*volume.V
 	}
 }
 
-// adopt makes a fresh volume the disk's.
-func (d *Disk) Adopt(v *volume.Volume) {
+// SetVolume makes a fresh volume the disk's.
+func (d *Disk) SetVolume(v *volume.Volume) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.v = v
 	st := v.State()
 	d.rec = st
 	if st.Published != nil {
-		d.Published()
+		d.NotePublished()
 	}
 	d.Limiter.Set(st.Limits, d.Table.Now)
 }
 
-// disconnect makes the open connections of the disk fail from now on.
+// Disconnect makes the open connections of the disk fail from now on.
 func (d *Disk) Disconnect() {
 	d.Table.Hooks.Abandon(d)
 	d.mu.Lock()
@@ -253,7 +255,7 @@ func (d *Disk) Disconnect() {
 // checkLog verifies, in the background, what the opening of a volume took over
 // unread.
 func (t *Table) checkLog(d *Disk) {
-	v := d.Open()
+	v := d.Volume()
 	if v == nil || t.Ctx.Err() != nil {
 		return
 	}
@@ -269,12 +271,12 @@ func (t *Table) damaged(v *volume.Volume, err error) {
 	if d != nil {
 		name = d.String()
 	}
-	t.Event(event.EventDisk, name, "its log is damaged: %v", err)
+	t.Event(event.Disk, name, "its log is damaged: %v", err)
 }
 
-// sleep closes an open disk and records that it sleeps. Under op.
+// Sleep closes an open disk and records that it sleeps. Under op.
 func (d *Disk) Sleep(released bool) error {
-	v := d.Open()
+	v := d.Volume()
 	if v == nil {
 		return nil
 	}
@@ -284,10 +286,10 @@ func (d *Disk) Sleep(released bool) error {
 	}); err != nil {
 		return err
 	}
-	return d.Shut()
+	return d.Close()
 }
 
-// blockGuests cuts the guests of a disk off and lets none connect until what it
+// BlockGuests cuts the guests of a disk off and lets none connect until what it
 // returns is called: one that came in between would be told of durable writes
 // that the next owner does not have.
 func (d *Disk) BlockGuests() (open func()) {

@@ -2,28 +2,30 @@ package disk
 
 import "github.com/paraglide/glide/internal/volume"
 
-// loan is the time for which verbs that only read have a volume open that
-// sleeps. Under disk.mu.
-type reader struct {
-	readers int
-	over    bool // it is being closed
+// readers counts the commands for which a volume that sleeps is open temporarily.
+// Under Disk.mu.
+type readers struct {
+	n       int
+	closing bool // the last one has ended, and the volume is being closed
 }
 
-// keepOpen is open for whoever wants the volume to stay open: it is nobody's loan any
-// more. It is nil while the end of a loan closes the volume, which op waits for.
+// KeepOpen returns the open volume and makes it stay open: if a reader had opened it
+// temporarily, it is no longer closed when that reader ends. It returns nil if the
+// volume is not open, or is being closed by its last reader, which holds Op.
 func (d *Disk) KeepOpen() *volume.Volume {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.readers != nil && d.readers.over {
+	if d.readers != nil && d.readers.closing {
 		return nil
 	}
 	d.readers = nil
 	return d.v
 }
 
-// borrow opens the disk for a verb that only reads, until done. One that sleeps
-// goes back to sleep then, unless it was woken meanwhile. A disk that is open is
-// read beside the verb that holds op, which may be waiting for the store.
+// OpenForRead opens the disk for a command that only reads, until done. A volume that
+// sleeps goes back to sleep then, unless it was woken meanwhile. A volume that is
+// open is read at once, also while another command holds Op, perhaps waiting for
+// the store.
 func (d *Disk) OpenForRead() (v *volume.Volume, done func(), err error) {
 	if v, done := d.acquire(); v != nil {
 		return v, done, nil
@@ -39,40 +41,41 @@ func (d *Disk) OpenForRead() (v *volume.Volume, done func(), err error) {
 	}
 	if slept {
 		d.mu.Lock()
-		d.readers = &reader{}
+		d.readers = &readers{}
 		d.mu.Unlock()
 	}
 	v, done = d.acquire()
 	return v, done, nil
 }
 
-// acquire borrows a disk that is open; nil if it is not.
+// acquire adds a reader to a volume that is open. It returns nil if that is closed.
 func (d *Disk) acquire() (*volume.Volume, func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	l := d.readers
+	r := d.readers
 	switch {
-	case d.v == nil || l != nil && l.over:
+	case d.v == nil || r != nil && r.closing:
 		return nil, nil
-	case l == nil:
+	case r == nil:
 		return d.v, func() {}
 	}
-	l.readers++
-	return d.v, func() { d.releaseReader(l) }
+	r.n++
+	return d.v, func() { d.releaseReader(r) }
 }
 
-// releaseReader ends one reader's part in a loan.
-func (d *Disk) releaseReader(l *reader) {
+// releaseReader removes a reader. The last one puts the volume back to sleep, unless
+// KeepOpen was called meanwhile.
+func (d *Disk) releaseReader(r *readers) {
 	d.Op.Lock()
 	defer d.Op.Unlock()
 	d.mu.Lock()
-	l.readers--
-	over := d.readers == l && l.readers == 0
-	if over {
-		l.over = true
+	r.n--
+	last := d.readers == r && r.n == 0
+	if last {
+		r.closing = true
 	}
 	d.mu.Unlock()
-	if !over {
+	if !last {
 		return
 	}
 	if err := d.Sleep(false); err != nil {

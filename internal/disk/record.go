@@ -20,7 +20,7 @@ const (
 	Local            = "local"
 )
 
-// newState is the record of an empty volume.
+// NewState is the record of an empty volume.
 func (t *Table) NewState(n Name, size uint64) volume.State {
 	return volume.State{
 		Version: 1, ID: NewVolumeID(t), Tenant: n.Tenant, Name: n.Volume, CreatedAt: t.Now().UTC(),
@@ -28,7 +28,7 @@ func (t *Table) NewState(n Name, size uint64) volume.State {
 	}
 }
 
-// forget removes volumes' records, durably.
+// Forget removes volumes' records, durably.
 func (t *Table) Forget(ids ...volume.ID) error {
 	if len(ids) == 0 {
 		return nil
@@ -40,18 +40,18 @@ func (t *Table) Forget(ids ...volume.ID) error {
 	return t.DB.SaveVolumes(gone...)
 }
 
-// update changes the disk's record, durably, open or not. What it says has happened
+// Update changes the disk's record, durably, open or not. What it says has happened
 // already: it is true even if it cannot be made durable.
 func (d *Disk) Update(change func(*volume.State)) error {
-	if v := d.Open(); v != nil {
+	if v := d.Volume(); v != nil {
 		return v.Update(change)
 	}
 	return d.updateClosed(change)
 }
 
-// change is update for what people ask for: if it fails nothing has changed.
+// Change is update for what people ask for: if it fails nothing has changed.
 func (d *Disk) Change(change func(*volume.State)) error {
-	if v := d.Open(); v != nil {
+	if v := d.Volume(); v != nil {
 		return v.Change(change)
 	}
 	return d.updateClosed(change)
@@ -72,6 +72,7 @@ func (d *Disk) updateClosed(change func(*volume.State)) error {
 	return nil
 }
 
+// NewVolumeID is a random id.
 func NewVolumeID(t *Table) (id volume.ID) {
 	b := make([]byte, 0, len(id))
 	for len(b) < len(id) {
@@ -84,10 +85,10 @@ func NewVolumeID(t *Table) (id volume.ID) {
 	return id
 }
 
-// short is the beginning of an id, for names made from it.
-func Short(id volume.ID) string { return hex.EncodeToString(id[:4]) }
+// ShortID is the beginning of an id, for names made from it.
+func ShortID(id volume.ID) string { return hex.EncodeToString(id[:4]) }
 
-// save makes records durable.
+// Save makes records durable.
 func (t *Table) Save(states ...*volume.State) error {
 	recs, err := recordsFor(states)
 	if err != nil {
@@ -124,12 +125,12 @@ func recordFor(st *volume.State) (meta.Record, error) {
 	return meta.Record{ID: st.ID.String(), Value: b}, nil
 }
 
-// rpoOf is the rpo of a published state; that of a fork leaves it open.
-func RpoOf(s *commitlog.State) time.Duration {
+// RPOOf is the rpo of a published state; that of a fork leaves it open.
+func RPOOf(s *commitlog.State) time.Duration {
 	return cmp.Or(time.Duration(s.RPOMillis)*time.Millisecond, DefaultRPO)
 }
 
-// commitState is the state of a disk as its commits carry it, but for what a
+// CommitState is the state of a disk as its commits carry it, but for what a
 // fold decides.
 func (t *Table) CommitState(st *volume.State, cause commitlog.Cause) commitlog.State {
 	s := commitlog.State{
@@ -145,6 +146,7 @@ func (t *Table) CommitState(st *volume.State, cause commitlog.Cause) commitlog.S
 	return s
 }
 
+// Generation is the generation of a record's newest commit, zero if there is none.
 func Generation(p *volume.Published) commitlog.Generation {
 	if p == nil {
 		return commitlog.Generation{}
@@ -152,20 +154,20 @@ func Generation(p *volume.Published) commitlog.Generation {
 	return commitlog.Generation{Epoch: p.Epoch, Number: p.Number}
 }
 
-// recordGone removes a record.
+// RecordGone removes a record.
 func RecordGone(id volume.ID) meta.Record { return meta.Record{ID: id.String()} }
 
-// takeSnapshot makes a state that of one of its snapshots.
+// TakeSnapshot makes a state that of one of its snapshots.
 func TakeSnapshot(s *commitlog.State, snap *commitlog.Snapshot) {
 	s.Root, s.Size, s.Seq = snap.Root, snap.Size, snap.Seq
 	s.DataCommits, s.DataSeq = nil, 0
 }
 
-// recordOf is the record of a volume that begins as the published state s is.
+// RecordOf is the record of a volume that begins as the published state s is.
 func RecordOf(s *commitlog.State, id volume.ID) volume.State {
 	st := volume.State{
 		Version: 1, ID: id, Tenant: s.Tenant, Name: s.Name, CreatedAt: s.CreatedAt, Size: s.Size, BlockSize: s.BlockSize,
-		Mode: volume.Active, Durability: s.Durability, RPO: RpoOf(s),
+		Mode: volume.Active, Durability: s.Durability, RPO: RPOOf(s),
 		Limits: volume.Limits(s.Limits), Labels: s.Labels, ImportDigest: s.ImportDigest,
 		Root: s.Root, Folded: s.Seq, Floor: s.Through(), Used: s.Through(), Shipped: s.Through(),
 	}

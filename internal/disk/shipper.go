@@ -45,14 +45,14 @@ type Shipper interface {
 	Stop(why error)
 }
 
-// errHeld is the reply to requests that wait when shipping stops for a verb.
-var ErrHeld = errs.New(errs.Unavailable, "the volume is being closed or handed over")
+// ErrClosing is the reply to requests that wait when shipping stops for a verb.
+var ErrClosing = errs.New(errs.Unavailable, "the volume is being closed or handed over")
 
-// errRelaxed ends a shipper whose volume is local now: what waits for the store
+// ErrRelaxed ends a shipper whose volume is local now: what waits for the store
 // need not any more.
 var ErrRelaxed = errs.New(errs.Internal, "the volume's policy is local now")
 
-// ignoreRelaxed is for guests: they are not owed the store any more.
+// IgnoreRelaxed is for guests: they are not owed the store any more.
 func IgnoreRelaxed(err error) error {
 	if err == ErrRelaxed {
 		return nil
@@ -60,7 +60,7 @@ func IgnoreRelaxed(err error) error {
 	return err
 }
 
-// startShipping gives an open volume whose policy wants one the shipper that make
+// StartShipping gives an open volume whose policy wants one the shipper that make
 // returns, unless it has one. Under op.
 func (d *Disk) StartShipping(make func(*volume.Volume, *volume.State) Shipper) {
 	st := d.State()
@@ -79,7 +79,7 @@ func (d *Disk) StartShipping(make func(*volume.Volume, *volume.State) Shipper) {
 	s.Start()
 }
 
-// stopShipping ends the disk's shipper; nothing is acknowledged through it any
+// StopShipping ends the disk's shipper; nothing is acknowledged through it any
 // more. Under op.
 func (d *Disk) StopShipping(why error) {
 	if s := d.ship.Swap(nil); s != nil {
@@ -87,7 +87,7 @@ func (d *Disk) StopShipping(why error) {
 	}
 }
 
-// shipperOfGuest is what has a say in when a guest is answered, nil for a local
+// ShipperOfGuest is what has a say in when a guest is answered, nil for a local
 // volume. A volume that begins to ship has its shipper first, and then the
 // promise; so a promise that is seen without a shipper was either made in between,
 // or its shipper has been stopped.
@@ -95,15 +95,15 @@ func (d *Disk) ShipperOfGuest() (Shipper, error) {
 	s := d.Shipper()
 	if s == nil && d.MustShip.Load() {
 		if s = d.Shipper(); s == nil && d.MustShip.Load() {
-			return nil, ErrHeld
+			return nil, ErrClosing
 		}
 	}
 	return s, nil
 }
 
-// ships tells that the disk's policy is not local: its writes and flushes are
+// Ships tells that the disk's policy is not local: its writes and flushes are
 // acknowledged by its shipper.
 func (d *Disk) Ships() bool { return d.MustShip.Load() }
 
-// setShips tells that the policy is local from now on, or not any more.
+// SetShips tells that the policy is local from now on, or not any more.
 func (d *Disk) SetShips(on bool) { d.MustShip.Store(on) }

@@ -11,7 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// openAll reads the records, claims the log segments of every one, and opens those
+// OpenAll reads the records, claims the log segments of every one, and opens those
 // that were active, before anything is recycled. Starting is told how far it is.
 func (t *Table) OpenAll(starting func(format string, args ...any)) error {
 	t.overlays = volume.NewSharedOverlays()
@@ -39,7 +39,7 @@ func (t *Table) OpenAll(starting func(format string, args ...any)) error {
 			unfinished = append(unfinished, st)
 			return nil
 		}
-		all = append(all, NewDisk(t, st))
+		all = append(all, New(t, st))
 		return nil
 	})
 	if err != nil {
@@ -65,7 +65,7 @@ func (t *Table) forgetLater(err error) {
 func (t *Table) startAll(all []*Disk, starting func(format string, args ...any)) error {
 	names := map[volume.ID]string{}
 	for _, d := range all {
-		names[d.Id] = d.rec.Name
+		names[d.ID] = d.rec.Name
 	}
 	var sure, early []*Disk
 	for _, d := range all {
@@ -86,10 +86,10 @@ func (t *Table) startAll(all []*Disk, starting func(format string, args ...any))
 	for _, d := range early {
 		var parent *volume.Volume
 		if p := t.disks[d.rec.Unsynced]; p != nil {
-			parent = p.Open()
+			parent = p.Volume()
 		}
 		if !d.rec.Counts(parent) && !fault.Is("early-fork-counts") {
-			gone = append(gone, d.Id)
+			gone = append(gone, d.ID)
 			continue
 		}
 		d.rec.Unsynced = volume.ID{}

@@ -35,7 +35,7 @@ type Base struct {
 	Now    func() time.Time
 	Uptime func() time.Duration // is never set back, and counts suspensions
 	Log    *slog.Logger
-	Events *event.EventLog
+	Events *event.Log
 	Ctx    context.Context // ends with the host
 	BG     *sync.WaitGroup // what runs until then
 }
@@ -89,7 +89,7 @@ func NewTable(b Base) *Table {
 	return &Table{Base: b, disks: map[volume.ID]*Disk{}, byName: map[string]*Disk{}, tenants: map[string]*Tenant{}, Orphans: map[volume.ID]Name{}, creating: map[volume.ID]bool{}}
 }
 
-// random64 is a random number. A machine without randomness cannot go on.
+// Random64 is a random number. A machine without randomness cannot go on.
 func (t *Table) Random64() uint64 {
 	var b [8]byte
 	if _, err := io.ReadFull(t.Rand, b[:]); err != nil {
@@ -98,18 +98,18 @@ func (t *Table) Random64() uint64 {
 	return binary.LittleEndian.Uint64(b[:])
 }
 
-// event tells people that something happened, to a volume or to the host ("").
+// Event tells people that something happened, to a volume or to the host ("").
 func (t *Table) Event(kind, vol, format string, args ...any) {
 	t.Events.Add(kind, vol, format, args...)
 }
 
-// byID returns the disk with an id in text, nil if there is none.
-func (t *Table) ByID(id string) *Disk {
+// ByText returns the disk with an id in text, nil if there is none.
+func (t *Table) ByText(id string) *Disk {
 	var vid volume.ID
 	if vid.UnmarshalText([]byte(id)) != nil {
 		return nil
 	}
-	return t.Disk(vid)
+	return t.ByID(vid)
 }
 
 // dedupIndex is one tenant's part of the host's dedup index; it implements
@@ -128,7 +128,7 @@ func (x *dedupIndex) AddBlocks(refs []pack.Ref) error { return x.db.AddBlocks(x.
 // ForgetBlock removes a block that was not where the index said.
 func (x *dedupIndex) ForgetBlock(h pack.Hash) error { return x.db.ForgetBlock(x.tenant, h) }
 
-// tenant is what the volumes of one tenant share.
+// Tenant is what the volumes of one tenant share.
 type Tenant struct {
 	name   string
 	Hasher *pack.Hasher
@@ -137,7 +137,7 @@ type Tenant struct {
 	Index  *dedupIndex
 }
 
-// tenant returns what the tenant's volumes share.
+// Tenant returns what the tenant's volumes share.
 func (t *Table) Tenant(name string) *Tenant {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
@@ -156,7 +156,7 @@ func (t *Table) tenantLocked(name string) *Tenant {
 	return n
 }
 
-// env is what a volume of the tenant needs.
+// Env is what a volume of the tenant needs.
 func (t *Table) Env(n *Tenant) volume.Env {
 	return volume.Env{
 		Log: t.WAL, Pages: n.Pages, Blocks: n.Domain,
@@ -165,15 +165,15 @@ func (t *Table) Env(n *Tenant) volume.Env {
 	}
 }
 
-// register puts a disk into the tables.
+// Register puts a disk into the tables.
 func (t *Table) Register(d *Disk) {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
-	t.disks[d.Id] = d
+	t.disks[d.ID] = d
 	t.byName[d.key()] = d
 }
 
-// all lists every disk, snapshots included.
+// All lists every disk, snapshots included.
 func (t *Table) All() []*Disk {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
@@ -184,17 +184,17 @@ func (t *Table) All() []*Disk {
 	return out
 }
 
-// since is the time that has passed, in milliseconds.
+// Since is the time that has passed, in milliseconds.
 func (t *Table) Since(began time.Time) float64 { return float64(t.Now().Sub(began)) / 1e6 }
 
-// find returns this host's disk with the name, nil if it has none.
+// Find returns this host's disk with the name, nil if it has none.
 func (t *Table) Find(n Name) *Disk {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
 	return t.byName[keyOf(n.Tenant, n.Volume, n.Snapshot)]
 }
 
-// local returns this host's disk with the name.
+// Local returns this host's disk with the name.
 func (t *Table) Local(name string, snapshot bool) (*Disk, error) {
 	n, err := ParseName(name, snapshot)
 	if err != nil {
@@ -211,7 +211,7 @@ func (t *Table) Local(name string, snapshot bool) (*Disk, error) {
 	return d, nil
 }
 
-// reserve puts a new disk under its name, if that is free on this host.
+// Reserve puts a new disk under its name, if that is free on this host.
 func (t *Table) Reserve(d *Disk) error {
 	key := d.key()
 	t.Mu.Lock()
@@ -220,50 +220,51 @@ func (t *Table) Reserve(d *Disk) error {
 		st := d.State()
 		return OnThisHost(Name{st.Tenant, st.Name, st.Snapshot})
 	}
-	if old := t.disks[d.Id]; old != nil {
-		return errs.New(errs.Busy, "volume %s is on this host already, under another name", d.Id)
+	if old := t.disks[d.ID]; old != nil {
+		return errs.New(errs.Busy, "volume %s is on this host already, under another name", d.ID)
 	}
-	if _, left := t.Orphans[d.Id]; left {
-		return errs.New(errs.Busy, "volume %s was left by a call that did not end, and is being removed from the store", d.Id)
+	if _, left := t.Orphans[d.ID]; left {
+		return errs.New(errs.Busy, "volume %s was left by a call that did not end, and is being removed from the store", d.ID)
 	}
 	t.byName[key] = d
-	t.disks[d.Id] = d
+	t.disks[d.ID] = d
 	return nil
 }
 
+// OnThisHost is the error of a name that a volume of this host has.
 func OnThisHost(n Name) error {
 	return errs.New(errs.Exists, "a volume %q is on this host already", n)
 }
 
-// disk finds a disk of this host; nil if there is none.
-func (t *Table) Disk(id volume.ID) *Disk {
+// ByID finds a disk of this host; nil if there is none.
+func (t *Table) ByID(id volume.ID) *Disk {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
 	return t.disks[id]
 }
 
-// unreserve takes a disk that was reserved, and not made, out of the tables; who
+// Unreserve takes a disk that was reserved, and not made, out of the tables; who
 // waits for it finds it gone.
 func (t *Table) Unreserve(d *Disk) {
 	t.Drop(d)
 	d.SetRemoved()
 }
 
-// drop takes a disk out of the tables.
+// Drop takes a disk out of the tables.
 func (t *Table) Drop(d *Disk) {
 	key := d.key()
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
-	delete(t.disks, d.Id)
+	delete(t.disks, d.ID)
 	if t.byName[key] == d {
 		delete(t.byName, key)
 	}
 }
 
-// keep puts a folded block into the SSD tier.
+// Keep puts a folded block into the SSD tier.
 func (n *Tenant) Keep(_ uint64, hash pack.Hash, raw []byte) { n.Domain.Keep(hash, raw) }
 
-// reserveName keeps a name on this host from being taken until release.
+// ReserveName keeps a name on this host from being taken until release.
 func (t *Table) ReserveName(n Name) (release func(), err error) {
 	key := keyOf(n.Tenant, n.Volume, "")
 	t.Mu.Lock()
@@ -271,7 +272,7 @@ func (t *Table) ReserveName(n Name) (release func(), err error) {
 	if t.byName[key] != nil {
 		return nil, OnThisHost(n)
 	}
-	holder := NewDisk(t, volume.State{Tenant: n.Tenant, Name: n.Volume, Mode: volume.Failed, Reason: "it is being renamed"})
+	holder := New(t, volume.State{Tenant: n.Tenant, Name: n.Volume, Mode: volume.Failed, Reason: "it is being renamed"})
 	t.byName[key] = holder
 	return func() {
 		t.Mu.Lock()
@@ -282,7 +283,7 @@ func (t *Table) ReserveName(n Name) (release func(), err error) {
 	}, nil
 }
 
-// snapshotsOf lists the snapshots of a volume, the oldest first.
+// SnapshotsOf lists the snapshots of a volume, the oldest first.
 func (t *Table) SnapshotsOf(id volume.ID) []*Disk {
 	var out []*Disk
 	for _, d := range t.All() {
@@ -297,7 +298,7 @@ func (t *Table) SnapshotsOf(id volume.ID) []*Disk {
 	return out
 }
 
-// withoutCleaning does what makes a volume let go of log segments while nothing is
+// WithoutCleaning does what makes a volume let go of log segments while nothing is
 // cleaned.
 func (t *Table) WithoutCleaning(do func() error) error {
 	t.Cleaning.Lock()

@@ -11,7 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// firstFact names the fact that tells which volume is being published for the
+// FirstFact names the fact that tells which volume is being published for the
 // first time under a name. While it is there, the volume may be, or appear, in
 // the store, whatever its record says, or even if it has none.
 func FirstFact(st *volume.State) string { return "first/" + st.Tenant + "/" + st.Name }
@@ -21,7 +21,7 @@ const (
 	firstFacts      = "first/" // see firstFact
 )
 
-// beginCreate notes volumes that are about to be made; finish ends that when they are
+// BeginCreate notes volumes that are about to be made; finish ends that when they are
 // made, or unmade.
 func (t *Table) BeginCreate(states ...*volume.State) (finish func() error, err error) {
 	call := NewVolumeID(t)
@@ -48,13 +48,13 @@ func (t *Table) BeginCreate(states ...*volume.State) (finish func() error, err e
 	return finish, nil
 }
 
-// refuseWhileCreated keeps guests from a volume while the call that makes it is
+// RefuseWhileCreated keeps guests from a volume while the call that makes it is
 // under way: were the host to stop, it would not be kept, nor what was
 // acknowledged to them.
 func (d *Disk) RefuseWhileCreated() error {
 	d.Table.Mu.Lock()
 	defer d.Table.Mu.Unlock()
-	if d.Table.creating[d.Id] {
+	if d.Table.creating[d.ID] {
 		return errs.New(errs.Busy, "volume %q is still being made", d)
 	}
 	return nil
@@ -104,7 +104,7 @@ func (t *Table) dropUnfinishedCreates(records []volume.State, facts []string) er
 func (t *Table) findOrphans() error {
 	return t.DB.Facts(firstFacts, func(fact string, value []byte) error {
 		tenant, name, ok := strings.Cut(strings.TrimPrefix(fact, firstFacts), "/")
-		if !ok || len(value) != len(volume.ID{}) || t.Disk(volume.ID(value)) != nil {
+		if !ok || len(value) != len(volume.ID{}) || t.ByID(volume.ID(value)) != nil {
 			return nil
 		}
 		t.Mu.Lock()
@@ -114,7 +114,7 @@ func (t *Table) findOrphans() error {
 	})
 }
 
-// isOrphan tells whether a log ends in a volume that is being taken out of the
+// IsOrphan tells whether a log ends in a volume that is being taken out of the
 // store; o may be nil.
 func (t *Table) IsOrphan(o *commitlog.Object) bool {
 	if o == nil || o.State.Owner.ID != t.HostID {
@@ -126,14 +126,14 @@ func (t *Table) IsOrphan(o *commitlog.Object) bool {
 	return left
 }
 
-// orphanNames are the orphans and the names they have in the store.
+// OrphanNames are the orphans and the names they have in the store.
 func (t *Table) OrphanNames() map[volume.ID]Name {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
 	return maps.Clone(t.Orphans)
 }
 
-// forgetOrphan removes an orphan that is not in the store any more, or stays there.
+// ForgetOrphan removes an orphan that is not in the store any more, or stays there.
 func (t *Table) ForgetOrphan(id volume.ID) {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()

@@ -8,42 +8,29 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/disk"
-	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
 )
 
-// age is how old the oldest write is that the store does not hold.
-func (s *shipper) age() time.Duration {
-	at := time.Duration(s.oldestInFlight.Load())
-	if at == 0 {
-		if _, at = s.v.Changed(); at == 0 {
-			return 0
-		}
+// oldest is the oldest write that the store does not hold, 0 if it holds all; u is
+// what was unsent before. Changes that go from one account to the other meanwhile
+// are in at least one of the three that are read, in this order.
+func (s *shipper) oldest(u unsent) time.Duration {
+	if at := time.Duration(s.oldestInFlight.Load()); at != 0 {
+		return at
 	}
-	return s.k.disks.Uptime() - at
+	if u.at != 0 {
+		return u.at
+	}
+	return s.unsent().at
 }
 
-// mayAcknowledge tells whether a write may be acknowledged now; it is slowed
-// when that is not so yet, but nearly.
+// MayAcknowledge implements disk.Shipper.
 func (s *shipper) MayAcknowledge() (now bool, slow time.Duration) {
-	if n, _ := s.v.Changed(); n > maxChanged {
-		return false, 0
-	}
-	if s.sync.Load() {
-		return true, 0
-	}
-	rpo := time.Duration(s.rpo.Load())
-	limit, age := rpo-margin(rpo), s.age()
-	switch soft := limit * 3 / 4; {
-	case age >= limit && !fault.Is("rpo-not-kept"):
-		return false, 0
-	case age > soft:
-		return true, (age - soft) / 16
-	}
-	return true, 0
+	u := s.unsent()
+	return s.policy.Load().mayAcknowledge(s.k.disks.Uptime(), s.oldest(u), u)
 }
 
-// written tells that the volume was written to; it does not wait.
+// Written tells that the volume was written to; it does not wait.
 func (s *shipper) Written() {
 	if s.idle.Load() && s.idle.CompareAndSwap(true, false) {
 		s.poke()
@@ -52,7 +39,7 @@ func (s *shipper) Written() {
 	}
 }
 
-// acknowledge waits until what was written may be acknowledged: writes only get
+// Acknowledge waits until what was written may be acknowledged: writes only get
 // older, so that only what the loop does, or the policy, can change that.
 func (s *shipper) Acknowledge() error {
 	slow, err := s.acknowledgeable()
@@ -80,16 +67,16 @@ func (s *shipper) acknowledgeable() (slow time.Duration, err error) {
 
 // why is the reason to wait no longer, if there is one. Under mu.
 func (s *shipper) why() error {
-	if s.over == nil && s.ctx.Err() != nil {
-		return disk.ErrHeld
+	if s.p.over == nil && s.ctx.Err() != nil {
+		return disk.ErrClosing
 	}
-	return s.over
+	return s.p.over
 }
 
-// lastShipping is how long a host that stops waits for the store.
+// LastShipping is how long a host that stops waits for the store.
 const LastShipping = 2 * time.Second
 
-// shipLast gives volumes whose policy ships a last chance to send what they
+// ShipLast gives volumes whose policy ships a last chance to send what they
 // have, so that a host that is stopped on purpose leaves nothing unpublished. It
 // is a courtesy: what is left is sent after the next start.
 func (k *Keeper) ShipLast(ctx context.Context) {
@@ -108,53 +95,36 @@ func (k *Keeper) ShipLast(ctx context.Context) {
 	wg.Wait()
 }
 
-// verbStoreTimeout is how long a verb waits for a store that fails, before it says
+// VerbStoreTimeout is how long a verb waits for a store that fails, before it says
 // so. A guest's flush waits for as long as it takes.
 const VerbStoreTimeout = 20 * time.Second
 
-// flushed waits until the store holds every write through seq. With patience it
-// gives up when the store has failed for that long. errRelaxed says that the
-// policy is local now, and the store may not hold them.
-func (s *shipper) Flushed(ctx context.Context, seq uint64, patience time.Duration) error {
+// Flushed implements disk.Shipper.
+func (s *shipper) Flushed(ctx context.Context, seq uint64, timeout time.Duration) error {
 	if s.acked.Load() >= seq || fault.Is("sync-without-store") {
 		return nil
 	}
-	stop := context.AfterFunc(ctx, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.changed.Broadcast()
-	})
+	stop := context.AfterFunc(ctx, func() { s.change(func(*promise) {}) })
 	defer stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.wanted < seq {
-		s.wanted = seq
+	if s.p.wanted < seq {
+		s.p.wanted = seq
 		s.poke()
 	}
-	// The attempt that is under way may have begun before what was damaged was
-	// written again, or the store came back: the one after it tells.
-	fails, came := s.fails+2, s.k.disks.Uptime()
-	if patience > 0 {
+	w := s.p.newWaiter(s.k.disks.Uptime(), seq, timeout)
+	if timeout > 0 {
 		s.endRetryPauses()
 	}
-	for s.acked.Load() < seq {
-		if over := s.why(); over != nil {
-			return over
+	for {
+		if s.p.acked < seq && s.why() != nil {
+			return s.why()
 		}
-		if s.fails >= fails && errs.KindOf(s.err) == errs.Corrupt && s.err != nil {
-			return s.err
-		}
-		now := s.k.disks.Uptime()
-		tired := patience > 0 && s.err != nil && now-s.since > patience && (s.fails >= fails || now-came > patience)
-		switch {
-		case s.err != nil && (tired || ctx.Err() != nil):
-			return errs.New(errs.Unavailable, "the store does not hold it yet; it goes on by itself when the store does: %w", s.err)
-		case ctx.Err() != nil:
-			return ctx.Err()
+		if done, err := s.p.outcome(w, s.k.disks.Uptime(), ctx.Err()); done {
+			return err
 		}
 		s.changed.Wait()
 	}
-	return nil
 }
 
 // retryPause is the pause before what failed is tried again; a verb that waits ends it.
@@ -171,7 +141,7 @@ func (s *shipper) retryPause(d time.Duration) error {
 	case <-t.C:
 	case <-enough:
 	case <-s.ctx.Done():
-		return disk.ErrHeld
+		return disk.ErrClosing
 	}
 	return nil
 }
@@ -184,36 +154,27 @@ func (s *shipper) endRetryPauses() {
 	}
 }
 
-// stalled is why writes are not acknowledged, or the store does not keep up; ""
-// if neither.
+// Stalled implements disk.Shipper.
 func (s *shipper) Stalled() string {
-	s.mu.Lock()
-	err := s.err
-	s.mu.Unlock()
 	ok, slow := s.MayAcknowledge()
-	switch {
-	case !ok && err != nil:
-		return "writes wait: " + unshipped(err)
-	case !ok:
-		return "writes wait for the store, which does not keep up"
-	case err != nil:
-		return unshipped(err)
-	case slow > 0:
-		return "writes are slowed: the store does not keep up"
-	}
-	return ""
-}
-
-// unpublished is the account of what the store does not hold.
-func (s *shipper) Unpublished() (bytes int64, age time.Duration) {
-	bytes, _ = s.v.Changed()
 	s.mu.Lock()
-	bytes += s.inFlightBytes
-	s.mu.Unlock()
-	return bytes, s.age()
+	defer s.mu.Unlock()
+	return s.p.stalled(ok, slow)
 }
 
-// barrier is a flush verb of a volume whose policy ships, or errRelaxed.
+// Unpublished implements disk.Shipper.
+func (s *shipper) Unpublished() (bytes int64, age time.Duration) {
+	u := s.unsent()
+	s.mu.Lock()
+	bytes = u.bytes + s.p.bytes
+	s.mu.Unlock()
+	if at := s.oldest(u); at != 0 {
+		age = s.k.disks.Uptime() - at
+	}
+	return bytes, age
+}
+
+// Barrier is a flush verb of a volume whose policy ships, or errRelaxed.
 func (s *shipper) Barrier(ctx context.Context) (api.Flush, error) {
 	began, before, commits, seq := s.k.disks.Now(), s.d.Stored.Load(), s.commits.Load(), s.v.Last()
 	if err := s.v.Flush(); err != nil {

@@ -18,6 +18,7 @@ const (
 	mostRPO  = 24 * time.Hour
 )
 
+// CheckDurability reports what is wrong with the name of a policy; "" is none.
 func CheckDurability(policy string) error {
 	switch policy {
 	case "", volume.Local, volume.Continuous, volume.Sync:
@@ -26,6 +27,7 @@ func CheckDurability(policy string) error {
 	return errs.New(errs.Invalid, "%q is not a durability policy: local, continuous and sync are", policy)
 }
 
+// CheckRPO reports what is wrong with a loss window.
 func CheckRPO(rpo time.Duration) error {
 	if rpo < leastRPO || rpo > mostRPO {
 		return errs.New(errs.Invalid, "an rpo of %v: from %v to %v are possible, 5s for one", rpo, leastRPO, mostRPO)
@@ -33,12 +35,13 @@ func CheckRPO(rpo time.Duration) error {
 	return nil
 }
 
-// policy is what a volume promises.
+// Policy is what a volume promises.
 type Policy struct {
 	Durability string
 	RPO        time.Duration
 }
 
+// Ships tells whether the policy needs the store.
 func (p Policy) Ships() bool { return p.Durability != volume.Local }
 
 // tighter tells whether p promises more than q.
@@ -50,13 +53,14 @@ func (p Policy) tighter(q Policy) bool {
 	return p.RPO < q.RPO
 }
 
+// Record puts the policy into a volume's record.
 func (p Policy) Record(st *volume.State) { st.Durability, st.RPO = p.Durability, p.RPO }
 
 func (p Policy) commit(s *commitlog.State) {
 	s.Durability, s.RPOMillis = p.Durability, p.RPO.Milliseconds()
 }
 
-// setPolicy changes what a volume promises, while it is in use. Relaxing takes
+// SetPolicy changes what a volume promises, while it is in use. Relaxing takes
 // effect with the commit that says so; tightening is done when the store holds
 // everything that was acknowledged before. Under op.
 func (k *Keeper) SetPolicy(ctx context.Context, d *disk.Disk, p Policy) error {
@@ -145,7 +149,7 @@ func (k *Keeper) publishPolicy(ctx context.Context, d *disk.Disk, p Policy) erro
 	if err != nil {
 		return k.owners.FenceIfLost(d, err)
 	}
-	if v := d.Open(); v != nil {
+	if v := d.Volume(); v != nil {
 		return v.NoteShipped(0, volume.Published{Epoch: g.Epoch, Number: g.Number}, true)
 	}
 	return nil
@@ -156,7 +160,7 @@ func (k *Keeper) publishPolicy(ctx context.Context, d *disk.Disk, p Policy) erro
 // acknowledged of that before the promise held is in the store, too, in the end.
 // Under op.
 func (k *Keeper) beginShipping(ctx context.Context, d *disk.Disk, p Policy, cause commitlog.Cause) error {
-	v := d.Open()
+	v := d.Volume()
 	_, err := k.publisher.PublishCut(ctx, d, cause, p.commit, v.BeginFoldTracking)
 	if err == nil {
 		err = d.Update(p.Record)
@@ -173,7 +177,7 @@ func (k *Keeper) beginShipping(ctx context.Context, d *disk.Disk, p Policy, caus
 // the name of a volume that was not made.
 const withdrawWithin = 2 * time.Second
 
-// applyPolicy gives volumes that were just made here their policy; without the store
+// ApplyPolicy gives volumes that were just made here their policy; without the store
 // none of them is made.
 func (k *Keeper) ApplyPolicy(ctx context.Context, p Policy, cause commitlog.Cause, disks ...*disk.Disk) error {
 	if !p.Ships() {
@@ -196,7 +200,7 @@ func (k *Keeper) applyPolicyToOne(ctx context.Context, d *disk.Disk, p Policy, c
 	return k.beginShipping(ctx, d, p, cause)
 }
 
-// undoCreate removes volumes that were made, or begun, by a call that failed with
+// UndoCreate removes volumes that were made, or begun, by a call that failed with
 // why: none of them is left, here or in the store. Should that be away, the next
 // volume of the name takes care of what was sent, or the next start, and nobody waits
 // for another row of tries.
@@ -222,7 +226,7 @@ func (k *Keeper) undoCreateOne(ctx context.Context, d *disk.Disk) error {
 		return nil
 	}
 	defer d.BlockGuests()()
-	d.StopShipping(disk.ErrHeld)
+	d.StopShipping(disk.ErrClosing)
 	d.Moving.Lock()
 	defer d.Moving.Unlock()
 	st := d.State()
@@ -231,7 +235,7 @@ func (k *Keeper) undoCreateOne(ctx context.Context, d *disk.Disk) error {
 			k.disks.Log.Warn("a volume that was not made may be in the store", "volume", d.String(), "error", err)
 		}
 		if st.Published != nil { // as if that had not been known
-			if err := k.disks.DB.SetFact(disk.FirstFact(&st), d.Id[:]); err != nil {
+			if err := k.disks.DB.SetFact(disk.FirstFact(&st), d.ID[:]); err != nil {
 				return err
 			}
 			if err := d.Update(func(s *volume.State) { s.Published = nil }); err != nil {

@@ -16,32 +16,23 @@ import (
 func (s *shipper) send() error {
 	o := s.d.Owned.Load()
 	if o == nil || o.Generation().IsZero() || s.v.State().Rebase {
-		return s.publish(commitlog.CauseFlush)
+		return s.publishAll(commitlog.CauseFlush)
 	}
 	count, bytes := o.Unfolded()
-	few := s.k.FoldAfter
-	if count >= foldFactor*few || bytes >= foldFactor*FoldBytes {
-		return s.publish(commitlog.CauseFold)
+	soon, first := foldNow(uint64(count), int64(bytes), s.k.FoldAfter)
+	if first {
+		return s.publishAll(commitlog.CauseFold)
 	}
-	if count >= few || bytes >= FoldBytes {
+	if soon {
 		s.fold()
 	}
 	// What is taken must not look as if it were in the store, until it is.
-	_, at := s.v.Changed()
-	s.setSending(true, at)
+	at := s.unsent().at
+	s.change(func(p *promise) { p.take(at) })
 	err := s.take(o)
-	s.setSending(false, 0)
+	s.change((*promise).returned)
 	s.advance()
 	return err
-}
-
-// setSending notes that changes are being taken, the oldest from the given Uptime.
-func (s *shipper) setSending(on bool, at time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sending, s.taken = on, at
-	s.updateOldestInFlight()
-	s.changed.Broadcast()
 }
 
 // take takes the changes and sends them.
@@ -52,28 +43,21 @@ func (s *shipper) take(o *commitlog.Owner) error {
 		return err
 	}
 	if c == nil { // whatever was written through last has been taken before
-		s.noteSent(last)
+		s.change(func(p *promise) { p.nothingThrough(last) })
 		return nil
 	}
 	defer c.Release()
-	s.setSending(true, c.At)
+	s.change(func(p *promise) { p.take(c.At) })
 	err = s.ship(o, c)
 	if err == errTooLarge || errs.KindOf(err) == errs.Invalid && s.ctx.Err() == nil {
 		// No data commit can hold this, or follow the last fold: of a volume
 		// that has outgrown its map, for one.
-		err = s.publish(commitlog.CauseFlush)
+		err = s.publishAll(commitlog.CauseFlush)
 	}
 	if err != nil {
 		s.v.ReturnChanges(c)
 	}
 	return err
-}
-
-// noteSent notes that nothing through a write is left to be sent.
-func (s *shipper) noteSent(seq uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sent = max(s.sent, seq)
 }
 
 // errTooLarge is a cut that no data commit can hold.
@@ -89,23 +73,20 @@ func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
 		return err
 	}
 	if data == nil {
-		s.noteSent(c.Seq)
+		s.change(func(p *promise) { p.nothingThrough(c.Seq) })
 		return nil
 	}
-	p := &dataCommit{changes: c, began: s.k.disks.Uptime(), bytes: int64(len(data))}
+	f := flight{seq: c.Seq, at: c.At, began: s.k.disks.Uptime(), bytes: int64(len(data))}
 	// The request outlives this shipper: a verb that stops it goes on behind it.
-	p.ship, err = o.Ship(s.k.disks.Ctx, c.Seq, data, func(state *commitlog.State) { s.k.amend(s.d, state, &c.State) })
+	sent, err := o.Ship(s.k.disks.Ctx, c.Seq, data, func(state *commitlog.State) { s.k.amend(s.d, state, &c.State) })
 	if err != nil {
 		return err
 	}
-	s.d.Stored.Add(p.bytes)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sent = max(s.sent, c.Seq)
-	s.inFlight = append(s.inFlight, p)
-	s.inFlightBytes += p.bytes
-	s.began = p.began
-	s.changed.Broadcast()
+	s.d.Stored.Add(f.bytes)
+	s.change(func(p *promise) {
+		p.took(f)
+		s.commitsSent = append(s.commitsSent, &dataCommit{ship: sent, changes: c})
+	})
 	return nil
 }
 
@@ -136,17 +117,6 @@ func encodeChanges(c *volume.Changes) ([]byte, error) {
 	return commitlog.EncodeData(ranges)
 }
 
-// updateOldestInFlight brings flying up to date. Under mu.
-func (s *shipper) updateOldestInFlight() {
-	at := s.taken
-	for _, p := range s.inFlight {
-		if at == 0 || p.changes.At < at {
-			at = p.changes.At
-		}
-	}
-	s.oldestInFlight.Store(int64(at))
-}
-
 // lateCommit is how long no commit may land, while some are under way, before
 // people are told: requests to a store that is away are tried again for longer.
 const lateCommit = 3 * time.Second
@@ -158,17 +128,17 @@ func (s *shipper) settle() {
 	retry := firstRetry
 	for {
 		s.mu.Lock()
-		for len(s.inFlight) == 0 && s.over == nil {
+		for len(s.commitsSent) == 0 && s.p.over == nil {
 			s.changed.Wait()
 		}
-		if len(s.inFlight) == 0 || s.ctx.Err() != nil {
+		if len(s.commitsSent) == 0 || s.ctx.Err() != nil {
 			s.mu.Unlock()
 			return
 		}
-		p := s.inFlight[0]
+		c := s.commitsSent[0]
 		s.mu.Unlock()
 		late := time.AfterFunc(lateCommit, func() { s.failed(errLate) })
-		g, err := p.ship.Wait(s.ctx)
+		g, err := c.ship.Wait(s.ctx)
 		late.Stop()
 		if err != nil {
 			if s.failed(err) || s.retryPause(retry) != nil {
@@ -181,63 +151,49 @@ func (s *shipper) settle() {
 			continue
 		}
 		retry = firstRetry
-		s.landed(p, g)
+		s.landed(c, g)
 	}
 }
 
 // landed takes note that a commit took effect, with all before it.
-func (s *shipper) landed(p *dataCommit, g commitlog.Generation) {
+func (s *shipper) landed(c *dataCommit, g commitlog.Generation) {
 	now := s.k.disks.Uptime()
 	s.commits.Add(1)
-	s.mu.Lock()
-	save := now-s.saved > saveEvery
-	if save {
-		s.saved = now
-	}
-	s.mu.Unlock()
-	if err := s.v.NoteShipped(p.changes.Seq, volume.Published{Epoch: g.Epoch, Number: g.Number}, save); err != nil {
+	var save, recovered bool
+	s.change(func(p *promise) { save = p.dueToSave(now) })
+	if err := s.v.NoteShipped(c.changes.Seq, volume.Published{Epoch: g.Epoch, Number: g.Number}, save); err != nil {
 		s.k.disks.Log.Warn("the record of a volume lags", "volume", s.d.String(), "error", err) // it may
 	}
-	s.mu.Lock()
-	s.inFlight, s.inFlightBytes = s.inFlight[1:], s.inFlightBytes-p.bytes
-	s.latency += (now - p.began - s.latency) / 4
-	s.updateOldestInFlight()
-	recovered := s.err != nil
-	s.err = nil
-	s.mu.Unlock()
+	s.change(func(p *promise) {
+		s.commitsSent = s.commitsSent[1:]
+		recovered = p.landed(now)
+	})
 	if recovered {
-		s.k.disks.Event(event.EventStore, s.d.String(), "the store takes commits again")
+		s.k.disks.Event(event.Store, s.d.String(), "the store takes commits again")
 	}
-	s.Reached(p.changes.Seq)
+	s.Reached(c.changes.Seq)
 	s.advance()
 }
 
-// reached tells that the store holds every write through a number.
+// Reached implements disk.Shipper.
 func (s *shipper) Reached(seq uint64) {
-	s.mu.Lock()
-	s.acked.Store(max(seq, s.acked.Load()))
-	s.sent = max(seq, s.sent)
-	s.rebase = false
-	s.changed.Broadcast()
-	s.mu.Unlock()
+	s.change(func(p *promise) { p.reached(seq) })
 	s.poke()
 }
 
-// advance reaches the newest write if nothing is left to be sent: what was
-// taken last may have been in the published map already.
+// advance reaches the newest write if nothing is left to be sent.
 func (s *shipper) advance() {
-	last := s.v.Last()
-	n, _ := s.v.Changed()
+	last, u := s.v.Last(), s.unsent()
 	s.mu.Lock()
-	settled := n == 0 && !s.sending && len(s.inFlight) == 0 && last > s.acked.Load()
+	settled := s.p.settled(last, u)
 	s.mu.Unlock()
 	if settled {
 		s.Reached(last)
 	}
 }
 
-// publish folds the whole volume; what was written before is in the store then.
-func (s *shipper) publish(cause commitlog.Cause) error {
+// publishAll folds the whole volume; what was written before is in the store then.
+func (s *shipper) publishAll(cause commitlog.Cause) error {
 	unlock, err := s.lockOp()
 	if err != nil {
 		return err
@@ -252,17 +208,15 @@ func (s *shipper) publish(cause commitlog.Cause) error {
 func (s *shipper) fold() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.folding {
+	if s.p.folding {
 		return
 	}
-	s.folding = true
+	s.p.folding = true
 	s.done.Go(func() {
-		if err := s.publish(commitlog.CauseFold); err != nil && s.ctx.Err() == nil {
+		if err := s.publishAll(commitlog.CauseFold); err != nil && s.ctx.Err() == nil {
 			s.k.disks.Log.Warn("data commits were not folded", "volume", s.d.String(), "error", err)
 			_ = clock.Pause(s.ctx, time.Second)
 		}
-		s.mu.Lock()
-		s.folding = false
-		s.mu.Unlock()
+		s.change(func(p *promise) { p.folding = false })
 	})
 }

@@ -43,8 +43,8 @@ type Keeper struct {
 	publisher *publication.Publisher
 }
 
-// newKeeper returns the keeper of a host's policies; foldAfter is its FoldAfter.
-func NewKeeper(foldAfter uint64, t *disk.Table, p *pin.Pins, ow *ownership.Owners, pub *publication.Publisher) *Keeper {
+// New returns the keeper of a host's policies; foldAfter is its FoldAfter.
+func New(foldAfter uint64, t *disk.Table, p *pin.Pins, ow *ownership.Owners, pub *publication.Publisher) *Keeper {
 	return &Keeper{FoldAfter: foldAfter, disks: t, pins: p, owners: ow, publisher: pub}
 }
 
@@ -70,69 +70,76 @@ type shipper struct {
 	kick   chan struct{}
 	idle   atomic.Bool // the loop waits for a first write
 
-	sync           atomic.Bool   // the policy: sync, or continuous
-	rpo            atomic.Int64  // ns
-	oldestInFlight atomic.Int64  // Uptime of the oldest write under way, 0: none
-	acked          atomic.Uint64 // the store holds every write through this one
-	commits        atomic.Uint64 // that took effect
+	// What the receive loops of guests look at without the lock. Under mu they are
+	// brought up to date whenever p changes: see publish.
+	policy         atomic.Pointer[promised]
+	oldestInFlight atomic.Int64  // uptime of the oldest write in flight; 0: there is none
+	acked          atomic.Uint64 // p.acked
+	commits        atomic.Uint64 // data commits that took effect
 
 	// lentOp has disk.op in it while a verb that holds it waits for us.
 	lentOp chan struct{}
 
-	mu            sync.Mutex
-	changed       sync.Cond // acked, flights, err, over, or what may be acknowledged changed
-	wanted        uint64    // a flush waits for the store to hold this write
-	sent          uint64    // every write through this one was sent
-	inFlight      []*dataCommit
-	inFlightBytes int64         // of flights
-	latency       time.Duration // of a commit, as it has been lately
-	began         time.Duration // Uptime of the last commit that was begun
-	err           error         // why the store does not take commits, nil while it does
-	since         time.Duration // Uptime when that began
-	fails         uint64        // how often that was noted
-	over          error         // why nothing will be acknowledged any more
-	folding       bool
-	rebase        bool          // a fold has to come first
-	sending       bool          // changes are taken that are neither under way nor returned
-	taken         time.Duration // Uptime of the oldest of those; 0: none
-	saved         time.Duration // Uptime when the record last learned of it
-	retryPauses   chan struct{} // closed to end the pauses of rest; nil while there are none
+	mu          sync.Mutex
+	changed     sync.Cond // p changed
+	p           promise
+	commitsSent []*dataCommit // in the order of p.inFlight
+	retryPauses chan struct{} // closed to end the pauses of retryPause; nil while there are none
 }
 
 // dataCommit is a data commit under way.
 type dataCommit struct {
 	ship    *commitlog.Shipment
 	changes *volume.Changes // what it holds; its cut is released
-	began   time.Duration
-	bytes   int64
 }
 
 func newShipper(k *Keeper, d *disk.Disk, v *volume.Volume, st *volume.State) *shipper {
-	s := &shipper{k: k, d: d, v: v, kick: make(chan struct{}, 1), lentOp: make(chan struct{}, 1), latency: 50 * time.Millisecond}
+	s := &shipper{k: k, d: d, v: v, kick: make(chan struct{}, 1), lentOp: make(chan struct{}, 1)}
+	s.p.latency = 50 * time.Millisecond
 	s.changed.L = &s.mu
 	s.ctx, s.cancel = context.WithCancel(d.Table.Ctx)
-	s.SetPolicy(st)
 	switch n, _ := v.Changed(); {
 	case st.Rebase:
-		s.rebase = true // the store is to learn of the rollback, whatever is written
+		s.p.rebase = true // the store is to learn of the rollback, whatever is written
 	case n > 0:
-		s.acked.Store(st.Shipped)
-		s.sent = st.Shipped
+		s.p.reached(st.Shipped)
 	default:
-		s.acked.Store(v.Last())
-		s.sent = v.Last()
+		s.p.reached(v.Last())
 	}
+	s.SetPolicy(st)
 	return s
 }
 
 // SetPolicy implements disk.Shipper.
 func (s *shipper) SetPolicy(st *volume.State) {
+	s.change(func(p *promise) { p.policy = promised{sync: st.Durability == volume.Sync, rpo: st.RPO} })
+	s.poke()
+}
+
+// change lets an event change the promise, and wakes whoever waits for that.
+func (s *shipper) change(event func(p *promise)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sync.Store(st.Durability == volume.Sync)
-	s.rpo.Store(int64(st.RPO))
+	event(&s.p)
+	s.publish()
+}
+
+// publish brings up to date what is read without the lock, and wakes whoever waits
+// for a change of the promise. Under mu.
+func (s *shipper) publish() {
+	if now := s.policy.Load(); now == nil || *now != s.p.policy {
+		policy := s.p.policy
+		s.policy.Store(&policy)
+	}
+	s.oldestInFlight.Store(int64(s.p.oldestInFlight()))
+	s.acked.Store(s.p.acked)
 	s.changed.Broadcast()
-	s.poke()
+}
+
+// unsent is what the volume has changed and nobody has taken.
+func (s *shipper) unsent() unsent {
+	bytes, at := s.v.Changed()
+	return unsent{bytes, at}
 }
 
 // poke makes the loop look again; it does not wait.
@@ -163,32 +170,25 @@ func (s *shipper) Stop(why error) {
 	// flush-is-durable: what is under way may never land. The next shipper sends
 	// it again, and acknowledges nothing by it before.
 	if !fault.Is("flights-forgotten") {
-		for _, p := range s.inFlight {
-			s.v.ReturnChanges(p.changes)
+		for _, c := range s.commitsSent {
+			s.v.ReturnChanges(c.changes)
 		}
 	}
 }
 
 // FlushWaits implements disk.Shipper.
-func (s *shipper) FlushWaits() bool { return s.sync.Load() }
+func (s *shipper) FlushWaits() bool { return s.policy.Load().sync }
 
 // Acked implements disk.Shipper.
 func (s *shipper) Acked() uint64 { return s.acked.Load() }
 
 // end makes every waiter give up.
-func (s *shipper) end(why error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.over == nil {
-		s.over = why
-	}
-	s.changed.Broadcast()
-}
+func (s *shipper) end(why error) { s.change(func(p *promise) { p.end(why) }) }
 
 // wakeWaiters ends them with the host.
 func (s *shipper) wakeWaiters() {
 	<-s.ctx.Done()
-	s.end(disk.ErrHeld)
+	s.end(disk.ErrClosing)
 }
 
 // run sends until the shipper is stopped.
@@ -225,17 +225,6 @@ func longer(retry time.Duration, err error) time.Duration {
 	return min(2*retry, longestRetry)
 }
 
-// unshipped says why changes do not reach the store.
-func unshipped(err error) string {
-	if errors.Is(err, commitlog.ErrYielding) {
-		return err.Error()
-	}
-	if errs.KindOf(err) == errs.Corrupt {
-		return "changes cannot be sent to the store: " + err.Error()
-	}
-	return "the store does not take commits: " + err.Error()
-}
-
 // failed notes an error; it tells whether that is the end.
 func (s *shipper) failed(err error) (over bool) {
 	if errs.KindOf(err) == errs.Fenced {
@@ -248,17 +237,10 @@ func (s *shipper) failed(err error) (over bool) {
 		})
 		return true
 	}
-	s.mu.Lock()
-	fresh := s.err == nil && s.ctx.Err() == nil
-	if s.err == nil {
-		s.since = s.k.disks.Uptime()
-	}
-	s.err = err
-	s.fails++
-	s.changed.Broadcast()
-	s.mu.Unlock()
+	var fresh bool
+	s.change(func(p *promise) { fresh = p.failed(s.k.disks.Uptime(), err) && s.ctx.Err() == nil })
 	if fresh {
-		s.k.disks.Event(event.EventStore, s.d.String(), "%s", unshipped(err))
+		s.k.disks.Event(event.Store, s.d.String(), "%s", unshipped(err))
 	}
 	return s.ctx.Err() != nil
 }
@@ -290,47 +272,13 @@ func (s *shipper) await() bool {
 	}
 }
 
-// forever is how long the loop of an idle volume waits.
-const forever = 365 * 24 * time.Hour
-
 // due is how long until the next commit is to be begun.
 func (s *shipper) due() time.Duration {
-	bytes, at := s.v.Changed()
-	now := s.k.disks.Uptime()
+	u, now := s.unsent(), s.k.disks.Uptime()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wanted := s.wanted > s.sent || s.rebase
-	if bytes == 0 && !wanted {
-		return forever
-	}
-	if len(s.inFlight) >= maxInFlight || s.inFlightBytes >= maxInFlightBytes {
-		return forever // the end of one pokes
-	}
-	// Flushes that come close together share a commit; and while commits take
-	// long, there are only a few of them under way.
-	var apart time.Duration
-	if len(s.inFlight) > 0 {
-		apart = s.began + s.latency/5 - now
-	}
-	switch {
-	case wanted || bytes >= shipBytes:
-		return apart
-	default:
-		return max(apart, at+s.interval()-now)
-	}
+	return s.p.due(now, u)
 }
-
-// interval is how old a change gets before it is sent.
-func (s *shipper) interval() time.Duration {
-	rpo := time.Duration(s.rpo.Load())
-	if s.sync.Load() {
-		return max(rpo, time.Second) // nobody was promised anything before a flush
-	}
-	return max(min(rpo/2, rpo-margin(rpo)-2*s.latency), min(leastInterval, rpo/4))
-}
-
-// margin is the part of an rpo that is kept in hand.
-func margin(rpo time.Duration) time.Duration { return min(max(rpo/10, 50*time.Millisecond), rpo/2) }
 
 // lockOp takes the disk's op, or borrows it from a verb that waits for us. It
 // gives up when the shipper ends: whoever holds op may be about to stop us.
@@ -341,11 +289,11 @@ func (s *shipper) lockOp() (unlock func(), err error) {
 	case <-s.lentOp:
 		return func() { s.lentOp <- struct{}{} }, nil
 	case <-s.ctx.Done():
-		return nil, disk.ErrHeld
+		return nil, disk.ErrClosing
 	}
 }
 
-// barrierUnderOp is barrier for a verb that holds op, which the shipper may need
+// BarrierUnderOp is barrier for a verb that holds op, which the shipper may need
 // meanwhile.
 func (s *shipper) BarrierUnderOp(ctx context.Context) error {
 	s.lentOp <- struct{}{}

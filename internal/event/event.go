@@ -12,18 +12,18 @@ import (
 
 // Kinds of events.
 const (
-	EventVolume = "volume" // it was made, removed, taken over, fenced
-	EventStore  = "store"  // the store does not do what is asked of it, or does again
-	EventDisk   = "disk"   // this host's disk is full, or damaged
-	EventHost   = "host"
+	Volume = "volume" // it was made, removed, taken over, fenced
+	Store  = "store"  // the store does not do what is asked of it, or does again
+	Disk   = "disk"   // this host's disk is full, or damaged
+	Host   = "host"
 )
 
 // keptEvents bounds what is remembered of the past.
 const keptEvents = 1000
 
-// eventLog has the newest events of one host, up to keptEvents, for people and for
+// Log has the newest events of one host, up to keptEvents, for people and for
 // those who follow. All methods may be called concurrently.
-type EventLog struct {
+type Log struct {
 	now func() time.Time
 	log *slog.Logger
 
@@ -33,13 +33,13 @@ type EventLog struct {
 	wake chan struct{} // closed when one is added
 }
 
-// newEventLog returns an empty log. Each event is also logged to log.
-func NewEventLog(now func() time.Time, log *slog.Logger) *EventLog {
-	return &EventLog{now: now, log: log}
+// New returns an empty log. Each event is also logged to log.
+func New(now func() time.Time, log *slog.Logger) *Log {
+	return &Log{now: now, log: log}
 }
 
 // Add tells that something happened, to a volume or to the host ("").
-func (l *EventLog) Add(kind, vol, format string, args ...any) {
+func (l *Log) Add(kind, vol, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	l.log.Info(text, "event", kind, "volume", vol)
 	l.mu.Lock()
@@ -58,7 +58,7 @@ func (l *EventLog) Add(kind, vol, format string, args ...any) {
 // After returns what happened after the event with the given number (0: all that
 // is remembered), the oldest first. If there is nothing it waits for something to
 // happen: for as long as wait, and no longer than the contexts last.
-func (l *EventLog) After(ctx, host context.Context, after uint64, wait time.Duration) []api.Event {
+func (l *Log) After(ctx, host context.Context, after uint64, wait time.Duration) []api.Event {
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
 	for {
@@ -79,7 +79,7 @@ func (l *EventLog) After(ctx, host context.Context, after uint64, wait time.Dura
 }
 
 // after returns the events after a number, and a channel that is closed with the next.
-func (l *EventLog) after(number uint64) (out []api.Event, wake <-chan struct{}) {
+func (l *Log) after(number uint64) (out []api.Event, wake <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out = []api.Event{}

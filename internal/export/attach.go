@@ -36,7 +36,7 @@ const (
 	defaultDeadTimeout   = 10 * time.Minute
 )
 
-// attachmentsFact is the fact of the host that lists its devices.
+// AttachmentsFact is the fact of the host that lists its devices.
 const AttachmentsFact = "attachments"
 
 // Attachments are the kernel's block devices that this host serves, one for a
@@ -57,7 +57,7 @@ type Attachments struct {
 	coming map[volume.ID]bool // are being attached
 }
 
-// attachRecord is what is kept of an attachment.
+// AttachRecord is what is kept of an attachment.
 type AttachRecord struct {
 	Volume   string `json:"volume"`   // its id
 	Device   int    `json:"device"`   // the N of /dev/nbdN
@@ -66,7 +66,7 @@ type AttachRecord struct {
 	Dead     int64  `json:"dead_timeout_ms"`
 }
 
-// newAttachments returns the devices of a host; reclaim brings those of an earlier
+// NewAttachments returns the devices of a host; reclaim brings those of an earlier
 // process. Attach first asks mayGrow whether something new may be recorded.
 func NewAttachments(kernel Kernel, t *disk.Table, ex *Exports, mayGrow func() error) *Attachments {
 	a := &Attachments{
@@ -118,7 +118,7 @@ func (a *Attachments) Attach(ctx context.Context, name string, r api.AttachReque
 	if err := d.WakeToServe(); err != nil {
 		return api.Attachment{}, err
 	}
-	x := newAttached(a, d, AttachRecord{Volume: d.Id.String(), Device: index, Timeout: timeout, Dead: dead})
+	x := newAttached(a, d, AttachRecord{Volume: d.ID.String(), Device: index, Timeout: timeout, Dead: dead})
 	if err := x.connect(ctx); err != nil {
 		return api.Attachment{}, err
 	}
@@ -130,17 +130,17 @@ func (a *Attachments) begin(d *disk.Disk) (done func(), err error) {
 	name := d.String()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if x := a.all[d.Id]; x != nil {
+	if x := a.all[d.ID]; x != nil {
 		return nil, errs.New(errs.Exists, "volume %q is attached already, as %s", name, kernelnbd.Path(x.rec.Device))
 	}
-	if a.coming[d.Id] {
+	if a.coming[d.ID] {
 		return nil, errs.New(errs.Busy, "volume %q is being attached by somebody else", name)
 	}
-	a.coming[d.Id] = true
+	a.coming[d.ID] = true
 	return func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		delete(a.coming, d.Id)
+		delete(a.coming, d.ID)
 	}, nil
 }
 
@@ -207,7 +207,7 @@ func (a *Attachments) named(r api.DetachRequest) (*attached, error) {
 	if err != nil {
 		return nil, err
 	}
-	if x := a.of(d.Id); x != nil {
+	if x := a.of(d.ID); x != nil {
 		return x, nil
 	}
 	return nil, errs.New(errs.NotFound, "volume %q is not attached", d)
@@ -220,7 +220,7 @@ func (a *Attachments) of(id volume.ID) *attached {
 	return a.all[id]
 }
 
-// device is the path of a disk's device, "" if it has none.
+// Device is the path of a disk's device, "" if it has none.
 func (a *Attachments) Device(id volume.ID) string {
 	if x := a.of(id); x != nil {
 		return kernelnbd.Path(x.rec.Device)
@@ -242,10 +242,10 @@ func (a *Attachments) takeAway(x *attached) error {
 	return errors.Join(a.Kernel.Disconnect(x.rec.Device), a.forget(x))
 }
 
-// abandon takes the device of a disk away from under its users: the disk is
+// Abandon takes the device of a disk away from under its users: the disk is
 // being removed, or becomes another one. Under disk.op.
 func (a *Attachments) Abandon(d *disk.Disk) {
-	x := a.of(d.Id)
+	x := a.of(d.ID)
 	if x == nil || !a.end(x) {
 		return
 	}
@@ -254,9 +254,9 @@ func (a *Attachments) Abandon(d *disk.Disk) {
 	}
 }
 
-// resized tells a disk's device the size. Under disk.op.
+// Resized tells a disk's device the size. Under disk.op.
 func (a *Attachments) Resized(d *disk.Disk) error {
-	x := a.of(d.Id)
+	x := a.of(d.ID)
 	if x == nil {
 		return nil
 	}
@@ -270,7 +270,7 @@ func (a *Attachments) Resized(d *disk.Disk) error {
 func (a *Attachments) keep(x *attached) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.all[x.d.Id] = x
+	a.all[x.d.ID] = x
 	return a.save()
 }
 
@@ -278,10 +278,10 @@ func (a *Attachments) keep(x *attached) error {
 func (a *Attachments) forget(x *attached) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.all[x.d.Id] != x {
+	if a.all[x.d.ID] != x {
 		return nil
 	}
-	delete(a.all, x.d.Id)
+	delete(a.all, x.d.ID)
 	return a.save()
 }
 
@@ -298,7 +298,7 @@ func (a *Attachments) save() error {
 	return a.disks.DB.SetFact(AttachmentsFact, b)
 }
 
-// records reads them.
+// Records reads them.
 func (a *Attachments) Records() ([]AttachRecord, error) {
 	b, err := a.disks.DB.Fact(AttachmentsFact)
 	if err != nil || len(b) == 0 {

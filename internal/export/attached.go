@@ -41,7 +41,7 @@ func (x *attached) view() api.Attachment {
 
 func (x *attached) config(size uint64, flags uint16) kernelnbd.Config {
 	return kernelnbd.Config{
-		Index: x.rec.Device, Size: size, Flags: flags, Backend: x.a.backend(x.d.Id),
+		Index: x.rec.Device, Size: size, Flags: flags, Backend: x.a.backend(x.d.ID),
 		Timeout: time.Duration(x.rec.Timeout) * time.Millisecond, DeadTimeout: time.Duration(x.rec.Dead) * time.Millisecond,
 	}
 }
@@ -217,7 +217,7 @@ func (x *attached) over() bool {
 	return x.ending || x.a.ctx.Err() != nil
 }
 
-// reclaim takes the devices over that an earlier process of this host made, and
+// Reclaim takes the devices over that an earlier process of this host made, and
 // that still are what they were: their requests have been waiting. Those that it
 // had no time to make a record of are known by their identifier. Of devices
 // that ended with the machine's last boot only the record is left, and goes.
@@ -241,11 +241,11 @@ func (a *Attachments) Reclaim(ctx context.Context) error {
 	}
 	for _, r := range recs {
 		path := kernelnbd.Path(r.Device)
-		d := a.disks.ByID(r.Volume)
+		d := a.disks.ByText(r.Volume)
 		switch {
 		case have[r.Device] != r.Identity:
 			log.Info("device is gone, or somebody else's", "device", path, "volume", r.Volume)
-		case d == nil || a.of(d.Id) != nil:
+		case d == nil || a.of(d.ID) != nil:
 			log.Warn("device of a volume that is gone: disconnected", "device", path, "volume", r.Volume)
 			if err := a.Kernel.Disconnect(r.Device); err != nil {
 				log.Error("device not disconnected", "device", path, "error", err)
@@ -269,7 +269,7 @@ func (a *Attachments) Reclaim(ctx context.Context) error {
 func (a *Attachments) resume(ctx context.Context, x *attached) {
 	a.prepare.Do(a.Kernel.Prepare)
 	a.mu.Lock()
-	a.all[x.d.Id] = x
+	a.all[x.d.ID] = x
 	a.mu.Unlock()
 	served, err := x.reconnect(ctx)
 	if err != nil {
@@ -281,7 +281,7 @@ func (a *Attachments) resume(ctx context.Context, x *attached) {
 	a.wg.Go(func() { x.lookAfter(served) })
 }
 
-// stop ends the connections in good order; the devices wait for the next process.
+// Stop ends the connections in good order; the devices wait for the next process.
 // Nothing else of the host may have stopped yet: requests are still answered.
 func (a *Attachments) Stop(ctx context.Context) {
 	a.leave()
@@ -303,7 +303,7 @@ type byID struct{ ex *Exports }
 
 // Open implements nbd.Exporter.
 func (e byID) Open(id string) (*nbd.Export, error) {
-	d := e.ex.disks.ByID(id)
+	d := e.ex.disks.ByText(id)
 	if d == nil {
 		return nil, errs.New(errs.NotFound, "the volume was removed")
 	}

@@ -20,7 +20,7 @@ var _ [wal.HeaderSize - nbd.Headroom]struct{}
 // dirtyContext is the metadata context of pages that the store does not have.
 const dirtyContext = "glide:dirty"
 
-// device is one NBD connection's view of a disk; it implements nbd.Device.
+// Device is one NBD connection's view of a disk; it implements nbd.Device.
 type Device struct {
 	Ex       *Exports
 	D        *disk.Disk
@@ -49,8 +49,10 @@ func errno(err error) error {
 	return errors.Join(err, nbd.Errno(errs.KindOf(err).NBDErrno()))
 }
 
+// Size implements nbd.Device.
 func (x *Device) Size() uint64 { return x.V.Size() }
 
+// ReadAt implements nbd.Device.
 func (x *Device) ReadAt(p []byte, off uint64) (err error) {
 	defer x.caught("read", &err, false)
 	if err := x.alive(); err != nil {
@@ -62,11 +64,13 @@ func (x *Device) ReadAt(p []byte, off uint64) (err error) {
 	return errno(x.V.ReadAt(p, off))
 }
 
+// TryReadAt implements nbd.Device.
 func (x *Device) TryReadAt(p []byte, off uint64) (ok bool) {
 	defer x.caught("read", nil, false) // ReadAt then has the error
 	return !x.dead.Load() && !x.D.Limiter.Limited() && x.V.TryReadAt(p, off)
 }
 
+// WriteFrames implements nbd.Device.
 func (x *Device) WriteFrames(offs []uint64, frames [][]byte) (err error) {
 	defer x.caught("write", &err, true)
 	if err := x.alive(); err != nil {
@@ -82,6 +86,7 @@ func (x *Device) WriteFrames(offs []uint64, frames [][]byte) (err error) {
 	return errno(x.V.WriteFramesIf(x.MayFn, offs, frames))
 }
 
+// Zero implements nbd.Device.
 func (x *Device) Zero(off, length uint64, _ bool) (err error) {
 	defer x.caught("zeroing", &err, true)
 	if err := x.alive(); err != nil {
@@ -90,6 +95,7 @@ func (x *Device) Zero(off, length uint64, _ bool) (err error) {
 	return errno(x.V.ZeroIf(x.MayFn, off, length))
 }
 
+// Flush implements nbd.Device.
 func (x *Device) Flush() (err error) {
 	defer x.caught("flush", &err, true)
 	if err := x.alive(); err != nil {
@@ -138,6 +144,7 @@ func (x *Device) Acknowledge() (err error) {
 	return errno(s.Acknowledge())
 }
 
+// Prefetch implements nbd.Device.
 func (x *Device) Prefetch(off, length uint64) {
 	defer x.caught("read ahead", nil, false)
 	x.V.Prefetch(off, length)
@@ -150,6 +157,7 @@ const (
 	stateDirty = 1
 )
 
+// Extents implements nbd.Device.
 func (x *Device) Extents(dst []nbd.Extent, name string, off, length uint64) (all []nbd.Extent, err error) {
 	defer x.caught("block status", &err, false)
 	kind, flags := volume.Allocation, uint32(stateHole|stateZero)

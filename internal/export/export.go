@@ -22,14 +22,14 @@ type Exports struct {
 	// Panicked notes a panic in a request, and returns the request's error.
 	Panicked func(doing string, value any) error
 	// Latency has the requests of all volumes.
-	Latency latency.Latencies
+	Latency latency.ByOp
 
 	disks  *disk.Table
 	owners *ownership.Owners
 }
 
-// newExports returns the exports of a host.
-func NewExports(t *disk.Table, ow *ownership.Owners, panicked func(doing string, value any) error) *Exports {
+// New returns the exports of a host.
+func New(t *disk.Table, ow *ownership.Owners, panicked func(doing string, value any) error) *Exports {
 	return &Exports{Panicked: panicked, disks: t, owners: ow}
 }
 
@@ -50,7 +50,7 @@ func (ex *Exports) openDisk(d *disk.Disk) (*nbd.Export, error) {
 	}
 	v := d.KeepOpen()
 	if v == nil {
-		if v, err = d.WakeAlone(false); err != nil {
+		if v, err = d.WakeUnlocked(false); err != nil {
 			return nil, err
 		}
 		ex.owners.CheckSealSoon(d)
@@ -133,8 +133,8 @@ func (ex *Exports) List() []string {
 	return names
 }
 
-// nbdURI is the NBD URI of an export at an address of serve's.
-func NbdURI(addr, export string, tls bool) string {
+// URI is the NBD URI of an export at an address of serve's.
+func URI(addr, export string, tls bool) string {
 	scheme := "nbd"
 	if tls {
 		scheme = "nbds"

@@ -289,7 +289,7 @@ func TestDetach(t *testing.T) {
 	// Attaching wakes it; then somebody else disconnects it.
 	must[api.Attachment](t)(h.Attach(ctx, "b", api.AttachRequest{}))
 	_ = k.Disconnect(0)
-	for h.attachments.Device(must[*disk.Disk](t)(h.disks.Local("b", false)).Id) != "" {
+	for h.attachments.Device(must[*disk.Disk](t)(h.disks.Local("b", false)).ID) != "" {
 		time.Sleep(time.Millisecond)
 	}
 }

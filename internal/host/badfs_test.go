@@ -108,7 +108,7 @@ func (b *badDay) step() {
 	hangs := time.AfterFunc(time.Minute, func() { panic("a step of the host hangs") })
 	defer hangs.Stop()
 	b.n++
-	v := b.h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}).Open()
+	v := b.h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}).Volume()
 	var err error
 	switch b.rng.IntN(10) {
 	case 0, 1, 2, 3, 4:
@@ -184,7 +184,7 @@ func (b *badDay) mended() {
 	if err := b.h.disks.DB.Revive(); err != nil {
 		b.t.Fatalf("the metadata cannot be written on the mended disk: %v", err)
 	}
-	if v := b.h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}).Open(); v != nil && v.Err() == nil {
+	if v := b.h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}).Volume(); v != nil && v.Err() == nil {
 		data := random(1, 8192)
 		if err := v.WriteAt(data, 4096); err != nil {
 			b.t.Fatalf("no write on the mended disk: %v", err)
@@ -205,7 +205,7 @@ func (b *badDay) mended() {
 	_ = b.h.Close(ctx)
 	b.open(clone)
 	b.checkAll("after a power loss")
-	v := b.h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}).Open()
+	v := b.h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}).Volume()
 	if v == nil {
 		b.t.Fatal("after a power loss the volume is not open")
 	}

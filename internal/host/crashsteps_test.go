@@ -231,7 +231,7 @@ func (w *crashWorld) remove(d *modelDisk) {
 func (w *crashWorld) clean() {
 	var vols []*volume.Volume
 	for _, d := range w.h.disks.All() {
-		if v := d.Open(); v != nil {
+		if v := d.Volume(); v != nil {
 			vols = append(vols, v)
 		}
 	}

@@ -139,7 +139,7 @@ func (f *forking) local(d *disk.Disk) ([]*disk.Disk, string, error) {
 	v := d.KeepOpen()
 	if v == nil {
 		var err error
-		if v, err = d.WakeAlone(false); err != nil {
+		if v, err = d.WakeUnlocked(false); err != nil {
 			return nil, "", err
 		}
 		h.owners.CheckSealSoon(d)
@@ -157,7 +157,7 @@ func (f *forking) local(d *disk.Disk) ([]*disk.Disk, string, error) {
 	for _, n := range f.names {
 		st := h.disks.NewState(n, st.Size)
 		st.Parent = parent
-		disks, records = append(disks, disk.NewDisk(h.disks, st)), append(records, &st)
+		disks, records = append(disks, disk.New(h.disks, st)), append(records, &st)
 	}
 	if f.ships {
 		var err error
@@ -180,7 +180,7 @@ func (f *forking) local(d *disk.Disk) ([]*disk.Disk, string, error) {
 		return nil, "", err
 	}
 	for i, k := range disks {
-		k.Adopt(kids[i])
+		k.SetVolume(kids[i])
 	}
 	return disks, gen, nil
 }
@@ -291,7 +291,7 @@ func (f *forking) snapshot(ctx context.Context) (g commitlog.Generation, found *
 	if errs.KindOf(err) == errs.NotFound && err != nil {
 		return g, nil, nil // it was removed, and its history may be there
 	}
-	if err != nil || d != nil && d.Id != volume.ID(tip.State.ID) {
+	if err != nil || d != nil && d.ID != volume.ID(tip.State.ID) {
 		return g, nil, err
 	}
 	for i := range tip.State.Snapshots {
@@ -314,7 +314,7 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 		states[i].Tenant, states[i].Cause = n.Tenant, commitlog.CauseFork
 		rec := disk.RecordOf(&states[i], id)
 		rec.Name = n.Volume
-		disks[i], records[i] = disk.NewDisk(h.disks, rec), &rec
+		disks[i], records[i] = disk.New(h.disks, rec), &rec
 	}
 	var err error
 	if f.finish, err = h.disks.BeginCreate(records...); err != nil {
@@ -349,6 +349,6 @@ func (h *Host) publishFork(ctx context.Context, d *disk.Disk, state commitlog.St
 	if err != nil {
 		return err
 	}
-	d.Adopt(v)
+	d.SetVolume(v)
 	return h.owners.FirstDone(d, &rec)
 }

@@ -1,14 +1,11 @@
-// Package host is one daemon: it opens the volumes of its data directory, keeps
-// their logs, tiers and budgets, publishes them, takes volumes over from other
-// hosts and hands them on. Every verb of the API is one of its methods.
+// Package host is one daemon: it opens the volumes of its data directory, keeps its
+// disk, and has every verb of the API as a method. What a volume is, whose it is,
+// what it promises and how it gets into the store have rooms of their own below:
+// disk, ownership, durability, publication; docs/architecture.md shows all of them.
 //
-// # Locks, in the order in which they are taken
-//
-//	disk.op     one verb on a volume at a time; held over I/O, never on the path of reads and writes
-//	cleaner.mu  which segments volumes let go of; held over I/O on the local disk
-//	Host.mu     the tables of volumes; never held over I/O
-//	disk.mu     what of a volume changes together: open volume, connections
-//	attachments.mu  the table of kernel devices; held over a write to the metadata, and over no other lock
+// It has no lock of its own. A verb takes the Op of its disks, see package disk, in
+// this order: a volume before its snapshots; of volumes that are made by one call, in
+// the order of the call.
 package host
 
 import (
@@ -99,17 +96,17 @@ func newHost(cfg Config) *Host {
 	h.stop = stop
 	h.disks = disk.NewTable(disk.Base{
 		Store: cfg.Store, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
-		Events: event.NewEventLog(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,
+		Events: event.New(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,
 	})
-	h.pins = pin.NewPins(h.disks)
-	h.catalog = catalog.NewCatalog(h.disks)
-	h.owners = ownership.NewOwners(ownership.OwnersOptions{Advertise: cfg.Advertise, Dial: cfg.Dial, RollAt: cfg.RollAt}, h.disks, h.pins, h.catalog)
-	h.publisher = publication.NewPublisher(publication.PublisherOptions{PackBlocks: cfg.PackBlocks, Compression: cfg.Compression}, h.disks, h.pins, h.owners)
-	h.durability = durability.NewKeeper(cfg.FoldAfter, h.disks, h.pins, h.owners, h.publisher)
-	h.cleaner = cleaner.NewCleaner(cleaner.CleanerOptions{DirtyBudget: cfg.DirtyBudget, RoomWait: cfg.RoomWait}, h.disks, h.publisher)
-	h.exports = export.NewExports(h.disks, h.owners, h.Panicked)
+	h.pins = pin.New(h.disks)
+	h.catalog = catalog.New(h.disks)
+	h.owners = ownership.New(ownership.Options{Advertise: cfg.Advertise, Dial: cfg.Dial, RollAt: cfg.RollAt}, h.disks, h.pins, h.catalog)
+	h.publisher = publication.New(publication.Options{PackBlocks: cfg.PackBlocks, Compression: cfg.Compression}, h.disks, h.pins, h.owners)
+	h.durability = durability.New(cfg.FoldAfter, h.disks, h.pins, h.owners, h.publisher)
+	h.cleaner = cleaner.New(cleaner.Options{DirtyBudget: cfg.DirtyBudget, RoomWait: cfg.RoomWait}, h.disks, h.publisher)
+	h.exports = export.New(h.disks, h.owners, h.Panicked)
 	h.attachments = export.NewAttachments(cfg.Kernel, h.disks, h.exports, h.mayGrow)
-	h.inspector = inspect.NewInspector(h.disks, h.catalog)
+	h.inspector = inspect.New(h.disks, h.catalog)
 	h.disks.Hooks = disk.Hooks{
 		Reclaim: h.owners.Reclaim, Ship: h.durability.StartShipping, Abandon: h.attachments.Abandon, Device: h.attachments.Device,
 		Saved: h.cleaner.Wake, Pressure: h.cleaner.Pressure, Throttle: h.cleaner.Throttle,
@@ -232,7 +229,7 @@ func (h *Host) close(ctx context.Context) error {
 	var first error
 	for _, d := range h.disks.All() {
 		d.Op.Lock()
-		if err := d.Shut(); err != nil && first == nil {
+		if err := d.Close(); err != nil && first == nil {
 			first = err
 		}
 		d.Op.Unlock()
@@ -262,4 +259,21 @@ func (h *Host) closeAll() {
 	if h.dir != nil {
 		h.dir.Close()
 	}
+}
+
+// openVolumes opens the volumes, and then lets the log be recycled.
+func (h *Host) openVolumes() error {
+	if err := h.disks.OpenAll(h.cfg.Starting); err != nil {
+		return err
+	}
+	h.disks.WAL.Settle()
+	h.bg.Go(func() { h.cleaner.Run(h.disks.Ctx) })
+	h.bg.Go(func() {
+		for _, d := range h.disks.All() {
+			if v := d.Volume(); v != nil {
+				v.CheckLog(func() bool { return h.disks.Ctx.Err() != nil })
+			}
+		}
+	})
+	return nil
 }

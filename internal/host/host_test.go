@@ -270,7 +270,7 @@ func TestDeadOwnerNeedsForceAndIsFenced(t *testing.T) {
 
 func vol2(h *Host, name string) *volume.Volume {
 	d, _ := h.disks.Local(name, true)
-	return d.Open()
+	return d.Volume()
 }
 
 func TestImport(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
-	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/volume"
@@ -136,7 +135,7 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 	if !known && out.Pins == 0 {
 		return out, errs.New(errs.NotFound, "the store knows of no host %s: glide hosts lists them", id)
 	}
-	h.disks.Event(event.EventHost, "", "host %s was forgotten: %d pins, %d volumes", id, out.Pins, len(out.Volumes))
+	h.disks.Event(event.Host, "", "host %s was forgotten: %d pins, %d volumes", id, out.Pins, len(out.Volumes))
 	return out, nil
 }
 
@@ -165,33 +164,4 @@ func (h *Host) forgetFor(ctx context.Context, n disk.Name, id string) error {
 	}
 	g := d.Owner.Generation()
 	return d.Update(func(s *volume.State) { s.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number} })
-}
-
-// Barrier returns when the store holds every write of a volume through the
-// given one, which Show numbers. It publishes nothing if that is so already.
-func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Flush, error) {
-	d, err := h.disks.Local(name, false)
-	if err != nil {
-		return api.Flush{}, err
-	}
-	began := h.disks.Now()
-	written, published := d.Sequences()
-	if through > written {
-		return api.Flush{}, errs.New(errs.Invalid, "volume %q has no write %d yet: its newest is %d", d, through, written)
-	}
-	if s := d.Shipper(); s != nil && through > published {
-		if err := d.FlushLog(); err != nil {
-			return api.Flush{}, err
-		}
-		switch err := s.Flushed(ctx, through, durability.VerbStoreTimeout); {
-		case err == disk.ErrRelaxed:
-			return h.Flush(ctx, name)
-		case err != nil:
-			return api.Flush{}, err
-		}
-	} else if through > published {
-		return h.Flush(ctx, name)
-	}
-	st := d.State()
-	return api.Flush{Generation: disk.Generation(st.Published).String(), ElapsedMs: h.disks.Since(began)}, nil
 }

@@ -32,7 +32,7 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 	defer func() { out.ElapsedMs = h.disks.Since(began) }()
 	t := h.disks.Tenant(n.Tenant)
 	st := h.disks.NewState(n, size)
-	d := disk.NewDisk(h.disks, st)
+	d := disk.New(h.disks, st)
 	d.Op.Lock() // who imports the same waits for it
 	defer d.Op.Unlock()
 	for {
@@ -152,7 +152,7 @@ func (h *Host) commitImport(ctx context.Context, d *disk.Disk, st *volume.State,
 	if err != nil {
 		return err
 	}
-	d.Adopt(v)
+	d.SetVolume(v)
 	return nil
 }
 
@@ -173,7 +173,7 @@ func ImportToStore(ctx context.Context, cfg Config, name string, size uint64, sr
 	}
 	h := newHost(cfg)
 	defer h.stop()
-	h.disks.HostID = "import-" + disk.Short(disk.NewVolumeID(h.disks))
+	h.disks.HostID = "import-" + disk.ShortID(disk.NewVolumeID(h.disks))
 	hasher := pack.NewHasher(n.Tenant)
 	tip, err := h.catalog.Tip(ctx, n)
 	if err == nil {

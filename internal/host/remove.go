@@ -29,13 +29,13 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	if err := d.Removable(force); err != nil {
 		return err
 	}
-	for _, s := range h.disks.SnapshotsOf(d.Id) { // they go with it
+	for _, s := range h.disks.SnapshotsOf(d.ID) { // they go with it
 		if err := s.Removable(force); err != nil {
 			return err
 		}
 	}
 	defer d.BlockGuests()()
-	d.StopShipping(disk.ErrHeld)
+	d.StopShipping(disk.ErrClosing)
 	defer h.durability.StartShipping(d) // if it cannot be removed
 	st := d.State()
 	d.Moving.Lock()

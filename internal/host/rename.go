@@ -42,7 +42,7 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 		return api.Volume{}, err
 	}
 	defer d.BlockGuests()()
-	d.StopShipping(disk.ErrHeld)
+	d.StopShipping(disk.ErrClosing)
 	defer h.durability.StartShipping(d)
 	release, err := h.disks.ReserveName(n)
 	if err != nil {
@@ -59,7 +59,7 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 			return api.Volume{}, err
 		}
 	}
-	family := append(h.disks.SnapshotsOf(d.Id), d)
+	family := append(h.disks.SnapshotsOf(d.ID), d)
 	for _, m := range family {
 		h.disks.Drop(m)
 	}

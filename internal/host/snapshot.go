@@ -30,7 +30,7 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 		return api.Snapshot{}, err
 	}
 	st := d.State()
-	if n := len(h.disks.SnapshotsOf(d.Id)); n >= commitlog.MaxSnapshots {
+	if n := len(h.disks.SnapshotsOf(d.ID)); n >= commitlog.MaxSnapshots {
 		return api.Snapshot{}, errs.New(errs.Invalid, "volume %q has %d snapshots, the most there can be: remove some with glide rm %s@NAME", d, n, d)
 	}
 	v, err := d.Wake(false)
@@ -38,10 +38,10 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 		return api.Snapshot{}, err
 	}
 	snap := volume.State{
-		ID: disk.NewVolumeID(h.disks), Tenant: st.Tenant, Name: st.Name, Snapshot: snapshot, SnapshotOf: d.Id, CreatedAt: h.disks.Now().UTC(),
+		ID: disk.NewVolumeID(h.disks), Tenant: st.Tenant, Name: st.Name, Snapshot: snapshot, SnapshotOf: d.ID, CreatedAt: h.disks.Now().UTC(),
 		Mode: volume.Active, Durability: st.Durability, RPO: st.RPO, BlockSize: st.BlockSize, Size: st.Size,
 	}
-	s := disk.NewDisk(h.disks, snap)
+	s := disk.New(h.disks, snap)
 	s.Op.Lock() // who finds it waits until it is there
 	defer s.Op.Unlock()
 	if err := h.disks.Reserve(s); err != nil {
@@ -52,7 +52,7 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 		h.disks.Unreserve(s)
 		return api.Snapshot{}, err
 	}
-	s.Adopt(kids[0])
+	s.SetVolume(kids[0])
 	return snapshotView(s), nil
 }
 
@@ -69,7 +69,7 @@ func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, erro
 	}
 	out := []api.Snapshot{}
 	if d := h.disks.Find(n); d != nil {
-		for _, s := range h.disks.SnapshotsOf(d.Id) {
+		for _, s := range h.disks.SnapshotsOf(d.ID) {
 			out = append(out, snapshotView(s))
 		}
 		return out, nil
@@ -116,7 +116,7 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	}
 	defer done()
 	d.Disconnect()
-	d.StopShipping(disk.ErrHeld)
+	d.StopShipping(disk.ErrClosing)
 	defer h.durability.StartShipping(d)
 	if err := h.publisher.Rollback(ctx, d, v, c); err != nil {
 		return api.Volume{}, err

@@ -73,9 +73,9 @@ func (h *Host) keepRoom(full bool) bool {
 	err := h.room.Fill()
 	if now := err != nil; now != full {
 		if full = now; full {
-			h.disks.Event(event.EventDisk, "", "%v", h.fullError(err))
+			h.disks.Event(event.Disk, "", "%v", h.fullError(err))
 		} else {
-			h.disks.Event(event.EventDisk, "", "the disk under %s has room again", h.cfg.Data)
+			h.disks.Event(event.Disk, "", "the disk under %s has room again", h.cfg.Data)
 		}
 	}
 	return full
@@ -136,10 +136,10 @@ func (h *Host) Alive(ctx context.Context) error {
 // metaChanged is told when the metadata cannot be written, and when it can again.
 func (h *Host) metaChanged(err error) {
 	if err != nil {
-		h.disks.Event(event.EventDisk, "", "%v", err)
+		h.disks.Event(event.Disk, "", "%v", err)
 		return
 	}
-	h.disks.Event(event.EventDisk, "", "the metadata in %s can be written again", h.cfg.Data)
+	h.disks.Event(event.Disk, "", "the metadata in %s can be written again", h.cfg.Data)
 }
 
 // findMissing notices what went away under the running daemon, and says so once.
@@ -149,7 +149,7 @@ func (h *Host) findMissing() {
 		told = err.Error()
 	}
 	if before := h.missingReported.Swap(&told); told != "" && (before == nil || *before != told) {
-		h.disks.Event(event.EventDisk, "", "%s", told)
+		h.disks.Event(event.Disk, "", "%s", told)
 	}
 }
 

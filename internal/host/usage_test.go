@@ -232,7 +232,7 @@ func TestVerifyFindsDamageInTheLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if open := x.Open(); open != nil {
+	if open := x.Volume(); open != nil {
 		if err := open.ReadAt(got, 0); err == nil {
 			t.Fatal("damaged bytes were read")
 		}

@@ -2,9 +2,11 @@ package host
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/inspect"
 	"github.com/paraglide/glide/nbd"
 )
 
@@ -57,4 +59,13 @@ func (h *Host) Verify(ctx context.Context, name string, cold bool) (api.Verify, 
 // of the store that is not on this host is read as it was last published.
 func (h *Host) Export(ctx context.Context, name string) (api.Exported, error) {
 	return h.inspector.Export(ctx, name)
+}
+
+// Dump writes an object of the store as text.
+func (h *Host) Dump(ctx context.Context, key string, w io.Writer) error {
+	raw, err := h.disks.Store.Get(ctx, key)
+	if err != nil {
+		return err
+	}
+	return inspect.DumpObject(w, key, raw)
 }

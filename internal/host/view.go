@@ -34,9 +34,9 @@ func (h *Host) Host(context.Context) (api.Host, error) {
 func (h *Host) view(d *disk.Disk) api.Volume {
 	st := d.State()
 	v := api.Volume{
-		Name: d.String(), Tenant: disk.TenantShown(st.Tenant), ID: st.ID.String(), Size: st.Size, BlockSize: uint64(st.BlockSize),
+		Name: d.String(), Tenant: disk.ShowTenant(st.Tenant), ID: st.ID.String(), Size: st.Size, BlockSize: uint64(st.BlockSize),
 		State: string(st.Mode), Reason: st.Reason, Durability: st.Durability, RPOms: float64(st.RPO.Milliseconds()),
-		Owner: h.disks.HostID, CreatedAt: st.CreatedAt, StoreBytes: d.Stored.Load(), Exports: d.Exports(), Device: h.attachments.Device(d.Id), Labels: map[string]string{},
+		Owner: h.disks.HostID, CreatedAt: st.CreatedAt, StoreBytes: d.Stored.Load(), Exports: d.Exports(), Device: h.attachments.Device(d.ID), Labels: map[string]string{},
 		IOPS: st.Limits.IOPS, Bandwidth: st.Limits.Bandwidth, DirtyBudget: st.Limits.DirtyBudget,
 	}
 	if st.Released {
@@ -56,7 +56,7 @@ func (h *Host) view(d *disk.Disk) api.Volume {
 		v.Parent = st.Parent.Name
 	}
 	failed := d.OpenError()
-	if open := d.Open(); open != nil {
+	if open := d.Volume(); open != nil {
 		a := open.Account()
 		v.DirtyBytes, v.LocalBytes = a.Dirty, a.Log
 		if !a.Oldest.IsZero() {
@@ -165,7 +165,7 @@ func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
 		} else if errs.KindOf(err) != errs.NotFound {
 			last = err
 			bad++
-			out = append(out, api.Volume{Name: n.String(), Tenant: disk.TenantShown(n.Tenant), State: string(volume.Failed), Reason: err.Error(), Labels: map[string]string{}})
+			out = append(out, api.Volume{Name: n.String(), Tenant: disk.ShowTenant(n.Tenant), State: string(volume.Failed), Reason: err.Error(), Labels: map[string]string{}})
 		}
 		return ctx.Err()
 	})
@@ -178,8 +178,8 @@ func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
 func remoteView(n disk.Name, tip *commitlog.Object) api.Volume {
 	s := &tip.State
 	v := api.Volume{
-		Name: n.String(), Tenant: disk.TenantShown(n.Tenant), ID: s.ID.String(), Size: s.Size, BlockSize: uint64(s.BlockSize), State: "remote",
-		Durability: s.Durability, RPOms: float64(disk.RpoOf(s).Milliseconds()), Owner: s.Owner.ID, Epoch: tip.Generation.Epoch, Generation: tip.Generation.String(),
+		Name: n.String(), Tenant: disk.ShowTenant(n.Tenant), ID: s.ID.String(), Size: s.Size, BlockSize: uint64(s.BlockSize), State: "remote",
+		Durability: s.Durability, RPOms: float64(disk.RPOOf(s).Milliseconds()), Owner: s.Owner.ID, Epoch: tip.Generation.Epoch, Generation: tip.Generation.String(),
 		CreatedAt: s.CreatedAt, StoreBytes: int64(s.StoredBytes), Labels: map[string]string{},
 		IOPS: s.Limits.IOPS, Bandwidth: s.Limits.Bandwidth, DirtyBudget: s.Limits.DirtyBudget,
 	}
@@ -225,7 +225,7 @@ func (h *Host) viewReleased(ctx context.Context, d *disk.Disk) (api.Volume, erro
 	n := disk.Name{Tenant: st.Tenant, Volume: st.Name}
 	tip, err := h.catalog.Tip(ctx, n)
 	switch {
-	case err == nil && tip.State.Owner.ID == h.disks.HostID && volume.ID(tip.State.ID) == d.Id:
+	case err == nil && tip.State.Owner.ID == h.disks.HostID && volume.ID(tip.State.ID) == d.ID:
 		v.Reason = "released to the store: any host can wake it"
 	case err == nil:
 		return remoteView(n, tip), nil
@@ -246,5 +246,5 @@ func (h *Host) URI(_ context.Context, name string) (string, error) {
 	if len(h.cfg.NBD) == 0 {
 		return "", errs.New(errs.Unavailable, "this host serves no NBD address")
 	}
-	return export.NbdURI(h.cfg.NBD[0], d.String(), h.cfg.NBDTLS), nil
+	return export.URI(h.cfg.NBD[0], d.String(), h.cfg.NBDTLS), nil
 }

@@ -57,7 +57,7 @@ func (h *Host) handOver(ctx context.Context, d *disk.Disk) error {
 		return err
 	}
 	defer d.BlockGuests()()
-	d.StopShipping(disk.ErrHeld)
+	d.StopShipping(disk.ErrClosing)
 	defer h.durability.StartShipping(d) // unless it sleeps then
 	if fault.Is("released-before-flushed") {
 		h.disks.Log.Warn("a fault is planted")
@@ -166,7 +166,7 @@ func (h *Host) wakeLocal(ctx context.Context, d *disk.Disk, force bool, want com
 	if have := disk.Generation(st.Published); have.Compare(want) < 0 {
 		return api.Volume{}, ownership.Older(d.String(), have, want)
 	}
-	slept := d.Open() == nil
+	slept := d.Volume() == nil
 	if _, err := d.Wake(force); err != nil {
 		return api.Volume{}, err
 	}

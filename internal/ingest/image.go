@@ -88,11 +88,11 @@ func blockSource(src api.Source, blockSize uint64, read *uint64) flush.Source {
 	}
 }
 
-// digestOf reads a whole image without storing anything.
+// DigestOf reads a whole image without storing anything.
 func DigestOf(ctx context.Context, h *pack.Hasher, src api.Source, size uint64, read *uint64) (string, error) {
 	d := newImageDigest(size, disk.DefaultBlockSize)
 	err := blockSource(src, disk.DefaultBlockSize, read)(ctx, func(c flush.Change) error {
-		if !IsZero(c.Raw) {
+		if !isZero(c.Raw) {
 			d.add(c.First, h.Sum(c.Raw))
 		}
 		return nil
@@ -100,7 +100,7 @@ func DigestOf(ctx context.Context, h *pack.Hasher, src api.Source, size uint64, 
 	return d.String(), err
 }
 
-func IsZero(b []byte) bool {
+func isZero(b []byte) bool {
 	for _, c := range b {
 		if c != 0 {
 			return false
@@ -109,7 +109,7 @@ func IsZero(b []byte) bool {
 	return true
 }
 
-// importer folds an image.
+// Importer folds an image.
 type Importer struct {
 	Session     *flush.Session
 	Index       flush.Index
@@ -121,6 +121,8 @@ type Importer struct {
 	KeepPage    func(pack.Hash, []byte)
 }
 
+// Run folds and uploads the image, and returns its digest. It adds to read what it
+// has read, bytes.
 func (im *Importer) Run(ctx context.Context, src api.Source, size uint64, read *uint64) (flush.Result, string, error) {
 	blocks := (size + disk.DefaultBlockSize - 1) / disk.DefaultBlockSize
 	base, err := blockmap.New(im.Pages, blockmap.Root{}, blocks)
@@ -140,18 +142,20 @@ func (im *Importer) Run(ctx context.Context, src api.Source, size uint64, read *
 	return res, digest.String(), err
 }
 
-// memoryIndex is a dedup index for one import without a host.
+// MemoryIndex is a dedup index for one import without a host.
 type MemoryIndex struct {
 	mu   sync.Mutex
 	Refs map[pack.Hash]pack.Ref
 }
 
+// Block implements flush.Index.
 func (x *MemoryIndex) Block(h pack.Hash) (pack.Ref, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.Refs[h], nil
 }
 
+// AddBlocks implements flush.Index.
 func (x *MemoryIndex) AddBlocks(refs []pack.Ref) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -161,6 +165,7 @@ func (x *MemoryIndex) AddBlocks(refs []pack.Ref) error {
 	return nil
 }
 
+// ForgetBlock implements flush.Index.
 func (x *MemoryIndex) ForgetBlock(h pack.Hash) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -168,9 +173,10 @@ func (x *MemoryIndex) ForgetBlock(h pack.Hash) error {
 	return nil
 }
 
-// noPages loads nothing: an import begins with an empty map.
+// NoPages loads nothing: an import begins with an empty map.
 type NoPages struct{}
 
+// Page is an error.
 func (NoPages) Page(context.Context, pack.Ref) ([]byte, error) {
 	return nil, errs.New(errs.Internal, "an import looked for a page of an older map")
 }

@@ -8,12 +8,11 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/ingest"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// diffPage is the granularity in which differences are told, bytes.
+// DiffPage is the granularity in which differences are told, bytes.
 const DiffPage = 4096
 
 // differ compares two cuts. Blocks whose references are equal are not read;
@@ -112,7 +111,7 @@ func (d *differ) compare(ctx context.Context, idx, size uint64) error {
 		q := min(p+DiffPage, n)
 		if !bytes.Equal(x[p:q], y[p:q]) {
 			d.add(off+p, q-p)
-		} else if !ingest.IsZero(x[p:q]) {
+		} else if !isZero(x[p:q]) {
 			d.out.SharedBytes += q - p
 		}
 	}
@@ -151,3 +150,6 @@ func (in *Inspector) Diff(ctx context.Context, a, b string) (api.Diff, error) {
 	d := differ{a: ca, b: cb, out: &out}
 	return out, d.run(ctx)
 }
+
+// isZero tells whether all bytes are zero.
+func isZero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }

@@ -35,8 +35,8 @@ type Inspector struct {
 	catalog *catalog.Catalog
 }
 
-// newInspector returns an inspector of a host's volumes, and of the store's.
-func NewInspector(t *disk.Table, c *catalog.Catalog) *Inspector {
+// New returns an inspector of a host's volumes, and of the store's.
+func New(t *disk.Table, c *catalog.Catalog) *Inspector {
 	return &Inspector{disks: t, catalog: c}
 }
 
@@ -57,7 +57,7 @@ func (in *Inspector) Export(ctx context.Context, name string) (api.Exported, err
 // cutOf returns a cut of what the name names; done releases it. A volume that
 // this host has lost to another is read as the store has it.
 func (in *Inspector) cutOf(ctx context.Context, n disk.Name) (*volume.Cut, func(), error) {
-	if d := in.disks.Find(n); d != nil && d.Here() {
+	if d := in.disks.Find(n); d != nil && d.HoldsState() {
 		v, done, err := d.OpenForRead()
 		if err != nil {
 			return nil, nil, err
@@ -72,7 +72,7 @@ func (in *Inspector) cutOf(ctx context.Context, n disk.Name) (*volume.Cut, func(
 			done()
 		}, nil
 	}
-	if d := in.disks.Find(disk.Name{Tenant: n.Tenant, Volume: n.Volume}); d != nil && d.Here() {
+	if d := in.disks.Find(disk.Name{Tenant: n.Tenant, Volume: n.Volume}); d != nil && d.HoldsState() {
 		_, err := in.disks.Local(n.String(), true) // the store may have another volume of that name
 		return nil, nil, err
 	}
@@ -104,11 +104,11 @@ func (in *Inspector) cutNamed(ctx context.Context, name string) (*volume.Cut, fu
 	return in.cutOf(ctx, n)
 }
 
-// cutAt returns a cut of the snapshot, or of the commit, of a volume; done
+// CutAt returns a cut of the snapshot, or of the commit, of a volume; done
 // releases it.
 func (in *Inspector) CutAt(ctx context.Context, n disk.Name, at string) (*volume.Cut, func(), error) {
 	if s := in.disks.Find(disk.Name{Tenant: n.Tenant, Volume: n.Volume, Snapshot: at}); s != nil {
-		v, err := s.WakeAlone(false)
+		v, err := s.WakeUnlocked(false)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -122,7 +122,7 @@ func (in *Inspector) CutAt(ctx context.Context, n disk.Name, at string) (*volume
 	if err != nil {
 		return nil, nil, err
 	}
-	if d := in.disks.Find(n); d != nil && volume.ID(state.ID) != d.Id {
+	if d := in.disks.Find(n); d != nil && volume.ID(state.ID) != d.ID {
 		return nil, nil, errs.New(errs.NotFound, "%s is a state of another volume, which had the name %q before: glide fork --at %s takes it", g, n, g)
 	}
 	return in.catalog.CutOfState(ctx, state)

@@ -49,7 +49,7 @@ func (in *Inspector) Usage(ctx context.Context, name string) (api.Usage, error) 
 		if err != nil {
 			return api.Usage{}, err
 		}
-		u.ask = d.Id
+		u.ask = d.ID
 	}
 	for _, d := range in.disks.All() {
 		if err := u.disk(ctx, d); err != nil {
@@ -104,19 +104,19 @@ func (u *usage) open(d *disk.Disk, st *volume.State, owner int) (*blockmap.Map, 
 		m, err := blockmap.New(u.in.disks.Tenant(st.Tenant).Pages, st.Root, st.Blocks())
 		return m, func() {}, err
 	}
-	v, giveBack, err := d.OpenForRead()
+	v, closeAgain, err := d.OpenForRead()
 	if err != nil {
 		return nil, nil, err
 	}
 	c, err := v.Cut()
 	if err != nil {
-		giveBack()
+		closeAgain()
 		return nil, nil, err
 	}
 	c.Places(func(place, length uint64) { u.places = append(u.places, placed{place, place + length, owner}) })
 	return c.Base(), func() {
 		c.Release()
-		giveBack()
+		closeAgain()
 	}, nil
 }
 

@@ -39,6 +39,7 @@ func lowerEdge(b int) time.Duration {
 	return time.Duration(uint64(subBuckets+b%subBuckets) << (e - subBits))
 }
 
+// Add counts one duration.
 func (h *histogram) Add(d time.Duration) {
 	h.buckets[bucketOf(d)].Add(1)
 	for {
@@ -73,12 +74,13 @@ func (h *histogram) summary() api.Latency {
 	return api.Latency{Count: total, P50: quantile(.5), P99: quantile(.99), P999: quantile(.999), Max: float64(h.max.Load()) / 1e3}
 }
 
-// latencies are the histograms of the kinds of requests.
-type Latencies struct {
+// ByOp are the histograms of the kinds of requests.
+type ByOp struct {
 	read, write, flush, trim, zero, other histogram
 }
 
-func (l *Latencies) Of(op nbd.Op) *histogram {
+// Of is the histogram of a kind of request.
+func (l *ByOp) Of(op nbd.Op) *histogram {
 	switch op {
 	case nbd.OpRead:
 		return &l.read
@@ -94,7 +96,8 @@ func (l *Latencies) Of(op nbd.Op) *histogram {
 	return &l.other
 }
 
-func (l *Latencies) Summaries() map[string]api.Latency {
+// Summaries are the distributions by the names that the API has for the kinds.
+func (l *ByOp) Summaries() map[string]api.Latency {
 	return map[string]api.Latency{
 		"read": l.read.summary(), "write": l.write.summary(), "flush": l.flush.summary(),
 		"trim": l.trim.summary(), "zero": l.zero.summary(),

@@ -11,14 +11,14 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// fenceIfLost fences a disk when an error says that another host has it, and
+// FenceIfLost fences a disk when an error says that another host has it, and
 // returns the error. Under op; the volume must not be in a fold.
 func (ow *Owners) FenceIfLost(d *disk.Disk, err error) error {
 	ow.reportTwin(err)
 	if err == nil || errs.KindOf(err) != errs.Fenced {
 		return err
 	}
-	v := d.Open()
+	v := d.Volume()
 	if v == nil || d.State().Mode == volume.Fenced {
 		return err
 	}
@@ -26,17 +26,17 @@ func (ow *Owners) FenceIfLost(d *disk.Disk, err error) error {
 	v.Fail(err)
 	d.StopShipping(err)
 	if rerr := ow.fence(d, v, err); rerr != nil {
-		ow.disks.Event(event.EventVolume, d.String(), "fenced, and what it had not published could not be put aside yet: %v", rerr)
+		ow.disks.Event(event.Volume, d.String(), "fenced, and what it had not published could not be put aside yet: %v", rerr)
 		return errors.Join(err, rerr)
 	}
 	return err
 }
 
-// fenceClosedIfLost is fenceIfLost for a disk that need not be open. Under op.
+// FenceClosedIfLost is fenceIfLost for a disk that need not be open. Under op.
 func (ow *Owners) FenceClosedIfLost(d *disk.Disk, err error) error {
 	ow.reportTwin(err)
 	st := d.State()
-	if errs.KindOf(err) != errs.Fenced || err == nil || st.Mode == volume.Fenced || d.Open() != nil {
+	if errs.KindOf(err) != errs.Fenced || err == nil || st.Mode == volume.Fenced || d.Volume() != nil {
 		return err
 	}
 	if st.Released {
@@ -59,13 +59,13 @@ func (ow *Owners) fence(d *disk.Disk, v *volume.Volume, why error) error {
 		if err != nil {
 			return err
 		}
-		rescue = disk.NewDisk(ow.disks, rec)
+		rescue = disk.New(ow.disks, rec)
 		rescue.Op.Lock() // who finds it waits until it has what it is for
 		defer rescue.Op.Unlock()
 		if err := ow.disks.Reserve(rescue); err != nil {
 			return err
 		}
-		snaps = ow.disks.SnapshotsOf(d.Id)
+		snaps = ow.disks.SnapshotsOf(d.ID)
 	}
 	for _, s := range snaps {
 		s.Op.Lock()
@@ -79,16 +79,16 @@ func (ow *Owners) fence(d *disk.Disk, v *volume.Volume, why error) error {
 		return err
 	}
 	if rescue == nil {
-		ow.disks.Event(event.EventVolume, name, "fenced: %v; nothing was left to be published", why)
+		ow.disks.Event(event.Volume, name, "fenced: %v; nothing was left to be published", why)
 		return nil
 	}
-	ow.disks.Event(event.EventVolume, name, "fenced: %v; what was not published is in %s", why, rescue)
+	ow.disks.Event(event.Volume, name, "fenced: %v; what was not published is in %s", why, rescue)
 	return nil
 }
 
 // unpublished tells whether the store lacks anything of a disk.
 func (ow *Owners) unpublished(d *disk.Disk, v *volume.Volume, st *volume.State) bool {
-	for _, s := range ow.disks.SnapshotsOf(d.Id) {
+	for _, s := range ow.disks.SnapshotsOf(d.ID) {
 		if s.State().Generation == "" {
 			return true
 		}
@@ -134,7 +134,7 @@ func (ow *Owners) moveAside(d *disk.Disk, v *volume.Volume, why error, rescue *d
 		if err := ow.disks.Save(&fenced); err != nil {
 			return err
 		}
-		d.Closed(v, fenced)
+		d.SetClosed(v, fenced)
 		return nil
 	}
 	fenced.Reason += "; what was not published is in volume " + rescue.String()
@@ -150,8 +150,8 @@ func (ow *Owners) moveAside(d *disk.Disk, v *volume.Volume, why error, rescue *d
 	if err != nil {
 		return err
 	}
-	rescue.Adopt(kid)
-	d.Closed(v, fenced)
+	rescue.SetVolume(kid)
+	d.SetClosed(v, fenced)
 	for _, s := range snaps {
 		ow.disks.Drop(s)
 		if err := s.Update(adopted); err != nil {
@@ -162,7 +162,7 @@ func (ow *Owners) moveAside(d *disk.Disk, v *volume.Volume, why error, rescue *d
 	return nil
 }
 
-// fenceClosed records that a disk that is closed, and holds nothing that the store
+// FenceClosed records that a disk that is closed, and holds nothing that the store
 // lacks, is another host's now. Under op.
 func (ow *Owners) FenceClosed(d *disk.Disk, why error) error {
 	d.SetOwner(nil)
@@ -171,6 +171,6 @@ func (ow *Owners) FenceClosed(d *disk.Disk, why error) error {
 		return err
 	}
 	d.ReleaseClaims()
-	ow.disks.Event(event.EventVolume, d.String(), "fenced: %v; nothing was left to be published", why)
+	ow.disks.Event(event.Volume, d.String(), "fenced: %v; nothing was left to be published", why)
 	return nil
 }

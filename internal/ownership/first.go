@@ -20,7 +20,7 @@ func (ow *Owners) openFirst(ctx context.Context, d *disk.Disk, st *volume.State,
 		return commitlog.Generation{}, err
 	}
 	var before volume.ID
-	if copy(before[:], b) == len(before) && before != d.Id && ow.disks.Disk(before) == nil {
+	if copy(before[:], b) == len(before) && before != d.ID && ow.disks.ByID(before) == nil {
 		o, err := ow.NewOwner(st)
 		if err == nil {
 			err = o.Withdraw(ctx, commitlog.VolumeID(before))
@@ -29,9 +29,9 @@ func (ow *Owners) openFirst(ctx context.Context, d *disk.Disk, st *volume.State,
 			return commitlog.Generation{}, err
 		}
 	}
-	if before != d.Id {
+	if before != d.ID {
 		ow.firstPublishMu.Lock()
-		err := ow.disks.DB.SetFact(disk.FirstFact(st), d.Id[:])
+		err := ow.disks.DB.SetFact(disk.FirstFact(st), d.ID[:])
 		ow.firstPublishMu.Unlock()
 		if err != nil {
 			return commitlog.Generation{}, err
@@ -46,10 +46,10 @@ func (ow *Owners) openFirst(ctx context.Context, d *disk.Disk, st *volume.State,
 // beganFirst tells whether the volume's first publication may have reached the store.
 func (ow *Owners) beganFirst(d *disk.Disk, st *volume.State) (bool, error) {
 	b, err := ow.disks.DB.Fact(disk.FirstFact(st))
-	return len(b) == len(d.Id) && volume.ID(b) == d.Id, err
+	return len(b) == len(d.ID) && volume.ID(b) == d.ID, err
 }
 
-// firstDone ends what openFirst began, once the volume's record says where the
+// FirstDone ends what openFirst began, once the volume's record says where the
 // volume is, or the volume is gone.
 func (ow *Owners) FirstDone(d *disk.Disk, st *volume.State) error {
 	if began, err := ow.beganFirst(d, st); err != nil || !began {
@@ -58,7 +58,7 @@ func (ow *Owners) FirstDone(d *disk.Disk, st *volume.State) error {
 	return ow.disks.DB.SetFact(disk.FirstFact(st), nil)
 }
 
-// withdraw makes sure that a volume which was never known to be published is
+// Withdraw makes sure that a volume which was never known to be published is
 // not, and will not be, in the store under the record's name. It makes no
 // request if nothing was sent. Under op.
 func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State) error {
@@ -69,7 +69,7 @@ func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State) 
 	if err := ow.Own(d, st); err != nil {
 		return err
 	}
-	if err := d.Owner.Withdraw(ctx, commitlog.VolumeID(d.Id)); err != nil {
+	if err := d.Owner.Withdraw(ctx, commitlog.VolumeID(d.ID)); err != nil {
 		return err
 	}
 	d.SetOwner(nil)
@@ -82,7 +82,7 @@ const (
 	longestWithdraw = 5 * time.Second
 )
 
-// withdrawOrphans takes them out of the store, which is asked until it answers.
+// WithdrawOrphans takes them out of the store, which is asked until it answers.
 // Without any it makes no request.
 func (ow *Owners) WithdrawOrphans() {
 	for retry := firstWithdraw; ; retry = min(2*retry, longestWithdraw) {

@@ -24,8 +24,8 @@ type Peer interface {
 	Host(ctx context.Context) (api.Host, error)
 }
 
-// OwnersOptions say how a host appears to others.
-type OwnersOptions struct {
+// Options say how a host appears to others.
+type Options struct {
 	Advertise string                 // where other hosts find this one's API, "" if nowhere
 	Dial      func(addr string) Peer // the peer at an advertised address; nil: none can be asked
 	RollAt    uint64                 // objects of an epoch before the next begins; 0: commitlog's default
@@ -34,7 +34,7 @@ type OwnersOptions struct {
 // Owners holds this host's claims on its volumes. All methods may be called
 // concurrently; those that say "under op" need the op of their disk.
 type Owners struct {
-	OwnersOptions
+	Options
 	disks   *disk.Table
 	pins    *pin.Pins
 	catalog *catalog.Catalog
@@ -45,12 +45,12 @@ type Owners struct {
 	firstPublishMu sync.Mutex // held to change what is known of first publications
 }
 
-// newOwners returns a host that has claimed nothing.
-func NewOwners(o OwnersOptions, t *disk.Table, p *pin.Pins, c *catalog.Catalog) *Owners {
-	return &Owners{OwnersOptions: o, disks: t, pins: p, catalog: c}
+// New returns a host that has claimed nothing.
+func New(o Options, t *disk.Table, p *pin.Pins, c *catalog.Catalog) *Owners {
+	return &Owners{Options: o, disks: t, pins: p, catalog: c}
 }
 
-// newOwner is a hold on the disk's log that claims nothing yet.
+// NewOwner is a hold on the disk's log that claims nothing yet.
 func (ow *Owners) NewOwner(st *volume.State) (*commitlog.Owner, error) {
 	self := ow.Self()
 	var err error
@@ -63,6 +63,7 @@ func (ow *Owners) NewOwner(st *volume.State) (*commitlog.Owner, error) {
 	})
 }
 
+// Self is this host as its commits name it.
 func (ow *Owners) Self() commitlog.Host {
 	host := commitlog.Host{ID: ow.disks.HostID}
 	if ow.Advertise != "" {
@@ -71,7 +72,7 @@ func (ow *Owners) Self() commitlog.Host {
 	return host
 }
 
-// commit publishes a state, opening the log or an epoch of this process first
+// Commit publishes a state, opening the log or an epoch of this process first
 // where that has not been done. While another host has its time to take the
 // volume over, it waits. Under op.
 func (ow *Owners) Commit(ctx context.Context, d *disk.Disk, state commitlog.State) (commitlog.Generation, error) {
@@ -79,14 +80,14 @@ func (ow *Owners) Commit(ctx context.Context, d *disk.Disk, state commitlog.Stat
 	for errors.Is(err, commitlog.ErrYielding) && clock.Pause(ctx, YieldPoll) == nil {
 		g, err = ow.tryCommit(ctx, d, state)
 	}
-	if err != nil && d.Ended() {
+	if err != nil && d.ClaimEnded() {
 		d.SetOwner(nil)
 		g, err = ow.tryCommit(ctx, d, state)
 	}
 	return g, NameTaken(err, d.String(), state.Cause)
 }
 
-// nameTaken says what can be done about a name that another volume has in the store.
+// NameTaken says what can be done about a name that another volume has in the store.
 func NameTaken(err error, name string, cause commitlog.Cause) error {
 	if errs.KindOf(err) != errs.Exists || err == nil {
 		return err
@@ -116,7 +117,7 @@ func (ow *Owners) tryCommit(ctx context.Context, d *disk.Disk, state commitlog.S
 	return d.Owner.Commit(ctx, state)
 }
 
-// own gives the disk an owner, which need not have claimed anything.
+// Own gives the disk an owner, which need not have claimed anything.
 func (ow *Owners) Own(d *disk.Disk, st *volume.State) error {
 	if d.Owner == nil {
 		o, err := ow.NewOwner(st)
@@ -128,7 +129,7 @@ func (ow *Owners) Own(d *disk.Disk, st *volume.State) error {
 	return nil
 }
 
-// claimOwn begins this process's epoch of a volume that is this host's; finding
+// ClaimOwn begins this process's epoch of a volume that is this host's; finding
 // it somebody else's is being fenced.
 func (ow *Owners) ClaimOwn(ctx context.Context, d *disk.Disk, st *volume.State) (*commitlog.Object, error) {
 	first, err := d.Owner.Claim(ctx, commitlog.CauseOpen, func(tip *commitlog.Object) error {
@@ -139,7 +140,7 @@ func (ow *Owners) ClaimOwn(ctx context.Context, d *disk.Disk, st *volume.State) 
 			return errs.New(errs.Unsupported, "the store shows generation %s of volume %q, and this host published %s: it lost what was written, or its lists are not complete",
 				tip.Generation, d, had)
 		}
-		if v := d.Open(); v != nil && tip.State.Through() > v.Last() {
+		if v := d.Volume(); v != nil && tip.State.Through() > v.Last() {
 			// no-silent-rollback: what this host syncs before it publishes is not here.
 			return errs.New(errs.Fenced, "the store has a newer state of volume %q (generation %s, write %d) than the disk of this host (write %d): was the data directory restored from a copy?", d, tip.Generation, tip.State.Through(), v.Last())
 		}
@@ -158,12 +159,13 @@ func (ow *Owners) ClaimOwn(ctx context.Context, d *disk.Disk, st *volume.State) 
 // and still has: it lost its power, or the answer, in between.
 var errRemovedHere = errs.New(errs.NotFound, "the volume was removed from the store by this host")
 
-// halfRenamed is a volume of this host that goes by another name in the store.
+// HalfRenamed is a volume of this host that goes by another name in the store.
 type HalfRenamed struct {
 	error
 	To string
 }
 
+// Unwrap returns the error with its kind.
 func (e HalfRenamed) Unwrap() error { return e.error }
 
 // whyRemoved tells what became of a volume of this host whose log in the store
@@ -173,7 +175,7 @@ func (ow *Owners) whyRemoved(ctx context.Context, d *disk.Disk, st *volume.State
 	switch {
 	case findErr != nil:
 		return errors.Join(err, findErr)
-	case !tip.Tombstone || tip.State.ID != commitlog.VolumeID(d.Id) || tip.State.Owner.ID != ow.disks.HostID:
+	case !tip.Tombstone || tip.State.ID != commitlog.VolumeID(d.ID) || tip.State.Owner.ID != ow.disks.HostID:
 		return takenBy(d, tip)
 	case tip.State.RenamedTo != "":
 		to := tip.State.RenamedTo
@@ -183,9 +185,10 @@ func (ow *Owners) whyRemoved(ctx context.Context, d *disk.Disk, st *volume.State
 	return errRemovedHere
 }
 
-// removedElsewhere is a volume that another host removed from the store.
+// RemovedElsewhere is a volume that another host removed from the store.
 type RemovedElsewhere struct{ error }
 
+// Unwrap returns the error with its kind.
 func (e RemovedElsewhere) Unwrap() error { return e.error }
 
 func takenBy(d *disk.Disk, tip *commitlog.Object) error {

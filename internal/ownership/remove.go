@@ -13,7 +13,7 @@ import (
 // tombstone removes a published volume of this host from the store. Under op.
 func (ow *Owners) tombstone(ctx context.Context, d *disk.Disk, st *volume.State) error {
 	err := ow.tryTombstone(ctx, d, st)
-	if err != nil && d.Ended() {
+	if err != nil && d.ClaimEnded() {
 		d.SetOwner(nil)
 		err = ow.tryTombstone(ctx, d, st)
 	}
@@ -34,7 +34,7 @@ func (ow *Owners) tryTombstone(ctx context.Context, d *disk.Disk, st *volume.Sta
 	return d.Owner.Tombstone(ctx, commitlog.CauseRemove, "")
 }
 
-// removeFromStore removes a volume from the store, if it may be there and is this host's.
+// RemoveFromStore removes a volume from the store, if it may be there and is this host's.
 // Under op, and moving.
 func (ow *Owners) RemoveFromStore(ctx context.Context, d *disk.Disk, st *volume.State) error {
 	switch {
@@ -49,10 +49,10 @@ func (ow *Owners) RemoveFromStore(ctx context.Context, d *disk.Disk, st *volume.
 	return ow.tombstone(ctx, d, st)
 }
 
-// eraseAll removes a volume and its snapshots from this host, all or none of
+// EraseAll removes a volume and its snapshots from this host, all or none of
 // them whatever happens: a snapshot is nothing without its volume. Under op.
 func (ow *Owners) EraseAll(d *disk.Disk) error {
-	snaps := ow.disks.SnapshotsOf(d.Id)
+	snaps := ow.disks.SnapshotsOf(d.ID)
 	for _, s := range snaps {
 		s.Op.Lock()
 		defer s.Op.Unlock()
@@ -60,15 +60,15 @@ func (ow *Owners) EraseAll(d *disk.Disk) error {
 	return ow.Erase(append(snaps, d)...)
 }
 
-// erase removes disks from this host: records, tables, log. They are closed
+// Erase removes disks from this host: records, tables, log. They are closed
 // first: an open volume saves its record whenever its log changes, also after
 // that was removed. Under the op of each.
 func (ow *Owners) Erase(disks ...*disk.Disk) error {
 	records := make([]meta.Record, len(disks))
 	for i, d := range disks {
 		d.Disconnect()
-		_ = d.Shut() // what it could not sync is not wanted any more
-		records[i] = disk.RecordGone(d.Id)
+		_ = d.Close() // what it could not sync is not wanted any more
+		records[i] = disk.RecordGone(d.ID)
 	}
 	if err := ow.disks.DB.SaveVolumes(records...); err != nil {
 		return err

@@ -12,11 +12,11 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// yieldPoll is how often a host that yields looks whether the other one has taken
+// YieldPoll is how often a host that yields looks whether the other one has taken
 // the volume over.
 const YieldPoll = time.Second
 
-// checkSealSoon asks, without making anyone wait, whether a published volume that
+// CheckSealSoon asks, without making anyone wait, whether a published volume that
 // is being opened was taken over meanwhile. A volume that was never published
 // makes no request. The first look is made beside the verbs, which would wait as
 // long as a store that is away.
@@ -45,7 +45,7 @@ func (ow *Owners) CheckSealSoon(d *disk.Disk) {
 	}()
 }
 
-// checkSealsAtStart is checkSealSoon for the volumes that were opened when the host
+// CheckSealsAtStart is checkSealSoon for the volumes that were opened when the host
 // started: they may have been taken over while it was away. Verbs need not wait for
 // that either, unless there is something to be done. A store that does not answer
 // is asked again when they are written to.

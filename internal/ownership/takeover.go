@@ -15,7 +15,7 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// answers tells whether a host can be reached.
+// Answers tells whether a host can be reached.
 func (ow *Owners) Answers(ctx context.Context, host commitlog.Host) bool {
 	for _, addr := range host.Addresses {
 		if ow.Dial == nil {
@@ -34,7 +34,7 @@ func (ow *Owners) Answers(ctx context.Context, host commitlog.Host) bool {
 // evict takes a volume off this host that is to be woken here under another name,
 // which its next owner gave it: what was not published becomes its rescue first.
 func (ow *Owners) evict(n disk.Name, tip *commitlog.Object, force bool) error {
-	d := ow.disks.Disk(volume.ID(tip.State.ID))
+	d := ow.disks.ByID(volume.ID(tip.State.ID))
 	if d == nil {
 		return nil
 	}
@@ -61,7 +61,7 @@ func (ow *Owners) evict(n disk.Name, tip *commitlog.Object, force bool) error {
 // woken on the host that released it.
 const reclaimWithin = 10 * time.Second
 
-// reclaim makes a released disk this host's again. If another host claimed it
+// Reclaim makes a released disk this host's again. If another host claimed it
 // meanwhile it is fenced here, with nothing to rescue. Under op.
 func (ow *Owners) Reclaim(d *disk.Disk, force bool) error {
 	st := d.State()
@@ -85,12 +85,14 @@ func (ow *Owners) Reclaim(d *disk.Disk, force bool) error {
 	case errs.KindOf(err) == errs.Fenced:
 		return errors.Join(err, ow.FenceClosed(d, err))
 	case force:
-		ow.disks.Event(event.EventVolume, d.String(), "woken by force, though it was released: another host may have it too")
+		ow.disks.Event(event.Volume, d.String(), "woken by force, though it was released: another host may have it too")
 		return d.Update(func(s *volume.State) { s.Released = false })
 	}
 	return errs.New(errs.KindOf(err), "volume %q was released to the store, which has to say that no other host woke it: %w", d, err)
 }
 
+// Older is the error of a volume whose newest state is older than the one that is
+// expected.
 func Older(name string, have, want commitlog.Generation) error {
 	if have.IsZero() {
 		return errs.New(errs.WouldLose, "volume %q was never published, and generation %s is expected: what was written since is not here", name, want)
@@ -98,7 +100,7 @@ func Older(name string, have, want commitlog.Generation) error {
 	return errs.New(errs.WouldLose, "the newest state of %q is generation %s, and %s is expected: what was written between them is missing", name, have, want)
 }
 
-// takeOver claims a volume that is not on this host.
+// TakeOver claims a volume that is not on this host.
 func (ow *Owners) TakeOver(ctx context.Context, n disk.Name, force bool, want commitlog.Generation) (*disk.Disk, error) {
 	tip, err := ow.catalog.Listed(ctx, n)
 	if err != nil {
@@ -134,7 +136,7 @@ func (ow *Owners) TakeOver(ctx context.Context, n disk.Name, force bool, want co
 		return nil, err
 	}
 	rec := disk.RecordOf(&tip.State, volume.ID(tip.State.ID))
-	d := disk.NewDisk(ow.disks, rec)
+	d := disk.New(ow.disks, rec)
 	d.Op.Lock()
 	defer d.Op.Unlock()
 	if err := ow.disks.Reserve(d); err != nil {
@@ -183,7 +185,7 @@ func (ow *Owners) claim(ctx context.Context, d *disk.Disk, cause commitlog.Cause
 	}
 	rec := disk.RecordOf(&first.State, volume.ID(first.State.ID))
 	rec.Published = &volume.Published{Epoch: first.Generation.Epoch, Number: first.Generation.Number}
-	if rec.ID != d.Id {
+	if rec.ID != d.ID {
 		return errs.New(errs.Busy, "volume %q was replaced by another of the same name meanwhile: try again", d)
 	}
 	v, err := ow.Load(ctx, rec, &first.State)
@@ -191,15 +193,15 @@ func (ow *Owners) claim(ctx context.Context, d *disk.Disk, cause commitlog.Cause
 		return err
 	}
 	d.SetOwner(o)
-	d.Adopt(v)
+	d.SetVolume(v)
 	ow.disks.Hooks.Ship(d)
 	if cause == commitlog.CauseTakeover {
-		ow.disks.Event(event.EventVolume, d.String(), "taken over by force, at generation %s", first.Generation)
+		ow.disks.Event(event.Volume, d.String(), "taken over by force, at generation %s", first.Generation)
 	}
 	return nil
 }
 
-// load records and opens a volume as the store has it. Until its data commits
+// Load records and opens a volume as the store has it. Until its data commits
 // are in this host's log too, and its snapshots have records, its own record says
 // that it does not count: it would come back without them after a crash.
 func (ow *Owners) Load(ctx context.Context, rec volume.State, s *commitlog.State) (*volume.Volume, error) {
@@ -261,7 +263,7 @@ func (ow *Owners) wouldLose(n disk.Name, tip *commitlog.Object, why error) error
 // unreachable.
 const askWithin = 5 * time.Second
 
-// askOwner asks the owner of a volume to flush it, and unless flushOnly to release it.
+// AskOwner asks the owner of a volume to flush it, and unless flushOnly to release it.
 func (ow *Owners) AskOwner(ctx context.Context, n disk.Name, tip *commitlog.Object, flushOnly bool) (api.Volume, error) {
 	owner := tip.State.Owner
 	if len(owner.Addresses) == 0 || ow.Dial == nil {

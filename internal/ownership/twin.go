@@ -68,7 +68,7 @@ func (t *processes) load(b []byte, size int) {
 	}
 }
 
-// isTwins tells whether what carries this host's identity was committed by another
+// IsTwins tells whether what carries this host's identity was committed by another
 // daemon.
 func (ow *Owners) IsTwins(owner commitlog.Host) bool {
 	if owner.ID != ow.disks.HostID || owner.Process == "" {
@@ -90,11 +90,11 @@ func (ow *Owners) IsTwins(owner commitlog.Host) bool {
 // reportTwin remembers that another daemon has this host's identity.
 func (ow *Owners) reportTwin(err error) {
 	if errors.Is(err, commitlog.ErrTwin) && ow.twin.Swap(&err) == nil {
-		ow.disks.Event(event.EventHost, "", "two daemons have this host's identity: %v", err)
+		ow.disks.Event(event.Host, "", "two daemons have this host's identity: %v", err)
 	}
 }
 
-// twinNoticed is how another daemon with this host's identity was noticed, nil if
+// TwinNoticed is how another daemon with this host's identity was noticed, nil if
 // none was.
 func (ow *Owners) TwinNoticed() error {
 	if e := ow.twin.Load(); e != nil {

@@ -32,16 +32,16 @@ type Pins struct {
 
 const pinsFact = "pins"
 
-// newPins returns the pins of a host; recover brings those of an earlier process.
-func NewPins(t *disk.Table) *Pins {
+// New returns the pins of a host; recover brings those of an earlier process.
+func New(t *disk.Table) *Pins {
 	return &Pins{disks: t, children: map[blockmap.Root]commitlog.Pin{}, behind: map[blockmap.Root]bool{}}
 }
 
-// recoverWithin is what a start waits for the store to list this host's pins:
+// RecoverWithin is what a start waits for the store to list this host's pins:
 // guests wait, too.
 const RecoverWithin = 3 * time.Second
 
-// recover drops what a process before this one left: its sessions and what it
+// Recover drops what a process before this one left: its sessions and what it
 // was about to publish. The pins for local children stay. A host that never
 // pinned anything makes no request.
 func (p *Pins) Recover(ctx context.Context) error {
@@ -116,13 +116,13 @@ func (p *Pins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Contex
 	return p.dropper(pin), err
 }
 
-// pinFork announces the commit that a fork will copy.
+// PinFork announces the commit that a fork will copy.
 func (p *Pins) PinFork(ctx context.Context, key string) (func(context.Context) error, error) {
 	pin, err := p.create(ctx, commitlog.PinFork, func(pin *commitlog.Pin) { pin.Commit = key })
 	return p.dropper(pin), err
 }
 
-// keepChildren pins the root of a published state that is about to move, if a
+// KeepChildren pins the root of a published state that is about to move, if a
 // volume that only this host knows lies over it (reachable-is-kept; a local fork
 // costs no request before that).
 func (p *Pins) KeepChildren(ctx context.Context, root blockmap.Root, except volume.ID) error {
@@ -132,7 +132,7 @@ func (p *Pins) KeepChildren(ctx context.Context, root blockmap.Root, except volu
 	return p.keep(ctx, root)
 }
 
-// keepBehind pins the root that the record of a volume names, where the newest
+// KeepBehind pins the root that the record of a volume names, where the newest
 // commit, which an earlier process of this host made and did not live to note, names
 // another. The epoch that still holds the older one is about to be closed, and
 // until the next fold the volume, and what is forked from it, lies over that.
@@ -180,7 +180,7 @@ func (p *Pins) under(root blockmap.Root) bool {
 	return slices.ContainsFunc(p.disks.All(), func(d *disk.Disk) bool { return d.State().Root == root })
 }
 
-// release drops the pins of roots that no unpublished volume needs any more, and
+// Release drops the pins of roots that no unpublished volume needs any more, and
 // that no record is behind with.
 func (p *Pins) Release(ctx context.Context) {
 	p.mu.Lock()

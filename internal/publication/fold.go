@@ -19,7 +19,7 @@ import (
 // to be done again without them.
 var errStale = errs.New(errs.NotFound, "packs that the dedup index named are gone")
 
-// pinReused makes sure that the packs a fold refers to without having uploaded
+// PinReused makes sure that the packs a fold refers to without having uploaded
 // them stay: announce, look, and only then may the root be published. What it
 // returns drops the announcement. If packs are gone, their blocks are taken out
 // of the index and the error is errStale.
@@ -147,7 +147,7 @@ func (pub *Publisher) fold(ctx context.Context, t *disk.Tenant, base *blockmap.M
 	return res, release, err
 }
 
-// keepPage keeps a page of a block map that this host made: a volume that is
+// KeepPage keeps a page of a block map that this host made: a volume that is
 // read after a restart must not need the store for what the SSD still has.
 func (pub *Publisher) KeepPage(hash pack.Hash, page []byte) {
 	if err := pub.disks.DB.AddPage(hash, page); err != nil {

@@ -18,19 +18,19 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// count makes requests in the returned context count to the returned counter too.
+// Count makes requests in the returned context count to the returned counter too.
 func Count(ctx context.Context) (context.Context, *objstore.Counter) {
 	c := &objstore.Counter{}
 	return objstore.WithCounter(ctx, c), c
 }
 
-// requests are the counts of one operation.
+// Requests are the counts of one operation.
 func Requests(c *objstore.Counter) api.Requests {
 	n := c.Counts()
 	return api.Requests{Put: n.Put, Get: n.Get, List: n.List, Head: n.Head, Delete: n.Delete}
 }
 
-// flush publishes the disk as it is now; cause "" is a flush for want of room.
+// Flush publishes the disk as it is now; cause "" is a flush for want of room.
 func (pub *Publisher) Flush(ctx context.Context, d *disk.Disk, cause commitlog.Cause) (api.Flush, error) {
 	d.Op.Lock()
 	defer d.Op.Unlock()
@@ -40,19 +40,21 @@ func (pub *Publisher) Flush(ctx context.Context, d *disk.Disk, cause commitlog.C
 	return pub.Publish(ctx, d, cause, nil)
 }
 
-// publish folds a cut of the disk, uploads it and commits it; change, if not
+// Publish folds a cut of the disk, uploads it and commits it; change, if not
 // nil, edits the state that is committed. Where nothing changed since the last
 // commit, and change is nil, it makes no request. Under op.
 func (pub *Publisher) Publish(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State)) (api.Flush, error) {
 	return pub.PublishCut(ctx, d, cause, change, nil)
 }
 
-// publishCut is publish of the cut that begin takes; nil: the volume's BeginFold.
+// PublishCut is publish of the cut that begin takes; nil: the volume's BeginFold.
 func (pub *Publisher) PublishCut(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
 	f, err := pub.TryPublish(ctx, d, cause, change, begin)
 	return f, pub.owners.FenceIfLost(d, err)
 }
 
+// TryPublish is PublishCut without the fencing: for a shipper, which fencing would
+// stop from within. Under op.
 func (pub *Publisher) TryPublish(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
 	began := pub.disks.Now()
 	ctx, counter := Count(ctx)
@@ -92,7 +94,7 @@ func (pub *Publisher) TryPublish(ctx context.Context, d *disk.Disk, cause commit
 	}, nil
 }
 
-// changes is changed for the disk as it is now.
+// Changes is changed for the disk as it is now.
 func (pub *Publisher) Changes(d *disk.Disk) bool {
 	st := d.State()
 	return pub.changed(d, &st)
@@ -111,8 +113,8 @@ func (pub *Publisher) changed(d *disk.Disk, st *volume.State) bool {
 	return false
 }
 
-// PublisherOptions say how a host folds.
-type PublisherOptions struct {
+// Options say how a host folds.
+type Options struct {
 	PackBlocks  int // blocks of a pack, at most
 	Compression pack.Compression
 }
@@ -120,7 +122,7 @@ type PublisherOptions struct {
 // Publisher publishes the volumes of a host. All methods may be called
 // concurrently; those that say "under op" need the op of their disk.
 type Publisher struct {
-	PublisherOptions
+	Options
 	Session *flush.Session // uploads
 	Dedup   atomic.Uint64  // blocks that were not uploaded because the store had them
 
@@ -129,9 +131,9 @@ type Publisher struct {
 	owners *ownership.Owners
 }
 
-// newPublisher returns a publisher with an upload session of its own.
-func NewPublisher(o PublisherOptions, t *disk.Table, p *pin.Pins, ow *ownership.Owners) *Publisher {
-	return &Publisher{PublisherOptions: o, Session: flush.NewSession(t.Store, p, t.Random64), disks: t, pins: p, owners: ow}
+// New returns a publisher with an upload session of its own.
+func New(o Options, t *disk.Table, p *pin.Pins, ow *ownership.Owners) *Publisher {
+	return &Publisher{Options: o, Session: flush.NewSession(t.Store, p, t.Random64), disks: t, pins: p, owners: ow}
 }
 
 // publication is one fold and commit.
@@ -184,7 +186,7 @@ func (p *publication) run(ctx context.Context) error {
 		return err
 	}
 	committed = true
-	p.d.Published()
+	p.d.NotePublished()
 	m, err := blockmap.New(t.Pages, res.Root, st.Blocks())
 	if err != nil {
 		return err

@@ -11,11 +11,11 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// publishSnapshots folds the snapshots that the store does not have yet, the
+// PublishSnapshots folds the snapshots that the store does not have yet, the
 // oldest first, and returns all of them as the next commit will list them. Under op.
 func (pub *Publisher) PublishSnapshots(ctx context.Context, d *disk.Disk) ([]commitlog.Snapshot, error) {
 	out := []commitlog.Snapshot{}
-	for _, s := range pub.disks.SnapshotsOf(d.Id) {
+	for _, s := range pub.disks.SnapshotsOf(d.ID) {
 		if err := pub.foldSnapshot(ctx, s); errors.Is(err, errs.NotFound) && s.Removed() {
 			continue // meanwhile
 		} else if err != nil {
@@ -65,7 +65,7 @@ func (pub *Publisher) foldSnapshot(ctx context.Context, s *disk.Disk) error {
 	return pub.pins.KeepChildren(ctx, res.Root, volume.ID{})
 }
 
-// rollback makes an open volume what a cut of another holds. Under op.
+// Rollback makes an open volume what a cut of another holds. Under op.
 func (pub *Publisher) Rollback(ctx context.Context, d *disk.Disk, v *volume.Volume, c *volume.Cut) error {
 	d.Moving.Lock()
 	defer d.Moving.Unlock()

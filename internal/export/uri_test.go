@@ -1,9 +1,7 @@
-package host
+package export
 
 import (
 	"testing"
-
-	"github.com/paraglide/glide/internal/export"
 )
 
 // TestURI: what other programs are given leads to the export.
@@ -21,7 +19,7 @@ func TestURI(t *testing.T) {
 		{"tcp:[::]:10809", "vm1", false, "nbd://localhost:10809/vm1"},
 		{"tcp:0.0.0.0:10809", "vm1", false, "nbd://localhost:10809/vm1"},
 	} {
-		if got := export.NbdURI(c.addr, c.export, c.tls); got != c.want {
+		if got := URI(c.addr, c.export, c.tls); got != c.want {
 			t.Errorf("%s at %s: %s, want %s", c.export, c.addr, got, c.want)
 		}
 	}

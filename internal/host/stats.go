@@ -1,0 +1,40 @@
+package host
+
+import (
+	"context"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/publication"
+)
+
+// Stats counts what the host did since the daemon started; of one volume it has
+// the latencies.
+func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
+	var s api.Stats
+	lat := &h.exports.Latency
+	if name != "" {
+		d, err := h.disks.Local(name, false)
+		if err != nil {
+			return s, err
+		}
+		lat = d.Latencies()
+	}
+	s.Latency = lat.Summaries()
+	if h.cfg.Counter != nil {
+		n := h.cfg.Counter.Counts()
+		s.Requests = publication.Requests(h.cfg.Counter)
+		s.BytesUp, s.BytesDown = n.BytesUp, n.BytesDown
+	}
+	c := &h.disks.Cache.Stats
+	s.Cache.Hits, s.Cache.Misses = c.Hits.Load(), c.Misses.Load()
+	s.Cache.FetchedBytes, s.Cache.ServedBytes = c.Fetched.Load(), c.Served.Load()
+	s.Cache.DedupHits = h.publisher.Dedup.Load()
+	s.Panics = h.panics.Load()
+	s.Limits = map[string]api.Limit{}
+	for _, u := range h.cfg.Limits() {
+		s.Limits[u.Name] = api.Limit{Used: u.Used, Limit: u.Limit}
+	}
+	w := &h.disks.WAL.Stats
+	s.WAL.Syncs, s.WAL.Bytes, s.WAL.CleanedBytes = w.Syncs.Load(), w.Bytes.Load(), w.Cleaned.Load()
+	return s, nil
+}

@@ -1,0 +1,2 @@
+// Package latency counts how long requests take, in histograms.
+package latency
