@@ -1,11 +1,16 @@
-// Package cache keeps published blocks near: a memory tier of raw blocks, an SSD
-// tier of slabs that survives a restart, and behind them the store. Both tiers
-// are shared by every volume and hold each content once.
+// Package cache keeps published blocks near: an SSD tier of slabs, which survives a
+// restart, and the store behind it. A memory tier has the blocks that the SSD tier
+// has no room for, or cannot be written with. All volumes share the tiers, which
+// hold each content once. What guests read often is in the kernel's page cache,
+// over the slabs: that is the faster memory tier, and the machine gives it what is
+// free.
 //
-// verified: a block is checked against its hash when it comes from the store
-// and each time it comes from the SSD. One from the SSD that does not match is
-// fetched again; one from the store that does not is looked for in another pack,
-// and else an error. Concurrent misses of one block make one fetch.
+// verified: a block is checked against its hash when it comes from the store, and
+// when it enters the SSD tier a checksum of each of its 4 KiB pages is recorded. A
+// read touches the pages that it needs, and checks them against those. A page that
+// does not match makes the whole block be fetched again. A block of the store that
+// does not match its hash is looked for in another pack, and else an error.
+// Concurrent misses of one block make one fetch.
 package cache
 
 import (
@@ -18,7 +23,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -41,7 +45,7 @@ type Stats struct {
 	Hits, Misses atomic.Uint64 // blocks found in a tier, or not
 	Fetched      atomic.Uint64 // bytes from the store
 	Served       atomic.Uint64 // bytes of blocks handed out
-	Repaired     atomic.Uint64 // blocks that the SSD had damaged
+	Repaired     atomic.Uint64 // blocks of the SSD of which a page was damaged
 	Damaged      atomic.Uint64 // blocks that the store had damaged
 }
 
@@ -61,6 +65,7 @@ type Cache struct {
 type flight struct {
 	done chan struct{}
 	raw  []byte
+	kept bool // by the SSD tier
 	err  error
 }
 
@@ -107,22 +112,43 @@ func (c *Cache) Domain(h *pack.Hasher, other func(pack.Hash) (pack.Ref, error)) 
 	return &Domain{c, h, other}
 }
 
-// TryBlock returns the block if it is in the memory tier.
-func (d *Domain) TryBlock(h *pack.Hash) ([]byte, bool) {
-	raw, ok := d.cache.mem.get(h)
-	if ok {
-		d.cache.Stats.Hits.Add(1)
-		d.cache.Stats.Served.Add(uint64(len(raw)))
+// TryRead fills p from byte off of a block of size bytes, if no disk and no network is
+// needed for it. It reports whether it did; else p holds anything.
+func (d *Domain) TryRead(h *pack.Hash, size int, p []byte, off int) bool {
+	c := d.cache
+	if c.disk.read(h, size, p, off, false) != whole {
+		raw, ok := c.mem.get(h)
+		if !ok {
+			return false
+		}
+		copy(p, raw[off:])
 	}
-	return raw, ok
+	c.Stats.Hits.Add(1)
+	c.Stats.Served.Add(uint64(len(p)))
+	return true
+}
+
+// Read fills p from byte off of the block, which has size bytes.
+func (d *Domain) Read(ctx context.Context, ref *pack.Ref, size int, p []byte, off int) error {
+	if d.readDisk(&ref.Hash, size, p, off) {
+		d.cache.Stats.Served.Add(uint64(len(p)))
+		return nil
+	}
+	raw, err := d.Block(ctx, ref, size)
+	if err == nil {
+		copy(p, raw[off:])
+	}
+	return err
 }
 
 // Block returns the block of the given size, which must not be modified.
 func (d *Domain) Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, error) {
-	if raw, ok := d.TryBlock(&ref.Hash); ok {
+	c := d.cache
+	if raw, ok := c.mem.get(&ref.Hash); ok {
+		c.Stats.Hits.Add(1)
+		c.Stats.Served.Add(uint64(len(raw)))
 		return raw, nil
 	}
-	c := d.cache
 	for {
 		c.mu.Lock()
 		f, flying := c.flights[ref.Hash]
@@ -158,17 +184,17 @@ func (d *Domain) fly(ctx context.Context, ref *pack.Ref, size int, f *flight) {
 	f.err = errCrashed
 	defer d.cache.land(&ref.Hash, f)
 	// A flight that landed between the look before and the lock has left the
-	// block in memory.
+	// block in a tier.
 	if raw, ok := d.cache.mem.get(&ref.Hash); ok {
 		f.raw, f.err = raw, nil
 		return
 	}
-	f.raw, f.err = d.load(ctx, ref, size)
+	f.raw, f.kept, f.err = d.load(ctx, ref, size)
 }
 
 // land ends a flight.
 func (c *Cache) land(h *pack.Hash, f *flight) {
-	if f.err == nil {
+	if f.err == nil && !f.kept {
 		c.mem.put(h, f.raw)
 	}
 	c.mu.Lock()
@@ -177,13 +203,15 @@ func (c *Cache) land(h *pack.Hash, f *flight) {
 	close(f.done)
 }
 
-// load gets a block from the SSD tier or the store.
-func (d *Domain) load(ctx context.Context, ref *pack.Ref, size int) ([]byte, error) {
-	if raw, ok := d.loadDisk(&ref.Hash, size); ok {
-		return raw, nil
+// load gets a block from the SSD tier or the store; kept tells that the SSD tier has
+// it now.
+func (d *Domain) load(ctx context.Context, ref *pack.Ref, size int) (raw []byte, kept bool, err error) {
+	raw = make([]byte, size)
+	if d.readDisk(&ref.Hash, size, raw, 0) {
+		return raw, true, nil
 	}
 	d.cache.Stats.Misses.Add(1)
-	raw, err := d.fetch(ctx, ref, size)
+	raw, err = d.fetch(ctx, ref, size)
 	if err != nil && d.other != nil && (errs.KindOf(err) == errs.Corrupt || errs.KindOf(err) == errs.NotFound) {
 		if errs.KindOf(err) == errs.Corrupt {
 			d.cache.Stats.Damaged.Add(1)
@@ -193,25 +221,23 @@ func (d *Domain) load(ctx context.Context, ref *pack.Ref, size int) ([]byte, err
 		}
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	d.cache.disk.put(&ref.Hash, raw)
-	return raw, nil
+	return raw, d.cache.disk.put(&ref.Hash, raw), nil
 }
 
-// loadDisk reads and verifies a block of the SSD tier.
-func (d *Domain) loadDisk(h *pack.Hash, size int) ([]byte, bool) {
-	raw := d.cache.disk.get(h, size)
-	if raw == nil {
-		return nil, false
-	}
-	if d.hasher.Sum(raw) != *h && !fault.Is("cache-not-verified") {
+// readDisk reads and verifies a part of a block of the SSD tier. A block that is
+// damaged is not there any more.
+func (d *Domain) readDisk(h *pack.Hash, size int, p []byte, off int) bool {
+	switch d.cache.disk.read(h, size, p, off, true) {
+	case whole:
+		d.cache.Stats.Hits.Add(1)
+		return true
+	case damaged:
 		d.cache.Stats.Repaired.Add(1)
 		d.cache.disk.forget(h, size)
-		return nil, false
 	}
-	d.cache.Stats.Hits.Add(1)
-	return raw, true
+	return false
 }
 
 // fetch gets one block from the store.
@@ -255,12 +281,16 @@ const (
 )
 
 // Prefetch fetches blocks in the background. Neighbours in a pack are fetched
-// in one request. It drops what it has no room for.
+// in one request; what the SSD tier has is brought into the page cache. It drops
+// what it has no room for.
 func (d *Domain) Prefetch(refs []pack.Ref, size int) {
 	c := d.cache
 	var mine []pack.Ref
 	for i := range refs {
 		h := &refs[i].Hash
+		if c.disk.willNeed(h, size) {
+			continue
+		}
 		if _, ok := c.mem.get(h); ok {
 			continue
 		}
@@ -285,7 +315,7 @@ func (d *Domain) Prefetch(refs []pack.Ref, size int) {
 				d.ahead(group, size)
 			}()
 		default:
-			d.landAll(group, nil, errAhead)
+			d.landAll(group, errAhead)
 		}
 	}
 }
@@ -306,47 +336,47 @@ func together(refs []pack.Ref) int {
 // ahead fetches a group and lands its flights.
 func (d *Domain) ahead(group []pack.Ref, size int) {
 	c := d.cache
-	var missing []pack.Ref
-	for _, r := range group {
-		if raw, ok := d.loadDisk(&r.Hash, size); ok {
-			d.landAll([]pack.Ref{r}, [][]byte{raw}, nil)
-		} else {
-			missing = append(missing, r)
-		}
-	}
-	for len(missing) > 0 {
-		n := together(missing)
-		part := missing[:n]
-		missing = missing[n:]
+	for len(group) > 0 {
+		n := together(group)
+		part := group[:n]
+		group = group[n:]
 		from, to := part[0].Off, part[n-1].Off+part[n-1].Len
 		b, err := c.opts.Store.GetRange(context.Background(), part[0].Pack.Key(), int64(from), int64(to-from))
 		if err != nil {
-			d.landAll(part, nil, errAhead)
+			d.landAll(part, errAhead)
 			continue
 		}
 		c.Stats.Fetched.Add(uint64(len(b)))
 		c.Stats.Misses.Add(uint64(n))
-		for _, r := range part {
-			raw, err := d.open(&r, b[r.Off-from:r.Off-from+r.Len], size)
-			if err != nil {
-				d.landAll([]pack.Ref{r}, nil, errAhead) // the one who needs it finds out why
-				continue
-			}
-			c.disk.put(&r.Hash, raw)
-			d.landAll([]pack.Ref{r}, [][]byte{raw}, nil)
+		for i := range part {
+			d.landAhead(&part[i], b[part[i].Off-from:][:part[i].Len], size)
 		}
 	}
 }
 
-func (d *Domain) landAll(refs []pack.Ref, raws [][]byte, err error) {
+// landAhead lands the flight of one block, whose slot was fetched.
+func (d *Domain) landAhead(ref *pack.Ref, slot []byte, size int) {
+	f := d.cache.flight(&ref.Hash)
+	if f.raw, f.err = d.open(ref, slot, size); f.err == nil {
+		f.kept = d.cache.disk.put(&ref.Hash, f.raw)
+	} else {
+		f.err = errAhead // the one who needs it finds out why
+	}
+	d.cache.land(&ref.Hash, f)
+}
+
+// landAll ends flights that failed.
+func (d *Domain) landAll(refs []pack.Ref, err error) {
 	for i := range refs {
-		d.cache.mu.Lock()
-		f := d.cache.flights[refs[i].Hash]
-		d.cache.mu.Unlock()
-		if err == nil {
-			f.raw = raws[i]
-		}
+		f := d.cache.flight(&refs[i].Hash)
 		f.err = err
 		d.cache.land(&refs[i].Hash, f)
 	}
+}
+
+// flight is the flight of a block, which there must be.
+func (c *Cache) flight(h *pack.Hash) *flight {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flights[*h]
 }

@@ -19,22 +19,32 @@ import (
 
 const size = 128 << 10
 
-// stock is a store with one pack of blocks.
+// stock is a store with packs of blocks, at most 100 in each.
 type stock struct {
 	store  objstore.Store
 	count  *objstore.Counter
 	hasher *pack.Hasher
 	refs   []pack.Ref
 	raw    [][]byte
-	key    string
+	key    string // of the first pack
 }
 
 func newStock(t testing.TB, blocks int) *stock {
 	t.Helper()
 	s := &stock{count: &objstore.Counter{}, hasher: pack.NewHasher("t")}
 	s.store = objstore.Count(objstore.NewMem(objstore.Clock{}), s.count)
-	b := pack.NewBuilder([12]byte{1}, pack.Limits{Blocks: blocks, Bytes: 50 << 20})
 	r := rand.NewChaCha8([32]byte{1})
+	for n := byte(1); blocks > 0; n++ {
+		some := min(blocks, 100)
+		blocks -= some
+		s.addPack(t, n, some, r)
+	}
+	return s
+}
+
+func (s *stock) addPack(t testing.TB, number byte, blocks int, r *rand.ChaCha8) {
+	t.Helper()
+	b := pack.NewBuilder([12]byte{number}, pack.Limits{Blocks: blocks, Bytes: 50 << 20})
 	for range blocks {
 		raw := make([]byte, size)
 		_, _ = r.Read(raw)
@@ -43,11 +53,12 @@ func newStock(t testing.TB, blocks int) *stock {
 	}
 	id := b.Seal()
 	s.refs = append(s.refs, b.Refs()...)
-	s.key = id.Key()
-	if err := s.store.Put(context.Background(), s.key, bytes.Clone(b.Finish())); err != nil {
+	if s.key == "" {
+		s.key = id.Key()
+	}
+	if err := s.store.Put(context.Background(), id.Key(), bytes.Clone(b.Finish())); err != nil {
 		t.Fatal(err)
 	}
-	return s
 }
 
 func (s *stock) open(t testing.TB, fs vfs.FS, memory, disk int64) (*Cache, *Domain) {
@@ -103,7 +114,7 @@ func TestRot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt([]byte{1, 2, 3}, slabBase(perSlab(size))+777); err != nil {
+	if _, err := f.WriteAt([]byte{1, 2, 3}, slabBase(size)+777); err != nil {
 		t.Fatal(err)
 	}
 	s.want(t, d, 0)
@@ -194,12 +205,12 @@ func TestScanResistance(t *testing.T) {
 
 // FuzzSlab opens a slab that holds anything; signed, its header counts.
 func FuzzSlab(f *testing.F) {
-	head := make([]byte, slabHeader+2*entrySize)
+	head := make([]byte, slabHeader+2*entrySize(minClass))
 	copy(head, slabMagic)
 	binary.LittleEndian.PutUint32(head[4:], slabVersion)
 	binary.LittleEndian.PutUint32(head[8:], minClass)
 	binary.LittleEndian.PutUint32(head[12:], uint32(perSlab(minClass)))
-	copy(head[slabHeader:], encodeEntry(&pack.Hash{1}, 4096))
+	encodeEntry(head[slabHeader:][:entrySize(minClass)], &pack.Hash{1}, make([]byte, 4096))
 	f.Add(head, true)
 	f.Add([]byte(slabMagic), false)
 	f.Fuzz(func(t *testing.T, b []byte, sign bool) {

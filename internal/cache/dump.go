@@ -18,9 +18,9 @@ func DumpSlab(w io.Writer, path string) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	n := perSlab(size)
-	fmt.Fprintf(w, "slab of %d slots of %d bytes, from byte %d on\n", n, size, slabBase(n))
+	fmt.Fprintf(w, "slab of %d slots of %d bytes, from byte %d on\n", n, size, slabBase(size))
 	for i := range n {
-		if h, length, ok := decodeEntry(table[i*entrySize:]); ok {
+		if h, length, ok := decodeEntry(table[i*entrySize(size):][:entrySize(size)]); ok {
 			fmt.Fprintf(w, "%6d  %v  %d bytes\n", i, h, length)
 		}
 	}

@@ -96,9 +96,20 @@ func (m *memStore) Block(_ context.Context, ref *pack.Ref, _ int) ([]byte, error
 	return m.get(ref.Hash)
 }
 
-func (m *memStore) TryBlock(h *pack.Hash) ([]byte, bool) {
+func (m *memStore) Read(_ context.Context, ref *pack.Ref, _ int, p []byte, off int) error {
+	b, err := m.get(ref.Hash)
+	if err == nil {
+		copy(p, b[off:])
+	}
+	return err
+}
+
+func (m *memStore) TryRead(h *pack.Hash, _ int, p []byte, off int) bool {
 	b, err := m.get(*h)
-	return b, err == nil
+	if err == nil {
+		copy(p, b[off:])
+	}
+	return err == nil
 }
 
 func (m *memStore) Prefetch([]pack.Ref, int) {}

@@ -27,7 +27,11 @@ func (nowhere) Block(context.Context, *pack.Ref, int) ([]byte, error) {
 	return nil, errs.New(errs.NotFound, "no such block")
 }
 
-func (nowhere) TryBlock(*pack.Hash) ([]byte, bool) { return nil, false }
+func (nowhere) Read(context.Context, *pack.Ref, int, []byte, int) error {
+	return errs.New(errs.NotFound, "no such block")
+}
+
+func (nowhere) TryRead(*pack.Hash, int, []byte, int) bool { return false }
 
 func (nowhere) Prefetch([]pack.Ref, int) {}
 

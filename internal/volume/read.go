@@ -28,7 +28,7 @@ func (v *Volume) ReadAt(p []byte, off uint64) error {
 	g := v.gate.enter()
 	defer v.gate.leave(g)
 	base := v.lookup(ps, p, off)
-	v.ahead.note(v, base, off, len(p))
+	v.ahead.waited(v, base, off, len(p))
 	if err := v.readBelow(context.Background(), ps, base, p, off); err != nil {
 		return err
 	}
@@ -45,7 +45,12 @@ func (v *Volume) TryReadAt(p []byte, off uint64) bool {
 	defer piecePool.Put(ps)
 	g := v.gate.enter()
 	defer v.gate.leave(g)
-	return v.tryRead(ps, v.lookup(ps, p, off), p, off)
+	base := v.lookup(ps, p, off)
+	if !v.tryRead(ps, base, p, off) {
+		return false
+	}
+	v.ahead.served(v, base, off, len(p))
+	return true
 }
 
 // lookup finds the pieces of [off, off+len(p)) in the overlay and the map below.
@@ -108,12 +113,8 @@ func (v *Volume) readBase(ctx context.Context, m *blockmap.Map, p []byte, off ui
 		}
 		if ref.IsHole() {
 			clear(p[:n])
-		} else {
-			block, err := v.env.Blocks.Block(ctx, &ref, int(size))
-			if err != nil {
-				return err
-			}
-			copy(p[:n], block[off%size:])
+		} else if err := v.env.Blocks.Read(ctx, &ref, int(size), p[:n], int(off%size)); err != nil {
+			return err
 		}
 		p, off = p[n:], off+n
 	}
@@ -135,12 +136,8 @@ func (v *Volume) tryBase(m *blockmap.Map, p []byte, off uint64) bool {
 		}
 		if ref.IsHole() {
 			clear(p[:n])
-		} else {
-			block, ok := v.env.Blocks.TryBlock(&ref.Hash)
-			if !ok {
-				return false
-			}
-			copy(p[:n], block[off%size:])
+		} else if !v.env.Blocks.TryRead(&ref.Hash, int(size), p[:n], int(off%size)) {
+			return false
 		}
 		p, off = p[n:], off+n
 	}
@@ -179,30 +176,46 @@ func (v *Volume) Prefetch(off, length uint64) {
 // maxAhead bounds what one hint fetches, in blocks: 32 MiB of 128 KiB blocks.
 const maxAhead = 256
 
-// readAhead sees that a guest reads in order. It is a hint: races between
-// connections only cost a prefetch too many or too few.
+// readAhead sees that a guest reads published blocks in order. It is a hint: races
+// between connections only cost a prefetch too many or too few.
 type readAhead struct {
 	next atomic.Uint64 // where a read would continue the last one
 	run  atomic.Uint32 // how many reads in a row did
 	upTo atomic.Uint64 // fetched ahead to here
+	cold atomic.Int32  // stretches that are still fetched ahead since a read had to wait
 }
 
 const (
 	aheadAfter = 3       // reads in order before fetching ahead
 	aheadBytes = 2 << 20 // how far
+	aheadCold  = 8       // stretches after which what is read in order counts as in memory
 )
 
-func (a *readAhead) note(v *Volume, m *blockmap.Map, off uint64, n int) {
-	if m.Root().IsHole() {
-		return
+// waited notes a read that a disk or the network may be needed for; served one that
+// found all it needed in memory. Blocks that are in memory are not fetched ahead.
+func (a *readAhead) waited(v *Volume, m *blockmap.Map, off uint64, n int) {
+	if !m.Root().IsHole() {
+		a.cold.Store(aheadCold)
+		a.note(v, off, n)
 	}
+}
+
+func (a *readAhead) served(v *Volume, m *blockmap.Map, off uint64, n int) {
+	if !m.Root().IsHole() {
+		a.note(v, off, n)
+	}
+}
+
+func (a *readAhead) note(v *Volume, off uint64, n int) {
 	end := off + uint64(n)
 	if a.next.Swap(end) != off {
-		a.run.Store(0)
-		a.upTo.Store(0)
+		if a.run.Load() != 0 {
+			a.run.Store(0)
+			a.upTo.Store(0)
+		}
 		return
 	}
-	if a.run.Add(1) < aheadAfter {
+	if a.run.Add(1) < aheadAfter || a.cold.Load() <= 0 {
 		return
 	}
 	from := max(a.upTo.Load(), end)
@@ -211,5 +224,6 @@ func (a *readAhead) note(v *Volume, m *blockmap.Map, off uint64, n int) {
 		return
 	}
 	a.upTo.Store(to)
+	a.cold.Add(-1)
 	v.Prefetch(from, to-from)
 }

@@ -41,8 +41,10 @@ import (
 type Blocks interface {
 	// Block returns the raw block, size bytes long, fetching it if need be.
 	Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, error)
-	// TryBlock returns the block if it is in memory.
-	TryBlock(hash *pack.Hash) ([]byte, bool)
+	// Read fills p from byte off of the block, which is size bytes long.
+	Read(ctx context.Context, ref *pack.Ref, size int, p []byte, off int) error
+	// TryRead is Read if it needs no disk and no network. It reports whether it filled p.
+	TryRead(hash *pack.Hash, size int, p []byte, off int) bool
 	// Prefetch fetches blocks in the background.
 	Prefetch(refs []pack.Ref, size int)
 }

@@ -1,0 +1,385 @@
+package cache
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math/bits"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/datadir"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// disk is the SSD tier: slabs of each size class, grown up to a budget.
+type disk struct {
+	fs    vfs.FS
+	dir   string
+	limit int64
+	// room tells whether the file system has room for so many bytes more.
+	room func(int64) bool
+
+	mu      sync.Mutex // held over no I/O once the tier is open
+	bytes   int64      // of all slabs
+	tables  int64      // of the slabs' tables in memory
+	next    int        // number of the next slab
+	classes [sizeClasses]*class
+}
+
+// sizeClasses is how many slot sizes there are.
+const sizeClasses = 9 // 4 KiB to 1 MiB
+
+// maxTables bounds the slab tables that are kept in memory, bytes: those of about
+// 48 GiB of blocks of 128 KiB. Entries beyond that are read with their blocks.
+const maxTables = 64 << 20
+
+// class is all slabs of one slot size. Slot n lies in slab n/perSlab. Under disk.mu.
+type class struct {
+	size    int
+	perSlab int
+	slabs   []*slab
+	keys    []uint64 // by slot; of empty ones anything
+	index   map[uint64]uint32
+	free    []uint32
+	pol     *policy
+	growing bool // a slab is being made
+}
+
+// slab is one file of slots.
+type slab struct {
+	path string
+	file vfs.File
+	fd   int   // -1: the file is not the kernel's
+	size int   // of a slot
+	base int64 // where the slots begin
+
+	// table has the entries, nil if they are read from the file. The entry of a slot is
+	// changed only while the slot is in no index, by whoever has it in use.
+	table []byte
+	// inUse counts the readers and writers of each slot. It grows under disk.mu, which
+	// eviction holds: a slot in use is not evicted.
+	inUse []atomic.Int32
+}
+
+// slabBytes is about how large a slab is.
+const slabBytes = 64 << 20
+
+func newSlab(path string, f vfs.File, size int, table []byte) *slab {
+	s := &slab{path: path, file: f, fd: -1, size: size, base: slabBase(size), table: table, inUse: make([]atomic.Int32, perSlab(size))}
+	if fd := f.Fd(); fd != vfs.InvalidFd {
+		s.fd = int(fd)
+	}
+	return s
+}
+
+func openDisk(fs vfs.FS, dir string, limit int64, room func(int64) bool) (*disk, error) {
+	d := &disk{fs: fs, dir: dir, limit: limit, room: room}
+	names, err := fs.List(dir)
+	if err != nil {
+		return nil, fmt.Errorf("list the cache directory: %w", err)
+	}
+	for _, name := range names {
+		base, ok := strings.CutSuffix(name, ".slab")
+		n, err := strconv.Atoi(base)
+		if !ok || err != nil {
+			continue
+		}
+		d.next = max(d.next, n+1)
+		if err := d.load(name); errs.KindOf(err) == errs.Unsupported && err != nil {
+			return nil, err
+		} // one that the disk does not give, or keeps, is not used
+	}
+	return d, nil
+}
+
+// load takes a slab up again. One that is damaged, of an older version, or over the
+// budget, is removed: it is a cache.
+func (d *disk) load(name string) error {
+	path := d.fs.PathJoin(d.dir, name)
+	f, err := d.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return fmt.Errorf("open the cache: %w", err)
+	}
+	size, table, err := readSlab(f)
+	if errs.KindOf(err) == errs.Unsupported {
+		_ = f.Close()
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if err != nil || d.bytes+slabLen(size) > d.limit {
+		_ = f.Close()
+		return d.fs.Remove(path)
+	}
+	c := d.class(size)
+	first := uint32(len(c.keys))
+	c.addSlab(newSlab(path, f, size, d.keepTable(table)))
+	d.bytes += slabLen(size)
+	for i := range c.perSlab {
+		h, _, ok := decodeEntry(table[i*entrySize(size):][:entrySize(size)])
+		slot := first + uint32(i)
+		if _, twice := c.index[keyOf(&h)]; !ok || twice {
+			c.free = append(c.free, slot)
+			continue
+		}
+		c.enter(slot, keyOf(&h))
+	}
+	return nil
+}
+
+// keepTable is the table if there is room for it in memory, or nil.
+func (d *disk) keepTable(table []byte) []byte {
+	if d.tables+int64(len(table)) > maxTables {
+		return nil
+	}
+	d.tables += int64(len(table))
+	return table
+}
+
+func classIndex(size int) int { return bits.TrailingZeros(uint(size / minClass)) }
+
+func (d *disk) class(size int) *class {
+	c := d.classes[classIndex(size)]
+	if c == nil {
+		c = &class{size: size, perSlab: perSlab(size), index: map[uint64]uint32{}, pol: newPolicy()}
+		d.classes[classIndex(size)] = c
+	}
+	return c
+}
+
+// addSlab makes room for the slots of one more slab; they are not free yet.
+func (c *class) addSlab(s *slab) {
+	c.slabs = append(c.slabs, s)
+	c.keys = append(c.keys, make([]uint64, c.perSlab)...)
+	c.pol.grow(len(c.keys))
+}
+
+func (c *class) enter(slot uint32, key uint64) {
+	c.keys[slot] = key
+	c.index[key] = slot
+	c.pol.add(slot, key)
+}
+
+// place is a slot in use. Whoever has it calls done.
+type place struct {
+	*slab
+	i int // number in the slab
+}
+
+func (p place) done() { p.inUse[p.i].Add(-1) }
+
+// at is where the slot lies in the file.
+func (p place) at() int64 { return p.base + int64(p.i)*int64(p.size) }
+
+// entryAt is where the slot's entry lies in the file.
+func (p place) entryAt() int64 { return slabHeader + int64(p.i)*int64(entrySize(p.size)) }
+
+// use puts a slot in use. Under disk.mu.
+func (c *class) use(slot uint32) place {
+	s := c.slabs[int(slot)/c.perSlab]
+	p := place{s, int(slot) % c.perSlab}
+	s.inUse[p.i].Add(1)
+	return p
+}
+
+// find returns the slot that may hold a block of n bytes: its key is the same.
+func (d *disk) find(h *pack.Hash, n int) (place, bool) {
+	size := classOf(n)
+	if size == 0 {
+		return place{}, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.classes[classIndex(size)]
+	if c == nil {
+		return place{}, false
+	}
+	slot, ok := c.index[keyOf(h)]
+	if !ok {
+		return place{}, false
+	}
+	c.pol.use(slot)
+	return c.use(slot), true
+}
+
+// forget drops a block that was not what its page sums say.
+func (d *disk) forget(h *pack.Hash, n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if size := classOf(n); size != 0 {
+		if c := d.classes[classIndex(size)]; c != nil {
+			// The slot stays in its queue, and holds nothing that anybody finds.
+			delete(c.index, keyOf(h))
+		}
+	}
+}
+
+// put keeps a block, which matches its hash, and tells whether the tier has it now.
+// It has not if everything is in use or the disk fails.
+func (d *disk) put(h *pack.Hash, raw []byte) bool {
+	c, slot, p, state := d.claim(h, classOf(len(raw)))
+	if state != claimed {
+		return state == present
+	}
+	defer p.done()
+	buf := scratchPool.Get().(*scratch)
+	defer scratchPool.Put(buf)
+	entry := buf.entry[:entrySize(p.size)]
+	encodeEntry(entry, h, raw)
+	_, err := p.file.WriteAt(raw, p.at())
+	if err == nil {
+		_, err = p.file.WriteAt(entry, p.entryAt())
+	}
+	if p.table != nil {
+		copy(p.table[p.i*len(entry):], entry)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil {
+		c.free = append(c.free, slot)
+		return false
+	}
+	c.enter(slot, keyOf(h))
+	return true
+}
+
+// What comes of a claim.
+type claimState int
+
+const (
+	noRoom  claimState = iota
+	present            // the block is here already
+	claimed
+)
+
+// claim finds a slot for a block: a free one, one of a new slab, or the one that is
+// worth least. The slot is in use, and in no index.
+func (d *disk) claim(h *pack.Hash, size int) (*class, uint32, place, claimState) {
+	if size == 0 || d.limit <= 0 {
+		return nil, 0, place{}, noRoom
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.class(size)
+	if len(c.free) == 0 && !c.growing {
+		if _, ok := c.index[keyOf(h)]; !ok {
+			d.grow(c)
+		}
+	}
+	if _, ok := c.index[keyOf(h)]; ok {
+		return nil, 0, place{}, present
+	}
+	slot, ok := uint32(0), true
+	if n := len(c.free); n > 0 {
+		slot, c.free = c.free[n-1], c.free[:n-1]
+	} else if slot, ok = c.evict(); !ok {
+		return nil, 0, place{}, noRoom
+	}
+	return c, slot, c.use(slot), claimed
+}
+
+// evict takes a slot that nobody uses right now out of the index.
+func (c *class) evict() (uint32, bool) {
+	for range 8 {
+		if c.pol.len() == 0 {
+			return 0, false
+		}
+		slot := c.pol.evict(func(s uint32) uint64 { return c.keys[s] })
+		if c.slabs[int(slot)/c.perSlab].inUse[int(slot)%c.perSlab].Load() > 0 {
+			c.pol.add(slot, c.keys[slot])
+			continue
+		}
+		if at, ok := c.index[c.keys[slot]]; ok && at == slot {
+			delete(c.index, c.keys[slot])
+		}
+		return slot, true
+	}
+	return 0, false
+}
+
+// grow adds a slab if the budget and the disk have room. It is called with mu held,
+// and makes the file without it.
+func (d *disk) grow(c *class) {
+	n := slabLen(c.size)
+	if d.bytes+n > d.limit {
+		return
+	}
+	c.growing = true
+	d.bytes += n
+	path := d.fs.PathJoin(d.dir, fmt.Sprintf("%d.slab", d.next))
+	d.next++
+	d.mu.Unlock()
+	var f vfs.File
+	if d.room(n) {
+		f = createSlab(d.fs, path, c.size)
+	}
+	d.mu.Lock()
+	c.growing = false
+	if f == nil {
+		d.bytes -= n
+		return
+	}
+	first := len(c.keys)
+	c.addSlab(newSlab(path, f, c.size, d.keepTable(make([]byte, c.perSlab*entrySize(c.size)))))
+	for i := c.perSlab - 1; i >= 0; i-- {
+		c.free = append(c.free, uint32(first+i))
+	}
+}
+
+// createSlab makes a slab of empty slots, nil if the disk does not take it.
+func createSlab(fs vfs.FS, path string, size int) vfs.File {
+	f, err := fs.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return nil
+	}
+	head := make([]byte, slabBase(size))
+	copy(head, slabMagic)
+	binary.LittleEndian.PutUint32(head[4:], slabVersion)
+	binary.LittleEndian.PutUint32(head[8:], uint32(size))
+	binary.LittleEndian.PutUint32(head[12:], uint32(perSlab(size)))
+	binary.LittleEndian.PutUint32(head[16:], crc32.Checksum(head[:16], castagnoli))
+	if _, err := f.WriteAt(head, 0); err != nil {
+		_ = f.Close()
+		_ = fs.Remove(path)
+		return nil
+	}
+	return f
+}
+
+// missing names the slabs whose files are not in the directory any more.
+func (d *disk) missing() []string {
+	d.mu.Lock()
+	var slabs []*slab
+	for _, c := range d.classes {
+		if c != nil {
+			slabs = append(slabs, c.slabs...)
+		}
+	}
+	d.mu.Unlock()
+	var gone []string
+	for _, s := range slabs {
+		if datadir.Gone(d.fs, s.path, s.file) {
+			gone = append(gone, s.path)
+		}
+	}
+	slices.Sort(gone)
+	return gone
+}
+
+func (d *disk) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.classes {
+		if c == nil {
+			continue
+		}
+		for _, s := range c.slabs {
+			_ = s.file.Close()
+		}
+	}
+}
