@@ -21,6 +21,8 @@ type Cleaner struct {
 	disks     *disk.Table
 	publisher *publication.Publisher
 
+	idlers idlers
+
 	poke           chan struct{}
 	rounds         atomic.Uint64 // finished looks at the log
 	freed          atomic.Uint64 // segments
@@ -92,9 +94,11 @@ const (
 	nearLimit      = 0.8
 	shareDead      = 0.02
 	deadAtOnce     = 3
+	shareIdle      = 0.5
 	shareRelaxed   = 0.6
 	sharePressed   = 0.95
 	victimsPerPass = 6
+	leastGain      = 8 // the part of the victims that cleaning has to free
 )
 
 // clean does one pass and reports whether another may help.
@@ -102,26 +106,38 @@ func (c *Cleaner) clean(ctx context.Context) bool {
 	c.disks.Cleaning.Lock()
 	defer c.disks.Cleaning.Unlock()
 	var vols []*volume.Volume
-	var live int64
+	var live, open int64
 	for _, d := range c.disks.All() {
 		if v := d.Volume(); v != nil {
 			vols = append(vols, v)
-			live += v.Account().Dirty
+			a := v.Account()
+			live, open = live+a.Dirty, open+a.Open
 		}
 	}
 	used, _ := c.disks.WAL.Used()
-	size := int64(c.disks.WAL.SegmentBytes())
 	limit := c.disks.WAL.Limit()
 	share := shareDead
-	if used > 2*live+int64(len(vols))*size+slackSegments*size {
+	if used > 2*live+open+slackSegments*int64(c.disks.WAL.SegmentBytes()) {
 		share = shareRelaxed
 	}
 	if limit > 0 && float64(used) > nearLimit*float64(limit) {
 		share = sharePressed
 	}
+	return c.cleanSome(ctx, vols, share, false) || c.cleanSome(ctx, vols, shareIdle, true)
+}
+
+// cleanSome cleans the first victims that are worth it, and tells whether there were
+// any; idle: of volumes that are idle only.
+func (c *Cleaner) cleanSome(ctx context.Context, vols []*volume.Volume, share float64, idle bool) bool {
+	if idle && !c.anyIdle() {
+		return false
+	}
 	for _, vs := range volume.FindVictims(vols, share, victimsPerPass) {
-		if vs.Size()-vs.Live < size || ctx.Err() != nil {
-			continue // it would free no segment
+		if vs.Size()-c.disks.WAL.CompactedBytes(vs.Live) < vs.Size()/leastGain || ctx.Err() != nil {
+			continue // copying would free little
+		}
+		if idle && !c.allIdle(vs.Holders) {
+			continue
 		}
 		if share == shareDead && (len(vs.Segments) < deadAtOnce || !vs.Settled()) {
 			continue // not worth a record, or a sync that no guest asked for

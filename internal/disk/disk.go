@@ -218,6 +218,16 @@ func (d *Disk) Disconnected(c Conn) {
 	delete(d.conns, c)
 }
 
+// LogBytes is what the log segments take that a closed disk holds.
+func (d *Disk) LogBytes() (n int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range d.claims {
+		n += int64(s.Size())
+	}
+	return n
+}
+
 // OpenError is why the disk could not be opened, nil if it could.
 func (d *Disk) OpenError() error {
 	d.mu.Lock()

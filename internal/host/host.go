@@ -151,7 +151,7 @@ func (h *Host) open(ctx context.Context) error {
 	h.cfg.Starting("opening the log and the cache")
 	limit := h.cfg.WALLimit.of(total)
 	h.disks.WAL, err = wal.Open(wal.Options{
-		FS: fs, Dir: join(h.cfg.Data, "wal"), SegmentBytes: segmentBytes(limit), Limit: limit,
+		FS: fs, Dir: join(h.cfg.Data, "wal"), SegmentBytes: segmentBytes(limit), FirstBytes: firstBytes(segmentBytes(limit)), Limit: limit,
 		Spares: 2, Reserve: 1, Rand: h.disks.Random64,
 		Pace: func() { _ = clock.Pause(h.disks.Ctx, zeroingPause) },
 	})
@@ -186,6 +186,15 @@ func segmentBytes(limit int64) uint32 {
 		size /= 2
 	}
 	return uint32(size)
+}
+
+// firstBytes is the size of a volume's first log segment, where its others have up to
+// so many bytes: most volumes write little, and a host has many.
+func firstBytes(segment uint32) uint32 {
+	for segment > 1<<20 {
+		segment /= 2
+	}
+	return segment
 }
 
 // diskBytes is the size of the disk under the data directory.

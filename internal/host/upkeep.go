@@ -55,6 +55,7 @@ func (h *Host) upkeep() {
 		}
 		if n%missingEvery == 0 {
 			h.findMissing()
+			h.cleaner.FindIdle()
 		}
 		if clock.Pause(h.disks.Ctx, upkeepEvery) != nil {
 			return
@@ -64,7 +65,7 @@ func (h *Host) upkeep() {
 
 const (
 	stuckEvery   = 30 // rounds between tries to open a database that cannot be opened, though the disk takes writes
-	missingEvery = 5  // rounds between looks for files that went away
+	missingEvery = 5  // rounds between looks for files that went away, and for idle volumes
 )
 
 // keepRoom makes the room anew that was used up, and tells when there is too

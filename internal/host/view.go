@@ -77,7 +77,7 @@ func (h *Host) view(d *disk.Disk) api.Volume {
 		}
 	} else {
 		v.DirtyBytes = st.DirtyAtSleep
-		v.LocalBytes = int64(len(st.Segments)) * int64(h.disks.WAL.SegmentBytes())
+		v.LocalBytes = d.LogBytes()
 		if v.DirtyBytes > 0 {
 			v.Unpublished = h.disks.Since(st.OldestAtSleep)
 		}

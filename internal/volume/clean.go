@@ -187,7 +187,7 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 			return false, err
 		}
 	}
-	c := log.NewCompactor(vs.Segments[0].Writer())
+	c := log.NewCompactor(vs.Segments[0].Writer(), vs.Live)
 	moves, err := copyLive(c, vs)
 	if err != nil {
 		c.Abort()
@@ -201,7 +201,11 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 		c.Abort()
 		return false, err
 	}
-	if len(fresh) >= len(vs.Segments) {
+	var size int64
+	for _, s := range fresh {
+		size += int64(s.Size())
+	}
+	if size >= vs.Size() {
 		// Headers and indexes have eaten up what was to be gained: going on would be
 		// to copy the same pieces again and again.
 		c.Abort()

@@ -327,19 +327,39 @@ type Account struct {
 	// if there is none.
 	Oldest  time.Time
 	Extents int // pieces of the overlay
+	// Open is the log segments to which more may be appended, bytes; they are in Log.
+	Open int64
 }
 
 // Account returns what the volume uses.
 func (v *Volume) Account() Account {
 	v.stMu.Lock()
-	var bytes int64
+	var bytes, open int64
 	for _, h := range v.segs {
 		bytes += int64(h.seg.Size())
+		if h.limit == 0 && h.seg.End() == 0 && !h.seg.Compacted() {
+			open += int64(h.seg.Size())
+		}
 	}
 	v.stMu.Unlock()
 	v.omu.RLock()
 	defer v.omu.RUnlock()
-	return Account{Dirty: v.dirty, Log: bytes, Oldest: v.oldest, Extents: v.tree.Count()}
+	return Account{Dirty: v.dirty, Log: bytes, Oldest: v.oldest, Extents: v.tree.Count(), Open: open}
+}
+
+// ShrinkLog ends the volume's log segment, so that what is live of it can be copied
+// away, and begins small again: for a volume that is idle.
+func (v *Volume) ShrinkLog() error {
+	if err := v.Flush(); err != nil { // so that the sync below has nothing to do
+		return err
+	}
+	v.wmu.Lock() // Shrink drops the segment to which a writer would append
+	defer v.wmu.Unlock()
+	err := v.log.Shrink()
+	if errors.Is(err, wal.ErrSync) {
+		v.Fail(err) // a second sync would succeed, and the writes be gone all the same
+	}
+	return err
 }
 
 // DirtyBytes is Account's Dirty, cheaply.

@@ -13,6 +13,7 @@ import (
 type Compactor struct {
 	pool   *Pool
 	writer Identity
+	live   int64 // bytes that are still to come, about
 	done   []*Segment
 	seg    *Segment
 	recs   []Record
@@ -21,8 +22,11 @@ type Compactor struct {
 	index  uint32
 }
 
-// NewCompactor returns a compactor for segments of the given writer.
-func (p *Pool) NewCompactor(writer Identity) *Compactor { return &Compactor{pool: p, writer: writer} }
+// NewCompactor returns a compactor for segments of the given writer, of which about
+// so many bytes are live.
+func (p *Pool) NewCompactor(writer Identity, live int64) *Compactor {
+	return &Compactor{pool: p, writer: writer, live: live}
+}
 
 // Add copies a live piece: body is the content of r (empty for a zero record),
 // whose Off and Len say what is live. It returns where the piece lies now.
@@ -38,7 +42,9 @@ func (c *Compactor) Add(r Record, body []byte) (extent.Place, error) {
 		}
 	}
 	if c.seg == nil {
-		seg, err := c.pool.take(kindCompacted, c.writer)
+		// An eighth for headers and index, which are 56 bytes for each piece.
+		need := max(uint64(max(c.live, 0))*9/8, capacity(pageSize+size(uint32(len(body))), HeaderSize+zeroPayload))
+		seg, err := c.pool.take(kindCompacted, c.writer, c.pool.sizeFor(need))
 		if err != nil {
 			return 0, err
 		}
@@ -63,6 +69,7 @@ func (c *Compactor) Add(r Record, body []byte) (extent.Place, error) {
 	}
 	c.pos += size(uint32(len(body)))
 	c.index += HeaderSize + zeroPayload
+	c.live -= int64(len(body))
 	c.pool.Stats.Cleaned.Add(uint64(HeaderSize + len(body)))
 	if len(c.buf) >= windowSize {
 		if err := c.drain(); err != nil {

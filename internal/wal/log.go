@@ -47,6 +47,8 @@ type Log struct {
 	queued   uint32 // bytes in iov
 	heads    []byte // headers that have no room in front of their payload
 	written  []Written
+	taken    uint64        // bytes of the segments since the log is not idle any more
+	need     uint64        // what the next segment must have room for
 	reserved []*Segment    // made ready, and used in this order
 	next     chan prepared // a segment made ready ahead of need, behind those
 
@@ -137,6 +139,7 @@ func (l *Log) begin() {
 func (l *Log) add(off uint64, frame []byte) error {
 	head, body := frame[:HeaderSize], frame[HeaderSize:]
 	longest := int(l.pool.opts.SegmentBytes / 4)
+	l.expect(len(body))
 	if len(body) > longest {
 		if err := l.roomForAll(len(body), longest); err != nil {
 			return err
@@ -166,6 +169,13 @@ func (l *Log) add(off uint64, frame []byte) error {
 	}
 }
 
+// expect makes the next segment long enough for a write like this one.
+func (l *Log) expect(length int) {
+	if n := min(uint64(length)*9/8, uint64(l.pool.opts.SegmentBytes)); n > l.need {
+		l.need = n
+	}
+}
+
 // roomForAll makes sure that nothing but the writing itself can fail once some
 // records of a long write are in a file: the segments that it needs are there, and
 // what goes to one of them goes there at once.
@@ -176,16 +186,24 @@ func (l *Log) roomForAll(length, longest int) error {
 		}
 	}
 	end, index, more := uint64(l.pos+l.queued), uint64(len(l.index)), 0
+	room := uint64(l.pool.opts.SegmentBytes)
 	if l.cur == nil {
-		end = uint64(l.pool.opts.SegmentBytes)
+		end = room
+	} else {
+		room = uint64(l.cur.size)
 	}
 	for ; length > 0; length -= longest {
 		n := uint64(size(uint32(min(length, longest))))
-		if capacity(uint32(end+n), uint32(index+HeaderSize)) > uint64(l.pool.opts.SegmentBytes) {
-			end, index = pageSize, 0
+		if capacity(uint32(end+n), uint32(index+HeaderSize)) > room {
+			end, index, room = pageSize, 0, uint64(l.pool.opts.SegmentBytes)
 			more++
 		}
 		end, index = end+n, index+HeaderSize
+	}
+	if more > 0 {
+		if err := l.dropShort(room); err != nil {
+			return err
+		}
 	}
 	return l.reserve(more)
 }
@@ -257,7 +275,7 @@ func (l *Log) room(payload uint32, zero bool) error {
 	if err := l.write(); err != nil {
 		return err
 	}
-	return l.rotate()
+	return l.rotate(capacity(pageSize+size(payload), HeaderSize+zeroPayload))
 }
 
 // flushQueue writes what is queued and returns the pieces that were written.
@@ -302,7 +320,7 @@ func (l *Log) write() error {
 	l.cur.keepPieces()
 	l.iov = l.iov[:0]
 	l.queued = 0
-	if l.next == nil && len(l.reserved) == 0 && l.pos > l.cur.size/prepareAfter {
+	if l.next == nil && len(l.reserved) == 0 && l.pos > l.cur.prepareAt() {
 		l.prepare()
 	}
 	return nil

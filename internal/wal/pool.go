@@ -23,12 +23,17 @@ import (
 type Options struct {
 	FS  vfs.FS // nil: the machine's
 	Dir string // must exist
-	// SegmentBytes is the size of new segments; 0 means 64 MiB.
+	// SegmentBytes is the size of a busy volume's segments; 0 means 64 MiB.
 	SegmentBytes uint32
+	// FirstBytes is the size of a volume's first segment, which is SegmentBytes over a
+	// power of two; the next ones are as long as all before them together, up to
+	// SegmentBytes. 0 means SegmentBytes: all have one size.
+	FirstBytes uint32
 	// Limit bounds the bytes of all segments together; 0 means none.
 	Limit int64
-	// Spares is how many zeroed segments are kept ready by a background
-	// goroutine; 0 means that none are and a segment is made when it is needed.
+	// Spares is how many zeroed segments of SegmentBytes are kept ready by a background
+	// goroutine, and as many bytes of first ones, up to firstSpares; 0 means that none
+	// are and a segment is made when it is needed.
 	Spares int
 	// Reserve is how many spares only cleaning may take, so that it can make
 	// room on a full disk.
@@ -60,9 +65,10 @@ type Pool struct {
 	table atomic.Pointer[[]*Segment]
 
 	mu      sync.Mutex
-	found   map[*Segment]index // of segments read at start, dropped by Settle
-	spares  []*Segment
-	files   int
+	found   map[*Segment]index    // of segments read at start, dropped by Settle
+	spares  map[uint32][]*Segment // by size
+	files   int64                 // bytes of all segments
+	spare   int64                 // bytes of spares
 	closed  bool
 	settled bool          // volumes have claimed what they need
 	stop    chan struct{} // closed by Close
@@ -83,7 +89,13 @@ func Open(opts Options) (*Pool, error) {
 	if opts.SegmentBytes < minSegment || opts.SegmentBytes > maxSegment || opts.SegmentBytes%pageSize != 0 {
 		return nil, errs.New(errs.Invalid, "log segments of %d bytes: the size must be a multiple of 4096 from %d to %d", opts.SegmentBytes, minSegment, maxSegment)
 	}
-	p := &Pool{opts: opts, fill: make(chan struct{}, 1), doubted: make(chan *Segment), stop: make(chan struct{}), found: map[*Segment]index{}}
+	if opts.FirstBytes == 0 {
+		opts.FirstBytes = opts.SegmentBytes
+	}
+	if n := opts.SegmentBytes / max(opts.FirstBytes, 1); opts.FirstBytes < minSegment || n*opts.FirstBytes != opts.SegmentBytes || n&(n-1) != 0 {
+		return nil, errs.New(errs.Invalid, "first log segments of %d bytes: a power of two times that is to be %d", opts.FirstBytes, opts.SegmentBytes)
+	}
+	p := &Pool{opts: opts, spares: map[uint32][]*Segment{}, fill: make(chan struct{}, 1), doubted: make(chan *Segment), stop: make(chan struct{}), found: map[*Segment]index{}}
 	var err error
 	if p.dir, err = opts.FS.OpenDir(opts.Dir); err != nil {
 		return nil, fmt.Errorf("open the log directory: %w", err)
@@ -175,7 +187,7 @@ func (p *Pool) enter(s *Segment) {
 	copy(table, old)
 	table[s.number] = s
 	p.table.Store(&table)
-	p.files++
+	p.files += int64(s.size)
 }
 
 // Claim returns the segment that metadata refers to, held once more. One that
@@ -214,9 +226,19 @@ func (p *Pool) Settle() {
 	}
 }
 
-// take returns a segment, held once, with a durable header for the writer.
-func (p *Pool) take(kind byte, writer Identity) (*Segment, error) {
-	s, err := p.spare(kind)
+// sizeFor is the size of the shortest segment that has room for so many bytes of
+// records and index, SegmentBytes at most.
+func (p *Pool) sizeFor(bytes uint64) uint32 {
+	size := p.opts.FirstBytes
+	for size < p.opts.SegmentBytes && uint64(size) < bytes+2*pageSize {
+		size *= 2
+	}
+	return size
+}
+
+// take returns a segment of a size, held once, with a durable header for the writer.
+func (p *Pool) take(kind byte, writer Identity, size uint32) (*Segment, error) {
+	s, err := p.takeSpare(kind, size)
 	if err != nil {
 		return nil, err
 	}
@@ -242,42 +264,72 @@ func (p *Pool) take(kind byte, writer Identity) (*Segment, error) {
 // needs room before it makes room.
 const cleaningExtra = 2
 
-// spare pops a spare segment or makes one.
-func (p *Pool) spare(kind byte) (*Segment, error) {
-	reserve, extra := p.opts.Reserve, 0
+// takeSpare pops a spare segment or makes one. Small ones are written with zeros at
+// once, which takes less time than their syncs.
+func (p *Pool) takeSpare(kind byte, size uint32) (*Segment, error) {
+	reserve, extra := 0, 0
+	if size == p.opts.SegmentBytes {
+		reserve = p.opts.Reserve
+	}
 	if kind == kindCompacted {
 		reserve, extra = 0, cleaningExtra
 	}
-	p.mu.Lock()
-	if n := len(p.spares); n > reserve {
-		s := p.spares[n-1]
-		p.spares = p.spares[:n-1]
-		p.mu.Unlock()
-		p.Stats.Reused.Add(1)
+	if s := p.popSpare(size, reserve); s != nil {
 		return s, nil
 	}
-	p.mu.Unlock()
-	return p.create(false, extra)
+	s, err := p.create(size, size <= zeroedAtOnce && size < p.opts.SegmentBytes, extra)
+	if errs.KindOf(err) == errs.NoSpace && kind == kindCompacted && size < p.opts.SegmentBytes {
+		// The disk is full: the long segment that is kept for cleaning will do.
+		if s := p.popSpare(p.opts.SegmentBytes, 0); s != nil {
+			return s, nil
+		}
+	}
+	return s, err
+}
+
+// zeroedAtOnce bounds the segments that are zeroed by whoever needs one, bytes.
+const zeroedAtOnce = 4 << 20
+
+// popSpare takes a spare of a size, nil unless there are more than reserve.
+func (p *Pool) popSpare(size uint32, reserve int) *Segment {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	have := p.spares[size]
+	n := len(have)
+	if n <= reserve {
+		return nil
+	}
+	s := have[n-1]
+	p.spares[size] = have[:n-1]
+	p.spare -= int64(size)
+	p.Stats.Reused.Add(1)
+	return s
+}
+
+// pushSpare keeps a spare. Under mu.
+func (p *Pool) pushSpare(s *Segment) {
+	p.spares[s.size] = append(p.spares[s.size], s)
+	p.spare += int64(s.size)
 }
 
 // create makes a segment file; with zeros written through, so that later syncs
 // need not touch the file system's metadata, or only reserved.
-func (p *Pool) create(zeroed bool, extra int) (*Segment, error) {
-	n, err := p.reserve(extra)
+func (p *Pool) create(size uint32, zeroed bool, extra int) (*Segment, error) {
+	n, err := p.reserve(size, extra)
 	if err != nil {
 		return nil, err
 	}
-	s := &Segment{pool: p, number: n, size: p.opts.SegmentBytes, fd: -1}
+	s := &Segment{pool: p, number: n, size: size, fd: -1}
 	f, err := p.opts.FS.Create(p.path(n), vfs.WriteCategoryUnspecified)
 	if err != nil {
-		p.unreserve(n)
+		p.unreserve(n, size)
 		return nil, p.diskError("create "+p.path(n), err)
 	}
 	s.setFile(f)
 	if err := s.allocate(zeroed); err != nil {
 		_ = f.Close()
 		_ = p.opts.FS.Remove(p.path(n))
-		p.unreserve(n)
+		p.unreserve(n, size)
 		return nil, p.diskError("reserve space for "+p.path(n), err)
 	}
 	p.mu.Lock()
@@ -324,13 +376,13 @@ func (s *Segment) zero() error {
 }
 
 // reserve counts a new file and picks the lowest free number.
-func (p *Pool) reserve(extra int) (uint32, error) {
+func (p *Pool) reserve(size uint32, extra int) (uint32, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return 0, errs.New(errs.Unavailable, "the log is closed")
 	}
-	if p.opts.Limit > 0 && int64(p.files+1-extra)*int64(p.opts.SegmentBytes) > p.opts.Limit {
+	if p.opts.Limit > 0 && p.files+int64(size)-int64(extra)*int64(p.opts.SegmentBytes) > p.opts.Limit {
 		return 0, errs.New(errs.NoSpace, "the log is at its limit of %d bytes (--wal-limit)", p.opts.Limit)
 	}
 	old := *p.table.Load()
@@ -342,21 +394,41 @@ func (p *Pool) reserve(extra int) (uint32, error) {
 	copy(table, old)
 	table[n] = &Segment{pool: p, number: uint32(n), fd: -1} // nobody refers to it yet
 	p.table.Store(&table)
-	p.files++
+	p.files += int64(size)
 	return uint32(n), nil
 }
 
-func (p *Pool) unreserve(n uint32) {
+func (p *Pool) unreserve(n, size uint32) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	table := append([]*Segment(nil), *p.table.Load()...)
 	table[n] = nil
 	p.table.Store(&table)
-	p.files--
+	p.files -= int64(size)
 }
 
-// keptSpares bounds what recycling keeps instead of giving back to the disk.
-const keptSpares = 16
+// Bounds on the spares that recycling keeps instead of giving them back to the disk,
+// of each size.
+const (
+	keptSpares  = 16 // of SegmentBytes, and of FirstBytes
+	keptBetween = 2  // of each other size
+)
+
+// firstSpares is how many first segments are kept ready.
+const firstSpares = 8
+
+// keeps is how many spares of a size recycling keeps.
+func (p *Pool) keeps(size uint32) int {
+	switch {
+	case size == p.opts.SegmentBytes:
+		return max(keptSpares, p.opts.Spares+p.opts.Reserve)
+	case size == p.opts.FirstBytes:
+		return keptSpares
+	case size > p.opts.FirstBytes && size < p.opts.SegmentBytes && p.sizeFor(uint64(size)-2*pageSize) == size:
+		return keptBetween
+	}
+	return 0
+}
 
 // recycle makes a spare of a segment that nobody holds, or removes it.
 func (p *Pool) recycle(s *Segment) {
@@ -367,9 +439,9 @@ func (p *Pool) recycle(s *Segment) {
 	}
 	s.pieces.Store(nil)
 	s.unchecked.Store(nil)
-	fits := p.opts.Limit == 0 || int64(p.files)*int64(p.opts.SegmentBytes) <= p.opts.Limit
-	if !p.closed && s.size == p.opts.SegmentBytes && len(p.spares) < max(keptSpares, p.opts.Spares+p.opts.Reserve) && fits {
-		p.spares = append(p.spares, s)
+	fits := p.opts.Limit == 0 || p.files <= p.opts.Limit
+	if !p.closed && len(p.spares[s.size]) < p.keeps(s.size) && fits {
+		p.pushSpare(s)
 		p.mu.Unlock()
 		return
 	}
@@ -377,7 +449,7 @@ func (p *Pool) recycle(s *Segment) {
 	// The name goes first: a crash in between leaves a file that nobody claims.
 	_ = p.opts.FS.Remove(s.name())
 	_ = s.file.Close()
-	p.unreserve(s.number)
+	p.unreserve(s.number, s.size)
 }
 
 func (p *Pool) wantSpare() {
@@ -397,36 +469,54 @@ func (p *Pool) keepSpares() {
 		case <-p.stop:
 			return
 		}
-		for {
-			p.mu.Lock()
-			enough := p.closed || len(p.spares) >= p.opts.Spares+p.opts.Reserve
-			p.mu.Unlock()
-			if enough {
-				break
-			}
-			s, err := p.create(true, 0)
+		for size := p.wanted(); size != 0; size = p.wanted() {
+			s, err := p.create(size, true, 0)
 			if err != nil {
 				break
 			}
 			p.mu.Lock()
-			p.spares = append(p.spares, s)
+			p.pushSpare(s)
 			p.mu.Unlock()
 		}
 	}
+}
+
+// wanted is the size of the spare that is missing most, 0 if none is.
+func (p *Pool) wanted() uint32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.closed:
+		return 0
+	case p.opts.FirstBytes < p.opts.SegmentBytes && len(p.spares[p.opts.FirstBytes]) < firstSpares:
+		return p.opts.FirstBytes
+	case len(p.spares[p.opts.SegmentBytes]) < p.opts.Spares+p.opts.Reserve:
+		return p.opts.SegmentBytes
+	}
+	return 0
 }
 
 // Used is the bytes of the segments that hold something, Files those of all.
 func (p *Pool) Used() (used, files int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := int64(p.opts.SegmentBytes)
-	return int64(p.files-len(p.spares)) * n, int64(p.files) * n
+	return p.files - p.spare, p.files
 }
 
 // Limit is the bound on the bytes of all segments, 0 if there is none.
 func (p *Pool) Limit() int64 { return p.opts.Limit }
 
-// SegmentBytes is the size of new segments.
+// CompactedBytes is how much the segments take that so many live bytes are copied to,
+// at least.
+func (p *Pool) CompactedBytes(live int64) int64 {
+	whole := live / int64(p.opts.SegmentBytes) * int64(p.opts.SegmentBytes)
+	if live > whole {
+		whole += int64(p.sizeFor(uint64(live - whole)))
+	}
+	return whole
+}
+
+// SegmentBytes is the size of a busy volume's segments.
 func (p *Pool) SegmentBytes() uint32 { return p.opts.SegmentBytes }
 
 // Segment returns the segment in which a place lies.

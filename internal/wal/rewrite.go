@@ -82,7 +82,7 @@ func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 	need := size(uint32(len(body)))
 	if l.cur == nil || capacity(l.pos+need, uint32(len(l.index)+len(index))) > uint64(l.cur.size) {
 		full := l.cur
-		if err := l.rotate(); err != nil {
+		if err := l.rotate(capacity(pageSize+need, uint32(len(index)))); err != nil {
 			return Rewritten{}, err
 		}
 		if full != nil {
@@ -117,8 +117,21 @@ func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 	return out, nil
 }
 
+// Shrink is Restart for a volume that is idle: its next segment is a first one. No
+// append may be under way.
+func (l *Log) Shrink() error {
+	if err := l.Restart(); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.taken = 0
+	return nil
+}
+
 // Restart ends the current segment and forgets the one made ready, after
-// syncing: the next record goes to a segment that is attached after this call.
+// syncing: the next record goes to a segment that is attached after this call. No
+// append may be under way.
 func (l *Log) Restart() error {
 	l.Rotate()
 	if err := l.Sync(); err != nil {

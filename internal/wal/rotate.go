@@ -1,9 +1,15 @@
 package wal
 
-// prepareAfter is the part of a segment after which the next one is made ready:
-// early, since on a busy disk the syncs which that takes can last for as long as
-// it takes to fill the rest; not at once, since many volumes write little.
-const prepareAfter = 8
+// prepareAt is where in a segment the next one is made ready: early, since on a busy
+// disk the syncs which that takes can last for as long as it takes to fill the rest;
+// not at once, since many volumes write little. So it is late in short segments, which
+// only the first writes of a volume fill.
+func (s *Segment) prepareAt() uint32 {
+	if s.size < 16<<20 {
+		return s.size / 4 * 3
+	}
+	return s.size / 8
+}
 
 type prepared struct {
 	seg *Segment
@@ -14,15 +20,24 @@ type prepared struct {
 func (l *Log) prepare() {
 	ch := make(chan prepared, 1)
 	l.next = ch
+	size := l.nextSize()
+	l.taken += uint64(size)
 	go func() {
-		seg, err := l.ready()
+		seg, err := l.ready(size)
 		ch <- prepared{seg, err}
 	}()
 }
 
+// nextSize is the size of the next segment: as much as the log has taken before, or
+// what is needed.
+func (l *Log) nextSize() uint32 {
+	n := max(l.taken, l.need, uint64(l.pool.opts.FirstBytes))
+	return l.pool.sizeFor(n - min(n, 2*pageSize))
+}
+
 // ready takes a segment and makes it durable that it is part of the log.
-func (l *Log) ready() (*Segment, error) {
-	seg, err := l.pool.take(kindLog, l.writer)
+func (l *Log) ready(size uint32) (*Segment, error) {
+	seg, err := l.pool.take(kindLog, l.writer, size)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +61,7 @@ func (l *Log) reserve(n int) error {
 		l.next = nil
 		if p.err != nil {
 			// It was tried when the need came into sight; room may have been made since.
-			if p.seg, p.err = l.ready(); p.err != nil {
+			if p.seg, p.err = l.ready(l.nextSize()); p.err != nil {
 				return p.err
 			}
 		}
@@ -69,16 +84,46 @@ func (l *Log) dropReserved() {
 	l.reserved = nil
 }
 
-// rotate goes on in another segment. The old one is synced before any flush is
-// acknowledged from the new one: it is in unsynced until then.
-func (l *Log) rotate() error {
+// dropShort gives up the segments that were made ready and are shorter than n bytes.
+// They stay with the volume, empty, until they are cleaned.
+func (l *Log) dropShort(n uint64) error {
+	l.need = max(l.need, min(n, uint64(l.pool.opts.SegmentBytes)))
+	if l.next != nil {
+		if err := l.reserve(len(l.reserved) + 1); err != nil {
+			return err
+		}
+	}
+	long := l.reserved[:0]
+	for _, s := range l.reserved {
+		if uint64(s.size) >= n {
+			long = append(long, s)
+		} else {
+			s.releaseLog()
+		}
+	}
+	l.reserved = long
+	return nil
+}
+
+// rotate goes on in another segment, of n bytes or more. The old one is synced
+// before any flush is acknowledged from the new one: it is in unsynced until then.
+func (l *Log) rotate(n uint64) error {
 	if err := l.reserve(1); err != nil {
 		return err
+	}
+	if uint64(l.reserved[0].size) < n {
+		if err := l.dropShort(n); err != nil {
+			return err
+		}
+		if err := l.reserve(1); err != nil {
+			return err
+		}
 	}
 	seg := l.reserved[0]
 	l.reserved = l.reserved[1:]
 	l.retire()
 	l.cur, l.pos, l.index, l.indexed = seg, pageSize, nil, 0
+	l.need = 0
 	return nil
 }
 
