@@ -254,7 +254,7 @@ func (s *Source) fetch(ctx context.Context, ref *pack.Ref) (Page, error) {
 	if s.hasher.Sum(raw) != ref.Hash {
 		return nil, errs.New(errs.Corrupt, "its %d bytes do not have the hash %s", len(raw), ref.Hash)
 	}
-	p, err := ParsePage(raw)
+	p, err := parsePage(raw)
 	if err != nil {
 		return nil, err
 	}

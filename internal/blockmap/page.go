@@ -17,8 +17,8 @@ const (
 	// MaxHeight is the greatest number of levels: 2^50 blocks, which are 2^62
 	// bytes in blocks of 4 KiB.
 	MaxHeight = 9
-	// MaxBlocks is the greatest number of blocks of a map.
-	MaxBlocks = 1 << 50
+	// maxBlocks is the greatest number of blocks of a map.
+	maxBlocks = 1 << 50
 	// MaxPageSize is the greatest size of a page, in bytes.
 	MaxPageSize = headerSize + Fanout*(packSize+entrySize)
 	// Magic begins every page.
@@ -32,7 +32,7 @@ const (
 	allSlots   = ^uint64(0)
 )
 
-// Page is an encoded page that ParsePage has accepted. It is never modified.
+// Page is an encoded page that parsePage has accepted. It is never modified.
 type Page []byte
 
 // Level is the page's level: 0 when its entries are blocks.
@@ -107,10 +107,10 @@ func slotOf(idx uint64, level int) int { return int(idx >> (slotBits * level) & 
 // span is the number of blocks below one slot of a page of the level.
 func span(level int) uint64 { return 1 << (slotBits * level) }
 
-// ParsePage checks that raw is exactly what encodePage writes for some content
+// parsePage checks that raw is exactly what encodePage writes for some content
 // and returns it as a Page, without copying. A page of a newer version is
 // errs.Unsupported, anything else that is wrong errs.Corrupt.
-func ParsePage(raw []byte) (Page, error) {
+func parsePage(raw []byte) (Page, error) {
 	if len(raw) < headerSize || string(raw[:2]) != Magic {
 		return nil, errs.New(errs.Corrupt, "not a map page (%d bytes)", len(raw))
 	}
