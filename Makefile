@@ -28,17 +28,21 @@ deps: ## Debian packages that tests and the demo use
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get update -qq && \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 
-tools: $(TOOLS)/versitygw $(TOOLS)/staticcheck ## the S3 server of the tests, and the linter
+tools: $(TOOLS)/versitygw $(TOOLS)/staticcheck $(TOOLS)/nonblocking ## the S3 server of the tests, and the linters
 
 $(TOOLS)/%: tools/go.mod tools/go.sum
 	@mkdir -p $(TOOLS)
 	@echo "building $*"
 	@cd tools && $(GO) build -o $@ $$($(GO) list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' tool | grep -E '/$*$$')
 
-check: tools ## formatting, vet, lint, import layers
+$(TOOLS)/nonblocking: $(wildcard tools/nonblocking/*.go)
+
+check: tools ## formatting, vet, lint, locks, and the tests by which the repository polices itself
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(TOOLS)/staticcheck ./...
+	$(GO) vet -vettool=$(TOOLS)/nonblocking ./...
+	cd tools && $(GO) test ./nonblocking
 	$(GO) test ./internal/repo
 
 test: deps tools build ## all tests, in a few minutes

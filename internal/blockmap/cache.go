@@ -15,6 +15,8 @@ import (
 type Pages interface {
 	// Page returns the raw bytes of the page at ref. The caller keeps them and
 	// checks their hash. It may be called concurrently.
+	//
+	// glide:blocks
 	Page(ctx context.Context, ref pack.Ref) ([]byte, error)
 }
 
@@ -37,6 +39,7 @@ type PageCache struct {
 // the marks that it passes. New pages come without one, so a walk over a whole
 // tree does not drive out the pages in use.
 type shard struct {
+	// glide:nonblocking
 	mu      sync.Mutex // guards everything below; never held while loading
 	budget  int64      // bytes
 	bytes   int64

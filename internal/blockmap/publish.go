@@ -13,6 +13,8 @@ type Sink interface {
 	// lie. That place is final: the next page may already name it. A sink that
 	// has a page of this hash in the store may return its place and write
 	// nothing.
+	//
+	// glide:blocks
 	AddPage(ctx context.Context, hash pack.Hash, page []byte) (pack.Ref, error)
 }
 

@@ -24,9 +24,11 @@ type disk struct {
 	dir   string
 	limit int64
 	// room tells whether the file system has room for so many bytes more.
+	//
+	// glide:blocks
 	room func(int64) bool
 
-	mu      sync.Mutex // held over no I/O once the tier is open
+	mu      sync.Mutex // glide:nonblocking
 	bytes   int64      // of all slabs
 	tables  int64      // of the slabs' tables in memory
 	next    int        // number of the next slab
@@ -353,16 +355,8 @@ func createSlab(fs vfs.FS, path string, size int) vfs.File {
 
 // missing names the slabs whose files are not in the directory any more.
 func (d *disk) missing() []string {
-	d.mu.Lock()
-	var slabs []*slab
-	for _, c := range d.classes {
-		if c != nil {
-			slabs = append(slabs, c.slabs...)
-		}
-	}
-	d.mu.Unlock()
 	var gone []string
-	for _, s := range slabs {
+	for _, s := range d.slabs() {
 		if datadir.Gone(d.fs, s.path, s.file) {
 			gone = append(gone, s.path)
 		}
@@ -371,15 +365,21 @@ func (d *disk) missing() []string {
 	return gone
 }
 
-func (d *disk) close() {
+// slabs are all slabs.
+func (d *disk) slabs() []*slab {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	var all []*slab
 	for _, c := range d.classes {
-		if c == nil {
-			continue
+		if c != nil {
+			all = append(all, c.slabs...)
 		}
-		for _, s := range c.slabs {
-			_ = s.file.Close()
-		}
+	}
+	return all
+}
+
+func (d *disk) close() {
+	for _, s := range d.slabs() {
+		_ = s.file.Close()
 	}
 }

@@ -20,7 +20,7 @@ type memory struct {
 const memoryShards = 16
 
 type memoryShard struct {
-	mu    sync.RWMutex
+	mu    sync.RWMutex // glide:nonblocking
 	limit int64
 	bytes int64
 	slots map[uint64]uint32

@@ -30,6 +30,8 @@ type Log struct {
 	writer Identity
 	// attach makes it durable in the volume's metadata that the segment is part
 	// of its log; it is called before the first record goes there.
+	//
+	// glide:blocks
 	attach func(*Segment) error
 
 	mu       sync.Mutex // appends, rotation
@@ -54,7 +56,7 @@ type Log struct {
 	// middle of a write of several records, and so neither is durable.
 	last atomic.Uint64
 
-	syncMu  sync.Mutex
+	syncMu  sync.Mutex // glide:nonblocking
 	synced  sync.Cond
 	syncing bool
 	failed  error         // a sync failed, and Rewrite has not made up for it

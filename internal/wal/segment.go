@@ -337,9 +337,9 @@ func (w *window) at(pos, n uint32) ([]byte, error) {
 // unchecked remembers which records of a segment found at start were verified,
 // and so have the sums of their pieces.
 type unchecked struct {
-	mu    sync.Mutex
-	recs  []Record // but zero records
-	first []int32  // of each the first piece
+	mu    sync.Mutex // held while a record is read
+	recs  []Record   // but zero records
+	first []int32    // of each the first piece
 	good  []bool
 }
 

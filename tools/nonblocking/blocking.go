@@ -2,6 +2,7 @@ package main
 
 import (
 	"go/types"
+	"slices"
 	"strings"
 )
 
@@ -62,26 +63,23 @@ var blockingFuncs = map[string]bool{
 	"github.com/cockroachdb/pebble/v2.Open":           true,
 }
 
-// blocks tells whether fn is known to block.
-func blocks(fn *types.Func) bool {
+// blocks tells whether fn, which may be called as a method of recv, is known to
+// block. An interface that embeds another has methods that are not its own: so
+// it is asked of both.
+func blocks(fn *types.Func, recv types.Type) bool {
 	name := fullName(fn)
 	if blockingFuncs[name] {
 		return true
 	}
-	owner, _, ok := cutLast(name)
-	if !ok {
-		return false
+	owner, _, _ := cutLast(name)
+	owners := []string{owner}
+	if recv != nil {
+		owners = append(owners, typeName(recv))
 	}
-	except, ok := blockingTypes[owner]
-	if !ok {
-		return false
-	}
-	for _, e := range except {
-		if e == fn.Name() {
-			return false
-		}
-	}
-	return true
+	return slices.ContainsFunc(owners, func(owner string) bool {
+		except, ok := blockingTypes[owner]
+		return ok && !slices.Contains(except, fn.Name())
+	})
 }
 
 // fullName is path.Func or path.Type.Method.

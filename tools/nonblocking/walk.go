@@ -278,11 +278,21 @@ func (w *walker) call(n *ast.CallExpr, s *state, goes bool) {
 			}
 		}
 		w.add(in, n.Pos(), "sync.Cond.Wait", nil)
-	case blocks(fn):
+	case blocks(fn, w.receiver(n)):
 		w.add(s, n.Pos(), short(fullName(fn)), nil)
 	default:
 		w.add(s, n.Pos(), "", fn)
 	}
+}
+
+// receiver is the type of what a method is called on; nil for a function.
+func (w *walker) receiver(n *ast.CallExpr) types.Type {
+	if sel, ok := ast.Unparen(n.Fun).(*ast.SelectorExpr); ok {
+		if s := w.pass.TypesInfo.Selections[sel]; s != nil {
+			return s.Recv()
+		}
+	}
+	return nil
 }
 
 // lockCall is the method of a mutex that a call calls, or nothing.

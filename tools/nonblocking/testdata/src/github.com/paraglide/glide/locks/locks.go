@@ -54,6 +54,7 @@ func (t *table) direct(ctx context.Context, d disk) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_, _ = t.store.Get(ctx, "x") // want `objstore.Store.Get may block while locks.table.mu is held`
+	_ = t.store.Close()          // want `io.Closer.Close may block`
 	time.Sleep(1)                // want `time.Sleep may block`
 	<-t.ch                       // want `a receive from a channel may block`
 	t.ch <- 1                    // want `a send to a channel may block`

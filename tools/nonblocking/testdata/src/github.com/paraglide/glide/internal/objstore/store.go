@@ -1,9 +1,13 @@
 // Package objstore stands for the real one.
 package objstore
 
-import "context"
+import (
+	"context"
+	"io"
+)
 
 type Store interface {
+	io.Closer
 	Get(ctx context.Context, key string) ([]byte, error)
 }
 
