@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -51,6 +52,7 @@ type shard struct {
 }
 
 type entry struct {
+	sum  invariants.Sum // of the page
 	page Page
 	hash pack.Hash
 	used bool
@@ -127,6 +129,9 @@ func (s *shard) look(hash *pack.Hash) (Page, bool) {
 	}
 	s.stats.Hits++
 	e.used = true
+	if invariants.Enabled {
+		invariants.Check(e.hash == *hash && e.sum.Matches(e.page), "the map page %s was changed in the cache", hash)
+	}
 	return e.page, true
 }
 
@@ -138,7 +143,7 @@ func (s *shard) insert(hash pack.Hash, p Page) {
 	for s.bytes+size > s.budget && len(s.ring) > 0 {
 		s.evict()
 	}
-	e := &entry{hash: hash, page: p}
+	e := &entry{sum: invariants.SumOf(p), hash: hash, page: p}
 	s.entries[hash] = e
 	s.ring = append(s.ring, e)
 	s.bytes += size

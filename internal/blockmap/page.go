@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -135,6 +136,11 @@ func parsePage(raw []byte) (Page, error) {
 	if err := p.checkEntries(n, k); err != nil {
 		return nil, err
 	}
+	if invariants.Enabled {
+		var refs [Fanout]pack.Ref
+		p.unpack(&refs)
+		invariants.Check(bytes.Equal(p, assemblePage(p.Level(), &refs)), "a map page of %d entries was accepted that is not as it would be written", n)
+	}
 	return p, nil
 }
 
@@ -168,6 +174,18 @@ func validExtent(off, length uint32) bool {
 
 // encodePage is the page that maps each slot to refs[slot], nil when all are holes.
 func encodePage(level int, refs *[Fanout]pack.Ref) Page {
+	p := assemblePage(level, refs)
+	if invariants.Enabled && p != nil {
+		_, err := parsePage(p)
+		invariants.Check(err == nil, "a map page was made that cannot be read: %v", err)
+		for slot := range refs {
+			invariants.Check(p.Ref(slot) == refs[slot] || refs[slot].IsHole() && p.Ref(slot).IsHole(), "slot %d of a map page is %v and was %v", slot, p.Ref(slot), refs[slot])
+		}
+	}
+	return p
+}
+
+func assemblePage(level int, refs *[Fanout]pack.Ref) Page {
 	var (
 		m   uint64
 		ids = make([]pack.ID, 0, Fanout)

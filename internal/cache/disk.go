@@ -15,6 +15,7 @@ import (
 
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -185,6 +186,10 @@ func (p place) entryAt() int64 { return slabHeader + int64(p.i)*int64(entrySize(
 func (c *class) use(slot uint32) place {
 	s := c.slabs[int(slot)/c.perSlab]
 	p := place{s, int(slot) % c.perSlab}
+	if invariants.Enabled {
+		end := p.at() + int64(p.size)
+		invariants.Check(int(slot) < len(c.keys) && p.size == c.size && end <= slabLen(c.size), "slot %d of %d ends at %d in a slab of %d", slot, len(c.keys), end, slabLen(c.size))
+	}
 	s.inUse[p.i].Add(1)
 	return p
 }
@@ -204,6 +209,9 @@ func (d *disk) find(h *pack.Hash, n int) (place, bool) {
 	slot, ok := c.index[keyOf(h)]
 	if !ok {
 		return place{}, false
+	}
+	if invariants.Enabled {
+		invariants.Check(c.keys[slot] == keyOf(h), "slot %d holds another block than the one that is looked up", slot)
 	}
 	c.pol.use(slot)
 	return c.use(slot), true

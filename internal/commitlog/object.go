@@ -10,6 +10,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/invariants"
 )
 
 // Bounds on the sections of an object. They are enforced on every write, so that
@@ -165,6 +166,12 @@ func (o *Object) Encode() ([]byte, error) {
 	o.putHeader(raw, len(text))
 	raw = append(append(raw, text...), o.Data...)
 	binary.LittleEndian.PutUint32(raw[crcAt:], checksum(raw))
+	if invariants.Enabled {
+		back, err := Decode(raw)
+		invariants.Check(err == nil, "an object was made at %s that cannot be read: %v", o.Generation, err)
+		invariants.Check(back.Generation == o.Generation && back.Mark == o.Mark && back.Kind == o.Kind && back.State.Seq == o.State.Seq && back.State.DataSeq == o.State.DataSeq || o.Bare(),
+			"the object at %s is read as that at %s", o.Generation, back.Generation)
+	}
 	return raw, nil
 }
 

@@ -2,10 +2,12 @@ package pack
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/zeebo/blake3"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/invariants"
 )
 
 // Limits say when a pack is full.
@@ -170,6 +172,11 @@ func (b *Builder) Finish() []byte {
 	b.must(sealed)
 	b.stage = finished
 	b.buf = appendIndex(b.buf, b.id, b.entries, b.blocks)
+	if invariants.Enabled {
+		x, err := readIndex(b.buf)
+		invariants.Check(err == nil, "a pack was made that cannot be read: %v", err)
+		invariants.Check(x.ID == b.id && x.Blocks == b.blocks && slices.Equal(x.Entries, b.entries), "the index of pack %s is not that of its slots", b.id.Key())
+	}
 	return b.buf
 }
 

@@ -1,11 +1,13 @@
 package pack
 
 import (
+	"bytes"
 	"fmt"
 	"hash/crc32"
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/invariants"
 )
 
 // slotHeader is what a slot's header says.
@@ -40,6 +42,10 @@ func EncodeSlot(dst []byte, kind Kind, raw []byte, c Compression) []byte {
 	le.PutUint32(slot[12:], uint32(len(raw)))
 	le.PutUint32(slot[16:], uint32(len(dst)-body))
 	le.PutUint32(slot[20:], slotChecksum(slot))
+	if invariants.Enabled {
+		back, err := DecodeSlot(nil, slot, len(raw))
+		invariants.Check(err == nil && bytes.Equal(back, raw), "a slot of %d bytes does not decode to the %d that it was made of: %v", len(slot), len(raw), err)
+	}
 	return dst
 }
 
@@ -104,7 +110,11 @@ func DecodeSlot(dst, slot []byte, maxRaw int) ([]byte, error) {
 	if int(s.RawLen) > maxRaw {
 		return nil, errs.New(errs.Corrupt, "it has %d raw bytes, at most %d were expected", s.RawLen, maxRaw)
 	}
-	return expand(dst, slot[SlotHeaderLen:], s.Encoding, int(s.RawLen))
+	raw, err := expand(dst, slot[SlotHeaderLen:], s.Encoding, int(s.RawLen))
+	if invariants.Enabled && err == nil {
+		invariants.Check(len(raw) == int(s.RawLen), "%d bytes of a slot that has %d", len(raw), s.RawLen)
+	}
+	return raw, err
 }
 
 // Open is DecodeSlot for bytes that were read from ref's place, and verifies

@@ -18,8 +18,8 @@ var longPackages = map[string]int{
 	"internal/host":      9500,
 	"internal/objstore":  3600,
 	"internal/sim":       4900,
-	"internal/volume":    2600,
-	"internal/wal":       3200,
+	"internal/volume":    2700,
+	"internal/wal":       3300,
 	"nbd":                2900,
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/sim/overlay"
 )
@@ -33,9 +34,12 @@ var (
 // child is set in the binary that the tests build and run: the one that has the overlay.
 const child = "GLIDE_SIM_CHILD"
 
-// build makes that binary.
+// build makes that binary. It checks invariants if the tests do.
 func build(t *testing.T, tags ...string) string {
 	t.Helper()
+	if invariants.Enabled {
+		tags = append(tags, "invariants")
+	}
 	dir := filepath.Join(os.TempDir(), "glide-sim-"+strconv.Itoa(os.Getuid()))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)

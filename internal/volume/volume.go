@@ -32,6 +32,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/wal"
 )
@@ -193,6 +194,9 @@ func Open(env Env, st State, force bool) (*Volume, error) {
 		s.Segment.Hold()
 		v.segs = append(v.segs, held{s.Segment, s.Limit})
 	}
+	if invariants.Enabled {
+		assertOverlay(v.id, v.tree, v.segs, v.live, v.dirty)
+	}
 	v.log = wal.NewLog(env.Log, wal.Identity(st.ID), rec.Last, v.attach)
 	if len(v.segs) != len(st.Segments) {
 		// The record must not name what is recycled now.
@@ -255,6 +259,9 @@ func (v *Volume) stateLocked() State {
 	var durable uint64
 	if v.log != nil {
 		durable = v.log.Durable()
+		if last := v.log.Last(); invariants.Enabled {
+			invariants.Check(st.Folded <= durable && durable <= last, "%s is folded through %d, durable through %d, and ends at %d", st.Name, st.Folded, durable, last)
+		}
 	}
 	st.Used = max(st.Used, durable)
 	st.Segments = make([]wal.Ref, len(v.segs))
