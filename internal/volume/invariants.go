@@ -8,6 +8,10 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
+// maxAsserted is how many extents an overlay may have for a cut of it to assert
+// them all: what a fork costs is measured in tests, too.
+const maxAsserted = 1024
+
 // assertWritten asserts that what is about to get into the overlay lies within the
 // volume and in segments that it holds. Under wmu.
 func (v *Volume) assertWritten(written []wal.Written) {
