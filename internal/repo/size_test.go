@@ -15,7 +15,7 @@ const packageLines = 2500
 var longPackages = map[string]int{
 	"cmd/glide":          4400,
 	"internal/commitlog": 3800,
-	"internal/host":      9500,
+	"internal/host":      3000,
 	"internal/objstore":  3600,
 	"internal/sim":       4900,
 	"internal/volume":    2700,
