@@ -187,8 +187,8 @@ func (c *class) use(slot uint32) place {
 	s := c.slabs[int(slot)/c.perSlab]
 	p := place{s, int(slot) % c.perSlab}
 	if invariants.Enabled {
-		end := p.at() + int64(p.size)
-		invariants.Check(int(slot) < len(c.keys) && p.size == c.size && end <= slabLen(c.size), "slot %d of %d ends at %d in a slab of %d", slot, len(c.keys), end, slabLen(c.size))
+		within := int(slot) < len(c.keys) && p.size == c.size && p.at()+int64(p.size) <= slabLen(c.size)
+		invariants.Check(within, "a slot does not lie in its slab")
 	}
 	s.inUse[p.i].Add(1)
 	return p
@@ -211,7 +211,7 @@ func (d *disk) find(h *pack.Hash, n int) (place, bool) {
 		return place{}, false
 	}
 	if invariants.Enabled {
-		invariants.Check(c.keys[slot] == keyOf(h), "slot %d holds another block than the one that is looked up", slot)
+		invariants.Check(c.keys[slot] == keyOf(h), "a slot holds another block than the one that is looked up")
 	}
 	c.pol.use(slot)
 	return c.use(slot), true
