@@ -28,25 +28,31 @@ deps: ## Debian packages that tests and the demo use
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get update -qq && \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 
-tools: $(TOOLS)/versitygw $(TOOLS)/staticcheck ## the S3 server of the tests, and the linter
+tools: $(TOOLS)/versitygw $(TOOLS)/staticcheck $(TOOLS)/nonblocking ## the S3 server of the tests, and the linters
 
 $(TOOLS)/%: tools/go.mod tools/go.sum
 	@mkdir -p $(TOOLS)
 	@echo "building $*"
 	@cd tools && $(GO) build -o $@ $$($(GO) list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' tool | grep -E '/$*$$')
 
-check: tools ## formatting, vet, lint, import layers
+$(TOOLS)/nonblocking: $(wildcard tools/nonblocking/*.go)
+
+check: tools ## formatting, vet, lint, locks, and the tests by which the repository polices itself
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags invariants ./...
 	$(TOOLS)/staticcheck ./...
+	$(TOOLS)/staticcheck -tags invariants ./...
+	$(GO) vet -vettool=$(TOOLS)/nonblocking ./...
+	cd tools && $(GO) test ./nonblocking
 	$(GO) test ./internal/repo
 
 test: deps tools build ## all tests, in a few minutes
-	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -timeout 14m ./...
+	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -tags invariants -timeout 14m ./...
 
 race: deps tools ## the tests, and the daemon that they run, under the race detector
-	$(GO) build -race -o $(BIN)/glide-race ./cmd/glide
-	GORACE=halt_on_error=1 GLIDE_BIN=$(CURDIR)/$(BIN)/glide-race $(GO) test -race -short -timeout 40m -skip 'Memory|SyncLatency' ./...
+	$(GO) build -race -tags invariants -o $(BIN)/glide-race ./cmd/glide
+	GORACE=halt_on_error=1 GLIDE_BIN=$(CURDIR)/$(BIN)/glide-race $(GO) test -race -tags invariants -short -timeout 40m -skip 'Memory|SyncLatency' ./...
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
@@ -65,10 +71,10 @@ soak: deps tools build ## bad days, long crash tests and 10,000 seeds of the sim
 	$(MAKE) --no-print-directory simulate
 
 faults: ## plant deliberate faults in the engine, and run the simulator until each is caught: FAULTS=NAME,NAME
-	$(GO) test -count=1 -v -timeout 6h -run 'TestFaults$$' ./internal/sim -sim.faults=$(or $(FAULTS),all)
+	$(GO) test -count=1 -tags invariants -v -timeout 6h -run 'TestFaults$$' ./internal/sim -sim.faults=$(or $(FAULTS),all)
 
 simulate: ## the simulator: SEEDS=1-10000
-	$(GO) test -count=1 -v -timeout 6h -run 'TestSim$$' ./internal/sim -sim.seed=$(or $(SEEDS),1-10000)
+	$(GO) test -count=1 -tags invariants -v -timeout 6h -run 'TestSim$$' ./internal/sim -sim.seed=$(or $(SEEDS),1-10000)
 
 demo: deps build ## the main job, end to end: IMAGE=path for your own disk, STORE=s3 for the S3 server
 	@[ "$(STORE)" != s3 ] || $(MAKE) --no-print-directory tools

@@ -15,8 +15,8 @@ import (
 // scrapeTime is what a scrape may take.
 const scrapeTime = 10 * time.Second
 
-// States lists what a volume's state can be.
-var States = []string{"active", "asleep", "fenced", "remote", "failed"}
+// states lists what a volume's state can be.
+var states = []string{"active", "asleep", "fenced", "remote", "failed"}
 
 // metricsHandler serves what b tells, and extra, in a registry of their own.
 func metricsHandler(b Backend, extra []prometheus.Collector) http.Handler {
@@ -107,7 +107,7 @@ func collectVolumes(volumes []Volume, emit emitFunc) {
 		emit(descSize, prometheus.GaugeValue, float64(v.Size), v.Name)
 		emit(descState, prometheus.GaugeValue, 1, v.Name, v.State)
 	}
-	for _, state := range States {
+	for _, state := range states {
 		emit(descVolumes, prometheus.GaugeValue, float64(byState[state]), state)
 	}
 }

@@ -40,8 +40,8 @@ const (
 	ImageType = "application/vnd.glide.image"
 	// SizeHeader has the size of the disk, in bytes, of an image that is sent.
 	SizeHeader = "Glide-Size"
-	// MaxFrame bounds the data of one frame, in bytes.
-	MaxFrame = 4 << 20
+	// maxFrame bounds the data of one frame, in bytes.
+	maxFrame = 4 << 20
 
 	frameHeader = 12
 	frameEnd    = 0
@@ -73,7 +73,7 @@ func WriteImage(w io.Writer, src Source) error {
 			}
 		}
 		for off, data := e.Off, e.Data; len(data) > 0; {
-			n := min(len(data), MaxFrame)
+			n := min(len(data), maxFrame)
 			if err := f.frame(off, uint32(n), data[:n]); err != nil {
 				return err
 			}
@@ -168,11 +168,11 @@ func (f *frameReader) next() (Extent, error) {
 		return Extent{}, f.readEnd(off)
 	case length == frameAbort:
 		return Extent{}, f.readAbort(off)
-	case length > MaxFrame || off < f.pos || off > f.size || uint64(length) > f.size-off:
+	case length > maxFrame || off < f.pos || off > f.size || uint64(length) > f.size-off:
 		return Extent{}, badStream("a frame of %d bytes at %d follows byte %d of %d", length, off, f.pos, f.size)
 	}
 	if cap(f.buf) < int(length) {
-		f.buf = make([]byte, max(int(length), min(2*cap(f.buf), MaxFrame)))
+		f.buf = make([]byte, max(int(length), min(2*cap(f.buf), maxFrame)))
 	}
 	data := f.buf[:length]
 	if err := f.read(data); err != nil {

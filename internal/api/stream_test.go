@@ -36,7 +36,7 @@ func (l *list) Next() (Extent, error) {
 func sample() *list {
 	return &list{size: 64 << 20, extents: []Extent{
 		{Off: 0, Data: []byte("begin")},
-		{Off: 1 << 20, Data: bytes.Repeat([]byte{7}, MaxFrame+9)},
+		{Off: 1 << 20, Data: bytes.Repeat([]byte{7}, maxFrame+9)},
 		{Off: 64<<20 - 3, Data: []byte("end")},
 	}}
 }
@@ -80,7 +80,7 @@ func TestStreamGolden(t *testing.T) {
 func TestStream(t *testing.T) {
 	b := encoded(t, sample())
 	n, bytes_, err := readAll(ReadImage(bytes.NewReader(b), 64<<20))
-	if err != nil || n != 4 || bytes_ != 5+MaxFrame+9+3 {
+	if err != nil || n != 4 || bytes_ != 5+maxFrame+9+3 {
 		t.Errorf("%d extents, %d bytes, %v", n, bytes_, err)
 	}
 	if n, _, err := readAll(ReadImage(bytes.NewReader(encoded(t, &list{size: 512})), 512)); n != 0 || err != nil {
@@ -128,7 +128,7 @@ func FuzzStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, size uint64) {
 		src := ReadImage(bytes.NewReader(b), size)
 		// A frame may be announced with 4 MiB, and there is one buffer for all.
-		fuzztest.Bound(t, len(b), 2*MaxFrame, 16, func() {
+		fuzztest.Bound(t, len(b), 2*maxFrame, 16, func() {
 			var pos uint64
 			for {
 				e, err := src.Next()

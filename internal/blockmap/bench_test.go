@@ -50,7 +50,7 @@ func BenchmarkLookup(b *testing.B) {
 // BenchmarkImport maps a block of an import in order, its share of pages included.
 func BenchmarkImport(b *testing.B) {
 	s := newStore()
-	e := mustNew(b, s.sized(1<<20), Root{}, MaxBlocks).Edit()
+	e := mustNew(b, s.sized(1<<20), Root{}, maxBlocks).Edit()
 	b.ReportAllocs()
 	for i := uint64(0); b.Loop(); i++ {
 		check(b, e.Set(i, blockRef(i)))

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -15,6 +16,8 @@ import (
 type Pages interface {
 	// Page returns the raw bytes of the page at ref. The caller keeps them and
 	// checks their hash. It may be called concurrently.
+	//
+	// glide:blocks
 	Page(ctx context.Context, ref pack.Ref) ([]byte, error)
 }
 
@@ -37,6 +40,7 @@ type PageCache struct {
 // the marks that it passes. New pages come without one, so a walk over a whole
 // tree does not drive out the pages in use.
 type shard struct {
+	// glide:nonblocking
 	mu      sync.Mutex // guards everything below; never held while loading
 	budget  int64      // bytes
 	bytes   int64
@@ -48,6 +52,7 @@ type shard struct {
 }
 
 type entry struct {
+	sum  invariants.Sum // of the page
 	page Page
 	hash pack.Hash
 	used bool
@@ -124,6 +129,9 @@ func (s *shard) look(hash *pack.Hash) (Page, bool) {
 	}
 	s.stats.Hits++
 	e.used = true
+	if invariants.Enabled {
+		invariants.Check(e.hash == *hash && e.sum.Matches(e.page), "the map page %s was changed in the cache", hash)
+	}
 	return e.page, true
 }
 
@@ -135,7 +143,7 @@ func (s *shard) insert(hash pack.Hash, p Page) {
 	for s.bytes+size > s.budget && len(s.ring) > 0 {
 		s.evict()
 	}
-	e := &entry{hash: hash, page: p}
+	e := &entry{sum: invariants.SumOf(p), hash: hash, page: p}
 	s.entries[hash] = e
 	s.ring = append(s.ring, e)
 	s.bytes += size
@@ -254,7 +262,7 @@ func (s *Source) fetch(ctx context.Context, ref *pack.Ref) (Page, error) {
 	if s.hasher.Sum(raw) != ref.Hash {
 		return nil, errs.New(errs.Corrupt, "its %d bytes do not have the hash %s", len(raw), ref.Hash)
 	}
-	p, err := ParsePage(raw)
+	p, err := parsePage(raw)
 	if err != nil {
 		return nil, err
 	}

@@ -166,7 +166,7 @@ func TestCorruptPages(t *testing.T) {
 
 func TestBadArguments(t *testing.T) {
 	src := newStore().cold()
-	_, err := New(src, Root{}, MaxBlocks+1)
+	_, err := New(src, Root{}, maxBlocks+1)
 	wantKind(t, err, errs.Invalid)
 	_, err = New(src, Root{blockRef(1), 2}, 64)
 	wantKind(t, err, errs.Corrupt)
@@ -174,7 +174,7 @@ func TestBadArguments(t *testing.T) {
 	wantKind(t, e.Set(100, blockRef(1)), errs.Invalid)
 	wantKind(t, e.Set(1, pack.Ref{Off: 1<<32 - 1, Len: 2}), errs.Invalid)
 	wantKind(t, e.Grow(99), errs.Invalid)
-	wantKind(t, e.Grow(MaxBlocks+1), errs.Invalid)
+	wantKind(t, e.Grow(maxBlocks+1), errs.Invalid)
 	e.ZeroRange(5, 5)
 	e.ZeroRange(100, 200)
 	e.ZeroRange(7, 3)

@@ -208,14 +208,14 @@ func TestGrowKeepsWhatIsThere(t *testing.T) {
 	m := filled(t, s, s.cold(), 64, blockRef)
 	s.nextPack()
 	e := m.Edit()
-	check(t, e.Grow(MaxBlocks))
-	check(t, e.Set(MaxBlocks-1, blockRef(5)))
+	check(t, e.Grow(maxBlocks))
+	check(t, e.Set(maxBlocks-1, blockRef(5)))
 	root := mustPublish(t, e, s)
 	if s.added != 2*MaxHeight-2 { // one page of each level on two ways, the top shared, the old leaf kept
 		t.Errorf("growing publishes %d pages", s.added)
 	}
-	big := mustNew(t, s.cold(), root, MaxBlocks)
-	for idx, want := range map[uint64]pack.Ref{0: blockRef(0), 63: blockRef(63), 64: {}, MaxBlocks - 1: blockRef(5)} {
+	big := mustNew(t, s.cold(), root, maxBlocks)
+	for idx, want := range map[uint64]pack.Ref{0: blockRef(0), 63: blockRef(63), 64: {}, maxBlocks - 1: blockRef(5)} {
 		got, err := big.Lookup(ctx, idx)
 		check(t, err)
 		if got != want {
@@ -224,7 +224,7 @@ func TestGrowKeepsWhatIsThere(t *testing.T) {
 	}
 	n := 0
 	check(t, Diff(ctx, m, big, func(idx uint64, a, b pack.Ref) error {
-		if n++; idx != MaxBlocks-1 || !a.IsHole() || b != blockRef(5) {
+		if n++; idx != maxBlocks-1 || !a.IsHole() || b != blockRef(5) {
 			t.Errorf("Diff gives %d: %v, %v", idx, a, b)
 		}
 		return nil

@@ -9,7 +9,7 @@ import (
 
 // Dump writes a page as text, for people.
 func Dump(w io.Writer, raw []byte) error {
-	p, err := ParsePage(raw)
+	p, err := parsePage(raw)
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ func (e *Edit) Grow(blocks uint64) error {
 	if blocks < e.blocks {
 		return errs.New(errs.Invalid, "a map of %d blocks cannot shrink to %d", e.blocks, blocks)
 	}
-	if blocks > MaxBlocks {
+	if blocks > maxBlocks {
 		return tooMany(blocks)
 	}
 	for level := e.height(); level < int(HeightFor(blocks)); level++ {

@@ -19,7 +19,7 @@ type Map struct {
 // New returns the map of so many blocks with the given root. It loads nothing. A
 // root of another height than HeightFor(blocks) is errs.Corrupt.
 func New(src *Source, root Root, blocks uint64) (*Map, error) {
-	if blocks > MaxBlocks {
+	if blocks > maxBlocks {
 		return nil, tooMany(blocks)
 	}
 	if root.IsHole() {
@@ -32,7 +32,7 @@ func New(src *Source, root Root, blocks uint64) (*Map, error) {
 }
 
 func tooMany(blocks uint64) error {
-	return errs.New(errs.Invalid, "a block map of %d blocks; the most is %d: use larger blocks", blocks, uint64(MaxBlocks))
+	return errs.New(errs.Invalid, "a block map of %d blocks; the most is %d: use larger blocks", blocks, uint64(maxBlocks))
 }
 
 // Root is the map's root.

@@ -91,7 +91,7 @@ func (w *world) zero(t *rapid.T) {
 }
 
 func (w *world) grow(t *rapid.T) {
-	w.blocks = min(MaxBlocks, w.blocks+rapid.SampledFrom([]uint64{0, 1, 64, 4000, w.blocks * 63}).Draw(t, "more"))
+	w.blocks = min(maxBlocks, w.blocks+rapid.SampledFrom([]uint64{0, 1, 64, 4000, w.blocks * 63}).Draw(t, "more"))
 	check(t, w.edit.Grow(w.blocks))
 }
 

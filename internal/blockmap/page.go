@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -17,8 +18,8 @@ const (
 	// MaxHeight is the greatest number of levels: 2^50 blocks, which are 2^62
 	// bytes in blocks of 4 KiB.
 	MaxHeight = 9
-	// MaxBlocks is the greatest number of blocks of a map.
-	MaxBlocks = 1 << 50
+	// maxBlocks is the greatest number of blocks of a map.
+	maxBlocks = 1 << 50
 	// MaxPageSize is the greatest size of a page, in bytes.
 	MaxPageSize = headerSize + Fanout*(packSize+entrySize)
 	// Magic begins every page.
@@ -32,7 +33,7 @@ const (
 	allSlots   = ^uint64(0)
 )
 
-// Page is an encoded page that ParsePage has accepted. It is never modified.
+// Page is an encoded page that parsePage has accepted. It is never modified.
 type Page []byte
 
 // Level is the page's level: 0 when its entries are blocks.
@@ -107,10 +108,10 @@ func slotOf(idx uint64, level int) int { return int(idx >> (slotBits * level) & 
 // span is the number of blocks below one slot of a page of the level.
 func span(level int) uint64 { return 1 << (slotBits * level) }
 
-// ParsePage checks that raw is exactly what encodePage writes for some content
+// parsePage checks that raw is exactly what encodePage writes for some content
 // and returns it as a Page, without copying. A page of a newer version is
 // errs.Unsupported, anything else that is wrong errs.Corrupt.
-func ParsePage(raw []byte) (Page, error) {
+func parsePage(raw []byte) (Page, error) {
 	if len(raw) < headerSize || string(raw[:2]) != Magic {
 		return nil, errs.New(errs.Corrupt, "not a map page (%d bytes)", len(raw))
 	}
@@ -134,6 +135,11 @@ func ParsePage(raw []byte) (Page, error) {
 	}
 	if err := p.checkEntries(n, k); err != nil {
 		return nil, err
+	}
+	if invariants.Enabled {
+		var refs [Fanout]pack.Ref
+		p.unpack(&refs)
+		invariants.Check(bytes.Equal(p, assemblePage(p.Level(), &refs)), "a map page of %d entries was accepted that is not as it would be written", n)
 	}
 	return p, nil
 }
@@ -168,6 +174,18 @@ func validExtent(off, length uint32) bool {
 
 // encodePage is the page that maps each slot to refs[slot], nil when all are holes.
 func encodePage(level int, refs *[Fanout]pack.Ref) Page {
+	p := assemblePage(level, refs)
+	if invariants.Enabled && p != nil {
+		_, err := parsePage(p)
+		invariants.Check(err == nil, "a map page was made that cannot be read: %v", err)
+		for slot := range refs {
+			invariants.Check(p.Ref(slot) == refs[slot] || refs[slot].IsHole() && p.Ref(slot).IsHole(), "slot %d of a map page is %v and was %v", slot, p.Ref(slot), refs[slot])
+		}
+	}
+	return p
+}
+
+func assemblePage(level int, refs *[Fanout]pack.Ref) Page {
 	var (
 		m   uint64
 		ids = make([]pack.ID, 0, Fanout)

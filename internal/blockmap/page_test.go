@@ -67,7 +67,7 @@ func hexLines(b []byte) string {
 
 func TestPageRoundTrip(t *testing.T) {
 	for name, page := range samples() {
-		p, err := ParsePage(page)
+		p, err := parsePage(page)
 		check(t, err)
 		var refs [Fanout]pack.Ref
 		p.unpack(&refs)
@@ -111,7 +111,7 @@ func TestParsePageRefuses(t *testing.T) {
 		"a pack that is unused":  {func(p Page) Page { return setPacks(p, firstEntry, 0) }, errs.Corrupt},
 		"packs used by one only": {func(p Page) Page { return setPacks(p, firstEntry, 1) }, errs.Corrupt},
 	} {
-		page, err := ParsePage(c.change(bytes.Clone(samples()["some"])))
+		page, err := parsePage(c.change(bytes.Clone(samples()["some"])))
 		if page != nil {
 			t.Errorf("%s: accepted", name)
 		}
@@ -133,7 +133,7 @@ func FuzzParsePage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var p Page
 		var err error
-		fuzztest.Bound(t, len(raw), 0, 1, func() { p, err = ParsePage(raw) }) // it is looked up where it lies
+		fuzztest.Bound(t, len(raw), 0, 1, func() { p, err = parsePage(raw) }) // it is looked up where it lies
 		if err != nil {
 			return
 		}
@@ -148,7 +148,7 @@ func FuzzParsePage(f *testing.F) {
 
 func TestHeightFor(t *testing.T) {
 	for blocks, want := range map[uint64]uint8{
-		0: 0, 1: 1, 64: 1, 65: 2, 4096: 2, 4097: 3, 819200: 4, 1 << 27: 5, 1 << 30: 5, 1<<30 + 1: 6, MaxBlocks: MaxHeight,
+		0: 0, 1: 1, 64: 1, 65: 2, 4096: 2, 4097: 3, 819200: 4, 1 << 27: 5, 1 << 30: 5, 1<<30 + 1: 6, maxBlocks: MaxHeight,
 	} {
 		if got := HeightFor(blocks); got != want {
 			t.Errorf("HeightFor(%d) = %d, want %d", blocks, got, want)
@@ -177,7 +177,7 @@ func TestRootText(t *testing.T) {
 		strings.ToUpper(text), strings.Replace(text, "-", "", 1), strings.Replace(text, "+50060", "+0", 1),
 		strings.Replace(text, "1310720", "4294967295", 1), strings.Replace(text, "1310720", "01310720", 1), text[:30] + text[31:],
 	} {
-		_, err := ParseRoot(bad)
+		_, err := parseRoot(bad)
 		wantKind(t, err, errs.Corrupt)
 	}
 }
@@ -188,7 +188,7 @@ func FuzzParseRoot(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		var r Root
 		var err error
-		fuzztest.Bound(t, len(text), 0, 16, func() { r, err = ParseRoot(text) })
+		fuzztest.Bound(t, len(text), 0, 16, func() { r, err = parseRoot(text) })
 		if err == nil && r.String() != text {
 			t.Errorf("%q was read as %q", text, r)
 		}

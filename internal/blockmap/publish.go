@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/bits"
 
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -13,6 +14,8 @@ type Sink interface {
 	// lie. That place is final: the next page may already name it. A sink that
 	// has a page of this hash in the store may return its place and write
 	// nothing.
+	//
+	// glide:blocks
 	AddPage(ctx context.Context, hash pack.Hash, page []byte) (pack.Ref, error)
 }
 
@@ -36,7 +39,11 @@ func (e *Edit) Publish(ctx context.Context, sink Sink) (Root, error) {
 	if e.root.IsHole() {
 		return Root{}, nil
 	}
-	return Root{Ref: e.root, Height: HeightFor(e.blocks)}, nil
+	root := Root{Ref: e.root, Height: HeightFor(e.blocks)}
+	if invariants.Enabled {
+		e.src.assertRoot(root)
+	}
+	return root, nil
 }
 
 // PublishBefore hands over those changed pages that lie wholly before block idx
@@ -112,6 +119,14 @@ func (e *Edit) merge(ctx context.Context, sink Sink, n *node, level int, under p
 		refs[slot] = ref
 	}
 	return e.add(ctx, sink, encodePage(level, &refs), under)
+}
+
+// assertRoot asserts that the page of the root, if it is in the cache, has the
+// level that the root's height asks for.
+func (s *Source) assertRoot(root Root) {
+	if p, ok := s.cache.get(&root.Ref.Hash); ok {
+		invariants.Check(p.Level() == int(root.Height)-1, "a root of height %d is a page of level %d", root.Height, p.Level())
+	}
 }
 
 // add hands over a page, unless it is empty or the one that lies below.

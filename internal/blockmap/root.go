@@ -46,12 +46,12 @@ func (r Root) String() string {
 	return fmt.Sprintf("%d/%s/%x-%x/%d+%d", r.Height, r.Ref.Hash, r.Ref.Pack.Content, r.Ref.Pack.Nonce, r.Ref.Off, r.Ref.Len)
 }
 
-// ParseRoot reads exactly what String writes.
-func ParseRoot(text string) (Root, error) {
+// parseRoot reads exactly what String writes.
+func parseRoot(text string) (Root, error) {
 	if text == holeText {
 		return Root{}, nil
 	}
-	r, ok := parseRoot(text)
+	r, ok := readRoot(text)
 	// Numbers have several spellings, roots have one.
 	if !ok || r.String() != text || r.Height < 1 || r.Height > MaxHeight || !validExtent(r.Ref.Off, r.Ref.Len) {
 		return Root{}, errs.New(errs.Corrupt, "%.200q is no root of a block map", text)
@@ -59,7 +59,7 @@ func ParseRoot(text string) (Root, error) {
 	return r, nil
 }
 
-func parseRoot(text string) (r Root, ok bool) {
+func readRoot(text string) (r Root, ok bool) {
 	parts := strings.Split(text, "/")
 	if len(parts) != 4 {
 		return Root{}, false
@@ -91,8 +91,8 @@ func unhex(dst []byte, s string) bool {
 // MarshalText is the text form; it makes Root a string in JSON.
 func (r Root) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// UnmarshalText reads the text form as strictly as ParseRoot.
+// UnmarshalText reads the text form as strictly as parseRoot.
 func (r *Root) UnmarshalText(text []byte) (err error) {
-	*r, err = ParseRoot(string(text))
+	*r, err = parseRoot(string(text))
 	return err
 }

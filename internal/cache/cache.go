@@ -34,6 +34,8 @@ type Options struct {
 	Memory int64  // bytes of the memory tier
 	Disk   int64  // bytes of the SSD tier; 0: none
 	// Room tells whether the disk has room for so many bytes of cache more; nil: always.
+	//
+	// glide:blocks
 	Room  func(bytes int64) bool
 	Store objstore.Store
 	// Fetches is how many fetches ahead of need may be under way; 0 means 16.
@@ -57,7 +59,7 @@ type Cache struct {
 	slots chan struct{} // bounds fetches ahead
 	Stats Stats
 
-	mu      sync.Mutex
+	mu      sync.Mutex // glide:nonblocking
 	flights map[pack.Hash]*flight
 }
 

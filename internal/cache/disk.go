@@ -15,6 +15,7 @@ import (
 
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -24,9 +25,11 @@ type disk struct {
 	dir   string
 	limit int64
 	// room tells whether the file system has room for so many bytes more.
+	//
+	// glide:blocks
 	room func(int64) bool
 
-	mu      sync.Mutex // held over no I/O once the tier is open
+	mu      sync.Mutex // glide:nonblocking
 	bytes   int64      // of all slabs
 	tables  int64      // of the slabs' tables in memory
 	next    int        // number of the next slab
@@ -183,6 +186,10 @@ func (p place) entryAt() int64 { return slabHeader + int64(p.i)*int64(entrySize(
 func (c *class) use(slot uint32) place {
 	s := c.slabs[int(slot)/c.perSlab]
 	p := place{s, int(slot) % c.perSlab}
+	if invariants.Enabled {
+		within := int(slot) < len(c.keys) && p.size == c.size && p.at()+int64(p.size) <= slabLen(c.size)
+		invariants.Check(within, "a slot does not lie in its slab")
+	}
 	s.inUse[p.i].Add(1)
 	return p
 }
@@ -202,6 +209,9 @@ func (d *disk) find(h *pack.Hash, n int) (place, bool) {
 	slot, ok := c.index[keyOf(h)]
 	if !ok {
 		return place{}, false
+	}
+	if invariants.Enabled {
+		invariants.Check(c.keys[slot] == keyOf(h), "a slot holds another block than the one that is looked up")
 	}
 	c.pol.use(slot)
 	return c.use(slot), true
@@ -353,16 +363,8 @@ func createSlab(fs vfs.FS, path string, size int) vfs.File {
 
 // missing names the slabs whose files are not in the directory any more.
 func (d *disk) missing() []string {
-	d.mu.Lock()
-	var slabs []*slab
-	for _, c := range d.classes {
-		if c != nil {
-			slabs = append(slabs, c.slabs...)
-		}
-	}
-	d.mu.Unlock()
 	var gone []string
-	for _, s := range slabs {
+	for _, s := range d.slabs() {
 		if datadir.Gone(d.fs, s.path, s.file) {
 			gone = append(gone, s.path)
 		}
@@ -371,15 +373,21 @@ func (d *disk) missing() []string {
 	return gone
 }
 
-func (d *disk) close() {
+// slabs are all slabs.
+func (d *disk) slabs() []*slab {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	var all []*slab
 	for _, c := range d.classes {
-		if c == nil {
-			continue
+		if c != nil {
+			all = append(all, c.slabs...)
 		}
-		for _, s := range c.slabs {
-			_ = s.file.Close()
-		}
+	}
+	return all
+}
+
+func (d *disk) close() {
+	for _, s := range d.slabs() {
+		_ = s.file.Close()
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"sync"
 
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -20,7 +21,7 @@ type memory struct {
 const memoryShards = 16
 
 type memoryShard struct {
-	mu    sync.RWMutex
+	mu    sync.RWMutex // glide:nonblocking
 	limit int64
 	bytes int64
 	slots map[uint64]uint32
@@ -30,6 +31,7 @@ type memoryShard struct {
 }
 
 type memoryItem struct {
+	sum  invariants.Sum // of raw
 	hash pack.Hash
 	raw  []byte
 }
@@ -54,7 +56,11 @@ func (m *memory) get(h *pack.Hash) ([]byte, bool) {
 		return nil, false
 	}
 	s.pol.use(slot)
-	return s.items[slot].raw, true
+	it := &s.items[slot]
+	if invariants.Enabled {
+		invariants.Check(it.sum.Matches(it.raw), "the block %s was changed in the cache", h)
+	}
+	return it.raw, true
 }
 
 // put keeps the block, which nobody may modify afterwards.
@@ -78,10 +84,14 @@ func (m *memory) put(h *pack.Hash, raw []byte) {
 		slot = uint32(len(s.items))
 		s.items = append(s.items, memoryItem{})
 	}
-	s.items[slot] = memoryItem{*h, raw}
+	s.items[slot] = memoryItem{invariants.SumOf(raw), *h, raw}
 	s.slots[keyOf(h)] = slot
 	s.bytes += int64(len(raw))
 	s.pol.add(slot, keyOf(h))
+	if invariants.Enabled {
+		invariants.Check(s.bytes <= s.limit && len(s.slots)+len(s.free) == len(s.items), "%d of %d bytes, %d blocks and %d free slots of %d",
+			s.bytes, s.limit, len(s.slots), len(s.free), len(s.items))
+	}
 }
 
 func (s *memoryShard) drop(slot uint32) {

@@ -13,7 +13,9 @@ import (
 // LocalPages keeps pages of block maps on this host. Both methods may be called
 // concurrently; what Page returns is verified by its caller.
 type LocalPages interface {
+	// glide:blocks
 	Page(h pack.Hash) ([]byte, error) // nil: not here
+	// glide:blocks
 	AddPage(h pack.Hash, page []byte) error
 }
 
@@ -26,8 +28,8 @@ type Pages struct {
 	local   LocalPages
 	fetched func(bytes int)
 
-	mu      sync.Mutex
-	windows []window // the newest last
+	mu      sync.Mutex // glide:nonblocking
+	windows []window   // the newest last
 }
 
 // window is a stretch of a pack.

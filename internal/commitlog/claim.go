@@ -114,9 +114,9 @@ func (o *Owner) takeOver(ctx context.Context, cause Cause, approve func(tip *Obj
 		switch {
 		case tip.Tombstone:
 			return removed(o.opts.Volume, tip)
-		case len(tip.State.SealedFrom) >= MaxSealedFrom: // before the seal, after which there is no way back
+		case len(tip.State.SealedFrom) >= maxSealedFrom: // before the seal, after which there is no way back
 			return errs.New(errs.Invalid, "volume %s is kept for %d former owners: `glide host forget` the dead ones",
-				o.opts.Volume, MaxSealedFrom)
+				o.opts.Volume, maxSealedFrom)
 		}
 		if err := Activated(ctx, o.opts.Store, tip); err != nil || approve == nil {
 			return err

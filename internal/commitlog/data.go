@@ -171,7 +171,7 @@ func decompress(section []byte) ([]byte, error) {
 func firstBad(ranges []Range) int {
 	end := uint64(0)
 	for i, r := range ranges {
-		bad := r.Len == 0 || r.Len > MaxSize || r.Off < end || r.Off > MaxSize-r.Len || r.Data != nil && uint64(len(r.Data)) != r.Len
+		bad := r.Len == 0 || r.Len > maxSize || r.Off < end || r.Off > maxSize-r.Len || r.Data != nil && uint64(len(r.Data)) != r.Len
 		if bad {
 			return i
 		}

@@ -12,7 +12,7 @@
 // host's commits, and ends in a seal, by whomever. The tip, which is the volume,
 // is the end of the unbroken run of the greatest epoch that has a first object.
 //
-// Find, Load, Listed, Newest and Replay read; Owner writes; History and Names list;
+// Listed, Newest, Load and Replay read; Owner writes; History and Tips list;
 // Look and Owner.CheckSeal watch for a seal.
 //
 // # A claim wins

@@ -54,17 +54,3 @@ func dumpData(w io.Writer, section []byte) error {
 	}
 	return nil
 }
-
-// DumpPin writes a pin as text, for people.
-func DumpPin(w io.Writer, raw []byte) error {
-	p, err := DecodePin(raw)
-	if err != nil {
-		return err
-	}
-	text, err := json.MarshalIndent(&p, "", "  ")
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(w, "pin: version %d\n%s\n", pinVersion, text)
-	return err
-}

@@ -49,13 +49,13 @@ func (f *tipFinder) add(g Generation) (done bool) {
 	return true // a gap, or the next older epoch
 }
 
-// Find returns the place of the newest object of the volume's log, as the
+// find returns the place of the newest object of the volume's log, as the
 // store's list shows it; errs.NotFound if there is no log. It makes one
 // LIST, since an epoch fits in a page, and one GET if something lies beyond a
 // gap: a gap where something took effect, as that object says, is
 // errs.Unsupported. An object that was sent ahead may lie beyond a seal (rule
 // 6): Load tells.
-func Find(ctx context.Context, store objstore.Store, vol Volume) (Generation, error) {
+func find(ctx context.Context, store objstore.Store, vol Volume) (Generation, error) {
 	if err := vol.Check(); err != nil {
 		return Generation{}, err
 	}
@@ -116,7 +116,7 @@ func notFound(vol Volume, tip Generation) error {
 	return nil
 }
 
-// Load reads the object at a generation that Find returned, with one GET. If the
+// Load reads the object at a generation that find returned, with one GET. If the
 // object was sent ahead of others, those are read too, and a seal among them,
 // which ends the log, is returned in its place. A seal ahead is returned with
 // the state of the object before it, which takes one GET more.
@@ -179,12 +179,12 @@ func get(ctx context.Context, store objstore.Store, vol Volume, g Generation) (*
 	return o, nil
 }
 
-// Listed is Find and Load: the object that is the volume, if the store's list
+// Listed is find and Load: the object that is the volume, if the store's list
 // shows it. It begins again if the log moves on between the two.
 func Listed(ctx context.Context, store objstore.Store, vol Volume) (*Object, error) {
 	var last error
 	for range moves {
-		g, err := Find(ctx, store, vol)
+		g, err := find(ctx, store, vol)
 		if err != nil {
 			return nil, err
 		}
@@ -246,7 +246,7 @@ func Moved(ctx context.Context, store objstore.Store, vol Volume, o *Object) (bo
 	if err != nil {
 		return false, fmt.Errorf("looking behind commit %s of %s: %w", o.Generation, vol, err)
 	}
-	now, err := Find(ctx, store, vol)
+	now, err := find(ctx, store, vol)
 	if err == nil && now.Compare(next) < 0 {
 		err = unlisted(vol, now, next)
 	}

@@ -128,7 +128,7 @@ func (h *history) epoch(o *Object) (first *Object, err error) {
 // trimmed is an error if the epoch of the tip is still open: then nothing that
 // is before the tip can have been removed from it.
 func (h *history) trimmed() error {
-	now, err := Find(h.ctx, h.store, h.vol)
+	now, err := find(h.ctx, h.store, h.vol)
 	if err == nil && now.Epoch == h.open.Epoch {
 		return errs.New(errs.Unsupported, "the log of volume %s has a hole in epoch %d, before its newest commit %s: "+
 			"the store lost what was written, or does not show it", h.vol, h.open.Epoch, h.open)

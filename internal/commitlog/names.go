@@ -8,19 +8,11 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// Names calls fn once with the name of every volume of the tenant that has a log,
-// removed ones included (their newest object is a tombstone). It costs at
-// most one LIST for each volume, whatever the length of the logs. An error of fn
-// ends it and is returned.
-func Names(ctx context.Context, store objstore.Store, tenant string, fn func(name string) error) error {
-	if !ValidName(tenant) {
-		return errs.New(errs.Invalid, "%.110q is no tenant", tenant)
-	}
-	return children(ctx, store, tenantPrefix(tenant), fn)
-}
-
-// Tips is Names, with the place of each volume's newest object as the listing
-// shows it; zero where it does not, as of logs that fill a page: Find tells.
+// Tips calls fn once with the name of every volume of the tenant that has a log,
+// removed ones included (their newest object is a tombstone), and with the place
+// of its newest object as the listing shows it; zero where it does not, as of
+// logs that fill a page: Load tells. It costs at most one LIST for each volume,
+// whatever the length of the logs. An error of fn ends it and is returned.
 func Tips(ctx context.Context, store objstore.Store, tenant string, fn func(name string, tip Generation) error) error {
 	if !ValidName(tenant) {
 		return errs.New(errs.Invalid, "%.110q is no tenant", tenant)
@@ -55,7 +47,7 @@ func Tips(ctx context.Context, store objstore.Store, tenant string, fn func(name
 	return report()
 }
 
-// Tenants is Names for the tenants that have volumes in the store.
+// Tenants calls fn once with the name of every tenant that has volumes in the store.
 func Tenants(ctx context.Context, store objstore.Store, fn func(tenant string) error) error {
 	return children(ctx, store, "t/", fn)
 }

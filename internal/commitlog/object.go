@@ -10,15 +10,16 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/invariants"
 )
 
 // Bounds on the sections of an object. They are enforced on every write, so that
 // nothing is written that cannot be read, and on every read, before anything is
 // allocated.
 const (
-	MaxState = 1 << 20  // bytes of JSON
+	maxState = 1 << 20  // bytes of JSON
 	MaxData  = 32 << 20 // bytes, encoded as well as decoded
-	MaxAhead = 1024     // commits under way at once
+	maxAhead = 1024     // commits under way at once
 )
 
 const (
@@ -157,14 +158,20 @@ func (o *Object) Encode() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("commit %s of %s: %w", o.Generation, o.State.Volume(), err)
 	}
-	if len(text) > MaxState {
+	if len(text) > maxState {
 		return nil, errs.New(errs.Invalid, "commit %s of %s cannot be written: its state has %d bytes, at most %d are possible",
-			o.Generation, o.State.Volume(), len(text), MaxState)
+			o.Generation, o.State.Volume(), len(text), maxState)
 	}
 	raw := make([]byte, headerSize, headerSize+len(text)+len(o.Data))
 	o.putHeader(raw, len(text))
 	raw = append(append(raw, text...), o.Data...)
 	binary.LittleEndian.PutUint32(raw[crcAt:], checksum(raw))
+	if invariants.Enabled {
+		back, err := Decode(raw)
+		invariants.Check(err == nil, "an object was made at %s that cannot be read: %v", o.Generation, err)
+		invariants.Check(back.Generation == o.Generation && back.Mark == o.Mark && back.Kind == o.Kind && back.State.Seq == o.State.Seq && back.State.DataSeq == o.State.DataSeq || o.Bare(),
+			"the object at %s is read as that at %s", o.Generation, back.Generation)
+	}
 	return raw, nil
 }
 
@@ -209,7 +216,7 @@ func Decode(raw []byte) (*Object, error) {
 		return nil, errs.New(errs.Unsupported, "commit of version %d, this release reads up to %d; use a newer glide", v, version)
 	}
 	stateLen, dataLen := binary.LittleEndian.Uint32(raw[44:]), binary.LittleEndian.Uint32(raw[48:])
-	if stateLen > MaxState || dataLen > MaxData || len(raw) != headerSize+int(stateLen)+int(dataLen) {
+	if stateLen > maxState || dataLen > MaxData || len(raw) != headerSize+int(stateLen)+int(dataLen) {
 		return nil, errs.New(errs.Corrupt, "commit of %d bytes with %d of state and %d of data", len(raw), stateLen, dataLen)
 	}
 	if sum := checksum(raw); sum != binary.LittleEndian.Uint32(raw[crcAt:]) {
@@ -252,7 +259,7 @@ func decodeHeader(raw []byte) (*Object, error) {
 // full tells whether the object has data that its successor could not name.
 func (o *Object) full() bool {
 	count, _ := o.State.Unfolded()
-	return len(o.Data) > 0 && (count >= MaxDataCommits || len(o.State.DataCommits) >= MaxDataCommits)
+	return len(o.Data) > 0 && (count >= maxDataCommits || len(o.State.DataCommits) >= maxDataCommits)
 }
 
 // check finds what is wrong with the object, as text; "" when nothing is.
@@ -270,7 +277,7 @@ func (o *Object) check() string {
 		return "a commit that removes"
 	case !o.State.After.IsZero() && (o.Generation.Number > 1 || o.State.After.Epoch != o.Generation.Epoch-1):
 		return fmt.Sprintf("it comes after %s", o.State.After)
-	case uint64(o.Ahead) > min(MaxAhead, o.Generation.Number-1):
+	case uint64(o.Ahead) > min(maxAhead, o.Generation.Number-1):
 		return fmt.Sprintf("it is %d objects ahead", o.Ahead)
 	case len(o.Data) > MaxData || len(o.Data) > 0 && o.Kind != Commit:
 		return fmt.Sprintf("a %s with %d bytes of data", o.Kind, len(o.Data))

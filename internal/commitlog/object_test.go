@@ -212,8 +212,8 @@ func TestEncodeRefuses(t *testing.T) {
 		"bad data commit":   func(s *State) { s.DataCommits[0].Epoch = 0 },
 		"bad former owner":  func(s *State) { s.SealedFrom[0].Host = "" },
 		"many snapshots":    func(s *State) { s.Snapshots = make([]Snapshot, MaxSnapshots+1) },
-		"many data commits": func(s *State) { s.DataCommits = slices.Repeat(s.DataCommits, MaxDataCommits+1) },
-		"many owners":       func(s *State) { s.SealedFrom = make([]SealedFrom, MaxSealedFrom+1) },
+		"many data commits": func(s *State) { s.DataCommits = slices.Repeat(s.DataCommits, maxDataCommits+1) },
+		"many owners":       func(s *State) { s.SealedFrom = make([]SealedFrom, maxSealedFrom+1) },
 		"renamed to":        func(s *State) { s.RenamedTo = "/" },
 		"renamed from":      func(s *State) { s.RenamedFrom = "/" },
 		"sealed by":         func(s *State) { s.SealedBy = "/" },
@@ -233,7 +233,7 @@ func TestEncodeRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) { wantKind(t, err, errs.Invalid) })
 	}
 	full := fullState()
-	full.DataCommits = slices.Repeat(full.DataCommits, MaxDataCommits)
+	full.DataCommits = slices.Repeat(full.DataCommits, maxDataCommits)
 	_, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: full, Data: []byte{1}}).Encode()
 	wantKind(t, err, errs.Invalid) // a seal after it could not name it
 }
@@ -246,19 +246,19 @@ func TestLargestState(t *testing.T) {
 	text := strings.Repeat("\x01", MaxText) // six bytes each in JSON
 	most := Generation{1<<64 - 2, maxNumber}
 	root := blockmap.Root{Height: blockmap.MaxHeight, Ref: pack.Ref{Off: 1<<32 - 1, Len: 1}}
-	s.Size, s.BlockSize, s.Root, s.ImportDigest = MaxSize, minBlockSize, root, text
+	s.Size, s.BlockSize, s.Root, s.ImportDigest = maxSize, minBlockSize, root, text
 	s.Owner.ID, s.Name, s.Tenant = long, long, long
-	s.Owner.Addresses = slices.Repeat([]string{text}, MaxAddresses)
+	s.Owner.Addresses = slices.Repeat([]string{text}, maxAddresses)
 	s.Labels = map[string]string{}
 	for i := range MaxLabels {
 		s.Labels[fmt.Sprintf("%s%02d", long[2:], i)] = text
 	}
-	s.Snapshots = slices.Repeat([]Snapshot{{long, root, MaxSize, maxCount, most, someDay}}, MaxSnapshots)
-	s.DataCommits = slices.Repeat([]DataRun{{long, most.Epoch, most.Number, most.Number, ObjectHash{}, 1, MaxData}}, MaxDataCommits)
-	s.SealedFrom = slices.Repeat([]SealedFrom{{long, most}}, MaxSealedFrom)
+	s.Snapshots = slices.Repeat([]Snapshot{{long, root, maxSize, maxCount, most, someDay}}, MaxSnapshots)
+	s.DataCommits = slices.Repeat([]DataRun{{long, most.Epoch, most.Number, most.Number, ObjectHash{}, 1, MaxData}}, maxDataCommits)
+	s.SealedFrom = slices.Repeat([]SealedFrom{{long, most}}, maxSealedFrom)
 	raw, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: s}).Encode()
 	check(t, err)
-	t.Logf("%d bytes of %d", len(raw), MaxState)
+	t.Logf("%d bytes of %d", len(raw), maxState)
 	_, err = Decode(raw)
 	check(t, err)
 }
@@ -298,8 +298,8 @@ func TestDataRoundTrip(t *testing.T) {
 		{},
 		{{0, 1, []byte{0}}},
 		{{0, 5000, random}, {5000, 10, nil}, {1 << 40, 4096, make([]byte, 4096)}},
-		{{MaxSize - 1, 1, []byte{9}}},
-		{{0, MaxSize, nil}},
+		{{maxSize - 1, 1, []byte{9}}},
+		{{0, maxSize, nil}},
 	} {
 		section, err := EncodeData(ranges)
 		check(t, err)
@@ -322,7 +322,7 @@ func TestDataRefuses(t *testing.T) {
 		"wrong length": {{0, 5, []byte{1}}},
 		"overlap":      {{0, 10, nil}, {9, 10, nil}},
 		"order":        {{10, 10, nil}, {0, 10, nil}},
-		"beyond":       {{MaxSize, 1, nil}},
+		"beyond":       {{maxSize, 1, nil}},
 		"overflow":     {{1<<64 - 1, 2, nil}},
 		"huge":         {{0, 1 << 63, nil}},
 		"too much":     {{0, MaxData, make([]byte, MaxData)}},

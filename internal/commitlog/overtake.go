@@ -45,7 +45,7 @@ func (o *Owner) overtake(ctx context.Context, cause Cause, tip *Object) error {
 	}
 	c := &o.claim
 	c.round++
-	now, err := Find(ctx, o.opts.Store, o.opts.Volume) // the tip has moved far since
+	now, err := find(ctx, o.opts.Store, o.opts.Volume) // the tip has moved far since
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/objstore"
 )
 
@@ -140,6 +141,10 @@ func (o *Owner) publishStatus() {
 	s := &status{left: o.left, unsettled: o.pending != nil || len(o.flights) > 0 || len(o.again) > 0}
 	if o.tip != nil {
 		s.tip = o.tip.Generation
+	}
+	if old := o.status.Load(); invariants.Enabled && old != nil {
+		invariants.Check(s.tip.Compare(old.tip) >= 0, "the tip of %s goes from %s back to %s", o.opts.Volume, old.tip, s.tip)
+		invariants.Check(o.pending == nil || len(o.flights) == 0, "%s has %d objects under way beside the one that is pending", o.opts.Volume, len(o.flights))
 	}
 	o.status.Store(s)
 }

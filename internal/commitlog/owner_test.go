@@ -225,7 +225,7 @@ func TestRequests(t *testing.T) {
 
 	// A fork to another name: the pin, the look and the drop are three more.
 	child := ownerOf(t, store, Volume{"default", "child"}, "c", 1)
-	g, err := Find(ctx, store, disk)
+	g, err := find(ctx, store, disk)
 	check(t, err)
 	tip, err := Load(ctx, store, disk, g)
 	check(t, err)

@@ -20,9 +20,9 @@ const (
 	pinPrefix  = "pins/"
 	pinFormat  = "glide-pin"
 	pinVersion = 1
-	// MaxPin is the greatest size of a pin, in bytes, on write and on read. It
+	// maxPin is the greatest size of a pin, in bytes, on write and on read. It
 	// holds 20,000 packs; a host that needs more makes more pins.
-	MaxPin = 1 << 20
+	maxPin = 1 << 20
 )
 
 // PinID identifies a pin among those of its host. It is random and never used again.
@@ -118,8 +118,8 @@ func (p *Pin) Encode() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pin %s: %w", p.Key(), err)
 	}
-	if len(raw) > MaxPin {
-		return nil, errs.New(errs.Invalid, "pin %s cannot be written: it has %d bytes, at most %d are possible", p.Key(), len(raw), MaxPin)
+	if len(raw) > maxPin {
+		return nil, errs.New(errs.Invalid, "pin %s cannot be written: it has %d bytes, at most %d are possible", p.Key(), len(raw), maxPin)
 	}
 	return raw, nil
 }
@@ -127,7 +127,7 @@ func (p *Pin) Encode() ([]byte, error) {
 // DecodePin reads a pin. One of a newer version is errs.Unsupported, anything
 // else that Encode does not write errs.Corrupt.
 func DecodePin(raw []byte) (Pin, error) {
-	if len(raw) > MaxPin {
+	if len(raw) > maxPin {
 		return Pin{}, errs.New(errs.Corrupt, "not a pin (%d bytes)", len(raw))
 	}
 	// The version decides how the rest is to be read.

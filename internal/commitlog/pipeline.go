@@ -87,7 +87,7 @@ func (o *Owner) follow(ctx context.Context, state State) (*Shipment, error) {
 // place is where the next commit goes, behind what was sent.
 func (o *Owner) place(ctx context.Context) (Generation, error) {
 	o.reap()
-	if n := len(o.flights); n > 0 && len(o.again) == 0 && !o.stuck() && n < MaxAhead {
+	if n := len(o.flights); n > 0 && len(o.again) == 0 && !o.stuck() && n < maxAhead {
 		if at := o.flights[n-1].object.Generation.Next(); at.Number < o.opts.RollAt {
 			return at, nil
 		}

@@ -15,16 +15,16 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// What a state may hold at most, so that its JSON is always below MaxState: a
+// What a state may hold at most, so that its JSON is always below maxState: a
 // state that can be written can be read.
 const (
 	MaxSnapshots   = 1024
-	MaxDataCommits = 1024
+	maxDataCommits = 1024
 	MaxLabels      = 64
-	MaxAddresses   = 16
-	MaxSealedFrom  = 256
+	maxAddresses   = 16
+	maxSealedFrom  = 256
 	MaxText        = 256     // bytes of a label's value, an address, a digest
-	MaxSize        = 1 << 62 // bytes of a volume
+	maxSize        = 1 << 62 // bytes of a volume
 	maxCount       = 1 << 62 // of writes, bytes, blocks: what is added to one does not overflow
 	maxRPO         = math.MaxInt64 / int64(time.Millisecond)
 	maxRun         = 2 * listPage // objects of a run of data commits, those without data included
@@ -286,9 +286,9 @@ func (id *Identity) check() string {
 		return fmt.Sprintf("its cause is %.110q", id.Cause)
 	case !id.After.IsZero() && !id.After.valid():
 		return fmt.Sprintf("it comes after %s", id.After)
-	case len(id.Owner.Addresses) > MaxAddresses || slices.ContainsFunc(id.Owner.Addresses, badText):
+	case len(id.Owner.Addresses) > maxAddresses || slices.ContainsFunc(id.Owner.Addresses, badText):
 		return fmt.Sprintf("its owner has %d addresses, at most %d of %d bytes each are possible",
-			len(id.Owner.Addresses), MaxAddresses, MaxText)
+			len(id.Owner.Addresses), maxAddresses, MaxText)
 	}
 	return ""
 }
@@ -300,7 +300,7 @@ func (s *State) check() string {
 		return wrong
 	}
 	switch {
-	case s.Size == 0 || s.Size > MaxSize || s.Size%sectorSize != 0:
+	case s.Size == 0 || s.Size > maxSize || s.Size%sectorSize != 0:
 		return fmt.Sprintf("its size is %d bytes", s.Size)
 	case s.BlockSize < minBlockSize || s.BlockSize > maxBlockSize || bits.OnesCount32(s.BlockSize) != 1:
 		return fmt.Sprintf("its block size is %d bytes", s.BlockSize)
@@ -335,11 +335,11 @@ func (s *State) checkLists() string {
 		return fmt.Sprintf("it has %d labels, at most %d are possible", len(s.Labels), MaxLabels)
 	case len(s.Snapshots) > MaxSnapshots:
 		return fmt.Sprintf("it has %d snapshots, at most %d are possible: remove some", len(s.Snapshots), MaxSnapshots)
-	case len(s.DataCommits) > MaxDataCommits:
-		return fmt.Sprintf("it has %d runs of data commits to fold, at most %d are possible", len(s.DataCommits), MaxDataCommits)
-	case len(s.SealedFrom) > MaxSealedFrom:
+	case len(s.DataCommits) > maxDataCommits:
+		return fmt.Sprintf("it has %d runs of data commits to fold, at most %d are possible", len(s.DataCommits), maxDataCommits)
+	case len(s.SealedFrom) > maxSealedFrom:
 		return fmt.Sprintf("it is kept for %d former owners, at most %d are possible: `glide host forget` the dead ones",
-			len(s.SealedFrom), MaxSealedFrom)
+			len(s.SealedFrom), maxSealedFrom)
 	}
 	for key, value := range s.Labels {
 		if !ValidName(key) || badText(value) {
@@ -347,7 +347,7 @@ func (s *State) checkLists() string {
 		}
 	}
 	for _, snap := range s.Snapshots {
-		if !ValidName(snap.Name) || snap.Size == 0 || snap.Size > MaxSize || snap.Size%sectorSize != 0 || snap.Seq > maxCount || !s.fits(snap.Root, snap.Size) {
+		if !ValidName(snap.Name) || snap.Size == 0 || snap.Size > maxSize || snap.Size%sectorSize != 0 || snap.Seq > maxCount || !s.fits(snap.Root, snap.Size) {
 			return fmt.Sprintf("its snapshot %.110q has %d bytes and a root of height %d", snap.Name, snap.Size, snap.Root.Height)
 		}
 	}
@@ -358,8 +358,8 @@ func (s *State) checkLists() string {
 		}
 		count += d.Count
 	}
-	if count > MaxDataCommits {
-		return fmt.Sprintf("it has %d data commits to fold, at most %d are possible", count, MaxDataCommits)
+	if count > maxDataCommits {
+		return fmt.Sprintf("it has %d data commits to fold, at most %d are possible", count, maxDataCommits)
 	}
 	for _, from := range s.SealedFrom {
 		if !ValidName(from.Host) || !from.Generation.valid() {

@@ -23,8 +23,8 @@ import (
 	"github.com/paraglide/glide/internal/reserve"
 )
 
-// LockFile is the name of the file that is locked.
-const LockFile = "lock"
+// lockName is the name of the file that is locked.
+const lockName = "lock"
 
 // Unusable gives an error of a data directory its kind: with one that is wrong it is
 // no use trying again, with one whose disk has trouble it is.
@@ -83,10 +83,10 @@ func (d *Dir) busy(err error) error {
 	return errs.New(errs.Busy, "the data directory %s is in use by another daemon (or cannot be locked: %w)", d.path, err)
 }
 
-// lockFile makes the file if it is missing, and locks it. Under mu.
+// lockName makes the file if it is missing, and locks it. Under mu.
 func (d *Dir) lockFile() (err error) {
 	d.unlockFile()
-	path := d.fs.PathJoin(d.path, LockFile)
+	path := d.fs.PathJoin(d.path, lockName)
 	if d.held, err = d.fs.Lock(path); err != nil {
 		return d.busy(err)
 	}
@@ -96,7 +96,7 @@ func (d *Dir) lockFile() (err error) {
 	return err
 }
 
-// unlockFile gives up what lockFile took. Under mu.
+// unlockFile gives up what lockName took. Under mu.
 func (d *Dir) unlockFile() {
 	if d.held != nil {
 		_ = d.held.Close()
@@ -124,7 +124,7 @@ func (d *Dir) Check() error {
 		return errs.New(errs.Unavailable, "the data directory %s is not the one that the daemon opened: it was moved, removed, or something else is mounted over it; "+
 			"put it back, or stop the daemon: what it holds open is lost with it", d.path)
 	}
-	if d.file == nil || !Gone(d.fs, d.fs.PathJoin(d.path, LockFile), d.file) {
+	if d.file == nil || !Gone(d.fs, d.fs.PathJoin(d.path, lockName), d.file) {
 		return nil
 	}
 	if err := d.lockFile(); err != nil {

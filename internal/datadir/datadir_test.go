@@ -46,7 +46,7 @@ func TestLock(t *testing.T) {
 	if !refused(t, dir) {
 		t.Error("two processes have one directory")
 	}
-	if err := os.Remove(filepath.Join(dir, LockFile)); err != nil {
+	if err := os.Remove(filepath.Join(dir, lockName)); err != nil {
 		t.Fatal(err)
 	}
 	if !refused(t, dir) {
@@ -56,7 +56,7 @@ func TestLock(t *testing.T) {
 	if err := d.Check(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, LockFile)); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, lockName)); err != nil {
 		t.Errorf("the lock file was not made again: %v", err)
 	}
 	if !refused(t, dir) {

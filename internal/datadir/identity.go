@@ -12,10 +12,10 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// IdentityFile is the name of the file with the host's identity.
-const IdentityFile = "host.json"
+// identityFile is the name of the file with the host's identity.
+const identityFile = "host.json"
 
-// identity is what IdentityFile holds.
+// identity is what identityFile holds.
 type identity struct {
 	Version int    `json:"version"`
 	ID      string `json:"id"`
@@ -48,13 +48,13 @@ func CheckIdentity(fsys vfs.FS, dir, id string) error {
 	case err != nil:
 		return err
 	case f.ID != id:
-		return errs.New(errs.Corrupt, "%s names host %s, and this daemon runs as %s: put the file back", IdentityFile, f.ID, id)
+		return errs.New(errs.Corrupt, "%s names host %s, and this daemon runs as %s: put the file back", identityFile, f.ID, id)
 	}
 	return nil
 }
 
 func readIdentity(fsys vfs.FS, dir string) (f identity, err error) {
-	path := fsys.PathJoin(dir, IdentityFile)
+	path := fsys.PathJoin(dir, identityFile)
 	b, err := readFile(fsys, path)
 	if err != nil {
 		return f, Unusable(dir, err)
@@ -73,7 +73,7 @@ func writeIdentity(fsys vfs.FS, dir, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(fsys, dir, IdentityFile, b); err != nil {
+	if err := writeFile(fsys, dir, identityFile, b); err != nil {
 		return Unusable(dir, err)
 	}
 	return nil

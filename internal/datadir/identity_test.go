@@ -22,7 +22,7 @@ func FuzzIdentity(f *testing.F) {
 		if err := fs.MkdirAll("data", 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := writeFile(fs, "data", IdentityFile, b); err != nil {
+		if err := writeFile(fs, "data", identityFile, b); err != nil {
 			t.Fatal(err)
 		}
 		var id string

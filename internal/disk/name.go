@@ -7,12 +7,12 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// MaxSize is the greatest size of a volume, bytes.
-const MaxSize = 1 << 62
+// maxSize is the greatest size of a volume, bytes.
+const maxSize = 1 << 62
 
 // CheckSize reports what is wrong with the size of a volume.
 func CheckSize(size uint64) error {
-	if size == 0 || size%512 != 0 || size > MaxSize {
+	if size == 0 || size%512 != 0 || size > maxSize {
 		return errs.New(errs.Invalid, "a volume cannot have %d bytes: a multiple of 512 up to 2^62 is wanted", size)
 	}
 	return nil

@@ -1,5 +1,7 @@
 package extent
 
+import "github.com/paraglide/glide/internal/invariants"
+
 // own returns n itself when the tree owns it, else a copy that it owns.
 func (t *Tree) own(n node) node {
 	switch {
@@ -51,6 +53,9 @@ func (t *Tree) insert(e Extent) {
 	i := n.leaf.search(e.Start) + 1
 	n.leaf.splice(i, i, e)
 	t.count++
+	if invariants.Enabled {
+		n.leaf.assertPlaced(i)
+	}
 }
 
 func (n node) full() bool {

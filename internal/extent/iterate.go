@@ -1,5 +1,7 @@
 package extent
 
+import "github.com/paraglide/glide/internal/invariants"
+
 // maxDepth bounds the tree's height: a tree of 2^40 extents in quarter-full
 // nodes has ten levels.
 const maxDepth = 12
@@ -66,6 +68,9 @@ func (it *Iterator) Next() (Extent, bool) {
 			return Extent{}, false
 		}
 	}
+	if invariants.Enabled {
+		it.leaf.assertPlaced(it.i)
+	}
 	e := it.leaf.at(it.i)
 	it.i++
 	return e, true
@@ -86,8 +91,25 @@ func (it *Iterator) forward() bool {
 		it.path[d], it.at[d] = n.inner, 0
 		n = n.inner.kid[0]
 	}
+	if last := it.leaf; invariants.Enabled && last.n > 0 && n.leaf.n > 0 {
+		invariants.Check(last.end[last.n-1] <= n.leaf.start[0], "the extents of a leaf end at %d, those of the next begin at %d",
+			last.end[last.n-1], n.leaf.start[0])
+	}
 	it.leaf, it.i = n.leaf, 0
 	return true
+}
+
+// assertPlaced asserts what holds of extent i of a leaf, and between it and its neighbours.
+func (l *leaf) assertPlaced(i int) {
+	e := l.at(i)
+	invariants.Check(e.Start < e.End, "an extent of [%d, %d)", e.Start, e.End)
+	invariants.Check(e.Place == Zero || e.Place < Zero-Place(e.Len()), "an extent of %d bytes at place %d", e.Len(), e.Place)
+	if i > 0 {
+		invariants.Check(l.end[i-1] <= e.Start, "an extent from %d overlaps one that ends at %d", e.Start, l.end[i-1])
+	}
+	if i+1 < l.n {
+		invariants.Check(e.End <= l.start[i+1], "an extent that ends at %d overlaps one from %d", e.End, l.start[i+1])
+	}
 }
 
 // Range appends to dst the extents within [start, end), clipped to it.

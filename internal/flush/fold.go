@@ -29,6 +29,8 @@ type Change struct {
 	Raw          []byte // from NewBlock; the folder gives it back
 	// Load, if set, is called for the content, for several blocks at once: what
 	// is below a partly written block may have to be fetched.
+	//
+	// glide:blocks
 	Load func(ctx context.Context) ([]byte, error)
 }
 
@@ -63,10 +65,16 @@ type Source func(ctx context.Context, fn func(Change) error) error
 // methods may be called concurrently.
 type Index interface {
 	// Block returns where a block is, a hole if it is not known.
+	//
+	// glide:blocks
 	Block(h pack.Hash) (pack.Ref, error)
 	// AddBlocks enters blocks that are durable in the store.
+	//
+	// glide:blocks
 	AddBlocks(refs []pack.Ref) error
 	// ForgetBlock removes one that was not where the index said.
+	//
+	// glide:blocks
 	ForgetBlock(h pack.Hash) error
 }
 

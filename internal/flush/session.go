@@ -13,8 +13,12 @@ import (
 // returns when the pin is durable in the store, and returns how to drop it.
 type Pins interface {
 	// PinSession announces every pack whose nonce begins with the given bytes.
+	//
+	// glide:blocks
 	PinSession(ctx context.Context, nonce [8]byte) (drop func(context.Context) error, err error)
 	// PinPacks announces packs by name.
+	//
+	// glide:blocks
 	PinPacks(ctx context.Context, ids []pack.ID) (drop func(context.Context) error, err error)
 }
 
@@ -30,7 +34,7 @@ type Session struct {
 	pins  Pins
 	rand  func() uint64
 
-	mu     sync.Mutex
+	mu     sync.Mutex // held while a pin is put
 	open   bool
 	nonce  [8]byte
 	count  uint32

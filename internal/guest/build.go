@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// Label is the label of the disk's file system, by which a disk made here is known.
-	Label = "glide-guest"
+	// fsLabel is the label of the disk's file system, by which a disk made here is known.
+	fsLabel = "glide-guest"
 	// DiskSize is the size of the disk, in bytes.
 	DiskSize = 2 << 30
 	// TailSize is how much of the disk's end lies behind the file system, zeros
@@ -55,7 +55,7 @@ func Build(ctx context.Context, dir string, progress func(string), more ...strin
 		return Image{}, err
 	}
 	list := strings.Join(append([]string{packages}, more...), ",")
-	im.Path = filepath.Join(dir, "disk-"+key(recipe, m.suite, list, Label, fmt.Sprint(DiskSize, TailSize)))
+	im.Path = filepath.Join(dir, "disk-"+key(recipe, m.suite, list, fsLabel, fmt.Sprint(DiskSize, TailSize)))
 	if im.Cached = exists(im.Path); im.Cached {
 		return im, nil
 	}
@@ -131,7 +131,7 @@ func makeDisk(ctx context.Context, path string, m mirror, packages string, progr
 		return err
 	}
 	// All of the file system is there at once, so that the guest finds nothing left to initialise.
-	if err := run(ctx, "mkfs.ext4", "-q", "-F", "-L", Label, "-E", "lazy_itable_init=0,lazy_journal_init=0", "-d", root,
+	if err := run(ctx, "mkfs.ext4", "-q", "-F", "-L", fsLabel, "-E", "lazy_itable_init=0,lazy_journal_init=0", "-d", root,
 		disk, fmt.Sprintf("%dk", (DiskSize-TailSize)>>10)); err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func HasLabel(head []byte) bool {
 		return false
 	}
 	s := head[superblock:]
-	return s[magic] == 0x53 && s[magic+1] == 0xef && string(bytes.TrimRight(s[label:label+16], "\x00")) == Label
+	return s[magic] == 0x53 && s[magic+1] == 0xef && string(bytes.TrimRight(s[label:label+16], "\x00")) == fsLabel
 }
 
 // run runs a program as root. The error is its last line.

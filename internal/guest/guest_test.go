@@ -74,7 +74,7 @@ func TestLabel(t *testing.T) {
 		t.Error("zeros have the label")
 	}
 	copy(head[1024+0x38:], "\x53\xef")
-	copy(head[1024+0x78:], Label)
+	copy(head[1024+0x78:], fsLabel)
 	if !HasLabel(head) {
 		t.Error("the label is not found")
 	}

@@ -34,11 +34,11 @@ umount /run/vol
 echo "$(wc -l </run/sums) files checked"
 `
 
-// KernelClient boots the machine with a network and lets the guest's kernel
+// kernelClient boots the machine with a network and lets the guest's kernel
 // use an NBD export of a server on this host as a disk: mkfs.ext4, mount, a tree
 // of files with fsync and checksums, fstrim, fsck. Whatever was in the export is
 // lost. The server has to listen on the loopback interface, at port.
-func KernelClient(ctx context.Context, vm VM, port int, export string) (Result, error) {
+func kernelClient(ctx context.Context, vm VM, port int, export string) (Result, error) {
 	vm.Net = true
 	vm.Script = fmt.Sprintf(kernelScript, "10.0.2.2", fmt.Sprint(port), export)
 	return Boot(ctx, vm)

@@ -74,7 +74,7 @@ func TestKernelClient(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			port := freePort(t)
 			s.start(t, port, "vol")
-			r, err := KernelClient(t.Context(), VM{Kernel: im.Kernel, Initrd: im.Initrd, Disk: im.Path, Snapshot: true}, port, "vol")
+			r, err := kernelClient(t.Context(), VM{Kernel: im.Kernel, Initrd: im.Initrd, Disk: im.Path, Snapshot: true}, port, "vol")
 			if err != nil {
 				t.Fatalf("%v\n%s", err, r.Output)
 			}

@@ -28,11 +28,9 @@ type qcow2 struct {
 	unzstd  *zstd.Decoder
 }
 
-// OpenQcow2 opens the qcow2 image in the first length bytes of r. Its internal
+// openQcow2 opens the qcow2 image in the first length bytes of r. Its internal
 // snapshots are ignored. Besides buffers of a few MiB it takes no more memory
 // than the image has bytes.
-func OpenQcow2(r io.ReaderAt, length int64) (api.Source, error) { return openQcow2(r, length) }
-
 func openQcow2(r io.ReaderAt, length int64) (*qcow2, error) {
 	h, err := readHeader(r, length)
 	if err != nil {

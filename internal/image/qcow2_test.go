@@ -234,7 +234,7 @@ func TestQcow2Truncated(t *testing.T) {
 			t.Fatal(err)
 		}
 		for cutAt := 0; cutAt < len(whole)-512; cutAt += 4093 {
-			src, err := OpenQcow2(bytes.NewReader(whole[:cutAt]), int64(cutAt))
+			src, err := openQcow2(bytes.NewReader(whole[:cutAt]), int64(cutAt))
 			for err == nil {
 				_, err = src.Next()
 			}
@@ -276,7 +276,7 @@ func FuzzQcow2(f *testing.F) {
 
 // readQcow2 reads the beginning of an image.
 func readQcow2(t *testing.T, b []byte) {
-	src, err := OpenQcow2(bytes.NewReader(b), int64(len(b)))
+	src, err := openQcow2(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
 		return
 	}

@@ -29,7 +29,7 @@ func (u Use) Near() bool { return u.Limit > 0 && u.Used > u.Limit/10*8 }
 // Read looks at all of them. It opens a few files, which it needs to be able to.
 func Read() []Use {
 	return []Use{
-		{"open_files", OpenFiles(), MaxFiles(), "raise the limit (LimitNOFILE=, ulimit -n)"},
+		{"open_files", openFiles(), MaxFiles(), "raise the limit (LimitNOFILE=, ulimit -n)"},
 		{"threads", threads(), least(rlimit(unix.RLIMIT_NPROC), inCgroup("pids.max")), "raise the limit (TasksMax=, ulimit -u)"},
 		{"memory", memory(), inCgroup("memory.max"), "lower --memory, or raise the limit (MemoryMax=)"},
 	}
@@ -38,8 +38,8 @@ func Read() []Use {
 // MaxFiles is how many files the process may have open; 0: as many as it likes.
 func MaxFiles() uint64 { return rlimit(unix.RLIMIT_NOFILE) }
 
-// OpenFiles is how many it has open.
-func OpenFiles() uint64 {
+// openFiles is how many it has open.
+func openFiles() uint64 {
 	d, err := os.Open("/proc/self/fd")
 	if err != nil {
 		return MaxFiles() // there is not one left, most likely

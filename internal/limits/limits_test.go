@@ -24,7 +24,7 @@ func TestRead(t *testing.T) {
 		}
 		defer func() { _ = f.Close() }()
 	}
-	if n := OpenFiles(); n < before+10 {
+	if n := openFiles(); n < before+10 {
 		t.Errorf("%d files are open, and were %d before ten more", n, before)
 	}
 	if seen["open_files"].Limit != MaxFiles() || MaxFiles() == 0 {

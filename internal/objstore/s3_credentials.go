@@ -183,8 +183,8 @@ func (s *s3Store) Reload(ctx context.Context) error {
 	return nil
 }
 
-// Reloader is a store that can read again what it was opened with.
-type Reloader interface {
+// reloader is a store that can read again what it was opened with.
+type reloader interface {
 	// Reload reads credentials again; what it cannot read stays in use.
 	Reload(ctx context.Context) error
 }
@@ -192,7 +192,7 @@ type Reloader interface {
 // Reload has a store read its credentials again, whatever wraps it.
 func Reload(ctx context.Context, s Store) error {
 	switch s := s.(type) {
-	case Reloader:
+	case reloader:
 		return s.Reload(ctx)
 	case *retrying:
 		return Reload(ctx, s.Store)

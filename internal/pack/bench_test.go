@@ -50,7 +50,7 @@ func BenchmarkEncodeSlot(b *testing.B) {
 		b.Run(c.String(), func(b *testing.B) {
 			b.SetBytes(benchBlock)
 			b.ReportAllocs()
-			dst := make([]byte, 0, MaxSlotLen)
+			dst := make([]byte, 0, maxSlotLen)
 			stored, i := 0, 0
 			for b.Loop() {
 				dst = EncodeSlot(dst[:0], KindBlock, blocks[i%len(blocks)], c)
@@ -106,7 +106,7 @@ func BenchmarkPack(b *testing.B) {
 	builder := NewBuilder(nonce, Limits{})
 	b.SetBytes(DefaultBlocks * benchBlock)
 	b.ReportAllocs()
-	slot := make([]byte, 0, MaxSlotLen)
+	slot := make([]byte, 0, maxSlotLen)
 	i := 0
 	for b.Loop() {
 		builder.Reset(nonce)

@@ -2,16 +2,18 @@ package pack
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/zeebo/blake3"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/invariants"
 )
 
 // Limits say when a pack is full.
 type Limits struct {
 	Blocks int // data slots; 0: DefaultBlocks
-	Bytes  int // of data slots; 0: DefaultBytes
+	Bytes  int // of data slots; 0: defaultBytes
 }
 
 // The limits of packs, and their defaults: 25 blocks of 128 KiB that do not
@@ -19,19 +21,19 @@ type Limits struct {
 // size, and have its index, within MaxObject.
 const (
 	DefaultBlocks = 25
-	DefaultBytes  = DefaultBlocks * (128<<10 + SlotHeaderLen)
-	MaxBlocks     = 1 << 14
-	MaxBytes      = 56 << 20
+	defaultBytes  = DefaultBlocks * (128<<10 + SlotHeaderLen)
+	maxBlocks     = 1 << 14
+	maxBytes      = 56 << 20
 )
 
 // Validate says, as errs.Invalid, what is wrong with limits that an operator
 // chose.
 func (l Limits) Validate() error {
-	if l.Blocks < 0 || l.Blocks > MaxBlocks {
-		return errs.New(errs.Invalid, "%d blocks in a pack: 1 to %d are possible", l.Blocks, MaxBlocks)
+	if l.Blocks < 0 || l.Blocks > maxBlocks {
+		return errs.New(errs.Invalid, "%d blocks in a pack: 1 to %d are possible", l.Blocks, maxBlocks)
 	}
-	if l.Bytes < 0 || l.Bytes > MaxBytes {
-		return errs.New(errs.Invalid, "packs of %d bytes: 1 to %d are possible", l.Bytes, MaxBytes)
+	if l.Bytes < 0 || l.Bytes > maxBytes {
+		return errs.New(errs.Invalid, "packs of %d bytes: 1 to %d are possible", l.Bytes, maxBytes)
 	}
 	return nil
 }
@@ -43,8 +45,8 @@ type Builder struct {
 	limits  Limits
 	id      ID
 	buf     []byte
-	entries []Entry // of the slots in buf
-	blocks  int     // entries[:blocks] are data; the rest are pages
+	entries []indexEntry // of the slots in buf
+	blocks  int          // entries[:blocks] are data; the rest are pages
 	stage   stage
 }
 
@@ -65,9 +67,9 @@ func NewBuilder(nonce [12]byte, limits Limits) *Builder {
 		limits.Blocks = DefaultBlocks
 	}
 	if limits.Bytes <= 0 {
-		limits.Bytes = DefaultBytes
+		limits.Bytes = defaultBytes
 	}
-	b := &Builder{limits: Limits{Blocks: min(limits.Blocks, MaxBlocks), Bytes: min(limits.Bytes, MaxBytes)}}
+	b := &Builder{limits: Limits{Blocks: min(limits.Blocks, maxBlocks), Bytes: min(limits.Bytes, maxBytes)}}
 	b.Reset(nonce)
 	return b
 }
@@ -100,15 +102,15 @@ func (b *Builder) Full() bool {
 func (b *Builder) Blocks() int { return b.blocks }
 
 // Len is the number of bytes the object would have if it were finished now.
-func (b *Builder) Len() int { return len(b.buf) + len(b.entries)*EntryLen + TrailerLen }
+func (b *Builder) Len() int { return len(b.buf) + len(b.entries)*entryLen + trailerLen }
 
 // Room is the length of the greatest slot that AddPage still takes; what is
 // longer has to go into another pack.
 func (b *Builder) Room() int {
-	if len(b.entries) == MaxSlots {
+	if len(b.entries) == maxSlots {
 		return 0
 	}
-	return max(0, min(MaxSlotLen, MaxObject-b.Len()-EntryLen))
+	return max(0, min(maxSlotLen, MaxObject-b.Len()-entryLen))
 }
 
 // Seal ends the blocks and fixes the identity, also that of a pack with no
@@ -122,7 +124,7 @@ func (b *Builder) Seal() ID {
 }
 
 // contentID is the part of the identity that comes from the data slots.
-func contentID(blocks []Entry) (content [12]byte) {
+func contentID(blocks []indexEntry) (content [12]byte) {
 	h := blake3.New()
 	for i := range blocks {
 		_, _ = h.Write(blocks[i].Hash[:])
@@ -156,10 +158,10 @@ func (b *Builder) AddPage(hash Hash, slot []byte) Ref {
 }
 
 func (b *Builder) add(hash Hash, slot []byte, kind Kind) {
-	if len(slot) < SlotHeaderLen || len(slot) > MaxSlotLen || slot[0] != slotMagic || Kind(slot[3]) != kind {
+	if len(slot) < SlotHeaderLen || len(slot) > maxSlotLen || slot[0] != slotMagic || Kind(slot[3]) != kind {
 		panic(fmt.Sprintf("pack: %d bytes that are no slot of a %s", len(slot), kind))
 	}
-	b.entries = append(b.entries, Entry{Hash: hash, Off: uint32(len(b.buf)), Len: uint32(len(slot)), Slot: readSlot(slot)})
+	b.entries = append(b.entries, indexEntry{Hash: hash, Off: uint32(len(b.buf)), Len: uint32(len(slot)), slotHeader: readSlot(slot)})
 	b.buf = append(b.buf, slot...)
 }
 
@@ -170,6 +172,11 @@ func (b *Builder) Finish() []byte {
 	b.must(sealed)
 	b.stage = finished
 	b.buf = appendIndex(b.buf, b.id, b.entries, b.blocks)
+	if invariants.Enabled {
+		x, err := readIndex(b.buf)
+		invariants.Check(err == nil, "a pack was made that cannot be read: %v", err)
+		invariants.Check(x.ID == b.id && x.Blocks == b.blocks && slices.Equal(x.Entries, b.entries), "the index of pack %s is not that of its slots", b.id.Key())
+	}
 	return b.buf
 }
 

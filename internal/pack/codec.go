@@ -40,7 +40,7 @@ func ParseCompression(name string) (Compression, error) {
 var (
 	encoders = sync.Pool{New: func() any {
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-			zstd.WithWindowSize(MaxRaw), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false)) // the slot has a checksum
+			zstd.WithWindowSize(maxRawLen), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false)) // the slot has a checksum
 		if err != nil {
 			panic(err) // only wrong options are an error
 		}
@@ -48,7 +48,7 @@ var (
 	}}
 	decoders = sync.Pool{New: func() any {
 		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(MaxRaw), zstd.WithDecoderMaxMemory(MaxRaw), zstd.WithDecodeAllCapLimit(true))
+			zstd.WithDecoderMaxWindow(maxRawLen), zstd.WithDecoderMaxMemory(maxRawLen), zstd.WithDecodeAllCapLimit(true))
 		if err != nil {
 			panic(err)
 		}

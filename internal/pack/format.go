@@ -85,22 +85,22 @@ import (
 
 // Bounds and sizes of the format, in bytes unless said otherwise.
 const (
-	// MaxRaw is the greatest length of a block or map page: the greatest
+	// maxRawLen is the greatest length of a block or map page: the greatest
 	// block size of the contract.
-	MaxRaw = 1 << 20
-	// MaxSlots is how many slots a pack may have: enough for 64 MiB of 1 KiB
+	maxRawLen = 1 << 20
+	// maxSlots is how many slots a pack may have: enough for 64 MiB of 1 KiB
 	// slots, and an index of 3.5 MiB at most.
-	MaxSlots = 1 << 16
+	maxSlots = 1 << 16
 	// MaxObject is the greatest length of a pack: what every driver of
 	// objstore carries.
 	MaxObject = 64 << 20
 
 	HeaderLen     = 16
 	SlotHeaderLen = 24
-	EntryLen      = 56
-	TrailerLen    = 64
-	// MaxSlotLen is the greatest length of a slot without an extension.
-	MaxSlotLen = SlotHeaderLen + MaxRaw
+	entryLen      = 56
+	trailerLen    = 64
+	// maxSlotLen is the greatest length of a slot without an extension.
+	maxSlotLen = SlotHeaderLen + maxRawLen
 )
 
 const (

@@ -26,9 +26,9 @@ func FuzzDecodeSlot(f *testing.F) {
 		}
 	}
 	obj := golden(f, "v1.pack", nil)
-	f.Add(obj[HeaderLen:], MaxRaw, false)
+	f.Add(obj[HeaderLen:], maxRawLen, false)
 	f.Fuzz(func(t *testing.T, slot []byte, maxRaw int, sign bool) {
-		maxRaw = max(0, min(maxRaw, MaxRaw))
+		maxRaw = max(0, min(maxRaw, maxRawLen))
 		if sign && len(slot) >= SlotHeaderLen {
 			slot = rewrite(slot, func([]byte) {})
 		}
@@ -54,16 +54,16 @@ func FuzzReadIndex(f *testing.F) {
 	f.Add(obj[:len(obj)-1], false)
 	_, obj, _, _ = sample(h, 4, 2)
 	f.Add(obj, true)
-	f.Add(obj[len(obj)-TrailerLen:], true)
+	f.Add(obj[len(obj)-trailerLen:], true)
 	f.Fuzz(func(t *testing.T, obj []byte, sign bool) {
-		if sign && len(obj) >= TrailerLen+HeaderLen {
+		if sign && len(obj) >= trailerLen+HeaderLen {
 			obj = resign(append([]byte(nil), obj...))
 			le.PutUint32(obj[12:], checksum(obj[:12]))
 		}
-		var x *Index
+		var x *packIndex
 		var err error
 		// An entry of 56 bytes becomes an Entry of 64.
-		fuzztest.Bound(t, len(obj), 0, 4, func() { x, err = ReadIndex(obj) })
+		fuzztest.Bound(t, len(obj), 0, 4, func() { x, err = readIndex(obj) })
 		if !expected(err) {
 			t.Fatal(err)
 		}
@@ -73,7 +73,7 @@ func FuzzReadIndex(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(x.Entries)*EntryLen > len(obj) {
+		if len(x.Entries)*entryLen > len(obj) {
 			t.Fatalf("%d entries in %d bytes", len(x.Entries), len(obj))
 		}
 		for i := range x.Entries {
@@ -81,7 +81,7 @@ func FuzzReadIndex(f *testing.F) {
 				t.Fatalf("slot %d is beyond the end", i)
 			}
 		}
-		if err := VerifyObject(h, x.ID, obj); !expected(err) {
+		if err := verifyObject(h, x.ID, obj); !expected(err) {
 			t.Fatal(err)
 		}
 	})

@@ -58,15 +58,15 @@ func TestGolden(t *testing.T) {
 		})
 	})
 	const key = "packs/65/65ea8a83081ed58bc32eacf3-0102030405060708090a0b0c"
-	id, err := ParseKey(key)
+	id, err := parseKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := NewHasher("default")
-	if err := VerifyObject(h, id, obj); err != nil {
+	if err := verifyObject(h, id, obj); err != nil {
 		t.Fatal(err)
 	}
-	x, err := ReadIndex(obj)
+	x, err := readIndex(obj)
 	if err != nil || len(x.Entries) != 3 || x.Blocks != 2 {
 		t.Fatalf("%+v, %v", x, err)
 	}
@@ -75,7 +75,7 @@ func TestGolden(t *testing.T) {
 		e := x.Entries[i]
 		slot := obj[e.Off : e.Off+e.Len]
 		slots = append(slots, slot)
-		raw, err := Open(h, x.Ref(i), slot, nil, MaxRaw)
+		raw, err := Open(h, x.Ref(i), slot, nil, maxRawLen)
 		if err != nil || !bytes.Equal(raw, raws[i]) || e.Encoding != want {
 			t.Errorf("slot %d: %s, %v", i, e.Encoding, err)
 		}

@@ -4,28 +4,28 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// Entry is what the index says of one slot.
-type Entry struct {
+// indexEntry is what the index says of one slot.
+type indexEntry struct {
 	Hash Hash
 	Off  uint32 // in the object
 	Len  uint32 // of the slot, header included
-	Slot
+	slotHeader
 }
 
-func (e *Entry) ref(id ID) Ref { return Ref{Hash: e.Hash, Pack: id, Off: e.Off, Len: e.Len} }
+func (e *indexEntry) ref(id ID) Ref { return Ref{Hash: e.Hash, Pack: id, Off: e.Off, Len: e.Len} }
 
-// Index is what a pack holds.
-type Index struct {
+// packIndex is what a pack holds.
+type packIndex struct {
 	ID      ID
-	Blocks  int     // Entries[:Blocks] are data slots, the rest are map pages
-	Entries []Entry // in the order of the slots
+	Blocks  int          // Entries[:Blocks] are data slots, the rest are map pages
+	Entries []indexEntry // in the order of the slots
 }
 
 // Ref is the reference to the i-th slot.
-func (x *Index) Ref(i int) Ref { return x.Entries[i].ref(x.ID) }
+func (x *packIndex) Ref(i int) Ref { return x.Entries[i].ref(x.ID) }
 
-// Trailer is what the last TrailerLen bytes of a pack say.
-type Trailer struct {
+// packTrailer is what the last trailerLen bytes of a pack say.
+type packTrailer struct {
 	ID       ID
 	IndexOff int64 // in the object
 	IndexLen int64 // bytes; Blocks+Pages entries
@@ -56,7 +56,7 @@ func checkVersion(v uint32) error {
 }
 
 // appendIndex appends the index and the trailer to the slots.
-func appendIndex(obj []byte, id ID, entries []Entry, blocks int) []byte {
+func appendIndex(obj []byte, id ID, entries []indexEntry, blocks int) []byte {
 	indexOff := len(obj)
 	for i := range entries {
 		obj = appendEntry(obj, &entries[i])
@@ -75,7 +75,7 @@ func appendIndex(obj []byte, id ID, entries []Entry, blocks int) []byte {
 	return append(obj, trailerMagic...)
 }
 
-func appendEntry(dst []byte, e *Entry) []byte {
+func appendEntry(dst []byte, e *indexEntry) []byte {
 	dst = append(dst, e.Hash[:]...)
 	for _, v := range []uint32{e.Off, e.Len, e.RawLen, e.CRC} {
 		dst = le.AppendUint32(dst, v)
@@ -84,53 +84,53 @@ func appendEntry(dst []byte, e *Entry) []byte {
 	return le.AppendUint32(dst, e.KeyID)
 }
 
-// ParseTrailer reads the trailer of a pack of size bytes from its tail, any
-// number of its last bytes from TrailerLen up. Damage is a errs.Corrupt, a
+// parseTrailer reads the trailer of a pack of size bytes from its tail, any
+// number of its last bytes from trailerLen up. Damage is a errs.Corrupt, a
 // newer format a errs.Unsupported.
-func ParseTrailer(tail []byte, size int64) (Trailer, error) {
-	if len(tail) < TrailerLen || size < HeaderLen+TrailerLen || size > MaxObject || int64(len(tail)) > size {
-		return Trailer{}, errs.New(errs.Corrupt, "an object of %d bytes is no pack (%d to %d are possible)",
-			size, HeaderLen+TrailerLen, MaxObject)
+func parseTrailer(tail []byte, size int64) (packTrailer, error) {
+	if len(tail) < trailerLen || size < HeaderLen+trailerLen || size > MaxObject || int64(len(tail)) > size {
+		return packTrailer{}, errs.New(errs.Corrupt, "an object of %d bytes is no pack (%d to %d are possible)",
+			size, HeaderLen+trailerLen, MaxObject)
 	}
-	b := tail[len(tail)-TrailerLen:]
+	b := tail[len(tail)-trailerLen:]
 	if string(b[56:]) != trailerMagic || le.Uint32(b[52:]) != checksum(b[:52]) {
-		return Trailer{}, errs.New(errs.Corrupt, "its trailer is damaged")
+		return packTrailer{}, errs.New(errs.Corrupt, "its trailer is damaged")
 	}
 	if err := checkVersion(le.Uint32(b[48:])); err != nil {
-		return Trailer{}, err
+		return packTrailer{}, err
 	}
 	blocks, pages := uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:]))
-	t := Trailer{
+	t := packTrailer{
 		IndexOff: int64(le.Uint32(b)), IndexLen: int64(le.Uint32(b[4:])),
 		Blocks: int(blocks), Pages: int(pages), indexCRC: le.Uint32(b[40:]),
 	}
 	copy(t.ID.Content[:], b[16:])
 	copy(t.ID.Nonce[:], b[28:])
-	if blocks+pages > MaxSlots || t.IndexLen != int64(blocks+pages)*EntryLen || t.IndexOff < HeaderLen ||
-		t.IndexOff+t.IndexLen+TrailerLen != size {
-		return Trailer{}, errs.New(errs.Corrupt, "its trailer has an index of %d+%d slots in %d bytes at %d, in an object of %d",
+	if blocks+pages > maxSlots || t.IndexLen != int64(blocks+pages)*entryLen || t.IndexOff < HeaderLen ||
+		t.IndexOff+t.IndexLen+trailerLen != size {
+		return packTrailer{}, errs.New(errs.Corrupt, "its trailer has an index of %d+%d slots in %d bytes at %d, in an object of %d",
 			blocks, pages, t.IndexLen, t.IndexOff, size)
 	}
 	return t, nil
 }
 
-// ParseIndex reads the index that a trailer tells of: index has IndexLen bytes
+// parseIndex reads the index that a trailer tells of: index has IndexLen bytes
 // from IndexOff. The slots it lists fill the object without a gap. The errors
-// are those of ParseTrailer.
-func ParseIndex(t Trailer, index []byte) (*Index, error) {
+// are those of parseTrailer.
+func parseIndex(t packTrailer, index []byte) (*packIndex, error) {
 	if int64(len(index)) != t.IndexLen || checksum(index) != t.indexCRC {
 		return nil, errs.New(errs.Corrupt, "its index is damaged")
 	}
-	x := &Index{ID: t.ID, Blocks: t.Blocks, Entries: make([]Entry, t.Blocks+t.Pages)}
+	x := &packIndex{ID: t.ID, Blocks: t.Blocks, Entries: make([]indexEntry, t.Blocks+t.Pages)}
 	next := int64(HeaderLen)
 	for i := range x.Entries {
 		e := &x.Entries[i]
-		e.read(index[i*EntryLen:])
+		e.read(index[i*entryLen:])
 		want := KindBlock
 		if i >= x.Blocks {
 			want = KindPage
 		}
-		if int64(e.Off) != next || e.Len <= SlotHeaderLen || e.Kind != want || e.RawLen == 0 || e.RawLen > MaxRaw {
+		if int64(e.Off) != next || e.Len <= SlotHeaderLen || e.Kind != want || e.RawLen == 0 || e.RawLen > maxRawLen {
 			return nil, errs.New(errs.Corrupt, "its index has at %d a %s of %d raw bytes in a slot of %d at %d",
 				i, e.Kind, e.RawLen, e.Len, e.Off)
 		}
@@ -142,22 +142,22 @@ func ParseIndex(t Trailer, index []byte) (*Index, error) {
 	return x, nil
 }
 
-func (e *Entry) read(b []byte) {
+func (e *indexEntry) read(b []byte) {
 	copy(e.Hash[:], b)
 	e.Off, e.Len, e.RawLen, e.CRC = le.Uint32(b[32:]), le.Uint32(b[36:]), le.Uint32(b[40:]), le.Uint32(b[44:])
 	e.Kind, e.Encoding, e.KeyID = Kind(b[48]), Encoding(b[49]), le.Uint32(b[52:])
 	e.version = version
 }
 
-// ReadIndex reads the index of a whole pack. The errors are those of
-// ParseTrailer. It does not look into the slots; VerifyObject does.
-func ReadIndex(obj []byte) (*Index, error) {
-	t, err := ParseTrailer(obj, int64(len(obj)))
+// readIndex reads the index of a whole pack. The errors are those of
+// parseTrailer. It does not look into the slots; verifyObject does.
+func readIndex(obj []byte) (*packIndex, error) {
+	t, err := parseTrailer(obj, int64(len(obj)))
 	if err != nil {
 		return nil, err
 	}
 	if err := checkHeader(obj[:HeaderLen]); err != nil {
 		return nil, err
 	}
-	return ParseIndex(t, obj[t.IndexOff:t.IndexOff+t.IndexLen])
+	return parseIndex(t, obj[t.IndexOff:t.IndexOff+t.IndexLen])
 }

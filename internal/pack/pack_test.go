@@ -66,12 +66,12 @@ func TestPack(t *testing.T) {
 			t.Fatalf("%d bytes, %d were foretold", len(obj), want)
 		}
 		for i, ref := range refs {
-			raw, err := Open(h, ref, obj[ref.Off:ref.Off+ref.Len], nil, MaxRaw)
+			raw, err := Open(h, ref, obj[ref.Off:ref.Off+ref.Len], nil, maxRawLen)
 			if err != nil || !bytes.Equal(raw, raws[i]) || ref.Pack != id {
 				t.Fatalf("slot %d: %v", i, err)
 			}
 		}
-		x, err := ReadIndex(obj)
+		x, err := readIndex(obj)
 		if err != nil || x.ID != id || len(x.Entries) != len(refs) {
 			t.Fatalf("%+v, %v", x, err)
 		}
@@ -80,10 +80,10 @@ func TestPack(t *testing.T) {
 				t.Fatalf("entry %d: %+v", i, x.Entries[i])
 			}
 		}
-		if err := VerifyObject(h, id, obj); err != nil {
+		if err := verifyObject(h, id, obj); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := ParseKey(id.Key()); err != nil || got != id {
+		if got, err := parseKey(id.Key()); err != nil || got != id {
 			t.Fatalf("%s is %v, %v", id.Key(), got, err)
 		}
 	})
@@ -93,12 +93,12 @@ func TestPack(t *testing.T) {
 func TestRangedIndex(t *testing.T) {
 	h := NewHasher("tenant")
 	id, obj, _, _ := sample(h, 10, 2)
-	for _, n := range []int{TrailerLen, TrailerLen + 1, TrailerLen + 12*EntryLen, len(obj)} {
-		tr, err := ParseTrailer(obj[len(obj)-n:], int64(len(obj)))
+	for _, n := range []int{trailerLen, trailerLen + 1, trailerLen + 12*entryLen, len(obj)} {
+		tr, err := parseTrailer(obj[len(obj)-n:], int64(len(obj)))
 		if err != nil || tr.ID != id || tr.Blocks != 10 || tr.Pages != 2 {
 			t.Fatalf("a tail of %d: %+v, %v", n, tr, err)
 		}
-		if _, err := ParseIndex(tr, obj[tr.IndexOff:tr.IndexOff+tr.IndexLen]); err != nil {
+		if _, err := parseIndex(tr, obj[tr.IndexOff:tr.IndexOff+tr.IndexLen]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -145,7 +145,7 @@ func TestLimits(t *testing.T) {
 			b.AddBlock(hash, slot)
 		}
 		b.Seal()
-		page := EncodeSlot(nil, KindPage, noise(1, MaxRaw), CompressionNone)
+		page := EncodeSlot(nil, KindPage, noise(1, maxRawLen), CompressionNone)
 		for b.Room() >= len(page) {
 			b.AddPage(hash, page)
 		}
@@ -158,22 +158,22 @@ func TestLimits(t *testing.T) {
 	}{
 		{Limits{}, 128 << 10, 25},
 		{Limits{}, 4 << 10, 25},
-		{Limits{}, MaxRaw, 4},
+		{Limits{}, maxRawLen, 4},
 		{Limits{Blocks: 100}, 128 << 10, 25},
 		{Limits{Blocks: 100, Bytes: 1 << 20}, 128 << 10, 8},
-		{Limits{Blocks: 3}, MaxRaw, 3},
-		{Limits{Blocks: 1 << 30, Bytes: 1 << 30}, MaxRaw, 56},
+		{Limits{Blocks: 3}, maxRawLen, 3},
+		{Limits{Blocks: 1 << 30, Bytes: 1 << 30}, maxRawLen, 56},
 	} {
 		blocks, obj := fill(c.limits, noise(1, c.raw))
-		if blocks != c.want || len(obj) > MaxObject || len(obj) < MaxObject-2*MaxSlotLen {
+		if blocks != c.want || len(obj) > MaxObject || len(obj) < MaxObject-2*maxSlotLen {
 			t.Errorf("%+v, blocks of %d: %d blocks, %d bytes", c.limits, c.raw, blocks, len(obj))
 		}
 	}
-	if blocks, obj := fill(Limits{Blocks: 1 << 30, Bytes: 1 << 30}, []byte{1}); blocks != MaxBlocks || len(obj) > MaxObject {
+	if blocks, obj := fill(Limits{Blocks: 1 << 30, Bytes: 1 << 30}, []byte{1}); blocks != maxBlocks || len(obj) > MaxObject {
 		t.Errorf("tiny blocks: %d blocks, %d bytes", blocks, len(obj))
 	}
 	for l, ok := range map[Limits]bool{
-		{}: true, {Blocks: 25, Bytes: 1 << 20}: true, {Blocks: -1}: false, {Bytes: -1}: false, {Blocks: MaxBlocks + 1}: false, {Bytes: MaxBytes + 1}: false,
+		{}: true, {Blocks: 25, Bytes: 1 << 20}: true, {Blocks: -1}: false, {Bytes: -1}: false, {Blocks: maxBlocks + 1}: false, {Bytes: maxBytes + 1}: false,
 	} {
 		if err := l.Validate(); (err == nil) != ok || err != nil && !errors.Is(err, errs.Invalid) {
 			t.Errorf("%+v: %v", l, err)
@@ -190,8 +190,8 @@ func TestManyPages(t *testing.T) {
 	for ; b.Room() > 0; n++ {
 		b.AddPage(h.Sum([]byte{1}), page)
 	}
-	if obj := b.Finish(); n != MaxSlots || VerifyObject(h, b.Seal(), obj) != nil {
-		t.Errorf("%d pages, %v", n, VerifyObject(h, b.Seal(), obj))
+	if obj := b.Finish(); n != maxSlots || verifyObject(h, b.Seal(), obj) != nil {
+		t.Errorf("%d pages, %v", n, verifyObject(h, b.Seal(), obj))
 	}
 }
 
@@ -227,28 +227,28 @@ func TestPackDamage(t *testing.T) {
 	for i := range obj {
 		bad := bytes.Clone(obj)
 		bad[i] ^= 0x10
-		if err := VerifyObject(h, id, bad); !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), id.Key()) {
+		if err := verifyObject(h, id, bad); !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), id.Key()) {
 			t.Fatalf("byte %d of %d: %v", i, len(obj), err)
 		}
 	}
 	for n := range obj {
-		if err := VerifyObject(h, id, obj[:n]); !errors.Is(err, errs.Corrupt) {
+		if err := verifyObject(h, id, obj[:n]); !errors.Is(err, errs.Corrupt) {
 			t.Fatalf("cut to %d of %d: %v", n, len(obj), err)
 		}
 	}
 	other := id
 	other.Nonce[0]++
-	if err := VerifyObject(h, other, obj); !errors.Is(err, errs.Corrupt) {
+	if err := verifyObject(h, other, obj); !errors.Is(err, errs.Corrupt) {
 		t.Fatalf("under another key: %v", err)
 	}
-	if err := VerifyObject(NewHasher("other"), id, obj); !errors.Is(err, errs.Corrupt) {
+	if err := verifyObject(NewHasher("other"), id, obj); !errors.Is(err, errs.Corrupt) {
 		t.Fatalf("of another tenant: %v", err)
 	}
 }
 
 // resign makes the checksums of index and trailer right again.
 func resign(obj []byte) []byte {
-	tr := obj[len(obj)-TrailerLen:]
+	tr := obj[len(obj)-trailerLen:]
 	off, n := le.Uint32(tr), le.Uint32(tr[4:])
 	if uint64(off)+uint64(n) <= uint64(len(obj)) {
 		le.PutUint32(tr[40:], checksum(obj[off:off+n]))
@@ -261,7 +261,7 @@ func resign(obj []byte) []byte {
 func TestPackHostile(t *testing.T) {
 	h := NewHasher("tenant")
 	id, obj, _, _ := sample(h, 3, 1)
-	trailer, index := len(obj)-TrailerLen, len(obj)-TrailerLen-4*EntryLen
+	trailer, index := len(obj)-trailerLen, len(obj)-trailerLen-4*entryLen
 	for name, c := range map[string]struct {
 		change func(o []byte)
 		kind   errs.Kind
@@ -283,11 +283,11 @@ func TestPackHostile(t *testing.T) {
 		"another encoding":     {func(o []byte) { o[index+49] ^= 1 }, errs.Corrupt},
 		"another key":          {func(o []byte) { o[index+52] = 1 }, errs.Corrupt},
 		"another hash":         {func(o []byte) { o[index] ^= 1 }, errs.Corrupt},
-		"another hash of page": {func(o []byte) { o[index+3*EntryLen] ^= 1 }, errs.Corrupt},
+		"another hash of page": {func(o []byte) { o[index+3*entryLen] ^= 1 }, errs.Corrupt},
 	} {
 		bad := bytes.Clone(obj)
 		c.change(bad)
-		if err := VerifyObject(h, id, resign(bad)); errs.KindOf(err) != c.kind {
+		if err := verifyObject(h, id, resign(bad)); errs.KindOf(err) != c.kind {
 			t.Errorf("%s: %v (%s)", name, err, errs.KindOf(err))
 		}
 		var out strings.Builder
@@ -297,14 +297,14 @@ func TestPackHostile(t *testing.T) {
 
 func TestParseKey(t *testing.T) {
 	good := ID{Content: [12]byte{0xde, 0xad}, Nonce: nonce}.Key()
-	if got, err := ParseKey(good); err != nil || got.Key() != good {
+	if got, err := parseKey(good); err != nil || got.Key() != good {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{
 		"", "packs/", strings.ToUpper(good), good + "0", good[:len(good)-1], strings.Replace(good, "de/", "df/", 1), strings.Replace(good, "-", "0", 1),
 		strings.Replace(good, "dead", "xxxx", 1), "x" + good, strings.Replace(good, "packs", "Packs", 1), strings.Replace(good, "dead", "-ead", 1),
 	} {
-		if _, err := ParseKey(bad); !errors.Is(err, errs.Invalid) {
+		if _, err := parseKey(bad); !errors.Is(err, errs.Invalid) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}

@@ -61,9 +61,9 @@ func (id ID) Key() string {
 	return fmt.Sprintf("packs/%02x/%x-%x", id.Content[0], id.Content, id.Nonce)
 }
 
-// ParseKey is the inverse of ID.Key. A key that Key cannot have made is a
+// parseKey is the inverse of ID.Key. A key that Key cannot have made is a
 // errs.Invalid.
-func ParseKey(key string) (ID, error) {
+func parseKey(key string) (ID, error) {
 	var id ID
 	bad := func() (ID, error) { return ID{}, errs.New(errs.Invalid, "%q is not the key of a pack", key) }
 	rest, ok := strings.CutPrefix(key, "packs/")

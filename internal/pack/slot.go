@@ -1,15 +1,17 @@
 package pack
 
 import (
+	"bytes"
 	"fmt"
 	"hash/crc32"
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/invariants"
 )
 
-// Slot is what a slot's header says.
-type Slot struct {
+// slotHeader is what a slot's header says.
+type slotHeader struct {
 	Kind     Kind
 	Encoding Encoding
 	KeyID    uint32 // 0: not encrypted
@@ -20,11 +22,11 @@ type Slot struct {
 	ext     int // length of the extension, bytes
 }
 
-// EncodeSlot appends to dst a slot that holds raw, which has 1 to MaxRaw bytes
-// (else it panics). With a dst of MaxSlotLen spare bytes or more it seldom
+// EncodeSlot appends to dst a slot that holds raw, which has 1 to maxRawLen bytes
+// (else it panics). With a dst of maxSlotLen spare bytes or more it seldom
 // allocates. It may be called concurrently.
 func EncodeSlot(dst []byte, kind Kind, raw []byte, c Compression) []byte {
-	if len(raw) == 0 || len(raw) > MaxRaw {
+	if len(raw) == 0 || len(raw) > maxRawLen {
 		panic(fmt.Sprintf("pack: a slot of %d raw bytes", len(raw)))
 	}
 	start := len(dst)
@@ -40,6 +42,10 @@ func EncodeSlot(dst []byte, kind Kind, raw []byte, c Compression) []byte {
 	le.PutUint32(slot[12:], uint32(len(raw)))
 	le.PutUint32(slot[16:], uint32(len(dst)-body))
 	le.PutUint32(slot[20:], slotChecksum(slot))
+	if invariants.Enabled {
+		back, err := DecodeSlot(nil, slot, len(raw))
+		invariants.Check(err == nil && bytes.Equal(back, raw), "a slot of %d bytes does not decode to the %d that it was made of: %v", len(slot), len(raw), err)
+	}
 	return dst
 }
 
@@ -48,33 +54,33 @@ func slotChecksum(slot []byte) uint32 {
 	return crc32.Update(checksum(slot[:20]), castagnoli, slot[SlotHeaderLen:])
 }
 
-// ParseSlot checks that slot is one whole, undamaged slot, and returns what its
+// parseSlot checks that slot is one whole, undamaged slot, and returns what its
 // header says. Damage is a errs.Corrupt; what a newer release wrote is a
 // errs.Unsupported.
-func ParseSlot(slot []byte) (Slot, error) {
+func parseSlot(slot []byte) (slotHeader, error) {
 	if len(slot) < SlotHeaderLen || slot[0] != slotMagic {
-		return Slot{}, errs.New(errs.Corrupt, "it is no slot")
+		return slotHeader{}, errs.New(errs.Corrupt, "it is no slot")
 	}
 	s := readSlot(slot)
 	if want := uint64(SlotHeaderLen) + uint64(s.ext) + uint64(le.Uint32(slot[16:])); want != uint64(len(slot)) {
-		return Slot{}, errs.New(errs.Corrupt, "it has %d bytes and claims %d", len(slot), want)
+		return slotHeader{}, errs.New(errs.Corrupt, "it has %d bytes and claims %d", len(slot), want)
 	}
 	if got := slotChecksum(slot); got != s.CRC && !fault.Is("store-not-verified") {
-		return Slot{}, errs.New(errs.Corrupt, "its checksum is %08x instead of %08x", got, s.CRC)
+		return slotHeader{}, errs.New(errs.Corrupt, "its checksum is %08x instead of %08x", got, s.CRC)
 	}
 	return s, s.check(slot)
 }
 
 // readSlot reads the header of what is known to be a slot.
-func readSlot(slot []byte) Slot {
-	return Slot{
+func readSlot(slot []byte) slotHeader {
+	return slotHeader{
 		version: slot[1], Encoding: Encoding(slot[2]), Kind: Kind(slot[3]), ext: int(slot[4]),
 		KeyID: le.Uint32(slot[8:]), RawLen: le.Uint32(slot[12:]), CRC: le.Uint32(slot[20:]),
 	}
 }
 
 // check refuses what this release cannot have written.
-func (s Slot) check(slot []byte) error {
+func (s slotHeader) check(slot []byte) error {
 	switch {
 	case s.version != version:
 		return errs.New(errs.Unsupported, "its format has version %d, this release knows %d; update Glide", s.version, version)
@@ -86,25 +92,29 @@ func (s Slot) check(slot []byte) error {
 	case s.Kind != KindBlock && s.Kind != KindPage, slot[5]|slot[6]|slot[7] != 0:
 		return errs.New(errs.Unsupported, "its kind is %d (with flags %x), which this release does not know; update Glide",
 			uint8(s.Kind), slot[5:8])
-	case s.RawLen == 0 || s.RawLen > MaxRaw:
-		return errs.New(errs.Corrupt, "it claims %d raw bytes, 1 to %d are possible", s.RawLen, MaxRaw)
+	case s.RawLen == 0 || s.RawLen > maxRawLen:
+		return errs.New(errs.Corrupt, "it claims %d raw bytes, 1 to %d are possible", s.RawLen, maxRawLen)
 	}
 	return nil
 }
 
 // DecodeSlot verifies the checksum of a whole slot and returns its raw bytes,
 // of which there may be maxRaw, in dst if that has the capacity (its contents
-// are overwritten). The errors are those of ParseSlot. It may be called
+// are overwritten). The errors are those of parseSlot. It may be called
 // concurrently.
 func DecodeSlot(dst, slot []byte, maxRaw int) ([]byte, error) {
-	s, err := ParseSlot(slot)
+	s, err := parseSlot(slot)
 	if err != nil {
 		return nil, err
 	}
 	if int(s.RawLen) > maxRaw {
 		return nil, errs.New(errs.Corrupt, "it has %d raw bytes, at most %d were expected", s.RawLen, maxRaw)
 	}
-	return expand(dst, slot[SlotHeaderLen:], s.Encoding, int(s.RawLen))
+	raw, err := expand(dst, slot[SlotHeaderLen:], s.Encoding, int(s.RawLen))
+	if invariants.Enabled && err == nil {
+		invariants.Check(len(raw) == int(s.RawLen), "%d bytes of a slot that has %d", len(raw), s.RawLen)
+	}
+	return raw, err
 }
 
 // Open is DecodeSlot for bytes that were read from ref's place, and verifies

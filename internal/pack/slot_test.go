@@ -65,7 +65,7 @@ func TestSlotRoundTrip(t *testing.T) {
 		if len(slot) > SlotHeaderLen+len(raw) {
 			t.Fatalf("%d raw bytes became %d", len(raw), len(slot))
 		}
-		s, err := ParseSlot(slot)
+		s, err := parseSlot(slot)
 		if err != nil || s.Kind != kind || int(s.RawLen) != len(raw) || s.KeyID != 0 {
 			t.Fatalf("%+v, %v", s, err)
 		}
@@ -90,21 +90,21 @@ func TestSlotEncodings(t *testing.T) {
 		want    Encoding
 	}{
 		{make([]byte, 128<<10), CompressionZstd, EncodingZstd},
-		{text(1, MaxRaw), CompressionZstd, EncodingZstd},
+		{text(1, maxRawLen), CompressionZstd, EncodingZstd},
 		{text(1, 128<<10), CompressionS2, EncodingS2},
 		{text(1, 128<<10), CompressionNone, EncodingRaw},
 		{noise(1, 128<<10), CompressionZstd, EncodingRaw},
-		{noise(1, MaxRaw), CompressionS2, EncodingRaw},
+		{noise(1, maxRawLen), CompressionS2, EncodingRaw},
 		{append(make([]byte, 6<<10), noise(1, 122<<10)...), CompressionZstd, EncodingRaw}, // saves less than 1/16
 		{append(make([]byte, 10<<10), noise(1, 118<<10)...), CompressionZstd, EncodingZstd},
 		{[]byte{7}, CompressionZstd, EncodingRaw},
 	} {
 		slot := EncodeSlot(nil, KindBlock, c.raw, c.setting)
-		if s, err := ParseSlot(slot); err != nil || s.Encoding != c.want {
+		if s, err := parseSlot(slot); err != nil || s.Encoding != c.want {
 			t.Errorf("%d bytes with %s became %s in %d bytes, %v; want %s", len(c.raw), c.setting, s.Encoding, len(slot), err, c.want)
 		}
 	}
-	for _, n := range []int{0, MaxRaw + 1} {
+	for _, n := range []int{0, maxRawLen + 1} {
 		func() {
 			defer func() {
 				if recover() == nil {
@@ -123,12 +123,12 @@ func TestSlotDamage(t *testing.T) {
 		for i := range slot {
 			bad := bytes.Clone(slot)
 			bad[i] ^= 0x41
-			if _, err := DecodeSlot(nil, bad, MaxRaw); !errors.Is(err, errs.Corrupt) {
+			if _, err := DecodeSlot(nil, bad, maxRawLen); !errors.Is(err, errs.Corrupt) {
 				t.Fatalf("%s, byte %d: %v", c, i, err)
 			}
 		}
 		for n := range slot {
-			if _, err := DecodeSlot(nil, slot[:n], MaxRaw); !errors.Is(err, errs.Corrupt) {
+			if _, err := DecodeSlot(nil, slot[:n], maxRawLen); !errors.Is(err, errs.Corrupt) {
 				t.Fatalf("%s, cut to %d: %v", c, n, err)
 			}
 		}
@@ -159,7 +159,7 @@ func TestSlotNewer(t *testing.T) {
 		"flags":     {func(s []byte) { s[6] = 1 }, "flags 000100"},
 		"key":       {func(s []byte) { le.PutUint32(s[8:], 7) }, "key 7"},
 	} {
-		_, err := DecodeSlot(nil, rewrite(slot, c.change), MaxRaw)
+		_, err := DecodeSlot(nil, rewrite(slot, c.change), maxRawLen)
 		if !errors.Is(err, errs.Unsupported) || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "update Glide") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -173,14 +173,14 @@ func TestSlotHostile(t *testing.T) {
 		for name, change := range map[string]func(s []byte){
 			"shorter than it is":        func(s []byte) { le.PutUint32(s[12:], 4999) },
 			"longer than it is":         func(s []byte) { le.PutUint32(s[12:], 5001) },
-			"longer than anything":      func(s []byte) { le.PutUint32(s[12:], MaxRaw+1) },
+			"longer than anything":      func(s []byte) { le.PutUint32(s[12:], maxRawLen+1) },
 			"as long as can be":         func(s []byte) { le.PutUint32(s[12:], 1<<32-1) },
 			"empty":                     func(s []byte) { le.PutUint32(s[12:], 0) },
 			"garbage in zstd":           func(s []byte) { s[2] = byte(EncodingZstd); copy(s[SlotHeaderLen:], noise(1, 50)) },
 			"garbage in s2":             func(s []byte) { s[2] = byte(EncodingS2); copy(s[SlotHeaderLen:], noise(1, 50)) },
 			"the length of s2 is a lie": func(s []byte) { s[2] = byte(EncodingS2); copy(s[SlotHeaderLen:], "\xff\xff\xff\xff\x0f") },
 		} {
-			if _, err := DecodeSlot(nil, rewrite(slot, change), MaxRaw); !errors.Is(err, errs.Corrupt) {
+			if _, err := DecodeSlot(nil, rewrite(slot, change), maxRawLen); !errors.Is(err, errs.Corrupt) {
 				t.Errorf("%s, %s: %v", setting, name, err)
 			}
 		}
@@ -192,23 +192,23 @@ func TestOpen(t *testing.T) {
 	raw := text(5, 10_000)
 	slot := EncodeSlot(nil, KindBlock, raw, CompressionZstd)
 	ref := Ref{Hash: h.Sum(raw), Pack: ID{Content: [12]byte{0xab}, Nonce: [12]byte{1}}, Off: 4711, Len: uint32(len(slot))}
-	if got, err := Open(h, ref, slot, nil, MaxRaw); err != nil || !bytes.Equal(got, raw) {
+	if got, err := Open(h, ref, slot, nil, maxRawLen); err != nil || !bytes.Equal(got, raw) {
 		t.Fatal(err)
 	}
 	other := ref
 	other.Hash[0]++
 	for name, err := range map[string]error{
-		"another hash":   second(Open(h, other, slot, nil, MaxRaw)),
-		"another tenant": second(Open(NewHasher("other"), ref, slot, nil, MaxRaw)),
-		"short read":     second(Open(h, ref, slot[:len(slot)-1], nil, MaxRaw)),
-		"damage":         second(Open(h, ref, append(bytes.Clone(slot[:len(slot)-1]), slot[len(slot)-1]^1), nil, MaxRaw)),
+		"another hash":   second(Open(h, other, slot, nil, maxRawLen)),
+		"another tenant": second(Open(NewHasher("other"), ref, slot, nil, maxRawLen)),
+		"short read":     second(Open(h, ref, slot[:len(slot)-1], nil, maxRawLen)),
+		"damage":         second(Open(h, ref, append(bytes.Clone(slot[:len(slot)-1]), slot[len(slot)-1]^1), nil, maxRawLen)),
 	} {
 		if !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), ref.Pack.Key()) || !strings.Contains(err.Error(), "4711") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	newer := rewrite(slot, func(s []byte) { s[2] = 3 })
-	if _, err := Open(h, ref, newer, nil, MaxRaw); errs.KindOf(err) != errs.Unsupported {
+	if _, err := Open(h, ref, newer, nil, maxRawLen); errs.KindOf(err) != errs.Unsupported {
 		t.Errorf("a newer slot: %v", err)
 	}
 }
@@ -225,7 +225,7 @@ func TestSlotConcurrent(t *testing.T) {
 				raw := text(g*100+i, 1000+int(i)*1000)
 				slot = EncodeSlot(slot[:0], KindBlock, raw, settings[i%3])
 				var err error
-				if got, err = DecodeSlot(got, slot, MaxRaw); err != nil || !bytes.Equal(got, raw) {
+				if got, err = DecodeSlot(got, slot, maxRawLen); err != nil || !bytes.Equal(got, raw) {
 					t.Error(err)
 					return
 				}

@@ -9,12 +9,12 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// VerifyObject checks all of a pack: that it is the one with that identity,
+// verifyObject checks all of a pack: that it is the one with that identity,
 // that each slot decodes to the bytes of its hash, and that the index says of
 // it what it says itself. Damage is a errs.Corrupt that names the pack and
 // the place.
-func VerifyObject(h *Hasher, id ID, obj []byte) error {
-	x, err := ReadIndex(obj)
+func verifyObject(h *Hasher, id ID, obj []byte) error {
+	x, err := readIndex(obj)
 	if err != nil {
 		return errs.New(errs.KindOf(err), "%s: %w", id.Key(), err)
 	}
@@ -42,11 +42,11 @@ func VerifyObject(h *Hasher, id ID, obj []byte) error {
 // is wrong with it. Where the index cannot be read, it goes from slot to slot.
 // Hashes are not verified: the tenant's key is not known here.
 func Dump(w io.Writer, obj []byte) error {
-	x, err := ReadIndex(obj)
+	x, err := readIndex(obj)
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if err != nil {
 		_, _ = fmt.Fprintf(out, "pack\t%v\nbytes\t%d\n\n", err, len(obj))
-		x = &Index{Entries: scan(obj)}
+		x = &packIndex{Entries: scan(obj)}
 	} else {
 		_, _ = fmt.Fprintf(out, "pack\t%s\nversion\t%d\nbytes\t%d\nblocks\t%d\npages\t%d\n\n",
 			x.ID.Key(), version, len(obj), x.Blocks, len(x.Entries)-x.Blocks)
@@ -70,10 +70,10 @@ func Dump(w io.Writer, obj []byte) error {
 }
 
 // inspect decodes the slot of an entry and compares the two.
-func (e *Entry) inspect(dst, obj []byte) ([]byte, error) {
+func (e *indexEntry) inspect(dst, obj []byte) ([]byte, error) {
 	slot := obj[e.Off : e.Off+e.Len]
-	raw, err := DecodeSlot(dst, slot, MaxRaw)
-	if err == nil && readSlot(slot) != e.Slot {
+	raw, err := DecodeSlot(dst, slot, maxRawLen)
+	if err == nil && readSlot(slot) != e.slotHeader {
 		err = errs.New(errs.Corrupt, "its index says otherwise: %s", e.describe())
 	}
 	return raw, err
@@ -81,20 +81,20 @@ func (e *Entry) inspect(dst, obj []byte) ([]byte, error) {
 
 // scan finds slots by their headers alone, one behind the other; their hashes
 // stay unknown.
-func scan(obj []byte) []Entry {
-	var entries []Entry
+func scan(obj []byte) []indexEntry {
+	var entries []indexEntry
 	for off := HeaderLen; len(obj)-off >= SlotHeaderLen && obj[off] == slotMagic; {
 		s := readSlot(obj[off:])
 		length := uint64(SlotHeaderLen) + uint64(s.ext) + uint64(le.Uint32(obj[off+16:]))
 		if length > uint64(len(obj)-off) {
 			break
 		}
-		entries = append(entries, Entry{Off: uint32(off), Len: uint32(length), Slot: s})
+		entries = append(entries, indexEntry{Off: uint32(off), Len: uint32(length), slotHeader: s})
 		off += int(length)
 	}
 	return entries
 }
 
-func (e *Entry) describe() string {
+func (e *indexEntry) describe() string {
 	return fmt.Sprintf("%s of %d raw bytes, %s, key %d, checksum %08x", e.Kind, e.RawLen, e.Encoding, e.KeyID, e.CRC)
 }

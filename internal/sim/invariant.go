@@ -21,8 +21,8 @@ const (
 	progress            invariant = "progress"
 )
 
-// Violation is what a run found.
-type Violation struct {
+// violation is what a run found.
+type violation struct {
 	Invariant string
 	Seed      uint64
 	Step      int // the newest one that had begun
@@ -30,6 +30,6 @@ type Violation struct {
 }
 
 // Error implements error.
-func (v *Violation) Error() string {
+func (v *violation) Error() string {
 	return fmt.Sprintf("%s is violated at step %d of seed %d: %s", v.Invariant, v.Step, v.Seed, v.Text)
 }

@@ -1,9 +1,9 @@
 package sim
 
-// Shrink looks for fewer steps of a schedule that still fail: it takes out ever
+// shrinkSteps looks for fewer steps of a schedule that still fail: it takes out ever
 // smaller stretches, and goes on for as long as that works. fails runs a schedule
 // and tells whether it violates what the whole one violated.
-func Shrink(steps []int, fails func([]int) bool) []int {
+func shrinkSteps(steps []int, fails func([]int) bool) []int {
 	for size := len(steps) / 2; size > 0; {
 		shorter := false
 		for at := 0; at < len(steps); {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/sim/overlay"
 )
@@ -33,9 +34,12 @@ var (
 // child is set in the binary that the tests build and run: the one that has the overlay.
 const child = "GLIDE_SIM_CHILD"
 
-// build makes that binary.
+// build makes that binary. It checks invariants if the tests do.
 func build(t *testing.T, tags ...string) string {
 	t.Helper()
+	if invariants.Enabled {
+		tags = append(tags, "invariants")
+	}
 	dir := filepath.Join(os.TempDir(), "glide-sim-"+strconv.Itoa(os.Getuid()))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -118,7 +122,7 @@ func parseSteps(t *testing.T) (out []int) {
 
 // one runs one seed in a bubble of its own, and collects the garbage: twice, so
 // that what pools keep, channels of this bubble among it, is gone too.
-func one(t *testing.T, o Options) (r Result) {
+func one(t *testing.T, o options) (r result) {
 	warm.Do(warmUp)
 	defer func() {
 		runtime.GC()
@@ -127,7 +131,7 @@ func one(t *testing.T, o Options) (r Result) {
 			panic(p)
 		}
 	}()
-	synctest.Test(t, func(t *testing.T) { Run(o, &r) })
+	synctest.Test(t, func(t *testing.T) { runSeed(o, &r) })
 	return r
 }
 
@@ -151,7 +155,7 @@ func warmUp() {
 }
 
 // report tells what a seed found, and how to see it again.
-func report(t *testing.T, o Options, r Result) {
+func report(t *testing.T, o options, r result) {
 	o.Out = nil
 	if o.Steps == nil {
 		for i := range r.Steps {
@@ -159,7 +163,7 @@ func report(t *testing.T, o Options, r Result) {
 		}
 	}
 	if *shrinkFlag && !(r.Endless && *seedFlag != strconv.FormatUint(o.Seed, 10)) {
-		same := func(o Options) bool {
+		same := func(o options) bool {
 			v := one(t, o).Violation
 			return v != nil && v.Invariant == r.Violation.Invariant
 		}
@@ -169,7 +173,7 @@ func report(t *testing.T, o Options, r Result) {
 				o = calm
 			}
 		}
-		o.Steps = Shrink(o.Steps, func(steps []int) bool {
+		o.Steps = shrinkSteps(o.Steps, func(steps []int) bool {
 			o.Steps = steps
 			return same(o)
 		})
@@ -224,7 +228,7 @@ func runSeeds(t *testing.T) {
 	began := time.Now()
 	for seed := from; seed <= to; seed++ {
 		var log bytes.Buffer
-		o := Options{Seed: seed, Steps: steps, Calm: *calmFlag, Out: &log}
+		o := options{Seed: seed, Steps: steps, Calm: *calmFlag, Out: &log}
 		if *logFlag {
 			o.Out = os.Stdout
 		}

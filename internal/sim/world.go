@@ -69,9 +69,9 @@ type world struct {
 	flipped   int
 	rotten    bool
 	ending    bool
-	violation *Violation
+	violation *violation
 	stats     map[string]int
-	result    *Result
+	result    *result
 
 	ops      atomic.Int64 // file operations of all hosts
 	done     chan struct{}
@@ -94,20 +94,20 @@ func (w *world) spin(name string) {
 	}
 }
 
-// quit lets Run return.
+// quit lets runSeed return.
 func (w *world) quit() { w.quitting.Do(func() { close(w.done) }) }
 
-// Options say how to run a schedule.
-type Options struct {
+// options say how to run a schedule.
+type options struct {
 	Seed  uint64
 	Steps []int     // of the schedule; nil: all
 	Calm  bool      // requests meet no trouble but that of the steps
 	Out   io.Writer // what happens is told here; nil: nowhere
 }
 
-// Result is what a run was.
-type Result struct {
-	Violation *Violation
+// result is what a run was.
+type result struct {
+	Violation *violation
 	Endless   bool   // something goes round and round, or hangs
 	Trace     uint64 // hash of everything that happened
 	Events    int
@@ -138,12 +138,12 @@ func chooseParams(seed uint64) (p params, wx weather) {
 	return p, wx
 }
 
-// Run runs the schedule of a seed. It has to be called in a bubble of
+// runSeed runs the schedule of a seed. It has to be called in a bubble of
 // testing/synctest, of a binary that was built with the overlay.
 //
 // r has the violation from the moment it is found: a run in which something goes
 // round and round for ever ends with a deadlock.
-func Run(o Options, r *Result) {
+func runSeed(o options, r *result) {
 	w := newWorld(o)
 	w.result = r
 	r.Steps = w.params.steps
@@ -174,11 +174,11 @@ func (w *world) run(steps []int) {
 	w.finish()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	*w.result = Result{Violation: w.violation, Trace: w.hash.Sum64(), Events: w.events, Steps: w.params.steps, Stats: w.stats}
+	*w.result = result{Violation: w.violation, Trace: w.hash.Sum64(), Events: w.events, Steps: w.params.steps, Stats: w.stats}
 	w.finished.Store(true)
 }
 
-func newWorld(o Options) *world {
+func newWorld(o options) *world {
 	w := &world{
 		seed: o.Seed, out: o.Out, hash: fnv.New64a(), began: time.Now(), slots: make(chan struct{}, 6),
 		logs: map[string]*volumeLog{}, pins: map[string]commitlog.Pin{}, trees: map[rootKey]*tree{}, blocks: map[pack.Hash]image{},
@@ -214,7 +214,7 @@ func (w *world) violate(i invariant, format string, args ...any) {
 }
 
 func (w *world) violateLocked(i invariant, format string, args ...any) {
-	v := &Violation{Invariant: string(i), Seed: w.seed, Step: w.step, Text: fmt.Sprintf(format, args...)}
+	v := &violation{Invariant: string(i), Seed: w.seed, Step: w.step, Text: fmt.Sprintf(format, args...)}
 	w.trace("VIOLATION %v", v)
 	if w.violation == nil {
 		w.violation, w.result.Violation = v, v

@@ -16,9 +16,9 @@ const (
 	Sector = 512
 	// Max is the greatest size of a volume, in bytes.
 	Max = 1 << 62
-	// MinBlock and MaxBlock bound a volume's block size, in bytes.
-	MinBlock = 4 << 10
-	MaxBlock = 1 << 20
+	// minBlock and maxBlock bound a volume's block size, in bytes.
+	minBlock = 4 << 10
+	maxBlock = 1 << 20
 )
 
 // units are those that Parse takes, and then those that only Human prints.
@@ -93,20 +93,10 @@ func ParseBlock(s string) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if n < MinBlock || n > MaxBlock || bits.OnesCount64(n) != 1 {
+	if n < minBlock || n > maxBlock || bits.OnesCount64(n) != 1 {
 		return 0, errs.New(errs.Invalid, "%.60q is no block size: a power of two from 4K to 1M is", s)
 	}
 	return n, nil
-}
-
-// Text prints n so that Parse reads the same number again, with the largest
-// unit that leaves it whole.
-func Text(n uint64) string {
-	shift := min(uint(bits.TrailingZeros64(n))/10, uint(len(units)))
-	if n == 0 || shift == 0 {
-		return strconv.FormatUint(n, 10)
-	}
-	return strconv.FormatUint(n>>(10*shift), 10) + units[shift-1:shift]
 }
 
 // Human prints about n for people, with three digits: 0 B, 1.50 KiB, 20.0 GiB.

@@ -11,6 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -72,6 +73,9 @@ func (v *Volume) cut() *Cut {
 	v.omu.Lock()
 	c.tree, c.base = v.tree.Clone(), v.base
 	c.live, c.dirty = maps.Clone(v.live), v.dirty
+	if invariants.Enabled && c.tree.Count() <= maxAsserted {
+		assertOverlay(v.id, c.tree, c.segs, c.live, c.dirty)
+	}
 	v.omu.Unlock()
 	v.stMu.Unlock()
 	c.State.Segments = refs(c.segs)

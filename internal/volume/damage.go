@@ -10,7 +10,7 @@ import (
 
 // damages is what was found damaged of a volume's log since it was opened.
 type damages struct {
-	mu  sync.Mutex
+	mu  sync.Mutex // glide:nonblocking
 	all []*wal.Damage
 }
 

@@ -27,6 +27,7 @@ func TestZerosAfterTheCut(t *testing.T) {
 	w.must(v.Zero(50, testBlock))
 	m, err := blockmap.New(v.env.Pages, blockmap.Root{}, c.State.Blocks()) // it holds zeros, as the cut does
 	w.must(err)
+	w.must(c.Sync()) // nothing is published that could be lost here
 	w.must(v.Published(c, m, nil))
 	v.EndFold(c)
 	sent.Release()

@@ -15,7 +15,7 @@ import (
 // cut lay its records once, and share the tree, as they did before the host
 // stopped. It may be used concurrently, and is thrown away after the start.
 type SharedOverlays struct {
-	mu    sync.Mutex
+	mu    sync.Mutex // glide:nonblocking
 	trees map[string]*extent.Tree
 }
 

@@ -32,6 +32,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/wal"
 )
@@ -40,6 +41,8 @@ import (
 // methods may be called concurrently; the blocks must not be modified.
 type Blocks interface {
 	// Block returns the raw block, size bytes long, fetching it if need be.
+	//
+	// glide:blocks
 	Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, error)
 	// Read fills p from byte off of the block, which is size bytes long.
 	Read(ctx context.Context, ref *pack.Ref, size int, p []byte, off int) error
@@ -55,16 +58,24 @@ type Env struct {
 	Pages  *blockmap.Source // block map pages of the volume's tenant
 	Blocks Blocks           // blocks of the volume's tenant
 	// Save makes the records durable, all or none.
+	//
+	// glide:blocks
 	Save func(...*State) error
 	// SaveSoon saves records without waiting until they are durable, in order with Save.
 	SaveSoon func(...*State) error
 	// Forget removes the records of volumes that did not come to be, durably.
+	//
+	// glide:blocks
 	Forget func(...ID) error
 	// Pressure is called when the log has no room, with how long the
 	// writer has waited so far; it makes room or waits a little, and returns an error to give up.
+	//
+	// glide:blocks
 	Pressure func(v *Volume, waited time.Duration) error
 	// Throttle is called before each write with the number of bytes; it may
 	// slow the writer. nil: never.
+	//
+	// glide:blocks
 	Throttle func(v *Volume, n int) error
 	// Damaged is called once for each piece of damage that is found in the
 	// volume's log; nil: never.
@@ -107,14 +118,14 @@ type Volume struct {
 	// displacedFn is v.displaced, once, so that passing it costs nothing.
 	displacedFn func(extent.Extent)
 
-	stMu  sync.Mutex
+	stMu  sync.Mutex // glide:nonblocking
 	state State
 	segs  []held
 	// deadAt is, for segments of which nothing was live when cleaning looked,
 	// the newest number at that time.
 	deadAt map[*wal.Segment]uint64
 
-	omu    sync.RWMutex
+	omu    sync.RWMutex // glide:nonblocking
 	tree   *extent.Tree
 	base   *blockmap.Map
 	live   map[uint32]int64 // by segment number: bytes that the overlay points at
@@ -183,6 +194,9 @@ func Open(env Env, st State, force bool) (*Volume, error) {
 		s.Segment.Hold()
 		v.segs = append(v.segs, held{s.Segment, s.Limit})
 	}
+	if invariants.Enabled {
+		assertOverlay(v.id, v.tree, v.segs, v.live, v.dirty)
+	}
 	v.log = wal.NewLog(env.Log, wal.Identity(st.ID), rec.Last, v.attach)
 	if len(v.segs) != len(st.Segments) {
 		// The record must not name what is recycled now.
@@ -245,6 +259,9 @@ func (v *Volume) stateLocked() State {
 	var durable uint64
 	if v.log != nil {
 		durable = v.log.Durable()
+		if last := v.log.Last(); invariants.Enabled {
+			invariants.Check(st.Folded <= durable && durable <= last, "%s is folded through %d, durable through %d, and ends at %d", st.Name, st.Folded, durable, last)
+		}
 	}
 	st.Used = max(st.Used, durable)
 	st.Segments = make([]wal.Ref, len(v.segs))

@@ -8,6 +8,7 @@ import (
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -74,6 +75,9 @@ func (v *Volume) tryWrite(may func() error, offs []uint64, frames [][]byte) erro
 
 // cover points the overlay at what was written.
 func (v *Volume) cover(written []wal.Written) {
+	if invariants.Enabled {
+		v.assertWritten(written)
+	}
 	v.omu.Lock()
 	defer v.omu.Unlock()
 	for i := range written {
@@ -113,6 +117,9 @@ func (v *Volume) displaced(e extent.Extent) {
 	if e.Place != extent.Zero {
 		v.live[wal.NumberOf(e.Place)] -= int64(e.Len())
 		v.dirty -= int64(e.Len())
+		if invariants.Enabled {
+			invariants.Check(v.live[wal.NumberOf(e.Place)] >= 0 && v.dirty >= 0, "%d bytes of segment %d are live, %d in all", v.live[wal.NumberOf(e.Place)], wal.NumberOf(e.Place), v.dirty)
+		}
 	}
 }
 

@@ -81,8 +81,8 @@ import (
 const (
 	// HeaderSize is the length of a record's header.
 	HeaderSize = 28
-	// MaxPayload bounds a record's payload: the longest NBD write.
-	MaxPayload = 32 << 20
+	// maxPayload bounds a record's payload: the longest NBD write.
+	maxPayload = 32 << 20
 
 	pageSize    = 4096
 	formatNow   = 1
@@ -163,7 +163,7 @@ func sign(rec []byte, seed uint32) {
 func parseHeader(h []byte, limit uint32) (r Record, ok bool) {
 	word := binary.LittleEndian.Uint32(h[4:])
 	length := word & lengthMask
-	if word&^flagsKnown != 0 || length == 0 || length > limit || length > MaxPayload {
+	if word&^flagsKnown != 0 || length == 0 || length > limit || length > maxPayload {
 		return r, false
 	}
 	r = Record{
@@ -188,7 +188,7 @@ func checkRecord(b []byte, seed uint32) (r Record, ok bool) {
 	if len(b) < HeaderSize {
 		return r, false
 	}
-	r, ok = parseHeader(b, uint32(min(len(b)-HeaderSize, MaxPayload)))
+	r, ok = parseHeader(b, uint32(min(len(b)-HeaderSize, maxPayload)))
 	if !ok {
 		return r, false
 	}

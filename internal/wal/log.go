@@ -12,6 +12,7 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/invariants"
 )
 
 // Written tells where a piece of an append lies now.
@@ -30,6 +31,8 @@ type Log struct {
 	writer Identity
 	// attach makes it durable in the volume's metadata that the segment is part
 	// of its log; it is called before the first record goes there.
+	//
+	// glide:blocks
 	attach func(*Segment) error
 
 	mu       sync.Mutex // appends, rotation
@@ -56,7 +59,7 @@ type Log struct {
 	// middle of a write of several records, and so neither is durable.
 	last atomic.Uint64
 
-	syncMu  sync.Mutex
+	syncMu  sync.Mutex // glide:nonblocking
 	synced  sync.Cond
 	syncing bool
 	failed  error         // a sync failed, and Rewrite has not made up for it
@@ -229,6 +232,12 @@ func (l *Log) record(head, body []byte, flags uint32, off uint64) {
 		crc = crc32.Update(crc32.Update(l.cur.seed, castagnoli, head[4:]), castagnoli, body)
 	}
 	binary.LittleEndian.PutUint32(head, crc)
+	if invariants.Enabled {
+		pos := l.pos + l.queued
+		invariants.Check(pos&3 == 0 && pos >= pageSize && uint64(pos)+uint64(size(uint32(len(body)))) <= uint64(l.cur.size), "a record of %d bytes at %d in a segment of %d", len(body), pos, l.cur.size)
+		invariants.Check(l.seq > l.wrote && l.whole <= l.wrote && l.last.Load() <= l.whole && l.durable.Load() <= l.last.Load(), "record %d after %d in a file, %d whole, %d given out, %d durable",
+			l.seq, l.wrote, l.whole, l.last.Load(), l.durable.Load())
+	}
 	l.queue(head)
 	l.queue(body)
 	if flags&flagMore == 0 {

@@ -40,6 +40,8 @@ type Options struct {
 	Reserve int
 	// Pace is called between the pieces of a spare that is being zeroed in the
 	// background, to leave the disk to others; nil: not at all.
+	//
+	// glide:blocks
 	Pace func()
 	// Rand returns random numbers for incarnations.
 	Rand func() uint64
@@ -64,7 +66,7 @@ type Pool struct {
 	// under mu; readers of places load it without a lock.
 	table atomic.Pointer[[]*Segment]
 
-	mu      sync.Mutex
+	mu      sync.Mutex            // glide:nonblocking
 	found   map[*Segment]index    // of segments read at start, dropped by Settle
 	spares  map[uint32][]*Segment // by size
 	files   int64                 // bytes of all segments

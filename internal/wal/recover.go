@@ -8,6 +8,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/invariants"
 )
 
 // Source is a segment that a volume's metadata names, and how much of it counts.
@@ -280,6 +281,25 @@ func (r *recovery) collect(folded, used uint64) {
 	if !slices.IsSortedFunc(r.out.Entries, bySeq) {
 		slices.SortStableFunc(r.out.Entries, bySeq)
 	}
+	if invariants.Enabled {
+		r.assertEntries(folded)
+	}
+}
+
+// assertEntries asserts of what recovery found what Log asserts of what it writes.
+func (r *recovery) assertEntries(folded uint64) {
+	before := folded
+	for i := range r.out.Entries {
+		e := &r.out.Entries[i]
+		invariants.Check(e.Seq > folded && e.Seq >= before && e.Seq <= r.out.Last, "record %d after %d, in a log that is folded through %d and ends at %d", e.Seq, before, folded, r.out.Last)
+		invariants.Check(e.Pos&3 == 0 && e.Pos >= pageSize, "record %d at %d", e.Seq, e.Pos)
+		invariants.Check(e.Place == extent.Zero || r.hasSource(NumberOf(e.Place)), "record %d lies in segment %d, which is not needed", e.Seq, NumberOf(e.Place))
+		before = e.Seq
+	}
+}
+
+func (r *recovery) hasSource(number uint32) bool {
+	return slices.ContainsFunc(r.out.Sources, func(s Source) bool { return s.Segment.number == number })
 }
 
 // broken tells whether record j is part of a write that failed half-way: a

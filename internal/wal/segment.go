@@ -223,7 +223,7 @@ func (s *Segment) readIndex(t *trailer) ([]Record, bool) {
 	recs := make([]Record, 0, t.records)
 	pos := uint32(pageSize)
 	for len(b) >= HeaderSize {
-		r, ok := parseHeader(b, MaxPayload)
+		r, ok := parseHeader(b, maxPayload)
 		if !ok {
 			return nil, false
 		}
@@ -337,9 +337,9 @@ func (w *window) at(pos, n uint32) ([]byte, error) {
 // unchecked remembers which records of a segment found at start were verified,
 // and so have the sums of their pieces.
 type unchecked struct {
-	mu    sync.Mutex
-	recs  []Record // but zero records
-	first []int32  // of each the first piece
+	mu    sync.Mutex // held while a record is read
+	recs  []Record   // but zero records
+	first []int32    // of each the first piece
 	good  []bool
 }
 
@@ -404,7 +404,7 @@ func (s *Segment) checkRecord(u *unchecked, i int) error {
 		}
 		b := buf[:p.n]
 		if p.first {
-			got, ok := parseHeader(b, MaxPayload)
+			got, ok := parseHeader(b, maxPayload)
 			if !ok || got.Seq != r.Seq || got.Off != r.Off || got.payload() != r.payload() {
 				return s.damaged(r)
 			}

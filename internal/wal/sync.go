@@ -5,6 +5,7 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/invariants"
 )
 
 // Sync makes durable all that was appended before the call. A lone caller syncs
@@ -36,6 +37,9 @@ func (l *Log) SyncTo(seq uint64) error {
 		l.synced.Broadcast()
 		if l.failed = err; err != nil {
 			return err
+		}
+		if invariants.Enabled {
+			invariants.Check(upTo <= l.last.Load(), "synced through %d, appended through %d", upTo, l.last.Load())
 		}
 		l.durable.Store(max(upTo, l.durable.Load()))
 	}
