@@ -9,9 +9,9 @@ import (
 )
 
 // Names calls fn once with the name of every volume of the tenant that has a log,
-// removed ones included (their newest object is a tombstone). It costs at
-// most one LIST for each volume, whatever the length of the logs. An error of fn
-// ends it and is returned.
+// including removed ones (their newest object is a tombstone). It costs at most one
+// LIST for each volume, whatever the length of the logs. An error of fn ends it and is
+// returned.
 func Names(ctx context.Context, store objstore.Store, tenant string, fn func(name string) error) error {
 	if !ValidName(tenant) {
 		return errs.New(errs.Invalid, "%.110q is no tenant", tenant)
@@ -19,15 +19,16 @@ func Names(ctx context.Context, store objstore.Store, tenant string, fn func(nam
 	return children(ctx, store, tenantPrefix(tenant), fn)
 }
 
-// Tips is Names, with the place of each volume's newest object as the listing
-// shows it; zero where it does not, as of logs that fill a page: Find tells.
+// Tips is Names, with the place of each volume's newest object according to the
+// listing. It is zero if the listing does not show it, as for a log that fills a page;
+// then use Find.
 func Tips(ctx context.Context, store objstore.Store, tenant string, fn func(name string, tip Generation) error) error {
 	if !ValidName(tenant) {
 		return errs.New(errs.Invalid, "%.110q is no tenant", tenant)
 	}
 	var last string
 	var f tipFinder
-	done, cut := false, false // what is seen of last's keys tells its tip, or does not
+	done, cut := false, false // last's tip is known; last's keys are incomplete
 	report := func() error {
 		if last == "" {
 			return nil
@@ -55,12 +56,12 @@ func Tips(ctx context.Context, store objstore.Store, tenant string, fn func(name
 	return report()
 }
 
-// Tenants is Names for the tenants that have volumes in the store.
+// Tenants calls fn once with the name of every tenant that has volumes in the store.
 func Tenants(ctx context.Context, store objstore.Store, fn func(tenant string) error) error {
 	return children(ctx, store, "t/", fn)
 }
 
-// children calls fn with each different part that follows prefix in keys.
+// children calls fn once for each part that follows prefix in keys.
 func children(ctx context.Context, store objstore.Store, prefix string, fn func(string) error) error {
 	last := ""
 	return pages(ctx, store, prefix, func(child, _ string) error {
@@ -72,9 +73,9 @@ func children(ctx context.Context, store objstore.Store, prefix string, fn func(
 	}, func() {})
 }
 
-// pages calls fn with the keys under prefix, and the parts that follow prefix in
-// them. After a page that ends within one part it skips the rest of that one: "0"
-// is the byte after "/"; then it calls skips.
+// pages calls fn with the keys under prefix, and with the part of each that follows
+// prefix. If a page ends within one part, it skips the rest of that part ("0" is the
+// byte after "/") and calls skips.
 func pages(ctx context.Context, store objstore.Store, prefix string, fn func(child, key string) error, skips func()) error {
 	after, last := "", ""
 	for {
