@@ -316,8 +316,8 @@ func tune(nc net.Conn, peerTimeout time.Duration) {
 		_ = b.SetWriteBuffer(socketBuffer)
 	}
 	if t, ok := nc.(*net.TCPConn); ok {
-		// While nothing is under way the kernel asks; while something is, what it has
-		// sent has to be acknowledged. Either is given up after peerTimeout.
+		// The kernel probes an idle connection; on a busy one, sent data must be
+		// acknowledged. Both fail after peerTimeout.
 		_ = t.SetKeepAliveConfig(net.KeepAliveConfig{
 			Enable: true, Idle: peerTimeout / 2, Interval: max(time.Second, peerTimeout/6), Count: 3,
 		})
