@@ -96,7 +96,7 @@ func readHeader(r io.ReaderAt, length int64) (header, error) {
 		l1Len: be.Uint32(b[36:]), l1Off: be.Uint64(b[40:]),
 	}
 	if be.Uint32(b) != qcow2Magic {
-		return h, errs.New(errs.Corrupt, "the image is no qcow2 image: it does not begin with QFI")
+		return h, errs.New(errs.Corrupt, "the image is not a qcow2 image: it does not begin with QFI")
 	}
 	if h.version != 2 && h.version != 3 {
 		return h, refuse("has version %d: 2 and 3 are supported", h.version)

@@ -98,12 +98,12 @@ func (a *arrival) finish() error {
 }
 
 func wrongLength(want uint64, got string) error {
-	return errs.New(errs.Corrupt, "the image has not the length that is expected: expected %d bytes, got %s", want, got)
+	return errs.New(errs.Corrupt, "the image does not have the expected length: expected %d bytes, got %s", want, got)
 }
 
 func checkSum(h hash.Hash, want string) error {
 	if got := hex.EncodeToString(h.Sum(nil)); !strings.EqualFold(got, want) {
-		return errs.New(errs.Corrupt, "the image is not the one that is expected: expected SHA-256 %s, got %s", strings.ToLower(want), got)
+		return errs.New(errs.Corrupt, "the image does not have the expected content: expected SHA-256 %s, got %s", strings.ToLower(want), got)
 	}
 	return nil
 }
@@ -158,7 +158,7 @@ func (c *checked) Next() (api.Extent, error) {
 // ParseSHA256 parses a SHA-256 in hexadecimal.
 func ParseSHA256(s string) (string, error) {
 	if b, err := hex.DecodeString(s); err != nil || len(b) != sha256.Size {
-		return "", errs.New(errs.Invalid, "%.80q is no SHA-256: it has 64 hexadecimal digits", s)
+		return "", errs.New(errs.Invalid, "%.80q is not a SHA-256, which has 64 hexadecimal digits", s)
 	}
 	return strings.ToLower(s), nil
 }
