@@ -16,19 +16,19 @@ PACKAGES := qemu-system-x86 qemu-utils fio nbdkit libnbd-bin nbd-client debootst
 
 .PHONY: help build check test race fuzz bench e2e soak faults simulate demo deps tools generate clean
 
-help: ## list the targets
+help: ## list the targets; times are for two cores, when deps and tools are there
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-build: ## one static binary, bin/glide
+build: ## one static binary, bin/glide (5 s)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/glide ./cmd/glide
 
-deps: ## Debian packages that tests and the demo use
+deps: ## install the Debian packages that tests and the demo use (1 min, once)
 	@missing=""; for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then echo "installing:$$missing"; \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get update -qq && \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 
-tools: $(TOOLS)/versitygw $(TOOLS)/staticcheck $(TOOLS)/nonblocking ## the S3 server of the tests, and the linters
+tools: $(TOOLS)/versitygw $(TOOLS)/staticcheck $(TOOLS)/nonblocking ## build the S3 server of the tests, and the linters (1 min, once)
 
 $(TOOLS)/%: tools/go.mod tools/go.sum
 	@mkdir -p $(TOOLS)
@@ -37,7 +37,7 @@ $(TOOLS)/%: tools/go.mod tools/go.sum
 
 $(TOOLS)/nonblocking: $(wildcard tools/nonblocking/*.go)
 
-check: tools ## formatting, vet, lint, locks, and the tests by which the repository polices itself
+check: tools ## formatting, vet, lint, locks, and what the repository demands of itself (1 min)
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags invariants ./...
@@ -47,38 +47,38 @@ check: tools ## formatting, vet, lint, locks, and the tests by which the reposit
 	cd tools && $(GO) test ./nonblocking
 	$(GO) test ./internal/repo
 
-test: deps tools build ## all tests, in a few minutes
+test: deps tools build ## all tests (5 to 8 min)
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -tags invariants -timeout 14m ./...
 
-race: deps tools ## the tests, and the daemon that they run, under the race detector
+race: deps tools ## the tests, and the daemon that they run, under the race detector (30 min)
 	$(GO) build -race -tags invariants -o $(BIN)/glide-race ./cmd/glide
 	GORACE=halt_on_error=1 GLIDE_BIN=$(CURDIR)/$(BIN)/glide-race $(GO) test -race -tags invariants -short -timeout 40m -skip 'Memory|SyncLatency' ./...
 
-fuzz: ## every fuzz target for FUZZTIME each
+fuzz: ## every fuzz target for FUZZTIME, by default 30 s (16 min)
 	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$p/*_test.go | cut -d' ' -f2); do \
 	    echo "$$p $$f"; $(GO) test -run xxx -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),30s) -fuzzminimizetime 2s $$p || exit 1; done; done
 
-bench: deps build ## throughput against nbdkit, in one table, and memory
+bench: deps build ## throughput against nbdkit, in one table, and memory (10 to 15 min)
 	$(GO) run ./internal/bench -glide $(BIN)/glide
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_LONG=1 $(GO) test -count=1 -v -timeout 30m -run Memory ./internal/e2e
 
-e2e: deps tools build ## the tests with daemons, guests and a real S3 server
+e2e: deps tools build ## the tests with real daemons and a real S3 server (3 to 5 min)
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -v -timeout 20m ./internal/e2e
 
-soak: deps tools build ## bad days, long crash tests and 10,000 seeds of the simulator: SOAK= how long each test, 1h by default
+soak: deps tools build ## bad days, long crash tests and 10,000 seeds of the simulator: SOAK= time for each test, by default 1h (hours)
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_SOAK=$(or $(SOAK),1h) $(GO) test -v -timeout 24h -run 'Soak|LossWindow|BadDay' ./internal/e2e ./internal/volume ./internal/host
 	$(MAKE) --no-print-directory simulate
 
-faults: ## plant deliberate faults in the engine, and run the simulator until each is caught: FAULTS=NAME,NAME
+faults: ## plant deliberate faults in the engine, and run the simulator until it catches each: FAULTS=NAME,NAME (6 to 10 min)
 	$(GO) test -count=1 -tags invariants -v -timeout 6h -run 'TestFaults$$' ./internal/sim -sim.faults=$(or $(FAULTS),all)
 
-simulate: ## the simulator: SEEDS=1-10000
+simulate: ## the simulator: SEEDS=FROM-TO, by default 1-10000 (4 to 6 min)
 	$(GO) test -count=1 -tags invariants -v -timeout 6h -run 'TestSim$$' ./internal/sim -sim.seed=$(or $(SEEDS),1-10000)
 
-demo: deps build ## the main job, end to end: IMAGE=path for your own disk, STORE=s3 for the S3 server
+demo: deps build ## the main job, end to end: IMAGE=path for your own disk, STORE=s3 for the S3 server (1 min; the first time 3)
 	@[ "$(STORE)" != s3 ] || $(MAKE) --no-print-directory tools
 	$(GO) run ./internal/demo -glide $(BIN)/glide -cache $(CACHE) -image "$(IMAGE)" -store "$(or $(STORE),file)"
 
-clean: ## what was built
+clean: ## remove what was built
 	rm -rf $(BIN) $(CACHE)

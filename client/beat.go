@@ -2,12 +2,12 @@ package client
 
 import "time"
 
-// beat is how often the daemon hears of a source that has nothing yet: well below
-// the minute after which it takes silence for a client that is gone.
+// beat is how often the client tells the daemon that its source has no data yet: well
+// below the minute after which the daemon takes a silent client for lost.
 const beat = 10 * time.Second
 
-// beating is a Source that returns an extent without data whenever another has
-// returned nothing for a beat.
+// beating is a Source that returns an extent without data whenever another Source has
+// returned nothing for one beat.
 type beating struct {
 	src   Source
 	ask   chan struct{}
@@ -16,7 +16,7 @@ type beating struct {
 	asked bool
 }
 
-// next is what a source returned.
+// next is a result of Source.Next.
 type next struct {
 	e   Extent
 	err error
@@ -33,8 +33,8 @@ func newBeating(src Source, every time.Duration) *beating {
 	return b
 }
 
-// stop lets go of the source. A call of its Next that is under way goes on until
-// it returns: it may wait for a person, and the daemon that it was for is gone.
+// stop abandons the source. A running call of its Next continues until it returns: it
+// may wait for a person, and its result is no longer needed.
 func (b *beating) stop() { close(b.ask) }
 
 // Size implements Source.

@@ -1,5 +1,5 @@
-// Package client speaks the control API of a Glide daemon. Its methods are the
-// verbs of the command line; errors have the same kinds on both sides (see
+// Package client uses the control API of a Glide daemon. Its methods are the
+// commands of the command line. Errors have the same kinds on both sides (see
 // KindOf).
 package client
 
@@ -27,23 +27,23 @@ import (
 
 // Options are the settings of a Client. The zero value has the defaults.
 type Options struct {
-	// Token is what a daemon with --token-file wants.
+	// Token is the token that a daemon with --token-file requires.
 	Token string
-	// Permit, if set, is asked before a TCP connection is made to an address; its
-	// error is the request's. It sees what names were resolved to.
+	// Permit, if set, is called before a TCP connection to an address, after names
+	// are resolved. Its error becomes the request's.
 	Permit func(netip.Addr) error
-	// PeerTimeout is how long the daemon's host may not answer, over TCP, before a
-	// connection is given up; 45 s by default. The daemon itself may take its time.
+	// PeerTimeout is how long the daemon's host may be silent, over TCP, before a
+	// connection is closed; 45 s by default. It does not bound the daemon's work.
 	PeerTimeout time.Duration
 }
 
-// Client speaks to one daemon. It may be used concurrently.
+// Client connects to one daemon. It may be used concurrently.
 type Client struct {
 	addr  api.Addr
 	token string
 	http  *http.Client
 	base  string
-	beat  time.Duration // how often the daemon hears of an image that has nothing yet
+	beat  time.Duration // how often an import reports that it has no data yet
 }
 
 const (
@@ -51,12 +51,12 @@ const (
 	// continueTimeout is how long the daemon may take to refuse an import
 	// before any of it is sent.
 	continueTimeout = 10 * time.Second
-	// maxError bounds what is read of an answer that is no success, in bytes.
+	// maxError bounds the part of an error answer that is read, in bytes.
 	maxError = 1 << 20
 )
 
-// New returns a client of the daemon at addr: unix:PATH or tcp:HOST:PORT. It
-// makes no connection yet.
+// New returns a client of the daemon at addr: unix:PATH or tcp:HOST:PORT. It does
+// not connect yet.
 func New(addr string, o Options) (*Client, error) {
 	a, err := api.ParseAddr(addr)
 	if err != nil {
@@ -87,7 +87,7 @@ func New(addr string, o Options) (*Client, error) {
 	return c, nil
 }
 
-// control is permit as a dialer asks it.
+// control adapts permit to a dialer.
 func control(permit func(netip.Addr) error) func(network, address string, c syscall.RawConn) error {
 	return func(network, address string, _ syscall.RawConn) error {
 		if permit == nil || network == "unix" {
@@ -107,13 +107,13 @@ func (c *Client) Addr() string { return c.addr.String() }
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// path joins parts of a path, escaped.
+// path escapes and joins parts of a path.
 func path(parts ...string) string {
 	var b strings.Builder
 	b.WriteString("/v1")
 	for _, p := range parts {
 		b.WriteByte('/')
-		if p == "." || p == ".." { // a path would be shortened by these
+		if p == "." || p == ".." { // cleaning would shorten the path
 			p = strings.ReplaceAll(p, ".", "%2E")
 		} else {
 			p = url.PathEscape(p)
@@ -123,7 +123,7 @@ func path(parts ...string) string {
 	return b.String()
 }
 
-// flags are query parameters; those with an empty value are left out.
+// flags are query parameters. Those with an empty value are omitted.
 func flags(kv ...string) string {
 	q := url.Values{}
 	for i := 0; i < len(kv); i += 2 {
@@ -144,8 +144,8 @@ func onlyTrue(b bool) string {
 	return ""
 }
 
-// call makes a request with in as its body, if it is not nil, and returns the
-// answer, decoded.
+// call makes a request with the body in, if it is not nil, and returns the decoded
+// answer.
 func call[Out any](ctx context.Context, c *Client, method, target string, in any) (out Out, err error) {
 	var body io.Reader
 	if in != nil {
@@ -172,7 +172,7 @@ func call[Out any](ctx context.Context, c *Client, method, target string, in any
 	return answer[Out](c, resp)
 }
 
-// withProgress asks for the progress of what the request sets off, and reports it.
+// withProgress asks for progress during the request, and reports it.
 func withProgress(req *http.Request, report func(done, total uint64)) *http.Request {
 	req.Header.Set(api.ProgressHeader, "1")
 	return req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
@@ -185,7 +185,7 @@ func withProgress(req *http.Request, report func(done, total uint64)) *http.Requ
 	}))
 }
 
-// answer decodes the body of a success.
+// answer decodes the body of a successful answer.
 func answer[Out any](c *Client, resp *http.Response) (out Out, err error) {
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusNoContent {
@@ -196,12 +196,12 @@ func answer[Out any](c *Client, resp *http.Response) (out Out, err error) {
 		return out, c.broken(resp.Request, err)
 	}
 	if err := json.Unmarshal(b, &out); err != nil {
-		return out, errs.New(errs.Unavailable, "what answers at %s is no glide daemon, or another version: %w", c.addr, err)
+		return out, errs.New(errs.Unavailable, "the server at %s is not a glide daemon, or has another version: %w", c.addr, err)
 	}
 	return out, nil
 }
 
-// do sends a request; an answer that is no success is an error.
+// do sends a request. An unsuccessful answer is an error.
 func (c *Client) do(req *http.Request) (*http.Response, error) {
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
@@ -220,16 +220,16 @@ func (c *Client) do(req *http.Request) (*http.Response, error) {
 	}
 	var e api.Error
 	if err := json.Unmarshal(b, &e); err != nil || e.Error == "" || e.Kind == "" {
-		return nil, errs.New(errs.Unavailable, "what answers at %s is no glide daemon: it says %s", c.addr, resp.Status)
+		return nil, errs.New(errs.Unavailable, "the server at %s is not a glide daemon: it says %s", c.addr, resp.Status)
 	}
 	return nil, errs.New(errs.FromString(e.Kind), "%s", e.Error)
 }
 
-// broken says what a failed connection means.
+// broken explains a failed connection.
 func (c *Client) broken(req *http.Request, err error) error {
 	var ue *url.Error
 	if errors.As(err, &ue) {
-		err = ue.Err // without the URL, which nobody typed
+		err = ue.Err // without the URL, which the user did not type
 	}
 	var dial *net.OpError
 	switch {

@@ -177,7 +177,7 @@ func TestKinds(t *testing.T) {
 	}
 	for _, name := range []string{"", ".", "..", "a b", "a\nb", "a?b", "a#b", "%", "ä"} {
 		_, err := c.Show(t.Context(), name)
-		if err == nil || strings.Contains(err.Error(), "no glide daemon") {
+		if err == nil || strings.Contains(err.Error(), "not a glide daemon") {
 			t.Errorf("name %q: %v", name, err)
 		}
 	}

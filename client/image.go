@@ -14,18 +14,18 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// streamBuffer joins small frames, bytes.
+// streamBuffer is the buffer that joins small frames, in bytes.
 const streamBuffer = 64 << 10
 
-// Import makes a volume of the given size from an image. An error of src comes
-// back as it is; the daemon then keeps nothing. If the daemon fails while src has
-// nothing to give, Import returns with a call of src.Next under way.
+// Import creates a volume of the given size from an image. An error of src is
+// returned unchanged, and the daemon keeps nothing. If the daemon fails while src has
+// no data, Import returns while a call of src.Next still runs.
 func (c *Client) Import(ctx context.Context, name string, size uint64, src Source) (Import, error) {
 	r, w := io.Pipe()
 	sender := &sender{}
 	sender.wg.Go(func() {
 		sender.err = send(w, src, c.beat)
-		// Half an image must not look like a whole one: without its end mark it is none.
+		// Half an image must not look complete: it has no end mark.
 		_ = w.CloseWithError(sender.err)
 	})
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.base+volume(name, "image")+flags("size", strconv.FormatUint(size, 10)), r)
@@ -48,7 +48,7 @@ func (c *Client) Import(ctx context.Context, name string, size uint64, src Sourc
 	return Import{}, err
 }
 
-// sender is what writes an image into a request.
+// sender writes an image into a request.
 type sender struct {
 	wg  sync.WaitGroup
 	err error // after wg
@@ -56,7 +56,7 @@ type sender struct {
 
 var errAnswered = errors.New("answered")
 
-// stop ends the sending, if need be, and returns what was wrong with the source.
+// stop ends the sending, if it still runs, and returns the source's error.
 func (s *sender) stop(r *io.PipeReader) error {
 	_ = r.CloseWithError(errAnswered)
 	s.wg.Wait()
@@ -72,7 +72,7 @@ type sourceError struct{ error }
 
 func (e sourceError) Unwrap() error { return e.error }
 
-// marked is a Source whose errors can be told from those of a connection.
+// marked is a Source whose errors can be distinguished from connection errors.
 type marked struct{ Source }
 
 func (m marked) Next() (Extent, error) {
@@ -90,14 +90,14 @@ func send(w io.Writer, src Source, beat time.Duration) error {
 	if err := api.WriteImage(b, beating); err != nil {
 		var e sourceError
 		if errors.As(err, &e) {
-			_ = b.Flush() // with why it ends; the error goes to the caller in any case
+			_ = b.Flush() // sends the reason; the caller gets the error anyway
 		}
 		return err
 	}
 	return b.Flush()
 }
 
-// Export is a volume's content, from Client.Export. Close it in the end.
+// Export is a volume's content, from Client.Export. Close it at the end.
 type Export struct {
 	src  Source
 	body io.Closer
@@ -116,7 +116,7 @@ func (c *Client) Export(ctx context.Context, name string) (*Export, error) {
 	size, err := strconv.ParseUint(resp.Header.Get(api.SizeHeader), 10, 64)
 	if err != nil || resp.Header.Get("Content-Type") != api.ImageType {
 		_ = resp.Body.Close()
-		return nil, errs.New(errs.Unavailable, "what answers at %s is no glide daemon, or another version: it sent no image", c.addr)
+		return nil, errs.New(errs.Unavailable, "the server at %s is not a glide daemon, or has another version: it sent no image", c.addr)
 	}
 	return &Export{api.ReadImage(bufio.NewReaderSize(resp.Body, streamBuffer), size), resp.Body}, nil
 }
@@ -124,8 +124,8 @@ func (c *Client) Export(ctx context.Context, name string) (*Export, error) {
 // Size is the size of the disk in bytes.
 func (x *Export) Size() uint64 { return x.src.Size() }
 
-// Next returns the next piece of the disk, io.EOF once all of it has arrived.
-// What is skipped is a hole. The data is valid until the next call.
+// Next returns the next piece of the disk, and io.EOF at the end. A skipped range is a
+// hole. The data is valid until the next call.
 func (x *Export) Next() (Extent, error) { return x.src.Next() }
 
 // Close ends the transfer.

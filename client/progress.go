@@ -6,9 +6,9 @@ import (
 	"github.com/paraglide/glide/internal/api"
 )
 
-// WithProgress returns a context with which Flush, Sleep, Wake and Verify tell
-// how far the daemon is, in bytes, while it works. report is called by one
-// goroutine at a time, some times a second at most, and perhaps never.
+// WithProgress returns a context with which Flush, Sleep, Wake and Verify report the
+// daemon's progress in bytes. report is called by one goroutine at a time, a few
+// times a second at most, and perhaps never.
 func WithProgress(ctx context.Context, report func(done, total uint64)) context.Context {
 	return api.WithProgress(ctx, report)
 }

@@ -11,11 +11,11 @@ import (
 	"github.com/paraglide/glide/internal/api"
 )
 
-// lockFile is what a daemon locks in its data directory.
+// lockFile is the file that a daemon locks in its data directory.
 const lockFile = "lock"
 
-// Holder is the process that serves from a data directory, as far as this machine
-// tells; 0: none.
+// Holder returns the process that serves from a data directory, as far as this
+// machine knows; 0: none.
 func Holder(dir string) int {
 	st, err := os.Stat(filepath.Join(dir, lockFile))
 	if err != nil {
@@ -25,8 +25,8 @@ func Holder(dir string) int {
 	if !ok {
 		return 0
 	}
-	// To ask for the lock would open the file, and closing it would take the lock
-	// from a daemon that is this very process.
+	// Asking for the lock would open the file. If the daemon is this same process,
+	// closing the file would release its lock.
 	b, err := os.ReadFile("/proc/locks")
 	if err != nil {
 		return 0
@@ -42,7 +42,7 @@ func Holder(dir string) int {
 	return 0
 }
 
-// notRunning says why there is nobody at an address.
+// notRunning says why nothing listens at an address.
 func notRunning(a api.Addr) string {
 	if a.Network == "unix" {
 		dir := filepath.Dir(a.Address)

@@ -13,7 +13,7 @@ type (
 	CreateRequest = api.CreateRequest
 	// ForkRequest asks for one fork, or several of one cut.
 	ForkRequest = api.ForkRequest
-	// Fork is one fork that was made.
+	// Fork is one new fork.
 	Fork = api.Fork
 	// Flush is what a flush did.
 	Flush = api.Flush
@@ -31,23 +31,23 @@ type (
 	Stats = api.Stats
 	// Verify is what verify found.
 	Verify = api.Verify
-	// Check is one thing that doctor looked at.
+	// Check is one check of doctor.
 	Check = api.Check
 	// Host describes the daemon.
 	Host = api.Host
 	// Settings is what set changes.
 	Settings = api.Settings
-	// ReleaseRequest is what a host that wants a volume sends to its owner.
+	// ReleaseRequest asks a volume's owner to release it to another host.
 	ReleaseRequest = api.ReleaseRequest
-	// Attachment is a volume that is a block device of the daemon's machine.
+	// Attachment is a volume attached as a block device of the daemon's machine.
 	Attachment = api.Attachment
-	// AttachRequest makes a volume a block device.
+	// AttachRequest attaches a volume as a block device.
 	AttachRequest = api.AttachRequest
 	// DetachRequest names a volume or a device.
 	DetachRequest = api.DetachRequest
-	// StoreHost is a host that the store knows of.
+	// StoreHost is a host that the store knows.
 	StoreHost = api.StoreHost
-	// Forgotten is what was given up of a host.
+	// Forgotten describes what was released for a forgotten host.
 	Forgotten = api.Forgotten
 	// Event is something that happened on a host.
 	Event = api.Event
@@ -55,11 +55,11 @@ type (
 	Dump = api.Dump
 	// Health is the answer of a daemon that serves.
 	Health = api.Health
-	// Source is an image on its way in or out.
+	// Source is an image that is read piece by piece.
 	Source = api.Source
 	// Extent is a piece of an image.
 	Extent = api.Extent
-	// Kind is one way to fail.
+	// Kind is the kind of an error.
 	Kind = errs.Kind
 )
 

@@ -29,7 +29,7 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 	return call[Health](ctx, c, http.MethodGet, "/healthz", nil)
 }
 
-// Create makes an empty volume.
+// Create creates an empty volume.
 func (c *Client) Create(ctx context.Context, r CreateRequest) (Volume, error) {
 	return call[Volume](ctx, c, http.MethodPost, path("volumes"), r)
 }
@@ -55,7 +55,7 @@ func (c *Client) Rename(ctx context.Context, name, to string) (Volume, error) {
 	return call[Volume](ctx, c, http.MethodPost, volume(name, "rename"), api.RenameRequest{To: to})
 }
 
-// Resize grows a volume to so many bytes.
+// Resize grows a volume to a size in bytes.
 func (c *Client) Resize(ctx context.Context, name string, size uint64) (Volume, error) {
 	return call[Volume](ctx, c, http.MethodPost, volume(name, "resize"), api.ResizeRequest{Size: size})
 }
@@ -65,7 +65,7 @@ func (c *Client) Set(ctx context.Context, name string, s Settings) (Volume, erro
 	return call[Volume](ctx, c, http.MethodPatch, volume(name), s)
 }
 
-// Fork makes forks, all of one cut.
+// Fork creates forks, all of one cut.
 func (c *Client) Fork(ctx context.Context, r ForkRequest) ([]Fork, error) {
 	return call[[]Fork](ctx, c, http.MethodPost, path("forks"), r)
 }
@@ -80,17 +80,17 @@ func (c *Client) Snapshots(ctx context.Context, name string) ([]Snapshot, error)
 	return call[[]Snapshot](ctx, c, http.MethodGet, volume(name, "snapshots"), nil)
 }
 
-// Rollback takes a volume back to a snapshot or a generation.
+// Rollback returns a volume to a snapshot or a generation.
 func (c *Client) Rollback(ctx context.Context, name, to string, force bool) (Volume, error) {
 	return call[Volume](ctx, c, http.MethodPost, volume(name, "rollback"), api.RollbackRequest{To: to, Force: force})
 }
 
-// Flush returns when the store holds all that was acknowledged before.
+// Flush returns when the store holds everything acknowledged before the call.
 func (c *Client) Flush(ctx context.Context, name string) (Flush, error) {
 	return call[Flush](ctx, c, http.MethodPost, volume(name, "flush"), nil)
 }
 
-// Sleep puts a volume to sleep; portable, any host can wake it.
+// Sleep puts a volume to sleep. With portable, any host can wake it.
 func (c *Client) Sleep(ctx context.Context, name string, portable, force bool) (Volume, error) {
 	return call[Volume](ctx, c, http.MethodPost, volume(name, "sleep"), api.SleepRequest{Portable: portable, Force: force})
 }
@@ -101,15 +101,15 @@ func (c *Client) Wake(ctx context.Context, name string, force bool, expect strin
 	return call[Volume](ctx, c, http.MethodPost, volume(name, "wake"), api.WakeRequest{Force: force, Expect: expect})
 }
 
-// Release asks the daemon, for another host, to flush a volume or give it up.
-// The request ends with ctx: the daemon then does nothing more for it.
+// Release asks the daemon, for another host, to flush or release a volume. When ctx
+// ends, the daemon does nothing more for the request.
 func (c *Client) Release(ctx context.Context, name string, r ReleaseRequest) (Volume, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+volume(name, "release"), &question{ctx: ctx, r: r})
 	if err != nil {
 		return Volume{}, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	// A daemon that hangs for longer than ctx must not find the request later.
+	// A daemon that hangs longer than ctx must not execute the request later.
 	req.Header.Set("Expect", "100-continue")
 	if report := api.Progress(ctx); report != nil {
 		req = withProgress(req, report)
@@ -121,8 +121,8 @@ func (c *Client) Release(ctx context.Context, name string, r ReleaseRequest) (Vo
 	return answer[Volume](c, resp)
 }
 
-// question is a request for a release. It is put into words once the daemon is
-// about to read it, with the time that is left then.
+// question is a request for a release. It is encoded when the daemon is about to read
+// it, with the time that is left then.
 type question struct {
 	ctx   context.Context
 	r     ReleaseRequest
@@ -150,22 +150,22 @@ func (q *question) Read(p []byte) (int, error) {
 	return q.words.Read(p)
 }
 
-// Attach makes a volume a block device of the daemon's machine.
+// Attach attaches a volume as a block device of the daemon's machine.
 func (c *Client) Attach(ctx context.Context, name string, r AttachRequest) (Attachment, error) {
 	return call[Attachment](ctx, c, http.MethodPost, volume(name, "attach"), r)
 }
 
-// Detach takes the block device of a volume away.
+// Detach removes a volume's block device.
 func (c *Client) Detach(ctx context.Context, r DetachRequest) (Attachment, error) {
 	return call[Attachment](ctx, c, http.MethodPost, path("detach"), r)
 }
 
-// LogPage is how many commits Log asks for at once.
+// LogPage is how many commits Log requests at a time.
 const LogPage = 256
 
-// Log calls fn with a volume's commits, newest first, page by page: count of them,
-// or all if that is 0. It asks for no more than fn takes: an error of fn ends it,
-// and is returned.
+// Log calls fn with a volume's commits, newest first, page by page: count of them, or
+// all if count is 0. It requests a page only after fn has taken the last one. An error
+// of fn ends it and is returned.
 func (c *Client) Log(ctx context.Context, name string, count int, fn func([]Commit) error) error {
 	before := ""
 	for left := count; ; {
@@ -192,12 +192,13 @@ func (c *Client) Diff(ctx context.Context, a, b string) (Diff, error) {
 	return call[Diff](ctx, c, http.MethodGet, path("diff")+flags("a", a, "b", b), nil)
 }
 
-// Usage says what a volume takes up, or with name "" all of the host's.
+// Usage returns the space that a volume uses, or all of the host's volumes if name is
+// "".
 func (c *Client) Usage(ctx context.Context, name string) (Usage, error) {
 	return call[Usage](ctx, c, http.MethodGet, ofOne(name, "usage"), nil)
 }
 
-// Stats counts what was done for a volume, or with name "" by the host.
+// Stats returns the counters of a volume, or of the host if name is "".
 func (c *Client) Stats(ctx context.Context, name string) (Stats, error) {
 	return call[Stats](ctx, c, http.MethodGet, ofOne(name, "stats"), nil)
 }
@@ -209,7 +210,7 @@ func ofOne(name, what string) string {
 	return volume(name, what)
 }
 
-// Verify checks a volume's blocks; cold, it reads them from the store.
+// Verify checks a volume's blocks. With cold, it reads them from the store.
 func (c *Client) Verify(ctx context.Context, name string, cold bool) (Verify, error) {
 	return call[Verify](ctx, c, http.MethodPost, volume(name, "verify"), api.VerifyRequest{Cold: cold})
 }
@@ -220,23 +221,23 @@ func (c *Client) URI(ctx context.Context, name string) (string, error) {
 	return u.URI, err
 }
 
-// Doctor has the daemon check itself, its store and its data directory.
+// Doctor makes the daemon check itself, its store and its data directory.
 func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	return call[[]Check](ctx, c, http.MethodGet, path("doctor"), nil)
 }
 
-// Hosts lists the hosts that the store knows of.
+// Hosts lists the hosts that the store knows.
 func (c *Client) Hosts(ctx context.Context) ([]StoreHost, error) {
 	return call[[]StoreHost](ctx, c, http.MethodGet, path("hosts"), nil)
 }
 
-// ForgetHost gives up what the store keeps for a host that will not come back.
+// ForgetHost releases what the store keeps for a host that will not come back.
 func (c *Client) ForgetHost(ctx context.Context, id string, force bool) (Forgotten, error) {
 	return call[Forgotten](ctx, c, http.MethodPost, path("hosts", id, "forget"), api.ForgetRequest{Force: force})
 }
 
-// Events returns what happened after the event with the given number, waiting
-// for as long as told if there is nothing.
+// Events returns the events after the one with the given number. If there are none,
+// it waits for the given time.
 func (c *Client) Events(ctx context.Context, after uint64, wait time.Duration) ([]Event, error) {
 	q := flags("after", strconv.FormatUint(after, 10), "wait_ms", strconv.FormatInt(wait.Milliseconds(), 10))
 	return call[[]Event](ctx, c, http.MethodGet, path("events")+q, nil)

@@ -8,24 +8,24 @@ import (
 	"time"
 )
 
-// Bounds on what connections take of the machine.
+// Bounds on the machine's resources that connections take.
 const (
-	// mostConns is the most that MaxConns is by default: each may hold up a thread
-	// in a write to the disk, and a Go program has 10,000 of those.
+	// mostConns bounds the default of MaxConns: each connection may block a thread in
+	// a write to the disk, and a Go program may have 10,000 threads by default.
 	mostConns = 8192
-	// maxTurnedAway bounds those that are being told that there are too many; more
-	// are closed without a word.
+	// maxTurnedAway bounds the connections that are being refused with a message;
+	// others are closed without one.
 	maxTurnedAway = 64
-	// turnAwayTime is how long one may take to hear it.
+	// turnAwayTime is how long a client may take to read the message.
 	turnAwayTime = 5 * time.Second
 	// maxStalled is how many bytes of replies may wait, over all connections, for
-	// local clients that have stopped reading. Above it those with the most are
-	// given up.
+	// local clients that have stopped reading. Above it, those with the most are
+	// disconnected.
 	maxStalled = 256 << 20
 )
 
-// defaultMaxConns leaves half of the files that the process may open to others: the
-// device, and whoever is to look into it when there are too many connections.
+// defaultMaxConns leaves half of the files that the process may open to others: to the
+// device, and to the operator who investigates too many connections.
 func defaultMaxConns() int {
 	files := openFiles()
 	if files == 0 || files/2 > mostConns {
@@ -37,12 +37,12 @@ func defaultMaxConns() int {
 // Counts are a server's numbers for metrics.
 type Counts struct {
 	Connections int    // open now
-	Limit       int    // of those
-	Refused     uint64 // connections that were too many, since the start
+	Limit       int    // of open connections
+	Refused     uint64 // connections beyond the limit, since the start
 	Panics      uint64 // requests in which the device or the server panicked, since the start
 }
 
-// Counts returns how the server stands. It may be called at any time.
+// Counts returns the server's numbers. It may be called at any time.
 func (s *Server) Counts() Counts {
 	s.init()
 	s.mu.Lock()
@@ -54,8 +54,8 @@ func (s *Server) Counts() Counts {
 	return n
 }
 
-// admitLocked decides about a connection: there is room for it, or it is told
-// that there is none, or closed (false).
+// admitLocked decides about a connection: admit it, refuse it with a message, or
+// close it (false).
 func (s *Server) admitLocked(c *conn, exempt bool) bool {
 	n := len(s.conns) - s.turning
 	if exempt || n < s.opt.MaxConns {

@@ -9,32 +9,32 @@ import (
 	"time"
 )
 
-// Bounds on what one connection may be owed. Above them it reads no new
-// requests; one that was already read may overshoot by its own size (32 MiB).
+// Bounds on the replies due on one connection. Above them it reads no new requests.
+// A request that was already read may overshoot by its own size (32 MiB).
 const (
-	maxPromises = 1024     // requests whose replies are to come from other goroutines
+	maxPromises = 1024     // requests whose replies will come from other goroutines
 	maxOwed     = 16 << 20 // bytes of replies promised or waiting for the socket
 )
 
-// drainPiece is how much the drain writes under one deadline. A client that
-// takes less than this in Options.WriteTimeout has stopped reading.
+// drainPiece is how much the drain writes under one deadline. A client that reads
+// less than this in Options.WriteTimeout has stalled.
 const drainPiece = 64 << 10
 
-// pushTries is how many times in Options.WriteTimeout the drain looks for progress.
+// pushTries is how many times per Options.WriteTimeout the drain checks for progress.
 const pushTries = 4
 
-// outlet is the way out of one connection. The receive loop, the readers and
-// the flusher hand it whole replies, and it never makes them wait for the
-// client: what the socket does not take at once goes to a queue that a goroutine
-// of its own drains for as long as there is something in it. The queue is
-// bounded because whoever adds to it was admitted first, by promise or room.
+// outlet is the sending side of one connection. The receive loop, the readers and
+// the flusher give it whole replies, and it never makes them wait for the client.
+// Data that the socket does not take at once goes to a queue, which a goroutine
+// drains while there is something in it. The queue is bounded, because each sender
+// first reserved room for its replies, by promise or room.
 //
-// Under TLS the outlet is the connection that TLS writes its records to.
+// Under TLS, the outlet is the connection that TLS writes its records to.
 type outlet struct {
 	net.Conn
-	raw     syscall.RawConn // of Conn; nil when it has none, then all goes through the queue
+	raw     syscall.RawConn // of Conn; if it has none, nil, and everything goes through the queue
 	timeout time.Duration   // without progress, after which the client counts as stalled
-	limit   time.Duration   // without progress, after which it is given up
+	limit   time.Duration   // without progress, after which it is disconnected
 	stalled atomic.Int64    // bytes that wait for a stalled client
 
 	mu       sync.Mutex
@@ -42,11 +42,11 @@ type outlet struct {
 	queue    fifo[piece]
 	queued   int // bytes in queue
 	promises int // replies that will come
-	promised int // bytes of those
+	promised int // bytes of those replies
 	draining bool
 	err      error // why nothing can be sent any more
 
-	corks  int     // calls of cork that were not undone
+	corks  int     // calls of cork without their uncork
 	stage  *buffer // what was written since, its first staged bytes; may be nil
 	staged int
 

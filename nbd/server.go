@@ -15,7 +15,7 @@ import (
 // socketBuffer is asked for on each socket, in bytes, in each direction.
 const socketBuffer = 4 << 20
 
-// watchInterval is how often connections are looked at: see conn.look.
+// watchInterval is how often connections are checked: see conn.look.
 const watchInterval = 500 * time.Millisecond
 
 // Op is a kind of request, for Options.Observe.
@@ -60,20 +60,20 @@ type Options struct {
 	// authenticated if the configuration's ClientAuth says so.
 	TLS       TLSMode
 	TLSConfig *tls.Config
-	// HandshakeTimeout is how long a client may take in all to choose an export.
+	// HandshakeTimeout is how long a client may take in total to choose an export.
 	// 10 s by default.
 	HandshakeTimeout time.Duration
-	// PeerTimeout is how long the host of a client over TCP may not answer, to what
-	// was sent or to a question whether it is there, before the connection is
-	// given up. 45 s by default; at least 1 s. Only Linux keeps to it exactly.
+	// PeerTimeout is how long the host of a TCP client may leave data or keep-alive
+	// probes unanswered before the connection is closed. 45 s by default; at least
+	// 1 s. Only Linux keeps to it exactly.
 	PeerTimeout time.Duration
-	// WriteTimeout is how long a client over a network may have replies waiting
-	// without taking any of them, or have sent a part of a request without the
-	// rest, before it is disconnected. 60 s by default.
+	// WriteTimeout is how long a network client may leave replies unread, or a
+	// request half sent, without progress, before it is disconnected. 60 s by
+	// default.
 	WriteTimeout time.Duration
-	// LocalTimeout is WriteTimeout for a client on this machine (a unix socket):
-	// one that stands still is paused, not gone, and may go on. 10 min by default.
-	// Past WriteTimeout such clients are given up earlier when together they hold
+	// LocalTimeout is WriteTimeout for a client on this machine (a unix socket): a
+	// client that stalls is paused, not gone, and may continue. 10 min by default.
+	// After WriteTimeout, such clients are disconnected earlier if together they hold
 	// too much memory.
 	LocalTimeout time.Duration
 	// MaxConns bounds the connections. One more is told so in the handshake. By
@@ -316,8 +316,8 @@ func tune(nc net.Conn, peerTimeout time.Duration) {
 		_ = b.SetWriteBuffer(socketBuffer)
 	}
 	if t, ok := nc.(*net.TCPConn); ok {
-		// While nothing is under way the kernel asks; while something is, what it has
-		// sent has to be acknowledged. Either is given up after peerTimeout.
+		// The kernel probes an idle connection; on a busy one, sent data must be
+		// acknowledged. Both fail after peerTimeout.
 		_ = t.SetKeepAliveConfig(net.KeepAliveConfig{
 			Enable: true, Idle: peerTimeout / 2, Interval: max(time.Second, peerTimeout/6), Count: 3,
 		})

@@ -18,7 +18,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// app is what every verb has: the standard streams and the global flags.
+// app holds what every command uses: the standard streams and the global flags.
 type app struct {
 	in        *os.File
 	out, err  io.Writer
@@ -30,8 +30,7 @@ type app struct {
 // usage is an error of the command line: exit status 2.
 func usage(format string, args ...any) error { return errs.New(errs.Invalid, format, args...) }
 
-// takes checks the number of arguments; the text after a verb's name in Use says
-// which there are.
+// takes checks the number of arguments. Use names them after the command's name.
 func takes(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -63,7 +62,7 @@ func (a *app) client() (*client.Client, error) {
 	return client.New(addr, client.Options{Token: token})
 }
 
-// readToken reads a token file; no name is no token.
+// readToken reads a token file. An empty path means no token.
 func readToken(path string) (string, error) {
 	if path == "" {
 		return "", nil
@@ -79,8 +78,8 @@ func readToken(path string) (string, error) {
 	return token, nil
 }
 
-// checkNames refuses what cannot be the name of a volume, before anything is
-// asked; a snapshot is one where the volume is only read.
+// checkNames refuses invalid volume names before the daemon is asked. Names of
+// snapshots are valid where the volume is only read.
 func checkNames(snapshot bool, names ...string) error {
 	for _, name := range names {
 		if _, err := disk.ParseName(name, snapshot); err != nil {
@@ -90,7 +89,7 @@ func checkNames(snapshot bool, names ...string) error {
 	return nil
 }
 
-// clientFor checks names, and then finds the daemon that is asked about them.
+// clientFor checks names, and then connects to the daemon.
 func (a *app) clientFor(snapshot bool, names ...string) (*client.Client, error) {
 	if err := checkNames(snapshot, names...); err != nil {
 		return nil, err
@@ -98,13 +97,13 @@ func (a *app) clientFor(snapshot bool, names ...string) (*client.Client, error) 
 	return a.client()
 }
 
-// jsonFlag gives the verb --json.
+// jsonFlag adds --json to the command.
 func (a *app) jsonFlag(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().BoolVar(&a.json, "json", false, "print one JSON document and nothing else")
 	return cmd
 }
 
-// print prints v in JSON if that is wanted, or else what human prints.
+// print prints v as JSON with --json, else it calls human.
 func (a *app) print(v any, human func(w io.Writer) error) error {
 	if !a.json {
 		return human(a.out)
@@ -130,7 +129,7 @@ func table(w io.Writer, rows [][]string) error {
 		for i, cell := range row {
 			row[i] = oneLine(cell)
 		}
-		for len(row) > 1 && row[len(row)-1] == "" { // no blanks at the ends of lines
+		for len(row) > 1 && row[len(row)-1] == "" { // no trailing blanks
 			row = row[:len(row)-1]
 		}
 		if _, err := fmt.Fprintln(t, strings.Join(row, "\t")); err != nil {
@@ -140,7 +139,7 @@ func table(w io.Writer, rows [][]string) error {
 	return t.Flush()
 }
 
-// oneLine is text of a daemon's, fit for a table on a terminal.
+// oneLine makes text from a daemon safe for a table on a terminal.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
@@ -150,7 +149,7 @@ func oneLine(s string) string {
 	}, s)
 }
 
-// day prints a time for people.
+// day formats a time for people.
 func day(t time.Time) string {
 	if t.IsZero() {
 		return "-"
@@ -158,7 +157,7 @@ func day(t time.Time) string {
 	return t.Local().Format("2006-01-02 15:04:05")
 }
 
-// took prints milliseconds for people.
+// took formats milliseconds for people.
 func took(ms float64) string {
 	switch {
 	case ms < 10:
@@ -178,7 +177,7 @@ func orDash(s string) string {
 	return s
 }
 
-// worst is the error to exit with, of several: the one with the greatest status.
+// worst picks the error to exit with: the one with the greatest exit status.
 func worst(failed []error) error {
 	failed = slices.DeleteFunc(slices.Clone(failed), func(err error) bool { return err == nil })
 	if len(failed) == 0 {
@@ -189,7 +188,7 @@ func worst(failed []error) error {
 	})
 }
 
-// toldError is an error that was printed already.
+// toldError is an error that has been printed already.
 type toldError struct{ error }
 
 func (e toldError) Unwrap() error { return e.error }

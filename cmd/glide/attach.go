@@ -15,14 +15,14 @@ func newAttach(a *app) *cobra.Command {
 	var timeout, dead time.Duration
 	cmd := &cobra.Command{
 		Use:   "attach NAME [--device /dev/nbdN] [--timeout 30s] [--dead-timeout 10m]",
-		Short: "Make a volume a kernel block device",
-		Long: `Makes a volume, or a snapshot, a block device of the daemon's machine and prints
-its path. It needs the kernel's nbd module, and a daemon that runs as root.
+		Short: "Attach a volume as a kernel block device",
+		Long: `Attaches a volume, or a snapshot, as a block device of the daemon's machine and
+prints its path. It needs the kernel's nbd module, and a daemon that runs as root.
 
-The device stays when the daemon stops or crashes: what is written waits, for as
-long as --dead-timeout, and the next daemon on the same data directory takes the
-device over. Requests that were under way in a crash are sent again when they are
---timeout old. A device does not survive a reboot of the machine.`,
+The device stays when the daemon stops or crashes: writes wait, up to
+--dead-timeout, and the next daemon on the same data directory takes the device
+over. Requests in flight at a crash are sent again when they are --timeout old. A
+device does not survive a reboot of the machine.`,
 		Example: `  mkfs.ext4 $(glide attach vm1)
   glide attach vm1 --device /dev/nbd3 --timeout 10s`,
 		Args:              takes(1, 1),
@@ -38,7 +38,7 @@ device over. Requests that were under way in a crash are sent again when they ar
 				ms   *float64
 			}{{"timeout", timeout, &r.TimeoutMs}, {"dead-timeout", dead, &r.DeadTimeoutMs}} {
 				if cmd.Flags().Changed(t.flag) && (t.d < time.Second || t.d%time.Second != 0) {
-					return usage("--%s %v: the kernel counts in whole seconds, one at least", t.flag, t.d)
+					return usage("--%s %v: the kernel counts in whole seconds, at least 1", t.flag, t.d)
 				}
 				*t.ms = float64(t.d.Milliseconds())
 			}
@@ -53,9 +53,9 @@ device over. Requests that were under way in a crash are sent again when they ar
 			return a.print(at, func(w io.Writer) error { return say(w, "%s", at.Device) })
 		},
 	}
-	cmd.Flags().StringVar(&device, "device", "", "`PATH` of the device to use, /dev/nbdN (default any that is free)")
-	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "send a request again that has no answer for this `TIME`")
-	cmd.Flags().DurationVar(&dead, "dead-timeout", 10*time.Minute, "let requests wait for a daemon for this `TIME` before they fail")
+	cmd.Flags().StringVar(&device, "device", "", "`PATH` of the device to use, /dev/nbdN (default any free device)")
+	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "send a request again when it has had no answer for this `TIME`")
+	cmd.Flags().DurationVar(&dead, "dead-timeout", 10*time.Minute, "let requests wait this `TIME` for a daemon before they fail")
 	return a.jsonFlag(cmd)
 }
 
@@ -63,10 +63,10 @@ func newDetach(a *app) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "detach NAME|/dev/nbdN [--force]",
-		Short: "Take a kernel block device away",
-		Long: `Writes what the kernel has of a device in memory, and takes the device away. One
-that is mounted, or that a process has open, is refused, unless it is forced:
-then what was not written is lost, and who uses the device gets errors.`,
+		Short: "Detach a kernel block device",
+		Long: `Writes out what the kernel has in memory for a device, and removes the device. A
+device that is mounted, or that a process has open, is refused without --force.
+With --force, unwritten data is lost, and users of the device get errors.`,
 		Example:           "  umount /srv && glide detach vm1",
 		Args:              takes(1, 1),
 		ValidArgsFunction: a.volumes(1),
@@ -90,6 +90,6 @@ then what was not written is lost, and who uses the device gets errors.`,
 			return a.print(at, func(w io.Writer) error { return say(w, "%s is detached from %s", at.Name, at.Device) })
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "although it is in use, and without writing what is in memory")
+	cmd.Flags().BoolVar(&force, "force", false, "detach a device in use, without writing what is in memory")
 	return a.jsonFlag(cmd)
 }

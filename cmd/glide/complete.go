@@ -10,8 +10,8 @@ import (
 // completeTime is how long a shell waits for names.
 const completeTime = 2 * time.Second
 
-// volumes completes the names of volumes for the first n arguments, or for all
-// if n is negative.
+// volumes completes volume names for the first n arguments, or for all
+// arguments if n is negative.
 func (a *app) volumes(n int) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if n >= 0 && len(args) >= n {
@@ -55,7 +55,7 @@ names.`,
 			case "fish":
 				return cmd.Root().GenFishCompletion(a.out, true)
 			}
-			return usage("there is no completion for %q: bash, zsh and fish have one", args[0])
+			return usage("there is no completion for %q: choose bash, zsh or fish", args[0])
 		},
 	}
 }

@@ -14,9 +14,9 @@ func newCreate(a *app) *cobra.Command {
 	var sizeText, blockSize, durability, rpo string
 	cmd := &cobra.Command{
 		Use:   "create NAME --size SIZE",
-		Short: "Make an empty volume",
-		Long: `Makes an empty volume and serves it. Its size is a multiple of 512 bytes; it
-takes up nothing until it is written to.`,
+		Short: "Create an empty volume",
+		Long: `Creates an empty volume and serves it. Its size is a multiple of 512 bytes. It
+takes no space until it is written to.`,
 		Example: "  glide create vm1 --size 20G",
 		Args:    takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -58,27 +58,27 @@ takes up nothing until it is written to.`,
 		},
 	}
 	cmd.Flags().StringVar(&sizeText, "size", "", "`SIZE` of the volume, such as 20G (required)")
-	cmd.Flags().StringVar(&blockSize, "block-size", "", "`SIZE` of what is shared and transferred at once, 4K to 1M (default 128K)")
+	cmd.Flags().StringVar(&blockSize, "block-size", "", "`SIZE` of a block, the unit of sharing and transfer, 4K to 1M (default 128K)")
 	cmd.Flags().StringVar(&durability, "durability", "", "what an acknowledged flush means, a `POLICY`: local, continuous or sync (default local)")
-	cmd.Flags().StringVar(&rpo, "rpo", "", "what continuous may lose, a `DURATION` (default 5s)")
+	cmd.Flags().StringVar(&rpo, "rpo", "", "time of writes that continuous may lose, a `DURATION` (default 5s)")
 	return a.jsonFlag(cmd)
 }
 
-// checkDurability checks the word; whether this release keeps the policy is the
-// daemon's to say.
+// checkDurability checks the word. The daemon decides whether this release has
+// the policy.
 func checkDurability(s string) error {
 	switch s {
 	case "", "local", "continuous", "sync":
 		return nil
 	}
-	return usage("%q is no durability: local, continuous and sync are", s)
+	return usage("%q is not a durability: choose local, continuous or sync", s)
 }
 
 // positive reads a duration.
 func positive(what, s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil || d <= 0 {
-		return 0, usage("%s: %.60q is no duration above 0, such as 5s", what, s)
+		return 0, usage("%s: %.60q is not a duration above 0, such as 5s", what, s)
 	}
 	return d, nil
 }

@@ -33,26 +33,26 @@ import (
 )
 
 const (
-	// grace is how long requests may take to finish once the daemon is to stop.
+	// grace is how long requests may take to finish when the daemon stops.
 	grace = 20 * time.Second
-	// closeTime bounds what the host does of its own at the end: the log is
-	// synced first, so nothing depends on it.
+	// closeTime bounds the host's own work at the end. The log is synced first,
+	// so no data depends on it.
 	closeTime = 30 * time.Second
 )
 
-// gcPercent is how much garbage the daemon lets gather, as a share of what it
-// uses: a half, not Go's whole. What it uses is caches, which hold no pointers
-// and cost a collection little, and requests leave hardly any garbage; so what
-// --memory says is nearer to what the machine gives. GOGC overrides it.
+// gcPercent is how much garbage may gather before a collection, as a percentage
+// of the live heap: half of Go's default. The heap is mostly caches, which hold no
+// pointers and make a collection cheap, and requests leave hardly any garbage. So
+// the process stays nearer to --memory. GOGC overrides it.
 const gcPercent = 50
 
 // maxThreads is how many threads the runtime may have before it ends the process:
-// Go's 10,000, and one for each connection and read from the disk that may wait.
+// Go's default of 10,000, and more for connections and disk reads that may block.
 const maxThreads = 20_000
 
 // serve runs the daemon until ctx ends. load reads the settings again.
 func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.Config, error)) error {
-	debug.SetTraceback("crash") // a bug ends the process by a signal: a status of 2 would mean that the command line is wrong
+	debug.SetTraceback("crash") // a bug ends the process by a signal; exit status 2 would mean a wrong command line
 	level := &slog.LevelVar{}
 	level.Set(c.LogLevel)
 	log := newLogger(a.err, c.LogFormat, level)
@@ -76,7 +76,7 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 	sup := &supervisor{log: log}
 	at, started := sup.starting()
 	defer started()
-	at("looking for the store")
+	at("connecting to the store")
 	var opened atomic.Pointer[objstore.Store]
 	outliveSignals(ctx, log, func() {
 		defer sup.reloading()()
@@ -104,7 +104,7 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 	}
 	if cfg.Advertise == "" {
 		if cfg.Advertise = cfg.API[0]; ls.api.addrs[0].Any() {
-			log.Warn("other hosts cannot find this one by its API's address: set --advertise", "api", cfg.Advertise)
+			log.Warn("other hosts cannot reach this one at its API's address: set --advertise", "api", cfg.Advertise)
 		}
 	}
 	h, err := host.Open(ctx, cfg)
@@ -112,7 +112,7 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 		return err
 	}
 	started()
-	err = ls.openSockets() // now that no other daemon has the directory
+	err = ls.openSockets() // only now: no other daemon uses the directory
 	if err == nil {
 		mode, tlsConfig := lv.nbdTLS()
 		r := &running{
@@ -128,14 +128,14 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 	return errors.Join(err, h.Close(cctx))
 }
 
-// running is what serves while the daemon does.
+// running holds the servers of a running daemon.
 type running struct {
 	live *live
 	log  *slog.Logger
 	sup  *supervisor
 	data string
 	nbd  *nbd.Server
-	// api are the servers of the API: for this machine, and for others, who need a token.
+	// api serves the API: [0] for this machine, [1] for others, which need a token.
 	api    [2]*http.Server
 	socks  sockets
 	guards guards
@@ -143,15 +143,15 @@ type running struct {
 	stop   context.CancelCauseFunc // ends the requests of the API
 }
 
-// patient gives each request one patience with the store.
+// patient gives each request one retry budget for the store.
 func patient(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		next.ServeHTTP(w, r.WithContext(objstore.WithRetryBudget(r.Context())))
 	})
 }
 
-// waiting ends what waits for events, and for nothing that the client began, when
-// ctx does: a stop would wait for it, too.
+// waiting ends requests that only wait for events when ctx ends: a stop would
+// wait for them too.
 func waiting(ctx context.Context, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v1/events" {
@@ -186,7 +186,7 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	fail := func(err error) {
 		select {
 		case failed <- err:
-		default: // one is enough
+		default: // the first failure is enough
 		}
 	}
 	serveAPI := func(l net.Listener) {
@@ -221,7 +221,7 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	go r.socks.keep(ctx, &wg)
 	r.log.Info("serving", "version", version, "host", h.ID(), "data", cfg.Data, "store", cfg.StoreURL, "api", cfg.API, "nbd", cfg.NBD, "advertise", cfg.Advertise)
 	if err := say(a.out, "glide: ready api=%s nbd=%s host=%s", strings.Join(cfg.API, ","), strings.Join(cfg.NBD, ","), h.ID()); err != nil {
-		r.log.Warn("nobody reads the ready line", "error", err)
+		r.log.Warn("the ready line could not be written", "error", err)
 	}
 	stopping, over := r.sup.serving("serving at "+strings.Join(cfg.NBD, ", "), func(ctx context.Context) error { return alive(ctx, h, cfg.API) })
 	defer over()
@@ -229,7 +229,7 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	var err error
 	select {
 	case <-ctx.Done():
-		signal.Reset(os.Interrupt, syscall.SIGTERM) // from when it is said, the next one ends us at once
+		signal.Reset(os.Interrupt, syscall.SIGTERM) // before "stopping" is logged, so that the next signal ends the process at once
 		r.log.Info("stopping")
 	case err = <-failed:
 		r.log.Error("stopping: a listener failed", "error", err)
@@ -240,8 +240,8 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	return err
 }
 
-// alive is nil if the API answers, and the volumes and the log can be got at. It
-// does not return while they cannot.
+// alive is nil if the API answers and the volumes and the log respond. It
+// does not return while they hang.
 func alive(ctx context.Context, h *host.Host, addrs []string) error {
 	c, err := client.New(addrs[0], client.Options{})
 	if err != nil {
@@ -252,7 +252,7 @@ func alive(ctx context.Context, h *host.Host, addrs []string) error {
 	return errors.Join(err, h.Alive(ctx))
 }
 
-// shutdown lets requests finish, for a while, and then ends them.
+// shutdown waits for requests to finish, up to grace, and then ends them.
 func (r *running) shutdown() {
 	r.socks.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
@@ -268,7 +268,7 @@ func (r *running) shutdown() {
 			if err := s.Shutdown(ctx); err == nil {
 				return
 			}
-			r.stop(errs.New(errs.Unavailable, "the daemon is stopping: ask again when it runs"))
+			r.stop(errs.New(errs.Unavailable, "the daemon is stopping: try again when it runs"))
 			last, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
 			if err := s.Shutdown(last); err != nil {
@@ -288,12 +288,12 @@ func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
-// wantFiles is how many files the daemon would like to have open: segments,
+// wantFiles is how many open files the daemon asks for: segments,
 // slabs, and a socket for every connection.
 const wantFiles = 1 << 20
 
-// raiseLimits raises the limit of open files as far as it may. The Go runtime
-// raises the soft limit up to the hard one; root can raise that too.
+// raiseLimits raises the limit of open files as far as the system allows. The Go
+// runtime raises the soft limit to the hard one; root can raise the hard one too.
 func raiseLimits(log *slog.Logger) {
 	want := unix.Rlimit{Cur: wantFiles, Max: wantFiles}
 	var have unix.Rlimit
@@ -302,9 +302,9 @@ func raiseLimits(log *slog.Logger) {
 	}
 	if have.Cur < want.Cur && unix.Setrlimit(unix.RLIMIT_NOFILE, &want) != nil && have.Cur < have.Max {
 		have.Cur = have.Max
-		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &have) // at the worst it stays as it is
+		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &have) // if it fails, the limit stays as it is
 	}
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err == nil && have.Cur < 4096 {
-		log.Warn("few files may be open at once: raise the limit (LimitNOFILE=, ulimit -n)", "limit", have.Cur)
+		log.Warn("the limit of open files is low: raise it (LimitNOFILE=, ulimit -n)", "limit", have.Cur)
 	}
 }

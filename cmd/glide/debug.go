@@ -29,22 +29,22 @@ import (
 func newDebug(a *app) *cobra.Command {
 	debug := &cobra.Command{
 		Use:   "debug",
-		Short: "Look into files and objects",
-		Long:  "Commands for whoever wants to know what is in Glide's files and objects.",
+		Short: "Inspect files and objects",
+		Long:  "Shows what is in Glide's files and objects.",
 		Args:  cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usage("glide debug: there is no command %q: dump is one", args[0])
+				return usage("glide debug: there is no command %q, only dump", args[0])
 			}
 			return cmd.Help()
 		},
 	}
 	debug.AddCommand(a.jsonFlag(&cobra.Command{
 		Use:   "dump FILE|KEY",
-		Short: "Print a file or an object of Glide's, decoded",
-		Long: `Prints what is in a file of Glide's: a log segment, a slab, a pack, a map page, a
-commit, a pin, or host.json; or in the directory meta of a host that is stopped.
-That needs no daemon. What is no file is the key of an object in the daemon's
+		Short: "Print a file or an object of Glide, decoded",
+		Long: `Prints the content of a file of Glide: a log segment, a slab, a pack, a map page,
+a commit, a pin or host.json, or the directory meta of a stopped host. That needs
+no daemon. An argument that is not a file is the key of an object in the daemon's
 store.`,
 		Example: `  glide debug dump /var/lib/glide/wal/12.seg
   glide debug dump /var/lib/glide/meta
@@ -82,8 +82,8 @@ store.`,
 	return debug
 }
 
-// dumped prints what dump writes, as it comes or as one JSON document, which has
-// also what is damaged.
+// dumped prints what dump writes, directly or as one JSON document, which also
+// describes damage.
 func (a *app) dumped(path string, dump func(io.Writer) error) error {
 	if !a.json {
 		return dump(a.out)
@@ -103,7 +103,7 @@ func (a *app) dumped(path string, dump func(io.Writer) error) error {
 	return damage
 }
 
-// whole are the kinds of files that are decoded from their bytes, by how they begin.
+// whole lists the kinds of files that are decoded as a whole, by their first bytes.
 var whole = []struct {
 	magic string
 	dump  func(w io.Writer, raw []byte) error
@@ -114,8 +114,8 @@ var whole = []struct {
 	{"{", dumpJSON},
 }
 
-// dumpFile prints a file, which it knows by its first bytes, or if those are
-// damaged by its name.
+// dumpFile prints a file. It recognizes the kind by the first bytes or, if those
+// are damaged, by the name.
 func dumpFile(w io.Writer, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -149,10 +149,10 @@ func dumpFile(w io.Writer, path string) error {
 		return err
 	}
 	if dir := filepath.Dir(abs); meta.In(vfs.Default, dir) {
-		return errs.New(errs.Invalid, "%s belongs to a Pebble database, the host's metadata: glide debug dump %s shows what is in it", path, filepath.Dir(path))
+		return errs.New(errs.Invalid, "%s belongs to a Pebble database, the host's metadata: glide debug dump %s prints it", path, filepath.Dir(path))
 	}
 	if st.Size() > objstore.MaxObject {
-		return errs.New(errs.Invalid, "%s is no file of Glide's: it does not begin like a log segment or a slab, and has %d bytes", path, st.Size())
+		return errs.New(errs.Invalid, "%s is not a file of Glide: it does not begin like a log segment or a slab, and has %d bytes", path, st.Size())
 	}
 	rest, err := io.ReadAll(f)
 	if err != nil {
@@ -169,7 +169,7 @@ func dumpFile(w io.Writer, path string) error {
 			return inspect.DumpObject(w, abs[i+1:], raw)
 		}
 	}
-	return errs.New(errs.Invalid, "%s is no file of Glide's: its first bytes are those of nothing that glide writes", path)
+	return errs.New(errs.Invalid, "%s is not a file of Glide: glide writes nothing that begins like it", path)
 }
 
 // dumpJSON prints a pin, or another small document.
@@ -178,7 +178,7 @@ func dumpJSON(w io.Writer, raw []byte) error {
 		Format string `json:"format"`
 	}
 	if err := json.Unmarshal(raw, &kind); err != nil {
-		return errs.New(errs.Corrupt, "it begins like a JSON document and is none: %w", err)
+		return errs.New(errs.Corrupt, "it begins like a JSON document but is not one: %w", err)
 	}
 	if kind.Format == "glide-pin" {
 		pin, err := commitlog.DecodePin(raw)

@@ -71,8 +71,8 @@ func TestDumpFiles(t *testing.T) {
 		t.Errorf("host.json: %+v", o)
 	}
 	for path, words := range map[string]string{
-		write("nothing", "what is this"):         "no file of Glide's",
-		write("empty", ""):                       "no file of Glide's",
+		write("nothing", "what is this"):         "not a file of Glide",
+		write("empty", ""):                       "not a file of Glide",
 		write("half.json", `{"version"`):         "JSON",
 		write("packs/00/1-2", "damaged at once"): "",
 		write("1.seg", "damaged"):                "",

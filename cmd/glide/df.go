@@ -12,10 +12,10 @@ import (
 func newDf(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "df [NAME]",
-		Short: "Say what volumes take up",
-		Long: `Says what a volume takes up, or all of this host's together: what is mapped, what
-is not in the store yet, what is shared with others, and what removing it would
-free. Sharing is counted over this host's volumes.`,
+		Short: "Show the space that volumes use",
+		Long: `Shows the space that a volume uses, or all of this host's volumes together: mapped
+data, data that is not in the store yet, data shared with others, and what removing
+it would free. Sharing is counted among this host's volumes.`,
 		Args:              takes(0, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -44,7 +44,7 @@ free. Sharing is counted over this host's volumes.`,
 	return a.jsonFlag(cmd)
 }
 
-// first is the only argument, or none.
+// first is the only argument, or "".
 func first(args []string) string {
 	if len(args) == 0 {
 		return ""

@@ -13,7 +13,7 @@ func newDiff(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "diff A B",
 		Short:             "Compare two volumes",
-		Long:              "Prints in which ranges two volumes or snapshots differ, and how much they share.",
+		Long:              "Prints the ranges in which two volumes or snapshots differ, and how much they share.",
 		Example:           "  glide diff vm1@before vm1",
 		Args:              takes(2, 2),
 		ValidArgsFunction: a.volumes(2),

@@ -23,7 +23,7 @@ import (
 	"github.com/paraglide/glide/internal/size"
 )
 
-// doctorTime bounds what doctor waits for the store.
+// doctorTime bounds how long doctor waits for the store.
 const doctorTime = 15 * time.Second
 
 func newDoctor(a *app) *cobra.Command {
@@ -31,9 +31,9 @@ func newDoctor(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check host, store and data directory",
-		Long: `Checks the host, the store and the data directory, and says what to fix. If a
-daemon runs, it checks itself too; if none does, doctor tries what the daemon
-would need, with the settings of glide serve. Exit 1 if something is wrong.`,
+		Long: `Checks the host, the store and the data directory, and says what to fix. A running
+daemon checks itself too. Without one, doctor tests what the daemon would need,
+with the settings of glide serve. Exits 1 if something is wrong.`,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			checks, err := a.doctor(cmd.Context(), given.values())
@@ -113,7 +113,7 @@ func failed(name string, err error, fix string) client.Check {
 	return client.Check{Name: name, Detail: oneLine(err.Error()), Fix: fix}
 }
 
-// fewFiles is a limit of open files below which a busy host will meet it.
+// fewFiles is a limit of open files that a busy host would reach.
 const fewFiles = 4096
 
 func checkFiles() client.Check {
@@ -127,10 +127,10 @@ func checkFiles() client.Check {
 	return client.Check{Name: "open files", OK: true, Detail: fmt.Sprintf("%d may be open", l.Max)}
 }
 
-// fewBytes is free space with which a daemon can hardly begin.
+// fewBytes is too little free space for a daemon to start with.
 const fewBytes = 1 << 30
 
-// checkData tries to write into the data directory, or where it would be made.
+// checkData tries to write to the data directory, or to where it would be created.
 func checkData(dir string) client.Check {
 	const name = "data directory"
 	at := dir
@@ -146,7 +146,7 @@ func checkData(dir string) client.Check {
 	}
 	f, err := os.CreateTemp(at, ".glide-doctor-")
 	if err != nil {
-		return failed(name, fmt.Errorf("%s cannot be written to: %w", at, err), "choose another with --data, or run glide as who owns it")
+		return failed(name, fmt.Errorf("%s cannot be written to: %w", at, err), "choose another with --data, or run glide as its owner")
 	}
 	_, err = f.Write(make([]byte, 4096))
 	if err == nil {
@@ -166,13 +166,13 @@ func checkData(dir string) client.Check {
 	return client.Check{Name: name, OK: true, Detail: fmt.Sprintf("%s can be written to, %s are free", dir, size.Human(free))}
 }
 
-// checkStore proves the store as serve would.
+// checkStore probes the store as serve would.
 func checkStore(ctx context.Context, url string) client.Check {
 	if dir, ok := fileStore(url); ok {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			c := checkData(dir) // to open it would make it
+			c := checkData(dir) // opening the store would create it
 			if c.Name = "store"; !c.OK {
-				c.Fix = "choose another with --store, or run glide as who owns it"
+				c.Fix = "choose another with --store, or run glide as its owner"
 			}
 			return c
 		}
@@ -184,9 +184,9 @@ func checkStore(ctx context.Context, url string) client.Check {
 		err = objstore.Probe(ctx, store, probeNonce())
 	}
 	if err != nil {
-		return failed("store", err, "check --store, its credentials and its network; local volumes go on without it")
+		return failed("store", err, "check --store, its credentials and its network; local volumes work without it")
 	}
-	return client.Check{Name: "store", OK: true, Detail: store.String() + " answers, and has what a store must have"}
+	return client.Check{Name: "store", OK: true, Detail: store.String() + " answers, and has every property that a store must have"}
 }
 
 func printChecks(w io.Writer, checks []client.Check) error {

@@ -25,8 +25,8 @@ type exported struct {
 	Format    string `json:"format"`
 	Size      uint64 `json:"size"`
 	DataBytes int64  `json:"data_bytes"`
-	// LooksLike is what a raw image would be taken for by what its guest wrote, ""
-	// if nothing; Marked, that the file has the mark by which import knows better.
+	// LooksLike is the format that a raw image seems to have because of what its
+	// guest wrote, or "". Marked: the file has the mark that tells import it is raw.
 	LooksLike string  `json:"looks_like,omitempty"`
 	Marked    bool    `json:"marked,omitempty"`
 	ElapsedMs float64 `json:"elapsed_ms"`
@@ -37,14 +37,14 @@ func newExport(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export NAME FILE|- [--format raw|qcow2]",
 		Short: "Write a volume to an image",
-		Long: `Writes a volume or a snapshot, as it is at this moment, to an image: a raw file
-with holes, or qcow2. To standard output (-) a raw image goes with its zeros, and
-a qcow2 image by way of a temporary file (in $TMPDIR). A file that exists is
-replaced once all has arrived; a block device is written in place.
+		Long: `Writes the present state of a volume or a snapshot to an image: a raw file with
+holes, or qcow2. On standard output (-), a raw image has its zeros written out, and
+a qcow2 image goes through a temporary file (in $TMPDIR). An existing file is
+replaced when all data has arrived; a block device is written in place.
 
-A raw image of a disk whose guest wrote, say, a qcow2 header would be taken for
-that. The file gets a mark (an extended attribute) by which glide import knows it
-as long as it is not changed; and a warning says so, since copies may lose it.`,
+If a guest wrote, say, a qcow2 header to its disk, the raw image looks like qcow2.
+The file then gets a mark (an extended attribute) by which glide import recognizes
+it as long as it is not changed. A warning says so, because copies may lose it.`,
 		Example:           "  glide export vm1@before disk.qcow2 --format qcow2",
 		Args:              takes(2, 2),
 		ValidArgsFunction: a.volumes(1),
@@ -62,7 +62,7 @@ as long as it is not changed; and a warning says so, since copies may lose it.`,
 			case file == "-" && a.json:
 				return usage("--json cannot go to standard output together with the image")
 			case file == "-" && isTerminal(a.out):
-				return usage("an image is nothing for a terminal: redirect it, or name a file")
+				return usage("an image cannot go to a terminal: redirect it, or name a file")
 			}
 			out, err := a.export(cmd.Context(), name, file, f)
 			if err != nil || file == "-" {
@@ -87,7 +87,7 @@ func (a *app) export(ctx context.Context, name, file string, format image.Format
 	if err != nil {
 		return out, err
 	}
-	defer func() { _ = x.Close() }() // all of it was read, or an error is under way
+	defer func() { _ = x.Close() }() // all of it was read, or an error is being returned
 	seen := image.Watch(x)
 	src := a.watch("exporting", seen)
 	defer src.stop()
@@ -113,8 +113,8 @@ func (a *app) export(ctx context.Context, name, file string, format image.Format
 	return out, a.warnOfGuise(&out)
 }
 
-// markRaw marks a raw image that would be taken for something else, if its file
-// system keeps marks.
+// markRaw marks a raw image that looks like another format, if the file system
+// has extended attributes.
 func markRaw(f *os.File, format image.Format, seen *image.Watched) (marked bool, err error) {
 	if format != image.Raw || seen.Guise() == "" {
 		return false, nil
@@ -126,7 +126,7 @@ func markRaw(f *os.File, format image.Format, seen *image.Watched) (marked bool,
 	return err == nil, err
 }
 
-// warnOfGuise warns of a raw image that would be taken for something else.
+// warnOfGuise warns about a raw image that looks like another format.
 func (a *app) warnOfGuise(out *exported) error {
 	switch {
 	case out.LooksLike == "":
@@ -137,19 +137,19 @@ func (a *app) warnOfGuise(out *exported) error {
 	return say(a.err, "glide: the guest's disk looks like %s: import it with --format raw", out.LooksLike)
 }
 
-// streamQcow2 writes a qcow2 image in order, which its format does not allow:
-// it is made in a temporary file first.
+// streamQcow2 writes a qcow2 image to a stream. The format cannot be written in
+// order, so the image is built in a temporary file first.
 func streamQcow2(w io.Writer, src client.Source) (err error) {
 	f, err := os.CreateTemp("", "glide-export-")
 	if err != nil {
 		return fmt.Errorf("spool the image (TMPDIR says where): %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := os.Remove(f.Name()); err != nil { // it goes with the process
+	if err := os.Remove(f.Name()); err != nil { // the file ends with the process
 		return err
 	}
 	if err := image.WriteQcow2(f, src); err != nil {
-		_ = f.Truncate(0) // so that what is free is told without it
+		_ = f.Truncate(0) // so that the free space in the message does not count it
 		return image.NoRoomInTemp(err, atMost(src))
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -159,13 +159,13 @@ func streamQcow2(w io.Writer, src client.Source) (err error) {
 	return err
 }
 
-// atMost is how much room an image of src needs, in words.
+// atMost says how much room an image of src needs.
 func atMost(src client.Source) string {
 	return "as much as the volume has data, at most " + size.Human(src.Size())
 }
 
-// writeImage writes an image to path: in place if that is a device, else beside
-// it first, so that there is the old file or the new one and never a half.
+// writeImage writes an image to path. A device is written in place. A file is
+// written beside path and then renamed, so path has the old file or the new one.
 func writeImage(path string, format image.Format, src client.Source, written func(*os.File) error) (err error) {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
@@ -204,7 +204,7 @@ func writeImage(path string, format image.Format, src client.Source, written fun
 		err = f.Sync()
 	}
 	if err != nil {
-		_ = f.Truncate(0) // it goes: what is free is told without it
+		_ = f.Truncate(0) // so that the free space in the message does not count it
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return image.NoRoom(err, filepath.Dir(path), atMost(src), "export it to a place with more")
@@ -214,14 +214,14 @@ func writeImage(path string, format image.Format, src client.Source, written fun
 
 func writeDevice(path string, format image.Format, src client.Source) error {
 	if format != image.Raw {
-		return usage("%s is no regular file: only a raw image can be written to it", path)
+		return usage("%s is not a regular file: only a raw image can be written to it", path)
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	err = image.WriteRawFile(f, src)
-	if serr := f.Sync(); err == nil && !errors.Is(serr, syscall.EINVAL) { // which is what a pipe says
+	if serr := f.Sync(); err == nil && !errors.Is(serr, syscall.EINVAL) { // a pipe returns EINVAL
 		err = serr
 	}
 	return errors.Join(err, f.Close())

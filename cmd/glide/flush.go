@@ -13,8 +13,8 @@ func newFlush(a *app) *cobra.Command {
 	var through uint64
 	cmd := &cobra.Command{
 		Use:               "flush NAME",
-		Short:             "Put a volume's state into the store",
-		Long:              "Returns when the store holds everything that the volume acknowledged before.",
+		Short:             "Publish a volume's state to the store",
+		Long:              "Returns when the store holds everything that the volume acknowledged before the\ncall.",
 		Args:              takes(1, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -39,6 +39,6 @@ func newFlush(a *app) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().Uint64Var(&through, "through", 0, "wait only for the write with this number (the sequence that show --json prints)")
+	cmd.Flags().Uint64Var(&through, "through", 0, "wait only for the write with this number (the sequence in show --json)")
 	return a.jsonFlag(cmd)
 }

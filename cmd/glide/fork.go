@@ -16,13 +16,13 @@ func newFork(a *app) *cobra.Command {
 	var r client.ForkRequest
 	cmd := &cobra.Command{
 		Use:   "fork SOURCE NEW [-n COUNT] [--at SNAPSHOT|GENERATION|TIME] [--lazy]",
-		Short: "Make a volume that begins as another is now",
-		Long: `Makes a volume that begins with the content of SOURCE, a volume or a snapshot,
-and shares all of it. That takes milliseconds, whatever its size. With -n COUNT
-it makes NEW-1 to NEW-COUNT, all of one moment.
+		Short: "Fork a volume or a snapshot",
+		Long: `Creates a volume with the content of SOURCE, a volume or a snapshot, and shares
+all of its blocks. That takes milliseconds, whatever the size. With -n COUNT it
+creates NEW-1 to NEW-COUNT, all of the same state.
 
-If another host holds SOURCE, it is asked to flush first; if it cannot, the fork
-fails (exit 3), or with --lazy takes the newest commit and says how old it is.`,
+If another host holds SOURCE, that host is asked to flush first. If it cannot, the
+fork fails (exit 3), or with --lazy takes the newest commit and says how old it is.`,
 		Example: `  glide fork debian vm1
   glide fork debian vm -n 10
   glide fork vm1 vm1-yesterday --at 24h`,
@@ -37,7 +37,7 @@ fails (exit 3), or with --lazy takes the newest commit and says how old it is.`,
 			many := cmd.Flags().Changed("count")
 			if many {
 				if r.Count < 1 || r.Count > maxForks {
-					return usage("-n %d: 1 to %d forks can be made at once", r.Count, maxForks)
+					return usage("-n %d: choose 1 to %d forks", r.Count, maxForks)
 				}
 				names = []string{fmt.Sprintf("%s-%d", r.Name, r.Count)}
 			}
@@ -62,8 +62,8 @@ fails (exit 3), or with --lazy takes the newest commit and says how old it is.`,
 			return a.print(v, func(w io.Writer) error { return printForks(w, forks) })
 		},
 	}
-	cmd.Flags().IntVarP(&r.Count, "count", "n", 0, "make `COUNT` forks, NEW-1 to NEW-COUNT")
-	cmd.Flags().StringVar(&r.At, "at", "", "of the `PAST`: a snapshot, a generation (3.10), a time (RFC 3339) or so long ago (30s)")
+	cmd.Flags().IntVarP(&r.Count, "count", "n", 0, "create `COUNT` forks, NEW-1 to NEW-COUNT")
+	cmd.Flags().StringVar(&r.At, "at", "", "fork a `PAST` state: a snapshot, a generation (3.10), a time (RFC 3339) or an age (30s)")
 	cmd.Flags().StringVar(&r.Durability, "durability", "", "`POLICY`: local, continuous or sync (default local)")
 	cmd.Flags().BoolVar(&r.Lazy, "lazy", false, "take the newest commit if the owner cannot flush")
 	return a.jsonFlag(cmd)

@@ -17,9 +17,10 @@ func newHosts(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "hosts",
 		Short: "List the hosts of the store",
-		Long: `Lists the hosts that the store knows of: those that hold volumes, those for which
-something is kept (the state that a host had of a volume when it was taken from
-it, which its forks and its rescue volume rest on), and those that have pins.`,
+		Long: `Lists the hosts that the store knows: those that hold volumes, those with pins, and
+those for which states are kept. Such a state is the one that a host had of a
+volume when another host took it over; the old host's forks and rescue volume need
+it.`,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client()
@@ -55,8 +56,8 @@ it, which its forks and its rescue volume rest on), and those that have pins.`,
 func newHost(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "host",
-		Short: "Give up what a dead host still pins",
-		Long:  "Deals with one host of the store; glide hosts lists them.",
+		Short: "Forget a dead host",
+		Long:  "Commands for one host of the store; glide hosts lists the hosts.",
 		Args:  takes(0, 0),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -68,12 +69,12 @@ func newForget(a *app) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "forget HOST",
-		Short: "Give up what the store keeps for a host that will not come back",
-		Long: `Gives up what the store keeps for a host that will never come back: its pins, and
-the states of volumes that were taken over from it. Should it come back all the
-same, its forks and rescue volumes of those may have lost their base. A host that
-answers is not forgotten (exit 3) unless --force is given. Volumes that it still
-holds stay: glide wake --force takes them over.`,
+		Short: "Release what the store keeps for a host that will not come back",
+		Long: `Releases what the store keeps for a host that will never come back: its pins, and
+the states of volumes that were taken over from it. If the host does come back, its
+forks and rescue volumes of those volumes may have lost their base. A host that
+answers is not forgotten (exit 3) without --force. Volumes that it still holds
+stay: glide wake --force takes them over.`,
 		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
@@ -108,10 +109,10 @@ func newEvents(a *app) *cobra.Command {
 	var follow bool
 	cmd := &cobra.Command{
 		Use:   "events",
-		Short: "List what happened",
-		Long: `Lists what happened on the daemon's host since it started: volumes fenced, taken
-over or failed, the store failing and coming back, disks that fill up. With
---follow it goes on, and with --json prints one document a line then.`,
+		Short: "List events of this host",
+		Long: `Lists what happened on the daemon's host since the daemon started: volumes fenced,
+taken over or failed, the store failing and coming back, full disks. --follow
+continues with new events; with --json it prints one document per line.`,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client()
@@ -135,18 +136,18 @@ over or failed, the store failing and coming back, disks that fill up. With
 				}
 				if events, err = c.Events(cmd.Context(), last, followFor); err != nil {
 					if cmd.Context().Err() != nil {
-						return nil // that is how it ends
+						return nil // the user interrupted it
 					}
 					return err
 				}
 			}
 		},
 	}
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens from now on")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "continue with new events")
 	return a.jsonFlag(cmd)
 }
 
-// printLines prints events as they come, each on a line.
+// printLines prints each event on a line of its own.
 func (a *app) printLines(events []client.Event) error {
 	if !a.json {
 		return printEvents(a.out, events)

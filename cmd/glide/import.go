@@ -19,9 +19,9 @@ import (
 // imported is what import prints in JSON.
 type imported struct {
 	client.Import
-	Format       string `json:"format"`    // of the image: raw, qcow2, or that which it was converted from
+	Format       string `json:"format"`    // of the image: raw, qcow2, or the format it was converted from
 	Converted    bool   `json:"converted"` // by qemu-img
-	Marked       bool   `json:"marked"`    // raw by the mark of the export that wrote it
+	Marked       bool   `json:"marked"`    // taken as raw because of the mark that glide export left
 	InputBytes   uint64 `json:"input_bytes"`
 	PaddingBytes uint64 `json:"padding_bytes"`
 }
@@ -34,26 +34,24 @@ func newImport(a *app) *cobra.Command {
 	var flags imageFlags
 	cmd := &cobra.Command{
 		Use:   "import FILE|- NAME [--size SIZE] [--store URL]",
-		Short: "Make a volume from a raw or qcow2 image",
-		Long: `Makes a volume from a disk image, raw or qcow2, and puts it into the store.
-Holes stay holes. Importing the same image to the same name once more changes
-nothing.
+		Short: "Create a volume from a raw or qcow2 image",
+		Long: `Creates a volume from a disk image, raw or qcow2, and publishes it to the store.
+Holes stay holes. Importing the same image to the same name again changes nothing.
 
-What the image is is told by its content. What is neither raw nor qcow2, such as
-another format, a compressed file, an archive or a web page, is refused with what
-to do about it; --format auto has qemu-img convert it, if that can. A disk whose
-guest wrote such a thing needs --format raw, unless glide export marked the file.
+The format is recognized by content. Anything else, such as another format, a
+compressed file, an archive or a web page, is refused with advice; --format auto
+lets qemu-img convert what it can read. If a guest wrote such content to its disk,
+the disk needs --format raw, unless glide export marked the file.
 
-An image that is no multiple of 512 bytes is padded with zeros. A qcow2 image
-must be whole: no backing file, no encryption, no external data.
+An image whose length is not a multiple of 512 bytes is padded with zeros. A qcow2
+image must be complete: no backing file, no encryption, no external data.
 
---sha256 and --expect-size say what must arrive, as it is given: before the volume
-exists, all of it is compared. From standard input (-), a raw image with --size or
---expect-size is read as it comes; anything else is kept in a temporary file (in
+--sha256 and --expect-size describe the input as it is given. All of it is compared
+before the volume exists. From standard input (-), a raw image with --size or
+--expect-size is read as it comes; anything else goes to a temporary file (in
 $TMPDIR) first.
 
-With --store it needs no daemon: the volume is left in the store for any host
-to wake.`,
+With --store it needs no daemon: any host can wake the volume from the store.`,
 		Example: `  glide import debian-12.qcow2 debian
   xz -dc disk.img.xz | glide import - disk --size 10G`,
 		Args: takes(2, 2),
@@ -76,11 +74,11 @@ to wake.`,
 			return a.print(out, func(w io.Writer) error { return printImport(w, &out) })
 		},
 	}
-	cmd.Flags().StringVar(&flags.size, "size", "", "`SIZE` of the volume; larger than the image, it is filled up with zeros (default: the image's)")
+	cmd.Flags().StringVar(&flags.size, "size", "", "`SIZE` of the volume; zeros fill what is beyond the image (default: the image's size)")
 	cmd.Flags().StringVar(&store, "store", "", "import into the store at this `URL`, without a daemon")
-	cmd.Flags().StringVar(&flags.format, "format", "", "`FORMAT` of the image, raw or qcow2, instead of finding out; auto: find out, and convert what qemu-img reads")
-	cmd.Flags().StringVar(&flags.sha256, "sha256", "", "`HEX` of the SHA-256 that the image, as it is given, must have")
-	cmd.Flags().StringVar(&flags.length, "expect-size", "", "`SIZE` that the image, as it is given, must have, to the byte")
+	cmd.Flags().StringVar(&flags.format, "format", "", "`FORMAT` of the image, raw or qcow2; auto: convert what only qemu-img reads (default: recognize raw and qcow2)")
+	cmd.Flags().StringVar(&flags.sha256, "sha256", "", "SHA-256 of the input, as `HEX`, to compare with")
+	cmd.Flags().StringVar(&flags.length, "expect-size", "", "exact `SIZE` of the input to compare with")
 	return a.jsonFlag(cmd)
 }
 
@@ -109,8 +107,8 @@ func (f *imageFlags) options() (opts image.Options, err error) {
 
 type importFunc func(ctx context.Context, name string, size uint64, src client.Source) (client.Import, error)
 
-// importFile reads an image and hands it on. An interrupt ends it also while it
-// waits for standard input, which nothing else can end.
+// importFile reads an image and imports it. An interrupt ends it even while it
+// waits for standard input, which nothing else can interrupt.
 func (a *app) importFile(ctx context.Context, path, name string, opts image.Options, into importFunc) (imported, error) {
 	type result struct {
 		out imported
@@ -138,7 +136,7 @@ func (a *app) readAndImport(ctx context.Context, path, name string, opts image.O
 	f := a.in
 	if path != "-" {
 		if f, err = os.Open(path); err != nil {
-			return out, err // it says "open PATH: why"
+			return out, err // "open PATH: why"
 		}
 		defer func() { _ = f.Close() }() // only read from
 	}
@@ -166,8 +164,8 @@ func (a *app) importToDaemon(ctx context.Context, name string, size uint64, src 
 	return c.Import(ctx, name, size, src)
 }
 
-// importToStore imports without a daemon. The store is proved first: what is
-// built on one that creates objects twice is built on sand.
+// importToStore imports without a daemon. It probes the store first: nothing is
+// safe on a store that creates an object twice.
 func importToStore(url string) importFunc {
 	return func(ctx context.Context, name string, size uint64, src client.Source) (client.Import, error) {
 		counter := &objstore.Counter{}
@@ -195,7 +193,7 @@ func printImport(w io.Writer, out *imported) error {
 		err = errors.Join(err, say(w, "qemu-img converted it from %s", out.Format))
 	}
 	if out.Marked {
-		err = errors.Join(err, say(w, "taken as raw, by the mark that glide export left on it"))
+		err = errors.Join(err, say(w, "taken as raw, because glide export marked it"))
 	}
 	if out.PaddingBytes > 0 {
 		err = errors.Join(err, say(w, "the image has %d bytes: %d bytes of zeros fill its last sector", out.InputBytes, out.PaddingBytes))

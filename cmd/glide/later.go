@@ -6,12 +6,12 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// later are the verbs that the contract has and this release has not. They take
-// whatever arguments, so that what is said is this and not something else.
+// later lists commands that this release does not have yet. They accept any
+// arguments, so that the user learns that and not that an argument is wrong.
 var later = []struct{ use, short, does string }{
-	{"gc", "Collect what nothing refers to in the store", "collect garbage"},
+	{"gc", "Collect garbage in the store", "collect garbage"},
 	{"scrub", "Read and check everything in the store", "scrub the store"},
-	{"top", "Watch what volumes do", "have a live view; `glide stats` has the numbers"},
+	{"top", "Watch volumes at work", "have a live view; `glide stats` has the numbers"},
 }
 
 func newLater() []*cobra.Command {

@@ -14,15 +14,15 @@ import (
 	"github.com/paraglide/glide/nbd"
 )
 
-// Shares of the files that the process may open. NBD connections have a half
-// (nbd.Options.MaxConns); each address of the API has a sixteenth of its own, so
-// that a full one leaves the operator's socket free; the rest is the log's, the
-// metadata's and the store's.
+// Shares of the files that the process may open. NBD connections get half
+// (nbd.Options.MaxConns). Each address of the API gets a sixteenth, so that a
+// full one leaves the operator's socket free. The rest is for the log, the
+// metadata and the store.
 const (
 	apiShare    = 16
 	leastAPI    = 16
 	mostAPI     = 256
-	usualLimits = 1024 // files, where the limit is not known
+	usualLimits = 1024 // files, if the limit is unknown
 )
 
 // apiConns is how many connections an address of the API may have.
@@ -34,7 +34,7 @@ func apiConns() int {
 	return int(max(leastAPI, min(mostAPI, limit/apiShare)))
 }
 
-// guards are the limits of the API's connections, by address. It may be used
+// guards limits the API's connections by address. It may be used
 // concurrently.
 type guards struct {
 	log *slog.Logger
@@ -43,8 +43,7 @@ type guards struct {
 	byAt map[string]*api.Listener
 }
 
-// around puts a limit around a listener, which takes the place of an earlier one at
-// the same address.
+// around limits a listener, which replaces an earlier one at the same address.
 func (g *guards) around(l net.Listener) net.Listener {
 	guard := api.Listen(l, api.ListenOptions{MaxConns: apiConns(), Log: g.log})
 	g.mu.Lock()
@@ -65,8 +64,7 @@ func (g *guards) each(fn func(address string, l *api.Listener)) {
 	}
 }
 
-// connMetrics are the metrics of connections: how many there are, may be, and were
-// refused.
+// connMetrics are the metrics of connections: open, limit and refused.
 type connMetrics struct {
 	nbd *nbd.Server
 	api *guards
@@ -78,12 +76,12 @@ func connDesc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	descNBDConns   = connDesc("nbd_connections", "Open NBD connections.")
-	descNBDLimit   = connDesc("nbd_connections_limit", "How many NBD connections there may be.")
-	descNBDRefused = connDesc("nbd_connections_refused_total", "NBD connections that were too many.")
+	descNBDLimit   = connDesc("nbd_connections_limit", "Limit of NBD connections.")
+	descNBDRefused = connDesc("nbd_connections_refused_total", "NBD connections refused beyond the limit.")
 	descNBDPanics  = connDesc("nbd_panics_total", "NBD requests that ended in a panic.")
 	descAPIConns   = connDesc("api_connections", "Open connections to the API.", "address")
-	descAPILimit   = connDesc("api_connections_limit", "How many connections to the API there may be.", "address")
-	descAPIRefused = connDesc("api_connections_refused_total", "Connections to the API that were too many.", "address")
+	descAPILimit   = connDesc("api_connections_limit", "Limit of connections to the API.", "address")
+	descAPIRefused = connDesc("api_connections_refused_total", "Connections to the API refused beyond the limit.", "address")
 )
 
 // Describe implements prometheus.Collector.
@@ -114,13 +112,13 @@ func (m *connMetrics) Collect(ch chan<- prometheus.Metric) {
 	})
 }
 
-// uses is the same as doctor looks at it.
+// uses returns the same numbers for doctor.
 func (m *connMetrics) uses() []limits.Use {
 	n := m.nbd.Counts()
-	list := []limits.Use{{Name: "nbd_connections", Used: uint64(n.Connections), Limit: uint64(n.Limit), Fix: "disconnect guests, or raise the limit of open files (LimitNOFILE=, ulimit -n), of which they have a half"}}
+	list := []limits.Use{{Name: "nbd_connections", Used: uint64(n.Connections), Limit: uint64(n.Limit), Fix: "disconnect guests, or raise the limit of open files (LimitNOFILE=, ulimit -n); NBD connections may use half of it"}}
 	m.api.each(func(address string, l *api.Listener) {
 		open, limit, _ := l.Counts()
-		list = append(list, limits.Use{Name: "api_connections at " + address, Used: uint64(open), Limit: uint64(limit), Fix: "see who asks so much of the API; other addresses of it are not affected"})
+		list = append(list, limits.Use{Name: "api_connections at " + address, Used: uint64(open), Limit: uint64(limit), Fix: "find the clients that open so many connections; other addresses of the API are not affected"})
 	})
 	return list
 }

@@ -18,20 +18,20 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// listeners are where the daemon listens. TCP ports are taken first, as their
-// numbers may not be known before; unix sockets, which may have been left behind
-// by another daemon on the directory, only when that is known to be gone.
+// listeners are where the daemon listens. TCP ports are opened first, because
+// their numbers may not be known before. Unix sockets may be left over from another
+// daemon on the directory, so they are opened when that daemon is known to be gone.
 type listeners struct{ api, nbd listening }
 
 // listening is one protocol's part of them.
 type listening struct {
 	open    []net.Listener
-	own     []*net.UnixListener // unix sockets that we made, kept apart from those above
-	sockets []api.Addr          // unix sockets to be made
-	addrs   []api.Addr          // all, in the order in which they were asked for
+	own     []*net.UnixListener // unix sockets that we created; not in open
+	sockets []api.Addr          // unix sockets to create
+	addrs   []api.Addr          // all, in the order of the settings
 }
 
-// openListeners takes over systemd's sockets, and the TCP ports.
+// openListeners takes over systemd's sockets, and opens the TCP ports.
 func openListeners(c *config.Config) (ls *listeners, err error) {
 	ls = &listeners{}
 	defer func() {
@@ -51,7 +51,7 @@ func openListeners(c *config.Config) (ls *listeners, err error) {
 	if err := ls.api.take(given["api"], c.API); err != nil {
 		return ls, err
 	}
-	for _, a := range ls.api.addrs { // also those that systemd gave
+	for _, a := range ls.api.addrs { // including systemd's
 		if !a.Local() && c.TokenFile == "" {
 			return ls, errs.New(errs.Invalid, "the API at %s can be reached from other machines: it needs --token-file", a)
 		}
@@ -59,7 +59,7 @@ func openListeners(c *config.Config) (ls *listeners, err error) {
 	return ls, ls.nbd.take(given["nbd"], c.NBD)
 }
 
-// take takes the given listeners over, or if there are none opens those asked for.
+// take takes the given listeners over. If there are none, it opens those asked for.
 func (l *listening) take(given []net.Listener, asked []api.Addr) error {
 	if len(given) > 0 {
 		l.open = given
@@ -84,7 +84,7 @@ func (l *listening) take(given []net.Listener, asked []api.Addr) error {
 	return nil
 }
 
-// openSockets makes the unix sockets.
+// openSockets creates the unix sockets.
 func (ls *listeners) openSockets() error {
 	for _, l := range []*listening{&ls.api, &ls.nbd} {
 		for _, a := range l.sockets {
@@ -101,8 +101,8 @@ func (ls *listeners) openSockets() error {
 // socketMode lets the daemon's user and group connect.
 const socketMode = 0o660
 
-// listenUnix makes a unix socket. A file that nobody listens at any more is
-// replaced.
+// listenUnix creates a unix socket. It replaces a socket file that nobody listens
+// at any more.
 func listenUnix(path string) (*net.UnixListener, error) {
 	addr := &net.UnixAddr{Name: path, Net: "unix"}
 	l, err := net.ListenUnix("unix", addr)
@@ -125,21 +125,21 @@ func listenUnix(path string) (*net.UnixListener, error) {
 
 func removeStale(path string) error {
 	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != os.ModeSocket {
-		return errs.New(errs.Exists, "%s exists and is no socket: remove it, or choose another path", path)
+		return errs.New(errs.Exists, "%s exists and is not a socket: remove it, or choose another path", path)
 	}
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		return errors.Join(errs.New(errs.Busy, "somebody listens at %s: is another glide serve running?", path), c.Close())
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return errs.New(errs.Busy, "%s exists, and whether somebody listens at it cannot be found out: %w", path, err)
+		return errs.New(errs.Busy, "%s exists, and it is unknown whether somebody listens at it: %w", path, err)
 	}
 	return os.Remove(path)
 }
 
 func (ls *listeners) close() {
 	for _, l := range slices.Concat(ls.api.open, ls.nbd.open) {
-		_ = l.Close() // most are closed already, by who served them
+		_ = l.Close() // most were closed by their servers
 	}
 	for _, l := range slices.Concat(ls.api.own, ls.nbd.own) {
 		_ = l.Close()
@@ -177,9 +177,9 @@ func nbdTLS(c *config.Config) (*tls.Config, error) {
 		return nil, errs.New(errs.Invalid, "the authority of TLS: %s holds no certificate in PEM", c.TLSCA)
 	}
 	t.ClientAuth = tls.RequireAndVerifyClientCert
-	// In TLS 1.3 Go asks for certificates without the RSA signatures that most
-	// authorities make, but for an extension that GnuTLS does not look at: QEMU
-	// and libnbd would send none.
+	// In TLS 1.3, Go does not ask for certificates with the RSA signatures that most
+	// authorities use, except in an extension that GnuTLS ignores: QEMU and libnbd
+	// would send no certificate.
 	t.MaxVersion = tls.VersionTLS12
 	return t, nil
 }

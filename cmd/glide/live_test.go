@@ -237,7 +237,7 @@ func TestSocketsGone(t *testing.T) {
 	if err := errors.Join(os.Remove(data+"/api.sock"), os.WriteFile(data+"/api.sock", []byte("mine"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the file is told", func() bool { return strings.Contains(d.log.String(), "is no socket") })
+	until(t, "the file is told", func() bool { return strings.Contains(d.log.String(), "is not a socket") })
 	if err := os.Remove(data + "/api.sock"); err != nil {
 		t.Fatal(err)
 	}

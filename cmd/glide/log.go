@@ -15,20 +15,20 @@ func newLog(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "log NAME [-n COUNT]",
 		Short: "List a volume's commits",
-		Long: `Lists the commits of a volume, the newest first: all that there are, page by
-page, or as many as -n says, which costs the store about so many requests. A
-volume that was never published has none.`,
+		Long: `Lists the commits of a volume, the newest first: all of them, page by page, or the
+newest COUNT with -n, which costs about COUNT store requests. A volume that was
+never published has none.`,
 		Args:              takes(1, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("count") && count < 1 {
-				return errs.New(errs.Invalid, "-n %d: it takes at least 1", count)
+				return errs.New(errs.Invalid, "-n %d: it must be at least 1", count)
 			}
 			c, err := a.clientFor(false, args...)
 			if err != nil {
 				return err
 			}
-			if a.json { // one document, or none
+			if a.json { // one document, or none on an error
 				list := []client.Commit{}
 				err := c.Log(cmd.Context(), args[0], count, func(page []client.Commit) error {
 					list = append(list, page...)
@@ -51,7 +51,7 @@ volume that was never published has none.`,
 	return a.jsonFlag(cmd)
 }
 
-// printCommits prints a page behind its head.
+// printCommits prints a page after its heading.
 func printCommits(w io.Writer, rows [][]string, page []client.Commit) error {
 	for _, e := range page {
 		rows = append(rows, []string{e.Generation, day(e.Time), e.Kind, orDash(e.Cause), orDash(e.Owner), size.Human(e.Size), size.Human(e.Bytes)})

@@ -1,6 +1,6 @@
-// Command glide serves volumes (`glide serve`) and speaks to the daemon that
-// does. Every verb is a small file of its own; what a verb does is told in
-// docs/ and decided by the daemon.
+// Command glide serves volumes (`glide serve`), and has a command for everything
+// that the daemon can do. Each command is a small file of its own that asks the
+// daemon; docs/ describes what it does.
 package main
 
 import (
@@ -26,8 +26,8 @@ func main() {
 	os.Exit(code)
 }
 
-// main runs one command line and returns the exit status. stop undoes what ctx
-// does to signals: a second one ends the process at once.
+// main runs one command line and returns the exit status. stop restores the
+// default action of signals, so that a second one ends the process at once.
 func (a *app) main(ctx context.Context, stop func(), args []string) int {
 	defer stop()
 	context.AfterFunc(ctx, stop)
@@ -49,6 +49,6 @@ func (a *app) main(ctx context.Context, stop func(), args []string) int {
 // complain prints an error as one line.
 func complain(w io.Writer, err error) {
 	text := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
-	// There is no other place to report to if this fails.
+	// If this fails, there is no other place to report to.
 	_, _ = fmt.Fprintf(w, "glide: %s\n", text)
 }

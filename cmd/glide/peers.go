@@ -11,9 +11,9 @@ import (
 	"github.com/paraglide/glide/internal/ownership"
 )
 
-// peers reaches other hosts. Where they are is read from the store, and so could
-// be anybody's word: this host's token is sent to no address that its operator
-// has not allowed.
+// peers reaches other hosts. Their addresses come from the store, where anyone with
+// write access could have put them. So this host's token is sent only to addresses
+// that its operator has allowed.
 type peers struct {
 	allow []netip.Prefix
 	token func() string
@@ -28,7 +28,7 @@ func (p peers) permit(addr netip.Addr) error {
 	return errs.New(errs.Unavailable, "%s is no address that this host may send its token to: if the host there is yours, add it to --peers-allow", addr)
 }
 
-// dial is another host, at the address that it advertises.
+// dial returns another host, at the address that it advertises.
 func (p peers) dial(addr string) ownership.Peer {
 	c, err := client.New(addr, client.Options{Token: p.token(), Permit: p.permit})
 	if err != nil {
@@ -37,7 +37,7 @@ func (p peers) dial(addr string) ownership.Peer {
 	return oncePeer{c}
 }
 
-// oncePeer is a peer that is asked once: no connection is kept to it.
+// oncePeer is a peer for one request: it keeps no connection.
 type oncePeer struct{ c *client.Client }
 
 // Release implements ownership.Peer.
@@ -52,7 +52,7 @@ func (p oncePeer) Host(ctx context.Context) (api.Host, error) {
 	return p.c.Host(ctx)
 }
 
-// noPeer is a peer whose address makes no sense.
+// noPeer is a peer with an invalid address.
 type noPeer struct{ err error }
 
 // Release implements ownership.Peer.

@@ -15,7 +15,7 @@ import (
 	"github.com/paraglide/glide/internal/size"
 )
 
-// isTerminal tells whether somebody looks at w.
+// isTerminal tells whether w is a terminal.
 func isTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -25,19 +25,19 @@ func isTerminal(w any) bool {
 	return err == nil
 }
 
-// meter shows, on a terminal, how far the daemon is with what it was asked for:
-// a spinner until it tells, and then a bar.
+// meter shows the progress of a request to the daemon on a terminal: a spinner
+// until the daemon reports progress, then a bar.
 type meter struct {
 	what     string
 	progress *mpb.Progress
 
 	mu  sync.Mutex
 	bar *mpb.Bar
-	set bool // bar is one
+	set bool // bar is a bar, not a spinner
 }
 
-// meter starts to show; requests made with the context that it returns are
-// shown, until stop.
+// meter shows the progress of requests made with the returned context, until
+// stop.
 func (a *app) meter(ctx context.Context, what string) (mctx context.Context, stop func()) {
 	if !isTerminal(a.err) {
 		return ctx, func() {}
@@ -55,15 +55,15 @@ func (m *meter) report(done, total uint64) {
 		m.bar.Abort(true)
 		m.bar, m.set = addBar(m.progress, m.what, int64(total)), true
 	}
-	// More than one thing may be done for one request, each with its own total. The
-	// end is stop's.
+	// One request may do several things, each with its own total. Only stop ends
+	// the bar.
 	m.bar.SetTotal(int64(total), false)
 	m.bar.SetCurrent(min(int64(done), int64(total)-1))
 }
 
 func (m *meter) stop() {
 	m.mu.Lock()
-	m.bar.Abort(true) // it is done, well or not: the line goes
+	m.bar.Abort(true) // removes the line, whatever the result
 	m.mu.Unlock()
 	m.progress.Wait()
 }
@@ -85,10 +85,10 @@ type watched struct {
 	client.Source
 	progress *mpb.Progress
 	bar      *mpb.Bar
-	data     int64 // bytes that were no holes
+	data     int64 // bytes outside holes
 }
 
-// watch draws how far src was read, on a terminal. Call stop in the end.
+// watch shows the progress of reading src on a terminal. Call stop at the end.
 func (a *app) watch(what string, src client.Source) *watched {
 	w := &watched{Source: src}
 	if !isTerminal(a.err) {
@@ -104,7 +104,7 @@ func (w *watched) Next() (client.Extent, error) {
 	e, err := w.Source.Next()
 	w.data += int64(len(e.Data))
 	if w.bar != nil && err == nil {
-		// The daemon is still at work when all was read: the end is stop's.
+		// The daemon still works when all is read: only stop ends the bar.
 		w.bar.SetCurrent(min(int64(e.Off), int64(w.Size())-1))
 	}
 	return e, err

@@ -15,7 +15,7 @@ import (
 	"github.com/paraglide/glide/nbd"
 )
 
-// live is what of the settings, and of the files that they name, may change while
+// live holds the settings, and the files that they name, that may change while
 // the daemon runs.
 type live struct {
 	load  func() (*config.Config, error) // reads the settings again
@@ -26,7 +26,7 @@ type live struct {
 
 	token  atomic.Pointer[string]
 	tls    atomic.Pointer[tls.Config]
-	warned string // of which settings that need a restart; under the Watcher's lock
+	warned string // the settings that need a restart, as last logged; under the Watcher's lock
 }
 
 // newLive reads the files that the settings name.
@@ -56,7 +56,7 @@ func newLive(c *config.Config, load func() (*config.Config, error), level *slog.
 	return l, nil
 }
 
-// Token is the token as it is now; "" if none is wanted.
+// Token is the current token; "" if none is needed.
 func (l *live) Token() string { return *l.token.Load() }
 
 func (l *live) readToken() error {
@@ -75,7 +75,8 @@ func (l *live) readTLS() error {
 	return err
 }
 
-// nbdTLS is how NBD connections are encrypted: each by what was read last when it began.
+// nbdTLS says how NBD connections are encrypted: each uses what was last read when
+// it began.
 func (l *live) nbdTLS() (nbd.TLSMode, *tls.Config) {
 	mode := map[string]nbd.TLSMode{"off": nbd.TLSOff, "allow": nbd.TLSAllow, "require": nbd.TLSRequire}[l.first.TLS]
 	if mode == nbd.TLSOff {
@@ -87,7 +88,7 @@ func (l *live) nbdTLS() (nbd.TLSMode, *tls.Config) {
 	}
 }
 
-// readSettings takes over what may change, and names what may not.
+// readSettings applies the settings that may change, and names the others.
 func (l *live) readSettings() error {
 	c, err := l.load()
 	if err != nil {
@@ -96,13 +97,13 @@ func (l *live) readSettings() error {
 	l.level.Set(c.LogLevel)
 	names := strings.Join(changed(l.first, c), ", ")
 	if names != l.warned && names != "" {
-		l.log.Warn("settings that changed are used after a restart", "settings", names)
+		l.log.Warn("changed settings are used after a restart", "settings", names)
 	}
 	l.warned = names
 	return nil
 }
 
-// changed names the settings of which a running daemon has the old value.
+// changed names the settings that differ.
 func changed(old, now *config.Config) (names []string) {
 	a, b := reflect.ValueOf(*old), reflect.ValueOf(*now)
 	for i := range a.NumField() {
@@ -113,12 +114,12 @@ func changed(old, now *config.Config) (names []string) {
 	return names
 }
 
-// reread reads everything again, for SIGHUP. What is wrong is logged, and stays
-// as it was.
+// reread reads everything again, for SIGHUP. What cannot be read is logged, and
+// keeps its old value.
 func (l *live) reread(ctx context.Context, store *objstore.Store) {
 	err := l.files.Read(true)
 	if store == nil {
-		return // it is being opened, with what there is now
+		return // the store is being opened with the current credentials
 	}
 	if serr := objstore.Reload(ctx, *store); serr != nil {
 		l.log.Error("the credentials of the store could not be read again", "error", serr)

@@ -12,7 +12,7 @@ func newResize(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "resize NAME SIZE",
 		Short:             "Grow a volume",
-		Long:              "Grows a volume, also while it is in use. Shrinking is refused.",
+		Long:              "Grows a volume, even while it is in use. Shrinking is refused.",
 		Example:           "  glide resize vm1 40G",
 		Args:              takes(2, 2),
 		ValidArgsFunction: a.volumes(1),

@@ -13,8 +13,8 @@ func newRm(a *app) *cobra.Command {
 		Aliases: []string{"remove"},
 		Short:   "Remove volumes or snapshots",
 		Long: `Removes volumes (NAME) and snapshots (NAME@SNAPSHOT), here and in the store. A
-volume with open connections is removed only with --force. What cannot be
-removed does not keep the others from it.`,
+volume with open connections is removed only with --force. If one cannot be
+removed, the others still are.`,
 		Example:           "  glide rm vm1 vm2@before",
 		Args:              takes(1, -1),
 		ValidArgsFunction: a.volumes(-1),
@@ -40,6 +40,6 @@ removed does not keep the others from it.`,
 			return told(worst(failed))
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also with open connections")
+	cmd.Flags().BoolVar(&force, "force", false, "remove volumes with open connections too")
 	return a.jsonFlag(cmd)
 }

@@ -10,10 +10,10 @@ func newRollback(a *app) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "rollback NAME SNAPSHOT|GENERATION [--force]",
-		Short: "Take a volume back to a snapshot or a commit",
-		Long: `Makes a volume what it was. What was written since is dropped: fork it first to
-keep it. A volume with open connections is taken back only with --force, which
-closes them.`,
+		Short: "Return a volume to a snapshot or a commit",
+		Long: `Returns a volume to an earlier state. Later writes are dropped: fork the volume
+first to keep them. A volume with open connections needs --force, which closes
+them.`,
 		Example: `  glide rollback vm1 before-upgrade
   glide rollback vm1 3.10`,
 		Args:              takes(2, 2),
@@ -36,6 +36,6 @@ closes them.`,
 			return a.print(v, func(w io.Writer) error { return say(w, "%s is as it was at %s", v.Name, args[1]) })
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also with open connections, which are closed")
+	cmd.Flags().BoolVar(&force, "force", false, "close open connections")
 	return a.jsonFlag(cmd)
 }

@@ -29,15 +29,15 @@ func newRoot(a *app) *cobra.Command {
 		Long: `Glide gives microVMs their disks: volumes served over NBD, written to the
 host's own SSD, forked in milliseconds, and kept in an object store.
 
-  glide serve                        the daemon, one for each host
-  glide import debian.qcow2 debian   an image becomes a volume
-  glide fork debian vm1              a disk for a VM, at once
-  glide uri vm1                      what to give to QEMU
+  glide serve                        run the daemon, one per host
+  glide import debian.qcow2 debian   create a volume from an image
+  glide fork debian vm1              create a disk for a VM, in milliseconds
+  glide uri vm1                      print the URI for QEMU
 
-NAME is [tenant/]name; NAME@SNAPSHOT works wherever a volume is only read.
+NAME is [tenant/]name. NAME@SNAPSHOT works where a volume is only read.
 SIZE is a number with K, M, G or T (binary).
-Exit status: 0 done; 1 it failed; 2 the command line is wrong; 3 it would lose
-data and wants --force.`,
+Exit status: 0 done; 1 failed; 2 wrong command line; 3 the command would lose data
+and needs --force.`,
 		Args:              cobra.ArbitraryArgs,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -72,7 +72,7 @@ data and wants --force.`,
 		case wrong.GetFlag().Value.Type() == "bool":
 			err = fmt.Errorf("%s is on or off, not %q", spelled(wrong.GetFlag()), wrong.GetValue())
 		case errors.As(err, &number):
-			err = fmt.Errorf("%q is no number that %s takes", wrong.GetValue(), spelled(wrong.GetFlag()))
+			err = fmt.Errorf("%q is not a number for %s", wrong.GetValue(), spelled(wrong.GetFlag()))
 		}
 		return usage("%s: %w%s (see %s --help)", cmd.CommandPath(), err, hint, cmd.CommandPath())
 	})
@@ -127,9 +127,9 @@ data and wants --force.`,
 	return root
 }
 
-// checkValues refuses a flag whose value is empty, as that of an unset variable
-// in a script is: glide wake --expect-generation "$G" must not expect nothing.
-// Those of every verb have a default then.
+// checkValues refuses a flag with an empty value, which an unset variable in a
+// script leaves: glide wake --expect-generation "$G" must not silently expect
+// nothing. For the global flags, an empty value means the default.
 func checkValues(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if f.Value.String() == "" && f.Value.Type() == "string" && cmd.InheritedFlags().Lookup(f.Name) == nil {
@@ -139,7 +139,7 @@ func checkValues(cmd *cobra.Command) (err error) {
 	return err
 }
 
-// spelled is a flag as people write it.
+// spelled is a flag as it is typed.
 func spelled(f *pflag.Flag) string {
 	if f.Shorthand != "" {
 		return "-" + f.Shorthand

@@ -14,13 +14,13 @@ func newServe(a *app) *cobra.Command {
 		Short: "Run the daemon of this host",
 		Long: `Serves this host's volumes over NBD, and the API that the other commands use.
 
-It needs no settings. Each is a flag, a key of the same name in a TOML file
+No setting is required. Each is a flag, a key of the same name in a TOML file
 (--config), and an environment variable: --wal-limit, wal-limit, and
-$GLIDE_WAL_LIMIT. A flag goes before a variable, a variable before the file.
+$GLIDE_WAL_LIMIT. A flag overrides a variable, and a variable overrides the file.
 
-When it serves it prints one line that begins with "glide: ready". SIGTERM
-finishes requests, syncs and exits 0; a second signal ends it at once, and what
-was flushed is safe in either case. Tokens, certificates, credentials of the
+When the daemon is ready it prints one line that begins with "glide: ready".
+SIGTERM finishes requests, syncs and exits 0; a second signal ends the daemon at
+once. Flushed data is safe in both cases. Tokens, certificates, credentials of the
 store and the log level are read again when their files change, and on SIGHUP.`,
 		Example: `  glide serve
   glide serve --data /srv/glide --store 's3://vms?region=eu-central-1' --api tcp:10.0.0.5:7070 --token-file /etc/glide.token`,
@@ -38,8 +38,8 @@ store and the log level are read again when their files change, and on SIGHUP.`,
 	return cmd
 }
 
-// settingFlags are settings as flags. What is given is kept as text: the
-// settings themselves say what it means.
+// settingFlags are settings as flags. Their values are kept as text, which the
+// settings parse.
 type settingFlags struct{ list []*settingFlag }
 
 type settingFlag struct {
@@ -53,7 +53,7 @@ func (f *settingFlag) Set(s string) error { f.given = append(f.given, s); return
 // String implements pflag.Value.
 func (f *settingFlag) String() string { return "" }
 
-// Type implements pflag.Value: it is what help calls the value.
+// Type implements pflag.Value: the name of the value in help.
 func (f *settingFlag) Type() string { return f.setting.Arg }
 
 func (s *settingFlags) declare(flags *pflag.FlagSet, settings ...config.Setting) {
@@ -71,7 +71,7 @@ func (s *settingFlags) declare(flags *pflag.FlagSet, settings ...config.Setting)
 	}
 }
 
-// values are the flags that were given.
+// values returns the flags that were given.
 func (s *settingFlags) values() map[string][]string {
 	m := map[string][]string{}
 	for _, f := range s.list {

@@ -235,7 +235,7 @@ func TestStaleFiles(t *testing.T) {
 	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, withoutLog(run(t, glide(t, "serve", "--data", data))), 1, "is no socket")
+	refused(t, withoutLog(run(t, glide(t, "serve", "--data", data))), 1, "is not a socket")
 	if b, err := os.ReadFile(path); err != nil || string(b) != "mine" {
 		t.Errorf("the file: %q, %v", b, err)
 	}

@@ -19,10 +19,10 @@ func newSet(a *app) *cobra.Command {
 		Long: `Changes settings of a volume:
 
   durability=local|continuous|sync   what an acknowledged flush means
-  rpo=DURATION                       what continuous may lose
-  iops=N                             requests a second, 0 for no limit
-  bandwidth=SIZE                     bytes a second, 0 for no limit
-  dirty-budget=SIZE                  unpublished bytes from which it is flushed, 0 for the host's
+  rpo=DURATION                       time of writes that continuous may lose
+  iops=N                             requests per second, 0 for no limit
+  bandwidth=SIZE                     bytes per second, 0 for no limit
+  dirty-budget=SIZE                  flush at this many unpublished bytes, 0 for the host's setting
   label.KEY=VALUE                    anything; an empty value removes the label`,
 		Example:           "  glide set vm1 iops=5000 bandwidth=200M label.app=web",
 		Args:              takes(2, -1),
@@ -49,12 +49,12 @@ func newSet(a *app) *cobra.Command {
 	return a.jsonFlag(cmd)
 }
 
-// settable are the keys besides labels. Values are checked and brought into a
-// form in which there is one way to write a number.
+// settable lists the keys besides labels. The functions check a value and return
+// its canonical form.
 var settable = map[string]func(value string) (string, error){
 	"durability": func(v string) (string, error) {
 		if v == "" {
-			return "", usage("durability: local, continuous or sync is wanted")
+			return "", usage("durability: choose local, continuous or sync")
 		}
 		return v, checkDurability(v)
 	},
@@ -65,7 +65,7 @@ var settable = map[string]func(value string) (string, error){
 	"iops": func(v string) (string, error) {
 		n, err := strconv.ParseUint(v, 10, 63)
 		if err != nil {
-			return "", usage("iops: %.60q is no number", v)
+			return "", usage("iops: %.60q is not a number", v)
 		}
 		return strconv.FormatUint(n, 10), nil
 	},

@@ -16,7 +16,7 @@ func newShow(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "show NAME",
 		Short:             "Describe a volume",
-		Long:              "Prints all that is known of one volume, of this host or of the store.",
+		Long:              "Prints everything that is known about a volume of this host or of the store.",
 		Args:              takes(1, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ignored are the signals that end a process unless it wants them otherwise, as the
-// daemon does. SIGTERM and SIGINT stop it, SIGQUIT ends it with a dump of what it
-// does, and SIGHUP makes it read its files again. SIGPIPE is what a reader of its
-// log leaves that went away.
+// ignored lists the signals that end a process by default and that the daemon
+// ignores. The others keep a meaning: SIGTERM and SIGINT stop the daemon, SIGQUIT
+// ends it with a dump of its goroutines, SIGHUP makes it read its files again.
+// SIGPIPE arrives when a reader of its log has gone away.
 func ignored() []os.Signal {
 	list := []os.Signal{
 		syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM,
@@ -28,19 +28,18 @@ func ignored() []os.Signal {
 	return list
 }
 
-// The signals that have no names of their own, and that package signal takes.
+// The signals without names that package signal handles.
 const (
 	firstRealTime = 35
 	lastRealTime  = 64
 )
 
-// unmanaged are signals that package signal leaves to the runtime, and the runtime
-// leaves alone: that of profiling until something is profiled, and those that C
-// libraries keep for themselves.
+// unmanaged lists signals that neither package signal nor the runtime handles: the
+// profiling signal while nothing is profiled, and those reserved for C libraries.
 var unmanaged = []syscall.Signal{syscall.SIGPROF, 32, 33, 34}
 
-// outliveSignals keeps the signals of other programs, terminals and people from
-// ending the process until ctx ends. reload is called for each SIGHUP, one at a time.
+// outliveSignals keeps stray signals from ending the process until ctx ends. It
+// calls reload for each SIGHUP, one at a time.
 func outliveSignals(ctx context.Context, log *slog.Logger, reload func()) {
 	other := make(chan os.Signal, 16)
 	signal.Notify(other, ignored()...)
@@ -51,11 +50,11 @@ func outliveSignals(ctx context.Context, log *slog.Logger, reload func()) {
 		for {
 			select {
 			case s := <-other:
-				if s != syscall.SIGPIPE { // to say so would make the next one
+				if s != syscall.SIGPIPE { // logging it would raise the next one
 					log.Info("a signal was ignored", "signal", s.String())
 				}
 			case <-ctx.Done():
-				return // and they go on being ignored
+				return // the signals stay ignored
 			}
 		}
 	}()
@@ -71,9 +70,9 @@ func outliveSignals(ctx context.Context, log *slog.Logger, reload func()) {
 	}()
 }
 
-// ignoreUnmanaged ignores signals that package signal cannot, but for those that
-// are handled: the runtime of a program without C has 33 for system calls that each
-// thread is to make, and waits for all of them.
+// ignoreUnmanaged ignores the signals that package signal cannot, unless something
+// handles them: without C, the Go runtime uses signal 33 to run a system call on
+// every thread, and waits for all threads.
 func ignoreUnmanaged() {
 	type action struct {
 		handler, flags, restorer uintptr
@@ -84,7 +83,7 @@ func ignoreUnmanaged() {
 		var old action
 		set := action{handler: ignore}
 		size := unsafe.Sizeof(old.mask)
-		// It cannot fail with these arguments; if it did, the signal would end us as before.
+		// It cannot fail with these arguments. If it did, the signal would still end the process.
 		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), 0, uintptr(unsafe.Pointer(&old)), size, 0, 0)
 		if errno == 0 && old.handler == byDefault {
 			_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(&set)), 0, size, 0, 0)

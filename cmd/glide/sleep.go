@@ -11,9 +11,9 @@ func newSleep(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sleep NAME [--portable] [--force]",
 		Short: "Put a volume to sleep",
-		Long: `Syncs a volume and drops it from memory; connecting to it wakes it. With
---portable it is flushed and given up, so that any host can wake it at once. A
-volume with open connections sleeps only with --force, which closes them.`,
+		Long: `Syncs a volume and drops it from memory; a connection wakes it. With --portable it
+is flushed and released, so that any host can wake it at once. A volume with open
+connections needs --force, which closes them.`,
 		Args:              takes(1, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -30,7 +30,7 @@ volume with open connections sleeps only with --force, which closes them.`,
 			return a.print(v, func(w io.Writer) error { return say(w, "%s is %s", v.Name, v.State) })
 		},
 	}
-	cmd.Flags().BoolVar(&portable, "portable", false, "flush it and give it up, so that any host can wake it")
-	cmd.Flags().BoolVar(&force, "force", false, "also with open connections, which are closed")
+	cmd.Flags().BoolVar(&portable, "portable", false, "flush and release it, so that any host can wake it")
+	cmd.Flags().BoolVar(&force, "force", false, "close open connections")
 	return a.jsonFlag(cmd)
 }

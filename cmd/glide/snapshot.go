@@ -11,9 +11,9 @@ import (
 func newSnapshot(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "snapshot NAME SNAPSHOT",
-		Short: "Keep a volume as it is now",
-		Long: `Keeps the present content of a volume under a name: NAME@SNAPSHOT can be forked,
-exported, compared, served read-only and gone back to.`,
+		Short: "Take a snapshot of a volume",
+		Long: `Keeps the present content of a volume under a name. NAME@SNAPSHOT can be forked,
+exported, compared, served read-only and rolled back to.`,
 		Example:           "  glide snapshot vm1 before-upgrade",
 		Args:              takes(2, 2),
 		ValidArgsFunction: a.volumes(1),

@@ -12,31 +12,31 @@ import (
 	"time"
 )
 
-// lookForSockets is how often the unix sockets are looked for.
+// lookForSockets is how often the unix sockets are checked.
 const lookForSockets = time.Second
 
-// sockets are the unix sockets that the daemon made, which cleaners of temporary
-// files remove: they are made again. It may be used concurrently.
+// sockets are the unix sockets that the daemon created. Cleaners of temporary files
+// remove them, so they are created again. It may be used concurrently.
 type sockets struct {
 	log  *slog.Logger
-	data string // no directory is made in its place
+	data string // the data directory, which is never created again
 
 	mu   sync.Mutex
 	list []*socket
-	old  map[net.Listener]bool // that were replaced
+	old  map[net.Listener]bool // replaced listeners
 	over bool
 }
 
-// socket is one of them.
+// socket is one unix socket.
 type socket struct {
 	path  string
 	serve func(net.Listener) // returns when the listener is closed, and calls wg.Done
 	l     *net.UnixListener
-	id    fileID // of the file at path when it was made
-	told  bool   // that it cannot be made again
+	id    fileID // of the file at path when it was created
+	told  bool   // it was logged that it cannot be created again
 }
 
-// fileID tells a file from others.
+// fileID identifies a file.
 type fileID struct{ dev, ino uint64 }
 
 func fileAt(path string) (fileID, error) {
@@ -51,12 +51,12 @@ func fileAt(path string) (fileID, error) {
 	return fileID{s.Dev, s.Ino}, nil
 }
 
-// add takes a socket over that was just made, and serves it.
+// add takes over a new socket, and serves it.
 func (s *sockets) add(wg *sync.WaitGroup, l *net.UnixListener, serve func(net.Listener)) {
 	path := l.Addr().String()
 	id, err := fileAt(path)
 	if err != nil {
-		s.log.Warn("a socket went away at once", "socket", path, "error", err)
+		s.log.Warn("a new socket disappeared at once", "socket", path, "error", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,7 +65,7 @@ func (s *sockets) add(wg *sync.WaitGroup, l *net.UnixListener, serve func(net.Li
 	go serve(l)
 }
 
-// keep makes sockets again that went away, until ctx ends.
+// keep creates missing sockets again, until ctx ends.
 func (s *sockets) keep(ctx context.Context, wg *sync.WaitGroup) {
 	t := time.NewTicker(lookForSockets)
 	defer t.Stop()
@@ -91,7 +91,7 @@ func (s *sockets) look(wg *sync.WaitGroup) {
 			k.told = false
 			continue
 		}
-		if err == nil { // another file is there: a socket that somebody listens at, or not
+		if err == nil { // another file is there, perhaps a socket in use
 			err = removeStale(k.path)
 		}
 		if err == nil || errors.Is(err, os.ErrNotExist) {
@@ -99,13 +99,12 @@ func (s *sockets) look(wg *sync.WaitGroup) {
 		}
 		if err != nil && !k.told {
 			k.told = true
-			s.log.Error("a socket went away and cannot be made again", "socket", k.path, "error", err)
+			s.log.Error("a socket was removed and cannot be created again", "socket", k.path, "error", err)
 		}
 	}
 }
 
-// remake makes a socket in the place of one that went away. Who is connected
-// stays so.
+// remake replaces a socket that was removed. Open connections stay.
 func (s *sockets) remake(wg *sync.WaitGroup, k *socket) error {
 	if dir := filepath.Dir(k.path); dir != s.data {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -124,25 +123,25 @@ func (s *sockets) remake(wg *sync.WaitGroup, k *socket) error {
 		s.old = map[net.Listener]bool{}
 	}
 	s.old[k.l] = true
-	k.l.SetUnlinkOnClose(false) // the name is the new one's
+	k.l.SetUnlinkOnClose(false) // the path belongs to the new socket
 	_ = k.l.Close()
 	k.l, k.id, k.told = l, id, false
 	wg.Add(1)
 	go k.serve(l)
-	s.log.Warn("a socket went away and was made again", "socket", k.path)
+	s.log.Warn("a socket was removed and was created again", "socket", k.path)
 	return nil
 }
 
-// replaced tells whether another listener took the place of one, whose end then
-// is no failure.
+// replaced tells whether a listener was replaced, so that its end is not a
+// failure.
 func (s *sockets) replaced(l net.Listener) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.old[l]
 }
 
-// stop ends the remaking. What is at their paths and not ours stays there when
-// they are closed.
+// stop ends the recreation. Files of others at the sockets' paths stay when the
+// sockets are closed.
 func (s *sockets) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,10 +15,10 @@ import (
 func newStats(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats [NAME]",
-		Short: "Count what was done",
+		Short: "Print counters and latencies",
 		Long: `Prints counters since the daemon's start. With NAME, the latencies are those of one
-volume; the store, the cache and the log are counted for the host only. Prometheus
-finds all of them at /metrics.`,
+volume; counters of the store, the cache and the log exist for the host only.
+Prometheus finds all of them at /metrics.`,
 		Args:              takes(0, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -46,7 +46,7 @@ func printStats(w io.Writer, s *client.Stats) error {
 		{"fetched", size.Human(s.Cache.FetchedBytes)},
 		{"served", size.Human(s.Cache.ServedBytes)},
 		{"not uploaded", fmt.Sprintf("%d blocks that the store had", s.Cache.DedupHits)},
-		{"log", fmt.Sprintf("%s in %d syncs, %s copied to clean it", size.Human(s.WAL.Bytes), s.WAL.Syncs, size.Human(s.WAL.CleanedBytes))},
+		{"log", fmt.Sprintf("%s in %d syncs, %s copied by cleaning", size.Human(s.WAL.Bytes), s.WAL.Syncs, size.Human(s.WAL.CleanedBytes))},
 	})
 	if err != nil || len(s.Latency) == 0 {
 		return err

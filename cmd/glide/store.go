@@ -22,31 +22,31 @@ import (
 )
 
 const (
-	// markerFile, in the data directory, names the store that was proved to
-	// create objects once. With it a start makes no request.
+	// markerFile, in the data directory, names the store that passed the probe. With
+	// it, a start makes no request.
 	markerFile = "store-proved"
-	// startProbe is how long a start waits for the store: local volumes do not
-	// need it.
+	// startProbe is how long a start waits for the store, which local volumes do not
+	// need.
 	startProbe = 5 * time.Second
 )
 
-// provedStore is a store that is opened when it is first needed, and proved
-// before anything is created in it: everything that is promised about who owns
-// a volume rests on its refusal to create what exists.
+// provedStore opens a store when it is first needed, and probes it before anything
+// is created in it: ownership of volumes rests on the store's refusal to create an
+// object that exists.
 type provedStore struct {
 	url    string
 	opts   objstore.Options
 	marker string
-	known  bool // by the marker, when the daemon started
+	known  bool // the marker named it when the daemon started
 	proved atomic.Bool
 
-	mu    sync.Mutex // of opening
+	mu    sync.Mutex // held while the store is opened
 	store atomic.Pointer[objstore.Store]
 }
 
-// openStore opens the store, and proves it unless that is known from an earlier
-// start. A store that does not answer is no reason not to serve; one that
-// answers wrongly is, and so is a URL that makes no sense.
+// openStore opens the store, and probes it unless it passed at an earlier start. A
+// store that does not answer does not keep the daemon from serving; a wrong answer
+// or an invalid URL does.
 func openStore(ctx context.Context, c *config.Config, counter *objstore.Counter, log *slog.Logger) (objstore.Store, error) {
 	s := &provedStore{url: c.Store, marker: filepath.Join(c.Data, markerFile), opts: objstore.Options{Counter: counter}}
 	s.opts.Retry.OnRetry = func(op objstore.Op, key string, err error) {
@@ -54,7 +54,7 @@ func openStore(ctx context.Context, c *config.Config, counter *objstore.Counter,
 	}
 	s.opts.OnCredentials = func(err error) {
 		if err != nil {
-			log.Error("new credentials of the store cannot be had, the old ones stay in use", "error", err)
+			log.Error("new credentials of the store are not available, the old ones stay in use", "error", err)
 			return
 		}
 		log.Info("the credentials of the store were read again")
@@ -102,8 +102,8 @@ func (s *provedStore) open(ctx context.Context) (objstore.Store, error) {
 	return store, nil
 }
 
-// checkGone finds a directory that was the store and is not there any more: a
-// new, empty one in its place would look as if all volumes were removed.
+// checkGone finds a store directory that has disappeared: a new, empty one in its
+// place would look as if all volumes had been removed.
 func (s *provedStore) checkGone() error {
 	dir, ok := fileStore(s.url)
 	if !s.known || !ok {
@@ -124,7 +124,7 @@ func fileStore(raw string) (dir string, ok bool) {
 	return u.Path, true
 }
 
-// prove proves the store, unless it was. Callers may do so side by side.
+// prove probes the store, unless it has passed. Callers may run concurrently.
 func (s *provedStore) prove(ctx context.Context) error {
 	if s.proved.Load() {
 		return nil
@@ -137,17 +137,17 @@ func (s *provedStore) prove(ctx context.Context) error {
 		return err
 	}
 	s.proved.Store(true)
-	// Without the marker the next start proves it again.
+	// Without the marker the next start probes it again.
 	_ = os.WriteFile(s.marker, []byte(s.mark()), 0o600)
 	return nil
 }
 
-// mark is what the marker says of a store that was proved as this program does it.
+// mark is the content of the marker for a store that passed this program's probe.
 func (s *provedStore) mark() string {
 	return fmt.Sprintf("%s\nprobe %d\n", s.url, objstore.ProbeVersion)
 }
 
-// Reload has the store read its credentials again.
+// Reload makes the store read its credentials again.
 func (s *provedStore) Reload(ctx context.Context) error {
 	if p := s.store.Load(); p != nil {
 		return objstore.Reload(ctx, *p)
@@ -192,8 +192,8 @@ func (s *provedStore) Put(ctx context.Context, key string, data []byte) error {
 	return store.Put(ctx, key, data)
 }
 
-// PutIfAbsent implements objstore.Store: the one request that needs the proof,
-// but for that by which something else proves it.
+// PutIfAbsent implements objstore.Store. It is the one request that needs the
+// probe's result, except for the probe's own requests.
 func (s *provedStore) PutIfAbsent(ctx context.Context, key string, data []byte) error {
 	if !objstore.IsProbe(key) {
 		if err := s.prove(ctx); err != nil {

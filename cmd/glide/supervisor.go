@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// supervisor tells systemd, if that has started us, what we do.
+// supervisor notifies systemd, if it started the daemon, of the daemon's state.
 type supervisor struct {
 	log *slog.Logger
 
@@ -20,7 +20,7 @@ type supervisor struct {
 	status string
 }
 
-// tell sends a state; nothing is listening when systemd has not started us.
+// tell sends a state. Without systemd, nothing listens.
 func (s *supervisor) tell(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		s.log.Warn("systemd was not notified", "error", err)
@@ -33,9 +33,9 @@ const (
 	startExtend = 60 * time.Second
 )
 
-// starting tells what a start is at, and asks for more time for as long as it
-// moves: it gets on from one step to the next, computes, or reads from the disk.
-// What it returns ends that.
+// starting reports the step that a start has reached, and asks for more time while
+// the start makes progress: it goes to the next step, computes, or uses the disk.
+// done ends that.
 func (s *supervisor) starting() (at func(format string, args ...any), done func()) {
 	ctx, stop := context.WithCancel(context.Background())
 	go func() {
@@ -65,8 +65,8 @@ func (s *supervisor) starting() (at func(format string, args ...any), done func(
 	return at, stop
 }
 
-// movement changes while the process does something: tenths of seconds of its
-// processors' time, and blocks from and to the disk.
+// movement changes while the process works: it counts CPU time in tenths of a
+// second, and blocks read from and written to the disk.
 func movement() [3]int64 {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -75,8 +75,8 @@ func movement() [3]int64 {
 	return [3]int64{(u.Utime.Nano() + u.Stime.Nano()) / 1e8, u.Inblock, u.Oublock}
 }
 
-// serving tells that the daemon serves, and then, as long as alive says so, that
-// it still does, until over. stopping tells that it stops.
+// serving reports that the daemon serves, and then gives signs of life while alive
+// returns, until over. stopping reports that the daemon stops.
 func (s *supervisor) serving(status string, alive func(context.Context) error) (stopping, over func()) {
 	s.tell(daemon.SdNotifyReady)
 	s.tell("STATUS=" + oneLine(status))
@@ -90,9 +90,9 @@ func (s *supervisor) serving(status string, alive func(context.Context) error) (
 	}, cancel
 }
 
-// watchdog gives signs of life for as long as there is some: a daemon that hangs
-// is restarted. It is no sign when alive does not return; that what it tried
-// failed, as on a full disk, is no reason to restart.
+// watchdog gives a sign of life each time alive returns, so that systemd restarts a
+// daemon that hangs. An error of alive, as on a full disk, is no reason to
+// restart.
 func (s *supervisor) watchdog(ctx context.Context, every time.Duration, alive func(context.Context) error) {
 	t := time.NewTicker(every / 3)
 	defer t.Stop()
@@ -104,11 +104,11 @@ func (s *supervisor) watchdog(ctx context.Context, every time.Duration, alive fu
 			select {
 			case err := <-done:
 				if waiting = false; err != nil {
-					s.log.Warn("a check of the daemon by itself failed", "error", err)
+					s.log.Warn("the daemon's check of itself failed", "error", err)
 				}
 			case <-t.C:
 				if !hangs {
-					s.log.Error("the daemon hangs: it gives no sign of life until it moves again")
+					s.log.Error("the daemon hangs: the watchdog gets no sign of life until it moves again")
 				}
 				hangs = true
 			case <-ctx.Done():
@@ -125,7 +125,8 @@ func (s *supervisor) watchdog(ctx context.Context, every time.Duration, alive fu
 	}
 }
 
-// reloading tells that files are read again; what it returns, that they were.
+// reloading reports that files are being read again; done reports that they have
+// been.
 func (s *supervisor) reloading() (done func()) {
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // every Linux has it

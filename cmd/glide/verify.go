@@ -16,8 +16,8 @@ func newVerify(a *app) *cobra.Command {
 		Use:   "verify NAME [--cold]",
 		Short: "Check every block of a volume",
 		Long: `Reads all of a volume, or of a snapshot, and checks it against its hashes. With
---cold it reads the store, and not what this host has cached. Damage is listed,
-and exit 1.`,
+--cold it reads the store instead of this host's cache. If it finds damage, it lists
+it and exits 1.`,
 		Args:              takes(1, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -35,7 +35,7 @@ and exit 1.`,
 				return err
 			}
 			if n := len(v.Damaged); n > 0 {
-				return errs.New(errs.Corrupt, "%s is damaged in %d places: restore it from a fork or a snapshot that is not", v.Name, n)
+				return errs.New(errs.Corrupt, "%s is damaged in %d places: restore it from an undamaged fork or snapshot", v.Name, n)
 			}
 			return nil
 		},

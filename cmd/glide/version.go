@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// formats are the versions that this program writes of what it leaves on disks
-// and in stores; a test compares them with what it does write.
+// formats lists the versions of the formats that this program writes to disks and
+// stores. A test compares them with what it writes.
 var formats = map[string]int{"commit": 1, "host": 1, "map-page": 1, "pack": 1, "pin": 1, "slab": 1, "wal": 1}
 
 // versionInfo is what version prints in JSON.

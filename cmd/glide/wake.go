@@ -15,9 +15,9 @@ func newWake(a *app) *cobra.Command {
 		Use:   "wake NAME [--force] [--expect-generation E.N]",
 		Short: "Make a volume active on this host",
 		Long: `Makes a volume active on this host, wherever it slept. If another host holds it,
-that host is asked to flush it and give it up; one that has open connections
-refuses, and one that does not answer leaves what it did not publish behind:
-exit 3 says what may be lost, and --force does without it.`,
+that host is asked to flush and release it. A host with open connections refuses.
+If the host does not answer, its unpublished writes may be lost: the command exits
+3 and says what, and --force takes the volume anyway.`,
 		Args:              takes(1, 1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -42,7 +42,7 @@ exit 3 says what may be lost, and --force does without it.`,
 			return a.print(v, func(w io.Writer) error { return say(w, "%s is %s", v.Name, v.State) })
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "do without what an unreachable owner did not publish")
+	cmd.Flags().BoolVar(&force, "force", false, "give up what an unreachable owner did not publish")
 	cmd.Flags().StringVar(&expect, "expect-generation", "", "fail if the store has only a state older than `E.N`, such as 3.10")
 	return a.jsonFlag(cmd)
 }

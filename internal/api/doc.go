@@ -1,4 +1,4 @@
-// Package api is the control API: HTTP and JSON, one route for each verb of the
-// command line, described by an OpenAPI document that a test compares with the
-// handlers. Handlers translate; what a verb does is the Backend's.
+// Package api is the control API: HTTP and JSON, with one route for each command of
+// the command line. A test compares the handlers with the OpenAPI document. Handlers
+// only translate; the Backend does the work.
 package api

@@ -48,8 +48,8 @@ func importImage(s *server, w http.ResponseWriter, r *http.Request) error {
 	if err == nil {
 		return encode(w, http.StatusOK, out)
 	}
-	// If the connection were closed now, the sender might see only that. So it
-	// gets the error, and its data is thrown away until it has noticed.
+	// If the connection were closed now, the sender might see only that. So it gets
+	// the error, and its data is dropped until it has noticed.
 	w.Header().Set("Connection", "close")
 	s.fail(w, r, 0, err)
 	if rc.Flush() == nil && rc.SetReadDeadline(time.Now().Add(drainTime)) == nil {
@@ -70,7 +70,7 @@ func exportImage(s *server, w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set(SizeHeader, strconv.FormatUint(x.Size(), 10))
 	if err := WriteImage(w, src); err != nil && r.Context().Err() == nil {
 		s.log.Warn("an export broke off", "volume", r.PathValue("name"), "error", err)
-		// The receiver was told, if it could be. That there is no end mark tells it in any case.
+		// The reason was sent, if possible. The missing end mark shows the failure anyway.
 	}
 	return nil
 }

@@ -16,9 +16,8 @@ import (
 // maxBody bounds a request in JSON, in bytes.
 const maxBody = 1 << 20
 
-// decode reads a request's body into *in. Nothing is ignored: fields that in
-// does not have, and anything behind the document, are errors. No body at all
-// is the zero value.
+// decode reads a request's body into *in. It ignores nothing: unknown fields, and
+// anything after the document, are errors. A missing body is the zero value.
 func decode(w http.ResponseWriter, r *http.Request, in any) error {
 	body := http.MaxBytesReader(w, r.Body, maxBody)
 	d := json.NewDecoder(body)
@@ -89,7 +88,7 @@ func encode(w http.ResponseWriter, status int, v any) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(b))) // so that it is whole when flushed
 	w.WriteHeader(status)
-	// A client that does not take its answer has nobody to tell.
+	// If the client does not read its answer, there is nobody to report to.
 	_, _ = w.Write(b)
 	return nil
 }

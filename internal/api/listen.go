@@ -16,13 +16,13 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// PeerTimeout is how long the other side's host may not answer, over TCP, before a
-// connection is given up.
+// PeerTimeout is how long the other side's host may be silent, over TCP, before a
+// connection is closed.
 const PeerTimeout = 45 * time.Second
 
-// WatchPeer makes the kernel notice, within d, when the host at the other end of a
-// TCP connection is gone: while nothing is under way it asks, and what was sent has to
-// be acknowledged. Other connections are left as they are.
+// WatchPeer makes the kernel notice, within d, that the host at the other end of a TCP
+// connection is gone: an idle connection is probed, and sent data must be
+// acknowledged. It leaves other connections as they are.
 func WatchPeer(nc net.Conn, d time.Duration) {
 	t, ok := nc.(*net.TCPConn)
 	if !ok {
@@ -35,9 +35,9 @@ func WatchPeer(nc net.Conn, d time.Duration) {
 	}
 }
 
-// Listener is a listener for the API's clients: what passes of the failures of an
-// accept is waited for, a peer that vanished is noticed, and there are at most so
-// many connections. One more is answered that it is one too many.
+// Listener is a listener for the API's clients. It waits and retries after temporary
+// failures of accept, notices vanished peers, and limits the number of connections. It
+// answers a connection beyond the limit with an error.
 type Listener struct {
 	net.Listener
 	o       ListenOptions
@@ -58,11 +58,11 @@ type ListenOptions struct {
 
 const (
 	defaultMaxConns = 256
-	// maxTurnedAway bounds the connections that are being told that they are too
-	// many, and turnAwayTime how long one may take to hear it.
+	// maxTurnedAway bounds the connections that are being refused with an answer, and
+	// turnAwayTime how long a client may take to read it.
 	maxTurnedAway = 32
 	turnAwayTime  = 2 * time.Second
-	// sayEvery is how often the log has the same trouble.
+	// sayEvery is how often the same problem is logged.
 	sayEvery = time.Minute
 )
 
@@ -80,8 +80,8 @@ func Listen(l net.Listener, o ListenOptions) *Listener {
 	return &Listener{Listener: l, o: o, done: make(chan struct{})}
 }
 
-// Counts returns how many connections are open, how many may be, and how many were
-// refused since the start.
+// Counts returns the open connections, their limit, and the connections refused since
+// the start.
 func (l *Listener) Counts() (open, limit int, refused uint64) {
 	return int(l.open.Load()), l.o.MaxConns, l.refused.Load()
 }
@@ -117,8 +117,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// passes tells whether an accept that failed may work again later, as it does unless the
-// listener is done for.
+// passes tells whether a failed accept may work again later, that is, unless the
+// listener itself is broken.
 func passes(err error) bool {
 	for _, e := range []error{net.ErrClosed, syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK, syscall.EOPNOTSUPP} {
 		if errors.Is(err, e) {
@@ -136,7 +136,7 @@ func (l *Listener) say(what int, msg string, args ...any) {
 	}
 }
 
-// turnAway answers a connection that is one too many.
+// turnAway answers a connection beyond the limit.
 func (l *Listener) turnAway(nc net.Conn) {
 	l.refused.Add(1)
 	l.say(1, "api: connections are refused: there are as many as there may be", "limit", l.o.MaxConns)
@@ -149,7 +149,7 @@ func (l *Listener) turnAway(nc net.Conn) {
 		defer l.turning.Add(-1)
 		defer func() { _ = nc.Close() }()
 		_ = nc.SetDeadline(time.Now().Add(turnAwayTime))
-		// What was not read when the socket is closed takes the answer with it.
+		// Unread data at the close of a socket would discard the answer.
 		if _, err := nc.Read(make([]byte, 4096)); err != nil {
 			return
 		}
@@ -162,7 +162,7 @@ func (l *Listener) turnAway(nc net.Conn) {
 	}()
 }
 
-// fullAnswer is the answer to a request that is not read.
+// fullAnswer is the answer to an unread request beyond the limit.
 func (l *Listener) fullAnswer() []byte {
 	why := errs.New(errs.Unavailable, "too many connections to the API at %s:%s: there are %d, its limit: try again later, or at another of its addresses", l.Addr().Network(), l.Addr(), l.o.MaxConns)
 	body, err := json.Marshal(errorOf(why))
@@ -174,7 +174,7 @@ func (l *Listener) fullAnswer() []byte {
 	return b.Bytes()
 }
 
-// conn is a connection that counts.
+// conn is a connection that counts against the limit.
 type conn struct {
 	net.Conn
 	l    *Listener

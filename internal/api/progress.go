@@ -8,32 +8,32 @@ import (
 	"time"
 )
 
-// Progress of long work travels ahead of its answer: a request that has the
-// header Glide-Progress with any value gets informational answers (102) with
-// the same header, "DONE TOTAL" in bytes. Who does not ask for it gets none,
-// and who does not know it ignores them, as HTTP has it.
+// Progress of long work is sent before its answer: a request with the header
+// Glide-Progress, whatever its value, gets informational answers (102) with the same
+// header, "DONE TOTAL" in bytes. Other requests get none. A client that does not know
+// informational answers ignores them, as HTTP requires.
 const ProgressHeader = "Glide-Progress"
 
-// progressEvery is how often progress is told at most: for the eye.
+// progressEvery is the least time between two reports of progress.
 const progressEvery = 100 * time.Millisecond
 
 type progressKey struct{}
 
-// WithProgress returns a context that makes long work tell report how many
-// bytes are done, of how many. report may be called by any goroutine, but by
-// one at a time, and not after the work has returned.
+// WithProgress returns a context with which long work calls report with the bytes done
+// and the total. report may be called by any goroutine, but only by one at a time, and
+// not after the work has returned.
 func WithProgress(ctx context.Context, report func(done, total uint64)) context.Context {
 	return context.WithValue(ctx, progressKey{}, report)
 }
 
-// Progress is the context's report, nil if nobody wants to know.
+// Progress is the context's report function, nil if there is none.
 func Progress(ctx context.Context) func(done, total uint64) {
 	report, _ := ctx.Value(progressKey{}).(func(done, total uint64))
 	return report
 }
 
-// told makes the progress of a request's work go to its sender, if that asks
-// for it, until done is called: afterwards the answer follows.
+// told sends the progress of a request's work to its client, if the client asks for
+// it, until done is called. Then the answer follows.
 func told(w http.ResponseWriter, r *http.Request) (ctx context.Context, done func()) {
 	if r.Header.Get(ProgressHeader) == "" || !r.ProtoAtLeast(1, 1) {
 		return r.Context(), func() {}

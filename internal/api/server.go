@@ -30,12 +30,12 @@ type Options struct {
 	// StallTimeout is how long a request or its answer may make no progress because
 	// of the client: 60 s by default, and 10 min for one on the same machine.
 	StallTimeout time.Duration
-	// Collectors are metrics beyond those that the Backend tells of.
+	// Collectors are metrics beyond those of the Backend.
 	Collectors []prometheus.Collector
-	// Panicked, if set, is told of a panic in a request that may have changed the
+	// Panicked, if set, is called after a panic in a request that may have changed the
 	// volume of that name ("": none), and returns the answer.
 	Panicked func(volume, doing string, value any) error
-	// Log gets the errors that are nobody's but ours. None by default.
+	// Log gets internal errors. None by default.
 	Log *slog.Logger
 }
 
@@ -47,7 +47,7 @@ type server struct {
 	metrics  http.Handler
 }
 
-// route is one method on one path, and all that there is to say of it.
+// route describes one method on one path.
 type route struct {
 	method, path string
 	query        []string // parameters that it takes
@@ -90,7 +90,7 @@ func handle[In, Out any](method, path string, fn func(ctx context.Context, b Bac
 	}
 }
 
-// params are what a request's address says.
+// params are the parameters in a request's URL.
 type params struct{ r *http.Request }
 
 func (p params) name() string { return p.r.PathValue("name") }
@@ -137,7 +137,7 @@ func Handler(b Backend, o Options) http.Handler {
 			}
 		})
 	}
-	// A web page that the user looks at must not reach a daemon on his machine.
+	// A web page in the user's browser must not reach a daemon on the user's machine.
 	origin := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w, r, done := limitStalls(w, r, &o)
@@ -172,8 +172,8 @@ func (rt *route) checkQuery(u *url.URL) error {
 	return nil
 }
 
-// withTenant lets the slash between tenant and name be written as it is, and
-// not only as %2F, wherever that is not one of the volume's own resources.
+// withTenant accepts a plain slash between tenant and name instead of %2F, unless the
+// path then names one of the volume's own resources.
 func withTenant(r *http.Request) *http.Request {
 	const prefix = "/v1/volumes/"
 	rest, ok := strings.CutPrefix(r.URL.EscapedPath(), prefix)
@@ -194,7 +194,7 @@ func withTenant(r *http.Request) *http.Request {
 	return &r2
 }
 
-// volumeNamed is the name of the volume that a request is about, "" if it is about none.
+// volumeNamed is the name of the volume in a request, "" if it names none.
 func volumeNamed(u *url.URL) string {
 	rest, ok := strings.CutPrefix(u.EscapedPath(), "/v1/volumes/")
 	if !ok {
@@ -208,7 +208,7 @@ func volumeNamed(u *url.URL) string {
 	return name
 }
 
-// volumeResources are the last parts of the paths of what a volume has.
+// volumeResources lists the last path parts of a volume's resources.
 var volumeResources = sync.OnceValue(func() map[string]bool {
 	set := map[string]bool{}
 	for _, rt := range routes() {
@@ -219,7 +219,7 @@ var volumeResources = sync.OnceValue(func() map[string]bool {
 	return set
 })
 
-// noRoute answers what no route does.
+// noRoute answers requests without a route.
 func (s *server) noRoute(w http.ResponseWriter, r *http.Request, mux *http.ServeMux) {
 	var allow []string
 	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
@@ -237,7 +237,7 @@ func (s *server) noRoute(w http.ResponseWriter, r *http.Request, mux *http.Serve
 	s.fail(w, r, http.StatusNotFound, errs.New(errs.NotFound, "%.200q is not part of the API: see /v1/openapi.json", r.URL.Path))
 }
 
-// fail answers with an error; status 0 means that of its kind.
+// fail answers with an error. Status 0 means the status of its kind.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, status int, err error) {
 	if errors.Is(err, http.ErrAbortHandler) {
 		panic(http.ErrAbortHandler) // the answer has begun: cut it off

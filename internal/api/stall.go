@@ -7,20 +7,20 @@ import (
 	"time"
 )
 
-// A client that stops in the middle of a request or of an answer, and whose machine
-// lives on, is given up when nothing has moved for so long. One on the same machine
-// is paused rather than gone, and has longer.
+// A client may stop in the middle of a request or an answer while its machine is
+// alive. It is disconnected after this time without progress. A client on the same
+// machine is paused rather than gone, and gets longer.
 const (
 	stallTimeout      = time.Minute
 	localStallTimeout = 10 * time.Minute
-	// stallPiece is how much of an answer, in bytes, has so long: less of a big one is
-	// progress, too.
+	// stallPiece is the part of an answer, in bytes, that is written under one
+	// deadline: less of a large answer is progress, too.
 	stallPiece = 64 << 10
 )
 
-// limitStalls bounds how long a request may make no progress. What the answer takes to
-// make does not count.
-// done is to be called when the request has been dealt with.
+// limitStalls bounds how long a request may make no progress. The time to produce the
+// answer does not count.
+// Call done when the request is finished.
 func limitStalls(w http.ResponseWriter, r *http.Request, o *Options) (lw *limitedWriter, lr *http.Request, done func()) {
 	d := o.StallTimeout
 	if d == 0 {
@@ -67,19 +67,19 @@ func (w *limitedWriter) Write(p []byte) (n int, err error) {
 	}
 }
 
-// FlushError is what http.ResponseController calls.
+// FlushError is called by http.ResponseController.
 func (w *limitedWriter) FlushError() error {
 	w.begin()
 	return w.rc.Flush()
 }
 
-// SetReadDeadline is what http.ResponseController calls: a deadline for the whole.
+// SetReadDeadline is called by http.ResponseController: one deadline for the whole body.
 func (w *limitedWriter) SetReadDeadline(t time.Time) error {
 	w.fixed = true
 	return w.rc.SetReadDeadline(t)
 }
 
-// Unwrap is what http.ResponseController calls.
+// Unwrap is called by http.ResponseController.
 func (w *limitedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // limitedBody sets a deadline for each read of the body.
@@ -89,7 +89,7 @@ type limitedBody struct {
 	eof bool
 }
 
-// extend gives what comes next the whole time.
+// extend gives the next piece the full time.
 func (b *limitedBody) extend() {
 	if !b.eof && !b.w.fixed {
 		_ = b.w.rc.SetReadDeadline(time.Now().Add(b.w.d))
@@ -103,7 +103,7 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF && !b.eof {
 		b.eof = true
-		// Nothing more is due from the client; that it is gone is noticed without a deadline.
+		// The client owes nothing more. Its loss is noticed without a deadline.
 		_ = b.w.rc.SetReadDeadline(time.Time{})
 	}
 	return n, err

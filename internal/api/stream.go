@@ -17,20 +17,20 @@ import (
 //	 8  4  length, 1 to 4 MiB
 //	12  …  the data
 //
-// Offsets rise, frames do not overlap, and what is skipped is a hole. The last
-// frame ends the stream; a stream without it is an error, whatever came before:
+// Offsets rise and frames do not overlap. A skipped range is a hole. The last frame
+// ends the stream; a stream without it is an error, whatever came before:
 //
 //	 0  8  size of the disk, bytes
 //	 8  4  0
 //	12  4  CRC32C of everything before these four bytes
 //
-// A sender that has nothing to send for now says so every few seconds, so that it
-// is not taken for one that is gone:
+// A sender with nothing to send for now sends this every few seconds, so that it is
+// not taken for lost:
 //
 //	0  8  0
 //	8  4  fffffffe
 //
-// A sender that cannot go on says so instead, so that the receiver can tell why:
+// A sender that cannot continue sends the reason instead:
 //
 //	 0  8  length of the message, at most 64 KiB
 //	 8  4  ffffffff
@@ -38,7 +38,7 @@ import (
 const (
 	// ImageType is the media type of a stream of frames.
 	ImageType = "application/vnd.glide.image"
-	// SizeHeader has the size of the disk, in bytes, of an image that is sent.
+	// SizeHeader holds the size of the sent image's disk, in bytes.
 	SizeHeader = "Glide-Size"
 	// maxFrame bounds the data of one frame, in bytes.
 	maxFrame = 4 << 20
@@ -52,9 +52,9 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// WriteImage writes src to w as a stream of frames. When src fails it tells the
-// receiver and returns src's error. An extent without data tells the receiver that
-// src waits; if w has a Flush, that goes out at once.
+// WriteImage writes src to w as a stream of frames. If src fails, it sends the reason
+// and returns src's error. An extent without data means that src waits; the receiver
+// learns that at once if w has a Flush.
 func WriteImage(w io.Writer, src Source) error {
 	f := frameWriter{w: w}
 	for {
@@ -63,7 +63,7 @@ func WriteImage(w io.Writer, src Source) error {
 			return f.end(src.Size())
 		}
 		if err != nil {
-			// Whether the receiver still hears of it makes no difference to what is wrong.
+			// Whether the receiver gets the reason does not change the error.
 			_ = f.abort(err)
 			return err
 		}

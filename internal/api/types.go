@@ -179,7 +179,7 @@ type Stats struct {
 	Limits  map[string]Limit   `json:"limits"`  // of the system, by name: open_files, threads, memory
 }
 
-// Limit is what the system lets the daemon have of something, and what it has.
+// Limit is a limit of the system for the daemon, and its use.
 type Limit struct {
 	Used  uint64 `json:"used"`
 	Limit uint64 `json:"limit"` // 0: none is known
@@ -194,7 +194,7 @@ type Verify struct {
 	Damaged []string `json:"damaged"`
 }
 
-// Check is one thing doctor looked at.
+// Check is one check of doctor.
 type Check struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
@@ -214,7 +214,7 @@ type Host struct {
 	Volumes   int      `json:"volumes"`
 }
 
-// ReleaseRequest is what a host that wants a volume sends to its owner.
+// ReleaseRequest asks a volume's owner to release it to another host.
 type ReleaseRequest struct {
 	Host  string `json:"host"`  // who asks
 	Epoch uint64 `json:"epoch"` // the owner's epoch, as the asker saw it; another one has no effect
@@ -225,14 +225,14 @@ type ReleaseRequest struct {
 	FlushOnly bool `json:"flush_only"`
 }
 
-// Extent is a piece of an image on its way into an import: Data nil is a hole.
+// Extent is a piece of an image; Data nil means a hole.
 type Extent struct {
 	Off  uint64
 	Data []byte
 }
 
 // Source is an image being imported: size first, then extents in ascending
-// order until io.EOF; what is skipped is a hole. Next's data is valid until the next call.
+// order until io.EOF. A skipped range is a hole. Next's data is valid until the next call.
 type Source interface {
 	Size() uint64
 	Next() (Extent, error)
@@ -251,7 +251,7 @@ func (e Event) Line() string {
 	return s + ": " + e.Message
 }
 
-// StoreHost is a host that the store knows of.
+// StoreHost is a host that the store knows.
 type StoreHost struct {
 	ID         string    `json:"id"`
 	Addresses  []string  `json:"addresses"` // where its API answered when it last committed
@@ -263,12 +263,12 @@ type StoreHost struct {
 	LastCommit time.Time `json:"last_commit"` // by its own clock; zero if no newest commit is its
 }
 
-// ForgetRequest asks to give up what is kept for a host.
+// ForgetRequest asks to release what is kept for a host.
 type ForgetRequest struct {
 	Force bool `json:"force,omitempty"` // even if it answers
 }
 
-// Forgotten is what was given up.
+// Forgotten describes what was released for a forgotten host.
 type Forgotten struct {
 	Host    string   `json:"host"`
 	Pins    int      `json:"pins"`
@@ -307,9 +307,9 @@ type Backend interface {
 	Flush(ctx context.Context, name string) (Flush, error)
 	Sleep(ctx context.Context, name string, portable, force bool) (Volume, error)
 	Wake(ctx context.Context, name string, force bool, expect string) (Volume, error)
-	// Log is a page of a volume's commits, newest first: count of them, or as many as
-	// a page has at most; those before a generation, or, if that is "", the newest.
-	// One that is shorter than was asked for is the last.
+	// Log is a page of a volume's commits, newest first: count of them, or a full page
+	// if that is less. It starts before a generation or, if that is "", at the newest.
+	// A page shorter than asked for is the last.
 	Log(ctx context.Context, name, before string, count uint64) ([]Commit, error)
 	Diff(ctx context.Context, a, b string) (Diff, error)
 	Usage(ctx context.Context, name string) (Usage, error) // name "": all of this host's
@@ -322,7 +322,7 @@ type Backend interface {
 	Detach(ctx context.Context, r DetachRequest) (Attachment, error)
 	Hosts(ctx context.Context) ([]StoreHost, error)
 	ForgetHost(ctx context.Context, id string, force bool) (Forgotten, error)
-	// Events returns those after a number, waiting for one if there is none.
+	// Events returns the events after a number. If there are none, it waits for one.
 	Events(ctx context.Context, after uint64, wait time.Duration) ([]Event, error)
 	// Barrier returns when the store holds a volume through a write.
 	Barrier(ctx context.Context, name string, through uint64) (Flush, error)

@@ -9,20 +9,21 @@ import (
 )
 
 // OpenFirst publishes a volume for the first time: it creates the first object
-// of epoch 1 and nothing else (rule 8). If the name was removed it is used again,
-// in a later epoch (rule 9). A name that another volume has is errs.Exists. A
-// volume of the same ID and host is this one, published by a request of ours
-// that took effect after we had stopped waiting: it is claimed.
+// of epoch 1 and nothing else (rule 8). A removed name is used again in a later
+// epoch (rule 9). If another volume has the name, the error is errs.Exists. A
+// volume with the same ID and host is this one, published by an earlier request that
+// took effect after the caller had stopped waiting: it is claimed.
 //
-// A first publication that failed and is not repeated may still appear later;
-// Withdraw makes sure that it does not.
+// A failed first publication that is not repeated may still appear later;
+// Withdraw prevents that.
 func (o *Owner) OpenFirst(ctx context.Context, state State) (Generation, error) {
 	return o.openFirst(ctx, state, true)
 }
 
-// OpenNew is OpenFirst for a volume that no process of this host has begun to
-// publish: one of the same ID and host is another daemon's, which runs on a copy of
-// this host's data directory. That is errs.Exists, marked with ErrTwin.
+// OpenNew is OpenFirst for a volume that no process of this host has started to
+// publish. If the store has a volume with the same ID and host, it belongs to another
+// daemon that runs on a copy of this host's data directory. Then the error is
+// errs.Exists, marked with ErrTwin.
 func (o *Owner) OpenNew(ctx context.Context, state State) (Generation, error) {
 	return o.openFirst(ctx, state, false)
 }
@@ -33,7 +34,7 @@ func (o *Owner) openFirst(ctx context.Context, state State, begun bool) (Generat
 	if err := o.unclaimed(ctx); err != nil {
 		return Generation{}, err
 	}
-	if o.claimed() { // by what an earlier call sent
+	if o.claimed() { // by an earlier call's request
 		return o.commit(ctx, state)
 	}
 	begun = begun || repeated
@@ -51,13 +52,13 @@ func (o *Owner) openFirst(ctx context.Context, state State, begun bool) (Generat
 
 func (o *Owner) claimed() bool { return o.tip != nil && o.left == nil }
 
-// unclaimed begins every way to a claim: it refuses when there is one, and
-// settles what an earlier attempt sent, which may make one.
+// unclaimed starts every kind of claim. It refuses if the volume is claimed already,
+// and settles an earlier attempt's request, which may turn out to be a claim.
 func (o *Owner) unclaimed(ctx context.Context) error {
 	if o.claimed() {
 		return errs.New(errs.Invalid, "volume %s is claimed already", o.opts.Volume)
 	}
-	_, err := o.resolve(ctx) // that another was quicker is found again in the log
+	_, err := o.resolve(ctx) // if another host won, the log shows it again
 	return err
 }
 
@@ -68,8 +69,8 @@ func (o *Owner) reached(err error) (Generation, error) {
 	return o.tip.Generation, nil
 }
 
-// mayReuse tells whether the volume with the ID may have a name whose log ends in
-// tip; begun, that a request of ours may have made that.
+// mayReuse tells whether the volume with the ID may take a name whose log ends in
+// tip. begun: a request of this host may have created tip.
 func (o *Owner) mayReuse(tip *Object, id VolumeID, begun bool) error {
 	switch {
 	case tip.Tombstone:
@@ -84,16 +85,16 @@ func (o *Owner) mayReuse(tip *Object, id VolumeID, begun bool) error {
 	return nil
 }
 
-// Claim takes the volume over: it seals the newest epoch, unless that is done,
-// and opens the next one with the state as it is and this host as owner. approve
-// sees the newest object before anything is sent, again each time the log moved
-// meanwhile, and can refuse with its own error; it may be nil. The claimer
-// whose first object is created wins; the other gets errs.Busy, which names
-// the winner. A volume that is not in the store, or was removed, is
-// errs.NotFound. Claim returns the first object of the epoch that it opened.
+// Claim takes the volume over: it seals the newest epoch, if it is not sealed yet,
+// and opens the next one with the same state and this host as owner. approve sees the
+// newest object before anything is sent, and again each time the log has changed. It
+// can refuse with its own error, and may be nil. The claimer whose first object is
+// created wins; others get errs.Busy, which names the winner. If the volume is not in
+// the store, or was removed, the error is errs.NotFound. Claim returns the first
+// object of the epoch that it opened.
 //
-// Calling it again after an error is safe: what an earlier call sent is settled
-// or sealed first.
+// It is safe to call it again after an error: an earlier call's request is settled or
+// sealed first.
 func (o *Owner) Claim(ctx context.Context, cause Cause, approve func(tip *Object) error) (*Object, error) {
 	defer o.lock()()
 	if err := o.unclaimed(ctx); err != nil {
@@ -114,7 +115,7 @@ func (o *Owner) takeOver(ctx context.Context, cause Cause, approve func(tip *Obj
 		switch {
 		case tip.Tombstone:
 			return removed(o.opts.Volume, tip)
-		case len(tip.State.SealedFrom) >= maxSealedFrom: // before the seal, after which there is no way back
+		case len(tip.State.SealedFrom) >= maxSealedFrom: // check now: there is no way back after the seal
 			return errs.New(errs.Invalid, "volume %s is kept for %d former owners: `glide host forget` the dead ones",
 				o.opts.Volume, maxSealedFrom)
 		}
@@ -124,7 +125,7 @@ func (o *Owner) takeOver(ctx context.Context, cause Cause, approve func(tip *Obj
 		return approve(tip)
 	}, func(sealed *Object) *Object {
 		state := sealed.Carry()
-		state.Cause, state.Reserved = cause, false // which the old name's tombstone says, as long as it is there
+		state.Cause, state.Reserved = cause, false // the old name's tombstone shows that the rename is finished
 		state.SealedFrom = sealedFrom(sealed, o.opts.Host.ID)
 		return &Object{Kind: First, State: state}
 	})
@@ -137,8 +138,8 @@ func removed(vol Volume, tip *Object) error {
 	return errs.New(errs.NotFound, "volume %s was removed", vol)
 }
 
-// sealedFrom is the sealed state's list, with the owner of the epoch that host
-// closed added unless that owner released it (rule 12).
+// sealedFrom is the sealed state's list plus the owner of the epoch that host closed,
+// unless that owner released the volume (rule 12).
 func sealedFrom(sealed *Object, host string) []SealedFrom {
 	list := sealed.State.SealedFrom
 	owner, g := sealed.State.Owner.ID, sealed.Generation
@@ -150,12 +151,12 @@ func sealedFrom(sealed *Object, host string) []SealedFrom {
 
 var errOther = errors.New("the name is another volume's")
 
-// Withdraw makes sure that no volume with this ID is, or will be, in the log
-// through requests that this host has sent: a name that is not in the store gets
-// a tombstone, and so does the volume itself if it is there and this host's. It
-// is for a first publication that was given up, or may have been under way when
-// an earlier process ended, and for the removal of a volume of this host
-// that is not claimed. A name that belongs to another is left as it is.
+// Withdraw makes sure that no request of this host has put, or will put, a volume
+// with this ID into the log. A name that is not in the store gets a tombstone, and so
+// does the volume itself if it is there and belongs to this host. Use it for a first
+// publication that was abandoned, or may have been in flight when an earlier process
+// ended, and to remove a volume of this host that is not claimed. A name that belongs
+// to another volume stays as it is.
 func (o *Owner) Withdraw(ctx context.Context, id VolumeID) error {
 	defer o.lock()()
 	if err := o.unclaimed(ctx); err != nil {
@@ -190,12 +191,12 @@ func (o *Owner) first(ctx context.Context, at Generation, obj *Object) (found *O
 	return o.resolve(ctx)
 }
 
-// race seals the log after its tip and opens the next epoch with what next makes
-// of the sealed state, if approve agrees with the tip.
+// race seals the log after its tip and opens the next epoch with the state that next
+// makes from the sealed one, if approve accepts the tip.
 //
-// one-writer: whoever finds an epoch sealed and the next one not begun may race
-// for its first object, whoever sealed (rule 2); only the one whose first object
-// is created owns it (rule 1).
+// one-writer: any host that finds an epoch sealed and the next one not begun may try
+// to create its first object, whoever sealed (rule 2). Only the host whose first object
+// is created owns the epoch (rule 1).
 func (o *Owner) race(ctx context.Context, cause Cause, approve func(tip *Object) error, next func(sealed *Object) *Object) error {
 	var there Generation // what is known to be in the log
 	for range moves {
@@ -219,7 +220,7 @@ func (o *Owner) race(ctx context.Context, cause Cause, approve func(tip *Object)
 		if err != nil {
 			return err
 		}
-		if sealed == nil { // the log moved on
+		if sealed == nil { // the log has grown
 			there = tip.Generation.Next()
 			if err := o.overtake(ctx, cause, tip); err != nil {
 				return err
@@ -233,7 +234,7 @@ func (o *Owner) race(ctx context.Context, cause Cause, approve func(tip *Object)
 		}
 		switch by := winner.State.Owner.ID; {
 		case by == o.opts.Host.ID:
-			// An earlier attempt of this host took effect late; no process resumes
+			// An earlier attempt of this host took effect late. No process continues
 			// an epoch that it did not open (rule 4).
 		case cause != CauseTakeover || by != sealed.State.Owner.ID:
 			return busy(o.opts.Volume, winner)
@@ -251,7 +252,7 @@ func (o *Owner) race(ctx context.Context, cause Cause, approve func(tip *Object)
 }
 
 // closeAfter makes sure that the epoch of tip is closed right after it, and returns
-// the seal; nil if another object, which is no seal, follows tip.
+// the seal. It returns nil if an object that is not a seal follows tip.
 func (o *Owner) closeAfter(ctx context.Context, tip *Object) (*Object, error) {
 	if tip.Closes() || fault.Is("claim-without-seal") {
 		return tip, nil
@@ -277,8 +278,8 @@ func (o *Owner) closeAfter(ctx context.Context, tip *Object) (*Object, error) {
 	return seal, nil
 }
 
-// prepareSeal makes the seal that follows tip, unless it is one that was sent
-// before (rule 5).
+// prepareSeal makes the seal that follows tip. If one was sent before, it reuses that
+// one (rule 5).
 func (o *Owner) prepareSeal(tip *Object) (err error) {
 	at := tip.Generation.Next()
 	if o.claim.seal != nil && o.claim.seal.object.Generation == at {

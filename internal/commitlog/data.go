@@ -19,9 +19,9 @@ const (
 	encodingRaw  = 0
 	encodingZstd = 1
 
-	// maxExpansion is how many times its length zstd data can become: a block of
-	// at most 128 KiB takes no less than a header of 3 bytes and one byte. What
-	// claims more is not believed, and no memory is taken for it.
+	// maxExpansion bounds how much larger zstd data can become when it is decoded: a
+	// block of at most 128 KiB takes at least a header of 3 bytes and one byte. Data
+	// that claims more is refused before memory is allocated.
 	maxExpansion = 128 << 10 / 4
 )
 
@@ -29,25 +29,25 @@ const (
 type Range struct {
 	Off  uint64 // bytes from the volume's start
 	Len  uint64 // bytes, at least 1
-	Data []byte // Len bytes; nil when the run becomes zeros
+	Data []byte // Len bytes; nil if the run becomes zeros
 }
 
 // The coders are shared: EncodeAll and DecodeAll may be called concurrently, and
-// each coder holds buffers that are dear to make.
+// the buffers of a coder are expensive to create.
 var (
 	encoder = sync.OnceValues(func() (*zstd.Encoder, error) {
 		return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 	})
 	decoder = sync.OnceValues(func() (*zstd.Decoder, error) {
-		// What comes out has to fit the room that is given, which is what the header
-		// says and so was checked.
+		// The decoded data must fit the given buffer, whose size comes from the header
+		// and was checked.
 		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxData), zstd.WithDecodeAllCapLimit(true))
 	})
 )
 
-// EncodeData is the data section for the ranges, which are in order and do not
-// overlap. One that has, compressed or not, more than MaxData bytes is
-// errs.Invalid: the caller splits its cut into several commits.
+// EncodeData returns the data section for the ranges, which are in order and do not
+// overlap. A section of more than MaxData bytes, compressed or not, is errs.Invalid:
+// the caller must split its cut into several commits.
 func EncodeData(ranges []Range) ([]byte, error) {
 	size := bodyHeaderSize + rangeSize*len(ranges)
 	for _, r := range ranges {
@@ -80,7 +80,7 @@ func encodeBody(ranges []Range, size int) []byte {
 	return body
 }
 
-// compress puts the header before the body, which is compressed if that pays.
+// compress puts the header before the body, which is compressed if that saves bytes.
 func compress(body []byte) ([]byte, error) {
 	enc, err := encoder()
 	if err != nil {
@@ -95,8 +95,8 @@ func compress(body []byte) ([]byte, error) {
 	return append(section[:dataHeaderSize], body...), nil
 }
 
-// DecodeData reads a data section. The ranges may share its memory. Anything
-// that EncodeData would not have written for some ranges is errs.Corrupt.
+// DecodeData reads a data section. The ranges may share its memory. A section that
+// EncodeData could not have written is errs.Corrupt.
 func DecodeData(section []byte) ([]Range, error) {
 	body, err := decompress(section)
 	if err != nil {
@@ -128,7 +128,7 @@ func DecodeData(section []byte) ([]Range, error) {
 	return ranges, nil
 }
 
-// decodedSize is the size of a data section when it is decoded, as it says itself.
+// decodedSize is the decoded size of a data section, according to its header.
 func decodedSize(section []byte) uint64 {
 	if len(section) < dataHeaderSize {
 		return uint64(len(section))
@@ -165,9 +165,9 @@ func decompress(section []byte) ([]byte, error) {
 	return body, nil
 }
 
-// firstBad is the first range that is empty, overlaps or precedes the one
-// before, ends beyond every volume, or whose data has another length; -1 when
-// there is none.
+// firstBad is the index of the first range that is empty, overlaps or precedes the
+// previous one, ends beyond every volume, or has data of a wrong length; -1 if there
+// is none.
 func firstBad(ranges []Range) int {
 	end := uint64(0)
 	for i, r := range ranges {

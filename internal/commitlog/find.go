@@ -13,29 +13,29 @@ import (
 
 const (
 	listPage = 1000
-	// moves is how often a reader or claimer starts again because the log moved
-	// on between two of its requests. Owners commit at a pace that a few tries
-	// overtake; the bound is against a log that is broken.
+	// moves is how often a reader or claimer starts again because the log grew
+	// between two of its requests. A few tries are enough against any owner; the
+	// bound is for a broken log.
 	moves = 32
-	// overtaken is how often Newest looks whether its list showed everything, while
-	// the log moves on.
+	// overtaken is how often Newest checks whether its list showed everything, while
+	// the log grows.
 	overtaken = 3
-	// sideBySide is how many objects of one log are read at once.
+	// sideBySide is how many objects of one log are read in parallel.
 	sideBySide = 16
 )
 
-// tipFinder finds the tip (rule 7) in the keys of a log, given in the order of a
-// listing: epochs from the newest, the numbers of each from the first. The tip
-// is the end of the unbroken run of the greatest epoch that has a first object.
+// tipFinder finds the tip (rule 7) in the keys of a log, which come in the order of a
+// listing: newest epoch first, numbers of each epoch from the first. The tip is the
+// end of the unbroken run of the greatest epoch that has a first object.
 type tipFinder struct {
 	tip    Generation
 	beyond Generation // the first key beyond a gap in the tip's epoch, if there is one
 }
 
-// add takes the next key; done says that what follows cannot change the tip.
+// add takes the next key. done: later keys cannot change the tip.
 func (f *tipFinder) add(g Generation) (done bool) {
 	switch {
-	case f.tip.IsZero(): // an epoch without a first object is not begun
+	case f.tip.IsZero(): // an epoch without a first object has not begun
 		if g.Number == 1 {
 			f.tip = g
 		}
@@ -49,12 +49,11 @@ func (f *tipFinder) add(g Generation) (done bool) {
 	return true // a gap, or the next older epoch
 }
 
-// find returns the place of the newest object of the volume's log, as the
-// store's list shows it; errs.NotFound if there is no log. It makes one
-// LIST, since an epoch fits in a page, and one GET if something lies beyond a
-// gap: a gap where something took effect, as that object says, is
-// errs.Unsupported. An object that was sent ahead may lie beyond a seal (rule
-// 6): Load tells.
+// find returns the place of the newest object of the volume's log according to the
+// store's list; errs.NotFound if there is no log. It makes one LIST, because an epoch
+// fits in a page, and one GET if there is an object beyond a gap. If that object proves
+// that something in the gap took effect, the error is errs.Unsupported. An object that
+// was sent ahead may be beyond a seal (rule 6); Load finds that out.
 func find(ctx context.Context, store objstore.Store, vol Volume) (Generation, error) {
 	if err := vol.Check(); err != nil {
 		return Generation{}, err
@@ -70,7 +69,7 @@ func find(ctx context.Context, store objstore.Store, vol Volume) (Generation, er
 	if err != nil {
 		return Generation{}, err
 	}
-	// Its sender had seen everything before this take effect.
+	// Its sender had seen everything before this number take effect.
 	known := Generation{f.beyond.Epoch, f.beyond.Number - uint64(proof.Ahead)}
 	if known.Number <= f.tip.Number+1 {
 		return f.tip, nil
@@ -91,7 +90,7 @@ func listTip(ctx context.Context, store objstore.Store, vol Volume) (f tipFinder
 		done := len(infos) < listPage
 		for _, in := range infos {
 			after = in.Key
-			if _, g, err := ParseKey(in.Key); err == nil && f.add(g) { // what is no commit is not ours to judge
+			if _, g, err := ParseKey(in.Key); err == nil && f.add(g) { // ignore keys that are not commits
 				done = true
 				break
 			}
@@ -102,8 +101,8 @@ func listTip(ctx context.Context, store objstore.Store, vol Volume) (f tipFinder
 	}
 }
 
-// unlisted is the error for a store whose list leaves out what is there: no
-// state that is found by it can be trusted to be the newest.
+// unlisted is the error for a store whose list omits existing objects: no state found
+// with such a list can be trusted to be the newest.
 func unlisted(vol Volume, tip, there Generation) error {
 	return errs.New(errs.Unsupported, "the store's list does not show what was written: it ends the log of volume %s at %s, though %s is there; "+
 		"glide needs a store whose lists are complete at once", vol, tip, there)
@@ -117,9 +116,9 @@ func notFound(vol Volume, tip Generation) error {
 }
 
 // Load reads the object at a generation that find returned, with one GET. If the
-// object was sent ahead of others, those are read too, and a seal among them,
-// which ends the log, is returned in its place. A seal ahead is returned with
-// the state of the object before it, which takes one GET more.
+// object was sent ahead of others, those are read too. A seal among them ends the log,
+// and is returned instead. A seal ahead is returned with the state of the object
+// before it, which takes one more GET.
 func Load(ctx context.Context, store objstore.Store, vol Volume, g Generation) (*Object, error) {
 	o, err := get(ctx, store, vol, g)
 	if err != nil {
@@ -147,7 +146,7 @@ func Load(ctx context.Context, store objstore.Store, vol Volume, g Generation) (
 	return o, nil
 }
 
-// getAll reads count objects of one epoch side by side. One that is missing is
+// getAll reads count objects of one epoch in parallel. A missing one is
 // errs.NotFound.
 func getAll(ctx context.Context, store objstore.Store, vol Volume, first Generation, count uint64) ([]*Object, error) {
 	list := make([]*Object, count)
@@ -162,7 +161,7 @@ func getAll(ctx context.Context, store objstore.Store, vol Volume, first Generat
 	return list, g.Wait()
 }
 
-// get reads one object and checks that it is the one of its place.
+// get reads one object and checks that it belongs at its key.
 func get(ctx context.Context, store objstore.Store, vol Volume, g Generation) (*Object, error) {
 	key := vol.Key(g)
 	raw, err := store.Get(ctx, key)
@@ -179,8 +178,8 @@ func get(ctx context.Context, store objstore.Store, vol Volume, g Generation) (*
 	return o, nil
 }
 
-// Listed is find and Load: the object that is the volume, if the store's list
-// shows it. It begins again if the log moves on between the two.
+// Listed is find and Load: the object that is the volume according to the store's
+// list. It starts again if the log changes between the two.
 func Listed(ctx context.Context, store objstore.Store, vol Volume) (*Object, error) {
 	var last error
 	for range moves {
@@ -192,7 +191,7 @@ func Listed(ctx context.Context, store objstore.Store, vol Volume) (*Object, err
 		if err == nil && o.Kind != Stub {
 			return o, nil
 		}
-		// A tip is never removed or made a stub: it is the tip no more.
+		// A tip is never removed or replaced by a stub, so this is no longer the tip.
 		if err == nil {
 			err = errs.New(errs.Corrupt, "the newest commit of %s, %s, is a stub", vol, g)
 		} else if !errors.Is(err, errs.NotFound) {
@@ -204,8 +203,8 @@ func Listed(ctx context.Context, store objstore.Store, vol Volume) (*Object, err
 }
 
 // Newest is Listed, and makes sure with one HEAD that nothing follows: LIST, GET
-// and HEAD. Of a log that moves on meanwhile it is an object that was the newest
-// after the call began.
+// and HEAD. If the log grows meanwhile, it returns an object that was the newest at
+// some moment after the call began.
 func Newest(ctx context.Context, store objstore.Store, vol Volume) (*Object, error) {
 	for try := 1; ; try++ {
 		o, err := Listed(ctx, store, vol)
@@ -220,7 +219,7 @@ func Newest(ctx context.Context, store objstore.Store, vol Volume) (*Object, err
 	}
 }
 
-// NewestAt is Newest of a log whose tip a listing has shown already: GET and HEAD.
+// NewestAt is Newest for a log whose tip is known from a listing: GET and HEAD.
 func NewestAt(ctx context.Context, store objstore.Store, vol Volume, g Generation) (*Object, error) {
 	if o, err := Load(ctx, store, vol, g); err == nil && o.Kind != Stub {
 		if moved, err := Moved(ctx, store, vol, o); err != nil || !moved {
@@ -232,11 +231,11 @@ func NewestAt(ctx context.Context, store objstore.Store, vol Volume, g Generatio
 	return Newest(ctx, store, vol)
 }
 
-// Moved tells, with one HEAD, whether something follows the object in its log. As
-// long as nothing does, the object is the tip, and so is whole.
+// Moved tells, with one HEAD, whether something follows the object in its log. While
+// nothing follows, the object is the tip, and complete.
 //
-// no-silent-rollback: what follows has to be in the next list, or the store is
-// errs.Unsupported.
+// no-silent-rollback: an object that follows must be in the next list; otherwise the
+// error is errs.Unsupported.
 func Moved(ctx context.Context, store objstore.Store, vol Volume, o *Object) (bool, error) {
 	next := o.following()
 	_, err := store.Head(ctx, vol.Key(next))
@@ -253,7 +252,7 @@ func Moved(ctx context.Context, store objstore.Store, vol Volume, o *Object) (bo
 	return true, err
 }
 
-// following is where the log goes on after the object.
+// following is where the log continues after the object.
 func (o *Object) following() Generation {
 	if o.Closes() {
 		return o.Generation.NextEpoch()

@@ -11,18 +11,18 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// History calls fn for the newest objects of the volume's log that still exist,
-// newest first, count of them or, if that is 0, all: those before a generation
-// that it reported earlier, or, if that is zero, from the tip on. An error of fn
-// ends it and is returned.
+// History calls fn for the objects of the volume's log that still exist, newest
+// first: count of them, or all if count is 0. It starts before a generation that it
+// reported earlier or, if that is zero, at the tip. An error of fn ends it and is
+// returned.
 //
-// It costs one GET for each object, side by side, and no LIST; to find the tip it
-// makes the requests of Newest, and at the end of an epoch that was trimmed up
-// to sideBySide GETs are in vain. What is before is not looked at.
+// It costs one GET for each object, in parallel, and no LIST. To find the tip it makes
+// the requests of Newest. In an epoch whose beginning was removed, up to sideBySide
+// GETs find nothing. It reads nothing older than asked for.
 //
-// Objects beyond a gap or a seal, and those that late requests put back after
-// they were trimmed, are no part of the log and are left out (rules 3 and 6). A
-// volume that is not in the store is errs.NotFound.
+// Objects beyond a gap or a seal, and removed objects that late requests created
+// again, are not part of the log and are left out (rules 3 and 6). If the volume is
+// not in the store, the error is errs.NotFound.
 func History(ctx context.Context, store objstore.Store, vol Volume, before Generation, count int, fn func(*Object) error) error {
 	if err := vol.Check(); err != nil {
 		return err
@@ -39,7 +39,7 @@ func History(ctx context.Context, store objstore.Store, vol Volume, before Gener
 			h.open = o.Generation
 			err = h.report(o)
 		}
-	case before.Number == 1: // it says where the epoch before ended
+	case before.Number == 1: // it names the end of the previous epoch
 		o, err = get(ctx, store, vol, before)
 	}
 	if err == nil {
@@ -51,17 +51,17 @@ func History(ctx context.Context, store objstore.Store, vol Volume, before Gener
 	return err
 }
 
-// errEnough ends a history of which no more was asked for.
+// errEnough ends a history when count objects were reported.
 var errEnough = errors.New("enough")
 
-// history goes through a log from an object back to its beginning.
+// history walks a log from an object back to its beginning.
 type history struct {
 	ctx   context.Context
 	store objstore.Store
 	vol   Volume
 	fn    func(*Object) error
-	left  int        // objects that are still asked for
-	open  Generation // the tip, before which nothing of its epoch may be missing; or zero
+	left  int        // objects still to report
+	open  Generation // the tip, if nothing before it may be missing from its epoch; else zero
 }
 
 func (h *history) report(o *Object) error {
@@ -74,7 +74,7 @@ func (h *history) report(o *Object) error {
 	return nil
 }
 
-// before reports what is before an object that was reported.
+// before reports the objects before one that was reported.
 func (h *history) before(o *Object) error {
 	for o != nil {
 		first, err := h.epoch(o)
@@ -92,9 +92,9 @@ func (h *history) before(o *Object) error {
 }
 
 // epoch reports the objects before one of the same epoch, and returns the first.
-// The first and the seal stay, others may have been trimmed, from the front: what
-// is left is the run before the seal. A seal in it was put back by a late
-// request, as was what is before it.
+// The first object and the seal stay; others may have been removed from the front, so
+// the rest is the run before the seal. A late request created a seal within that run
+// again, and everything before that seal.
 func (h *history) epoch(o *Object) (first *Object, err error) {
 	at := o.Generation
 	if at.Number == 1 {
@@ -125,8 +125,8 @@ func (h *history) epoch(o *Object) (first *Object, err error) {
 	return h.first(at.Epoch)
 }
 
-// trimmed is an error if the epoch of the tip is still open: then nothing that
-// is before the tip can have been removed from it.
+// trimmed is an error if the epoch of the tip is still open: nothing before the tip
+// can have been removed from an open epoch.
 func (h *history) trimmed() error {
 	now, err := find(h.ctx, h.store, h.vol)
 	if err == nil && now.Epoch == h.open.Epoch {
@@ -145,7 +145,7 @@ func (h *history) first(epoch uint64) (*Object, error) {
 	return list[0], h.report(list[0])
 }
 
-// some reads count objects side by side; nil where there is none.
+// some reads count objects in parallel; nil where there is none.
 func (h *history) some(first Generation, count uint64) ([]*Object, error) {
 	list := make([]*Object, count)
 	g, ctx := errgroup.WithContext(h.ctx)
@@ -162,8 +162,8 @@ func (h *history) some(first Generation, count uint64) ([]*Object, error) {
 	return list, g.Wait()
 }
 
-// sealBefore is the seal of the epoch before the one that the first object opens;
-// nil if that is the beginning of the log.
+// sealBefore is the seal of the epoch before the one that the first object opens; nil
+// at the beginning of the log.
 func (h *history) sealBefore(first *Object) (*Object, error) {
 	after := first.State.After
 	if first.Generation.Epoch == 1 {
@@ -182,9 +182,8 @@ func (h *history) sealBefore(first *Object) (*Object, error) {
 	return list[0], nil
 }
 
-// listedSeal finds the end of the epochs before one whose first object does not
-// say where that is, with one LIST and one GET: the last of their objects that
-// is a seal, and not one that was put ahead.
+// listedSeal finds the end of the previous epoch if a first object does not name it,
+// with one LIST and one GET: the last object that is a seal but not a seal ahead.
 func (h *history) listedSeal(epoch uint64) (Generation, error) {
 	after := h.vol.Key(Generation{epoch, maxNumber})
 	var epochKeys []Generation
@@ -197,7 +196,7 @@ func (h *history) listedSeal(epoch uint64) (Generation, error) {
 			if epochKeys[0].Number == 1 {
 				return false
 			}
-			epochKeys = nil // not begun
+			epochKeys = nil // this epoch has not begun
 		}
 		epochKeys = append(epochKeys, g)
 		return true

@@ -22,12 +22,12 @@ const (
 
 var name = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
 
-// ValidName tells whether s may be the name of a volume, a tenant, a snapshot or
-// a host: 1 to 100 letters, digits, dots, underscores and hyphens, of which the
-// first is a letter or a digit.
+// ValidName tells whether s may be the name of a volume, a tenant, a snapshot or a
+// host: 1 to 100 letters, digits, dots, underscores and hyphens. The first character
+// is a letter or a digit.
 func ValidName(s string) bool { return name.MatchString(s) }
 
-// Volume says whose log it is.
+// Volume names a volume, and with it a log.
 type Volume struct{ Tenant, Name string }
 
 // String is the volume's name, with its tenant unless that is "default".
@@ -38,7 +38,7 @@ func (v Volume) String() string {
 	return v.Tenant + "/" + v.Name
 }
 
-// Check is an error of kind errs.Invalid unless both parts are valid names.
+// Check returns an errs.Invalid error unless both parts are valid names.
 func (v Volume) Check() error {
 	if !ValidName(v.Tenant) || !ValidName(v.Name) {
 		return errs.New(errs.Invalid, "%.210q is no name of a volume: each part is 1 to 100 letters, digits, "+
@@ -49,7 +49,7 @@ func (v Volume) Check() error {
 
 func tenantPrefix(tenant string) string { return "t/" + tenant + "/volumes/" }
 
-// prefix is what the keys of the volume's log begin with.
+// prefix is the common prefix of the keys of the volume's log.
 func (v Volume) prefix() string { return tenantPrefix(v.Tenant) + v.Name + "/log/" }
 
 // Key is the object key of the generation: t/<tenant>/volumes/<name>/log/<epoch>/<number>.
@@ -78,7 +78,7 @@ func ParseKey(key string) (Volume, Generation, error) {
 // before every history.
 type Generation struct{ Epoch, Number uint64 }
 
-// String is the generation as people see it: epoch.number.
+// String is the generation as it is printed: epoch.number.
 func (g Generation) String() string { return fmt.Sprintf("%d.%d", g.Epoch, g.Number) }
 
 // ParseGeneration reads epoch.number, two positive decimal numbers without
@@ -101,7 +101,7 @@ func (g Generation) valid() bool {
 // IsZero tells whether the generation is before every history.
 func (g Generation) IsZero() bool { return g == Generation{} }
 
-// Compare is negative, zero or positive as g is before, at or after h.
+// Compare is negative, zero or positive if g is before, at or after h.
 func (g Generation) Compare(h Generation) int {
 	if c := cmp.Compare(g.Epoch, h.Epoch); c != 0 {
 		return c
@@ -115,8 +115,8 @@ func (g Generation) Next() Generation { return Generation{g.Epoch, g.Number + 1}
 // NextEpoch is the first generation of the next epoch.
 func (g Generation) NextEpoch() Generation { return Generation{g.Epoch + 1, 1} }
 
-// MarshalText is String, and nothing for the zero Generation; it makes
-// Generation a string in JSON.
+// MarshalText is String, or empty for the zero Generation. It makes Generation a
+// string in JSON.
 func (g Generation) MarshalText() ([]byte, error) {
 	if g.IsZero() {
 		return nil, nil

@@ -9,9 +9,9 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// Release closes the owner's epoch with a seal marked as released: the volume
-// can be woken elsewhere without asking. The caller has flushed. After an error
-// it can be called again.
+// Release closes the owner's epoch with a seal marked as released: another host can
+// wake the volume without asking. The caller has flushed. After an error it can be
+// called again.
 func (o *Owner) Release(ctx context.Context) error {
 	defer o.lock()()
 	if o.gone(true) {
@@ -24,7 +24,7 @@ func (o *Owner) Release(ctx context.Context) error {
 	return err
 }
 
-// gone tells whether the claim was ended by Release, or by Tombstone.
+// gone tells whether Release, or Tombstone, ended the claim.
 func (o *Owner) gone(released bool) bool {
 	return o.left != nil && o.tip != nil && (released && o.tip.Released || !released && o.tip.Tombstone) &&
 		!errors.Is(o.left, errs.Fenced)
@@ -32,8 +32,8 @@ func (o *Owner) gone(released bool) bool {
 
 // Tombstone removes the volume: it seals the epoch and opens the next one with a
 // first object that carries no state, so that everything before can be collected
-// (rule 9). renamedTo is the name under which the volume goes on, if any. After
-// an error it can be called again.
+// (rule 9). renamedTo is the volume's new name, if it was renamed. After an error it
+// can be called again.
 func (o *Owner) Tombstone(ctx context.Context, cause Cause, renamedTo string) error {
 	defer o.lock()()
 	return o.bury(ctx, cause, renamedTo)
@@ -69,9 +69,9 @@ func (o *Owner) bury(ctx context.Context, cause Cause, renamedTo string) error {
 // activates the new. from owns the old name; to has claimed nothing. state is
 // the volume's state.
 //
-// It can be called again after an error, and by another process of the host,
-// until it has succeeded; from then may be unclaimed if its log already ends in
-// the tombstone.
+// It can be called again after an error, even by another process of the host, until
+// it has succeeded. In a repeated call, from may be unclaimed if its log already ends
+// in the tombstone.
 func Rename(ctx context.Context, from, to *Owner, state State) (Generation, error) {
 	state = state.Clone()
 	state.Cause, state.RenamedFrom, state.Reserved = CauseRename, from.opts.Volume.Name, true
@@ -87,13 +87,13 @@ func Rename(ctx context.Context, from, to *Owner, state State) (Generation, erro
 	return to.Commit(ctx, state)
 }
 
-// holds tells whether the owner has the volume with the ID claimed.
+// holds tells whether the owner has claimed the volume with the ID.
 func (o *Owner) holds(id VolumeID) bool {
 	defer o.lock()()
 	return o.claimed() && o.tip.State.ID == id
 }
 
-// leaveFor tombstones the volume in favour of its new name, unless that is done.
+// leaveFor writes the tombstone that names the volume's new name, unless it exists.
 func (o *Owner) leaveFor(ctx context.Context, id VolumeID, name string) error {
 	err := o.Tombstone(ctx, CauseRename, name)
 	if err == nil || !errors.Is(err, errs.Invalid) {
@@ -109,14 +109,14 @@ func (o *Owner) leaveFor(ctx context.Context, id VolumeID, name string) error {
 	return err
 }
 
-// moved tells whether a log ends in the tombstone of a volume that was renamed.
+// moved tells whether a log ends in the tombstone of a renamed volume.
 func moved(tip *Object, id VolumeID, name string) bool {
 	return tip.Tombstone && tip.State.ID == id && tip.State.RenamedTo == name
 }
 
-// Activated is nil if the volume whose newest object is tip goes by its name: it
-// does unless the name is only reserved, by a rename that did not reach the old
-// name's tombstone; then it is errs.NotFound.
+// Activated returns nil if the volume whose newest object is tip has its name for
+// good. If a rename has only reserved the name, and did not reach the old name's
+// tombstone, the error is errs.NotFound.
 func Activated(ctx context.Context, store objstore.Store, tip *Object) error {
 	s := &tip.State
 	if !s.Reserved {
@@ -133,10 +133,10 @@ func Activated(ctx context.Context, store objstore.Store, tip *Object) error {
 		Volume{s.Tenant, s.Name}, Volume{s.Tenant, s.RenamedFrom})
 }
 
-// CheckSeal looks, with one GET, whether another host sealed the epoch at the
-// owner's next number (rule 11). The error is of kind errs.Fenced if one did
-// and began the next epoch, and for good, and ErrYielding if it has yet to begin
-// it; any other says that the look failed.
+// CheckSeal checks, with one GET, whether another host has sealed the epoch at the
+// owner's next number (rule 11). If one has and has begun the next epoch, the error is
+// errs.Fenced, for good. If it has yet to begin it, the error is ErrYielding. Any other
+// error means that the check failed.
 func (o *Owner) CheckSeal(ctx context.Context) error {
 	defer o.lock()()
 	switch {
@@ -144,7 +144,7 @@ func (o *Owner) CheckSeal(ctx context.Context) error {
 		return o.left
 	case o.tip == nil && o.pending == nil:
 		return errs.New(errs.Invalid, "volume %s is not claimed by this process", o.opts.Volume)
-	case len(o.flights) == 0 && o.yield == nil: // else the first of them finds it
+	case len(o.flights) == 0 && o.yield == nil: // otherwise the first flight finds the seal
 		if found, err := o.look(ctx); err != nil || !found {
 			return err
 		}
@@ -161,8 +161,8 @@ func (o *Owner) CheckSeal(ctx context.Context) error {
 	return nil
 }
 
-// look is CheckSeal's GET. What is found in the way of something that was sent
-// may be that: it is settled then.
+// look is CheckSeal's GET. The object that it finds may be the owner's own pending
+// one, which is settled then.
 func (o *Owner) look(ctx context.Context) (found bool, err error) {
 	at := o.next
 	if o.pending != nil {
@@ -183,12 +183,11 @@ func (o *Owner) look(ctx context.Context) (found bool, err error) {
 	return true, nil
 }
 
-// Look is CheckSeal for a host that owned the volume in an earlier process: last
-// is the newest commit that it remembers. One GET tells that nothing followed.
-// What the host sent itself, and did not learn the fate of, is followed: Look
-// returns the newest object of the host's own. The error is of kind
-// errs.Fenced if another host opened the next epoch, and ErrYielding if one
-// sealed the epoch and has yet to do that.
+// Look is CheckSeal for a host that owned the volume in an earlier process. last is
+// the newest commit that the host remembers; one GET shows if nothing followed it.
+// The host may not know of its own last commits: Look follows them, and returns the
+// host's newest object. If another host has opened the next epoch, the error is
+// errs.Fenced. If one has only sealed the epoch, it is ErrYielding.
 func Look(ctx context.Context, store objstore.Store, vol Volume, last Generation, host string) (Generation, error) {
 	at, sealedBy := last.Next(), host
 	for {

@@ -19,7 +19,7 @@ func Tips(ctx context.Context, store objstore.Store, tenant string, fn func(name
 	}
 	var last string
 	var f tipFinder
-	done, cut := false, false // what is seen of last's keys tells its tip, or does not
+	done, cut := false, false // last's tip is known; last's keys are incomplete
 	report := func() error {
 		if last == "" {
 			return nil
@@ -52,7 +52,7 @@ func Tenants(ctx context.Context, store objstore.Store, fn func(tenant string) e
 	return children(ctx, store, "t/", fn)
 }
 
-// children calls fn with each different part that follows prefix in keys.
+// children calls fn once for each part that follows prefix in keys.
 func children(ctx context.Context, store objstore.Store, prefix string, fn func(string) error) error {
 	last := ""
 	return pages(ctx, store, prefix, func(child, _ string) error {
@@ -64,9 +64,9 @@ func children(ctx context.Context, store objstore.Store, prefix string, fn func(
 	}, func() {})
 }
 
-// pages calls fn with the keys under prefix, and the parts that follow prefix in
-// them. After a page that ends within one part it skips the rest of that one: "0"
-// is the byte after "/"; then it calls skips.
+// pages calls fn with the keys under prefix, and with the part of each that follows
+// prefix. If a page ends within one part, it skips the rest of that part ("0" is the
+// byte after "/") and calls skips.
 func pages(ctx context.Context, store objstore.Store, prefix string, fn func(child, key string) error, skips func()) error {
 	after, last := "", ""
 	for {

@@ -14,12 +14,11 @@ import (
 )
 
 // Bounds on the sections of an object. They are enforced on every write, so that
-// nothing is written that cannot be read, and on every read, before anything is
-// allocated.
+// every written object can be read, and on every read, before memory is allocated.
 const (
 	maxState = 1 << 20  // bytes of JSON
 	MaxData  = 32 << 20 // bytes, encoded as well as decoded
-	maxAhead = 1024     // commits under way at once
+	maxAhead = 1024     // commits in flight at once
 )
 
 const (
@@ -43,7 +42,7 @@ const (
 	First  Kind = 1 // opens its epoch and names its owner; always number 1
 	Commit Kind = 2 // a state that the owner published
 	Seal   Kind = 3 // closes its epoch
-	Stub   Kind = 4 // what the collector leaves of a first object or a seal
+	Stub   Kind = 4 // replaces a first object or a seal that was collected
 )
 
 // String is the kind's name.
@@ -61,8 +60,8 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
-// Mark is unique to an object: it tells one's own from another's of the same
-// place and even the same content. Sixteen random bytes.
+// Mark is unique to an object: a host uses it to recognize its own object even if
+// another has the same key and content. Sixteen random bytes.
 type Mark [16]byte
 
 // String is the mark in hexadecimal.
@@ -75,25 +74,25 @@ type Object struct {
 	// Released marks the owner's own seal after its last flush: another host
 	// may wake the volume without asking.
 	Released bool
-	// Tombstone marks the first object that removed the volume, and whatever
-	// follows it in its epoch.
+	// Tombstone marks the first object that removed the volume, and objects that
+	// follow it in its epoch.
 	Tombstone bool
 	Mark      Mark
-	// Ahead is how many objects before this one its sender had not seen taking
-	// effect: one of them may be a seal, and then this object is no part of the
-	// log. Zero without pipelining. A seal that has it is a seal ahead.
+	// Ahead is how many objects before this one its sender had not yet seen take
+	// effect. If one of them is a seal, this object is not part of the log. Zero
+	// without pipelining. A seal with Ahead > 0 is a seal ahead.
 	Ahead uint32
 	// State is the volume's state; only its Identity in tombstones, stubs and
 	// seals ahead.
 	State State
 	// Data is the data section of a data commit, as EncodeData made it; empty in others.
 	Data []byte
-	// Hash is that of the object's bytes, in objects that were decoded or sent.
+	// Hash is the hash of the object's bytes, set in decoded and sent objects.
 	Hash ObjectHash
 }
 
-// Carry is the state with which a successor of the object begins, a seal as well
-// as a fork: State, with the object's own data, if any, named like older data.
+// Carry is the state with which a successor of the object begins, be it a seal or a
+// fork: State, with the object's own data, if any, added to the data commits.
 func (o *Object) Carry() State {
 	s := o.State.Clone()
 	if len(o.Data) == 0 {
@@ -114,15 +113,15 @@ func (o *Object) Closes() bool {
 	return o.Kind == Seal || o.Kind == Stub && o.Generation.Number > 1
 }
 
-// SealAhead tells whether the object is a seal that was put beyond the tip
-// (rule 13): it cannot carry the state of objects that were not there yet.
+// SealAhead tells whether the object is a seal placed beyond the tip (rule 13). It
+// cannot carry the state of objects that did not exist yet.
 func (o *Object) SealAhead() bool { return o.Kind == Seal && o.Ahead > 0 }
 
 // Bare tells whether the object carries only the identity of its volume.
 func (o *Object) Bare() bool { return o.Tombstone || o.Kind == Stub || o.SealAhead() }
 
-// closing is the seal ahead as one that carries the state of the object before
-// it, which is the end of the log.
+// closing returns the seal ahead with the state of the object before it, which is the
+// end of the log.
 func (o *Object) closing(last *Object) *Object {
 	seal := *o
 	seal.Ahead, seal.Tombstone = 0, last.Tombstone
@@ -136,8 +135,8 @@ func (o *Object) closing(last *Object) *Object {
 	return &seal
 }
 
-// Stub is what the collector may put in place of a first object or a seal past
-// retention: it fences like the object, and is no root.
+// Stub is the object with which a collector may replace a first object or a seal past
+// retention: it fences as that object did, and is not a root.
 func (o *Object) Stub() *Object {
 	return &Object{
 		Generation: o.Generation, Kind: Stub, Released: o.Released, Tombstone: o.Tombstone, Mark: o.Mark,
@@ -145,7 +144,7 @@ func (o *Object) Stub() *Object {
 	}
 }
 
-// Encode is the object's bytes. An object that Decode would refuse is errs.Invalid.
+// Encode returns the object's bytes. An object that Decode would refuse is errs.Invalid.
 func (o *Object) Encode() ([]byte, error) {
 	if wrong := o.check(); wrong != "" {
 		return nil, errs.New(errs.Invalid, "commit %s of %s cannot be written: %s", o.Generation, o.State.Volume(), wrong)
@@ -205,8 +204,8 @@ func checksum(raw []byte) uint32 {
 	return crc32.Update(crc32.Checksum(raw[:crcAt], castagnoli), castagnoli, raw[headerSize:])
 }
 
-// Decode reads an object. One of a newer version is errs.Unsupported, anything
-// else that Encode does not write errs.Corrupt.
+// Decode reads an object. A newer version is errs.Unsupported; anything else that
+// Encode does not write is errs.Corrupt.
 func Decode(raw []byte) (*Object, error) {
 	if len(raw) < headerSize || string(raw[:4]) != magic {
 		return nil, errs.New(errs.Corrupt, "not a commit (%d bytes)", len(raw))
@@ -256,13 +255,13 @@ func decodeHeader(raw []byte) (*Object, error) {
 	}, nil
 }
 
-// full tells whether the object has data that its successor could not name.
+// full tells whether a successor has no room to name the object's data.
 func (o *Object) full() bool {
 	count, _ := o.State.Unfolded()
 	return len(o.Data) > 0 && (count >= maxDataCommits || len(o.State.DataCommits) >= maxDataCommits)
 }
 
-// check finds what is wrong with the object, as text; "" when nothing is.
+// check describes what is wrong with the object, "" if nothing is.
 func (o *Object) check() string {
 	switch {
 	case !o.Generation.valid():

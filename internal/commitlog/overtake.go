@@ -9,43 +9,42 @@ import (
 	"github.com/paraglide/glide/internal/fault"
 )
 
-// A claim by force has to win against an owner that commits faster than the
-// claimer's requests travel (rule 13): whatever tip the claimer finds, its seal
-// comes too late. So it puts seals where the owner is going to be: some numbers
-// ahead, and at the beginning of epochs that are to come. The owner fills the
-// gap, collides with one of them, and yields.
+// A forced claim must win against an owner that commits faster than the claimer's
+// requests travel (rule 13): whatever tip the claimer finds, its seal comes too
+// late. So it places seals where the owner will be: some numbers ahead, and at the
+// beginning of later epochs. The owner fills the gap, collides with one of them, and
+// yields.
 //
-// Between the LIST that says where the owner is and the seals ahead it commits at
-// most 256 objects, or else begins another epoch, and is caught at number 2 of
-// one of the next ones: that is good for as long as a request of the claimer takes
-// less time than maxEpochsAhead epochs of the owner.
+// Between the claimer's LIST and its seals ahead, the owner commits at most 256
+// objects, or else begins another epoch and is caught at number 2 of one of the next
+// epochs. That works as long as a request of the claimer takes less time than
+// maxEpochsAhead epochs of the owner.
 var leads = [...]uint64{16, 64, 256} // numbers ahead of the tip
 
 const (
 	maxEpochsAhead = 4
-	maxSealsAhead  = 32 // that one claim sends
+	maxSealsAhead  = 32 // of one claim
 	firstPause     = 20 * time.Millisecond
 	longestPause   = 500 * time.Millisecond
 )
 
-// claim is what was sent to close another's epoch, and may take effect later.
+// claim holds what was sent to close another host's epoch, and may take effect later.
 type claim struct {
-	seal  *sent // any other in its place does as well
+	seal  *sent // a seal of another host at its number serves as well
 	ahead map[Generation]*sent
 	round int
 }
 
-// overtake puts seals ahead of the tip, side by side, unless one lies there
-// already, and gives the owner time to run into it. tip is an object that was the
-// tip. Whether they took effect the
-// next look at the log tells.
+// overtake puts seals ahead of the tip, in parallel, unless one is there already, and
+// gives the owner time to run into it. tip is an object that was the tip. The next
+// read of the log shows whether the seals took effect.
 func (o *Owner) overtake(ctx context.Context, cause Cause, tip *Object) error {
 	if cause != CauseTakeover {
 		return nil
 	}
 	c := &o.claim
 	c.round++
-	now, err := find(ctx, o.opts.Store, o.opts.Volume) // the tip has moved far since
+	now, err := find(ctx, o.opts.Store, o.opts.Volume) // the tip has moved far meanwhile
 	if err != nil {
 		return err
 	}
@@ -65,7 +64,7 @@ func (o *Owner) overtake(ctx context.Context, cause Cause, tip *Object) error {
 			c.ahead = map[Generation]*sent{}
 		}
 		c.ahead[at] = s
-		g.Go(func() error { // an error is a fate that is not known
+		g.Go(func() error { // after an error, the result is unknown
 			found, err := create(ctx, o.opts.Store, o.opts.Volume, s.object, s.raw)
 			s.landed = err == nil && found == nil
 			return nil
@@ -75,7 +74,7 @@ func (o *Owner) overtake(ctx context.Context, cause Cause, tip *Object) error {
 	return o.opts.Pause(ctx, c.pause())
 }
 
-// awaits tells whether a seal that was put ahead lies before the owner.
+// awaits tells whether a seal ahead is still before the owner.
 func (c *claim) awaits(now Generation) bool {
 	for at, s := range c.ahead {
 		if s.landed && at.Epoch == now.Epoch && at.Number > now.Number {
@@ -87,8 +86,8 @@ func (c *claim) awaits(now Generation) bool {
 
 func (c *claim) pause() time.Duration { return min(firstPause<<min(c.round-1, 8), longestPause) }
 
-// places are where the seals of a round go. Those of later epochs wait until the
-// owner has outrun the others: the claimer, too, will run into them.
+// places returns where the seals of a round go. Seals in later epochs are used only
+// after the owner has outrun the others: the claimer will run into them, too.
 func (c *claim) places(tip Generation) (list []Generation) {
 	for _, lead := range leads {
 		list = append(list, Generation{tip.Epoch, tip.Number + lead})
@@ -99,7 +98,7 @@ func (c *claim) places(tip Generation) (list []Generation) {
 	return list
 }
 
-// sealAhead makes a seal beyond now, which is at or after an object of the volume.
+// sealAhead makes a seal beyond now. tip is an object of the volume at or before now.
 func (o *Owner) sealAhead(tip *Object, now, at Generation) (*sent, error) {
 	ahead := at.Number - 1
 	if at.Epoch == now.Epoch {
@@ -115,8 +114,8 @@ func (o *Owner) sealAhead(tip *Object, now, at Generation) (*sent, error) {
 	return o.encode(&Object{Kind: Seal, Ahead: uint32(ahead), State: State{Identity: id}}, at)
 }
 
-// meetAhead ends an epoch of ours at whose next number we put a seal, when
-// it was another's to come: the number was sent, and keeps its content (rule 5).
+// meetAhead ends our own epoch at a number where we placed a seal while we expected
+// the epoch to be another host's. The number was sent, and keeps its content (rule 5).
 func (o *Owner) meetAhead(ctx context.Context) error {
 	s := o.claim.ahead[o.next]
 	if s == nil {
@@ -135,7 +134,7 @@ func (o *Owner) meetAhead(ctx context.Context) error {
 	return nil
 }
 
-// early is nil: a seal ahead closes nothing before the owner has reached it.
+// early is nil: a seal ahead closes nothing until the owner has reached it.
 func (c *claim) early(tip *Object) *Object {
 	if s := c.ahead[Generation{tip.Generation.Epoch, tip.Generation.Number + leads[0]}]; s != nil && fault.Is("seal-ahead-counts-at-once") {
 		return s.object.closing(tip)

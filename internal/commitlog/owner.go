@@ -19,25 +19,25 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// Options say for whom, and with what, an Owner works.
+// Options configure an Owner.
 type Options struct {
 	Store  objstore.Store
 	Volume Volume
 	Host   Host             // who commits
-	Rand   io.Reader        // source of marks; read under the Owner's lock only
+	Rand   io.Reader        // source of marks; read only under the Owner's lock
 	Now    func() time.Time // for the times in states, which only people read
 	RollAt uint64           // objects of an epoch before the next begins, 3 to 900; 0: 900
 
-	Uptime   func() time.Duration // a monotonic clock: for how long the Owner yields
-	YieldFor time.Duration        // to another host's seal; 0: 30 s
-	// Pause waits between two tries of a claim; its error is that of ctx, if that ends.
+	Uptime   func() time.Duration // a monotonic clock, for YieldFor
+	YieldFor time.Duration        // how long the Owner yields to another host's seal; 0: 30 s
+	// Pause waits between two tries of a claim. If ctx ends, it returns ctx's error.
 	Pause func(ctx context.Context, d time.Duration) error
 }
 
 const (
-	// maxEpoch is the most objects that an owner's epoch has. With what claimers put
-	// before and behind them it fits in one page of a listing, so that one LIST
-	// finds the tip.
+	// maxEpoch is the largest number of objects in an owner's epoch. Together with
+	// claimers' objects before and after them, they fit in one page of a listing, so
+	// one LIST finds the tip.
 	maxEpoch = 900
 	yieldFor = 30 * time.Second
 )
@@ -74,38 +74,37 @@ func (o *Options) Validate() error {
 	return errs.New(errs.Invalid, "%s", strings.Join(wrong, "; "))
 }
 
-// Owner is a host's hold on one volume's log, for the life of a process (rule 4):
-// it is made without a claim, gets one with OpenFirst or Claim, which begin a new
-// epoch, and keeps it until Release, Tombstone, or another host's seal.
+// Owner is a host's claim on one volume's log, for the life of a process (rule 4). A
+// new Owner has no claim. OpenFirst or Claim make one, and begin a new epoch. It lasts
+// until Release, Tombstone, or another host's seal.
 //
-// Whatever a request's fate, the Owner may be used on. A request that failed
-// after it was sent may still take effect at any time; the Owner keeps what it
-// sent and settles it, with the same bytes, before it sends anything else (rule
-// 5). Until it is settled (Unsettled), everything that the failed call referred
-// to must be kept pinned.
+// An Owner can be used further after any error. A request that failed after it was
+// sent may still take effect at any time. The Owner keeps what it sent and settles it,
+// with the same bytes, before it sends anything else (rule 5). Until then (Unsettled),
+// everything that the failed call referred to must stay pinned.
 //
 // It may be used concurrently; its operations wait for each other.
 type Owner struct {
 	opts   Options
-	status atomic.Pointer[status] // what readers see without waiting for a request
+	status atomic.Pointer[status] // for readers that do not wait for a request
 
-	mu      sync.Mutex // guards the rest; held during requests, but for those of flights
+	mu      sync.Mutex // guards the rest; held during requests, except those of flights
 	tip     *Object    // the newest object, which is ours; nil: nothing was claimed
-	next    Generation // where the next object goes; number 1: the epoch before is closed
-	closed  Generation // the seal that closed it, if it is
-	yield   *yield     // it is another host's
+	next    Generation // where the next object goes; number 1: the previous epoch is closed
+	closed  Generation // the seal that closed the previous epoch, if it is closed
+	yield   *yield     // set if that seal is another host's
 	pending *sent      // sent, and not known to have taken effect
-	flights []*flight  // sent without waiting, in order; none while there is a pending
+	flights []*flight  // sent without waiting, in order; none while pending is set
 	again   []*flight  // sent, and cut off by a seal: to be sent again in the next epoch
-	parcels []parcel   // the data commits of tip, and of flights, that are not folded
-	claim   claim      // what was sent to close another's epoch
-	left    error      // why the claim is over
+	parcels []parcel   // the data commits of tip and of flights that are not folded
+	claim   claim      // what was sent to close another host's epoch
+	left    error      // why the claim has ended
 }
 
 type sent struct {
 	object *Object
 	raw    []byte
-	landed bool // of a seal ahead: it is known to be there
+	landed bool // of a seal ahead: it is known to have taken effect
 }
 
 type status struct {
@@ -124,17 +123,17 @@ func New(opts Options) (*Owner, error) {
 	return o, nil
 }
 
-// Generation is that of the newest object that is known to have taken effect;
-// zero before the first claim. It does not wait.
+// Generation is the place of the newest object that is known to have taken effect;
+// zero before the first claim. It does not block.
 func (o *Owner) Generation() Generation { return o.status.Load().tip }
 
-// Unsettled tells whether something was sent that may or may not take effect. It
-// does not wait.
+// Unsettled tells whether something was sent whose result is unknown. It does not
+// block.
 func (o *Owner) Unsettled() bool { return o.status.Load().unsettled }
 
-// Err is why the claim is over: errs.Fenced when another host took it,
-// errs.Invalid after Release and Tombstone; nil while it is not. It does not
-// wait.
+// Err returns why the claim has ended: errs.Fenced if another host took the volume
+// over, errs.Invalid after Release and Tombstone; nil while it lasts. It does not
+// block.
 func (o *Owner) Err() error { return o.status.Load().left }
 
 func (o *Owner) publishStatus() {
@@ -158,7 +157,7 @@ func (o *Owner) lock() (unlock func()) {
 	}
 }
 
-// State is the volume's state as of Generation, as a successor carries it on.
+// State is the volume's state at Generation, as a successor carries it.
 func (o *Owner) State() State {
 	defer o.lock()()
 	if o.tip == nil {
@@ -168,16 +167,14 @@ func (o *Owner) State() State {
 }
 
 // Commit publishes a state as the next object of the log and returns its
-// generation. What was sent before and is unsettled is settled first; about
-// every thousand commits the Owner begins its next epoch. On an error of kind
-// errs.Fenced another host owns the volume; after any other the state may or
-// may not be published, now or later, see Unsettled.
+// generation. Unsettled objects are settled first. The Owner begins its next epoch
+// about every thousand commits. After errs.Fenced, another host owns the volume. After
+// any other error, the state may or may not be published, now or later: see Unsettled.
 //
-// The state names the data commits that are not folded into its Root, that is,
-// those that hold writes after its Seq, and the pins of former owners, whatever
-// the caller put there.
+// Commit itself fills in the data commits that are not folded into the state's Root
+// (those with writes after its Seq) and the pins of former owners.
 //
-// published-is-complete: the caller has made durable what the state names.
+// published-is-complete: everything that the state names is durable before the call.
 func (o *Owner) Commit(ctx context.Context, state State) (Generation, error) {
 	unlock := o.lock()
 	if len(o.flights) == 0 {
@@ -206,7 +203,7 @@ func (o *Owner) commit(ctx context.Context, state State) (Generation, error) {
 }
 
 // Forget publishes the volume's state without what is kept for a former owner (rule
-// 12): it is an operator's act. It makes no request if nothing is kept for that host.
+// 12), on an operator's request. It makes no request if nothing is kept for that host.
 func (o *Owner) Forget(ctx context.Context, host string) error {
 	defer o.lock()()
 	err := o.append(ctx, func() (*Object, error) {
@@ -224,7 +221,7 @@ func (o *Owner) Forget(ctx context.Context, host string) error {
 	return err
 }
 
-var errNothing = errors.New("there is nothing to be sent")
+var errNothing = errors.New("there is nothing to send")
 
 // Resolve settles what was sent before and returns the generation of the newest
 // object. It makes no request when everything is settled.
@@ -243,7 +240,7 @@ func (o *Owner) Resolve(ctx context.Context) (Generation, error) {
 	return o.tip.Generation, nil
 }
 
-// Roll ends the epoch and begins the next, as Commit does by itself (rule 3).
+// Roll ends the epoch and begins the next, as Commit does when the epoch is full (rule 3).
 func (o *Owner) Roll(ctx context.Context) error {
 	defer o.lock()()
 	if err := o.append(ctx, o.sealOf(CauseRoll, false)); err != nil {
@@ -286,7 +283,7 @@ func (o *Owner) ready(ctx context.Context) error {
 	return errs.New(errs.Busy, "volume %s is sealed by others again and again", o.opts.Volume)
 }
 
-// owning settles what was sent and is nil if the volume is ours, and does not
+// owning settles what was sent, and returns nil if the volume is ours and does not
 // yield.
 func (o *Owner) owning(ctx context.Context) error {
 	if o.left != nil {
@@ -310,8 +307,8 @@ func (o *Owner) owning(ctx context.Context) error {
 	return nil
 }
 
-// append makes what is made the next object of the log: it is made again when
-// a seal was in its place.
+// append appends the object that make returns to the log. It calls make again if a
+// seal was at that number.
 func (o *Owner) append(ctx context.Context, made func() (*Object, error)) error {
 	for range moves {
 		if err := o.ready(ctx); err != nil {
@@ -355,7 +352,7 @@ func (o *Owner) send(ctx context.Context, obj *Object) error {
 	return o.settle(ctx)
 }
 
-// prepare makes obj what settle will send.
+// prepare makes obj the object that settle sends.
 func (o *Owner) prepare(obj *Object, at Generation) (err error) {
 	if obj.Kind == First && at.Epoch > 1 {
 		obj.State.After = o.closed
@@ -387,9 +384,9 @@ func (o *Owner) encode(obj *Object, at Generation) (*sent, error) {
 	return &sent{object: obj, raw: raw}, nil
 }
 
-// settle sends what is pending, again if need be, until its fate is known. What
-// flew and was cut off by a seal is to be sent again, and no error; a pending
-// object is not, and that is errSealed.
+// settle sends what is pending, if necessary again, until the result is known. If a
+// seal cuts off flights, they are sent again, which is not an error. If it cuts off a
+// pending object, the error is errSealed.
 func (o *Owner) settle(ctx context.Context) error {
 	if len(o.flights) > 0 {
 		if err := o.drain(ctx); err != nil {
@@ -404,9 +401,9 @@ func (o *Owner) settle(ctx context.Context) error {
 	return o.lost(found)
 }
 
-// resolve learns the fate of what is pending. found is the other object that
-// stands in its place; nil when ours does, which then is the tip. On an error the
-// fate stays unknown.
+// resolve finds out the result of what is pending. found is another host's object at
+// its number; nil if ours is there, and is now the tip. After an error the result is
+// still unknown.
 func (o *Owner) resolve(ctx context.Context) (found *Object, err error) {
 	if len(o.flights) > 0 {
 		return nil, o.drain(ctx)
@@ -429,7 +426,7 @@ func (o *Owner) resolve(ctx context.Context) (found *Object, err error) {
 	return found, nil
 }
 
-// lost takes note that another object stands where ours was to be.
+// lost records that another host's object is where ours should be.
 func (o *Owner) lost(found *Object) error {
 	switch {
 	case o.tip == nil:
@@ -442,16 +439,15 @@ func (o *Owner) lost(found *Object) error {
 	return o.left
 }
 
-// create makes raw the object of its place, or finds the other one that is
-// there. Every error but errs.Exists leaves open whether the object was
-// created, and Exists may be the echo of our own earlier request: what counts is
-// the mark of what is found there (rule 5).
+// create creates the object, or finds another object at its key. After every error but
+// errs.Exists it is unknown whether the object was created. Exists may be the echo of
+// our own earlier request: only the mark of the object found there counts (rule 5).
 func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, raw []byte) (found *Object, err error) {
 	err = store.PutIfAbsent(ctx, vol.Key(obj.Generation), raw)
 	if err == nil {
 		return nil, nil
 	}
-	if ctx.Err() != nil { // if it exists, nobody has looked whose it is
+	if ctx.Err() != nil { // it may exist, and its mark is unknown
 		return nil, errs.New(errs.Unavailable, "commit %s of %s: %s (%w)", obj.Generation, vol, err, ctx.Err())
 	}
 	found, readErr := get(ctx, store, vol, obj.Generation)
@@ -460,7 +456,7 @@ func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, 
 		return nil, nil
 	case readErr == nil:
 		return found, nil
-	case errors.Is(readErr, errs.Unsupported): // ours is not of a newer version: it is another's
+	case errors.Is(readErr, errs.Unsupported): // a newer version: it cannot be ours
 		return &Object{Generation: obj.Generation}, nil
 	case errors.Is(readErr, errs.NotFound) && !errors.Is(err, errs.Exists),
 		errs.KindOf(readErr) == errs.Unavailable && errs.KindOf(err) == errs.Unavailable:

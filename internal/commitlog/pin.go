@@ -20,8 +20,8 @@ const (
 	pinPrefix  = "pins/"
 	pinFormat  = "glide-pin"
 	pinVersion = 1
-	// maxPin is the greatest size of a pin, in bytes, on write and on read. It
-	// holds 20,000 packs; a host that needs more makes more pins.
+	// maxPin is the largest size of a pin, in bytes, on write and on read. It holds
+	// 20,000 packs; a host that needs more creates more pins.
 	maxPin = 1 << 20
 )
 
@@ -43,9 +43,9 @@ type PinKind string
 // The kinds of pins.
 const (
 	PinSession  PinKind = "session"        // an upload session: every pack that carries Nonce
-	PinPacks    PinKind = "packs"          // Packs: dedup hits that are about to be published
+	PinPacks    PinKind = "packs"          // Packs: dedup hits that will be published
 	PinFork     PinKind = "fork"           // Commit: the source of a fork to another name
-	PinChildren PinKind = "local-children" // Roots and Commits: what local children of volumes still need
+	PinChildren PinKind = "local-children" // Roots and Commits: what volumes' local children still need
 )
 
 // SessionNonce is what the packs of one upload session have in common: the first
@@ -72,12 +72,12 @@ func (n *PackName) UnmarshalText(text []byte) error {
 	return errors.Join(unhex(n.Content[:], content, "pack"), unhex(n.Nonce[:], nonce, "pack"))
 }
 
-// Pin is a small immutable object by which a host announces what it is about to
-// refer to, or still needs. Only the fields of its kind are set.
+// Pin is a small immutable object by which a host announces what it will refer to
+// soon, or still needs. Only the fields of its kind are set.
 //
-// The order is: create the pin, look at what it names, publish what refers to
-// it, drop the pin (protocols.md, section 2, rules 2 and 3). A session's pin
-// exists before its packs and needs no look.
+// The order is: create the pin, check what it names, publish what refers to it, drop
+// the pin (docs/protocols.md, Pins, rules 2 and 3). A session's pin exists before its
+// packs, which need no check.
 type Pin struct {
 	Host      string    `json:"host"`
 	ID        PinID     `json:"id"`
@@ -91,7 +91,7 @@ type Pin struct {
 	Roots   []blockmap.Root `json:"roots,omitempty"`
 }
 
-// NewPin begins a pin of the host: the caller adds what its kind names.
+// NewPin starts a pin of the host. The caller sets the fields of its kind.
 func NewPin(random io.Reader, host string, kind PinKind, now time.Time) (Pin, error) {
 	p := Pin{Host: host, Kind: kind, CreatedAt: now.UTC()}
 	if _, err := io.ReadFull(random, p.ID[:]); err != nil {

@@ -8,44 +8,43 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// flight is an object that was sent without waiting for it (rule 6): it may be
-// created before, or after, others that were sent before it, but takes effect
-// and is acknowledged in the order of their numbers only.
+// flight is a commit in flight: it was sent without waiting for the answer (rule 6).
+// It may be created before or after commits that were sent earlier, but takes effect
+// and is acknowledged only in the order of numbers.
 type flight struct {
 	*sent
 	*attempt
 	ctx  context.Context
-	took bool // it and all before it are part of the log; under Owner.mu
+	took bool // it and all commits before it are part of the log; under Owner.mu
 }
 
-// attempt is one sending of a flight: one that a seal cut off is sent again.
+// attempt is one try to send a flight. A flight that a seal cut off is sent again.
 type attempt struct {
 	done  chan struct{} // closed once found and err are set
-	found *Object       // another's object that stands in its place
-	err   error         // its fate is not known
+	found *Object       // another host's object at its number
+	err   error         // why its result is unknown
 }
 
-// parcel is a data commit that is not folded.
+// parcel is a data commit, or a run of them, that is not folded yet.
 type parcel struct {
 	run DataRun // one of ours, or a whole run of earlier epochs and owners
 	seq uint64  // the last write in it
 }
 
-// Shipment is a commit on its way.
+// Shipment is a commit in flight, from Ship.
 type Shipment struct {
 	o *Owner
 	f *flight
 }
 
-// Ship publishes the state of the commit before it, as edit changes it, and does
-// not wait for the answer, nor for those of commits sent before. With data, the
-// section of a data commit (EncodeData), it holds every write through the given
-// one. edit may change anything but the block map: Root, Seq and Size stay in
-// step with the last Commit, whatever its caller has learned of it.
+// Ship publishes the state of the previous commit, changed by edit. It does not wait
+// for the answer, or for those of earlier commits. With data, the section of a data
+// commit (EncodeData), it holds every write through the given one. edit may change
+// everything but the block map: Root, Seq and Size always follow the last Commit.
 //
-// It waits where it has to: when what was sent before has failed, that is settled
-// first; and when the epoch is long, the pipeline is drained and the next one
-// begun. ctx has to outlive the request.
+// It blocks in two cases: a failed earlier commit is settled first, and at the end of
+// an epoch the pipeline is drained and the next epoch begun. ctx must outlive the
+// request.
 func (o *Owner) Ship(ctx context.Context, through uint64, data []byte, edit func(*State)) (*Shipment, error) {
 	defer o.lock()()
 	at, err := o.place(ctx)
@@ -61,8 +60,8 @@ func (o *Owner) Ship(ctx context.Context, through uint64, data []byte, edit func
 	return o.launch(ctx, at, state, through, data)
 }
 
-// Unfolded is the number and decoded size in bytes of the data commits that the newest
-// commit, sent or known to have taken effect, rests on.
+// Unfolded is the number and decoded size in bytes of the unfolded data commits below
+// the newest commit, which may still be in flight.
 func (o *Owner) Unfolded() (count, bytes uint64) {
 	defer o.lock()()
 	for _, p := range o.parcels {
@@ -72,7 +71,7 @@ func (o *Owner) Unfolded() (count, bytes uint64) {
 	return count, bytes
 }
 
-// follow is Commit behind flights.
+// follow is Commit while commits are in flight.
 func (o *Owner) follow(ctx context.Context, state State) (*Shipment, error) {
 	at, err := o.place(ctx)
 	if err != nil {
@@ -84,7 +83,7 @@ func (o *Owner) follow(ctx context.Context, state State) (*Shipment, error) {
 	return o.launch(ctx, at, state, 0, nil)
 }
 
-// place is where the next commit goes, behind what was sent.
+// place is where the next commit goes, after those in flight.
 func (o *Owner) place(ctx context.Context) (Generation, error) {
 	o.reap()
 	if n := len(o.flights); n > 0 && len(o.again) == 0 && !o.stuck() && n < maxAhead {
@@ -100,14 +99,14 @@ func (o *Owner) place(ctx context.Context) (Generation, error) {
 
 // launch sends a commit.
 func (o *Owner) launch(ctx context.Context, at Generation, state State, through uint64, data []byte) (*Shipment, error) {
-	f := &flight{ctx: objstore.WithRetryBudget(ctx)} // it is nobody's in particular
+	f := &flight{ctx: objstore.WithRetryBudget(ctx)} // a budget of its own
 	if err := o.fly(f, at, state, through, data); err != nil {
 		return nil, err
 	}
 	return &Shipment{o, f}, nil
 }
 
-// relaunch sends what a seal cut off again, as long as the epoch has room.
+// relaunch sends flights that a seal cut off again, while the epoch has room.
 func (o *Owner) relaunch() error {
 	for at := o.next; len(o.again) > 0 && at.Number < o.opts.RollAt; at = at.Next() {
 		f := o.again[0]
@@ -119,8 +118,8 @@ func (o *Owner) relaunch() error {
 	return nil
 }
 
-// fly sends a commit behind those that are under way. The data commits that it
-// names are those that come before it there.
+// fly sends a commit after those in flight. It names the data commits that come before
+// it in that order.
 func (o *Owner) fly(f *flight, at Generation, state State, through uint64, data []byte) error {
 	before := o.parcels
 	o.carry(&state)
@@ -146,9 +145,9 @@ func (o *Owner) fly(f *flight, at Generation, state State, through uint64, data 
 	return nil
 }
 
-// Wait returns the commit's generation once it and all before it took effect.
-// After an error of any kind but errs.Fenced the commit is unsettled:
-// Resolve, or the next commit, sends it again.
+// Wait returns the commit's generation when it and all commits before it have taken
+// effect. After any error but errs.Fenced the commit is unsettled: Resolve, or the
+// next commit, sends it again.
 func (s *Shipment) Wait(ctx context.Context) (Generation, error) {
 	for {
 		unlock := s.o.lock()
@@ -178,7 +177,7 @@ func (s *Shipment) Wait(ctx context.Context) (Generation, error) {
 	}
 }
 
-// delayed is why what was sent does not take effect for now, or else a channel
+// delayed returns why commits in flight do not take effect for now, or else a channel
 // that is closed when the first flight ends.
 func (o *Owner) delayed(g Generation) (done chan struct{}, failed error) {
 	switch {
@@ -190,7 +189,7 @@ func (o *Owner) delayed(g Generation) (done chan struct{}, failed error) {
 	return nil, errs.New(errs.Unavailable, "commit %s of %s is to be sent again", g, o.opts.Volume)
 }
 
-// stuck tells whether the first flight ended and its fate is not known.
+// stuck tells whether the first flight ended with an unknown result.
 func (o *Owner) stuck() bool {
 	if len(o.flights) == 0 {
 		return false
@@ -203,8 +202,8 @@ func (o *Owner) stuck() bool {
 	}
 }
 
-// reap takes the flights that ended from the front, up to one that is under way
-// or whose fate is not known.
+// reap removes ended flights from the front, up to one that is in flight or whose
+// result is unknown.
 func (o *Owner) reap() {
 	for len(o.flights) > 0 {
 		f := o.flights[0]
@@ -217,7 +216,7 @@ func (o *Owner) reap() {
 			return
 		}
 		if f.found != nil {
-			// What was sent behind another's object is no part of the log (rule 6).
+			// A commit sent after another host's object is not part of the log (rule 6).
 			f.took = fault.Is("acknowledges-while-yielding")
 			_ = o.lost(f.found)
 			return
@@ -228,7 +227,7 @@ func (o *Owner) reap() {
 	}
 }
 
-// drain waits for all flights, and sends those that failed again.
+// drain waits for all flights, and sends failed ones again.
 func (o *Owner) drain(ctx context.Context) error {
 	for len(o.flights) > 0 {
 		f := o.flights[0]
@@ -239,7 +238,7 @@ func (o *Owner) drain(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if f.err != nil {
-			if !stuck { // it was waited for while it gave up
+			if !stuck { // it failed while drain waited for it
 				objstore.SpendRetryBudget(ctx)
 			}
 			found, err := create(ctx, o.opts.Store, o.opts.Volume, f.object, f.raw)
@@ -253,15 +252,15 @@ func (o *Owner) drain(ctx context.Context) error {
 	return nil
 }
 
-// inherit takes over the data commits that the first object of an epoch names.
+// inherit takes over the data commits named by the first object of an epoch.
 func (o *Owner) inherit(s *State) {
 	if o.tip != nil && s.Cause == CauseRoll {
-		return // the parcels of this process's epoch before
+		return // they are those of this process's previous epoch
 	}
 	o.parcels = parcelsOf(s)
 }
 
-// restParcels makes the data commits those that the tip rests on.
+// restParcels reduces the data commits to those below the tip.
 func (o *Owner) restParcels() {
 	s := o.tip.Carry()
 	o.parcels = parcelsOf(&s)
@@ -274,8 +273,8 @@ func parcelsOf(s *State) (list []parcel) {
 	return list
 }
 
-// carry fills in what every commit carries on from the one before it: the data
-// commits that hold writes after the state's Seq, and the pins of former owners.
+// carry fills in what every commit takes over from the previous one: the data commits
+// that hold writes after the state's Seq, and the pins of former owners.
 func (o *Owner) carry(s *State) {
 	var kept []parcel
 	for _, p := range o.parcels {

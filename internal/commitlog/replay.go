@@ -9,14 +9,14 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// replayAhead is how many objects are fetched at once.
+// replayAhead is how many objects are fetched in parallel.
 const replayAhead = 8
 
-// Replay calls fn with the ranges of every data commit that comes on top of the
-// Root of an object, the oldest first, and then with the object's own: what they
-// say together with Root is the volume. One GET for each object of the runs. The
-// hashes are checked as it goes, the last one at the end of each run: until
-// Replay returns nil, what fn was given counts for nothing.
+// Replay calls fn with the ranges of every data commit on top of an object's Root,
+// the oldest first, and then with the object's own. Applied to Root, they give the
+// volume. It makes one GET for each object of the runs. It checks hashes on the way,
+// and the last hash at the end of each run, so fn's input is unverified until Replay
+// returns nil.
 func Replay(ctx context.Context, store objstore.Store, o *Object, fn func([]Range) error) error {
 	r := replay{ctx: ctx, store: store, fn: fn}
 	for _, run := range o.State.DataCommits {
@@ -34,7 +34,7 @@ type replay struct {
 	ctx   context.Context
 	store objstore.Store
 	fn    func([]Range) error
-	prev  *Object // the data commit before
+	prev  *Object // the previous data commit
 }
 
 func (r *replay) run(vol Volume, run DataRun) error {
@@ -53,7 +53,7 @@ func (r *replay) run(vol Volume, run DataRun) error {
 		}
 		for _, o := range objs {
 			if len(o.Data) == 0 {
-				continue // a commit of a fold, or of a setting, in between
+				continue // a commit without data: of a fold, or of a setting
 			}
 			count++
 			if err := r.object(o); err != nil {
@@ -67,7 +67,7 @@ func (r *replay) run(vol Volume, run DataRun) error {
 	return nil
 }
 
-// object takes one data commit, which names the one before it.
+// object checks and applies one data commit, which names the previous one.
 func (r *replay) object(o *Object) error {
 	if p := r.prev; p != nil {
 		runs := o.State.DataCommits

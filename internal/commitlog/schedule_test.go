@@ -7,7 +7,7 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// The schedules of the first table of protocols.md, section 1, and their
+// The schedules of the table in docs/protocols.md, and their
 // neighbours. Each test is named for what broke when a rule was missing.
 
 // hold keeps the next creation of a generation's object until Release.

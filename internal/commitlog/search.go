@@ -9,12 +9,11 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// At returns the newest object of the log that carries a state and was made at or
-// before a time, by its maker's clock; errs.NotFound if there is none. It
-// searches the epochs, and then one of them: about as many GETs as twice the
-// number of binary digits of each, whatever the length of the history. Where
-// clocks of owners contradict each other, it is one after which a later time
-// follows.
+// At returns the newest object of the log that carries a state and was created at or
+// before a time, by its creator's clock; errs.NotFound if there is none. It does a
+// binary search over the epochs, then over one epoch: about 2·log₂ GETs for each,
+// whatever the length of the history. If the owners' clocks contradict each other, it
+// returns some object that is followed by a later time.
 func At(ctx context.Context, store objstore.Store, vol Volume, when time.Time) (*Object, error) {
 	tip, err := Newest(ctx, store, vol)
 	if err != nil {
@@ -30,11 +29,11 @@ func At(ctx context.Context, store objstore.Store, vol Volume, when time.Time) (
 	return s.whole(at)
 }
 
-// maxBare is how many objects without a state At goes back over: removals, seals
-// ahead, and what was kept of epochs past retention.
+// maxBare is how many objects without a state At skips: removals, seals ahead, and the
+// rest of epochs past retention.
 const maxBare = 64
 
-// search looks in a log for a time.
+// search looks for a time in a log.
 type search struct {
 	history
 	when time.Time
@@ -55,8 +54,8 @@ func (s *search) object(g Generation) *Object {
 	return o
 }
 
-// later tells whether an object was made after the time. One that is gone is
-// older than those that are left.
+// later tells whether an object was created after the time. A removed object is older
+// than the remaining ones.
 func (s *search) later(g Generation) bool {
 	o := s.object(g)
 	return o != nil && o.State.Time.After(s.when)
@@ -92,7 +91,7 @@ func (s *search) last(tip Generation) (Generation, error) {
 	return Generation{epoch, uint64(n)}, s.err
 }
 
-// whole is the object at a generation, or the next older one that carries a state.
+// whole is the object at a generation, or the next older object with a state.
 func (s *search) whole(at Generation) (*Object, error) {
 	found := s.object(at)
 	if s.err != nil || found != nil && !found.Bare() {

@@ -15,8 +15,8 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// What a state may hold at most, so that its JSON is always below maxState: a
-// state that can be written can be read.
+// Bounds of a state. They keep its JSON below maxState, so that every state that can
+// be written can be read.
 const (
 	MaxSnapshots   = 1024
 	maxDataCommits = 1024
@@ -25,7 +25,7 @@ const (
 	maxSealedFrom  = 256
 	MaxText        = 256     // bytes of a label's value, an address, a digest
 	maxSize        = 1 << 62 // bytes of a volume
-	maxCount       = 1 << 62 // of writes, bytes, blocks: what is added to one does not overflow
+	maxCount       = 1 << 62 // of writes, bytes, blocks: sums do not overflow
 	maxRPO         = math.MaxInt64 / int64(time.Millisecond)
 	maxRun         = 2 * listPage // objects of a run of data commits, those without data included
 	minBlockSize   = 4 << 10
@@ -33,7 +33,7 @@ const (
 	sectorSize     = 512
 )
 
-// VolumeID identifies a volume for ever, under whatever name. It is random.
+// VolumeID identifies a volume for ever, whatever its name. It is random.
 type VolumeID [16]byte
 
 // String is the ID in hexadecimal.
@@ -48,8 +48,8 @@ func (id *VolumeID) UnmarshalText(text []byte) error { return unhex(id[:], text,
 // IsZero tells whether the ID identifies no volume.
 func (id VolumeID) IsZero() bool { return id == VolumeID{} }
 
-// ObjectHash is the BLAKE3 hash of a whole log object. It is not keyed: who can
-// read a commit may as well know its hash.
+// ObjectHash is the BLAKE3 hash of a whole log object. It is not keyed: anyone who can
+// read a commit may know its hash.
 type ObjectHash [32]byte
 
 // String is the hash in hexadecimal.
@@ -71,7 +71,7 @@ func unhex(dst, text []byte, what string) error {
 	return nil
 }
 
-// Cause says what a commit was made for.
+// Cause says why a commit was made.
 type Cause string
 
 // The causes.
@@ -86,45 +86,43 @@ const (
 	CauseSet      Cause = "set"
 	CauseData     Cause = "data"   // changed pages, by the volume's durability policy
 	CauseFold     Cause = "fold"   // data commits became blocks
-	CauseForget   Cause = "forget" // an operator gave up what was kept for a former owner
+	CauseForget   Cause = "forget" // an operator released what was kept for a former owner
 	CauseRename   Cause = "rename"
 	CauseRemove   Cause = "remove"
 	CauseRelease  Cause = "release"
 	CauseOpen     Cause = "open"     // a process began an epoch for its own volume
-	CauseWake     Cause = "wake"     // a host began an epoch for a volume that was released or given up
+	CauseWake     Cause = "wake"     // a host began an epoch for a volume that its owner released
 	CauseTakeover Cause = "takeover" // a host began an epoch by force
 	CauseSeal     Cause = "seal"
-	CauseRoll     Cause = "roll" // the owner began another epoch, as it does every thousand commits
+	CauseRoll     Cause = "roll" // the owner began another epoch, about every thousand commits
 )
 
-// Host is who commits: the identity of one data directory and where its API
-// answers.
+// Host identifies the sender of a commit: its data directory's identity and its API
+// addresses.
 type Host struct {
 	ID        string   `json:"host"`
 	Addresses []string `json:"addresses,omitempty"`
-	// Process tells one run of the host's daemon from others: by it a host knows
-	// its own commits from those of a copy of its data directory. "" in those of
-	// who does not say.
+	// Process identifies one process of the host's daemon. A host uses it to tell
+	// its own commits from those of a copy of its data directory. "": not given.
 	Process string `json:"process,omitempty"`
 }
 
-// Identity is what stays of a state in a tombstone or a stub.
+// Identity is the part of a state that a tombstone or a stub keeps.
 type Identity struct {
 	ID     VolumeID `json:"id"`
 	Tenant string   `json:"tenant"`
 	Name   string   `json:"name"`
-	// Owner is the host whose epoch it is. In a seal it is the owner of the
-	// epoch that is closed.
+	// Owner is the owner of the epoch; in a seal, of the closed epoch.
 	Owner Host `json:"owner"`
 	// SealedBy is, in a seal, the host that closed the epoch.
 	SealedBy string `json:"sealed_by,omitempty"`
-	// Time is when the object was made, by its maker's clock. For people only.
+	// Time is when the object was created, by its creator's clock. For people only.
 	Time  time.Time `json:"time"`
 	Cause Cause     `json:"cause"`
-	// RenamedTo is, in a tombstone, the name under which the volume goes on.
+	// RenamedTo is, in a tombstone, the volume's new name.
 	RenamedTo string `json:"renamed_to,omitempty"`
-	// After is, in the first object of an epoch but the first, the seal of the
-	// epoch before: where that one ended, whatever else lies behind its end.
+	// After is, in the first object of every epoch except the first, the seal of the
+	// previous epoch: its end, whatever objects follow it.
 	After Generation `json:"after,omitzero"`
 }
 
@@ -142,30 +140,30 @@ type State struct {
 	CreatedAt  time.Time         `json:"created_at"`
 	Parent     *Parent           `json:"parent,omitempty"`
 
-	// Root is the block map and Seq the last write that it holds: together the
-	// cut. Its height is the one that Size asks for, so a resize that needs
-	// another level publishes the map anew.
+	// Root is the block map and Seq the last write that it holds: together they are
+	// the cut. Size determines the map's height, so a resize that needs another level
+	// publishes a new map.
 	Root blockmap.Root `json:"root"`
 	Seq  uint64        `json:"seq"`
-	// DataCommits are the data commits that come on top of Root, oldest first; the
-	// object's own data comes last and is not named. DataSeq is the last write
-	// that they hold, the object's own included; 0 if there are none.
+	// DataCommits are the data commits on top of Root, oldest first. The object's own
+	// data comes last and is not named. DataSeq is the last write that they hold,
+	// including the object's own data; 0 if there is none.
 	DataCommits []DataRun  `json:"data_commits,omitempty"`
 	DataSeq     uint64     `json:"data_seq,omitempty"`
 	Snapshots   []Snapshot `json:"snapshots,omitempty"` // oldest first
 
-	// ImportDigest identifies the image that was imported, as long as nothing
-	// else was written.
+	// ImportDigest identifies the imported image, as long as nothing else was
+	// written.
 	ImportDigest string `json:"import_digest,omitempty"`
 	BlocksMapped uint64 `json:"blocks_mapped"` // for people only
 	StoredBytes  uint64 `json:"stored_bytes"`  // for people only
 
-	// RenamedFrom is the name the volume had. While Reserved is true, the rename
-	// is under way: this name is the volume's only if the old one's log ends in
-	// a tombstone that names it.
+	// RenamedFrom is the volume's previous name. While Reserved is true, the rename is
+	// in progress: the new name belongs to the volume only if the old name's log ends
+	// in a tombstone that names it.
 	RenamedFrom string `json:"renamed_from,omitempty"`
 	Reserved    bool   `json:"reserved,omitempty"`
-	// SealedFrom are the cuts that former owners may still need (rule 12).
+	// SealedFrom lists the cuts that former owners may still need (rule 12).
 	SealedFrom []SealedFrom `json:"sealed_from,omitempty"`
 }
 
@@ -194,10 +192,9 @@ type Snapshot struct {
 	CreatedAt  time.Time     `json:"created_at"`
 }
 
-// DataRun refers to data commits that are not folded yet: those among the
-// objects First to Last of one epoch. It names the log, since forks and renamed
-// volumes refer to those of others. Each data commit's own state names the one
-// before it, so that the last one's hash vouches for all.
+// DataRun refers to the unfolded data commits among the objects First to Last of one
+// epoch. It names the log, because forks and renamed volumes refer to other logs. Each
+// data commit's own state names the previous one, so the last one's hash proves all.
 type DataRun struct {
 	Name  string     `json:"name"`
 	Epoch uint64     `json:"epoch"`
@@ -205,18 +202,18 @@ type DataRun struct {
 	Last  uint64     `json:"last"`
 	Hash  ObjectHash `json:"hash"`  // of the object Last, which is a data commit
 	Count uint64     `json:"count"` // of the data commits
-	Bytes uint64     `json:"bytes"` // of their data sections, decoded: what opening the volume writes to a log
+	Bytes uint64     `json:"bytes"` // of their data sections, decoded: what opening the volume writes to the log
 }
 
-// SealedFrom pins, for a host whose epoch another host sealed, the state before
-// the seal: the host's forks, overlay and rescue rest on it. It stays until
-// that host publishes its release or an operator forgets the host.
+// SealedFrom pins the state before a seal, for the host whose epoch another host
+// sealed: that host's forks, overlay and rescue volume need it. It stays until that
+// host publishes its release or an operator forgets the host.
 type SealedFrom struct {
 	Host       string     `json:"host"`
 	Generation Generation `json:"generation"`
 }
 
-// Volume is the log that the state belongs to.
+// Volume names the log that the state belongs to.
 func (id *Identity) Volume() Volume { return Volume{id.Tenant, id.Name} }
 
 // Clone returns a copy that shares nothing with s.
@@ -234,9 +231,9 @@ func (s *State) Clone() State {
 	return c
 }
 
-// Fork is the state of a new volume that begins as s is, at generation from of
-// its log (zero if the cut was never published). A fork starts local, without
-// limits, labels or snapshots.
+// Fork is the state of a new volume that begins with the content of s. from is the
+// generation of s in its log, zero if the cut was never published. A fork starts
+// local, without limits, labels or snapshots.
 func (s *State) Fork(name string, id VolumeID, from Generation, now time.Time) State {
 	c := s.Clone()
 	c.Identity = Identity{ID: id, Tenant: s.Tenant, Name: name, Cause: CauseFork}
@@ -248,7 +245,7 @@ func (s *State) Fork(name string, id VolumeID, from Generation, now time.Time) S
 	return c
 }
 
-// Through is the last write that the state holds, its object's own data included.
+// Through is the last write that the state holds, including its object's own data.
 func (s *State) Through() uint64 { return max(s.Seq, s.DataSeq) }
 
 // Unfolded is the number and decoded size in bytes of the data commits that the state names.
@@ -267,7 +264,7 @@ func blocks(size uint64, blockSize uint32) uint64 {
 	return (size + uint64(blockSize) - 1) / uint64(blockSize)
 }
 
-// check finds what is wrong with the identity, as text; "" when nothing is.
+// check describes what is wrong with the identity, "" if nothing is.
 func (id *Identity) check() string {
 	switch {
 	case id.ID.IsZero():
@@ -293,8 +290,8 @@ func (id *Identity) check() string {
 	return ""
 }
 
-// check finds what is wrong with the state, as text; "" when nothing is. The
-// same check stands before every write and after every read.
+// check describes what is wrong with the state, "" if nothing is. It runs before every
+// write and after every read.
 func (s *State) check() string {
 	if wrong := s.Identity.check(); wrong != "" {
 		return wrong
@@ -324,7 +321,7 @@ func (s *State) check() string {
 	return s.checkLists()
 }
 
-// fits tells whether the root can be that of a volume of size bytes.
+// fits tells whether the root has the height for a volume of size bytes.
 func (s *State) fits(root blockmap.Root, size uint64) bool {
 	return root.IsHole() || root.Height == blockmap.HeightFor(blocks(size, s.BlockSize))
 }
@@ -371,14 +368,13 @@ func (s *State) checkLists() string {
 
 func badText(s string) bool { return len(s) > MaxText || !utf8.ValidString(s) }
 
-// decodeState reads the state section. Fields that this release does not know
-// are ignored: a release that must not have them ignored counts up the version
-// of the object.
+// decodeState reads the state section. It ignores unknown fields: a release whose
+// fields must not be ignored increments the version of the object.
 func decodeState(text []byte, bare bool) (s State, err error) {
 	if bare {
 		return s, json.Unmarshal(text, &s.Identity)
 	}
-	// A root that is missing must not read as a volume full of holes.
+	// A missing root must not look like a volume full of holes.
 	wire := struct {
 		*State
 		Root *blockmap.Root `json:"root"`

@@ -11,13 +11,14 @@ import (
 	"github.com/paraglide/glide/internal/fault"
 )
 
-// ErrYielding is in the errors of an Owner whose epoch another host sealed, as
-// long as that host may still begin the next one (rule 13). Nothing that waits
-// is lost: once the time is over the Owner opens the next epoch itself, with
-// the next operation, and sends it there.
+// ErrYielding is in the errors of an Owner whose epoch another host sealed, while
+// that host may still begin the next one (rule 13). Waiting commits are not lost: when
+// the time is over, the Owner's next operation opens the next epoch itself, and sends
+// them there.
 var ErrYielding = errors.New("it has half a minute to take the volume over")
 
-// errSealed is an object that is no part of the log, since a seal is in its place.
+// errSealed means that an object is not part of the log, because a seal is at its
+// number.
 var errSealed = errs.New(errs.Unavailable, "the epoch was sealed")
 
 // yield is an owner's wait for the host that sealed its epoch.
@@ -27,14 +28,14 @@ type yield struct {
 	since time.Duration // Uptime
 }
 
-// yieldTo is the wait for the host that made the seal, which may have begun.
+// yieldTo starts the wait for the host that made the seal, or continues it.
 func (o *Owner) yieldTo(seal *Object) {
 	if o.yield == nil || o.yield.seal != seal.Generation {
 		o.yield = &yield{seal: seal.Generation, by: seal.State.SealedBy, since: o.opts.Uptime()}
 	}
 }
 
-// waited is ErrYielding until the sealer has had its time.
+// waited returns ErrYielding until the sealer's time is over.
 func (o *Owner) waited() error {
 	over := o.opts.Uptime()-o.yield.since >= o.opts.YieldFor
 	if over && !fault.Is("yields-forever") || fault.Is("owner-does-not-yield") {
@@ -47,11 +48,12 @@ func (o *Owner) yielding() error {
 	return errs.New(errs.Unavailable, "volume %s was sealed by host %s at %s: %w", o.opts.Volume, o.yield.by, o.yield.seal, ErrYielding)
 }
 
-// closedBy takes note that another's seal ends our epoch. What was sent behind it
-// is no part of the log and never will be (rule 6): it is sent again in the next
-// epoch, if that is ours.
+// closedBy records that another host's seal ends our epoch. Commits sent after it
+// will never be part of the log (rule 6): they are sent again in the next epoch, if
+// that is ours.
 //
-// A seal ahead that an earlier claim of this host left waits for nobody.
+// After a seal ahead that this host's own earlier claim left, there is nobody to wait
+// for.
 func (o *Owner) closedBy(seal *Object) {
 	o.pending = nil
 	o.flights, o.again = nil, append(o.flights, o.again...)
@@ -62,7 +64,7 @@ func (o *Owner) closedBy(seal *Object) {
 	}
 }
 
-// yielded looks, with one GET, whether the next epoch was begun; it is nil once
+// yielded checks, with one GET, whether the next epoch has begun. It returns nil when
 // this host may begin it.
 func (o *Owner) yielded(ctx context.Context) error {
 	found, err := get(ctx, o.opts.Store, o.opts.Volume, o.next)
@@ -78,18 +80,18 @@ func (o *Owner) yielded(ctx context.Context) error {
 	return o.left
 }
 
-// fencedBy ends the claim: another host has an object where ours was to be.
+// fencedBy ends the claim: another host's object is where ours should be.
 func (o *Owner) fencedBy(found *Object) {
 	o.left = fenced(o.opts.Volume, found, o.opts.Host.ID)
 	o.pending, o.flights, o.again, o.yield = nil, nil, nil, nil
 }
 
-// ErrTwin marks what another daemon did that has this host's identity: it runs on a
-// copy of its data directory.
+// ErrTwin marks errors caused by another daemon with this host's identity, which runs
+// on a copy of its data directory.
 var ErrTwin = errors.New("another daemon with this host's identity (a copy of its data directory)")
 
-// fenced is the error of an owner, on host self, that found another's object in
-// its way.
+// fenced is the error of an owner, on host self, that found another host's object at
+// its next number.
 func fenced(vol Volume, found *Object, self string) error {
 	by := found.State.Owner
 	if found.Closes() {
@@ -103,7 +105,7 @@ func fenced(vol Volume, found *Object, self string) error {
 		vol, who, found.Generation)
 }
 
-// busy is the error of a claimer that another was quicker than.
+// busy is the error of a claimer that lost to another.
 func busy(vol Volume, found *Object) error {
 	return errs.New(errs.Busy, "volume %s was just claimed by host %s at %s; ask there", vol, hostName(found.State.Owner), found.Generation)
 }

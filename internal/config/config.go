@@ -28,12 +28,12 @@ import (
 
 // Config is what serve runs with. Each field is one setting.
 type Config struct {
-	File        string // where settings were read from, if anywhere
+	File        string // the file that settings were read from, if any
 	Data        string // absolute
 	Store       string // URL
 	NBD         []api.Addr
 	API         []api.Addr
-	Advertise   string // "": the first API address, as it is once it listens
+	Advertise   string // "": the first API address, once it listens
 	Memory      int64  // bytes
 	Cache       host.Share
 	WALLimit    host.Share
@@ -48,17 +48,17 @@ type Config struct {
 	TLSCert     string
 	TLSKey      string
 	TLSCA       string
-	PeersAllow  []netip.Prefix // where a token may be sent, beyond this machine
+	PeersAllow  []netip.Prefix // networks beyond this machine to which the token may be sent
 }
 
 // Sources are where settings come from.
 type Sources struct {
-	Flags map[string][]string // by name, those that were given
-	Env   []string            // as os.Environ has it
+	Flags map[string][]string // the given ones, by name
+	Env   []string            // as from os.Environ
 	Root  bool                // whether the user is root
 }
 
-// ProcessSources are this process's.
+// ProcessSources returns this process's sources.
 func ProcessSources(flags map[string][]string) Sources {
 	return Sources{Flags: flags, Env: os.Environ(), Root: os.Geteuid() == 0}
 }
@@ -112,7 +112,7 @@ func Load(src Sources) (*Config, error) {
 	return c, errors.Join(wrong...)
 }
 
-// value is what a setting was given, and where.
+// value is the value of a setting, and its origin.
 type value struct {
 	origin string
 	list   []string
@@ -127,8 +127,8 @@ func environment(environ []string) map[string]string {
 	return m
 }
 
-// checkEnv finds misspelt variables. One that resembles none is somebody
-// else's: orchestrators make up GLIDE_SERVICE_HOST and the like.
+// checkEnv finds misspelt variables. A variable that resembles no known one belongs
+// to somebody else: orchestrators set GLIDE_SERVICE_HOST and the like.
 func checkEnv(env map[string]string) error {
 	known := []string{fileSetting.Env()}
 	for _, s := range Settings {
@@ -151,7 +151,7 @@ func checkEnv(env map[string]string) error {
 	return errors.Join(wrong...)
 }
 
-// defaultData is the data directory unless one is given.
+// defaultData is the default data directory.
 func defaultData(env map[string]string, root bool) string {
 	switch {
 	case root:
@@ -164,8 +164,8 @@ func defaultData(env map[string]string, root bool) string {
 	return ""
 }
 
-// DefaultAPI is where a command finds the daemon unless it is told: the socket
-// in the default data directory, or in $GLIDE_DATA.
+// DefaultAPI is where a command looks for the daemon by default: the socket in the
+// default data directory, or in $GLIDE_DATA.
 func DefaultAPI(src Sources) string {
 	env := environment(src.Env)
 	dir := env[envPrefix+"DATA"]
@@ -175,8 +175,8 @@ func DefaultAPI(src Sources) string {
 	return "unix:" + filepath.Join(dir, apiSocket)
 }
 
-// maxFile bounds a configuration file, bytes: a device, or another file that was
-// named by mistake, must not be read to its end.
+// maxFile bounds a configuration file, in bytes: a device or a large file that was
+// named by mistake must not be read to its end.
 const maxFile = 1 << 20
 
 // readFile reads the settings in a TOML file.
@@ -191,7 +191,7 @@ func readFile(path string) (map[string]value, error) {
 		return nil, errs.New(errs.Invalid, "the configuration cannot be read: %w", err)
 	}
 	if len(b) > maxFile {
-		return nil, errs.New(errs.Invalid, "%s has more than %d bytes: that is no configuration of glide", path, maxFile)
+		return nil, errs.New(errs.Invalid, "%s has more than %d bytes: that is not a configuration of glide", path, maxFile)
 	}
 	return parseFile(path, b)
 }
@@ -228,7 +228,7 @@ func parseFile(path string, b []byte) (map[string]value, error) {
 	return values, errors.Join(wrong...)
 }
 
-// texts is a TOML value as flags would have it.
+// texts converts a TOML value to the values of a flag.
 func texts(v any, many bool) ([]string, bool) {
 	switch v := v.(type) {
 	case string:
@@ -254,7 +254,7 @@ const (
 	nbdSocket = "nbd.sock"
 )
 
-// finish fills in what follows from other settings, and checks what belongs together.
+// finish fills in defaults that depend on other settings, and checks combinations.
 func (c *Config) finish() (wrong []error) {
 	bad := func(format string, args ...any) {
 		wrong = append(wrong, errs.New(errs.Invalid, format, args...))

@@ -22,10 +22,10 @@ import (
 // name, and an environment variable.
 type Setting struct {
 	Name    string
-	Arg     string // what a value looks like, for people
+	Arg     string // the form of a value, for people
 	Usage   string
-	Default string // as it would be written; "" if it depends on others or is none
-	// DefaultText says what the default is where Default cannot.
+	Default string // as it would be written; "" if it depends on others or there is none
+	// DefaultText describes the default if Default cannot.
 	DefaultText string
 	Many        bool // may be given more than once; a comma separates values in the environment
 	set         func(c *Config, values []string) error
@@ -38,19 +38,19 @@ func (s Setting) Env() string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_"))
 }
 
-// fileSetting says where the others are; it has no key in the file itself.
+// fileSetting names the file with the others. It has no key in the file itself.
 var fileSetting = Setting{Name: "config", Arg: "FILE", Usage: "read settings from this TOML file"}
 
-// File is the setting that names the file with the others.
+// File returns the setting that names the file with the others.
 func File() Setting { return fileSetting }
 
 // Settings declares every setting that a file can have.
 var Settings = []Setting{
 	{
-		Name: "data", Arg: "DIR", Usage: "data directory of this host; one daemon each", DefaultText: "/var/lib/glide for root, else $XDG_DATA_HOME/glide",
+		Name: "data", Arg: "DIR", Usage: "data directory of this host, for one daemon", DefaultText: "/var/lib/glide for root, else $XDG_DATA_HOME/glide",
 		set: one(func(c *Config, v string) (err error) {
 			if v == "" {
-				return errors.New("there is neither $XDG_DATA_HOME nor $HOME: say where")
+				return errors.New("neither $XDG_DATA_HOME nor $HOME is set: name the directory")
 			}
 			c.Data, err = filepath.Abs(v)
 			return err
@@ -69,7 +69,7 @@ var Settings = []Setting{
 		set: addresses(func(c *Config) *[]api.Addr { return &c.API }),
 	},
 	{
-		Name: "advertise", Arg: "ADDR", Usage: "where other hosts find this one's API", DefaultText: "the first --api",
+		Name: "advertise", Arg: "ADDR", Usage: "API address that this host gives to other hosts", DefaultText: "the first --api",
 		set: one(func(c *Config, v string) error {
 			a, err := api.ParseAddr(v)
 			if err == nil && a.Network == "tcp" {
@@ -94,7 +94,7 @@ var Settings = []Setting{
 		set: one(func(c *Config, v string) (err error) { c.WALLimit, err = share(v); return err }),
 	},
 	{
-		Name: "dirty-budget", Arg: "SIZE", Usage: "unpublished bytes from which a volume is flushed", Default: "5G",
+		Name: "dirty-budget", Arg: "SIZE", Usage: "unpublished bytes at which a volume is flushed", Default: "5G",
 		set: one(func(c *Config, v string) error {
 			n, err := amount(v)
 			c.DirtyBudget = uint64(n)
@@ -109,7 +109,7 @@ var Settings = []Setting{
 		Name: "pack-blocks", Arg: "N", Usage: "blocks in one object of the store", Default: "25",
 		set: one(func(c *Config, v string) (err error) {
 			if c.PackBlocks, err = strconv.Atoi(v); err != nil || c.PackBlocks < 1 {
-				return errors.New(quote(v) + " is no number above 0")
+				return errors.New(quote(v) + " is not a number above 0")
 			}
 			return nil
 		}),
@@ -118,13 +118,13 @@ var Settings = []Setting{
 		Name: "retention", Arg: "DURATION", Usage: "how long commits are kept for forks of the past", Default: "72h",
 		set: one(func(c *Config, v string) (err error) {
 			if c.Retention, err = time.ParseDuration(v); err != nil || c.Retention <= 0 {
-				return errors.New(quote(v) + " is no duration above 0, such as 72h")
+				return errors.New(quote(v) + " is not a duration above 0, such as 72h")
 			}
 			return nil
 		}),
 	},
 	{
-		Name: "log-level", Arg: "debug|info|warn|error", Usage: "what is logged, to standard error", Default: "info",
+		Name: "log-level", Arg: "debug|info|warn|error", Usage: "least level of messages that are logged, to standard error", Default: "info",
 		set: one(func(c *Config, v string) error {
 			levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
 			level, ok := levels[v]
@@ -135,11 +135,11 @@ var Settings = []Setting{
 		}),
 	},
 	{
-		Name: "log-format", Arg: "text|json", Usage: "how it is logged", Default: "text",
+		Name: "log-format", Arg: "text|json", Usage: "format of the log", Default: "text",
 		set: choice(func(c *Config) *string { return &c.LogFormat }, "text", "json"),
 	},
 	{
-		Name: "token-file", Arg: "FILE", Usage: "file with the token that the API wants over TCP", DefaultText: "none",
+		Name: "token-file", Arg: "FILE", Usage: "file with the token that the API requires over TCP", DefaultText: "none",
 		set: text(func(c *Config) *string { return &c.TokenFile }),
 	},
 	{
@@ -151,7 +151,7 @@ var Settings = []Setting{
 		set: text(func(c *Config) *string { return &c.TLSCert }),
 	},
 	{
-		Name: "tls-key", Arg: "FILE", Usage: "its key, PEM", DefaultText: "none",
+		Name: "tls-key", Arg: "FILE", Usage: "key of that certificate, PEM", DefaultText: "none",
 		set: text(func(c *Config) *string { return &c.TLSKey }),
 	},
 	{
@@ -159,12 +159,12 @@ var Settings = []Setting{
 		set: text(func(c *Config) *string { return &c.TLSCA }),
 	},
 	{
-		Name: "peers-allow", Arg: "CIDR", Usage: "network of other hosts, to which this one may send its token", DefaultText: "none but this machine", Many: true,
+		Name: "peers-allow", Arg: "CIDR", Usage: "network of other hosts to which this one may send its token", DefaultText: "this machine only", Many: true,
 		set: func(c *Config, values []string) (err error) { c.PeersAllow, err = prefixes(values); return err },
 	},
 }
 
-// prefixes are networks, or single addresses, a comma between several.
+// prefixes parses networks or single addresses, separated by commas.
 func prefixes(values []string) (list []netip.Prefix, err error) {
 	for _, v := range strings.Split(strings.Join(values, ","), ",") {
 		v = strings.TrimSpace(v)
@@ -173,14 +173,14 @@ func prefixes(values []string) (list []netip.Prefix, err error) {
 			p, err = addr.Prefix(addr.BitLen())
 		}
 		if err != nil || p != p.Masked() {
-			return nil, errors.New(quote(v) + " is no network, such as 10.0.0.0/8")
+			return nil, errors.New(quote(v) + " is not a network, such as 10.0.0.0/8")
 		}
 		list = append(list, p)
 	}
 	return list, nil
 }
 
-// one is a setting of which the last value counts.
+// one is a setting whose last value counts.
 func one(set func(c *Config, v string) error) func(*Config, []string) error {
 	return func(c *Config, values []string) error { return set(c, values[len(values)-1]) }
 }
@@ -230,7 +230,7 @@ func amount(v string) (int64, error) {
 		return 0, err
 	}
 	if n == 0 || n > math.MaxInt64 {
-		return 0, errors.New(quote(v) + " is no size above 0")
+		return 0, errors.New(quote(v) + " is not a size above 0")
 	}
 	return int64(n), nil
 }
@@ -240,7 +240,7 @@ func share(v string) (host.Share, error) {
 	if percent, ok := strings.CutSuffix(v, "%"); ok {
 		n, err := strconv.Atoi(percent)
 		if err != nil || n < 1 || n > 100 {
-			return host.Share{}, errors.New(quote(v) + " is no share of the disk: 1% to 100% are")
+			return host.Share{}, errors.New(quote(v) + " is not a share of the disk: choose 1% to 100%")
 		}
 		return host.Share{Percent: n}, nil
 	}

@@ -1,11 +1,10 @@
-// Package datadir holds the data directory of a daemon against others, and
-// notices when the directory, or a file that is in use, is not the one any more
-// that the daemon opened: cleaners of temporary files, a second mount over it, an
+// Package datadir locks a daemon's data directory against other daemons, and
+// notices when the directory, or a file in use, is no longer the one that the daemon
+// opened. Causes are cleaners of temporary files, a mount over the directory, or an
 // operator.
 //
-// A directory is held twice: by a lock on its file "lock", which shows in lsof
-// and /proc/locks, and by one on the directory itself, which nobody removes by
-// mistake.
+// There are two locks: one on the file "lock", which lsof and /proc/locks show,
+// and one on the directory itself, which nobody removes by mistake.
 package datadir
 
 import (
@@ -23,11 +22,11 @@ import (
 	"github.com/paraglide/glide/internal/reserve"
 )
 
-// lockName is the name of the file that is locked.
+// lockName is the name of the locked file.
 const lockName = "lock"
 
-// Unusable gives an error of a data directory its kind: with one that is wrong it is
-// no use trying again, with one whose disk has trouble it is.
+// Unusable gives an error of a data directory its kind: a wrong directory is not
+// worth another try, a disk error may be.
 func Unusable(path string, err error) error {
 	kind := errs.Invalid
 	switch {
@@ -39,7 +38,7 @@ func Unusable(path string, err error) error {
 	return errs.New(kind, "the data directory %s cannot be used: %w", path, err)
 }
 
-// Dir is a data directory that this process holds. It may be used concurrently.
+// Dir is a data directory that this process has locked. It may be used concurrently.
 type Dir struct {
 	fs   vfs.FS
 	path string
@@ -47,11 +46,11 @@ type Dir struct {
 
 	mu   sync.Mutex
 	held io.Closer // the lock on the file
-	file vfs.File  // that file, to know it again; closing it before held would release the lock
+	file vfs.File  // that file, to compare with; closing it before held would release the lock
 }
 
-// Lock takes a directory, which must exist. One that another process has, or
-// this one, is errs.Busy.
+// Lock locks a directory, which must exist. If this or another process has locked
+// it, the error is errs.Busy.
 func Lock(fsys vfs.FS, path string) (*Dir, error) {
 	d := &Dir{fs: fsys, path: path}
 	var err error
@@ -65,14 +64,14 @@ func Lock(fsys vfs.FS, path string) (*Dir, error) {
 	return d, nil
 }
 
-// lock takes the directory itself, and then the file.
+// lock locks the directory itself, and then the file.
 func (d *Dir) lock() error {
 	if fd := d.dir.Fd(); fd != vfs.InvalidFd {
 		err := unix.Flock(int(fd), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return d.busy(err)
 		}
-		// A file system that cannot lock directories has the file.
+		// If the file system cannot lock directories, the file's lock is enough.
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -83,7 +82,7 @@ func (d *Dir) busy(err error) error {
 	return errs.New(errs.Busy, "the data directory %s is in use by another daemon (or cannot be locked: %w)", d.path, err)
 }
 
-// lockName makes the file if it is missing, and locks it. Under mu.
+// lockFile creates the file if it is missing, and locks it. Under mu.
 func (d *Dir) lockFile() (err error) {
 	d.unlockFile()
 	path := d.fs.PathJoin(d.path, lockName)
@@ -96,7 +95,7 @@ func (d *Dir) lockFile() (err error) {
 	return err
 }
 
-// unlockFile gives up what lockName took. Under mu.
+// unlockFile undoes lockFile. Under mu.
 func (d *Dir) unlockFile() {
 	if d.held != nil {
 		_ = d.held.Close()
@@ -107,7 +106,7 @@ func (d *Dir) unlockFile() {
 	d.held, d.file = nil, nil
 }
 
-// Close gives the directory up.
+// Close unlocks the directory.
 func (d *Dir) Close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -115,8 +114,8 @@ func (d *Dir) Close() {
 	_ = d.dir.Close()
 }
 
-// Check is nil if the directory is still the one that was locked, and can be
-// reached by its name. A lock file that went away is made again.
+// Check returns nil if the path still leads to the locked directory. It creates a
+// missing lock file again.
 func (d *Dir) Check() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -133,8 +132,8 @@ func (d *Dir) Check() error {
 	return nil
 }
 
-// Gone tells whether what a path names is not the open file f: it was removed, or
-// replaced. When that cannot be told, it is not.
+// Gone tells whether the open file f was removed from its path, or replaced there.
+// If that cannot be found out, it returns false.
 func Gone(fsys vfs.FS, path string, f vfs.File) bool {
 	if f == nil {
 		return false

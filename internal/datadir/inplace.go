@@ -5,15 +5,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// noCOW is the attribute of a file that is overwritten in place, FS_NOCOW_FL of
+// noCOW is the attribute of files that are overwritten in place, FS_NOCOW_FL of
 // linux/fs.h.
 const noCOW = 0x0080_0000
 
-// OverwriteInPlace makes files that are made in a directory from now on keep their
-// place on the disk when they are overwritten, where the file system copies on write
-// (btrfs): what was written once, to be there, must not need room again. The
-// checksums that it goes without are our own. Other file systems do so anyway, or
-// cannot; so there is no error.
+// OverwriteInPlace makes new files in a directory keep their place on the disk when
+// they are overwritten, if the file system copies on write (btrfs): space that was
+// written in advance must not be needed again. That turns off the file system's
+// checksums; Glide has its own. Other file systems overwrite in place anyway, or
+// cannot, so there is no error.
 func OverwriteInPlace(fs vfs.FS, dir string) {
 	d, err := fs.OpenDir(dir)
 	if err != nil {

@@ -3,7 +3,8 @@
 // shell and to an NBD client.
 //
 // A package that finds a fault returns an error made with New (or wraps one
-// with %w); whoever is at an edge asks KindOf and prints the message once.
+// with %w). The code at the edge of the program asks KindOf and prints the
+// message once.
 package errs
 
 import (
@@ -21,7 +22,7 @@ const (
 	Internal    Kind = iota // a bug, or an error of the machine below Glide
 	Invalid                 // the request itself is wrong
 	NotFound                // what was named does not exist
-	Exists                  // what was to be made exists already
+	Exists                  // what was to be created exists already
 	Busy                    // refused while something else uses it
 	WouldLose               // it would lose data; the caller may force it
 	Corrupt                 // bytes do not match their checksum or hash
@@ -29,7 +30,7 @@ const (
 	Unavailable             // the object store or a peer does not answer
 	Fenced                  // another host owns the volume now
 	Unsupported             // this release does not do that
-	ReadOnly                // written to what can only be read
+	ReadOnly                // a write to something that can only be read
 )
 
 // NBD error numbers (the protocol's own, equal to Linux's).
@@ -67,7 +68,7 @@ var table = [...]struct {
 // Error is the kind's name in words.
 func (k Kind) Error() string { return k.String() }
 
-// String is the kind's name as the API carries it.
+// String is the kind's name, as in the API.
 func (k Kind) String() string {
 	if int(k) < len(table) {
 		return table[k].name
@@ -84,7 +85,7 @@ func (k Kind) ExitCode() int { return table[k].exit }
 // NBDErrno is the error number of an NBD reply.
 func (k Kind) NBDErrno() uint32 { return table[k].nbd }
 
-// FromString is the kind that String printed, Internal when unknown.
+// FromString is the inverse of String, Internal for an unknown name.
 func FromString(s string) Kind {
 	for k := range table {
 		if table[k].name == s {

@@ -5,7 +5,8 @@ import (
 	"runtime/debug"
 )
 
-// Panic is a panic that was caught: a bug. Whoever is at an edge logs its stack.
+// Panic is a caught panic: a bug. The code at the edge of the program logs its
+// stack.
 type Panic struct {
 	Value any
 	Stack []byte
@@ -14,9 +15,9 @@ type Panic struct {
 // Error implements error.
 func (p *Panic) Error() string { return fmt.Sprintf("a bug: %v", p.Value) }
 
-// Catch, deferred, makes a panic the error of a function that somebody waits for
-// in another goroutine: a panic there would end the process, and not the request
-// that it works for.
+// Catch, deferred, turns a panic into the error of a function that runs in a
+// goroutine of its own. Otherwise the panic would end the process instead of the
+// request.
 func Catch(err *error) {
 	if v := recover(); v != nil {
 		*err = &Panic{v, debug.Stack()}

@@ -21,10 +21,10 @@ import (
 // maxSaid bounds what is kept of qemu-img's messages, in bytes.
 const maxSaid = 4 << 10
 
-// convert has qemu-img make a qcow2 image, in a file without a name, of the image
-// in f. The image is anybody's: so the format is named, and never found out by
-// qemu-img; what refers to another file is refused, and would not be followed;
-// and the result may take what is free in dir, less a share that is left to others.
+// convert makes qemu-img convert the image in f to a qcow2 image in an unnamed file.
+// The image is not trusted: qemu-img gets the format and never guesses it; an image
+// that refers to another file is refused, and the reference would not be followed; and
+// the result may use the free room in dir, less a share that is left to others.
 func convert(ctx context.Context, f *os.File, length int64, what finding, dir string) (_ *os.File, _ *qcow2, err error) {
 	if err := refersTo(f, length, what); err != nil {
 		return nil, nil, err
@@ -60,8 +60,8 @@ func convert(ctx context.Context, f *os.File, length int64, what finding, dir st
 
 // runConvert runs qemu-img, whose output may grow to room bytes.
 func runConvert(ctx context.Context, bin string, in, out *os.File, what finding, room uint64, dir string) error {
-	// Files by number: nothing in a name can mean something, and nobody can put
-	// another file in the place of the one that was looked at.
+	// Pass files by descriptor: a name cannot have a special meaning, and nobody can
+	// replace the file after it was checked.
 	options := ""
 	if what.tool == vhd.tool {
 		options = `"force_size_calc":"current_size",` // all of it, not what a geometry covers
@@ -95,7 +95,7 @@ func runConvert(ctx context.Context, bin string, in, out *os.File, what finding,
 	return errs.New(errs.Corrupt, "the image is %s, and qemu-img cannot convert it: %s", what.name, cmp.Or(text, err.Error()))
 }
 
-// saying keeps the beginning of what a program says.
+// saying keeps the beginning of a program's output.
 type saying struct{ b []byte }
 
 // Write implements io.Writer.
@@ -110,8 +110,8 @@ func (s *saying) String() string {
 	return printable(bytes.TrimPrefix(line, []byte("qemu-img: ")))
 }
 
-// refersTo is an error for an image that is not whole without another file. What
-// that is called is the image's word, and could be any file of this machine.
+// refersTo is the error for an image that needs another file. The image names that
+// file, which could be any file of this machine.
 func refersTo(r io.ReaderAt, length int64, what finding) error {
 	head := make([]byte, min(length, headLen))
 	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
@@ -146,7 +146,7 @@ func refersTo(r io.ReaderAt, length int64, what finding) error {
 	return nil
 }
 
-// The types of a VHD that stand for themselves.
+// The types of a VHD that need no other file.
 const (
 	vhdFixed   = 2
 	vhdDynamic = 3
@@ -165,7 +165,7 @@ func damagedImage(what finding) error {
 	return errs.New(errs.Corrupt, "the image is %s, and damaged: its header is cut off", what.name)
 }
 
-// vmdkRefersTo looks for what names other files: a header without data of its
+// vmdkRefersTo looks for references to other files: a header without data of its
 // own, or a descriptor with a parent.
 func vmdkRefersTo(r io.ReaderAt, length int64, head []byte, no func(string) error) error {
 	if len(head) < vmdkHeader {

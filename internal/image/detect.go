@@ -13,23 +13,23 @@ import (
 )
 
 const (
-	// headLen is how many of an image's first bytes are looked at: a file system's
-	// own marks lie within them.
+	// headLen is how many of an image's first bytes are checked: they include the
+	// marks of file systems.
 	headLen = 64 << 10
-	// tailLen is how many of its last: the footer of a VHD or a DMG.
+	// tailLen is how many of its last bytes are checked: the footer of a VHD or a DMG.
 	tailLen = 512
-	// textLen is how many bytes, or all, have to be text in a text file.
+	// textLen is how many bytes (or all, if fewer) must be text in a text file.
 	textLen = 4 << 10
 )
 
-// sample is what is looked at of an image.
+// sample is the part of an image that is checked.
 type sample struct {
 	head   []byte // its first headLen bytes, or all
 	tail   []byte // its last tailLen bytes, or all; nil while they have not arrived
 	length int64  // -1 while it is not known
 }
 
-// kind says what is to be done with an image.
+// kind says how to handle an image.
 type kind uint8
 
 const (
@@ -42,16 +42,16 @@ const (
 	isNoDisk       // something else altogether
 )
 
-// finding is what an image turned out to be. The zero value is a raw image.
+// finding is the detected type of an image. The zero value is a raw image.
 type finding struct {
 	kind kind
 	name string // with its article
 	tool string
 }
 
-// find tells what an image is by its first and its last bytes. A guest may have
-// written anything on its disk; so only marks count that nobody has at these
-// places by chance, and raw is what has none.
+// find detects the type of an image from its first and last bytes. A guest may have
+// written anything to its disk. So only marks count that do not occur at these places
+// by chance; an image without any is raw.
 func (s *sample) find() finding {
 	raw := looksRaw(s.head)
 	for i := range headMarks {
@@ -91,8 +91,8 @@ func (f finding) refusal() error {
 	return errs.New(errs.Unsupported, "the image is %s: %s%s", f.name, advice, raw)
 }
 
-// cutShort is an error if a raw image ends before its own partitions do, as one
-// does whose download broke off.
+// cutShort is an error if a raw image ends before its own partitions do, as after an
+// interrupted download.
 func (s *sample) cutShort() error {
 	for _, sector := range []uint64{512, 4096} {
 		if uint64(len(s.head)) < 2*sector || s.length < 0 {
@@ -116,8 +116,8 @@ func (s *sample) cutShort() error {
 	return nil
 }
 
-// looksRaw tells whether head has the marks of a partition table or of a file
-// system, beside which weak marks of something else do not count.
+// looksRaw tells whether head has the marks of a partition table or a file system. Then
+// weak marks of other formats do not count.
 func looksRaw(head []byte) bool {
 	has := func(at int, magic string) bool {
 		return len(head) >= at+len(magic) && string(head[at:at+len(magic)]) == magic
@@ -156,16 +156,16 @@ func (s *sample) text() finding {
 			return t.finding
 		}
 	}
-	// A disk may be full of letters. Lines are a file's, and so is what is shorter
-	// than a sector.
+	// A disk may be full of letters. Text with lines, or shorter than a sector, is a
+	// text file.
 	if bytes.ContainsAny(b, "\r\n") || s.length >= 0 && s.length < 512 {
 		return finding{isNoDisk, "a text file", ""}
 	}
 	return finding{}
 }
 
-// isText tells whether b is text, in UTF-8; the last character may be cut if b
-// is not the whole.
+// isText tells whether b is UTF-8 text. If b is only a part, its last character may be
+// cut off.
 func isText(b []byte, whole bool) bool {
 	for len(b) > 0 {
 		r, n := utf8.DecodeRune(b)
@@ -180,7 +180,7 @@ func isText(b []byte, whole bool) bool {
 	return true
 }
 
-// sampleOf reads what is looked at of an image in the first length bytes of r.
+// sampleOf reads the sample of the image in the first length bytes of r.
 func sampleOf(r io.ReaderAt, length int64) (*sample, error) {
 	s := &sample{head: make([]byte, min(headLen, length)), tail: make([]byte, min(tailLen, length)), length: length}
 	for _, part := range []struct {

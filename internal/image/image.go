@@ -2,11 +2,10 @@
 // which holes stay holes, and writes such streams as images.
 //
 // An image whose length is not a multiple of 512 bytes is padded with zeros.
-// What is read comes from anywhere: nothing in it is trusted. What an image is
-// is told by its content, at its beginning and at its end, and only what has no
-// mark of anything else is taken for a raw disk. A qcow2 image is checked for
-// everything that reading it relies on; what is not understood is refused, and
-// never read as something else.
+// Images come from anywhere and are not trusted. Their format is recognized by
+// content, at the beginning and at the end, and only an image without the mark of any
+// other format is taken for a raw disk. A qcow2 image is checked for everything that
+// reading it relies on. Unknown content is refused, never read as something else.
 package image
 
 import (
@@ -23,12 +22,12 @@ import (
 	"github.com/paraglide/glide/internal/size"
 )
 
-// Format is how an image is laid out.
+// Format is the format of an image.
 type Format uint8
 
-// The formats. Detect finds out, and refuses what is neither raw nor qcow2; Auto
-// is Detect that has qemu-img convert what that reads. A raw image may look like
-// one of another format, if its guest wants it to, and then has to be named.
+// The formats. Detect recognizes raw and qcow2 and refuses other formats. Auto is
+// Detect, but lets qemu-img convert the formats that it reads. A guest can make its raw
+// image look like another format; then the caller must name the format.
 const (
 	Detect Format = iota
 	Raw
@@ -49,19 +48,18 @@ func ParseFormat(name string) (Format, error) {
 	return 0, errs.New(errs.Invalid, "the image format %.60q is not known: there are raw, qcow2 and auto", name)
 }
 
-// Options say how an image is to be read. The zero value has the defaults.
+// Options say how to read an image. The zero value has the defaults.
 type Options struct {
 	Format Format // Detect
-	// Size, if not 0, is the size to present, in bytes: a larger one than the
-	// image's grows it by zeros, a smaller one is refused.
+	// Size, if not 0, is the size to present, in bytes. If it is larger than the
+	// image, zeros follow; a smaller one is refused.
 	Size uint64
-	// SHA256, in hexadecimal, and Length are those that the image must have, as it
-	// is given, before it is unpacked; "" and 0 are any. Either is checked before
-	// Next returns io.EOF.
+	// SHA256, in hexadecimal, and Length must match the input as it is given, before
+	// it is unpacked; "" and 0 match any. Both are checked before Next returns io.EOF.
 	SHA256 string
 	Length uint64
-	// TempDir is where a stream is spooled that cannot be read in order, and
-	// where an image is converted to; os.TempDir by default.
+	// TempDir is for temporary files: streams that cannot be read in order, and
+	// converted images. os.TempDir by default.
 	TempDir string
 }
 
@@ -72,21 +70,21 @@ type Image struct {
 	spools []*os.File
 }
 
-// Report is what there is to say about an image that was read.
+// Report describes an image that was read.
 type Report struct {
 	Format    string // "raw" or "qcow2", or what it was converted from
 	Converted bool
 	Marked    bool   // known to be raw by the mark of the export that wrote it
 	Length    uint64 // of the image as it was given, bytes
-	// Read is how many bytes of it were read: all, but for the holes of a raw file.
+	// Read is how many bytes were read: all, except the holes of a raw file.
 	Read    uint64
 	Padding uint64 // zeros that fill the last sector, bytes
 }
 
-// Report tells about the image once Next has returned io.EOF.
+// Report describes the image after Next has returned io.EOF.
 func (i *Image) Report() Report { return i.report() }
 
-// Close removes what was spooled. The file that Open got is its opener's.
+// Close removes temporary files. The caller of Open closes its own file.
 func (i *Image) Close() error {
 	var errs []error
 	for _, f := range i.spools {
@@ -96,17 +94,17 @@ func (i *Image) Close() error {
 }
 
 const (
-	// chunk is how much is read at once, in bytes: a few blocks, so that calls
-	// and frames cost nothing, and little memory.
+	// chunk is how much is read at once, in bytes: a few blocks, which keeps the cost
+	// of calls and frames low, and needs little memory.
 	chunk = 1 << 20
-	// grain is the length of zeros, in bytes, from which they become a hole.
+	// grain is the shortest run of zeros, in bytes, that becomes a hole.
 	grain = 64 << 10
 )
 
 // Open opens the image in f: a file, a block device, or a stream such as a pipe.
-// A raw stream is read as it comes if opts has its size or its length; otherwise,
-// and for what is not raw, it is spooled to a temporary file first, holes left
-// out. ctx ends a conversion.
+// A raw stream is read as it comes if opts has its size or its length. Otherwise, and
+// in other formats, it is copied to a temporary file first, without its holes. ctx ends
+// a conversion.
 func Open(ctx context.Context, f *os.File, opts Options) (*Image, error) {
 	length, ok, err := extentOf(f)
 	if err != nil {
@@ -118,7 +116,7 @@ func Open(ctx context.Context, f *os.File, opts Options) (*Image, error) {
 	return openStream(ctx, f, opts)
 }
 
-// extentOf is the length of what can be read at any place; ok is false for a stream.
+// extentOf is the length of a file with random access; ok is false for a stream.
 func extentOf(f *os.File) (length int64, ok bool, err error) {
 	st, err := f.Stat()
 	if err != nil {
@@ -243,7 +241,7 @@ func openFile(ctx context.Context, f *os.File, length int64, opts Options) (*Ima
 
 var errEmpty = errs.New(errs.Corrupt, "the image is empty: did what makes it fail? (an empty volume is made with glide create)")
 
-// decide is what the image will be read as, by the format asked for.
+// decide chooses how to read the image, given the requested format.
 func (s *sample) decide(want Format) (finding, error) {
 	switch want {
 	case Raw:
@@ -302,7 +300,7 @@ func isZero(b []byte) bool {
 	return bytes.Equal(b, zeros[:len(b)])
 }
 
-// pieces are what is left of a buffer that was read at off, without its zeros.
+// pieces are the rest of a buffer that was read at off, without its zeros.
 type pieces struct {
 	off uint64
 	buf []byte

@@ -11,10 +11,10 @@ import (
 	"github.com/paraglide/glide/internal/api"
 )
 
-// markName is the extended attribute of a raw image that looks like something
-// else, because its guest wrote that. It tells Open that the image is raw. Its
-// value names the length, and a hash of what is looked at, so that it says
-// nothing about a file that was changed since, or another one in its place.
+// markName is the extended attribute of a raw image that looks like another format
+// because of what its guest wrote. It tells Open that the image is raw. Its value has
+// the length and a hash of the sample, so it does not apply to a file that was changed
+// or replaced since.
 const markName = "user.glide.raw"
 
 func (s *sample) mark() string {
@@ -24,7 +24,7 @@ func (s *sample) mark() string {
 	return fmt.Sprintf("1 %d %x", s.length, h.Sum(nil))
 }
 
-// isMarked tells whether f is a raw image by its mark.
+// isMarked tells whether f has the mark of a raw image.
 func isMarked(f *os.File, s *sample) bool {
 	want := s.mark()
 	b := make([]byte, len(want)+1)
@@ -32,13 +32,13 @@ func isMarked(f *os.File, s *sample) bool {
 	return err == nil && string(b[:n]) == want
 }
 
-// Watched is a Source that remembers what of it tells formats apart.
+// Watched is a Source that remembers the sample by which formats are recognized.
 type Watched struct {
 	api.Source
 	s sample
 }
 
-// Watch watches src, which nobody has read from yet.
+// Watch watches src, which must not have been read from yet.
 func Watch(src api.Source) *Watched {
 	n := src.Size()
 	return &Watched{src, sample{make([]byte, min(headLen, n)), make([]byte, min(tailLen, n)), int64(n)}}
@@ -54,7 +54,7 @@ func (w *Watched) Next() (api.Extent, error) {
 	return e, err
 }
 
-// overlay puts what e has of it into b, which is what lies at off.
+// overlay copies the part of e that overlaps b into b, which begins at off.
 func overlay(b []byte, off uint64, e api.Extent) {
 	from, to := max(off, e.Off), min(off+uint64(len(b)), e.Off+uint64(len(e.Data)))
 	if from < to {
@@ -62,8 +62,8 @@ func overlay(b []byte, off uint64, e api.Extent) {
 	}
 }
 
-// Guise is what a raw image of all that was read would be taken for, with its
-// article: "a qcow2 image"; "" if that is a raw image.
+// Guise is the format that a raw image of the data read would seem to have, with its
+// article: "a qcow2 image"; "" if it looks raw.
 func (w *Watched) Guise() string {
 	what := w.s.find()
 	if what.kind == isRaw && w.s.cutShort() != nil {
@@ -72,8 +72,8 @@ func (w *Watched) Guise() string {
 	return what.name
 }
 
-// MarkRaw marks f, which holds what was read as a raw image, as one. Where the
-// file system keeps no such marks that is errors.ErrUnsupported.
+// MarkRaw marks f, which holds the data read, as a raw image. If the file system has no
+// extended attributes, the error is errors.ErrUnsupported.
 func (w *Watched) MarkRaw(f *os.File) error {
 	err := unix.Fsetxattr(int(f.Fd()), markName, []byte(w.s.mark()), 0)
 	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) {

@@ -8,15 +8,15 @@ import (
 	"strings"
 )
 
-// headMark tells a format by the beginning of an image.
+// headMark recognizes a format by the beginning of an image.
 type headMark struct {
 	at    int
 	magic string
 	finding
-	// also is what else must hold, if not nil. It gets all that is known of the beginning.
+	// also, if not nil, is a further check. It gets the whole sample of the beginning.
 	also func(head []byte) bool
-	// weak marks are short, or those of something that a disk may begin with: they
-	// do not count on what is a disk by its own marks.
+	// weak marks are short, or occur at the beginning of real disks: they do not count
+	// if the image has the marks of a disk.
 	weak bool
 }
 
@@ -50,9 +50,9 @@ var (
 	program    = noDisk("a program")
 )
 
-// headMarks are the formats that are told by their beginning. What many a disk
-// begins with legitimately is none of them: LUKS, LVM, swap, ISO 9660, squashfs
-// and other file systems are the bytes of a disk.
+// headMarks lists the formats that are recognized by their beginning. LUKS, LVM, swap,
+// ISO 9660, squashfs and other file systems are not among them: real disks begin with
+// those.
 var headMarks = []headMark{
 	// Images of disks.
 	{magic: "QFI\xfb\x00\x00\x00\x01", finding: disk("a qcow (version 1)", "qcow")},
@@ -86,7 +86,7 @@ var headMarks = []headMark{
 	{magic: "CISO", finding: foreign("a CSO image", ""), weak: true},
 	{magic: "IsZ!", finding: foreign("an ISZ image", ""), weak: true},
 
-	// What is compressed.
+	// Compressed files.
 	{magic: "\xfd7zXZ\x00", finding: packed("xz", "xz -dc")},
 	{magic: "\x1f\x8b\x08", finding: packed("gzip", "gzip -dc"), also: func(b []byte) bool { return len(b) < 4 || b[3]&0xe0 == 0 }},
 	{magic: "\x28\xb5\x2f\xfd", finding: unzstd},
@@ -124,7 +124,7 @@ var headMarks = []headMark{
 	{magic: "xar!\x00\x1c", finding: archive("a xar archive", "xar -xf")},
 	{at: 2, magic: "-lh", finding: archive("an LHA archive", "lha x"), also: func(b []byte) bool { return len(b) > 6 && b[6] == '-' }, weak: true},
 
-	// What is no disk at all.
+	// Other files that are not disks.
 	{magic: "\x7fELF", finding: program, also: func(b []byte) bool {
 		return len(b) > 6 && 1 <= b[4] && b[4] <= 2 && 1 <= b[5] && b[5] <= 2 && b[6] == 1
 	}},
@@ -141,7 +141,7 @@ var headMarks = []headMark{
 	{magic: "SQLite format 3\x00", finding: noDisk("an SQLite database")},
 }
 
-// tailMarks are the formats that are told by their end.
+// tailMarks lists the formats that are recognized by their end.
 var tailMarks = []struct {
 	back  int // bytes before the end
 	magic string
@@ -153,7 +153,7 @@ var tailMarks = []struct {
 	{8, "cdsaencr", foreign("an encrypted DMG of macOS", "")},
 }
 
-// textMarks are kinds of text by their beginning, in lower case.
+// textMarks lists kinds of text by their beginning, in lower case.
 var textMarks = []struct {
 	prefix string
 	finding
@@ -185,7 +185,7 @@ func isLZMA(b []byte) bool {
 	return round && dict >= 4096 && (n == ^uint64(0) || n < 1<<40) && b[13] == 0
 }
 
-// isOldTar finds a tar archive of the time before POSIX by its checksum.
+// isOldTar recognizes a pre-POSIX tar archive by its checksum.
 func isOldTar(b []byte) bool {
 	if len(b) < 512 || b[0] == 0 {
 		return false
@@ -204,8 +204,8 @@ func isOldTar(b []byte) bool {
 	return sum == want
 }
 
-// isOldCpio finds a binary cpio archive: its magic number has two bytes, so that
-// the length of the first name has to fit that name.
+// isOldCpio recognizes a binary cpio archive. Its magic number has only two bytes, so
+// the length of the first name must match that name as well.
 func isOldCpio(b []byte) bool {
 	if len(b) < 26 {
 		return false

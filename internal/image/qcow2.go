@@ -34,13 +34,13 @@ const (
 	flagCompressed = 1 << 62
 	flagZero       = 1 << 0
 	offsetMask     = 0x00fffffffffffe00
-	// What must be zero in an entry of the L1 table, and in one of an L2 table
-	// that is not compressed (flagZero is allowed in version 3).
+	// Bits that must be zero in an entry of the L1 table, and in an uncompressed entry
+	// of an L2 table (flagZero is allowed in version 3).
 	reservedL1 = ^uint64(flagCopied | offsetMask)
 	reservedL2 = ^uint64(flagCopied | flagCompressed | offsetMask)
 )
 
-// header is what reading needs of a qcow2 header.
+// header holds the fields of a qcow2 header that reading needs.
 type header struct {
 	version     uint32
 	clusterBits uint
@@ -55,7 +55,7 @@ func (h *header) cluster() uint64 { return 1 << h.clusterBits }
 // l2Bits is the binary logarithm of the number of entries of an L2 table.
 func (h *header) l2Bits() uint { return h.clusterBits - 3 }
 
-// l1Need is how many entries of the L1 table the disk's size asks for.
+// l1Need is how many entries of the L1 table the disk's size needs.
 func (h *header) l1Need() uint64 {
 	return (h.size + 1<<(h.clusterBits+h.l2Bits()) - 1) >> (h.clusterBits + h.l2Bits())
 }
@@ -68,7 +68,7 @@ func damaged(format string, args ...any) error {
 	return errs.New(errs.Corrupt, "the qcow2 image is damaged: "+format, args...)
 }
 
-// cut is the error for an image whose file ends before something does.
+// cut is the error for an image whose file ends too early.
 func cut(what string, end uint64, length int64) error {
 	return errs.New(errs.Corrupt, "the qcow2 image is truncated: %s ends at byte %d, the file at byte %d", what, end, length)
 }
@@ -96,7 +96,7 @@ func readHeader(r io.ReaderAt, length int64) (header, error) {
 		l1Len: be.Uint32(b[36:]), l1Off: be.Uint64(b[40:]),
 	}
 	if be.Uint32(b) != qcow2Magic {
-		return h, errs.New(errs.Corrupt, "the image is no qcow2 image: it does not begin with QFI")
+		return h, errs.New(errs.Corrupt, "the image is not a qcow2 image: it does not begin with QFI")
 	}
 	if h.version != 2 && h.version != 3 {
 		return h, refuse("has version %d: 2 and 3 are supported", h.version)
@@ -179,7 +179,7 @@ func backing(r io.ReaderAt, length int64, off uint64, n uint32) string {
 	return " (" + printable(name) + ")"
 }
 
-// printable is a name from an image, fit for a line of text.
+// printable makes a name from an image safe for a line of text.
 func printable(name []byte) string {
 	for i, c := range name {
 		if c < ' ' || c > '~' {

@@ -28,9 +28,9 @@ type qcow2 struct {
 	unzstd  *zstd.Decoder
 }
 
-// openQcow2 opens the qcow2 image in the first length bytes of r. Its internal
-// snapshots are ignored. Besides buffers of a few MiB it takes no more memory
-// than the image has bytes.
+// openQcow2 opens the qcow2 image in the first length bytes of r. It ignores internal
+// snapshots. Besides buffers of a few MiB, it needs no more memory than the image has
+// bytes.
 func openQcow2(r io.ReaderAt, length int64) (*qcow2, error) {
 	h, err := readHeader(r, length)
 	if err != nil {
@@ -66,7 +66,7 @@ func (q *qcow2) read(p []byte, off uint64, what string) error {
 
 func (q *qcow2) Size() uint64 { return pad(q.size) }
 
-// report completes what there is to say about the image.
+// report completes the report about the image.
 func (q *qcow2) report(r Report) func() Report {
 	r.Read, r.Padding = r.Length, q.Size()-q.size
 	return func() Report { return r }
@@ -148,8 +148,8 @@ func (q *qcow2) loadL2(i uint64) (present bool, err error) {
 	return true, nil
 }
 
-// entry is the checked L2 entry of a cluster of the table at hand, 0 for what
-// reads as zeros.
+// entry is the checked L2 entry of a cluster in the current table, 0 if it reads as
+// zeros.
 func (q *qcow2) entry(pos uint64) (uint64, error) {
 	e := be.Uint64(q.l2[8*(pos&(1<<q.l2Bits()-1)):])
 	if e&flagCompressed != 0 {
@@ -174,9 +174,9 @@ func (q *qcow2) entry(pos uint64) (uint64, error) {
 	return off, nil
 }
 
-// readRun reads the clusters from pos on that lie one behind the other in the
-// file, up to a buffer full, and moves pos behind them. Of the disk's last
-// cluster only what belongs to the disk must be there.
+// readRun reads the clusters from pos on that are consecutive in the file, up to a
+// full buffer, and moves pos past them. Of the disk's last cluster, only the part that
+// belongs to the disk must be in the file.
 func (q *qcow2) readRun(first uint64) (uint64, error) {
 	start, n := q.pos, uint64(0)
 	for n+q.cluster() <= uint64(len(q.buf)) && q.pos<<q.clusterBits < q.size && q.pos>>q.l2Bits() == q.at {
@@ -205,7 +205,7 @@ func (q *qcow2) unpack(entry uint64) (uint64, error) {
 	if off >= uint64(q.length) {
 		return 0, cut(fmt.Sprintf("compressed cluster %d", q.pos), off+n, q.length)
 	}
-	// The last sector need not be whole in the file: its rest is not used.
+	// The last sector may be incomplete in the file: its rest is not used.
 	n = min(n, uint64(q.length)-off)
 	if uint64(cap(q.packed)) < n {
 		q.packed = make([]byte, n)
@@ -227,7 +227,7 @@ func (q *qcow2) unpack(entry uint64) (uint64, error) {
 	return q.cluster(), nil
 }
 
-// zstdWindow bounds what a frame may ask for, in bytes: four of the largest clusters.
+// zstdWindow bounds a frame's window, in bytes: four of the largest clusters.
 const zstdWindow = 8 << 20
 
 func (q *qcow2) decoder(packed []byte) (io.Reader, error) {

@@ -7,9 +7,9 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// WriteQcow2 writes src to w, which must be empty, as a qcow2 image of version 3
-// in which holes take no room. The header is written last: what was begun and
-// not finished is no image.
+// WriteQcow2 writes src to w, which must be empty, as a qcow2 image of version 3 in
+// which holes take no room. The header is written last, so an unfinished file is not an
+// image.
 func WriteQcow2(w io.WriterAt, src api.Source) error {
 	q, err := newQcow2Writer(w, src.Size())
 	if err != nil {
@@ -32,8 +32,8 @@ func WriteQcow2(w io.WriterAt, src api.Source) error {
 	}
 }
 
-// qcow2Writer lays out, from the start: header, L1 table, then each L2 table and
-// the clusters that it refers to as they come, then the reference counts.
+// qcow2Writer writes in this order: header, L1 table, then the L2 tables and their
+// clusters as they come, then the reference counts.
 type qcow2Writer struct {
 	w io.WriterAt
 	header
@@ -64,14 +64,14 @@ func newQcow2Writer(w io.WriterAt, size uint64) (*qcow2Writer, error) {
 // clusters is n rounded up to whole clusters, bytes.
 func (q *qcow2Writer) clusters(n uint64) uint64 { return (n + q.cluster() - 1) &^ (q.cluster() - 1) }
 
-// take appends a cluster to the file.
+// take allocates a cluster at the end of the file.
 func (q *qcow2Writer) take() uint64 {
 	off := q.next
 	q.next += q.cluster()
 	return off
 }
 
-// write puts p, which lies behind everything written before, at off of the disk.
+// write writes p at off of the disk, after everything written before.
 func (q *qcow2Writer) write(p []byte, off uint64) error {
 	for len(p) > 0 {
 		pos, within := off>>q.clusterBits, off&(q.cluster()-1)
@@ -110,8 +110,8 @@ func (q *qcow2Writer) putTable(table []uint64, off uint64) error {
 	return q.put(b, off)
 }
 
-// flushL2 writes the L2 table at hand: the disk is written in order, so that
-// nothing more will belong to it.
+// flushL2 writes the current L2 table: the disk is written in order, so the table is
+// complete.
 func (q *qcow2Writer) flushL2() error {
 	if q.at == ^uint64(0) {
 		return nil
@@ -147,8 +147,8 @@ func (q *qcow2Writer) finish() error {
 	return q.put(b, 0)
 }
 
-// putRefcounts appends reference counts of one for every cluster, their own
-// included, and returns the place and length of the table of their blocks.
+// putRefcounts appends reference counts of one for every cluster, including their own,
+// and returns the place and length of the refcount table.
 func (q *qcow2Writer) putRefcounts() (table, tableLen uint64, err error) {
 	perBlock := q.cluster() * 8 >> refcountOrder
 	var blocks, total uint64

@@ -12,8 +12,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// raw is a raw image in a file. Where the file system knows its holes they are
-// not read.
+// raw is a raw image in a file. It does not read holes that the file system reports.
 type raw struct {
 	f       *os.File
 	length  int64 // of the file, when it was opened
@@ -56,7 +55,7 @@ func (r *raw) Next() (api.Extent, error) {
 	}
 }
 
-// seek finds the next stretch of data, io.EOF when there is none.
+// seek finds the next range of data; io.EOF if there is none.
 func (r *raw) seek() error {
 	if r.pos >= r.length {
 		return r.end()
@@ -80,7 +79,7 @@ func (r *raw) seek() error {
 	return nil
 }
 
-// end is io.EOF, if the file still is as long as it was.
+// end returns io.EOF if the file still has its original length.
 func (r *raw) end() error {
 	r.pos, r.dataEnd = r.length, r.length
 	now, err := r.f.Seek(0, io.SeekEnd)

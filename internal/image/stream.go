@@ -17,8 +17,8 @@ import (
 	"github.com/paraglide/glide/internal/size"
 )
 
-// arrival is an image that comes in order: it is counted, hashed if that is
-// wanted, and its beginning and its end are kept.
+// arrival is an image that arrives in order. It counts the bytes, hashes them if asked
+// to, and keeps the beginning and the end.
 type arrival struct {
 	r    io.Reader
 	opts Options
@@ -28,8 +28,8 @@ type arrival struct {
 	sum   hash.Hash // nil if nobody wants it
 }
 
-// newArrival reads the beginning of an image. All of its sample is known then, if the
-// image is no longer than that.
+// newArrival reads the beginning of an image. If the image is not longer, its sample is
+// then complete.
 func newArrival(r io.Reader, opts Options) (*arrival, error) {
 	a := &arrival{r: r, opts: opts, sample: sample{head: make([]byte, headLen), length: -1}}
 	if opts.SHA256 != "" {
@@ -64,7 +64,7 @@ func (a *arrival) Read(p []byte) (int, error) {
 	return a.take(p)
 }
 
-// take reads what nobody has seen yet.
+// take reads new bytes.
 func (a *arrival) take(p []byte) (int, error) {
 	n, err := a.r.Read(p)
 	b := p[:n]
@@ -85,7 +85,7 @@ func (a *arrival) take(p []byte) (int, error) {
 	return n, err
 }
 
-// finish checks the whole, once it has arrived.
+// finish checks the complete image.
 func (a *arrival) finish() error {
 	a.length = a.got
 	if a.opts.Length > 0 && uint64(a.got) != a.opts.Length {
@@ -98,17 +98,17 @@ func (a *arrival) finish() error {
 }
 
 func wrongLength(want uint64, got string) error {
-	return errs.New(errs.Corrupt, "the image has not the length that is expected: expected %d bytes, got %s", want, got)
+	return errs.New(errs.Corrupt, "the image does not have the expected length: expected %d bytes, got %s", want, got)
 }
 
 func checkSum(h hash.Hash, want string) error {
 	if got := hex.EncodeToString(h.Sum(nil)); !strings.EqualFold(got, want) {
-		return errs.New(errs.Corrupt, "the image is not the one that is expected: expected SHA-256 %s, got %s", strings.ToLower(want), got)
+		return errs.New(errs.Corrupt, "the image does not have the expected content: expected SHA-256 %s, got %s", strings.ToLower(want), got)
 	}
 	return nil
 }
 
-// checkFile checks that a file is what opts expect of it.
+// checkFile checks a file against the length and hash in opts.
 func checkFile(f *os.File, length int64, opts Options) error {
 	if opts.Length > 0 && uint64(length) != opts.Length {
 		return wrongLength(opts.Length, fmt.Sprintf("%d", length))
@@ -123,7 +123,7 @@ func checkFile(f *os.File, length int64, opts Options) error {
 	return checkSum(h, opts.SHA256)
 }
 
-// checked is a source from a file that was read before, to check it.
+// checked is a source from a file that was already read once, to check it.
 type checked struct {
 	api.Source
 	f   *os.File
@@ -155,15 +155,15 @@ func (c *checked) Next() (api.Extent, error) {
 	return e, io.EOF
 }
 
-// ParseSHA256 checks what should be a SHA-256 in hexadecimal.
+// ParseSHA256 parses a SHA-256 in hexadecimal.
 func ParseSHA256(s string) (string, error) {
 	if b, err := hex.DecodeString(s); err != nil || len(b) != sha256.Size {
-		return "", errs.New(errs.Invalid, "%.80q is no SHA-256: it has 64 hexadecimal digits", s)
+		return "", errs.New(errs.Invalid, "%.80q is not a SHA-256, which has 64 hexadecimal digits", s)
 	}
 	return strings.ToLower(s), nil
 }
 
-// stream is a raw image that comes in order, of a size that was announced.
+// stream is a raw image that arrives in order, with a size known in advance.
 type stream struct {
 	r    *arrival
 	size uint64
@@ -204,7 +204,8 @@ func (s *stream) Next() (api.Extent, error) {
 	}
 }
 
-// end is io.EOF if the image is one also by its end, which is known only now.
+// end returns io.EOF if the end of the image, known only now, does not belong to
+// another format.
 func (s *stream) end() error {
 	if err := s.r.finish(); err != nil {
 		return err
@@ -219,7 +220,7 @@ func (s *stream) end() error {
 	return io.EOF
 }
 
-// tempFile makes a file without a name in dir, which goes when it is closed.
+// tempFile creates an unnamed file in dir, which disappears when it is closed.
 func tempFile(dir, pattern string) (*os.File, error) {
 	f, err := os.CreateTemp(dir, pattern)
 	if err != nil {
@@ -231,8 +232,8 @@ func tempFile(dir, pattern string) (*os.File, error) {
 	return f, nil
 }
 
-// spoolTo keeps a stream in a file without a name. It is of so many bytes, if
-// need is not 0.
+// spoolTo copies a stream to an unnamed file. need is the stream's length in bytes, 0
+// if unknown.
 func spoolTo(dir string, r io.Reader, need uint64) (*os.File, int64, error) {
 	f, err := tempFile(dir, "glide-import-")
 	if err != nil {
@@ -249,7 +250,7 @@ func spoolTo(dir string, r io.Reader, need uint64) (*os.File, int64, error) {
 	return f, length, nil
 }
 
-// copySparse writes r to f without its zeros, and returns how far it came.
+// copySparse writes r to f without its zeros, and returns how many bytes it copied.
 func copySparse(f *os.File, r io.Reader) (length int64, err error) {
 	buf := make([]byte, chunk)
 	for {
@@ -273,8 +274,8 @@ func copySparse(f *os.File, r io.Reader) (length int64, err error) {
 	}
 }
 
-// spoolError is the error of a write to a temporary file that has come to so many
-// bytes, and needs so many if that is known.
+// spoolError is the error of a write to a temporary file: it says how many bytes were
+// written, and how many are needed, if known.
 func spoolError(err error, dir string, come, need uint64) error {
 	needs := size.Human(need)
 	if need == 0 {
@@ -288,15 +289,15 @@ func fullDisk(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG)
 }
 
-// elsewhere is what to do about a full temporary directory.
+// elsewhere says what to do about a full temporary directory.
 const elsewhere = "set TMPDIR to a directory with more"
 
 // NoRoomInTemp is NoRoom for a temporary file in os.TempDir.
 func NoRoomInTemp(err error, needs string) error { return NoRoom(err, "", needs, elsewhere) }
 
-// NoRoom makes err, if it means that there is no room for an image in dir ("" is
-// os.TempDir), say how much is free there, and what to do; needs says in words
-// how much is needed.
+// NoRoom adds advice to an err that means that there is no room for an image in dir
+// ("" is os.TempDir): how much is free there, how much is needed (needs, in words), and
+// what to do.
 func NoRoom(err error, dir, needs, advice string) error {
 	if !fullDisk(err) {
 		return err
@@ -307,7 +308,7 @@ func NoRoom(err error, dir, needs, advice string) error {
 	return errs.New(errs.NoSpace, "no room for the image in %s, which has %s free; it needs %s: %s: %w", dir, free(dir), needs, advice, err)
 }
 
-// free is in words how much an ordinary user may still write below dir.
+// free says how much an ordinary user may still write below dir.
 func free(dir string) string {
 	n, err := freeBytes(dir)
 	if err != nil {

@@ -1,33 +1,32 @@
-// Package kernelnbd makes block devices (/dev/nbdN) of NBD connections, with the
-// nbd module of the machine's kernel.
+// Package kernelnbd turns NBD connections into block devices (/dev/nbdN), with the
+// kernel's nbd module.
 //
-// The module is told what to do over generic netlink (family "nbd"), which knows
-// what the older ioctls do not: no process has to sit in a system call for as
-// long as the device lives, a device whose connection died keeps its requests for
-// a while (dead_conn_timeout) and is given a new one, and a device carries an
+// It controls the module over generic netlink (family "nbd"), which has three
+// advantages over the older ioctls: no process stays in a system call for the life
+// of the device; a device whose connection died keeps its requests for a while
+// (dead_conn_timeout) and accepts a new connection; and a device carries an
 // identifier (/sys/block/nbdN/backend, since Linux 5.14), so that after a restart
-// nobody takes another's device for his own.
+// nobody mistakes another program's device for its own.
 //
-// The messages are a header, a second header and a list of attributes, so they
-// are written here, over golang.org/x/sys/unix, which Glide links anyway. The
-// libraries for it (mdlayher/genetlink with its netlink and socket, and parts of
-// golang.org/x/net) would be four more modules in the binary for one screen of
-// code. netlink.go has the messages, nbd.go what the module knows, sysfs.go
-// what the kernel shows of its devices.
+// A message is a header, a second header and a list of attributes. They are written
+// here, over golang.org/x/sys/unix, which Glide links anyway. The libraries for it
+// (mdlayher/genetlink with its netlink and socket, and parts of golang.org/x/net)
+// would add four modules to the binary to save one screen of code. netlink.go has
+// the messages, nbd.go the module's commands, sysfs.go what the kernel shows of its
+// devices.
 //
 // # How a device lives through a restart
 //
-// The other end of the connection is in this process's address space: a socket
-// pair, one end for the kernel, one for the server. When the process dies the
-// kernel sees its end close. Requests that it has yet to send wait for a new
-// connection, as long as Config.DeadTimeout; then they fail. Requests that
-// were sent and not answered are sent again once they are older than
+// The connection is a socket pair: one end for the kernel, one for the server in
+// this process. When the process dies, the kernel sees its end close. Unsent requests
+// wait for a new connection, up to Config.DeadTimeout; then they fail. Requests that
+// were sent and not answered are sent again when they are older than
 // Config.Timeout: the kernel has no earlier moment for that. So Timeout is also
 // how long a guest may wait after a crash, however quick the restart.
 //
-// A device has one connection. With several, the kernel would send a request
-// that took too long on one of them again on another, while the first may still
-// be carried out: a write that arrives late would put old bytes over newer ones.
-// With one, it waits for the next, and whoever gives it that has first made sure
-// that nothing of the last is under way.
+// A device has one connection. With several, the kernel would repeat a slow request
+// on another connection while the first copy may still be executed: a late write
+// would put old bytes over newer ones. With one connection, the kernel waits for the
+// next one, and the caller of Reconnect first makes sure that no request of the last
+// connection is in flight.
 package kernelnbd

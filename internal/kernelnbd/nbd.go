@@ -35,31 +35,31 @@ const (
 	attrConnected = 2
 )
 
-// AnyDevice leaves it to the kernel which device it takes.
+// AnyDevice lets the kernel choose a device.
 const AnyDevice = -1
 
-// sectorSize is the devices' logical block size, in bytes: the one that
-// partition tables of most images count in.
+// sectorSize is the devices' logical block size, in bytes: the unit of most images'
+// partition tables.
 const sectorSize = 512
 
-// Config is what becomes a device.
+// Config describes a device.
 type Config struct {
 	Index int // the N of /dev/nbdN, or AnyDevice
 	Size  uint64
-	Flags uint16 // what the server said that it can do, as the protocol numbers it
-	// Timeout is how old a request may get before its connection counts as dead,
-	// and it is sent again on the next. DeadTimeout is how long there may be no
-	// connection before requests fail. Both in whole seconds.
+	Flags uint16 // the server's transmission flags of the NBD protocol
+	// Timeout is how old a request may get before its connection counts as dead
+	// and the request is sent again on the next one. DeadTimeout is how long
+	// requests wait for a connection before they fail. Both in whole seconds.
 	Timeout, DeadTimeout time.Duration
-	// Backend says whose device it is.
+	// Backend identifies the device's owner.
 	Backend string
 }
 
 // Kernel is the kernel of this machine. The zero Kernel is ready.
 type Kernel struct{}
 
-// Connect makes a device of a connection that is past the handshake, and returns
-// its number. The kernel has its own hold on the socket then.
+// Connect turns a connection after the handshake into a device, and returns its
+// number. The kernel then holds its own reference to the socket.
 func (Kernel) Connect(c Config, sock *os.File) (int, error) {
 	index := c.Index
 	a := attrs(nil).u64(attrSizeBytes, c.Size).u64(attrBlockSize, sectorSize).u64(attrServerFlags, uint64(c.Flags)).
@@ -88,24 +88,24 @@ func (Kernel) Connect(c Config, sock *os.File) (int, error) {
 	return index, err
 }
 
-// Reconnect gives a device a new connection in place of one that died, and
-// tells it the size.
+// Reconnect gives a device a new connection in place of a dead one, and sets its
+// size.
 func (Kernel) Reconnect(c Config, sock *os.File) error {
 	return withFD(sock, func(fd uint32) error {
 		return do(cmdReconfigure, c.existing().nest(attrSockets, sockets(fd)), nil)
 	})
 }
 
-// Resize tells a device its size.
+// Resize sets a device's size.
 func (Kernel) Resize(c Config) error { return do(cmdReconfigure, c.existing(), nil) }
 
-// existing are the attributes of a device that is connected already.
+// existing returns the attributes for a device that is already connected.
 func (c *Config) existing() attrs {
 	return attrs(nil).u32(attrIndex, uint32(c.Index)).u64(attrSizeBytes, c.Size).text(attrBackend, c.Backend)
 }
 
-// Disconnect takes a device away from whoever uses it: requests that are under
-// way fail. A device that is not connected is no error.
+// Disconnect removes a device, even one in use: requests in flight fail. A device
+// that is not connected is not an error.
 func (Kernel) Disconnect(index int) error {
 	return do(cmdDisconnect, attrs(nil).u32(attrIndex, uint32(index)), nil)
 }
@@ -139,7 +139,8 @@ func (Kernel) Status() (map[int]bool, error) {
 	return out, err
 }
 
-// Check tells whether devices can be made here: what it found in words, or why not.
+// Check tells whether devices are possible here: a description, or the reason why
+// not.
 func (k Kernel) Check() (string, error) {
 	all, err := k.Status()
 	if err != nil {
@@ -154,7 +155,8 @@ func (k Kernel) Check() (string, error) {
 	return fmt.Sprintf("the kernel has nbd, %d of %d devices are connected", used, len(all)), nil
 }
 
-// Describe is what Check found, for a person: nobody needs devices who does not attach.
+// Describe is the result of Check for a person. A failure is not an error for a user
+// who attaches no device.
 func Describe(detail string, err error) string {
 	if err != nil {
 		return "none can be attached: " + err.Error()
@@ -162,10 +164,9 @@ func Describe(detail string, err error) string {
 	return detail
 }
 
-// Prepare readies this process for being the server of devices on its own
-// machine: its memory must not have to wait for a device of its own to be
-// written to. Without the right to say so (CAP_SYS_RESOURCE), or on a kernel
-// before 5.6, it does nothing.
+// Prepare readies this process to serve devices of its own machine: an allocation
+// of memory must not wait for a write to one of its own devices. Without
+// CAP_SYS_RESOURCE, or on a kernel before 5.6, it does nothing.
 func (Kernel) Prepare() {
 	_, _, _ = syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0)
 }
@@ -194,7 +195,7 @@ func seconds(d time.Duration) uint64 { return uint64((d + time.Second - 1) / tim
 
 func sockets(fd uint32) attrs { return attrs(nil).nest(attrItem, attrs(nil).u32(attrSocketFD, fd)) }
 
-// withFD calls fn with the file's descriptor, which stays open meanwhile.
+// withFD calls fn with the file's descriptor, which stays open during the call.
 func withFD(f *os.File, fn func(fd uint32) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {

@@ -13,14 +13,14 @@ const (
 	headerSize  = 16 // struct nlmsghdr
 	genericSize = 4  // struct genlmsghdr
 	attrSize    = 4  // struct nlattr
-	// maxMessage bounds what is received at once; the kernel sends no more than a page or two.
+	// maxMessage bounds one received message; the kernel sends a page or two at most.
 	maxMessage = 64 << 10
 )
 
 var native = binary.NativeEndian
 
-// attrs is a list of attributes as they are on the wire: each a length, a type
-// and a value, padded to four bytes.
+// attrs is an encoded list of attributes: each a length, a type and a value, padded
+// to four bytes.
 type attrs []byte
 
 func (a attrs) add(typ uint16, value []byte) attrs {
@@ -68,13 +68,13 @@ func request(family uint16, seq uint32, command uint8, in attrs) []byte {
 	b = native.AppendUint16(b, family)
 	b = native.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_ACK)
 	b = native.AppendUint32(b, seq)
-	b = native.AppendUint32(b, 0)   // the sender's port: the kernel knows
+	b = native.AppendUint32(b, 0)   // the sender's port: the kernel fills it in
 	b = append(b, command, 1, 0, 0) // version 1
 	return append(b, in...)
 }
 
-// replies reads a datagram of messages. done tells whether the request that seq
-// numbers is over; the kernel's verdict is the error then.
+// replies reads a datagram of messages. done tells whether the request with number
+// seq is over; then the error is the kernel's result.
 func replies(b []byte, seq uint32, each func(attrs) error) (done bool, err error) {
 	for len(b) > 0 {
 		if len(b) < headerSize {
@@ -89,7 +89,7 @@ func replies(b []byte, seq uint32, each func(attrs) error) (done bool, err error
 		b = b[min((n+3)&^3, len(b)):]
 		switch {
 		case !mine:
-		case typ == unix.NLMSG_ERROR: // with number 0 it says that all is well
+		case typ == unix.NLMSG_ERROR: // error number 0 means success
 			if len(body) < 4 {
 				return true, errTruncated
 			}
@@ -108,14 +108,14 @@ func replies(b []byte, seq uint32, each func(attrs) error) (done bool, err error
 	return false, nil
 }
 
-// socket is a generic netlink socket for one request after the other.
+// socket is a generic netlink socket for one request at a time.
 type socket struct {
 	fd     int
 	family uint16
 	seq    uint32
 }
 
-// dial connects to a family. One that the kernel does not have is ENOENT.
+// dial connects to a family. If the kernel does not have it, the error is ENOENT.
 func dial(family string) (*socket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
 	if err != nil {
@@ -142,7 +142,7 @@ func dial(family string) (*socket, error) {
 
 func (s *socket) close() { _ = unix.Close(s.fd) }
 
-// do sends a command and gives each of its replies to each.
+// do sends a command and calls each for every reply.
 func (s *socket) do(command uint8, in attrs, each func(attrs) error) error {
 	s.seq++
 	if err := unix.Sendto(s.fd, request(s.family, s.seq, command, in), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {

@@ -29,14 +29,14 @@ func ParsePath(path string) (int, error) {
 	digits, ok := strings.CutPrefix(path, devicePrefix)
 	n, err := strconv.ParseUint(digits, 10, 32)
 	if !ok || err != nil || n > maxIndex || strconv.FormatUint(n, 10) != digits {
-		return 0, errs.New(errs.Invalid, "%.60q is no nbd device: they are %s0, %s1, …", path, devicePrefix, devicePrefix)
+		return 0, errs.New(errs.Invalid, "%.60q is not an nbd device: they are %s0, %s1, …", path, devicePrefix, devicePrefix)
 	}
 	return int(n), nil
 }
 
-// Connected lists the devices that are connected, each with what tells it from
-// all others before and after: the Backend it was made with, or, where the kernel
-// does not keep that, which process made it since which boot.
+// Connected lists the connected devices, each with a unique identity: the Backend it
+// was created with or, if the kernel does not keep that, the process that created
+// it and the boot.
 func (Kernel) Connected() map[int]string { return connected("/sys/block", "/proc") }
 
 func connected(sys, proc string) map[int]string {
@@ -47,7 +47,7 @@ func connected(sys, proc string) map[int]string {
 		if err != nil {
 			continue
 		}
-		pid := readLine(filepath.Join(dir, "pid")) // is there while it is connected
+		pid := readLine(filepath.Join(dir, "pid")) // exists while the device is connected
 		if backend := readLine(filepath.Join(dir, "backend")); backend != "" {
 			out[index] = backend
 		} else if pid != "" {
@@ -57,7 +57,7 @@ func connected(sys, proc string) map[int]string {
 	return out
 }
 
-// readLine is the one line of a small file, "" if there is none.
+// readLine returns the one line of a small file, "" if there is none.
 func readLine(path string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -66,7 +66,7 @@ func readLine(path string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// noModule says what to do about a kernel that does not know nbd now.
+// noModule says what to do about a kernel without the nbd module loaded.
 func noModule() error {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -79,17 +79,17 @@ func noModule() error {
 	return errs.New(errs.Unsupported, "this machine's kernel (Linux %s) has no nbd module, so it can have no kernel devices: give the volume's NBD URI (glide uri) to what uses it", release)
 }
 
-// Programs that look at every device for a moment (udev does) are waited for:
-// so often, for so long.
+// Some programs, such as udev, open every device for a moment. Hold tries again so
+// often, so far apart.
 const (
 	looks     = 5
 	lookPause = 100 * time.Millisecond
 )
 
-// Hold takes a device for its own, so that nobody can mount it, writes what the
-// kernel has of it in memory, and returns what lets it go. A device that somebody
-// uses is Busy. The kernel may take as long for the writing as it waits for a
-// connection; ctx ends the wait for it.
+// Hold opens a device exclusively, so that nobody can mount it, writes out what the
+// kernel has in memory for it, and returns a function that closes it. A device in use
+// is errs.Busy. Writing may take as long as the kernel waits for a connection; ctx
+// ends the wait.
 func (Kernel) Hold(ctx context.Context, index int) (release func(), err error) {
 	fd, err := open(index)
 	for i := 1; i < looks && errs.KindOf(err) == errs.Busy; i++ {
@@ -117,7 +117,7 @@ func (Kernel) Hold(ctx context.Context, index int) (release func(), err error) {
 	return nil, err
 }
 
-// open opens a device for us alone.
+// open opens a device exclusively.
 func open(index int) (fd int, err error) {
 	path := Path(index)
 	fd, err = unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
@@ -134,9 +134,9 @@ func open(index int) (fd int, err error) {
 	return fd, nil
 }
 
-// users names the other processes that have the device open, as far as they
-// can be seen. A VM's monitor opens its disk without claiming it, often by another
-// path, so it is found by the device's number.
+// users names the other processes that have the device open, as far as this process
+// can see them. A VM's monitor opens its disk without claiming it, often by another
+// path, so the search is by device number.
 func users(proc string, fd int) (who []string) {
 	var dev unix.Stat_t
 	if err := unix.Fstat(fd, &dev); err != nil {
@@ -149,7 +149,7 @@ func users(proc string, fd int) (who []string) {
 			continue // gone, or a socket or pipe
 		}
 		var st unix.Statx_t
-		// No network file system is asked anything.
+		// Do not ask a network file system.
 		err = unix.Statx(unix.AT_FDCWD, f, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
 		if err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK || unix.Mkdev(st.Rdev_major, st.Rdev_minor) != dev.Rdev {
 			continue
@@ -166,6 +166,6 @@ func users(proc string, fd int) (who []string) {
 	return who
 }
 
-// IsGone tells whether an error of Reconnect or Resize means that there is no
-// such device any more, or that it is another's.
+// IsGone tells whether an error of Reconnect or Resize means that the device no
+// longer exists, or belongs to another program.
 func IsGone(err error) bool { return errors.Is(err, unix.EINVAL) }

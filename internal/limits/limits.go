@@ -1,6 +1,6 @@
-// Package limits tells what the system lets this process have, and how much of it
-// is in use: open files, threads and memory. A limit that is met shows first as
-// errors in places that have nothing to do with it, so it is told of before.
+// Package limits reports the limits that the system sets for this process, and how
+// much is in use: open files, threads and memory. A limit that is reached causes
+// errors in unrelated places, so Glide warns earlier.
 package limits
 
 import (
@@ -15,18 +15,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Use is one limit, and what is in use of it. A Limit of 0 means that there is
-// none, or none that can be found out.
+// Use is one limit and its use. A Limit of 0 means that there is none, or that it
+// is unknown.
 type Use struct {
-	Name        string // as metrics have it: open_files, threads, memory
+	Name        string // as in the metrics: open_files, threads, memory
 	Used, Limit uint64
-	Fix         string // how it is raised
+	Fix         string // how to raise it
 }
 
-// Near tells whether there is little left.
+// Near tells whether the limit is nearly reached.
 func (u Use) Near() bool { return u.Limit > 0 && u.Used > u.Limit/10*8 }
 
-// Read looks at all of them. It opens a few files, which it needs to be able to.
+// Read reads all of them. It needs to be able to open a few files.
 func Read() []Use {
 	return []Use{
 		{"open_files", openFiles(), MaxFiles(), "raise the limit (LimitNOFILE=, ulimit -n)"},
@@ -35,21 +35,21 @@ func Read() []Use {
 	}
 }
 
-// MaxFiles is how many files the process may have open; 0: as many as it likes.
+// MaxFiles is how many files the process may have open; 0: no limit.
 func MaxFiles() uint64 { return rlimit(unix.RLIMIT_NOFILE) }
 
 // openFiles is how many it has open.
 func openFiles() uint64 {
 	d, err := os.Open("/proc/self/fd")
 	if err != nil {
-		return MaxFiles() // there is not one left, most likely
+		return MaxFiles() // most likely no descriptor is left
 	}
 	defer func() { _ = d.Close() }()
 	names, err := d.Readdirnames(-1)
 	if err != nil || len(names) == 0 {
 		return 0
 	}
-	return uint64(len(names) - 1) // without this one
+	return uint64(len(names) - 1) // not counting the directory just opened
 }
 
 func rlimit(which int) uint64 {
@@ -60,7 +60,7 @@ func rlimit(which int) uint64 {
 	return l.Cur
 }
 
-// least is the smaller of two limits, where 0 is none.
+// least is the smaller of two limits; 0 means no limit.
 func least(a, b uint64) uint64 {
 	if a == 0 || b > 0 && b < a {
 		return b
@@ -68,8 +68,8 @@ func least(a, b uint64) uint64 {
 	return a
 }
 
-// threads is how many the process has; more exactly, how many the user has may
-// count for the limit, which is not looked at.
+// threads counts the process's threads. The limit may count all threads of the
+// user, which is not considered here.
 func threads() uint64 {
 	if n, ok := statusField("Threads:"); ok {
 		return n
@@ -77,7 +77,7 @@ func threads() uint64 {
 	return uint64(runtime.NumGoroutine())
 }
 
-// memory is what is resident, in bytes.
+// memory is the resident memory, in bytes.
 func memory() uint64 {
 	kib, _ := statusField("VmRSS:")
 	return kib << 10
@@ -98,8 +98,8 @@ func statusField(name string) (uint64, bool) {
 	return 0, false
 }
 
-// inCgroup is the least limit of a kind that this process's control group (version
-// 2) or one above it has.
+// inCgroup is the smallest limit of a kind among this process's control group
+// (version 2) and those above it.
 func inCgroup(file string) uint64 {
 	b, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -121,7 +121,8 @@ func inCgroup(file string) uint64 {
 	return limit
 }
 
-// number is what a file of a control group says; 0 for "max", and for none.
+// number reads a number from a file of a control group; 0 for "max" and for a
+// missing file.
 func number(path string) uint64 {
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -21,8 +21,8 @@ func In(fs vfs.FS, dir string) bool {
 	return err == nil && desc.Exists
 }
 
-// Dump writes the metadata in dir as text, one key after the other. It changes
-// nothing; while a daemon uses it, it is refused.
+// Dump writes the metadata in dir as text, key by key. It changes nothing, and
+// refuses metadata that a daemon uses.
 func Dump(w io.Writer, fs vfs.FS, dir string) error {
 	lock, err := pebble.LockDirectory(dir, fs)
 	if err != nil {
@@ -68,7 +68,7 @@ func dumpKey(w io.Writer, key, value []byte) (err error) {
 	kind, rest, _ := bytes.Cut(key, []byte("/"))
 	switch string(kind) {
 	case "h":
-		if len(value) > 0 { // an empty one says nothing any more
+		if len(value) > 0 { // an empty value has no meaning
 			_, err = fmt.Fprintf(w, "fact %s: %s\n", rest, text(value))
 		}
 	case "v":
@@ -95,7 +95,7 @@ func dumpKey(w io.Writer, key, value []byte) (err error) {
 	return err
 }
 
-// text is a value as it is if it is a JSON document, or else in hexadecimal.
+// text is the value itself if it is a JSON document, else in hexadecimal.
 func text(value []byte) string {
 	if len(value) > 0 && (value[0] == '{' || value[0] == '[') && json.Valid(value) {
 		return string(value)

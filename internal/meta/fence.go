@@ -11,30 +11,29 @@ import (
 	"github.com/paraglide/glide/internal/reserve"
 )
 
-// fence is the file system of one instance of the database. Pebble ends the
-// process, panics or goes round in circles when a write fails; so it never sees
-// a write fail. The first one that does fails the instance: the goroutine that
-// made it, and every one that writes later, is parked for good, and whoever
-// waits for the instance is told by down. Reads go on, and their errors are
-// returned.
+// fence is the file system of one instance of the database. When a write fails,
+// Pebble ends the process, panics or retries for ever, so it must never see a
+// failed write. The first failed write fails the instance: its goroutine, and every
+// goroutine that writes later, is parked for good, and the channel down wakes
+// everything that waits for the instance. Reads continue, and return their errors.
 //
-// Compactions are no failure when the disk is full: they need room before they
-// make room, nothing depends on them, and they wait for it. They do not take any
-// of what is kept for everything else.
+// On a full disk, compactions do not fail the instance. They need room before they
+// free room, and nothing depends on them, so they wait. They take nothing of the
+// room that is reserved for everything else.
 //
 // A failed instance is out of date as soon as another is opened, and must not
-// change a file any more: drain waits until nothing of it is under way.
+// change a file any more: drain waits until none of its changes is in progress.
 type fence struct {
 	vfs.FS
 	give func() bool // frees some room on a full disk; false: there is none left
 
-	flying sync.RWMutex  // held, shared, by whoever changes a file
+	flying sync.RWMutex  // held shared while a file is changed
 	down   chan struct{} // closed when the instance has failed
 
 	mu    sync.Mutex
 	cause error
 	retry chan struct{} // closed by nudge, and replaced
-	hurry bool          // nothing waits for room any more
+	hurry bool          // do not wait for room any more
 }
 
 func newFence(fs vfs.FS, give func() bool) *fence {
@@ -51,21 +50,21 @@ func (f *fence) fail(err error) {
 	}
 }
 
-// err is why the instance failed, nil if it has not.
+// err returns why the instance failed, nil if it has not.
 func (f *fence) err() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.cause
 }
 
-// drain waits until no change of a file is under way. The instance has failed.
+// drain waits until no change of a file is in progress. The instance has failed.
 func (f *fence) drain() {
 	f.flying.Lock()
-	//lint:ignore SA2001 the lock is a barrier; whoever comes next is parked
+	//lint:ignore SA2001 the lock is a barrier; later changes are parked
 	f.flying.Unlock()
 }
 
-// nudge lets what waits for room try again.
+// nudge makes changes that wait for room try again.
 func (f *fence) nudge() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -73,7 +72,7 @@ func (f *fence) nudge() {
 	f.retry = make(chan struct{})
 }
 
-// stopWaiting ends the waiting for room: what does not find any fails.
+// stopWaiting ends the waiting for room: changes without room fail.
 func (f *fence) stopWaiting() {
 	f.mu.Lock()
 	f.hurry = true
@@ -81,22 +80,22 @@ func (f *fence) stopWaiting() {
 	f.nudge()
 }
 
-// mayWait tells whether there may be a wait for room, and for what.
+// mayWait tells whether a change may wait for room, and on which channel.
 func (f *fence) mayWait() (retry <-chan struct{}, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.retry, !f.hurry
 }
 
-// change makes a change of a file. It does not return if that, or another one
-// before it, failed.
+// change changes a file. It does not return if this change, or an earlier one,
+// failed.
 func (f *fence) change(op func() error) {
 	if f.try(op, f.give) != nil {
 		select {} // parked
 	}
 }
 
-// changeLater is change for what can wait for room.
+// changeLater is change for changes that can wait for room.
 func (f *fence) changeLater(op func() error) {
 	for {
 		retry, ok := f.mayWait()
@@ -114,8 +113,8 @@ func (f *fence) changeLater(op func() error) {
 	}
 }
 
-// try makes a change, on a full disk with what give gives. The instance fails if
-// it does not succeed, but for want of room if there is no give.
+// try makes a change; on a full disk it uses the room that give frees. If it does not
+// succeed, the instance fails, unless the disk is full and give is nil.
 func (f *fence) try(op func() error, give func() bool) error {
 	f.flying.RLock()
 	defer f.flying.RUnlock()
@@ -132,7 +131,7 @@ func (f *fence) try(op func() error, give func() bool) error {
 	return err
 }
 
-// open opens a file to write it.
+// open opens a file for writing.
 func (f *fence) open(c vfs.DiskWriteCategory, open func() (vfs.File, error)) (vfs.File, error) {
 	w := &fencedFile{change: f.change}
 	if c == compaction {
@@ -187,8 +186,8 @@ func (f *fence) MkdirAll(dir string, perm os.FileMode) error {
 	return nil
 }
 
-// Remove implements vfs.FS. What cannot be removed stays: that is no failure, but
-// a failed instance must not remove what its successor uses.
+// Remove implements vfs.FS. A file that cannot be removed stays, which is not a
+// failure. But a failed instance must not remove files that its successor uses.
 func (f *fence) Remove(name string) (err error) {
 	f.change(func() error { err = f.FS.Remove(name); return nil })
 	return err
@@ -212,7 +211,7 @@ type fencedFile struct {
 	change func(op func() error) // fence.change, or changeLater
 }
 
-// Write implements vfs.File. On a full disk it goes on where it was cut off.
+// Write implements vfs.File. After a full disk, it continues where it was cut off.
 func (w *fencedFile) Write(p []byte) (int, error) {
 	done := 0
 	w.change(func() error {
@@ -252,12 +251,12 @@ func (w *fencedFile) SyncTo(length int64) (full bool, err error) {
 	return full, nil
 }
 
-// Close implements vfs.File. A file that was synced has nothing to lose; what
-// was not synced is no promise.
+// Close implements vfs.File. Its error does not matter: synced data is safe, and
+// unsynced data was never promised.
 func (w *fencedFile) Close() error { return w.File.Close() }
 
-// logger drops Pebble's messages, and keeps it from ending the process: whoever
-// has met an error that Pebble cannot live with is parked.
+// logger drops Pebble's messages, and keeps Pebble from ending the process: a
+// goroutine with a fatal error is parked.
 type logger struct{ fence *fence }
 
 func (logger) Infof(string, ...any)  {}

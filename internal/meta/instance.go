@@ -10,9 +10,8 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// instance is the database, opened once. When a write of it fails it is given
-// up, and another one is opened in its place: for reading only, until writes go
-// through again.
+// instance is one open database. When one of its writes fails, it is abandoned and
+// replaced by another, which is read-only until writes succeed again.
 type instance struct {
 	db       *pebble.DB
 	fence    *fence
@@ -20,8 +19,8 @@ type instance struct {
 	closed   chan struct{}
 }
 
-// openInstance opens the database in dir. It is an error if that cannot be done;
-// what has begun is given up then.
+// openInstance opens the database in dir. After an error, a half-opened database is
+// abandoned.
 func openInstance(fs vfs.FS, dir string, give func() bool, change func(*pebble.Options)) (*instance, error) {
 	f := newFence(fs, give)
 	opts := &pebble.Options{
@@ -47,8 +46,8 @@ func openInstance(fs vfs.FS, dir string, give func() bool, change func(*pebble.O
 	return nil, fmt.Errorf("open the metadata in %s: %w", dir, err)
 }
 
-// call calls the database, and returns when the call has or when the instance has
-// failed: then the call may never return, and its result is nobody's.
+// call calls the database. It returns when the call returns or the instance fails.
+// In the second case the call may never return, and its result is dropped.
 func call[T any](in *instance, fn func() (T, error)) (T, error) {
 	type result struct {
 		value T
@@ -57,7 +56,7 @@ func call[T any](in *instance, fn func() (T, error)) (T, error) {
 	done := make(chan result, 1)
 	go func() {
 		defer func() {
-			if v := recover(); v != nil { // Pebble has met what it cannot go on from
+			if v := recover(); v != nil { // an error that Pebble cannot continue after
 				in.fence.fail(fmt.Errorf("%v", v))
 			}
 		}()
@@ -70,7 +69,7 @@ func call[T any](in *instance, fn func() (T, error)) (T, error) {
 	case <-in.fence.down:
 	}
 	select {
-	case r := <-done: // it was done all the same
+	case r := <-done: // the call succeeded anyway
 		return r.value, r.err
 	default:
 		var none T
@@ -78,14 +77,14 @@ func call[T any](in *instance, fn func() (T, error)) (T, error) {
 	}
 }
 
-// run is call for what has no result.
+// run is call for functions without a result.
 func (in *instance) run(fn func() error) error {
 	_, err := call(in, func() (struct{}, error) { return struct{}{}, fn() })
 	return err
 }
 
-// close closes the instance, unless it has failed: then nothing of it can be
-// waited for. Compactions that wait for room are given up.
+// close closes the instance, unless it has failed: a failed instance cannot be
+// waited for. Compactions that wait for room are abandoned.
 func (in *instance) close() error {
 	close(in.closed)
 	if in.fence.err() != nil {

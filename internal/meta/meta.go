@@ -1,6 +1,6 @@
 // Package meta is the host's local metadata: the records of its volumes, which
-// nothing else knows, and two indexes that could be rebuilt from the store
-// (where a block with a given hash lies, and the pages of block maps).
+// exist nowhere else, and two indexes that could be rebuilt from the store (the place
+// of each block by hash, and the pages of block maps).
 //
 // It is one Pebble database. Keys:
 //
@@ -33,57 +33,57 @@ import (
 // formatVersion is the newest layout that this program reads and writes.
 const formatVersion = 1
 
-// maxPages bounds the pages of block maps that are kept, in bytes; beyond it all
-// of them are dropped, since each can be fetched again.
+// maxPages bounds the stored pages of block maps, in bytes. Beyond it all of them are
+// dropped; each can be fetched again.
 const maxPages = 1 << 30
 
-// Options say where the metadata is. FS and Dir are required.
+// Options configure a DB. FS and Dir are required.
 type Options struct {
 	FS  vfs.FS
 	Dir string
-	// Give frees some of the room that is kept for a full disk; false: none is
-	// left. nil: none is kept.
+	// Give frees some of the reserved room on a full disk; false: none is left.
+	// nil: no room is reserved.
 	Give func() bool
-	// Changed, if set, is told when the metadata cannot be written any more, and
-	// with nil when it can again. It must not call the DB.
+	// Changed, if set, is called with the reason when the metadata can no longer be
+	// written, and with nil when it can again. It must not call the DB.
 	Changed func(error)
 }
 
 // DB is the metadata of one host.
 //
-// A write that fails does not end it. What was stored before can be read;
-// writes that must be durable fail with the reason, and change nothing; others
-// are kept in memory, and stored when the disk takes writes again. Revive tries
-// that, and so does every write.
+// It survives a failed write. Data stored before can be read. Writes that must be
+// durable fail with the reason and change nothing; the others are kept in memory, and
+// stored when the disk takes writes again. Revive tries that, and so does every
+// write.
 type DB struct {
 	opts  Options
 	lock  *pebble.Lock
 	pages atomic.Int64 // bytes added since they were last dropped
 
-	// gate is held, shared, by whoever uses the instance, and alone by who puts
-	// another one in its place.
+	// gate is held shared while the instance is used, and exclusively while it is
+	// replaced.
 	gate sync.RWMutex
 	in   *instance
 
 	mu     sync.Mutex // guards the rest; after gate
-	failed error      // why nothing can be written; nil: it can
-	stuck  bool       // writes go through, and yet the database could not be opened
+	failed error      // why nothing can be written; nil if it can
+	stuck  bool       // the disk takes writes, but the database could not be opened
 	seq    uint64
-	// ahead is what records and facts have to be where an instance that is opened
-	// anew may have something else: those of saves that need not be durable, and
-	// for those of a save that failed, what they were before it.
+	// ahead holds the right values of records and facts where a newly opened instance
+	// may have others: values of saves that need not be durable and, for a save that
+	// failed, the values before it.
 	ahead map[string]ahead
 }
 
-// ahead is a value, nil for none, and when it was given.
+// ahead is a value, nil for none, and the sequence number of its save.
 type ahead struct {
 	seq   uint64
 	value []byte
 }
 
-// Open opens the metadata, making it if there is none. A directory that a newer
-// program wrote is refused. On a disk that cannot be written to it is opened for
-// reading, if it is there.
+// Open opens the metadata, and creates it if there is none. It refuses a directory
+// that a newer program wrote. If the disk does not take writes, existing metadata is
+// opened for reading.
 func Open(opts Options) (*DB, error) {
 	if opts.Give == nil {
 		opts.Give = func() bool { return false }
@@ -129,8 +129,8 @@ func (m *DB) version(dir string) (uint32, error) {
 	return v, nil
 }
 
-// Close closes the database. What was saved and need not be durable is, if the
-// disk takes it.
+// Close closes the database. Saves that need not be durable become durable if the
+// disk takes them.
 func (m *DB) Close() error {
 	m.gate.Lock()
 	defer m.gate.Unlock()
@@ -142,8 +142,8 @@ func (m *DB) Close() error {
 	return errors.Join(m.in.close(), m.lock.Close())
 }
 
-// view calls fn to read from the instance, and again from its successor if it
-// fails meanwhile. Under no lock.
+// view calls fn to read from the instance. If the instance fails meanwhile, it calls
+// fn again with its successor. Call it without locks.
 func (m *DB) view(fn func(*instance) error) error {
 	m.gate.RLock()
 	in := m.in
@@ -176,13 +176,13 @@ func (in *instance) read(key []byte) ([]byte, error) {
 	return value, nil
 }
 
-// lookup is read, from the instance that is used.
+// lookup is read from the current instance.
 func (m *DB) lookup(key []byte) (value []byte, err error) {
 	err = m.view(func(in *instance) (err error) { value, err = in.read(key); return err })
 	return value, err
 }
 
-// get is lookup for what may be stored ahead of the database.
+// get is lookup, but values kept ahead of the database come first.
 func (m *DB) get(key []byte) (value []byte, err error) {
 	err = m.view(func(in *instance) (err error) {
 		m.mu.Lock()
@@ -198,7 +198,7 @@ func (m *DB) get(key []byte) (value []byte, err error) {
 	return value, err
 }
 
-// Fact returns what SetFact stored under the name, nil if nothing was.
+// Fact returns what SetFact stored under the name, nil if nothing is stored.
 func (m *DB) Fact(name string) ([]byte, error) { return m.get([]byte("h/" + name)) }
 
 // SetFact stores a fact about the host, durably; nil removes it.
@@ -206,7 +206,7 @@ func (m *DB) SetFact(name string, value []byte) error {
 	return m.save([]pair{{"h/" + name, value}})
 }
 
-// Facts calls fn for every fact whose name begins with prefix; an error of fn ends it.
+// Facts calls fn for every fact whose name begins with prefix, until fn returns an error.
 func (m *DB) Facts(prefix string, fn func(name string, value []byte) error) error {
 	return m.each("h/"+prefix, func(key string, value []byte) error { return fn(key[len("h/"):], value) })
 }
@@ -220,8 +220,8 @@ type Record struct {
 // SaveVolumes stores or removes records, all or none, durably.
 func (m *DB) SaveVolumes(records ...Record) error { return m.save(pairs(records)) }
 
-// SaveVolumesSoon is SaveVolumes without waiting until it is durable. Saves take
-// effect in the order of the calls.
+// SaveVolumesSoon is SaveVolumes without waiting for durability. Saves take effect in
+// the order of the calls.
 func (m *DB) SaveVolumesSoon(records ...Record) error { return m.saveSoon(pairs(records)) }
 
 func pairs(records []Record) []pair {
@@ -232,12 +232,12 @@ func pairs(records []Record) []pair {
 	return list
 }
 
-// Volumes calls fn for every record; an error of fn ends it.
+// Volumes calls fn for every record, until fn returns an error.
 func (m *DB) Volumes(fn func(Record) error) error {
 	return m.each("v/", func(key string, value []byte) error { return fn(Record{ID: key[len("v/"):], Value: value}) })
 }
 
-// each calls fn for every key with a prefix, which ends in a slash or is longer.
+// each calls fn for every key with a prefix, which contains a slash.
 func (m *DB) each(prefix string, fn func(key string, value []byte) error) error {
 	all, err := m.under(prefix)
 	if err != nil {
@@ -251,7 +251,7 @@ func (m *DB) each(prefix string, fn func(key string, value []byte) error) error 
 	return nil
 }
 
-// under returns what there is under a prefix.
+// under returns all keys and values under a prefix.
 func (m *DB) under(prefix string) (all map[string][]byte, err error) {
 	err = m.view(func(in *instance) (err error) {
 		if all, err = call(in, func() (map[string][]byte, error) { return collect(in.db, prefix) }); err != nil {
@@ -302,7 +302,7 @@ func (m *DB) Block(tenant string, h pack.Hash) (pack.Ref, error) {
 	if err != nil {
 		return pack.Ref{}, fmt.Errorf("read the dedup index: %w", err)
 	}
-	ref, _ := blockRef(h, v) // it is an index: what it does not know is stored again
+	ref, _ := blockRef(h, v) // a block that the index does not know is stored again
 	return ref, nil
 }
 
@@ -319,9 +319,9 @@ func blockRef(h pack.Hash, v []byte) (ref pack.Ref, ok bool) {
 	return ref, true
 }
 
-// AddBlocks enters blocks that are in the store into the tenant's dedup index.
-// It is not durable, and left out while nothing can be written: what the index
-// does not know is stored again.
+// AddBlocks adds blocks that are in the store to the tenant's dedup index. It is not
+// durable, and does nothing while nothing can be written: a block that the index does
+// not know is stored again.
 func (m *DB) AddBlocks(tenant string, refs []pack.Ref) error {
 	return m.index(func(b *pebble.Batch) error {
 		for i := range refs {
@@ -339,7 +339,7 @@ func (m *DB) AddBlocks(tenant string, refs []pack.Ref) error {
 	})
 }
 
-// ForgetBlock takes a block out of the dedup index: it was not where the index
+// ForgetBlock removes a block from the dedup index, because it was not where the index
 // said. It fails while nothing can be written.
 func (m *DB) ForgetBlock(tenant string, h pack.Hash) error {
 	if err := m.Err(); err != nil {
@@ -348,13 +348,13 @@ func (m *DB) ForgetBlock(tenant string, h pack.Hash) error {
 	return m.index(func(b *pebble.Batch) error { return b.Delete(blockKey(tenant, &h), nil) })
 }
 
-// Page returns a stored page of a block map, nil if it is not here. The caller
+// Page returns a stored page of a block map, nil if it is not stored. The caller
 // checks its hash.
 func (m *DB) Page(h pack.Hash) ([]byte, error) {
 	return m.lookup(append([]byte("m/"), h[:]...))
 }
 
-// AddPage stores a page, as AddBlocks does blocks.
+// AddPage stores a page, like AddBlocks.
 func (m *DB) AddPage(h pack.Hash, page []byte) error {
 	return m.index(func(b *pebble.Batch) error {
 		if m.pages.Add(int64(len(page))) > maxPages {
@@ -367,7 +367,7 @@ func (m *DB) AddPage(h pack.Hash, page []byte) error {
 	})
 }
 
-// index changes an index that could be rebuilt.
+// index changes one of the indexes that could be rebuilt.
 func (m *DB) index(change func(*pebble.Batch) error) error {
 	m.gate.RLock()
 	defer m.gate.RUnlock()
@@ -386,5 +386,5 @@ func (m *DB) index(change func(*pebble.Batch) error) error {
 	if err != nil && in.fence.err() == nil {
 		return fmt.Errorf("write the metadata: %w", err)
 	}
-	return nil // it is not in the index
+	return nil // it is just not in the index
 }

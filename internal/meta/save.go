@@ -12,14 +12,14 @@ import (
 	"github.com/paraglide/glide/internal/reserve"
 )
 
-// pair is a key and the value that it gets; nil removes it.
+// pair is a key and its new value; nil removes it.
 type pair struct {
 	key   string
 	value []byte
 }
 
-// save stores pairs, all or none, durably. After an error none is stored, nor
-// will be.
+// save stores pairs, all or none, durably. After an error none of them is stored, now
+// or later.
 func (m *DB) save(list []pair) error {
 	if err := m.ready(); err != nil {
 		return err
@@ -34,13 +34,13 @@ func (m *DB) save(list []pair) error {
 	defer m.mu.Unlock()
 	if err == nil {
 		for key, a := range m.ahead {
-			if a.seq <= at { // it went into the same log earlier
+			if a.seq <= at { // it was written to the same log earlier
 				delete(m.ahead, key)
 			}
 		}
 		return nil
 	}
-	if m.in.fence.err() != nil { // the database may have it all the same
+	if m.in.fence.err() != nil { // the database may have it anyway
 		for key, value := range before {
 			if m.ahead[key].seq <= at {
 				m.ahead[key] = ahead{never, value}
@@ -50,10 +50,11 @@ func (m *DB) save(list []pair) error {
 	return m.writeError(err)
 }
 
-// never is the place of what no later save makes durable.
+// never is the sequence number of values that no later save makes durable.
 const never = math.MaxUint64
 
-// ready is nil if the metadata can be written, now if not before.
+// ready returns nil if the metadata can be written. If it could not, ready tries to
+// make it writable first.
 func (m *DB) ready() error {
 	m.mu.Lock()
 	err, stuck := m.failed, m.stuck
@@ -64,7 +65,7 @@ func (m *DB) ready() error {
 	return err
 }
 
-// now returns what pairs are to replace.
+// now returns the current values of the pairs' keys.
 func (m *DB) now(list []pair) (at uint64, before map[string][]byte, err error) {
 	m.mu.Lock()
 	m.seq++
@@ -87,8 +88,8 @@ func (m *DB) now(list []pair) (at uint64, before map[string][]byte, err error) {
 	return at, before, nil
 }
 
-// saveSoon stores pairs. It does not fail for want of a disk: what that does not
-// take is kept for when it does.
+// saveSoon stores pairs. A disk error does not make it fail: values that the disk
+// does not take are kept in memory until it does.
 func (m *DB) saveSoon(list []pair) error {
 	m.gate.RLock()
 	defer m.gate.RUnlock()
@@ -107,7 +108,7 @@ func (m *DB) saveSoon(list []pair) error {
 	return nil
 }
 
-// store hands pairs to the instance.
+// store gives pairs to the instance.
 func (m *DB) store(list []pair, how *pebble.WriteOptions) error {
 	in := m.in
 	if in.readOnly {
@@ -133,7 +134,7 @@ func storeIn(db *pebble.DB, list []pair, how *pebble.WriteOptions) error {
 	return b.Commit(how)
 }
 
-// writeError says why something was not stored. Under mu.
+// writeError returns why something was not stored. Under mu.
 func (m *DB) writeError(err error) error {
 	if m.failed != nil {
 		return m.failed
@@ -149,18 +150,18 @@ func (m *DB) describe(err error) error {
 	return errs.New(kind, "the metadata in %s cannot be written: %w: %s", m.opts.Dir, err, advice)
 }
 
-// Err is why the metadata cannot be written; nil if it can.
+// Err returns why the metadata cannot be written; nil if it can.
 func (m *DB) Err() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.failed
 }
 
-// Revive lets the metadata be written again, if the disk takes writes: nil if
-// it does, and if it always did. A caller who does so from time to time tries
-// even what went wrong before for another reason than the disk.
+// Revive makes the metadata writable again if the disk takes writes. It returns nil
+// if that worked, or if the metadata was writable. Calling it from time to time also
+// retries after errors that were not the disk's.
 func (m *DB) Revive() error {
-	if m.well() { // without keeping anybody out
+	if m.well() { // without the exclusive lock
 		return nil
 	}
 	m.gate.Lock()
@@ -181,8 +182,8 @@ func (m *DB) Revive() error {
 	return nil
 }
 
-// well tells whether the metadata can be written, and lets what waits for room try
-// again.
+// well tells whether the metadata can be written, and makes changes that wait for
+// room try again.
 func (m *DB) well() bool {
 	m.gate.RLock()
 	defer m.gate.RUnlock()
@@ -190,7 +191,7 @@ func (m *DB) well() bool {
 	return m.in.fence.err() == nil && !m.in.readOnly
 }
 
-// tryWrite finds out whether the disk takes writes.
+// tryWrite tests whether the disk takes writes.
 func (m *DB) tryWrite() error {
 	fs := m.opts.FS
 	path := fs.PathJoin(m.opts.Dir, "try")
@@ -205,7 +206,8 @@ func (m *DB) tryWrite() error {
 	return errors.Join(err, f.Close(), fs.Remove(path))
 }
 
-// reopen opens the database for writing, with what is ahead of it. Under gate.
+// reopen opens the database for writing, and stores the values kept ahead of it.
+// Under gate.
 func (m *DB) reopen() error {
 	in, err := m.open(false)
 	if err != nil {
@@ -257,14 +259,14 @@ func (m *DB) open(readOnly bool) (*instance, error) {
 	}
 	return openInstance(m.opts.FS, m.opts.Dir, m.opts.Give, func(o *pebble.Options) {
 		o.ReadOnly = readOnly
-		o.ErrorIfNotExists = readOnly || m.in != nil // an empty directory in its place is not it
+		o.ErrorIfNotExists = readOnly || m.in != nil // an empty directory is not the database
 	})
 }
 
-// replace makes in the instance that is used, and watches it. Under gate.
+// replace makes in the current instance, and watches it. Under gate.
 func (m *DB) replace(in *instance) {
 	if m.in != nil {
-		// One that only reads has nothing to lose by not being closed well.
+		// A read-only instance loses nothing if closing fails.
 		_ = m.in.close()
 	}
 	m.in = in
@@ -277,7 +279,7 @@ func (m *DB) replace(in *instance) {
 	}()
 }
 
-// readOnly puts an instance that reads in the place of one that failed.
+// readOnly replaces a failed instance by a read-only one.
 func (m *DB) readOnly(failed *instance) {
 	m.gate.Lock()
 	defer m.gate.Unlock()
@@ -293,8 +295,8 @@ func (m *DB) readOnly(failed *instance) {
 	}
 }
 
-// Stuck tells that the disk takes writes, and yet the database could not be
-// opened: to try that again costs memory each time.
+// Stuck tells whether the disk takes writes but the database could not be opened.
+// Each new attempt to open it costs memory.
 func (m *DB) Stuck() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

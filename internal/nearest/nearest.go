@@ -17,8 +17,9 @@ func Word(s string, known []string) string {
 	return best
 }
 
-// Closest is Word without a limit: of words that are all too far off, one that
-// begins s or that s begins, or else the one with the fewest differences.
+// Closest is Word without a limit. If all words are too far off, it returns one
+// that is a prefix of s or has s as a prefix, else the one with the fewest
+// differences.
 func Closest(s string, known []string) string {
 	if w := Word(s, known); w != "" {
 		return w
@@ -44,11 +45,11 @@ func Hint(s string, known []string) string {
 	return ""
 }
 
-// fold makes words comparable that differ in how they are written only.
+// fold makes words that differ only in spelling style comparable.
 func fold(s string) string { return strings.ReplaceAll(strings.ToLower(s), "_", "-") }
 
 // distance counts edits (insert, delete, replace, swap neighbours). Long words
-// are never near: the work is bounded, as keys may come from anybody.
+// are never near: keys may come from anyone, so the work must be bounded.
 func distance(a, b string) int {
 	const long = 64
 	if len(a) > long || len(b) > long {

@@ -18,16 +18,16 @@ import (
 
 // fileStore keeps each object in a file of its own, at root/key.
 //
-// An object is written to a file in root/.tmp, synced, and only then given its
-// name: by link(2) where it must be absent, which fails atomically if it is
-// not, or by rename(2), which replaces atomically. Then its directory is
-// synced; directories made on the way were synced into theirs before. So a
-// crash leaves an object whole or absent, and one whose Put returned is there.
+// An object is written to a file in root/.tmp and synced, and only then gets its
+// name: by link(2), which fails atomically if the name exists, or by rename(2), which
+// replaces atomically. Then its directory is synced; new directories were synced into
+// their parents before. So after a crash an object is complete or absent, and an
+// object whose Put returned is there.
 //
-// Directories are never removed: another host may be about to link into one,
-// and the set that Glide's keys need is small. root/.tmp also marks the
-// directory as a store: where it is missing, somebody unmounted or removed the
-// store, which must not be mistaken for an empty one, nor made anew.
+// Directories are never removed: another host may be about to link into one, and
+// Glide's keys need only a few. root/.tmp also marks the directory as a store. If it
+// is missing, somebody unmounted or removed the store, which must not be mistaken for
+// an empty one or created again.
 type fileStore struct {
 	fs   fileSystem
 	root string // absolute
@@ -108,7 +108,7 @@ func (f *fileStore) create(tmp string) error {
 	}
 }
 
-// cleanTmp removes what crashed uploads left. What cannot be removed is
+// cleanTmp removes the remains of crashed uploads. A file that cannot be removed is
 // harmless.
 func (f *fileStore) cleanTmp(now time.Time) {
 	entries, _ := f.fs.ReadDir(f.path(tmpDir))
@@ -226,8 +226,8 @@ func (f *fileStore) put(ctx context.Context, op Op, key string, data []byte, pub
 		}
 	}
 	_ = f.fs.Remove(tmp) // a second name by now, if still there
-	// An object that exists already may be another's whose sync is still to
-	// come, and the caller will build on it: sync in that case, too.
+	// An existing object may be another host's and not synced yet, and the caller
+	// will build on it: sync in that case, too.
 	if err == nil || errors.Is(err, fs.ErrExist) {
 		err = cmp.Or(f.fs.SyncDir(f.path(dir)), err)
 	}
@@ -286,7 +286,7 @@ func (f *fileStore) makeDir(dir string) error {
 	if err := f.fs.Mkdir(f.path(dir)); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// Also if it existed: whoever made it may not have synced it yet.
+	// Even if it existed: its creator may not have synced it yet.
 	if err := f.fs.SyncDir(f.path(parent)); err != nil {
 		return err
 	}
@@ -310,8 +310,8 @@ func (f *fileStore) DeleteBatch(ctx context.Context, keys []string) error {
 	return f.delete(ctx, OpDeleteBatch, keys)
 }
 
-// delete removes files and syncs each directory once: what was deleted must
-// not be back after a crash.
+// delete removes files and syncs each directory once: deleted objects must not
+// reappear after a crash.
 func (f *fileStore) delete(ctx context.Context, op Op, keys []string) error {
 	changed := make(map[string]bool)
 	for _, key := range keys {

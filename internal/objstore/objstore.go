@@ -1,12 +1,11 @@
-// Package objstore is the object store as Glide sees it: whole small objects
-// under string keys, and one primitive that everything else is built on, the
-// creation of a key only if it is absent.
+// Package objstore is the interface to the object store: whole small objects under
+// string keys, and one primitive on which everything else is built, the creation of a
+// key only if it is absent.
 //
-// Drivers (file://, s3://, in memory) do one try of one request each; retries,
-// deadlines, counting, latency and faults are wrappers around any Store. The
-// store is assumed to be strongly consistent for single keys and for listings;
-// nothing else is assumed: a request may take effect long after its sender
-// stopped waiting for it.
+// Drivers (file://, s3://, in memory) make one try of one request. Retries, deadlines,
+// counting, latency and faults are wrappers around any Store. The store must be
+// strongly consistent for single keys and for listings. Nothing else is assumed: a
+// request may take effect long after its sender stopped waiting for it.
 package objstore
 
 import (
@@ -18,18 +17,17 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// MaxObject is the greatest object that a driver must carry, in bytes: a pack
-// holds at most 64 MiB.
+// MaxObject is the largest object that a driver must store, in bytes: a pack has at
+// most 64 MiB.
 const MaxObject = 64 << 20
 
 // Two markers further describe errors of kind errs.Unavailable; test with
 // errors.Is.
 var (
-	// ErrSlowDown is a store that answers, but asks for fewer requests.
+	// ErrSlowDown: the store answers, but asks for fewer requests.
 	ErrSlowDown = errors.New("the store asks to slow down")
-	// ErrPersistent is trouble that will not pass within seconds, such as
-	// refused credentials: retrying at once is pointless, retrying after
-	// somebody mended it is not.
+	// ErrPersistent: the failure will not pass within seconds, as with refused
+	// credentials. Retrying makes sense only after somebody fixed the cause.
 	ErrPersistent = errors.New("the store's trouble persists")
 )
 
@@ -44,12 +42,10 @@ type Info struct {
 // slash-separated, without a leading slash (CheckKey has the rules); no key is
 // ever a prefix directory of another. Errors are of the kinds errs.NotFound,
 // errs.Exists, errs.Unavailable (worth another try, see also
-// ErrPersistent), errs.NoSpace, errs.ReadOnly and errs.Invalid;
-// anything else will not mend by itself. An error that comes of the end of ctx
-// satisfies errors.Is for ctx.Err().
+// ErrPersistent), errs.NoSpace, errs.ReadOnly and errs.Invalid; any other error will
+// not go away by itself. If ctx ends, the error satisfies errors.Is for ctx.Err().
 //
-// Slices that are handed in are not kept, slices that are returned are the
-// caller's.
+// The store does not keep slices passed to it. Returned slices belong to the caller.
 type Store interface {
 	// Get returns the whole object.
 	Get(ctx context.Context, key string) ([]byte, error)
@@ -68,10 +64,10 @@ type Store interface {
 	// more than 1000) objects whose keys begin with prefix and are greater
 	// than after. Fewer than max means that there are no more. One request.
 	List(ctx context.Context, prefix, after string, max int) ([]Info, error)
-	// Delete removes the object; that it was absent is no error.
+	// Delete removes the object. An absent object is not an error.
 	Delete(ctx context.Context, key string) error
-	// DeleteBatch removes many objects (in one request for each thousand where
-	// the store can).
+	// DeleteBatch removes many objects (one request per thousand, if the store
+	// supports that).
 	DeleteBatch(ctx context.Context, keys []string) error
 	// String is the store's URL without secrets.
 	String() string
@@ -111,7 +107,7 @@ func listLimit(n int) int {
 	return n
 }
 
-// checkPut is what every driver asks of a request that writes.
+// checkPut is every driver's check of a request that writes.
 func checkPut(ctx context.Context, op Op, key string, data []byte) error {
 	if err := checkRequest(ctx, op, key); err != nil {
 		return err
@@ -123,7 +119,7 @@ func checkPut(ctx context.Context, op Op, key string, data []byte) error {
 	return nil
 }
 
-// checkRange is what every driver asks of a ranged read.
+// checkRange is every driver's check of a ranged read.
 func checkRange(ctx context.Context, key string, off, n int64) error {
 	if err := checkRequest(ctx, OpGetRange, key); err != nil {
 		return err
@@ -134,7 +130,7 @@ func checkRange(ctx context.Context, key string, off, n int64) error {
 	return nil
 }
 
-// checkRequest is what every driver asks of a request for one key.
+// checkRequest is every driver's check of a request for one key.
 func checkRequest(ctx context.Context, op Op, key string) error {
 	if err := CheckKey(key); err != nil {
 		return err

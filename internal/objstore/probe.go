@@ -12,8 +12,8 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// ProbeVersion changes when Probe proves more: a store that was proved by an older
-// one is proved again.
+// ProbeVersion changes when Probe checks more: a store that passed an older version is
+// probed again.
 const ProbeVersion = 2
 
 const probes = "probe/"
@@ -25,8 +25,8 @@ func IsProbe(key string) bool { return strings.HasPrefix(key, probes) }
 // are written in another; some servers order by words, by case, or by directory.
 var listed = []string{"0", "00", "A", "B", "Z-1", "_", "a", "a-b", "a.b", "a0", "b", "c~", "d-1", "d/1"}
 
-// unordered is how far apart, in that list, what is written next lies: prime to
-// its length.
+// unordered is the distance in that list between consecutive writes, coprime to its
+// length.
 const unordered = 5
 
 // Probe proves that s has every Property, or fails with errs.Unsupported and
@@ -60,7 +60,7 @@ func (p *prober) keys() []string {
 	return keys
 }
 
-// trouble is an error of the store that says nothing of its properties.
+// trouble is an error of the store that says nothing about its properties.
 func trouble(err error) error { return fmt.Errorf("probing the store: %w", err) }
 
 // sideBySide runs steps at once and returns the first error in their order.
@@ -71,7 +71,7 @@ func sideBySide(steps ...func() error) error {
 		wg.Go(func() { failed[i] = step() })
 	}
 	wg.Wait()
-	// One that names a property says more than a request that failed.
+	// Prefer an error that names a property to a failed request.
 	for _, err := range failed {
 		if errors.Is(err, errs.Unsupported) {
 			return err
@@ -87,7 +87,7 @@ func sideBySide(steps ...func() error) error {
 
 func (p *prober) prove(ctx context.Context) error {
 	first := []byte("first " + p.once)
-	// A store that refuses is refused once, not by a dozen requests.
+	// If the store refuses requests, report one refusal, not a dozen.
 	if err := p.s.PutIfAbsent(ctx, p.once, first); err != nil {
 		return trouble(err)
 	}
@@ -134,7 +134,7 @@ func (p *prober) second(ctx context.Context, first []byte) error {
 	return nil
 }
 
-// unread is why an object that was just written could not be read.
+// unread says why an object that was just written could not be read.
 func (p *prober) unread(err error) error {
 	if errors.Is(err, errs.NotFound) {
 		return ReadsItsWrites.lacks(p.s, "an object that was just written is not there")
@@ -231,7 +231,7 @@ func (p *prober) pages(ctx context.Context, want []string) error {
 	return nil
 }
 
-// absent proves that what is not there is not found.
+// absent proves that absent objects are not found.
 func (p *prober) absent(ctx context.Context, key string) error {
 	_, err := p.s.Head(ctx, key)
 	switch {

@@ -7,9 +7,9 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// Property is something that a store has to do, because safety or truth rests on
-// it. Each is proved by Probe before a store is used, again by `glide doctor`, and
-// those that can be are checked by every answer.
+// Property is something that a store must do because safety or correctness rests on
+// it. Probe proves each before a store is used, and `glide doctor` proves it again.
+// Where possible, every answer is checked too.
 type Property string
 
 // The properties.
@@ -23,8 +23,8 @@ const (
 	ListsFrom      Property = "lists from a key on, and page by page"
 )
 
-// lacks is the error of a store that does not have a property: nothing that it
-// says can be relied on.
+// lacks is the error for a store without a property: none of its answers can be
+// trusted.
 func (p Property) lacks(s Store, format string, args ...any) error {
 	return errs.New(errs.Unsupported, "the store %s cannot be used, it is not true that it %s: "+format+"; %s",
 		append(append([]any{s, string(p)}, args...), p.advice())...)
@@ -37,8 +37,8 @@ func (p Property) advice() string {
 	return "use a store that is consistent, or reach it without what lies between"
 }
 
-// listChecked checks the answers to List: a page out of order, or of something
-// else, would hide the newest commit, and show an old state in its place.
+// listChecked checks the answers to List: a wrong or unordered page would hide the
+// newest commit and show an old state instead.
 type listChecked struct{ Store }
 
 // List implements Store.

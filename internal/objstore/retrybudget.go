@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// hurried is what the one try of a request may take once the patience of its
-// context is at an end.
+// hurried is how long a request's only try may take when the retry budget of its
+// context is spent.
 const hurried = 2 * time.Second
 
 type retryBudgetKey struct{}
 
-// WithRetryBudget derives a context whose requests share their patience. Once one
-// of them gave up after all its tries, the store is taken to be away, and each
-// of the others gets one short try, until one is answered: what somebody waits
-// for fails after one row of tries, however many requests it takes to find that
-// out and to clear up.
+// WithRetryBudget derives a context whose requests share one retry budget. When one
+// of them has failed after all its tries, the budget is spent: the store is taken for
+// unreachable, and each other request gets one short try, until one is answered. So a
+// command fails after one series of tries, however many requests it makes, including
+// those to clean up.
 func WithRetryBudget(ctx context.Context) context.Context {
 	return context.WithValue(ctx, retryBudgetKey{}, new(atomic.Bool))
 }
 
-// retryBudget tells whether a request of the context gave up. A context without
-// has one for each request.
+// retryBudget returns the flag that says whether the context's budget is spent. A
+// context without a budget gets a new one for each request.
 func retryBudget(ctx context.Context) *atomic.Bool {
 	if gone, ok := ctx.Value(retryBudgetKey{}).(*atomic.Bool); ok {
 		return gone
@@ -30,5 +30,6 @@ func retryBudget(ctx context.Context) *atomic.Bool {
 	return new(atomic.Bool)
 }
 
-// SpendRetryBudget is for whoever waited until a request of another context gave up.
+// SpendRetryBudget marks the budget as spent: the caller has waited for a request of
+// another context, which failed.
 func SpendRetryBudget(ctx context.Context) { retryBudget(ctx).Store(true) }

@@ -13,20 +13,19 @@ import (
 )
 
 const (
-	// sealCheckEvery is how often the files of credentials are looked at.
+	// lookEvery is how often the credentials files are checked.
 	lookEvery = time.Second
-	// refreshBefore is how long before their end credentials are replaced.
+	// refreshBefore is how long before they expire credentials are replaced.
 	refreshBefore = 5 * time.Minute
 )
 
 // credentials are those of the AWS chain, as they are now: environment, shared
 // files and profiles, roles, processes, tokens of a web identity, containers,
-// machines. The SDK refreshes those that expire; files that it reads only once
-// are read again here when they change, and when the store has refused what they
-// said. What was read before stays in use while new ones cannot be had and the old
-// ones are not over.
+// machines. The SDK refreshes those that expire. Files that it reads only once are
+// read again here when they change, and when the store has refused their credentials.
+// Old credentials stay in use until they expire if new ones are not available.
 type credentials struct {
-	// load begins the chain anew.
+	// load starts the chain again.
 	load func(ctx context.Context) (aws.CredentialsProvider, error)
 	now  func() time.Time
 	note func(err error) // told when new ones cannot be had; with nil when they can again
@@ -40,7 +39,7 @@ type credentials struct {
 	failing bool      // as note was told
 }
 
-// fileMark tells one state of a file from another.
+// fileMark identifies one state of a file.
 type fileMark struct {
 	size     int64
 	modified time.Time
@@ -75,7 +74,7 @@ func credentialMarks() (marks [3]fileMark) {
 	return marks
 }
 
-// newCredentials begins with the chain that was found when the store was opened.
+// newCredentials starts with the chain that was found when the store was opened.
 func newCredentials(chain aws.CredentialsProvider, load func(context.Context) (aws.CredentialsProvider, error), note func(error)) *credentials {
 	if note == nil {
 		note = func(error) {}
@@ -115,7 +114,7 @@ func (c *credentials) usable() bool {
 	return c.last.HasKeys() && (!c.last.CanExpire || c.now().Before(c.last.Expires.Add(refreshBefore)))
 }
 
-// begin begins the chain anew, if it then has credentials. Under mu.
+// begin starts the chain again, if the new chain has credentials. Under mu.
 func (c *credentials) begin(ctx context.Context) {
 	chain, err := c.load(ctx)
 	if err == nil {
@@ -133,9 +132,8 @@ func (c *credentials) tell(err error) {
 	}
 }
 
-// renew is for credentials that the store has refused, of the access key with
-// which the request was signed: they are read again, and it tells whether there are
-// others now.
+// renew is called after the store has refused the credentials of the access key that
+// signed a request. It reads credentials again, and returns whether they are new.
 func (c *credentials) renew(ctx context.Context, key string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,7 +155,7 @@ func (c *credentials) renew(ctx context.Context, key string) bool {
 	return creds.AccessKeyID != before.AccessKeyID || creds.SecretAccessKey != before.SecretAccessKey || creds.SessionToken != before.SessionToken
 }
 
-// source is where the last credentials came from, for people.
+// source says where the last credentials came from, for people.
 func (c *credentials) source() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -183,13 +181,13 @@ func (s *s3Store) Reload(ctx context.Context) error {
 	return nil
 }
 
-// reloader is a store that can read again what it was opened with.
+// reloader is a store that can read its credentials again.
 type reloader interface {
-	// Reload reads credentials again; what it cannot read stays in use.
+	// Reload reads credentials again; if that fails, the old ones stay in use.
 	Reload(ctx context.Context) error
 }
 
-// Reload has a store read its credentials again, whatever wraps it.
+// Reload makes a store, however wrapped, read its credentials again.
 func Reload(ctx context.Context, s Store) error {
 	switch s := s.(type) {
 	case reloader:

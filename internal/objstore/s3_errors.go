@@ -19,10 +19,10 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// answers are what S3's error codes mean. A hint says what to do; it is also
-// what marks trouble that will not pass by itself. Unavailable is also a store
-// that is set up wrong: whoever asks for a flush has not typed its URL, and the
-// daemon goes on with its local volumes.
+// answers gives the meaning of S3's error codes. A hint says what to do; it also marks
+// failures that will not pass by themselves. A wrongly configured store is Unavailable
+// too: the user who runs a flush did not type its URL, and the daemon continues with
+// its local volumes.
 var answers = map[string]struct {
 	kind errs.Kind
 	hint string
@@ -154,14 +154,14 @@ func withoutURL(err error) error {
 	return err
 }
 
-// accessKey is the one in the header that a request was signed with.
+// accessKey is the access key in a signed request's header.
 func accessKey(authorization string) string {
 	_, rest, _ := strings.Cut(authorization, "Credential=")
 	key, _, _ := strings.Cut(rest, "/")
 	return key
 }
 
-// answer is one that is no success. The status is 0 for one key of a batch.
+// answer is an unsuccessful answer. The status is 0 for one key of a batch.
 type answer struct {
 	status        int
 	code, message string
@@ -169,7 +169,7 @@ type answer struct {
 	key           string // the access key that the request was signed with
 }
 
-// proxy is what seems to have answered in the store's place, "" if nothing does.
+// proxy names what seems to have answered instead of the store, "" if nothing does.
 // S3 and its like give each answer an identity, and errors in XML.
 func (a *answer) proxy() string {
 	if a.status == 0 || a.code != "" && a.status != http.StatusProxyAuthRequired && a.header.Get("X-Amz-Request-Id") != "" {
@@ -190,14 +190,14 @@ func (a *answer) proxy() string {
 	return "a proxy on the way (" + oneLine(name) + ")"
 }
 
-// permissions are what the operations need.
+// permissions lists the permissions that the operations need.
 var permissions = map[Op]string{
 	OpGet: "s3:GetObject", OpGetRange: "s3:GetObject", OpHead: "s3:GetObject", OpPut: "s3:PutObject", OpPutIfAbsent: "s3:PutObject",
 	OpList: "s3:ListBucket", OpDelete: "s3:DeleteObject", OpDeleteBatch: "s3:DeleteObject",
 }
 
-// hint says what to do about an answer whose code alone does not; "" if nothing more
-// is known.
+// hint says what to do about an answer whose code alone is not enough; "" if nothing
+// more is known.
 func (s *s3Store) hint(op Op, a *answer) string {
 	switch a.code {
 	case "Forbidden": // the SDK's word for an answer without one
@@ -221,13 +221,13 @@ func (s *s3Store) hint(op Op, a *answer) string {
 	return answers[a.code].hint
 }
 
-// ofCredentials are the codes of answers that others may mend.
+// ofCredentials lists the codes that other credentials may fix.
 var ofCredentials = map[string]bool{
 	"InvalidAccessKeyId": true, "XAdminUserNotFound": true, "SignatureDoesNotMatch": true, "ExpiredToken": true, "InvalidToken": true,
 	"AccessDenied": true, "Forbidden": true,
 }
 
-// refused is the error that the store itself answered with, or what is before it.
+// refused is the error of an answer from the store, or from something before it.
 func (s *s3Store) refused(ctx context.Context, op Op, key string, a answer) error {
 	what := describe(a.status, a.code, a.message)
 	if ofCredentials[a.code] && ctx.Err() == nil && s.creds.renew(ctx, a.key) {
@@ -283,7 +283,7 @@ func describe(status int, code, message string) string {
 	return text
 }
 
-// oneLine makes a foreign text fit for an error message.
+// oneLine makes foreign text safe for an error message.
 func oneLine(text string) string {
 	const most = 300 // bytes; some servers answer with a page
 	text = strings.Join(strings.Fields(text), " ")

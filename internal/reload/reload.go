@@ -1,6 +1,6 @@
-// Package reload keeps up to date what a daemon has read from files: tokens,
-// certificates, settings. A file that changed is read again; one that cannot be
-// read, or makes no sense, leaves what was read before in use, which is said once.
+// Package reload keeps what a daemon has read from files up to date: tokens,
+// certificates, settings. It reads a changed file again. If the file cannot be read
+// or makes no sense, the old content stays in use, and that is logged once.
 package reload
 
 import (
@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// every is how often files are looked at.
+// every is how often files are checked.
 const every = time.Second
 
-// Watcher knows what was read from which files. It may be used concurrently.
+// Watcher remembers what was read from which files. It may be used concurrently.
 type Watcher struct {
 	log *slog.Logger
 
@@ -32,8 +32,7 @@ type source struct {
 	seen  []mark
 }
 
-// mark tells one state of a file from another; the zero mark is that of one that
-// is not there.
+// mark identifies one state of a file. The zero mark stands for a missing file.
 type mark struct {
 	dev, ino  uint64
 	size      int64
@@ -41,12 +40,12 @@ type mark struct {
 	attribute time.Time // when its owner, mode or name changed
 }
 
-// New returns a Watcher that tells log what it reads.
+// New returns a Watcher that logs what it reads.
 func New(log *slog.Logger) *Watcher { return &Watcher{log: log} }
 
-// Add reads something for the first time, whose error it returns, and again
-// whenever one of the files has changed. load keeps what was read before when
-// it fails; it is called by one goroutine at a time.
+// Add calls load and returns its error. From then on, Run calls load again whenever
+// one of the files has changed. A load that fails must keep its old state. It is
+// called by one goroutine at a time.
 func (w *Watcher) Add(name string, load func() error, paths ...string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -65,15 +64,15 @@ func (w *Watcher) Run(ctx context.Context) {
 	for {
 		select {
 		case <-t.C:
-			_ = w.Read(false) // it is logged
+			_ = w.Read(false) // errors are logged
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// Read reads again what has changed, or everything. The error joins those of
-// what could not be read.
+// Read reads changed files again, or all files. The error joins the errors of all
+// files that could not be read.
 func (w *Watcher) Read(everything bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -95,7 +94,7 @@ func (w *Watcher) read(s *source, anyway bool) error {
 	}
 	s.seen = now
 	if err := s.load(); err != nil {
-		w.log.Error("a changed file cannot be used, what was read before stays in use", "what", s.name, "error", err)
+		w.log.Error("a changed file cannot be used, its old content stays in use", "what", s.name, "error", err)
 		return err
 	}
 	w.log.Info("read again", "what", s.name)
@@ -111,7 +110,7 @@ func marks(paths []string) []mark {
 }
 
 func markOf(path string) mark {
-	st, err := os.Stat(path) // through links: what is mounted by an orchestrator is one
+	st, err := os.Stat(path) // follows links: orchestrators mount files as links
 	if err != nil {
 		return mark{size: -1, ino: errorMark(err)}
 	}
@@ -122,7 +121,7 @@ func markOf(path string) mark {
 	return m
 }
 
-// errorMark tells a file that is missing from one that is kept from us.
+// errorMark distinguishes a missing file from an unreadable one.
 func errorMark(err error) uint64 {
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0

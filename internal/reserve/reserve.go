@@ -1,8 +1,7 @@
-// Package reserve keeps room on a disk for when it is full: a few files that
-// hold nothing. When a write that must succeed finds no room, one of them is
-// removed and the write is tried again; when there is room once more, they are
-// made anew. Each file is a piece of room and an inode, so that a disk without
-// inodes is met as well.
+// Package reserve reserves room for when a disk is full: a few files without data.
+// When a write that must succeed finds no room, one of them is removed and the write
+// is tried again. When there is room again, the files are created again. Each file
+// reserves room and an inode, so it also helps on a disk without inodes.
 package reserve
 
 import (
@@ -16,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// IsFull tells whether an error says that a disk has no room, no inodes, or that
+// IsFull tells whether an error means that a disk has no room or no inodes, or that
 // a quota is used up.
 func IsFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
@@ -25,14 +24,14 @@ func IsFull(err error) bool {
 // Options configure a Reserve.
 type Options struct {
 	FS     vfs.FS
-	Dir    string // made if it is missing
+	Dir    string // created if it is missing
 	Pieces int    // how many files
 	Bytes  int64  // of each
-	// Keep is how much the disk must have free beyond a piece for that to be made.
+	// Keep is how much room must stay free on the disk when a piece is created.
 	Keep uint64
 }
 
-// Reserve is the room that is kept in one directory. It may be used concurrently.
+// Reserve is the room reserved in one directory. It may be used concurrently.
 type Reserve struct {
 	opts Options
 
@@ -40,7 +39,7 @@ type Reserve struct {
 	have []bool // by piece
 }
 
-// Open finds the pieces that are there. It makes none: see Fill.
+// Open finds the existing pieces. It creates none: see Fill.
 func Open(opts Options) (*Reserve, error) {
 	r := &Reserve{opts: opts, have: make([]bool, opts.Pieces)}
 	if err := opts.FS.MkdirAll(opts.Dir, 0o700); err != nil && !IsFull(err) {
@@ -73,7 +72,7 @@ func (r *Reserve) Give() bool {
 	return false
 }
 
-// Left is how many bytes are still reserved, of how many.
+// Left returns how many bytes are still reserved, and how many should be.
 func (r *Reserve) Left() (left, of int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -85,8 +84,8 @@ func (r *Reserve) Left() (left, of int64) {
 	return left, int64(len(r.have)) * r.opts.Bytes
 }
 
-// Fill makes the missing pieces for which the disk has room. An error says why
-// it has not made all of them.
+// Fill creates the missing pieces for which the disk has room. The error says why
+// some are still missing.
 func (r *Reserve) Fill() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -102,7 +101,7 @@ func (r *Reserve) Fill() error {
 	return nil
 }
 
-// make makes one piece, if the disk has more than that free.
+// make creates one piece, if enough room stays free on the disk.
 func (r *Reserve) make(i int) error {
 	fs := r.opts.FS
 	if u, err := fs.GetDiskUsage(fs.PathDir(r.opts.Dir)); err == nil && u.AvailBytes < uint64(r.opts.Bytes)+r.opts.Keep {
@@ -122,8 +121,8 @@ func (r *Reserve) make(i int) error {
 	return nil
 }
 
-// occupy gives a piece its size. A file system that cannot reserve is written
-// to, with bytes that it cannot compress away.
+// occupy gives a piece its size. If the file system cannot reserve space, occupy
+// writes bytes that cannot be compressed.
 func (r *Reserve) occupy(f vfs.File) error {
 	if fd := f.Fd(); fd != vfs.InvalidFd {
 		err := unix.Fallocate(int(fd), 0, 0, r.opts.Bytes)
@@ -135,7 +134,7 @@ func (r *Reserve) occupy(f vfs.File) error {
 	noise := rand.NewChaCha8([32]byte{})
 	for left := r.opts.Bytes; left > 0; left -= int64(len(b)) {
 		b = b[:min(left, int64(len(b)))]
-		_, _ = noise.Read(b) // which never fails
+		_, _ = noise.Read(b) // never fails
 		if _, err := f.Write(b); err != nil {
 			return err
 		}

@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	// Sector is what the size of a volume is a multiple of, in bytes.
+	// Sector is the unit of a volume's size, in bytes.
 	Sector = 512
-	// Max is the greatest size of a volume, in bytes.
+	// Max is the largest size of a volume, in bytes.
 	Max = 1 << 62
 	// minBlock and maxBlock bound a volume's block size, in bytes.
 	minBlock = 4 << 10
 	maxBlock = 1 << 20
 )
 
-// units are those that Parse takes, and then those that only Human prints.
+// units lists the units that Parse accepts, then those that only Human prints.
 const (
 	units    = "KMGT"
 	allUnits = units + "PE"
@@ -31,7 +31,7 @@ const (
 // (powers of 1024; "iB" or "B" may follow), or by nothing. It is below 2^63.
 func Parse(s string) (uint64, error) {
 	bad := func(why string) (uint64, error) {
-		return 0, errs.New(errs.Invalid, "%.60q is no size: %s", s, why)
+		return 0, errs.New(errs.Invalid, "%.60q is not a size: %s", s, why)
 	}
 	if strings.HasPrefix(s, "-") {
 		return bad("it is negative")
@@ -73,7 +73,7 @@ func ParseVolume(s string) (uint64, error) {
 	return n, Check(n)
 }
 
-// Check says what keeps n from being the size of a volume: it is positive, a
+// Check returns why n cannot be the size of a volume. A size is positive, a
 // multiple of 512, and at most 2^62.
 func Check(n uint64) error {
 	switch {
@@ -94,7 +94,7 @@ func ParseBlock(s string) (uint64, error) {
 		return 0, err
 	}
 	if n < minBlock || n > maxBlock || bits.OnesCount64(n) != 1 {
-		return 0, errs.New(errs.Invalid, "%.60q is no block size: a power of two from 4K to 1M is", s)
+		return 0, errs.New(errs.Invalid, "%.60q is not a block size: choose a power of two from 4K to 1M", s)
 	}
 	return n, nil
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/paraglide/glide/nbd/internal/wire"
 )
 
-// Flags change what a request does.
+// Flags modify a request.
 type Flags uint16
 
 // The flags of requests.
@@ -71,7 +71,7 @@ type Request struct {
 	Data   []byte
 }
 
-// Result is what became of a request.
+// Result is the result of a request.
 type Result struct {
 	Request Request
 	Err     error
@@ -169,10 +169,10 @@ func Resume(nc net.Conn, i Info) *Client {
 // Size is the size of the export when it was opened.
 func (c *Client) Size() uint64 { return c.size }
 
-// ReadOnly tells whether the export is.
+// ReadOnly tells whether the export is read-only.
 func (c *Client) ReadOnly() bool { return c.flags&wire.ExportReadOnly != 0 }
 
-// TransmissionFlags are what the server said the export can do, as the protocol numbers them.
+// TransmissionFlags are the server's transmission flags for the export.
 func (c *Client) TransmissionFlags() uint16 { return c.flags }
 
 // Read fills p from off.
@@ -185,10 +185,10 @@ func (c *Client) Write(p []byte, off uint64, flags Flags) error {
 	return c.do(Request{Op: nbd.OpWrite, Off: off, Data: p, Flags: flags}).Err
 }
 
-// Flush makes durable what was written, on whatever connection.
+// Flush makes all finished writes durable, on any connection.
 func (c *Client) Flush() error { return c.do(Request{Op: nbd.OpFlush}).Err }
 
-// Trim gives up the range.
+// Trim frees the range.
 func (c *Client) Trim(off uint64, length uint32, flags Flags) error {
 	return c.do(Request{Op: nbd.OpTrim, Off: off, Length: length, Flags: flags}).Err
 }
@@ -249,7 +249,7 @@ func (k *call) finish(err error) {
 	k.ch <- k.result
 }
 
-// Close ends the connection the good way. Requests under way fail.
+// Close ends the connection cleanly. Requests in flight fail.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	open := c.err == nil
