@@ -13,11 +13,11 @@ const (
 	// mostConns bounds the default of MaxConns: each connection may block a thread in
 	// a write to the disk, and a Go program may have 10,000 threads by default.
 	mostConns = 8192
-	// maxTurnedAway bounds the connections that are being refused with a message;
+	// maxRejected bounds the connections that are being refused with a message;
 	// others are closed without one.
-	maxTurnedAway = 64
-	// turnAwayTime is how long a client may take to read the message.
-	turnAwayTime = 5 * time.Second
+	maxRejected = 64
+	// rejectTime is how long a client may take to read the message.
+	rejectTime = 5 * time.Second
 	// maxStalled is how many bytes of replies may wait, over all connections, for
 	// local clients that have stopped reading. Above it, those with the most are
 	// disconnected.
@@ -66,7 +66,7 @@ func (s *Server) admitLocked(c *conn, exempt bool) bool {
 		s.saidFull = now
 		s.log.Warn("nbd: connections are refused: there are as many as there may be", "limit", s.opt.MaxConns, "refused", s.refused)
 	}
-	if s.turning >= maxTurnedAway {
+	if s.turning >= maxRejected {
 		return false
 	}
 	s.turning++

@@ -42,7 +42,7 @@ func (c *conn) handshake() error {
 	h := &handshake{conn: c}
 	allowed := c.srv.opt.HandshakeTimeout
 	if c.refuseWhy != "" {
-		allowed = min(allowed, turnAwayTime)
+		allowed = min(allowed, rejectTime)
 	}
 	h.setDeadline(time.Now().Add(allowed))
 	if err := h.greet(); err != nil {

@@ -58,10 +58,10 @@ type ListenOptions struct {
 
 const (
 	defaultMaxConns = 256
-	// maxTurnedAway bounds the connections that are being refused with an answer, and
-	// turnAwayTime how long a client may take to read it.
-	maxTurnedAway = 32
-	turnAwayTime  = 2 * time.Second
+	// maxRejected bounds the connections that are being refused with an answer, and
+	// rejectTime how long a client may take to read it.
+	maxRejected = 32
+	rejectTime  = 2 * time.Second
 	// sayEvery is how often the same problem is logged.
 	sayEvery = time.Minute
 )
@@ -103,7 +103,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 			return &conn{Conn: nc, l: l}, nil
 		case err == nil:
 			pause = 0
-			l.turnAway(nc)
+			l.reject(nc)
 		case !passes(err):
 			return nil, err
 		default:
@@ -136,11 +136,11 @@ func (l *Listener) say(what int, msg string, args ...any) {
 	}
 }
 
-// turnAway answers a connection beyond the limit.
-func (l *Listener) turnAway(nc net.Conn) {
+// reject answers a connection beyond the limit.
+func (l *Listener) reject(nc net.Conn) {
 	l.refused.Add(1)
 	l.say(1, "api: connections are refused: there are as many as there may be", "limit", l.o.MaxConns)
-	if l.turning.Add(1) > maxTurnedAway {
+	if l.turning.Add(1) > maxRejected {
 		l.turning.Add(-1)
 		_ = nc.Close()
 		return
@@ -148,7 +148,7 @@ func (l *Listener) turnAway(nc net.Conn) {
 	go func() {
 		defer l.turning.Add(-1)
 		defer func() { _ = nc.Close() }()
-		_ = nc.SetDeadline(time.Now().Add(turnAwayTime))
+		_ = nc.SetDeadline(time.Now().Add(rejectTime))
 		// Unread data at the close of a socket would discard the answer.
 		if _, err := nc.Read(make([]byte, 4096)); err != nil {
 			return

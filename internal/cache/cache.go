@@ -153,13 +153,13 @@ func (d *Domain) Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, er
 	}
 	for {
 		c.mu.Lock()
-		f, flying := c.flights[ref.Hash]
-		if !flying {
+		f, waiting := c.flights[ref.Hash]
+		if !waiting {
 			f = &flight{done: make(chan struct{})}
 			c.flights[ref.Hash] = f
 		}
 		c.mu.Unlock()
-		if !flying {
+		if !waiting {
 			d.fly(ctx, ref, size, f)
 		} else {
 			select {
@@ -297,7 +297,7 @@ func (d *Domain) Prefetch(refs []pack.Ref, size int) {
 			continue
 		}
 		c.mu.Lock()
-		if _, flying := c.flights[*h]; !flying {
+		if _, waiting := c.flights[*h]; !waiting {
 			c.flights[*h] = &flight{done: make(chan struct{})}
 			mine = append(mine, refs[i])
 		}

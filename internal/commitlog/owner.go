@@ -88,17 +88,17 @@ type Owner struct {
 	opts   Options
 	status atomic.Pointer[status] // for readers that do not wait for a request
 
-	mu      sync.Mutex // guards the rest; held during requests, except those of flights
-	tip     *Object    // the newest object, which is ours; nil: nothing was claimed
-	next    Generation // where the next object goes; number 1: the previous epoch is closed
-	closed  Generation // the seal that closed the previous epoch, if it is closed
-	yield   *yield     // set if that seal is another host's
-	pending *sent      // sent, and not known to have taken effect
-	flights []*flight  // sent without waiting, in order; none while pending is set
-	again   []*flight  // sent, and cut off by a seal: to be sent again in the next epoch
-	parcels []parcel   // the data commits of tip and of flights that are not folded
-	claim   claim      // what was sent to close another host's epoch
-	left    error      // why the claim has ended
+	mu       sync.Mutex    // guards the rest; held during requests, except those of flights
+	tip      *Object       // the newest object, which is ours; nil: nothing was claimed
+	next     Generation    // where the next object goes; number 1: the previous epoch is closed
+	closed   Generation    // the seal that closed the previous epoch, if it is closed
+	yield    *yield        // set if that seal is another host's
+	pending  *sent         // sent, and not known to have taken effect
+	flights  []*flight     // sent without waiting, in order; none while pending is set
+	again    []*flight     // sent, and cut off by a seal: to be sent again in the next epoch
+	unfolded []unfoldedRun // the data commits of tip and of flights that are not folded
+	claim    claim         // what was sent to close another host's epoch
+	left     error         // why the claim has ended
 }
 
 type sent struct {
@@ -314,13 +314,13 @@ func (o *Owner) append(ctx context.Context, made func() (*Object, error)) error 
 		if err := o.ready(ctx); err != nil {
 			return err
 		}
-		before := o.parcels
+		before := o.unfolded
 		obj, err := made()
 		if err == nil {
 			err = o.prepare(obj, o.next)
 		}
 		if err != nil { // nothing was sent
-			o.parcels = before
+			o.unfolded = before
 			return err
 		}
 		if err := o.settle(ctx); err != errSealed {

@@ -25,8 +25,8 @@ type attempt struct {
 	err   error         // why its result is unknown
 }
 
-// parcel is a data commit, or a run of them, that is not folded yet.
-type parcel struct {
+// unfoldedRun is a data commit, or a run of them, that is not folded yet.
+type unfoldedRun struct {
 	run DataRun // one of ours, or a whole run of earlier epochs and owners
 	seq uint64  // the last write in it
 }
@@ -64,7 +64,7 @@ func (o *Owner) Ship(ctx context.Context, through uint64, data []byte, edit func
 // the newest commit, which may still be in flight.
 func (o *Owner) Unfolded() (count, bytes uint64) {
 	defer o.lock()()
-	for _, p := range o.parcels {
+	for _, p := range o.unfolded {
 		count += p.run.Count
 		bytes += p.run.Bytes
 	}
@@ -121,19 +121,19 @@ func (o *Owner) relaunch() error {
 // fly sends a commit after those in flight. It names the data commits that come before
 // it in that order.
 func (o *Owner) fly(f *flight, at Generation, state State, through uint64, data []byte) error {
-	before := o.parcels
+	before := o.unfolded
 	o.carry(&state)
 	if len(data) > 0 {
 		state.DataSeq = through
 	}
 	s, err := o.encode(&Object{Kind: Commit, Ahead: uint32(len(o.flights)), State: state, Data: data}, at)
 	if err != nil {
-		o.parcels = before
+		o.unfolded = before
 		return err
 	}
 	if len(data) > 0 {
 		run := DataRun{Name: o.opts.Volume.Name, Epoch: at.Epoch, First: at.Number, Last: at.Number, Hash: s.object.Hash, Count: 1, Bytes: decodedSize(data)}
-		o.parcels = append(o.parcels[:len(o.parcels):len(o.parcels)], parcel{run, through})
+		o.unfolded = append(o.unfolded[:len(o.unfolded):len(o.unfolded)], unfoldedRun{run, through})
 	}
 	a := &attempt{done: make(chan struct{})}
 	f.sent, f.attempt = s, a
@@ -257,18 +257,18 @@ func (o *Owner) inherit(s *State) {
 	if o.tip != nil && s.Cause == CauseRoll {
 		return // they are those of this process's previous epoch
 	}
-	o.parcels = parcelsOf(s)
+	o.unfolded = unfoldedRunsOf(s)
 }
 
-// restParcels reduces the data commits to those below the tip.
-func (o *Owner) restParcels() {
+// restUnfolded reduces the data commits to those below the tip.
+func (o *Owner) restUnfolded() {
 	s := o.tip.Carry()
-	o.parcels = parcelsOf(&s)
+	o.unfolded = unfoldedRunsOf(&s)
 }
 
-func parcelsOf(s *State) (list []parcel) {
+func unfoldedRunsOf(s *State) (list []unfoldedRun) {
 	for _, run := range s.DataCommits {
-		list = append(list, parcel{run, s.DataSeq})
+		list = append(list, unfoldedRun{run, s.DataSeq})
 	}
 	return list
 }
@@ -276,13 +276,13 @@ func parcelsOf(s *State) (list []parcel) {
 // carry fills in what every commit takes over from the previous one: the data commits
 // that hold writes after the state's Seq, and the pins of former owners.
 func (o *Owner) carry(s *State) {
-	var kept []parcel
-	for _, p := range o.parcels {
+	var kept []unfoldedRun
+	for _, p := range o.unfolded {
 		if p.seq > s.Seq && !fault.Is("data-commits-forgotten") {
 			kept = append(kept, p)
 		}
 	}
-	o.parcels = kept
+	o.unfolded = kept
 	s.DataCommits, s.DataSeq = nil, 0
 	for _, p := range kept {
 		n := len(s.DataCommits)

@@ -57,7 +57,7 @@ func (o *Owner) yielding() error {
 func (o *Owner) closedBy(seal *Object) {
 	o.pending = nil
 	o.flights, o.again = nil, append(o.flights, o.again...)
-	o.restParcels()
+	o.restUnfolded()
 	o.closed, o.next = seal.Generation, seal.Generation.NextEpoch()
 	if o.yield = nil; !seal.SealAhead() || seal.State.SealedBy != o.opts.Host.ID {
 		o.yieldTo(seal)

@@ -27,8 +27,8 @@ type fence struct {
 	vfs.FS
 	give func() bool // frees some room on a full disk; false: there is none left
 
-	flying sync.RWMutex  // held shared while a file is changed
-	down   chan struct{} // closed when the instance has failed
+	changing sync.RWMutex  // held shared while a file is changed
+	down     chan struct{} // closed when the instance has failed
 
 	mu    sync.Mutex
 	cause error
@@ -59,9 +59,9 @@ func (f *fence) err() error {
 
 // drain waits until no change of a file is in progress. The instance has failed.
 func (f *fence) drain() {
-	f.flying.Lock()
+	f.changing.Lock()
 	//lint:ignore SA2001 the lock is a barrier; later changes are parked
-	f.flying.Unlock()
+	f.changing.Unlock()
 }
 
 // nudge makes changes that wait for room try again.
@@ -116,8 +116,8 @@ func (f *fence) changeLater(op func() error) {
 // try makes a change; on a full disk it uses the room that give frees. If it does not
 // succeed, the instance fails, unless the disk is full and give is nil.
 func (f *fence) try(op func() error, give func() bool) error {
-	f.flying.RLock()
-	defer f.flying.RUnlock()
+	f.changing.RLock()
+	defer f.changing.RUnlock()
 	if err := f.err(); err != nil {
 		return err
 	}

@@ -60,12 +60,12 @@ type DB struct {
 	lock  *pebble.Lock
 	pages atomic.Int64 // bytes added since they were last dropped
 
-	// gate is held shared while the instance is used, and exclusively while it is
+	// access is held shared while the instance is used, and exclusively while it is
 	// replaced.
-	gate sync.RWMutex
-	in   *instance
+	access sync.RWMutex
+	in     *instance
 
-	mu     sync.Mutex // guards the rest; after gate
+	mu     sync.Mutex // guards the rest; after access
 	failed error      // why nothing can be written; nil if it can
 	stuck  bool       // the disk takes writes, but the database could not be opened
 	seq    uint64
@@ -132,8 +132,8 @@ func (m *DB) version(dir string) (uint32, error) {
 // Close closes the database. Saves that need not be durable become durable if the
 // disk takes them.
 func (m *DB) Close() error {
-	m.gate.Lock()
-	defer m.gate.Unlock()
+	m.access.Lock()
+	defer m.access.Unlock()
 	if in := m.in; in.fence.err() == nil && !in.readOnly {
 		if err := in.run(func() error { return in.db.LogData(nil, pebble.Sync) }); err != nil {
 			m.opts.Changed(m.describe(err))
@@ -145,16 +145,16 @@ func (m *DB) Close() error {
 // view calls fn to read from the instance. If the instance fails meanwhile, it calls
 // fn again with its successor. Call it without locks.
 func (m *DB) view(fn func(*instance) error) error {
-	m.gate.RLock()
+	m.access.RLock()
 	in := m.in
 	err := fn(in)
-	m.gate.RUnlock()
+	m.access.RUnlock()
 	if in.fence.err() == nil {
 		return err
 	}
 	m.readOnly(in)
-	m.gate.RLock()
-	defer m.gate.RUnlock()
+	m.access.RLock()
+	defer m.access.RUnlock()
 	return fn(m.in)
 }
 
@@ -369,8 +369,8 @@ func (m *DB) AddPage(h pack.Hash, page []byte) error {
 
 // index changes one of the indexes that could be rebuilt.
 func (m *DB) index(change func(*pebble.Batch) error) error {
-	m.gate.RLock()
-	defer m.gate.RUnlock()
+	m.access.RLock()
+	defer m.access.RUnlock()
 	in := m.in
 	if in.readOnly {
 		return nil

@@ -24,8 +24,8 @@ func (m *DB) save(list []pair) error {
 	if err := m.ready(); err != nil {
 		return err
 	}
-	m.gate.RLock()
-	defer m.gate.RUnlock()
+	m.access.RLock()
+	defer m.access.RUnlock()
 	at, before, err := m.now(list)
 	if err == nil {
 		err = m.store(list, pebble.Sync)
@@ -91,8 +91,8 @@ func (m *DB) now(list []pair) (at uint64, before map[string][]byte, err error) {
 // saveSoon stores pairs. A disk error does not make it fail: values that the disk
 // does not take are kept in memory until it does.
 func (m *DB) saveSoon(list []pair) error {
-	m.gate.RLock()
-	defer m.gate.RUnlock()
+	m.access.RLock()
+	defer m.access.RUnlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.seq++
@@ -164,8 +164,8 @@ func (m *DB) Revive() error {
 	if m.well() { // without the exclusive lock
 		return nil
 	}
-	m.gate.Lock()
-	defer m.gate.Unlock()
+	m.access.Lock()
+	defer m.access.Unlock()
 	if m.in.fence.err() == nil && !m.in.readOnly {
 		return nil
 	}
@@ -185,8 +185,8 @@ func (m *DB) Revive() error {
 // well tells whether the metadata can be written, and makes changes that wait for
 // room try again.
 func (m *DB) well() bool {
-	m.gate.RLock()
-	defer m.gate.RUnlock()
+	m.access.RLock()
+	defer m.access.RUnlock()
 	m.in.fence.nudge()
 	return m.in.fence.err() == nil && !m.in.readOnly
 }
@@ -281,8 +281,8 @@ func (m *DB) replace(in *instance) {
 
 // readOnly replaces a failed instance by a read-only one.
 func (m *DB) readOnly(failed *instance) {
-	m.gate.Lock()
-	defer m.gate.Unlock()
+	m.access.Lock()
+	defer m.access.Unlock()
 	if m.in != failed {
 		return
 	}

@@ -117,15 +117,15 @@ func (p *Proxy) untrack(conns ...net.Conn) {
 	}
 }
 
-// parcel is bytes, and when they are to arrive.
-type parcel struct {
+// delayed is bytes, and when they are to arrive.
+type delayed struct {
 	b  []byte
 	at time.Time
 }
 
 // pump copies one direction, each piece a delay later than it came.
 func (p *Proxy) pump(dst, src net.Conn) {
-	way := make(chan parcel, 1024)
+	way := make(chan delayed, 1024)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer close(way)
@@ -133,7 +133,7 @@ func (p *Proxy) pump(dst, src net.Conn) {
 			b := make([]byte, 64<<10)
 			n, err := src.Read(b)
 			if n > 0 {
-				way <- parcel{b[:n], time.Now().Add(time.Duration(p.delay.Load()))}
+				way <- delayed{b[:n], time.Now().Add(time.Duration(p.delay.Load()))}
 			}
 			if err != nil {
 				return

@@ -19,7 +19,7 @@ var longPackages = map[string]int{
 	"internal/objstore":  3600,
 	"internal/sim":       4900,
 	"internal/volume":    2700,
-	"internal/wal":       3300,
+	"internal/wal":       3500,
 	"nbd":                2900,
 }
 

@@ -109,9 +109,9 @@ func (w *world) checkStored(l *line, n int, why string) {
 	}
 }
 
-// guestPatience is how long a guest waits for a reply before it hangs up: those
+// guestTimeout is how long a guest waits for a reply before it hangs up: those
 // of volumes whose policy ships may wait for as long as the store is away.
-const guestPatience = 30 * time.Second
+const guestTimeout = 30 * time.Second
 
 var errHungUp = errors.New("the guest hung up")
 
@@ -121,7 +121,7 @@ func (m *machine) await(u use, do func() error) error {
 	got := make(chan error, 1)
 	m.w.background(func() { got <- do() })
 	for {
-		t := time.NewTimer(guestPatience)
+		t := time.NewTimer(guestTimeout)
 		select {
 		case err := <-got:
 			t.Stop()

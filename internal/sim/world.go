@@ -271,7 +271,7 @@ func (w *world) take(i int) {
 	time.Sleep(gap)
 	select {
 	case w.slots <- struct{}{}:
-	case <-time.After(patience):
+	case <-time.After(verbTimeout):
 		w.violate(progress, "six verbs hang")
 		w.quit()
 		select {}
@@ -297,12 +297,12 @@ func (w *world) take(i int) {
 	})
 }
 
-// patience is how long verbs may take: machines are suspended for days.
-const patience = 90 * 24 * time.Hour
+// verbTimeout is how long verbs may take: machines are suspended for days.
+const verbTimeout = 90 * 24 * time.Hour
 
 // patiently waits for a group.
 func (w *world) patiently(g *sync.WaitGroup, what string) {
-	t := time.AfterFunc(patience, func() {
+	t := time.AfterFunc(verbTimeout, func() {
 		w.violate(progress, "%s hang", what)
 		w.quit()
 	})

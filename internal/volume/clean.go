@@ -402,7 +402,7 @@ func (v *Volume) dropSegments(old []*wal.Segment) error {
 		// The record still names them: they are kept until the next start.
 		return err
 	}
-	v.gate.wait()
+	v.guard.wait()
 	v.omu.Lock()
 	for _, h := range dropped {
 		delete(v.live, h.seg.Number())

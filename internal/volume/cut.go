@@ -341,7 +341,7 @@ func (v *Volume) Published(c *Cut, m *blockmap.Map, change func(*State)) error {
 		// The segments stay on the disk for the record that is there.
 		return err
 	}
-	v.gate.wait()
+	v.guard.wait()
 	for _, h := range freed {
 		h.seg.Release()
 	}
@@ -467,7 +467,7 @@ func (v *Volume) Rollback(c *Cut, change func(*State)) error {
 		v.Fail(errs.New(errs.Internal, "the rollback was not recorded, restart glide to find out which state holds: %w", err))
 		return err
 	}
-	v.gate.wait()
+	v.guard.wait()
 	for _, h := range old {
 		h.seg.Release()
 	}

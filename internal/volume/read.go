@@ -25,8 +25,8 @@ func (v *Volume) ReadAt(p []byte, off uint64) error {
 	}
 	ps := piecePool.Get().(*pieces)
 	defer piecePool.Put(ps)
-	g := v.gate.enter()
-	defer v.gate.leave(g)
+	g := v.guard.enter()
+	defer v.guard.leave(g)
 	base := v.lookup(ps, p, off)
 	v.ahead.waited(v, base, off, len(p))
 	if err := v.readBelow(context.Background(), ps, base, p, off); err != nil {
@@ -43,8 +43,8 @@ func (v *Volume) TryReadAt(p []byte, off uint64) bool {
 	}
 	ps := piecePool.Get().(*pieces)
 	defer piecePool.Put(ps)
-	g := v.gate.enter()
-	defer v.gate.leave(g)
+	g := v.guard.enter()
+	defer v.guard.leave(g)
 	base := v.lookup(ps, p, off)
 	if !v.tryRead(ps, base, p, off) {
 		return false

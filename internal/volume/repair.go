@@ -65,7 +65,7 @@ func (v *Volume) repairTail(cause error) error {
 		v.Fail(err)
 		return err
 	}
-	v.gate.wait()
+	v.guard.wait()
 	for _, s := range dropped {
 		s.Release()
 	}

@@ -141,7 +141,7 @@ type Volume struct {
 	changedN  atomic.Int64 // its bytes; written under omu
 
 	size   atomic.Uint64
-	gate   readGuard
+	guard  readGuard
 	broken atomic.Pointer[brokenState]
 	repair sync.Mutex
 	// repaired counts repairs: what a cut says of the log before one is not what
@@ -236,7 +236,7 @@ func newVolume(env Env, st State) (*Volume, error) {
 		v.changed = newChanges()
 	}
 	v.size.Store(st.Size)
-	v.gate.init()
+	v.guard.init()
 	return v, nil
 }
 
@@ -430,7 +430,7 @@ func (v *Volume) Close() error {
 	if failed != nil {
 		err = nil // what could not be synced was reported when it failed
 	}
-	v.gate.wait()
+	v.guard.wait()
 	return err
 }
 

@@ -85,7 +85,7 @@ func (c *Compactor) drain() error {
 		return c.pool.diskError("write "+c.seg.name(), err)
 	}
 	c.buf = c.buf[:0]
-	c.seg.keepPieces()
+	c.seg.keepSums()
 	return nil
 }
 
@@ -107,7 +107,7 @@ func (c *Compactor) end() error {
 		last = max(last, c.recs[i].Seq)
 	}
 	c.seg.end.Store(last)
-	c.seg.trimPieces()
+	c.seg.trimSums()
 	c.done = append(c.done, c.seg)
 	c.seg = nil
 	return nil

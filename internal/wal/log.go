@@ -326,7 +326,7 @@ func (l *Log) write() error {
 		l.cur.begun.Store(true)
 	}
 	l.wrote, l.whole, l.indexed = l.seq, l.ends, len(l.index)
-	l.cur.keepPieces()
+	l.cur.keepSums()
 	l.iov = l.iov[:0]
 	l.queued = 0
 	if l.next == nil && len(l.reserved) == 0 && l.pos > l.cur.prepareAt() {
@@ -368,7 +368,7 @@ func (l *Log) dropQueue() {
 		}
 		l.written = l.written[:n-1]
 	}
-	l.cur.dropPieces()
+	l.cur.dropSums()
 	l.iov = l.iov[:0]
 	l.queued = 0
 }

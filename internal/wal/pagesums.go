@@ -37,22 +37,22 @@ type pageSums struct {
 	queued int32 // behind n, of records that are not written yet
 }
 
-// leastPieces is the room to begin with: a page.
-const leastPieces = 340
+// leastSums is the room to begin with: a page.
+const leastSums = 340
 
 // room returns the list with room for one more; readers of the old one are not disturbed.
 func (s *Segment) room() *pageSums {
-	l := s.pieces.Load()
+	l := s.sums.Load()
 	if l == nil {
-		l = &pageSums{all: make([]pageSum, leastPieces)}
-		s.pieces.Store(l)
+		l = &pageSums{all: make([]pageSum, leastSums)}
+		s.sums.Store(l)
 	}
 	n := l.n.Load() + l.queued
 	if int(n) == len(l.all) {
 		more := &pageSums{all: make([]pageSum, 2*len(l.all)), queued: l.queued}
 		copy(more.all, l.all)
 		more.n.Store(l.n.Load())
-		s.pieces.Store(more)
+		s.sums.Store(more)
 		l = more
 	}
 	return l
@@ -65,23 +65,23 @@ func (s *Segment) queuePiece(p pageSum) {
 	l.queued++
 }
 
-// keepPieces makes those count that are queued, dropPieces forgets them.
-func (s *Segment) keepPieces() {
-	if l := s.pieces.Load(); l != nil {
+// keepSums makes those count that are queued, dropSums forgets them.
+func (s *Segment) keepSums() {
+	if l := s.sums.Load(); l != nil {
 		l.n.Add(l.queued)
 		l.queued = 0
 	}
 }
 
-func (s *Segment) dropPieces() {
-	if l := s.pieces.Load(); l != nil {
+func (s *Segment) dropSums() {
+	if l := s.sums.Load(); l != nil {
 		l.queued = 0
 	}
 }
 
-// trimPieces gives back the room for more, once no more will come.
-func (s *Segment) trimPieces() {
-	l := s.pieces.Load()
+// trimSums gives back the room for more, once no more will come.
+func (s *Segment) trimSums() {
+	l := s.sums.Load()
 	if l == nil {
 		return
 	}
@@ -89,7 +89,7 @@ func (s *Segment) trimPieces() {
 	less := &pageSums{all: make([]pageSum, n)}
 	copy(less.all, l.all)
 	less.n.Store(n)
-	s.pieces.Store(less)
+	s.sums.Store(less)
 }
 
 // sum is the checksum of the record of a write at pos in the segment, whose
@@ -150,7 +150,7 @@ type span struct {
 // span is that of [pos, pos+n) in the file; ok is false if the segment has no
 // such record.
 func (s *Segment) span(pos, n uint32) (sp span, ok bool) {
-	l := s.pieces.Load()
+	l := s.sums.Load()
 	if l == nil || l.n.Load() == 0 {
 		return sp, false
 	}

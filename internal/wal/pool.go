@@ -439,7 +439,7 @@ func (p *Pool) recycle(s *Segment) {
 		p.mu.Unlock()
 		return // another volume may claim it yet
 	}
-	s.pieces.Store(nil)
+	s.sums.Store(nil)
 	s.unchecked.Store(nil)
 	fits := p.opts.Limit == 0 || p.files <= p.opts.Limit
 	if !p.closed && len(p.spares[s.size]) < p.keeps(s.size) && fits {

@@ -99,7 +99,7 @@ func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 		binary.LittleEndian.PutUint32(rec, l.cur.sum(l.pos, r.Off, rec, body))
 	}
 	if _, err := l.cur.file.WriteAt(rec, int64(l.pos)); err != nil {
-		l.cur.dropPieces()
+		l.cur.dropSums()
 		return Rewritten{}, l.pool.diskError("append to "+l.cur.name(), err)
 	}
 	out := Rewritten{Off: r.Off, Len: r.Len, From: s.PlaceOf(r), Segment: s}
@@ -110,7 +110,7 @@ func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 		l.cur.first.Store(r.Seq)
 	}
 	l.cur.begun.Store(true)
-	l.cur.keepPieces()
+	l.cur.keepSums()
 	l.pos += need
 	l.index = append(l.index, index...)
 	l.indexed = len(l.index)

@@ -133,7 +133,7 @@ func (l *Log) retire() {
 		l.cur.end.Store(l.wrote)
 		l.cur.full = fullSegment{l.index[:l.indexed], l.pos}
 		l.index, l.indexed = nil, 0
-		l.cur.trimPieces()
+		l.cur.trimSums()
 		l.unsynced = append(l.unsynced, l.cur)
 		l.cur = nil
 	}

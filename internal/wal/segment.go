@@ -56,7 +56,7 @@ type Segment struct {
 	reading  atomic.Int32
 	verified atomic.Uint64 // bytes, for guests, since all of it was
 	// pageSums are what its records are verified by when they are read.
-	pieces atomic.Pointer[pageSums]
+	sums atomic.Pointer[pageSums]
 	// unchecked is set for a segment found at start: its records are verified
 	// before the first read of each, until the whole segment was.
 	unchecked atomic.Pointer[unchecked]
@@ -345,7 +345,7 @@ type unchecked struct {
 
 // adopt takes over what recovery found in the segment, unread.
 func (s *Segment) adopt(recs []Record) {
-	if s.pieces.Load() != nil {
+	if s.sums.Load() != nil {
 		return // written by this process, or found before
 	}
 	u := &unchecked{recs: make([]Record, 0, len(recs)), first: make([]int32, 0, len(recs))}
@@ -357,8 +357,8 @@ func (s *Segment) adopt(recs []Record) {
 		s.layout(&recs[i])
 	}
 	u.good = make([]bool, len(u.recs))
-	s.keepPieces()
-	s.trimPieces()
+	s.keepSums()
+	s.trimSums()
 	s.unchecked.Store(u)
 }
 
@@ -385,7 +385,7 @@ func (s *Segment) check(pos, n uint32) error {
 
 // checkRecord verifies record i and gives its pieces their sums. Under u.mu.
 func (s *Segment) checkRecord(u *unchecked, i int) error {
-	r, all := &u.recs[i], s.pieces.Load().all
+	r, all := &u.recs[i], s.sums.Load().all
 	end := r.Pos + HeaderSize + r.payload()
 	crc, want := s.seed, uint32(0)
 	var buf []byte
@@ -462,7 +462,7 @@ func (s *Segment) Verify() error {
 	if err := s.CheckAll(); err != nil {
 		return err
 	}
-	l := s.pieces.Load()
+	l := s.sums.Load()
 	if l == nil {
 		return nil
 	}
