@@ -109,12 +109,26 @@ func (w *world) reconcile(m *machine, h *host.Host, life int) bool {
 		if l.m != m || l.ended || found[l] {
 			continue
 		}
+		if w.wokenAgain(l) {
+			w.fence(l) // when the host took it under the new name, if not before
+		}
 		if !l.maybe && !l.ending && !l.leaving && !l.fenced && !m.rotten {
 			w.violateLocked(flushIsDurable, "%s is gone", l)
 		}
 		l.ended = true
 	}
 	return true
+}
+
+// wokenAgain tells whether a host that had lost the line's volume, perhaps without
+// knowing, woke it again under the name that its next owner gave it. Under mu.
+func (w *world) wokenAgain(l *line) bool {
+	for _, k := range w.lines {
+		if k != l && k.m == l.m && k.id == l.id && k.index > l.index && k.name != l.name {
+			return true
+		}
+	}
+	return false
 }
 
 // recognise finds the line of a volume that a host has. Under mu.
