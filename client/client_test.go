@@ -117,6 +117,8 @@ func TestVerbs(t *testing.T) {
 	check("usage", err)
 	_, err = c.Verify(ctx, "acme/vm1", true)
 	check("verify", err)
+	_, err = c.Hydrate(ctx, "acme/vm1", 1<<20)
+	check("hydrate", err)
 	uri, err := c.URI(ctx, "acme/vm1@before")
 	check("uri", err)
 	if uri != "nbd+unix:///acme/vm1@before?socket=/data/nbd.sock" {
@@ -157,7 +159,7 @@ func TestVerbs(t *testing.T) {
 	check("remove", c.Remove(ctx, "acme/vm1@before", true))
 	check("remove", c.Remove(ctx, "g", false))
 	for _, call := range []string{"Create acme/vm1 1048576 4096  0", "List true", "Rollback acme/vm1 before true", "Sleep acme/vm1 true false",
-		"Wake acme/vm1 false 1.2", "Verify acme/vm1 true", "Release acme/vm1 host-2 1 false", "Remove acme/vm1@before true", "Remove g false"} {
+		"Wake acme/vm1 false 1.2", "Verify acme/vm1 true", "Hydrate acme/vm1 1048576", "Release acme/vm1 host-2 1 false", "Remove acme/vm1@before true", "Remove g false"} {
 		if !strings.Contains(strings.Join(b.Calls(), "\n")+"\n", call+"\n") {
 			t.Errorf("no call %q among\n%s", call, strings.Join(b.Calls(), "\n"))
 		}

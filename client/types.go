@@ -31,6 +31,8 @@ type (
 	Stats = api.Stats
 	// Verify is what verify found.
 	Verify = api.Verify
+	// Hydrate is what hydrate brought to the host.
+	Hydrate = api.Hydrate
 	// Check is one check of doctor.
 	Check = api.Check
 	// Host describes the daemon.

@@ -215,6 +215,12 @@ func (c *Client) Verify(ctx context.Context, name string, cold bool) (Verify, er
 	return call[Verify](ctx, c, http.MethodPost, volume(name, "verify"), api.VerifyRequest{Cold: cold})
 }
 
+// Hydrate brings every block of a volume to the daemon's host, at no more than rate bytes
+// of the store a second; 0: no limit.
+func (c *Client) Hydrate(ctx context.Context, name string, rate uint64) (Hydrate, error) {
+	return call[Hydrate](ctx, c, http.MethodPost, volume(name, "hydrate"), api.HydrateRequest{Rate: rate})
+}
+
 // URI is the NBD URI of a volume.
 func (c *Client) URI(ctx context.Context, name string) (string, error) {
 	u, err := call[api.URI](ctx, c, http.MethodGet, volume(name, "uri"), nil)

@@ -237,11 +237,17 @@ func TestArguments(t *testing.T) {
 	f.must(t, "wake", "vm2", "--expect-generation", "3.10")
 	f.must(t, "sleep", "vm2", "--portable")
 	f.must(t, "verify", "acme/vm1", "--cold")
+	f.must(t, "hydrate", "acme/vm1", "--rate", "100M")
+	for _, rate := range []string{"0", "-1", "x", "100MB/s"} {
+		if o := f.try(t, "hydrate", "acme/vm1", "--rate", rate); o.code != 2 || !strings.Contains(o.err, "100M") {
+			t.Errorf("--rate %s: %+v", rate, o)
+		}
+	}
 	f.must(t, "rm", "--", "vm2")
 	calls := strings.Join(f.Calls(), "\n") + "\n"
 	for _, want := range []string{
 		"Create acme/vm1 1073741824 4096 local 60000", "Set acme/vm1 map[label.a:x=y label.b:]", "Fork acme/vm1 vm2 0 30s true",
-		"Wake vm2 false 3.10", "Sleep vm2 true false", "Verify acme/vm1 true", "Remove vm2 false",
+		"Wake vm2 false 3.10", "Sleep vm2 true false", "Verify acme/vm1 true", "Hydrate acme/vm1 104857600", "Remove vm2 false",
 	} {
 		if !strings.Contains(calls, want+"\n") {
 			t.Errorf("no call %q among\n%s", want, calls)

@@ -27,6 +27,9 @@ var inspectRoutes = []route{
 		v.Damaged = notNull(v.Damaged)
 		return v, err
 	}),
+	handle(http.MethodPost, "/v1/volumes/{name}/hydrate", func(ctx context.Context, b Backend, p params, in HydrateRequest) (Hydrate, error) {
+		return b.Hydrate(ctx, p.name(), in.Rate)
+	}),
 	handle(http.MethodGet, "/v1/volumes/{name}/uri", func(ctx context.Context, b Backend, p params, _ None) (URI, error) {
 		u, err := b.URI(ctx, p.name())
 		return URI{u}, err

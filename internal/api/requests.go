@@ -41,6 +41,11 @@ type VerifyRequest struct {
 	Cold bool `json:"cold,omitempty"` // from the store, not from the cache
 }
 
+// HydrateRequest has a volume's blocks brought to the host.
+type HydrateRequest struct {
+	Rate uint64 `json:"rate,omitempty"` // bytes of the store a second; 0: no limit
+}
+
 // URI is where a volume is served.
 type URI struct {
 	URI string `json:"uri"`

@@ -194,6 +194,14 @@ type Verify struct {
 	Damaged []string `json:"damaged"`
 }
 
+// Hydrate is what hydrate brought to this host.
+type Hydrate struct {
+	Name      string  `json:"name"`
+	Blocks    uint64  `json:"blocks"`         // of the volume, all on this host
+	Fetched   uint64  `json:"blocks_fetched"` // of them from the store
+	ElapsedMs float64 `json:"elapsed_ms"`
+}
+
 // Check is one check of doctor.
 type Check struct {
 	Name   string `json:"name"`
@@ -314,6 +322,8 @@ type Backend interface {
 	Diff(ctx context.Context, a, b string) (Diff, error)
 	Usage(ctx context.Context, name string) (Usage, error) // name "": all of this host's
 	Verify(ctx context.Context, name string, cold bool) (Verify, error)
+	// Hydrate brings every block to this host, at rate bytes a second; 0: as they come.
+	Hydrate(ctx context.Context, name string, rate uint64) (Hydrate, error)
 	URI(ctx context.Context, name string) (string, error)
 	Stats(ctx context.Context, name string) (Stats, error) // name "": the host's
 	Doctor(ctx context.Context) ([]Check, error)

@@ -14,7 +14,6 @@
 package cache
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -303,9 +302,7 @@ func (d *Domain) Prefetch(refs []pack.Ref, size int) {
 		}
 		c.mu.Unlock()
 	}
-	slices.SortFunc(mine, func(a, b pack.Ref) int {
-		return cmp.Or(slices.Compare(a.Pack.Nonce[:], b.Pack.Nonce[:]), slices.Compare(a.Pack.Content[:], b.Pack.Content[:]), cmp.Compare(a.Off, b.Off))
-	})
+	slices.SortFunc(mine, inPacks)
 	for len(mine) > 0 {
 		n := together(mine)
 		group := mine[:n:n]

@@ -27,6 +27,7 @@ import (
 	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/export"
+	"github.com/paraglide/glide/internal/hydrate"
 	"github.com/paraglide/glide/internal/inspect"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/ownership"
@@ -52,6 +53,7 @@ type Host struct {
 	exports     *export.Exports
 	attachments *export.Attachments
 	inspector   *inspect.Inspector
+	hydrator    *hydrate.Hydrator
 
 	panics          atomic.Uint64
 	missingReported atomic.Pointer[string] // what of the data directory was last said to be missing
@@ -107,6 +109,7 @@ func newHost(cfg Config) *Host {
 	h.exports = export.New(h.disks, h.owners, h.Panicked)
 	h.attachments = export.NewAttachments(cfg.Kernel, h.disks, h.exports, h.mayGrow)
 	h.inspector = inspect.New(h.disks, h.catalog)
+	h.hydrator = hydrate.New(h.disks, h.inspector)
 	h.disks.Hooks = disk.Hooks{
 		Reclaim: h.owners.Reclaim, Ship: h.durability.StartShipping, Abandon: h.attachments.Abandon, Device: h.attachments.Device,
 		Saved: h.cleaner.Wake, Pressure: h.cleaner.Pressure, Throttle: h.cleaner.Throttle,
@@ -173,6 +176,7 @@ func (h *Host) open(ctx context.Context) error {
 		return err
 	}
 	h.disks.BG.Go(h.upkeep)
+	h.disks.BG.Go(h.hydrator.Resume)
 	h.disks.BG.Go(h.owners.CheckSealsAtStart)
 	h.disks.BG.Go(h.owners.WithdrawOrphans)
 	return h.attachments.Reclaim(ctx)

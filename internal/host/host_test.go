@@ -2,6 +2,7 @@ package host
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -25,6 +26,7 @@ type bed struct {
 	peers map[string]*Host
 	// uptime is the clock of the hosts; nil: the machine's.
 	uptime func() time.Duration
+	cache  int64 // bytes of their SSD tiers; 0: 256 MiB
 }
 
 func newBed(t *testing.T) *bed {
@@ -64,7 +66,7 @@ func (b *bed) host(dir, addr string) *Host {
 	b.t.Helper()
 	h, err := Open(context.Background(), Config{
 		Data: dir, Store: b.store, Counter: b.count, Advertise: addr, Dial: b.dial, NBD: []string{"unix:/run/x.sock"},
-		Cache: Share{Bytes: 256 << 20}, WALLimit: Share{Bytes: 256 << 20},
+		Cache: Share{Bytes: cmp.Or(b.cache, 256<<20)}, WALLimit: Share{Bytes: 256 << 20},
 		Uptime: b.uptime,
 	})
 	if err != nil {

@@ -55,6 +55,15 @@ func (h *Host) Verify(ctx context.Context, name string, cold bool) (api.Verify, 
 	return h.inspector.Verify(ctx, name, cold)
 }
 
+// Hydrate brings every block of a volume to this host, at no more than rate bytes of
+// the store a second; 0: no limit.
+func (h *Host) Hydrate(ctx context.Context, name string, rate uint64) (api.Hydrate, error) {
+	if err := h.mayGrow(); err != nil {
+		return api.Hydrate{}, err
+	}
+	return h.hydrator.Hydrate(ctx, name, rate)
+}
+
 // Export opens the present cut of a volume, or a snapshot, for reading. A volume
 // of the store that is not on this host is read as it was last published.
 func (h *Host) Export(ctx context.Context, name string) (api.Exported, error) {

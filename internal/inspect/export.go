@@ -47,16 +47,16 @@ func (in *Inspector) Export(ctx context.Context, name string) (api.Exported, err
 	if err != nil {
 		return nil, err
 	}
-	c, done, err := in.cutOf(ctx, n)
+	c, done, err := in.CutOf(ctx, n)
 	if err != nil {
 		return nil, err
 	}
 	return exported{c, done}, nil
 }
 
-// cutOf returns a cut of what the name names; done releases it. A volume that
+// CutOf returns a cut of what the name names; done releases it. A volume that
 // this host has lost to another is read as the store has it.
-func (in *Inspector) cutOf(ctx context.Context, n disk.Name) (*volume.Cut, func(), error) {
+func (in *Inspector) CutOf(ctx context.Context, n disk.Name) (*volume.Cut, func(), error) {
 	if d := in.disks.Find(n); d != nil && d.HoldsState() {
 		v, done, err := d.OpenForRead()
 		if err != nil {
@@ -101,7 +101,7 @@ func (in *Inspector) cutNamed(ctx context.Context, name string) (*volume.Cut, fu
 	if err != nil {
 		return nil, nil, err
 	}
-	return in.cutOf(ctx, n)
+	return in.CutOf(ctx, n)
 }
 
 // CutAt returns a cut of the snapshot, or of the commit, of a volume; done

@@ -61,7 +61,7 @@ func (in *Inspector) Verify(ctx context.Context, name string, cold bool) (api.Ve
 		return api.Verify{}, err
 	}
 	out := api.Verify{Name: n.String(), Cold: cold, Damaged: []string{}}
-	c, done, err := in.cutOf(ctx, n)
+	c, done, err := in.CutOf(ctx, n)
 	if err != nil {
 		return out, err
 	}

@@ -12,7 +12,6 @@ import (
 	"unicode"
 )
 
-
 // refused returns the names that the glossary refuses, each with the word to
 // use instead. It reads the table under "## Words": the first column is the
 // word, and the third lists the refused names in backquotes. A name without

@@ -298,6 +298,17 @@ func (b *Backend) Verify(ctx context.Context, name string, cold bool) (api.Verif
 	return out, err
 }
 
+// Hydrate implements api.Backend.
+func (b *Backend) Hydrate(ctx context.Context, name string, rate uint64) (api.Hydrate, error) {
+	work(ctx)
+	out := api.Hydrate{Name: name}
+	_, err := b.change("Hydrate", name, func(v *volume) error {
+		out.Blocks, out.Fetched = uint64(len(v.pages)), uint64(len(v.pages))
+		return nil
+	}, rate)
+	return out, err
+}
+
 // URI implements api.Backend.
 func (b *Backend) URI(_ context.Context, name string) (string, error) {
 	v, err := b.change("URI", name, func(*volume) error { return nil })

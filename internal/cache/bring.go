@@ -1,0 +1,101 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// Has tells whether the SSD tier has a block of a size.
+func (d *Domain) Has(h *pack.Hash, size int) bool { return d.cache.disk.has(h, size) }
+
+func (d *disk) has(h *pack.Hash, n int) bool {
+	at, ok := d.find(h, n)
+	if !ok {
+		return false
+	}
+	defer at.done()
+	buf := scratchPool.Get().(*scratch)
+	defer scratchPool.Put(buf)
+	entry, got := at.entry(buf, true)
+	return got == whole && pack.Hash(entry[:len(h)]) == *h
+}
+
+// bringAtOnce is how many requests Bring has under way.
+const bringAtOnce = 4
+
+// Fits tells whether the SSD tier can have so many blocks of a size at once.
+func (d *Domain) Fits(blocks uint64, size int) bool {
+	slot := classOf(size)
+	if slot == 0 {
+		return false
+	}
+	slabs := (blocks + uint64(perSlab(slot)) - 1) / uint64(perSlab(slot))
+	return slabs*uint64(slabLen(slot)) <= uint64(max(d.cache.disk.limit, 0))
+}
+
+// ErrNoRoom is the error of blocks that the SSD tier does not take.
+var ErrNoRoom = errs.New(errs.NoSpace, "the SSD tier has no room for more blocks: raise --cache, or make room on its disk")
+
+// Bring fetches blocks that the SSD tier does not have into it, neighbours in a pack
+// together. Before each request it calls pace with the request's bytes, which may
+// wait. It returns how many blocks it brought. The first error ends it; one of kind
+// NoSpace tells that the tier, or its disk, is full.
+func (d *Domain) Bring(ctx context.Context, refs []pack.Ref, size int, pace func(ctx context.Context, bytes int64) error) (blocks int, err error) {
+	refs = slices.DeleteFunc(slices.Clone(refs), func(r pack.Ref) bool { return d.Has(&r.Hash, size) })
+	slices.SortFunc(refs, inPacks)
+	refs = slices.CompactFunc(refs, func(a, b pack.Ref) bool { return a.Hash == b.Hash })
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(bringAtOnce)
+	n := len(refs)
+	for len(refs) > 0 && gctx.Err() == nil {
+		k := together(refs)
+		group := refs[:k]
+		refs = refs[k:]
+		last := group[k-1]
+		if err := pace(gctx, int64(last.Off+last.Len-group[0].Off)); err != nil {
+			break // a request failed, which Wait tells, or ctx has ended
+		}
+		g.Go(func() (err error) {
+			defer errs.Catch(&err)
+			return d.bring(gctx, group, size)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return 0, err
+	}
+	return n, ctx.Err()
+}
+
+// bring fetches neighbours in a pack with one request.
+func (d *Domain) bring(ctx context.Context, group []pack.Ref, size int) error {
+	from, last := group[0].Off, group[len(group)-1]
+	b, err := d.cache.opts.Store.GetRange(ctx, group[0].Pack.Key(), int64(from), int64(last.Off+last.Len-from))
+	if err != nil {
+		return err
+	}
+	d.cache.Stats.Fetched.Add(uint64(len(b)))
+	for i := range group {
+		r := &group[i]
+		raw, err := d.open(r, b[r.Off-from:][:r.Len], size)
+		if err != nil { // there may be another place for it
+			if raw, _, err = d.load(ctx, r, size); err != nil {
+				return err
+			}
+		}
+		if !d.cache.disk.put(&r.Hash, raw) {
+			return ErrNoRoom
+		}
+	}
+	return nil
+}
+
+// inPacks orders blocks as they lie in packs.
+func inPacks(a, b pack.Ref) int {
+	return cmp.Or(slices.Compare(a.Pack.Nonce[:], b.Pack.Nonce[:]), slices.Compare(a.Pack.Content[:], b.Pack.Content[:]), cmp.Compare(a.Off, b.Off))
+}
