@@ -14,7 +14,7 @@ export GLIDE_TOOLS := $(TOOLS)
 PACKAGES := qemu-system-x86 qemu-utils fio nbdkit libnbd-bin nbd-client debootstrap btrfs-progs \
             linux-image-cloud-amd64 e2fsprogs zstd cpio busybox-static iproute2 ca-certificates
 
-.PHONY: help build check test race fuzz bench e2e soak faults simulate demo deps tools generate clean
+.PHONY: help build check test race fuzz bench bench-check e2e soak faults simulate demo deps tools generate clean
 
 help: ## list the targets; times are for two cores, when deps and tools are there
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -59,9 +59,12 @@ fuzz: ## every fuzz target for FUZZTIME, by default 30 s (16 min)
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$p/*_test.go | cut -d' ' -f2); do \
 	    echo "$$p $$f"; $(GO) test -run xxx -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),30s) -fuzzminimizetime 2s $$p || exit 1; done; done
 
-bench: deps build ## throughput against nbdkit, in one table, and memory (10 to 15 min)
-	$(GO) run ./internal/bench -glide $(BIN)/glide
+bench: deps build ## throughput and latency beside nbdkit and qemu-nbd: a table, bin/bench.json and bin/bench.svg; memory (15 min)
+	$(GO) run ./internal/bench -glide $(BIN)/glide -seconds $(or $(SECONDS_EACH),4) -out $(BIN)/bench
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_LONG=1 $(GO) test -count=1 -v -timeout 30m -run Memory ./internal/e2e
+
+bench-check: deps build ## the ratios to nbdkit file, against those in docs/bench.json: a quarter lower fails (6 min)
+	$(GO) run ./internal/bench -glide $(BIN)/glide -peers file -check docs/bench.json
 
 e2e: deps tools build ## the tests with real daemons and a real S3 server (3 to 5 min)
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -v -timeout 20m ./internal/e2e

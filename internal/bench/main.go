@@ -1,11 +1,13 @@
-// Command bench measures glide against `nbdkit file` on the same disk: fio's nbd
-// engine over a unix socket, both disks fully written first, short runs in
-// alternating order, medians of the ratios of pairs. Run it by `make bench`.
+// Command bench measures glide against other NBD servers on the same disk: fio's nbd
+// engine over a unix socket, all disks fully written first, short runs in alternating
+// order, medians of the ratios of pairs. Run it by `make bench`.
+//
+// It prints one table, and writes what it measured as JSON and as an SVG plot. With
+// -check it compares the ratios to `nbdkit file` with those of a JSON file, and fails
+// if one is lower by more than the margin.
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -14,130 +16,138 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 )
-
-// cell is one row of the table.
-type cell struct {
-	name  string
-	floor float64 // the ratio that is promised
-	args  string
-}
-
-var cells = []cell{
-	{"128k sequential read, depth 8", 0.9, "--rw=read --bs=128k --iodepth=8"},
-	{"128k sequential write, depth 8, flush each 32 MiB", 0.9, "--rw=write --bs=128k --iodepth=8 --fsync=256"},
-	{"4k random write, depth 32", 1.1, "--rw=randwrite --bs=4k --iodepth=32"},
-	{"4k random write, depth 1", 1.1, "--rw=randwrite --bs=4k --iodepth=1"},
-	{"4k random read, depth 32", 0.9, "--rw=randread --bs=4k --iodepth=32"},
-	{"4k random read, depth 1", 1.2, "--rw=randread --bs=4k --iodepth=1"},
-	{"4k random write, flush each 32, depth 1", 1.5, "--rw=randwrite --bs=4k --iodepth=1 --fsync=32"},
-	{"4k random write, flush each 32, depth 32", 1.5, "--rw=randwrite --bs=4k --iodepth=32 --fsync=32"},
-	{"4k random write, flush each, depth 1", 0.9, "--rw=randwrite --bs=4k --iodepth=1 --fsync=1"},
-	{"4k random write, flush each, depth 32", 1.3, "--rw=randwrite --bs=4k --iodepth=32 --fsync=1"},
-}
 
 // bench is one run.
 type bench struct {
 	glide, dir, size string
 	pairs, seconds   int
+	peers            []string
 	procs            []*exec.Cmd
 }
 
 func main() {
 	b := bench{}
 	flag.StringVar(&b.glide, "glide", "bin/glide", "the binary")
-	flag.StringVar(&b.dir, "dir", "", "where to put both disks; a temporary directory here by default")
+	flag.StringVar(&b.dir, "dir", "", "where to put the disks; a temporary directory here by default")
 	flag.StringVar(&b.size, "size", "1G", "size of the disks")
 	flag.IntVar(&b.pairs, "pairs", 3, "pairs of runs for each cell")
-	flag.IntVar(&b.seconds, "seconds", 4, "seconds of each run")
+	flag.IntVar(&b.seconds, "seconds", 4, "seconds of each run: 4 for a look, 60 for a steady state")
+	peers := flag.String("peers", "file,memory,qemu", "servers to compare with, of these: nbdkit file, nbdkit memory, qemu-nbd")
 	only := flag.String("only", "", "only cells whose name contains this")
+	out := flag.String("out", "", "write the results to FILE.json and FILE.svg")
+	check := flag.String("check", "", "compare the ratios with those in this JSON file")
+	margin := flag.Float64("margin", 0.25, "with -check: the part of a ratio that it may be lower")
 	flag.Parse()
-	err := b.run(*only)
-	b.stop()
+	b.peers = strings.Split(*peers, ",")
+	results, err := b.run(*only)
+	if err == nil && *out != "" {
+		err = write(*out, results)
+	}
+	if err == nil && *check != "" {
+		err = compare(*check, results, *margin)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func (b *bench) run(only string) error {
+func (b *bench) run(only string) ([]result, error) {
 	dir, err := os.MkdirTemp(b.dir, "glide-bench")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	glide, kit, err := b.start(dir)
+	defer func() {
+		b.stop()
+		_ = os.RemoveAll(dir)
+	}()
+	disks, err := b.start(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	fmt.Printf("writing both disks of %s fully\n", b.size)
-	for _, uri := range []string{glide, kit} {
-		if _, err := b.fio(uri, "--rw=write --bs=1M --iodepth=4"); err != nil {
-			return err
-		}
+	fmt.Printf("%d pairs of %d s; ratios are glide's IOPS over the peer's, latencies glide's\n", b.pairs, b.seconds)
+	fmt.Printf("%-50s %-9s %8s %6s", "", "state", "IOPS", "floor")
+	for _, p := range b.peers {
+		fmt.Printf(" %8s", "/"+p)
 	}
-	fmt.Printf("%-52s %7s %7s   %-22s %10s %10s\n", "", "ratio", "floor", "of each pair", "glide", "nbdkit")
+	fmt.Printf("   %-18s %8s %8s %8s\n", "pairs with "+b.peers[0], "p50 µs", "p99 µs", "p99.9 µs")
+	var results []result
 	for _, c := range cells {
-		if strings.Contains(c.name, only) {
-			if err := b.cell(c, glide, kit); err != nil {
-				return err
-			}
+		if !strings.Contains(c.name, only) && !strings.Contains(c.state, only) {
+			continue
 		}
+		r, err := b.cell(c, disks)
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, r)
+		r.print(b.peers)
 	}
 	if strings.Contains("cleaning", only) {
-		return b.cleaning(dir)
+		err = b.cleaning(dir)
 	}
-	return nil
+	return results, err
 }
 
 // cell runs the pairs of one row.
-func (b *bench) cell(c cell, glide, kit string) error {
+func (b *bench) cell(c cell, disks map[string]string) (result, error) {
 	args := fmt.Sprintf("%s --time_based --runtime=%d", c.args, b.seconds)
 	syscall.Sync()
-	var ratios, gs, ks []float64
+	r := result{Name: c.name, State: c.state, Floor: c.floor, Ratios: map[string]float64{}, Pairs: map[string][]float64{}}
+	var glide []run
 	for i := range b.pairs {
-		var g, k float64
-		var err error
-		for j := range 2 {
-			if (i+j)%2 == 0 {
-				g, err = b.fio(glide, args)
-			} else {
-				k, err = b.fio(kit, args)
-			}
-			if err != nil {
-				return err
-			}
+		order := append([]string{c.state}, b.peers...)
+		if i%2 == 1 {
+			slices.Reverse(order)
 		}
-		ratios, gs, ks = append(ratios, g/k), append(gs, g), append(ks, k)
+		got := map[string]run{}
+		for _, name := range order {
+			x, err := b.fio(disks[name], args)
+			if err != nil {
+				return r, fmt.Errorf("%s on %s: %w", c.name, name, err)
+			}
+			got[name] = x
+		}
+		glide = append(glide, got[c.state])
+		for _, p := range b.peers {
+			r.Pairs[p] = append(r.Pairs[p], got[c.state].iops/got[p].iops)
+		}
 	}
-	each := make([]string, len(ratios))
-	for i, r := range ratios {
-		each[i] = fmt.Sprintf("%.2f", r)
+	for _, p := range b.peers {
+		r.Ratios[p] = median(r.Pairs[p])
 	}
-	miss := ""
-	if median(ratios) < c.floor {
-		miss = "  below the floor"
+	pick := func(f func(run) float64) float64 {
+		var all []float64
+		for _, g := range glide {
+			all = append(all, f(g))
+		}
+		return median(all)
 	}
-	fmt.Printf("%-52s %7.2f %7.1f   %-22s %10.0f %10.0f IOPS%s\n", c.name, median(ratios), c.floor, strings.Join(each, " "), median(gs), median(ks), miss)
-	return nil
+	r.IOPS = pick(func(g run) float64 { return g.iops })
+	r.P50, r.P99, r.P999 = pick(func(g run) float64 { return g.p50 }), pick(func(g run) float64 { return g.p99 }), pick(func(g run) float64 { return g.p999 })
+	return r, nil
 }
 
 // cleaning measures a daemon whose log may be twice what is live, against the
 // same daemon before it has to clean.
 func (b *bench) cleaning(dir string) error {
-	uri, stats, err := b.serve(filepath.Join(dir, "half"), "--wal-limit", "2G")
+	d, err := b.serve(filepath.Join(dir, "half"), "--wal-limit", "2G")
 	if err != nil {
 		return err
 	}
-	if _, err := b.fio(uri, "--rw=write --bs=1M --iodepth=4"); err != nil {
+	uri, err := d.create("bench", b.size)
+	if err != nil {
+		return err
+	}
+	if err := b.fill(uri); err != nil {
 		return err
 	}
 	fresh, err := b.fio(uri, "--rw=randwrite --bs=4k --iodepth=32 --io_size=512M")
 	if err != nil {
 		return err
 	}
-	s0, err := stats()
+	s0, err := d.stats()
 	if err != nil {
 		return err
 	}
@@ -145,12 +155,12 @@ func (b *bench) cleaning(dir string) error {
 	if err != nil {
 		return err
 	}
-	s1, err := stats()
+	s1, err := d.stats()
 	if err != nil {
 		return err
 	}
 	amp := 1 + float64(s1.WAL.Cleaned-s0.WAL.Cleaned)/float64(s1.WAL.Bytes-s0.WAL.Bytes)
-	fmt.Printf("%-52s %7.2f %7.1f   write amplification %.2f (at most 1.5) %6.0f %10.0f IOPS before\n", "cleaning at a half-live log, against before", busy/fresh, 0.8, amp, busy, fresh)
+	fmt.Printf("cleaning at a half-live log: %.2f of the IOPS before (at least 0.8), write amplification %.2f (at most 1.5), %.0f and %.0f IOPS\n", busy.iops/fresh.iops, amp, busy.iops, fresh.iops)
 	return nil
 }
 
@@ -161,104 +171,4 @@ func median(v []float64) float64 {
 		return (s[n/2-1] + s[n/2]) / 2
 	}
 	return s[len(s)/2]
-}
-
-// walStats is what the cleaning cell needs of `glide stats`.
-type walStats struct {
-	WAL struct {
-		Bytes   uint64 `json:"bytes"`
-		Cleaned uint64 `json:"cleaned_bytes"`
-	} `json:"wal"`
-}
-
-// start runs both servers and returns their URIs.
-func (b *bench) start(dir string) (glide, kit string, err error) {
-	if glide, _, err = b.serve(filepath.Join(dir, "glide")); err != nil {
-		return "", "", err
-	}
-	file, sock := filepath.Join(dir, "plain.img"), filepath.Join(dir, "kit.sock")
-	if err := exec.Command("truncate", "-s", b.size, file).Run(); err != nil {
-		return "", "", err
-	}
-	cmd := exec.Command("nbdkit", "-f", "-U", sock, "file", file)
-	if err := b.background(cmd); err != nil {
-		return "", "", err
-	}
-	for range 500 {
-		if _, err := os.Stat(sock); err == nil {
-			return glide, "nbd+unix:///?socket=" + sock, nil
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return "", "", fmt.Errorf("nbdkit did not start")
-}
-
-// serve runs a daemon with one volume.
-func (b *bench) serve(data string, flags ...string) (uri string, stats func() (walStats, error), err error) {
-	if err := os.Mkdir(data, 0o700); err != nil {
-		return "", nil, err
-	}
-	api := "unix:" + data + "/api"
-	cmd := exec.Command(b.glide, append([]string{"serve", "--data", data, "--nbd", "unix:" + data + "/nbd", "--api", api}, flags...)...)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return "", nil, err
-	}
-	if err := b.background(cmd); err != nil {
-		return "", nil, err
-	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); !strings.HasPrefix(line, "glide: ready") {
-		return "", nil, fmt.Errorf("glide did not get ready: %q %w", line, err)
-	}
-	if msg, err := exec.Command(b.glide, "--api", api, "create", "bench", "--size", b.size).CombinedOutput(); err != nil {
-		return "", nil, fmt.Errorf("create: %w: %s", err, msg)
-	}
-	stats = func() (s walStats, err error) {
-		msg, err := exec.Command(b.glide, "--api", api, "stats", "--json").Output()
-		if err != nil {
-			return s, err
-		}
-		return s, json.Unmarshal(msg, &s)
-	}
-	return "nbd+unix:///bench?socket=" + data + "/nbd", stats, nil
-}
-
-func (b *bench) background(cmd *exec.Cmd) error {
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	b.procs = append(b.procs, cmd)
-	return nil
-}
-
-func (b *bench) stop() {
-	for _, p := range b.procs {
-		_ = p.Process.Signal(syscall.SIGTERM)
-		_ = p.Wait()
-	}
-}
-
-// fio runs one job and returns its IOPS.
-func (b *bench) fio(uri, args string) (float64, error) {
-	cmd := exec.Command("fio", append([]string{"--name=x", "--ioengine=nbd", "--uri=" + uri, "--size=" + b.size, "--output-format=json"}, strings.Fields(args)...)...)
-	out, err := cmd.Output()
-	if err != nil {
-		return 0, fmt.Errorf("fio %s: %w", args, err)
-	}
-	var doc struct {
-		Jobs []struct {
-			Error       int
-			Read, Write struct{ IOPS float64 }
-		}
-	}
-	// fio's nbd engine prints a line before the document.
-	if i := strings.IndexByte(string(out), '{'); i > 0 {
-		out = out[i:]
-	}
-	if err := json.Unmarshal(out, &doc); err != nil || len(doc.Jobs) != 1 || doc.Jobs[0].Error != 0 {
-		return 0, fmt.Errorf("fio %s: no result: %w", args, err)
-	}
-	return max(doc.Jobs[0].Read.IOPS, doc.Jobs[0].Write.IOPS), nil
 }
