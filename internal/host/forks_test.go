@@ -102,7 +102,7 @@ func TestNameTakenInTheStore(t *testing.T) {
 	must[api.Volume](t)(h2.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
 	must[api.Volume](t)(h2.Create(ctx, api.CreateRequest{Name: "w", Size: mib, Durability: volume.Sync}))
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "x", Size: mib, Durability: volume.Sync}))
-	const choose, rename = ": choose another", ": give this one another with glide rename v NEW"
+	const choose, rename = ": choose another name", ": rename this one with glide rename v NEW"
 	for verb, want := range map[string]struct {
 		do     func() error
 		advice string

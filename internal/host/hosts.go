@@ -79,7 +79,7 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 		if force || host.ID != id || silent[at] {
 			return nil
 		}
-		if h.owners.Answers(ctx, host) {
+		if h.owners.Reachable(ctx, host) {
 			return errs.New(errs.WouldLose, "host %s answers at %s: what it holds it may still need; --force forgets it all the same", id, at)
 		}
 		silent[at] = true // it took a while to find out
