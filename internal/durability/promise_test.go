@@ -172,7 +172,7 @@ func TestPromise(t *testing.T) {
 			failed
 			outcome of command => waits
 			at 22000
-			outcome of command => the store does not hold it yet; it goes on by itself when the store does: away
+			outcome of command => the store does not hold these writes yet; sending resumes by itself when the store does: away
 			outcome of guest => waits
 			end
 			outcome of guest => fenced`},
