@@ -17,8 +17,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Create makes an empty volume. A local one makes no store request; others
-// claim their name in the store at once.
+// Create creates an empty volume. A local volume makes no store request; any other claims
+// its name in the store at once.
 func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, error) {
 	n, err := disk.ParseName(r.Name, false)
 	if err != nil {
@@ -104,7 +104,8 @@ func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, 
 	return h.view(d), nil
 }
 
-// Set changes settings of a volume.
+// Set changes settings of a volume. It changes all of them or none, except that a new
+// policy stays if saving the others fails.
 func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume, error) {
 	d, err := h.disks.Local(name, false)
 	if err != nil {
@@ -129,7 +130,7 @@ func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume
 			return api.Volume{}, err
 		}
 	}
-	if err := h.durability.SetPolicy(ctx, d, durability.Policy{Durability: next.Durability, RPO: next.RPO}); err != nil { // which may fail: then nothing is set
+	if err := h.durability.SetPolicy(ctx, d, durability.Policy{Durability: next.Durability, RPO: next.RPO}); err != nil { // if this fails, nothing is set
 		return api.Volume{}, err
 	}
 	if next.Limits != st.Limits || !maps.Equal(next.Labels, st.Labels) {
@@ -187,7 +188,7 @@ func apply(st *volume.State, key, value string) (err error) {
 	return err
 }
 
-// number reads a count, or a size with a binary suffix; 0 takes a limit away.
+// number parses a count, or a size with a binary suffix. 0 removes a limit.
 func number(key, value string) (uint64, error) {
 	digits, shift := value, 0
 	if i := len(value) - 1; i > 0 {

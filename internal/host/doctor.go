@@ -17,8 +17,8 @@ import (
 // checks collects what doctor finds.
 type checks []api.Check
 
-// add adds a check that passes if err is nil, with a detail, and fails otherwise,
-// with what to do.
+// add adds a check. It passes with detail if err is nil; otherwise it fails with err, and
+// fix says what to do.
 func (c *checks) add(name string, err error, detail, fix string) {
 	check := api.Check{Name: name, OK: err == nil, Detail: detail}
 	if err != nil {
@@ -27,7 +27,7 @@ func (c *checks) add(name string, err error, detail, fix string) {
 	*c = append(*c, check)
 }
 
-// Doctor checks what the host stands on.
+// Doctor checks what the host depends on.
 func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 	var c checks
 	err := objstore.Probe(ctx, h.disks.Store, fmt.Sprintf("%s-%016x", h.disks.HostID, h.disks.Random64()))
@@ -69,7 +69,7 @@ func (h *Host) checkDisk(c *checks) {
 	c.add("reserved room", rerr, size.Human(uint64(of))+" are kept for when the disk is full", "make room under "+h.cfg.Data)
 }
 
-// checkLimits checks what the system lets the process have.
+// checkLimits checks the process's use of the system's limits.
 func (h *Host) checkLimits(c *checks) {
 	for _, u := range h.cfg.Limits() {
 		var err error
@@ -84,7 +84,7 @@ func (h *Host) checkLimits(c *checks) {
 	}
 }
 
-// checkFaults tells of what went wrong since the daemon started.
+// checkFaults reports what went wrong since the daemon started.
 func (h *Host) checkFaults(c *checks) {
 	if n := h.panics.Load(); n > 0 {
 		c.add("bugs", errs.New(errs.Internal, "%d requests were ended by a bug", n), "", "send the stacks in the daemon's log to who maintains it")
@@ -101,7 +101,7 @@ func (h *Host) checkFaults(c *checks) {
 	}
 }
 
-// checkVolumes tells of every volume that has trouble.
+// checkVolumes reports every volume that has a problem.
 func (h *Host) checkVolumes(c *checks) {
 	bad := 0
 	for _, d := range h.disks.All() {

@@ -65,7 +65,7 @@ func TestPanicInARequest(t *testing.T) {
 
 	// One in a write may have left the volume half-changed.
 	whole := x.Device.(*export.Device)
-	broken := &export.Device{Ex: whole.Ex, D: whole.D, V: whole.V, MayFn: func() error { panic("a bug") }}
+	broken := &export.Device{Ex: whole.Ex, D: whole.D, V: whole.V, MayChange: func() error { panic("a bug") }}
 	err := broken.WriteFrames([]uint64{0}, [][]byte{make([]byte, nbd.Headroom+512)})
 	if !errors.Is(err, nbd.EIO) {
 		t.Fatalf("a write that panics: %v", err)
