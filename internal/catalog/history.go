@@ -68,23 +68,23 @@ func (cat *Catalog) lookUpAt(ctx context.Context, n disk.Name, at string) (*comm
 	if g, err := commitlog.ParseGeneration(at); err == nil {
 		o, err := commitlog.Load(ctx, cat.disks.Store, n.Log(), g)
 		if errs.KindOf(err) == errs.NotFound && err != nil {
-			return nil, g, errs.New(errs.NotFound, "volume %q has no generation %s in the store: glide log lists those that there are", n, at)
+			return nil, g, errs.New(errs.NotFound, "volume %q has no generation %s in the store: glide log lists those that exist", n, at)
 		}
 		if err != nil {
 			return nil, g, err
 		}
 		if o.Bare() {
-			return nil, g, errs.New(errs.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", at, n)
+			return nil, g, errs.New(errs.NotFound, "generation %s of %q is past retention or is a removal: its state is gone", at, n)
 		}
 		state := o.Carry()
 		return &state, g, nil
 	}
 	when, ok := parseTime(at, cat.disks.Now())
 	if !ok {
-		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no snapshot %q, and that is no generation (like 3.10), duration (like 30s) or RFC 3339 time either", n, at)
+		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no snapshot %q, and it is not a generation (like 3.10), a duration (like 30s) or an RFC 3339 time either", n, at)
 	}
 	if now := cat.disks.Now(); when.After(now) {
-		return nil, commitlog.Generation{}, errs.New(errs.Invalid, "%s lies in the future, by this host's clock, which says %s: leave --at out for the newest state",
+		return nil, commitlog.Generation{}, errs.New(errs.Invalid, "%s is in the future, because this host's clock says %s: leave out --at for the newest state",
 			at, now.UTC().Format(time.RFC3339))
 	}
 	found, err := commitlog.At(ctx, cat.disks.Store, n.Log(), when)

@@ -126,8 +126,8 @@ func (cat *Catalog) newest(ctx context.Context, n disk.Name, read func(context.C
 
 // RolledBack is the error for a store that shows an older state than before.
 func RolledBack(n disk.Name, before commitlog.Generation, now string) error {
-	return errs.New(errs.Unsupported, "the store showed generation %s of volume %q before, and shows %s now: it lost what was written, or its lists are not "+
-		"complete; if it was restored from a copy on purpose, restart this daemon", before, n, now)
+	return errs.New(errs.Unsupported, "the store showed generation %s of volume %q before, and shows %s now: it lost data, or its lists are "+
+		"incomplete; if it was restored from a copy on purpose, restart this daemon", before, n, now)
 }
 
 // readNewest and readListed are the two ways to read the newest object: see

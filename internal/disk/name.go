@@ -13,7 +13,7 @@ const maxSize = 1 << 62
 // CheckSize returns an error if a volume cannot have this size.
 func CheckSize(size uint64) error {
 	if size == 0 || size%512 != 0 || size > maxSize {
-		return errs.New(errs.Invalid, "a volume cannot have %d bytes: a multiple of 512 up to 2^62 is wanted", size)
+		return errs.New(errs.Invalid, "a volume cannot have %d bytes: its size is a multiple of 512, up to 2^62", size)
 	}
 	return nil
 }
@@ -31,7 +31,7 @@ func ParseName(s string, snapshot bool) (Name, error) {
 	n := Name{Tenant: DefaultTenant, Volume: s}
 	if i := strings.IndexByte(n.Volume, '@'); i >= 0 {
 		if !snapshot {
-			return Name{}, errs.New(errs.Invalid, "%q names a snapshot: only what reads a volume takes one", s)
+			return Name{}, errs.New(errs.Invalid, "%q names a snapshot: only commands that read a volume accept one", s)
 		}
 		n.Volume, n.Snapshot = n.Volume[:i], n.Volume[i+1:]
 		if !commitlog.ValidName(n.Snapshot) {
@@ -55,7 +55,7 @@ func BadName(what, s string) error {
 	if len(s) > 110 {
 		s = s[:107] + "..."
 	}
-	return errs.New(errs.Invalid, "%q is not a name for a %s: 1 to 100 letters, digits, dots, underscores and hyphens are, beginning with a letter or digit", s, what)
+	return errs.New(errs.Invalid, "%q is not a name for a %s: it needs 1 to 100 letters, digits, dots, underscores and hyphens, and begins with a letter or digit", s, what)
 }
 
 // String returns the name as users write it: without the default tenant.

@@ -202,7 +202,7 @@ func (t *Table) Local(name string, snapshot bool) (*Disk, error) {
 		if n.Snapshot != "" && t.Find(whole) != nil {
 			return nil, errs.New(errs.NotFound, "volume %q has no snapshot %q: glide snapshots %s lists them", whole, n.Snapshot, whole)
 		}
-		return nil, errs.New(errs.NotFound, "there is no volume %q on this host: glide ls --all shows those of the store, glide wake %s takes one over", n, whole)
+		return nil, errs.New(errs.NotFound, "there is no volume %q on this host: glide ls --all lists those in the store, glide wake %s takes it over", n, whole)
 	}
 	return d, nil
 }
@@ -220,7 +220,7 @@ func (t *Table) Reserve(d *Disk) error {
 		return errs.New(errs.Busy, "volume %s is on this host already, under another name", d.ID)
 	}
 	if _, left := t.Orphans[d.ID]; left {
-		return errs.New(errs.Busy, "volume %s was left by a call that did not end, and is being removed from the store", d.ID)
+		return errs.New(errs.Busy, "volume %s was left by a call that did not finish, and is being removed from the store", d.ID)
 	}
 	t.byName[key] = d
 	t.disks[d.ID] = d

@@ -87,7 +87,7 @@ func (t *Table) dropUnfinishedCreates(records []volume.State, facts []string) er
 				return err
 			}
 		}
-		t.Log.Warn("a volume is not kept: the call that made it did not end", "volume", Display(st.Tenant, st.Name, st.Snapshot))
+		t.Log.Warn("a volume is not kept: the call that created it did not finish", "volume", Display(st.Tenant, st.Name, st.Snapshot))
 	}
 	if err := t.Forget(ids...); err != nil {
 		return err

@@ -25,13 +25,13 @@ func CheckDurability(policy string) error {
 	case "", volume.Local, volume.Continuous, volume.Sync:
 		return nil
 	}
-	return errs.New(errs.Invalid, "%q is not a durability policy: local, continuous and sync are", policy)
+	return errs.New(errs.Invalid, "%q is not a durability policy: the policies are local, continuous and sync", policy)
 }
 
 // CheckRPO returns an error if a loss window is out of bounds.
 func CheckRPO(rpo time.Duration) error {
 	if rpo < leastRPO || rpo > mostRPO {
-		return errs.New(errs.Invalid, "an rpo of %v: from %v to %v are possible, 5s for one", rpo, leastRPO, mostRPO)
+		return errs.New(errs.Invalid, "an rpo of %v is not between %v and %v; 5s is one that is", rpo, leastRPO, mostRPO)
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ func (s *shipper) take(o *commitlog.Owner) error {
 }
 
 // errTooLarge is the error for changes that exceed a data commit.
-var errTooLarge = errs.New(errs.Invalid, "too much for one data commit")
+var errTooLarge = errs.New(errs.Invalid, "the changes are too large for one data commit")
 
 // ship sends one data commit.
 func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
@@ -163,7 +163,7 @@ func (s *shipper) landed(c *dataCommit, g commitlog.Generation) {
 	var save, recovered bool
 	s.change(func(p *promise) { save = p.dueToSave(now) })
 	if err := s.v.NoteShipped(c.changes.Seq, volume.Published{Epoch: g.Epoch, Number: g.Number}, save); err != nil {
-		s.k.disks.Log.Warn("the record of a volume lags", "volume", s.d.String(), "error", err) // it may
+		s.k.disks.Log.Warn("the record of a volume is out of date", "volume", s.d.String(), "error", err) // it may
 	}
 	s.change(func(p *promise) {
 		s.commitsSent = s.commitsSent[1:]

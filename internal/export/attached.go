@@ -246,9 +246,9 @@ func (a *Attachments) Reclaim(ctx context.Context) error {
 		d := a.disks.ByText(r.Volume)
 		switch {
 		case have[r.Device] != r.Identity:
-			log.Info("device is gone, or somebody else's", "device", path, "volume", r.Volume)
+			log.Info("device is gone or was reused", "device", path, "volume", r.Volume)
 		case d == nil || a.of(d.ID) != nil:
-			log.Warn("device of a volume that is gone: disconnected", "device", path, "volume", r.Volume)
+			log.Warn("device disconnected: its volume is gone", "device", path, "volume", r.Volume)
 			if err := a.Kernel.Disconnect(r.Device); err != nil {
 				log.Error("device not disconnected", "device", path, "error", err)
 			}

@@ -28,7 +28,7 @@ func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) 
 		return nil, err
 	}
 	if src.Snapshot != "" && r.At != "" {
-		return nil, errs.New(errs.Invalid, "%q names a snapshot already: --at has no place", r.Source)
+		return nil, errs.New(errs.Invalid, "%q names a snapshot already: leave out --at", r.Source)
 	}
 	if err := durability.CheckDurability(r.Durability); err != nil {
 		return nil, err
@@ -99,7 +99,7 @@ type forking struct {
 
 func (f *forking) run(ctx context.Context) ([]*disk.Disk, string, error) {
 	if f.src.Tenant != f.names[0].Tenant {
-		return nil, "", errs.New(errs.Invalid, "%q and %q belong to different tenants, which share no blocks", f.src, f.names[0])
+		return nil, "", errs.New(errs.Invalid, "%q and %q belong to different tenants: tenants share no blocks", f.src, f.names[0])
 	}
 	for _, n := range f.names { // check first, so that another host does not flush for nothing
 		if f.h.disks.Find(n) != nil {
@@ -227,7 +227,7 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 		return nil, "", err
 	}
 	if tip.Bare() {
-		return nil, "", errs.New(errs.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", gen, f.src)
+		return nil, "", errs.New(errs.NotFound, "generation %s of %q is past retention or is a removal: its state is gone", gen, f.src)
 	}
 	if f.lazy {
 		f.age = h.disks.Since(tip.State.Time)
@@ -272,7 +272,7 @@ func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commi
 	}
 	vol, err := h.owners.AskOwner(ctx, f.src, tip, true)
 	if err != nil {
-		return commitlog.Generation{}, nil, nil, errs.New(errs.WouldLose, "host %s, which holds %q, did not flush it, so what it wrote since %s (%s) would be missing: try again, or take that state with --lazy: %w",
+		return commitlog.Generation{}, nil, nil, errs.New(errs.WouldLose, "host %s, which holds %q, did not flush it, so its writes since %s (%s) would be missing: try again, or take that state with --lazy: %w",
 			tip.State.Owner.ID, f.src, tip.Generation, tip.State.Time.Format(time.RFC3339), err)
 	}
 	g, err := commitlog.ParseGeneration(vol.Generation)

@@ -80,7 +80,7 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 			return nil
 		}
 		if h.owners.Reachable(ctx, host) {
-			return errs.New(errs.WouldLose, "host %s answers at %s: what it holds it may still need; --force forgets it all the same", id, at)
+			return errs.New(errs.WouldLose, "host %s answers at %s, and may still need what it holds; --force forgets it anyway", id, at)
 		}
 		silent[at] = true // it takes a while to find out, so do not ask again
 		return nil

@@ -130,7 +130,7 @@ func unchanged(ctx context.Context, hasher *pack.Hasher, old api.Volume, digest 
 			return out, nil
 		}
 	}
-	return out, errs.New(errs.Exists, "a volume %q exists already, and was not made from this image: import it under another name, or glide rm %s first", old.Name, old.Name)
+	return out, errs.New(errs.Exists, "a volume %q exists already, and was not created from this image: import it under another name, or glide rm %s first", old.Name, old.Name)
 }
 
 // commitImport publishes an imported volume and opens it. Under op.

@@ -17,7 +17,7 @@ import (
 func (h *Host) Panicked(doing string, value any) error {
 	h.panics.Add(1)
 	h.disks.Log.Error("panic in a request", "request", doing, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
-	return errs.New(errs.Internal, "the daemon met a bug (%s): its log has the details", doing)
+	return errs.New(errs.Internal, "the daemon hit a bug (%s): its log has the details", doing)
 }
 
 // PanickedAt is Panicked for a verb that was changing a volume. name is the name as users

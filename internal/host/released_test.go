@@ -26,11 +26,11 @@ func TestReleasedIsShownAsItIs(t *testing.T) {
 		}
 		return list[0]
 	}
-	if v := local(h1); v.State != "asleep" || v.Owner != "" || !strings.Contains(v.Reason, "may have") {
+	if v := local(h1); v.State != "asleep" || v.Owner != "" || !strings.Contains(v.Reason, "may already have") {
 		t.Errorf("%+v", v)
 	}
 	for _, h := range []*Host{h1, h2} {
-		if v := must[api.Volume](t)(h.Show(ctx, "v")); v.Owner != "" || v.Generation != slept.Generation && h == h1 || strings.Contains(v.Reason, "may have") {
+		if v := must[api.Volume](t)(h.Show(ctx, "v")); v.Owner != "" || v.Generation != slept.Generation && h == h1 || strings.Contains(v.Reason, "may already have") {
 			t.Errorf("%+v", v)
 		}
 	}
@@ -122,7 +122,7 @@ func TestReleasedAndTheStoreAway(t *testing.T) {
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
 	must[api.Volume](t)(h.Sleep(ctx, "v", true, false))
 	faults.Inject(objstore.Fault{})
-	if v := must[api.Volume](t)(h.Show(ctx, "v")); v.State != "asleep" || !strings.Contains(v.Reason, "does not say") {
+	if v := must[api.Volume](t)(h.Show(ctx, "v")); v.State != "asleep" || !strings.Contains(v.Reason, "could not be asked") {
 		t.Errorf("%+v", v)
 	}
 }

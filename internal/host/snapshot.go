@@ -31,7 +31,7 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 	}
 	st := d.State()
 	if n := len(h.disks.SnapshotsOf(d.ID)); n >= commitlog.MaxSnapshots {
-		return api.Snapshot{}, errs.New(errs.Invalid, "volume %q has %d snapshots, the most there can be: remove some with glide rm %s@NAME", d, n, d)
+		return api.Snapshot{}, errs.New(errs.Invalid, "volume %q has %d snapshots, which is the limit: remove some with glide rm %s@NAME", d, n, d)
 	}
 	v, err := d.Wake(false)
 	if err != nil {
@@ -92,7 +92,7 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 		return api.Volume{}, err
 	}
 	if to == "" {
-		return api.Volume{}, errs.New(errs.Invalid, "what to take %q back to is missing: a snapshot or a generation", d)
+		return api.Volume{}, errs.New(errs.Invalid, "name the snapshot or generation to roll %q back to", d)
 	}
 	if err := h.mayGrow(); err != nil {
 		return api.Volume{}, err

@@ -111,7 +111,7 @@ func (h *Host) fullError(err error) error {
 	if err != nil && !reserve.IsFull(err) {
 		return errs.New(errs.NoSpace, "the disk under %s does not take writes: %w", h.cfg.Data, err)
 	}
-	return errs.New(errs.NoSpace, "the disk under %s is full, %s free: make room there; all goes on by itself then", h.cfg.Data, free)
+	return errs.New(errs.NoSpace, "the disk under %s is full, %s free: make room there; work then resumes by itself", h.cfg.Data, free)
 }
 
 // heartbeatFile is the file that Alive writes.

@@ -42,7 +42,7 @@ func (h *Host) view(d *disk.Disk) api.Volume {
 	if st.Released {
 		v.Owner = ""
 		if st.Mode == volume.Asleep {
-			v.Reason = "released to the store: any host can wake it, and may have, as glide show finds out"
+			v.Reason = "released to the store: any host can wake it, and may already have; glide show checks"
 		}
 	}
 	v.Sequence, v.PublishedTo = d.Sequences()
@@ -233,7 +233,7 @@ func (h *Host) viewReleased(ctx context.Context, d *disk.Disk) (api.Volume, erro
 	case errs.KindOf(err) == errs.NotFound:
 		return api.Volume{}, err
 	default:
-		v.Reason = "released to the store, which does not say whether another host has it: " + err.Error()
+		v.Reason = "released to the store, which could not be asked whether another host has it: " + err.Error()
 	}
 	return v, nil
 }

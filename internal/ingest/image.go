@@ -178,5 +178,5 @@ type NoPages struct{}
 
 // Page always returns an error.
 func (NoPages) Page(context.Context, pack.Ref) ([]byte, error) {
-	return nil, errs.New(errs.Internal, "an import looked for a page of an older map")
+	return nil, errs.New(errs.Internal, "an import needed a page of an older map")
 }

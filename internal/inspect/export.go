@@ -123,7 +123,7 @@ func (in *Inspector) CutAt(ctx context.Context, n disk.Name, at string) (*volume
 		return nil, nil, err
 	}
 	if d := in.disks.Find(n); d != nil && volume.ID(state.ID) != d.ID {
-		return nil, nil, errs.New(errs.NotFound, "%s is a state of another volume, which had the name %q before: glide fork --at %s takes it", g, n, g)
+		return nil, nil, errs.New(errs.NotFound, "%s is a state of another volume, which had the name %q before: use glide fork --at %s", g, n, g)
 	}
 	return in.catalog.CutOfState(ctx, state)
 }

@@ -156,7 +156,7 @@ func (ow *Owners) moveAside(d *disk.Disk, v *volume.Volume, why error, rescue *d
 	for _, s := range snaps {
 		ow.disks.Drop(s)
 		if err := s.Update(adopted); err != nil {
-			ow.disks.Log.Warn("a record lags", "volume", s.String(), "error", err) // it was saved above
+			ow.disks.Log.Warn("a record is out of date", "volume", s.String(), "error", err) // it was saved above
 		}
 		ow.disks.Register(s)
 	}

@@ -139,7 +139,7 @@ func (ow *Owners) ClaimOwn(ctx context.Context, d *disk.Disk, st *volume.State) 
 			return takenBy(d, tip)
 		}
 		if had := disk.Generation(st.Published); tip.Generation.Compare(had) < 0 { // no-silent-rollback
-			return errs.New(errs.Unsupported, "the store shows generation %s of volume %q, and this host published %s: it lost what was written, or its lists are not complete",
+			return errs.New(errs.Unsupported, "the store shows generation %s of volume %q, and this host published %s: it lost data, or its lists are incomplete",
 				tip.Generation, d, had)
 		}
 		if v := d.Volume(); v != nil && tip.State.Through() > v.Last() {
@@ -182,7 +182,7 @@ func (ow *Owners) whyRemoved(ctx context.Context, d *disk.Disk, st *volume.State
 	case tip.State.RenamedTo != "":
 		to := tip.State.RenamedTo
 		whole := disk.Display(st.Tenant, to, "")
-		return HalfRenamed{errs.New(errs.Busy, "the renaming of volume %q to %q was not finished: glide rename %s %s again", d, whole, d, whole), to}
+		return HalfRenamed{errs.New(errs.Busy, "the rename of volume %q to %q was not finished: run glide rename %s %s again", d, whole, d, whole), to}
 	}
 	return errRemovedHere
 }

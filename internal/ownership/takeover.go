@@ -39,7 +39,7 @@ func (ow *Owners) evict(n disk.Name, tip *commitlog.Object, force bool) error {
 		return nil
 	}
 	if tip.State.Owner.ID == ow.disks.HostID {
-		return errs.New(errs.Busy, "volume %q is on this host as %q, and its renaming was not finished: glide rename %s %s again", n, d, d, n)
+		return errs.New(errs.Busy, "volume %q is on this host as %q, and its rename was not finished: run glide rename %s %s again", n, d, d, n)
 	}
 	d.Op.Lock()
 	defer d.Op.Unlock()
@@ -88,15 +88,15 @@ func (ow *Owners) Reclaim(d *disk.Disk, force bool) error {
 		ow.disks.Event(event.Volume, d.String(), "woken by force, though it was released: another host may have it too")
 		return d.Update(func(s *volume.State) { s.Released = false })
 	}
-	return errs.New(errs.KindOf(err), "volume %q was released to the store, which has to say that no other host woke it: %w", d, err)
+	return errs.New(errs.KindOf(err), "volume %q was released to the store, which must confirm that no other host woke it: %w", d, err)
 }
 
 // Older is the error for a volume whose newest state is older than the expected one.
 func Older(name string, have, want commitlog.Generation) error {
 	if have.IsZero() {
-		return errs.New(errs.WouldLose, "volume %q was never published, and generation %s is expected: what was written since is not here", name, want)
+		return errs.New(errs.WouldLose, "volume %q was never published, and generation %s is expected: the writes up to it are missing", name, want)
 	}
-	return errs.New(errs.WouldLose, "the newest state of %q is generation %s, and %s is expected: what was written between them is missing", name, have, want)
+	return errs.New(errs.WouldLose, "the newest state of %q is generation %s, and %s is expected: the writes between them are missing", name, have, want)
 }
 
 // TakeOver claims a volume that is not on this host, and opens it.
@@ -255,7 +255,7 @@ func (ow *Owners) adoptSnapshots(s *commitlog.State, g commitlog.Generation) err
 // wouldLose returns the error that says what forcing a claim may lose.
 func (ow *Owners) wouldLose(n disk.Name, tip *commitlog.Object, why error) error {
 	kind := errs.WouldLose
-	return errs.New(kind, "volume %q is held by host %s, and what it wrote since generation %s (%s) may be lost: %w; --force takes it over all the same",
+	return errs.New(kind, "volume %q is held by host %s, and its writes since generation %s (%s) may be lost: %w; --force takes it over anyway",
 		n, tip.State.Owner.ID, tip.Generation, tip.State.Time.Format(time.RFC3339), why)
 }
 
@@ -267,7 +267,7 @@ const askTimeout = 5 * time.Second
 func (ow *Owners) AskOwner(ctx context.Context, n disk.Name, tip *commitlog.Object, flushOnly bool) (api.Volume, error) {
 	owner := tip.State.Owner
 	if len(owner.Addresses) == 0 || ow.Dial == nil {
-		return api.Volume{}, errs.New(errs.Unavailable, "host %s has no address where it could be asked", owner.ID)
+		return api.Volume{}, errs.New(errs.Unavailable, "host %s has no address at which to ask it", owner.ID)
 	}
 	var last error
 	for _, addr := range owner.Addresses {

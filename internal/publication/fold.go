@@ -92,7 +92,7 @@ func (pub *Publisher) openRound(ctx context.Context) (map[pack.ID]bool, error) {
 		return nil, err
 	}
 	if len(infos) > 0 {
-		return nil, errs.New(errs.Unsupported, "a collection of a newer glide is under way in the store (%s): use that version on this host too", infos[0].Key)
+		return nil, errs.New(errs.Unsupported, "a newer version of glide is collecting garbage in the store (%s): use that version on this host too", infos[0].Key)
 	}
 	return nil, nil
 }
@@ -153,6 +153,6 @@ func (pub *Publisher) fold(ctx context.Context, t *disk.Tenant, base *blockmap.M
 // can be read without the store as long as the SSD has its blocks.
 func (pub *Publisher) KeepPage(hash pack.Hash, page []byte) {
 	if err := pub.disks.DB.AddPage(hash, page); err != nil {
-		pub.disks.Log.Warn("a page of a block map was not kept", "error", err) // it can be fetched
+		pub.disks.Log.Warn("a block map page was not saved", "error", err) // it can be fetched
 	}
 }
