@@ -98,7 +98,7 @@ const (
 	shareRelaxed   = 0.6
 	sharePressed   = 0.95
 	victimsPerPass = 6
-	leastGain      = 8 // the part of the victims that cleaning has to free
+	leastGain      = 8 // fraction of the victims that cleaning must free
 )
 
 // clean cleans one set of segments. It reports whether another pass may help.
@@ -126,8 +126,8 @@ func (c *Cleaner) clean(ctx context.Context) bool {
 	return c.cleanSome(ctx, vols, share, false) || c.cleanSome(ctx, vols, shareIdle, true)
 }
 
-// cleanSome cleans the first victims that are worth it, and tells whether there were
-// any; idle: of volumes that are idle only.
+// cleanSome cleans the first victims that are worth it, and reports whether there were
+// any. With idle, it considers only victims whose holders are all idle.
 func (c *Cleaner) cleanSome(ctx context.Context, vols []*volume.Volume, share float64, idle bool) bool {
 	if idle && !c.anyIdle() {
 		return false

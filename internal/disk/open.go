@@ -184,7 +184,7 @@ func (d *Disk) Close() error {
 	})
 }
 
-// FailAfterBug makes a volume fail that a bug may have left half-changed.
+// FailAfterBug makes a volume fail, because a bug may have left it half-changed.
 func (d *Disk) FailAfterBug(err error) {
 	if v := d.Volume(); v != nil {
 		v.Fail(err)

@@ -1,4 +1,4 @@
-// Package durability keeps what a volume's policy promises: local, continuous (an
+// Package durability keeps the promise of a volume's policy: local, continuous (an
 // enforced loss window) or sync.
 //
 // A shipper sends writes to the store as data commits, has them folded, and decides when

@@ -69,7 +69,7 @@ type Share struct {
 	Percent int
 }
 
-// of returns the share of a disk of so many bytes.
+// of returns the share of a disk with this many bytes.
 func (s Share) of(disk uint64) int64 {
 	if s.Percent > 0 {
 		return int64(disk / 100 * uint64(s.Percent))

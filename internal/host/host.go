@@ -1,11 +1,12 @@
-// Package host is one daemon: it opens the volumes of its data directory, keeps its
-// disk, and has every verb of the API as a method. What a volume is, whose it is,
-// what it promises and how it gets into the store have rooms of their own below:
-// disk, ownership, durability, publication; docs/architecture.md shows all of them.
+// Package host is one daemon. It opens the volumes of its data directory, takes care of
+// its disk, and has each verb of the API as a method. The packages below have what is
+// about one volume: disk (what it is), ownership (which host owns it), durability (what
+// its policy promises) and publication (how it gets into the store). docs/architecture.md
+// shows all of them.
 //
-// It has no lock of its own. A verb takes the Op of its disks, see package disk, in
-// this order: a volume before its snapshots; of volumes that are made by one call, in
-// the order of the call.
+// It has no lock of its own. A verb takes the Op of its disks (see package disk) in this
+// order: a volume before its snapshots; volumes that one call creates, in the order of
+// the call.
 package host
 
 import (

@@ -1,6 +1,7 @@
-// Package ownership decides whose a volume is: it claims and commits, looks whether
-// another host has taken a volume over, fences what was lost and puts what that host
-// could not publish aside, takes volumes over, and removes them.
+// Package ownership decides which host owns a volume. It claims volumes and commits to
+// their logs, checks whether another host has taken one over, fences a volume that was
+// lost and moves its unpublished data to a rescue volume, takes volumes over, and removes
+// them.
 //
 // # Invariants
 //

@@ -1,5 +1,5 @@
-// Package pin announces to collectors what this host is about to refer to in the
-// store, or still needs there.
+// Package pin announces to collectors what this host is about to refer to in the store,
+// or still needs there.
 //
 // reachable-is-kept: announce, check, and only then refer. A published state that local
 // forks still use stays pinned after their parent has moved on.
