@@ -142,8 +142,8 @@ func (p *promise) took(f flight) {
 	p.began = f.began
 }
 
-// nothingThrough records that no write through seq is left to be sent.
-func (p *promise) nothingThrough(seq uint64) { p.sent = max(p.sent, seq) }
+// nothingUnsentThrough records that no write through seq is left to be sent.
+func (p *promise) nothingUnsentThrough(seq uint64) { p.sent = max(p.sent, seq) }
 
 // dueToSave reports whether the progress is to be saved in the record now.
 func (p *promise) dueToSave(now time.Duration) bool {

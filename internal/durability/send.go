@@ -43,7 +43,7 @@ func (s *shipper) take(o *commitlog.Owner) error {
 		return err
 	}
 	if c == nil { // every write through last was taken before
-		s.change(func(p *promise) { p.nothingThrough(last) })
+		s.change(func(p *promise) { p.nothingUnsentThrough(last) })
 		return nil
 	}
 	defer c.Release()
@@ -73,7 +73,7 @@ func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
 		return err
 	}
 	if data == nil {
-		s.change(func(p *promise) { p.nothingThrough(c.Seq) })
+		s.change(func(p *promise) { p.nothingUnsentThrough(c.Seq) })
 		return nil
 	}
 	f := flight{seq: c.Seq, at: c.At, began: s.k.disks.Uptime(), bytes: int64(len(data))}
@@ -145,7 +145,7 @@ func (s *shipper) settle() {
 			if s.failed(err) || s.retryPause(retry) != nil {
 				return
 			}
-			retry = longer(retry, err)
+			retry = nextRetry(retry, err)
 			if o := s.d.Owned.Load(); o != nil {
 				_, _ = o.Resolve(s.ctx) // if it fails, the next Wait returns the error
 			}

@@ -213,13 +213,13 @@ func (s *shipper) run() {
 		if s.retryPause(retry) != nil {
 			return
 		}
-		retry = longer(retry, err)
+		retry = nextRetry(retry, err)
 	}
 }
 
-// longer returns the pause before the next attempt after an error. A host that yields
+// nextRetry returns the pause before the next attempt after an error. A host that yields
 // should learn the outcome soon, so its pauses are short.
-func longer(retry time.Duration, err error) time.Duration {
+func nextRetry(retry time.Duration, err error) time.Duration {
 	if errors.Is(err, commitlog.ErrYielding) {
 		return min(2*retry, ownership.YieldPoll)
 	}

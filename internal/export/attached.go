@@ -56,7 +56,7 @@ func (x *attached) connect(ctx context.Context) error {
 		return err
 	}
 	index, err := a.Kernel.Connect(x.config(l.info.Size, l.info.Flags), l.sock)
-	l.given()
+	l.closeKernelEnd()
 	if err != nil {
 		<-l.served // so that it does not count as a connection
 		return errs.New(errs.KindOf(err), "volume %q cannot be attached: %w", x.d, err)
@@ -81,7 +81,7 @@ func (x *attached) reconnect(ctx context.Context) (served <-chan struct{}, err e
 		return nil, err
 	}
 	err = x.a.Kernel.Reconnect(x.config(l.info.Size, l.info.Flags), l.sock)
-	l.given()
+	l.closeKernelEnd()
 	if err != nil {
 		return nil, err
 	}
@@ -95,9 +95,9 @@ type link struct {
 	served chan struct{} // closed when the server has finished with it
 }
 
-// given closes this process's copy of the kernel's end. The kernel has its own copy, or
+// closeKernelEnd closes this process's copy of the kernel's end. The kernel has its own copy, or
 // refused it.
-func (l *link) given() { _ = l.sock.Close() }
+func (l *link) closeKernelEnd() { _ = l.sock.Close() }
 
 // link opens a connection to the disk within this process.
 func (x *attached) link(ctx context.Context) (*link, error) {

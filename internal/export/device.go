@@ -54,7 +54,7 @@ func (x *Device) Size() uint64 { return x.V.Size() }
 
 // ReadAt implements nbd.Device.
 func (x *Device) ReadAt(p []byte, off uint64) (err error) {
-	defer x.caught("read", &err, false)
+	defer x.recoverPanic("read", &err, false)
 	if err := x.alive(); err != nil {
 		return err
 	}
@@ -66,13 +66,13 @@ func (x *Device) ReadAt(p []byte, off uint64) (err error) {
 
 // TryReadAt implements nbd.Device.
 func (x *Device) TryReadAt(p []byte, off uint64) (ok bool) {
-	defer x.caught("read", nil, false) // ReadAt then returns the error
+	defer x.recoverPanic("read", nil, false) // ReadAt then returns the error
 	return !x.dead.Load() && !x.D.Limiter.Limited() && x.V.TryReadAt(p, off)
 }
 
 // WriteFrames implements nbd.Device.
 func (x *Device) WriteFrames(offs []uint64, frames [][]byte) (err error) {
-	defer x.caught("write", &err, true)
+	defer x.recoverPanic("write", &err, true)
 	if err := x.alive(); err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (x *Device) WriteFrames(offs []uint64, frames [][]byte) (err error) {
 
 // Zero implements nbd.Device.
 func (x *Device) Zero(off, length uint64, _ bool) (err error) {
-	defer x.caught("zeroing", &err, true)
+	defer x.recoverPanic("zeroing", &err, true)
 	if err := x.alive(); err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (x *Device) Zero(off, length uint64, _ bool) (err error) {
 
 // Flush implements nbd.Device.
 func (x *Device) Flush() (err error) {
-	defer x.caught("flush", &err, true)
+	defer x.recoverPanic("flush", &err, true)
 	if err := x.alive(); err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (x *Device) TryAcknowledge() bool {
 
 // Acknowledge implements nbd.Acknowledger.
 func (x *Device) Acknowledge() (err error) {
-	defer x.caught("acknowledgement", &err, true)
+	defer x.recoverPanic("acknowledgement", &err, true)
 	s, err := x.D.ShipperOfGuest()
 	if err != nil {
 		return errno(err)
@@ -146,7 +146,7 @@ func (x *Device) Acknowledge() (err error) {
 
 // Prefetch implements nbd.Device.
 func (x *Device) Prefetch(off, length uint64) {
-	defer x.caught("read ahead", nil, false)
+	defer x.recoverPanic("read ahead", nil, false)
 	x.V.Prefetch(off, length)
 }
 
@@ -159,7 +159,7 @@ const (
 
 // Extents implements nbd.Device.
 func (x *Device) Extents(dst []nbd.Extent, name string, off, length uint64) (all []nbd.Extent, err error) {
-	defer x.caught("block status", &err, false)
+	defer x.recoverPanic("block status", &err, false)
 	kind, flags := volume.Allocation, uint32(stateHole|stateZero)
 	if name == dirtyContext {
 		kind, flags = volume.DirtyPages, stateDirty
@@ -175,9 +175,9 @@ func (x *Device) Extents(dst []nbd.Extent, name string, off, length uint64) (all
 	return dst, errno(err)
 }
 
-// caught must be deferred by each request of a guest. It turns a panic into the request's
+// recoverPanic must be deferred by each request of a guest. It turns a panic into the request's
 // error.
-func (x *Device) caught(doing string, err *error, changes bool) {
+func (x *Device) recoverPanic(doing string, err *error, changes bool) {
 	value := recover()
 	if value == nil {
 		return

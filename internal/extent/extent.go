@@ -1,5 +1,5 @@
-// Package extent is the index behind a volume's overlay: a copy-on-write
-// B-tree that maps byte ranges to the places that hold their newest content.
+// Package extent is the index of a volume's overlay: a copy-on-write B-tree that maps
+// byte ranges to the places that hold their newest content.
 //
 // Ranges never overlap: setting one cuts away what it covers. A clone costs
 // O(1) and shares every node; the first change of a shared node copies it.

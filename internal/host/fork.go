@@ -351,5 +351,5 @@ func (h *Host) publishFork(ctx context.Context, d *disk.Disk, state commitlog.St
 		return err
 	}
 	d.SetVolume(v)
-	return h.owners.FirstDone(d, &rec)
+	return h.owners.FirstPublished(d, &rec)
 }

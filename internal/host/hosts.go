@@ -32,7 +32,7 @@ func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 		if !tip.Released && s.Owner.ID != "" {
 			o := of(s.Owner.ID)
 			o.Volumes++
-			o.Twin = o.Twin || h.owners.IsTwins(s.Owner)
+			o.Twin = o.Twin || h.owners.CommittedByTwin(s.Owner)
 			if s.Time.After(o.LastCommit) {
 				o.LastCommit = s.Time
 				o.Addresses = append([]string{}, s.Owner.Addresses...)

@@ -145,7 +145,7 @@ func (h *Host) commitImport(ctx context.Context, d *disk.Disk, st *volume.State,
 	if err := h.disks.Save(st); err != nil {
 		return err
 	}
-	if err := h.owners.FirstDone(d, st); err != nil {
+	if err := h.owners.FirstPublished(d, st); err != nil {
 		return err
 	}
 	v, err := volume.Open(h.disks.Env(h.disks.Tenant(st.Tenant)), *st, false)

@@ -164,7 +164,7 @@ func (h *Host) wakeLocal(ctx context.Context, d *disk.Disk, force bool, want com
 	defer d.Op.Unlock()
 	st := d.State()
 	if have := disk.Generation(st.Published); have.Compare(want) < 0 {
-		return api.Volume{}, ownership.Older(d.String(), have, want)
+		return api.Volume{}, ownership.OlderThanExpected(d.String(), have, want)
 	}
 	slept := d.Volume() == nil
 	if _, err := d.Wake(force); err != nil {

@@ -44,16 +44,16 @@ func (ow *Owners) openFirst(ctx context.Context, d *disk.Disk, st *volume.State,
 	return d.Owner.OpenFirst(ctx, state)
 }
 
-// beganFirst reports whether the volume's first publication may have reached the store.
-func (ow *Owners) beganFirst(d *disk.Disk, st *volume.State) (bool, error) {
+// firstMayBeSent reports whether the volume's first publication may have reached the store.
+func (ow *Owners) firstMayBeSent(d *disk.Disk, st *volume.State) (bool, error) {
 	b, err := ow.disks.DB.Fact(disk.FirstFact(st))
 	return len(b) == len(d.ID) && volume.ID(b) == d.ID, err
 }
 
-// FirstDone removes the fact that openFirst saved. Call it when the volume's record names
+// FirstPublished removes the fact that openFirst saved. Call it when the volume's record names
 // its newest commit, or when the volume is gone.
-func (ow *Owners) FirstDone(d *disk.Disk, st *volume.State) error {
-	if began, err := ow.beganFirst(d, st); err != nil || !began {
+func (ow *Owners) FirstPublished(d *disk.Disk, st *volume.State) error {
+	if began, err := ow.firstMayBeSent(d, st); err != nil || !began {
 		return err
 	}
 	return ow.disks.DB.SetFact(disk.FirstFact(st), nil)
@@ -63,7 +63,7 @@ func (ow *Owners) FirstDone(d *disk.Disk, st *volume.State) error {
 // store under the record's name, and cannot appear there. It makes no request if nothing
 // was sent. Under op.
 func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State) error {
-	began, err := ow.beganFirst(d, st)
+	began, err := ow.firstMayBeSent(d, st)
 	if err != nil || !began || fault.Is("first-publication-not-withdrawn") {
 		return err
 	}
@@ -74,7 +74,7 @@ func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State) 
 		return err
 	}
 	d.SetOwner(nil)
-	return ow.FirstDone(d, st)
+	return ow.FirstPublished(d, st)
 }
 
 // Pauses between attempts to withdraw orphans while the store does not respond.

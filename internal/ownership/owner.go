@@ -135,7 +135,7 @@ func (ow *Owners) Own(d *disk.Disk, st *volume.State) error {
 // or another daemon owns it by now, the error is errs.Fenced.
 func (ow *Owners) ClaimOwn(ctx context.Context, d *disk.Disk, st *volume.State) (*commitlog.Object, error) {
 	first, err := d.Owner.Claim(ctx, commitlog.CauseOpen, func(tip *commitlog.Object) error {
-		if tip.State.Owner.ID != ow.disks.HostID || tip.State.ID != commitlog.VolumeID(st.ID) || ow.IsTwins(tip.State.Owner) {
+		if tip.State.Owner.ID != ow.disks.HostID || tip.State.ID != commitlog.VolumeID(st.ID) || ow.CommittedByTwin(tip.State.Owner) {
 			return takenBy(d, tip)
 		}
 		if had := disk.Generation(st.Published); tip.Generation.Compare(had) < 0 { // no-silent-rollback

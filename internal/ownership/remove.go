@@ -77,7 +77,7 @@ func (ow *Owners) Erase(disks ...*disk.Disk) error {
 		// If the publication of a volume was never confirmed, its requests may still take
 		// effect. The fact about it is kept for the next volume of this name.
 		if st := d.State(); st.Published != nil {
-			if err := ow.FirstDone(d, &st); err != nil {
+			if err := ow.FirstPublished(d, &st); err != nil {
 				return err
 			}
 		}

@@ -86,7 +86,7 @@ func (ow *Owners) checkSealAfterRestart(ctx context.Context, d *disk.Disk, st *v
 	}
 	if o, err := commitlog.Load(ctx, ow.disks.Store, vol, g); err != nil {
 		return err
-	} else if ow.IsTwins(o.State.Owner) {
+	} else if ow.CommittedByTwin(o.State.Owner) {
 		return takenBy(d, o)
 	}
 	return ow.pins.KeepStale(ctx, st.Root)

@@ -91,8 +91,8 @@ func (ow *Owners) Reclaim(d *disk.Disk, force bool) error {
 	return errs.New(errs.KindOf(err), "volume %q was released to the store, which must confirm that no other host woke it: %w", d, err)
 }
 
-// Older is the error for a volume whose newest state is older than the expected one.
-func Older(name string, have, want commitlog.Generation) error {
+// OlderThanExpected is the error for a volume whose newest state is older than the expected one.
+func OlderThanExpected(name string, have, want commitlog.Generation) error {
 	if have.IsZero() {
 		return errs.New(errs.WouldLose, "volume %q was never published, and generation %s is expected: the writes up to it are missing", name, want)
 	}
@@ -129,7 +129,7 @@ func (ow *Owners) TakeOver(ctx context.Context, n disk.Name, force bool, want co
 			return nil, err
 		}
 		if tip.Generation.Compare(want) < 0 {
-			return nil, Older(n.String(), tip.Generation, want)
+			return nil, OlderThanExpected(n.String(), tip.Generation, want)
 		}
 	}
 	if err := ow.evict(n, tip, force); err != nil {
@@ -157,7 +157,7 @@ const claimTimeout = 90 * time.Second
 // Under op.
 func (ow *Owners) claim(ctx context.Context, d *disk.Disk, cause commitlog.Cause, want commitlog.Generation) error {
 	st := d.State()
-	if err := ow.FirstDone(d, &st); err != nil { // a first publication that a call left unfinished has an owner now
+	if err := ow.FirstPublished(d, &st); err != nil { // a first publication that a call left unfinished has an owner now
 		return err
 	}
 	o, err := ow.NewOwner(&st)
@@ -173,7 +173,7 @@ func (ow *Owners) claim(ctx context.Context, d *disk.Disk, cause commitlog.Cause
 			return catalog.RolledBack(name, seen, "generation "+tip.Generation.String())
 		}
 		if tip.Generation.Compare(want) < 0 {
-			return Older(d.String(), tip.Generation, want)
+			return OlderThanExpected(d.String(), tip.Generation, want)
 		}
 		return nil
 	})

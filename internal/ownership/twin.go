@@ -68,9 +68,9 @@ func (t *processes) load(b []byte, size int) {
 	}
 }
 
-// IsTwins reports whether another daemon with this host's identity made the commit that
+// CommittedByTwin reports whether another daemon with this host's identity made the commit that
 // names owner.
-func (ow *Owners) IsTwins(owner commitlog.Host) bool {
+func (ow *Owners) CommittedByTwin(owner commitlog.Host) bool {
 	if owner.ID != ow.disks.HostID || owner.Process == "" {
 		return false
 	}

@@ -207,7 +207,7 @@ func (p *publication) run(ctx context.Context) error {
 		s.Reached(p.cut.Seq)
 	}
 	if st.Published == nil {
-		if err := p.pub.owners.FirstDone(p.d, st); err != nil {
+		if err := p.pub.owners.FirstPublished(p.d, st); err != nil {
 			return err
 		}
 	}

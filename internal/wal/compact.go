@@ -22,8 +22,8 @@ type Compactor struct {
 	index  uint32
 }
 
-// NewCompactor returns a compactor for segments of the given writer, of which about
-// so many bytes are live.
+// NewCompactor returns a compactor for segments of this writer with about live bytes to
+// copy.
 func (p *Pool) NewCompactor(writer Identity, live int64) *Compactor {
 	return &Compactor{pool: p, writer: writer, live: live}
 }
