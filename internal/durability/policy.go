@@ -25,7 +25,7 @@ func CheckDurability(policy string) error {
 	case "", volume.Local, volume.Continuous, volume.Sync:
 		return nil
 	}
-	return errs.New(errs.Invalid, "%q is not a durability policy: the policies are local, continuous and sync", policy)
+	return errs.New(errs.Invalid, "%q is not a durability policy: choose local, continuous or sync", policy)
 }
 
 // CheckRPO returns an error if a loss window is out of bounds.

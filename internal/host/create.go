@@ -150,7 +150,7 @@ func apply(st *volume.State, key, value string) (err error) {
 	switch {
 	case key == "durability":
 		if value == "" {
-			return errs.New(errs.Invalid, "durability= needs a value: local, continuous or sync")
+			return errs.New(errs.Invalid, "durability= needs a value: choose local, continuous or sync")
 		}
 		if err := durability.CheckDurability(value); err != nil {
 			return err
