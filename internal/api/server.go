@@ -271,7 +271,7 @@ func (s *server) recover(w http.ResponseWriter, r *http.Request) {
 	doing := r.Method + " " + r.URL.Path
 	if s.panicked == nil {
 		s.log.Error("panic in a request", "request", doing, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-		s.fail(w, r, http.StatusInternalServerError, errs.New(errs.Internal, "the daemon met a bug; its log has the details"))
+		s.fail(w, r, http.StatusInternalServerError, errs.New(errs.Internal, "the daemon hit a bug; its log has the details"))
 		return
 	}
 	name := ""

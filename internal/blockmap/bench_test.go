@@ -47,7 +47,7 @@ func BenchmarkLookup(b *testing.B) {
 	}
 }
 
-// BenchmarkImport maps a block of an import in order, its share of pages included.
+// BenchmarkImport maps one block of an import in order, including its share of pages.
 func BenchmarkImport(b *testing.B) {
 	s := newStore()
 	e := mustNew(b, s.sized(1<<20), Root{}, maxBlocks).Edit()

@@ -14,8 +14,8 @@ import (
 
 // Pages loads encoded pages, from the store or from a local copy.
 type Pages interface {
-	// Page returns the raw bytes of the page at ref. The caller keeps them and
-	// checks their hash. It may be called concurrently.
+	// Page returns the raw bytes of the page at ref. The caller may keep them, and
+	// verifies their hash. It may be called concurrently.
 	//
 	// glide:blocks
 	Page(ctx context.Context, ref pack.Ref) ([]byte, error)
@@ -23,25 +23,25 @@ type Pages interface {
 
 const (
 	shards = 16
-	// entryOverhead is what a cached page costs besides its bytes: the entry (64
-	// bytes), its share of the map and of the ring, and what allocation rounds up.
+	// entryOverhead is what a cached page costs besides its bytes: the entry (64 bytes),
+	// its share of the map and of the ring, and the rounding of allocations.
 	entryOverhead = 256
 )
 
-// PageCache holds the pages that were used lately, of any number of trees, in a
-// bounded number of bytes. Pages are known by their hash, which is keyed by
-// tenant, so tenants can share a cache. It may be used concurrently.
+// PageCache holds recently used pages of any number of trees, in a bounded number of
+// bytes. It finds pages by their hash, which is keyed by tenant, so tenants can share a
+// cache. It may be used concurrently.
 type PageCache struct {
 	shards [shards]shard
 }
 
-// shard is one part of the cache, with its own clock: pages lie on a ring, a hit
-// marks its page, and the hand evicts the first page without a mark and takes
-// the marks that it passes. New pages come without one, so a walk over a whole
-// tree does not drive out the pages in use.
+// shard is one part of the cache, with its own CLOCK: the pages form a ring, and a hit
+// marks its page. The hand evicts the first page without a mark, and clears the marks
+// that it passes. New pages start without a mark, so a walk over a whole tree does not
+// evict the pages in use.
 type shard struct {
 	// glide:nonblocking
-	mu      sync.Mutex // guards everything below; never held while loading
+	mu      sync.Mutex // guards everything below; not held while a page is loaded
 	budget  int64      // bytes
 	bytes   int64
 	entries map[pack.Hash]*entry
@@ -58,22 +58,22 @@ type entry struct {
 	used bool
 }
 
-// flight is one load under way, for everyone who asks for the page meanwhile.
+// flight is a load in progress. All callers that ask for the page meanwhile share it.
 type flight struct {
-	done   chan struct{} // closed when the rest is set
+	done   chan struct{} // closed when the other fields are set
 	page   Page
 	err    error
-	gaveUp bool // err is there because whoever was loading was cancelled
+	gaveUp bool // err is set because the loading caller was cancelled
 }
 
-// CacheStats says what a PageCache holds and how it was used.
+// CacheStats says what a PageCache holds and how it has been used.
 type CacheStats struct {
-	Hits, Misses uint64 // looks that found their page, and those that did not
+	Hits, Misses uint64 // lookups that found their page, and those that did not
 	Pages, Bytes int64
 }
 
-// NewPageCache returns a cache of at most so many bytes (a few pages more when
-// that is less than one page for each of its 16 shards).
+// NewPageCache returns a cache of at most this many bytes. If that is less than one page
+// for each of its 16 shards, it may hold a few pages more.
 func NewPageCache(bytes int64) *PageCache {
 	c := &PageCache{}
 	for i := range c.shards {
@@ -86,11 +86,11 @@ func NewPageCache(bytes int64) *PageCache {
 	return c
 }
 
-// Cached is the page with the hash, if it is in the cache. It does not allocate
-// and never waits for a load.
+// Cached returns the page with the hash if it is in the cache. It does not allocate, and
+// it never waits for a load.
 func (c *PageCache) Cached(hash pack.Hash) (Page, bool) { return c.get(&hash) }
 
-// Stats sums up the cache since it was made.
+// Stats returns the statistics of the cache since it was created.
 func (c *PageCache) Stats() (sum CacheStats) {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -137,7 +137,7 @@ func (s *shard) look(hash *pack.Hash) (Page, bool) {
 
 func (s *shard) insert(hash pack.Hash, p Page) {
 	if s.entries[hash] != nil {
-		return // the same content, since the hash is the same
+		return // the hash is the same, so the content is
 	}
 	size := int64(len(p)) + entryOverhead
 	for s.bytes+size > s.budget && len(s.ring) > 0 {
@@ -149,8 +149,8 @@ func (s *shard) insert(hash pack.Hash, p Page) {
 	s.bytes += size
 }
 
-// evict turns the hand to the first page without a mark and drops it; the last
-// page of the ring takes its place. The ring is not empty.
+// evict moves the hand to the first page without a mark and drops that page. The last
+// page of the ring takes its place. The ring must not be empty.
 func (s *shard) evict() {
 	for {
 		if s.hand >= len(s.ring) {
@@ -170,7 +170,7 @@ func (s *shard) evict() {
 	delete(s.entries, e.hash)
 }
 
-// Source is where the maps of one tenant find their pages: a cache before a
+// Source is where the maps of one tenant find their pages: in a cache, or through a
 // loader. It may be used concurrently.
 type Source struct {
 	cache  *PageCache
@@ -178,14 +178,14 @@ type Source struct {
 	hasher *pack.Hasher
 }
 
-// Source returns a source that loads with pages what the cache does not hold.
-// hasher is the one with which the pages were published.
+// Source returns a source that loads the pages which the cache does not hold. hasher must
+// be the one with which the pages were published.
 func (c *PageCache) Source(pages Pages, hasher *pack.Hasher) *Source {
 	return &Source{cache: c, pages: pages, hasher: hasher}
 }
 
-// Page returns the page at ref, of the given level, from the cache or loaded
-// into it. Concurrent loads of one page are one load.
+// Page returns the page at ref, which must have the given level, from the cache. If
+// needed it loads the page into the cache. Concurrent loads of one page are one load.
 func (s *Source) Page(ctx context.Context, ref *pack.Ref, level int) (Page, error) {
 	p, err := s.load(ctx, ref)
 	if err != nil {
@@ -219,8 +219,8 @@ func (s *Source) load(ctx context.Context, ref *pack.Ref) (Page, error) {
 	}
 }
 
-// join returns the page when it is cached; otherwise the flight that brings it,
-// and whether the caller has to fly it.
+// join returns the page if it is cached. Otherwise it returns the flight that loads the
+// page; mine is true if the caller must fly it.
 func (s *shard) join(hash *pack.Hash) (f *flight, p Page, mine bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -235,7 +235,7 @@ func (s *shard) join(hash *pack.Hash) (f *flight, p Page, mine bool) {
 	return f, nil, true
 }
 
-// fly loads the page, checks it, and lands.
+// fly loads the page, verifies it, and ends the flight.
 func (s *Source) fly(ctx context.Context, ref *pack.Ref, f *flight) {
 	f.err = errors.New("loading it panicked")
 	defer func() {
@@ -257,8 +257,8 @@ func (s *Source) fetch(ctx context.Context, ref *pack.Ref) (Page, error) {
 	if err != nil {
 		return nil, err
 	}
-	// verified: whatever Pages has checked itself, nothing is looked up in bytes
-	// of another hash.
+	// verified: whatever Pages has verified itself, nothing is looked up in bytes that do
+	// not match the hash.
 	if s.hasher.Sum(raw) != ref.Hash {
 		return nil, errs.New(errs.Corrupt, "its %d bytes do not have the hash %s", len(raw), ref.Hash)
 	}
@@ -267,7 +267,7 @@ func (s *Source) fetch(ctx context.Context, ref *pack.Ref) (Page, error) {
 		return nil, err
 	}
 	if cap(p) > len(p)+len(p)/4 {
-		p = slices.Clone(p) // do not keep a buffer of which the page is a small part
+		p = slices.Clone(p) // the page may be a small part of a larger buffer: do not keep that
 	}
 	return p, nil
 }

@@ -26,7 +26,7 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 }
 
-// A walk over everything must not drive out the pages that others keep using.
+// A walk over everything must not evict the pages that others keep using.
 func TestCacheResistsScans(t *testing.T) {
 	s := newStore()
 	m := filled(t, s, s.cold(), 100000, blockRef)
@@ -56,7 +56,7 @@ func TestCacheResistsScans(t *testing.T) {
 	}
 }
 
-// gate is Pages that wait until they are told what to return.
+// gate is a Pages whose loads wait until the test says what they return.
 type gate struct {
 	calls  atomic.Int32
 	answer chan func() ([]byte, error)
@@ -97,13 +97,13 @@ func TestSingleFlight(t *testing.T) {
 			})
 		}
 		ask(cancelled)
-		synctest.Wait() // it flies
+		synctest.Wait() // it is loading
 		for range 10 {
 			ask(t.Context())
 		}
 		ask(cancelled)
 		synctest.Wait()
-		cancel() // another must take over
+		cancel() // another caller must take over
 		synctest.Wait()
 		if n := g.calls.Load(); n != 2 {
 			t.Errorf("%d loads, want 2", n)
@@ -131,7 +131,7 @@ func TestErrorsAreNotCached(t *testing.T) {
 	}
 }
 
-// verified: a page of other bytes, or of another level, is never looked up in.
+// verified: no lookup uses a page with other bytes or of another level.
 func TestCorruptPages(t *testing.T) {
 	s := newStore()
 	m := filled(t, s, s.cold(), 100, blockRef)
@@ -183,7 +183,7 @@ func TestBadArguments(t *testing.T) {
 	}
 }
 
-// A mark walks what two trees share once.
+// A mark phase visits what two trees share once.
 func TestWalkPagesSkips(t *testing.T) {
 	s := newStore()
 	a := filled(t, s, s.cold(), 5000, blockRef)

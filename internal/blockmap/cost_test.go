@@ -9,8 +9,8 @@ import (
 
 const tib16 = 1 << 27 // blocks of 128 KiB in 16 TiB
 
-// fullPath is a map of 16 TiB in which every page on the way to block idx is full
-// of entries that lie in a pack each, and nothing else is mapped.
+// fullPath is a map of 16 TiB. Every page on the path to block idx is full of entries,
+// each in a pack of its own, and nothing else is mapped.
 func fullPath(t tb, s *fakeStore, idx uint64) Root {
 	var ref pack.Ref
 	for level := range int(HeightFor(tib16)) {
@@ -51,10 +51,10 @@ func TestWorstCasePublish(t *testing.T) {
 	}
 }
 
-// zero-is-free: whatever the range, zeroing loads two pages per level at most.
+// zero-is-free: whatever the range, zeroing loads at most two pages per level.
 func TestZeroRangeLoads(t *testing.T) {
 	s := newStore()
-	// Pages exist where the edges of the ranges will be, so that there is something to load.
+	// Map blocks at the edges of the ranges, so that there are pages to load.
 	edges := []uint64{1, 2, 63, 64, 5000, 1<<18 + 3, 77777777, tib16 - 2, tib16 - 1}
 	e := mustNew(t, s.cold(), Root{}, tib16).Edit()
 	for _, idx := range edges {
@@ -110,7 +110,7 @@ func TestDiffLoadsOnlyTheDifference(t *testing.T) {
 	if len(got) != 3 {
 		t.Errorf("Diff gives %v, want %v", got, changed)
 	}
-	// Of each tree the top, its two pages, their two, and the two leaves.
+	// From each tree: the top, its two pages, their two pages, and the two leaves.
 	if s.loads > 2*(1+2+2+2) {
 		t.Errorf("Diff of two changed leaves loads %d pages", s.loads)
 	}
@@ -136,8 +136,8 @@ func TestUnchangedKeepsItsPages(t *testing.T) {
 	}
 }
 
-// TestImportHoldsOnePath sets a whole volume in order and looks how many changed
-// pages an edit holds meanwhile.
+// TestImportHoldsOnePath sets a whole volume in order, and checks how many changed pages
+// the edit holds meanwhile.
 func TestImportHoldsOnePath(t *testing.T) {
 	s := newStore()
 	const blocks = 300000
@@ -150,7 +150,7 @@ func TestImportHoldsOnePath(t *testing.T) {
 			most = max(most, count(e.top))
 		}
 	}
-	if most > 5 { // one of each level
+	if most > 5 { // one per level
 		t.Errorf("the edit holds up to %d changed pages", most)
 	}
 	root := mustPublish(t, e, s)
@@ -211,7 +211,7 @@ func TestGrowKeepsWhatIsThere(t *testing.T) {
 	check(t, e.Grow(maxBlocks))
 	check(t, e.Set(maxBlocks-1, blockRef(5)))
 	root := mustPublish(t, e, s)
-	if s.added != 2*MaxHeight-2 { // one page of each level on two ways, the top shared, the old leaf kept
+	if s.added != 2*MaxHeight-2 { // one page per level on two paths; the top is shared, and the old leaf is kept
 		t.Errorf("growing publishes %d pages", s.added)
 	}
 	big := mustNew(t, s.cold(), root, maxBlocks)

@@ -6,18 +6,18 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// Diff calls fn, in order, for every block whose content differs between a and b,
-// with what each maps it to; one of the two may be a hole. Content is the same
-// where the hash is, wherever the bytes lie. Subtrees of one hash are not
-// entered, so the cost follows the difference. The maps may differ in size and
-// height. An error of fn ends it and is returned.
+// Diff calls fn, in order, for every block whose content differs between a and b, with
+// the references in both; one of them may be a hole. Equal hashes mean equal content,
+// wherever the bytes lie. Diff does not enter subtrees with equal hashes, so its cost
+// follows the difference. The maps may differ in size and height. An error of fn ends
+// Diff and is returned.
 func Diff(ctx context.Context, a, b *Map, fn func(idx uint64, refA, refB pack.Ref) error) error {
 	x, y := a.top(), b.top()
 	return diff(ctx, x, y, max(x.level, y.level), 0, fn)
 }
 
-// side is one of the two subtrees that are compared: a page of some level, or at
-// level -1 a block.
+// side is one of the two subtrees that are compared: a page of some level, or a block at
+// level -1.
 type side struct {
 	src   *Source
 	ref   pack.Ref
@@ -26,7 +26,7 @@ type side struct {
 
 func (m *Map) top() side { return side{m.src, m.root.Ref, int(m.root.Height) - 1} }
 
-// diff compares two subtrees that stand at a level, and so are no higher.
+// diff compares two subtrees, as seen at a level that is at least the height of both.
 func diff(ctx context.Context, x, y side, level int, first uint64, fn func(uint64, pack.Ref, pack.Ref) error) error {
 	if x.ref.IsHole() && y.ref.IsHole() {
 		return nil
@@ -54,8 +54,8 @@ func diff(ctx context.Context, x, y side, level int, first uint64, fn func(uint6
 	return nil
 }
 
-// slots is what a page of the level, with s below it, maps. A lower tree stands
-// in slot 0 of the pages that it lacks.
+// slots returns what a page of the level maps that has s below it. If s is a lower tree,
+// it is slot 0 of the pages that it lacks.
 func (s side) slots(ctx context.Context, level int) (refs [Fanout]pack.Ref, err error) {
 	switch {
 	case s.ref.IsHole():
@@ -70,7 +70,7 @@ func (s side) slots(ctx context.Context, level int) (refs [Fanout]pack.Ref, err 
 	return refs, err
 }
 
-// below is the subtree at ref, one of the slots of s at the level.
+// below returns the subtree at ref, which is one of the slots of s at the level.
 func (s side) below(ref pack.Ref, level int) side {
 	return side{s.src, ref, min(s.level, level-1)}
 }

@@ -4,18 +4,17 @@
 //
 // # The tree
 //
-// A page at level 0 (a leaf) holds up to 64 references to blocks; a page at
-// level n > 0 holds up to 64 references to pages of level n-1. Block i is found
-// through the slots (i >> 6n) & 63, from the top level down to 0. A slot that is
-// absent is a hole: a block, or a whole subtree, that reads as zeros and costs
-// nothing. The tree is exactly as high as its number of blocks asks for
-// (HeightFor); neither that number nor a page's position is in the pages, so
-// equal mappings share pages wherever they lie. Height and reference of the top
-// page are the Root, which commits and local metadata carry as text.
+// A page at level 0 (a leaf) holds up to 64 references to blocks; a page at level n > 0
+// holds up to 64 references to pages of level n-1. Block i is found through the slots (i
+// >> 6n) & 63, from the top level down to 0. An absent slot is a hole: a block, or a
+// whole subtree, that reads as zeros and costs nothing. The tree is exactly as high as
+// its number of blocks requires (HeightFor). Pages contain neither that number nor their
+// own position, so equal mappings share pages wherever they lie. The height and the
+// reference of the top page are the Root, which commits and local metadata store as text.
 //
 // # The page
 //
-// A page is looked up where it lies, never decoded into something larger.
+// A page is searched in its encoded form, and never decoded into something larger.
 // Integers are little-endian.
 //
 //	offset   bytes  content
@@ -36,15 +35,15 @@
 //	36      4      length of the encoded slot, at least 1; offset + length is at most 2³²
 //	40      1      index in the pack table
 //
-// Nothing follows the last entry. The form is canonical: one mapping (places
-// included) has one encoding, hence one hash. A page is at most 4,176 bytes; one
-// changed block publishes one page per level, at most 17,240 bytes for the 2²⁷
-// blocks of 16 TiB (TestWorstCasePublish). In a volume that was imported in order
-// a mapped block costs about 43 bytes of pages.
+// Nothing follows the last entry. The form is canonical: one mapping (including places)
+// has one encoding, hence one hash. A page has at most 4,176 bytes. One changed block
+// publishes one page per level, at most 17,240 bytes for the 2²⁷ blocks of 16 TiB
+// (TestWorstCasePublish). In a volume that was imported in order, a mapped block costs
+// about 43 bytes of pages.
 //
 // # Concurrency
 //
-// A Map is immutable and may be used by any number of goroutines; so may a
-// PageCache and a Source. An Edit belongs to one goroutine. A PageCache has one
-// lock per shard, held for a look into a map and never while a page is loaded.
+// A Map is immutable and may be used by any number of goroutines. So may a PageCache and
+// a Source. An Edit belongs to one goroutine. A PageCache has one lock per shard. It is
+// held for a lookup in a Go map, and never while a page is loaded.
 package blockmap

@@ -7,7 +7,7 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// Dump writes a page as text, for people.
+// Dump writes a page as text.
 func Dump(w io.Writer, raw []byte) error {
 	p, err := parsePage(raw)
 	if err != nil {

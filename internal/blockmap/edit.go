@@ -9,34 +9,34 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// Edit is a change to a map that is not published yet. It holds what was changed
-// and nothing else: 64 bytes for each block that was set and about as much for
-// each page on the way to it. Nothing of the old tree is loaded before Publish.
+// Edit is an unpublished change to a map. It holds only the changes: 64 bytes for each
+// block that was set, and about as much for each page on the path to it. No page of the
+// old tree is loaded before Publish.
 //
-// An Edit belongs to one goroutine. The map that it was made from stays as it is.
+// An Edit belongs to one goroutine. The map that it was made from does not change.
 type Edit struct {
 	src    *Source
 	blocks uint64
-	root   pack.Ref // the top page below the changes
-	top    *node    // the changes, nil when there are none
+	root   pack.Ref // the top page under the changes
+	top    *node    // the changes, nil if there are none
 }
 
-// node is what is changed within one page. A slot holds what refs says if it is
-// in own, else what the page below (root, or the parent's content of its slot)
-// says; the changes in kids, if it is in over, come on top of either.
+// node is the change to one page. If own has the bit of a slot, refs says what the slot
+// holds; otherwise the page below does (root, or what the slot of the parent holds). If
+// over has the bit, the changes in kids apply on top.
 type node struct {
 	own  uint64     // slots that were replaced
 	over uint64     // slots with changes below them; none at level 0
-	refs []pack.Ref // one for each bit of own; may be a hole
-	kids []*node    // one for each bit of over
+	refs []pack.Ref // one per bit of own; may be a hole
+	kids []*node    // one per bit of over
 }
 
-// Edit begins a change to the map.
+// Edit starts a change to the map.
 func (m *Map) Edit() *Edit {
 	return &Edit{src: m.src, blocks: m.blocks, root: m.root.Ref}
 }
 
-// Blocks is the number of blocks, holes included.
+// Blocks returns the number of blocks, including holes.
 func (e *Edit) Blocks() uint64 { return e.blocks }
 
 func (e *Edit) height() int { return int(HeightFor(e.blocks)) }
@@ -59,18 +59,17 @@ func (e *Edit) Set(idx uint64, ref pack.Ref) error {
 	return nil
 }
 
-// ZeroRange makes holes of the blocks from from up to but not including to.
+// ZeroRange makes holes of the blocks in [from, to).
 //
-// zero-is-free: whole subtrees are cut at the highest level they fill, so that
-// it costs at most two paths from top to bottom, whatever the range, and loads
-// nothing.
+// zero-is-free: whole subtrees are cut at the highest level that they fill. So it costs
+// at most two paths from top to bottom, whatever the range, and loads nothing.
 func (e *Edit) ZeroRange(from, to uint64) {
 	if from >= min(to, e.blocks) {
 		return
 	}
 	top := e.height() - 1
 	if to >= e.blocks {
-		to = span(top + 1) // there is nothing behind the end to keep
+		to = span(top + 1) // there is nothing after the end to keep
 	}
 	if from == 0 && to == span(top+1) {
 		e.root, e.top = pack.Ref{}, nil
@@ -79,8 +78,8 @@ func (e *Edit) ZeroRange(from, to uint64) {
 	e.changes().zero(top, from, to)
 }
 
-// Grow makes the map larger; the new blocks are holes. A smaller number of
-// blocks than there are is refused.
+// Grow makes the map larger. The new blocks are holes. It returns an error if blocks is
+// less than the current number.
 func (e *Edit) Grow(blocks uint64) error {
 	if blocks < e.blocks {
 		return errs.New(errs.Invalid, "a map of %d blocks cannot shrink to %d", e.blocks, blocks)
@@ -95,7 +94,7 @@ func (e *Edit) Grow(blocks uint64) error {
 	return nil
 }
 
-// raise puts a level on top of the tree, which becomes its slot 0.
+// raise adds a level on top of the tree, which becomes slot 0 of that level.
 func (e *Edit) raise() {
 	if e.root.IsHole() && e.top == nil {
 		return
@@ -107,13 +106,13 @@ func (e *Edit) raise() {
 	e.root, e.top = pack.Ref{}, n
 }
 
-// Lookup returns what block idx is mapped to, changes included; a hole when it
-// is not, or lies beyond the end.
+// Lookup returns what block idx is mapped to, including changes. It returns a hole if the
+// block is not mapped or lies beyond the end.
 func (e *Edit) Lookup(ctx context.Context, idx uint64) (pack.Ref, error) {
 	if idx >= e.blocks {
 		return pack.Ref{}, nil
 	}
-	// What the lowest change on the way says counts; below it, the old pages.
+	// The lowest change on the path counts. Below it, the old pages do.
 	level := e.height() - 1
 	ref, refLevel := e.root, level
 	for n := e.top; n != nil; level-- {
@@ -135,10 +134,10 @@ func (e *Edit) changes() *node {
 
 func (n *node) owns(slot int) bool { return n.own>>slot&1 != 0 }
 
-// ref is what an owned slot holds.
+// ref returns what an owned slot holds.
 func (n *node) ref(slot int) pack.Ref { return n.refs[rank(n.own, slot)] }
 
-// child is the changes below a slot, nil when there are none.
+// child returns the changes below a slot, or nil if there are none.
 func (n *node) child(slot int) *node {
 	if n.over>>slot&1 == 0 {
 		return nil
@@ -146,7 +145,7 @@ func (n *node) child(slot int) *node {
 	return n.kids[rank(n.over, slot)]
 }
 
-// kid is the changes below a slot, made if there are none.
+// kid returns the changes below a slot, and creates them if there are none.
 func (n *node) kid(slot int) *node {
 	i := rank(n.over, slot)
 	if n.over>>slot&1 == 0 {
@@ -156,7 +155,7 @@ func (n *node) kid(slot int) *node {
 	return n.kids[i]
 }
 
-// replace makes a slot hold ref, and drops the changes below it.
+// replace makes a slot hold ref and drops the changes below it.
 func (n *node) replace(slot int, ref pack.Ref) {
 	i := rank(n.own, slot)
 	if n.owns(slot) {

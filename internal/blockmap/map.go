@@ -7,17 +7,16 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// Map is one published tree: block index to reference. It is immutable, costs
-// about a hundred bytes, and may be used concurrently; its pages are loaded when
-// they are needed.
+// Map is one published tree: block index to reference. It is immutable, takes about a
+// hundred bytes, and may be used concurrently. Its pages are loaded on demand.
 type Map struct {
 	src    *Source
 	root   Root
 	blocks uint64
 }
 
-// New returns the map of so many blocks with the given root. It loads nothing. A
-// root of another height than HeightFor(blocks) is errs.Corrupt.
+// New returns the map with this number of blocks and this root. It loads nothing. If the
+// root's height is not HeightFor(blocks), the error is errs.Corrupt.
 func New(src *Source, root Root, blocks uint64) (*Map, error) {
 	if blocks > maxBlocks {
 		return nil, tooMany(blocks)
@@ -35,14 +34,14 @@ func tooMany(blocks uint64) error {
 	return errs.New(errs.Invalid, "a block map of %d blocks; the most is %d: use larger blocks", blocks, uint64(maxBlocks))
 }
 
-// Root is the map's root.
+// Root returns the map's root.
 func (m *Map) Root() Root { return m.root }
 
-// Blocks is the number of blocks, holes included.
+// Blocks returns the number of blocks, including holes.
 func (m *Map) Blocks() uint64 { return m.blocks }
 
-// Lookup returns what block idx is mapped to; a hole (the zero Ref) when it is
-// not, or lies beyond the end.
+// Lookup returns what block idx is mapped to. It returns a hole (the zero Ref) if the
+// block is not mapped or lies beyond the end.
 func (m *Map) Lookup(ctx context.Context, idx uint64) (pack.Ref, error) {
 	if ref, ok := m.TryLookup(idx); ok {
 		return ref, nil
@@ -50,8 +49,8 @@ func (m *Map) Lookup(ctx context.Context, idx uint64) (pack.Ref, error) {
 	return m.src.lookup(ctx, m.root.Ref, int(m.root.Height)-1, idx)
 }
 
-// TryLookup is Lookup as far as it goes without waiting: ok is false when a page
-// that it needs is not in the cache. It does not allocate.
+// TryLookup is Lookup without waiting: ok is false if a page that it needs is not in the
+// cache. It does not allocate.
 func (m *Map) TryLookup(idx uint64) (ref pack.Ref, ok bool) {
 	if idx >= m.blocks || m.root.IsHole() {
 		return pack.Ref{}, true
@@ -59,7 +58,7 @@ func (m *Map) TryLookup(idx uint64) (ref pack.Ref, ok bool) {
 	hash := &m.root.Ref.Hash
 	for level := int(m.root.Height) - 1; ; level-- {
 		p, ok := m.src.cache.get(hash)
-		if !ok || p.Level() != level { // Lookup tells a wrong level from a missing page
+		if !ok || p.Level() != level { // Lookup distinguishes a wrong level from a missing page
 			return pack.Ref{}, false
 		}
 		e := p.entry(slotOf(idx, level))
@@ -73,7 +72,7 @@ func (m *Map) TryLookup(idx uint64) (ref pack.Ref, ok bool) {
 	}
 }
 
-// lookup finds block idx below the page at ref; a hole maps nothing.
+// lookup looks up block idx below the page at ref. A hole maps nothing.
 func (s *Source) lookup(ctx context.Context, ref pack.Ref, level int, idx uint64) (pack.Ref, error) {
 	for ; level >= 0 && !ref.IsHole(); level-- {
 		p, err := s.Page(ctx, &ref, level)

@@ -9,19 +9,19 @@ import (
 	"pgregory.net/rapid"
 )
 
-// world is the machine under test beside its model, a Go map.
+// world is the code under test and its model, a Go map.
 type world struct {
 	t      *rapid.T
 	store  *fakeStore
 	model  map[uint64]pack.Ref
 	blocks uint64
 	edit   *Edit
-	last   *Map                // the latest publication
+	last   *Map                // the last publication
 	before map[uint64]pack.Ref // and its content
 }
 
-// TestModel does random things to an Edit and to a Go map, and wants them to
-// look alike from every side, reloaded with a cold and with a tiny cache.
+// TestModel makes the same random changes to an Edit and a Go map. The two must look
+// alike in every way, also when reloaded with an empty and with a tiny cache.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := &world{t: t, store: newStore(), model: map[uint64]pack.Ref{}}
@@ -43,7 +43,7 @@ func TestModel(t *testing.T) {
 	})
 }
 
-// index prefers the neighbourhood of what is there, of edges, and of powers of 64.
+// index prefers indexes near mapped blocks, near edges, and near powers of 64.
 func (w *world) index(t *rapid.T) uint64 {
 	near := rapid.SampledFrom(append([]uint64{0, 63, 64, 4095, 4096, 1 << 18, w.blocks - 1}, w.keys()...)).Draw(t, "near")
 	far := rapid.Uint64Range(0, w.blocks-1).Draw(t, "far")
@@ -118,7 +118,8 @@ func (w *world) publish(t *rapid.T) {
 	w.edit = mustNew(t, w.store.sized(rapid.SampledFrom([]int64{0, 20000, 1 << 24}).Draw(t, "cache")), root, w.blocks).Edit()
 }
 
-// compare looks at every mapped block and its neighbours, twice: cold and warm.
+// compare checks every mapped block and its neighbours twice: with an empty cache and
+// with a warm one.
 func (w *world) compare(t *rapid.T, m *Map) {
 	for idx := range w.model {
 		for _, i := range []uint64{idx, idx + 1, idx + 64} {
@@ -132,7 +133,7 @@ func (w *world) compare(t *rapid.T, m *Map) {
 	}
 }
 
-// compareDiff wants of Diff what the two models differ in.
+// compareDiff checks that Diff returns the differences of the two models.
 func (w *world) compareDiff(t *rapid.T, m *Map) {
 	want := map[uint64]bool{}
 	for i, ref := range w.model {
@@ -156,7 +157,7 @@ func (w *world) compareDiff(t *rapid.T, m *Map) {
 	}
 }
 
-// compareFresh maps the same in one go, in order: that must give the same pages.
+// compareFresh maps the same blocks at once, in order: the pages must be the same.
 func (w *world) compareFresh(t *rapid.T, root Root) {
 	if !w.store.byContent {
 		return

@@ -15,12 +15,12 @@ import (
 const (
 	// Fanout is the number of slots of a page.
 	Fanout = 64
-	// MaxHeight is the greatest number of levels: 2^50 blocks, which are 2^62
-	// bytes in blocks of 4 KiB.
+	// MaxHeight is the largest number of levels: 2^50 blocks, which are 2^62 bytes in
+	// blocks of 4 KiB.
 	MaxHeight = 9
-	// maxBlocks is the greatest number of blocks of a map.
+	// maxBlocks is the largest number of blocks in a map.
 	maxBlocks = 1 << 50
-	// MaxPageSize is the greatest size of a page, in bytes.
+	// MaxPageSize is the largest size of a page, in bytes.
 	MaxPageSize = headerSize + Fanout*(packSize+entrySize)
 	// Magic begins every page.
 	Magic = "GM"
@@ -33,16 +33,16 @@ const (
 	allSlots   = ^uint64(0)
 )
 
-// Page is an encoded page that parsePage has accepted. It is never modified.
+// Page is an encoded page that parsePage has accepted. It must not be modified.
 type Page []byte
 
-// Level is the page's level: 0 when its entries are blocks.
+// Level returns the page's level: 0 if its entries are blocks.
 func (p Page) Level() int { return int(p[3]) }
 
-// Len is the number of slots that are present, 1 to Fanout.
+// Len returns the number of present slots, 1 to Fanout.
 func (p Page) Len() int { return bits.OnesCount64(p.bitmap()) }
 
-// Ref is what slot holds; a hole when it is absent.
+// Ref returns what slot holds, or a hole if it is absent.
 func (p Page) Ref(slot int) pack.Ref {
 	e := p.entry(slot)
 	if e == nil {
@@ -51,7 +51,7 @@ func (p Page) Ref(slot int) pack.Ref {
 	return p.decode(e)
 }
 
-// All yields the slots that are present, in order, and what they hold.
+// All yields the present slots, in order, and what they hold.
 func (p Page) All() iter.Seq2[int, pack.Ref] {
 	return func(yield func(int, pack.Ref) bool) {
 		for m := p.bitmap(); m != 0; m &= m - 1 {
@@ -67,7 +67,8 @@ func (p Page) bitmap() uint64 { return binary.LittleEndian.Uint64(p[8:]) }
 
 func (p Page) packs() int { return int(p[4]) }
 
-// entry is the encoded entry of slot, nil when it is absent. It begins with the hash.
+// entry returns the encoded entry of slot, or nil if it is absent. It begins with the
+// hash.
 func (p Page) entry(slot int) []byte {
 	m := p.bitmap()
 	if m>>slot&1 == 0 {
@@ -92,25 +93,25 @@ func (p Page) decode(e []byte) (ref pack.Ref) {
 	return ref
 }
 
-// unpack writes every slot that is present to its place in refs.
+// unpack writes every present slot to its place in refs.
 func (p Page) unpack(refs *[Fanout]pack.Ref) {
 	for slot, ref := range p.All() {
 		refs[slot] = ref
 	}
 }
 
-// rank is the number of bits of m below bit slot.
+// rank returns the number of bits of m below bit slot.
 func rank(m uint64, slot int) int { return bits.OnesCount64(m & (1<<slot - 1)) }
 
-// slotOf is the slot of block idx in the pages of a level.
+// slotOf returns the slot of block idx in the pages of a level.
 func slotOf(idx uint64, level int) int { return int(idx >> (slotBits * level) & (Fanout - 1)) }
 
-// span is the number of blocks below one slot of a page of the level.
+// span returns the number of blocks below one slot of a page of the level.
 func span(level int) uint64 { return 1 << (slotBits * level) }
 
-// parsePage checks that raw is exactly what encodePage writes for some content
-// and returns it as a Page, without copying. A page of a newer version is
-// errs.Unsupported, anything else that is wrong errs.Corrupt.
+// parsePage checks that raw is exactly what encodePage writes for some content, and
+// returns it as a Page without copying. A page of a newer version is errs.Unsupported;
+// any other violation is errs.Corrupt.
 func parsePage(raw []byte) (Page, error) {
 	if len(raw) < headerSize || string(raw[:2]) != Magic {
 		return nil, errs.New(errs.Corrupt, "not a map page (%d bytes)", len(raw))
@@ -144,7 +145,7 @@ func parsePage(raw []byte) (Page, error) {
 	return p, nil
 }
 
-// checkEntries checks the pack table and the entries of a page of the right length.
+// checkEntries checks the pack table and the entries of a page whose length is right.
 func (p Page) checkEntries(n, k int) error {
 	for i := 1; i < k; i++ {
 		if bytes.Compare(p.packID(i-1), p.packID(i)) >= 0 {
@@ -166,13 +167,13 @@ func (p Page) checkEntries(n, k int) error {
 	return nil
 }
 
-// validExtent tells whether a slot may lie at off, length bytes long. Set
-// enforces the same bound, so that nothing is written that cannot be read.
+// validExtent reports whether a slot of length bytes may lie at off. Set enforces the
+// same bound, so that everything written can be read.
 func validExtent(off, length uint32) bool {
 	return length > 0 && uint64(off)+uint64(length) <= 1<<32
 }
 
-// encodePage is the page that maps each slot to refs[slot], nil when all are holes.
+// encodePage returns the page that maps each slot to refs[slot], or nil if all are holes.
 func encodePage(level int, refs *[Fanout]pack.Ref) Page {
 	p := assemblePage(level, refs)
 	if invariants.Enabled && p != nil {

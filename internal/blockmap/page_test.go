@@ -133,7 +133,7 @@ func FuzzParsePage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var p Page
 		var err error
-		fuzztest.Bound(t, len(raw), 0, 1, func() { p, err = parsePage(raw) }) // it is looked up where it lies
+		fuzztest.Bound(t, len(raw), 0, 1, func() { p, err = parsePage(raw) }) // it is searched in place
 		if err != nil {
 			return
 		}

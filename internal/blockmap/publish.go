@@ -8,26 +8,25 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// Sink takes the pages of a publication, each after the pages below it.
+// Sink receives the pages of a publication, each after the pages below it.
 type Sink interface {
-	// AddPage takes a page, which it must not modify, and returns where it will
-	// lie. That place is final: the next page may already name it. A sink that
-	// has a page of this hash in the store may return its place and write
-	// nothing.
+	// AddPage receives a page, which it must not modify, and returns the page's place.
+	// The place is final: the next page may already name it. A sink that has a page with
+	// this hash in the store may return its place and write nothing.
 	//
 	// glide:blocks
 	AddPage(ctx context.Context, hash pack.Hash, page []byte) (pack.Ref, error)
 }
 
-// Publish hands the changed pages to the sink and returns the new root. It loads
-// those old pages that still show through. A page that comes out as it was keeps
-// its place and is not handed over; a page that is left empty becomes a hole.
-// Equal mappings give equal pages.
+// Publish passes the changed pages to the sink and returns the new root. It loads the old
+// pages that are only partly replaced. A page that does not change keeps its place and is
+// not passed on. A page that becomes empty becomes a hole. Equal mappings give equal
+// pages.
 //
-// published-is-complete: the root means nothing before all that the sink was
-// given is durable. The Edit goes on from the new root; after an error it is as
-// it was. If what a sink was given is abandoned, so must be every Edit that was
-// published to it, even in part.
+// published-is-complete: the root is not valid before everything that the sink received
+// is durable. The Edit continues from the new root; after an error it is unchanged. If
+// what a sink received is abandoned, then every Edit that was published to it, even
+// partly, must be abandoned too.
 func (e *Edit) Publish(ctx context.Context, sink Sink) (Root, error) {
 	if e.top != nil {
 		ref, err := e.merge(ctx, sink, e.top, e.height()-1, e.root)
@@ -46,10 +45,10 @@ func (e *Edit) Publish(ctx context.Context, sink Sink) (Root, error) {
 	return root, nil
 }
 
-// PublishBefore hands over those changed pages that lie wholly before block idx
-// and forgets their content, so that an import in order holds at most one
-// changed page of each level. It costs little when there are none. Blocks before
-// idx may still be changed later; that hands over their pages again.
+// PublishBefore passes on those changed pages that lie entirely before block idx and
+// drops their content. So an import in order holds at most one changed page per level. It
+// costs little if there are none. Blocks before idx may still be changed later; that
+// passes on their pages again.
 func (e *Edit) PublishBefore(ctx context.Context, idx uint64, sink Sink) error {
 	if e.top == nil {
 		return nil
@@ -57,14 +56,14 @@ func (e *Edit) PublishBefore(ctx context.Context, idx uint64, sink Sink) error {
 	return e.finish(ctx, sink, e.top, e.height()-1, e.root, idx)
 }
 
-// finish publishes the pages before block idx, counted from the first of n's
-// page. under is the page below n.
+// finish publishes the pages before block idx, which is counted from the first block of
+// n's page. under is the page below n.
 func (e *Edit) finish(ctx context.Context, sink Sink, n *node, level int, under pack.Ref, idx uint64) error {
 	for m := n.over & within(level, 0, 0, idx); m != 0; m &= m - 1 {
 		slot := bits.TrailingZeros64(m)
 		whole := uint64(slot+1)*span(level) <= idx
 		if !whole && level == 1 {
-			return nil // the leaf at idx: there are no pages in it
+			return nil // the leaf at idx: it has no pages below it
 		}
 		below, err := e.below(ctx, n, level, under, slot)
 		if err != nil {
@@ -82,7 +81,7 @@ func (e *Edit) finish(ctx context.Context, sink Sink, n *node, level int, under 
 	return nil
 }
 
-// below is the page below the changes of n's slot.
+// below returns the page below the changes in n's slot.
 func (e *Edit) below(ctx context.Context, n *node, level int, under pack.Ref, slot int) (pack.Ref, error) {
 	if n.owns(slot) {
 		return n.ref(slot), nil
@@ -97,7 +96,7 @@ func (e *Edit) below(ctx context.Context, n *node, level int, under pack.Ref, sl
 	return p.Ref(slot), nil
 }
 
-// merge publishes n over the page under it. It changes neither.
+// merge publishes n on top of the page under it. It changes neither.
 func (e *Edit) merge(ctx context.Context, sink Sink, n *node, level int, under pack.Ref) (pack.Ref, error) {
 	var refs [Fanout]pack.Ref
 	if !under.IsHole() && n.own != allSlots {
@@ -129,7 +128,7 @@ func (s *Source) assertRoot(root Root) {
 	}
 }
 
-// add hands over a page, unless it is empty or the one that lies below.
+// add passes a page on, unless it is empty or equal to the one below.
 func (e *Edit) add(ctx context.Context, sink Sink, p Page, under pack.Ref) (pack.Ref, error) {
 	if p == nil {
 		return pack.Ref{}, nil

@@ -26,8 +26,8 @@ type Root struct {
 
 const holeText = "hole"
 
-// HeightFor is the height of a tree of so many blocks: the fewest levels that
-// hold them.
+// HeightFor returns the height of a tree of this many blocks: the smallest number of
+// levels that holds them.
 func HeightFor(blocks uint64) uint8 {
 	if blocks == 0 {
 		return 0
@@ -35,10 +35,10 @@ func HeightFor(blocks uint64) uint8 {
 	return uint8(max(1, (bits.Len64(blocks-1)+slotBits-1)/slotBits))
 }
 
-// IsHole tells whether the tree maps nothing.
+// IsHole reports whether the tree maps nothing.
 func (r Root) IsHole() bool { return r.Ref.IsHole() }
 
-// String is the text form.
+// String returns the text form.
 func (r Root) String() string {
 	if r.IsHole() {
 		return holeText
@@ -46,13 +46,13 @@ func (r Root) String() string {
 	return fmt.Sprintf("%d/%s/%x-%x/%d+%d", r.Height, r.Ref.Hash, r.Ref.Pack.Content, r.Ref.Pack.Nonce, r.Ref.Off, r.Ref.Len)
 }
 
-// parseRoot reads exactly what String writes.
+// parseRoot parses exactly what String returns.
 func parseRoot(text string) (Root, error) {
 	if text == holeText {
 		return Root{}, nil
 	}
 	r, ok := readRoot(text)
-	// Numbers have several spellings, roots have one.
+	// Numbers can be spelled in several ways, but a root has one text form.
 	if !ok || r.String() != text || r.Height < 1 || r.Height > MaxHeight || !validExtent(r.Ref.Off, r.Ref.Len) {
 		return Root{}, errs.New(errs.Corrupt, "%.200q is no root of a block map", text)
 	}
@@ -88,10 +88,10 @@ func unhex(dst []byte, s string) bool {
 	return err == nil
 }
 
-// MarshalText is the text form; it makes Root a string in JSON.
+// MarshalText returns the text form, which makes Root a string in JSON.
 func (r Root) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// UnmarshalText reads the text form as strictly as parseRoot.
+// UnmarshalText parses the text form as strictly as parseRoot.
 func (r *Root) UnmarshalText(text []byte) (err error) {
 	*r, err = parseRoot(string(text))
 	return err

@@ -12,15 +12,15 @@ import (
 
 var ctx = context.Background()
 
-// tb is what testing.T, testing.B and rapid.T have in common and is needed here.
+// tb is the part of testing.T, testing.B and rapid.T that these tests need.
 type tb interface {
 	Helper()
 	Fatal(args ...any)
 	Fatalf(format string, args ...any)
 }
 
-// fakeStore is a Sink that gives each page a place in a pack, and the Pages that
-// find it there again. It counts both.
+// fakeStore is a Sink that assigns each page a place in a pack, and a Pages that finds it
+// there. It counts both.
 type fakeStore struct {
 	mu     sync.Mutex
 	pages  map[place][]byte
@@ -32,7 +32,7 @@ type fakeStore struct {
 	bytes  int
 	fail   error // what AddPage and Page return
 
-	byContent bool // the hash decides where a page lies, so that publications can be compared
+	byContent bool // the hash determines a page's place, so that publications can be compared
 }
 
 type place struct {
@@ -76,13 +76,13 @@ func (s *fakeStore) Page(_ context.Context, ref pack.Ref) ([]byte, error) {
 	return page, nil
 }
 
-// nextPack makes pages go to another pack, and forgets the counts.
+// nextPack sends later pages to another pack, and resets the counters.
 func (s *fakeStore) nextPack() {
 	s.pack++
 	s.off, s.loads, s.added, s.bytes, s.levels = 0, 0, 0, 0, [MaxHeight]int{}
 }
 
-// cold is a source with nothing in its cache.
+// cold returns a source with an empty cache.
 func (s *fakeStore) cold() *Source { return s.sized(1 << 24) }
 
 func (s *fakeStore) sized(bytes int64) *Source {
@@ -95,7 +95,7 @@ func packID(n uint64) (id pack.ID) {
 	return id
 }
 
-// blockRef is what block n could be mapped to: 25 blocks to a pack.
+// blockRef returns a reference for block n: 25 blocks per pack.
 func blockRef(n uint64) (ref pack.Ref) {
 	binary.BigEndian.PutUint64(ref.Hash[:], (n+1)*0xd1342543de82ef95)
 	binary.BigEndian.PutUint64(ref.Hash[24:], n)
@@ -103,7 +103,7 @@ func blockRef(n uint64) (ref pack.Ref) {
 	return ref
 }
 
-// scattered is a block in a pack of its own.
+// scattered returns a reference for block n in a pack of its own.
 func scattered(n uint64) pack.Ref {
 	ref := blockRef(n)
 	ref.Pack = packID(n)
@@ -142,7 +142,7 @@ func wantKind(t tb, err error, kind errs.Kind) {
 	}
 }
 
-// filled is a map whose every block is mapped, published through s in order.
+// filled returns a map in which every block is mapped, published through s in order.
 func filled(t tb, s *fakeStore, src *Source, blocks uint64, ref func(uint64) pack.Ref) *Map {
 	t.Helper()
 	e := mustNew(t, src, Root{}, blocks).Edit()

@@ -7,8 +7,8 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// Walk calls fn for every mapped block from from up to but not including to, in
-// order. An error of fn ends the walk and is returned. Holes cost nothing.
+// Walk calls fn for every mapped block in [from, to), in order. An error of fn ends the
+// walk and is returned. Holes cost nothing.
 func (m *Map) Walk(ctx context.Context, from, to uint64, fn func(idx uint64, ref pack.Ref) error) error {
 	return m.leaves(ctx, from, to, func(first uint64, p Page, slots uint64) error {
 		for ; slots != 0; slots &= slots - 1 {
@@ -21,9 +21,9 @@ func (m *Map) Walk(ctx context.Context, from, to uint64, fn func(idx uint64, ref
 	})
 }
 
-// Extents calls fn for every maximal run of mapped, or of unmapped, blocks from
-// from up to but not including to, in order and without gaps; blocks beyond the
-// end are unmapped. An error of fn ends it and is returned.
+// Extents calls fn for every maximal run of mapped or unmapped blocks in [from, to), in
+// order and without gaps. Blocks beyond the end are unmapped. An error of fn ends it and
+// is returned.
 func (m *Map) Extents(ctx context.Context, from, to uint64, fn func(first, count uint64, mapped bool) error) error {
 	if from >= to {
 		return nil
@@ -46,13 +46,13 @@ func (m *Map) Extents(ctx context.Context, from, to uint64, fn func(first, count
 	return r.mapped(to, to)
 }
 
-// runs joins adjacent mapped runs: the last one, [first, end), is not reported yet.
+// runs joins adjacent mapped runs. The last one, [first, end), is not reported yet.
 type runs struct {
 	first, end uint64
 	fn         func(first, count uint64, mapped bool) error
 }
 
-// mapped takes the next mapped run, [first, end); an empty one ends the last.
+// mapped adds the next mapped run, [first, end). An empty run ends the last one.
 func (r *runs) mapped(first, end uint64) error {
 	if first == r.end && first != end {
 		r.end = end
@@ -72,8 +72,8 @@ func (r *runs) mapped(first, end uint64) error {
 	return nil
 }
 
-// leaves calls fn, in order, for every leaf with mapped blocks in [from, to):
-// its first block and the slots that are mapped and inside.
+// leaves calls fn, in order, for every leaf with mapped blocks in [from, to). It passes
+// the leaf's first block and those of its slots that are mapped and in range.
 func (m *Map) leaves(ctx context.Context, from, to uint64, fn func(first uint64, p Page, slots uint64) error) error {
 	to = min(to, m.blocks)
 	if from >= to || m.root.IsHole() {
@@ -82,7 +82,7 @@ func (m *Map) leaves(ctx context.Context, from, to uint64, fn func(first uint64,
 	return m.src.leaves(ctx, &m.root.Ref, int(m.root.Height)-1, 0, from, to, fn)
 }
 
-// leaves does the work below one page, whose first block is first.
+// leaves does this below one page, whose first block is first.
 func (s *Source) leaves(ctx context.Context, ref *pack.Ref, level int, first, from, to uint64,
 	fn func(first uint64, p Page, slots uint64) error,
 ) error {
@@ -107,8 +107,8 @@ func (s *Source) leaves(ctx context.Context, ref *pack.Ref, level int, first, fr
 	return nil
 }
 
-// within is the set of slots, of a page whose first block is first, that
-// hold blocks of [from, to).
+// within returns the slots that hold blocks of [from, to), for a page of the level whose
+// first block is first.
 func within(level int, first, from, to uint64) uint64 {
 	mask := allSlots
 	if from > first {
@@ -127,10 +127,10 @@ func within(level int, first, from, to uint64) uint64 {
 	return mask
 }
 
-// WalkPages calls fn for every page of the tree, each before the pages below it.
-// A page for which skip is true is neither loaded nor entered: that is how a mark
-// walks what trees share only once. skip may be nil. An error of fn ends the
-// walk and is returned.
+// WalkPages calls fn for every page of the tree, each before the pages below it. If skip
+// returns true for a page, that page is neither loaded nor entered. So a mark phase can
+// visit pages that trees share only once. skip may be nil. An error of fn ends the walk
+// and is returned.
 func (m *Map) WalkPages(ctx context.Context, skip func(pack.Ref) bool, fn func(pack.Ref, Page) error) error {
 	return m.src.walkPages(ctx, m.root.Ref, int(m.root.Height)-1, skip, fn)
 }

@@ -1,16 +1,16 @@
-// Package cache keeps published blocks near: an SSD tier of slabs, which survives a
-// restart, and the store behind it. A memory tier has the blocks that the SSD tier
-// has no room for, or cannot be written with. All volumes share the tiers, which
-// hold each content once. What guests read often is in the kernel's page cache,
-// over the slabs: that is the faster memory tier, and the machine gives it what is
-// free.
+// Package cache holds published blocks close to the host: an SSD tier of slabs, which
+// survives a restart, and the store behind it. A memory tier has the blocks for which the
+// SSD tier has no room, or which it cannot write. All volumes share the tiers, and each
+// content is held once. What guests read often is in the kernel's page cache of the
+// slabs. That is the faster memory tier, and it takes the memory that is free on the
+// machine.
 //
-// verified: a block is checked against its hash when it comes from the store, and
-// when it enters the SSD tier a checksum of each of its 4 KiB pages is recorded. A
-// read touches the pages that it needs, and checks them against those. A page that
-// does not match makes the whole block be fetched again. A block of the store that
-// does not match its hash is looked for in another pack, and else an error.
-// Concurrent misses of one block make one fetch.
+// verified: a block is verified against its hash when it comes from the store. When it
+// enters the SSD tier, a checksum of each of its 4 KiB pages is recorded. A read touches
+// only the pages that it needs, and verifies them against these checksums. If a page does
+// not match, the whole block is fetched again. If a block from the store does not match
+// its hash, it is fetched from another pack that has it; without one, that is an error.
+// Concurrent misses of a block share one fetch.
 package cache
 
 import (
@@ -31,23 +31,24 @@ type Options struct {
 	FS     vfs.FS
 	Dir    string // of slabs; must exist
 	Memory int64  // bytes of the memory tier
-	Disk   int64  // bytes of the SSD tier; 0: none
-	// Room tells whether the disk has room for so many bytes of cache more; nil: always.
+	Disk   int64  // bytes of the SSD tier; 0: there is none
+	// Room reports whether the disk has room for that many more bytes of cache; nil:
+	// always.
 	//
 	// glide:blocks
 	Room  func(bytes int64) bool
 	Store objstore.Store
-	// Fetches is how many fetches ahead of need may be under way; 0 means 16.
+	// Fetches is how many prefetch requests may be in progress; 0 means 16.
 	Fetches int
 }
 
-// Stats count what a cache did since it was opened.
+// Stats are the counters of a cache since it was opened.
 type Stats struct {
-	Hits, Misses atomic.Uint64 // blocks found in a tier, or not
+	Hits, Misses atomic.Uint64 // blocks that a tier had, or did not have
 	Fetched      atomic.Uint64 // bytes from the store
-	Served       atomic.Uint64 // bytes of blocks handed out
-	Repaired     atomic.Uint64 // blocks of the SSD of which a page was damaged
-	Damaged      atomic.Uint64 // blocks that the store had damaged
+	Served       atomic.Uint64 // bytes of blocks returned
+	Repaired     atomic.Uint64 // blocks on the SSD with a damaged page
+	Damaged      atomic.Uint64 // blocks that were damaged in the store
 }
 
 // Cache is the cache of one host. It may be used concurrently.
@@ -55,22 +56,22 @@ type Cache struct {
 	opts  Options
 	mem   *memory
 	disk  *disk
-	slots chan struct{} // bounds fetches ahead
+	slots chan struct{} // bounds the prefetch requests
 	Stats Stats
 
 	mu      sync.Mutex // glide:nonblocking
 	flights map[pack.Hash]*flight
 }
 
-// flight is a fetch that others may wait for.
+// flight is a fetch that several callers may wait for.
 type flight struct {
 	done chan struct{}
 	raw  []byte
-	kept bool // by the SSD tier
+	kept bool // the SSD tier has the block
 	err  error
 }
 
-// Open opens the cache, taking up the slabs that are there.
+// Open opens the cache with the slabs of earlier runs.
 func Open(opts Options) (*Cache, error) {
 	if opts.Fetches == 0 {
 		opts.Fetches = 16
@@ -85,36 +86,36 @@ func Open(opts Options) (*Cache, error) {
 	return &Cache{opts: opts, mem: newMemory(opts.Memory), disk: d, slots: make(chan struct{}, opts.Fetches), flights: map[pack.Hash]*flight{}}, nil
 }
 
-// Close closes the slabs; nothing may use the cache afterwards.
+// Close closes the slabs. Nothing may use the cache afterwards.
 func (c *Cache) Close() { c.disk.close() }
 
-// Missing names the slabs whose files were removed from the directory, or replaced
-// there. They are used on until the cache is closed.
+// Missing returns the names of slabs whose files were removed from the directory or
+// replaced there. They stay in use until the cache is closed.
 func (c *Cache) Missing() []string { return c.disk.missing() }
 
-// Usage is the bytes that the two tiers take.
+// Usage returns the bytes that the two tiers take.
 func (c *Cache) Usage() (memory, disk int64) {
 	c.disk.mu.Lock()
 	defer c.disk.mu.Unlock()
 	return c.mem.bytes(), c.disk.bytes
 }
 
-// Domain is the cache as one tenant's volumes use it.
+// Domain is one tenant's view of the cache.
 type Domain struct {
 	cache  *Cache
 	hasher *pack.Hasher
-	// other returns another place of a block, a hole if there is none.
+	// other returns another place of a block, or a hole if there is none.
 	other func(pack.Hash) (pack.Ref, error)
 }
 
-// Domain returns the cache for blocks with the hashes of a domain. other says
-// where else a block may be, for when a pack is damaged or gone; nil: nowhere.
+// Domain returns the cache for the blocks of one hash domain. other returns where else
+// the store has a block, for when a pack is damaged or gone; nil: nowhere.
 func (c *Cache) Domain(h *pack.Hasher, other func(pack.Hash) (pack.Ref, error)) *Domain {
 	return &Domain{c, h, other}
 }
 
-// TryRead fills p from byte off of a block of size bytes, if no disk and no network is
-// needed for it. It reports whether it did; else p holds anything.
+// TryRead fills p from byte off of a block of size bytes if that needs no disk and no
+// network. It reports whether it did; if not, the content of p is undefined.
 func (d *Domain) TryRead(h *pack.Hash, size int, p []byte, off int) bool {
 	c := d.cache
 	if c.disk.read(h, size, p, off, false) != whole {
@@ -142,7 +143,7 @@ func (d *Domain) Read(ctx context.Context, ref *pack.Ref, size int, p []byte, of
 	return err
 }
 
-// Block returns the block of the given size, which must not be modified.
+// Block returns the block, which has size bytes and must not be modified.
 func (d *Domain) Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, error) {
 	c := d.cache
 	if raw, ok := c.mem.get(&ref.Hash); ok {
@@ -167,7 +168,7 @@ func (d *Domain) Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, er
 				return nil, ctx.Err()
 			}
 			if f.err != nil && ctx.Err() == nil && (f.err == errAhead || errs.KindOf(f.err) == errs.Internal) {
-				continue // the one that fetched gave up, this one has not
+				continue // the caller that fetched gave up, but this one has not
 			}
 		}
 		if f.err == nil {
@@ -177,15 +178,15 @@ func (d *Domain) Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, er
 	}
 }
 
-// errCrashed is how a flight ends that a panic ended: whoever waits tries itself.
+// errCrashed ends a flight that panicked. Each waiter then tries itself.
 var errCrashed = errs.New(errs.Internal, "the fetch of a block met a bug")
 
-// fly gets the block of a flight, and lands it.
+// fly gets the block of a flight and ends the flight.
 func (d *Domain) fly(ctx context.Context, ref *pack.Ref, size int, f *flight) {
 	f.err = errCrashed
 	defer d.cache.land(&ref.Hash, f)
-	// A flight that landed between the look before and the lock has left the
-	// block in a tier.
+	// A flight that ended after the first lookup and before the lock has left the block
+	// in a tier.
 	if raw, ok := d.cache.mem.get(&ref.Hash); ok {
 		f.raw, f.err = raw, nil
 		return
@@ -204,8 +205,8 @@ func (c *Cache) land(h *pack.Hash, f *flight) {
 	close(f.done)
 }
 
-// load gets a block from the SSD tier or the store; kept tells that the SSD tier has
-// it now.
+// load gets a block from the SSD tier or the store. kept is true if the SSD tier has it
+// now.
 func (d *Domain) load(ctx context.Context, ref *pack.Ref, size int) (raw []byte, kept bool, err error) {
 	raw = make([]byte, size)
 	if d.readDisk(&ref.Hash, size, raw, 0) {
@@ -227,8 +228,8 @@ func (d *Domain) load(ctx context.Context, ref *pack.Ref, size int) (raw []byte,
 	return raw, d.cache.disk.put(&ref.Hash, raw), nil
 }
 
-// readDisk reads and verifies a part of a block of the SSD tier. A block that is
-// damaged is not there any more.
+// readDisk reads a part of a block from the SSD tier and verifies it. A damaged block is
+// dropped.
 func (d *Domain) readDisk(h *pack.Hash, size int, p []byte, off int) bool {
 	switch d.cache.disk.read(h, size, p, off, true) {
 	case whole:
@@ -241,7 +242,7 @@ func (d *Domain) readDisk(h *pack.Hash, size int, p []byte, off int) bool {
 	return false
 }
 
-// fetch gets one block from the store.
+// fetch gets a block from the store.
 func (d *Domain) fetch(ctx context.Context, ref *pack.Ref, size int) ([]byte, error) {
 	slot, err := d.cache.opts.Store.GetRange(ctx, ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
 	if err != nil {
@@ -262,28 +263,27 @@ func (d *Domain) open(ref *pack.Ref, slot []byte, size int) ([]byte, error) {
 	return raw, nil
 }
 
-// FetchStored reads a block from the store, whatever the tiers hold, and
-// verifies it.
+// FetchStored reads a block from the store, whatever the tiers hold, and verifies it.
 func (d *Domain) FetchStored(ctx context.Context, ref *pack.Ref, size int) ([]byte, error) {
 	return d.fetch(ctx, ref, size)
 }
 
-// Keep puts a block that was just uploaded, and whose bytes are at hand, into
-// the SSD tier; raw is not kept.
+// Keep puts a block into the SSD tier that was just uploaded. It does not retain raw.
 func (d *Domain) Keep(h pack.Hash, raw []byte) { d.cache.disk.put(&h, raw) }
 
-// errAhead marks a fetch ahead that was given up; whoever needs the block tries itself.
+// errAhead ends the flights of a failed prefetch. A caller that needs a block tries
+// itself.
 var errAhead = errs.New(errs.Unavailable, "a fetch ahead of need failed")
 
-// Bounds on one request of a fetch ahead, bytes.
+// Limits on one prefetch request, bytes.
 const (
 	maxTogether = 4 << 20
-	maxBetween  = 16 << 10 // unwanted bytes between two wanted slots
+	maxBetween  = 16 << 10 // unneeded bytes between two slots
 )
 
-// Prefetch fetches blocks in the background. Neighbours in a pack are fetched
-// in one request; what the SSD tier has is brought into the page cache. It drops
-// what it has no room for.
+// Prefetch fetches blocks in the background. It fetches neighbours in a pack in one
+// request, and brings blocks of the SSD tier into the page cache. It drops what exceeds
+// its limits.
 func (d *Domain) Prefetch(refs []pack.Ref, size int) {
 	c := d.cache
 	var mine []pack.Ref
@@ -319,7 +319,7 @@ func (d *Domain) Prefetch(refs []pack.Ref, size int) {
 	}
 }
 
-// together is how many of the first refs one request can fetch.
+// together returns how many of the first refs one request can fetch.
 func together(refs []pack.Ref) int {
 	first := refs[0]
 	n := 1
@@ -332,7 +332,7 @@ func together(refs []pack.Ref) int {
 	return n
 }
 
-// ahead fetches a group and lands its flights.
+// ahead fetches a group of blocks and ends their flights.
 func (d *Domain) ahead(group []pack.Ref, size int) {
 	c := d.cache
 	for len(group) > 0 {
@@ -353,13 +353,13 @@ func (d *Domain) ahead(group []pack.Ref, size int) {
 	}
 }
 
-// landAhead lands the flight of one block, whose slot was fetched.
+// landAhead ends the flight of one block, whose slot was fetched.
 func (d *Domain) landAhead(ref *pack.Ref, slot []byte, size int) {
 	f := d.cache.flight(&ref.Hash)
 	if f.raw, f.err = d.open(ref, slot, size); f.err == nil {
 		f.kept = d.cache.disk.put(&ref.Hash, f.raw)
 	} else {
-		f.err = errAhead // the one who needs it finds out why
+		f.err = errAhead // a caller that needs it will get the reason
 	}
 	d.cache.land(&ref.Hash, f)
 }
@@ -373,7 +373,7 @@ func (d *Domain) landAll(refs []pack.Ref, err error) {
 	}
 }
 
-// flight is the flight of a block, which there must be.
+// flight returns the flight of a block. There must be one.
 func (c *Cache) flight(h *pack.Hash) *flight {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -104,8 +104,8 @@ func TestTiersAndRestart(t *testing.T) {
 	}
 }
 
-// verified: a block that rotted on the SSD is fetched again, one that rotted in
-// the store is an error, and neither is served.
+// verified: a block that rotted on the SSD is fetched again, and one that rotted in the
+// store is an error. Neither is served.
 func TestRot(t *testing.T) {
 	s, fs := newStock(t, 2), vfs.NewMem()
 	c, d := s.open(t, fs, 0, 1<<30)
@@ -135,7 +135,7 @@ func TestRot(t *testing.T) {
 }
 
 func TestOneFetchForManyReaders(t *testing.T) {
-	for range 50 { // the readers arrive before, during and after the fetch
+	for range 50 { // readers arrive before, during and after the fetch
 		s := newStock(t, 4)
 		_, d := s.open(t, vfs.NewMem(), 64<<20, 0)
 		var wg sync.WaitGroup
@@ -161,7 +161,7 @@ func TestPrefetchTakesNeighboursTogether(t *testing.T) {
 	}
 }
 
-// A scan of everything once does not push out what is used again and again.
+// A single scan of everything does not evict what is used again and again.
 func TestScanResistance(t *testing.T) {
 	p := newPolicy()
 	key := map[uint32]uint64{}
@@ -203,7 +203,8 @@ func TestScanResistance(t *testing.T) {
 	}
 }
 
-// FuzzSlab opens a slab that holds anything; signed, its header counts.
+// FuzzSlab opens slabs with arbitrary content. With signed, the header's checksum is
+// valid.
 func FuzzSlab(f *testing.F) {
 	head := make([]byte, slabHeader+2*entrySize(minClass))
 	copy(head, slabMagic)
@@ -229,12 +230,13 @@ func FuzzSlab(f *testing.F) {
 		for _, piece := range []struct {
 			b   []byte
 			off int64
-		}{{make([]byte, 1<<20), 0}, {b, 0}} { // the table of the smallest slots takes most of a MiB
+		}{{make([]byte, 1<<20), 0}, {b, 0}} { // the table for the smallest slots takes most of a MiB
 			if _, err := file.WriteAt(piece.b, piece.off); err != nil {
 				t.Fatal(err)
 			}
 		}
-		// A slab has at most 16,384 slots: its table, and what is kept of each, are 48 bytes a slot.
+		// A slab has at most 16,384 slots. Its table takes 48 bytes per slot, and so does
+		// the state that is kept.
 		fuzztest.Bound(t, len(b), 8<<20, 1, func() {
 			d, err := openDisk(fs, "slabs", 1<<30, func(int64) bool { return true })
 			if err == nil {

@@ -19,12 +19,12 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// disk is the SSD tier: slabs of each size class, grown up to a budget.
+// disk is the SSD tier: slabs of each size class, which grow up to a budget.
 type disk struct {
 	fs    vfs.FS
 	dir   string
 	limit int64
-	// room tells whether the file system has room for so many bytes more.
+	// room reports whether the file system has room for that many more bytes.
 	//
 	// glide:blocks
 	room func(int64) bool
@@ -39,39 +39,39 @@ type disk struct {
 // sizeClasses is how many slot sizes there are.
 const sizeClasses = 9 // 4 KiB to 1 MiB
 
-// maxTables bounds the slab tables that are kept in memory, bytes: those of about
-// 48 GiB of blocks of 128 KiB. Entries beyond that are read with their blocks.
+// maxTables bounds the slab tables in memory, in bytes: enough for about 48 GiB of blocks
+// of 128 KiB. Entries beyond that are read together with their blocks.
 const maxTables = 64 << 20
 
-// class is all slabs of one slot size. Slot n lies in slab n/perSlab. Under disk.mu.
+// class is all slabs of one slot size. Slot n is in slab n/perSlab. Under disk.mu.
 type class struct {
 	size    int
 	perSlab int
 	slabs   []*slab
-	keys    []uint64 // by slot; of empty ones anything
+	keys    []uint64 // by slot; undefined for empty slots
 	index   map[uint64]uint32
 	free    []uint32
 	pol     *policy
-	growing bool // a slab is being made
+	growing bool // a slab is being created
 }
 
 // slab is one file of slots.
 type slab struct {
 	path string
 	file vfs.File
-	fd   int   // -1: the file is not the kernel's
+	fd   int   // -1: the file is not a kernel file
 	size int   // of a slot
-	base int64 // where the slots begin
+	base int64 // position of the first slot
 
-	// table has the entries, nil if they are read from the file. The entry of a slot is
-	// changed only while the slot is in no index, by whoever has it in use.
+	// table has the entries, or is nil if they are read from the file. A slot's entry
+	// changes only while the slot is in no index. The user of the slot makes the change.
 	table []byte
-	// inUse counts the readers and writers of each slot. It grows under disk.mu, which
-	// eviction holds: a slot in use is not evicted.
+	// inUse counts the readers and writers of each slot. It increases only under disk.mu.
+	// Eviction holds that lock too, and does not evict a slot in use.
 	inUse []atomic.Int32
 }
 
-// slabBytes is about how large a slab is.
+// slabBytes is the approximate size of a slab.
 const slabBytes = 64 << 20
 
 func newSlab(path string, f vfs.File, size int, table []byte) *slab {
@@ -97,13 +97,13 @@ func openDisk(fs vfs.FS, dir string, limit int64, room func(int64) bool) (*disk,
 		d.next = max(d.next, n+1)
 		if err := d.load(name); errs.KindOf(err) == errs.Unsupported && err != nil {
 			return nil, err
-		} // one that the disk does not give, or keeps, is not used
+		} // a slab is not used if the disk cannot open or remove it
 	}
 	return d, nil
 }
 
-// load takes a slab up again. One that is damaged, of an older version, or over the
-// budget, is removed: it is a cache.
+// load opens a slab of an earlier run. A slab that is damaged, of an older version, or
+// over the budget is removed: it is only a cache.
 func (d *disk) load(name string) error {
 	path := d.fs.PathJoin(d.dir, name)
 	f, err := d.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
@@ -135,7 +135,7 @@ func (d *disk) load(name string) error {
 	return nil
 }
 
-// keepTable is the table if there is room for it in memory, or nil.
+// keepTable returns the table if memory has room for it, or nil.
 func (d *disk) keepTable(table []byte) []byte {
 	if d.tables+int64(len(table)) > maxTables {
 		return nil
@@ -155,7 +155,7 @@ func (d *disk) class(size int) *class {
 	return c
 }
 
-// addSlab makes room for the slots of one more slab; they are not free yet.
+// addSlab makes room for the slots of one more slab. They are not free yet.
 func (c *class) addSlab(s *slab) {
 	c.slabs = append(c.slabs, s)
 	c.keys = append(c.keys, make([]uint64, c.perSlab)...)
@@ -168,7 +168,7 @@ func (c *class) enter(slot uint32, key uint64) {
 	c.pol.add(slot, key)
 }
 
-// place is a slot in use. Whoever has it calls done.
+// place is a slot in use. Its user must call done.
 type place struct {
 	*slab
 	i int // number in the slab
@@ -176,13 +176,13 @@ type place struct {
 
 func (p place) done() { p.inUse[p.i].Add(-1) }
 
-// at is where the slot lies in the file.
+// at returns the position of the slot in the file.
 func (p place) at() int64 { return p.base + int64(p.i)*int64(p.size) }
 
-// entryAt is where the slot's entry lies in the file.
+// entryAt returns the position of the slot's entry in the file.
 func (p place) entryAt() int64 { return slabHeader + int64(p.i)*int64(entrySize(p.size)) }
 
-// use puts a slot in use. Under disk.mu.
+// use marks a slot as in use. Under disk.mu.
 func (c *class) use(slot uint32) place {
 	s := c.slabs[int(slot)/c.perSlab]
 	p := place{s, int(slot) % c.perSlab}
@@ -194,7 +194,7 @@ func (c *class) use(slot uint32) place {
 	return p
 }
 
-// find returns the slot that may hold a block of n bytes: its key is the same.
+// find returns the slot that may hold a block of n bytes: its key matches.
 func (d *disk) find(h *pack.Hash, n int) (place, bool) {
 	size := classOf(n)
 	if size == 0 {
@@ -217,20 +217,20 @@ func (d *disk) find(h *pack.Hash, n int) (place, bool) {
 	return c.use(slot), true
 }
 
-// forget drops a block that was not what its page sums say.
+// forget drops a block that did not match its page checksums.
 func (d *disk) forget(h *pack.Hash, n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if size := classOf(n); size != 0 {
 		if c := d.classes[classIndex(size)]; c != nil {
-			// The slot stays in its queue, and holds nothing that anybody finds.
+			// The slot stays in its queue, but no lookup finds it.
 			delete(c.index, keyOf(h))
 		}
 	}
 }
 
-// put keeps a block, which matches its hash, and tells whether the tier has it now.
-// It has not if everything is in use or the disk fails.
+// put adds a block, which must match its hash, and reports whether the tier has it now.
+// It does not if all slots are in use or the disk fails.
 func (d *disk) put(h *pack.Hash, raw []byte) bool {
 	c, slot, p, state := d.claim(h, classOf(len(raw)))
 	if state != claimed {
@@ -258,7 +258,7 @@ func (d *disk) put(h *pack.Hash, raw []byte) bool {
 	return true
 }
 
-// What comes of a claim.
+// Results of claim.
 type claimState int
 
 const (
@@ -267,8 +267,8 @@ const (
 	claimed
 )
 
-// claim finds a slot for a block: a free one, one of a new slab, or the one that is
-// worth least. The slot is in use, and in no index.
+// claim finds a slot for a block: a free one, one of a new slab, or the least valuable
+// one. The slot is in use, and in no index.
 func (d *disk) claim(h *pack.Hash, size int) (*class, uint32, place, claimState) {
 	if size == 0 || d.limit <= 0 {
 		return nil, 0, place{}, noRoom
@@ -293,7 +293,7 @@ func (d *disk) claim(h *pack.Hash, size int) (*class, uint32, place, claimState)
 	return c, slot, c.use(slot), claimed
 }
 
-// evict takes a slot that nobody uses right now out of the index.
+// evict removes a slot from the index that is not in use.
 func (c *class) evict() (uint32, bool) {
 	for range 8 {
 		if c.pol.len() == 0 {
@@ -312,8 +312,8 @@ func (c *class) evict() (uint32, bool) {
 	return 0, false
 }
 
-// grow adds a slab if the budget and the disk have room. It is called with mu held,
-// and makes the file without it.
+// grow adds a slab if the budget and the disk have room. It is called with mu held, and
+// creates the file without it.
 func (d *disk) grow(c *class) {
 	n := slabLen(c.size)
 	if d.bytes+n > d.limit {
@@ -341,7 +341,8 @@ func (d *disk) grow(c *class) {
 	}
 }
 
-// createSlab makes a slab of empty slots, nil if the disk does not take it.
+// createSlab creates a slab of empty slots. It returns nil if the disk does not permit
+// it.
 func createSlab(fs vfs.FS, path string, size int) vfs.File {
 	f, err := fs.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
@@ -361,7 +362,7 @@ func createSlab(fs vfs.FS, path string, size int) vfs.File {
 	return f
 }
 
-// missing names the slabs whose files are not in the directory any more.
+// missing returns the names of slabs whose files are gone from the directory.
 func (d *disk) missing() []string {
 	var gone []string
 	for _, s := range d.slabs() {
@@ -373,7 +374,7 @@ func (d *disk) missing() []string {
 	return gone
 }
 
-// slabs are all slabs.
+// slabs returns all slabs.
 func (d *disk) slabs() []*slab {
 	d.mu.Lock()
 	defer d.mu.Unlock()

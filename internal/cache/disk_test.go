@@ -20,7 +20,7 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// onDisk is a stock whose blocks are all in an SSD tier on a real file system.
+// onDisk returns a stock whose blocks are all in an SSD tier on a real file system.
 func onDisk(t testing.TB, blocks int) (*stock, *Cache, *Domain, string) {
 	t.Helper()
 	s, dir := newStock(t, blocks), t.TempDir()
@@ -36,7 +36,7 @@ func onDisk(t testing.TB, blocks int) (*stock, *Cache, *Domain, string) {
 	return s, c, d, filepath.Join(dir, "0.slab")
 }
 
-// TestReadRanges reads every kind of range, waiting for the disk and not.
+// TestReadRanges reads every kind of range, with and without waiting for the disk.
 func TestReadRanges(t *testing.T) {
 	s, c, d, _ := onDisk(t, 4)
 	r := rand.New(rand.NewPCG(1, 2))
@@ -68,7 +68,7 @@ func TestReadRanges(t *testing.T) {
 	}
 }
 
-// A read of what is in the page cache costs no allocation.
+// A read from the page cache does not allocate.
 func TestTryReadAllocatesNothing(t *testing.T) {
 	s, _, d, _ := onDisk(t, 1)
 	p := make([]byte, 4096)
@@ -96,8 +96,8 @@ func patch(t testing.TB, path string, off int64, b []byte) {
 	}
 }
 
-// verified: a page that rotted is served to nobody; other pages of its block are.
-// Whoever reads it gets the block of the store, and it is whole again then.
+// verified: a page that rotted is never served, but other pages of its block are. A read
+// of the page gets the block from the store, and after that the page is intact again.
 func TestPageRot(t *testing.T) {
 	s, c, d, path := onDisk(t, 2)
 	h := &s.refs[0].Hash
@@ -127,8 +127,8 @@ func TestPageRot(t *testing.T) {
 	}
 }
 
-// A page that lies in another place of its block, or in another block, is not
-// taken for the right one, though its bytes are good.
+// A page that lies at the place of another page, of its own block or of another, is not
+// accepted, although its bytes are intact.
 func TestPagesAreBoundToTheirPlace(t *testing.T) {
 	s, c, d, path := onDisk(t, 2)
 	at, _ := c.disk.find(&s.refs[0].Hash, size)
@@ -141,7 +141,8 @@ func TestPagesAreBoundToTheirPlace(t *testing.T) {
 			t.Errorf("the page at %d is another's", off)
 		}
 	}
-	// Zeros, which a disk gives for what it lost, are no page of this block either.
+	// Zeros, which a disk may return for lost data, do not pass for the block's pages
+	// either.
 	zero := make([]byte, size)
 	patch(t, path, at.at(), zero)
 	if d.TryRead(&s.refs[0].Hash, size, p, 3*4096) {
@@ -149,7 +150,7 @@ func TestPagesAreBoundToTheirPlace(t *testing.T) {
 	}
 }
 
-// Two blocks with one key: the tier compares whole hashes.
+// Two blocks with the same key: the tier compares whole hashes.
 func TestSameKey(t *testing.T) {
 	s, _, d, _ := onDisk(t, 1)
 	other := s.refs[0].Hash
@@ -160,7 +161,7 @@ func TestSameKey(t *testing.T) {
 	}
 }
 
-// Entries that have no room in memory are read from the file, and verified.
+// Entries that do not fit into memory are read from the file, and verified.
 func TestEntriesFromTheFile(t *testing.T) {
 	s, c, d, path := onDisk(t, 3)
 	at, _ := c.disk.find(&s.refs[0].Hash, size)
@@ -179,8 +180,8 @@ func TestEntriesFromTheFile(t *testing.T) {
 	s.want(t, d, 0)
 }
 
-// TestOtherSlabs: a slab of an older version, a damaged one and one that was cut
-// short are removed, and the cache fills again; a newer one is refused.
+// TestOtherSlabs: a slab of an older version, a damaged one and a truncated one are
+// removed, and the cache fills again. A slab of a newer version is refused.
 func TestOtherSlabs(t *testing.T) {
 	sign := func(b []byte) []byte {
 		binary.LittleEndian.PutUint32(b[16:], crc32.Checksum(b[:16], castagnoli))
@@ -224,8 +225,8 @@ func TestOtherSlabs(t *testing.T) {
 	}
 }
 
-// A tier that is full goes on: readers have blocks in use while others take their
-// places, and every byte that anybody gets is right.
+// A full tier keeps working: readers use blocks while other callers reuse slots, and
+// every byte that is returned is right.
 func TestEvictionBesideReaders(t *testing.T) {
 	s, dir := newStock(t, 600), t.TempDir()
 	c, err := Open(Options{FS: vfs.Default, Dir: dir, Disk: slabLen(size), Store: s.store}) // room for 512

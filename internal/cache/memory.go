@@ -8,12 +8,12 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// keyOf shortens a hash to what the tiers index by. What is found is compared
-// with, or verified against, the whole hash.
+// keyOf shortens a hash to the key by which the tiers are indexed. What is found under a
+// key is compared with the whole hash, or verified against it.
 func keyOf(h *pack.Hash) uint64 { return binary.LittleEndian.Uint64(h[:]) }
 
-// memory is the memory tier: raw blocks on the heap, bounded in bytes. A block
-// that was handed out stays valid after it is evicted.
+// memory is the memory tier: raw blocks on the heap, limited in bytes. A block that was
+// returned stays valid after it is evicted.
 type memory struct {
 	shards [memoryShards]memoryShard
 }
@@ -46,7 +46,7 @@ func newMemory(limit int64) *memory {
 
 func (m *memory) shard(h *pack.Hash) *memoryShard { return &m.shards[h[31]%memoryShards] }
 
-// get returns the block, which must not be modified.
+// get returns the block. The caller must not modify it.
 func (m *memory) get(h *pack.Hash) ([]byte, bool) {
 	s := m.shard(h)
 	s.mu.Lock()
@@ -63,7 +63,7 @@ func (m *memory) get(h *pack.Hash) ([]byte, bool) {
 	return it.raw, true
 }
 
-// put keeps the block, which nobody may modify afterwards.
+// put adds the block. Nothing may modify it afterwards.
 func (m *memory) put(h *pack.Hash, raw []byte) {
 	s := m.shard(h)
 	s.mu.Lock()

@@ -10,29 +10,29 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// LocalPages keeps pages of block maps on this host. Both methods may be called
-// concurrently; what Page returns is verified by its caller.
+// LocalPages stores block map pages on this host. Both methods may be called
+// concurrently. The caller verifies what Page returns.
 type LocalPages interface {
 	// glide:blocks
-	Page(h pack.Hash) ([]byte, error) // nil: not here
+	Page(h pack.Hash) ([]byte, error) // nil: this host does not have it
 	// glide:blocks
 	AddPage(h pack.Hash, page []byte) error
 }
 
-// Pages loads pages of block maps: from the host's own copy, else from the
-// store. Pages of one map lie next to each other, upper ones behind the ones
-// below, so each fetch takes what lies in front of the page too: opening a map
-// costs a request for about a hundred pages.
+// Pages loads block map pages, from the host's own copy or else from the store. The pages
+// of one map lie next to each other, and upper ones after those below. So each fetch also
+// takes the bytes in front of the page: to open a map costs one request per hundred pages
+// or so.
 type Pages struct {
 	store   objstore.Store
 	local   LocalPages
 	fetched func(bytes int)
 
 	mu      sync.Mutex // glide:nonblocking
-	windows []window   // the newest last
+	windows []window   // the newest is last
 }
 
-// window is a stretch of a pack.
+// window is a range of a pack that was fetched.
 type window struct {
 	pack pack.ID
 	from uint32
@@ -44,7 +44,7 @@ const (
 	maxWindows  = 16
 )
 
-// Pages returns the loader of the cache's store.
+// Pages returns the loader for the cache's store.
 func (c *Cache) Pages(local LocalPages) *Pages {
 	return &Pages{store: c.opts.Store, local: local, fetched: func(n int) { c.Stats.Fetched.Add(uint64(n)) }}
 }
@@ -65,18 +65,19 @@ func (p domainPages) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
 	page, err := p.fromWindow(&ref)
 	if page == nil {
 		if page, err = p.fetch(ctx, &ref); errs.KindOf(err) == errs.Corrupt && err != nil {
-			page, err = p.fetch(ctx, &ref) // once more: it may have been torn on the way
+			page, err = p.fetch(ctx, &ref) // once more: it may have been damaged in transit
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	// A copy that cannot be kept costs a request next time.
+	// If the copy cannot be saved, the next load costs a request.
 	_ = p.local.AddPage(ref.Hash, page)
 	return page, nil
 }
 
-// fromWindow finds the page in what was fetched before; nil if it is not there whole.
+// fromWindow returns the page from what was fetched earlier, or nil if it is not entirely
+// there.
 func (p domainPages) fromWindow(ref *pack.Ref) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

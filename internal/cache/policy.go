@@ -1,16 +1,15 @@
 package cache
 
-// policy is S3-FIFO (Yang et al., SOSP 2023) over numbered slots: a small queue
-// that new slots must survive by being used again, a main queue that is walked
-// like a clock, and the memory of what was thrown out of the small one. A scan
-// passes through the small queue and leaves the main one alone. The caller
-// locks.
+// policy is S3-FIFO (Yang et al., SOSP 2023) over numbered slots. New slots enter a small
+// queue, and stay only if they are used again. Then they move to a main queue, which
+// works like CLOCK. The policy also remembers the keys that left the small queue. A scan
+// passes through the small queue and does not touch the main one. The caller locks.
 type policy struct {
 	small, main ring
-	freq        []uint8 // by slot: uses since it was looked at, at most 3
+	freq        []uint8 // by slot: uses since it was last examined, at most 3
 	inMain      []bool
-	ghost       map[uint64]struct{} // keys that left the small queue lately
-	ghosts      []uint64            // in order, overwritten round and round
+	ghost       map[uint64]struct{} // keys that left the small queue recently
+	ghosts      []uint64            // the same in order, a circular buffer
 	ghostNext   int
 }
 
@@ -18,7 +17,7 @@ const maxFreq = 3
 
 func newPolicy() *policy { return &policy{ghost: map[uint64]struct{}{}} }
 
-// grow makes room for slots up to n.
+// grow makes room for slots below n.
 func (p *policy) grow(n int) {
 	for len(p.freq) < n {
 		p.freq = append(p.freq, 0)
@@ -26,7 +25,7 @@ func (p *policy) grow(n int) {
 	}
 }
 
-// add enters a slot that holds the key now.
+// add adds a slot that now holds the key.
 func (p *policy) add(slot uint32, key uint64) {
 	p.grow(int(slot) + 1)
 	p.freq[slot] = 0
@@ -40,15 +39,15 @@ func (p *policy) add(slot uint32, key uint64) {
 	}
 }
 
-// use notes that a slot was read.
+// use records that a slot was read.
 func (p *policy) use(slot uint32) {
 	if p.freq[slot] < maxFreq {
 		p.freq[slot]++
 	}
 }
 
-// evict takes the slot out that is worth least; key tells what a slot holds.
-// There must be one.
+// evict removes the least valuable slot and returns it. key returns the key that a slot
+// holds. There must be a slot.
 func (p *policy) evict(key func(slot uint32) uint64) uint32 {
 	for {
 		if p.small.n > 0 && (p.small.n*10 >= p.small.n+p.main.n || p.main.n == 0) {
@@ -71,8 +70,8 @@ func (p *policy) evict(key func(slot uint32) uint64) uint32 {
 	}
 }
 
-// remember keeps the key of a slot that the small queue threw out; as many as
-// there are slots.
+// remember remembers the key of a slot that left the small queue. It keeps as many keys
+// as there are slots.
 func (p *policy) remember(key uint64) {
 	if len(p.ghosts) < len(p.freq) {
 		p.ghosts = append(p.ghosts, key)
@@ -84,7 +83,7 @@ func (p *policy) remember(key uint64) {
 	p.ghost[key] = struct{}{}
 }
 
-// len is the number of slots in the queues.
+// len returns the number of slots in the queues.
 func (p *policy) len() int { return p.small.n + p.main.n }
 
 // ring is a queue of slots.

@@ -12,8 +12,8 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// scratch is reused room for an entry, and for the whole pages around a range that
-// begins or ends within one.
+// scratch is reused memory for an entry, and for whole pages around a range that begins
+// or ends within a page.
 type scratch struct {
 	entry [entryHead + maxClass/pageSize*4]byte
 	pages []byte
@@ -21,18 +21,18 @@ type scratch struct {
 
 var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
 
-// found is what a read of the SSD tier has found.
+// found is the result of a read from the SSD tier.
 type found int
 
 const (
-	absent  found = iota // the block is not here, or the disk does not give it
+	absent  found = iota // the block is not here, or the disk failed to read it
 	slow                 // it may be here, but not in the kernel's page cache
-	damaged              // it is not what its page sums say
-	whole                // the bytes were read, and verified
+	damaged              // it does not match its page checksums
+	whole                // the bytes were read and verified
 )
 
-// read fills p from byte off of a block of n bytes. It reads and verifies the pages
-// that it needs. With wait false it takes them from the kernel's page cache only.
+// read fills p from byte off of a block of n bytes. It reads and verifies the pages that
+// it needs. If wait is false, it takes them only from the kernel's page cache.
 func (d *disk) read(h *pack.Hash, n int, p []byte, off int, wait bool) found {
 	at, ok := d.find(h, n)
 	if !ok {
@@ -71,7 +71,7 @@ func (d *disk) read(h *pack.Hash, n int, p []byte, off int, wait bool) found {
 	return whole
 }
 
-// room is scratch room of n bytes.
+// room returns n bytes of scratch memory.
 func (s *scratch) room(n int) []byte {
 	if cap(s.pages) < n {
 		s.pages = make([]byte, n)
@@ -79,7 +79,7 @@ func (s *scratch) room(n int) []byte {
 	return s.pages[:n]
 }
 
-// entry is the slot's entry; it is read into buf unless the table is in memory.
+// entry returns the slot's entry. It is read into buf unless the table is in memory.
 func (p place) entry(buf *scratch, wait bool) ([]byte, found) {
 	n := entrySize(p.size)
 	if p.table != nil {
@@ -120,7 +120,8 @@ func readCached(fd int, p []byte, off int64) bool {
 	return errno == 0 && int(n) == len(p)
 }
 
-// willNeed starts to bring a block into the page cache, if the tier has it.
+// willNeed starts to bring a block into the page cache, and reports whether the tier has
+// it.
 func (d *disk) willNeed(h *pack.Hash, n int) bool {
 	at, ok := d.find(h, n)
 	if !ok {

@@ -30,10 +30,10 @@ import (
 //	       Entries are padded to a multiple of 8 bytes.
 //	…      the slots, from a multiple of 4096 on
 //
-// Magic, version and checksum stay in place in every version. Nothing in a slab
-// is ever synced: an entry may be on the disk before its block, or after it is
-// gone. A block matched its hash when its page sums were taken, and whatever is
-// read is verified against them. Version 1 had no page sums; its slabs are removed,
+// Magic, version and checksum have the same place in every version. Nothing in a slab is
+// ever synced: an entry may reach the disk before its block, or be there when the block
+// is gone. A block matched its hash when its page sums were computed, and everything that
+// is read is verified against them. Version 1 had no page sums; its slabs are removed,
 // and the cache fills again.
 const (
 	slabMagic   = "GLDS"
@@ -81,15 +81,15 @@ func readSlab(f io.ReaderAt) (size int, table []byte, err error) {
 
 func perSlab(size int) int { return max(1, slabBytes/size) }
 
-// slabBase is where the slots of a size begin in a slab.
+// slabBase returns the position of the first slot in a slab for slots of this size.
 func slabBase(size int) int64 { return int64(slabHeader+perSlab(size)*entrySize(size)+4095) &^ 4095 }
 
 func slabLen(size int) int64 { return slabBase(size) + int64(perSlab(size))*int64(size) }
 
-// entrySize is the length of an entry for slots of a size.
+// entrySize returns the length of an entry for slots of this size.
 func entrySize(size int) int { return (entryHead + size/pageSize*4 + 7) &^ 7 }
 
-// classOf is the slot size for blocks of n bytes, 0 if there is none.
+// classOf returns the slot size for blocks of n bytes, or 0 if there is none.
 func classOf(n int) int {
 	if n <= 0 || n > maxClass {
 		return 0
@@ -101,8 +101,8 @@ func classOf(n int) int {
 	return size
 }
 
-// encodeEntry writes the entry of a block, which matches its hash, into b, whose
-// length is that of the entry.
+// encodeEntry writes the entry of a block, which must match its hash, to b. b must have
+// the length of the entry.
 func encodeEntry(b []byte, h *pack.Hash, raw []byte) {
 	clear(b)
 	copy(b, h[:])
@@ -126,13 +126,13 @@ func entrySum(b []byte) uint32 {
 	return crc32.Update(crc32.Checksum(b[:36], castagnoli), castagnoli, b[entryHead:])
 }
 
-// pageSum is the checksum of page i of a block.
+// pageSum returns the checksum of page i of a block.
 func pageSum(h *pack.Hash, i int, page []byte) uint32 {
 	return crc32.Update(binary.LittleEndian.Uint32(h[8:])+uint32(i), castagnoli, page)
 }
 
-// matches tells whether pages, which begin with page first of a block, are what
-// they were when the block's entry was written.
+// matches reports whether pages are as they were when the block's entry was written. They
+// begin with page first of the block.
 func matches(entry []byte, h *pack.Hash, first int, pages []byte) bool {
 	for i := first; len(pages) > 0; i++ {
 		n := min(pageSize, len(pages))

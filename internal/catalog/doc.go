@@ -1,9 +1,9 @@
-// Package catalog reads what the store has of volumes: the newest object of a log,
-// its history, and published states, opened for reading. It changes nothing there.
+// Package catalog reads volumes in the store: the newest object of a log, its history,
+// and published states, which it opens for reading. It changes nothing there.
 //
-// no-silent-rollback: a log does not get shorter, and does not vanish. A store that
-// shows an older state than it showed this process before is refused.
+// no-silent-rollback: a log does not get shorter, and it does not vanish. If the store
+// shows an older state than it showed to this process before, that state is refused.
 //
-// Its only lock protects the table of the generations that were seen; it is held
-// over no I/O and no other lock. Any goroutine may call.
+// The only lock protects the table of generations that were seen. It is held over no I/O
+// and no other lock. All methods may be called concurrently.
 package catalog

@@ -11,11 +11,11 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// maxLogPage is how many commits Log returns at most.
+// maxLogPage is the largest number of commits that Log returns.
 const maxLogPage = 1000
 
-// Log lists a page of the volume's commits, the newest first: count of them, those
-// before a generation that an earlier page ended with, if that is not "".
+// Log returns up to count commits of the volume, the newest first. If before is not "",
+// they are those before the generation before, with which an earlier page ended.
 func (cat *Catalog) Log(ctx context.Context, name, before string, count uint64) ([]api.Commit, error) {
 	n, err := disk.ParseName(name, false)
 	if err != nil {
@@ -32,7 +32,7 @@ func (cat *Catalog) Log(ctx context.Context, name, before string, count uint64) 
 	}
 	out := []api.Commit{}
 	if d := cat.disks.Find(n); d != nil && d.State().Published == nil {
-		return out, nil // the store may have another volume of that name
+		return out, nil // the store may have an unrelated volume of that name
 	}
 	err = commitlog.History(ctx, cat.disks.Store, n.Log(), from, int(count), func(o *commitlog.Object) error {
 		raw, err := o.Encode()
@@ -48,9 +48,9 @@ func (cat *Catalog) Log(ctx context.Context, name, before string, count uint64) 
 	return out, err
 }
 
-// Resolve finds what a fork or a rollback calls AT: a snapshot, a generation, or
-// a time, in the history of the volume in the store. What the store has under the
-// name of a volume that was never published is not that volume's history.
+// Resolve finds a snapshot, a generation or a time (the AT of a fork or a rollback) in
+// the volume's history in the store. If the volume was never published, whatever the
+// store has under its name is not its history.
 func (cat *Catalog) Resolve(ctx context.Context, n disk.Name, at string) (*commitlog.State, commitlog.Generation, error) {
 	if d := cat.disks.Find(n); d != nil && d.State().Published == nil {
 		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no snapshot %q, and no history in the store: it was never published", n, at)
@@ -58,7 +58,7 @@ func (cat *Catalog) Resolve(ctx context.Context, n disk.Name, at string) (*commi
 	s, g, err := cat.lookUpAt(ctx, n, at)
 	if errs.KindOf(err) == errs.NotFound && err != nil && cat.disks.Find(n) == nil {
 		if _, gone := cat.Tip(ctx, n); gone != nil {
-			err = gone // which says more
+			err = gone // it says more
 		}
 	}
 	return s, g, err
@@ -68,23 +68,23 @@ func (cat *Catalog) lookUpAt(ctx context.Context, n disk.Name, at string) (*comm
 	if g, err := commitlog.ParseGeneration(at); err == nil {
 		o, err := commitlog.Load(ctx, cat.disks.Store, n.Log(), g)
 		if errs.KindOf(err) == errs.NotFound && err != nil {
-			return nil, g, errs.New(errs.NotFound, "volume %q has no generation %s in the store: glide log lists those that there are", n, at)
+			return nil, g, errs.New(errs.NotFound, "volume %q has no generation %s in the store: glide log lists those that exist", n, at)
 		}
 		if err != nil {
 			return nil, g, err
 		}
 		if o.Bare() {
-			return nil, g, errs.New(errs.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", at, n)
+			return nil, g, errs.New(errs.NotFound, "generation %s of %q is past retention or is a removal: its state is gone", at, n)
 		}
 		state := o.Carry()
 		return &state, g, nil
 	}
 	when, ok := parseTime(at, cat.disks.Now())
 	if !ok {
-		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no snapshot %q, and that is no generation (like 3.10), duration (like 30s) or RFC 3339 time either", n, at)
+		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no snapshot %q, and it is not a generation (like 3.10), a duration (like 30s) or an RFC 3339 time either", n, at)
 	}
 	if now := cat.disks.Now(); when.After(now) {
-		return nil, commitlog.Generation{}, errs.New(errs.Invalid, "%s lies in the future, by this host's clock, which says %s: leave --at out for the newest state",
+		return nil, commitlog.Generation{}, errs.New(errs.Invalid, "%s is in the future, because this host's clock says %s: leave out --at for the newest state",
 			at, now.UTC().Format(time.RFC3339))
 	}
 	found, err := commitlog.At(ctx, cat.disks.Store, n.Log(), when)
@@ -98,7 +98,7 @@ func (cat *Catalog) lookUpAt(ctx context.Context, n disk.Name, at string) (*comm
 	return &state, found.Generation, nil
 }
 
-// parseTime reads a duration (that long before now) or an RFC 3339 time.
+// parseTime parses a duration, which means that long before now, or an RFC 3339 time.
 func parseTime(s string, now time.Time) (time.Time, bool) {
 	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
 		return now.Add(-d), true

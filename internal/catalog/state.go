@@ -8,7 +8,7 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// CutOfState returns a cut of a published state, and what releases it.
+// CutOfState returns a cut of a published state, and a function that releases it.
 func (cat *Catalog) CutOfState(ctx context.Context, s *commitlog.State) (*volume.Cut, func(), error) {
 	v, err := cat.openState(ctx, s)
 	if err != nil {
@@ -25,8 +25,8 @@ func (cat *Catalog) CutOfState(ctx context.Context, s *commitlog.State) (*volume
 	}, nil
 }
 
-// openState opens a published state for reading; nothing is recorded. Its data
-// commits lie in log segments that are given back by closeState.
+// openState opens a published state for reading, without a record. Its data commits are
+// replayed into log segments, which closeState frees.
 func (cat *Catalog) openState(ctx context.Context, s *commitlog.State) (*volume.Volume, error) {
 	st := disk.RecordOf(s, disk.NewVolumeID(cat.disks))
 	st.Durability = disk.Local
@@ -43,14 +43,14 @@ func (cat *Catalog) openState(ctx context.Context, s *commitlog.State) (*volume.
 	return v, nil
 }
 
-// closeState closes what openState opened.
+// closeState closes a volume that openState opened.
 func closeState(v *volume.Volume) {
-	_ = v.Close() // nobody will look for what was written
+	_ = v.Close() // the replayed data need not be durable
 	v.Discard()
 }
 
-// Replay brings the data commits of a published state into a volume that was
-// opened from the rest of it.
+// Replay writes the data commits of a published state into a volume that was opened from
+// the rest of that state.
 func (cat *Catalog) Replay(ctx context.Context, v *volume.Volume, s *commitlog.State) error {
 	return commitlog.Replay(ctx, cat.disks.Store, &commitlog.Object{State: *s}, func(ranges []commitlog.Range) error {
 		for _, r := range ranges {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// TipsAtOnce is how many volumes of the store are read side by side.
+// TipsAtOnce is how many volumes of the store are read at the same time.
 const TipsAtOnce = 32
 
 // Catalog reads the volumes of the store. All methods may be called concurrently.
@@ -23,13 +23,13 @@ type Catalog struct {
 // New returns a catalog of the host's store.
 func New(t *disk.Table) *Catalog { return &Catalog{disks: t} }
 
-// EachStored calls fn with the newest object of every volume in the store that is
-// wanted, or with the error of reading it, in any order, one at a time. It costs a
-// LIST for every thousand keys, or for a volume that has more of them than that,
-// and a GET and a HEAD for each volume; one more LIST where the page did not
-// show its tip.
+// EachStored calls fn, in any order and one call at a time, for every volume in the store
+// for which want returns true. fn gets the newest object of the volume's log, or the
+// error of reading it. The cost is one LIST per thousand keys, or per volume that has
+// more than a thousand; a GET and a HEAD per volume; and another LIST for each volume
+// whose tip the page did not show.
 func (cat *Catalog) EachStored(ctx context.Context, want func(disk.Name) bool, fn func(disk.Name, *commitlog.Object, error) error) error {
-	ctx = objstore.WithRetryBudget(ctx) // a store that is away is so for all of them
+	ctx = objstore.WithRetryBudget(ctx) // if the store is unreachable, it is so for all of them
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(TipsAtOnce)
 	var mu sync.Mutex
@@ -54,13 +54,13 @@ func (cat *Catalog) EachStored(ctx context.Context, want func(disk.Name) bool, f
 		})
 	})
 	if werr := g.Wait(); werr != nil {
-		return werr // which ended the listing, too
+		return werr // this error also ended the listing
 	}
 	return err
 }
 
-// EachTip is eachStored without the volumes that were removed. A volume that
-// cannot be read is an error.
+// EachTip is EachStored without the removed volumes. A volume that cannot be read is an
+// error.
 func (cat *Catalog) EachTip(ctx context.Context, fn func(disk.Name, *commitlog.Object) error) error {
 	return cat.EachStored(ctx, func(disk.Name) bool { return true }, func(n disk.Name, tip *commitlog.Object, err error) error {
 		if errs.KindOf(err) == errs.NotFound && err != nil {
@@ -73,17 +73,17 @@ func (cat *Catalog) EachTip(ctx context.Context, fn func(disk.Name, *commitlog.O
 	})
 }
 
-// maxSeen bounds the volumes of which a host remembers the newest generation.
+// maxSeen bounds the number of volumes whose newest generation is remembered.
 const maxSeen = 1 << 16
 
-// newestSeen remembers the newest generation of each volume that the store showed to
-// this process. Its own volumes have it in their records.
+// newestSeen remembers the newest generation of each volume that the store has shown to
+// this process. For the host's own volumes the records have it.
 type newestSeen struct {
 	mu   sync.Mutex
 	tips map[disk.Name]commitlog.Generation
 }
 
-// Of is the newest generation that was seen, zero if none was.
+// Of returns the newest generation that was seen, or zero if none was.
 func (s *newestSeen) Of(n disk.Name) commitlog.Generation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,7 +97,7 @@ func (s *newestSeen) note(n disk.Name, g commitlog.Generation) {
 		s.tips = map[disk.Name]commitlog.Generation{}
 	}
 	if _, known := s.tips[n]; !known && len(s.tips) >= maxSeen {
-		for old := range s.tips { // any of them
+		for old := range s.tips { // any one will do
 			delete(s.tips, old)
 			break
 		}
@@ -107,11 +107,11 @@ func (s *newestSeen) note(n disk.Name, g commitlog.Generation) {
 	}
 }
 
-// newest reads the newest object of a volume's log in the given way.
+// newest reads the newest object of a volume's log with read.
 //
 // no-silent-rollback: a log does not get shorter, and does not vanish.
 func (cat *Catalog) newest(ctx context.Context, n disk.Name, read func(context.Context, commitlog.Volume) (*commitlog.Object, error)) (*commitlog.Object, error) {
-	before := cat.Seen.Of(n) // not what is seen meanwhile
+	before := cat.Seen.Of(n) // not a generation that is seen during the read
 	o, err := read(ctx, n.Log())
 	switch {
 	case err == nil && o.Generation.Compare(before) < 0:
@@ -124,13 +124,14 @@ func (cat *Catalog) newest(ctx context.Context, n disk.Name, read func(context.C
 	return o, err
 }
 
-// RolledBack is the error of a store that shows an older state than it did before.
+// RolledBack is the error for a store that shows an older state than before.
 func RolledBack(n disk.Name, before commitlog.Generation, now string) error {
-	return errs.New(errs.Unsupported, "the store showed generation %s of volume %q before, and shows %s now: it lost what was written, or its lists are not "+
-		"complete; if it was restored from a copy on purpose, restart this daemon", before, n, now)
+	return errs.New(errs.Unsupported, "the store showed generation %s of volume %q before, and shows %s now: it lost data, or its lists are "+
+		"incomplete; if it was restored from a copy on purpose, restart this daemon", before, n, now)
 }
 
-// readNewest and readListed are ways to read it: see commitlog.Newest and Listed.
+// readNewest and readListed are the two ways to read the newest object: see
+// commitlog.Newest and commitlog.Listed.
 func (cat *Catalog) readNewest(ctx context.Context, vol commitlog.Volume) (*commitlog.Object, error) {
 	return commitlog.Newest(ctx, cat.disks.Store, vol)
 }
@@ -139,21 +140,21 @@ func (cat *Catalog) readListed(ctx context.Context, vol commitlog.Volume) (*comm
 	return commitlog.Listed(ctx, cat.disks.Store, vol)
 }
 
-// Tip reads the newest object of a volume's log; one that was removed is not found.
+// Tip reads the newest object of a volume's log. A removed volume is not found.
 func (cat *Catalog) Tip(ctx context.Context, n disk.Name) (*commitlog.Object, error) {
 	o, err := cat.newest(ctx, n, cat.readNewest)
 	return cat.CheckTip(ctx, n, o, err)
 }
 
-// Listed is tip as the store's list shows it, for a claim, which finds out by what
-// it creates whether that is all.
+// Listed returns the newest object that the store's list shows. It is for a claim, which
+// finds out if there is a newer one when it creates its own object.
 func (cat *Catalog) Listed(ctx context.Context, n disk.Name) (*commitlog.Object, error) {
 	o, err := cat.newest(ctx, n, cat.readListed)
 	return cat.CheckTip(ctx, n, o, err)
 }
 
-// CheckTip tells what the newest object of a volume's log, or the error in its
-// place, means for whoever wants the volume.
+// CheckTip checks the newest object of a volume's log, or the error of reading it, for a
+// caller that wants to use the volume.
 func (cat *Catalog) CheckTip(ctx context.Context, n disk.Name, o *commitlog.Object, err error) (*commitlog.Object, error) {
 	if errs.KindOf(err) == errs.NotFound && err != nil || cat.disks.IsOrphan(o) {
 		return nil, errs.New(errs.NotFound, "there is no volume %q, neither on this host nor in the store", n)

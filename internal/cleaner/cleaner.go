@@ -13,9 +13,9 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Cleaner keeps the log within its budget: it copies what is live out of
-// segments that are mostly dead, and flushes volumes that are over their own
-// budget. Writers that meet a full log wait for it.
+// Cleaner keeps the log within its budget. It copies the live data out of mostly dead
+// segments, and flushes volumes that exceed their dirty budget. Writers that find the log
+// full wait for it.
 type Cleaner struct {
 	Options
 	disks     *disk.Table
@@ -24,31 +24,30 @@ type Cleaner struct {
 	idlers idlers
 
 	poke           chan struct{}
-	rounds         atomic.Uint64 // finished looks at the log
-	freed          atomic.Uint64 // segments
+	rounds         atomic.Uint64 // finished rounds
+	freed          atomic.Uint64 // segments freed
 	err            atomic.Pointer[error]
-	fullReportedAt atomic.Int64 // Uptime when a full log was last reported
+	fullReportedAt atomic.Int64 // uptime when a full log was last reported, ns
 
-	// leastBudget is the smallest dirty budget of any volume: below it no write
-	// needs to look further.
+	// leastBudget is the smallest dirty budget of any volume. A volume with less dirty
+	// data needs no further check on a write.
 	leastBudget atomic.Uint64
 }
 
-// Options are the bounds that a cleaner keeps.
+// Options are the limits that a cleaner enforces.
 type Options struct {
-	DirtyBudget uint64        // bytes that a volume without a limit of its own may hold unpublished
+	DirtyBudget uint64        // bytes that a volume without a budget of its own may hold unpublished
 	RoomWait    time.Duration // how long a writer waits for room in the log before it gets an error
 }
 
-// New returns a cleaner, which works once run is called.
+// New returns a cleaner. It works while Run runs.
 func New(o Options, t *disk.Table, pub *publication.Publisher) *Cleaner {
 	c := &Cleaner{Options: o, disks: t, publisher: pub, poke: make(chan struct{}, 1)}
 	c.leastBudget.Store(o.DirtyBudget)
 	return c
 }
 
-// FlushError is why a volume that is over its budget could not be flushed, nil if
-// none is.
+// FlushError returns why a volume over its budget could not be flushed, or nil.
 func (c *Cleaner) FlushError() error {
 	if e := c.err.Load(); e != nil {
 		return *e
@@ -56,7 +55,7 @@ func (c *Cleaner) FlushError() error {
 	return nil
 }
 
-// Wake makes the cleaner look again; it does not wait.
+// Wake starts another round. It does not wait.
 func (c *Cleaner) Wake() {
 	select {
 	case c.poke <- struct{}{}:
@@ -82,13 +81,14 @@ func (c *Cleaner) Run(ctx context.Context) {
 	}
 }
 
-// pauseBetween bounds how often the log is looked at.
+// pauseBetween is the pause between two rounds.
 const pauseBetween = 5 * time.Millisecond
 
-// Thresholds of cleaning. Segments that are dead but for a trace go at once: they
-// cost next to nothing, and what is recycled while it is still in memory is
-// cheapest to write again. Copying begins when the log is twice what is live of
-// it, and some slack; near the log's limit, whatever is to be gained.
+// Thresholds of cleaning. Each share bounds the live part of the segments that are
+// cleaned. Segments with next to no live data are cleaned at once: that costs almost
+// nothing, and a segment is cheapest to rewrite while it is still in memory. More is
+// copied when the log exceeds twice its live data plus some slack. Near the log's limit,
+// any segment is cleaned that gains room.
 const (
 	slackSegments  = 6
 	nearLimit      = 0.8
@@ -98,10 +98,10 @@ const (
 	shareRelaxed   = 0.6
 	sharePressed   = 0.95
 	victimsPerPass = 6
-	leastGain      = 8 // the part of the victims that cleaning has to free
+	leastGain      = 8 // fraction of the victims that cleaning must free
 )
 
-// clean does one pass and reports whether another may help.
+// clean cleans one set of segments. It reports whether another pass may help.
 func (c *Cleaner) clean(ctx context.Context) bool {
 	c.disks.Cleaning.Lock()
 	defer c.disks.Cleaning.Unlock()
@@ -126,8 +126,8 @@ func (c *Cleaner) clean(ctx context.Context) bool {
 	return c.cleanSome(ctx, vols, share, false) || c.cleanSome(ctx, vols, shareIdle, true)
 }
 
-// cleanSome cleans the first victims that are worth it, and tells whether there were
-// any; idle: of volumes that are idle only.
+// cleanSome cleans the first victims that are worth it, and reports whether there were
+// any. With idle, it considers only victims whose holders are all idle.
 func (c *Cleaner) cleanSome(ctx context.Context, vols []*volume.Volume, share float64, idle bool) bool {
 	if idle && !c.anyIdle() {
 		return false
@@ -144,7 +144,7 @@ func (c *Cleaner) cleanSome(ctx context.Context, vols []*volume.Volume, share fl
 		}
 		done, err := volume.Clean(c.disks.WAL, vs)
 		if errs.KindOf(err) == errs.Corrupt && err != nil {
-			continue // told with the volumes; the segment stays as it is
+			continue // reported by the volumes; the segment stays as it is
 		}
 		if err != nil {
 			c.disks.Event(event.Disk, "", "the log could not be cleaned: %v", err)
@@ -158,7 +158,7 @@ func (c *Cleaner) cleanSome(ctx context.Context, vols []*volume.Volume, share fl
 	return false
 }
 
-// flushOverBudget publishes volumes that hold more than they may.
+// flushOverBudget publishes the volumes that exceed their dirty budget.
 func (c *Cleaner) flushOverBudget(ctx context.Context) {
 	for _, d := range c.disks.All() {
 		v := d.Volume()
@@ -185,7 +185,8 @@ func (c *Cleaner) budget(st *volume.State) uint64 {
 	return c.DirtyBudget
 }
 
-// Pressure implements volume.Env.Pressure: bounded, writers are slowed first.
+// Pressure implements volume.Env.Pressure. A write waits at most RoomWait; writers are
+// slowed before that.
 func (c *Cleaner) Pressure(v *volume.Volume, waited time.Duration) error {
 	if waited > c.RoomWait {
 		if at := int64(c.disks.Uptime()); at > c.fullReportedAt.Swap(at)+int64(time.Minute) {
@@ -210,7 +211,7 @@ func (c *Cleaner) Pressure(v *volume.Volume, waited time.Duration) error {
 	return nil
 }
 
-// relieve flushes the volume with the most dirty data, so that its log can go.
+// relieve flushes the volume with the most dirty data, to free its log.
 func (c *Cleaner) relieve() {
 	var most *disk.Disk
 	var bytes int64
@@ -233,9 +234,9 @@ func (c *Cleaner) relieve() {
 	}
 }
 
-// Throttle implements volume.Env.Throttle: beyond its dirty budget a volume is
-// slowed more and more, so that the flush which is under way catches up. When
-// the store cannot take the flush, the disk itself is the limit.
+// Throttle implements volume.Env.Throttle. It slows a volume over its dirty budget more
+// and more, so that the flush in progress catches up. If the store cannot take the flush,
+// only the local disk limits the volume.
 func (c *Cleaner) Throttle(v *volume.Volume, n int) error {
 	if c == nil {
 		return nil
@@ -253,13 +254,13 @@ func (c *Cleaner) Throttle(v *volume.Volume, n int) error {
 	if c.err.Load() != nil {
 		return nil
 	}
-	// At a quarter beyond the budget a write of 4 KiB takes 10 ms.
+	// At a quarter over budget, a write of 4 KiB takes 10 ms.
 	over := float64(dirty-budget) / float64(budget/4+1)
 	delay := time.Duration(min(over, 4) * float64(10*time.Millisecond) * float64(max(n, 4096)) / 4096)
 	return clock.Pause(c.disks.Ctx, min(delay, time.Second))
 }
 
-// NoteBudget keeps the smallest dirty budget of any volume.
+// NoteBudget updates the smallest dirty budget of any volume.
 func (c *Cleaner) NoteBudget(st *volume.State) {
 	b := c.budget(st)
 	for {

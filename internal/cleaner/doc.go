@@ -1,7 +1,7 @@
-// Package cleaner keeps the log within its budget: it copies what is live out of
-// segments that are mostly dead, flushes volumes that hold more than they may, and
-// slows writers down before they meet a full log.
+// Package cleaner keeps the log within its budget. It copies the live data out of mostly
+// dead segments, flushes volumes that exceed their dirty budget, and slows writers down
+// before the log is full.
 //
-// It takes Table.Cleaning from the choice of segments until they are cleaned, and
-// Disk.Op to flush. Its state is atomic; any goroutine may call.
+// It holds Table.Cleaning from the choice of segments until they are cleaned, and Disk.Op
+// to flush. Its state is atomic. All methods may be called concurrently.
 package cleaner

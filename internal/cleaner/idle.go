@@ -7,29 +7,28 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// A volume that wrote much once, and then little or nothing, is not to own a long
-// segment: after a while it ends it, and what is live of it is copied to a short one.
+// An idle volume that once wrote much should not keep a long segment. After a while its
+// segment is ended, and the live data is copied to a short one.
 const (
 	idleAfter   = 30 * time.Second
-	leastToEnd  = 4 << 20 // bytes of open segments that are worth ending
-	idleOneTime = 4       // times its dirty bytes that an idle volume may have open
+	leastToEnd  = 4 << 20 // bytes of open segments that make ending them worthwhile
+	idleOneTime = 4       // an idle volume may have this many times its dirty bytes in open segments
 )
 
-// idlers remembers which volumes have not been written lately.
+// idlers remembers which volumes have not been written to lately.
 type idlers struct {
 	mu  sync.Mutex
 	all map[volume.ID]idler
 }
 
 type idler struct {
-	last  uint64        // newest write
-	since time.Duration // uptime when it was first seen
+	last  uint64        // the newest write
+	since time.Duration // uptime when that write was first seen
 	idle  bool
 }
 
-// FindIdle looks which volumes are idle, and ends the long segments of those. It is
-// called every few seconds; its I/O is that of a sync for each volume that has just
-// become idle.
+// FindIdle determines which volumes are idle, and ends their long segments. It is called
+// every few seconds. Its only I/O is a sync for each volume that has just become idle.
 func (c *Cleaner) FindIdle() {
 	now, found := c.disks.Uptime(), map[volume.ID]idler{}
 	some := false
@@ -47,7 +46,7 @@ func (c *Cleaner) FindIdle() {
 			a := v.Account()
 			if a.Open >= max(leastToEnd, idleOneTime*a.Dirty) {
 				if err := v.ShrinkLog(); err != nil {
-					i.idle = false // it is looked at again, and says itself if it failed
+					i.idle = false // the next call tries again; if the volume failed, it reports that itself
 				}
 			}
 			some = some || i.idle
@@ -72,7 +71,7 @@ func (x *idlers) set(all map[volume.ID]idler) {
 	x.all = all
 }
 
-// anyIdle tells whether a volume is idle, as FindIdle last saw it.
+// anyIdle reports whether any volume is idle, as FindIdle last saw it.
 func (c *Cleaner) anyIdle() bool {
 	c.idlers.mu.Lock()
 	defer c.idlers.mu.Unlock()
@@ -84,7 +83,7 @@ func (c *Cleaner) anyIdle() bool {
 	return false
 }
 
-// allIdle tells whether all of the volumes are.
+// allIdle reports whether all of these volumes are idle.
 func (c *Cleaner) allIdle(vols []*volume.Volume) bool {
 	c.idlers.mu.Lock()
 	defer c.idlers.mu.Unlock()

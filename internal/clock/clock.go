@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BootTime is the time since the machine was started, suspensions included.
+// BootTime returns the time since the machine booted, including suspensions.
 func BootTime() time.Duration {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		panic(fmt.Sprintf("no clock: %v", err)) // every Linux has it
+		panic(fmt.Sprintf("no clock: %v", err)) // every Linux kernel has this clock
 	}
 	return time.Duration(t.Nano())
 }
 
-// Pause waits, unless the context ends first.
+// Pause waits for d. It returns an error if the context ends first.
 func Pause(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return nil

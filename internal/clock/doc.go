@@ -1,3 +1,3 @@
-// Package clock has the host's clocks: pauses that end with a context, and a clock
+// Package clock provides the host's clocks: pauses that end with a context, and a clock
 // that is never set back.
 package clock

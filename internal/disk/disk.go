@@ -12,13 +12,13 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// sealCheckEvery is how often a published volume that is being written looks whether
+// sealCheckEvery is how often a published volume with ongoing writes checks whether
 // another host took it over.
 const sealCheckEvery = time.Minute
 
-// SealCheckDue is called when a guest has changed the volume. It tells, once every
-// sealCheckEvery, that a published volume should look for a seal; a volume that
-// was never published, or is idle, asks the store nothing.
+// SealCheckDue is called after a guest has changed the volume. It returns true at most
+// once every sealCheckEvery: the caller then checks for a seal. A volume that is idle, or
+// was never published, makes no store request.
 func (d *Disk) SealCheckDue() bool {
 	at := d.NextSealCheck.Load()
 	if at == 0 {
@@ -28,7 +28,7 @@ func (d *Disk) SealCheckDue() bool {
 	return now > at && d.NextSealCheck.CompareAndSwap(at, now+int64(sealCheckEvery))
 }
 
-// NotePublished notes that the store knows the volume from now on.
+// NotePublished records that the store knows the volume from now on.
 func (d *Disk) NotePublished() {
 	d.NextSealCheck.CompareAndSwap(0, d.Table.Now().Add(sealCheckEvery).UnixNano())
 }
@@ -38,45 +38,46 @@ type Disk struct {
 	Table *Table
 	ID    volume.ID
 
-	// op is held for the length of a verb. The owner is used under it.
+	// Op is held while a verb runs. Owner is read and written under it.
 	Op    awaitable
-	Owner *commitlog.Owner                // of this process; nil before its first commit; see setOwner
-	Owned atomic.Pointer[commitlog.Owner] // the same, for who does not hold op
-	ship  atomic.Pointer[Shipper]         // nil while the disk is closed, a verb is at work, or its policy is local
-	// mustShip tells that the policy is not local: without a shipper nothing is
-	// acknowledged then.
+	Owner *commitlog.Owner                // of this process; nil before its first commit; set by SetOwner
+	Owned atomic.Pointer[commitlog.Owner] // the same, for readers that do not hold Op
+	ship  atomic.Pointer[Shipper]         // nil while the disk is closed, while a verb has stopped it, or if the policy is local
+	// MustShip is true if the policy is not local. While it is true and there is no
+	// shipper, no write and no flush is acknowledged.
 	MustShip atomic.Bool
 
-	// moving is held by forks, shared, and by whoever lets the published state
-	// move, from looking for children that need the old one to when it has moved:
-	// a child that is born in between would be seen by nobody. It comes after op.
+	// Moving is held, shared, by forks. Whatever replaces the published state holds it
+	// exclusively, from the search for children that need the old state until the
+	// replacement is complete. A child that is born in between would be missed. Moving is
+	// taken after Op.
 	Moving sync.RWMutex
 
 	mu            sync.Mutex
-	rec           volume.State   // while it is not open
-	v             *volume.Volume // nil while it is not open
-	readers       *readers       // nil unless it is open only for verbs that read
-	claims        []*wal.Segment // held for the record while it is not open
-	failed        error          // why it could not be opened
-	gone          bool           // removed
-	guestsBlocked bool           // it is being handed over: nobody may connect
+	rec           volume.State   // valid while the disk is not open
+	v             *volume.Volume // nil while the disk is not open
+	readers       *readers       // nil unless the disk is open only for verbs that read
+	claims        []*wal.Segment // log segments of rec, held while the disk is not open
+	failed        error          // why the disk could not be opened
+	gone          bool           // the disk was removed
+	guestsBlocked bool           // the disk is being handed over: no guest may connect
 	conns         map[Conn]struct{}
 
-	// nextSealCheck is when to look for a seal while writes come, in nanoseconds since
-	// 1970; 0: never, the store does not know the volume.
+	// NextSealCheck is when the next seal check is due while writes arrive, in
+	// nanoseconds since 1970. 0 means never: the store does not know the volume.
 	NextSealCheck atomic.Int64
-	Stored        atomic.Int64 // bytes of packs that its flushes uploaded, by this process
+	Stored        atomic.Int64 // bytes of packs that this process uploaded for the disk
 	Limiter       limiter
-	latency       *latency.ByOp // under mu; made with the first connection
+	latency       *latency.ByOp // under mu; created with the first connection
 }
 
-// SetOwner makes o the disk's hold on its log. Under op.
+// SetOwner sets the owner by which this process commits to the disk's log. Under op.
 func (d *Disk) SetOwner(o *commitlog.Owner) {
 	d.Owner = o
 	d.Owned.Store(o)
 }
 
-// New returns a disk that is in no table yet.
+// New returns a disk that is not in the table yet.
 func New(t *Table, st volume.State) *Disk {
 	d := &Disk{Table: t, ID: st.ID, Op: newAwaitable(), rec: st, conns: map[Conn]struct{}{}}
 	d.MustShip.Store(st.Ships())
@@ -86,7 +87,7 @@ func New(t *Table, st volume.State) *Disk {
 	return d
 }
 
-// State is the disk's record.
+// State returns the disk's record.
 func (d *Disk) State() volume.State {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -96,14 +97,14 @@ func (d *Disk) State() volume.State {
 	return d.rec
 }
 
-// Volume returns the open volume, nil if it is not open.
+// Volume returns the open volume, or nil if the disk is not open.
 func (d *Disk) Volume() *volume.Volume {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.v
 }
 
-// LogDamage is what the disk's log has lost, as far as that was noticed; nil if nothing.
+// LogDamage returns the damage found so far in the disk's log, or nil.
 func (d *Disk) LogDamage() error {
 	if v := d.Volume(); v != nil {
 		return v.Damage()
@@ -111,34 +112,34 @@ func (d *Disk) LogDamage() error {
 	return nil
 }
 
-// key is the disk's place in Host.byName.
+// key is the disk's key in Table.byName.
 func (d *Disk) key() string {
 	st := d.State()
 	return keyOf(st.Tenant, st.Name, st.Snapshot)
 }
 
-// String is the name as people know it.
+// String returns the name as users write it.
 func (d *Disk) String() string {
 	st := d.State()
 	return Display(st.Tenant, st.Name, st.Snapshot)
 }
 
-// Removed tells whether the disk was removed from this host.
+// Removed reports whether the disk was removed from this host.
 func (d *Disk) Removed() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.gone
 }
 
-// Exports is the number of open NBD connections.
+// Exports returns the number of open NBD connections.
 func (d *Disk) Exports() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.conns)
 }
 
-// RefuseIfConnected refuses what would pull the disk from under its guests; or says what to
-// do about it.
+// RefuseIfConnected returns an error if guests are connected and force is false. The
+// error ends with or, which says what the user can do instead of disconnecting them.
 func (d *Disk) RefuseIfConnected(or string, force bool) error {
 	if n := d.Exports(); n > 0 && !force {
 		if dev := d.Table.Hooks.Device(d.ID); dev != "" {
@@ -149,15 +150,15 @@ func (d *Disk) RefuseIfConnected(or string, force bool) error {
 	return nil
 }
 
-// HoldsState tells whether this host has the disk's present state: it is not another's,
-// or anybody's who wakes it.
+// HoldsState reports whether this host has the current state of the disk: no other host
+// owns the volume, and it was not released for any host to claim.
 func (d *Disk) HoldsState() bool {
 	st := d.State()
 	return st.Mode != volume.Fenced && !st.Released
 }
 
-// Sequences are the numbers of the newest write, and of the newest one that the
-// store holds with all before it.
+// Sequences returns the number of the newest write, and the number through which the
+// store holds every write.
 func (d *Disk) Sequences() (written, published uint64) {
 	st := d.State()
 	published = st.Folded
@@ -176,14 +177,15 @@ func (d *Disk) Sequences() (written, published uint64) {
 	return st.Used, published
 }
 
-// ClaimEnded tells whether the owner's claim ended by what an earlier verb sent and
-// gave up on: a release, or a removal, that took effect all the same. The volume
-// is still this host's, and a new claim begins.
+// ClaimEnded reports whether the owner's claim has ended through a request that an
+// earlier verb sent and gave up on: a release or a removal took effect after all. The
+// volume still belongs to this host, and a new claim begins.
 func (d *Disk) ClaimEnded() bool {
 	return d.Owner != nil && d.Owner.Err() != nil && errs.KindOf(d.Owner.Err()) == errs.Invalid
 }
 
-// Removable refuses to remove what guests are connected to, or what is gone. Under op.
+// Removable returns an error if the disk is gone, or if guests are connected and force is
+// false. Under op.
 func (d *Disk) Removable(force bool) error {
 	d.mu.Lock()
 	gone := d.gone
@@ -196,11 +198,11 @@ func (d *Disk) Removable(force bool) error {
 
 // Conn is a guest's connection to a disk.
 type Conn interface {
-	Cut() // makes every further request fail
+	Cut() // makes every later request fail
 }
 
-// Connect adds a connection to the open volume v, unless that was closed, or is
-// about to be, meanwhile.
+// Connect adds a connection to the open volume v. It returns false if v was closed
+// meanwhile or is about to be.
 func (d *Disk) Connect(c Conn, v *volume.Volume) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -218,7 +220,7 @@ func (d *Disk) Disconnected(c Conn) {
 	delete(d.conns, c)
 }
 
-// LogBytes is what the log segments take that a closed disk holds.
+// LogBytes returns the size of the log segments that a closed disk holds, in bytes.
 func (d *Disk) LogBytes() (n int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -228,15 +230,15 @@ func (d *Disk) LogBytes() (n int64) {
 	return n
 }
 
-// OpenError is why the disk could not be opened, nil if it could.
+// OpenError returns why the disk could not be opened, or nil.
 func (d *Disk) OpenError() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.failed
 }
 
-// Latencies are the histograms of the disk's requests. They take 48 KiB, and are
-// made when they are first needed.
+// Latencies returns the latency histograms of the disk's requests. They take 48 KiB, so
+// they are created on first use.
 func (d *Disk) Latencies() *latency.ByOp {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -246,7 +248,7 @@ func (d *Disk) Latencies() *latency.ByOp {
 	return d.latency
 }
 
-// Shipper is the disk's shipper, nil if it has none now.
+// Shipper returns the disk's shipper, or nil if it has none now.
 func (d *Disk) Shipper() Shipper {
 	if s := d.ship.Load(); s != nil {
 		return *s
@@ -254,14 +256,14 @@ func (d *Disk) Shipper() Shipper {
 	return nil
 }
 
-// SetRecord replaces the record of a disk that is not open. It saves nothing.
+// SetRecord replaces the record of a disk that is not open, in memory only.
 func (d *Disk) SetRecord(st *volume.State) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.rec = *st
 }
 
-// SetRemoved ends the disk: its record is gone, or was never saved.
+// SetRemoved marks the disk as removed: its record was deleted or never saved.
 func (d *Disk) SetRemoved() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -269,7 +271,7 @@ func (d *Disk) SetRemoved() {
 	d.unclaim()
 }
 
-// FlushLog makes everything durable on this host that was acknowledged before.
+// FlushLog makes every acknowledged write durable on this host.
 func (d *Disk) FlushLog() error {
 	if v := d.Volume(); v != nil {
 		return v.Flush()

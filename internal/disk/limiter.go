@@ -10,8 +10,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// limiter holds a volume to its limits of requests and bytes a second, with
-// two token buckets of a second's worth each.
+// limiter limits the requests and bytes per second of a volume with two token buckets.
+// Each bucket holds the tokens of one second.
 type limiter struct {
 	on    atomic.Bool
 	mu    sync.Mutex
@@ -19,8 +19,8 @@ type limiter struct {
 	bytes float64
 	now   func() time.Time
 	last  time.Time
-	haveN float64 // requests
-	haveB float64 // bytes
+	haveN float64 // request tokens; negative while requests wait
+	haveB float64 // byte tokens; negative while requests wait
 }
 
 // Set changes the limits; 0 means none.
@@ -32,10 +32,10 @@ func (l *limiter) Set(lim volume.Limits, now func() time.Time) {
 	l.on.Store(lim.IOPS > 0 || lim.Bandwidth > 0)
 }
 
-// Limited tells whether there is a limit.
+// Limited reports whether there is a limit.
 func (l *limiter) Limited() bool { return l.on.Load() }
 
-// Wait delays one request of n bytes.
+// Wait delays one request of n bytes until the limits allow it.
 func (l *limiter) Wait(n int, ctx context.Context) error {
 	if !l.on.Load() {
 		return nil
@@ -43,7 +43,7 @@ func (l *limiter) Wait(n int, ctx context.Context) error {
 	return clock.Pause(ctx, l.take(n))
 }
 
-// take takes a request's tokens, and is how long it has to wait for them.
+// take takes the tokens of a request and returns how long the request has to wait.
 func (l *limiter) take(n int) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,6 +1,6 @@
 package disk
 
-// awaitable is a mutex that can be awaited in a select, by sending to it.
+// awaitable is a mutex that can be awaited in a select: sending to it locks it.
 type awaitable chan struct{}
 
 func newAwaitable() awaitable { return make(awaitable, 1) }
@@ -11,7 +11,7 @@ func (m awaitable) Lock() { m <- struct{}{} }
 // Unlock unlocks it.
 func (m awaitable) Unlock() { <-m }
 
-// TryLock locks the mutex if it is not locked.
+// TryLock locks the mutex and returns true, unless it is locked already.
 func (m awaitable) TryLock() bool {
 	select {
 	case m <- struct{}{}:

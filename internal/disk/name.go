@@ -7,18 +7,18 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// maxSize is the greatest size of a volume, bytes.
+// maxSize is the largest size of a volume, in bytes.
 const maxSize = 1 << 62
 
-// CheckSize reports what is wrong with the size of a volume.
+// CheckSize returns an error if a volume cannot have this size.
 func CheckSize(size uint64) error {
 	if size == 0 || size%512 != 0 || size > maxSize {
-		return errs.New(errs.Invalid, "a volume cannot have %d bytes: a multiple of 512 up to 2^62 is wanted", size)
+		return errs.New(errs.Invalid, "a volume cannot have %d bytes: its size is a multiple of 512, up to 2^62", size)
 	}
 	return nil
 }
 
-// DefaultTenant is the tenant of names that give none.
+// DefaultTenant is the tenant of a name that gives none.
 const DefaultTenant = "default"
 
 // Name is a parsed [tenant/]name[@snapshot].
@@ -26,12 +26,12 @@ type Name struct {
 	Tenant, Volume, Snapshot string
 }
 
-// ParseName reads the name of a volume, or of a snapshot where that is allowed.
+// ParseName parses the name of a volume, and of a snapshot if snapshot is true.
 func ParseName(s string, snapshot bool) (Name, error) {
 	n := Name{Tenant: DefaultTenant, Volume: s}
 	if i := strings.IndexByte(n.Volume, '@'); i >= 0 {
 		if !snapshot {
-			return Name{}, errs.New(errs.Invalid, "%q names a snapshot: only what reads a volume takes one", s)
+			return Name{}, errs.New(errs.Invalid, "%q names a snapshot: only commands that read a volume accept one", s)
 		}
 		n.Volume, n.Snapshot = n.Volume[:i], n.Volume[i+1:]
 		if !commitlog.ValidName(n.Snapshot) {
@@ -50,23 +50,23 @@ func ParseName(s string, snapshot bool) (Name, error) {
 	return n, nil
 }
 
-// BadName is the error of a name that breaks the rules.
+// BadName is the error for a name that breaks the rules.
 func BadName(what, s string) error {
 	if len(s) > 110 {
 		s = s[:107] + "..."
 	}
-	return errs.New(errs.Invalid, "%q is not a name for a %s: 1 to 100 letters, digits, dots, underscores and hyphens are, beginning with a letter or digit", s, what)
+	return errs.New(errs.Invalid, "%q is not a name for a %s: it needs 1 to 100 letters, digits, dots, underscores and hyphens, and begins with a letter or digit", s, what)
 }
 
-// String is the name as people write it: the default tenant is not printed.
+// String returns the name as users write it: without the default tenant.
 func (n Name) String() string { return Display(n.Tenant, n.Volume, n.Snapshot) }
 
-// Log is the volume as its commit log names it.
+// Log returns the volume as its commit log names it.
 func (n Name) Log() commitlog.Volume {
 	return commitlog.Volume{Tenant: n.Tenant, Name: n.Volume}
 }
 
-// Display is a name as people write it: the default tenant is not printed.
+// Display returns a name as users write it: without the default tenant.
 func Display(tenant, name, snapshot string) string {
 	if tenant != DefaultTenant {
 		name = tenant + "/" + name
@@ -77,7 +77,7 @@ func Display(tenant, name, snapshot string) string {
 	return name
 }
 
-// ShowTenant is a tenant as JSON has it: the default one is not printed.
+// ShowTenant returns a tenant as JSON shows it: "" for the default one.
 func ShowTenant(tenant string) string {
 	if tenant == DefaultTenant {
 		return ""
@@ -85,12 +85,12 @@ func ShowTenant(tenant string) string {
 	return tenant
 }
 
-// inTenant is a name as commits have it, which belong to a tenant.
+// inTenant returns the name without its tenant, as commits store it.
 func inTenant(name string) string {
 	if n, err := ParseName(name, false); err == nil {
 		return n.Volume
 	}
-	return name // which the commit refuses
+	return name // the commit refuses it
 }
 
 func keyOf(tenant, name, snapshot string) string {

@@ -25,7 +25,7 @@ func (d *Disk) WakeToServe() error {
 // Add records a new volume and opens it.
 func (t *Table) Add(st volume.State) (*Disk, error) {
 	d := New(t, st)
-	d.Op.Lock() // who finds it waits until it is there
+	d.Op.Lock() // callers that find the disk wait until it is created
 	defer d.Op.Unlock()
 	if err := t.Reserve(d); err != nil {
 		return nil, err
@@ -43,9 +43,9 @@ func (t *Table) Add(st volume.State) (*Disk, error) {
 	return d, nil
 }
 
-// start brings a disk up when the host starts: open if it was, else with a
-// hold on what it needs. A disk that cannot be opened is failed, and keeps its
-// data; the others go on.
+// start brings a disk up when the host starts. A disk that was active is opened; any
+// other only claims its log segments. A disk that cannot be opened is marked as failed
+// and keeps its data; the other disks still start.
 func (d *Disk) start() {
 	st := d.State()
 	if st.Mode == volume.Active {
@@ -65,7 +65,7 @@ func (d *Disk) start() {
 	d.claim()
 }
 
-// claim holds the segments of a disk that is not open.
+// claim holds the log segments of a disk that is not open.
 func (d *Disk) claim() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -78,7 +78,7 @@ func (d *Disk) claim() {
 	}
 }
 
-// unclaim gives the holds of a disk that is not open up again. Under mu.
+// unclaim releases the log segments of a disk that is not open. Under mu.
 func (d *Disk) unclaim() {
 	for _, s := range d.claims {
 		s.Release()
@@ -86,14 +86,14 @@ func (d *Disk) unclaim() {
 	d.claims = nil
 }
 
-// ReleaseClaims gives up the log segments of a closed disk that needs them no more.
+// ReleaseClaims releases the log segments of a closed disk that no longer needs them.
 func (d *Disk) ReleaseClaims() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.unclaim()
 }
 
-// Wake opens a disk of this host that is not open. Under op.
+// Wake returns the open volume of the disk, and opens it first if needed. Under op.
 func (d *Disk) Wake(force bool) (*volume.Volume, error) {
 	if v := d.KeepOpen(); v != nil {
 		return v, nil
@@ -135,8 +135,8 @@ func (d *Disk) Wake(force bool) (*volume.Volume, error) {
 	return v, nil
 }
 
-// mayPass tells whether what kept a disk from being opened may be over: its disk
-// was full, or did not answer. A log whose sync failed is not looked at again.
+// mayPass reports whether the reason why a disk could not be opened may be temporary: the
+// local disk was full or did not respond. A log whose sync failed is never read again.
 func mayPass(err error) bool {
 	if errors.Is(err, wal.ErrSync) {
 		return false
@@ -148,20 +148,19 @@ func mayPass(err error) bool {
 	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
-// WakeUnlocked is wake for who does not hold op.
+// WakeUnlocked is Wake for callers that do not hold op.
 func (d *Disk) WakeUnlocked(force bool) (*volume.Volume, error) {
 	d.Op.Lock()
 	defer d.Op.Unlock()
 	return d.Wake(force)
 }
 
-// FencedError is the error of using a volume that was fenced.
+// FencedError is the error for using a fenced volume.
 func FencedError(st *volume.State) error {
 	return errs.New(errs.Fenced, "volume %q is fenced: %s", Display(st.Tenant, st.Name, ""), st.Reason)
 }
 
-// Close closes an open disk, as it is when the host stops: it stays active in
-// its record. Under op.
+// Close closes an open disk, as when the host stops: its record stays active. Under op.
 func (d *Disk) Close() error {
 	d.StopShipping(ErrClosing)
 	d.mu.Lock()
@@ -176,7 +175,7 @@ func (d *Disk) Close() error {
 		d.mu.Lock()
 		d.rec, d.v = st, nil
 		if errors.Is(err, wal.ErrSync) {
-			d.failed = err // what its log seems to hold is not on the disk
+			d.failed = err // the disk may not have what its log seems to hold
 		}
 		d.mu.Unlock()
 		d.claim()
@@ -185,7 +184,7 @@ func (d *Disk) Close() error {
 	})
 }
 
-// FailAfterBug fails a volume that a bug may have left half-changed.
+// FailAfterBug makes a volume fail, because a bug may have left it half-changed.
 func (d *Disk) FailAfterBug(err error) {
 	if v := d.Volume(); v != nil {
 		v.Fail(err)
@@ -198,7 +197,7 @@ func (d *Disk) FailAfterBug(err error) {
 	}
 }
 
-// RefuseFenced is an error if the disk was fenced.
+// RefuseFenced returns an error if the disk was fenced.
 func (d *Disk) RefuseFenced() error {
 	if st := d.State(); st.Mode == volume.Fenced {
 		return FencedError(&st)
@@ -206,7 +205,8 @@ func (d *Disk) RefuseFenced() error {
 	return nil
 }
 
-// SetClosed takes a closed volume off the disk, whose record no longer names its log.
+// SetClosed removes a closed volume from the disk. rec, the new record, no longer names
+// the volume's log segments.
 func (d *Disk) SetClosed(v *volume.Volume, rec volume.State) {
 	d.mu.Lock()
 	d.rec, d.v = rec, nil
@@ -214,7 +214,7 @@ func (d *Disk) SetClosed(v *volume.Volume, rec volume.State) {
 	v.Discard()
 }
 
-// ForkCut forks the volume's present cut on this host.
+// ForkCut forks the current cut of a volume on this host.
 func (t *Table) ForkCut(v *volume.Volume, children []*volume.State) ([]*volume.Volume, error) {
 	for {
 		c, err := v.Cut()
@@ -229,7 +229,7 @@ func (t *Table) ForkCut(v *volume.Volume, children []*volume.State) ([]*volume.V
 	}
 }
 
-// SetVolume makes a fresh volume the disk's.
+// SetVolume makes a newly opened volume the disk's.
 func (d *Disk) SetVolume(v *volume.Volume) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -242,7 +242,7 @@ func (d *Disk) SetVolume(v *volume.Volume) {
 	d.Limiter.Set(st.Limits, d.Table.Now)
 }
 
-// Disconnect makes the open connections of the disk fail from now on.
+// Disconnect cuts the open connections of the disk: their later requests fail.
 func (d *Disk) Disconnect() {
 	d.Table.Hooks.Abandon(d)
 	d.mu.Lock()
@@ -252,8 +252,8 @@ func (d *Disk) Disconnect() {
 	}
 }
 
-// checkLog verifies, in the background, what the opening of a volume took over
-// unread.
+// checkLog verifies in the background those parts of the log that opening the volume did
+// not read.
 func (t *Table) checkLog(d *Disk) {
 	v := d.Volume()
 	if v == nil || t.Ctx.Err() != nil {
@@ -274,7 +274,7 @@ func (t *Table) damaged(v *volume.Volume, err error) {
 	t.Event(event.Disk, name, "its log is damaged: %v", err)
 }
 
-// Sleep closes an open disk and records that it sleeps. Under op.
+// Sleep closes an open disk and records it as asleep. Under op.
 func (d *Disk) Sleep(released bool) error {
 	v := d.Volume()
 	if v == nil {
@@ -289,9 +289,9 @@ func (d *Disk) Sleep(released bool) error {
 	return d.Close()
 }
 
-// BlockGuests cuts the guests of a disk off and lets none connect until what it
-// returns is called: one that came in between would be told of durable writes
-// that the next owner does not have.
+// BlockGuests disconnects the guests of a disk and lets none connect until open is
+// called. A guest that connected in between would be told that its writes are durable,
+// but the next owner would not have them.
 func (d *Disk) BlockGuests() (open func()) {
 	d.mu.Lock()
 	d.guestsBlocked = true
@@ -299,7 +299,7 @@ func (d *Disk) BlockGuests() (open func()) {
 	d.mu.Unlock()
 	d.Disconnect()
 	if v != nil && !fault.Is("writes-not-drained") {
-		v.Drain() // they were acknowledged, or will be
+		v.Drain() // these writes were acknowledged, or will be
 	}
 	return func() {
 		d.mu.Lock()

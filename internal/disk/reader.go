@@ -2,11 +2,11 @@ package disk
 
 import "github.com/paraglide/glide/internal/volume"
 
-// readers counts the commands for which a volume that sleeps is open temporarily.
-// Under Disk.mu.
+// readers counts the verbs for which a sleeping volume is temporarily open. Under
+// Disk.mu.
 type readers struct {
 	n       int
-	closing bool // the last one has ended, and the volume is being closed
+	closing bool // the last reader has ended, and the volume is being closed
 }
 
 // KeepOpen returns the open volume and makes it stay open: if a reader had opened it
@@ -22,10 +22,10 @@ func (d *Disk) KeepOpen() *volume.Volume {
 	return d.v
 }
 
-// OpenForRead opens the disk for a command that only reads, until done. A volume that
-// sleeps goes back to sleep then, unless it was woken meanwhile. A volume that is
-// open is read at once, also while another command holds Op, perhaps waiting for
-// the store.
+// OpenForRead opens the disk for a verb that only reads. done ends the read: a volume
+// that was asleep goes back to sleep, unless it was woken meanwhile. A volume that is
+// already open is read at once, even if another verb holds Op, for instance because it
+// waits for the store.
 func (d *Disk) OpenForRead() (v *volume.Volume, done func(), err error) {
 	if v, done := d.acquire(); v != nil {
 		return v, done, nil
@@ -48,7 +48,7 @@ func (d *Disk) OpenForRead() (v *volume.Volume, done func(), err error) {
 	return v, done, nil
 }
 
-// acquire adds a reader to a volume that is open. It returns nil if that is closed.
+// acquire adds a reader to an open volume. It returns nil if the volume is closed.
 func (d *Disk) acquire() (*volume.Volume, func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -63,8 +63,8 @@ func (d *Disk) acquire() (*volume.Volume, func()) {
 	return d.v, func() { d.releaseReader(r) }
 }
 
-// releaseReader removes a reader. The last one puts the volume back to sleep, unless
-// KeepOpen was called meanwhile.
+// releaseReader removes a reader. After the last one the volume goes back to sleep,
+// unless KeepOpen was called meanwhile.
 func (d *Disk) releaseReader(r *readers) {
 	d.Op.Lock()
 	defer d.Op.Unlock()

@@ -20,7 +20,7 @@ const (
 	Local            = "local"
 )
 
-// NewState is the record of an empty volume.
+// NewState returns the record of an empty volume.
 func (t *Table) NewState(n Name, size uint64) volume.State {
 	return volume.State{
 		Version: 1, ID: NewVolumeID(t), Tenant: n.Tenant, Name: n.Volume, CreatedAt: t.Now().UTC(),
@@ -28,7 +28,7 @@ func (t *Table) NewState(n Name, size uint64) volume.State {
 	}
 }
 
-// Forget removes volumes' records, durably.
+// Forget durably removes the records of volumes.
 func (t *Table) Forget(ids ...volume.ID) error {
 	if len(ids) == 0 {
 		return nil
@@ -40,8 +40,9 @@ func (t *Table) Forget(ids ...volume.ID) error {
 	return t.DB.SaveVolumes(gone...)
 }
 
-// Update changes the disk's record, durably, open or not. What it says has happened
-// already: it is true even if it cannot be made durable.
+// Update changes the disk's record and makes it durable, whether the disk is open or not.
+// It is for changes that report what has already happened: they stay in memory even if
+// the save fails.
 func (d *Disk) Update(change func(*volume.State)) error {
 	if v := d.Volume(); v != nil {
 		return v.Update(change)
@@ -49,7 +50,7 @@ func (d *Disk) Update(change func(*volume.State)) error {
 	return d.updateClosed(change)
 }
 
-// Change is update for what people ask for: if it fails nothing has changed.
+// Change is Update for what a user asks for: if it fails, nothing has changed.
 func (d *Disk) Change(change func(*volume.State)) error {
 	if v := d.Volume(); v != nil {
 		return v.Change(change)
@@ -72,7 +73,7 @@ func (d *Disk) updateClosed(change func(*volume.State)) error {
 	return nil
 }
 
-// NewVolumeID is a random id.
+// NewVolumeID returns a random id.
 func NewVolumeID(t *Table) (id volume.ID) {
 	b := make([]byte, 0, len(id))
 	for len(b) < len(id) {
@@ -85,7 +86,7 @@ func NewVolumeID(t *Table) (id volume.ID) {
 	return id
 }
 
-// ShortID is the beginning of an id, for names made from it.
+// ShortID returns the first 8 hex digits of an id, for names that are derived from it.
 func ShortID(id volume.ID) string { return hex.EncodeToString(id[:4]) }
 
 // Save makes records durable.
@@ -98,7 +99,7 @@ func (t *Table) Save(states ...*volume.State) error {
 	return t.DB.SaveVolumes(recs...)
 }
 
-// saveSoon saves records that may lag.
+// saveSoon saves records without waiting until they are durable.
 func (t *Table) saveSoon(states ...*volume.State) error {
 	recs, err := recordsFor(states)
 	if err != nil {
@@ -125,13 +126,14 @@ func recordFor(st *volume.State) (meta.Record, error) {
 	return meta.Record{ID: st.ID.String(), Value: b}, nil
 }
 
-// RPOOf is the rpo of a published state; that of a fork leaves it open.
+// RPOOf returns the rpo of a published state. A fork's state may leave it out; then it is
+// DefaultRPO.
 func RPOOf(s *commitlog.State) time.Duration {
 	return cmp.Or(time.Duration(s.RPOMillis)*time.Millisecond, DefaultRPO)
 }
 
-// CommitState is the state of a disk as its commits carry it, but for what a
-// fold decides.
+// CommitState returns a disk's state in the form of a commit, without what a fold
+// determines.
 func (t *Table) CommitState(st *volume.State, cause commitlog.Cause) commitlog.State {
 	s := commitlog.State{
 		Identity: commitlog.Identity{ID: commitlog.VolumeID(st.ID), Tenant: st.Tenant, Name: st.Name, Cause: cause},
@@ -146,7 +148,8 @@ func (t *Table) CommitState(st *volume.State, cause commitlog.Cause) commitlog.S
 	return s
 }
 
-// Generation is the generation of a record's newest commit, zero if there is none.
+// Generation returns the generation of a record's newest commit, or zero if there is
+// none.
 func Generation(p *volume.Published) commitlog.Generation {
 	if p == nil {
 		return commitlog.Generation{}
@@ -154,16 +157,16 @@ func Generation(p *volume.Published) commitlog.Generation {
 	return commitlog.Generation{Epoch: p.Epoch, Number: p.Number}
 }
 
-// RecordGone removes a record.
+// RecordGone is the change that removes a record.
 func RecordGone(id volume.ID) meta.Record { return meta.Record{ID: id.String()} }
 
-// TakeSnapshot makes a state that of one of its snapshots.
+// TakeSnapshot turns a published state into the state of one of its snapshots.
 func TakeSnapshot(s *commitlog.State, snap *commitlog.Snapshot) {
 	s.Root, s.Size, s.Seq = snap.Root, snap.Size, snap.Seq
 	s.DataCommits, s.DataSeq = nil, 0
 }
 
-// RecordOf is the record of a volume that begins as the published state s is.
+// RecordOf returns the record of a volume that starts from the published state s.
 func RecordOf(s *commitlog.State, id volume.ID) volume.State {
 	st := volume.State{
 		Version: 1, ID: id, Tenant: s.Tenant, Name: s.Name, CreatedAt: s.CreatedAt, Size: s.Size, BlockSize: s.BlockSize,

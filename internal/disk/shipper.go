@@ -9,50 +9,53 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Shipper keeps the durability policy of an open volume: package durability has
-// the only one. All methods may be called concurrently.
+// Shipper upholds the durability policy of an open volume. Package durability has the
+// only implementation. All methods may be called concurrently.
 type Shipper interface {
-	// SetPolicy takes over the policy of the record.
+	// SetPolicy adopts the policy of the record.
 	SetPolicy(st *volume.State)
-	// Written tells that the volume was written to. It does not wait.
+	// Written reports that the volume was written to. It does not wait.
 	Written()
-	// MayAcknowledge tells whether a write may be acknowledged now, and if so after
-	// which delay.
+	// MayAcknowledge reports whether a write may be acknowledged now, and if so, after
+	// what delay.
 	MayAcknowledge() (now bool, slow time.Duration)
-	// Acknowledge waits until what was written may be acknowledged.
+	// Acknowledge waits until the writes so far may be acknowledged.
 	Acknowledge() error
-	// FlushWaits tells whether a flush is acknowledged only by the store.
+	// FlushWaits reports whether a flush must wait for the store before it is
+	// acknowledged.
 	FlushWaits() bool
 	// Flushed waits until the store holds every write through seq. With a timeout it
-	// gives up when the store has failed for that long. ErrRelaxed says that the
-	// policy is local now, and the store may not hold them.
+	// gives up after the store has failed for that long. ErrRelaxed means that the policy
+	// is local now, and the store may not hold these writes.
 	Flushed(ctx context.Context, seq uint64, timeout time.Duration) error
-	// Barrier is the flush command, or ErrRelaxed; BarrierUnderOp is for a caller
-	// that holds the disk's op.
+	// Barrier does what the flush verb does, or returns ErrRelaxed. BarrierUnderOp is for
+	// callers that hold the disk's Op.
 	Barrier(ctx context.Context) (api.Flush, error)
 	BarrierUnderOp(ctx context.Context) error
-	// Reached tells that a publication has put every write through seq into the store.
+	// Reached reports that a publication has put every write through seq into the store.
 	Reached(seq uint64)
-	// Acked is the number of the write through which the store holds every one.
+	// Acked returns the number through which the store holds every write.
 	Acked() uint64
-	// Unpublished says what the store does not hold: bytes, and the age of the oldest.
+	// Unpublished returns the bytes that the store does not hold, and the age of the
+	// oldest.
 	Unpublished() (bytes int64, age time.Duration)
-	// Stalled is why writes are not acknowledged, or the store does not keep up; ""
-	// if neither.
+	// Stalled returns why writes are not acknowledged or the store does not keep up, or
+	// "" if neither is so.
 	Stalled() string
-	// Start begins to ship; Stop ends it and fails with why what still waits.
+	// Start begins shipping. Stop ends it; requests that still wait fail with why.
 	Start()
 	Stop(why error)
 }
 
-// ErrClosing is the reply to requests that wait when shipping stops for a verb.
+// ErrClosing is the reply to waiting requests when a verb stops shipping.
 var ErrClosing = errs.New(errs.Unavailable, "the volume is being closed or handed over")
 
-// ErrRelaxed ends a shipper whose volume is local now: what waits for the store
-// need not any more.
+// ErrRelaxed ends a shipper whose volume has become local: requests that wait for the
+// store no longer have to.
 var ErrRelaxed = errs.New(errs.Internal, "the volume's policy is local now")
 
-// IgnoreRelaxed is for guests: they are not owed the store any more.
+// IgnoreRelaxed drops ErrRelaxed, for guests: with a local policy they need not wait for
+// the store.
 func IgnoreRelaxed(err error) error {
 	if err == ErrRelaxed {
 		return nil
@@ -60,13 +63,13 @@ func IgnoreRelaxed(err error) error {
 	return err
 }
 
-// StartShipping gives an open volume whose policy wants one the shipper that make
-// returns, unless it has one. Under op.
+// StartShipping starts a shipper, which make returns, if the policy of the open volume
+// needs one and it has none. Under op.
 func (d *Disk) StartShipping(make func(*volume.Volume, *volume.State) Shipper) {
 	st := d.State()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !st.Ships() { // also a volume whose policy was another when it was looked at first
+	if !st.Ships() { // the policy may have changed since an earlier look
 		d.MustShip.Store(false)
 		return
 	}
@@ -75,22 +78,22 @@ func (d *Disk) StartShipping(make func(*volume.Volume, *volume.State) Shipper) {
 	}
 	s := make(d.v, &st)
 	d.ship.Store(&s)
-	d.MustShip.Store(true) // after it: shipperOfGuest
+	d.MustShip.Store(true) // after ship is set: see ShipperOfGuest
 	s.Start()
 }
 
-// StopShipping ends the disk's shipper; nothing is acknowledged through it any
-// more. Under op.
+// StopShipping ends the disk's shipper. Nothing more is acknowledged through it. Under
+// op.
 func (d *Disk) StopShipping(why error) {
 	if s := d.ship.Swap(nil); s != nil {
 		(*s).Stop(why)
 	}
 }
 
-// ShipperOfGuest is what has a say in when a guest is answered, nil for a local
-// volume. A volume that begins to ship has its shipper first, and then the
-// promise; so a promise that is seen without a shipper was either made in between,
-// or its shipper has been stopped.
+// ShipperOfGuest returns the shipper that decides when a guest's request is acknowledged,
+// or nil for a local volume. When a volume begins to ship, ship is set before MustShip.
+// So if MustShip is seen without a shipper, either both were set between the two reads,
+// or the shipper has been stopped; the second pair of reads tells which.
 func (d *Disk) ShipperOfGuest() (Shipper, error) {
 	s := d.Shipper()
 	if s == nil && d.MustShip.Load() {
@@ -101,9 +104,9 @@ func (d *Disk) ShipperOfGuest() (Shipper, error) {
 	return s, nil
 }
 
-// Ships tells that the disk's policy is not local: its writes and flushes are
-// acknowledged by its shipper.
+// Ships reports whether the policy is not local: then the shipper acknowledges writes and
+// flushes.
 func (d *Disk) Ships() bool { return d.MustShip.Load() }
 
-// SetShips tells that the policy is local from now on, or not any more.
+// SetShips sets whether the policy is not local.
 func (d *Disk) SetShips(on bool) { d.MustShip.Store(on) }

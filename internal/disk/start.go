@@ -11,8 +11,9 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// OpenAll reads the records, claims the log segments of every one, and opens those
-// that were active, before anything is recycled. Starting is told how far it is.
+// OpenAll reads all records, claims the log segments that they name, and opens the
+// volumes that were active, before any segment is recycled. It reports its progress to
+// starting.
 func (t *Table) OpenAll(starting func(format string, args ...any)) error {
 	t.overlays = volume.NewSharedOverlays()
 	defer func() { t.overlays = nil }()
@@ -31,7 +32,8 @@ func (t *Table) OpenAll(starting func(format string, args ...any)) error {
 			return err
 		}
 		if st.Loading {
-			// The host stopped while the volume was being fetched; the store has all of it.
+			// The host stopped while the volume was being fetched. The store has all of
+			// it.
 			t.forgetLater(t.Forget(st.ID))
 			return nil
 		}
@@ -52,16 +54,16 @@ func (t *Table) OpenAll(starting func(format string, args ...any)) error {
 	return t.findOrphans()
 }
 
-// forgetLater notes that records of what is not kept could not be removed, on a
-// full disk: the next start does it.
+// forgetLater logs that the records of dropped volumes could not be removed, for instance
+// because the disk is full. The next start removes them.
 func (t *Table) forgetLater(err error) {
 	if err != nil {
-		t.Log.Warn("what an earlier run left stays until the next start", "error", err)
+		t.Log.Warn("records of volumes that are not kept could not be removed; the next start tries again", "error", err)
 	}
 }
 
-// startAll starts the disks, but for forks that were never acknowledged: those
-// go, durably, before their parents go on.
+// startAll starts the disks. Forks that were never acknowledged are durably removed
+// first: their parents must not go on before that.
 func (t *Table) startAll(all []*Disk, starting func(format string, args ...any)) error {
 	names := map[volume.ID]string{}
 	for _, d := range all {
@@ -69,8 +71,8 @@ func (t *Table) startAll(all []*Disk, starting func(format string, args ...any))
 	}
 	var sure, early []*Disk
 	for _, d := range all {
-		// A renaming that was cut short may have reached only some of the records:
-		// a snapshot goes by the name of its volume.
+		// An interrupted rename may have reached only some of the records. A snapshot has
+		// the name of its volume.
 		if name, ok := names[d.rec.SnapshotOf]; ok {
 			d.rec.Name = name
 		}
@@ -107,7 +109,7 @@ func (t *Table) startAll(all []*Disk, starting func(format string, args ...any))
 	return nil
 }
 
-// startThese enters disks into the tables and starts them, a few at a time.
+// startThese adds disks to the table and starts them, four at a time.
 func (t *Table) startThese(disks []*Disk, starting func(format string, args ...any)) {
 	for _, d := range disks {
 		t.Register(d)

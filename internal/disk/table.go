@@ -21,8 +21,7 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// Base is what the volumes of a host stand on. It does not change once the host
-// is open.
+// Base holds what the volumes of a host share. It does not change once the host is open.
 type Base struct {
 	HostID string // the data directory's identity
 	Store  objstore.Store
@@ -30,58 +29,56 @@ type Base struct {
 	WAL    *wal.Pool
 	Cache  *cache.Cache
 	Pages  *blockmap.PageCache // of all tenants
-	Loader *cache.Pages        // brings what is not among them
+	Loader *cache.Pages        // loads the pages that are not in Pages
 	Rand   io.Reader
 	Now    func() time.Time
-	Uptime func() time.Duration // is never set back, and counts suspensions
+	Uptime func() time.Duration // monotonic; it counts the time that the machine is suspended
 	Log    *slog.Logger
 	Events *event.Log
-	Ctx    context.Context // ends with the host
-	BG     *sync.WaitGroup // what runs until then
+	Ctx    context.Context // canceled when the host stops
+	BG     *sync.WaitGroup // background work, which the host waits for when it stops
 }
 
-// Hooks are how the table reaches what stands above it. All are set before the
+// Hooks are the calls of this package into the packages above it. All are set before the
 // first volume is opened.
 type Hooks struct {
-	// Reclaim claims a volume that was released to the store, before it is used
-	// again. Under the disk's op.
+	// Reclaim claims a volume that was released to the store, before it is used again.
+	// Under op.
 	Reclaim func(d *Disk, force bool) error
-	// Ship starts the shipper of an open volume whose policy wants one. Under the
-	// disk's op.
+	// Ship starts the shipper of an open volume if its policy needs one. Under op.
 	Ship func(d *Disk)
-	// Abandon takes the volume's kernel device away from under its users. Under the
-	// disk's op.
+	// Abandon disconnects the volume's kernel device even if it is in use. Under op.
 	Abandon func(d *Disk)
-	// Device is the path of a volume's kernel device, "" if it has none.
+	// Device returns the path of a volume's kernel device, or "" if it has none.
 	Device func(id volume.ID) string
-	// Saved is told that records changed, so that the log may have become free.
+	// Saved is called when records change: log segments may have become free.
 	Saved func()
-	// Pressure and Throttle are volume.Env's.
+	// Pressure and Throttle are those of volume.Env.
 	Pressure func(v *volume.Volume, waited time.Duration) error
 	Throttle func(v *volume.Volume, n int) error
 }
 
-// Table has the volumes and snapshots of one host, by id and by name.
+// Table holds the volumes and snapshots of one host, by id and by name.
 type Table struct {
 	Base
 	Hooks Hooks
 
-	overlays *volume.SharedOverlays // while the host opens its volumes
+	overlays *volume.SharedOverlays // set only while the host opens its volumes
 
-	// cleaning is held from the choice of segments to clean until they are cleaned,
-	// and by whoever else makes volumes let go of segments. A chosen segment that
-	// went meanwhile may be in use again, by the same volume; and cleaning saves the
-	// records of its volumes, which must not happen to a closed one any more.
+	// Cleaning is held from the choice of segments to clean until they are cleaned, and
+	// by everything else that makes volumes let go of segments. Otherwise a chosen
+	// segment could be freed and reused meanwhile, even by the same volume; and cleaning
+	// could save the record of a volume that has been closed, which must not happen.
 	Cleaning sync.Mutex
 
 	Mu      sync.Mutex
 	disks   map[volume.ID]*Disk
 	byName  map[string]*Disk // "tenant/name", and "tenant/name@snapshot"
 	tenants map[string]*Tenant
-	// orphans are volumes that unfinished calls left in the store. They are being
-	// taken out of it.
+	// Orphans are volumes that unfinished calls left in the store. They are being removed
+	// from it.
 	Orphans  map[volume.ID]Name
-	creating map[volume.ID]bool // by calls that are under way, see beginCreate
+	creating map[volume.ID]bool // by calls in progress; see BeginCreate
 }
 
 // NewTable returns an empty table.
@@ -89,7 +86,7 @@ func NewTable(b Base) *Table {
 	return &Table{Base: b, disks: map[volume.ID]*Disk{}, byName: map[string]*Disk{}, tenants: map[string]*Tenant{}, Orphans: map[volume.ID]Name{}, creating: map[volume.ID]bool{}}
 }
 
-// Random64 is a random number. A machine without randomness cannot go on.
+// Random64 returns a random number. It panics if the source of randomness fails.
 func (t *Table) Random64() uint64 {
 	var b [8]byte
 	if _, err := io.ReadFull(t.Rand, b[:]); err != nil {
@@ -98,12 +95,12 @@ func (t *Table) Random64() uint64 {
 	return binary.LittleEndian.Uint64(b[:])
 }
 
-// Event tells people that something happened, to a volume or to the host ("").
+// Event reports an event of a volume, or of the host if vol is "".
 func (t *Table) Event(kind, vol, format string, args ...any) {
 	t.Events.Add(kind, vol, format, args...)
 }
 
-// ByText returns the disk with an id in text, nil if there is none.
+// ByText returns the disk whose id has this text form, or nil.
 func (t *Table) ByText(id string) *Disk {
 	var vid volume.ID
 	if vid.UnmarshalText([]byte(id)) != nil {
@@ -112,23 +109,22 @@ func (t *Table) ByText(id string) *Disk {
 	return t.ByID(vid)
 }
 
-// dedupIndex is one tenant's part of the host's dedup index; it implements
-// flush.Index.
+// dedupIndex is one tenant's part of the host's dedup index. It implements flush.Index.
 type dedupIndex struct {
 	db     *meta.DB
 	tenant string
 }
 
-// Block returns where a block is stored, a hole if it is not known.
+// Block returns where a block is stored, or a hole if the index does not know it.
 func (x *dedupIndex) Block(h pack.Hash) (pack.Ref, error) { return x.db.Block(x.tenant, h) }
 
-// AddBlocks enters blocks that are in the store.
+// AddBlocks adds blocks that are in the store.
 func (x *dedupIndex) AddBlocks(refs []pack.Ref) error { return x.db.AddBlocks(x.tenant, refs) }
 
-// ForgetBlock removes a block that was not where the index said.
+// ForgetBlock removes a block that was not at the place in the index.
 func (x *dedupIndex) ForgetBlock(h pack.Hash) error { return x.db.ForgetBlock(x.tenant, h) }
 
-// Tenant is what the volumes of one tenant share.
+// Tenant holds what the volumes of one tenant share.
 type Tenant struct {
 	name   string
 	Hasher *pack.Hasher
@@ -137,7 +133,7 @@ type Tenant struct {
 	Index  *dedupIndex
 }
 
-// Tenant returns what the tenant's volumes share.
+// Tenant returns what the volumes of a tenant share, and creates it if needed.
 func (t *Table) Tenant(name string) *Tenant {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
@@ -156,7 +152,7 @@ func (t *Table) tenantLocked(name string) *Tenant {
 	return n
 }
 
-// Env is what a volume of the tenant needs.
+// Env returns the environment of a volume of the tenant.
 func (t *Table) Env(n *Tenant) volume.Env {
 	return volume.Env{
 		Log: t.WAL, Pages: n.Pages, Blocks: n.Domain,
@@ -165,7 +161,7 @@ func (t *Table) Env(n *Tenant) volume.Env {
 	}
 }
 
-// Register puts a disk into the tables.
+// Register adds a disk to the table.
 func (t *Table) Register(d *Disk) {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
@@ -173,7 +169,7 @@ func (t *Table) Register(d *Disk) {
 	t.byName[d.key()] = d
 }
 
-// All lists every disk, snapshots included.
+// All returns every disk, including snapshots.
 func (t *Table) All() []*Disk {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
@@ -184,17 +180,17 @@ func (t *Table) All() []*Disk {
 	return out
 }
 
-// Since is the time that has passed, in milliseconds.
+// Since returns the time since began in milliseconds.
 func (t *Table) Since(began time.Time) float64 { return float64(t.Now().Sub(began)) / 1e6 }
 
-// Find returns this host's disk with the name, nil if it has none.
+// Find returns this host's disk with the name, or nil.
 func (t *Table) Find(n Name) *Disk {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
 	return t.byName[keyOf(n.Tenant, n.Volume, n.Snapshot)]
 }
 
-// Local returns this host's disk with the name.
+// Local returns this host's disk with the name, or an error if there is none.
 func (t *Table) Local(name string, snapshot bool) (*Disk, error) {
 	n, err := ParseName(name, snapshot)
 	if err != nil {
@@ -206,12 +202,12 @@ func (t *Table) Local(name string, snapshot bool) (*Disk, error) {
 		if n.Snapshot != "" && t.Find(whole) != nil {
 			return nil, errs.New(errs.NotFound, "volume %q has no snapshot %q: glide snapshots %s lists them", whole, n.Snapshot, whole)
 		}
-		return nil, errs.New(errs.NotFound, "there is no volume %q on this host: glide ls --all shows those of the store, glide wake %s takes one over", n, whole)
+		return nil, errs.New(errs.NotFound, "there is no volume %q on this host: glide ls --all lists those in the store, glide wake %s takes it over", n, whole)
 	}
 	return d, nil
 }
 
-// Reserve puts a new disk under its name, if that is free on this host.
+// Reserve adds a new disk to the table if its name and id are free on this host.
 func (t *Table) Reserve(d *Disk) error {
 	key := d.key()
 	t.Mu.Lock()
@@ -224,33 +220,33 @@ func (t *Table) Reserve(d *Disk) error {
 		return errs.New(errs.Busy, "volume %s is on this host already, under another name", d.ID)
 	}
 	if _, left := t.Orphans[d.ID]; left {
-		return errs.New(errs.Busy, "volume %s was left by a call that did not end, and is being removed from the store", d.ID)
+		return errs.New(errs.Busy, "volume %s was left by a call that did not finish, and is being removed from the store", d.ID)
 	}
 	t.byName[key] = d
 	t.disks[d.ID] = d
 	return nil
 }
 
-// OnThisHost is the error of a name that a volume of this host has.
+// OnThisHost is the error for a name that a volume of this host already has.
 func OnThisHost(n Name) error {
 	return errs.New(errs.Exists, "a volume %q is on this host already", n)
 }
 
-// ByID finds a disk of this host; nil if there is none.
+// ByID returns the disk of this host with the id, or nil.
 func (t *Table) ByID(id volume.ID) *Disk {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
 	return t.disks[id]
 }
 
-// Unreserve takes a disk that was reserved, and not made, out of the tables; who
-// waits for it finds it gone.
+// Unreserve removes a disk that was reserved but not created. Callers that wait for it
+// find it removed.
 func (t *Table) Unreserve(d *Disk) {
 	t.Drop(d)
 	d.SetRemoved()
 }
 
-// Drop takes a disk out of the tables.
+// Drop removes a disk from the table.
 func (t *Table) Drop(d *Disk) {
 	key := d.key()
 	t.Mu.Lock()
@@ -261,10 +257,10 @@ func (t *Table) Drop(d *Disk) {
 	}
 }
 
-// Keep puts a folded block into the SSD tier.
+// Keep adds a folded block to the SSD tier.
 func (n *Tenant) Keep(_ uint64, hash pack.Hash, raw []byte) { n.Domain.Keep(hash, raw) }
 
-// ReserveName keeps a name on this host from being taken until release.
+// ReserveName keeps others from taking a name on this host until release is called.
 func (t *Table) ReserveName(n Name) (release func(), err error) {
 	key := keyOf(n.Tenant, n.Volume, "")
 	t.Mu.Lock()
@@ -283,7 +279,7 @@ func (t *Table) ReserveName(n Name) (release func(), err error) {
 	}, nil
 }
 
-// SnapshotsOf lists the snapshots of a volume, the oldest first.
+// SnapshotsOf returns the snapshots of a volume, the oldest first.
 func (t *Table) SnapshotsOf(id volume.ID) []*Disk {
 	var out []*Disk
 	for _, d := range t.All() {
@@ -298,8 +294,8 @@ func (t *Table) SnapshotsOf(id volume.ID) []*Disk {
 	return out
 }
 
-// WithoutCleaning does what makes a volume let go of log segments while nothing is
-// cleaned.
+// WithoutCleaning runs do, which makes a volume let go of log segments, while no cleaning
+// runs.
 func (t *Table) WithoutCleaning(do func() error) error {
 	t.Cleaning.Lock()
 	defer t.Cleaning.Unlock()

@@ -11,18 +11,18 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// FirstFact names the fact that tells which volume is being published for the
-// first time under a name. While it is there, the volume may be, or appear, in
-// the store, whatever its record says, or even if it has none.
+// FirstFact is the key of the fact that names the volume whose first publication under a
+// name is in progress. As long as the fact exists, the volume may be in the store, or may
+// still appear there, whatever its record says and even if it has no record.
 func FirstFact(st *volume.State) string { return "first/" + st.Tenant + "/" + st.Name }
 
 const (
 	unfinishedFacts = "unfinished/"
-	firstFacts      = "first/" // see firstFact
+	firstFacts      = "first/" // see FirstFact
 )
 
-// BeginCreate notes volumes that are about to be made; finish ends that when they are
-// made, or unmade.
+// BeginCreate records volumes that are about to be created. The caller calls finish once
+// they are created or undone.
 func (t *Table) BeginCreate(states ...*volume.State) (finish func() error, err error) {
 	call := NewVolumeID(t)
 	fact := unfinishedFacts + call.String()
@@ -48,19 +48,20 @@ func (t *Table) BeginCreate(states ...*volume.State) (finish func() error, err e
 	return finish, nil
 }
 
-// RefuseWhileCreated keeps guests from a volume while the call that makes it is
-// under way: were the host to stop, it would not be kept, nor what was
-// acknowledged to them.
+// RefuseWhileCreated returns an error while the call that creates the volume is in
+// progress. If the host stopped during that call, the volume would be dropped, together
+// with the writes that its guests had seen acknowledged.
 func (d *Disk) RefuseWhileCreated() error {
 	d.Table.Mu.Lock()
 	defer d.Table.Mu.Unlock()
 	if d.Table.creating[d.ID] {
-		return errs.New(errs.Busy, "volume %q is still being made", d)
+		return errs.New(errs.Busy, "volume %q is still being created", d)
 	}
 	return nil
 }
 
-// unfinishedCreates is what calls that did not end left behind.
+// unfinishedCreates returns the volumes of calls that did not finish before the host
+// stopped.
 func (t *Table) unfinishedCreates() (ids map[volume.ID]bool, facts []string, err error) {
 	ids = map[volume.ID]bool{}
 	err = t.DB.Facts(unfinishedFacts, func(name string, value []byte) error {
@@ -75,8 +76,8 @@ func (t *Table) unfinishedCreates() (ids map[volume.ID]bool, facts []string, err
 	return ids, facts, err
 }
 
-// dropUnfinishedCreates forgets the volumes with these records, which were left behind.
-// That they may be in the store stays known.
+// dropUnfinishedCreates removes the records of volumes whose call did not finish. The
+// fact that they may be in the store is kept.
 func (t *Table) dropUnfinishedCreates(records []volume.State, facts []string) error {
 	ids := make([]volume.ID, len(records))
 	for i := range records {
@@ -86,7 +87,7 @@ func (t *Table) dropUnfinishedCreates(records []volume.State, facts []string) er
 				return err
 			}
 		}
-		t.Log.Warn("a volume is not kept: the call that made it did not end", "volume", Display(st.Tenant, st.Name, st.Snapshot))
+		t.Log.Warn("a volume is not kept: the call that created it did not finish", "volume", Display(st.Tenant, st.Name, st.Snapshot))
 	}
 	if err := t.Forget(ids...); err != nil {
 		return err
@@ -99,8 +100,8 @@ func (t *Table) dropUnfinishedCreates(records []volume.State, facts []string) er
 	return nil
 }
 
-// findOrphans finds the volumes that this host began to publish, and has no
-// record of: nobody was told of them.
+// findOrphans finds the volumes that this host began to publish but has no record of. No
+// caller was told that they exist.
 func (t *Table) findOrphans() error {
 	return t.DB.Facts(firstFacts, func(fact string, value []byte) error {
 		tenant, name, ok := strings.Cut(strings.TrimPrefix(fact, firstFacts), "/")
@@ -114,8 +115,8 @@ func (t *Table) findOrphans() error {
 	})
 }
 
-// IsOrphan tells whether a log ends in a volume that is being taken out of the
-// store; o may be nil.
+// IsOrphan reports whether a log ends in a volume that is being removed from the store. o
+// may be nil.
 func (t *Table) IsOrphan(o *commitlog.Object) bool {
 	if o == nil || o.State.Owner.ID != t.HostID {
 		return false
@@ -126,14 +127,14 @@ func (t *Table) IsOrphan(o *commitlog.Object) bool {
 	return left
 }
 
-// OrphanNames are the orphans and the names they have in the store.
+// OrphanNames returns the orphans with their names in the store.
 func (t *Table) OrphanNames() map[volume.ID]Name {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
 	return maps.Clone(t.Orphans)
 }
 
-// ForgetOrphan removes an orphan that is not in the store any more, or stays there.
+// ForgetOrphan removes an orphan that has left the store, or that is to stay there.
 func (t *Table) ForgetOrphan(id volume.ID) {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()

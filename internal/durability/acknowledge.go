@@ -11,9 +11,10 @@ import (
 	"github.com/paraglide/glide/internal/fault"
 )
 
-// oldest is the oldest write that the store does not hold, 0 if it holds all; u is
-// what was unsent before. Changes that go from one account to the other meanwhile
-// are in at least one of the three that are read, in this order.
+// oldest returns the uptime of the oldest write that the store does not hold, or 0 if it
+// holds all. u is what unsent returned before. A change may move between unsent and in
+// flight during the call, in either direction. The order of the three reads ensures that
+// at least one of them sees it.
 func (s *shipper) oldest(u unsent) time.Duration {
 	if at := time.Duration(s.oldestInFlight.Load()); at != 0 {
 		return at
@@ -30,7 +31,7 @@ func (s *shipper) MayAcknowledge() (now bool, slow time.Duration) {
 	return s.policy.Load().mayAcknowledge(s.k.disks.Uptime(), s.oldest(u), u)
 }
 
-// Written tells that the volume was written to; it does not wait.
+// Written implements disk.Shipper.
 func (s *shipper) Written() {
 	if s.idle.Load() && s.idle.CompareAndSwap(true, false) {
 		s.poke()
@@ -39,8 +40,9 @@ func (s *shipper) Written() {
 	}
 }
 
-// Acknowledge waits until what was written may be acknowledged: writes only get
-// older, so that only what the loop does, or the policy, can change that.
+// Acknowledge implements disk.Shipper. Time alone never permits an acknowledgement,
+// because unsent writes only get older. So it is enough to wait for changes of the
+// promise.
 func (s *shipper) Acknowledge() error {
 	slow, err := s.acknowledgeable()
 	if err == nil {
@@ -65,7 +67,7 @@ func (s *shipper) acknowledgeable() (slow time.Duration, err error) {
 	}
 }
 
-// why is the reason to wait no longer, if there is one. Under mu.
+// why returns the reason to stop waiting, or nil. Under mu.
 func (s *shipper) why() error {
 	if s.p.over == nil && s.ctx.Err() != nil {
 		return disk.ErrClosing
@@ -73,12 +75,12 @@ func (s *shipper) why() error {
 	return s.p.over
 }
 
-// LastShipping is how long a host that stops waits for the store.
+// LastShipping is how long a stopping host waits for the store.
 const LastShipping = 2 * time.Second
 
-// ShipLast gives volumes whose policy ships a last chance to send what they
-// have, so that a host that is stopped on purpose leaves nothing unpublished. It
-// is a courtesy: what is left is sent after the next start.
+// ShipLast gives volumes with a policy that ships a last chance to send their changes, so
+// that a host that is stopped on purpose leaves nothing unpublished. It is best effort:
+// the rest is sent after the next start.
 func (k *Keeper) ShipLast(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, LastShipping)
 	defer cancel()
@@ -95,8 +97,8 @@ func (k *Keeper) ShipLast(ctx context.Context) {
 	wg.Wait()
 }
 
-// VerbStoreTimeout is how long a verb waits for a store that fails, before it says
-// so. A guest's flush waits for as long as it takes.
+// VerbStoreTimeout is how long a verb waits for a failing store before it returns an
+// error. A guest's flush waits without limit.
 const VerbStoreTimeout = 20 * time.Second
 
 // Flushed implements disk.Shipper.
@@ -127,7 +129,8 @@ func (s *shipper) Flushed(ctx context.Context, seq uint64, timeout time.Duration
 	}
 }
 
-// retryPause is the pause before what failed is tried again; a verb that waits ends it.
+// retryPause waits before a failed request is retried. A verb that starts to wait ends
+// the pause.
 func (s *shipper) retryPause(d time.Duration) error {
 	s.mu.Lock()
 	if s.retryPauses == nil {
@@ -146,7 +149,7 @@ func (s *shipper) retryPause(d time.Duration) error {
 	return nil
 }
 
-// endRetryPauses ends the pauses that are being made. Under mu.
+// endRetryPauses ends the current pauses. Under mu.
 func (s *shipper) endRetryPauses() {
 	if s.retryPauses != nil {
 		close(s.retryPauses)
@@ -174,7 +177,7 @@ func (s *shipper) Unpublished() (bytes int64, age time.Duration) {
 	return bytes, age
 }
 
-// Barrier is a flush verb of a volume whose policy ships, or errRelaxed.
+// Barrier implements disk.Shipper.
 func (s *shipper) Barrier(ctx context.Context) (api.Flush, error) {
 	began, before, commits, seq := s.k.disks.Now(), s.d.Stored.Load(), s.commits.Load(), s.v.Last()
 	if err := s.v.Flush(); err != nil {

@@ -11,40 +11,41 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Bounds of an rpo. Below the first one a volume might as well be sync: a store
-// takes that long to answer.
+// Bounds of an rpo. A store takes about as long as leastRPO to respond, so with a shorter
+// rpo a volume might as well be sync.
 const (
 	leastRPO = 100 * time.Millisecond
 	mostRPO  = 24 * time.Hour
 )
 
-// CheckDurability reports what is wrong with the name of a policy; "" is none.
+// CheckDurability returns an error if policy is not the name of a policy. "" means none
+// was given.
 func CheckDurability(policy string) error {
 	switch policy {
 	case "", volume.Local, volume.Continuous, volume.Sync:
 		return nil
 	}
-	return errs.New(errs.Invalid, "%q is not a durability policy: local, continuous and sync are", policy)
+	return errs.New(errs.Invalid, "%q is not a durability policy: choose local, continuous or sync", policy)
 }
 
-// CheckRPO reports what is wrong with a loss window.
+// CheckRPO returns an error if a loss window is out of bounds.
 func CheckRPO(rpo time.Duration) error {
 	if rpo < leastRPO || rpo > mostRPO {
-		return errs.New(errs.Invalid, "an rpo of %v: from %v to %v are possible, 5s for one", rpo, leastRPO, mostRPO)
+		return errs.New(errs.Invalid, "an rpo of %v is not between %v and %v; 5s is one that is", rpo, leastRPO, mostRPO)
 	}
 	return nil
 }
 
-// Policy is what a volume promises.
+// Policy is the durability that a volume promises.
 type Policy struct {
 	Durability string
 	RPO        time.Duration
 }
 
-// Ships tells whether the policy needs the store.
+// Ships reports whether the policy needs the store.
 func (p Policy) Ships() bool { return p.Durability != volume.Local }
 
-// tighter tells whether p promises more than q.
+// tighter reports whether p promises more than q.
 func (p Policy) tighter(q Policy) bool {
 	rank := map[string]int{volume.Local: 0, volume.Continuous: 1, volume.Sync: 2}
 	if rank[p.Durability] != rank[q.Durability] {
@@ -60,8 +61,8 @@ func (p Policy) commit(s *commitlog.State) {
 	s.Durability, s.RPOMillis = p.Durability, p.RPO.Milliseconds()
 }
 
-// SetPolicy changes what a volume promises, while it is in use. Relaxing takes
-// effect with the commit that says so; tightening is done when the store holds
+// SetPolicy changes the policy of a volume while it is in use. A looser policy takes
+// effect with the commit that records it. A tighter one is complete when the store holds
 // everything that was acknowledged before. Under op.
 func (k *Keeper) SetPolicy(ctx context.Context, d *disk.Disk, p Policy) error {
 	st := d.State()
@@ -69,7 +70,7 @@ func (k *Keeper) SetPolicy(ctx context.Context, d *disk.Disk, p Policy) error {
 	switch {
 	case p == old:
 		return nil
-	case !old.Ships() && !p.Ships(): // an rpo for another day
+	case !old.Ships() && !p.Ships(): // the rpo matters only when the policy changes
 		return d.Update(p.Record)
 	}
 	v, err := d.Wake(false)
@@ -94,7 +95,7 @@ func (k *Keeper) SetPolicy(ctx context.Context, d *disk.Disk, p Policy) error {
 		if err := k.adoptPolicy(d, p); err != nil || p.Durability == old.Durability {
 			return err
 		}
-		return k.publishBacklog(ctx, d) // sync says nothing of the age of what nobody flushed
+		return k.publishBacklog(ctx, d) // sync does not bound the age of writes that nobody flushed
 	}
 	if err := k.adoptPolicy(d, p); err != nil {
 		return err
@@ -105,8 +106,8 @@ func (k *Keeper) SetPolicy(ctx context.Context, d *disk.Disk, p Policy) error {
 	return k.publishPolicy(ctx, d, p)
 }
 
-// publishBacklog returns when the store holds everything that was acknowledged
-// before. Under op.
+// publishBacklog waits until the store holds everything that was acknowledged before.
+// Under op.
 func (k *Keeper) publishBacklog(ctx context.Context, d *disk.Disk) error {
 	if s := d.Shipper(); s != nil {
 		return s.BarrierUnderOp(ctx)
@@ -114,7 +115,7 @@ func (k *Keeper) publishBacklog(ctx context.Context, d *disk.Disk) error {
 	return nil
 }
 
-// adoptPolicy makes this host keep another promise.
+// adoptPolicy records a policy and makes the shipper follow it.
 func (k *Keeper) adoptPolicy(d *disk.Disk, p Policy) error {
 	if err := d.Update(p.Record); err != nil {
 		return err
@@ -126,7 +127,7 @@ func (k *Keeper) adoptPolicy(d *disk.Disk, p Policy) error {
 	return nil
 }
 
-// publishPolicy publishes what the volume promises. Under op.
+// publishPolicy makes a commit that records the policy. Under op.
 func (k *Keeper) publishPolicy(ctx context.Context, d *disk.Disk, p Policy) error {
 	st := d.State()
 	if d.Owner == nil || d.Owner.Generation().IsZero() {
@@ -155,10 +156,9 @@ func (k *Keeper) publishPolicy(ctx context.Context, d *disk.Disk, p Policy) erro
 	return nil
 }
 
-// beginShipping publishes a local volume and makes it keep a promise from there
-// on. What is written behind the cut is noted from the cut on; what was
-// acknowledged of that before the promise held is in the store, too, in the end.
-// Under op.
+// beginShipping publishes a local volume and makes it follow a policy that ships. Writes
+// after the cut are tracked. Some of them are acknowledged before the policy holds; they
+// too are in the store when beginShipping returns. Under op.
 func (k *Keeper) beginShipping(ctx context.Context, d *disk.Disk, p Policy, cause commitlog.Cause) error {
 	v := d.Volume()
 	_, err := k.publisher.PublishCut(ctx, d, cause, p.commit, v.BeginFoldTracking)
@@ -173,15 +173,15 @@ func (k *Keeper) beginShipping(ctx context.Context, d *disk.Disk, p Policy, caus
 	return k.publishBacklog(ctx, d)
 }
 
-// withdrawWithin is how long a store that did not answer may take to give back
-// the name of a volume that was not made.
+// withdrawWithin is how long a store that did not respond may take to give up the name of
+// a volume whose creation failed.
 const withdrawWithin = 2 * time.Second
 
-// ApplyPolicy gives volumes that were just made here their policy; without the store
-// none of them is made.
+// ApplyPolicy gives newly created volumes their policy. If the store is unavailable, none
+// of them is created.
 func (k *Keeper) ApplyPolicy(ctx context.Context, p Policy, cause commitlog.Cause, disks ...*disk.Disk) error {
 	if !p.Ships() {
-		return nil // they were made local
+		return nil // they were created as local
 	}
 	for _, d := range disks {
 		if err := k.applyPolicyToOne(ctx, d, p, cause); err != nil {
@@ -200,10 +200,10 @@ func (k *Keeper) applyPolicyToOne(ctx context.Context, d *disk.Disk, p Policy, c
 	return k.beginShipping(ctx, d, p, cause)
 }
 
-// UndoCreate removes volumes that were made, or begun, by a call that failed with
-// why: none of them is left, here or in the store. Should that be away, the next
-// volume of the name takes care of what was sent, or the next start, and nobody waits
-// for another row of tries.
+// UndoCreate removes the volumes of a call that created them, or some of them, and then
+// failed with why. None of them stays, here or in the store. If the store is unavailable,
+// UndoCreate does not go through its retries again: the next volume of that name, or the
+// next start of the host, withdraws what was sent.
 func (k *Keeper) UndoCreate(ctx context.Context, why error, disks ...*disk.Disk) error {
 	impatient := errs.KindOf(why) == errs.Unavailable || ctx.Err() != nil
 	ctx = context.WithoutCancel(ctx)
@@ -232,9 +232,9 @@ func (k *Keeper) undoCreateOne(ctx context.Context, d *disk.Disk) error {
 	st := d.State()
 	if err := k.owners.RemoveFromStore(ctx, d, &st); err != nil {
 		if errs.KindOf(err) != errs.Unavailable {
-			k.disks.Log.Warn("a volume that was not made may be in the store", "volume", d.String(), "error", err)
+			k.disks.Log.Warn("a volume whose creation failed may be in the store", "volume", d.String(), "error", err)
 		}
-		if st.Published != nil { // as if that had not been known
+		if st.Published != nil { // continue as if the publication had never been confirmed
 			if err := k.disks.DB.SetFact(disk.FirstFact(&st), d.ID[:]); err != nil {
 				return err
 			}

@@ -10,7 +10,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// script drives a promise by lines of text, and answers each with what came out.
+// script drives a promise with lines of text, and answers each line with the result.
 // Times are milliseconds of the uptime clock.
 type script struct {
 	p       promise
@@ -102,7 +102,7 @@ func (s *script) do(line string) string {
 	return "?"
 }
 
-// TestPromise reads as a conversation: what happens, and after "=>" what comes of it.
+// TestPromise reads like a conversation: an event, then "=>" and its effect.
 func TestPromise(t *testing.T) {
 	for name, c := range map[string]struct {
 		policy promised
@@ -172,7 +172,7 @@ func TestPromise(t *testing.T) {
 			failed
 			outcome of command => waits
 			at 22000
-			outcome of command => the store does not hold it yet; it goes on by itself when the store does: away
+			outcome of command => the store does not hold these writes yet; sending resumes by itself when the store does: away
 			outcome of guest => waits
 			end
 			outcome of guest => fenced`},

@@ -11,8 +11,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// send sends what has changed: as a data commit, or by folding the volume where
-// there can be none.
+// send sends the changes: as a data commit, or by a fold of the volume if no data commit
+// is possible.
 func (s *shipper) send() error {
 	o := s.d.Owned.Load()
 	if o == nil || o.Generation().IsZero() || s.v.State().Rebase {
@@ -26,7 +26,7 @@ func (s *shipper) send() error {
 	if soon {
 		s.fold()
 	}
-	// What is taken must not look as if it were in the store, until it is.
+	// While changes are being taken, they must not look as if they were in the store.
 	at := s.unsent().at
 	s.change(func(p *promise) { p.take(at) })
 	err := s.take(o)
@@ -35,23 +35,23 @@ func (s *shipper) send() error {
 	return err
 }
 
-// take takes the changes and sends them.
+// take takes the changes and sends them as a data commit.
 func (s *shipper) take(o *commitlog.Owner) error {
 	last := s.v.Last()
 	c, err := s.v.TakeChanges()
 	if err != nil {
 		return err
 	}
-	if c == nil { // whatever was written through last has been taken before
-		s.change(func(p *promise) { p.nothingThrough(last) })
+	if c == nil { // every write through last was taken before
+		s.change(func(p *promise) { p.nothingUnsentThrough(last) })
 		return nil
 	}
 	defer c.Release()
 	s.change(func(p *promise) { p.take(c.At) })
 	err = s.ship(o, c)
 	if err == errTooLarge || errs.KindOf(err) == errs.Invalid && s.ctx.Err() == nil {
-		// No data commit can hold this, or follow the last fold: of a volume
-		// that has outgrown its map, for one.
+		// No data commit can hold these changes, or none can follow the last fold, for
+		// instance because the volume has outgrown its map.
 		err = s.publishAll(commitlog.CauseFlush)
 	}
 	if err != nil {
@@ -60,8 +60,8 @@ func (s *shipper) take(o *commitlog.Owner) error {
 	return err
 }
 
-// errTooLarge is a cut that no data commit can hold.
-var errTooLarge = errs.New(errs.Invalid, "too much for one data commit")
+// errTooLarge is the error for changes that exceed a data commit.
+var errTooLarge = errs.New(errs.Invalid, "the changes are too large for one data commit")
 
 // ship sends one data commit.
 func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
@@ -73,11 +73,12 @@ func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
 		return err
 	}
 	if data == nil {
-		s.change(func(p *promise) { p.nothingThrough(c.Seq) })
+		s.change(func(p *promise) { p.nothingUnsentThrough(c.Seq) })
 		return nil
 	}
 	f := flight{seq: c.Seq, at: c.At, began: s.k.disks.Uptime(), bytes: int64(len(data))}
-	// The request outlives this shipper: a verb that stops it goes on behind it.
+	// The request outlives this shipper: a verb that stops the shipper makes its own
+	// requests after it.
 	sent, err := o.Ship(s.k.disks.Ctx, c.Seq, data, func(state *commitlog.State) { s.k.amend(s.d, state, &c.State) })
 	if err != nil {
 		return err
@@ -90,15 +91,15 @@ func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
 	return nil
 }
 
-// amend brings a carried state up to what the record says now.
+// amend updates a carried state to the disk's record.
 func (k *Keeper) amend(d *disk.Disk, state *commitlog.State, st *volume.State) {
 	now := k.disks.CommitState(st, commitlog.CauseData)
 	state.Cause, state.Size, state.Labels, state.Limits = now.Cause, now.Size, now.Labels, now.Limits
 	state.Durability, state.RPOMillis = now.Durability, now.RPOMillis
 }
 
-// encodeChanges is the data section for the changes; nil if the published map
-// holds all of them by now.
+// encodeChanges returns the data section for the changes, or nil if the published map
+// already holds all of them.
 func encodeChanges(c *volume.Changes) ([]byte, error) {
 	var ranges []commitlog.Range
 	var size int64
@@ -117,13 +118,13 @@ func encodeChanges(c *volume.Changes) ([]byte, error) {
 	return commitlog.EncodeData(ranges)
 }
 
-// lateCommit is how long no commit may land, while some are under way, before
-// people are told: requests to a store that is away are tried again for longer.
+// lateCommit is how long commits may be in flight with none taking effect before an event
+// reports it. Requests to an unreachable store are retried for longer than that.
 const lateCommit = 3 * time.Second
 
-var errLate = errs.New(errs.Unavailable, "no answer for %v", lateCommit)
+var errLate = errs.New(errs.Unavailable, "no response for %v", lateCommit)
 
-// settle learns the fate of what was sent, in order.
+// settle waits for the outcome of the commits, in order.
 func (s *shipper) settle() {
 	retry := firstRetry
 	for {
@@ -144,9 +145,9 @@ func (s *shipper) settle() {
 			if s.failed(err) || s.retryPause(retry) != nil {
 				return
 			}
-			retry = longer(retry, err)
+			retry = nextRetry(retry, err)
 			if o := s.d.Owned.Load(); o != nil {
-				_, _ = o.Resolve(s.ctx) // its failure is the next Wait's
+				_, _ = o.Resolve(s.ctx) // if it fails, the next Wait returns the error
 			}
 			continue
 		}
@@ -155,14 +156,14 @@ func (s *shipper) settle() {
 	}
 }
 
-// landed takes note that a commit took effect, with all before it.
+// landed records that a commit took effect, with all commits before it.
 func (s *shipper) landed(c *dataCommit, g commitlog.Generation) {
 	now := s.k.disks.Uptime()
 	s.commits.Add(1)
 	var save, recovered bool
 	s.change(func(p *promise) { save = p.dueToSave(now) })
 	if err := s.v.NoteShipped(c.changes.Seq, volume.Published{Epoch: g.Epoch, Number: g.Number}, save); err != nil {
-		s.k.disks.Log.Warn("the record of a volume lags", "volume", s.d.String(), "error", err) // it may
+		s.k.disks.Log.Warn("the record of a volume is out of date", "volume", s.d.String(), "error", err) // it may
 	}
 	s.change(func(p *promise) {
 		s.commitsSent = s.commitsSent[1:]
@@ -181,7 +182,7 @@ func (s *shipper) Reached(seq uint64) {
 	s.poke()
 }
 
-// advance reaches the newest write if nothing is left to be sent.
+// advance records that the store holds the newest write if nothing is left to be sent.
 func (s *shipper) advance() {
 	last, u := s.v.Last(), s.unsent()
 	s.mu.Lock()
@@ -192,19 +193,21 @@ func (s *shipper) advance() {
 	}
 }
 
-// publishAll folds the whole volume; what was written before is in the store then.
+// publishAll folds and publishes the whole volume. Afterwards the store holds every write
+// made before the call.
 func (s *shipper) publishAll(cause commitlog.Cause) error {
 	unlock, err := s.lockOp()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	// Not publish: that would fence, and stop us from within.
+	// Not Publish: it would fence on a lost epoch, and fencing stops this shipper while
+	// it waits.
 	_, err = s.k.publisher.TryPublish(s.ctx, s.d, cause, func(*commitlog.State) {}, nil)
 	return err
 }
 
-// fold folds the data commits in the background, one fold at a time.
+// fold folds the data commits in the background. Only one fold runs at a time.
 func (s *shipper) fold() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

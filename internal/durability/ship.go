@@ -18,24 +18,24 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Bounds on what a volume's policy sends, for each volume.
+// Bounds per volume on what a policy that ships sends.
 const (
-	shipBytes        = 8 << 20  // changes that are sent without waiting for their time
-	maxChanged       = 16 << 20 // changes not sent yet, beyond which writes are not acknowledged
-	maxInFlightBytes = 32 << 20 // bytes of data commits under way
-	maxInFlight      = 8        // data commits under way
-	FoldBytes        = 64 << 20 // data commits after which they are folded into packs, see Config.FoldAfter
-	foldFactor       = 4        // times that, or Config.FoldAfter, beyond which a fold is waited for
+	shipBytes        = 8 << 20  // unsent changes that are sent without waiting for their interval
+	maxChanged       = 16 << 20 // unsent changes beyond which writes are not acknowledged
+	maxInFlightBytes = 32 << 20 // bytes of data commits in flight
+	maxInFlight      = 8        // data commits in flight
+	FoldBytes        = 64 << 20 // bytes of data commits that trigger a fold into packs; see Keeper.FoldAfter
+	foldFactor       = 4        // at this multiple of FoldBytes or FoldAfter, sending waits for a fold
 	leastInterval    = 20 * time.Millisecond
-	saveEvery        = 200 * time.Millisecond // between records that say how far the store is
+	saveEvery        = 200 * time.Millisecond // between saves of the progress in the record
 	firstRetry       = 100 * time.Millisecond
 	longestRetry     = 5 * time.Second
 )
 
-// Keeper keeps the durability policies of a host's volumes. All methods may be
-// called concurrently; those that say "under op" need the op of their disk.
+// Keeper upholds the durability policies of a host's volumes. All methods may be called
+// concurrently; those that say "under op" need the Op of their disk.
 type Keeper struct {
-	FoldAfter uint64 // data commits of a volume before they are folded into packs
+	FoldAfter uint64 // data commits of a volume that trigger a fold into packs
 
 	disks     *disk.Table
 	pins      *pin.Pins
@@ -43,22 +43,22 @@ type Keeper struct {
 	publisher *publication.Publisher
 }
 
-// New returns the keeper of a host's policies; foldAfter is its FoldAfter.
+// New returns the keeper of a host's policies. foldAfter sets FoldAfter.
 func New(foldAfter uint64, t *disk.Table, p *pin.Pins, ow *ownership.Owners, pub *publication.Publisher) *Keeper {
 	return &Keeper{FoldAfter: foldAfter, disks: t, pins: p, owners: ow, publisher: pub}
 }
 
-// shipper keeps the promise of a volume whose durability policy is continuous or
-// sync: it sends what was written to the store as data commits, has them folded,
-// and says when a write or a flush may be acknowledged.
+// shipper keeps the promise of a volume whose durability policy is continuous or sync. It
+// sends writes to the store as data commits, has them folded, and decides when a write or
+// a flush may be acknowledged.
 //
-// flush-is-durable: sync acknowledges a flush when the store holds every write
-// before it. continuous acknowledges no write while the oldest one that is not
-// in the store is older than the rpo less a margin: first commits are made
-// sooner, then replies are slowed, then they wait.
+// flush-is-durable: sync acknowledges a flush when the store holds every write before it.
+// continuous acknowledges no write while the store lacks a write that is older than the
+// rpo less a margin. As that age approaches, the shipper first commits sooner, then
+// delays replies, then holds them back.
 //
-// It lives while its volume is open on this host. Verbs that change who owns the
-// volume stop it first. Its lock comes before the volume's, and after disk.op.
+// A shipper lives while its volume is open on this host. Verbs that change the volume's
+// owner stop it first. Its lock comes before the volume's, and after Disk.Op.
 type shipper struct {
 	k *Keeper
 	d *disk.Disk
@@ -68,29 +68,30 @@ type shipper struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	kick   chan struct{}
-	idle   atomic.Bool // the loop waits for a first write
+	idle   atomic.Bool // the loop waits for the first write
 
-	// What the receive loops of guests look at without the lock. Under mu they are
-	// brought up to date whenever p changes: see publish.
+	// The receive loops of guests read these without the lock. They are updated under mu
+	// whenever p changes: see publish.
 	policy         atomic.Pointer[promised]
 	oldestInFlight atomic.Int64  // uptime of the oldest write in flight; 0: there is none
 	acked          atomic.Uint64 // p.acked
 	commits        atomic.Uint64 // data commits that took effect
 
-	// lentOp has disk.op in it while a verb that holds it waits for us.
+	// lentOp holds a token while a verb that holds Disk.Op waits for the shipper and
+	// lends it.
 	lentOp chan struct{}
 
 	mu          sync.Mutex
-	changed     sync.Cond // p changed
+	changed     sync.Cond // signals changes of p
 	p           promise
 	commitsSent []*dataCommit // in the order of p.inFlight
-	retryPauses chan struct{} // closed to end the pauses of retryPause; nil while there are none
+	retryPauses chan struct{} // closed to end the pauses of retryPause; nil if there are none
 }
 
-// dataCommit is a data commit under way.
+// dataCommit is a data commit in flight.
 type dataCommit struct {
 	ship    *commitlog.Shipment
-	changes *volume.Changes // what it holds; its cut is released
+	changes *volume.Changes // the changes that it holds; their cut is released
 }
 
 func newShipper(k *Keeper, d *disk.Disk, v *volume.Volume, st *volume.State) *shipper {
@@ -100,7 +101,7 @@ func newShipper(k *Keeper, d *disk.Disk, v *volume.Volume, st *volume.State) *sh
 	s.ctx, s.cancel = context.WithCancel(d.Table.Ctx)
 	switch n, _ := v.Changed(); {
 	case st.Rebase:
-		s.p.rebase = true // the store is to learn of the rollback, whatever is written
+		s.p.rebase = true // the store must learn of the rollback, even if nothing is written
 	case n > 0:
 		s.p.reached(st.Shipped)
 	default:
@@ -116,7 +117,7 @@ func (s *shipper) SetPolicy(st *volume.State) {
 	s.poke()
 }
 
-// change lets an event change the promise, and wakes whoever waits for that.
+// change applies an event to the promise and wakes all waiters.
 func (s *shipper) change(event func(p *promise)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,8 +125,8 @@ func (s *shipper) change(event func(p *promise)) {
 	s.publish()
 }
 
-// publish brings up to date what is read without the lock, and wakes whoever waits
-// for a change of the promise. Under mu.
+// publish updates the copies that are read without the lock and wakes all waiters. Under
+// mu.
 func (s *shipper) publish() {
 	if now := s.policy.Load(); now == nil || *now != s.p.policy {
 		policy := s.p.policy
@@ -136,13 +137,13 @@ func (s *shipper) publish() {
 	s.changed.Broadcast()
 }
 
-// unsent is what the volume has changed and nobody has taken.
+// unsent returns what the volume has changed and the shipper has not taken.
 func (s *shipper) unsent() unsent {
 	bytes, at := s.v.Changed()
 	return unsent{bytes, at}
 }
 
-// poke makes the loop look again; it does not wait.
+// poke makes the loop check again. It does not wait.
 func (s *shipper) poke() {
 	select {
 	case s.kick <- struct{}{}:
@@ -150,7 +151,7 @@ func (s *shipper) poke() {
 	}
 }
 
-// start gives a disk whose policy wants one its shipper. Under op.
+// StartShipping gives a disk a shipper if its policy needs one. Under op.
 func (k *Keeper) StartShipping(d *disk.Disk) {
 	d.StartShipping(func(v *volume.Volume, st *volume.State) disk.Shipper { return newShipper(k, d, v, st) })
 }
@@ -167,8 +168,8 @@ func (s *shipper) Stop(why error) {
 	s.end(why)
 	s.cancel()
 	s.done.Wait()
-	// flush-is-durable: what is under way may never land. The next shipper sends
-	// it again, and acknowledges nothing by it before.
+	// flush-is-durable: commits in flight may never take effect. The next shipper sends
+	// their changes again, and acknowledges nothing that depends on them before.
 	if !fault.Is("flights-forgotten") {
 		for _, c := range s.commitsSent {
 			s.v.ReturnChanges(c.changes)
@@ -185,13 +186,13 @@ func (s *shipper) Acked() uint64 { return s.acked.Load() }
 // end makes every waiter give up.
 func (s *shipper) end(why error) { s.change(func(p *promise) { p.end(why) }) }
 
-// wakeWaiters ends them with the host.
+// wakeWaiters makes the waiters give up when the shipper or the host stops.
 func (s *shipper) wakeWaiters() {
 	<-s.ctx.Done()
 	s.end(disk.ErrClosing)
 }
 
-// run sends until the shipper is stopped.
+// run sends changes until the shipper is stopped.
 func (s *shipper) run() {
 	retry := firstRetry
 	for s.ctx.Err() == nil {
@@ -212,20 +213,20 @@ func (s *shipper) run() {
 		if s.retryPause(retry) != nil {
 			return
 		}
-		retry = longer(retry, err)
+		retry = nextRetry(retry, err)
 	}
 }
 
-// longer is the pause before the next try after an error. What a host that
-// yields finds it should find soon.
-func longer(retry time.Duration, err error) time.Duration {
+// nextRetry returns the pause before the next attempt after an error. A host that yields
+// should learn the outcome soon, so its pauses are short.
+func nextRetry(retry time.Duration, err error) time.Duration {
 	if errors.Is(err, commitlog.ErrYielding) {
 		return min(2*retry, ownership.YieldPoll)
 	}
 	return min(2*retry, longestRetry)
 }
 
-// failed notes an error; it tells whether that is the end.
+// failed records an error and reports whether it ends the shipper.
 func (s *shipper) failed(err error) (over bool) {
 	if errs.KindOf(err) == errs.Fenced {
 		s.end(err)
@@ -233,7 +234,7 @@ func (s *shipper) failed(err error) (over bool) {
 		s.k.disks.BG.Go(func() {
 			s.d.Op.Lock()
 			defer s.d.Op.Unlock()
-			_ = s.k.owners.FenceIfLost(s.d, err) // it is logged, and the volume's state says it
+			_ = s.k.owners.FenceIfLost(s.d, err) // it logs an event, and the volume's state says it
 		})
 		return true
 	}
@@ -245,7 +246,8 @@ func (s *shipper) failed(err error) (over bool) {
 	return s.ctx.Err() != nil
 }
 
-// await returns when something is to be sent, and there is room for it under way.
+// await waits until something is to be sent and another commit may be in flight. It
+// returns false when the shipper stops.
 func (s *shipper) await() bool {
 	for {
 		wait := s.due()
@@ -253,7 +255,7 @@ func (s *shipper) await() bool {
 			return s.ctx.Err() == nil
 		}
 		if wait == forever {
-			if s.idle.Store(true); s.due() != forever { // a write came before that
+			if s.idle.Store(true); s.due() != forever { // a write came before idle was set
 				s.idle.Store(false)
 				continue
 			}
@@ -272,7 +274,7 @@ func (s *shipper) await() bool {
 	}
 }
 
-// due is how long until the next commit is to be begun.
+// due returns how long to wait before the next commit begins.
 func (s *shipper) due() time.Duration {
 	u, now := s.unsent(), s.k.disks.Uptime()
 	s.mu.Lock()
@@ -280,8 +282,9 @@ func (s *shipper) due() time.Duration {
 	return s.p.due(now, u)
 }
 
-// lockOp takes the disk's op, or borrows it from a verb that waits for us. It
-// gives up when the shipper ends: whoever holds op may be about to stop us.
+// lockOp locks the disk's Op, or borrows it from a verb that waits for the shipper. It
+// gives up when the shipper ends, because the holder of Op may be about to stop the
+// shipper.
 func (s *shipper) lockOp() (unlock func(), err error) {
 	select {
 	case s.d.Op <- struct{}{}:
@@ -293,7 +296,7 @@ func (s *shipper) lockOp() (unlock func(), err error) {
 	}
 }
 
-// BarrierUnderOp is barrier for a verb that holds op, which the shipper may need
+// BarrierUnderOp implements disk.Shipper. It lends Op to the shipper, which may need it
 // meanwhile.
 func (s *shipper) BarrierUnderOp(ctx context.Context) error {
 	s.lentOp <- struct{}{}
@@ -302,7 +305,7 @@ func (s *shipper) BarrierUnderOp(ctx context.Context) error {
 	return err
 }
 
-// claim makes sure that this process owns an epoch of the volume's log.
+// claim makes sure that this process has an epoch in the volume's log.
 func (s *shipper) claim() error {
 	if o := s.d.Owned.Load(); o != nil && !o.Generation().IsZero() {
 		return nil
@@ -314,7 +317,7 @@ func (s *shipper) claim() error {
 	defer unlock()
 	st := s.d.State()
 	if st.Published == nil {
-		return nil // its first publication is the verb's that gave it its policy
+		return nil // the verb that gave the volume its policy makes the first publication
 	}
 	if err := s.k.owners.Own(s.d, &st); err != nil {
 		return err

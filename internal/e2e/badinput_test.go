@@ -35,7 +35,7 @@ func TestBadNamesAndSizes(t *testing.T) {
 		refused(t, d.try("create", "v", "--size="+size), 2, "")
 	}
 	refused(t, d.try("create", "v", "--size", "1G", "--block-size", "3000"), 2, "power of two")
-	refused(t, d.try("create", "v", "--size", "1G", "--durability", "paranoid"), 2, "local, continuous and sync")
+	refused(t, d.try("create", "v", "--size", "1G", "--durability", "paranoid"), 2, "local, continuous or sync")
 	d.do("create", "v", "--size", "4611686018427387904", "--block-size", "1M")
 	refused(t, d.try("create", "v", "--size", "1G"), 1, "already")
 	refused(t, d.try("resize", "v", "1G"), 1, "shrink")

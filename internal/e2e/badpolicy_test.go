@@ -24,9 +24,9 @@ func TestBadPolicies(t *testing.T) {
 		}
 	}
 	for _, policy := range []string{"paranoid", "Sync", "sync ", "none"} {
-		refused(t, d.try("set", "v", "durability="+policy), 2, "local, continuous and sync")
-		refused(t, d.try("create", "w", "--size", "1M", "--durability", policy), 2, "local, continuous and sync")
-		refused(t, d.try("fork", "v", "w", "--durability", policy), 2, "local, continuous and sync")
+		refused(t, d.try("set", "v", "durability="+policy), 2, "local, continuous or sync")
+		refused(t, d.try("create", "w", "--size", "1M", "--durability", policy), 2, "local, continuous or sync")
+		refused(t, d.try("fork", "v", "w", "--durability", policy), 2, "local, continuous or sync")
 	}
 	refused(t, d.try("set", "v", "durability="), 2, "durability")
 	refused(t, d.try("set", "v", "durability=sync", "durability=local"), 2, "twice")

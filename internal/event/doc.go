@@ -1,3 +1,3 @@
-// Package event keeps what happened on a host since its daemon started: for people
-// (glide events), and for programs that follow.
+// Package event keeps the events of a host since its daemon started, for users (glide
+// events) and for programs that follow them.
 package event

@@ -12,17 +12,17 @@ import (
 
 // Kinds of events.
 const (
-	Volume = "volume" // it was made, removed, taken over, fenced
-	Store  = "store"  // the store does not do what is asked of it, or does again
-	Disk   = "disk"   // this host's disk is full, or damaged
+	Volume = "volume" // a volume was created, removed, taken over or fenced
+	Store  = "store"  // the store fails, or works again
+	Disk   = "disk"   // this host's disk is full or damaged
 	Host   = "host"
 )
 
-// keptEvents bounds what is remembered of the past.
+// keptEvents is the number of events that a log keeps.
 const keptEvents = 1000
 
-// Log has the newest events of one host, up to keptEvents, for people and for
-// those who follow. All methods may be called concurrently.
+// Log holds the newest events of one host, at most keptEvents. All methods may be called
+// concurrently.
 type Log struct {
 	now func() time.Time
 	log *slog.Logger
@@ -30,15 +30,15 @@ type Log struct {
 	mu   sync.Mutex
 	all  []api.Event
 	next uint64
-	wake chan struct{} // closed when one is added
+	wake chan struct{} // closed when an event is added
 }
 
-// New returns an empty log. Each event is also logged to log.
+// New returns an empty log. Each event also goes to log.
 func New(now func() time.Time, log *slog.Logger) *Log {
 	return &Log{now: now, log: log}
 }
 
-// Add tells that something happened, to a volume or to the host ("").
+// Add adds an event of a volume, or of the host if vol is "".
 func (l *Log) Add(kind, vol, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	l.log.Info(text, "event", kind, "volume", vol)
@@ -55,9 +55,9 @@ func (l *Log) Add(kind, vol, format string, args ...any) {
 	}
 }
 
-// After returns what happened after the event with the given number (0: all that
-// is remembered), the oldest first. If there is nothing it waits for something to
-// happen: for as long as wait, and no longer than the contexts last.
+// After returns the events after the one with the given number, the oldest first; 0 means
+// all that are kept. If there is none, it waits for one, until wait has passed or one of
+// the contexts ends.
 func (l *Log) After(ctx, host context.Context, after uint64, wait time.Duration) []api.Event {
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
@@ -78,7 +78,8 @@ func (l *Log) After(ctx, host context.Context, after uint64, wait time.Duration)
 	}
 }
 
-// after returns the events after a number, and a channel that is closed with the next.
+// after returns the events after a number, and a channel that is closed when the next one
+// is added.
 func (l *Log) after(number uint64) (out []api.Event, wake <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -16,8 +16,8 @@ import (
 	"github.com/paraglide/glide/nbd"
 )
 
-// Kernel makes block devices of NBD connections. kernelnbd.Kernel is the
-// machine's, and describes the methods.
+// Kernel creates block devices from NBD connections. kernelnbd.Kernel implements it for
+// this machine and documents the methods.
 type Kernel interface {
 	Prepare()
 	Check() (string, error)
@@ -29,56 +29,57 @@ type Kernel interface {
 	Disconnect(index int) error
 }
 
-// What attach does unless it is told. A request that the log has no room for
-// gets its answer after 20 s, so a timeout below that would hide it.
+// Defaults of attach. When the log is full, a request fails after 20 s; a shorter timeout
+// would hide that error.
 const (
 	defaultAttachTimeout = 30 * time.Second
 	defaultDeadTimeout   = 10 * time.Minute
 )
 
-// AttachmentsFact is the fact of the host that lists its devices.
+// AttachmentsFact is the key of the host's fact that lists its devices.
 const AttachmentsFact = "attachments"
 
-// Attachments are the kernel's block devices that this host serves, one for a
-// disk at most. They outlive the process: see reclaim.
+// Attachments are the kernel block devices that this host serves, at most one per disk.
+// They outlive the process: see Reclaim.
 type Attachments struct {
-	mayGrow func() error // whether something new may be recorded
+	mayGrow func() error // refuses to record anything new when the disk is full
 	disks   *disk.Table
 	exports *Exports
 	Kernel  Kernel
-	server  *nbd.Server // for them alone; it listens nowhere
+	server  *nbd.Server // serves only these devices; it does not listen
 	prepare sync.Once
 	wg      sync.WaitGroup
-	ctx     context.Context // ends when the devices are left to the next process
+	ctx     context.Context // canceled when the devices are left to the next process
 	leave   context.CancelFunc
 
-	mu     sync.Mutex // after all others; held over a write to the metadata
-	all    map[volume.ID]*attached
-	coming map[volume.ID]bool // are being attached
+	mu        sync.Mutex // after all other locks; held over a write to the metadata
+	all       map[volume.ID]*attached
+	attaching map[volume.ID]bool // disks that are being attached
 }
 
-// AttachRecord is what is kept of an attachment.
+// AttachRecord is the stored record of an attachment.
 type AttachRecord struct {
-	Volume   string `json:"volume"`   // its id
+	Volume   string `json:"volume"`   // the volume's id
 	Device   int    `json:"device"`   // the N of /dev/nbdN
-	Identity string `json:"identity"` // of the device, as kernelnbd has it
+	Identity string `json:"identity"` // of the device, as kernelnbd reports it
 	Timeout  int64  `json:"timeout_ms"`
 	Dead     int64  `json:"dead_timeout_ms"`
 }
 
-// NewAttachments returns the devices of a host; reclaim brings those of an earlier
-// process. Attach first asks mayGrow whether something new may be recorded.
+// NewAttachments returns the devices of a host. Reclaim takes over those of an earlier
+// process. Attach calls mayGrow first, which returns an error if nothing new may be
+// recorded.
 func NewAttachments(kernel Kernel, t *disk.Table, ex *Exports, mayGrow func() error) *Attachments {
 	a := &Attachments{
-		mayGrow: mayGrow, disks: t, exports: ex, Kernel: kernel, all: map[volume.ID]*attached{}, coming: map[volume.ID]bool{},
+		mayGrow: mayGrow, disks: t, exports: ex, Kernel: kernel, all: map[volume.ID]*attached{}, attaching: map[volume.ID]bool{},
 		server: &nbd.Server{Exporter: byID{ex}, Options: nbd.Options{Logger: t.Log}},
 	}
 	a.ctx, a.leave = context.WithCancel(context.Background())
 	return a
 }
 
-// backend is the identifier of a disk's device. It names the host too: several
-// may run on one machine.
+// backend returns the identifier of a disk's device. It includes the host's id, because
+// several hosts may run on one machine.
 func (a *Attachments) backend(id volume.ID) string {
 	return "glide:" + a.disks.HostID + "/" + id.String()
 }
@@ -125,7 +126,7 @@ func (a *Attachments) Attach(ctx context.Context, name string, r api.AttachReque
 	return x.view(), nil
 }
 
-// begin sees to it that a disk is attached once at a time.
+// begin makes sure that a disk is attached only once at a time.
 func (a *Attachments) begin(d *disk.Disk) (done func(), err error) {
 	name := d.String()
 	a.mu.Lock()
@@ -133,18 +134,18 @@ func (a *Attachments) begin(d *disk.Disk) (done func(), err error) {
 	if x := a.all[d.ID]; x != nil {
 		return nil, errs.New(errs.Exists, "volume %q is attached already, as %s", name, kernelnbd.Path(x.rec.Device))
 	}
-	if a.coming[d.ID] {
+	if a.attaching[d.ID] {
 		return nil, errs.New(errs.Busy, "volume %q is being attached by somebody else", name)
 	}
-	a.coming[d.ID] = true
+	a.attaching[d.ID] = true
 	return func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		delete(a.coming, d.ID)
+		delete(a.attaching, d.ID)
 	}, nil
 }
 
-// attachTimeout checks a timeout in milliseconds; 0 stands for the usual one. The
+// attachTimeout checks a timeout in milliseconds and returns it; 0 means usual. The
 // kernel counts in seconds.
 func attachTimeout(name string, ms float64, usual time.Duration) (int64, error) {
 	if ms == 0 {
@@ -156,8 +157,8 @@ func attachTimeout(name string, ms float64, usual time.Duration) (int64, error) 
 	return int64(ms), nil
 }
 
-// Detach takes the device of a volume away, once all that was written to it is
-// durable. One that somebody uses is refused, unless it is forced.
+// Detach removes the device of a volume, after everything written to it is durable. A
+// device in use is refused, unless r.Force is set.
 func (a *Attachments) Detach(ctx context.Context, r api.DetachRequest) (api.Attachment, error) {
 	x, err := a.named(r)
 	if err != nil {
@@ -172,22 +173,22 @@ func (a *Attachments) Detach(ctx context.Context, r api.DetachRequest) (api.Atta
 	}
 	v := x.view()
 	if !a.end(x) {
-		return v, nil // somebody else did it, or removed the volume, meanwhile
+		return v, nil // another call detached it or removed the volume meanwhile
 	}
-	if err := a.takeAway(x); err != nil {
+	if err := a.disconnect(x); err != nil {
 		return api.Attachment{}, err
 	}
-	select { // its connection ends with it, and does not count any more
+	select { // when the connection has ended, it no longer counts as one
 	case <-x.done:
 	case <-time.After(connectionEnds):
 	}
 	return v, nil
 }
 
-// connectionEnds bounds how long detach waits for the server's side.
+// connectionEnds is how long Detach waits for the server's end of the connection.
 const connectionEnds = 10 * time.Second
 
-// named finds the attachment that a request means.
+// named returns the attachment that a request names.
 func (a *Attachments) named(r api.DetachRequest) (*attached, error) {
 	if r.Device != "" {
 		index, err := kernelnbd.ParsePath(r.Device)
@@ -213,14 +214,14 @@ func (a *Attachments) named(r api.DetachRequest) (*attached, error) {
 	return nil, errs.New(errs.NotFound, "volume %q is not attached", d)
 }
 
-// of returns the attachment of a disk, nil if it has none.
+// of returns the attachment of a disk, or nil.
 func (a *Attachments) of(id volume.ID) *attached {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.all[id]
 }
 
-// Device is the path of a disk's device, "" if it has none.
+// Device returns the path of a disk's device, or "" if it has none.
 func (a *Attachments) Device(id volume.ID) string {
 	if x := a.of(id); x != nil {
 		return kernelnbd.Path(x.rec.Device)
@@ -228,7 +229,8 @@ func (a *Attachments) Device(id volume.ID) string {
 	return ""
 }
 
-// end sees to it that the device gets no more connections; false if that was done before.
+// end makes sure that the device gets no more connections. It returns false if that was
+// already done.
 func (a *Attachments) end(x *attached) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -237,24 +239,24 @@ func (a *Attachments) end(x *attached) bool {
 	return !was
 }
 
-// takeAway disconnects an attachment that was ended, and forgets it.
-func (a *Attachments) takeAway(x *attached) error {
+// disconnect disconnects an attachment after end and deletes its record.
+func (a *Attachments) disconnect(x *attached) error {
 	return errors.Join(a.Kernel.Disconnect(x.rec.Device), a.forget(x))
 }
 
-// Abandon takes the device of a disk away from under its users: the disk is
-// being removed, or becomes another one. Under disk.op.
+// Abandon disconnects the device of a disk even if it is in use: the disk is being
+// removed or replaced. Under op.
 func (a *Attachments) Abandon(d *disk.Disk) {
 	x := a.of(d.ID)
 	if x == nil || !a.end(x) {
 		return
 	}
-	if err := a.takeAway(x); err != nil {
-		a.disks.Log.Error("device not taken away", "device", kernelnbd.Path(x.rec.Device), "volume", d.String(), "error", err)
+	if err := a.disconnect(x); err != nil {
+		a.disks.Log.Error("device not disconnected", "device", kernelnbd.Path(x.rec.Device), "volume", d.String(), "error", err)
 	}
 }
 
-// Resized tells a disk's device the size. Under disk.op.
+// Resized sets the size of a disk's device. Under op.
 func (a *Attachments) Resized(d *disk.Disk) error {
 	x := a.of(d.ID)
 	if x == nil {
@@ -266,7 +268,7 @@ func (a *Attachments) Resized(d *disk.Disk) error {
 	return nil
 }
 
-// keep remembers an attachment, durably.
+// keep records an attachment durably.
 func (a *Attachments) keep(x *attached) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -274,7 +276,7 @@ func (a *Attachments) keep(x *attached) error {
 	return a.save()
 }
 
-// forget is the contrary.
+// forget deletes the record of an attachment durably.
 func (a *Attachments) forget(x *attached) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -285,7 +287,7 @@ func (a *Attachments) forget(x *attached) error {
 	return a.save()
 }
 
-// save writes the records. Under mu.
+// save writes all records. Under mu.
 func (a *Attachments) save() error {
 	recs := []AttachRecord{}
 	for _, x := range a.all {
@@ -298,7 +300,7 @@ func (a *Attachments) save() error {
 	return a.disks.DB.SetFact(AttachmentsFact, b)
 }
 
-// Records reads them.
+// Records reads the stored records.
 func (a *Attachments) Records() ([]AttachRecord, error) {
 	b, err := a.disks.DB.Fact(AttachmentsFact)
 	if err != nil || len(b) == 0 {

@@ -18,13 +18,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attached is one disk that is a block device.
+// attached is a disk that is attached as a block device.
 type attached struct {
 	a      *Attachments
 	d      *disk.Disk
 	rec    AttachRecord  // constant once there is a device
-	ending bool          // under attachments.mu: it gets no more connections
-	done   chan struct{} // closed when nobody looks after it any more
+	ending bool          // under Attachments.mu: the device gets no more connections
+	done   chan struct{} // closed when keepConnected returns
 }
 
 func newAttached(a *Attachments, d *disk.Disk, rec AttachRecord) *attached {
@@ -46,8 +46,8 @@ func (x *attached) config(size uint64, flags uint16) kernelnbd.Config {
 	}
 }
 
-// connect makes the device. Until its record is durable the kernel alone knows of
-// it, by its identifier: reclaim finds it there.
+// connect creates the device. Until its record is durable only the kernel knows the
+// device, by its identifier; Reclaim finds it there.
 func (x *attached) connect(ctx context.Context) error {
 	a := x.a
 	a.prepare.Do(a.Kernel.Prepare)
@@ -56,31 +56,32 @@ func (x *attached) connect(ctx context.Context) error {
 		return err
 	}
 	index, err := a.Kernel.Connect(x.config(l.info.Size, l.info.Flags), l.sock)
-	l.given()
+	l.closeKernelEnd()
 	if err != nil {
 		<-l.served // so that it does not count as a connection
 		return errs.New(errs.KindOf(err), "volume %q cannot be attached: %w", x.d, err)
 	}
 	x.rec.Device, x.rec.Identity = index, a.Kernel.Connected()[index]
 	if err := a.keep(x); err != nil {
-		_ = a.takeAway(x)
+		_ = a.disconnect(x)
 		return err
 	}
-	a.wg.Go(func() { x.lookAfter(l.served) })
-	if size := x.d.State().Size; size != l.info.Size { // it was resized while we connected
+	a.wg.Go(func() { x.keepConnected(l.served) })
+	if size := x.d.State().Size; size != l.info.Size { // it was resized meanwhile
 		return a.Resized(x.d)
 	}
 	return nil
 }
 
-// reconnect gives the device a new connection. Served is closed when that is over.
+// reconnect gives the device a new connection. served is closed when that connection
+// ends.
 func (x *attached) reconnect(ctx context.Context) (served <-chan struct{}, err error) {
 	l, err := x.link(ctx)
 	if err != nil {
 		return nil, err
 	}
 	err = x.a.Kernel.Reconnect(x.config(l.info.Size, l.info.Flags), l.sock)
-	l.given()
+	l.closeKernelEnd()
 	if err != nil {
 		return nil, err
 	}
@@ -91,13 +92,14 @@ func (x *attached) reconnect(ctx context.Context) (served <-chan struct{}, err e
 type link struct {
 	sock   *os.File // the kernel's end
 	info   nbdclient.Info
-	served chan struct{} // closed when the server is done with it
+	served chan struct{} // closed when the server has finished with it
 }
 
-// given closes our hold on the kernel's end: it has its own, or did not want it.
-func (l *link) given() { _ = l.sock.Close() }
+// closeKernelEnd closes this process's copy of the kernel's end. The kernel has its own copy, or
+// refused it.
+func (l *link) closeKernelEnd() { _ = l.sock.Close() }
 
-// link connects to the disk, within this process.
+// link opens a connection to the disk within this process.
 func (x *attached) link(ctx context.Context) (*link, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -119,7 +121,7 @@ func (x *attached) link(ctx context.Context) (*link, error) {
 	return l, nil
 }
 
-// deviceSocketBuffer is how many bytes the kernel may send ahead.
+// deviceSocketBuffer is how many bytes the kernel may send ahead of the server.
 const deviceSocketBuffer = 4 << 20
 
 // socketPair returns two connected sockets.
@@ -128,12 +130,12 @@ func socketPair() (ours, theirs *net.UnixConn, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	// Beyond the usual limit only root may go, and only root attaches.
+	// Only root may exceed the system's limit, and only root attaches.
 	_ = unix.SetsockoptInt(fds[1], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, deviceSocketBuffer)
 	var conns [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "socketpair")
-		c, cerr := net.FileConn(f) // with a descriptor of its own
+		c, cerr := net.FileConn(f) // it has a descriptor of its own
 		_ = f.Close()
 		if cerr != nil {
 			err = cerr
@@ -152,26 +154,26 @@ func socketPair() (ours, theirs *net.UnixConn, err error) {
 	return conns[0], conns[1], nil
 }
 
-// Pauses between attempts to connect a device again; one that worked for a while
-// is connected again at once.
+// Pauses between attempts to reconnect a device. A connection that worked for workedForMs
+// is replaced at once.
 const (
 	firstPause  = 50 * time.Millisecond
 	longPause   = time.Second
 	workedForMs = 1000
 )
 
-// closed is a connection that is over.
+// closed stands for a connection that has ended.
 var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-// lookAfter gives the device a new connection whenever the last has ended: the
-// kernel drops one on which a request took too long. A request that was under way
-// there may be sent again, so the server must have done with the last one first
-// (nbd.Server.ServeConn says when).
-func (x *attached) lookAfter(served <-chan struct{}) {
+// keepConnected gives the device a new connection whenever the last one has ended: the kernel
+// drops a connection on which a request took too long. The kernel may send requests of
+// the old connection again, so the server must finish the old connection first (see
+// nbd.Server.ServeConn).
+func (x *attached) keepConnected(served <-chan struct{}) {
 	defer close(x.done)
 	t, log := x.a.disks, x.a.disks.Log.With("volume", x.d.String(), "device", kernelnbd.Path(x.rec.Device))
 	var wait time.Duration
-	var said string
+	var logged string
 	for {
 		began := t.Now()
 		<-served
@@ -179,7 +181,7 @@ func (x *attached) lookAfter(served <-chan struct{}) {
 			return
 		}
 		if t.Since(began) > workedForMs {
-			wait, said = 0, ""
+			wait, logged = 0, ""
 		}
 		if clock.Pause(x.a.ctx, wait) != nil || x.over() {
 			return
@@ -201,8 +203,8 @@ func (x *attached) lookAfter(served <-chan struct{}) {
 		case err == nil:
 			log.Info("device connected again")
 		default:
-			if err.Error() != said {
-				said = err.Error()
+			if err.Error() != logged {
+				logged = err.Error()
 				log.Warn("device not connected again yet", "error", err)
 			}
 			served = closed
@@ -210,17 +212,17 @@ func (x *attached) lookAfter(served <-chan struct{}) {
 	}
 }
 
-// over tells whether the device is to have no more connections from us.
+// over reports whether the device gets no more connections from this process.
 func (x *attached) over() bool {
 	x.a.mu.Lock()
 	defer x.a.mu.Unlock()
 	return x.ending || x.a.ctx.Err() != nil
 }
 
-// Reclaim takes the devices over that an earlier process of this host made, and
-// that still are what they were: their requests have been waiting. Those that it
-// had no time to make a record of are known by their identifier. Of devices
-// that ended with the machine's last boot only the record is left, and goes.
+// Reclaim takes over the devices that an earlier process of this host created and that
+// still exist unchanged. Their requests have been waiting. Devices that the earlier
+// process had no time to record are found by their identifier. Records of devices that
+// the last reboot removed are deleted.
 func (a *Attachments) Reclaim(ctx context.Context) error {
 	recs, err := a.Records()
 	if err != nil {
@@ -244,9 +246,9 @@ func (a *Attachments) Reclaim(ctx context.Context) error {
 		d := a.disks.ByText(r.Volume)
 		switch {
 		case have[r.Device] != r.Identity:
-			log.Info("device is gone, or somebody else's", "device", path, "volume", r.Volume)
+			log.Info("device is gone or was reused", "device", path, "volume", r.Volume)
 		case d == nil || a.of(d.ID) != nil:
-			log.Warn("device of a volume that is gone: disconnected", "device", path, "volume", r.Volume)
+			log.Warn("device disconnected: its volume is gone", "device", path, "volume", r.Volume)
 			if err := a.Kernel.Disconnect(r.Device); err != nil {
 				log.Error("device not disconnected", "device", path, "error", err)
 			}
@@ -259,13 +261,13 @@ func (a *Attachments) Reclaim(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.save(); err != nil { // what is out of date in it is found again
+	if err := a.save(); err != nil { // the next start finds what is out of date in them
 		log.Warn("the records of devices could not be written", "error", err)
 	}
 	return nil
 }
 
-// resume connects a device that is there already.
+// resume reconnects an existing device.
 func (a *Attachments) resume(ctx context.Context, x *attached) {
 	a.prepare.Do(a.Kernel.Prepare)
 	a.mu.Lock()
@@ -278,14 +280,14 @@ func (a *Attachments) resume(ctx context.Context, x *attached) {
 	} else {
 		a.disks.Log.Info("device connected again", "volume", x.d.String(), "device", kernelnbd.Path(x.rec.Device))
 	}
-	a.wg.Go(func() { x.lookAfter(served) })
+	a.wg.Go(func() { x.keepConnected(served) })
 }
 
-// Stop ends the connections in good order; the devices wait for the next process.
-// Nothing else of the host may have stopped yet: requests are still answered.
+// Stop ends the connections in good order. The devices wait for the next process. Call it
+// before anything else of the host stops, because requests are still answered.
 func (a *Attachments) Stop(ctx context.Context) {
 	a.leave()
-	_ = a.server.Shutdown(ctx) // what has not ended by then is cut off
+	_ = a.server.Shutdown(ctx) // it cuts connections that have not ended by then
 	over := make(chan struct{})
 	go func() {
 		a.wg.Wait()
@@ -297,8 +299,8 @@ func (a *Attachments) Stop(ctx context.Context) {
 	}
 }
 
-// byID is the host as the devices' server sees it: names may change while a
-// device lives, so exports go by the volume's id.
+// byID is the exporter for the devices' server. It finds volumes by id, because names may
+// change during the life of a device.
 type byID struct{ ex *Exports }
 
 // Open implements nbd.Exporter.
@@ -310,7 +312,7 @@ func (e byID) Open(id string) (*nbd.Export, error) {
 	return e.ex.openDisk(d)
 }
 
-// Describe implements nbd.Exporter: nobody asks.
+// Describe implements nbd.Exporter. Devices never call it.
 func (e byID) Describe(id string) (*nbd.Export, error) {
 	return nil, errs.New(errs.NotFound, "no export %q", id)
 }

@@ -20,20 +20,20 @@ var _ [wal.HeaderSize - nbd.Headroom]struct{}
 // dirtyContext is the metadata context of pages that the store does not have.
 const dirtyContext = "glide:dirty"
 
-// Device is one NBD connection's view of a disk; it implements nbd.Device.
+// Device is one NBD connection's view of a disk. It implements nbd.Device.
 type Device struct {
-	Ex       *Exports
-	D        *disk.Disk
-	V        *volume.Volume
-	readOnly bool
-	dead     atomic.Bool  // the volume was pulled from under the connection, or the connection ended
-	MayFn    func() error // alive, once, so that passing it costs nothing
+	Ex        *Exports
+	D         *disk.Disk
+	V         *volume.Volume
+	readOnly  bool
+	dead      atomic.Bool  // the volume was taken from the connection, or the connection ended
+	MayChange func() error // the method value alive, kept so that passing it does not allocate
 }
 
 // Cut implements disk.Conn.
 func (x *Device) Cut() { x.dead.Store(true) }
 
-// alive is an error once the connection was cut.
+// alive returns an error once the connection was cut.
 func (x *Device) alive() error {
 	if x.dead.Load() {
 		return nbd.ESHUTDOWN
@@ -41,7 +41,7 @@ func (x *Device) alive() error {
 	return nil
 }
 
-// errno gives an error of the engine the number that the protocol has for its kind.
+// errno adds the protocol's error number for the kind of an error.
 func errno(err error) error {
 	if err == nil {
 		return nil
@@ -54,7 +54,7 @@ func (x *Device) Size() uint64 { return x.V.Size() }
 
 // ReadAt implements nbd.Device.
 func (x *Device) ReadAt(p []byte, off uint64) (err error) {
-	defer x.caught("read", &err, false)
+	defer x.recoverPanic("read", &err, false)
 	if err := x.alive(); err != nil {
 		return err
 	}
@@ -66,13 +66,13 @@ func (x *Device) ReadAt(p []byte, off uint64) (err error) {
 
 // TryReadAt implements nbd.Device.
 func (x *Device) TryReadAt(p []byte, off uint64) (ok bool) {
-	defer x.caught("read", nil, false) // ReadAt then has the error
+	defer x.recoverPanic("read", nil, false) // ReadAt then returns the error
 	return !x.dead.Load() && !x.D.Limiter.Limited() && x.V.TryReadAt(p, off)
 }
 
 // WriteFrames implements nbd.Device.
 func (x *Device) WriteFrames(offs []uint64, frames [][]byte) (err error) {
-	defer x.caught("write", &err, true)
+	defer x.recoverPanic("write", &err, true)
 	if err := x.alive(); err != nil {
 		return err
 	}
@@ -83,25 +83,25 @@ func (x *Device) WriteFrames(offs []uint64, frames [][]byte) (err error) {
 			}
 		}
 	}
-	return errno(x.V.WriteFramesIf(x.MayFn, offs, frames))
+	return errno(x.V.WriteFramesIf(x.MayChange, offs, frames))
 }
 
 // Zero implements nbd.Device.
 func (x *Device) Zero(off, length uint64, _ bool) (err error) {
-	defer x.caught("zeroing", &err, true)
+	defer x.recoverPanic("zeroing", &err, true)
 	if err := x.alive(); err != nil {
 		return err
 	}
-	return errno(x.V.ZeroIf(x.MayFn, off, length))
+	return errno(x.V.ZeroIf(x.MayChange, off, length))
 }
 
 // Flush implements nbd.Device.
 func (x *Device) Flush() (err error) {
-	defer x.caught("flush", &err, true)
+	defer x.recoverPanic("flush", &err, true)
 	if err := x.alive(); err != nil {
 		return err
 	}
-	// The shipper that is there now has the say, whatever becomes of it meanwhile.
+	// The shipper at this moment decides, whatever happens to it later.
 	s, err := x.D.ShipperOfGuest()
 	if err != nil {
 		return errno(err)
@@ -132,7 +132,7 @@ func (x *Device) TryAcknowledge() bool {
 
 // Acknowledge implements nbd.Acknowledger.
 func (x *Device) Acknowledge() (err error) {
-	defer x.caught("acknowledgement", &err, true)
+	defer x.recoverPanic("acknowledgement", &err, true)
 	s, err := x.D.ShipperOfGuest()
 	if err != nil {
 		return errno(err)
@@ -140,17 +140,17 @@ func (x *Device) Acknowledge() (err error) {
 	if s == nil {
 		return x.alive()
 	}
-	s.Written() // also by who did not try before: a forced write is flushed first
+	s.Written() // also if TryAcknowledge was not called: a FUA write is flushed first
 	return errno(s.Acknowledge())
 }
 
 // Prefetch implements nbd.Device.
 func (x *Device) Prefetch(off, length uint64) {
-	defer x.caught("read ahead", nil, false)
+	defer x.recoverPanic("read ahead", nil, false)
 	x.V.Prefetch(off, length)
 }
 
-// Flags of base:allocation, as the protocol has them, and of glide:dirty.
+// Flags of base:allocation, as in the protocol, and of glide:dirty.
 const (
 	stateHole  = 1
 	stateZero  = 2
@@ -159,7 +159,7 @@ const (
 
 // Extents implements nbd.Device.
 func (x *Device) Extents(dst []nbd.Extent, name string, off, length uint64) (all []nbd.Extent, err error) {
-	defer x.caught("block status", &err, false)
+	defer x.recoverPanic("block status", &err, false)
 	kind, flags := volume.Allocation, uint32(stateHole|stateZero)
 	if name == dirtyContext {
 		kind, flags = volume.DirtyPages, stateDirty
@@ -175,8 +175,9 @@ func (x *Device) Extents(dst []nbd.Extent, name string, off, length uint64) (all
 	return dst, errno(err)
 }
 
-// caught is deferred by a request of a guest's: a panic becomes its error.
-func (x *Device) caught(doing string, err *error, changes bool) {
+// recoverPanic must be deferred by each request of a guest. It turns a panic into the request's
+// error.
+func (x *Device) recoverPanic(doing string, err *error, changes bool) {
 	value := recover()
 	if value == nil {
 		return

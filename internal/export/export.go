@@ -16,12 +16,12 @@ import (
 	"github.com/paraglide/glide/nbd"
 )
 
-// Exports is what guests can connect to. It implements nbd.Exporter by the names of
-// volumes. All methods may be called concurrently.
+// Exports are what guests can connect to. It implements nbd.Exporter by volume names. All
+// methods may be called concurrently.
 type Exports struct {
-	// Panicked notes a panic in a request, and returns the request's error.
+	// Panicked records a panic in a request and returns the error for the request.
 	Panicked func(doing string, value any) error
-	// Latency has the requests of all volumes.
+	// Latency counts the requests of all volumes.
 	Latency latency.ByOp
 
 	disks  *disk.Table
@@ -33,7 +33,7 @@ func New(t *disk.Table, ow *ownership.Owners, panicked func(doing string, value 
 	return &Exports{Panicked: panicked, disks: t, owners: ow}
 }
 
-// Open implements nbd.Exporter: a connection to a volume that sleeps wakes it.
+// Open implements nbd.Exporter. It wakes a sleeping volume.
 func (ex *Exports) Open(name string) (*nbd.Export, error) {
 	d, err := ex.disks.Local(name, true)
 	if err != nil {
@@ -42,7 +42,7 @@ func (ex *Exports) Open(name string) (*nbd.Export, error) {
 	return ex.openDisk(d)
 }
 
-// openDisk is Open for a disk that was found.
+// openDisk opens an export of a disk that the caller has found.
 func (ex *Exports) openDisk(d *disk.Disk) (*nbd.Export, error) {
 	err := cmp.Or(d.RefuseFenced(), d.RefuseWhileCreated())
 	if err != nil {
@@ -56,7 +56,7 @@ func (ex *Exports) openDisk(d *disk.Disk) (*nbd.Export, error) {
 		ex.owners.CheckSealSoon(d)
 	}
 	x := &Device{Ex: ex, D: d, V: v, readOnly: d.State().Snapshot != ""}
-	x.MayFn = x.alive
+	x.MayChange = x.alive
 	if !d.Connect(x, v) {
 		return nil, errs.New(errs.Unavailable, "volume %q is being closed", d)
 	}
@@ -72,7 +72,7 @@ func (ex *Exports) openDisk(d *disk.Disk) (*nbd.Export, error) {
 		}
 	}
 	e.Closed = func() {
-		x.Cut() // a write of it that still waits must not come after those of the next connection
+		x.Cut() // a write of it that still waits must not be applied after writes of the next connection
 		d.Disconnected(x)
 	}
 	return e, nil
@@ -82,8 +82,8 @@ func (ex *Exports) export(d *disk.Disk, x *Device) *nbd.Export {
 	return &nbd.Export{Name: d.String(), ReadOnly: x.readOnly, Contexts: []string{dirtyContext}, Device: x}
 }
 
-// Describe implements nbd.Exporter: a volume that sleeps is described from its
-// record; nothing is woken.
+// Describe implements nbd.Exporter. It describes a sleeping volume from its record and
+// does not wake it.
 func (ex *Exports) Describe(name string) (*nbd.Export, error) {
 	d, err := ex.disks.Local(name, true)
 	if err != nil {
@@ -121,7 +121,7 @@ func (s sleeping) Extents([]nbd.Extent, string, uint64, uint64) ([]nbd.Extent, e
 
 var errClosedDevice = errs.New(errs.Unavailable, "the volume is not open")
 
-// List implements nbd.Exporter: it lists what can be connected to.
+// List implements nbd.Exporter. It lists the volumes that can be connected to.
 func (ex *Exports) List() []string {
 	var names []string
 	for _, d := range ex.disks.All() {
@@ -133,7 +133,7 @@ func (ex *Exports) List() []string {
 	return names
 }
 
-// URI is the NBD URI of an export at an address of serve's.
+// URI returns the NBD URI of an export at one of serve's listening addresses.
 func URI(addr, export string, tls bool) string {
 	scheme := "nbd"
 	if tls {
@@ -141,13 +141,14 @@ func URI(addr, export string, tls bool) string {
 	}
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		q := url.Values{"socket": {path}}
-		// Clients want slashes of the socket as they are, and take a plus for one.
+		// Clients expect unescaped slashes in the socket's path, and take a plus
+		// literally.
 		return scheme + "+unix:///" + escapeExport(export) + "?" + strings.NewReplacer("%2F", "/", "+", "%20").Replace(q.Encode())
 	}
 	at := strings.TrimPrefix(addr, "tcp:")
 	if host, port, err := net.SplitHostPort(at); err == nil {
 		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-			at = net.JoinHostPort("localhost", port) // nobody is reached at "any address"
+			at = net.JoinHostPort("localhost", port) // the wildcard address cannot be connected to
 		}
 	}
 	return scheme + "://" + at + "/" + escapeExport(export)

@@ -4,7 +4,7 @@ import (
 	"testing"
 )
 
-// TestURI: what other programs are given leads to the export.
+// TestURI: the URI that other programs get leads to the export.
 func TestURI(t *testing.T) {
 	for _, c := range []struct {
 		addr, export string

@@ -2,7 +2,7 @@ package extent
 
 import "github.com/paraglide/glide/internal/invariants"
 
-// own returns n itself when the tree owns it, else a copy that it owns.
+// own returns n if the tree owns it, else a copy that the tree owns.
 func (t *Tree) own(n node) node {
 	switch {
 	case n.leaf != nil && n.leaf.owner != t.owner:
@@ -17,7 +17,7 @@ func (t *Tree) own(n node) node {
 	return n
 }
 
-// mutableLeaf returns the leaf for starts equal to off, owned by the tree.
+// mutableLeaf returns the leaf for starts equal to off. The tree owns it.
 func (t *Tree) mutableLeaf(off uint64) *leaf {
 	t.root = t.own(t.root)
 	n := t.root
@@ -29,7 +29,7 @@ func (t *Tree) mutableLeaf(off uint64) *leaf {
 	return n.leaf
 }
 
-// insert adds an extent that overlaps none.
+// insert adds an extent that overlaps no other.
 func (t *Tree) insert(e Extent) {
 	t.root = t.own(t.root)
 	if t.root.full() {
@@ -65,8 +65,8 @@ func (n node) full() bool {
 	return n.inner.n == innerMax
 }
 
-// splitKid splits the full child i, which the tree owns. The last child is
-// split unevenly: extents that come in ascending order then fill their leaves.
+// splitKid splits the full child i, which the tree owns. It splits the last child
+// unevenly, so that extents inserted in ascending order fill their leaves.
 func (t *Tree) splitKid(in *inner, i int) {
 	var right node
 	var key uint64
@@ -118,7 +118,8 @@ func (t *Tree) cut(start, end uint64, displaced func(Extent)) {
 	}
 }
 
-// trim removes the part of e, one extent of the tree that reaches beyond [start, end), that lies within.
+// trim removes from the tree the part of extent e that lies within [start, end). e
+// reaches beyond that range.
 func (t *Tree) trim(e Extent, start, end uint64, displaced func(Extent)) {
 	if displaced != nil {
 		displaced(e.Clip(start, end))
@@ -135,7 +136,7 @@ func (t *Tree) trim(e Extent, start, end uint64, displaced func(Extent)) {
 	}
 }
 
-// remove takes the extents [i, j) out of the leaf, which the tree owns.
+// remove removes the extents [i, j) from the leaf, which the tree owns.
 func (t *Tree) remove(l *leaf, i, j int) {
 	start := l.start[i]
 	l.splice(i, j)
@@ -145,8 +146,8 @@ func (t *Tree) remove(l *leaf, i, j int) {
 	}
 }
 
-// cutLeaf removes the extents from the one that starts at start to the last
-// of its leaf that ends within end.
+// cutLeaf removes the extents from the one that starts at start up to the last one in the
+// same leaf that ends within end.
 func (t *Tree) cutLeaf(start, end uint64, displaced func(Extent)) {
 	l := t.mutableLeaf(start)
 	i := l.search(start)
@@ -160,7 +161,8 @@ func (t *Tree) cutLeaf(start, end uint64, displaced func(Extent)) {
 	t.remove(l, i, j)
 }
 
-// prune removes the empty leaf for starts equal to off, and what that empties.
+// prune removes the empty leaf for starts equal to off, and inner nodes that become
+// empty.
 func (t *Tree) prune(off uint64) {
 	var path [maxDepth]*inner
 	var at [maxDepth]int

@@ -1,27 +1,25 @@
-// Package extent is the index behind a volume's overlay: a copy-on-write
-// B-tree that maps byte ranges to the places that hold their newest content.
+// Package extent is the index of a volume's overlay: a copy-on-write B-tree that maps
+// byte ranges to the places that hold their newest content.
 //
 // Ranges never overlap: setting one cuts away what it covers. A clone costs
 // O(1) and shares every node; the first change of a shared node copies it.
 // Leaves are flat arrays without pointers, so that the garbage collector has
 // nothing to trace in them: 24 bytes for each extent of a full leaf.
 //
-// A Tree is not safe for concurrent use, but clones of one tree are
-// independent: they may be used by different goroutines at once, as long as
-// each has its own lock.
+// A Tree is not safe for concurrent use. Clones of a tree are independent: different
+// goroutines may use them at the same time, as long as each clone has its own lock.
 package extent
 
 import "sync/atomic"
 
-// Place says where the bytes of an extent lie. The tree does not interpret it,
-// but for one rule: the content of byte start+n lies at place+n, unless the
-// place is Zero.
+// Place says where the bytes of an extent lie. The tree does not interpret it, except for
+// one rule: the content of byte start+n lies at place+n, unless the place is Zero.
 type Place uint64
 
 // Zero is the place of bytes that read as zeros.
 const Zero Place = 1<<64 - 1
 
-// Extent is the range [Start, End) of bytes and where they lie.
+// Extent is a range [Start, End) of bytes and its place.
 type Extent struct {
 	Start, End uint64
 	Place      Place
@@ -30,7 +28,7 @@ type Extent struct {
 // Len is the extent's length in bytes.
 func (e Extent) Len() uint64 { return e.End - e.Start }
 
-// After is the place of the byte n behind p; all bytes of Zero are Zero.
+// After returns the place of the byte n bytes after p. For Zero that is Zero.
 func (p Place) After(n uint64) Place {
 	if p == Zero {
 		return Zero
@@ -48,8 +46,8 @@ func (e Extent) Clip(start, end uint64) Extent {
 	return e
 }
 
-// Fan-outs. A leaf of 64 extents is 1.5 KiB; measured against 32 and 128,
-// writes after a clone cost least with it.
+// Fan-outs. A leaf of 64 extents takes 1.5 KiB. Compared with 32 and 128 by measurement,
+// it makes writes after a clone cheapest.
 const (
 	leafMax  = 64
 	innerMax = 64
@@ -63,8 +61,8 @@ type leaf struct {
 	place [leafMax]Place
 }
 
-// inner has n children; every start in child i is >= key[i], and < key[i+1].
-// key[0] is never compared, so that it needs no care when a smaller start comes.
+// inner has n children. Every start in child i is >= key[i] and < key[i+1]. key[0] is
+// never compared, so it need not change when a smaller start is inserted.
 type inner struct {
 	owner uint64
 	n     int
@@ -72,21 +70,21 @@ type inner struct {
 	kid   [innerMax]node
 }
 
-// node is one of a leaf and an inner; exactly one pointer is set.
+// node is either a leaf or an inner; exactly one pointer is set.
 type node struct {
 	leaf  *leaf
 	inner *inner
 }
 
-// Tree maps ranges to places. The zero Tree is not ready; see New.
+// Tree maps ranges to places. Use New: the zero Tree is not valid.
 type Tree struct {
 	owner uint64 // nodes with another owner are shared and must be copied
 	root  node
 	count int
 }
 
-// owners hands out the numbers that tell whose nodes are whose; process-wide,
-// since trees of different volumes share nodes after a fork.
+// owners is the source of owner numbers. It is process-wide, because trees of different
+// volumes share nodes after a fork.
 var owners atomic.Uint64
 
 // New returns an empty tree.
@@ -103,12 +101,12 @@ func (t *Tree) Clone() *Tree {
 	return &c
 }
 
-// Count is the number of extents.
+// Count returns the number of extents.
 func (t *Tree) Count() int { return t.count }
 
-// Set makes [start, end) lie at place. Every extent, or part of one, that is
-// covered is reported to displaced (which may be nil) and is gone. Neighbouring
-// Zero extents are joined, so that discarding a disk piece by piece leaves one.
+// Set maps [start, end) to place. It removes the extents that the range covers, entirely
+// or in part, and reports the removed parts to displaced, which may be nil. Neighbouring
+// Zero extents are joined, so that a disk which is discarded in steps has one extent.
 func (t *Tree) Set(start, end uint64, place Place, displaced func(Extent)) {
 	if start >= end {
 		return
@@ -123,14 +121,14 @@ func (t *Tree) Set(start, end uint64, place Place, displaced func(Extent)) {
 	t.insert(Extent{start, end, place})
 }
 
-// Delete makes [start, end) map to nothing, reporting what was there.
+// Delete maps [start, end) to nothing, and reports what was there.
 func (t *Tree) Delete(start, end uint64, displaced func(Extent)) {
 	if start < end {
 		t.cut(start, end, displaced)
 	}
 }
 
-// overwrite is the fast path of Set: the range is exactly one extent already.
+// overwrite is the fast path of Set for a range that already is exactly one extent.
 func (t *Tree) overwrite(start, end uint64, place Place, displaced func(Extent)) bool {
 	if place == Zero {
 		return false // it may have to be joined with its neighbours
@@ -151,8 +149,8 @@ func (t *Tree) overwrite(start, end uint64, place Place, displaced func(Extent))
 	return true
 }
 
-// absorbZeros removes the Zero extents that touch [start, end) and returns the
-// range that covers them too.
+// absorbZeros removes the Zero extents that touch [start, end), and returns the range
+// extended by theirs.
 func (t *Tree) absorbZeros(start, end uint64) (uint64, uint64) {
 	if start > 0 {
 		if e, ok := t.Find(start - 1); ok && e.Place == Zero {
@@ -196,7 +194,7 @@ func (l *leaf) at(i int) Extent { return Extent{l.start[i], l.end[i], l.place[i]
 
 func (l *leaf) put(i int, e Extent) { l.start[i], l.end[i], l.place[i] = e.Start, e.End, e.Place }
 
-// splice replaces the extents [i, j) by those in with; there is room.
+// splice replaces the extents [i, j) by those in with. There must be room.
 func (l *leaf) splice(i, j int, with ...Extent) {
 	d := i + len(with)
 	copy(l.start[d:], l.start[j:l.n])

@@ -7,7 +7,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// model is the same mapping as a plain array of bytes' places.
+// model is the same mapping as an array with the place of every byte.
 type model []Place
 
 const nowhere Place = 1<<64 - 2
@@ -114,7 +114,8 @@ func TestTreeAgreesWithModel(t *testing.T) {
 	})
 }
 
-// zero-is-free: discarding 16 TiB in the largest pieces NBD allows leaves one extent.
+// zero-is-free: discarding 16 TiB in the largest requests that NBD allows leaves one
+// extent.
 func TestZeroNeighboursJoin(t *testing.T) {
 	tr := New()
 	const piece = 1<<32 - 4096

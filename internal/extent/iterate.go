@@ -6,8 +6,8 @@ import "github.com/paraglide/glide/internal/invariants"
 // nodes has ten levels.
 const maxDepth = 12
 
-// Iterator walks the extents of a tree in order. It allocates nothing; a
-// change of the tree makes it invalid.
+// Iterator walks the extents of a tree in order. It does not allocate. Any change of the
+// tree invalidates it.
 type Iterator struct {
 	path  [maxDepth]*inner
 	at    [maxDepth]int
@@ -16,7 +16,7 @@ type Iterator struct {
 	i     int
 }
 
-// Seek places the iterator before the first extent that ends behind off.
+// Seek places the iterator before the first extent that ends after off.
 func (it *Iterator) Seek(t *Tree, off uint64) {
 	it.depth = 0
 	n := t.root
@@ -41,8 +41,7 @@ func (it *Iterator) Seek(t *Tree, off uint64) {
 	}
 }
 
-// back moves to the last extent of the previous leaf; where there is none, the
-// iterator stays.
+// back moves to the last extent of the previous leaf. Without one, the iterator stays.
 func (it *Iterator) back() bool {
 	d := it.depth - 1
 	for d >= 0 && it.at[d] == 0 {
@@ -61,7 +60,7 @@ func (it *Iterator) back() bool {
 	return true
 }
 
-// Next returns the extent and moves behind it.
+// Next returns the extent and moves past it.
 func (it *Iterator) Next() (Extent, bool) {
 	for it.i >= it.leaf.n {
 		if !it.forward() {
@@ -99,7 +98,7 @@ func (it *Iterator) forward() bool {
 	return true
 }
 
-// assertPlaced asserts what holds of extent i of a leaf, and between it and its neighbours.
+// assertPlaced asserts the invariants of extent i of a leaf and of its neighbours.
 func (l *leaf) assertPlaced(i int) {
 	e := l.at(i)
 	invariants.Check(e.Start < e.End, "an extent of [%d, %d)", e.Start, e.End)

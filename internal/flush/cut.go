@@ -6,9 +6,9 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// CutSource yields the blocks that a cut's overlay touches: each as it is in
-// the cut, over the block below where only a part was written. Runs of whole
-// zero blocks stay runs, so that a discarded disk folds in O(log size).
+// CutSource yields the blocks that a cut's overlay touches, with their content in the
+// cut. A block that was partly written is merged with the block below. Runs of whole zero
+// blocks stay runs, so that a discarded disk folds in O(log size).
 func CutSource(c *volume.Cut) Source {
 	return func(_ context.Context, fn func(Change) error) error {
 		w := cutWalk{cut: c, fn: fn, size: uint64(c.State.BlockSize)}
@@ -20,14 +20,15 @@ type cutWalk struct {
 	cut  *volume.Cut
 	fn   func(Change) error
 	size uint64
-	next uint64 // the first block that was not yielded yet
+	next uint64 // the first block that has not been yielded yet
 }
 
-// extent takes up one range of the overlay.
+// extent processes one range of the overlay.
 func (w *cutWalk) extent(start, end uint64, zero bool) error {
 	first, last := max(start/w.size, w.next), (end-1)/w.size
 	if zero {
-		// Blocks that lie wholly within are holes; the last block of the disk may be short.
+		// Blocks that lie entirely within the range are holes. The last block of the disk
+		// may be short.
 		from, to := max((start+w.size-1)/w.size, w.next), end/w.size
 		if end == w.cut.Size() {
 			to = last + 1

@@ -1,12 +1,12 @@
-// Package flush turns what changed on a disk into packs and map pages in the
-// store: fold, deduplicate, encode, upload. It does not commit: what it returns
-// is the root that a commit may name.
+// Package flush turns the changes of a disk into packs and map pages in the store: fold,
+// deduplicate, encode, upload. It does not commit. It returns the root that a commit may
+// name.
 //
-// One fold is a pipeline. Its source yields changed blocks in order; workers
-// hash and encode them side by side; the folder takes them up in order, looks
-// each up in the dedup index, and fills packs, which are uploaded side by side
-// within a bound. The map's changed pages follow in the last pack, so that a
-// flush of one block is one object.
+// A fold is a pipeline. Its source yields changed blocks in order. Workers hash and
+// encode them in parallel. The folder processes them in order: it looks each one up in
+// the dedup index and fills packs, of which a bounded number are uploaded in parallel.
+// The changed pages of the map follow in the last pack, so that a flush of one block is
+// one object.
 package flush
 
 import (
@@ -22,19 +22,19 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// Change is what a source yields: a run of blocks that are holes now, or one
-// block with its content, or with the way to get it.
+// Change is what a source yields: a run of blocks that are now holes, or one block with
+// its content or a function that loads it.
 type Change struct {
 	First, Count uint64
-	Raw          []byte // from NewBlock; the folder gives it back
-	// Load, if set, is called for the content, for several blocks at once: what
-	// is below a partly written block may have to be fetched.
+	Raw          []byte // from NewBlock; the folder returns it to the pool
+	// Load, if set, returns the content. It is called for several blocks in parallel,
+	// because what is below a partly written block may have to be fetched.
 	//
 	// glide:blocks
 	Load func(ctx context.Context) ([]byte, error)
 }
 
-// blocks are reused: a fold is bound by what it does to each, not by making room.
+// blocks are reused: allocating them would cost a fold too much.
 var blocks, slots sync.Pool
 
 // NewBlock returns a block of n zeros for a Change.
@@ -53,26 +53,26 @@ func newSlot(n int) []byte {
 	return make([]byte, 0, n)
 }
 
-// workers is how many blocks are loaded, hashed and encoded at once; more than
-// there are cores, since some of them wait for the store.
+// workers is how many blocks are loaded, hashed and encoded in parallel. It exceeds the
+// number of cores, because some workers wait for the store.
 const workers = 16
 
-// Source yields the changes, in ascending order, to fn; an error of fn ends it
-// and is returned.
+// Source yields the changes to fn in ascending order. An error of fn ends it and is
+// returned.
 type Source func(ctx context.Context, fn func(Change) error) error
 
-// Index is the dedup index of one tenant: where blocks were stored before. All
-// methods may be called concurrently.
+// Index is the dedup index of one tenant: it knows where blocks are stored. All methods
+// may be called concurrently.
 type Index interface {
-	// Block returns where a block is, a hole if it is not known.
+	// Block returns where a block is stored, or a hole if the index does not know it.
 	//
 	// glide:blocks
 	Block(h pack.Hash) (pack.Ref, error)
-	// AddBlocks enters blocks that are durable in the store.
+	// AddBlocks adds blocks that are durable in the store.
 	//
 	// glide:blocks
 	AddBlocks(refs []pack.Ref) error
-	// ForgetBlock removes one that was not where the index said.
+	// ForgetBlock removes a block that was not at the place in the index.
 	//
 	// glide:blocks
 	ForgetBlock(h pack.Hash) error
@@ -84,31 +84,31 @@ type Options struct {
 	Index       Index
 	Limits      pack.Limits
 	Compression pack.Compression
-	// Uploads is how many packs may be under way at once; 0 means 4.
+	// Uploads is how many packs may be uploaded in parallel; 0 means 4.
 	Uploads int
-	// Folded is called in order for each block that has content, with its raw
-	// bytes, which it may not keep, so that the cache need not fetch it. nil: never.
+	// Folded is called in order for each block with content, so that the cache need not
+	// fetch it. It must not keep the raw bytes. nil: never.
 	Folded func(idx uint64, h pack.Hash, raw []byte)
-	// Page is called with each page of the map that is put into a pack, which it
-	// may not keep, so that the host need not fetch its own map. nil: never.
+	// Page is called for each page of the map that is put into a pack, so that the host
+	// need not fetch its own map. It must not keep the page. nil: never.
 	Page func(h pack.Hash, page []byte)
-	// Progress is called with the bytes folded so far. nil: never.
+	// Progress is called with the number of bytes folded so far. nil: never.
 	Progress func(bytes uint64)
 }
 
 // Result is what a fold did.
 type Result struct {
 	Root     blockmap.Root
-	Folded   uint64 // blocks with content that were looked at
+	Folded   uint64 // blocks with content
 	New      uint64 // of those, uploaded
 	Hits     uint64 // of those, found in the dedup index
 	Uploaded uint64 // bytes of packs
-	// Reused are the packs that the root refers to and that neither the map
-	// before nor this session's uploads hold: see Session.Borrow.
+	// Reused are the packs that the root refers to although neither the previous map nor
+	// the uploads of this session have them. The caller must pin them.
 	Reused map[pack.ID][]pack.Hash
 }
 
-// folder is the state of one fold; only run's goroutine uses it.
+// folder is the state of one fold. Only the goroutine of run uses it.
 type folder struct {
 	opts    Options
 	session *Session
@@ -121,15 +121,16 @@ type folder struct {
 	cur     *pack.Builder
 	waiting map[pack.Hash][]uint64 // block indexes by hash, in cur
 	order   []pack.Hash            // hashes of cur, in order
-	// recent are blocks of packs that may still be under way, so not in the index.
+	// recent are the blocks of packs that may still be uploading, and so are not in the
+	// index.
 	recent  map[pack.Hash]pack.Ref
-	pages   *pack.Builder // of map pages, when they do not fit behind blocks
+	pages   *pack.Builder // for map pages that do not fit after the blocks
 	bytes   uint64
-	taken   uint64 // every change before this index was taken up
-	settled uint64 // index up to which pages were published ahead
+	taken   uint64 // every change before this index has been processed
+	settled uint64 // index up to which pages have been published in advance
 }
 
-// encoded is a block on its way through the workers.
+// encoded is a block that passes through the workers.
 type encoded struct {
 	idx   uint64
 	raw   []byte
@@ -141,17 +142,17 @@ type encoded struct {
 	ready chan struct{}
 }
 
-// Fold applies the changes to the map and uploads what the store does not have
-// yet. When it returns without error, all that the root names is durable
-// (published-is-complete), but for the packs in Reused, about which the caller
-// asks the session. The edit must have been made from base and may have been
-// changed before; it is used up, also by an error.
+// Fold applies the changes to the map and uploads what the store does not have yet. When
+// it returns without an error, everything that the root names is durable
+// (published-is-complete), except for the packs in Reused: the caller must pin those. The
+// edit must have been made from base, and may have been changed before. It cannot be used
+// afterwards, not even after an error.
 func Fold(ctx context.Context, s *Session, base *blockmap.Map, edit *blockmap.Edit, src Source, opts Options) (Result, error) {
 	if opts.Uploads == 0 {
 		opts.Uploads = 4
 	}
 	uploads, uctx := errgroup.WithContext(ctx)
-	g, ctx := errgroup.WithContext(uctx) // a failed upload ends the reading too
+	g, ctx := errgroup.WithContext(uctx) // a failed upload also ends the reading
 	uploads.SetLimit(opts.Uploads)
 	f := &folder{
 		opts: opts, session: s, edit: edit, base: base, ctx: uctx, uploads: uploads,
@@ -212,8 +213,8 @@ func feed(ctx context.Context, c Change, work chan<- *encoded, queue chan<- any)
 	}
 }
 
-// encode does, side by side, what needs no order: it recognises zeros, hashes,
-// looks the hash up, and encodes what was not found.
+// encode does in parallel what needs no order: it recognises zeros, hashes, looks the
+// hash up, and encodes the block if it was not found.
 func (f *folder) encode(ctx context.Context, e *encoded) {
 	if e.load != nil {
 		if e.raw, e.err = e.load(ctx); e.err != nil {
@@ -221,7 +222,7 @@ func (f *folder) encode(ctx context.Context, e *encoded) {
 		}
 	}
 	if allZero(e.raw) {
-		raw := e.raw // the pool's from here on, its variable too
+		raw := e.raw // this variable belongs to the pool from here on
 		e.raw = nil
 		blocks.Put(&raw)
 		return
@@ -240,7 +241,7 @@ func (f *folder) encode(ctx context.Context, e *encoded) {
 	e.slot = pack.EncodeSlot(newSlot(len(e.raw)+pack.SlotHeaderLen), pack.KindBlock, e.raw, f.opts.Compression)
 }
 
-// zeros is a stretch to compare with: comparing memory is the fastest test.
+// zeros is for comparison: comparing memory is the fastest test for zeros.
 var zeros [64 << 10]byte
 
 func allZero(b []byte) bool {
@@ -253,7 +254,7 @@ func allZero(b []byte) bool {
 	return bytes.Equal(b, zeros[:len(b)])
 }
 
-// take takes changes up in order.
+// take processes the changes in order.
 func (f *folder) take(ctx context.Context, queue <-chan any) error {
 	for item := range queue {
 		switch c := item.(type) {
@@ -287,7 +288,7 @@ func (f *folder) take(ctx context.Context, queue <-chan any) error {
 	return ctx.Err()
 }
 
-// block enters one block into the edit, or into the pack being filled.
+// block adds one block to the edit, or to the pack that is being filled.
 func (f *folder) block(e *encoded) error {
 	if e.raw == nil {
 		f.edit.ZeroRange(e.idx, e.idx+1)
@@ -328,7 +329,7 @@ func (f *folder) block(e *encoded) error {
 	return nil
 }
 
-// uploadCurrent ends the pack that is being filled, if there is one.
+// uploadCurrent completes and uploads the pack that is being filled, if there is one.
 func (f *folder) uploadCurrent() {
 	if b := f.cur; b != nil {
 		refs := f.seal()
@@ -337,7 +338,7 @@ func (f *folder) uploadCurrent() {
 	}
 }
 
-// known enters a block that the store has.
+// known adds a block that the store has.
 func (f *folder) known(e *encoded) error {
 	if err := f.edit.Set(e.idx, e.known); err != nil {
 		return err
@@ -357,13 +358,14 @@ func (f *folder) known(e *encoded) error {
 	return nil
 }
 
-// seal gives the blocks of the current pack their places.
+// seal assigns places to the blocks of the current pack.
 func (f *folder) seal() []pack.Ref {
 	f.cur.Seal()
 	refs := append([]pack.Ref(nil), f.cur.Refs()...)
 	for i, h := range f.order {
 		for _, idx := range f.waiting[h] {
-			// Set fails only for an index beyond the map, which its source made.
+			// Set fails only for an index beyond the map, which would be an error of the
+			// source.
 			if err := f.edit.Set(idx, refs[i]); err != nil {
 				panic(err)
 			}
@@ -375,12 +377,12 @@ func (f *folder) seal() []pack.Ref {
 	return refs
 }
 
-// recentMax bounds the blocks remembered beside the index: about 16 MiB.
+// recentMax bounds the blocks that are remembered in addition to the index: about 16 MiB.
 const recentMax = 1 << 17
 
 func (f *folder) upload(b *pack.Builder, refs []pack.Ref) {
 	if len(f.recent) > recentMax {
-		// Uploads under way are few; what they hold would at worst be stored twice.
+		// Few uploads are in progress. At worst their blocks are stored twice.
 		clear(f.recent)
 	}
 	obj := b.Finish()
@@ -396,17 +398,18 @@ func (f *folder) upload(b *pack.Builder, refs []pack.Ref) {
 	})
 }
 
-// aheadBlocks is how far a fold goes between publishing the map pages behind
-// it: the leaves of 4096 blocks are less than 200 KiB.
+// aheadBlocks is how many blocks a fold processes before it publishes their map pages:
+// the leaves of 4096 blocks take less than 200 KiB.
 const aheadBlocks = 4096
 
-// waitBlocks is how long it waits for a pack to become full: where nearly all
-// blocks are known, one that does not would hold up the map of the whole disk.
+// waitBlocks is how many blocks a fold processes at most while it waits for a pack to
+// become full. If the store has nearly all blocks, a pack with a single new block would
+// otherwise delay the map of the whole disk.
 const waitBlocks = 4 * aheadBlocks
 
-// passed publishes the map behind what was taken up now and then, so that a
-// long import holds little of it. Blocks of the current pack have no place yet,
-// so it waits for that, for a while.
+// passed publishes the map of the blocks processed so far from time to time, so that a
+// long import holds little of it. Blocks of the current pack have no place yet, so passed
+// waits for that pack, up to waitBlocks.
 func (f *folder) passed() error {
 	if f.taken < f.settled+aheadBlocks || f.cur != nil && f.taken < f.settled+waitBlocks {
 		return nil
@@ -416,8 +419,8 @@ func (f *folder) passed() error {
 	return f.edit.PublishBefore(f.ctx, f.taken, f)
 }
 
-// AddPage makes the folder the sink of the map's pages: behind the last blocks
-// if they fit there, else in packs of pages.
+// AddPage makes the folder the sink of the map's pages. They follow the last blocks if
+// they fit into that pack; the others go into packs of pages.
 func (f *folder) AddPage(_ context.Context, hash pack.Hash, page []byte) (pack.Ref, error) {
 	if f.opts.Page != nil {
 		f.opts.Page(hash, page)
@@ -460,10 +463,10 @@ func (f *folder) finish() error {
 	return nil
 }
 
-// recentIndex enters the blocks of the last pack once it is uploaded.
+// recentIndex adds the blocks of the last pack to the index after it is uploaded.
 func (f *folder) recentIndex(refs []pack.Ref) {
 	if err := f.uploads.Wait(); err == nil {
-		// An index: what it misses is stored again one day.
+		// It is only an index: a block that it lacks is stored again one day.
 		_ = f.opts.Index.AddBlocks(refs)
 	}
 }

@@ -68,7 +68,7 @@ func (f *fakes) ForgetBlock(h pack.Hash) error {
 	return nil
 }
 
-// bench is a store, a session, and the map that folds go on from.
+// bench is a store, a session, and the map from which the next fold continues.
 type bench struct {
 	t       *testing.T
 	store   objstore.Store
@@ -90,7 +90,7 @@ func newBench(t *testing.T, blocks uint64) *bench {
 	return b
 }
 
-// restart begins a new session: packs of the one before are strangers.
+// restart begins a new session: the packs of the old one must now be pinned.
 func (b *bench) restart() {
 	b.session = NewSession(b.store, b.fakes, func() uint64 { b.nonce++; return b.nonce })
 }
@@ -104,7 +104,7 @@ func (b *bench) open(root blockmap.Root, blocks uint64) {
 	b.base = m
 }
 
-// Page implements blockmap.Pages, from the store alone.
+// Page implements blockmap.Pages. It reads only from the store.
 func (b *bench) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
 	raw, err := b.store.GetRange(ctx, ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
 	if err != nil {
@@ -117,7 +117,7 @@ func (b *bench) options() Options {
 	return Options{Hasher: b.hasher, Index: b.fakes, Limits: pack.Limits{Blocks: 3}}
 }
 
-// fold folds the changes and goes on from the result.
+// fold folds the changes and continues from the result.
 func (b *bench) fold(changes ...Change) Result {
 	b.t.Helper()
 	end := b.session.Begin()
@@ -166,8 +166,8 @@ func content(seed uint64) []byte {
 
 func one(idx uint64, raw []byte) Change { return Change{First: idx, Count: 1, Raw: raw} }
 
-// TestFoldModel folds random changes, one set after another, and reads back
-// through map and packs what a model has. published-is-complete.
+// TestFoldModel folds sets of random changes, and reads them back through map and packs.
+// The result must equal a model. published-is-complete.
 func TestFoldModel(t *testing.T) {
 	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -178,15 +178,15 @@ func TestFoldModel(t *testing.T) {
 			var changes []Change
 			for idx := uint64(0); idx < blocks; idx++ {
 				switch r.IntN(8) {
-				case 0: // few contents: duplicates within a fold and between folds
+				case 0: // few different contents: duplicates within a fold and between folds
 					raw := content(r.Uint64N(40))
 					changes = append(changes, one(idx, bytes.Clone(raw)))
 					model[idx] = raw
-				case 1: // loaded when its turn comes
+				case 1: // loaded by a worker
 					raw := content(r.Uint64())
 					changes = append(changes, Change{First: idx, Count: 1, Load: func(context.Context) ([]byte, error) { return bytes.Clone(raw), nil }})
 					model[idx] = raw
-				case 2: // content that is zeros is a hole
+				case 2: // content of zeros is a hole
 					changes = append(changes, one(idx, make([]byte, blockSize)))
 					delete(model, idx)
 				case 3:
@@ -219,7 +219,7 @@ func TestFoldModel(t *testing.T) {
 	}
 }
 
-// TestZeroRuns: zeroing all of a huge disk is cheap. zero-is-free.
+// TestZeroRuns: zeroing a huge disk entirely is cheap. zero-is-free.
 func TestZeroRuns(t *testing.T) {
 	const blocks = 16 << 40 / blockSize
 	b := newBench(t, blocks)
@@ -240,8 +240,8 @@ func TestZeroRuns(t *testing.T) {
 	}
 }
 
-// TestDedupWithinOneFold: equal blocks are uploaded once, whether the pack of the
-// first is still being filled, under way, or done.
+// TestDedupWithinOneFold: equal blocks are uploaded once, whether the pack of the first
+// is still being filled, being uploaded, or done.
 func TestDedupWithinOneFold(t *testing.T) {
 	b := newBench(t, 100)
 	var changes []Change
@@ -257,7 +257,7 @@ func TestDedupWithinOneFold(t *testing.T) {
 			t.Fatalf("block %d", idx)
 		}
 	}
-	// The same content at the same place again: nothing to do, nothing borrowed.
+	// The same content at the same place again: nothing to do, and nothing to pin.
 	puts := b.count.Counts().Put
 	b.restart()
 	if res := b.fold(one(7, content(7%5))); res.New != 0 || len(res.Reused) != 0 || b.count.Counts().Put != puts {
@@ -265,9 +265,9 @@ func TestDedupWithinOneFold(t *testing.T) {
 	}
 }
 
-// TestBorrowed: what a fold refers to in packs of others is told to its caller,
-// by pack and block; where the caller then finds them gone and has the index
-// forget them, folding again stores the blocks anew. reachable-is-kept.
+// TestBorrowed: a fold returns the packs of others that it refers to, and the blocks in
+// them. If the caller finds them gone and removes them from the index, the next fold
+// stores the blocks again. reachable-is-kept.
 func TestBorrowed(t *testing.T) {
 	b := newBench(t, 100)
 	first := b.fold(one(0, content(1)), one(1, content(2)))
@@ -275,7 +275,8 @@ func TestBorrowed(t *testing.T) {
 	if err != nil || first.New != 2 {
 		t.Fatalf("%+v, %v", first, err)
 	}
-	// In the session that uploaded it, and while its pin is there, a hit needs no look.
+	// In the session that uploaded the block, and while its pin exists, a hit needs no
+	// check.
 	if res := b.fold(one(10, content(1))); len(res.Reused) != 0 || res.Hits != 1 {
 		t.Fatalf("%+v", res)
 	}
@@ -304,16 +305,15 @@ func TestBorrowed(t *testing.T) {
 	}
 }
 
-// TestFailedUpload: a fold whose upload fails, or whose source does, says so, and
-// the index never learns of blocks that the store does not have.
-// published-is-complete.
+// TestFailedUpload: a fold whose upload or source fails returns the error, and the index
+// never learns of blocks that the store does not have. published-is-complete.
 func TestFailedUpload(t *testing.T) {
 	for n := range 8 {
 		b := newBench(t, 100)
 		faults := objstore.NewFaults(b.store, 1)
 		b.session = NewSession(faults, b.fakes, func() uint64 { b.nonce++; return b.nonce })
 		faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPut}, Skip: n, Times: 1, Effect: objstore.FailBefore})
-		changes := func() (out []Change) { // a fold uses the blocks up
+		changes := func() (out []Change) { // a fold consumes the blocks
 			for idx := range uint64(20) {
 				out = append(out, one(idx, content(idx)))
 			}
@@ -349,8 +349,8 @@ func TestFailedUpload(t *testing.T) {
 	}
 }
 
-// TestLongImport: in a long fold in order the map's pages are published behind
-// it, Folded is called in order, and the result is whole. bounded.
+// TestLongImport: during a long fold in order, the map's pages are published as it
+// proceeds. Folded is called in order, and the result is complete. bounded.
 func TestLongImport(t *testing.T) {
 	const n = 5*aheadBlocks + 77
 	b := newBench(t, n)
@@ -366,12 +366,12 @@ func TestLongImport(t *testing.T) {
 	seen := func(objstore.Info) bool { early++; return true }
 	src := func(_ context.Context, fn func(Change) error) error {
 		for idx := range uint64(n) {
-			raw := make([]byte, blockSize) // hardly compressible content is not the point here
+			raw := make([]byte, blockSize) // how well the content compresses does not matter here
 			copy(raw, content(idx)[:16])
 			if err := fn(one(idx, raw)); err != nil {
 				return err
 			}
-			if idx == 4*aheadBlocks { // what went up before the end
+			if idx == 4*aheadBlocks { // what was uploaded before the end
 				if err := objstore.ListAll(ctx, b.store, "packs/", "", seen); err != nil {
 					return err
 				}
@@ -397,9 +397,8 @@ func TestLongImport(t *testing.T) {
 	}
 }
 
-// TestRepetitiveImport: where nearly all blocks are known the pack that is
-// being filled stays open, and must not hold up the map of all that follows.
-// bounded.
+// TestRepetitiveImport: if the store has nearly all blocks, the pack that is being filled
+// stays open for long. It must not delay the map of everything after it. bounded.
 func TestRepetitiveImport(t *testing.T) {
 	const n = 3*waitBlocks + 5
 	b := newBench(t, n)

@@ -9,10 +9,10 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// Pins announces to collectors what a host is about to refer to. Each method
-// returns when the pin is durable in the store, and returns how to drop it.
+// Pins announces to collectors what a host is about to refer to. Each method returns when
+// the pin is durable in the store. It also returns a function that drops the pin.
 type Pins interface {
-	// PinSession announces every pack whose nonce begins with the given bytes.
+	// PinSession announces every pack whose nonce begins with these bytes.
 	//
 	// glide:blocks
 	PinSession(ctx context.Context, nonce [8]byte) (drop func(context.Context) error, err error)
@@ -22,37 +22,37 @@ type Pins interface {
 	PinPacks(ctx context.Context, ids []pack.ID) (drop func(context.Context) error, err error)
 }
 
-// sessionPacks is how many packs carry one nonce before the session rotates.
+// sessionPacks is how many packs share one nonce before the session rotates.
 const sessionPacks = 4096
 
-// Session is a host's open upload session: the nonce that the keys of its packs
-// carry, announced by one pin before the first of them is uploaded. Its packs
-// therefore need no look before they are referred to (reachable-is-kept). A
-// session that is not used makes no request. It may be used concurrently.
+// Session is a host's open upload session. The keys of its packs carry its nonce, and a
+// pin announces the nonce before the first pack is uploaded. So its packs need no check
+// before they are referred to (reachable-is-kept). A session that is not used makes no
+// request. It may be used concurrently.
 type Session struct {
 	store objstore.Store
 	pins  Pins
 	rand  func() uint64
 
-	mu     sync.Mutex // held while a pin is put
+	mu     sync.Mutex // held while a pin is created
 	open   bool
 	nonce  [8]byte
 	count  uint32
 	drop   func(context.Context) error
-	users  int                           // folds that use the session now
-	stale  []func(context.Context) error // pins of rotated sessions, dropped when no fold is under way
-	issued map[[8]byte]bool              // nonces whose pins are still there
-	spare  []*pack.Builder               // for reuse, all made with limits
+	users  int                           // folds that are using the session
+	stale  []func(context.Context) error // pins of rotated sessions, dropped when no fold is in progress
+	issued map[[8]byte]bool              // nonces whose pins still exist
+	spare  []*pack.Builder               // for reuse; all were made with limits
 	limits pack.Limits
 }
 
-// NewSession returns a session; rand makes nonces.
+// NewSession returns a session. rand is the source of its nonces.
 func NewSession(store objstore.Store, pins Pins, rand func() uint64) *Session {
 	return &Session{store: store, pins: pins, rand: rand, issued: map[[8]byte]bool{}}
 }
 
-// Begin tells that a fold begins; what it returns ends it, once its root is
-// committed or given up: until then the pins of its packs stay.
+// Begin begins a fold. The caller calls end when the fold's root is committed or
+// abandoned. Until then the pins of its packs stay.
 func (s *Session) Begin() (end func(context.Context)) {
 	s.mu.Lock()
 	s.users++
@@ -71,13 +71,14 @@ func (s *Session) Begin() (end func(context.Context)) {
 		}
 		s.mu.Unlock()
 		for _, d := range drop {
-			// A pin that stays keeps some garbage; the next start of this host drops it.
+			// A pin that stays only keeps some garbage. The next start of this host drops
+			// it.
 			_ = d(ctx)
 		}
 	}
 }
 
-// newPack begins a pack of the session, opening it, or another, first.
+// newPack begins a pack of the session. If needed it first opens or rotates the session.
 func (s *Session) newPack(ctx context.Context, limits pack.Limits) (*pack.Builder, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,11 +110,11 @@ func (s *Session) newPack(ctx context.Context, limits pack.Limits) (*pack.Builde
 	return pack.NewBuilder(n, limits), nil
 }
 
-// spareBuilders is how many builders, about 3 MB each, are kept for reuse while
-// folds are under way.
+// spareBuilders is how many builders, of about 3 MB each, are kept for reuse while folds
+// are in progress.
 const spareBuilders = 8
 
-// reuse takes back a builder whose object was uploaded.
+// reuse accepts a builder whose object has been uploaded.
 func (s *Session) reuse(b *pack.Builder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,15 +123,15 @@ func (s *Session) reuse(b *pack.Builder) {
 	}
 }
 
-// owns tells whether the pack was uploaded under a pin of this session that is
-// still there.
+// owns reports whether the pack was uploaded under a pin of this session that still
+// exists.
 func (s *Session) owns(id pack.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.issued[[8]byte(id.Nonce[:8])]
 }
 
-// Close drops the session's pins; no fold may be under way.
+// Close drops the session's pins. No fold may be in progress.
 func (s *Session) Close(ctx context.Context) error {
 	s.mu.Lock()
 	drop := s.stale

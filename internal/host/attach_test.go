@@ -26,14 +26,14 @@ type fakeKernel struct {
 	mu      sync.Mutex
 	devices map[int]*fakeDevice
 	missing error          // why there can be no devices
-	users   map[int]string // who has devices open
+	users   map[int]string // processes that have devices open
 }
 
 type fakeDevice struct {
 	identity   string
 	size       uint64
 	readOnly   bool
-	connection int // how many it has had
+	connection int // number of connections so far
 	nc         net.Conn
 	c          *nbdclient.Client
 }
@@ -118,7 +118,8 @@ func (k *fakeKernel) Hold(_ context.Context, index int) (func(), error) {
 	return func() {}, k.devices[index].c.Flush()
 }
 
-// device is the device with the number once it has had so many connections.
+// device waits until the device with this number has had this many connections, and
+// returns it.
 func (k *fakeKernel) device(t *testing.T, index, connections int) *fakeDevice {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -153,8 +154,8 @@ func create(t *testing.T, h *Host, name string, size uint64) {
 	must[api.Volume](t)(h.Create(t.Context(), api.CreateRequest{Name: name, Size: size}))
 }
 
-// TestDevicesAreReclaimed: what a host attached is there again when the host is,
-// whether or not it had the time to note it, and is served by its new process.
+// TestDevicesAreReclaimed: the devices that a host attached exist again when the host
+// runs again, even if it had no time to record them. Its new process serves them.
 func TestDevicesAreReclaimed(t *testing.T) {
 	_, k, open := attachBed(t)
 	h := open()
@@ -169,7 +170,7 @@ func TestDevicesAreReclaimed(t *testing.T) {
 	if err := k.device(t, 0, 1).c.Write(before, 4096, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.disks.DB.SetFact(export.AttachmentsFact, nil); err != nil { // as if it had crashed before it could note them
+	if err := h.disks.DB.SetFact(export.AttachmentsFact, nil); err != nil { // as if it had crashed before it could record them
 		t.Fatal(err)
 	}
 	if err := h.Close(t.Context()); err != nil {
@@ -201,7 +202,7 @@ func TestDevicesAreReclaimed(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	_ = k.Disconnect(0) // the machine was booted
+	_ = k.Disconnect(0) // the machine was rebooted
 	h = open()
 	if v := must[api.Volume](t)(h.Show(t.Context(), "a")); v.Device != "" {
 		t.Errorf("a is %+v", v)
@@ -211,16 +212,16 @@ func TestDevicesAreReclaimed(t *testing.T) {
 	}
 }
 
-// TestDeviceWaitsForItsLastWrites: the kernel drops a connection whose requests
-// take too long. It gets another only when what was under way is done, or else an
-// old write could come after a new one.
+// TestDeviceWaitsForItsLastWrites: the kernel drops a connection whose requests take too
+// long. It gets another only when the requests in progress are done. Otherwise an old
+// write could be applied after a new one.
 func TestDeviceWaitsForItsLastWrites(t *testing.T) {
 	_, k, open := attachBed(t)
 	h := open()
 	create(t, h, "a", 8<<20)
 	must[api.Attachment](t)(h.Attach(t.Context(), "a", api.AttachRequest{}))
 	d := must[*disk.Disk](t)(h.disks.Local("a", false))
-	d.Limiter.Set(volume.Limits{Bandwidth: 1 << 20}, time.Now) // a MiB a second, of which the first is free
+	d.Limiter.Set(volume.Limits{Bandwidth: 1 << 20}, time.Now) // a MiB per second; the first MiB is free
 	dev := k.device(t, 0, 1)
 	if err := dev.c.Write(make([]byte, 1<<20), 1<<20, 0); err != nil {
 		t.Fatal(err)
@@ -241,7 +242,7 @@ func TestDeviceWaitsForItsLastWrites(t *testing.T) {
 	}
 }
 
-// TestDetach: a device that is in use stays, unless it is forced, or its volume goes.
+// TestDetach: a device in use stays, unless it is forced or its volume is removed.
 func TestDetach(t *testing.T) {
 	_, k, open := attachBed(t)
 	h := open()
@@ -286,7 +287,7 @@ func TestDetach(t *testing.T) {
 		t.Errorf("b is %+v", v)
 	}
 
-	// Attaching wakes it; then somebody else disconnects it.
+	// Attaching wakes the volume. Then another program disconnects the device.
 	must[api.Attachment](t)(h.Attach(ctx, "b", api.AttachRequest{}))
 	_ = k.Disconnect(0)
 	for h.attachments.Device(must[*disk.Disk](t)(h.disks.Local("b", false)).ID) != "" {
@@ -322,7 +323,7 @@ func TestAttachRefuses(t *testing.T) {
 	}
 }
 
-// TestAttachRace: of many that attach, and then detach, one volume, one does it.
+// TestAttachRace: of many callers that attach and then detach one volume, one succeeds.
 func TestAttachRace(t *testing.T) {
 	_, k, open := attachBed(t)
 	h := open()

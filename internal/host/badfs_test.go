@@ -24,8 +24,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// badDisk is a disk of which a part fails from its n-th change on, in one way,
-// until it is mended.
+// badDisk is a disk of which a part fails from its n-th change on, in one way, until it
+// is repaired.
 type badDisk struct {
 	vfs.FS
 	mem     *vfs.MemFS
@@ -67,7 +67,7 @@ func newBadDisk(part string, err error) *badDisk {
 
 func (b *badDisk) Lock(name string) (io.Closer, error) { return b.mem.Lock(name) }
 
-// badDay is a host on a bad disk, and what must be true of its volume.
+// badDay is a host on a bad disk, with what must hold for its volume.
 type badDay struct {
 	t     *testing.T
 	disk  *badDisk
@@ -75,7 +75,7 @@ type badDay struct {
 	h     *Host
 	m     modelDisk
 	rng   *rand.Rand
-	made  map[string]bool // volumes and snapshots whose making was acknowledged
+	made  map[string]bool // volumes and snapshots whose creation was acknowledged
 	n     int
 }
 
@@ -101,8 +101,8 @@ func (b *badDay) open(fs vfs.FS) {
 	b.h = h
 }
 
-// step does one of the things that guests and people do. Whatever the disk does,
-// it returns within a bounded time, and an error has a kind that says why.
+// step does one random thing that a guest or a user does. Whatever the disk does, step
+// returns within a bounded time, and an error has a kind that says why.
 func (b *badDay) step() {
 	b.t.Helper()
 	hangs := time.AfterFunc(time.Minute, func() { panic("a step of the host hangs") })
@@ -117,7 +117,8 @@ func (b *badDay) step() {
 		if v == nil {
 			return
 		}
-		// One that failed may be there all the same, in part: the guest was told.
+		// A failed write may be there nevertheless, in part: the guest was told that it
+		// failed.
 		if err = v.WriteAt(data, off); err == nil {
 			b.m.ops = append(b.m.ops, crashOp{off, uint64(len(data)), data})
 		} else {
@@ -161,7 +162,7 @@ func (b *badDay) step() {
 	}
 }
 
-// checkReads reads what was acknowledged, unless the volume says that it failed.
+// checkReads reads the acknowledged data, unless the volume says that it failed.
 func (b *badDay) checkReads(v *volume.Volume) {
 	b.t.Helper()
 	got := make([]byte, badDaySize)
@@ -176,8 +177,8 @@ func (b *badDay) checkReads(v *volume.Volume) {
 	}
 }
 
-// mended is what holds once the disk works: the volume goes on, or has failed for
-// a sync that failed, which a start mends; and nothing that was acknowledged is gone.
+// mended checks what holds once the disk works: the volume works, or it failed because of
+// a failed sync, which a restart repairs; and no acknowledged write is lost.
 func (b *badDay) mended() {
 	b.t.Helper()
 	b.disk.from.Store(neverFails)
@@ -219,7 +220,7 @@ func (b *badDay) mended() {
 	_ = b.h.Close(ctx)
 }
 
-// checkAll finds every volume whose making was acknowledged, and no other.
+// checkAll checks that every volume whose creation was acknowledged exists, and no other.
 func (b *badDay) checkAll(when string) {
 	b.t.Helper()
 	have := map[string]bool{}
@@ -236,9 +237,9 @@ func (b *badDay) checkAll(when string) {
 	}
 }
 
-// Wherever the disk begins to fail, in whatever way: the daemon lives, reads go
-// on, nothing that was acknowledged is lost, nothing that failed appears, and all
-// goes on when the disk works again.
+// Wherever and however the disk begins to fail: the daemon survives, reads still work, no
+// acknowledged write is lost, no failed operation takes effect, and everything works
+// again when the disk does.
 func TestDiskFails(t *testing.T) {
 	errnos := []error{syscall.ENOSPC, syscall.EIO, syscall.EDQUOT, syscall.EROFS}
 	kinds := slices.Sorted(maps.Keys(parts))

@@ -13,11 +13,11 @@ import (
 	"github.com/paraglide/glide/internal/api"
 )
 
-// TestForkCost: a fork on one host costs a few milliseconds, durable, whatever
-// the disk's size and dirty data, with the parent under load, and the parent is
-// not paused (fork-is-constant). A fork waits for two syncs that it begins at the
-// same time, so where other work keeps the disk or the processors busy, a lone
-// sync, measured between the forks, tells by how much everything is slower.
+// TestForkCost: a durable fork on one host costs a few milliseconds, whatever the disk's
+// size and dirty data. The parent is under load and is not paused (fork-is-constant). A
+// fork waits for two syncs that it starts at the same time. Other work on the disk or the
+// processors may slow everything down; lone syncs, measured between the forks, show by
+// how much.
 func TestForkCost(t *testing.T) {
 	b := newBed(t)
 	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Counter: b.count, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 16 << 30}})
@@ -47,7 +47,7 @@ func TestForkCost(t *testing.T) {
 		t.Logf("fork p50 %v p99 %v max %v; a lone sync p50 %v p99 %v max %v", forks[50], forks[98], forks[99], syncs[50], syncs[98], syncs[99])
 		pause := writes[len(writes)*999/1000]
 		t.Logf("parent's writes p50 %v p99.9 %v max %v of %d", writes[len(writes)/2], pause, writes[len(writes)-1], len(writes))
-		bound := max(5*time.Millisecond, 3*syncs[99]) // the load's sync that is under way, its own, and some
+		bound := max(5*time.Millisecond, 3*syncs[99]) // the load's sync in progress, the fork's own, and some reserve
 		if forks[98] <= bound && pause <= bound {
 			break
 		}
@@ -60,8 +60,8 @@ func TestForkCost(t *testing.T) {
 	}
 }
 
-// forksUnderLoad forks v a hundred times while it is written, and tells how long
-// the forks, lone syncs between them, and the writes took, each in order.
+// forksUnderLoad forks v a hundred times while it is written to. It returns how long the
+// forks, lone syncs between them, and the writes took, each sorted.
 func forksUnderLoad(t *testing.T, h *Host, prefix string) (forks, syncs, writes []time.Duration) {
 	t.Helper()
 	v := vol(t, h, "v")
@@ -103,8 +103,8 @@ func forksUnderLoad(t *testing.T, h *Host, prefix string) (forks, syncs, writes 
 	return forks, syncs, writes
 }
 
-// newProbe returns a function that appends two KiB, about a volume's record, to
-// a file of its own and tells how long the disk takes to sync it.
+// newProbe returns a function that appends 2 KiB, about the size of a volume's record, to
+// a file of its own, and returns how long the sync took.
 func newProbe(t *testing.T) func() time.Duration {
 	f, err := os.Create(filepath.Join(t.TempDir(), "probe"))
 	if err != nil {
@@ -123,8 +123,8 @@ func newProbe(t *testing.T) func() time.Duration {
 	}
 }
 
-// TestOpenWithDirtyData: what a volume has not published does not have to be
-// read to open it: the index of the log's segments is enough.
+// TestOpenWithDirtyData: opening a volume does not read its unpublished data. The index
+// of the log's segments is enough.
 func TestOpenWithDirtyData(t *testing.T) {
 	b := newBed(t)
 	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Counter: b.count, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 16 << 30}})

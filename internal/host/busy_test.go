@@ -16,8 +16,8 @@ import (
 	"github.com/paraglide/glide/nbd"
 )
 
-// busyOwner is a host whose guest writes and flushes a sync volume as fast as it
-// can, until that fails; nobody can ask it.
+// busyOwner is a host whose guest writes to and flushes a sync volume as fast as it can,
+// until that fails. Other hosts cannot ask it.
 func busyOwner(t *testing.T, b *bed) (h *Host, flushes *atomic.Int64, ended chan error) {
 	store := b.store
 	b.store = objstore.Latency(store, objstore.LatencyOptions{Fixed: time.Millisecond})
@@ -49,9 +49,9 @@ func busyOwner(t *testing.T, b *bed) (h *Host, flushes *atomic.Int64, ended chan
 	return h, flushes, ended
 }
 
-// TestForceAgainstABusyOwner: a claim by force wins within seconds, though the
-// owner commits many times faster than the claimer's requests travel. The owner is
-// fenced, and has its rescue if anything was left.
+// TestForceAgainstABusyOwner: a forced claim wins within seconds, although the owner
+// commits many times faster than the claimer's requests travel. The owner is fenced, and
+// has a rescue volume if anything was unpublished.
 func TestForceAgainstABusyOwner(t *testing.T) {
 	b := newBed(t)
 	a, flushes, ended := busyOwner(t, b)
@@ -75,8 +75,8 @@ func TestForceAgainstABusyOwner(t *testing.T) {
 	same(t, c, "v", 32<<10, make([]byte, 4096)) // it can be read
 }
 
-// TestOwnerGoesOnAfterADeadClaim: an owner whose volume was sealed by a host that
-// died pauses once, says why, and loses nothing.
+// TestOwnerGoesOnAfterADeadClaim: an owner whose volume was sealed by a host that died
+// pauses once, says why, and loses nothing.
 func TestOwnerGoesOnAfterADeadClaim(t *testing.T) {
 	b := newBed(t)
 	var skew atomic.Int64
@@ -125,8 +125,8 @@ func TestOwnerGoesOnAfterADeadClaim(t *testing.T) {
 	}
 }
 
-// TestFlushWaitsWhileYielding: the flush verb of a local volume waits for the
-// host that sealed it, and is fenced when that takes it over.
+// TestFlushWaitsWhileYielding: the flush verb of a local volume waits for the host that
+// sealed it, and is fenced when that host takes it over.
 func TestFlushWaitsWhileYielding(t *testing.T) {
 	b, h1, _, _ := twoHosts(t)
 	tip, err := commitlog.Newest(ctx, b.store, commitlog.Volume{Tenant: "default", Name: "v"})
@@ -152,8 +152,8 @@ func TestFlushWaitsWhileYielding(t *testing.T) {
 	}
 }
 
-// TestFencedByACopy: a data directory that was copied with its host.json fences
-// the first one; the message says so.
+// TestFencedByACopy: a copy of a data directory, including host.json, fences the
+// original. The message says so.
 func TestFencedByACopy(t *testing.T) {
 	b, h1, _, _ := twoHosts(t)
 	tip, err := commitlog.Newest(ctx, b.store, commitlog.Volume{Tenant: "default", Name: "v"})
@@ -182,9 +182,9 @@ func plant(t *testing.T, b *bed, o *commitlog.Object) {
 	}
 }
 
-// TestReleasedThenSealed: a volume that was released here, and that another host
-// sealed and did not take, is this host's again after the time to yield, however
-// often it is tried meanwhile.
+// TestReleasedThenSealed: this host released a volume, and another host sealed it but did
+// not take it. After the time to yield, the volume belongs to this host again, however
+// often a verb was tried meanwhile.
 func TestReleasedThenSealed(t *testing.T) {
 	b := newBed(t)
 	var skew atomic.Int64
@@ -204,7 +204,7 @@ func TestReleasedThenSealed(t *testing.T) {
 	if _, err := h.Sleep(ctx, "v", true, false); !errors.Is(err, commitlog.ErrYielding) {
 		t.Fatalf("a sealed volume is released: %v", err)
 	}
-	d := h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}) // the host loses its power before it knows
+	d := h.disks.Find(disk.Name{Tenant: "default", Volume: "v"}) // the host crashes before it learns the outcome
 	d.SetOwner(nil)
 	if err := d.Update(func(s *volume.State) { s.Released = true }); err != nil {
 		t.Fatal(err)

@@ -19,15 +19,16 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// Config configures a Host. Zero values mean the defaults given.
+// Config configures a Host. A zero value means the default that the field's comment
+// gives.
 type Config struct {
 	Data      string         // data directory; required, must exist
 	Store     objstore.Store // required
-	StoreURL  string         // for people
+	StoreURL  string         // shown to users
 	Counter   *objstore.Counter
-	FS        vfs.FS   // the machine's
-	Advertise string   // where other hosts find this one's API
-	NBD       []string // addresses, unix:PATH or tcp:HOST:PORT; the first one is in URIs
+	FS        vfs.FS   // the file system; the machine's
+	Advertise string   // the address at which other hosts reach this one's API
+	NBD       []string // listening addresses, unix:PATH or tcp:HOST:PORT; URIs use the first one
 	NBDTLS    bool     // clients must use TLS
 	API       []string
 	Version   string
@@ -35,39 +36,40 @@ type Config struct {
 	Memory      int64            // bytes of the memory tier; 256 MiB
 	Cache       Share            // SSD tier; 80 % of the disk
 	WALLimit    Share            // log; 80 % of the disk
-	DirtyBudget uint64           // bytes a volume; 5 GiB
+	DirtyBudget uint64           // bytes per volume; 5 GiB
 	Compression pack.Compression // zstd
 	PackBlocks  int              // 25
 	Retention   time.Duration    // 72 h
-	FoldAfter   uint64           // data commits of a volume before they are folded into packs; 256
+	FoldAfter   uint64           // data commits of a volume that trigger a fold into packs; 256
 	RoomWait    time.Duration    // how long a writer waits for room in the log before it gets an error; 20 s
-	RollAt      uint64           // objects of an epoch before the next begins; commitlog's default
+	RollAt      uint64           // objects per epoch before a new epoch begins; commitlog's default
 
-	// Starting is told what Open is at. It may be called by several goroutines.
+	// Starting reports the progress of Open. It may be called by several goroutines.
 	Starting func(format string, args ...any)
 
-	// Limits are those of the system that the host shows; limits.Read.
+	// Limits returns the system's limits that the host shows; limits.Read.
 	Limits func() []limits.Use
 
-	// Kernel is where volumes are attached; this machine's.
+	// Kernel creates the block devices of attached volumes; this machine's.
 	Kernel export.Kernel
 	// Dial returns the peer at an advertised address.
 	Dial func(addr string) ownership.Peer
-	// Now is the clock, Rand the source of randomness, Log where faults are told that nobody waits for.
-	// Uptime is a clock that is never set and runs while the machine is suspended.
+	// Now is the clock, Rand the source of randomness. Log gets errors that no caller
+	// waits for. Uptime is a clock that is never set and that counts suspensions of the
+	// machine.
 	Now    func() time.Time
 	Uptime func() time.Duration
 	Rand   io.Reader
 	Log    *slog.Logger
 }
 
-// Share is an amount of disk: bytes, or percent of the disk if it is below 0.
+// Share is an amount of disk: a percentage of the disk if Percent is above 0, else bytes.
 type Share struct {
 	Bytes   int64
 	Percent int
 }
 
-// of is the share of a disk of so many bytes.
+// of returns the share of a disk with this many bytes.
 func (s Share) of(disk uint64) int64 {
 	if s.Percent > 0 {
 		return int64(disk / 100 * uint64(s.Percent))
@@ -77,7 +79,7 @@ func (s Share) of(disk uint64) int64 {
 
 func (s Share) isZero() bool { return s == Share{} }
 
-// fill sets defaults and reports everything that is wrong.
+// fill sets defaults and reports all violations.
 func (c *Config) fill() error {
 	if c.FS == nil {
 		c.FS = vfs.Default

@@ -17,8 +17,8 @@ import (
 
 var longAgo = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// longHistory puts a volume with so many commits, one a second, into the store,
-// as an owner on another host did.
+// longHistory puts a volume with this many commits, one per second, into the store, as an
+// owner on another host would.
 func longHistory(t *testing.T, store objstore.Store, name string, commits int) {
 	t.Helper()
 	now := longAgo
@@ -45,7 +45,7 @@ func longHistory(t *testing.T, store objstore.Store, name string, commits int) {
 	}
 }
 
-// costing counts the requests that a verb makes.
+// costing checks the number of requests that a verb makes.
 func (b *bed) costing(t *testing.T, what string, most uint64, do func()) {
 	t.Helper()
 	before := b.count.Counts()
@@ -58,7 +58,7 @@ func (b *bed) costing(t *testing.T, what string, most uint64, do func()) {
 	}
 }
 
-// TestCostOfALongHistory: what a verb costs follows what is asked of it, not the
+// TestCostOfALongHistory: the cost of a verb depends on what it is asked for, not on the
 // length of the history. The bounds are those of docs/performance.md.
 func TestCostOfALongHistory(t *testing.T) {
 	b := newBed(t)
@@ -106,8 +106,8 @@ func TestCostOfALongHistory(t *testing.T) {
 	b.costing(t, "df", 0, func() { must[api.Usage](t)(h.Usage(ctx, "v")) })
 }
 
-// TestCostOfManyVolumes: ls --all costs two requests a volume, side by side, and
-// one that cannot be read does not take the others with it.
+// TestCostOfManyVolumes: ls --all costs two requests per volume, which run in parallel. A
+// volume that cannot be read does not affect the others.
 func TestCostOfManyVolumes(t *testing.T) {
 	b := newBed(t)
 	const volumes = 300
@@ -125,7 +125,7 @@ func TestCostOfManyVolumes(t *testing.T) {
 	began := time.Now()
 	var list []api.Volume
 	b.costing(t, "ls --all", 2*(volumes+1)+12, func() { list = must[[]api.Volume](t)(h.List(ctx, true)) })
-	if took := time.Since(began); took > 20*time.Second { // one after the other it would be 12 s and more, on an idle machine
+	if took := time.Since(began); took > 20*time.Second { // one after the other they would take at least 12 s, even on an idle machine
 		t.Errorf("it took %v", took)
 	}
 	failed := 0
@@ -144,5 +144,5 @@ func TestCostOfManyVolumes(t *testing.T) {
 	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpGet}})
 	b.store = faults
 	_, err := b.host(t.TempDir(), "c").List(ctx, true)
-	wantKind(t, err, errs.Unavailable) // of a store from which nothing can be read
+	wantKind(t, err, errs.Unavailable) // a store from which nothing can be read
 }

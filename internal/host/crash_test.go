@@ -23,7 +23,7 @@ const (
 	crashData  = "data"
 )
 
-// crashWorld is one data directory and a store, through many lives of a host.
+// crashWorld is one data directory and one store during many lives of a host.
 type crashWorld struct {
 	t     *testing.T
 	r     *rand.Rand
@@ -31,21 +31,21 @@ type crashWorld struct {
 	h     *Host
 	names int
 
-	mu      sync.Mutex // the rest is reached from the host's goroutines too
+	mu      sync.Mutex // the host's goroutines use the fields below too
 	mem     *vfs.MemFS
 	gen     int
 	disks   []*modelDisk
 	removed map[string]string // names by ID, acknowledged as removed
-	late    []func() error    // requests of dead hosts that are still under way
+	late    []func() error    // requests of dead hosts that are still in flight
 	ops     int
 	crashAt int
 	fate    uint64
 	crash   *powerLoss
-	life    context.Context // of the host; ends with its power
+	life    context.Context // of the host; ends when its power is lost
 	dies    context.CancelFunc
 }
 
-// powerLoss is what is left.
+// powerLoss is what a power loss leaves.
 type powerLoss struct {
 	fs      *vfs.MemFS
 	disks   []*modelDisk
@@ -106,9 +106,9 @@ func (w *crashWorld) crashed() bool {
 	return w.crash != nil
 }
 
-// tick runs inside the host's file operations and requests. At the one whose
-// turn it is, the power goes; it then returns what decides over a request that
-// was about to be sent.
+// tick runs inside the host's file operations and requests. At the operation that was
+// chosen, the power is lost. tick then returns a function that decides whether a request
+// that was about to be sent takes effect.
 func (w *crashWorld) tick(gen int, where string) (late func(do func() error)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -123,7 +123,7 @@ func (w *crashWorld) tick(gen int, where string) (late func(do func() error)) {
 		switch w.fate % 3 {
 		case 0: // lost
 		case 1:
-			_ = do() // nobody hears the answer
+			_ = do() // nobody gets the reply
 		case 2:
 			w.mu.Lock()
 			w.late = append(w.late, do)
@@ -132,7 +132,7 @@ func (w *crashWorld) tick(gen int, where string) (late func(do func() error)) {
 	}
 }
 
-// takeCrash takes the file system and the model as they are. Under mu.
+// takeCrash captures the file system and the model as they are. Under mu.
 func (w *crashWorld) takeCrash(where string) {
 	w.fate = w.fate*6364136223846793005 + 1442695040888963407
 	percent := []int{0, 30, 70, 100}[w.fate>>33%4]
@@ -152,8 +152,8 @@ func (w *crashWorld) model(change func()) {
 	change()
 }
 
-// done tells whether a verb was acknowledged: one that fails has to have an
-// excuse, and the only one is that the power is gone.
+// done reports whether a verb was acknowledged. A verb may fail only because the power is
+// lost.
 func (w *crashWorld) done(what string, err error) bool {
 	w.t.Helper()
 	if err != nil && !w.crashed() {
@@ -162,7 +162,7 @@ func (w *crashWorld) done(what string, err error) bool {
 	return err == nil
 }
 
-// recover opens what the crash left and checks it; it then goes on from there.
+// recover opens and checks what the crash left, and continues from there.
 func (w *crashWorld) recover(seed uint64) {
 	w.t.Helper()
 	w.mu.Lock()
@@ -171,8 +171,8 @@ func (w *crashWorld) recover(seed uint64) {
 	}
 	c := w.crash
 	w.mu.Unlock()
-	// The dead host's goroutines are ended; all that they still do reaches a file
-	// system that is not its successor's, and no store.
+	// End the dead host's goroutines. What they still do reaches a file system that its
+	// successor does not use, and no store.
 	_ = w.h.Close(ctx)
 	w.mu.Lock()
 	w.mem, w.disks, w.removed, w.crash, w.crashAt, w.ops = c.fs, c.disks, c.removed, nil, 0, 0
@@ -204,7 +204,7 @@ func (w *crashWorld) recover(seed uint64) {
 			if d.removing {
 				w.removed[d.id] = d.name
 			}
-			continue // what was not acknowledged may as well not be
+			continue // an unacknowledged operation may have no effect
 		}
 		d.id, d.maybe, d.policy = v.ID, false, v.Durability
 		w.checkRecovered(d, c.where)
@@ -217,8 +217,8 @@ func (w *crashWorld) recover(seed uint64) {
 	w.check(c.where)
 }
 
-// checkRecovered: prefix, flush-is-durable, and fork-is-constant's promise that
-// a fork is its parent's cut, for volumes and for snapshots.
+// checkRecovered checks prefix and flush-is-durable, and the promise of fork-is-constant
+// that a fork is a cut of its parent, for volumes and for snapshots.
 func (w *crashWorld) checkRecovered(d *modelDisk, where string) {
 	w.t.Helper()
 	got := w.read(d.name, d.size)
@@ -246,7 +246,7 @@ func (w *crashWorld) checkRecovered(d *modelDisk, where string) {
 	}
 }
 
-// again repeats what the crash interrupted: that always succeeds.
+// again repeats the operations that the crash interrupted. They must succeed.
 func (w *crashWorld) again(d *modelDisk) {
 	w.t.Helper()
 	if d.renaming != "" {
@@ -308,11 +308,11 @@ func TestCrash(t *testing.T) {
 	hostCrashes(t, seeds, 12*time.Second)
 }
 
-// TestSoakCrash goes on for as long as GLIDE_SOAK says.
+// TestSoakCrash runs as long as GLIDE_SOAK says.
 func TestSoakCrash(t *testing.T) {
 	limit, err := time.ParseDuration(os.Getenv("GLIDE_SOAK"))
 	if err != nil {
-		limit = time.Second // a slice of it
+		limit = time.Second // a short sample
 	}
 	hostCrashes(t, 1<<30, limit)
 }

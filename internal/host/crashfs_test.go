@@ -29,8 +29,8 @@ func randomSource(seed uint64) io.Reader {
 	return rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16), 2})
 }
 
-// crashFS calls hook before and after everything that changes a file or a
-// directory: the log's files and the metadata's alike.
+// crashFS calls hook before and after everything that changes a file or a directory, of
+// the log and of the metadata.
 type crashFS struct {
 	vfs.FS
 	hook func(where string)
@@ -108,9 +108,9 @@ func (fs crashFS) Remove(name string) error {
 	return err
 }
 
-// crashStore is the store as one life of the host reaches it. A host that has
-// lost its power sends nothing more; what it had sent may be lost, or take
-// effect at once or much later, when its successor is at work.
+// crashStore is the store as one life of the host sees it. A host without power sends
+// nothing more. What it sent before may be lost, or may take effect at once or much
+// later, while its successor runs.
 type crashStore struct {
 	objstore.Store
 	w   *crashWorld

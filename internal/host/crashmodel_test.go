@@ -21,18 +21,18 @@ func (o crashOp) apply(b []byte) {
 	}
 }
 
-// modelDisk is what has to be true of one volume.
+// modelDisk is what must hold for one volume.
 type modelDisk struct {
 	id, name string
 	size     uint64
 	start    []byte
 	ops      []crashOp
-	flushed  int // so many ops are acknowledged as durable
-	// stored: the newest commit holds at least so many ops; -1: it may not be
+	flushed  int // this many ops are acknowledged as durable
+	// stored: the newest commit holds at least this many ops; -1: the volume may not be
 	// in the store.
 	stored int
 	snaps  map[string]modelSnap
-	// What was asked for and not acknowledged: it may or may not be so.
+	// Requested and not acknowledged: it may or may not have happened.
 	maybe, removing bool
 	renaming        string
 	policy          string // "" for local
@@ -58,8 +58,7 @@ func (d *modelDisk) content(n int) []byte {
 	return b
 }
 
-// prefix finds an n of at least from for which got is the content after n ops, -1
-// if there is none.
+// prefix returns an n, at least from, for which got is the content after n ops, or -1.
 func (d *modelDisk) prefix(got []byte, from int) int {
 	b := d.content(from)
 	for n := from; ; n++ {
@@ -73,8 +72,8 @@ func (d *modelDisk) prefix(got []byte, from int) int {
 	}
 }
 
-// explain says where got first differs from the content after n ops, and which
-// ops touched that byte.
+// explain describes where got first differs from the content after n ops, and which ops
+// touched that byte.
 func (d *modelDisk) explain(got []byte, n int) string {
 	want := d.content(n)
 	for i := range got {

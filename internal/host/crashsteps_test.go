@@ -15,7 +15,7 @@ func (w *crashWorld) name() string {
 func (w *crashWorld) create() {
 	d := &modelDisk{name: w.name(), size: uint64(2+w.r.IntN(3)) * crashBlock, stored: -1, snaps: map[string]modelSnap{}, maybe: true}
 	if w.r.IntN(2) == 0 {
-		d.size -= 512 * (1 + w.r.Uint64N(100)) // the last block is a part of one
+		d.size -= 512 * (1 + w.r.Uint64N(100)) // the last block is partial
 	}
 	d.start = make([]byte, d.size)
 	w.model(func() { w.disks = append(w.disks, d) })
@@ -79,7 +79,8 @@ func (w *crashWorld) step() {
 	}
 }
 
-// vol is the volume, woken if it sleeps; nil if there is no power to wake it.
+// vol returns the volume, and wakes it if it sleeps. It returns nil if there is no power
+// to wake it.
 func (w *crashWorld) vol(d *modelDisk) *volume.Volume {
 	x, err := w.h.disks.Local(d.name, false)
 	w.must(err)
@@ -92,7 +93,7 @@ func (w *crashWorld) vol(d *modelDisk) *volume.Volume {
 	return v
 }
 
-// apply notes an op before the engine sees it: it may be there after a crash.
+// apply adds an op to the model before the engine sees it: after a crash it may be there.
 func (w *crashWorld) apply(d *modelDisk, o crashOp, do func(*volume.Volume) error) {
 	v := w.vol(d)
 	if v == nil {
@@ -128,7 +129,7 @@ func (w *crashWorld) flush(d *modelDisk) {
 	}
 }
 
-// guestFlush is a guest's FLUSH of a sync volume: the store has it then.
+// guestFlush is a guest's FLUSH of a sync volume: then the store has everything.
 func (w *crashWorld) guestFlush(d *modelDisk) {
 	n := len(d.ops)
 	e, err := w.h.exports.Open(d.name)
@@ -138,7 +139,7 @@ func (w *crashWorld) guestFlush(d *modelDisk) {
 	defer e.Closed()
 	done := make(chan error, 1)
 	go func() { done <- e.Device.Flush() }()
-	select { // without power it waits for a store that never answers
+	select { // without power it waits for a store that never responds
 	case err = <-done:
 	case <-w.life.Done():
 		err = w.life.Err()
@@ -148,7 +149,7 @@ func (w *crashWorld) guestFlush(d *modelDisk) {
 	}
 }
 
-// setPolicy changes what a volume promises; what tightens it publishes first.
+// setPolicy changes a volume's policy. A tighter policy publishes first.
 func (w *crashWorld) setPolicy(d *modelDisk) {
 	n, to := len(d.ops), []string{volume.Local, volume.Continuous, volume.Sync}[w.r.IntN(3)]
 	_, err := w.h.Set(w.life, d.name, api.Settings{"durability": to, "rpo": "200ms"})
@@ -163,7 +164,7 @@ func (w *crashWorld) setPolicy(d *modelDisk) {
 	})
 }
 
-// fork: the child is its parent's cut, whatever becomes of the parent.
+// fork: the child is a cut of its parent, whatever happens to the parent.
 func (w *crashWorld) fork(d *modelDisk) {
 	if len(w.disks) >= 4 {
 		return

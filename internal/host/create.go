@@ -17,8 +17,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Create makes an empty volume. A local one makes no store request; others
-// claim their name in the store at once.
+// Create creates an empty volume. A local volume makes no store request; any other claims
+// its name in the store at once.
 func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, error) {
 	n, err := disk.ParseName(r.Name, false)
 	if err != nil {
@@ -36,7 +36,7 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 	st := h.disks.NewState(n, r.Size)
 	if r.BlockSize != 0 {
 		if r.BlockSize < 4096 || r.BlockSize > 1<<20 || r.BlockSize&(r.BlockSize-1) != 0 {
-			return api.Volume{}, errs.New(errs.Invalid, "a block size of %d: a power of two from 4K to 1M is wanted", r.BlockSize)
+			return api.Volume{}, errs.New(errs.Invalid, "a block size of %d is not a power of two from 4K to 1M", r.BlockSize)
 		}
 		st.BlockSize = uint32(r.BlockSize)
 	}
@@ -86,7 +86,7 @@ func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, 
 	}
 	st := d.State()
 	if size < st.Size {
-		return api.Volume{}, errs.New(errs.Unsupported, "volume %q has %d bytes: shrinking to %d would cut off data, and is refused", d, st.Size, size)
+		return api.Volume{}, errs.New(errs.Unsupported, "volume %q has %d bytes: shrinking it to %d would cut off data", d, st.Size, size)
 	}
 	if st.Size = size; st.Blocks() > 1<<50 {
 		return api.Volume{}, errs.New(errs.Invalid, "%d bytes are too many blocks of %d bytes", size, st.BlockSize)
@@ -104,7 +104,8 @@ func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, 
 	return h.view(d), nil
 }
 
-// Set changes settings of a volume.
+// Set changes settings of a volume. It changes all of them or none, except that a new
+// policy stays if saving the others fails.
 func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume, error) {
 	d, err := h.disks.Local(name, false)
 	if err != nil {
@@ -129,7 +130,7 @@ func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume
 			return api.Volume{}, err
 		}
 	}
-	if err := h.durability.SetPolicy(ctx, d, durability.Policy{Durability: next.Durability, RPO: next.RPO}); err != nil { // which may fail: then nothing is set
+	if err := h.durability.SetPolicy(ctx, d, durability.Policy{Durability: next.Durability, RPO: next.RPO}); err != nil { // if this fails, nothing is set
 		return api.Volume{}, err
 	}
 	if next.Limits != st.Limits || !maps.Equal(next.Labels, st.Labels) {
@@ -149,7 +150,7 @@ func apply(st *volume.State, key, value string) (err error) {
 	switch {
 	case key == "durability":
 		if value == "" {
-			return errs.New(errs.Invalid, "durability=: local, continuous or sync is wanted")
+			return errs.New(errs.Invalid, "durability= needs a value: choose local, continuous or sync")
 		}
 		if err := durability.CheckDurability(value); err != nil {
 			return err
@@ -158,7 +159,7 @@ func apply(st *volume.State, key, value string) (err error) {
 	case key == "rpo":
 		d, err := time.ParseDuration(value)
 		if err != nil {
-			return errs.New(errs.Invalid, "rpo=%s: a duration, like 5s, is wanted", value)
+			return errs.New(errs.Invalid, "rpo=%s is not a duration, like 5s", value)
 		}
 		if err := durability.CheckRPO(d); err != nil {
 			return err
@@ -173,21 +174,21 @@ func apply(st *volume.State, key, value string) (err error) {
 	case strings.HasPrefix(key, "label."):
 		label := strings.TrimPrefix(key, "label.")
 		if !commitlog.ValidName(label) || len(value) > commitlog.MaxText {
-			return errs.New(errs.Invalid, "label %q: 1 to 100 letters, digits, dots, underscores and hyphens, and a value of at most %d bytes, are wanted", label, commitlog.MaxText)
+			return errs.New(errs.Invalid, "label %q is not valid: it needs 1 to 100 letters, digits, dots, underscores and hyphens, and a value of at most %d bytes", label, commitlog.MaxText)
 		}
 		if delete(st.Labels, label); value != "" {
 			st.Labels[label] = value
 		}
 		if len(st.Labels) > commitlog.MaxLabels {
-			return errs.New(errs.Invalid, "a volume can have %d labels", commitlog.MaxLabels)
+			return errs.New(errs.Invalid, "a volume can have at most %d labels", commitlog.MaxLabels)
 		}
 	default:
-		return errs.New(errs.Invalid, "there is no setting %q: durability, rpo, iops, bandwidth, dirty-budget and label.KEY are", key)
+		return errs.New(errs.Invalid, "there is no setting %q: the settings are durability, rpo, iops, bandwidth, dirty-budget and label.KEY", key)
 	}
 	return err
 }
 
-// number reads a count, or a size with a binary suffix; 0 takes a limit away.
+// number parses a count, or a size with a binary suffix. 0 removes a limit.
 func number(key, value string) (uint64, error) {
 	digits, shift := value, 0
 	if i := len(value) - 1; i > 0 {
@@ -197,7 +198,7 @@ func number(key, value string) (uint64, error) {
 	}
 	n, err := strconv.ParseUint(digits, 10, 63-shift)
 	if err != nil {
-		return 0, errs.New(errs.Invalid, "%s=%s: a number is wanted, with K, M, G or T behind it if it is large", key, value)
+		return 0, errs.New(errs.Invalid, "%s=%s is not a number, which may end in K, M, G or T", key, value)
 	}
 	return n << shift, nil
 }

@@ -17,8 +17,8 @@ import (
 // checks collects what doctor finds.
 type checks []api.Check
 
-// add adds a check that passes if err is nil, with a detail, and fails otherwise,
-// with what to do.
+// add adds a check. It passes with detail if err is nil; otherwise it fails with err, and
+// fix says what to do.
 func (c *checks) add(name string, err error, detail, fix string) {
 	check := api.Check{Name: name, OK: err == nil, Detail: detail}
 	if err != nil {
@@ -27,13 +27,13 @@ func (c *checks) add(name string, err error, detail, fix string) {
 	*c = append(*c, check)
 }
 
-// Doctor checks what the host stands on.
+// Doctor checks what the host depends on.
 func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
 	var c checks
 	err := objstore.Probe(ctx, h.disks.Store, fmt.Sprintf("%s-%016x", h.disks.HostID, h.disks.Random64()))
-	c.add("store", err, h.cfg.StoreURL+" answers, and has what a store must have", "check --store, its credentials and its network; local volumes go on without it")
+	c.add("store", err, h.cfg.StoreURL+" answers, and has every property that a store must have", "check --store, its credentials and its network; local volumes work without it")
 	h.checkDisk(&c)
-	c.add("identity", h.owners.TwinNoticed(), "host "+h.disks.HostID, "a data directory, or a copy of one, is for one daemon: stop one of the two, and give it an empty data directory; glide hosts tells where the other one is")
+	c.add("identity", h.owners.TwinNoticed(), "host "+h.disks.HostID, "only one daemon may use a data directory or a copy of it: stop one of the two, and give it an empty data directory; glide hosts shows where the other one is")
 	h.checkLimits(&c)
 	h.checkFaults(&c)
 	c.add("kernel devices", nil, kernelnbd.Describe(h.attachments.Kernel.Check()), "")
@@ -58,18 +58,18 @@ func (h *Host) checkDisk(c *checks) {
 	if merr == nil {
 		merr = h.missing()
 	}
-	c.add("data directory", merr, h.cfg.Data+" has what the daemon needs, and can be written to", "glide events tells since when")
+	c.add("data directory", merr, h.cfg.Data+" has what the daemon needs, and can be written to", "glide events shows since when")
 	left, of := h.room.Left()
 	var rerr error
 	if left < of && ignoreUnsupported(err) == nil {
 		if rerr = h.room.Fill(); rerr != nil {
-			rerr = errs.New(errs.NoSpace, "of %s that are kept for when the disk is full %s are left", size.Human(uint64(of)), size.Human(uint64(left)))
+			rerr = errs.New(errs.NoSpace, "of the %s that are reserved for a full disk, only %s are left", size.Human(uint64(of)), size.Human(uint64(left)))
 		}
 	}
-	c.add("reserved room", rerr, size.Human(uint64(of))+" are kept for when the disk is full", "make room under "+h.cfg.Data)
+	c.add("reserved room", rerr, size.Human(uint64(of))+" are reserved for a full disk", "make room under "+h.cfg.Data)
 }
 
-// checkLimits checks what the system lets the process have.
+// checkLimits checks the process's use of the system's limits.
 func (h *Host) checkLimits(c *checks) {
 	for _, u := range h.cfg.Limits() {
 		var err error
@@ -84,24 +84,24 @@ func (h *Host) checkLimits(c *checks) {
 	}
 }
 
-// checkFaults tells of what went wrong since the daemon started.
+// checkFaults reports what went wrong since the daemon started.
 func (h *Host) checkFaults(c *checks) {
 	if n := h.panics.Load(); n > 0 {
-		c.add("bugs", errs.New(errs.Internal, "%d requests were ended by a bug", n), "", "send the stacks in the daemon's log to who maintains it")
+		c.add("bugs", errs.New(errs.Internal, "a bug ended %d requests", n), "", "send the stack traces in the daemon's log to glide's maintainers")
 	}
 	if err := h.cleaner.FlushError(); err != nil {
-		c.add("flushing", err, "", "a volume is over its dirty budget and the store does not take it")
+		c.add("flushing", err, "", "a volume is over its dirty budget, and the store does not take its data")
 	}
 	s := &h.disks.Cache.Stats
 	if n := s.Repaired.Load() + s.Damaged.Load(); n > 0 {
 		c.add("blocks", errs.New(errs.Corrupt, "%d blocks came damaged from the cache and %d from the store", s.Repaired.Load(), s.Damaged.Load()), "", "check the disk; glide verify --cold shows what the store has")
 	}
 	if n := h.disks.WAL.Stats.Damaged.Load(); n > 0 {
-		c.add("log records", errs.New(errs.Corrupt, "reads of the log found bytes that do not match their checksum, %d times", n), "", "check the disk; glide events tells which volumes have lost something")
+		c.add("log records", errs.New(errs.Corrupt, "reads of the log found bytes that do not match their checksum, %d times", n), "", "check the disk; glide events shows which volumes have lost data")
 	}
 }
 
-// checkVolumes tells of every volume that has trouble.
+// checkVolumes reports every volume that has a problem.
 func (h *Host) checkVolumes(c *checks) {
 	bad := 0
 	for _, d := range h.disks.All() {
@@ -112,7 +112,7 @@ func (h *Host) checkVolumes(c *checks) {
 			c.add("volume "+v.Name, errs.New(errs.Corrupt, "%s", damagedLog(damage)), "", "check the disk; glide verify "+v.Name+" lists what is lost: write it again, or go back to a snapshot or generation")
 			bad++
 		} else if v.Reason != "" && v.State == string(volume.Active) {
-			c.add("volume "+v.Name, errs.New(errs.Unavailable, "%s", v.Reason), "", "check the store and the way to it; glide events has when it began")
+			c.add("volume "+v.Name, errs.New(errs.Unavailable, "%s", v.Reason), "", "check the store and the network to it; glide events shows since when")
 		}
 	}
 	if bad == 0 {

@@ -23,8 +23,8 @@ type faultBed struct {
 	mem    objstore.Store
 	faults *objstore.Faults
 	h      *Host
-	// image is what the volume v holds, published what its newest commit may
-	// hold: any of those, of which the last is the one acknowledged.
+	// image is the content of volume v. published are the contents that its newest commit
+	// may have; the last of them is the acknowledged one.
 	image []byte
 	seed  uint64
 }
@@ -53,7 +53,7 @@ func (b *faultBed) open(addr string, store objstore.Store) *Host {
 	return h
 }
 
-// write changes v in two blocks.
+// write writes to two blocks of v.
 func (b *faultBed) write() {
 	b.t.Helper()
 	for _, off := range []uint64{1000, 200 << 10} {
@@ -62,13 +62,13 @@ func (b *faultBed) write() {
 	}
 }
 
-// verb is something that makes store requests.
+// verb is an operation that makes store requests.
 type verb struct {
 	name    string
 	prepare func(b *faultBed)
 	run     func(b *faultBed) error
-	// after is the name under which v's content has to be found, here and in
-	// the store; "" if v has to be gone.
+	// after is the name under which v's content must be found, here and in the store. ""
+	// means that v must be gone.
 	after string
 }
 
@@ -98,7 +98,7 @@ var verbs = []verb{
 	{"flush of what the store has", func(b *faultBed) {
 		must[[]api.Fork](b.t)(b.h.Fork(ctx, api.ForkRequest{Source: "v", Name: "twin"}))
 		must[api.Flush](b.t)(b.h.Flush(ctx, "twin"))
-		b.restart() // the session's packs are strangers now: they are borrowed
+		b.restart() // the packs of the old session now have to be pinned
 	}, flushV, "v"},
 	{"remove", func(b *faultBed) { must[api.Flush](b.t)(b.h.Flush(ctx, "v")) },
 		func(b *faultBed) error { return b.h.Remove(ctx, "v", false) }, ""},
@@ -134,7 +134,7 @@ func (b *faultBed) restart() {
 	b.t.Cleanup(func() { _ = h.Close(ctx) })
 }
 
-// complete is published-is-complete for every volume of the store.
+// complete checks published-is-complete for every volume in the store.
 func (b *faultBed) complete() {
 	b.t.Helper()
 	for _, n := range []string{"v", "w", "kid", "twin", "fork", "img"} {
@@ -144,7 +144,7 @@ func (b *faultBed) complete() {
 	}
 }
 
-// check looks at everything once a verb has succeeded.
+// check checks everything after a verb has succeeded.
 func (b *faultBed) check(v *verb) {
 	b.t.Helper()
 	b.complete()
@@ -182,11 +182,11 @@ func (b *faultBed) check(v *verb) {
 	}
 }
 
-// outage is a way for a store to fail.
+// outage is a way in which a store fails.
 type outage struct {
 	name   string
 	effect objstore.Effect
-	times  int // requests that fail; 0: all from then on
+	times  int // number of requests that fail; 0: all from then on
 	err    error
 }
 
@@ -198,16 +198,17 @@ var outages = []outage{
 	{"answers nothing more", objstore.FailAfter, 0, nil},
 }
 
-// TestFaults: every verb under one fault at each of its requests, and under an
-// outage that begins there. With the store healthy again, what failed succeeds,
-// at once or after a restart, and nothing is lost.
-// one-writer, published-is-complete, no-silent-rollback.
+// TestFaults runs every verb with a fault at each of its requests, and with an outage
+// that begins there. When the store works again, the failed verb succeeds, at once or
+// after a restart, and nothing is lost. one-writer, published-is-complete,
+// no-silent-rollback.
 func TestFaults(t *testing.T) {
 	for _, v := range verbs {
 		for i, o := range outages {
 			t.Run(v.name+"/"+o.name, func(t *testing.T) {
 				for n := 0; ; n++ {
-					// Half of them restart the host before the second try; a soak tries both.
+					// Half of the runs restart the host before the second try; a soak
+					// does both.
 					end := sweep(t, &v, o, n, (n+i)%2 == 0)
 					if os.Getenv("GLIDE_SOAK") != "" {
 						sweep(t, &v, o, n, (n+i)%2 == 1)
@@ -224,7 +225,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// sweep strikes the n-th request and reports whether there was none.
+// sweep makes the n-th request fail, and reports whether there was no such request.
 func sweep(t *testing.T, v *verb, o outage, n int, restart bool) bool {
 	b := newFaultBed(t)
 	defer func() {
@@ -252,7 +253,8 @@ func sweep(t *testing.T, v *verb, o outage, n int, restart bool) bool {
 	return made <= n
 }
 
-// TestAbandoned: what was begun in an outage and then given up has no effect later.
+// TestAbandoned: an operation that began in an outage and was abandoned has no effect
+// later.
 func TestAbandoned(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		b := newFaultBed(t)
@@ -271,7 +273,7 @@ func TestAbandoned(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, r := range b.faults.Held() {
-			_ = r.Release() // long after
+			_ = r.Release() // much later
 		}
 		if got, err := b.h.Show(ctx, "v"); errs.KindOf(err) != errs.NotFound || err == nil {
 			t.Fatalf("a volume that was removed appears: %+v %v", got, err)
@@ -279,9 +281,8 @@ func TestAbandoned(t *testing.T) {
 	}
 }
 
-// TestFaultsOneWriter: a takeover that meets a fault at each of its requests
-// leaves at most one host that can commit, and its retry wins.
-// one-writer.
+// TestFaultsOneWriter: a takeover with a fault at each of its requests leaves at most one
+// host that can commit, and its retry wins. one-writer.
 func TestFaultsOneWriter(t *testing.T) {
 	for _, o := range outages {
 		for n := range 12 {
@@ -292,7 +293,7 @@ func TestFaultsOneWriter(t *testing.T) {
 			h2faults.Inject(objstore.Fault{Skip: n, Times: o.times, Effect: o.effect, Err: o.err})
 			_, err := h2.Wake(ctx, "v", true, "")
 			h2faults.Clear()
-			if err != nil && n%2 == 0 { // the old owner goes on meanwhile
+			if err != nil && n%2 == 0 { // the old owner continues meanwhile
 				b.write()
 				_, _ = b.h.Flush(ctx, "v")
 			}
@@ -324,8 +325,8 @@ func TestFaultsOneWriter(t *testing.T) {
 	}
 }
 
-// TestSlowStore: a slow store makes verbs slow, nothing else, and a caller that
-// gives up can come back.
+// TestSlowStore: a slow store makes verbs slow and affects nothing else. A caller that
+// gave up can try again.
 func TestSlowStore(t *testing.T) {
 	mem := objstore.NewMem(objstore.Clock{})
 	b := &faultBed{t: t, mem: mem, image: make([]byte, faultSize)}
@@ -351,8 +352,8 @@ func TestSlowStore(t *testing.T) {
 	}
 }
 
-// TestWritesOfAClosedConnection: a write that waits for room when its connection
-// ends is not made later, over what the client has written meanwhile on another.
+// TestWritesOfAClosedConnection: a write waits for room when its connection ends. It must
+// not be applied later, over what the client has meanwhile written on another connection.
 func TestWritesOfAClosedConnection(t *testing.T) {
 	b := newBed(t)
 	h := b.host(t.TempDir(), "a")
@@ -368,7 +369,7 @@ func TestWritesOfAClosedConnection(t *testing.T) {
 	d, _ := h.disks.Local("v", false)
 	d.Limiter.Set(volume.Limits{IOPS: 4}, h.disks.Now)
 	old, done := append(make([]byte, 28), random(1, 4096)...), make(chan error)
-	for range 8 { // use the second's worth up
+	for range 8 { // use up the tokens of a second
 		_ = e.Device.WriteFrames([]uint64{8192}, [][]byte{append(make([]byte, 28), 1)})
 	}
 	go func() { done <- e.Device.WriteFrames([]uint64{0}, [][]byte{old}) }()

@@ -10,8 +10,8 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// Barrier returns when the store holds every write of a volume through the
-// given one, which Show numbers. It publishes nothing if that is so already.
+// Barrier waits until the store holds every write of a volume through the one with this
+// number, as Show numbers them. If the store already does, Barrier publishes nothing.
 func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Flush, error) {
 	d, err := h.disks.Local(name, false)
 	if err != nil {
@@ -39,7 +39,7 @@ func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Fl
 	return api.Flush{Generation: disk.Generation(st.Published).String(), ElapsedMs: h.disks.Since(began)}, nil
 }
 
-// Flush publishes what was acknowledged before the call.
+// Flush publishes every write that was acknowledged before the call.
 func (h *Host) Flush(ctx context.Context, name string) (api.Flush, error) {
 	d, err := h.disks.Local(name, false)
 	if err != nil {

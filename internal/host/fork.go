@@ -16,11 +16,10 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// maxForks bounds one call.
+// maxForks is the maximum number of forks per call.
 const maxForks = 10000
 
-// Fork makes forks of one cut of a volume, a snapshot, or a commit: all that are
-// asked for, or none.
+// Fork forks one cut of a volume, a snapshot or a commit. It makes all forks or none.
 func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) {
 	began := h.disks.Now()
 	ctx, counter := publication.Count(ctx)
@@ -29,7 +28,7 @@ func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) 
 		return nil, err
 	}
 	if src.Snapshot != "" && r.At != "" {
-		return nil, errs.New(errs.Invalid, "%q names a snapshot already: --at has no place", r.Source)
+		return nil, errs.New(errs.Invalid, "%q names a snapshot already: leave out --at", r.Source)
 	}
 	if err := durability.CheckDurability(r.Durability); err != nil {
 		return nil, err
@@ -92,17 +91,17 @@ type forking struct {
 	at    string
 	lazy  bool
 	names []disk.Name
-	ships bool    // the forks promise more than local ones
-	age   float64 // of the commit that a lazy fork took, ms
+	ships bool    // the forks have a policy that ships
+	age   float64 // age of the commit that a lazy fork took, ms
 
-	finish func() error // ends what begin began
+	finish func() error // ends the recording that BeginCreate began
 }
 
 func (f *forking) run(ctx context.Context) ([]*disk.Disk, string, error) {
 	if f.src.Tenant != f.names[0].Tenant {
-		return nil, "", errs.New(errs.Invalid, "%q and %q belong to different tenants, which share no blocks", f.src, f.names[0])
+		return nil, "", errs.New(errs.Invalid, "%q and %q belong to different tenants: tenants share no blocks", f.src, f.names[0])
 	}
-	for _, n := range f.names { // before another host flushes for nothing
+	for _, n := range f.names { // check first, so that another host does not flush for nothing
 		if f.h.disks.Find(n) != nil {
 			return nil, "", disk.OnThisHost(n)
 		}
@@ -112,7 +111,7 @@ func (f *forking) run(ctx context.Context) ([]*disk.Disk, string, error) {
 		if s := f.h.disks.Find(disk.Name{Tenant: f.src.Tenant, Volume: f.src.Volume, Snapshot: f.at}); s != nil {
 			d = s
 		} else {
-			d = nil // a commit of the volume, in the store
+			d = nil // a commit of the volume in the store
 		}
 	}
 	if d == nil || f.released() {
@@ -121,15 +120,15 @@ func (f *forking) run(ctx context.Context) ([]*disk.Disk, string, error) {
 	return f.local(d)
 }
 
-// released tells whether the source was handed back to the store: this host cannot
-// keep there what a local child would lie over.
+// released reports whether the source was released to the store. Then this host cannot
+// keep in the store the state that a local child would use.
 func (f *forking) released() bool {
 	d := f.h.disks.Find(disk.Name{Tenant: f.src.Tenant, Volume: f.src.Volume})
 	return d != nil && d.State().Released
 }
 
-// local forks on this host: no upload, no store request, and no pause of the
-// source. fork-is-constant.
+// local forks on this host: no upload, no store request, and the source is not paused.
+// fork-is-constant.
 func (f *forking) local(d *disk.Disk) ([]*disk.Disk, string, error) {
 	h := f.h
 	st := d.State()
@@ -185,8 +184,8 @@ func (f *forking) local(d *disk.Disk) ([]*disk.Disk, string, error) {
 	return disks, gen, nil
 }
 
-// reserve puts disks under the names, all or none, which have to be free. Who
-// finds one of them waits until done.
+// reserve reserves the names of all disks, or of none. Callers that find one of the disks
+// wait until done is called.
 func (f *forking) reserve(disks []*disk.Disk) (done func(), err error) {
 	for i, d := range disks {
 		d.Op.Lock()
@@ -206,9 +205,9 @@ func (f *forking) reserve(disks []*disk.Disk) (done func(), err error) {
 	}, nil
 }
 
-// remote forks a published state: at most six requests, whatever the size of
-// the disk and the length of its history; some more if the log moves on
-// meanwhile. reachable-is-kept: announce the commit, then look, then refer to it.
+// remote forks a published state. It makes at most six requests, whatever the size of the
+// disk and the length of its history, and a few more if the log moves on meanwhile.
+// reachable-is-kept: announce the commit, check it, and only then refer to it.
 func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	h := f.h
 	gen, tip, snapshot, err := f.place(ctx)
@@ -228,7 +227,7 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 		return nil, "", err
 	}
 	if tip.Bare() {
-		return nil, "", errs.New(errs.NotFound, "generation %s of %q is past retention, or a removal: nothing is left of its state", gen, f.src)
+		return nil, "", errs.New(errs.NotFound, "generation %s of %q is past retention or is a removal: its state is gone", gen, f.src)
 	}
 	if f.lazy {
 		f.age = h.disks.Since(tip.State.Time)
@@ -241,8 +240,8 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	return disks, gen.String(), err
 }
 
-// look makes sure that an announced commit is whole: the newest one is, as long as
-// nothing follows it; any other, and one that was overtaken, is read now.
+// look makes sure that an announced commit still has its state. The newest commit has it
+// as long as nothing follows. Any other commit, or one that was overtaken, is read again.
 func (f *forking) look(ctx context.Context, gen commitlog.Generation, tip *commitlog.Object) (*commitlog.Object, error) {
 	if tip != nil {
 		if moved, err := commitlog.Moved(ctx, f.h.disks.Store, f.src.Log(), tip); err != nil || !moved {
@@ -252,8 +251,9 @@ func (f *forking) look(ctx context.Context, gen commitlog.Generation, tip *commi
 	return commitlog.Load(ctx, f.h.disks.Store, f.src.Log(), gen)
 }
 
-// place finds the commit to fork: the newest one, after its owner has flushed,
-// or the one that --at names. If it was read, and was the newest, tip is it.
+// place returns the commit to fork: the newest one, after its owner has flushed, or the
+// one that --at names. If it has read that commit as the newest one, it returns it as
+// tip.
 func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commitlog.Object, _ *commitlog.Snapshot, _ error) {
 	h := f.h
 	if f.at != "" {
@@ -272,16 +272,16 @@ func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commi
 	}
 	vol, err := h.owners.AskOwner(ctx, f.src, tip, true)
 	if err != nil {
-		return commitlog.Generation{}, nil, nil, errs.New(errs.WouldLose, "host %s, which holds %q, did not flush it, so what it wrote since %s (%s) would be missing: try again, or take that state with --lazy: %w",
+		return commitlog.Generation{}, nil, nil, errs.New(errs.WouldLose, "host %s, which holds %q, did not flush it, so its writes since %s (%s) would be missing: try again, or take that state with --lazy: %w",
 			tip.State.Owner.ID, f.src, tip.Generation, tip.State.Time.Format(time.RFC3339), err)
 	}
 	g, err := commitlog.ParseGeneration(vol.Generation)
 	return g, nil, nil, err
 }
 
-// snapshot finds what --at names among the snapshots that the volume has in the
-// store; nil if it is none of them. One of another volume, which the store has
-// under the name of a volume of this host, is none.
+// snapshot looks up --at among the snapshots that the volume has in the store. It returns
+// nil if there is no such snapshot. If the store has an unrelated volume under the name
+// of a volume of this host, its snapshots do not count.
 func (f *forking) snapshot(ctx context.Context) (g commitlog.Generation, found *commitlog.Snapshot, err error) {
 	d := f.h.disks.Find(f.src)
 	if d != nil && d.State().Published == nil {
@@ -289,7 +289,7 @@ func (f *forking) snapshot(ctx context.Context) (g commitlog.Generation, found *
 	}
 	tip, err := f.h.catalog.Listed(ctx, f.src)
 	if errs.KindOf(err) == errs.NotFound && err != nil {
-		return g, nil, nil // it was removed, and its history may be there
+		return g, nil, nil // the volume was removed, but its history may still be there
 	}
 	if err != nil || d != nil && d.ID != volume.ID(tip.State.ID) {
 		return g, nil, err
@@ -302,7 +302,7 @@ func (f *forking) snapshot(ctx context.Context) (g commitlog.Generation, found *
 	return g, nil, nil
 }
 
-// publish makes the children: each one's first commit copies the source's state.
+// publish creates the children: the first commit of each copies the source's state.
 func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commitlog.Generation) ([]*disk.Disk, error) {
 	h := f.h
 	disks := make([]*disk.Disk, len(f.names))
@@ -336,7 +336,8 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 	return disks, nil
 }
 
-// publishFork makes a reserved disk of the state that is its first commit. Under op.
+// publishFork publishes state as the first commit of a reserved disk, and opens the disk.
+// Under op.
 func (h *Host) publishFork(ctx context.Context, d *disk.Disk, state commitlog.State) error {
 	g, err := h.owners.Commit(ctx, d, state)
 	if err != nil {
@@ -350,5 +351,5 @@ func (h *Host) publishFork(ctx context.Context, d *disk.Disk, state commitlog.St
 		return err
 	}
 	d.SetVolume(v)
-	return h.owners.FirstDone(d, &rec)
+	return h.owners.FirstPublished(d, &rec)
 }

@@ -13,10 +13,10 @@ import (
 	"github.com/paraglide/glide/internal/api"
 )
 
-// TestForkIsAllOrNothing loses the power at every file operation of a fork of a
-// volume that has writes which are not synced, where the log reaches the disk
-// before the metadata, and after it: the fork is whole afterwards, or gone. Then the
-// parent goes on, and the power is lost again. Once Fork has returned the fork stays.
+// TestForkIsAllOrNothing loses the power at every file operation of a fork of a volume
+// with unsynced writes. The log reaches the disk before the metadata in one run, and
+// after it in the other. Afterwards the fork is whole or gone. Then the parent continues,
+// and the power is lost again. Once Fork has returned, the fork stays.
 func TestForkIsAllOrNothing(t *testing.T) {
 	for _, slow := range []string{".seg", ".log"} {
 		there, gone := 0, 0
@@ -32,7 +32,7 @@ func TestForkIsAllOrNothing(t *testing.T) {
 			if acknowledged && !forked {
 				t.Errorf("%s slow: the fork is gone, though it was acknowledged", slow)
 			}
-			fill(t, h, "v", 9, 32*kib, 16*kib) // with the numbers that were lost
+			fill(t, h, "v", 9, 32*kib, 16*kib) // uses the numbers that were lost
 			if err := vol(t, h, "v").Flush(); err != nil {
 				t.Fatal(err)
 			}
@@ -44,7 +44,7 @@ func TestForkIsAllOrNothing(t *testing.T) {
 			}
 			_ = h.Close(ctx)
 			if acknowledged {
-				break // the fork takes no more operations
+				break // the fork makes no more operations
 			}
 		}
 		if there < 2 || gone == 0 {
@@ -53,9 +53,9 @@ func TestForkIsAllOrNothing(t *testing.T) {
 	}
 }
 
-// forkWithPowerLoss makes a volume with two writes, of which the second is not
-// synced, forks it, and returns what is on the disk if the power goes at an
-// operation of the fork, or right after it. Syncs of files with the slow suffix take long.
+// forkWithPowerLoss creates a volume with two writes, of which the second is not synced,
+// and forks it. It returns what is on the disk if the power is lost at an operation of
+// the fork, or right after it. Syncs of files with the slow suffix take long.
 func forkWithPowerLoss(t *testing.T, slow string, at int) (left *vfs.MemFS, acknowledged bool) {
 	t.Helper()
 	mem := vfs.NewCrashableMem()
@@ -104,8 +104,8 @@ func forkWithPowerLoss(t *testing.T, slow string, at int) (left *vfs.MemFS, ackn
 	return left, acknowledged
 }
 
-// forkedWell tells whether the fork is there; if it is it has to be whole. The
-// parent has to be there.
+// forkedWell reports whether the fork exists. If it does, it must be whole. The parent
+// must exist.
 func forkedWell(t *testing.T, h *Host) (there bool) {
 	t.Helper()
 	for _, v := range must[[]api.Volume](t)(h.List(ctx, false)) {

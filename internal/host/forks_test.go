@@ -13,7 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// names lists what a host shows, with what only the store has if all.
+// names lists what a host shows, and with all also what only the store has.
 func names(t *testing.T, h *Host, all bool) (out []string) {
 	t.Helper()
 	for _, v := range must[[]api.Volume](t)(h.List(ctx, all)) {
@@ -29,7 +29,7 @@ func wantNames(t *testing.T, h *Host, all bool, want ...string) {
 	}
 }
 
-// TestForksAreAllOrNone: where one of them cannot be made none is, here or in the
+// TestForksAreAllOrNone: if one of the forks cannot be created, none is, here or in the
 // store.
 func TestForksAreAllOrNone(t *testing.T) {
 	_, h1, h2, _ := twoHosts(t)
@@ -37,7 +37,7 @@ func TestForksAreAllOrNone(t *testing.T) {
 	must[api.Volume](t)(h2.Create(ctx, api.CreateRequest{Name: "here-3", Size: mib}))
 	must[[]api.Fork](t)(h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "mine"}))
 	for _, r := range []api.ForkRequest{
-		{Source: "v", Name: "here", Count: 4}, // of another host's volume
+		{Source: "v", Name: "here", Count: 4}, // from another host's volume
 		{Source: "v", Name: "there", Count: 3},
 		{Source: "mine", Name: "here", Count: 4},
 		{Source: "mine", Name: "there", Count: 3, Durability: volume.Sync},
@@ -51,8 +51,8 @@ func TestForksAreAllOrNone(t *testing.T) {
 	wantNames(t, h1, true, "here-1", "here-2", "mine", "there-2", "v")
 }
 
-// TestForksWithAFailingStore: whichever request fails, once or from there on, with
-// or without effect, there are all forks or none, and they can be made later.
+// TestForksWithAFailingStore: whichever request fails, once or from then on, with or
+// without effect, either all forks exist or none, and they can be created later.
 func TestForksWithAFailingStore(t *testing.T) {
 	b := newBed(t)
 	h1 := b.host(t.TempDir(), "a")
@@ -96,13 +96,13 @@ func TestForksWithAFailingStore(t *testing.T) {
 	}
 }
 
-// TestNameTakenInTheStore: what is advised fits what was tried.
+// TestNameTakenInTheStore: the advice fits the verb.
 func TestNameTakenInTheStore(t *testing.T) {
 	_, h1, h2, _ := twoHosts(t)
 	must[api.Volume](t)(h2.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
 	must[api.Volume](t)(h2.Create(ctx, api.CreateRequest{Name: "w", Size: mib, Durability: volume.Sync}))
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "x", Size: mib, Durability: volume.Sync}))
-	const choose, rename = ": choose another", ": give this one another with glide rename v NEW"
+	const choose, rename = ": choose another name", ": rename this one with glide rename v NEW"
 	for verb, want := range map[string]struct {
 		do     func() error
 		advice string
@@ -133,8 +133,8 @@ func TestNameTakenInTheStore(t *testing.T) {
 	wantNames(t, h2, false, "v", "w")
 }
 
-// TestForkThatTheStoreKept: what could not be taken back from a store that went
-// away can be removed by its host, or made again, which takes it back first.
+// TestForkThatTheStoreKept: the store failed before a fork could be withdrawn. Its host
+// can remove the fork, or create it again, which withdraws it first.
 func TestForkThatTheStoreKept(t *testing.T) {
 	b := newBed(t)
 	faults := objstore.NewFaults(b.store, 1)

@@ -11,9 +11,9 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// TestHistoryIsTheVolumesOwn: what the store has under the name of a volume that
-// was never published, or under the name of a former volume, is not what a
-// volume goes back to.
+// TestHistoryIsTheVolumesOwn: if a volume was never published, or had another name, then
+// what the store has under its name is not its history, and it cannot be rolled back to
+// that.
 func TestHistoryIsTheVolumesOwn(t *testing.T) {
 	_, h1, h2, _ := twoHosts(t)
 	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s"))
@@ -46,8 +46,8 @@ func TestHistoryIsTheVolumesOwn(t *testing.T) {
 	}
 }
 
-// TestRollbackToNothing: a request that says nothing is refused; it does not take
-// the volume for a snapshot of itself, and wait for itself for ever.
+// TestRollbackToNothing: a request without a target is refused. It must not take the
+// volume for a snapshot of itself, and wait for itself for ever.
 func TestRollbackToNothing(t *testing.T) {
 	_, h1, _, data := twoHosts(t)
 	_, err := h1.Rollback(ctx, "v", "", false)
@@ -55,7 +55,7 @@ func TestRollbackToNothing(t *testing.T) {
 	same(t, h1, "v", 0, data)
 }
 
-// TestHistoryOfNothing: of a volume that does not exist it is not said that it
+// TestHistoryOfNothing: the error for a volume that does not exist does not say that it
 // lacks a snapshot.
 func TestHistoryOfNothing(t *testing.T) {
 	h := newBed(t).host(t.TempDir(), "a")
@@ -68,8 +68,8 @@ func TestHistoryOfNothing(t *testing.T) {
 	}
 }
 
-// TestGuestOfASnapshot: a volume whose snapshot is read over NBD is not removed
-// from under who reads.
+// TestGuestOfASnapshot: a volume is not removed while a guest reads its snapshot over
+// NBD.
 func TestGuestOfASnapshot(t *testing.T) {
 	_, h1, _, _ := twoHosts(t)
 	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s"))
@@ -88,7 +88,7 @@ func TestGuestOfASnapshot(t *testing.T) {
 	}
 }
 
-// TestRenameOfAVolumeInUse: what is advised is possible.
+// TestRenameOfAVolumeInUse: the advice in the error can be followed.
 func TestRenameOfAVolumeInUse(t *testing.T) {
 	_, h1, _, _ := twoHosts(t)
 	e, err := h1.exports.Open("v")

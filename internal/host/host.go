@@ -1,11 +1,12 @@
-// Package host is one daemon: it opens the volumes of its data directory, keeps its
-// disk, and has every verb of the API as a method. What a volume is, whose it is,
-// what it promises and how it gets into the store have rooms of their own below:
-// disk, ownership, durability, publication; docs/architecture.md shows all of them.
+// Package host is one daemon. It opens the volumes of its data directory, takes care of
+// its disk, and has each verb of the API as a method. The packages below have what is
+// about one volume: disk (what it is), ownership (which host owns it), durability (what
+// its policy promises) and publication (how it gets into the store). docs/architecture.md
+// shows all of them.
 //
-// It has no lock of its own. A verb takes the Op of its disks, see package disk, in
-// this order: a volume before its snapshots; of volumes that are made by one call, in
-// the order of the call.
+// It has no lock of its own. A verb takes the Op of its disks (see package disk) in this
+// order: a volume before its snapshots; volumes that one call creates, in the order of
+// the call.
 package host
 
 import (
@@ -63,21 +64,21 @@ type Host struct {
 	bg      sync.WaitGroup
 }
 
-// zeroingPause is between the MiBs of a log segment that is zeroed ahead of
-// need: at most about 250 MB/s of the disk go into that.
+// zeroingPause is the pause after each MiB of a log segment that is zeroed in advance. It
+// limits zeroing to about 250 MB/s of the disk's bandwidth.
 const zeroingPause = 2 * time.Millisecond
 
-// diskReserve is what the tiers leave of a disk for everything else, bytes; a
-// small disk leaves a sixteenth.
+// diskReserve is how much of a disk the tiers leave for everything else, in bytes. On a
+// small disk they leave a sixteenth.
 const diskReserve = 1 << 30
 
-// pageCacheBytes bounds the pages of block maps in memory: those of 50 GB in the
-// order of an import. With them, and what of them the collector has not found
-// yet, a volume whose map was walked through stays below 60 MB.
+// pageCacheBytes bounds the block map pages in memory: enough for 50 GB in the order of
+// an import. Even with the pages that the garbage collector has not freed yet, a host
+// whose volume had its whole map walked stays below 60 MB.
 const pageCacheBytes = 16 << 20
 
-// Open opens the host's data directory and every volume in it that was active.
-// A second daemon on the same directory is refused.
+// Open opens the host's data directory and every volume in it that was active. It returns
+// an error if another daemon uses the directory.
 func Open(ctx context.Context, cfg Config) (*Host, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
@@ -91,7 +92,8 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	return h, nil
 }
 
-// newHost puts the rooms together; nothing of the data directory is open yet.
+// newHost creates the parts of the host and connects them. It does not open the data
+// directory.
 func newHost(cfg Config) *Host {
 	h := &Host{cfg: cfg}
 	ctx, stop := context.WithCancel(context.Background())
@@ -122,7 +124,7 @@ func (h *Host) open(ctx context.Context) error {
 	if err := fs.MkdirAll(h.cfg.Data, 0o700); err != nil {
 		return datadir.Unusable(h.cfg.Data, err)
 	}
-	// Best effort: who runs the daemon may not be allowed to open what it lies in.
+	// Best effort: the daemon's user may not be allowed to open the parent directory.
 	_ = datadir.SyncDir(fs, fs.PathDir(h.cfg.Data))
 	var err error
 	if h.dir, err = datadir.Lock(fs, h.cfg.Data); err != nil {
@@ -139,11 +141,11 @@ func (h *Host) open(ctx context.Context) error {
 		if err := fs.MkdirAll(join(h.cfg.Data, dir), 0o700); err != nil {
 			return datadir.Unusable(h.cfg.Data, err)
 		}
-		if dir != "meta" { // which never overwrites a file
+		if dir != "meta" { // the metadata database never overwrites a file
 			datadir.OverwriteInPlace(fs, join(h.cfg.Data, dir))
 		}
 	}
-	// It is the last thing that a new directory gets, and syncs it.
+	// A new directory gets its identity last. Identify also syncs the directory.
 	if h.disks.HostID, err = datadir.Identify(fs, h.cfg.Data, h.cfg.Rand); err != nil {
 		return err
 	}
@@ -182,8 +184,8 @@ func (h *Host) open(ctx context.Context) error {
 	return h.attachments.Reclaim(ctx)
 }
 
-// segmentBytes is the size of log segments for a log of so many bytes: 64 MiB,
-// or less where that would leave only a few of them.
+// segmentBytes returns the size of log segments for a log of at most limit bytes: 64 MiB,
+// or less if the log would have only a few segments.
 func segmentBytes(limit int64) uint32 {
 	size := int64(64 << 20)
 	for size > 64<<10 && limit/size < 24 {
@@ -192,8 +194,9 @@ func segmentBytes(limit int64) uint32 {
 	return uint32(size)
 }
 
-// firstBytes is the size of a volume's first log segment, where its others have up to
-// so many bytes: most volumes write little, and a host has many.
+// firstBytes returns the size of a volume's first log segment, if its other segments have
+// up to this many bytes. The first one is small, because most volumes write little and a
+// host has many of them.
 func firstBytes(segment uint32) uint32 {
 	for segment > 1<<20 {
 		segment /= 2
@@ -201,7 +204,7 @@ func firstBytes(segment uint32) uint32 {
 	return segment
 }
 
-// diskBytes is the size of the disk under the data directory.
+// diskBytes returns the size of the disk that holds the data directory.
 func (h *Host) diskBytes() (uint64, error) {
 	u, err := h.cfg.FS.GetDiskUsage(h.cfg.Data)
 	if errors.Is(err, vfs.ErrUnsupported) {
@@ -213,8 +216,8 @@ func (h *Host) diskBytes() (uint64, error) {
 	return u.TotalBytes, nil
 }
 
-// roomForCache tells whether the disk has room for more cache: the log must
-// not meet a disk that is full of what could be fetched again.
+// roomForCache reports whether the disk has room for n more bytes of cache. The log must
+// not find the disk full of data that could be fetched again.
 func (h *Host) roomForCache(n int64) bool {
 	u, err := h.cfg.FS.GetDiskUsage(h.cfg.Data)
 	if err != nil {
@@ -224,11 +227,11 @@ func (h *Host) roomForCache(n int64) bool {
 	return u.AvailBytes > uint64(n)+reserve
 }
 
-// ID is the host's identity.
+// ID returns the host's identity.
 func (h *Host) ID() string { return h.disks.HostID }
 
-// Close finishes what is under way, syncs, and closes everything. Only the
-// first call does anything.
+// Close finishes the work in progress, syncs, and closes everything. Only the first call
+// has an effect.
 func (h *Host) Close(ctx context.Context) (err error) {
 	h.closing.Do(func() { err = h.close(ctx) })
 	return err
@@ -248,8 +251,8 @@ func (h *Host) close(ctx context.Context) error {
 		d.Op.Unlock()
 	}
 	if h.disks.DB != nil {
-		// The pins that stay are dropped at the next start, so a store that does not
-		// answer is not asked for long.
+		// The next start drops the pins that stay, so an unresponsive store does not
+		// delay the stop for long.
 		ctx, cancel := context.WithTimeout(ctx, durability.LastShipping)
 		_ = h.publisher.Session.Close(ctx)
 		cancel()
@@ -274,7 +277,7 @@ func (h *Host) closeAll() {
 	}
 }
 
-// openVolumes opens the volumes, and then lets the log be recycled.
+// openVolumes opens the volumes, and then permits the recycling of log segments.
 func (h *Host) openVolumes() error {
 	if err := h.disks.OpenAll(h.cfg.Starting); err != nil {
 		return err

@@ -42,7 +42,7 @@ func (b *bed) dial(addr string) ownership.Peer {
 	return deadPeer{}
 }
 
-// livePeer is a host as it is reached over the network: its requests are its own.
+// livePeer is a host that is reached over the network: its requests count as its own.
 type livePeer struct{ h *Host }
 
 func (p livePeer) Release(_ context.Context, name string, r api.ReleaseRequest) (api.Volume, error) {
@@ -94,7 +94,7 @@ func wantKind(t *testing.T, err error, k errs.Kind) {
 	}
 }
 
-// vol is the open volume with the name.
+// vol returns the open volume with the name.
 func vol(t *testing.T, h *Host, name string) *volume.Volume {
 	t.Helper()
 	d, err := h.disks.Local(name, true)
@@ -212,14 +212,14 @@ func TestFlushForkElsewhereAndBack(t *testing.T) {
 		t.Fatalf("%+v", f)
 	}
 	same(t, h1, "v", 3*mib+12345, data)
-	// One dirty block within an open session: pack and commit.
+	// One dirty block in an open session: pack and commit.
 	patch := fill(t, h1, "v", 2, 4*mib, 4096)
 	copy(data[4*mib-3*mib-12345:], patch)
 	f = must[api.Flush](t)(h1.Flush(ctx, "v"))
 	if f.Requests.Put != 2 || f.Generation != "1.2" {
 		t.Fatalf("%+v", f)
 	}
-	// Unflushed at the owner: the fork makes it flush.
+	// Not flushed by the owner: the fork makes the owner flush.
 	patch = fill(t, h1, "v", 3, 5*mib, 4096)
 	copy(data[5*mib-3*mib-12345:], patch)
 	fs := must[[]api.Fork](t)(h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "w"}))
@@ -229,7 +229,7 @@ func TestFlushForkElsewhereAndBack(t *testing.T) {
 	same(t, h2, "w", 3*mib+12345, data)
 	fill(t, h2, "w", 9, 0, mib)
 	same(t, h1, "v", 3*mib+12345, data)
-	// Move: h2 wakes v; h1 lets it go.
+	// Move: h2 wakes v, and h1 releases it.
 	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
 	same(t, h2, "v", 3*mib+12345, data)
 	if _, err := h1.Flush(ctx, "v"); errs.KindOf(err) != errs.NotFound {
@@ -354,9 +354,8 @@ func TestRestartBeginsANewEpoch(t *testing.T) {
 	}
 }
 
-// A published volume that is being written looks for a seal now and then, and
-// is fenced without waiting for its next flush; one that only this host knows
-// never asks.
+// A published volume with ongoing writes checks for a seal now and then, and is fenced
+// without waiting for its next flush. A volume that only this host knows never checks.
 func TestWritesLookForASeal(t *testing.T) {
 	b := newBed(t)
 	h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
@@ -375,7 +374,7 @@ func TestWritesLookForASeal(t *testing.T) {
 		defer e.Closed()
 		d, _ := h1.disks.Local(name, false)
 		if d.NextSealCheck.Load() != 0 {
-			d.NextSealCheck.Store(1) // it is time
+			d.NextSealCheck.Store(1) // it is due
 		}
 		frame := random(1, 4096+28)
 		_ = e.Device.WriteFrames([]uint64{0}, [][]byte{frame})

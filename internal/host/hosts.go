@@ -14,8 +14,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Hosts lists the hosts that the store knows of: those that hold volumes, or for
-// which something is kept, and this one.
+// Hosts lists this host and the hosts that the store knows: those that own volumes, and
+// those for which the store keeps something.
 func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 	all := map[string]*api.StoreHost{}
 	of := func(id string) *api.StoreHost {
@@ -32,7 +32,7 @@ func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 		if !tip.Released && s.Owner.ID != "" {
 			o := of(s.Owner.ID)
 			o.Volumes++
-			o.Twin = o.Twin || h.owners.IsTwins(s.Owner)
+			o.Twin = o.Twin || h.owners.CommittedByTwin(s.Owner)
 			if s.Time.After(o.LastCommit) {
 				o.LastCommit = s.Time
 				o.Addresses = append([]string{}, s.Owner.Addresses...)
@@ -61,10 +61,10 @@ func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 	return out, nil
 }
 
-// ForgetHost gives up what the store keeps for another host: its pins, and the
-// states that it may still need of volumes that were taken over from it. It is
-// for a host that will never come back; one that answers is not forgotten,
-// unless force is set.
+// ForgetHost gives up what the store keeps for another host: its pins, and the states
+// that it may still need of volumes that were taken over from it. It is for a host that
+// will never come back. If the host still answers, ForgetHost returns an error, unless
+// force is set.
 func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgotten, error) {
 	out := api.Forgotten{Host: id, Volumes: []string{}, Left: []string{}}
 	if !commitlog.ValidName(id) {
@@ -79,10 +79,10 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 		if force || host.ID != id || silent[at] {
 			return nil
 		}
-		if h.owners.Answers(ctx, host) {
-			return errs.New(errs.WouldLose, "host %s answers at %s: what it holds it may still need; --force forgets it all the same", id, at)
+		if h.owners.Reachable(ctx, host) {
+			return errs.New(errs.WouldLose, "host %s answers at %s, and may still need what it holds; --force forgets it anyway", id, at)
 		}
-		silent[at] = true // it took a while to find out
+		silent[at] = true // it takes a while to find out, so do not ask again
 		return nil
 	}
 	var mine, others []disk.Name
@@ -100,7 +100,7 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 			if err != nil {
 				return err
 			}
-			if err := ask(sealed.State.Owner); err != nil { // its forks and its rescue may be there
+			if err := ask(sealed.State.Owner); err != nil { // its forks and its rescue volume may be there
 				return err
 			}
 			if s.Owner.ID == h.disks.HostID && h.disks.Find(n) != nil {
@@ -139,7 +139,7 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 	return out, nil
 }
 
-// forgetFor takes what is kept for a host out of a volume of this one.
+// forgetFor removes what a volume of this host keeps for another host.
 func (h *Host) forgetFor(ctx context.Context, n disk.Name, id string) error {
 	d, err := h.disks.Local(n.String(), false)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/ownership"
 )
 
-// TestHosts lists who holds what, and for whom something is kept.
+// TestHosts lists which host owns what, and for which hosts something is kept.
 func TestHosts(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	delete(b.peers, "a")
@@ -39,11 +39,11 @@ func TestHosts(t *testing.T) {
 	same(t, h1, "v.rescue-1", 0, data)
 }
 
-// TestForgetHost: what is kept for a host that a volume was taken from stays
-// until an operator gives it up, and a host that answers is not given up.
+// TestForgetHost: what is kept for a host after a takeover stays until an operator gives
+// it up. It cannot be given up while the host responds.
 func TestForgetHost(t *testing.T) {
 	b, h1, h2, _ := twoHosts(t)
-	_, err := h2.ForgetHost(ctx, h1.ID(), false) // it holds v, and answers
+	_, err := h2.ForgetHost(ctx, h1.ID(), false) // it owns v, and responds
 	wantKind(t, err, errs.WouldLose)
 	_, err = h2.ForgetHost(ctx, h2.ID(), true)
 	wantKind(t, err, errs.Invalid)
@@ -53,7 +53,7 @@ func TestForgetHost(t *testing.T) {
 	wantKind(t, err, errs.Invalid)
 	delete(b.peers, "a")
 	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
-	b.peers["a"] = h1 // it was not dead after all, and has its rescue
+	b.peers["a"] = h1 // it was not dead after all, and has its rescue volume
 	_, err = h2.ForgetHost(ctx, h1.ID(), false)
 	wantKind(t, err, errs.WouldLose)
 	delete(b.peers, "a")
@@ -77,8 +77,8 @@ func TestForgetHost(t *testing.T) {
 	}
 }
 
-// TestBarrier waits for one write, of a volume of either kind, and publishes
-// nothing that is published already.
+// TestBarrier waits for one write of a volume, with either kind of policy. It publishes
+// nothing that is already published.
 func TestBarrier(t *testing.T) {
 	b := newBed(t)
 	h := b.host(t.TempDir(), "a")
@@ -104,8 +104,8 @@ func TestBarrier(t *testing.T) {
 	}
 }
 
-// TestForgetAsksOnce: a host that does not answer is waited for once, however
-// many volumes it held.
+// TestForgetAsksOnce: the wait for a host that does not respond happens once, however
+// many volumes it owned.
 func TestForgetAsksOnce(t *testing.T) {
 	b, h1, h2, _ := twoHosts(t)
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "w", Size: mib, Durability: "sync"}))

@@ -16,8 +16,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Import makes a volume of an image, folding and uploading as it reads. The
-// same image under the same name again changes nothing.
+// Import creates a volume from an image. It folds and uploads while it reads. Importing
+// the same image under the same name again changes nothing.
 func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Source) (api.Import, error) {
 	began := h.disks.Now()
 	ctx, counter := publication.Count(ctx)
@@ -33,7 +33,7 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 	t := h.disks.Tenant(n.Tenant)
 	st := h.disks.NewState(n, size)
 	d := disk.New(h.disks, st)
-	d.Op.Lock() // who imports the same waits for it
+	d.Op.Lock() // another import of the same name waits for this one
 	defer d.Op.Unlock()
 	for {
 		old, digest, err := h.imported(ctx, n)
@@ -94,14 +94,14 @@ func importTarget(name string, size uint64, src api.Source) (disk.Name, uint64, 
 	return n, size, disk.CheckSize(size)
 }
 
-// imported finds a volume that has the name already, here or in the store. One
-// that is being imported here is waited for.
+// imported returns the volume that already has the name, here or in the store, and nil if
+// there is none. It waits for an import of that name on this host.
 func (h *Host) imported(ctx context.Context, n disk.Name) (*api.Volume, string, error) {
 	for d := h.disks.Find(n); d != nil; d = h.disks.Find(n) {
 		d.Op.Lock()
 		v, digest := h.view(d), d.State().ImportDigest
 		d.Op.Unlock()
-		if h.disks.Find(n) == d { // it was not given up meanwhile
+		if h.disks.Find(n) == d { // it was not abandoned meanwhile
 			return &v, digest, nil
 		}
 	}
@@ -116,8 +116,8 @@ func (h *Host) imported(ctx context.Context, n disk.Name) (*api.Volume, string, 
 	return &v, tip.State.ImportDigest, nil
 }
 
-// unchanged reads an image whose name is taken: if the volume was imported from
-// the same one there is nothing to do.
+// unchanged reads an image whose name is taken. If the volume was imported from the same
+// image, nothing is left to do.
 func unchanged(ctx context.Context, hasher *pack.Hasher, old api.Volume, digest string, src api.Source, size uint64) (api.Import, error) {
 	out := api.Import{Name: old.Name, ID: old.ID, Size: old.Size, Generation: old.Generation}
 	if digest != "" && old.Size == size {
@@ -130,10 +130,10 @@ func unchanged(ctx context.Context, hasher *pack.Hasher, old api.Volume, digest 
 			return out, nil
 		}
 	}
-	return out, errs.New(errs.Exists, "a volume %q exists already, and was not made from this image: import it under another name, or glide rm %s first", old.Name, old.Name)
+	return out, errs.New(errs.Exists, "a volume %q exists already, and was not created from this image: import it under another name, or glide rm %s first", old.Name, old.Name)
 }
 
-// commitImport publishes an imported volume and brings it up. Under op.
+// commitImport publishes an imported volume and opens it. Under op.
 func (h *Host) commitImport(ctx context.Context, d *disk.Disk, st *volume.State, root blockmap.Root, digest string) error {
 	st.Root, st.RootBlocks, st.ImportDigest = root, st.Blocks(), digest
 	d.SetRecord(st)
@@ -145,7 +145,7 @@ func (h *Host) commitImport(ctx context.Context, d *disk.Disk, st *volume.State,
 	if err := h.disks.Save(st); err != nil {
 		return err
 	}
-	if err := h.owners.FirstDone(d, st); err != nil {
+	if err := h.owners.FirstPublished(d, st); err != nil {
 		return err
 	}
 	v, err := volume.Open(h.disks.Env(h.disks.Tenant(st.Tenant)), *st, false)
@@ -156,11 +156,11 @@ func (h *Host) commitImport(ctx context.Context, d *disk.Disk, st *volume.State,
 	return nil
 }
 
-// ImportToStore is Import without a daemon: the volume is left in the store,
-// held by nobody, for any host to wake.
+// ImportToStore is Import without a daemon. The volume stays in the store without an
+// owner, for any host to wake.
 func ImportToStore(ctx context.Context, cfg Config, name string, size uint64, src api.Source) (api.Import, error) {
 	if cfg.Data == "" {
-		cfg.Data = "-" // there is none
+		cfg.Data = "-" // there is no data directory
 	}
 	if err := cfg.fill(); err != nil {
 		return api.Import{}, err

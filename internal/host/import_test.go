@@ -8,8 +8,8 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// TestImportSideBySide: of those who import one image to one name at once, on one
-// host or several, one makes the volume, and the others find it made.
+// TestImportSideBySide: several callers, on one host or on several, import one image to
+// one name at the same time. One creates the volume, and the others find it created.
 func TestImportSideBySide(t *testing.T) {
 	b := newBed(t)
 	img := random(7, 3*mib)

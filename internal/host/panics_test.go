@@ -18,7 +18,7 @@ import (
 	"github.com/paraglide/glide/nbd"
 )
 
-// bugStore panics where a bug would: in a read of a block, in the middle of a guest's request.
+// bugStore panics where a bug might: in a read of a block during a guest's request.
 type bugStore struct {
 	objstore.Store
 	on atomic.Bool
@@ -31,8 +31,8 @@ func (s *bugStore) GetRange(ctx context.Context, key string, off, n int64) ([]by
 	return s.Store.GetRange(ctx, key, off, n)
 }
 
-// A bug in a guest's request ends that request, and nothing else: no lock stays
-// held, and what may be half-changed is not gone on with.
+// A bug in a guest's request ends only that request. No lock stays held, and state that
+// may be half-changed is not used any more.
 func TestPanicInARequest(t *testing.T) {
 	store := &bugStore{Store: objstore.NewMem(objstore.Clock{})}
 	open := func(dir string) *Host {
@@ -51,7 +51,7 @@ func TestPanicInARequest(t *testing.T) {
 	must[[]api.Fork](t)(b.Fork(ctx, api.ForkRequest{Source: "v", Name: "w", Lazy: true}))
 	x := must[*nbd.Export](t)(b.exports.Open("w"))
 	store.on.Store(true)
-	for range 3 { // a flight that crashed must not be waited for
+	for range 3 { // nobody may wait for a flight that crashed
 		err := x.Device.ReadAt(make([]byte, 4096), 0)
 		if !errors.Is(err, nbd.EIO) || !strings.Contains(err.Error(), "bug") {
 			t.Fatalf("a read that panics: %v", err)
@@ -63,9 +63,9 @@ func TestPanicInARequest(t *testing.T) {
 		t.Errorf("%d panics are counted", n)
 	}
 
-	// One in a write may have left the volume half-changed.
+	// A bug in a write may have left the volume half-changed.
 	whole := x.Device.(*export.Device)
-	broken := &export.Device{Ex: whole.Ex, D: whole.D, V: whole.V, MayFn: func() error { panic("a bug") }}
+	broken := &export.Device{Ex: whole.Ex, D: whole.D, V: whole.V, MayChange: func() error { panic("a bug") }}
 	err := broken.WriteFrames([]uint64{0}, [][]byte{make([]byte, nbd.Headroom+512)})
 	if !errors.Is(err, nbd.EIO) {
 		t.Fatalf("a write that panics: %v", err)
@@ -83,9 +83,9 @@ func TestPanicInARequest(t *testing.T) {
 	if v := must[api.Volume](t)(b.Show(ctx, "w")); v.State != string(volume.Failed) || !strings.Contains(v.Reason, "bug") {
 		t.Errorf("it is %s: %s", v.State, v.Reason)
 	}
-	must[api.Volume](t)(b.Create(ctx, api.CreateRequest{Name: "other", Size: 1 << 20})) // nobody else notices
+	must[api.Volume](t)(b.Create(ctx, api.CreateRequest{Name: "other", Size: 1 << 20})) // no other volume is affected
 
-	// So may one in a verb; a verb that only reads has not.
+	// So may a bug in a verb, except in one that only reads.
 	_ = a.PanickedAt("", "GET /v1/volumes/v", "a bug")
 	fill(t, a, "v", 2, 0, 4096)
 	err = a.PanickedAt("v", "POST /v1/volumes/v/flush", "a bug")

@@ -16,7 +16,7 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// pinned lists the roots that a host keeps for its children.
+// pinned returns the roots that a host keeps for its children.
 func pinned(t *testing.T, store objstore.Store, host string) (roots []blockmap.Root) {
 	t.Helper()
 	err := commitlog.Pins(ctx, store, host, func(p commitlog.Pin) error {
@@ -31,9 +31,9 @@ func pinned(t *testing.T, store objstore.Store, host string) (roots []blockmap.R
 	return roots
 }
 
-// TestBehindTheStore: a host that loses its power after a commit took effect, and
-// before its record says so, goes on over a state that the store has left, and so do
-// the forks that it makes. It is pinned before anything can be collected of it.
+// TestBehindTheStore: a host crashes after a commit took effect and before its record
+// says so. Its volume, and the forks that it makes, then still use a state that the store
+// has moved on from. That state is pinned before anything of it can be collected.
 // reachable-is-kept.
 func TestBehindTheStore(t *testing.T) {
 	for _, c := range []struct {

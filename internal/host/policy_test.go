@@ -11,8 +11,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// awayStore answers nothing once it is away, and notes whether whoever asked last
-// had a limit to his patience.
+// awayStore does not respond while it is away. It records whether the last caller had a
+// retry budget.
 type awayStore struct {
 	objstore.Store
 	away, limited atomic.Bool
@@ -41,8 +41,8 @@ func (s *awayStore) PutIfAbsent(ctx context.Context, key string, data []byte) er
 	return s.Store.PutIfAbsent(ctx, key, data)
 }
 
-// TestSyncIsNotMadeWithoutStore: nothing is left of it, and a store that did not
-// answer is not waited for once more.
+// TestSyncIsNotMadeWithoutStore: nothing is left of the volume, and the creation does not
+// wait for the store a second time.
 func TestSyncIsNotMadeWithoutStore(t *testing.T) {
 	b := newBed(t)
 	s := &awayStore{Store: b.store}

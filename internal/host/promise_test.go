@@ -11,8 +11,8 @@ import (
 	"github.com/paraglide/glide/nbd"
 )
 
-// TestRPOOfForcedWrites: a write with FUA, which is flushed before it is
-// acknowledged, is in the store within the rpo although nothing else comes.
+// TestRPOOfForcedWrites: a write with FUA, which is flushed before it is acknowledged, is
+// in the store within the rpo although nothing else is written.
 func TestRPOOfForcedWrites(t *testing.T) { bubble(t, testRPOOfForcedWrites) }
 
 func testRPOOfForcedWrites(t *testing.T) {
@@ -33,8 +33,8 @@ func testRPOOfForcedWrites(t *testing.T) {
 	}
 }
 
-// TestPromiseBegins: a guest that writes and flushes while its volume begins to
-// ship gets no error.
+// TestPromiseBegins: a guest that writes and flushes while its volume begins to ship gets
+// no error.
 func TestPromiseBegins(t *testing.T) {
 	h := newBed(t).host(t.TempDir(), "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))

@@ -13,8 +13,8 @@ import (
 	"github.com/paraglide/glide/internal/pin"
 )
 
-// TestReadingWakesNothing: verbs that only read leave a volume asleep, and one
-// that was handed to the store unclaimed.
+// TestReadingWakesNothing: verbs that only read leave a sleeping volume asleep, and a
+// released volume unclaimed.
 func TestReadingWakesNothing(t *testing.T) {
 	b := newBed(t)
 	h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
@@ -47,14 +47,14 @@ func TestReadingWakesNothing(t *testing.T) {
 	if n := b.count.Counts().Put; n != puts {
 		t.Errorf("reading made %d puts", n-puts)
 	}
-	delete(b.peers, "a") // nobody need be asked
+	delete(b.peers, "a") // no host need be asked
 	if v := must[api.Volume](t)(h2.Wake(ctx, "there", false, slept.Generation)); v.State != "active" {
 		t.Errorf("%+v", v)
 	}
 }
 
-// TestWokenWhileItIsRead: a volume that somebody wants awake stays so when the
-// last reader leaves, and goes to sleep then if nobody did.
+// TestWokenWhileItIsRead: a volume that was woken during a read stays awake when the last
+// reader ends. Otherwise it goes back to sleep then.
 func TestWokenWhileItIsRead(t *testing.T) {
 	h := newBed(t).host(t.TempDir(), "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
@@ -89,8 +89,8 @@ func TestWokenWhileItIsRead(t *testing.T) {
 	}
 }
 
-// TestStoreThatHangsHoldsUpNoVerb: looking for a seal in a store that does not
-// answer keeps nothing from a volume that needs no store.
+// TestStoreThatHangsHoldsUpNoVerb: while a seal check waits for a store that hangs, a
+// volume that needs no store can be used.
 func TestStoreThatHangsHoldsUpNoVerb(t *testing.T) {
 	b := newBed(t)
 	faults := objstore.NewFaults(b.store, 1)
@@ -101,7 +101,7 @@ func TestStoreThatHangsHoldsUpNoVerb(t *testing.T) {
 	fill(t, h, "v", 1, 0, 8192)
 	must[api.Flush](t)(h.Flush(ctx, "v"))
 	must[api.Volume](t)(h.Sleep(ctx, "v", false, false))
-	e, err := h.exports.Open("v") // which looks
+	e, err := h.exports.Open("v") // which starts a seal check
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestStoreThatHangsHoldsUpNoVerb(t *testing.T) {
 	}
 }
 
-// TestStartDoesNotWaitForAStoreThatHangs: guests are served again soon.
+// TestStartDoesNotWaitForAStoreThatHangs: guests are served again soon after the start.
 func TestStartDoesNotWaitForAStoreThatHangs(t *testing.T) {
 	store, disk := objstore.NewMem(objstore.Clock{}), vfs.NewMem()
 	h := small(t, store, disk)
@@ -134,12 +134,12 @@ func TestStartDoesNotWaitForAStoreThatHangs(t *testing.T) {
 	time.AfterFunc(20*time.Second, func() { close(block) })
 	began := time.Now()
 	wantNames(t, small(t, hangs{store, block}, disk), false, "v")
-	if took := time.Since(began); took > pin.RecoverWithin+3*time.Second {
+	if took := time.Since(began); took > pin.RecoverTimeout+3*time.Second {
 		t.Fatalf("the start took %v", took)
 	}
 }
 
-// hangs is a store that answers no look.
+// hangs is a store that does not answer seal checks.
 type hangs struct {
 	objstore.Store
 	block chan struct{}

@@ -15,8 +15,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// TestFlushAsksAStoreThatFailedBefore: a flush does not report what failed before
-// it came, however long that has been: the store may be back.
+// TestFlushAsksAStoreThatFailedBefore: a flush does not report a failure from before its
+// call, however long the store has been failing: the store may be back.
 func TestFlushAsksAStoreThatFailedBefore(t *testing.T) {
 	faults := objstore.NewFaults(objstore.NewMem(objstore.Clock{}), 1)
 	var later atomic.Int64

@@ -11,9 +11,9 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// TestReleasedIsShownAsItIs: a volume that was handed to the store is shown as the
-// store has it, whoever woke or removed it since. A list of this host's volumes
-// makes no request, and says that it does not know.
+// TestReleasedIsShownAsItIs: a released volume is shown as the store has it, whichever
+// host woke or removed it since. A list of this host's volumes makes no request, and says
+// that it does not know.
 func TestReleasedIsShownAsItIs(t *testing.T) {
 	b, h1, h2, _ := twoHosts(t)
 	slept := must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
@@ -26,11 +26,11 @@ func TestReleasedIsShownAsItIs(t *testing.T) {
 		}
 		return list[0]
 	}
-	if v := local(h1); v.State != "asleep" || v.Owner != "" || !strings.Contains(v.Reason, "may have") {
+	if v := local(h1); v.State != "asleep" || v.Owner != "" || !strings.Contains(v.Reason, "may already have") {
 		t.Errorf("%+v", v)
 	}
 	for _, h := range []*Host{h1, h2} {
-		if v := must[api.Volume](t)(h.Show(ctx, "v")); v.Owner != "" || v.Generation != slept.Generation && h == h1 || strings.Contains(v.Reason, "may have") {
+		if v := must[api.Volume](t)(h.Show(ctx, "v")); v.Owner != "" || v.Generation != slept.Generation && h == h1 || strings.Contains(v.Reason, "may already have") {
 			t.Errorf("%+v", v)
 		}
 	}
@@ -57,8 +57,8 @@ func TestReleasedIsShownAsItIs(t *testing.T) {
 	wantNames(t, h1, false)
 }
 
-// TestReleasedIsNotRemovedElsewhere: who removes a volume that another host woke
-// meanwhile is told so; again, he takes what is left of it off his host.
+// TestReleasedIsNotRemovedElsewhere: if another host woke the volume meanwhile, removing
+// it here fails and says so. A second removal removes what is left of it on this host.
 func TestReleasedIsNotRemovedElsewhere(t *testing.T) {
 	_, h1, h2, data := twoHosts(t)
 	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
@@ -75,8 +75,8 @@ func TestReleasedIsNotRemovedElsewhere(t *testing.T) {
 	must[api.Flush](t)(h2.Flush(ctx, "v"))
 }
 
-// TestRemoveOfWhatWasTakenInItsSleep: what a volume that slept had not published is
-// rescued, and what remains of the volume can be removed.
+// TestRemoveOfWhatWasTakenInItsSleep: a volume is taken over while it sleeps here. Its
+// unpublished data is rescued, and the rest of it can be removed.
 func TestRemoveOfWhatWasTakenInItsSleep(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	must[api.Volume](t)(h1.Sleep(ctx, "v", false, false))
@@ -91,8 +91,8 @@ func TestRemoveOfWhatWasTakenInItsSleep(t *testing.T) {
 	same(t, h1, "v.rescue-1", 0, data)
 }
 
-// TestTakenWhileTheHostWasAway: a volume that was served before the host stopped, and
-// was taken over then, is fenced soon after the start, whether it is written or not.
+// TestTakenWhileTheHostWasAway: a volume is taken over while its host is stopped. It is
+// fenced soon after the host starts, whether it is written to or not.
 func TestTakenWhileTheHostWasAway(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "stays", Size: mib, Durability: volume.Sync}))
@@ -113,7 +113,8 @@ func TestTakenWhileTheHostWasAway(t *testing.T) {
 	}
 }
 
-// TestReleasedAndTheStoreAway: what is known is shown, and what is not is said.
+// TestReleasedAndTheStoreAway: the host shows what it knows, and says what it does not
+// know.
 func TestReleasedAndTheStoreAway(t *testing.T) {
 	b := newBed(t)
 	faults := objstore.NewFaults(b.store, 1)
@@ -122,7 +123,7 @@ func TestReleasedAndTheStoreAway(t *testing.T) {
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
 	must[api.Volume](t)(h.Sleep(ctx, "v", true, false))
 	faults.Inject(objstore.Fault{})
-	if v := must[api.Volume](t)(h.Show(ctx, "v")); v.State != "asleep" || !strings.Contains(v.Reason, "does not say") {
+	if v := must[api.Volume](t)(h.Show(ctx, "v")); v.State != "asleep" || !strings.Contains(v.Reason, "could not be asked") {
 		t.Errorf("%+v", v)
 	}
 }

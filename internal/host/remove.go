@@ -10,8 +10,8 @@ import (
 	"github.com/paraglide/glide/internal/ownership"
 )
 
-// Remove removes a volume, or a snapshot of one. A volume that was published is
-// removed from the store too.
+// Remove removes a volume or a snapshot. A published volume is also removed from the
+// store.
 func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	n, err := disk.ParseName(name, true)
 	if err != nil {
@@ -29,7 +29,7 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	if err := d.Removable(force); err != nil {
 		return err
 	}
-	for _, s := range h.disks.SnapshotsOf(d.ID) { // they go with it
+	for _, s := range h.disks.SnapshotsOf(d.ID) { // they are removed with it
 		if err := s.Removable(force); err != nil {
 			return err
 		}
@@ -42,7 +42,7 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	defer d.Moving.Unlock()
 	err = h.owners.RemoveFromStore(ctx, d, &st)
 	if gone := (ownership.RemovedElsewhere{}); st.Released && errors.As(err, &gone) {
-		err = nil // it was the store's, and is not there any more
+		err = nil // it had been released, and is already gone from the store
 	}
 	if err != nil {
 		return h.owners.FenceClosedIfLost(d, err)
@@ -56,9 +56,9 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	return nil
 }
 
-// removeSnapshot takes a snapshot out of a volume, and if the store has it out of
-// there first: what is reported as failed has not happened. The volume's op
-// comes before its snapshots', as in a flush.
+// removeSnapshot removes a snapshot of a volume, from the store first if the store has
+// it: if it reports an error, the snapshot is still there. It takes the volume's Op
+// before those of its snapshots, as a flush does.
 func (h *Host) removeSnapshot(ctx context.Context, n disk.Name, s *disk.Disk, force bool) error {
 	d := h.disks.Find(disk.Name{Tenant: n.Tenant, Volume: n.Volume})
 	if d != nil {
@@ -67,7 +67,7 @@ func (h *Host) removeSnapshot(ctx context.Context, n disk.Name, s *disk.Disk, fo
 	}
 	s.Op.Lock()
 	err := s.Removable(force)
-	s.Op.Unlock() // publishing takes it
+	s.Op.Unlock() // Publish takes it
 	if err != nil {
 		return err
 	}

@@ -17,9 +17,8 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// TestRemoveIsAllOrNothing loses the power at every file operation of a
-// removal: afterwards the volume is there with all of its snapshots, or gone
-// with all of them.
+// TestRemoveIsAllOrNothing loses the power at every file operation of a removal.
+// Afterwards the volume and all of its snapshots exist, or none of them.
 func TestRemoveIsAllOrNothing(t *testing.T) {
 	const snapshots = 3
 	removed, kept := 0, 0
@@ -63,7 +62,7 @@ func TestRemoveIsAllOrNothing(t *testing.T) {
 		mu.Unlock()
 		_ = h.Close(ctx)
 		if c == nil {
-			break // the removal takes no more operations
+			break // the removal makes no more operations
 		}
 		h = removeHost(t, c)
 		switch n := len(h.disks.All()); n {
@@ -93,8 +92,9 @@ func removeHost(t *testing.T, fs vfs.FS) *Host {
 	return h
 }
 
-// TestRemoveSnapshotBesideFlush: a flush holds the volume and wants its
-// snapshots; removing one must not hold it and want the volume.
+// TestRemoveSnapshotBesideFlush: a flush holds the volume's Op and needs those of its
+// snapshots. The removal of a snapshot must not hold the snapshot's Op and need the
+// volume's.
 func TestRemoveSnapshotBesideFlush(t *testing.T) {
 	h := newBed(t).host(t.TempDir(), "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
@@ -119,7 +119,7 @@ func TestRemoveSnapshotBesideFlush(t *testing.T) {
 						t.Error(err)
 					}
 				})
-				// Of two that remove the same, one is late.
+				// One of two removals of the same snapshot comes too late.
 				wg.Go(func() {
 					if err := h.Remove(ctx, "v@s", false); err != nil && errs.KindOf(err) != errs.NotFound {
 						t.Error(err)
@@ -132,12 +132,12 @@ func TestRemoveSnapshotBesideFlush(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(30 * time.Second):
-		panic("they wait for each other: " + t.Name()) // the host cannot be closed either
+		panic("they wait for each other: " + t.Name()) // it is a deadlock, and the host cannot be closed either
 	}
 }
 
-// TestRemoveSnapshotOfTheStore: it is gone in the store too, or nowhere; and what
-// a local fork of it needs stays pinned. reachable-is-kept.
+// TestRemoveSnapshotOfTheStore: the snapshot is also gone from the store, or it was not
+// removed at all. What a local fork of it needs stays pinned. reachable-is-kept.
 func TestRemoveSnapshotOfTheStore(t *testing.T) {
 	b := newBed(t)
 	away := &awayStore{Store: b.store}

@@ -12,8 +12,9 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Rename gives a volume another name. A published one is first reserved under
-// the new name, then ends under the old one, naming the new, and then goes on.
+// Rename gives a volume another name. A published volume is first reserved under the new
+// name; then a tombstone that names the new log ends the old log; then the volume goes on
+// under the new name.
 func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) {
 	d, err := h.disks.Local(name, false)
 	if err != nil {
@@ -85,17 +86,18 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	return h.view(d), nil
 }
 
-// renamePublished does the store's part and returns where the volume is now. Under op.
+// renamePublished renames a volume in the store and returns its newest commit there.
+// Under op.
 func (h *Host) renamePublished(ctx context.Context, d *disk.Disk, st *volume.State, n disk.Name) (*volume.Published, error) {
 	_, err := h.publisher.Publish(ctx, d, commitlog.CauseRename, func(*commitlog.State) {})
 	var half ownership.HalfRenamed
 	switch {
-	case errors.As(err, &half) && half.To == n.Volume: // by an earlier call, or process
+	case errors.As(err, &half) && half.To == n.Volume: // an earlier call or process published it
 	case err != nil:
 		return nil, err
 	}
-	// The record, not the log's newest object, which may be the old name's
-	// tombstone by now: what was published last is in both.
+	// Start from the record, not from the log's newest object, which may be the old
+	// name's tombstone by now. Both have what was last published.
 	now := d.State()
 	state := h.disks.CommitState(&now, commitlog.CauseRename)
 	if d.Owner != nil {

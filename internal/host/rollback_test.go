@@ -11,7 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// rolling is a store that can be made to show what it held at an earlier time.
+// rolling is a store that can be switched to its state at an earlier time.
 type rolling struct{ objstore.Store }
 
 func copyOf(t *testing.T, from objstore.Store) objstore.Store {
@@ -32,9 +32,8 @@ func copyOf(t *testing.T, from objstore.Store) objstore.Store {
 	return to
 }
 
-// TestOlderStore: a store that shows an older state than it did before is refused,
-// by a host that has the volume, and by one that has only seen it.
-// no-silent-rollback.
+// TestOlderStore: a store that shows an older state than before is refused, both by a
+// host that has the volume and by one that has only read it. no-silent-rollback.
 func TestOlderStore(t *testing.T) {
 	b := newBed(t)
 	now := &rolling{b.store}

@@ -22,7 +22,7 @@ func TestFlushesShareAndDoNotWaitInLine(t *testing.T) {
 	bubble(t, testFlushesShare)
 }
 
-// bubble runs a test in virtual time. What the process shares is made outside.
+// bubble runs a test in virtual time. Whatever the process shares is created outside.
 func bubble(t *testing.T, test func(*testing.T)) {
 	data, err := commitlog.EncodeData([]commitlog.Range{{Len: 4, Data: make([]byte, 4)}})
 	if err == nil {
@@ -34,8 +34,8 @@ func bubble(t *testing.T, test func(*testing.T)) {
 	synctest.Test(t, test)
 }
 
-// virtual opens a host in a bubble of virtual time, on a file system in memory:
-// what takes time there is the store alone.
+// virtual opens a host in a bubble of virtual time, on an in-memory file system. Only the
+// store takes time there.
 func virtual(t *testing.T, b *bed) *Host { return virtualOn(t, b, vfs.NewMem()) }
 
 // virtualOn is virtual on the given file system.
@@ -47,7 +47,7 @@ func virtualOn(t *testing.T, b *bed, fs vfs.FS) *Host {
 	h, err := Open(ctx, Config{
 		Data: "data", FS: fs, Store: b.store, Counter: b.count, Cache: Share{Bytes: 16 << 20}, WALLimit: Share{Bytes: 64 << 20},
 		Uptime: func() time.Duration { return time.Since(start) + time.Hour },
-		// Coders that are made in a bubble cannot be used outside.
+		// Coders that are created in a bubble cannot be used outside.
 		Compression: pack.CompressionNone,
 	})
 	if err != nil {
@@ -68,7 +68,7 @@ func testFlushesShare(t *testing.T) {
 	if err := guestWrite(dev, 0, random(1, 4096)); err != nil {
 		t.Fatal(err)
 	}
-	if err := dev.Flush(); err != nil { // begins an epoch, and learns how slow the store is
+	if err := dev.Flush(); err != nil { // begins an epoch, and measures the latency of the store
 		t.Fatal(err)
 	}
 	before := g.puts.Load()
@@ -103,8 +103,8 @@ func testFlushesShare(t *testing.T) {
 	}
 }
 
-// TestRPO: while the store takes nothing, a continuous volume acknowledges
-// writes for less than its rpo, says why it stopped, and goes on by itself.
+// TestRPO: while the store takes nothing, a continuous volume acknowledges writes for
+// less than its rpo. It says why it stopped, and resumes by itself.
 func TestRPO(t *testing.T) { bubble(t, testRPO) }
 
 func testRPO(t *testing.T) {
@@ -171,8 +171,8 @@ func testRPO(t *testing.T) {
 	same(t, h2, "v", 0, want)
 }
 
-// TestIdleShipperRests: after a rollback, or a flush of nothing new, nothing is
-// tried again and again. In a bubble, whoever does not wait stops the clock.
+// TestIdleShipperRests: after a rollback, or after a flush without changes, nothing is
+// retried in a loop. In a bubble, a goroutine that never waits stops the clock.
 func TestIdleShipperRests(t *testing.T) { bubble(t, testIdleShipperRests) }
 
 func testIdleShipperRests(t *testing.T) {
@@ -200,9 +200,9 @@ func testIdleShipperRests(t *testing.T) {
 	}
 }
 
-// TestAgeOfWhatIsTaken: what has been taken to be sent, and is not on its way yet, is
-// as old as it is when a commit before it lands: no later write is acknowledged for
-// want of older ones. flush-is-durable.
+// TestAgeOfWhatIsTaken: changes that have been taken but are not in flight yet keep their
+// age when an earlier commit takes effect. No later write is acknowledged as if there
+// were no older ones. flush-is-durable.
 func TestAgeOfWhatIsTaken(t *testing.T) { bubble(t, testAgeOfWhatIsTaken) }
 
 func testAgeOfWhatIsTaken(t *testing.T) {
@@ -234,14 +234,14 @@ func testAgeOfWhatIsTaken(t *testing.T) {
 	if err := <-write(1); err != nil {
 		t.Fatal(err)
 	}
-	for g.puts.Load() == sent { // until it is on its way
+	for g.puts.Load() == sent { // until it is in flight
 		time.Sleep(time.Millisecond)
 	}
 	slow.Store(true)
 	if err := <-write(2); err != nil {
 		t.Fatal(err)
 	}
-	<-syncs // it is taken, and its log not synced yet
+	<-syncs // it is taken, but its log is not synced yet
 	g.set(false)
 	time.Sleep(time.Second)
 	acked := write(3)

@@ -17,7 +17,7 @@ import (
 	"github.com/paraglide/glide/nbd"
 )
 
-// gated is a store whose conditional puts of log objects can be held up.
+// gated is a store whose conditional PUTs of log objects can be delayed.
 type gated struct {
 	objstore.Store
 	mu     sync.Mutex
@@ -71,7 +71,8 @@ func guest(t *testing.T, h *Host, name string) nbd.Acknowledger {
 	return e.Device.(nbd.Acknowledger)
 }
 
-// guestWrite writes as the NBD server does: to the device, and then waits for its word.
+// guestWrite writes as the NBD server does: to the device, and then it waits for the
+// acknowledgement.
 func guestWrite(dev nbd.Acknowledger, off uint64, b []byte) error {
 	frame := append(make([]byte, nbd.Headroom), b...)
 	if err := dev.WriteFrames([]uint64{off}, [][]byte{frame}); err != nil {
@@ -83,8 +84,8 @@ func guestWrite(dev nbd.Acknowledger, off uint64, b []byte) error {
 	return dev.Acknowledge()
 }
 
-// TestSyncSurvivesTheHost: what a flush of a sync volume acknowledged is in the
-// store, whatever becomes of the host and its disk. flush-is-durable.
+// TestSyncSurvivesTheHost: what an acknowledged flush of a sync volume covers is in the
+// store, whatever happens to the host and its disk. flush-is-durable.
 func TestSyncSurvivesTheHost(t *testing.T) {
 	b := newBed(t)
 	h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
@@ -118,10 +119,10 @@ func TestSyncSurvivesTheHost(t *testing.T) {
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.DirtyBytes != 0 || v.Unpublished != 0 {
 		t.Fatalf("after a flush: %+v", v)
 	}
-	delete(b.peers, "a") // its host is gone, and its disk with it
+	delete(b.peers, "a") // its host is gone, with its disk
 	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
 	same(t, h2, "v", 0, image)
-	// It goes on there, and a third host finds both hosts' writes.
+	// The volume continues there, and a third host finds the writes of both hosts.
 	dev2 := guest(t, h2, "v")
 	p := random(99, 4096)
 	if err := guestWrite(dev2, 0, p); err != nil {
@@ -135,7 +136,7 @@ func TestSyncSurvivesTheHost(t *testing.T) {
 	h3 := b.host(t.TempDir(), "c")
 	must[api.Volume](t)(h3.Wake(ctx, "v", true, ""))
 	same(t, h3, "v", 0, image)
-	if err := dev.Flush(); err != nil { // nothing was written since
+	if err := dev.Flush(); err != nil { // nothing has been written since
 		t.Fatal(err)
 	}
 	if err := guestWrite(dev, 0, p); err != nil {
@@ -156,8 +157,8 @@ func imageOfVolume(t *testing.T, h *Host, name string) []byte {
 	return p
 }
 
-// TestShippingGoesOnAfterARestart: a process that begins with unsent writes
-// sends them, and its data commits follow those of the process before.
+// TestShippingGoesOnAfterARestart: a process that starts with unsent writes sends them.
+// Its data commits follow those of the earlier process.
 func TestShippingGoesOnAfterARestart(t *testing.T) {
 	b := newBed(t)
 	g := newGated(b.store)
@@ -253,7 +254,7 @@ func TestPolicyChanges(t *testing.T) {
 	}
 }
 
-// TestFoldsWhileShipping: data commits are folded while more of them come.
+// TestFoldsWhileShipping: data commits are folded while more are made.
 func TestFoldsWhileShipping(t *testing.T) {
 	b := newBed(t)
 	h := b.host(t.TempDir(), "a")
@@ -291,8 +292,8 @@ func TestFoldsWhileShipping(t *testing.T) {
 	same(t, h2, "v", 0, want)
 }
 
-// TestRollbackWhileShipping: after a rollback the store follows, and later data
-// commits lie on what was rolled back to.
+// TestRollbackWhileShipping: after a rollback the store follows, and later data commits
+// apply to the state that was rolled back to.
 func TestRollbackWhileShipping(t *testing.T) {
 	b := newBed(t)
 	h := b.host(t.TempDir(), "a")
@@ -320,8 +321,8 @@ func TestRollbackWhileShipping(t *testing.T) {
 	same(t, h2, "v", 4096, random(1, 8192))
 }
 
-// TestFlushesHoldNobodyUp: reads and writes go on at their pace while a flush of
-// the same volume is on its way to a store 20 ms away.
+// TestFlushesHoldNobodyUp: reads and writes keep their speed while a flush of the same
+// volume is on its way to a store 20 ms away.
 func TestFlushesHoldNobodyUp(t *testing.T) {
 	b := newBed(t)
 	g := newGated(b.store)
@@ -370,13 +371,13 @@ func TestFlushesHoldNobodyUp(t *testing.T) {
 	run(0)
 	without, with := run(0), run(1)
 	t.Logf("%d requests a second without flushes, %d with: %.2f", without, with, float64(with)/float64(without))
-	if with < without/3 { // held up, it would be a few hundred
+	if with < without/3 { // if flushes blocked it, it would be a few hundred
 		t.Errorf("flushes hold others up: %d requests a second without, %d with", without, with)
 	}
 }
 
-// TestFoldsWhatCompressesWell: what opening a volume writes to a log is bounded, however
-// little the data commits take in the store. bounded.
+// TestFoldsWhatCompressesWell: what opening a volume writes to a log is bounded, even if
+// its data commits are small in the store. bounded.
 func TestFoldsWhatCompressesWell(t *testing.T) {
 	b := newBed(t)
 	h := b.host(t.TempDir(), "a")
@@ -406,8 +407,8 @@ func TestFoldsWhatCompressesWell(t *testing.T) {
 	}
 }
 
-// TestFlightsAreNotForgotten: what was under way to the store when a verb stopped
-// the shipper is sent again, and not acknowledged by then. flush-is-durable.
+// TestFlightsAreNotForgotten: commits that were in flight when a verb stopped the shipper
+// are sent again, and nothing is acknowledged because of them before. flush-is-durable.
 func TestFlightsAreNotForgotten(t *testing.T) {
 	b := newBed(t)
 	g := newGated(b.store)
@@ -453,8 +454,8 @@ func TestFlightsAreNotForgotten(t *testing.T) {
 	same(t, h2, "v", 0, random(1, 4096))
 }
 
-// After a restart, what an earlier process wrote is as old as this one at least,
-// and not a year.
+// After a restart, writes of an earlier process are at least as old as this process, and
+// not a year old.
 func TestAgeAfterRestart(t *testing.T) {
 	b, dir := newBed(t), t.TempDir()
 	faults := objstore.NewFaults(b.store, 1)
@@ -468,7 +469,7 @@ func TestAgeAfterRestart(t *testing.T) {
 	}
 	stopped, cancel := context.WithCancel(ctx)
 	cancel()
-	_ = h.Close(stopped) // which has no time for the store
+	_ = h.Close(stopped) // there is no time for the store
 	h = b.host(dir, "a")
 	if v := must[api.Volume](t)(h.Show(ctx, "v")); v.DirtyBytes == 0 || v.Unpublished <= 0 || v.Unpublished > 60_000 {
 		t.Errorf("%d bytes are %v ms old", v.DirtyBytes, v.Unpublished)

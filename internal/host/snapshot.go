@@ -11,8 +11,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Snapshot gives the volume's present cut a name. It is durable on this host
-// when Snapshot returns, and in the store with the next flush.
+// Snapshot names the current cut of a volume. When Snapshot returns, the snapshot is
+// durable on this host; the next flush puts it into the store.
 func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapshot, error) {
 	d, err := h.disks.Local(name, false)
 	if err != nil {
@@ -31,7 +31,7 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 	}
 	st := d.State()
 	if n := len(h.disks.SnapshotsOf(d.ID)); n >= commitlog.MaxSnapshots {
-		return api.Snapshot{}, errs.New(errs.Invalid, "volume %q has %d snapshots, the most there can be: remove some with glide rm %s@NAME", d, n, d)
+		return api.Snapshot{}, errs.New(errs.Invalid, "volume %q has %d snapshots, which is the limit: remove some with glide rm %s@NAME", d, n, d)
 	}
 	v, err := d.Wake(false)
 	if err != nil {
@@ -42,7 +42,7 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 		Mode: volume.Active, Durability: st.Durability, RPO: st.RPO, BlockSize: st.BlockSize, Size: st.Size,
 	}
 	s := disk.New(h.disks, snap)
-	s.Op.Lock() // who finds it waits until it is there
+	s.Op.Lock() // callers that find the snapshot wait until it is created
 	defer s.Op.Unlock()
 	if err := h.disks.Reserve(s); err != nil {
 		return api.Snapshot{}, errs.New(errs.Exists, "volume %q has a snapshot %q already", d, snapshot)
@@ -79,20 +79,20 @@ func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, erro
 		return nil, err
 	}
 	for _, s := range tip.State.Snapshots {
-		g := cmp.Or(s.Generation, tip.Generation) // the commit that first lists it does not know its own
+		g := cmp.Or(s.Generation, tip.Generation) // the commit that first lists a snapshot cannot name its own generation
 		out = append(out, api.Snapshot{Name: s.Name, Volume: n.String(), Size: s.Size, Generation: g.String(), CreatedAt: s.CreatedAt})
 	}
 	return out, nil
 }
 
-// Rollback makes the volume what a snapshot, or a commit, of it was.
+// Rollback returns the volume to the state of a snapshot or a commit of it.
 func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.Volume, error) {
 	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
 	if to == "" {
-		return api.Volume{}, errs.New(errs.Invalid, "what to take %q back to is missing: a snapshot or a generation", d)
+		return api.Volume{}, errs.New(errs.Invalid, "name the snapshot or generation to roll %q back to", d)
 	}
 	if err := h.mayGrow(); err != nil {
 		return api.Volume{}, err
@@ -122,7 +122,7 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 		return api.Volume{}, err
 	}
 	if st.Published != nil {
-		// The store must not go on showing the state that was given up.
+		// The store must not continue to show the state that was given up.
 		if _, err := h.publisher.Publish(ctx, d, commitlog.CauseRollback, func(*commitlog.State) {}); err != nil {
 			h.disks.Log.Warn("a rollback is not in the store yet", "volume", d.String(), "error", err)
 		}

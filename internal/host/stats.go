@@ -7,8 +7,8 @@ import (
 	"github.com/paraglide/glide/internal/publication"
 )
 
-// Stats counts what the host did since the daemon started; of one volume it has
-// the latencies.
+// Stats returns the counters since the daemon started. With the name of a volume, the
+// latencies are those of that volume.
 func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
 	var s api.Stats
 	lat := &h.exports.Latency

@@ -11,7 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// silentStore answers no request that changes something once it is silent.
+// silentStore does not answer requests that change something while it is silent.
 type silentStore struct {
 	objstore.Store
 	silent atomic.Bool
@@ -33,8 +33,8 @@ func (s *silentStore) Delete(ctx context.Context, key string) error {
 	return s.Store.Delete(ctx, key)
 }
 
-// TestStopWithASilentStore: a stop waits for a store that does not answer as long as
-// its courtesies to it are worth, and drops at the next start what stayed.
+// TestStopWithASilentStore: a stopping host does not wait long for an unresponsive store.
+// The next start drops the pins that stayed.
 func TestStopWithASilentStore(t *testing.T) {
 	b := newBed(t)
 	s := &silentStore{Store: b.store}
@@ -62,7 +62,7 @@ func TestStopWithASilentStore(t *testing.T) {
 	}
 }
 
-// sessions counts a host's pins of uploads.
+// sessions counts a host's pins for upload sessions.
 func sessions(t *testing.T, store objstore.Store, host string) (n int) {
 	t.Helper()
 	err := commitlog.Pins(ctx, store, host, func(p commitlog.Pin) error {

@@ -14,8 +14,8 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// slots reads pages and blocks from the store alone: no tier, no index and no
-// map of a host can hide that one is missing.
+// slots reads pages and blocks from the store only. No tier, index or map of a host can
+// hide that one is missing.
 type slots struct {
 	store  objstore.Store
 	hasher *pack.Hasher
@@ -30,7 +30,7 @@ func (s slots) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
 	return pack.Open(s.hasher, ref, raw, nil, 1<<20)
 }
 
-// imageOf reads all that a map in the store holds: published-is-complete.
+// imageOf reads everything that a map in the store holds: published-is-complete.
 func imageOf(store objstore.Store, tenant string, root blockmap.Root, size uint64, blockSize uint32) ([]byte, error) {
 	s := slots{store, pack.NewHasher(tenant)}
 	m, err := blockmap.New(blockmap.NewPageCache(1<<20).Source(s, s.hasher), root, (size+uint64(blockSize)-1)/uint64(blockSize))
@@ -48,9 +48,9 @@ func imageOf(store objstore.Store, tenant string, root blockmap.Root, size uint6
 	return image, err
 }
 
-// published reads the newest commit of a volume from the store, its snapshots
-// too; everything it names has to be there (published-is-complete). A name that
-// the store does not know, or a removed one, is errs.NotFound.
+// published reads the newest commit of a volume, and its snapshots, from the store.
+// Everything that it names must be there (published-is-complete). For a name that the
+// store does not know, or a removed one, the error is errs.NotFound.
 func published(store objstore.Store, name string) (*commitlog.Object, []byte, error) {
 	n, err := disk.ParseName(name, false)
 	if err != nil {
@@ -89,8 +89,8 @@ func published(store objstore.Store, name string) (*commitlog.Object, []byte, er
 	return tip, image, nil
 }
 
-// incomplete keeps a missing pack from being taken for a missing volume.
+// incomplete makes the error of a missing pack differ from that of a missing volume.
 func incomplete(err error) error { return errs.New(errs.Corrupt, "%v", err) }
 
-// entropy is a Config.Rand that repeats for a seed.
+// entropy is a Config.Rand that is deterministic for a seed.
 func entropy(seed uint64) io.Reader { return &lockedReader{b: randomSource(seed)} }

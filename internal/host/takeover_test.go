@@ -17,8 +17,8 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// twoHosts makes a volume v on the first of two hosts, flushed and then
-// written again.
+// twoHosts creates a volume v on the first of two hosts. It is flushed and then written
+// to again.
 func twoHosts(t *testing.T) (b *bed, h1, h2 *Host, data []byte) {
 	b = newBed(t)
 	h1, h2 = b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
@@ -29,8 +29,8 @@ func twoHosts(t *testing.T) (b *bed, h1, h2 *Host, data []byte) {
 	return b, h1, h2, data
 }
 
-// TestConnectedOwnerRefuses: a volume with an open connection is not handed
-// over; once the guest has gone it is, with what the guest wrote last.
+// TestConnectedOwnerRefuses: a volume with an open connection is not handed over. After
+// the guest has gone it is, including the guest's last writes.
 func TestConnectedOwnerRefuses(t *testing.T) {
 	_, h1, h2, data := twoHosts(t)
 	e, err := h1.exports.Open("v")
@@ -56,7 +56,7 @@ func TestConnectedOwnerRefuses(t *testing.T) {
 	}
 }
 
-// TestReleasedWakesWithoutAsking: after a portable sleep its host may be gone.
+// TestReleasedWakesWithoutAsking: after a portable sleep the old host may be gone.
 func TestReleasedWakesWithoutAsking(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s"))
@@ -73,8 +73,8 @@ func TestReleasedWakesWithoutAsking(t *testing.T) {
 	}
 }
 
-// TestSettingsTravel: a flush stores labels and limits though nothing else
-// changed, and what could not be promised sets nothing.
+// TestSettingsTravel: a flush stores labels and limits even if nothing else changed. A
+// policy that cannot be set changes no setting.
 func TestSettingsTravel(t *testing.T) {
 	for _, durability := range []string{disk.Local, "continuous"} {
 		b := newBed(t)
@@ -108,7 +108,7 @@ func TestSettingsTravel(t *testing.T) {
 	}
 }
 
-// TestPortableSleepAndBackHome: the host that let go can claim again.
+// TestPortableSleepAndBackHome: the host that released a volume can claim it again.
 func TestPortableSleepAndBackHome(t *testing.T) {
 	_, h1, _, data := twoHosts(t)
 	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
@@ -118,9 +118,8 @@ func TestPortableSleepAndBackHome(t *testing.T) {
 	same(t, h1, "v", 0, data)
 }
 
-// TestReleasedAndWokenElsewhere: the host that let go, and whose volume another
-// took meanwhile, finds that out before a guest can write there. one-writer,
-// no-silent-rollback.
+// TestReleasedAndWokenElsewhere: another host took a released volume. Its former host
+// finds that out before a guest can write to it there. one-writer, no-silent-rollback.
 func TestReleasedAndWokenElsewhere(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
@@ -141,13 +140,13 @@ func TestReleasedAndWokenElsewhere(t *testing.T) {
 	}
 }
 
-// TestReleasedAndWrittenHere: a guest that connects on the host that let go makes
-// it the owner again, so that another host cannot take what was released, without
-// what the guest wrote since. no-silent-rollback.
+// TestReleasedAndWrittenHere: a guest that connects on the host that released the volume
+// makes that host the owner again. So another host cannot take the released state without
+// what the guest has written since. no-silent-rollback.
 func TestReleasedAndWrittenHere(t *testing.T) {
 	_, h1, h2, data := twoHosts(t)
 	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
-	must[[]api.Fork](t)(h1.Fork(ctx, api.ForkRequest{Source: "v", Name: "f"})) // makes it nobody's
+	must[[]api.Fork](t)(h1.Fork(ctx, api.ForkRequest{Source: "v", Name: "f"})) // leaves it without an owner
 	same(t, h1, "f", 0, data)
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "asleep" || v.Owner != "" {
 		t.Fatalf("%+v", v)
@@ -167,9 +166,8 @@ func TestReleasedAndWrittenHere(t *testing.T) {
 	same(t, h2, "v", 0, data)
 }
 
-// TestReleaseOfUnknownFate: a release whose answer was lost may be in the store, now
-// or later. Until its host has claimed the volume again no guest writes to it.
-// no-silent-rollback.
+// TestReleaseOfUnknownFate: a release whose reply was lost may take effect now or later.
+// No guest writes to the volume before its host has claimed it again. no-silent-rollback.
 func TestReleaseOfUnknownFate(t *testing.T) {
 	b := newBed(t)
 	faults := objstore.NewFaults(b.store, 1)
@@ -195,19 +193,19 @@ func TestReleaseOfUnknownFate(t *testing.T) {
 	if err := h1.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
-	h1 = b.host(h1.cfg.Data, "a") // which remembers
+	h1 = b.host(h1.cfg.Data, "a") // it remembers
 	mayNotWrite()
 	faults.Clear()
 	copy(data, fill(t, h1, "v", 4, 0, 4096))
 	if err := faults.Held()[0].Release(); err == nil {
 		t.Fatal("the release came true when the volume was in use again")
 	}
-	must[api.Volume](t)(h2.Wake(ctx, "v", false, "")) // asks
+	must[api.Volume](t)(h2.Wake(ctx, "v", false, "")) // it asks the owner
 	same(t, h2, "v", 0, data)
 }
 
-// TestWokenUnderAnotherName: a volume that was taken over and renamed comes back
-// to a host that has not noticed: what was not published there is in a rescue.
+// TestWokenUnderAnotherName: a volume that was taken over and renamed comes back to its
+// first host, which has not noticed. What was not published there is in a rescue volume.
 func TestWokenUnderAnotherName(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	delete(b.peers, "a")
@@ -222,8 +220,8 @@ func TestWokenUnderAnotherName(t *testing.T) {
 	}
 }
 
-// TestDeadOwner: what may be lost is said, and lost only by force; the fenced
-// host keeps what it had and gives its guests errors.
+// TestDeadOwner: the error says what may be lost, and only --force loses it. The fenced
+// host keeps its data, and its guests get errors.
 func TestDeadOwner(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	old := random(1, 300<<10)
@@ -266,8 +264,8 @@ func TestDeadOwner(t *testing.T) {
 	} {
 		wantKind(t, verb(), errs.Fenced)
 	}
-	// What it could not publish is offered as a volume of its own, which can be
-	// opened, forked, and compared with what the new owner has.
+	// What it could not publish is in a volume of its own, which can be opened, forked,
+	// and compared with the new owner's.
 	same(t, h1, "v.rescue-1", 0, data)
 	if d := must[api.Volume](t)(h1.Show(ctx, "v.rescue-1")); d.DirtyBytes != 8192 || d.State != "active" || d.Parent != "v" {
 		t.Fatalf("%+v", d)
@@ -277,7 +275,7 @@ func TestDeadOwner(t *testing.T) {
 	}
 	must[[]api.Fork](t)(h1.Fork(ctx, api.ForkRequest{Source: "v.rescue-1", Name: "r"}))
 	same(t, h1, "r", 0, data)
-	// It stays so after a restart.
+	// It is still there after a restart.
 	e.Closed()
 	dir := h1.cfg.Data
 	if err := h1.Close(ctx); err != nil {
@@ -288,25 +286,25 @@ func TestDeadOwner(t *testing.T) {
 		t.Fatalf("%+v", v)
 	}
 	same(t, h1, "v.rescue-1", 0, data)
-	// Removing what is left here touches nothing in the store.
+	// Removing what is left here changes nothing in the store.
 	if err := h1.Remove(ctx, "v", false); err != nil {
 		t.Fatal(err)
 	}
 	same(t, h1, "v.rescue-1", 0, data)
 	copy(old, fill(t, h2, "v", 5, 0, 4096))
 	must[api.Flush](t)(h2.Flush(ctx, "v"))
-	// And it can be had back, from whoever holds it now.
+	// It can be taken back from its present owner.
 	must[api.Volume](t)(h1.Wake(ctx, "v", false, ""))
 	same(t, h1, "v", 0, old)
 }
 
-// TestLateRelease: a request whose asker gave up, or that is about an epoch that
-// has passed, has no effect.
+// TestLateRelease: a request has no effect if its sender gave up, or if it is about an
+// epoch that has passed.
 func TestLateRelease(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
 	before, _, _ := published(b.store, "v")
 	d, _ := h1.disks.Local("v", false)
-	d.Op.Lock() // it arrives while the volume is busy, for longer than the asker waits
+	d.Op.Lock() // the request arrives while the volume is busy, for longer than its sender waits
 	done := make(chan error)
 	go func() {
 		_, err := h1.Release(ctx, "v", api.ReleaseRequest{Host: h2.ID(), Epoch: 1, WithinMs: 1})
@@ -324,7 +322,8 @@ func TestLateRelease(t *testing.T) {
 	if after, _, err := published(b.store, "v"); err != nil || after.Generation != before.Generation {
 		t.Fatalf("a late request had an effect: %s, %v", after.Generation, err)
 	}
-	// It moves away and comes back: the first epoch's request still does nothing.
+	// The volume moves away and comes back. A request for the first epoch still does
+	// nothing.
 	must[api.Volume](t)(h2.Wake(ctx, "v", false, ""))
 	must[api.Volume](t)(h1.Wake(ctx, "v", false, ""))
 	_, err = h1.Release(ctx, "v", api.ReleaseRequest{Host: h2.ID(), Epoch: 1, WithinMs: 5000})
@@ -355,8 +354,8 @@ func TestExpectGeneration(t *testing.T) {
 	same(t, h2, "v", 0, data)
 }
 
-// TestTwoClaim: of hosts that claim at once exactly one gets the volume, and it
-// alone can commit. one-writer.
+// TestTwoClaim: of hosts that claim at the same time, exactly one gets the volume, and
+// only that one can commit. one-writer.
 func TestTwoClaim(t *testing.T) {
 	for round := range 10 {
 		b := newBed(t)
@@ -370,7 +369,7 @@ func TestTwoClaim(t *testing.T) {
 		}
 		delete(b.peers, "x")
 		hosts := []*Host{b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b"), b.host(t.TempDir(), "c")}
-		b.peers = nil // nobody answers: the log alone decides
+		b.peers = nil // no host responds: the log alone decides
 		outcomes := make([]error, len(hosts))
 		var wg sync.WaitGroup
 		for i, h := range hosts {
@@ -381,8 +380,8 @@ func TestTwoClaim(t *testing.T) {
 			}()
 		}
 		wg.Wait()
-		// With force they may have taken it from each other one after another;
-		// only the last one can commit.
+		// With force they may have taken it from each other in turn. Only the last one
+		// can commit.
 		writers := 0
 		for i, h := range hosts {
 			if outcomes[i] != nil {
@@ -392,7 +391,7 @@ func TestTwoClaim(t *testing.T) {
 				continue
 			}
 			if must[api.Volume](t)(h.Show(ctx, "v")).State == "fenced" {
-				continue // it has heard of it
+				continue // it knows of the takeover
 			}
 			same(t, h, "v", 0, data)
 			fill(t, h, "v", uint64(i), 8192, 4096)
@@ -405,7 +404,7 @@ func TestTwoClaim(t *testing.T) {
 		if writers != 1 {
 			t.Fatalf("round %d: %d hosts can commit: %v", round, writers, outcomes)
 		}
-		if round%2 == 1 { // it has not heard of it, and did not let go
+		if round%2 == 1 { // it does not know of the takeover, and did not release the volume
 			fill(t, h0, "v", 9, 0, 4096)
 		}
 		_, err := h0.Flush(ctx, "v")
@@ -416,8 +415,8 @@ func TestTwoClaim(t *testing.T) {
 	}
 }
 
-// TestWriteUnderWayIsReleased: a write that was begun before its guest was turned away
-// is in the state that is released, or is not acknowledged. no-silent-rollback.
+// TestWriteUnderWayIsReleased: a write that began before its guest was disconnected is in
+// the released state, or it is not acknowledged. no-silent-rollback.
 func TestWriteUnderWayIsReleased(t *testing.T) {
 	b := newBed(t)
 	var slow atomic.Bool
@@ -452,7 +451,7 @@ func TestWriteUnderWayIsReleased(t *testing.T) {
 		_, err := h1.Sleep(ctx, "v", true, true)
 		slept <- err
 	}()
-	time.Sleep(100 * time.Millisecond) // the host goes on as far as it does without the write
+	time.Sleep(100 * time.Millisecond) // the host proceeds as far as it can without the write
 	close(open)
 	if err := <-written; err == nil {
 		copy(data[8192:], late)

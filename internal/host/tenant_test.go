@@ -11,8 +11,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// TestTenantOfAFork: what belongs to a tenant is forked, published, renamed and
-// shown like anything else, its parent by the name that people write.
+// TestTenantOfAFork: volumes of a tenant are forked, published, renamed and shown like
+// any other. The parent has the name that users write.
 func TestTenantOfAFork(t *testing.T) {
 	b := newBed(t)
 	h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
@@ -40,7 +40,7 @@ func TestTenantOfAFork(t *testing.T) {
 	}
 }
 
-// TestDefaultTenantIsNotPrinted: neither as a field nor in what goes wrong.
+// TestDefaultTenantIsNotPrinted: neither in a field nor in an error.
 func TestDefaultTenantIsNotPrinted(t *testing.T) {
 	b := newBed(t)
 	h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
@@ -58,9 +58,8 @@ func TestDefaultTenantIsNotPrinted(t *testing.T) {
 	}
 }
 
-// TestForkElsewhereHasAnRPO: a fork of another host's volume that becomes
-// continuous has the default loss window, not one of nothing, which no store
-// can keep.
+// TestForkElsewhereHasAnRPO: a fork of another host's volume that becomes continuous has
+// the default loss window, not one of zero, which no store can keep.
 func TestForkElsewhereHasAnRPO(t *testing.T) {
 	_, _, h2, _ := twoHosts(t)
 	must[[]api.Fork](t)(h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "child"}))
@@ -73,7 +72,8 @@ func TestForkElsewhereHasAnRPO(t *testing.T) {
 	}
 }
 
-// TestSnapshotThatIsNotThere: what is missing is the snapshot, and not the volume.
+// TestSnapshotThatIsNotThere: the error says that the snapshot is missing, not the
+// volume.
 func TestSnapshotThatIsNotThere(t *testing.T) {
 	_, h1, h2, _ := twoHosts(t)
 	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s"))

@@ -12,7 +12,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// cloneOf copies a data directory as whoever clones a machine does.
+// cloneOf copies a data directory, as cloning a machine does.
 func cloneOf(t *testing.T, dir string) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "copy")
@@ -22,7 +22,7 @@ func cloneOf(t *testing.T, dir string) string {
 	return to
 }
 
-// twinSeen wants doctor and hosts to say that there are two.
+// twinSeen checks that doctor and hosts report the twin.
 func twinSeen(t *testing.T, h *Host) {
 	t.Helper()
 	found := false
@@ -39,8 +39,8 @@ func twinSeen(t *testing.T, h *Host) {
 	}
 }
 
-// A machine is cloned with its data directory, and both daemons go on, on one
-// store: nothing that one of them published is lost to the other, and both say so.
+// A machine is cloned with its data directory, and both daemons run on one store. Nothing
+// that one of them published is lost to the other, and both report it.
 func TestTwoHostsOfOneIdentity(t *testing.T) {
 	b, dir := newBed(t), t.TempDir()
 	first := b.host(dir, "a")
@@ -58,7 +58,7 @@ func TestTwoHostsOfOneIdentity(t *testing.T) {
 		t.Fatal("they have an identity each")
 	}
 
-	// A volume that neither had published: the second one to do so is refused.
+	// A volume that neither has published: the second one to publish it is refused.
 	want := fill(t, first, "new", 2, 0, 8192)
 	fill(t, second, "new", 3, 0, 8192)
 	must[api.Flush](t)(first.Flush(ctx, "new"))
@@ -71,7 +71,8 @@ func TestTwoHostsOfOneIdentity(t *testing.T) {
 	}
 	twinSeen(t, second)
 
-	// One that was: the first to go on has it, the other is fenced, with its rescue.
+	// A published volume: the first one to commit keeps it, and the other is fenced, with
+	// a rescue volume.
 	kept := fill(t, second, "old", 4, 0, 8192)
 	must[api.Flush](t)(second.Flush(ctx, "old"))
 	fill(t, first, "old", 5, 0, 8192)
@@ -90,7 +91,7 @@ func TestTwoHostsOfOneIdentity(t *testing.T) {
 	}
 }
 
-// rescueEpoch is the epoch in the name of the only rescue volume.
+// rescueEpoch returns the epoch in the name of the only rescue volume.
 func rescueEpoch(t *testing.T, h *Host) string {
 	t.Helper()
 	for _, v := range must[[]api.Volume](t)(h.List(ctx, false)) {

@@ -17,8 +17,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// deadly is a store whose n-th write is where the host's machine stops, before
-// the write takes effect or after it.
+// deadly is a store at whose n-th write the host's machine stops, either before or after
+// the write takes effect.
 type deadly struct {
 	objstore.Store
 	after bool
@@ -57,7 +57,7 @@ func (s *deadly) Delete(ctx context.Context, key string) error {
 	return s.write(func() error { return s.Store.Delete(ctx, key) })
 }
 
-// operatorsDisk has the data directory of small; it is the operator who made it.
+// operatorsDisk has the data directory for small. The operator created it.
 func operatorsDisk(t *testing.T) *vfs.MemFS {
 	t.Helper()
 	disk := vfs.NewCrashableMem()
@@ -72,9 +72,9 @@ func operatorsDisk(t *testing.T) *vfs.MemFS {
 	return disk
 }
 
-// TestMachineStopsWhileVolumesAreMade: wherever a machine stops that makes
-// volumes of which the store learns, there are all of them in the end, or none,
-// here and in the store.
+// TestMachineStopsWhileVolumesAreMade: a machine stops anywhere in the creation of
+// volumes that the store learns of. In the end all of them exist or none, here and in the
+// store.
 func TestMachineStopsWhileVolumesAreMade(t *testing.T) {
 	fork := func(r api.ForkRequest) func(*Host) error {
 		return func(h *Host) error { _, err := h.Fork(ctx, r); return err }
@@ -103,8 +103,8 @@ func TestMachineStopsWhileVolumesAreMade(t *testing.T) {
 	}
 }
 
-// stopWhile stops the machine at its at-th write to the store; it tells whether
-// there was one.
+// stopWhile stops the machine at its at-th write to the store. It reports whether there
+// was one.
 func stopWhile(t *testing.T, at int, after bool, do func(*Host) error, made []string) bool {
 	b := newBed(t)
 	other := b.host(t.TempDir(), "a")
@@ -162,9 +162,9 @@ func stopWhile(t *testing.T, at int, after bool, do func(*Host) error, made []st
 	return s.left != nil
 }
 
-// TestLeftoversWaitForTheStore: what a call left in a store that is away is
-// nobody's until the store is back, its name can be used again, and a host that
-// left nothing makes no request.
+// TestLeftoversWaitForTheStore: what a call left in an unavailable store has no owner.
+// When the store is back, its name can be used again. A host that left nothing makes no
+// request.
 func TestLeftoversWaitForTheStore(t *testing.T) {
 	b := newBed(t)
 	disk := operatorsDisk(t)
@@ -173,7 +173,7 @@ func TestLeftoversWaitForTheStore(t *testing.T) {
 	s.mu.Lock()
 	s.n = 1
 	s.mu.Unlock()
-	_, _ = h.Create(ctx, api.CreateRequest{Name: "f", Size: mib, Durability: volume.Sync}) // nobody is told any more
+	_, _ = h.Create(ctx, api.CreateRequest{Name: "f", Size: mib, Durability: volume.Sync}) // the caller is gone
 	faults := objstore.NewFaults(b.store, 1)
 	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}})
 	again := small(t, faults, s.left)
@@ -195,7 +195,7 @@ func TestLeftoversWaitForTheStore(t *testing.T) {
 			before := faults.Requests()
 			third := small(t, faults, s.left)
 			wantNames(t, third, false, "f")
-			if n := faults.Requests() - before; n > 2 { // the look of a published volume that is active
+			if n := faults.Requests() - before; n > 2 { // the seal check of a published, active volume
 				t.Fatalf("%d requests", n)
 			}
 			return
@@ -205,8 +205,8 @@ func TestLeftoversWaitForTheStore(t *testing.T) {
 	t.Fatal("what was left is still in the store")
 }
 
-// TestStoreThatRefusesMakesNone: where the store takes nothing, and says so,
-// nothing is left of what could not be made, and one line says why.
+// TestStoreThatRefusesMakesNone: if the store refuses all writes, nothing is left of the
+// volumes that could not be created, and one line says why.
 func TestStoreThatRefusesMakesNone(t *testing.T) {
 	b := newBed(t)
 	faults := objstore.NewFaults(b.store, 1)
@@ -241,8 +241,8 @@ func TestStoreThatRefusesMakesNone(t *testing.T) {
 	wantNames(t, h, true, "f", "g-1", "g-2", "i", "v")
 }
 
-// TestUnfinishedTakesNoGuests: until the call that makes a volume is done, nobody
-// writes there what a stop of the host would take. flush-is-durable.
+// TestUnfinishedTakesNoGuests: until the call that creates a volume is done, no guest can
+// write to it, because a stop of the host would lose those writes. flush-is-durable.
 func TestUnfinishedTakesNoGuests(t *testing.T) {
 	b := newBed(t)
 	g := newGated(b.store)

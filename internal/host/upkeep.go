@@ -18,17 +18,17 @@ import (
 	"github.com/paraglide/glide/internal/size"
 )
 
-// upkeepEvery is how often the host looks after its disk.
+// upkeepEvery is how often the host checks its disk.
 const upkeepEvery = 2 * time.Second
 
-// Room that is kept on the data directory's disk for finishing what is under way
-// when it is full: records of volumes, and the start after a crash.
+// Space reserved on the data directory's disk, to finish work in progress when the disk
+// is full: records of volumes, and the start after a crash.
 const (
 	reservePieces = 16
 	reservePiece  = 4 << 20 // bytes of each, less on small disks
 )
 
-// reserveOptions says how much room is kept on a disk of so many bytes.
+// reserveOptions returns how much space is reserved on a disk of total bytes.
 func (h *Host) reserveOptions(total uint64) reserve.Options {
 	fs := h.cfg.FS
 	o := reserve.Options{
@@ -41,17 +41,17 @@ func (h *Host) reserveOptions(total uint64) reserve.Options {
 	return o
 }
 
-// lowRoom is the free space in bytes below which nothing new is begun.
+// lowRoom returns the free space in bytes below which nothing new is begun.
 func lowRoom(total uint64) uint64 { return min(64<<20, total/64) }
 
-// upkeep looks after the disk for as long as the host runs: it keeps room on it,
-// lets the metadata be written again when it can be, and finds what went away.
+// upkeep runs as long as the host. It keeps the reserve filled, makes the metadata
+// writable again when the disk permits it, and finds files that were removed.
 func (h *Host) upkeep() {
 	full := false
 	for n := 0; ; n++ {
 		full = h.keepRoom(full)
 		if h.disks.DB.Err() == nil || !h.disks.DB.Stuck() || n%stuckEvery == 0 {
-			_ = h.disks.DB.Revive() // Changed tells
+			_ = h.disks.DB.Revive() // metaChanged reports the result
 		}
 		if n%missingEvery == 0 {
 			h.findMissing()
@@ -64,12 +64,12 @@ func (h *Host) upkeep() {
 }
 
 const (
-	stuckEvery   = 30 // rounds between tries to open a database that cannot be opened, though the disk takes writes
-	missingEvery = 5  // rounds between looks for files that went away, and for idle volumes
+	stuckEvery   = 30 // rounds between attempts to open a database that does not open although the disk takes writes
+	missingEvery = 5  // rounds between checks for removed files and idle volumes
 )
 
-// keepRoom makes the room anew that was used up, and tells when there is too
-// little of it and when there is enough again.
+// keepRoom refills the reserve. It reports an event when that fails, and another when it
+// succeeds again.
 func (h *Host) keepRoom(full bool) bool {
 	err := h.room.Fill()
 	if now := err != nil; now != full {
@@ -82,8 +82,8 @@ func (h *Host) keepRoom(full bool) bool {
 	return full
 }
 
-// mayGrow is nil if something new may be begun that takes room on the disk: if it
-// could not be recorded, a verb must fail before it has done anything.
+// mayGrow returns an error if nothing new may be begun that takes disk space. A verb
+// whose result could not be recorded must fail before it has done anything.
 func (h *Host) mayGrow() error {
 	if err := h.disks.DB.Err(); err != nil {
 		if err := h.disks.DB.Revive(); err != nil {
@@ -102,7 +102,7 @@ func (h *Host) mayGrow() error {
 	return nil
 }
 
-// fullError says that the disk is full, and what to do.
+// fullError returns the error that says that the disk is full and what to do.
 func (h *Host) fullError(err error) error {
 	free := "little is"
 	if u, uerr := h.cfg.FS.GetDiskUsage(h.cfg.Data); uerr == nil {
@@ -111,14 +111,14 @@ func (h *Host) fullError(err error) error {
 	if err != nil && !reserve.IsFull(err) {
 		return errs.New(errs.NoSpace, "the disk under %s does not take writes: %w", h.cfg.Data, err)
 	}
-	return errs.New(errs.NoSpace, "the disk under %s is full, %s free: make room there; all goes on by itself then", h.cfg.Data, free)
+	return errs.New(errs.NoSpace, "the disk under %s is full, %s free: make room there; work then resumes by itself", h.cfg.Data, free)
 }
 
-// heartbeatFile is what Alive writes.
+// heartbeatFile is the file that Alive writes.
 const heartbeatFile = "heartbeat"
 
-// Alive returns when every volume could be asked for its state and the disk of the
-// log has synced a write: who hangs does not. That the disk has trouble is an error.
+// Alive returns when every volume has reported its state and the disk of the log has
+// synced a write. A daemon that hangs does not return; a disk with a problem is an error.
 func (h *Host) Alive(ctx context.Context) error {
 	if _, err := h.List(ctx, false); err != nil {
 		return err
@@ -134,7 +134,7 @@ func (h *Host) Alive(ctx context.Context) error {
 	return errors.Join(err, f.Close())
 }
 
-// metaChanged is told when the metadata cannot be written, and when it can again.
+// metaChanged is called when the metadata cannot be written, and when it can be again.
 func (h *Host) metaChanged(err error) {
 	if err != nil {
 		h.disks.Event(event.Disk, "", "%v", err)
@@ -143,7 +143,7 @@ func (h *Host) metaChanged(err error) {
 	h.disks.Event(event.Disk, "", "the metadata in %s can be written again", h.cfg.Data)
 }
 
-// findMissing notices what went away under the running daemon, and says so once.
+// findMissing reports files that were removed while the daemon runs, once per change.
 func (h *Host) findMissing() {
 	told := ""
 	if err := h.missing(); err != nil {
@@ -154,7 +154,8 @@ func (h *Host) findMissing() {
 	}
 }
 
-// missing says which files that the host uses are not in its directory any more.
+// missing returns an error that names the files in use that are no longer in the data
+// directory.
 func (h *Host) missing() error {
 	if err := h.dir.Check(); err != nil {
 		return err

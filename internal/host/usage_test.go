@@ -14,7 +14,7 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// small opens a host in memory.
+// small opens a host on an in-memory file system.
 func small(t *testing.T, store objstore.Store, fs vfs.FS) *Host {
 	t.Helper()
 	h, err := Open(ctx, Config{
@@ -44,8 +44,8 @@ func wantUsage(t *testing.T, h *Host, name string, want api.Usage) api.Usage {
 
 const kib = 1 << 10
 
-// TestUsageOfForks: dirty data that forks share is shared, and what a volume
-// wrote alone is what its removal frees.
+// TestUsageOfForks: dirty data that forks share counts as shared. What only one volume
+// has is what its removal frees.
 func TestUsageOfForks(t *testing.T) {
 	h := small(t, objstore.NewMem(objstore.Clock{}), vfs.NewMem())
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
@@ -56,11 +56,11 @@ func TestUsageOfForks(t *testing.T) {
 	for _, n := range []string{"v", "f"} {
 		wantUsage(t, h, n, api.Usage{Logical: mib, Dirty: 64 * kib, Shared: 64 * kib})
 	}
-	fill(t, h, "f", 2, 0, 16*kib) // over a part of what is shared: v's own now
+	fill(t, h, "f", 2, 0, 16*kib) // over a part of the shared data, which then is v's own
 	wantUsage(t, h, "f", api.Usage{Logical: mib, Dirty: 64 * kib, Shared: 48 * kib, Exclusive: 16 * kib, FreedIfRemoved: 16 * kib})
 	wantUsage(t, h, "v", api.Usage{Logical: mib, Dirty: 64 * kib, Shared: 48 * kib, Exclusive: 16 * kib, FreedIfRemoved: 16 * kib})
 	wantUsage(t, h, "", api.Usage{Logical: 2 * mib, Dirty: 80 * kib, Shared: 48 * kib, Exclusive: 32 * kib, FreedIfRemoved: 80 * kib})
-	// A snapshot belongs to its volume: removed together, they free together.
+	// A snapshot belongs to its volume: their removal frees the data of both.
 	must[api.Snapshot](t)(h.Snapshot(ctx, "f", "s"))
 	if err := vol(t, h, "f").Zero(0, mib); err != nil {
 		t.Fatal(err)
@@ -72,8 +72,8 @@ func TestUsageOfForks(t *testing.T) {
 	wantUsage(t, h, "f", api.Usage{Logical: mib, Dirty: 64 * kib, Exclusive: 64 * kib, FreedIfRemoved: 64 * kib})
 }
 
-// TestUsageOfPublished: blocks of the store count once for each owner, and
-// removal frees exactly what it was said to free.
+// TestUsageOfPublished: blocks in the store count once for each owner, and removal frees
+// exactly what usage said.
 func TestUsageOfPublished(t *testing.T) {
 	h := small(t, objstore.NewMem(objstore.Clock{}), vfs.NewMem())
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
@@ -104,7 +104,7 @@ func TestUsageOfPublished(t *testing.T) {
 	}
 }
 
-// TestDiff: what diff tells of random content is what comparing all of it tells.
+// TestDiff: for random content, diff reports the same as a comparison of all bytes.
 func TestDiff(t *testing.T) {
 	const size = mib + 3*512 // the last block, and the last page, are short
 	for seed := range uint64(12) {
@@ -124,7 +124,7 @@ func TestDiff(t *testing.T) {
 				}
 			case 1:
 				must[api.Flush](t)(h.Flush(ctx, name))
-			case 2: // what the other one has there: not a difference
+			case 2: // the same content as the other volume: not a difference
 				copy(b[off:off+n], images["a"][off:off+n])
 				if err := vol(t, h, name).WriteAt(b[off:off+n], off); err != nil {
 					t.Fatal(err)
@@ -197,7 +197,7 @@ func TestVerifyFindsDamageInAPack(t *testing.T) {
 	if v := must[api.Verify](t)(h.Verify(ctx, "v", true)); v.Blocks != 4 || len(v.Damaged) != 1 || !strings.HasPrefix(v.Damaged[0], "block 2: ") {
 		t.Fatalf("%+v", v)
 	}
-	// A host without tiers gives its guest an error, not the wrong bytes.
+	// A host without tiers gives its guest an error, not wrong bytes.
 	other := small(t, store, vfs.NewMem())
 	must[[]api.Fork](t)(other.Fork(ctx, api.ForkRequest{Source: "v", Name: "f", Lazy: true}))
 	got := make([]byte, 128*kib)
@@ -209,7 +209,8 @@ func TestVerifyFindsDamageInAPack(t *testing.T) {
 	}
 }
 
-// TestVerifyFindsDamageInTheLog: after a restart, of a volume that goes on. verified.
+// TestVerifyFindsDamageInTheLog: after a restart, in a volume that otherwise works.
+// verified.
 func TestVerifyFindsDamageInTheLog(t *testing.T) {
 	fs, store := vfs.NewMem(), objstore.NewMem(objstore.Clock{})
 	h := small(t, store, fs)
@@ -239,7 +240,7 @@ func TestVerifyFindsDamageInTheLog(t *testing.T) {
 	}
 }
 
-// flipIn flips one bit of what, in whichever file of the directory holds it.
+// flipIn flips one bit of what, in the file of the directory that contains it.
 func flipIn(t *testing.T, fs vfs.FS, dir string, what []byte) bool {
 	t.Helper()
 	names, err := fs.List(dir)

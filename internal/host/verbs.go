@@ -10,12 +10,11 @@ import (
 	"github.com/paraglide/glide/nbd"
 )
 
-// Exports is the host as an NBD server sees it.
+// Exports returns the host's exporter for an NBD server.
 func (h *Host) Exports() nbd.Exporter { return h.exports }
 
-// Events returns what happened after the event with the given number (0: all that
-// is remembered), the oldest first. If there is nothing it waits for as long
-// as told, for something to happen.
+// Events returns the events after the one with the given number, the oldest first; 0
+// means all that are kept. If there is none, it waits for one for at most wait.
 func (h *Host) Events(ctx context.Context, after uint64, wait time.Duration) ([]api.Event, error) {
 	return h.disks.Events.After(ctx, h.disks.Ctx, after, wait), nil
 }
@@ -25,38 +24,37 @@ func (h *Host) Attach(ctx context.Context, name string, r api.AttachRequest) (ap
 	return h.attachments.Attach(ctx, name, r)
 }
 
-// Detach takes the device of a volume away, once all that was written to it is
-// durable. One that somebody uses is refused, unless it is forced.
+// Detach removes the device of a volume, after everything written to it is durable. A
+// device in use is refused, unless r.Force is set.
 func (h *Host) Detach(ctx context.Context, r api.DetachRequest) (api.Attachment, error) {
 	return h.attachments.Detach(ctx, r)
 }
 
-// Log lists a page of the volume's commits, the newest first: count of them, those
-// before a generation that an earlier page ended with, if that is not "".
+// Log returns up to count commits of the volume, the newest first. If before is not "",
+// they are those before the generation before, with which an earlier page ended.
 func (h *Host) Log(ctx context.Context, name, before string, count uint64) ([]api.Commit, error) {
 	return h.catalog.Log(ctx, name, before, count)
 }
 
-// Usage tells what a volume, or all of this host's, use. It is exact over this
-// host's volumes, and costs a walk through the block maps of all of them.
+// Usage returns what a volume, or all volumes of this host, use. It is exact over this
+// host's volumes. It walks the block maps of all of them.
 func (h *Host) Usage(ctx context.Context, name string) (api.Usage, error) {
 	return h.inspector.Usage(ctx, name)
 }
 
-// Diff tells where two volumes differ and how much they share.
+// Diff returns where two volumes differ and how much they share.
 func (h *Host) Diff(ctx context.Context, a, b string) (api.Diff, error) {
 	return h.inspector.Diff(ctx, a, b)
 }
 
-// Verify reads all of a volume and checks it: what the log holds against its
-// checksums, and every block against its hash; cold reads blocks from the store
-// even if a tier has them.
+// Verify reads all of a volume and checks the log against its checksums and every block
+// against its hash. With cold, it reads blocks from the store even if a tier has them.
 func (h *Host) Verify(ctx context.Context, name string, cold bool) (api.Verify, error) {
 	return h.inspector.Verify(ctx, name, cold)
 }
 
-// Hydrate brings every block of a volume to this host, at no more than rate bytes of
-// the store a second; 0: no limit.
+// Hydrate brings every block of a volume to this host. It reads at most rate bytes per
+// second from the store; 0: no limit.
 func (h *Host) Hydrate(ctx context.Context, name string, rate uint64) (api.Hydrate, error) {
 	if err := h.mayGrow(); err != nil {
 		return api.Hydrate{}, err
@@ -64,8 +62,8 @@ func (h *Host) Hydrate(ctx context.Context, name string, rate uint64) (api.Hydra
 	return h.hydrator.Hydrate(ctx, name, rate)
 }
 
-// Export opens the present cut of a volume, or a snapshot, for reading. A volume
-// of the store that is not on this host is read as it was last published.
+// Export opens the current cut of a volume, or a snapshot, for reading. A volume that
+// only the store has is read as it was last published.
 func (h *Host) Export(ctx context.Context, name string) (api.Exported, error) {
 	return h.inspector.Export(ctx, name)
 }

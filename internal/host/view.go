@@ -30,7 +30,7 @@ func (h *Host) Host(context.Context) (api.Host, error) {
 	}, nil
 }
 
-// view is a disk of this host as ls and show print it.
+// view returns a disk of this host as ls and show print it.
 func (h *Host) view(d *disk.Disk) api.Volume {
 	st := d.State()
 	v := api.Volume{
@@ -42,7 +42,7 @@ func (h *Host) view(d *disk.Disk) api.Volume {
 	if st.Released {
 		v.Owner = ""
 		if st.Mode == volume.Asleep {
-			v.Reason = "released to the store: any host can wake it, and may have, as glide show finds out"
+			v.Reason = "released to the store: any host can wake it, and may already have; glide show checks"
 		}
 	}
 	v.Sequence, v.PublishedTo = d.Sequences()
@@ -67,7 +67,7 @@ func (h *Host) view(d *disk.Disk) api.Volume {
 			v.DirtyBytes, v.Reason = bytes, s.Stalled()
 			if age < volume.LongAgo/2 || v.Unpublished == 0 {
 				v.Unpublished = float64(age) / 1e6
-			} // else they are of a process before this one: as old as this one at least
+			} // else the writes are of an earlier process, and at least as old as this one
 		}
 		if err := open.Damage(); err != nil {
 			v.Reason = damagedLog(err)
@@ -84,7 +84,7 @@ func (h *Host) view(d *disk.Disk) api.Volume {
 	}
 	switch {
 	case failed == nil || st.Mode == volume.Fenced:
-	case errs.KindOf(failed) == errs.Fenced: // its rescue is about to be made
+	case errs.KindOf(failed) == errs.Fenced: // its rescue volume is about to be created
 		v.State, v.Reason = string(volume.Fenced), failed.Error()
 	default:
 		v.State, v.Reason = string(volume.Failed), failed.Error()
@@ -92,10 +92,11 @@ func (h *Host) view(d *disk.Disk) api.Volume {
 	return v
 }
 
-// damagedLog is the reason of a volume that has lost something, and works but for that.
+// damagedLog is the reason of a volume that has lost data but otherwise works.
 func damagedLog(err error) string { return "its log is damaged: " + err.Error() }
 
-// List lists this host's volumes by name; all adds those that only the store has.
+// List returns this host's volumes by name. With all, it adds those that only the store
+// has.
 func (h *Host) List(ctx context.Context, all bool) ([]api.Volume, error) {
 	out := []api.Volume{}
 	var released []*disk.Disk
@@ -152,9 +153,9 @@ func (h *Host) viewAllReleased(ctx context.Context, disks []*disk.Disk) ([]api.V
 	return out, nil
 }
 
-// listStore lists the volumes of the store that are not on this host. One that
-// cannot be read is failed, and the others are no less there; if none can, that
-// is the store's error.
+// listStore returns the volumes of the store that are not on this host. A volume that
+// cannot be read is listed as failed. If none can be read because the store is
+// unavailable, listStore returns that error.
 func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
 	var out []api.Volume
 	var last error
@@ -195,7 +196,7 @@ func remoteView(n disk.Name, tip *commitlog.Object) api.Volume {
 	return v
 }
 
-// Show describes one volume, of this host or of the store.
+// Show describes one volume, on this host or in the store.
 func (h *Host) Show(ctx context.Context, name string) (api.Volume, error) {
 	n, err := disk.ParseName(name, false)
 	if err != nil {
@@ -214,13 +215,13 @@ func (h *Host) Show(ctx context.Context, name string) (api.Volume, error) {
 	return remoteView(n, tip), nil
 }
 
-// viewReleased is view of a disk that was released: the volume is the store's,
-// which is asked who has it now.
+// viewReleased is view for a released disk. The store decides who owns the volume now, so
+// it is asked.
 func (h *Host) viewReleased(ctx context.Context, d *disk.Disk) (api.Volume, error) {
 	v := h.view(d)
 	st := d.State()
 	if st.Mode != volume.Asleep {
-		return v, nil // it was found out, or claimed, meanwhile
+		return v, nil // it was claimed or fenced meanwhile
 	}
 	n := disk.Name{Tenant: st.Tenant, Volume: st.Name}
 	tip, err := h.catalog.Tip(ctx, n)
@@ -232,12 +233,12 @@ func (h *Host) viewReleased(ctx context.Context, d *disk.Disk) (api.Volume, erro
 	case errs.KindOf(err) == errs.NotFound:
 		return api.Volume{}, err
 	default:
-		v.Reason = "released to the store, which does not say whether another host has it: " + err.Error()
+		v.Reason = "released to the store, which could not be asked whether another host has it: " + err.Error()
 	}
 	return v, nil
 }
 
-// URI is the NBD URI of a volume or snapshot, for qemu, libnbd and nbdcopy.
+// URI returns the NBD URI of a volume or snapshot, for qemu, libnbd and nbdcopy.
 func (h *Host) URI(_ context.Context, name string) (string, error) {
 	d, err := h.disks.Local(name, true)
 	if err != nil {

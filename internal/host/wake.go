@@ -15,8 +15,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Sleep makes a volume durable and drops it from memory; portable hands it back
-// to the store too, so that any host can wake it without asking.
+// Sleep makes a volume durable and closes it. With portable, it also releases the volume
+// to the store, so that any host can wake it without asking this one.
 func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (api.Volume, error) {
 	d, err := h.disks.Local(name, false)
 	if err != nil {
@@ -38,7 +38,7 @@ func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (ap
 	}
 	defer d.BlockGuests()()
 	if s := d.Shipper(); s != nil {
-		// Asleep, the volume sends nothing: what it promised must be kept first.
+		// A sleeping volume sends nothing, so its policy must be fulfilled first.
 		if err := s.BarrierUnderOp(ctx); err != nil {
 			return api.Volume{}, err
 		}
@@ -49,23 +49,23 @@ func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (ap
 	return h.view(d), nil
 }
 
-// handOver publishes a disk, releases it in the store, and puts it to sleep.
-// Guests are cut off before the last flush, so that nothing they are told is
-// durable is missing from it. Under op.
+// handOver publishes a disk, releases it in the store, and puts it to sleep. It
+// disconnects guests before the last flush, so that this flush has everything that they
+// were told is durable. Under op.
 func (h *Host) handOver(ctx context.Context, d *disk.Disk) error {
 	if _, err := h.publisher.Publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
 		return err
 	}
 	defer d.BlockGuests()()
 	d.StopShipping(disk.ErrClosing)
-	defer h.durability.StartShipping(d) // unless it sleeps then
+	defer h.durability.StartShipping(d) // no effect if the disk sleeps by then
 	if fault.Is("released-before-flushed") {
 		h.disks.Log.Warn("a fault is planted")
 	} else if _, err := h.publisher.Publish(ctx, d, commitlog.CauseRelease, nil); err != nil {
 		return err
 	}
 	if d.Owner == nil || d.Owner.Generation().IsZero() {
-		// Published by an earlier process: an epoch of this one is what can be released.
+		// An earlier process published it. Only an epoch of this process can be released.
 		if _, err := h.publisher.Publish(ctx, d, commitlog.CauseRelease, func(*commitlog.State) {}); err != nil {
 			return err
 		}
@@ -73,11 +73,11 @@ func (h *Host) handOver(ctx context.Context, d *disk.Disk) error {
 	return h.release(ctx, d)
 }
 
-// release puts a published disk to sleep and hands it to the store. Under op.
+// release puts a published disk to sleep and releases it to the store. Under op.
 //
-// no-silent-rollback: a release may take effect long after this host stopped
-// waiting for it, and then any host wakes the volume without asking. So the
-// record says first that the volume has to be claimed again before it is used.
+// no-silent-rollback: a release may take effect long after this host stopped waiting for
+// it. From then on any host may wake the volume without asking. So the record first says
+// that the volume must be claimed again before it is used.
 func (h *Host) release(ctx context.Context, d *disk.Disk) error {
 	d.Moving.Lock()
 	defer d.Moving.Unlock()
@@ -104,8 +104,8 @@ func (h *Host) release(ctx context.Context, d *disk.Disk) error {
 	return errs.New(errs.KindOf(err), "volume %q sleeps, and may be released, now or later; waking it claims it again: %w", d, err)
 }
 
-// Wake opens a volume: one that sleeps on this host, or one that is not on this
-// host, which is claimed from whoever holds it.
+// Wake opens a volume that sleeps on this host, or claims and opens one that is not on
+// this host.
 func (h *Host) Wake(ctx context.Context, name string, force bool, expect string) (api.Volume, error) {
 	n, err := disk.ParseName(name, false)
 	if err != nil {
@@ -144,8 +144,8 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 	return h.view(d), nil
 }
 
-// clearFenced takes a fenced volume off this host, so that it can be claimed
-// like any other; what it had not published is in its rescue volume.
+// clearFenced removes a fenced volume from this host, so that it can be claimed like any
+// other. Its unpublished data is in its rescue volume.
 func (h *Host) clearFenced(d *disk.Disk, force bool) error {
 	d.Op.Lock()
 	defer d.Op.Unlock()
@@ -164,7 +164,7 @@ func (h *Host) wakeLocal(ctx context.Context, d *disk.Disk, force bool, want com
 	defer d.Op.Unlock()
 	st := d.State()
 	if have := disk.Generation(st.Published); have.Compare(want) < 0 {
-		return api.Volume{}, ownership.Older(d.String(), have, want)
+		return api.Volume{}, ownership.OlderThanExpected(d.String(), have, want)
 	}
 	slept := d.Volume() == nil
 	if _, err := d.Wake(force); err != nil {
@@ -176,13 +176,12 @@ func (h *Host) wakeLocal(ctx context.Context, d *disk.Disk, force bool, want com
 	return h.view(d), nil
 }
 
-// noticeWithin is how long it may take to notice that a connection, a request of
-// which was read just now, has ended.
+// noticeWithin is how long the server may take to notice that a connection has ended from
+// which it has just read a request.
 const noticeWithin = 10 * time.Millisecond
 
-// Release is what another host asks of this one: flush a volume, and unless
-// FlushOnly hand it over. A request that comes late, or for another epoch, has
-// no effect.
+// Release is the request of another host: flush a volume, and unless FlushOnly is set,
+// hand it over. A request that is late, or names another epoch, has no effect.
 func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error) {
 	if r.WithinMs > 0 {
 		var cancel context.CancelFunc
@@ -193,8 +192,8 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 	if err != nil {
 		return api.Volume{}, err
 	}
-	// A host that hung for a while finds requests in its sockets of which the
-	// askers have gone. That is noticed a moment after they are read.
+	// A host that hung for a while finds requests in its sockets whose senders have gone.
+	// The server notices that a moment after it reads them.
 	_ = clock.Pause(ctx, noticeWithin)
 	d.Op.Lock()
 	defer d.Op.Unlock()
@@ -202,7 +201,7 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 		return api.Volume{}, errs.New(errs.Unavailable, "host %s asked too long ago: nothing was done", r.Host)
 	}
 	if now, err := h.disks.Local(name, false); err != nil || now != d {
-		// Renamed meanwhile: the epoch that was asked about is another name's.
+		// It was renamed meanwhile: the epoch in the request belongs to another name.
 		return api.Volume{}, errs.New(errs.Busy, "there is no volume %q on this host any more: nothing was done", name)
 	}
 	st := d.State()
@@ -222,6 +221,6 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 		return api.Volume{}, err
 	}
 	view := h.view(d)
-	// It is the asker's now: this host keeps nothing of it but its cache.
+	// The other host owns it now. This host keeps nothing of it except cached blocks.
 	return view, h.owners.EraseAll(d)
 }

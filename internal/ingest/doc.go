@@ -1,3 +1,3 @@
-// Package ingest turns the image of a disk into packs and a block map, as it reads it.
-// The same image gives the same digest, whatever was stored of it before.
+// Package ingest turns a disk image into packs and a block map while it reads the image.
+// The same image always gives the same digest, whatever the store already has of it.
 package ingest

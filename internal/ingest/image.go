@@ -17,8 +17,8 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// imageDigest identifies the content of a disk: its size and the hash of every
-// block that is not all zeros. Where the blocks are stored has no part in it.
+// imageDigest identifies the content of a disk: its size, its block size, and the hash of
+// every block that is not all zeros. It does not depend on where the blocks are stored.
 type imageDigest struct{ h *blake3.Hasher }
 
 func newImageDigest(size uint64, blockSize uint32) imageDigest {
@@ -39,7 +39,7 @@ func (d imageDigest) add(idx uint64, hash pack.Hash) {
 
 func (d imageDigest) String() string { return hex.EncodeToString(d.h.Sum(nil)[:16]) }
 
-// blockSource cuts an image into blocks, each read once and in order.
+// blockSource cuts an image into blocks. It reads each block once, in order.
 func blockSource(src api.Source, blockSize uint64, read *uint64) flush.Source {
 	return func(ctx context.Context, fn func(flush.Change) error) error {
 		var cur []byte
@@ -65,7 +65,7 @@ func blockSource(src api.Source, blockSize uint64, read *uint64) flush.Source {
 				continue
 			}
 			if e.Off < next || e.Off+uint64(len(e.Data)) > src.Size() {
-				return errs.New(errs.Invalid, "the image's pieces are out of order or reach beyond its end")
+				return errs.New(errs.Invalid, "the extents of the image are out of order or reach beyond its end")
 			}
 			next = e.Off + uint64(len(e.Data))
 			*read += uint64(len(e.Data))
@@ -88,7 +88,7 @@ func blockSource(src api.Source, blockSize uint64, read *uint64) flush.Source {
 	}
 }
 
-// DigestOf reads a whole image without storing anything.
+// DigestOf returns the digest of an image. It reads all of it and stores nothing.
 func DigestOf(ctx context.Context, h *pack.Hasher, src api.Source, size uint64, read *uint64) (string, error) {
 	d := newImageDigest(size, disk.DefaultBlockSize)
 	err := blockSource(src, disk.DefaultBlockSize, read)(ctx, func(c flush.Change) error {
@@ -109,7 +109,7 @@ func isZero(b []byte) bool {
 	return true
 }
 
-// Importer folds an image.
+// Importer folds an image into packs and a block map.
 type Importer struct {
 	Session     *flush.Session
 	Index       flush.Index
@@ -121,8 +121,8 @@ type Importer struct {
 	KeepPage    func(pack.Hash, []byte)
 }
 
-// Run folds and uploads the image, and returns its digest. It adds to read what it
-// has read, bytes.
+// Run folds and uploads the image, and returns its digest. It adds the bytes that it
+// reads to read.
 func (im *Importer) Run(ctx context.Context, src api.Source, size uint64, read *uint64) (flush.Result, string, error) {
 	blocks := (size + disk.DefaultBlockSize - 1) / disk.DefaultBlockSize
 	base, err := blockmap.New(im.Pages, blockmap.Root{}, blocks)
@@ -173,10 +173,10 @@ func (x *MemoryIndex) ForgetBlock(h pack.Hash) error {
 	return nil
 }
 
-// NoPages loads nothing: an import begins with an empty map.
+// NoPages is a page source without pages: an import starts with an empty map.
 type NoPages struct{}
 
-// Page is an error.
+// Page always returns an error.
 func (NoPages) Page(context.Context, pack.Ref) ([]byte, error) {
-	return nil, errs.New(errs.Internal, "an import looked for a page of an older map")
+	return nil, errs.New(errs.Internal, "an import needed a page of an older map")
 }

@@ -12,11 +12,11 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// DiffPage is the granularity in which differences are told, bytes.
+// DiffPage is the granularity of reported differences, in bytes.
 const DiffPage = 4096
 
-// differ compares two cuts. Blocks whose references are equal are not read;
-// neither are those that no overlay touches and both maps leave out.
+// differ compares two cuts. It does not read blocks whose references are equal, nor
+// blocks that no overlay touches and neither map has.
 type differ struct {
 	a, b     *volume.Cut
 	out      *api.Diff
@@ -58,8 +58,9 @@ func (d *differ) run(ctx context.Context) error {
 	return nil
 }
 
-// touched notes the blocks that an overlay may have made different. Under a
-// discarded range only what some map has there can be.
+// touched adds the blocks to suspects that an overlay may have made different. A
+// discarded range can differ only in its first and last block and in blocks that one of
+// the maps has.
 func (d *differ) touched(ctx context.Context, c *volume.Cut, size uint64) error {
 	return c.Overlay(func(start, end uint64, zero bool) error {
 		first, last := start/size, (end-1)/size
@@ -82,7 +83,7 @@ func (d *differ) touched(ctx context.Context, c *volume.Cut, size uint64) error 
 	})
 }
 
-// sharedBelow counts the blocks that both maps have and nothing touched.
+// sharedBelow counts the blocks that both maps have and no overlay touched.
 func (d *differ) sharedBelow(ctx context.Context, size uint64) error {
 	return d.a.Base().Walk(ctx, 0, d.a.Base().Blocks(), func(idx uint64, _ pack.Ref) error {
 		if _, ok := d.suspects[idx]; !ok {
@@ -92,12 +93,12 @@ func (d *differ) sharedBelow(ctx context.Context, size uint64) error {
 	})
 }
 
-// compare reads one block of both.
+// compare reads one block of both cuts and compares its pages.
 func (d *differ) compare(ctx context.Context, idx, size uint64) error {
 	end := min(d.a.Size(), d.b.Size())
 	off := idx * size
 	if off >= end {
-		return nil // told by sizes
+		return nil // sizes reports this part
 	}
 	n := min(size, end-off)
 	x, y := make([]byte, n), make([]byte, n)
@@ -118,7 +119,7 @@ func (d *differ) compare(ctx context.Context, idx, size uint64) error {
 	return nil
 }
 
-// sizes tells the part that only the larger one has.
+// sizes adds the part that only the larger cut has.
 func (d *differ) sizes() {
 	if a, b := d.a.Size(), d.b.Size(); a != b {
 		d.add(min(a, b), max(a, b)-min(a, b))
@@ -134,7 +135,7 @@ func (d *differ) add(off, n uint64) {
 	d.out.Ranges = append(d.out.Ranges, api.Range{Offset: off, Length: n})
 }
 
-// Diff tells where two volumes differ and how much they share.
+// Diff returns where two volumes differ and how much they share.
 func (in *Inspector) Diff(ctx context.Context, a, b string) (api.Diff, error) {
 	out := api.Diff{A: a, B: b, Ranges: []api.Range{}}
 	ca, doneA, err := in.cutNamed(ctx, a)
@@ -151,5 +152,5 @@ func (in *Inspector) Diff(ctx context.Context, a, b string) (api.Diff, error) {
 	return out, d.run(ctx)
 }
 
-// isZero tells whether all bytes are zero.
+// isZero reports whether all bytes are zero.
 func isZero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }

@@ -30,5 +30,5 @@ func DumpObject(w io.Writer, key string, raw []byte) error {
 	case strings.HasPrefix(key, "t/"):
 		return commitlog.Dump(w, raw)
 	}
-	return errs.New(errs.Invalid, "%q is no kind of object that glide makes: packs/, pins/ and t/ are", key)
+	return errs.New(errs.Invalid, "%q is not the key of a glide object: those begin with packs/, pins/ or t/", key)
 }

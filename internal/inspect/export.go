@@ -10,7 +10,7 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// exported is a cut that is being read; it implements api.Exported.
+// exported is a cut that is being read. It implements api.Exported.
 type exported struct {
 	cut  *volume.Cut
 	done func()
@@ -28,20 +28,20 @@ func (e exported) Extents(ctx context.Context, off, length uint64, fn func(uint6
 
 func (e exported) Close() { e.done() }
 
-// Inspector reads volumes for people: whole ones, and where their bytes are. All
-// methods may be called concurrently.
+// Inspector reads volumes for users: whole ones, and where their bytes are. All methods
+// may be called concurrently.
 type Inspector struct {
 	disks   *disk.Table
 	catalog *catalog.Catalog
 }
 
-// New returns an inspector of a host's volumes, and of the store's.
+// New returns an inspector of the volumes of a host and of the store.
 func New(t *disk.Table, c *catalog.Catalog) *Inspector {
 	return &Inspector{disks: t, catalog: c}
 }
 
-// Export opens the present cut of a volume, or a snapshot, for reading. A volume
-// of the store that is not on this host is read as it was last published.
+// Export opens the current cut of a volume, or a snapshot, for reading. A volume that
+// only the store has is read as it was last published.
 func (in *Inspector) Export(ctx context.Context, name string) (api.Exported, error) {
 	n, err := disk.ParseName(name, true)
 	if err != nil {
@@ -54,8 +54,8 @@ func (in *Inspector) Export(ctx context.Context, name string) (api.Exported, err
 	return exported{c, done}, nil
 }
 
-// CutOf returns a cut of what the name names; done releases it. A volume that
-// this host has lost to another is read as the store has it.
+// CutOf returns a cut of the named volume or snapshot, and a function that releases it. A
+// volume that this host has lost to another is read as the store has it.
 func (in *Inspector) CutOf(ctx context.Context, n disk.Name) (*volume.Cut, func(), error) {
 	if d := in.disks.Find(n); d != nil && d.HoldsState() {
 		v, done, err := d.OpenForRead()
@@ -73,7 +73,7 @@ func (in *Inspector) CutOf(ctx context.Context, n disk.Name) (*volume.Cut, func(
 		}, nil
 	}
 	if d := in.disks.Find(disk.Name{Tenant: n.Tenant, Volume: n.Volume}); d != nil && d.HoldsState() {
-		_, err := in.disks.Local(n.String(), true) // the store may have another volume of that name
+		_, err := in.disks.Local(n.String(), true) // the store may have an unrelated volume of that name
 		return nil, nil, err
 	}
 	tip, err := in.catalog.Tip(ctx, n)
@@ -104,8 +104,8 @@ func (in *Inspector) cutNamed(ctx context.Context, name string) (*volume.Cut, fu
 	return in.CutOf(ctx, n)
 }
 
-// CutAt returns a cut of the snapshot, or of the commit, of a volume; done
-// releases it.
+// CutAt returns a cut of a snapshot or a commit of a volume, and a function that releases
+// it.
 func (in *Inspector) CutAt(ctx context.Context, n disk.Name, at string) (*volume.Cut, func(), error) {
 	if s := in.disks.Find(disk.Name{Tenant: n.Tenant, Volume: n.Volume, Snapshot: at}); s != nil {
 		v, err := s.WakeUnlocked(false)
@@ -123,7 +123,7 @@ func (in *Inspector) CutAt(ctx context.Context, n disk.Name, at string) (*volume
 		return nil, nil, err
 	}
 	if d := in.disks.Find(n); d != nil && volume.ID(state.ID) != d.ID {
-		return nil, nil, errs.New(errs.NotFound, "%s is a state of another volume, which had the name %q before: glide fork --at %s takes it", g, n, g)
+		return nil, nil, errs.New(errs.NotFound, "%s is a state of another volume, which had the name %q before: use glide fork --at %s", g, n, g)
 	}
 	return in.catalog.CutOfState(ctx, state)
 }

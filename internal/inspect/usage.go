@@ -12,36 +12,36 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// owned is what is known of one block: whose it is and what it takes.
+// owned describes one block: which volumes have it and what it takes.
 type owned struct {
-	owner  int // the first volume that was seen with it
+	owner  int // the first volume that was seen to have it
 	shared bool
-	mine   bool // the volume that is asked about has it
+	mine   bool // a volume in question has it
 	raw    uint32
 	stored uint32
 }
 
-// usage adds up what this host's volumes use. A volume and its snapshots are
-// one owner: they are removed together.
+// usage adds up what this host's volumes use. A volume and its snapshots count as one
+// owner, because they are removed together.
 type usage struct {
 	in     *Inspector
-	ask    volume.ID // zero: all of them
+	ask    volume.ID // the volume in question; zero: all of them
 	owners map[volume.ID]int
 	blocks map[pack.Hash]*owned
 	places []placed
 	out    api.Usage
-	// of the volumes asked about: mapped bytes, those of distinct blocks
+	// mapped bytes of the volumes in question, before deduplication
 	mapped uint64
 }
 
-// placed is a piece of the log that some overlay points at.
+// placed is a range of the log that an overlay points at.
 type placed struct {
 	start, end uint64
 	owner      int
 }
 
-// Usage tells what a volume, or all of this host's, use. It is exact over this
-// host's volumes, and costs a walk through the block maps of all of them.
+// Usage returns what a volume, or all volumes of this host, use. It is exact over this
+// host's volumes. It walks the block maps of all of them.
 func (in *Inspector) Usage(ctx context.Context, name string) (api.Usage, error) {
 	u := usage{in: in, owners: map[volume.ID]int{}, blocks: map[pack.Hash]*owned{}}
 	if name != "" {
@@ -79,7 +79,7 @@ func (u *usage) disk(ctx context.Context, d *disk.Disk) error {
 	}
 	base, done, err := u.open(d, &st, owner)
 	if err != nil {
-		return nil // a failed or fenced disk counts for nothing here
+		return nil // a failed or fenced disk is not counted
 	}
 	defer done()
 	return base.Walk(ctx, 0, base.Blocks(), func(_ uint64, r pack.Ref) error {
@@ -97,8 +97,9 @@ func (u *usage) disk(ctx context.Context, d *disk.Disk) error {
 	})
 }
 
-// open returns the map of a disk, and notes what its overlay points at. One that
-// was released is all in the store, and to wake it would be to claim it.
+// open returns the map of a disk and collects the ranges of the log that its overlay
+// points at. A released disk is entirely in the store, and is not opened, because waking
+// it would claim it.
 func (u *usage) open(d *disk.Disk, st *volume.State, owner int) (*blockmap.Map, func(), error) {
 	if st.Released && st.Mode == volume.Asleep {
 		m, err := blockmap.New(u.in.disks.Tenant(st.Tenant).Pages, st.Root, st.Blocks())
@@ -120,7 +121,7 @@ func (u *usage) open(d *disk.Disk, st *volume.State, owner int) (*blockmap.Map, 
 	}, nil
 }
 
-// sumBlocks adds up the blocks of the store.
+// sumBlocks adds up the blocks in the store.
 func (u *usage) sumBlocks() {
 	var unique uint64
 	for _, b := range u.blocks {
@@ -145,8 +146,8 @@ func (u *usage) sumBlocks() {
 	}
 }
 
-// sumLog adds up the pieces of the log: between two neighbouring ends of
-// pieces, the owners that point there are constant.
+// sumLog adds up the ranges of the log. Between two neighbouring ends of ranges, the set
+// of owners is constant.
 func (u *usage) sumLog() {
 	type edge struct {
 		at    uint64

@@ -14,10 +14,10 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// position tells how far a walk over a volume is, which goes through its log
-// first and then through its blocks.
+// position tracks the progress of a walk over a volume, first through its log and then
+// through its blocks.
 type position struct {
-	report    func(done, total uint64) // nil: nobody wants to know
+	report    func(done, total uint64) // nil: no caller asked for it
 	log, size uint64
 	done      uint64
 }
@@ -35,26 +35,25 @@ func newPosition(ctx context.Context, c *volume.Cut) *position {
 	return p
 }
 
-// read notes that so many bytes more of the log were read.
+// read reports that n more bytes of the log were read.
 func (p *position) read(n uint64) {
 	if p.done += n; p.report != nil {
 		p.report(min(p.done, p.log), p.log+p.size)
 	}
 }
 
-// at notes that the blocks before the offset were read.
+// at reports that the blocks before the offset were read.
 func (p *position) at(off uint64) {
 	if p.report != nil {
 		p.report(p.log+min(off, p.size), p.log+p.size)
 	}
 }
 
-// maxDamaged bounds the damage that one call lists.
+// maxDamaged is how many damaged places one call lists.
 const maxDamaged = 100
 
-// Verify reads all of a volume and checks it: what the log holds against its
-// checksums, and every block against its hash; cold reads blocks from the store
-// even if a tier has them.
+// Verify reads all of a volume and checks the log against its checksums and every block
+// against its hash. With cold, it reads blocks from the store even if a tier has them.
 func (in *Inspector) Verify(ctx context.Context, name string, cold bool) (api.Verify, error) {
 	n, err := disk.ParseName(name, true)
 	if err != nil {
@@ -68,7 +67,7 @@ func (in *Inspector) Verify(ctx context.Context, name string, cold bool) (api.Ve
 	defer done()
 	damaged := func(what string, err error) error {
 		if k := errs.KindOf(err); k != errs.Corrupt && k != errs.NotFound {
-			return err // it could not be looked at
+			return err // it could not be checked
 		}
 		if len(out.Damaged) < maxDamaged {
 			out.Damaged = append(out.Damaged, what+": "+err.Error())
@@ -80,7 +79,7 @@ func (in *Inspector) Verify(ctx context.Context, name string, cold bool) (api.Ve
 		return out, err
 	}
 	if g := disk.Generation(c.State.Published); cold && n.Snapshot == "" && !g.IsZero() {
-		// What any other host would find the volume by.
+		// The commit is what any other host would find the volume by.
 		if _, err := commitlog.Load(ctx, in.disks.Store, n.Log(), g); err != nil {
 			if err := damaged("commit", err); err != nil {
 				return out, err
@@ -116,23 +115,25 @@ func (in *Inspector) Verify(ctx context.Context, name string, cold bool) (api.Ve
 	return out, err
 }
 
-// coldPages bounds the pages in memory of a map that is read from the store.
+// coldPages bounds the memory for the pages of a map that is read from the store, in
+// bytes.
 const coldPages = 4 << 20
 
-// storedMap is a map as the store has it, whatever this host keeps of its pages.
+// storedMap returns a map that is read from the store, regardless of the pages that this
+// host has.
 func (in *Inspector) storedMap(t *disk.Tenant, m *blockmap.Map) (*blockmap.Map, error) {
 	loader := in.disks.Cache.Pages(noPagesKept{})
 	return blockmap.New(blockmap.NewPageCache(coldPages).Source(loader.For(t.Hasher), t.Hasher), m.Root(), m.Blocks())
 }
 
-// noPagesKept is a host that keeps no pages of block maps.
+// noPagesKept is a page store that keeps nothing.
 type noPagesKept struct{}
 
 func (noPagesKept) Page(pack.Hash) ([]byte, error) { return nil, nil }
 
 func (noPagesKept) AddPage(pack.Hash, []byte) error { return nil }
 
-// verifyLog reads what the overlay points at.
+// verifyLog reads and checks the log ranges that the overlay points at.
 func (in *Inspector) verifyLog(ctx context.Context, c *volume.Cut, out *api.Verify, pos *position, damaged func(string, error) error) error {
 	for _, s := range c.Segments() {
 		if err := s.Verify(); err != nil {

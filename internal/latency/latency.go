@@ -9,8 +9,9 @@ import (
 	"github.com/paraglide/glide/nbd"
 )
 
-// histogram counts durations in buckets a sixteenth of an octave wide, from 1 ns
-// to hours: quantiles are exact to about 6 %. Adding is one atomic addition.
+// histogram counts durations from 1 ns to hours, in buckets that are a sixteenth of an
+// octave wide. Quantiles are therefore exact to about 6 %. Add costs one atomic addition,
+// plus one more operation for a new maximum.
 type histogram struct {
 	buckets [64 * subBuckets]atomic.Uint64
 	max     atomic.Int64
@@ -30,7 +31,7 @@ func bucketOf(d time.Duration) int {
 	return (e-subBits+1)*subBuckets + int(n>>(e-subBits))&(subBuckets-1)
 }
 
-// lowerEdge is the least duration of a bucket.
+// lowerEdge returns the shortest duration of a bucket.
 func lowerEdge(b int) time.Duration {
 	if b < subBuckets {
 		return time.Duration(b)
@@ -50,7 +51,7 @@ func (h *histogram) Add(d time.Duration) {
 	}
 }
 
-// summary is the distribution in microseconds.
+// summary returns the distribution in microseconds.
 func (h *histogram) summary() api.Latency {
 	var counts [64 * subBuckets]uint64
 	var total uint64
@@ -74,12 +75,12 @@ func (h *histogram) summary() api.Latency {
 	return api.Latency{Count: total, P50: quantile(.5), P99: quantile(.99), P999: quantile(.999), Max: float64(h.max.Load()) / 1e3}
 }
 
-// ByOp are the histograms of the kinds of requests.
+// ByOp holds one histogram per kind of request.
 type ByOp struct {
 	read, write, flush, trim, zero, other histogram
 }
 
-// Of is the histogram of a kind of request.
+// Of returns the histogram for a kind of request.
 func (l *ByOp) Of(op nbd.Op) *histogram {
 	switch op {
 	case nbd.OpRead:
@@ -96,7 +97,7 @@ func (l *ByOp) Of(op nbd.Op) *histogram {
 	return &l.other
 }
 
-// Summaries are the distributions by the names that the API has for the kinds.
+// Summaries returns the distributions under the API's names for the kinds.
 func (l *ByOp) Summaries() map[string]api.Latency {
 	return map[string]api.Latency{
 		"read": l.read.summary(), "write": l.write.summary(), "flush": l.flush.summary(),

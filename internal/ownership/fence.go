@@ -11,8 +11,8 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// FenceIfLost fences a disk when an error says that another host has it, and
-// returns the error. Under op; the volume must not be in a fold.
+// FenceIfLost fences a disk if err says that another host owns the volume. It returns
+// err. Under op; no fold of the volume may be in progress.
 func (ow *Owners) FenceIfLost(d *disk.Disk, err error) error {
 	ow.reportTwin(err)
 	if err == nil || errs.KindOf(err) != errs.Fenced {
@@ -22,17 +22,17 @@ func (ow *Owners) FenceIfLost(d *disk.Disk, err error) error {
 	if v == nil || d.State().Mode == volume.Fenced {
 		return err
 	}
-	// From here on nothing is acknowledged; what waits, and what comes, is EIO.
+	// From here on nothing is acknowledged: waiting and later requests fail with EIO.
 	v.Fail(err)
 	d.StopShipping(err)
 	if rerr := ow.fence(d, v, err); rerr != nil {
-		ow.disks.Event(event.Volume, d.String(), "fenced, and what it had not published could not be put aside yet: %v", rerr)
+		ow.disks.Event(event.Volume, d.String(), "fenced, and its unpublished data could not be moved to a rescue volume yet: %v", rerr)
 		return errors.Join(err, rerr)
 	}
 	return err
 }
 
-// FenceClosedIfLost is fenceIfLost for a disk that need not be open. Under op.
+// FenceClosedIfLost is FenceIfLost for a disk that may be closed. Under op.
 func (ow *Owners) FenceClosedIfLost(d *disk.Disk, err error) error {
 	ow.reportTwin(err)
 	st := d.State()
@@ -42,14 +42,14 @@ func (ow *Owners) FenceClosedIfLost(d *disk.Disk, err error) error {
 	if st.Released {
 		return errors.Join(err, ow.FenceClosed(d, err))
 	}
-	if _, werr := d.Wake(false); werr != nil { // what it has not published is to be rescued
+	if _, werr := d.Wake(false); werr != nil { // the volume must be open to rescue its unpublished data
 		return errors.Join(err, werr)
 	}
 	return ow.FenceIfLost(d, err)
 }
 
-// fence records that a disk is another host's now, and, in the same step, the
-// rescue volume that has what it could not publish.
+// fence records that another host owns the disk and, in the same save, creates the rescue
+// volume with the data that was not published.
 func (ow *Owners) fence(d *disk.Disk, v *volume.Volume, why error) error {
 	st := v.State()
 	var snaps []*disk.Disk
@@ -60,7 +60,7 @@ func (ow *Owners) fence(d *disk.Disk, v *volume.Volume, why error) error {
 			return err
 		}
 		rescue = disk.New(ow.disks, rec)
-		rescue.Op.Lock() // who finds it waits until it has what it is for
+		rescue.Op.Lock() // callers that find the rescue volume wait until it has its data
 		defer rescue.Op.Unlock()
 		if err := ow.disks.Reserve(rescue); err != nil {
 			return err
@@ -79,14 +79,14 @@ func (ow *Owners) fence(d *disk.Disk, v *volume.Volume, why error) error {
 		return err
 	}
 	if rescue == nil {
-		ow.disks.Event(event.Volume, name, "fenced: %v; nothing was left to be published", why)
+		ow.disks.Event(event.Volume, name, "fenced: %v; all of it was published", why)
 		return nil
 	}
-	ow.disks.Event(event.Volume, name, "fenced: %v; what was not published is in %s", why, rescue)
+	ow.disks.Event(event.Volume, name, "fenced: %v; unpublished data is in volume %s", why, rescue)
 	return nil
 }
 
-// unpublished tells whether the store lacks anything of a disk.
+// unpublished reports whether the store lacks data or snapshots of a disk.
 func (ow *Owners) unpublished(d *disk.Disk, v *volume.Volume, st *volume.State) bool {
 	for _, s := range ow.disks.SnapshotsOf(d.ID) {
 		if s.State().Generation == "" {
@@ -99,8 +99,8 @@ func (ow *Owners) unpublished(d *disk.Disk, v *volume.Volume, st *volume.State) 
 	return v.Dirty()
 }
 
-// rescueRecord is the record of a rescue volume, named for the epoch in which
-// its volume was fenced.
+// rescueRecord returns the record of a rescue volume. Its name contains the epoch in
+// which the volume was fenced.
 func (ow *Owners) rescueRecord(d *disk.Disk, st *volume.State) (volume.State, error) {
 	epoch := disk.Generation(st.Published).Epoch
 	if d.Owner != nil && !d.Owner.Generation().IsZero() {
@@ -113,7 +113,7 @@ func (ow *Owners) rescueRecord(d *disk.Disk, st *volume.State) (volume.State, er
 		}
 		n := disk.Name{Tenant: st.Tenant, Volume: st.Name[:min(len(st.Name), commitlog.MaxName-len(suffix))] + suffix}
 		if ow.disks.Find(n) != nil {
-			continue // of another volume with this name, fenced before
+			continue // the rescue volume of an earlier volume of this name
 		}
 		rec := ow.disks.NewState(n, st.Size)
 		rec.Parent = &volume.Parent{Name: disk.Display(st.Tenant, st.Name, ""), ID: st.ID}
@@ -125,19 +125,20 @@ func (ow *Owners) rescueRecord(d *disk.Disk, st *volume.State) (volume.State, er
 	return volume.State{}, errs.New(errs.Exists, "there are too many rescue volumes of %q: export and remove some", d)
 }
 
-// moveAside closes a fenced volume and gives what it holds to its rescue.
+// moveAside closes a fenced volume and moves its unpublished data and snapshots to the
+// rescue volume. Without a rescue volume it only closes it.
 func (ow *Owners) moveAside(d *disk.Disk, v *volume.Volume, why error, rescue *disk.Disk, snaps []*disk.Disk) error {
 	fenced := v.State()
 	fenced.Mode, fenced.Reason, fenced.Segments = volume.Fenced, why.Error(), nil
 	if rescue == nil {
-		_ = v.Close() // what it could not sync was published, or is not wanted
+		_ = v.Close() // what it could not sync was published or is not needed
 		if err := ow.disks.Save(&fenced); err != nil {
 			return err
 		}
 		d.SetClosed(v, fenced)
 		return nil
 	}
-	fenced.Reason += "; what was not published is in volume " + rescue.String()
+	fenced.Reason += "; unpublished data is in volume " + rescue.String()
 	rec := rescue.State()
 	records := []*volume.State{&rec, &fenced}
 	adopted := func(s *volume.State) { s.SnapshotOf, s.Name = rec.ID, rec.Name }
@@ -155,15 +156,15 @@ func (ow *Owners) moveAside(d *disk.Disk, v *volume.Volume, why error, rescue *d
 	for _, s := range snaps {
 		ow.disks.Drop(s)
 		if err := s.Update(adopted); err != nil {
-			ow.disks.Log.Warn("a record lags", "volume", s.String(), "error", err) // it was saved above
+			ow.disks.Log.Warn("a record is out of date", "volume", s.String(), "error", err) // it was saved above
 		}
 		ow.disks.Register(s)
 	}
 	return nil
 }
 
-// FenceClosed records that a disk that is closed, and holds nothing that the store
-// lacks, is another host's now. Under op.
+// FenceClosed records that another host owns a closed disk. The store must have all of
+// its data. Under op.
 func (ow *Owners) FenceClosed(d *disk.Disk, why error) error {
 	d.SetOwner(nil)
 	err := d.Update(func(s *volume.State) { s.Mode, s.Reason, s.Segments = volume.Fenced, why.Error(), nil })
@@ -171,6 +172,6 @@ func (ow *Owners) FenceClosed(d *disk.Disk, why error) error {
 		return err
 	}
 	d.ReleaseClaims()
-	ow.disks.Event(event.Volume, d.String(), "fenced: %v; nothing was left to be published", why)
+	ow.disks.Event(event.Volume, d.String(), "fenced: %v; all of it was published", why)
 	return nil
 }

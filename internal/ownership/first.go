@@ -12,8 +12,9 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// openFirst publishes a volume for the first time. What this host began to
-// publish under the name before, and gave up, is withdrawn. Under op.
+// openFirst publishes a volume for the first time. If this host earlier began to publish
+// another volume under the name and gave up, that publication is withdrawn first. Under
+// op.
 func (ow *Owners) openFirst(ctx context.Context, d *disk.Disk, st *volume.State, state commitlog.State) (commitlog.Generation, error) {
 	b, err := ow.disks.DB.Fact(disk.FirstFact(st))
 	if err != nil {
@@ -43,26 +44,26 @@ func (ow *Owners) openFirst(ctx context.Context, d *disk.Disk, st *volume.State,
 	return d.Owner.OpenFirst(ctx, state)
 }
 
-// beganFirst tells whether the volume's first publication may have reached the store.
-func (ow *Owners) beganFirst(d *disk.Disk, st *volume.State) (bool, error) {
+// firstMayBeSent reports whether the volume's first publication may have reached the store.
+func (ow *Owners) firstMayBeSent(d *disk.Disk, st *volume.State) (bool, error) {
 	b, err := ow.disks.DB.Fact(disk.FirstFact(st))
 	return len(b) == len(d.ID) && volume.ID(b) == d.ID, err
 }
 
-// FirstDone ends what openFirst began, once the volume's record says where the
-// volume is, or the volume is gone.
-func (ow *Owners) FirstDone(d *disk.Disk, st *volume.State) error {
-	if began, err := ow.beganFirst(d, st); err != nil || !began {
+// FirstPublished removes the fact that openFirst saved. Call it when the volume's record names
+// its newest commit, or when the volume is gone.
+func (ow *Owners) FirstPublished(d *disk.Disk, st *volume.State) error {
+	if began, err := ow.firstMayBeSent(d, st); err != nil || !began {
 		return err
 	}
 	return ow.disks.DB.SetFact(disk.FirstFact(st), nil)
 }
 
-// Withdraw makes sure that a volume which was never known to be published is
-// not, and will not be, in the store under the record's name. It makes no
-// request if nothing was sent. Under op.
+// Withdraw makes sure that a volume whose publication was never confirmed is not in the
+// store under the record's name, and cannot appear there. It makes no request if nothing
+// was sent. Under op.
 func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State) error {
-	began, err := ow.beganFirst(d, st)
+	began, err := ow.firstMayBeSent(d, st)
 	if err != nil || !began || fault.Is("first-publication-not-withdrawn") {
 		return err
 	}
@@ -73,17 +74,17 @@ func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State) 
 		return err
 	}
 	d.SetOwner(nil)
-	return ow.FirstDone(d, st)
+	return ow.FirstPublished(d, st)
 }
 
-// Pauses between tries to withdraw orphans from a store that does not answer.
+// Pauses between attempts to withdraw orphans while the store does not respond.
 const (
 	firstWithdraw   = 100 * time.Millisecond
 	longestWithdraw = 5 * time.Second
 )
 
-// WithdrawOrphans takes them out of the store, which is asked until it answers.
-// Without any it makes no request.
+// WithdrawOrphans removes the orphans from the store, and retries until the store
+// responds. It makes no request if there are none.
 func (ow *Owners) WithdrawOrphans() {
 	for retry := firstWithdraw; ; retry = min(2*retry, longestWithdraw) {
 		left := ow.disks.OrphanNames()
@@ -95,7 +96,7 @@ func (ow *Owners) WithdrawOrphans() {
 			case err != nil && errs.KindOf(err) == errs.Unavailable:
 				continue
 			case err != nil:
-				ow.disks.Log.Warn("a volume whose making did not end stays in the store", "volume", n.String(), "error", err)
+				ow.disks.Log.Warn("a volume stays in the store although the call that created it did not finish", "volume", n.String(), "error", err)
 			}
 			delete(left, id)
 			ow.disks.ForgetOrphan(id)

@@ -16,23 +16,24 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Peer is another host, as its API offers it.
+// Peer is another host, seen through its API.
 type Peer interface {
-	// Release asks for a flush, or for a flush and the volume.
+	// Release asks for a flush, and unless r.FlushOnly is set, for the release of the
+	// volume.
 	Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error)
-	// Host tells who it is.
+	// Host returns the identity of the host.
 	Host(ctx context.Context) (api.Host, error)
 }
 
-// Options say how a host appears to others.
+// Options say how a host presents itself to others.
 type Options struct {
-	Advertise string                 // where other hosts find this one's API, "" if nowhere
-	Dial      func(addr string) Peer // the peer at an advertised address; nil: none can be asked
-	RollAt    uint64                 // objects of an epoch before the next begins; 0: commitlog's default
+	Advertise string                 // the address at which other hosts reach this one's API, "" if none
+	Dial      func(addr string) Peer // returns the peer at an advertised address; nil: no peer can be asked
+	RollAt    uint64                 // objects per epoch before a new epoch begins; 0: commitlog's default
 }
 
-// Owners holds this host's claims on its volumes. All methods may be called
-// concurrently; those that say "under op" need the op of their disk.
+// Owners holds this host's claims on its volumes. All methods may be called concurrently;
+// those that say "under op" need the Op of their disk.
 type Owners struct {
 	Options
 	disks   *disk.Table
@@ -40,17 +41,17 @@ type Owners struct {
 	catalog *catalog.Catalog
 
 	processes processes
-	twin      atomic.Pointer[error] // how another daemon with this host's identity was noticed
+	twin      atomic.Pointer[error] // evidence of another daemon with this host's identity; nil if there is none
 
-	firstPublishMu sync.Mutex // held to change what is known of first publications
+	firstPublishMu sync.Mutex // held while the fact of a first publication changes
 }
 
-// New returns a host that has claimed nothing.
+// New returns the owners of a host that has claimed nothing.
 func New(o Options, t *disk.Table, p *pin.Pins, c *catalog.Catalog) *Owners {
 	return &Owners{Options: o, disks: t, pins: p, catalog: c}
 }
 
-// NewOwner is a hold on the disk's log that claims nothing yet.
+// NewOwner returns an owner for the disk's log that has not claimed anything yet.
 func (ow *Owners) NewOwner(st *volume.State) (*commitlog.Owner, error) {
 	self := ow.Self()
 	var err error
@@ -63,7 +64,7 @@ func (ow *Owners) NewOwner(st *volume.State) (*commitlog.Owner, error) {
 	})
 }
 
-// Self is this host as its commits name it.
+// Self returns this host as its commits name it.
 func (ow *Owners) Self() commitlog.Host {
 	host := commitlog.Host{ID: ow.disks.HostID}
 	if ow.Advertise != "" {
@@ -72,9 +73,9 @@ func (ow *Owners) Self() commitlog.Host {
 	return host
 }
 
-// Commit publishes a state, opening the log or an epoch of this process first
-// where that has not been done. While another host has its time to take the
-// volume over, it waits. Under op.
+// Commit publishes a state. If this process has not committed to the volume yet, Commit
+// first opens the log, or an epoch. While another host has time to take the volume over,
+// Commit waits. Under op.
 func (ow *Owners) Commit(ctx context.Context, d *disk.Disk, state commitlog.State) (commitlog.Generation, error) {
 	g, err := ow.tryCommit(ctx, d, state)
 	for errors.Is(err, commitlog.ErrYielding) && clock.Pause(ctx, YieldPoll) == nil {
@@ -87,16 +88,17 @@ func (ow *Owners) Commit(ctx context.Context, d *disk.Disk, state commitlog.Stat
 	return g, NameTaken(err, d.String(), state.Cause)
 }
 
-// NameTaken says what can be done about a name that another volume has in the store.
+// NameTaken adds advice to the error for a name that another volume has in the store. It
+// returns all other errors unchanged.
 func NameTaken(err error, name string, cause commitlog.Cause) error {
 	if errs.KindOf(err) != errs.Exists || err == nil {
 		return err
 	}
 	switch cause {
 	case commitlog.CauseCreate, commitlog.CauseImport, commitlog.CauseFork, commitlog.CauseRename:
-		return errs.New(errs.Exists, "%w: choose another", err)
+		return errs.New(errs.Exists, "%w: choose another name", err)
 	}
-	return errs.New(errs.Exists, "%w: give this one another with glide rename %s NEW", err, name)
+	return errs.New(errs.Exists, "%w: rename this one with glide rename %s NEW", err, name)
 }
 
 func (ow *Owners) tryCommit(ctx context.Context, d *disk.Disk, state commitlog.State) (commitlog.Generation, error) {
@@ -109,7 +111,7 @@ func (ow *Owners) tryCommit(ctx context.Context, d *disk.Disk, state commitlog.S
 			return ow.openFirst(ctx, d, &st, state)
 		}
 		if _, err := ow.ClaimOwn(ctx, d, &st); errors.Is(err, errRemovedHere) {
-			return d.Owner.OpenFirst(ctx, state) // it was not removed after all
+			return d.Owner.OpenFirst(ctx, state) // it was not removed for good: publish it again
 		} else if err != nil {
 			return commitlog.Generation{}, err
 		}
@@ -117,7 +119,7 @@ func (ow *Owners) tryCommit(ctx context.Context, d *disk.Disk, state commitlog.S
 	return d.Owner.Commit(ctx, state)
 }
 
-// Own gives the disk an owner, which need not have claimed anything.
+// Own gives the disk an owner if it has none. The owner need not have claimed anything.
 func (ow *Owners) Own(d *disk.Disk, st *volume.State) error {
 	if d.Owner == nil {
 		o, err := ow.NewOwner(st)
@@ -129,15 +131,15 @@ func (ow *Owners) Own(d *disk.Disk, st *volume.State) error {
 	return nil
 }
 
-// ClaimOwn begins this process's epoch of a volume that is this host's; finding
-// it somebody else's is being fenced.
+// ClaimOwn begins this process's epoch of a volume that this host owns. If another host
+// or another daemon owns it by now, the error is errs.Fenced.
 func (ow *Owners) ClaimOwn(ctx context.Context, d *disk.Disk, st *volume.State) (*commitlog.Object, error) {
 	first, err := d.Owner.Claim(ctx, commitlog.CauseOpen, func(tip *commitlog.Object) error {
-		if tip.State.Owner.ID != ow.disks.HostID || tip.State.ID != commitlog.VolumeID(st.ID) || ow.IsTwins(tip.State.Owner) {
+		if tip.State.Owner.ID != ow.disks.HostID || tip.State.ID != commitlog.VolumeID(st.ID) || ow.CommittedByTwin(tip.State.Owner) {
 			return takenBy(d, tip)
 		}
 		if had := disk.Generation(st.Published); tip.Generation.Compare(had) < 0 { // no-silent-rollback
-			return errs.New(errs.Unsupported, "the store shows generation %s of volume %q, and this host published %s: it lost what was written, or its lists are not complete",
+			return errs.New(errs.Unsupported, "the store shows generation %s of volume %q, and this host published %s: it lost data, or its lists are incomplete",
 				tip.Generation, d, had)
 		}
 		if v := d.Volume(); v != nil && tip.State.Through() > v.Last() {
@@ -145,7 +147,7 @@ func (ow *Owners) ClaimOwn(ctx context.Context, d *disk.Disk, st *volume.State) 
 			return errs.New(errs.Fenced, "the store has a newer state of volume %q (generation %s, write %d) than the disk of this host (write %d): was the data directory restored from a copy?", d, tip.Generation, tip.State.Through(), v.Last())
 		}
 		if tip.State.Root != st.Root { // reachable-is-kept
-			return ow.pins.KeepBehind(ctx, st.Root)
+			return ow.pins.KeepStale(ctx, st.Root)
 		}
 		return nil
 	})
@@ -155,11 +157,11 @@ func (ow *Owners) ClaimOwn(ctx context.Context, d *disk.Disk, st *volume.State) 
 	return first, err
 }
 
-// errRemovedHere is a volume of this host that this host removed from the store,
-// and still has: it lost its power, or the answer, in between.
+// errRemovedHere means that this host removed its own volume from the store but still has
+// it: the host crashed, or the reply was lost, in between.
 var errRemovedHere = errs.New(errs.NotFound, "the volume was removed from the store by this host")
 
-// HalfRenamed is a volume of this host that goes by another name in the store.
+// HalfRenamed is the error for a volume of this host that has another name in the store.
 type HalfRenamed struct {
 	error
 	To string
@@ -168,8 +170,8 @@ type HalfRenamed struct {
 // Unwrap returns the error with its kind.
 func (e HalfRenamed) Unwrap() error { return e.error }
 
-// whyRemoved tells what became of a volume of this host whose log in the store
-// says that it was removed.
+// whyRemoved returns what happened to a volume of this host whose log in the store ends
+// with a tombstone.
 func (ow *Owners) whyRemoved(ctx context.Context, d *disk.Disk, st *volume.State, err error) error {
 	tip, findErr := commitlog.Newest(ctx, ow.disks.Store, commitlog.Volume{Tenant: st.Tenant, Name: st.Name})
 	switch {
@@ -180,12 +182,12 @@ func (ow *Owners) whyRemoved(ctx context.Context, d *disk.Disk, st *volume.State
 	case tip.State.RenamedTo != "":
 		to := tip.State.RenamedTo
 		whole := disk.Display(st.Tenant, to, "")
-		return HalfRenamed{errs.New(errs.Busy, "the renaming of volume %q to %q was not finished: glide rename %s %s again", d, whole, d, whole), to}
+		return HalfRenamed{errs.New(errs.Busy, "the rename of volume %q to %q was not finished: run glide rename %s %s again", d, whole, d, whole), to}
 	}
 	return errRemovedHere
 }
 
-// RemovedElsewhere is a volume that another host removed from the store.
+// RemovedElsewhere is the error for a volume that another host removed from the store.
 type RemovedElsewhere struct{ error }
 
 // Unwrap returns the error with its kind.

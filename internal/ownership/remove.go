@@ -34,8 +34,8 @@ func (ow *Owners) tryTombstone(ctx context.Context, d *disk.Disk, st *volume.Sta
 	return d.Owner.Tombstone(ctx, commitlog.CauseRemove, "")
 }
 
-// RemoveFromStore removes a volume from the store, if it may be there and is this host's.
-// Under op, and moving.
+// RemoveFromStore removes a volume from the store, if it may be there and this host owns
+// it. Under op and Moving.
 func (ow *Owners) RemoveFromStore(ctx context.Context, d *disk.Disk, st *volume.State) error {
 	switch {
 	case st.Published == nil:
@@ -49,8 +49,8 @@ func (ow *Owners) RemoveFromStore(ctx context.Context, d *disk.Disk, st *volume.
 	return ow.tombstone(ctx, d, st)
 }
 
-// EraseAll removes a volume and its snapshots from this host, all or none of
-// them whatever happens: a snapshot is nothing without its volume. Under op.
+// EraseAll removes a volume and its snapshots from this host. Even after a crash either
+// all of them are gone or none: a snapshot cannot exist without its volume. Under op.
 func (ow *Owners) EraseAll(d *disk.Disk) error {
 	snaps := ow.disks.SnapshotsOf(d.ID)
 	for _, s := range snaps {
@@ -60,24 +60,24 @@ func (ow *Owners) EraseAll(d *disk.Disk) error {
 	return ow.Erase(append(snaps, d)...)
 }
 
-// Erase removes disks from this host: records, tables, log. They are closed
-// first: an open volume saves its record whenever its log changes, also after
-// that was removed. Under the op of each.
+// Erase removes disks from this host: records, table entries and log segments. It closes
+// them first, because an open volume saves its record whenever its log changes, even
+// after the record was removed. Under the Op of each.
 func (ow *Owners) Erase(disks ...*disk.Disk) error {
 	records := make([]meta.Record, len(disks))
 	for i, d := range disks {
 		d.Disconnect()
-		_ = d.Close() // what it could not sync is not wanted any more
+		_ = d.Close() // what it could not sync is not needed any more
 		records[i] = disk.RecordGone(d.ID)
 	}
 	if err := ow.disks.DB.SaveVolumes(records...); err != nil {
 		return err
 	}
 	for _, d := range disks {
-		// What was sent for a volume that was never known to be published may yet
-		// take effect: the fact stays, for the next volume of the name.
+		// If the publication of a volume was never confirmed, its requests may still take
+		// effect. The fact about it is kept for the next volume of this name.
 		if st := d.State(); st.Published != nil {
-			if err := ow.FirstDone(d, &st); err != nil {
+			if err := ow.FirstPublished(d, &st); err != nil {
 				return err
 			}
 		}

@@ -12,14 +12,13 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// YieldPoll is how often a host that yields looks whether the other one has taken
-// the volume over.
+// YieldPoll is how often a yielding host checks whether the other host has taken the
+// volume over.
 const YieldPoll = time.Second
 
-// CheckSealSoon asks, without making anyone wait, whether a published volume that
-// is being opened was taken over meanwhile. A volume that was never published
-// makes no request. The first look is made beside the verbs, which would wait as
-// long as a store that is away.
+// CheckSealSoon checks in the background whether another host took over a published
+// volume that is being opened. A volume that was never published makes no request. The
+// first check runs without op: if the store is unreachable, verbs do not wait for it.
 func (ow *Owners) CheckSealSoon(d *disk.Disk) {
 	st := d.State()
 	if st.Published == nil || ow.disks.Ctx.Err() != nil {
@@ -40,15 +39,15 @@ func (ow *Owners) CheckSealSoon(d *disk.Disk) {
 		d.Op.Lock()
 		defer d.Op.Unlock()
 		if err := ow.checkSeal(ctx, d); err != nil && errs.KindOf(err) == errs.Fenced {
-			_ = ow.FenceIfLost(d, err) // it is logged, and the volume's state says it
+			_ = ow.FenceIfLost(d, err) // it logs an event, and the volume's state says it
 		}
 	}()
 }
 
-// CheckSealsAtStart is checkSealSoon for the volumes that were opened when the host
-// started: they may have been taken over while it was away. Verbs need not wait for
-// that either, unless there is something to be done. A store that does not answer
-// is asked again when they are written to.
+// CheckSealsAtStart checks the volumes that were opened when the host started: another
+// host may have taken them over while this one was down. Verbs do not wait for it, except
+// to fence a volume. If the store does not respond, it gives up; the next write to a
+// volume checks again.
 func (ow *Owners) CheckSealsAtStart() {
 	for _, d := range ow.disks.All() {
 		st := d.State()
@@ -66,7 +65,7 @@ func (ow *Owners) CheckSealsAtStart() {
 	}
 }
 
-// checkSeal looks whether the disk's newest commit is still the tip of its log.
+// checkSeal checks whether the disk's newest commit is still the tip of its log.
 func (ow *Owners) checkSeal(ctx context.Context, d *disk.Disk) error {
 	if d.Owner != nil && !d.Owner.Generation().IsZero() {
 		return d.Owner.CheckSeal(ctx)
@@ -75,10 +74,10 @@ func (ow *Owners) checkSeal(ctx context.Context, d *disk.Disk) error {
 	return ow.checkSealAfterRestart(ctx, d, &st)
 }
 
-// checkSealAfterRestart is checkSeal for a process that has not committed, and so has no
-// epoch: it looks behind the newest commit that its predecessors noted. What one
-// of them made, and did not live to note, leaves the volume over a state that
-// the store has moved on from (reachable-is-kept).
+// checkSealAfterRestart looks for a seal after the newest commit that an earlier process
+// of this host recorded. A process that has not committed yet has no epoch of its own to
+// check. If an earlier process made a commit and died before it recorded it, the volume
+// still uses the older state, whose root is therefore pinned (reachable-is-kept).
 func (ow *Owners) checkSealAfterRestart(ctx context.Context, d *disk.Disk, st *volume.State) error {
 	vol, last := commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, disk.Generation(st.Published)
 	g, err := commitlog.Look(ctx, ow.disks.Store, vol, last, ow.disks.HostID)
@@ -87,8 +86,8 @@ func (ow *Owners) checkSealAfterRestart(ctx context.Context, d *disk.Disk, st *v
 	}
 	if o, err := commitlog.Load(ctx, ow.disks.Store, vol, g); err != nil {
 		return err
-	} else if ow.IsTwins(o.State.Owner) {
+	} else if ow.CommittedByTwin(o.State.Owner) {
 		return takenBy(d, o)
 	}
-	return ow.pins.KeepBehind(ctx, st.Root)
+	return ow.pins.KeepStale(ctx, st.Root)
 }

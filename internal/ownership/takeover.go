@@ -15,13 +15,13 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Answers tells whether a host can be reached.
-func (ow *Owners) Answers(ctx context.Context, host commitlog.Host) bool {
+// Reachable reports whether a host can be reached.
+func (ow *Owners) Reachable(ctx context.Context, host commitlog.Host) bool {
 	for _, addr := range host.Addresses {
 		if ow.Dial == nil {
 			return false
 		}
-		actx, cancel := context.WithTimeout(ctx, askWithin)
+		actx, cancel := context.WithTimeout(ctx, askTimeout)
 		got, err := ow.Dial(addr).Host(actx)
 		cancel()
 		if err == nil && got.ID == host.ID {
@@ -31,15 +31,15 @@ func (ow *Owners) Answers(ctx context.Context, host commitlog.Host) bool {
 	return false
 }
 
-// evict takes a volume off this host that is to be woken here under another name,
-// which its next owner gave it: what was not published becomes its rescue first.
+// evict removes a volume from this host that is to be woken here under the new name that
+// its next owner gave it. Its unpublished data becomes a rescue volume first.
 func (ow *Owners) evict(n disk.Name, tip *commitlog.Object, force bool) error {
 	d := ow.disks.ByID(volume.ID(tip.State.ID))
 	if d == nil {
 		return nil
 	}
 	if tip.State.Owner.ID == ow.disks.HostID {
-		return errs.New(errs.Busy, "volume %q is on this host as %q, and its renaming was not finished: glide rename %s %s again", n, d, d, n)
+		return errs.New(errs.Busy, "volume %q is on this host as %q, and its rename was not finished: run glide rename %s %s again", n, d, d, n)
 	}
 	d.Op.Lock()
 	defer d.Op.Unlock()
@@ -57,21 +57,21 @@ func (ow *Owners) evict(n disk.Name, tip *commitlog.Object, force bool) error {
 	return ow.EraseAll(d)
 }
 
-// reclaimWithin is how long the store may take when a volume that was released is
-// woken on the host that released it.
-const reclaimWithin = 10 * time.Second
+// reclaimTimeout is how long the store may take when a released volume is woken on the
+// host that released it.
+const reclaimTimeout = 10 * time.Second
 
-// Reclaim makes a released disk this host's again. If another host claimed it
-// meanwhile it is fenced here, with nothing to rescue. Under op.
+// Reclaim claims a released disk for this host again. If another host claimed it
+// meanwhile, the disk is fenced here; there is nothing to rescue. Under op.
 func (ow *Owners) Reclaim(d *disk.Disk, force bool) error {
 	st := d.State()
 	if !st.Released || st.Mode == volume.Fenced {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ow.disks.Ctx, reclaimWithin)
+	ctx, cancel := context.WithTimeout(ow.disks.Ctx, reclaimTimeout)
 	defer cancel()
 	if d.Owner != nil && !d.Owner.Generation().IsZero() {
-		d.SetOwner(nil) // whose release may still be under way; one of an earlier try goes on, with its time to yield
+		d.SetOwner(nil) // its release may still be in progress; an owner of an earlier attempt is kept, with its time to yield
 	}
 	if err := ow.Own(d, &st); err != nil {
 		return err
@@ -88,19 +88,18 @@ func (ow *Owners) Reclaim(d *disk.Disk, force bool) error {
 		ow.disks.Event(event.Volume, d.String(), "woken by force, though it was released: another host may have it too")
 		return d.Update(func(s *volume.State) { s.Released = false })
 	}
-	return errs.New(errs.KindOf(err), "volume %q was released to the store, which has to say that no other host woke it: %w", d, err)
+	return errs.New(errs.KindOf(err), "volume %q was released to the store, which must confirm that no other host woke it: %w", d, err)
 }
 
-// Older is the error of a volume whose newest state is older than the one that is
-// expected.
-func Older(name string, have, want commitlog.Generation) error {
+// OlderThanExpected is the error for a volume whose newest state is older than the expected one.
+func OlderThanExpected(name string, have, want commitlog.Generation) error {
 	if have.IsZero() {
-		return errs.New(errs.WouldLose, "volume %q was never published, and generation %s is expected: what was written since is not here", name, want)
+		return errs.New(errs.WouldLose, "volume %q was never published, and generation %s is expected: the writes up to it are missing", name, want)
 	}
-	return errs.New(errs.WouldLose, "the newest state of %q is generation %s, and %s is expected: what was written between them is missing", name, have, want)
+	return errs.New(errs.WouldLose, "the newest state of %q is generation %s, and %s is expected: the writes between them are missing", name, have, want)
 }
 
-// TakeOver claims a volume that is not on this host.
+// TakeOver claims a volume that is not on this host, and opens it.
 func (ow *Owners) TakeOver(ctx context.Context, n disk.Name, force bool, want commitlog.Generation) (*disk.Disk, error) {
 	tip, err := ow.catalog.Listed(ctx, n)
 	if err != nil {
@@ -109,7 +108,8 @@ func (ow *Owners) TakeOver(ctx context.Context, n disk.Name, force bool, want co
 	cause := commitlog.CauseWake
 	if owner := tip.State.Owner; !tip.Released && owner.ID != "" && owner.ID != ow.disks.HostID {
 		if _, err := ow.AskOwner(ctx, n, tip, false); err != nil {
-			// Meanwhile it may have been removed, or its host have let go of it.
+			// Meanwhile the volume may have been removed, or its owner may have released
+			// it.
 			now, terr := ow.catalog.Listed(ctx, n)
 			if terr == nil {
 				tip = now
@@ -129,7 +129,7 @@ func (ow *Owners) TakeOver(ctx context.Context, n disk.Name, force bool, want co
 			return nil, err
 		}
 		if tip.Generation.Compare(want) < 0 {
-			return nil, Older(n.String(), tip.Generation, want)
+			return nil, OlderThanExpected(n.String(), tip.Generation, want)
 		}
 	}
 	if err := ow.evict(n, tip, force); err != nil {
@@ -149,22 +149,22 @@ func (ow *Owners) TakeOver(ctx context.Context, n disk.Name, force bool, want co
 	return d, nil
 }
 
-// claimWithin is how long a claim may take: a path to the store on which a request
-// takes a second wins well before.
-const claimWithin = 90 * time.Second
+// claimTimeout is how long a claim may take. Even if each store request takes a second, a
+// claim needs much less.
+const claimTimeout = 90 * time.Second
 
-// claim opens an epoch of this host for a disk that the store has, and brings
-// it up. Under op.
+// claim opens an epoch of this host for a volume in the store, and opens the volume.
+// Under op.
 func (ow *Owners) claim(ctx context.Context, d *disk.Disk, cause commitlog.Cause, want commitlog.Generation) error {
 	st := d.State()
-	if err := ow.FirstDone(d, &st); err != nil { // one that a call left behind is somebody's now
+	if err := ow.FirstPublished(d, &st); err != nil { // a first publication that a call left unfinished has an owner now
 		return err
 	}
 	o, err := ow.NewOwner(&st)
 	if err != nil {
 		return err
 	}
-	cctx, cancel := context.WithTimeout(ctx, claimWithin)
+	cctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
 	name := disk.Name{Tenant: st.Tenant, Volume: st.Name}
 	seen := ow.catalog.Seen.Of(name)
@@ -173,12 +173,12 @@ func (ow *Owners) claim(ctx context.Context, d *disk.Disk, cause commitlog.Cause
 			return catalog.RolledBack(name, seen, "generation "+tip.Generation.String())
 		}
 		if tip.Generation.Compare(want) < 0 {
-			return Older(d.String(), tip.Generation, want)
+			return OlderThanExpected(d.String(), tip.Generation, want)
 		}
 		return nil
 	})
 	if err != nil && cctx.Err() != nil && ctx.Err() == nil {
-		return errs.New(errs.Busy, "volume %q could not be claimed within %v: try again; if its owner goes on writing, it pauses once: %w", d, claimWithin, err)
+		return errs.New(errs.Busy, "volume %q could not be claimed within %v: try again; if its owner goes on writing, it pauses once: %w", d, claimTimeout, err)
 	}
 	if err != nil {
 		return err
@@ -201,9 +201,9 @@ func (ow *Owners) claim(ctx context.Context, d *disk.Disk, cause commitlog.Cause
 	return nil
 }
 
-// Load records and opens a volume as the store has it. Until its data commits
-// are in this host's log too, and its snapshots have records, its own record says
-// that it does not count: it would come back without them after a crash.
+// Load records and opens a volume as the store has it. Until its data commits are in this
+// host's log and its snapshots have records, its record is marked as loading. After a
+// crash such a record is dropped: the volume would come back without them.
 func (ow *Owners) Load(ctx context.Context, rec volume.State, s *commitlog.State) (*volume.Volume, error) {
 	published := rec.Published
 	if rec.Loading = len(s.DataCommits)+len(s.Snapshots) > 0; rec.Loading {
@@ -226,7 +226,7 @@ func (ow *Owners) Load(ctx context.Context, rec volume.State, s *commitlog.State
 		err = v.Loaded(func(st *volume.State) { st.Published = published })
 	}
 	if err != nil {
-		_ = v.Close() // it is fetched again
+		_ = v.Close() // it can be fetched again
 		err = errors.Join(err, ow.disks.Forget(rec.ID))
 		v.Discard()
 		return nil, err
@@ -234,7 +234,7 @@ func (ow *Owners) Load(ctx context.Context, rec volume.State, s *commitlog.State
 	return v, nil
 }
 
-// adoptSnapshots records the snapshots that came with a volume.
+// adoptSnapshots creates records for the snapshots of a volume that was taken over.
 func (ow *Owners) adoptSnapshots(s *commitlog.State, g commitlog.Generation) error {
 	for _, snap := range s.Snapshots {
 		st := disk.RecordOf(s, disk.NewVolumeID(ow.disks))
@@ -252,35 +252,35 @@ func (ow *Owners) adoptSnapshots(s *commitlog.State, g commitlog.Generation) err
 	return nil
 }
 
-// wouldLose says what forcing a claim may lose.
+// wouldLose returns the error that says what forcing a claim may lose.
 func (ow *Owners) wouldLose(n disk.Name, tip *commitlog.Object, why error) error {
 	kind := errs.WouldLose
-	return errs.New(kind, "volume %q is held by host %s, and what it wrote since generation %s (%s) may be lost: %w; --force takes it over all the same",
+	return errs.New(kind, "volume %q is held by host %s, and its writes since generation %s (%s) may be lost: %w; --force takes it over anyway",
 		n, tip.State.Owner.ID, tip.Generation, tip.State.Time.Format(time.RFC3339), why)
 }
 
-// askWithin is how long another host may take to answer before it counts as
-// unreachable.
-const askWithin = 5 * time.Second
+// askTimeout is how long another host may take to respond before it counts as unreachable.
+const askTimeout = 5 * time.Second
 
-// AskOwner asks the owner of a volume to flush it, and unless flushOnly to release it.
+// AskOwner asks the owner of a volume to flush it, and unless flushOnly is set, to
+// release it.
 func (ow *Owners) AskOwner(ctx context.Context, n disk.Name, tip *commitlog.Object, flushOnly bool) (api.Volume, error) {
 	owner := tip.State.Owner
 	if len(owner.Addresses) == 0 || ow.Dial == nil {
-		return api.Volume{}, errs.New(errs.Unavailable, "host %s has no address where it could be asked", owner.ID)
+		return api.Volume{}, errs.New(errs.Unavailable, "host %s has no address at which to ask it", owner.ID)
 	}
 	var last error
 	for _, addr := range owner.Addresses {
-		actx, cancel := context.WithTimeout(ctx, askWithin)
-		r := api.ReleaseRequest{Host: ow.disks.HostID, Epoch: tip.Generation.Epoch, WithinMs: float64(askWithin.Milliseconds()), FlushOnly: flushOnly}
+		actx, cancel := context.WithTimeout(ctx, askTimeout)
+		r := api.ReleaseRequest{Host: ow.disks.HostID, Epoch: tip.Generation.Epoch, WithinMs: float64(askTimeout.Milliseconds()), FlushOnly: flushOnly}
 		v, err := ow.Dial(addr).Release(actx, n.String(), r)
 		late := actx.Err() != nil && ctx.Err() == nil
 		cancel()
 		if err == nil {
 			return v, nil
 		}
-		if late { // a host that hangs, or that the network swallows what is sent to
-			err = errs.New(errs.Unavailable, "no answer within %v", askWithin)
+		if late { // the host hangs, or the network drops the request
+			err = errs.New(errs.Unavailable, "no answer within %v", askTimeout)
 		}
 		last = fmt.Errorf("host %s at %s: %w", owner.ID, addr, err)
 	}

@@ -10,27 +10,27 @@ import (
 	"github.com/paraglide/glide/internal/event"
 )
 
-// processesFact has the tokens of this host's processes that have committed, eight
-// bytes each, the newest last.
+// processesFact is the key of the fact with the tokens of this host's processes that have
+// committed: eight bytes each, the newest last.
 const processesFact = "processes"
 
-// maxProcesses bounds them; a newest commit that is older than so many starts is
-// still known by the volume's record.
+// maxProcesses bounds the number of tokens. A newest commit that is older than that many
+// starts is still known from the volume's record.
 const maxProcesses = 4096
 
-// processes knows this host's own processes from those of another daemon with its
-// identity, which runs on a copy of its data directory: each process has a random
-// token, that its commits carry, and that it records before the first one.
+// processes tells this host's own processes from those of another daemon with its
+// identity, which runs on a copy of its data directory. Each process has a random token.
+// It records the token before its first commit, and all its commits carry it.
 type processes struct {
 	mu      sync.Mutex
-	known   map[string]bool // this process's included, once it is recorded
-	current string          // this process's; "" before its first commit
+	known   map[string]bool // includes this process once its token is recorded
+	current string          // this process's token; "" before its first commit
 }
 
-// process is this process's token. Before it is used for the first time it is
-// recorded, durably.
+// process returns this process's token. On first use it creates the token and records it
+// durably.
 func (ow *Owners) process() (string, error) {
-	if ow.disks.DB == nil { // an import into a store, whose host is nobody else
+	if ow.disks.DB == nil { // a direct import into a store has no metadata, and nobody shares its identity
 		return "", nil
 	}
 	t := &ow.processes
@@ -60,7 +60,7 @@ func (ow *Owners) process() (string, error) {
 	return t.current, nil
 }
 
-// load reads tokens of a size. Under mu.
+// load parses tokens of size bytes each. Under mu.
 func (t *processes) load(b []byte, size int) {
 	t.known = map[string]bool{}
 	for ; len(b) >= size; b = b[size:] {
@@ -68,9 +68,9 @@ func (t *processes) load(b []byte, size int) {
 	}
 }
 
-// IsTwins tells whether what carries this host's identity was committed by another
-// daemon.
-func (ow *Owners) IsTwins(owner commitlog.Host) bool {
+// CommittedByTwin reports whether another daemon with this host's identity made the commit that
+// names owner.
+func (ow *Owners) CommittedByTwin(owner commitlog.Host) bool {
 	if owner.ID != ow.disks.HostID || owner.Process == "" {
 		return false
 	}
@@ -80,22 +80,21 @@ func (ow *Owners) IsTwins(owner commitlog.Host) bool {
 	if t.known == nil {
 		b, err := ow.disks.DB.Fact(processesFact)
 		if err != nil {
-			return false // who commits finds out
+			return false // a commit will report it
 		}
 		t.load(b, 8)
 	}
 	return !t.known[owner.Process]
 }
 
-// reportTwin remembers that another daemon has this host's identity.
+// reportTwin records that another daemon has this host's identity, if err says so.
 func (ow *Owners) reportTwin(err error) {
 	if errors.Is(err, commitlog.ErrTwin) && ow.twin.Swap(&err) == nil {
 		ow.disks.Event(event.Host, "", "two daemons have this host's identity: %v", err)
 	}
 }
 
-// TwinNoticed is how another daemon with this host's identity was noticed, nil if
-// none was.
+// TwinNoticed returns the evidence of another daemon with this host's identity, or nil.
 func (ow *Owners) TwinNoticed() error {
 	if e := ow.twin.Load(); e != nil {
 		return *e

@@ -11,9 +11,9 @@ import (
 
 const benchBlock = 128 << 10
 
-// benchBlocks are 128 KiB blocks of what disks hold: those of the image that
-// GLIDE_BENCH_IMAGE names (every 16th block that is not zero), or else machine
-// code and tables: this program itself.
+// benchBlocks are 128 KiB blocks as disks have them: those of the image that
+// GLIDE_BENCH_IMAGE names (every 16th block that is not zero), or else this program
+// itself, which is machine code and tables.
 var benchBlocks = sync.OnceValue(func() [][]byte {
 	name, step := os.Getenv("GLIDE_BENCH_IMAGE"), int64(16)
 	if name == "" {
@@ -99,7 +99,7 @@ func BenchmarkSum(b *testing.B) {
 	}
 }
 
-// BenchmarkPack makes whole packs: hash, encode, build, as an import does.
+// BenchmarkPack builds whole packs as an import does: hash, encode, build.
 func BenchmarkPack(b *testing.B) {
 	blocks := benchBlocks()
 	h := NewHasher("tenant")

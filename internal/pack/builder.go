@@ -16,9 +16,9 @@ type Limits struct {
 	Bytes  int // of data slots; 0: defaultBytes
 }
 
-// The limits of packs, and their defaults: 25 blocks of 128 KiB that do not
-// compress. A pack that is just not full can still take one more slot of any
-// size, and have its index, within MaxObject.
+// The limits of packs, and their defaults: 25 incompressible blocks of 128 KiB. A pack
+// that is just below its limits can still take a slot of any size, and its index, within
+// MaxObject.
 const (
 	DefaultBlocks = 25
 	defaultBytes  = DefaultBlocks * (128<<10 + SlotHeaderLen)
@@ -26,8 +26,7 @@ const (
 	maxBytes      = 56 << 20
 )
 
-// Validate says, as errs.Invalid, what is wrong with limits that an operator
-// chose.
+// Validate returns an errs.Invalid error if limits that an operator chose are not valid.
 func (l Limits) Validate() error {
 	if l.Blocks < 0 || l.Blocks > maxBlocks {
 		return errs.New(errs.Invalid, "%d blocks in a pack: 1 to %d are possible", l.Blocks, maxBlocks)
@@ -38,9 +37,8 @@ func (l Limits) Validate() error {
 	return nil
 }
 
-// Builder puts a pack together, in this order: AddBlock until Full, Seal,
-// AddPage, Finish. A call out of order is a bug and panics. A Builder is for one
-// goroutine.
+// Builder builds a pack, in this order: AddBlock until Full, Seal, AddPage, Finish. A
+// call out of order is a bug and panics. A Builder belongs to one goroutine.
 type Builder struct {
 	limits  Limits
 	id      ID
@@ -60,8 +58,8 @@ const (
 
 func (s stage) String() string { return [...]string{"filling", "sealed", "finished"}[s] }
 
-// NewBuilder begins a pack whose key has the nonce, which must never have been
-// used before. Limits that are not valid are replaced by the nearest that are.
+// NewBuilder begins a pack with this nonce in its key. The nonce must never have been
+// used before. Invalid limits are replaced by the nearest valid ones.
 func NewBuilder(nonce [12]byte, limits Limits) *Builder {
 	if limits.Blocks <= 0 {
 		limits.Blocks = DefaultBlocks
@@ -74,16 +72,15 @@ func NewBuilder(nonce [12]byte, limits Limits) *Builder {
 	return b
 }
 
-// Reset begins another pack and reuses the memory of the last one, whose
-// finished object must no longer be in use.
+// Reset begins another pack in the memory of the last one, whose finished object must no
+// longer be in use.
 func (b *Builder) Reset(nonce [12]byte) {
 	b.id = ID{Nonce: nonce}
 	b.buf = appendHeader(b.buf[:0])
 	b.entries, b.blocks, b.stage = b.entries[:0], 0, filling
 }
 
-// AddBlock appends an encoded block; its place is final. The builder must not
-// be full.
+// AddBlock appends an encoded block. Its place is final. The builder must not be full.
 func (b *Builder) AddBlock(hash Hash, slot []byte) {
 	b.must(filling)
 	if b.Full() {
@@ -93,19 +90,19 @@ func (b *Builder) AddBlock(hash Hash, slot []byte) {
 	b.blocks++
 }
 
-// Full tells whether the pack has all the blocks that it should.
+// Full reports whether the pack has as many blocks as it should.
 func (b *Builder) Full() bool {
 	return b.blocks >= b.limits.Blocks || b.blocks > 0 && len(b.buf)-HeaderLen >= b.limits.Bytes
 }
 
-// Blocks is the number of blocks so far.
+// Blocks returns the number of blocks so far.
 func (b *Builder) Blocks() int { return b.blocks }
 
-// Len is the number of bytes the object would have if it were finished now.
+// Len returns the length that the object would have if it were finished now, in bytes.
 func (b *Builder) Len() int { return len(b.buf) + len(b.entries)*entryLen + trailerLen }
 
-// Room is the length of the greatest slot that AddPage still takes; what is
-// longer has to go into another pack.
+// Room returns the length of the largest slot that AddPage still accepts. A longer one
+// has to go into another pack.
 func (b *Builder) Room() int {
 	if len(b.entries) == maxSlots {
 		return 0
@@ -113,8 +110,8 @@ func (b *Builder) Room() int {
 	return max(0, min(maxSlotLen, MaxObject-b.Len()-entryLen))
 }
 
-// Seal ends the blocks and fixes the identity, also that of a pack with no
-// blocks, which the nonce alone tells from others. It may be called again.
+// Seal ends the blocks and fixes the pack's identity. A pack without blocks differs from
+// others only by its nonce. Seal may be called again.
 func (b *Builder) Seal() ID {
 	if b.stage == filling {
 		b.id.Content = contentID(b.entries)
@@ -123,7 +120,7 @@ func (b *Builder) Seal() ID {
 	return b.id
 }
 
-// contentID is the part of the identity that comes from the data slots.
+// contentID returns the part of the identity that comes from the data slots.
 func contentID(blocks []indexEntry) (content [12]byte) {
 	h := blake3.New()
 	for i := range blocks {
@@ -133,8 +130,8 @@ func contentID(blocks []indexEntry) (content [12]byte) {
 	return content
 }
 
-// Refs are the references to the blocks, in the order in which they were added.
-// The pack must be sealed.
+// Refs returns the references to the blocks, in the order in which they were added. The
+// pack must be sealed.
 func (b *Builder) Refs() []Ref {
 	if b.stage == filling {
 		panic("pack: references into a pack that is not sealed")
@@ -146,8 +143,8 @@ func (b *Builder) Refs() []Ref {
 	return refs
 }
 
-// AddPage appends an encoded map page, of at most Room bytes, to a sealed pack
-// and returns the reference to it.
+// AddPage appends an encoded map page of at most Room bytes to a sealed pack, and returns
+// its reference.
 func (b *Builder) AddPage(hash Hash, slot []byte) Ref {
 	b.must(sealed)
 	if len(slot) > b.Room() {
@@ -165,8 +162,8 @@ func (b *Builder) add(hash Hash, slot []byte, kind Kind) {
 	b.buf = append(b.buf, slot...)
 }
 
-// Finish appends the index and the trailer, sealing the pack if it is not yet,
-// and returns the object. It belongs to the builder again after Reset.
+// Finish seals the pack if needed, appends the index and the trailer, and returns the
+// object. The object belongs to the builder again after Reset.
 func (b *Builder) Finish() []byte {
 	b.Seal()
 	b.must(sealed)

@@ -10,8 +10,8 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// Compression is the setting by which slots are encoded. Whatever it is, a
-// slot that gains too little is kept raw, and every slot says its encoding.
+// Compression is the setting by which slots are encoded. With any setting, a slot that
+// gains too little is stored raw. Every slot names its encoding.
 type Compression uint8
 
 // The settings; zstd (at its fastest level) is the default.
@@ -23,10 +23,10 @@ const (
 
 var compressionNames = [...]string{CompressionZstd: "zstd", CompressionS2: "s2", CompressionNone: "none"}
 
-// String is the setting's name in flags and files.
+// String returns the setting's name in flags and files.
 func (c Compression) String() string { return compressionNames[c] }
 
-// ParseCompression is the inverse of String; another name is a errs.Invalid.
+// ParseCompression is the inverse of String. An unknown name is an errs.Invalid error.
 func ParseCompression(name string) (Compression, error) {
 	if i := slices.Index(compressionNames[:], name); i >= 0 {
 		return Compression(i), nil
@@ -34,15 +34,15 @@ func ParseCompression(name string) (Compression, error) {
 	return 0, errs.New(errs.Invalid, "the compression %q is not known: there are zstd, s2 and none", name)
 }
 
-// Coders are pooled rather than shared: each is used by one goroutine at a time
-// (measured: 1.5 MiB an encoder, 150 KiB a decoder), and idle ones are given
-// back to the garbage collector.
+// Coders are pooled instead of shared, because each serves one goroutine at a time
+// (measured: 1.5 MiB per encoder, 150 KiB per decoder). The garbage collector frees idle
+// ones.
 var (
 	encoders = sync.Pool{New: func() any {
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 			zstd.WithWindowSize(maxRawLen), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false)) // the slot has a checksum
 		if err != nil {
-			panic(err) // only wrong options are an error
+			panic(err) // only wrong options cause an error
 		}
 		return e
 	}}
@@ -56,9 +56,9 @@ var (
 	}}
 )
 
-// compress appends the encoded raw to dst. There is no test beforehand whether
-// it will pay: on what does not compress, both encoders skip ahead at more than
-// 4 GB/s (measured on the incompressible blocks of a Debian disk).
+// compress appends the encoded raw to dst. It does not test beforehand whether that pays:
+// on incompressible data both encoders skip ahead at more than 4 GB/s (measured on the
+// incompressible blocks of a Debian disk).
 func (c Compression) compress(dst, raw []byte) ([]byte, Encoding) {
 	switch c {
 	case CompressionZstd:
@@ -73,12 +73,12 @@ func (c Compression) compress(dst, raw []byte) ([]byte, Encoding) {
 	}
 }
 
-// overAlloc is what the zstd decoder wants behind its output to run its fastest
-// loop.
+// overAlloc is the space after the output that the zstd decoder needs for its fastest
+// loop, in bytes.
 const overAlloc = 16
 
-// expand decodes a payload to exactly rawLen bytes, in dst if it is big enough;
-// it allocates no more than that and a few bytes.
+// expand decodes a payload to exactly rawLen bytes, in dst if that is large enough. It
+// allocates no more than that and a few bytes.
 func expand(dst, payload []byte, e Encoding, rawLen int) ([]byte, error) {
 	dst = room(dst, rawLen)
 	switch e {
@@ -108,8 +108,8 @@ func expand(dst, payload []byte, e Encoding, rawLen int) ([]byte, error) {
 	return dst, nil
 }
 
-// room is an empty slice with space for rawLen bytes and little more, so that
-// a decoder that fills it cannot go far beyond.
+// room returns an empty slice with space for rawLen bytes and little more, so that a
+// decoder cannot write far beyond.
 func room(dst []byte, rawLen int) []byte {
 	if cap(dst) < rawLen {
 		return make([]byte, 0, rawLen+overAlloc)

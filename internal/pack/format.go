@@ -1,6 +1,6 @@
-// Package pack is the format of packs: immutable objects that hold many encoded
-// blocks, and map pages, each of which can be fetched with one ranged read and
-// verified alone. It does no I/O.
+// Package pack is the format of packs: immutable objects that hold many encoded blocks
+// and map pages. Each of those can be fetched with one ranged read and verified by
+// itself. The package does no I/O.
 //
 // # Object
 //
@@ -8,16 +8,16 @@
 //
 //	header | data slots | page slots | index | trailer
 //
-// without gaps. It has at most 64 MiB and 65,536 slots. Its key is
-// packs/<2 hex>/<content>-<nonce>: content is the beginning of the BLAKE3 of
-// the hashes of the data slots, in order, and the nonce is unique to the
-// upload. The identity comes from the data slots alone because map pages of the
-// same pack refer to it: it must be known before they are encoded. Integrity
-// does not come from the identity but from the hash in each reference.
+// without gaps. It has at most 64 MiB and 65,536 slots. Its key is packs/<2
+// hex>/<content>-<nonce>. content is the beginning of the BLAKE3 of the hashes of the
+// data slots, in order. The nonce is unique to the upload. The identity depends only on
+// the data slots, because map pages of the same pack refer to it: it must be known before
+// they are encoded. Integrity does not come from the identity but from the hash in each
+// reference.
 //
-// The index stands at the end because a pack is written as its blocks come;
-// nobody needs it to read a block (a Ref has the place), only to go through the
-// pack: the collector, scrubbing, the rebuilding of a dedup index.
+// The index is at the end because a pack is written as its blocks arrive. A read of a
+// block does not need it, because a Ref has the place. It serves those who go through the
+// whole pack: the collector, scrubbing, and the rebuilding of a dedup index.
 //
 // # Header, 16 bytes
 //
@@ -42,8 +42,8 @@
 //	 24   e  extension
 //	      p  payload: the raw bytes, encoded
 //
-// The magic, the two lengths and the checksum stay where they are in every
-// version, so that damage is always told from a newer format.
+// The magic, the two lengths and the checksum have the same place in every version, so
+// that damage can always be told from a newer format.
 //
 // # Index, 56 bytes for each slot in the order of the slots
 //
@@ -83,23 +83,22 @@ import (
 	"strconv"
 )
 
-// Bounds and sizes of the format, in bytes unless said otherwise.
+// Limits and sizes of the format, in bytes unless stated otherwise.
 const (
-	// maxRawLen is the greatest length of a block or map page: the greatest
-	// block size of the contract.
+	// maxRawLen is the largest length of a block or map page. It is the largest block
+	// size of a volume.
 	maxRawLen = 1 << 20
-	// maxSlots is how many slots a pack may have: enough for 64 MiB of 1 KiB
-	// slots, and an index of 3.5 MiB at most.
+	// maxSlots is the largest number of slots in a pack: enough for 64 MiB of 1 KiB
+	// slots, with an index of at most 3.5 MiB.
 	maxSlots = 1 << 16
-	// MaxObject is the greatest length of a pack: what every driver of
-	// objstore carries.
+	// MaxObject is the largest length of a pack. Every driver of objstore can store it.
 	MaxObject = 64 << 20
 
 	HeaderLen     = 16
 	SlotHeaderLen = 24
 	entryLen      = 56
 	trailerLen    = 64
-	// maxSlotLen is the greatest length of a slot without an extension.
+	// maxSlotLen is the largest length of a slot without an extension.
 	maxSlotLen = SlotHeaderLen + maxRawLen
 )
 
@@ -119,7 +118,7 @@ const (
 	KindPage  Kind = 2
 )
 
-// String is the kind in words.
+// String returns the kind in words.
 func (k Kind) String() string {
 	switch k {
 	case KindBlock:
@@ -130,7 +129,7 @@ func (k Kind) String() string {
 	return "kind " + strconv.Itoa(int(k))
 }
 
-// Encoding is how a slot's payload stands for the raw bytes.
+// Encoding says how a slot's payload encodes the raw bytes.
 type Encoding uint8
 
 // The encodings.
@@ -140,7 +139,7 @@ const (
 	EncodingS2   Encoding = 2
 )
 
-// String is the encoding in words.
+// String returns the encoding in words.
 func (e Encoding) String() string {
 	switch e {
 	case EncodingRaw:

@@ -9,13 +9,13 @@ import (
 	"github.com/paraglide/glide/internal/fuzztest"
 )
 
-// expected is the error of a reader of untrusted bytes.
+// expected reports whether a reader of untrusted bytes may return this error.
 func expected(err error) bool {
 	return err == nil || errors.Is(err, errs.Corrupt) || errors.Is(err, errs.Unsupported)
 }
 
-// FuzzDecodeSlot gives the decoder slots whose checksum is right whatever they
-// hold: it neither panics nor returns more than it may.
+// FuzzDecodeSlot decodes slots with arbitrary content and a valid checksum. The decoder
+// must neither panic nor return more than it may.
 func FuzzDecodeSlot(f *testing.F) {
 	for _, c := range settings {
 		for _, raw := range [][]byte{{1}, make([]byte, 4096), text(1, 5000), noise(1, 300)} {
@@ -34,7 +34,7 @@ func FuzzDecodeSlot(f *testing.F) {
 		}
 		var raw []byte
 		var err error
-		// The caller says how much may come out; the decoders, 150 KiB each, are pooled.
+		// The caller limits the output. The decoders, 150 KiB each, are pooled.
 		fuzztest.Bound(t, maxRaw, 1<<20, 2, func() { raw, err = DecodeSlot(nil, slot, maxRaw) })
 		if !expected(err) {
 			t.Fatal(err)
@@ -45,8 +45,7 @@ func FuzzDecodeSlot(f *testing.F) {
 	})
 }
 
-// FuzzReadIndex gives whole packs, their checksums made right, to everything
-// that reads them.
+// FuzzReadIndex passes whole packs with valid checksums to everything that reads packs.
 func FuzzReadIndex(f *testing.F) {
 	h := NewHasher("default")
 	obj := golden(f, "v1.pack", nil)
@@ -62,7 +61,7 @@ func FuzzReadIndex(f *testing.F) {
 		}
 		var x *packIndex
 		var err error
-		// An entry of 56 bytes becomes an Entry of 64.
+		// An entry of 56 bytes becomes an indexEntry of 64.
 		fuzztest.Bound(t, len(obj), 0, 4, func() { x, err = readIndex(obj) })
 		if !expected(err) {
 			t.Fatal(err)

@@ -46,8 +46,8 @@ func goldenPack(slots [][]byte) []byte {
 	return b.Finish()
 }
 
-// TestGolden reads a pack that an earlier build wrote, and writes it again: the
-// bytes of the format must not change. (What an encoder makes of a block may.)
+// TestGolden reads a pack that an earlier build wrote, and writes it again. The bytes of
+// the format must not change, though the output of an encoder may.
 func TestGolden(t *testing.T) {
 	raws := goldenRaws()
 	obj := golden(t, "v1.pack", func() []byte {

@@ -4,27 +4,27 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// indexEntry is what the index says of one slot.
+// indexEntry is what the index says about one slot.
 type indexEntry struct {
 	Hash Hash
 	Off  uint32 // in the object
-	Len  uint32 // of the slot, header included
+	Len  uint32 // of the slot, including its header
 	slotHeader
 }
 
 func (e *indexEntry) ref(id ID) Ref { return Ref{Hash: e.Hash, Pack: id, Off: e.Off, Len: e.Len} }
 
-// packIndex is what a pack holds.
+// packIndex is the content of a pack.
 type packIndex struct {
 	ID      ID
 	Blocks  int          // Entries[:Blocks] are data slots, the rest are map pages
 	Entries []indexEntry // in the order of the slots
 }
 
-// Ref is the reference to the i-th slot.
+// Ref returns the reference to the i-th slot.
 func (x *packIndex) Ref(i int) Ref { return x.Entries[i].ref(x.ID) }
 
-// packTrailer is what the last trailerLen bytes of a pack say.
+// packTrailer is the content of the last trailerLen bytes of a pack.
 type packTrailer struct {
 	ID       ID
 	IndexOff int64 // in the object
@@ -84,9 +84,8 @@ func appendEntry(dst []byte, e *indexEntry) []byte {
 	return le.AppendUint32(dst, e.KeyID)
 }
 
-// parseTrailer reads the trailer of a pack of size bytes from its tail, any
-// number of its last bytes from trailerLen up. Damage is a errs.Corrupt, a
-// newer format a errs.Unsupported.
+// parseTrailer parses the trailer of a pack of size bytes. tail is any number of its last
+// bytes, at least trailerLen. Damage is errs.Corrupt; a newer format is errs.Unsupported.
 func parseTrailer(tail []byte, size int64) (packTrailer, error) {
 	if len(tail) < trailerLen || size < HeaderLen+trailerLen || size > MaxObject || int64(len(tail)) > size {
 		return packTrailer{}, errs.New(errs.Corrupt, "an object of %d bytes is no pack (%d to %d are possible)",
@@ -114,9 +113,9 @@ func parseTrailer(tail []byte, size int64) (packTrailer, error) {
 	return t, nil
 }
 
-// parseIndex reads the index that a trailer tells of: index has IndexLen bytes
-// from IndexOff. The slots it lists fill the object without a gap. The errors
-// are those of parseTrailer.
+// parseIndex parses the index to which a trailer points: index is IndexLen bytes from
+// IndexOff. The slots that it lists must fill the object without a gap. The errors are
+// those of parseTrailer.
 func parseIndex(t packTrailer, index []byte) (*packIndex, error) {
 	if int64(len(index)) != t.IndexLen || checksum(index) != t.indexCRC {
 		return nil, errs.New(errs.Corrupt, "its index is damaged")
@@ -149,8 +148,8 @@ func (e *indexEntry) read(b []byte) {
 	e.version = version
 }
 
-// readIndex reads the index of a whole pack. The errors are those of
-// parseTrailer. It does not look into the slots; verifyObject does.
+// readIndex parses the index of a whole pack. The errors are those of parseTrailer. It
+// does not check the slots; verifyObject does.
 func readIndex(obj []byte) (*packIndex, error) {
 	t, err := parseTrailer(obj, int64(len(obj)))
 	if err != nil {

@@ -36,8 +36,8 @@ func sample(h *Hasher, blocks, pages int) (ID, []byte, []Ref, [][]byte) {
 	return id, b.Finish(), refs, raws
 }
 
-// TestPack reads back, in every way there is, what a builder made of any
-// blocks and pages.
+// TestPack reads back in every possible way what a builder made of arbitrary blocks and
+// pages.
 func TestPack(t *testing.T) {
 	h := NewHasher("tenant")
 	b := NewBuilder(nonce, Limits{})
@@ -55,7 +55,7 @@ func TestPack(t *testing.T) {
 			t.Fatalf("%d references to %d blocks", len(refs), len(raws))
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "pages") {
-			// What is only known now goes into a page of the same pack.
+			// A page can contain what is known only after Seal.
 			raw := append([]byte(id.Key()), rawBytes(24<<10).Draw(t, "page")...)
 			raws = append(raws, raw)
 			refs = append(refs, b.AddPage(h.Sum(raw), EncodeSlot(nil, KindPage, raw, CompressionZstd)))
@@ -89,7 +89,7 @@ func TestPack(t *testing.T) {
 	})
 }
 
-// TestRangedIndex reads the index as from a store: the tail, then the rest.
+// TestRangedIndex reads the index as from a store: first the tail, then the rest.
 func TestRangedIndex(t *testing.T) {
 	h := NewHasher("tenant")
 	id, obj, _, _ := sample(h, 10, 2)
@@ -134,11 +134,11 @@ func TestIdentity(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	h := NewHasher("tenant")
-	// fill adds blocks until the pack is full, then pages until it bursts.
+	// fill adds blocks until the pack is full, then pages until no more fit.
 	b := NewBuilder(nonce, Limits{})
 	fill := func(l Limits, raw []byte) (blocks int, obj []byte) {
 		next := NewBuilder(nonce, l)
-		next.buf = append(b.buf[:0], next.buf...) // large memory is dear under the race detector
+		next.buf = append(b.buf[:0], next.buf...) // large allocations are slow under the race detector
 		b = next
 		slot, hash := EncodeSlot(nil, KindBlock, raw, CompressionNone), h.Sum(raw)
 		for !b.Full() {
@@ -195,7 +195,7 @@ func TestManyPages(t *testing.T) {
 	}
 }
 
-// TestOrder calls the builder's methods out of order.
+// TestOrder calls the builder's methods in the wrong order.
 func TestOrder(t *testing.T) {
 	block, page := EncodeSlot(nil, KindBlock, []byte{1}, CompressionNone), EncodeSlot(nil, KindPage, []byte{1}, CompressionNone)
 	for name, misuse := range map[string]func(b *Builder){
@@ -219,8 +219,8 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestPackDamage changes every byte of a pack: no change goes unnoticed, and
-// each is named with the pack.
+// TestPackDamage changes every byte of a pack. Every change is detected, and the error
+// names the pack.
 func TestPackDamage(t *testing.T) {
 	h := NewHasher("tenant")
 	id, obj, _, _ := sample(h, 2, 1)
@@ -246,7 +246,7 @@ func TestPackDamage(t *testing.T) {
 	}
 }
 
-// resign makes the checksums of index and trailer right again.
+// resign makes the checksums of index and trailer valid again.
 func resign(obj []byte) []byte {
 	tr := obj[len(obj)-trailerLen:]
 	off, n := le.Uint32(tr), le.Uint32(tr[4:])
@@ -257,7 +257,7 @@ func resign(obj []byte) []byte {
 	return obj
 }
 
-// TestPackHostile has right checksums over what cannot be.
+// TestPackHostile reads packs with valid checksums and impossible contents.
 func TestPackHostile(t *testing.T) {
 	h := NewHasher("tenant")
 	id, obj, _, _ := sample(h, 3, 1)
@@ -332,7 +332,7 @@ func TestDump(t *testing.T) {
 	if out, err := dump(bad); !errors.Is(err, errs.Corrupt) || strings.Count(out, "  ok\n") != 2 || !strings.Contains(out, "its checksum is") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	// Without its end, a pack still shows its slots.
+	// Without its end, the slots of a pack can still be dumped.
 	cut := obj[:refs[2].Off+5]
 	if out, err := dump(cut); !errors.Is(err, errs.Corrupt) || strings.Count(out, "  ok\n") != 2 {
 		t.Errorf("%v\n%s", err, out)

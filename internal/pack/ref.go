@@ -11,19 +11,17 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// Hash identifies the raw bytes of a block or of a map page: BLAKE3, keyed with
-// the tenant's deduplication key, so that tenants cannot probe for each
-// other's content.
+// Hash identifies the raw bytes of a block or map page. It is BLAKE3, keyed with the
+// tenant's deduplication key, so that a tenant cannot probe for the content of another.
 type Hash [32]byte
 
-// String is the hash in hexadecimal.
+// String returns the hash in hexadecimal.
 func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 
-// Hasher computes Hashes in one deduplication domain. It may be used
-// concurrently.
+// Hasher computes hashes in one deduplication domain. It may be used concurrently.
 type Hasher struct{ states sync.Pool }
 
-// NewHasher returns the hasher of the domain with the given name (a tenant).
+// NewHasher returns the hasher of the domain with this name (a tenant).
 func NewHasher(domain string) *Hasher {
 	var key [32]byte
 	blake3.DeriveKey("glide 2026 block hash", []byte(domain), key[:])
@@ -31,14 +29,14 @@ func NewHasher(domain string) *Hasher {
 	h.states.New = func() any {
 		s, err := blake3.NewKeyed(key[:])
 		if err != nil {
-			panic(err) // only a key of another length is an error
+			panic(err) // only a key of the wrong length causes an error
 		}
 		return s
 	}
 	return h
 }
 
-// Sum hashes raw. It does not allocate: keyed states, 2 KiB each, are reused.
+// Sum hashes raw. It does not allocate: keyed states of 2 KiB each are reused.
 func (h *Hasher) Sum(raw []byte) (sum Hash) {
 	s := h.states.Get().(*blake3.Hasher)
 	s.Reset()
@@ -48,21 +46,21 @@ func (h *Hasher) Sum(raw []byte) (sum Hash) {
 	return sum
 }
 
-// ID names a pack. Content is taken from the hashes of the data blocks in it
-// (see Builder); Nonce is the upload session's eight random bytes and a counter, so that no
-// key is ever used twice, whatever the content.
+// ID names a pack. Content comes from the hashes of its data blocks (see Builder). Nonce
+// is the upload session's eight random bytes and a counter, so that no key is ever used
+// twice, whatever the content.
 type ID struct {
 	Content [12]byte
 	Nonce   [12]byte
 }
 
-// Key is the object key of the pack: packs/<2 hex>/<hash>-<nonce>.
+// Key returns the object key of the pack: packs/<2 hex>/<hash>-<nonce>.
 func (id ID) Key() string {
 	return fmt.Sprintf("packs/%02x/%x-%x", id.Content[0], id.Content, id.Nonce)
 }
 
-// parseKey is the inverse of ID.Key. A key that Key cannot have made is a
-// errs.Invalid.
+// parseKey is the inverse of ID.Key. A key that Key cannot have returned is an
+// errs.Invalid error.
 func parseKey(key string) (ID, error) {
 	var id ID
 	bad := func() (ID, error) { return ID{}, errs.New(errs.Invalid, "%q is not the key of a pack", key) }
@@ -76,18 +74,18 @@ func parseKey(key string) (ID, error) {
 	}
 	_, err1 := hex.Decode(id.Content[:], []byte(content))
 	_, err2 := hex.Decode(id.Nonce[:], []byte(nonce))
-	if err1 != nil || err2 != nil || id.Key() != key { // also: capitals, another directory
+	if err1 != nil || err2 != nil || id.Key() != key { // also refuses capitals and a wrong directory
 		return bad()
 	}
 	return id, nil
 }
 
-// IsZero tells whether the ID names no pack.
+// IsZero reports whether the ID names no pack.
 func (id ID) IsZero() bool { return id == ID{} }
 
-// Ref says which bytes a block (or map page) has and where in the store they
-// lie: Len bytes at Off of the pack hold the encoded slot, so that one ranged
-// GET reads it. The zero Ref is a hole: it reads as zeros.
+// Ref identifies the bytes of a block or map page and their place in the store. Len bytes
+// at Off of the pack are the encoded slot, so that one ranged GET reads it. The zero Ref
+// is a hole, which reads as zeros.
 type Ref struct {
 	Hash Hash
 	Pack ID
@@ -95,5 +93,5 @@ type Ref struct {
 	Len  uint32
 }
 
-// IsHole tells whether the Ref refers to nothing.
+// IsHole reports whether the Ref refers to nothing.
 func (r Ref) IsHole() bool { return r.Len == 0 }

@@ -10,7 +10,7 @@ import (
 	"github.com/paraglide/glide/internal/invariants"
 )
 
-// slotHeader is what a slot's header says.
+// slotHeader is the content of a slot's header.
 type slotHeader struct {
 	Kind     Kind
 	Encoding Encoding
@@ -22,9 +22,9 @@ type slotHeader struct {
 	ext     int // length of the extension, bytes
 }
 
-// EncodeSlot appends to dst a slot that holds raw, which has 1 to maxRawLen bytes
-// (else it panics). With a dst of maxSlotLen spare bytes or more it seldom
-// allocates. It may be called concurrently.
+// EncodeSlot appends to dst a slot that holds raw. It panics unless raw has 1 to
+// maxRawLen bytes. If dst has maxSlotLen spare bytes, it seldom allocates. It may be
+// called concurrently.
 func EncodeSlot(dst []byte, kind Kind, raw []byte, c Compression) []byte {
 	if len(raw) == 0 || len(raw) > maxRawLen {
 		panic(fmt.Sprintf("pack: a slot of %d raw bytes", len(raw)))
@@ -33,7 +33,7 @@ func EncodeSlot(dst []byte, kind Kind, raw []byte, c Compression) []byte {
 	dst = append(dst, make([]byte, SlotHeaderLen)...)
 	body := len(dst)
 	dst, encoding := c.compress(dst, raw)
-	// Less than a sixteenth is not worth decoding for.
+	// A gain of less than a sixteenth is not worth the decoding.
 	if encoding != EncodingRaw && len(dst)-body > len(raw)-len(raw)/16 {
 		dst, encoding = append(dst[:body], raw...), EncodingRaw
 	}
@@ -49,14 +49,13 @@ func EncodeSlot(dst []byte, kind Kind, raw []byte, c Compression) []byte {
 	return dst
 }
 
-// slotChecksum covers all of the slot but the checksum itself.
+// slotChecksum returns the checksum of all bytes of the slot except the checksum itself.
 func slotChecksum(slot []byte) uint32 {
 	return crc32.Update(checksum(slot[:20]), castagnoli, slot[SlotHeaderLen:])
 }
 
-// parseSlot checks that slot is one whole, undamaged slot, and returns what its
-// header says. Damage is a errs.Corrupt; what a newer release wrote is a
-// errs.Unsupported.
+// parseSlot checks that slot is one whole, undamaged slot, and returns its header. Damage
+// is errs.Corrupt; a slot of a newer release is errs.Unsupported.
 func parseSlot(slot []byte) (slotHeader, error) {
 	if len(slot) < SlotHeaderLen || slot[0] != slotMagic {
 		return slotHeader{}, errs.New(errs.Corrupt, "it is no slot")
@@ -71,7 +70,7 @@ func parseSlot(slot []byte) (slotHeader, error) {
 	return s, s.check(slot)
 }
 
-// readSlot reads the header of what is known to be a slot.
+// readSlot reads the header of a valid slot.
 func readSlot(slot []byte) slotHeader {
 	return slotHeader{
 		version: slot[1], Encoding: Encoding(slot[2]), Kind: Kind(slot[3]), ext: int(slot[4]),
@@ -79,7 +78,7 @@ func readSlot(slot []byte) slotHeader {
 	}
 }
 
-// check refuses what this release cannot have written.
+// check returns an error if this release cannot have written the slot.
 func (s slotHeader) check(slot []byte) error {
 	switch {
 	case s.version != version:
@@ -98,10 +97,9 @@ func (s slotHeader) check(slot []byte) error {
 	return nil
 }
 
-// DecodeSlot verifies the checksum of a whole slot and returns its raw bytes,
-// of which there may be maxRaw, in dst if that has the capacity (its contents
-// are overwritten). The errors are those of parseSlot. It may be called
-// concurrently.
+// DecodeSlot verifies the checksum of a whole slot and returns its raw bytes, of which
+// there may be at most maxRaw. It uses dst, and overwrites it, if that has the capacity.
+// The errors are those of parseSlot. It may be called concurrently.
 func DecodeSlot(dst, slot []byte, maxRaw int) ([]byte, error) {
 	s, err := parseSlot(slot)
 	if err != nil {
@@ -117,10 +115,10 @@ func DecodeSlot(dst, slot []byte, maxRaw int) ([]byte, error) {
 	return raw, err
 }
 
-// Open is DecodeSlot for bytes that were read from ref's place, and verifies
-// that they are what ref refers to. Errors name the pack and the place.
+// Open is DecodeSlot for bytes that were read from ref's place. It also verifies that
+// they are what ref refers to. Errors name the pack and the place.
 //
-// verified: whatever comes from the store passes through here.
+// verified: everything that comes from the store passes through here.
 func Open(h *Hasher, ref Ref, slot, dst []byte, maxRaw int) ([]byte, error) {
 	if len(slot) != int(ref.Len) {
 		return nil, inPack(ref, errs.New(errs.Corrupt, "%d bytes were read", len(slot)))

@@ -15,14 +15,14 @@ import (
 
 var settings = []Compression{CompressionZstd, CompressionS2, CompressionNone}
 
-// noise does not compress.
+// noise returns incompressible bytes.
 func noise(seed uint64, n int) []byte {
 	data := make([]byte, n)
 	_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}).Read(data)
 	return data
 }
 
-// text compresses about as well as program text does.
+// text returns bytes that compress about as well as program text.
 func text(seed uint64, n int) []byte {
 	r := rand.New(rand.NewPCG(seed, 0))
 	var b bytes.Buffer
@@ -33,7 +33,7 @@ func text(seed uint64, n int) []byte {
 	return b.Bytes()[:n]
 }
 
-// rawBytes draws the kinds of content that blocks have.
+// rawBytes draws content of the kinds that blocks have.
 func rawBytes(maxLen int) *rapid.Generator[[]byte] {
 	return rapid.Custom(func(t *rapid.T) []byte {
 		n := rapid.IntRange(1, maxLen).Draw(t, "length")
@@ -116,7 +116,7 @@ func TestSlotEncodings(t *testing.T) {
 	}
 }
 
-// TestSlotDamage changes every byte of slots: each change is found.
+// TestSlotDamage changes every byte of slots. Every change is detected.
 func TestSlotDamage(t *testing.T) {
 	for _, c := range settings {
 		slot := EncodeSlot(nil, KindBlock, text(3, 600), c)
@@ -135,8 +135,8 @@ func TestSlotDamage(t *testing.T) {
 	}
 }
 
-// rewrite changes a slot and makes its checksum right again, as a newer
-// release, or somebody who means harm, would.
+// rewrite changes a slot and makes its checksum valid again, as a newer release or an
+// attacker would.
 func rewrite(slot []byte, change func(slot []byte)) []byte {
 	slot = bytes.Clone(slot)
 	change(slot)
@@ -144,8 +144,8 @@ func rewrite(slot []byte, change func(slot []byte)) []byte {
 	return slot
 }
 
-// TestSlotNewer has slots of later releases: they are told from damage, with
-// what to do.
+// TestSlotNewer reads slots of later releases. The error distinguishes them from damage
+// and says what to do.
 func TestSlotNewer(t *testing.T) {
 	slot := EncodeSlot(nil, KindBlock, text(4, 5000), CompressionZstd)
 	for name, c := range map[string]struct {
@@ -166,7 +166,7 @@ func TestSlotNewer(t *testing.T) {
 	}
 }
 
-// TestSlotHostile has slots with right checksums and wrong contents.
+// TestSlotHostile reads slots with valid checksums and wrong contents.
 func TestSlotHostile(t *testing.T) {
 	for _, setting := range settings {
 		slot := EncodeSlot(nil, KindBlock, text(4, 5000), setting)
@@ -215,7 +215,7 @@ func TestOpen(t *testing.T) {
 
 func second[A any](_ A, err error) error { return err }
 
-// TestSlotConcurrent runs all coders at once.
+// TestSlotConcurrent runs all coders concurrently.
 func TestSlotConcurrent(t *testing.T) {
 	var wg sync.WaitGroup
 	for g := range uint64(8) {

@@ -9,10 +9,9 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// verifyObject checks all of a pack: that it is the one with that identity,
-// that each slot decodes to the bytes of its hash, and that the index says of
-// it what it says itself. Damage is a errs.Corrupt that names the pack and
-// the place.
+// verifyObject checks a whole pack: that it has this identity, that each slot decodes to
+// the bytes of its hash, and that index and slots agree. Damage is an errs.Corrupt error
+// that names the pack and the place.
 func verifyObject(h *Hasher, id ID, obj []byte) error {
 	x, err := readIndex(obj)
 	if err != nil {
@@ -38,9 +37,9 @@ func verifyObject(h *Hasher, id ID, obj []byte) error {
 	return nil
 }
 
-// Dump writes, for people, what is in a pack, and returns the first thing that
-// is wrong with it. Where the index cannot be read, it goes from slot to slot.
-// Hashes are not verified: the tenant's key is not known here.
+// Dump writes the content of a pack as text, and returns the first error that it finds.
+// If the index cannot be read, it goes from slot to slot. It does not verify hashes,
+// because it does not know the tenant's key.
 func Dump(w io.Writer, obj []byte) error {
 	x, err := readIndex(obj)
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -69,7 +68,7 @@ func Dump(w io.Writer, obj []byte) error {
 	return cmp.Or(out.Flush(), err)
 }
 
-// inspect decodes the slot of an entry and compares the two.
+// inspect decodes the slot of an entry and compares slot and entry.
 func (e *indexEntry) inspect(dst, obj []byte) ([]byte, error) {
 	slot := obj[e.Off : e.Off+e.Len]
 	raw, err := DecodeSlot(dst, slot, maxRawLen)
@@ -79,8 +78,8 @@ func (e *indexEntry) inspect(dst, obj []byte) ([]byte, error) {
 	return raw, err
 }
 
-// scan finds slots by their headers alone, one behind the other; their hashes
-// stay unknown.
+// scan finds the slots by their headers alone, one after the other. Their hashes stay
+// unknown.
 func scan(obj []byte) []indexEntry {
 	var entries []indexEntry
 	for off := HeaderLen; len(obj)-off >= SlotHeaderLen && obj[off] == slotMagic; {

@@ -15,42 +15,42 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Pins announces to collectors what this host is about to refer to, or still
-// needs. It implements flush.Pins.
+// Pins announces to collectors what this host is about to refer to or still needs. It
+// implements flush.Pins.
 type Pins struct {
 	disks *disk.Table
 
 	mu sync.Mutex
-	// children are the pinned roots of published states that have moved on and
-	// that unpublished volumes of this host still lie over.
+	// children are the pinned roots of published states that have moved on but that
+	// unpublished volumes of this host still use.
 	children map[blockmap.Root]commitlog.Pin
-	// behind are those of them that a record names whose volume's newest commit
-	// names another.
-	behind map[blockmap.Root]bool
-	used   bool // a fact says that this host has pins in the store
+	// stale are those of them that a record names although the volume's newest commit
+	// names another root.
+	stale map[blockmap.Root]bool
+	used  bool // a fact records that this host may have pins in the store
 }
 
 const pinsFact = "pins"
 
-// New returns the pins of a host; recover brings those of an earlier process.
+// New returns the pins of a host. Recover loads those of an earlier process.
 func New(t *disk.Table) *Pins {
-	return &Pins{disks: t, children: map[blockmap.Root]commitlog.Pin{}, behind: map[blockmap.Root]bool{}}
+	return &Pins{disks: t, children: map[blockmap.Root]commitlog.Pin{}, stale: map[blockmap.Root]bool{}}
 }
 
-// RecoverWithin is what a start waits for the store to list this host's pins:
-// guests wait, too.
-const RecoverWithin = 3 * time.Second
+// RecoverTimeout is how long a start waits while the store lists this host's pins. Guests
+// wait too.
+const RecoverTimeout = 3 * time.Second
 
-// Recover drops what a process before this one left: its sessions and what it
-// was about to publish. The pins for local children stay. A host that never
-// pinned anything makes no request.
+// Recover drops the pins that an earlier process left for its sessions and for what it
+// was about to publish. The pins for local children stay. A host that never pinned
+// anything makes no request.
 func (p *Pins) Recover(ctx context.Context) error {
 	b, err := p.disks.DB.Fact(pinsFact)
 	if err != nil || len(b) == 0 {
 		return err
 	}
 	p.used = true
-	ctx, cancel := context.WithTimeout(ctx, RecoverWithin)
+	ctx, cancel := context.WithTimeout(ctx, RecoverTimeout)
 	defer cancel()
 	var stale []commitlog.Pin
 	err = commitlog.Pins(ctx, p.disks.Store, p.disks.HostID, func(pin commitlog.Pin) error {
@@ -64,8 +64,8 @@ func (p *Pins) Recover(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		// Local volumes go on without the store; what stays pinned only keeps garbage.
-		p.disks.Log.Warn("pins of an earlier run were not looked at", "error", err)
+		// Local volumes work without the store, and a pin that stays only keeps garbage.
+		p.disks.Log.Warn("pins of an earlier run could not be listed", "error", err)
 		return nil
 	}
 	for _, pin := range stale {
@@ -77,7 +77,7 @@ func (p *Pins) Recover(ctx context.Context) error {
 	return nil
 }
 
-// create makes a pin durable in the store.
+// create records that this host has pins, and creates one in the store.
 func (p *Pins) create(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (commitlog.Pin, error) {
 	p.mu.Lock()
 	used := p.used
@@ -106,7 +106,7 @@ func (p *Pins) PinSession(ctx context.Context, nonce [8]byte) (func(context.Cont
 	return p.dropper(pin), err
 }
 
-// PinPacks announces packs that a dedup hit is about to refer to.
+// PinPacks announces packs that dedup hits are about to refer to.
 func (p *Pins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Context) error, error) {
 	pin, err := p.create(ctx, commitlog.PinPacks, func(pin *commitlog.Pin) {
 		for _, id := range ids {
@@ -122,9 +122,9 @@ func (p *Pins) PinFork(ctx context.Context, key string) (func(context.Context) e
 	return p.dropper(pin), err
 }
 
-// KeepChildren pins the root of a published state that is about to move, if a
-// volume that only this host knows lies over it (reachable-is-kept; a local fork
-// costs no request before that).
+// KeepChildren pins the root of a published state that is about to move, if a volume that
+// only this host knows still uses it (reachable-is-kept). Local forks therefore make no
+// request before that.
 func (p *Pins) KeepChildren(ctx context.Context, root blockmap.Root, except volume.ID) error {
 	if !p.needed(root, except) {
 		return nil
@@ -132,13 +132,13 @@ func (p *Pins) KeepChildren(ctx context.Context, root blockmap.Root, except volu
 	return p.keep(ctx, root)
 }
 
-// KeepBehind pins the root that the record of a volume names, where the newest
-// commit, which an earlier process of this host made and did not live to note, names
-// another. The epoch that still holds the older one is about to be closed, and
-// until the next fold the volume, and what is forked from it, lies over that.
-func (p *Pins) KeepBehind(ctx context.Context, root blockmap.Root) error {
+// KeepStale pins the root that the record of a volume names although the volume's newest
+// commit names another: an earlier process of this host made that commit and died before
+// it recorded it. The epoch that still holds the older root is about to be closed, but
+// the volume and its forks use that root until the next fold.
+func (p *Pins) KeepStale(ctx context.Context, root blockmap.Root) error {
 	p.mu.Lock()
-	p.behind[root] = true
+	p.stale[root] = true
 	p.mu.Unlock()
 	return p.keep(ctx, root)
 }
@@ -163,7 +163,8 @@ func (p *Pins) keep(ctx context.Context, root blockmap.Root) error {
 	return nil
 }
 
-// needed tells whether an unpublished volume of this host lies over the root.
+// needed reports whether an unpublished volume of this host, other than except, uses the
+// root.
 func (p *Pins) needed(root blockmap.Root, except volume.ID) bool {
 	for _, d := range p.disks.All() {
 		st := d.State()
@@ -175,23 +176,23 @@ func (p *Pins) needed(root blockmap.Root, except volume.ID) bool {
 	return false
 }
 
-// under tells whether a volume of this host lies over the root.
-func (p *Pins) under(root blockmap.Root) bool {
+// inUse reports whether any volume of this host uses the root.
+func (p *Pins) inUse(root blockmap.Root) bool {
 	return slices.ContainsFunc(p.disks.All(), func(d *disk.Disk) bool { return d.State().Root == root })
 }
 
-// Release drops the pins of roots that no unpublished volume needs any more, and
-// that no record is behind with.
+// Release drops the pins of roots that no unpublished volume needs any more and that no
+// record with an older root names.
 func (p *Pins) Release(ctx context.Context) {
 	p.mu.Lock()
 	var drop []commitlog.Pin
 	for root, pin := range p.children {
-		if p.needed(root, volume.ID{}) || p.behind[root] && p.under(root) {
+		if p.needed(root, volume.ID{}) || p.stale[root] && p.inUse(root) {
 			continue
 		}
 		drop = append(drop, pin)
 		delete(p.children, root)
-		delete(p.behind, root)
+		delete(p.stale, root)
 	}
 	p.mu.Unlock()
 	for _, pin := range drop {
@@ -201,11 +202,11 @@ func (p *Pins) Release(ctx context.Context) {
 	}
 }
 
-// storePins makes pins for an import that has no host, and no metadata; nothing survives the process.
+// storePins creates the pins of an import without a host. It has no metadata.
 type storePins struct{ disks *disk.Table }
 
-// ForImport returns the pins of an import that has no host: nothing of them outlives
-// the process.
+// ForImport returns the pins of an import without a host. Nothing about them outlives the
+// process.
 func ForImport(t *disk.Table) flush.Pins { return storePins{t} }
 
 func (p storePins) pin(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (func(context.Context) error, error) {

@@ -15,14 +15,14 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// errStale tells that packs which the dedup index named are gone: the fold has
-// to be done again without them.
-var errStale = errs.New(errs.NotFound, "packs that the dedup index named are gone")
+// errStale means that packs named by the dedup index are gone: the fold must run again
+// without them.
+var errStale = errs.New(errs.NotFound, "packs named by the dedup index are gone")
 
-// PinReused makes sure that the packs a fold refers to without having uploaded
-// them stay: announce, look, and only then may the root be published. What it
-// returns drops the announcement. If packs are gone, their blocks are taken out
-// of the index and the error is errStale.
+// PinReused makes sure that the packs which a fold refers to but did not upload stay in
+// the store: announce, check, and only then may the root be published. The returned
+// function drops the announcement. If packs are gone, PinReused removes their blocks from
+// the index and returns errStale.
 func (pub *Publisher) PinReused(ctx context.Context, t *disk.Tenant, res *flush.Result) (func(context.Context), error) {
 	nothing := func(context.Context) {}
 	if len(res.Reused) == 0 {
@@ -82,22 +82,23 @@ func (pub *Publisher) PinReused(ctx context.Context, t *disk.Tenant, res *flush.
 // gcPrefix is where collectors keep their rounds.
 const gcPrefix = "gc/rounds/"
 
-// openRound reads which packs the open collection round has flagged, before the
-// packs are looked at: the other order fails. A round of a collector that this
-// release does not know may have flagged anything, so nothing is borrowed then.
+// openRound returns the packs that the open collection round has flagged. It must be
+// called before the packs are checked; the other order is unsafe. A round of a collector
+// that this release does not know may have flagged any pack, so then nothing may be
+// reused.
 func (pub *Publisher) openRound(ctx context.Context) (map[pack.ID]bool, error) {
 	infos, err := pub.disks.Store.List(ctx, gcPrefix, "", 1)
 	if err != nil {
 		return nil, err
 	}
 	if len(infos) > 0 {
-		return nil, errs.New(errs.Unsupported, "a collection of a newer glide is under way in the store (%s): use that version on this host too", infos[0].Key)
+		return nil, errs.New(errs.Unsupported, "a newer version of glide is collecting garbage in the store (%s): use that version on this host too", infos[0].Key)
 	}
 	return nil, nil
 }
 
-// foldProgress tells whoever waits for the fold of a cut how far it is; nil if
-// nobody wants to know.
+// foldProgress returns a function that reports the progress of the fold of a cut, or nil
+// if no caller asked for it.
 func foldProgress(ctx context.Context, c *volume.Cut) func(folded uint64) {
 	report := api.Progress(ctx)
 	if report == nil {
@@ -107,10 +108,11 @@ func foldProgress(ctx context.Context, c *volume.Cut) func(folded uint64) {
 	return func(folded uint64) { report(min(folded, total), total) }
 }
 
-// dirtyBlockBytes is the length of the blocks that a cut's overlay has data for.
+// dirtyBlockBytes returns the total size of the blocks for which a cut's overlay has
+// data.
 func dirtyBlockBytes(c *volume.Cut) (total uint64) {
 	size, next := uint64(c.State.BlockSize), uint64(0)
-	_ = c.Overlay(func(start, end uint64, zero bool) error { // the function's own error
+	_ = c.Overlay(func(start, end uint64, zero bool) error { // the callback returns no error
 		if first, last := max(start/size, next), (end-1)/size; !zero && first <= last {
 			total += (last - first + 1) * size
 			next = last + 1
@@ -120,7 +122,7 @@ func dirtyBlockBytes(c *volume.Cut) (total uint64) {
 	return total
 }
 
-// foldCut folds a cut, again if the dedup index turned out to be stale.
+// foldCut folds a cut. It repeats the fold if the dedup index was stale.
 func (pub *Publisher) foldCut(ctx context.Context, t *disk.Tenant, c *volume.Cut) (flush.Result, func(context.Context), error) {
 	for {
 		edit := c.Base().Edit()
@@ -134,7 +136,7 @@ func (pub *Publisher) foldCut(ctx context.Context, t *disk.Tenant, c *volume.Cut
 	}
 }
 
-// fold uploads what a source yields and makes sure that what it borrows stays.
+// fold uploads the changes of a source and pins the packs that it reuses.
 func (pub *Publisher) fold(ctx context.Context, t *disk.Tenant, base *blockmap.Map, edit *blockmap.Edit, src flush.Source, folded func(uint64, pack.Hash, []byte), progress func(uint64)) (flush.Result, func(context.Context), error) {
 	res, err := flush.Fold(ctx, pub.Session, base, edit, src, flush.Options{
 		Hasher: t.Hasher, Index: t.Index, Limits: pack.Limits{Blocks: pub.PackBlocks}, Compression: pub.Compression,
@@ -147,10 +149,10 @@ func (pub *Publisher) fold(ctx context.Context, t *disk.Tenant, base *blockmap.M
 	return res, release, err
 }
 
-// KeepPage keeps a page of a block map that this host made: a volume that is
-// read after a restart must not need the store for what the SSD still has.
+// KeepPage saves a block map page that this host made, so that after a restart a volume
+// can be read without the store as long as the SSD has its blocks.
 func (pub *Publisher) KeepPage(hash pack.Hash, page []byte) {
 	if err := pub.disks.DB.AddPage(hash, page); err != nil {
-		pub.disks.Log.Warn("a page of a block map was not kept", "error", err) // it can be fetched
+		pub.disks.Log.Warn("a block map page was not saved", "error", err) // it can be fetched
 	}
 }

@@ -18,19 +18,19 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// Count makes requests in the returned context count to the returned counter too.
+// Count returns a context whose requests are also counted by the returned counter.
 func Count(ctx context.Context) (context.Context, *objstore.Counter) {
 	c := &objstore.Counter{}
 	return objstore.WithCounter(ctx, c), c
 }
 
-// Requests are the counts of one operation.
+// Requests returns the counts of one operation.
 func Requests(c *objstore.Counter) api.Requests {
 	n := c.Counts()
 	return api.Requests{Put: n.Put, Get: n.Get, List: n.List, Head: n.Head, Delete: n.Delete}
 }
 
-// Flush publishes the disk as it is now; cause "" is a flush for want of room.
+// Flush publishes the disk's current state. Cause "" means commitlog.CauseFlush.
 func (pub *Publisher) Flush(ctx context.Context, d *disk.Disk, cause commitlog.Cause) (api.Flush, error) {
 	d.Op.Lock()
 	defer d.Op.Unlock()
@@ -40,21 +40,22 @@ func (pub *Publisher) Flush(ctx context.Context, d *disk.Disk, cause commitlog.C
 	return pub.Publish(ctx, d, cause, nil)
 }
 
-// Publish folds a cut of the disk, uploads it and commits it; change, if not
-// nil, edits the state that is committed. Where nothing changed since the last
-// commit, and change is nil, it makes no request. Under op.
+// Publish folds a cut of the disk, uploads it and commits it. change, if not nil, edits
+// the state that is committed. If nothing changed since the last commit and change is
+// nil, Publish makes no request. Under op.
 func (pub *Publisher) Publish(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State)) (api.Flush, error) {
 	return pub.PublishCut(ctx, d, cause, change, nil)
 }
 
-// PublishCut is publish of the cut that begin takes; nil: the volume's BeginFold.
+// PublishCut is Publish for the cut that begin takes; a nil begin means the volume's
+// BeginFold.
 func (pub *Publisher) PublishCut(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
 	f, err := pub.TryPublish(ctx, d, cause, change, begin)
 	return f, pub.owners.FenceIfLost(d, err)
 }
 
-// TryPublish is PublishCut without the fencing: for a shipper, which fencing would
-// stop from within. Under op.
+// TryPublish is PublishCut without fencing. It is for a shipper, because fencing would
+// stop the shipper that calls it. Under op.
 func (pub *Publisher) TryPublish(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
 	began := pub.disks.Now()
 	ctx, counter := Count(ctx)
@@ -94,16 +95,17 @@ func (pub *Publisher) TryPublish(ctx context.Context, d *disk.Disk, cause commit
 	}, nil
 }
 
-// Changes is changed for the disk as it is now.
+// Changes reports whether the disk's record says something that the newest commit does
+// not.
 func (pub *Publisher) Changes(d *disk.Disk) bool {
 	st := d.State()
 	return pub.changed(d, &st)
 }
 
-// changed tells whether the record says something that the newest commit does not.
+// changed is Changes for a record that the caller has read.
 func (pub *Publisher) changed(d *disk.Disk, st *volume.State) bool {
 	if st.RootBlocks != st.Blocks() || st.RolledBack || st.Unsaid {
-		return true // it has grown, shows what was given up, or has other labels
+		return true // it has grown, was rolled back, or has other labels or limits
 	}
 	for _, s := range pub.disks.SnapshotsOf(st.ID) {
 		if s.State().Generation == "" {
@@ -115,16 +117,16 @@ func (pub *Publisher) changed(d *disk.Disk, st *volume.State) bool {
 
 // Options say how a host folds.
 type Options struct {
-	PackBlocks  int // blocks of a pack, at most
+	PackBlocks  int // maximum number of blocks in a pack
 	Compression pack.Compression
 }
 
-// Publisher publishes the volumes of a host. All methods may be called
-// concurrently; those that say "under op" need the op of their disk.
+// Publisher publishes the volumes of a host. All methods may be called concurrently;
+// those that say "under op" need the Op of their disk.
 type Publisher struct {
 	Options
 	Session *flush.Session // uploads
-	Dedup   atomic.Uint64  // blocks that were not uploaded because the store had them
+	Dedup   atomic.Uint64  // blocks not uploaded because the store had them
 
 	disks  *disk.Table
 	pins   *pin.Pins
@@ -136,7 +138,7 @@ func New(o Options, t *disk.Table, p *pin.Pins, ow *ownership.Owners) *Publisher
 	return &Publisher{Options: o, Session: flush.NewSession(t.Store, p, t.Random64), disks: t, pins: p, owners: ow}
 }
 
-// publication is one fold and commit.
+// publication is one fold and its commit.
 type publication struct {
 	pub       *Publisher
 	d         *disk.Disk
@@ -166,7 +168,8 @@ func (p *publication) run(ctx context.Context) error {
 	}
 	committed := false
 	defer func() {
-		// A commit that may yet take effect keeps what it refers to announced.
+		// If the commit may still take effect, the pins of the packs that it refers to
+		// stay.
 		if committed || p.d.Owner == nil || !p.d.Owner.Unsettled() {
 			release(context.WithoutCancel(ctx))
 		}
@@ -204,14 +207,15 @@ func (p *publication) run(ctx context.Context) error {
 		s.Reached(p.cut.Seq)
 	}
 	if st.Published == nil {
-		if err := p.pub.owners.FirstDone(p.d, st); err != nil {
+		if err := p.pub.owners.FirstPublished(p.d, st); err != nil {
 			return err
 		}
 	}
 	return p.nameSnapshots()
 }
 
-// nameSnapshots records in which commit the snapshots are that it was the first to list.
+// nameSnapshots records the generation of this commit in the snapshots that it was the
+// first to list.
 func (p *publication) nameSnapshots() error {
 	for _, listed := range p.snapshots {
 		if !listed.Generation.IsZero() {

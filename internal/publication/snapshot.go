@@ -11,13 +11,14 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// PublishSnapshots folds the snapshots that the store does not have yet, the
-// oldest first, and returns all of them as the next commit will list them. Under op.
+// PublishSnapshots folds the snapshots that the store does not have yet, the oldest
+// first. It returns all snapshots in the form in which the next commit lists them. Under
+// op.
 func (pub *Publisher) PublishSnapshots(ctx context.Context, d *disk.Disk) ([]commitlog.Snapshot, error) {
 	out := []commitlog.Snapshot{}
 	for _, s := range pub.disks.SnapshotsOf(d.ID) {
 		if err := pub.foldSnapshot(ctx, s); errors.Is(err, errs.NotFound) && s.Removed() {
-			continue // meanwhile
+			continue // removed meanwhile
 		} else if err != nil {
 			return nil, err
 		}
@@ -28,7 +29,7 @@ func (pub *Publisher) PublishSnapshots(ctx context.Context, d *disk.Disk) ([]com
 	return out, nil
 }
 
-// foldSnapshot uploads a snapshot; its record then needs no log any more.
+// foldSnapshot uploads a snapshot. After that its record no longer needs the log.
 func (pub *Publisher) foldSnapshot(ctx context.Context, s *disk.Disk) error {
 	s.Op.Lock()
 	defer s.Op.Unlock()
@@ -52,8 +53,8 @@ func (pub *Publisher) foldSnapshot(ctx context.Context, s *disk.Disk) error {
 	if err != nil {
 		return err
 	}
-	// Until the commit that lists the snapshot is made, nothing in the store
-	// names this root: the pin for local children keeps it.
+	// Until a commit lists the snapshot, nothing in the store names this root. The pin
+	// for local children keeps it.
 	defer release(context.WithoutCancel(ctx))
 	m, err := blockmap.New(t.Pages, res.Root, c.State.Blocks())
 	if err != nil {
@@ -65,7 +66,7 @@ func (pub *Publisher) foldSnapshot(ctx context.Context, s *disk.Disk) error {
 	return pub.pins.KeepChildren(ctx, res.Root, volume.ID{})
 }
 
-// Rollback makes an open volume what a cut of another holds. Under op.
+// Rollback replaces the content of an open volume by a cut of another. Under op.
 func (pub *Publisher) Rollback(ctx context.Context, d *disk.Disk, v *volume.Volume, c *volume.Cut) error {
 	d.Moving.Lock()
 	defer d.Moving.Unlock()

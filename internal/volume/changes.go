@@ -7,13 +7,14 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// changes is the set of ranges that were written since they were last taken. It
-// is kept beside the overlay, which also holds what the store was sent and what
-// has not been folded. Under the volume's omu.
+// changes is the set of ranges that were written since they were last taken. It is kept
+// separately from the overlay, which also holds what was already sent to the store but
+// not folded yet. Under the volume's omu.
 type changes struct {
-	ranges *extent.Tree // as zeros, which join
+	ranges *extent.Tree // recorded as zeros, which join
 	bytes  int64
-	// lessFn takes overlaps out of bytes, once, so that passing it costs nothing.
+	// lessFn subtracts overlaps from bytes. It is a field so that passing it does not
+	// allocate.
 	lessFn func(extent.Extent)
 }
 
@@ -23,7 +24,7 @@ func newChanges() *changes {
 	return c
 }
 
-// noteChange notes that a range was written. Under omu.
+// noteChange records that a range was written. Under omu.
 func (v *Volume) noteChange(off, length uint64) {
 	if v.changed == nil {
 		return
@@ -41,18 +42,18 @@ func (v *Volume) addChange(off, length uint64) {
 	v.changedN.Store(c.bytes)
 }
 
-// Changed is how many bytes were written since the last TakeChanges, and the
-// Env.Uptime of the oldest such write; 0 and 0 if there are none, or if the
-// volume's policy does not ship. It does not wait.
+// Changed returns how many bytes were written since the last TakeChanges, and the
+// Env.Uptime of the oldest of these writes. It returns 0 and 0 if there are none or if
+// the volume's policy does not ship. It does not wait.
 func (v *Volume) Changed() (bytes int64, at time.Duration) {
 	return v.changedN.Load(), time.Duration(v.changedAt.Load())
 }
 
-// LongAgo is the age of changes that a process before this one made: more than any
-// policy allows.
+// LongAgo is the age given to changes of an earlier process: more than any policy allows.
 const LongAgo = 365 * 24 * time.Hour
 
-// recallChanges finds, when the volume is opened, what the store may not have.
+// recallChanges finds the changes that the store may not have. It is called when the
+// volume is opened.
 func (v *Volume) recallChanges(rec wal.Recovered) {
 	if v.changed == nil {
 		return
@@ -65,18 +66,18 @@ func (v *Volume) recallChanges(rec wal.Recovered) {
 	}
 }
 
-// Changes is a cut of a volume, with the ranges that were written since the
-// last one that was taken like this.
+// Changes is a cut of a volume, with the ranges that were written since the last Changes
+// were taken.
 type Changes struct {
 	*Cut
 	ranges *extent.Tree
-	Bytes  int64         // of the ranges
+	Bytes  int64         // in the ranges
 	At     time.Duration // Env.Uptime of the oldest of those writes
 }
 
-// TakeChanges takes a cut together with what was written since the last call;
-// nil if nothing was. What becomes of it, the next call does not yield it again,
-// unless it is returned.
+// TakeChanges takes a cut together with the ranges written since the last call, or
+// returns nil if nothing was written. The next call does not return them again unless
+// ReturnChanges was called.
 func (v *Volume) TakeChanges() (*Changes, error) {
 	v.wmu.Lock()
 	defer v.wmu.Unlock()
@@ -94,7 +95,7 @@ func (v *Volume) TakeChanges() (*Changes, error) {
 	return &Changes{v.cut(), taken.ranges, taken.bytes, time.Duration(at)}, nil
 }
 
-// ReturnChanges gives back what could not be sent.
+// ReturnChanges puts back changes that could not be sent.
 func (v *Volume) ReturnChanges(c *Changes) {
 	v.omu.Lock()
 	defer v.omu.Unlock()
@@ -111,15 +112,15 @@ func (v *Volume) ReturnChanges(c *Changes) {
 	}
 }
 
-// resetChanges goes on with other changes, none yet. Under omu.
+// resetChanges starts recording in c, which is empty. Under omu.
 func (v *Volume) resetChanges(c *changes) {
 	v.changed = c
 	v.changedAt.Store(0)
 	v.changedN.Store(0)
 }
 
-// forgetChanges drops what was noted: all of the volume is about to be published
-// anew. The caller keeps writers out.
+// forgetChanges drops the recorded changes: the whole volume is about to be published.
+// The caller keeps writers out.
 func (v *Volume) forgetChanges() {
 	v.omu.Lock()
 	defer v.omu.Unlock()
@@ -128,8 +129,8 @@ func (v *Volume) forgetChanges() {
 	}
 }
 
-// Loaded ends the loading of data commits: what was written so far is in the
-// store, and the record says that the volume is whole.
+// Loaded ends the loading of data commits: the store has everything that was written so
+// far, and the record says that the volume is complete.
 func (v *Volume) Loaded(change func(*State)) error {
 	if err := v.Flush(); err != nil {
 		return err
@@ -142,15 +143,16 @@ func (v *Volume) Loaded(change func(*State)) error {
 	})
 }
 
-// StopTracking ends the noting of changes.
+// StopTracking stops the recording of changes.
 func (v *Volume) StopTracking() {
 	v.omu.Lock()
 	defer v.omu.Unlock()
 	v.resetChanges(nil)
 }
 
-// NoteShipped tells that the store holds the volume through a write. With save
-// the record says so, soon: it may lag, since what it names is only sent again.
+// NoteShipped records that the store holds the volume through seq. With save it also
+// saves the record, without waiting. The saved record may lag, because its only cost is
+// that some changes are sent again.
 func (v *Volume) NoteShipped(seq uint64, p Published, save bool) error {
 	v.saveMu.Lock()
 	defer v.saveMu.Unlock()
@@ -167,12 +169,12 @@ func (v *Volume) NoteShipped(seq uint64, p Published, save bool) error {
 	return v.env.SaveSoon(&st)
 }
 
-// Last is the number of the newest write.
+// Last returns the number of the newest write.
 func (v *Volume) Last() uint64 { return v.log.Last() }
 
-// Read calls fn for what the cut holds of the changed ranges, in order: data is
-// nil where it reads as zeros, and fn's to keep. Ranges of which the block map
-// holds everything by now are left out.
+// Read calls fn for the content of the changed ranges, in order. data is nil where a
+// range reads as zeros; otherwise fn may keep it. Ranges that the block map holds
+// completely by now are left out.
 func (c *Changes) Read(fn func(off, length uint64, data []byte)) error {
 	var it extent.Iterator
 	it.Seek(c.ranges, 0)
@@ -197,8 +199,8 @@ func (c *Changes) Read(fn func(off, length uint64, data []byte)) error {
 	return nil
 }
 
-// run is how many pieces, from the first, touch each other and are all zeros,
-// or all not.
+// run returns how many pieces, from the first, are adjacent and are either all zeros or
+// all not.
 func (c *Changes) run(pieces []extent.Extent) int {
 	zero := pieces[0].Place == extent.Zero
 	n := 1

@@ -11,15 +11,14 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// Use is what one log segment means to one volume.
+// Use says how a volume uses a log segment.
 type Use struct {
 	Segment *wal.Segment
 	Limit   uint64
 	Live    int64 // bytes that the volume's overlay points at
 }
 
-// Uses lists the segments that the volume holds and to which nothing will be
-// appended any more.
+// Uses returns the complete segments that the volume holds.
 func (v *Volume) Uses() []Use {
 	v.stMu.Lock()
 	segs := append([]held(nil), v.segs...)
@@ -35,16 +34,15 @@ func (v *Volume) Uses() []Use {
 	return out
 }
 
-// Victims are segments that can be cleaned together: one volume wrote them, the
-// same volumes hold them, and each of those counts all of them or cuts them off
-// at the same number.
+// Victims are segments that can be cleaned together: the same volume wrote them, the same
+// volumes hold them, and each holder counts them entirely or up to the same number.
 type Victims struct {
 	Segments []*wal.Segment
 	Holders  []*Volume // in the order of their IDs
-	Live     int64     // an upper bound: what holders share is counted for each
+	Live     int64     // an upper bound: bytes that holders share are counted for each
 }
 
-// Size is the bytes that cleaning frees, before what it copies.
+// Size returns the bytes that cleaning frees, without subtracting the copies.
 func (vs *Victims) Size() (n int64) {
 	for _, s := range vs.Segments {
 		n += int64(s.Size())
@@ -52,9 +50,9 @@ func (vs *Victims) Size() (n int64) {
 	return n
 }
 
-// Settled tells whether what made the victims' records dead is durable: then
-// they can go without a sync. It notes what it sees for the next call. Only
-// segments of which nothing is live settle.
+// Settled reports whether the writes that made the victims' records dead are durable.
+// Then the victims can go without a sync. It remembers what it sees for the next call.
+// Only segments without live data settle.
 func (vs *Victims) Settled() bool {
 	if vs.Live > 0 {
 		return false
@@ -76,8 +74,8 @@ func (vs *Victims) Settled() bool {
 	return settled
 }
 
-// FindVictims groups the segments that the volumes hold and that are live by
-// less than the given share, the emptiest first; at most max of each group.
+// FindVictims groups the segments that the volumes hold and of which less than the given
+// share is live. The emptiest groups come first. Each group has at most most segments.
 func FindVictims(vols []*Volume, share float64, most int) []Victims {
 	type found struct {
 		seg     *wal.Segment
@@ -120,12 +118,12 @@ func FindVictims(vols []*Volume, share float64, most int) []Victims {
 		out = append(out, vs)
 	}
 	slices.SortFunc(out, func(a, b Victims) int {
-		return cmp.Compare(a.Live*b.Size(), b.Live*a.Size()) // by the share that is live
+		return cmp.Compare(a.Live*b.Size(), b.Live*a.Size()) // by the live share
 	})
 	return out
 }
 
-// liveIn is the bytes of the segments that the overlay points at.
+// liveIn returns the bytes of the segments to which the overlay points.
 func (v *Volume) liveIn(segs []*wal.Segment) (n int64) {
 	v.omu.RLock()
 	defer v.omu.RUnlock()
@@ -135,22 +133,21 @@ func (v *Volume) liveIn(segs []*wal.Segment) (n int64) {
 	return n
 }
 
-// move is a piece of the log that cleaning copied.
+// move is a part of the log that cleaning copied.
 type move struct {
 	off, length uint64
 	from, to    extent.Place
 }
 
-// Clean copies what is live of the victims into fresh segments and frees them.
-// It reports false, having done nothing, when a holder is being folded or
-// closed.
+// Clean copies the live parts of the victims into fresh segments and frees the victims.
+// It returns false, and has done nothing, if a holder is being folded or closed.
 //
-// verified: a record that does not match its checksum is not copied, which would
-// give it a good one: its segment is left as it is, and not looked at again.
+// verified: a record that does not match its checksum is not copied, because the copy
+// would get a valid one. Its segment stays as it is and is not cleaned again.
 //
-// prefix: before a segment goes, the log is synced through all that made its
-// records dead; copies keep their numbers; the copies are durable before the
-// records that name them, and those before the old segments are used again.
+// prefix: before a segment goes, the log is synced through every write that made its
+// records dead. Copies keep their numbers. They are durable before the volume records
+// that name them, and those are durable before the old segments are reused.
 func Clean(log *wal.Pool, vs Victims) (bool, error) {
 	for i, v := range vs.Holders {
 		if !v.foldMu.TryLock() {
@@ -170,9 +167,9 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 	}
 	vs.Live = 0
 	for _, v := range vs.Holders {
-		// An append that filled one of the victims has pointed the overlay at
-		// what it wrote there once this lock was free: only now can be told what
-		// is live of them, and whether that is synced.
+		// An append that filled one of the victims points the overlay at it before it
+		// releases this lock. Only after that is it known what is live in the victims,
+		// and whether that is synced.
 		v.wmu.Lock()
 		//lint:ignore SA2001 the lock is a barrier
 		v.wmu.Unlock()
@@ -206,8 +203,8 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 		size += int64(s.Size())
 	}
 	if size >= vs.Size() {
-		// Headers and indexes have eaten up what was to be gained: going on would be
-		// to copy the same pieces again and again.
+		// Headers and indexes use up the space that cleaning would gain. It must not go
+		// on, or it would copy the same parts again and again.
 		c.Abort()
 		return false, nil
 	}
@@ -216,7 +213,7 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 		v.relocate(moves)
 	}
 	for _, s := range fresh {
-		s.Release() // the holders have theirs
+		s.Release() // the holders have their own holds
 	}
 	for _, v := range vs.Holders {
 		if err := v.dropSegments(vs.Segments); err != nil {
@@ -226,9 +223,9 @@ func Clean(log *wal.Pool, vs Victims) (bool, error) {
 	return true, nil
 }
 
-// current tells whether the holders are open and still hold the victims, full,
-// and nobody else does: time has passed since they were found, and segments are
-// used again. The holders' foldMu is held.
+// current reports whether the holders are open and still hold the victims, the victims
+// are complete, and nothing else holds them. Time has passed since they were found, and
+// segments are reused. The caller holds the holders' foldMu.
 func (vs *Victims) current() bool {
 	for _, v := range vs.Holders {
 		if v.Err() != nil {
@@ -249,7 +246,7 @@ func (vs *Victims) current() bool {
 	return true
 }
 
-// through is the greatest number in the segment that counts for a holder.
+// through returns the greatest number in the segment that counts for a holder.
 func (vs *Victims) through(s *wal.Segment) (seq uint64) {
 	for _, v := range vs.Holders {
 		v.stMu.Lock()
@@ -263,7 +260,7 @@ func (vs *Victims) through(s *wal.Segment) (seq uint64) {
 	return seq
 }
 
-// copyLive copies the live pieces of the victims.
+// copyLive copies the live parts of the victims.
 func copyLive(c *wal.Compactor, vs Victims) (moves []move, err error) {
 	var body []byte
 	var live []extent.Extent
@@ -304,9 +301,9 @@ func copyLive(c *wal.Compactor, vs Victims) (moves []move, err error) {
 	return moves, nil
 }
 
-// liveParts appends the parts of the record that some holder's overlay points
-// at, joined where holders share them. A zero record is live as a whole while
-// any of its range reads as zeros through an overlay: whichever record made it so.
+// liveParts appends the parts of the record to which some holder's overlay points. Parts
+// that overlap are joined. A zero record is live as a whole as long as any of its range
+// reads as zeros through an overlay, whichever record made it so.
 func liveParts(dst []extent.Extent, holders []*Volume, r *wal.Record, pl extent.Place) []extent.Extent {
 	for _, v := range holders {
 		v.omu.RLock()
@@ -356,8 +353,7 @@ func (v *Volume) addSegments(fresh, old []*wal.Segment) {
 	}
 }
 
-// relocate points the overlay at the copies, where it still points at the
-// originals.
+// relocate points the overlay at the copies, where it still points at the originals.
 func (v *Volume) relocate(moves []move) {
 	var found []extent.Extent
 	for len(moves) > 0 {
@@ -375,7 +371,7 @@ func (v *Volume) relocate(moves []move) {
 	}
 }
 
-// dropSegments takes segments out of the volume's record and then lets them go.
+// dropSegments removes segments from the volume's record and then releases them.
 func (v *Volume) dropSegments(old []*wal.Segment) error {
 	v.stMu.Lock()
 	kept := make([]held, 0, len(v.segs))
@@ -399,7 +395,7 @@ func (v *Volume) dropSegments(old []*wal.Segment) error {
 		return nil
 	}
 	if err := v.Update(func(*State) {}); err != nil {
-		// The record still names them: they are kept until the next start.
+		// The saved record still names them: keep them until the next start.
 		return err
 	}
 	v.guard.wait()

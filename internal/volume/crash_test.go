@@ -34,16 +34,16 @@ type world struct {
 	pool  *wal.Pool
 	store *memStore
 	disks []*disk
-	// siblings are there while the host opens.
+	// siblings are set while the host opens its volumes.
 	siblings *SharedOverlays
 
 	mu     sync.Mutex
 	states map[ID][]byte // the metadata
-	unborn map[ID]*disk  // forks that are being made
+	unborn map[ID]*disk  // forks that are being created
 
 	incarnations uint64
 
-	// crash is taken at the operation whose turn it is.
+	// crash is taken at the operation that was chosen.
 	ops     int
 	crashAt int
 	crash   *crash
@@ -73,7 +73,7 @@ func newWorld(t *testing.T, seed uint64, crashAt int) *world {
 }
 
 func (w *world) open() {
-	mem := w.mem // what a host that is gone still does is not counted
+	mem := w.mem // what a dead host still does is not counted
 	w.fs = &hookFS{FS: mem, hook: func(op string) { w.hook(mem, op) }}
 	var err error
 	w.pool, err = wal.Open(wal.Options{FS: w.fs, Dir: "wal", SegmentBytes: testSegment, Rand: w.incarnation})
@@ -82,7 +82,7 @@ func (w *world) open() {
 	}
 }
 
-// incarnation is called by background goroutines too, unlike w.r.
+// incarnation is called by background goroutines too, so it does not use w.r.
 func (w *world) incarnation() uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -92,12 +92,12 @@ func (w *world) incarnation() uint64 {
 
 func (w *world) env() Env {
 	pages := blockmap.NewPageCache(1 << 20)
-	states := w.states // what a host that is gone still does must not reach its successor's
+	states := w.states // what a dead host still does must not affect its successor
 	return Env{Log: w.pool, SharedOverlays: w.siblings, Pages: pages.Source(w.store, w.store.hasher), Blocks: w.store, Now: time.Now,
 		Save: func(sts ...*State) error { return w.save(states, sts...) },
 		SaveSoon: func(sts ...*State) error {
 			if w.r.IntN(2) == 0 {
-				return nil // the power may go before it is durable
+				return nil // the power may be lost before it is durable
 			}
 			return w.save(states, sts...)
 		},
@@ -177,7 +177,8 @@ func (w *world) add(d *disk) {
 	w.disks = append(w.disks, d)
 }
 
-// record notes an op before the engine sees it: it may be there after a crash.
+// record adds an op to the model before the engine sees it: after a crash it may be
+// there.
 func (w *world) record(d *disk, o op) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -265,7 +266,7 @@ func (w *world) fork(d *disk) {
 
 // fold publishes a cut to the fake store.
 func (w *world) fold(d *disk) {
-	w.foldWith(d, func() { // the guest goes on meanwhile
+	w.foldWith(d, func() { // the guest continues meanwhile
 		for range w.r.IntN(4) {
 			w.write(d)
 		}
@@ -322,7 +323,7 @@ func (w *world) clean() {
 	}
 }
 
-// check compares every volume, and what it reads piecewise, with the model.
+// check compares every volume, and piecewise reads of it, with the model.
 func (w *world) check() {
 	w.t.Helper()
 	for i, d := range w.disks {
@@ -335,8 +336,8 @@ func (w *world) check() {
 	}
 }
 
-// recover opens what the crash left and checks the invariants prefix and
-// flush-is-durable; then it goes on working on it.
+// recover opens what the crash left, checks prefix and flush-is-durable, and continues
+// from there.
 func (w *world) recover(c *crash) {
 	w.t.Helper()
 	w.mu.Lock()
@@ -365,12 +366,12 @@ func (w *world) recover(c *crash) {
 	w.check()
 }
 
-// reopen opens one volume after a crash, or forgets a fork that does not count.
+// reopen opens one volume after a crash, or drops a fork that does not count.
 func (w *world) reopen(c *crash, id ID, st State) {
 	w.t.Helper()
 	d := c.disks[id]
 	if d == nil {
-		d = c.unborn[id] // a fork that was never acknowledged may have come to be, as a whole
+		d = c.unborn[id] // a fork that was not acknowledged may exist nevertheless, as a whole
 	}
 	var parent *Volume
 	for _, p := range w.disks {
@@ -413,9 +414,8 @@ func (w *world) reopen(c *crash, id ID, st State) {
 	w.disks = append(w.disks, &disk{v: v, start: got})
 }
 
-// TestCrash runs random histories with a power loss at one of the writes and
-// syncs of each, recovers, goes on, and crashes again.
-// prefix, flush-is-durable.
+// TestCrash runs random histories, each with a power loss at one of its writes and syncs.
+// It recovers, continues, and crashes again. prefix, flush-is-durable.
 func TestCrash(t *testing.T) {
 	seeds := 150
 	if testing.Short() {
@@ -424,11 +424,11 @@ func TestCrash(t *testing.T) {
 	crashRuns(t, seeds, 0)
 }
 
-// TestSoakCrash goes on for as long as GLIDE_SOAK says.
+// TestSoakCrash runs as long as GLIDE_SOAK says.
 func TestSoakCrash(t *testing.T) {
 	limit, err := time.ParseDuration(os.Getenv("GLIDE_SOAK"))
 	if err != nil {
-		limit = time.Second // a slice of it
+		limit = time.Second // a short sample
 	}
 	crashRuns(t, 1<<30, limit)
 }

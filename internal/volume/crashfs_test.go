@@ -17,9 +17,9 @@ import (
 type hookFS struct {
 	vfs.FS
 	hook func(op string)
-	// watch, if there is one, is called before each sync.
+	// watch, if set, is called before each sync.
 	watch atomic.Pointer[func()]
-	// failSyncs is how many syncs fail from now on, of files whose syncs fail.
+	// failSyncs is how many of the next syncs fail, for files whose syncs can fail.
 	failSyncs atomic.Int32
 }
 
@@ -58,7 +58,7 @@ func (fs *hookFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.O
 	return hookFile{f, fs}, err
 }
 
-// memStore stands for the object store and the cache: blocks and pages by hash.
+// memStore replaces the object store and the cache: blocks and pages by hash.
 type memStore struct {
 	mu     sync.Mutex
 	raw    map[pack.Hash][]byte

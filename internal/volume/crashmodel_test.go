@@ -11,12 +11,12 @@ type op struct {
 	data   []byte
 }
 
-// disk is a volume under test beside the history of what was written to it.
+// disk is a volume under test, and the history of the writes to it.
 type disk struct {
 	v       *Volume
 	start   []byte // content before the first op
 	ops     []op
-	flushed int // so many ops are acknowledged as durable
+	flushed int // this many ops are acknowledged as durable
 }
 
 func (d *disk) clone() *disk {
@@ -40,7 +40,7 @@ func (d *disk) content(n int) []byte {
 	return b
 }
 
-// prefix finds the n for which got is the content after n ops, -1 if there is none.
+// prefix returns the n for which got is the content after n ops, or -1.
 func (d *disk) prefix(got []byte) int {
 	b := d.content(d.flushed)
 	for n := d.flushed; ; n++ {
@@ -54,7 +54,7 @@ func (d *disk) prefix(got []byte) int {
 	}
 }
 
-// explain says where the content after all flushed ops first differs.
+// explain describes where got first differs from the content after all flushed ops.
 func (d *disk) explain(got []byte) string {
 	want := d.content(d.flushed)
 	for i := range got {

@@ -15,32 +15,32 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// Cut is the volume exactly after one of its writes. It stays as it is, and
-// keeps the log segments that it needs, until Release. It may be read concurrently.
+// Cut is the volume exactly after one of its writes. It does not change, and it holds the
+// log segments that it needs until Release. It may be read concurrently.
 type Cut struct {
 	vol  *Volume
 	tree *extent.Tree
 	base *blockmap.Map
 	segs []held
-	// live and dirty are the accounts that belong to the tree.
+	// live and dirty are the accounts of tree.
 	live  map[uint32]int64
 	dirty int64
-	// Seq is the number of the newest write in it.
+	// Seq is the number of the newest write in the cut.
 	Seq uint64
-	// State is the volume's record at the cut; its segments carry the limits
-	// that make them end at the cut.
+	// State is the volume's record at the cut. The limits of its segments make them end
+	// at the cut.
 	State State
 	at    time.Time
-	// repaired is the volume's count of repairs at the cut.
+	// repaired is the volume's repair count at the cut.
 	repaired uint64
 }
 
-// ErrRepaired is a cut whose log had to be written anew: the volume is whole, and
-// another cut of it can be forked.
+// ErrRepaired is the error for a cut whose log was rewritten meanwhile. The volume is
+// intact, and another cut of it can be forked.
 var ErrRepaired = errs.New(errs.Unavailable, "the disk did not keep what was written, and it was written again: try again")
 
-// Cut takes a cut of the volume as it is now. It is not durable yet: see Sync.
-// It costs microseconds whatever the volume's size and dirty data.
+// Cut takes a cut of the current volume. The cut is not durable yet: see Sync. It takes
+// microseconds, whatever the volume's size and dirty data.
 func (v *Volume) Cut() (*Cut, error) {
 	v.wmu.Lock()
 	defer v.wmu.Unlock()
@@ -50,7 +50,7 @@ func (v *Volume) Cut() (*Cut, error) {
 	return v.cut(), nil
 }
 
-// cut is Cut under wmu, of a volume in any state.
+// cut is Cut for a volume in any state. Under wmu.
 func (v *Volume) cut() *Cut {
 	c := &Cut{vol: v, at: v.env.Now()}
 	c.Seq, c.repaired = v.log.Last(), v.repaired.Load()
@@ -60,7 +60,7 @@ func (v *Volume) cut() *Cut {
 		limit := c.State.Segments[i].Limit
 		if limit == 0 && !h.seg.Compacted() {
 			if !h.seg.Begun() {
-				continue // made ready for later writes
+				continue // prepared for later writes
 			}
 			limit = c.Seq
 			if end := h.seg.End(); end > 0 {
@@ -101,7 +101,7 @@ func (c *Cut) Sync() error {
 
 func (c *Cut) durable() bool { return c.vol.log.Durable() >= c.Seq }
 
-// Release gives up what the cut holds; nothing may be reading it.
+// Release releases what the cut holds. Nothing may be reading it.
 func (c *Cut) Release() {
 	for _, h := range c.segs {
 		h.seg.Release()
@@ -109,17 +109,17 @@ func (c *Cut) Release() {
 	c.segs = nil
 }
 
-// Size is the cut's size in bytes.
+// Size returns the cut's size in bytes.
 func (c *Cut) Size() uint64 { return c.State.Size }
 
-// Base is the block map under the cut's overlay.
+// Base returns the block map under the cut's overlay.
 func (c *Cut) Base() *blockmap.Map { return c.base }
 
-// Clean tells whether the block map holds all of the cut.
+// Clean reports whether the block map holds all of the cut.
 func (c *Cut) Clean() bool { return c.tree.Count() == 0 }
 
-// ReadAt fills p from off. What is read of a cut goes to a new home, so all of it
-// is verified.
+// ReadAt fills p from off. Everything is verified, because bytes that are read from a cut
+// are stored elsewhere.
 func (c *Cut) ReadAt(ctx context.Context, p []byte, off uint64) error {
 	ps := piecePool.Get().(*pieces)
 	defer piecePool.Put(ps)
@@ -135,8 +135,8 @@ func (c *Cut) Extents(ctx context.Context, kind ExtentKind, off, length uint64, 
 	return extents(ctx, kind, c.tree.Range(nil, off, off+length), c.base, uint64(c.State.BlockSize), off, length, fn)
 }
 
-// Overlay calls fn for every range that the block map does not hold yet, in
-// order; zero tells that it reads as zeros.
+// Overlay calls fn for every range that the block map does not hold yet, in order. zero
+// is true if the range reads as zeros.
 func (c *Cut) Overlay(fn func(start, end uint64, zero bool) error) error {
 	var it extent.Iterator
 	it.Seek(c.tree, 0)
@@ -148,7 +148,7 @@ func (c *Cut) Overlay(fn func(start, end uint64, zero bool) error) error {
 	return nil
 }
 
-// Segments are the log segments that the cut holds.
+// Segments returns the log segments that the cut holds.
 func (c *Cut) Segments() []*wal.Segment {
 	out := make([]*wal.Segment, len(c.segs))
 	for i, h := range c.segs {
@@ -157,9 +157,9 @@ func (c *Cut) Segments() []*wal.Segment {
 	return out
 }
 
-// Places calls fn for every piece of the overlay that has content, with the
-// number that its first byte has among all bytes of this host's log: pieces
-// that volumes share have the same numbers.
+// Places calls fn for every part of the overlay that has content. place numbers its first
+// byte among all bytes of this host's log, so parts that volumes share have the same
+// numbers.
 func (c *Cut) Places(fn func(place, length uint64)) {
 	var it extent.Iterator
 	it.Seek(c.tree, 0)
@@ -170,12 +170,12 @@ func (c *Cut) Places(fn func(place, length uint64)) {
 	}
 }
 
-// Fork makes a volume of the cut for each of the records, in which the caller
-// has set who the children are; what they hold is filled in here. The children
-// are durable when it returns. fork-is-constant: what is copied is a record with
-// the list of segments, and the root of a tree.
+// Fork creates a volume from the cut for each of the records. The caller has set their
+// identities; Fork fills in the content. The children are durable when it returns.
+// fork-is-constant: it copies a record with the list of segments, and the root of a tree.
 //
-// The log and the records are synced at the same time, since to wait for one
+// The log and the records are synced at the same time, because one after the other takes
+// twice as long: see State.Counts.
 // after the other takes twice as long: see State.Counts.
 func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
 	env := &c.vol.env
@@ -198,7 +198,8 @@ func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
 			err = ErrRepaired
 		}
 		if err == nil {
-			// Whatever is made durable after this, of the parent too, has this before it.
+			// Anything that becomes durable after this, in the parent too, comes after
+			// this.
 			err = env.SaveSoon(children...)
 		}
 		if err != nil {
@@ -208,7 +209,7 @@ func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
 	}, children)
 }
 
-// fork is Fork of a cut that is durable.
+// fork is Fork for a cut that is durable.
 func (c *Cut) fork(save func() error, children []*State) ([]*Volume, error) {
 	for _, st := range children {
 		st.Version = stateVersion
@@ -238,9 +239,9 @@ func (c *Cut) fork(save func() error, children []*State) ([]*Volume, error) {
 	return out, nil
 }
 
-// Rescue makes a volume of everything that this one holds, after it failed, and
-// closes this one. save makes both records durable, in one step: of the child,
-// filled in, and of this volume, which needs its log no more.
+// Rescue creates a volume that holds everything of this failed one, and closes this one.
+// save makes both records durable in one step: that of the child, which Rescue has filled
+// in, and that of this volume, which no longer needs its log.
 func (v *Volume) Rescue(child *State, save func() error) (*Volume, error) {
 	v.wmu.Lock()
 	c := v.cut()
@@ -259,8 +260,8 @@ func (v *Volume) Rescue(child *State, save func() error) (*Volume, error) {
 	return kids[0], nil
 }
 
-// adopt gives the volume the overlay of a cut, and the segments under it. A cut's
-// trees are cloned by one goroutine at a time.
+// adopt gives the volume the overlay of a cut and the segments under it. Only one
+// goroutine at a time may clone a cut's trees.
 func (v *Volume) adopt(c *Cut) {
 	for _, h := range c.segs {
 		h.seg.Hold()
@@ -275,12 +276,12 @@ func (v *Volume) adopt(c *Cut) {
 	v.live, v.dirty = maps.Clone(c.live), c.dirty
 }
 
-// BeginFold takes the cut that is to be published, and keeps cleaning and other
-// folds out until EndFold.
+// BeginFold takes the cut that is to be published. It keeps out cleaning and other folds
+// until EndFold.
 func (v *Volume) BeginFold() (*Cut, error) { return v.beginFold(false) }
 
-// BeginFoldTracking is BeginFold for a volume whose policy is about to ship:
-// what is written behind the cut is noted from now on.
+// BeginFoldTracking is BeginFold for a volume whose policy is about to ship: writes after
+// the cut are recorded as changes.
 func (v *Volume) BeginFoldTracking() (*Cut, error) { return v.beginFold(true) }
 
 func (v *Volume) beginFold(track bool) (*Cut, error) {
@@ -300,7 +301,7 @@ func (v *Volume) beginFold(track bool) (*Cut, error) {
 	return v.cut(), nil
 }
 
-// EndFold ends what BeginFold began, successful or not.
+// EndFold ends what BeginFold began, whether the fold succeeded or not.
 func (v *Volume) EndFold(c *Cut) {
 	c.Release()
 	v.omu.Lock()
@@ -309,13 +310,13 @@ func (v *Volume) EndFold(c *Cut) {
 	v.foldMu.Unlock()
 }
 
-// pruneStep is how many extents are taken out of the overlay under one lock: a
-// few hundred microseconds of a guest's time at most.
+// pruneStep is how many extents are removed from the overlay under one lock. That delays
+// a guest by a few hundred microseconds at most.
 const pruneStep = 512
 
-// Published puts the map in which the cut was published under the volume, takes
-// what it holds out of the overlay, and frees the log behind it. change, if not
-// nil, is applied to the record that is saved.
+// Published puts the map in which the cut was published under the volume. It removes what
+// the map holds from the overlay and frees the log before the cut. change, if not nil, is
+// applied to the record that is saved.
 func (v *Volume) Published(c *Cut, m *blockmap.Map, change func(*State)) error {
 	v.omu.Lock()
 	v.base = m
@@ -338,7 +339,7 @@ func (v *Volume) Published(c *Cut, m *blockmap.Map, change func(*State)) error {
 			change(st)
 		}
 	}); err != nil {
-		// The segments stay on the disk for the record that is there.
+		// The segments stay on the disk for the record that is saved there.
 		return err
 	}
 	v.guard.wait()
@@ -348,12 +349,13 @@ func (v *Volume) Published(c *Cut, m *blockmap.Map, change func(*State)) error {
 	return nil
 }
 
-// forgetFolded takes what a published cut holds out of the overlay and, from the
-// record that is to be saved, the log behind it, which it returns.
+// forgetFolded removes what a published cut holds from the overlay. It also removes the
+// segments that are no longer needed from the record that is to be saved, and returns
+// them.
 //
-// A repair since the cut has moved what the overlay points at: that cannot be
-// told any more from what was written since. It stays, with its segments, though
-// their records are folded, until the next fold.
+// A repair since the cut has moved the data to which the overlay points, so it looks as
+// if it had been written since. It stays until the next fold, with its segments, although
+// their records are folded.
 func (v *Volume) forgetFolded(c *Cut, m *blockmap.Map) (freed []held) {
 	v.repair.Lock()
 	defer v.repair.Unlock()
@@ -371,9 +373,9 @@ func (v *Volume) forgetFolded(c *Cut, m *blockmap.Map) (freed []held) {
 	return freed
 }
 
-// prune removes from the overlay what is still as it was at the cut. Zeros that
-// were made since stay, where zeros were at the cut, too: what was written in
-// between may still be in the log, or in a data commit, and they lie over it.
+// prune removes from the overlay what has not changed since the cut. Zeros that were made
+// since the cut stay even where the cut had zeros: data that was written in between may
+// still be in the log or in a data commit, and the zeros must cover it.
 func (v *Volume) prune(c *Cut) {
 	var it extent.Iterator
 	it.Seek(c.tree, 0)
@@ -401,8 +403,8 @@ func (v *Volume) prune(c *Cut) {
 	}
 }
 
-// deleteBetween takes a piece out of the overlay, but for the ranges in keep.
-// Under omu.
+// deleteBetween removes a range from the overlay, except for the ranges in keep. Under
+// omu.
 func (v *Volume) deleteBetween(f extent.Extent, keep []extent.Extent) {
 	for _, k := range keep {
 		if f.Start < k.Start {
@@ -415,7 +417,7 @@ func (v *Volume) deleteBetween(f extent.Extent, keep []extent.Extent) {
 	}
 }
 
-// dropFolded takes segments out of the list whose records are all folded. Under stMu.
+// dropFolded removes the segments from the list whose records are all folded. Under stMu.
 func (v *Volume) dropFolded(folded uint64) (freed []held) {
 	kept := v.segs[:0:0]
 	for _, h := range v.segs {
@@ -429,16 +431,16 @@ func (v *Volume) dropFolded(folded uint64) (freed []held) {
 	return freed
 }
 
-// Rollback makes the volume what the cut of another volume (one of its
-// snapshots) holds, or what a published map holds. What was written since is gone. It is durable
-// when Rollback returns.
+// Rollback replaces the volume's content by that of a cut of another volume (one of its
+// snapshots) or of a published map. All writes since are gone. It is durable when
+// Rollback returns.
 func (v *Volume) Rollback(c *Cut, change func(*State)) error {
 	if err := c.Sync(); err != nil {
 		return err
 	}
 	v.foldMu.Lock()
 	defer v.foldMu.Unlock()
-	// Writers are kept out for as long as it takes to save one record.
+	// Writers are kept out while one record is saved.
 	v.wmu.Lock()
 	defer v.wmu.Unlock()
 	if err := v.Err(); err != nil {
@@ -446,7 +448,7 @@ func (v *Volume) Rollback(c *Cut, change func(*State)) error {
 	}
 	if err := v.log.Restart(); err != nil {
 		if errors.Is(err, wal.ErrSync) {
-			v.Fail(err) // a second sync would succeed, and the writes be gone all the same
+			v.Fail(err) // a second sync would succeed although the writes are lost
 		}
 		return err
 	}
@@ -482,6 +484,6 @@ func (v *Volume) Resize(size uint64) error {
 	if size < st.Size {
 		return errs.New(errs.Invalid, "%s is %d bytes: it cannot shrink to %d", st.Name, st.Size, size)
 	}
-	// The map below grows with the next fold; beyond its end it reads as a hole.
+	// The next fold grows the map below. Beyond its end the map reads as a hole.
 	return v.Change(func(st *State) { st.Size = size })
 }

@@ -8,17 +8,17 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// damages is what was found damaged of a volume's log since it was opened.
+// damages is the damage found in a volume's log since it was opened.
 type damages struct {
 	mu  sync.Mutex // glide:nonblocking
 	all []*wal.Damage
 }
 
-// maxDamages bounds what is remembered, and told.
+// maxDamages is how many damages are remembered and reported.
 const maxDamages = 100
 
-// noteDamage remembers damage that the error tells of, and tells the host when it
-// is new. It returns the error.
+// noteDamage records the damage that err reports, and reports it to the host if it is
+// new. It returns err.
 func (v *Volume) noteDamage(err error) error {
 	var d *wal.Damage
 	if err == nil || !errors.As(err, &d) {
@@ -39,8 +39,8 @@ func (v *Volume) noteDamage(err error) error {
 	return err
 }
 
-// Damage is what was found damaged of the log and is still part of the volume, nil
-// if there is nothing: what a guest writes again is whole.
+// Damage returns the damage found in the log that is still part of the volume, or nil. A
+// range that a guest has rewritten is no longer damaged.
 func (v *Volume) Damage() error {
 	v.damages.mu.Lock()
 	defer v.damages.mu.Unlock()
@@ -57,7 +57,7 @@ func (v *Volume) Damage() error {
 	return kept[0]
 }
 
-// needs tells whether the overlay points into the damage.
+// needs reports whether the overlay points into the damage.
 func (v *Volume) needs(d *wal.Damage) bool {
 	v.stMu.Lock()
 	held := false
@@ -80,8 +80,8 @@ func (v *Volume) needs(d *wal.Damage) bool {
 	return false
 }
 
-// CheckLog verifies what recovery took over unread, so that damage is found before
-// a guest asks for it. It ends early when told to.
+// CheckLog verifies what recovery did not read, so that damage is found before a guest
+// asks for it. It ends early when stop returns true.
 func (v *Volume) CheckLog(stop func() bool) {
 	v.stMu.Lock()
 	segs := make([]*wal.Segment, 0, len(v.segs))

@@ -8,10 +8,10 @@ import (
 	"github.com/paraglide/glide/internal/blockmap"
 )
 
-// TestZerosAfterTheCut: zeros that are made while a cut is folded are not taken
-// for those that lay there at the cut. What was written in between is in the
-// log, and in a data commit: without them it would be back after a crash, and on
-// the host that opens the volume next. prefix.
+// TestZerosAfterTheCut: zeros that are made while a cut is folded are not mistaken for
+// zeros of the cut. Data that was written in between is in the log, and in a data commit.
+// Without the zeros it would reappear after a crash, or on the host that opens the volume
+// next. prefix.
 func TestZerosAfterTheCut(t *testing.T) {
 	w := newWorld(t, 1, 0)
 	w.newDisk()
@@ -25,9 +25,9 @@ func TestZerosAfterTheCut(t *testing.T) {
 	sent, err := v.TakeChanges()
 	w.must(err)
 	w.must(v.Zero(50, testBlock))
-	m, err := blockmap.New(v.env.Pages, blockmap.Root{}, c.State.Blocks()) // it holds zeros, as the cut does
+	m, err := blockmap.New(v.env.Pages, blockmap.Root{}, c.State.Blocks()) // it has zeros, as the cut does
 	w.must(err)
-	w.must(c.Sync()) // nothing is published that could be lost here
+	w.must(c.Sync()) // nothing that could be lost is published here
 	w.must(v.Published(c, m, nil))
 	v.EndFold(c)
 	sent.Release()
@@ -58,7 +58,7 @@ func TestZerosAfterTheCut(t *testing.T) {
 	}
 }
 
-// TestZerosOutliveCleaning: the same, with a segment that is cleaned and a power
+// TestZerosOutliveCleaning: the same, but with a segment that is cleaned and a power
 // loss. prefix.
 func TestZerosOutliveCleaning(t *testing.T) {
 	w := newWorld(t, 1, 0)
@@ -66,7 +66,7 @@ func TestZerosOutliveCleaning(t *testing.T) {
 	w.pool.Settle()
 	v := w.disks[0].v
 	const half = testSize / 2
-	fill := func(at uint64, segments int) { // the log gets so many segments longer
+	fill := func(at uint64, segments int) { // make the log longer by this many segments
 		for n := len(v.Uses()) + segments; len(v.Uses()) < n; {
 			w.must(v.WriteAt(bytes.Repeat([]byte{9}, testBlock), at))
 			at = half + (at+testBlock)%half
@@ -78,7 +78,7 @@ func TestZerosOutliveCleaning(t *testing.T) {
 	w.must(err)
 	w.must(c.Sync())
 	w.must(v.WriteAt([]byte("must not come back"), 100))
-	w.must(v.WriteAt(bytes.Repeat([]byte{2}, testSegment/2), testBlock)) // stays, and keeps its segment
+	w.must(v.WriteAt(bytes.Repeat([]byte{2}, testSegment/2), testBlock)) // stays live, and keeps its segment
 	fill(half, 1)
 	w.must(v.Zero(0, testBlock))
 	fill(half, 3)
@@ -112,8 +112,8 @@ func TestZerosOutliveCleaning(t *testing.T) {
 	w.recover(crash)
 }
 
-// TestRepairDuringFold: what a failed sync made the volume write again, while a cut
-// from before it is published, keeps its place in the log. prefix.
+// TestRepairDuringFold: a failed sync makes the volume rewrite data while an earlier cut
+// is being published. That data keeps its place in the log. prefix.
 func TestRepairDuringFold(t *testing.T) {
 	w := newWorld(t, 1, 0)
 	w.newDisk()
@@ -124,9 +124,9 @@ func TestRepairDuringFold(t *testing.T) {
 	for i := range uint64(4) { // two segments
 		w.must(v.WriteAt(want[:8*testBlock], i*8*testBlock))
 	}
-	w.fs.failSyncs.Store(1) // that of the cut
+	w.fs.failSyncs.Store(1) // the sync of the cut
 	w.foldWith(d, func() {})
-	for range 8 { // the log is used again
+	for range 8 { // the log is reused
 		w.must(v.WriteAt(bytes.Repeat([]byte{4}, 8*testBlock), 32*testBlock))
 		w.must(v.Flush())
 	}

@@ -9,9 +9,9 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// TestForkThatWasNotAcknowledged: the power goes when a fork's record is durable
-// and the log of its parent is not. The fork is gone, whatever the parent does
-// with the numbers of its cut afterwards (prefix).
+// TestForkThatWasNotAcknowledged: the power is lost when a fork's record is durable and
+// the log of its parent is not. The fork is gone, whatever the parent later does with the
+// numbers of the cut (prefix).
 func TestForkThatWasNotAcknowledged(t *testing.T) {
 	w := newWorld(t, 4, 0)
 	w.newDisk()
@@ -37,7 +37,7 @@ func TestForkThatWasNotAcknowledged(t *testing.T) {
 	var once sync.Once
 	watch := func() {
 		once.Do(func() {
-			<-saved // the sync of the log is slower than that of the metadata
+			<-saved // the sync of the log takes longer than that of the metadata
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			c = w.takeCrash("before the sync") // nothing unsynced is kept
@@ -60,7 +60,7 @@ func TestForkThatWasNotAcknowledged(t *testing.T) {
 	if len(w.disks) != 1 || w.states[child.ID] != nil {
 		t.Fatalf("%d volumes: the fork that was not acknowledged is there", len(w.disks))
 	}
-	// The parent uses the numbers again.
+	// The parent reuses the numbers.
 	d = w.disks[0]
 	for i := range 4 {
 		w.record(d, op{uint64(4+i) * testBlock, testBlock, page(byte(50 + i))})
@@ -68,7 +68,7 @@ func TestForkThatWasNotAcknowledged(t *testing.T) {
 	}
 	w.must(d.v.Flush())
 	d.flushed = 4
-	// Had the removal of its record been lost, it would not be taken for whole.
+	// Even if the removal of its record was lost, it is not mistaken for a complete fork.
 	st = State{}
 	w.must(json.Unmarshal(early, &st))
 	if v, err := Open(w.env(), st, false); errs.KindOf(err) != errs.Corrupt || err == nil {
@@ -85,8 +85,8 @@ func TestForkThatWasNotAcknowledged(t *testing.T) {
 	}
 }
 
-// TestForkOverAFailedSync: the log has to be written again while a fork waits for
-// it: what the fork's record says of it is not so any more, and it is not left behind.
+// TestForkOverAFailedSync: the log must be rewritten while a fork waits for it. The
+// fork's record then no longer matches the log, and must not remain.
 func TestForkOverAFailedSync(t *testing.T) {
 	w := newWorld(t, 4, 0)
 	w.newDisk()
@@ -102,7 +102,7 @@ func TestForkOverAFailedSync(t *testing.T) {
 	if errs.KindOf(err) != errs.Unavailable || w.states[child.ID] != nil {
 		t.Fatalf("fork: %v; its record is there: %v", err, w.states[child.ID] != nil)
 	}
-	cut, err = d.v.Cut() // and another one is
+	cut, err = d.v.Cut() // another cut can be forked
 	w.must(err)
 	kids, err := cut.Fork(&child)
 	w.must(err)

@@ -16,7 +16,7 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// nowhere is a store that has nothing.
+// nowhere is an empty store.
 type nowhere struct{}
 
 func (nowhere) Page(context.Context, pack.Ref) ([]byte, error) {
@@ -35,7 +35,7 @@ func (nowhere) TryRead(*pack.Hash, int, []byte, int) bool { return false }
 
 func (nowhere) Prefetch([]pack.Ref, int) {}
 
-// FuzzState opens volumes from records that say anything.
+// FuzzState opens volumes from arbitrary records.
 func FuzzState(f *testing.F) {
 	for _, st := range []State{
 		{Version: 1, ID: ID{1}, Tenant: "default", Name: "v", Size: 1 << 30, BlockSize: 128 << 10, Mode: Active, Durability: "local", RPO: time.Second},
@@ -63,7 +63,7 @@ func FuzzState(f *testing.F) {
 		}
 		again, err := json.Marshal(&st)
 		if err != nil {
-			return // a time that cannot be written
+			return // the record has a time that JSON cannot represent
 		}
 		var back State
 		if err := json.Unmarshal(again, &back); err != nil || back.Validate() != nil || back.Blocks() != st.Blocks() || !reflect.DeepEqual(back.Segments, st.Segments) && len(st.Segments) > 0 {
@@ -73,7 +73,7 @@ func FuzzState(f *testing.F) {
 	})
 }
 
-// openRecord opens the volume of a record on a log that is empty. It may fail.
+// openRecord opens the volume of a record on an empty log. It may fail.
 func openRecord(t *testing.T, st State) {
 	fs := vfs.NewMem()
 	if err := fs.MkdirAll("wal", 0o755); err != nil {
@@ -93,7 +93,7 @@ func openRecord(t *testing.T, st State) {
 		if err != nil {
 			continue
 		}
-		_ = v.ReadAt(make([]byte, 512), st.Size-512) // there may be nothing to read it from
+		_ = v.ReadAt(make([]byte, 512), st.Size-512) // there may be nothing to read
 		_ = v.Close()
 		v.Discard()
 	}

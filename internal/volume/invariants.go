@@ -8,12 +8,12 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// maxAsserted is how many extents an overlay may have for a cut of it to assert
-// them all: what a fork costs is measured in tests, too.
+// maxAsserted is the largest overlay, in extents, of which a cut asserts every extent.
+// Tests also measure the cost of forks.
 const maxAsserted = 1024
 
-// assertWritten asserts that what is about to get into the overlay lies within the
-// volume and in segments that it holds. Under wmu.
+// assertWritten asserts that new parts of the overlay lie within the volume and in
+// segments that it holds. Under wmu.
 func (v *Volume) assertWritten(written []wal.Written) {
 	v.stMu.Lock()
 	defer v.stMu.Unlock()
@@ -22,9 +22,8 @@ func (v *Volume) assertWritten(written []wal.Written) {
 	}
 }
 
-// assertOverlay asserts of an overlay that is taken over what assertWritten asserts
-// of what gets into it, and that the accounts are right. Whoever calls it keeps
-// changes of all of them away.
+// assertOverlay asserts for a whole overlay what assertWritten asserts for new parts, and
+// that the accounts are right. The caller keeps others from changing any of them.
 func assertOverlay(id ID, tree *extent.Tree, segs []held, live map[uint32]int64, dirty int64) {
 	bytes := map[uint32]int64{}
 	var sum int64

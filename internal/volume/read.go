@@ -10,15 +10,15 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// pieces is the reused room for what one read finds in the overlay.
+// pieces is reused memory for what one read finds in the overlay.
 type pieces struct {
 	extents []extent.Extent
 }
 
 var piecePool = sync.Pool{New: func() any { return new(pieces) }}
 
-// ReadAt fills p from off. Concurrent writes of the same bytes may be seen in
-// part; everything acknowledged before the call is seen.
+// ReadAt fills p from off. It sees everything that was acknowledged before the call. It
+// may see parts of concurrent writes.
 func (v *Volume) ReadAt(p []byte, off uint64) error {
 	if err := v.Err(); err != nil {
 		return err
@@ -35,8 +35,7 @@ func (v *Volume) ReadAt(p []byte, off uint64) error {
 	return v.noteDamage(v.env.Log.ServeExtents(p, off, ps.extents))
 }
 
-// TryReadAt is ReadAt if no disk and no network is needed for it; it reports
-// whether it filled p.
+// TryReadAt is ReadAt without disk and network. It reports whether it filled p.
 func (v *Volume) TryReadAt(p []byte, off uint64) bool {
 	if v.broken.Load() != nil {
 		return false
@@ -53,7 +52,7 @@ func (v *Volume) TryReadAt(p []byte, off uint64) bool {
 	return true
 }
 
-// lookup finds the pieces of [off, off+len(p)) in the overlay and the map below.
+// lookup finds the overlay's pieces of [off, off+len(p)), and returns the map below.
 func (v *Volume) lookup(ps *pieces, p []byte, off uint64) *blockmap.Map {
 	v.omu.RLock()
 	defer v.omu.RUnlock()
@@ -61,8 +60,7 @@ func (v *Volume) lookup(ps *pieces, p []byte, off uint64) *blockmap.Map {
 	return v.base
 }
 
-// readBelow fills the parts of p that the pieces which lookup found leave out,
-// from the blocks below.
+// readBelow fills the parts of p that no piece covers, from the blocks below.
 func (v *Volume) readBelow(ctx context.Context, ps *pieces, base *blockmap.Map, p []byte, off uint64) error {
 	next := off
 	for _, e := range ps.extents {
@@ -121,7 +119,7 @@ func (v *Volume) readBase(ctx context.Context, m *blockmap.Map, p []byte, off ui
 	return nil
 }
 
-// tryBase is readBase from memory.
+// tryBase is readBase if all blocks are in memory.
 func (v *Volume) tryBase(m *blockmap.Map, p []byte, off uint64) bool {
 	if m.Root().IsHole() {
 		clear(p)
@@ -144,15 +142,15 @@ func (v *Volume) tryBase(m *blockmap.Map, p []byte, off uint64) bool {
 	return true
 }
 
-// prefetch starts to fetch the published blocks of a range, so that a read of
-// several waits for one round trip and not for one each.
+// prefetch starts to fetch the published blocks of a range, so that a read of several
+// waits for one round trip instead of one each.
 func (v *Volume) prefetch(ctx context.Context, m *blockmap.Map, off, length uint64) {
 	size := uint64(v.state.BlockSize)
 	var refs []pack.Ref
 	for idx := off / size; idx <= (off+length-1)/size && len(refs) < maxAhead; idx++ {
 		ref, err := m.Lookup(ctx, idx)
 		if err != nil {
-			return // the read itself will say so
+			return // the read itself will report it
 		}
 		if !ref.IsHole() {
 			refs = append(refs, ref)
@@ -161,7 +159,7 @@ func (v *Volume) prefetch(ctx context.Context, m *blockmap.Map, off, length uint
 	v.env.Blocks.Prefetch(refs, int(size))
 }
 
-// Prefetch starts to fetch what of the range is not in the overlay.
+// Prefetch starts to fetch the part of the range that is not in the overlay.
 func (v *Volume) Prefetch(off, length uint64) {
 	if length == 0 || v.Err() != nil {
 		return
@@ -173,26 +171,26 @@ func (v *Volume) Prefetch(off, length uint64) {
 	go v.prefetch(context.Background(), m, off, length)
 }
 
-// maxAhead bounds what one hint fetches, in blocks: 32 MiB of 128 KiB blocks.
+// maxAhead is how many blocks one hint fetches at most: 32 MiB of 128 KiB blocks.
 const maxAhead = 256
 
-// readAhead sees that a guest reads published blocks in order. It is a hint: races
-// between connections only cost a prefetch too many or too few.
+// readAhead detects that a guest reads published blocks sequentially. It is a hint: races
+// between connections cost only a prefetch too many or too few.
 type readAhead struct {
-	next atomic.Uint64 // where a read would continue the last one
-	run  atomic.Uint32 // how many reads in a row did
-	upTo atomic.Uint64 // fetched ahead to here
-	cold atomic.Int32  // stretches that are still fetched ahead since a read had to wait
+	next atomic.Uint64 // offset at which a read would continue the last one
+	run  atomic.Uint32 // how many reads in a row continued the one before
+	upTo atomic.Uint64 // prefetched up to this offset
+	cold atomic.Int32  // prefetches left since a read last had to wait
 }
 
 const (
-	aheadAfter = 3       // reads in order before fetching ahead
-	aheadBytes = 2 << 20 // how far
-	aheadCold  = 8       // stretches after which what is read in order counts as in memory
+	aheadAfter = 3       // sequential reads before prefetching starts
+	aheadBytes = 2 << 20 // how far ahead to prefetch
+	aheadCold  = 8       // after this many prefetches without a wait, sequential reads count as served from memory
 )
 
-// waited notes a read that a disk or the network may be needed for; served one that
-// found all it needed in memory. Blocks that are in memory are not fetched ahead.
+// waited records a read that may have needed a disk or the network. served records one
+// that found everything in memory. Blocks in memory are not prefetched.
 func (a *readAhead) waited(v *Volume, m *blockmap.Map, off uint64, n int) {
 	if !m.Root().IsHole() {
 		a.cold.Store(aheadCold)

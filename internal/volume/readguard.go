@@ -5,9 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// readGuard counts the readers that may still look at segments which the overlay no
-// longer names. Entering and guestsBlocked cost one atomic addition each; whoever
-// wants to recycle a segment waits until the readers that were inside have left.
+// readGuard counts the readers that may still read segments which the overlay no longer
+// names. Entering and leaving cost one atomic addition each. Before a segment is
+// recycled, wait returns when the readers that were inside have left.
 type readGuard struct {
 	phase atomic.Uint32
 	in    [2]paddedCount
@@ -23,7 +23,8 @@ type paddedCount struct {
 
 func (g *readGuard) init() { g.left.L = &g.cond }
 
-// enter returns what leave wants. It is called before the overlay is looked at.
+// enter returns the value that leave takes. It is called before the lookup in the
+// overlay.
 func (g *readGuard) enter() uint32 {
 	for {
 		p := g.phase.Load() & 1

@@ -6,11 +6,10 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// repairTail is called when a sync failed. What it covered may be lost on the
-// disk, whatever a second sync says, so everything behind the last good one is
-// written again, to a fresh segment, from what the page cache still holds.
-// Nothing is acknowledged in the meantime; if it cannot be done the volume has
-// failed.
+// repairTail is called after a failed sync. What the sync covered may be lost on the
+// disk, even if a second sync succeeds. So everything after the last good sync is
+// rewritten to a fresh segment, from what the page cache still holds. Nothing is
+// acknowledged meanwhile. If the repair fails, the volume has failed.
 func (v *Volume) repairTail(cause error) error {
 	v.repair.Lock()
 	defer v.repair.Unlock()
@@ -23,8 +22,8 @@ func (v *Volume) repairTail(cause error) error {
 		return nil // another waiter's repair covered this one
 	}
 	durable := v.log.Durable()
-	// Before anything is copied: forks that are not durable yet look for it where it
-	// was, see State.Counts.
+	// Count the repair before anything is copied: forks that are not durable yet refer to
+	// the old places, see State.Counts.
 	err := v.Update(func(st *State) { st.Repairs++ })
 	var rewritten []wal.Rewritten
 	if err == nil {

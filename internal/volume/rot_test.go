@@ -13,7 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// rot flips a byte of what was written in the log, under the open volume.
+// rot flips a byte in the log under the open volume.
 func (w *world) rot(seg string, at int64) {
 	w.t.Helper()
 	f, err := w.mem.OpenReadWrite(seg, vfs.WriteCategoryUnspecified)
@@ -27,7 +27,7 @@ func (w *world) rot(seg string, at int64) {
 	w.must(err)
 }
 
-// place finds what was written at off, in the log.
+// place returns where the log has the data written at off.
 func (w *world) place(v *Volume, off uint64) (seg string, at int64) {
 	w.t.Helper()
 	e := v.tree.Range(nil, off, off+1)
@@ -47,8 +47,8 @@ func corrupt(t *testing.T, what string, err error, seg string) {
 
 func page(b byte) []byte { return bytes.Repeat([]byte{b}, testBlock) }
 
-// rotten is a world with a volume whose log has a damaged page at 2*testBlock,
-// among mostly dead segments.
+// rotten returns a world with a volume whose log has a damaged page at 2*testBlock and
+// mostly dead segments.
 func rotten(t *testing.T) (w *world, v *Volume, seg string, found *[]error) {
 	w = newWorld(t, 1, 0)
 	w.newDisk()
@@ -59,7 +59,7 @@ func rotten(t *testing.T) (w *world, v *Volume, seg string, found *[]error) {
 	for i := range 6 {
 		w.must(v.WriteAt(page(byte(i+1)), uint64(i)*testBlock))
 	}
-	for range 80 { // until there are full segments, of which nearly all is dead
+	for range 80 { // until there are full segments that are nearly all dead
 		w.must(v.WriteAt(page(9), 20*testBlock))
 	}
 	w.must(v.Flush())
@@ -68,9 +68,9 @@ func rotten(t *testing.T) (w *world, v *Volume, seg string, found *[]error) {
 	return w, v, seg, found
 }
 
-// TestRotIsNotCopied: a page that rots in the log is not folded, shipped,
-// cleaned, nor given to a fork's readers as if it were right; the others are
-// there, and what is written again is whole (verified).
+// TestRotIsNotCopied: a page that rots in the log is not folded, shipped or cleaned, and
+// a fork's readers do not get it as if it were intact. Other pages are still there, and a
+// rewritten page is intact (verified).
 func TestRotIsNotCopied(t *testing.T) {
 	w, v, seg, found := rotten(t)
 	b := make([]byte, testBlock)
@@ -102,7 +102,7 @@ func TestRotIsNotCopied(t *testing.T) {
 	}
 }
 
-// TestCleaningLeavesRotAlone: copying would give a damaged record a good checksum.
+// TestCleaningLeavesRotAlone: a copy would give a damaged record a valid checksum.
 func TestCleaningLeavesRotAlone(t *testing.T) {
 	w, v, seg, found := rotten(t)
 	clean := func() (errs []error) {
@@ -129,8 +129,8 @@ func TestCleaningLeavesRotAlone(t *testing.T) {
 	}
 }
 
-// TestCleaningNeedsAllRecords: the index of a segment and one of its records are
-// damaged. Reading the records one by one ends there, and what follows is not dead.
+// TestCleaningNeedsAllRecords: the index of a segment and one of its records are damaged.
+// A scan of the records ends there, but the records after it are not dead.
 func TestCleaningNeedsAllRecords(t *testing.T) {
 	w, v, seg, _ := rotten(t)
 	v.log.Rotate()
@@ -154,7 +154,7 @@ func TestCleaningNeedsAllRecords(t *testing.T) {
 	}
 }
 
-// TestRotIsNotShipped: nor does it leave with the changes.
+// TestRotIsNotShipped: damaged data is not sent with the changes either.
 func TestRotIsNotShipped(t *testing.T) {
 	w := newWorld(t, 1, 0)
 	w.newDisk()
@@ -186,8 +186,8 @@ func TestRotIsNotShipped(t *testing.T) {
 	}
 }
 
-// TestRotIsNotWrittenAgain: a sync fails, and what it covered has rotted: it
-// cannot be written again, and the volume says where.
+// TestRotIsNotWrittenAgain: a sync fails, and the data that it covered has rotted. It
+// cannot be rewritten, and the volume says where.
 func TestRotIsNotWrittenAgain(t *testing.T) {
 	w := newWorld(t, 1, 0)
 	w.newDisk()

@@ -11,9 +11,9 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// SharedOverlays are overlays that several volumes begin with: a hundred forks of one
-// cut lay its records once, and share the tree, as they did before the host
-// stopped. It may be used concurrently, and is thrown away after the start.
+// SharedOverlays are overlays that several volumes start with. When a host starts, a
+// hundred forks of one cut apply its records once and share the tree, as they did before
+// the host stopped. It may be used concurrently. It is dropped after the start.
 type SharedOverlays struct {
 	mu    sync.Mutex // glide:nonblocking
 	trees map[string]*extent.Tree
@@ -22,7 +22,7 @@ type SharedOverlays struct {
 // NewSharedOverlays returns an empty collection.
 func NewSharedOverlays() *SharedOverlays { return &SharedOverlays{trees: map[string]*extent.Tree{}} }
 
-// buildOverlay builds the overlay of what recovery found.
+// buildOverlay builds the overlay from what recovery found.
 func (v *Volume) buildOverlay(rec wal.Recovered) {
 	own := 0
 	if key, ok := v.inherited(rec, &own); ok {
@@ -42,10 +42,10 @@ func (v *Volume) buildOverlay(rec wal.Recovered) {
 	layAll(v.tree, rec.Entries[own:])
 	v.recount()
 	v.recallChanges(rec)
-	v.env.SharedOverlays = nil // it is for the start only
+	v.env.SharedOverlays = nil // it is only for the start
 }
 
-// layAll lays records over a tree, in the order of their numbers.
+// layAll applies records to a tree, in the order of their numbers.
 func layAll(tree *extent.Tree, entries []wal.Entry) {
 	if sorted := distinct(entries); sorted != nil {
 		for _, s := range sorted {
@@ -60,18 +60,18 @@ func layAll(tree *extent.Tree, entries []wal.Entry) {
 	}
 }
 
-// placed is where a record lies on the volume.
+// placed is a record's range on the volume and its place.
 type placed struct {
 	off   uint64
 	entry uint32
 }
 
-// distinct is the newest record of each range, by rising offset, if every two
-// records are of one range or do not touch, as those of a guest that writes
-// pages are: laid in that order, they are found in the processor's cache. Else nil.
+// distinct returns the newest record of each range, by rising offset, if any two records
+// either have the same range or do not overlap. That is so when a guest writes pages. In
+// that order the tree's nodes stay in the processor's cache. Otherwise it returns nil.
 func distinct(entries []wal.Entry) []placed {
 	if len(entries) < 1024 || len(entries) > 1<<32-1 {
-		return nil // it is not worth it
+		return nil // too few to be worth it
 	}
 	all := make([]placed, len(entries))
 	for i := range entries {
@@ -97,9 +97,8 @@ func distinct(entries []wal.Entry) []placed {
 	return out
 }
 
-// inherited tells under which key siblings find what they share with the
-// volume, if it is worth it: the entries before own are all from segments that
-// others wrote.
+// inherited returns the key under which siblings find what they share with the volume, if
+// sharing is worth it. The entries before own all come from segments that others wrote.
 func (v *Volume) inherited(rec wal.Recovered, own *int) (string, bool) {
 	if v.env.SharedOverlays == nil || v.state.Floor == 0 {
 		return "", false
@@ -120,7 +119,8 @@ func (v *Volume) inherited(rec wal.Recovered, own *int) (string, bool) {
 	return key.String(), *own > 0
 }
 
-// recount takes the accounts from the overlay. Under omu, or before anyone else has the volume.
+// recount computes the accounts from the overlay. Under omu, or before the volume is
+// shared.
 func (v *Volume) recount() {
 	clear(v.live)
 	v.dirty = 0

@@ -8,8 +8,8 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// TestLayAll: records laid in the order of their offsets make the overlay that
-// they make in the order of their numbers.
+// TestLayAll: records that are applied in the order of their offsets give the same
+// overlay as in the order of their numbers.
 func TestLayAll(t *testing.T) {
 	fast := 0
 	for seed := range uint64(40) {
@@ -23,7 +23,7 @@ func TestLayAll(t *testing.T) {
 			if r.IntN(10) == 0 {
 				e.Zero, e.Place = true, extent.Zero
 			}
-			if seed%2 == 1 && r.IntN(500) == 0 { // a write that is no page
+			if seed%2 == 1 && r.IntN(500) == 0 { // a write that is not a page
 				e.Off, e.Len = e.Off+r.Uint64N(unit), 1+r.Uint64N(3*unit)
 			}
 		}

@@ -9,17 +9,17 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// ID identifies a volume for ever, whatever it is named: 16 random bytes, in
-// text as hexadecimal.
+// ID identifies a volume for ever, whatever its name: 16 random bytes, in hexadecimal as
+// text.
 type ID [16]byte
 
-// String is the ID in hexadecimal.
+// String returns the ID in hexadecimal.
 func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
 // MarshalText makes the ID a string in JSON.
 func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
-// UnmarshalText reads what String writes.
+// UnmarshalText parses what String returns.
 func (id *ID) UnmarshalText(b []byte) error {
 	if hex.DecodedLen(len(b)) != len(id) {
 		return errs.New(errs.Invalid, "%q is not a volume's id: 32 hexadecimal digits are wanted", b)
@@ -34,18 +34,18 @@ func (id *ID) UnmarshalText(b []byte) error {
 type Parent struct {
 	Name       string `json:"name"`
 	ID         ID     `json:"id"`
-	Generation string `json:"generation,omitempty"` // the parent's newest commit then, if it had one
+	Generation string `json:"generation,omitempty"` // the parent's newest commit at the time, if it had one
 }
 
-// Limits bound what a volume may take of its host; 0 means no limit of its own.
+// Limits bound what a volume may use of its host; 0 means no limit of its own.
 type Limits struct {
-	IOPS        uint64 `json:"iops,omitempty"`         // requests a second
-	Bandwidth   uint64 `json:"bandwidth,omitempty"`    // bytes a second
+	IOPS        uint64 `json:"iops,omitempty"`         // requests per second
+	Bandwidth   uint64 `json:"bandwidth,omitempty"`    // bytes per second
 	DirtyBudget uint64 `json:"dirty_budget,omitempty"` // bytes not yet in the store
 }
 
-// Published is what a host knows of a volume's commit log: the newest commit
-// that it made or saw.
+// Published is what a host knows of a volume's commit log: the newest commit that it made
+// or saw.
 type Published struct {
 	Epoch  uint64 `json:"epoch"`
 	Number uint64 `json:"number"`
@@ -56,7 +56,7 @@ type Published struct {
 // Mode is a volume's state on this host.
 type Mode string
 
-// Modes. A volume that failed, or was fenced, keeps its local data.
+// Modes. A failed or fenced volume keeps its local data.
 const (
 	Active Mode = "active"
 	Asleep Mode = "asleep"
@@ -64,7 +64,7 @@ const (
 	Failed Mode = "failed"
 )
 
-// State is all that a host keeps of a volume beside its log; its JSON is the
+// State is everything that a host keeps of a volume besides its log. Its JSON is the
 // volume's record in the host's metadata.
 type State struct {
 	Version   int       `json:"version"` // of this record, 1
@@ -75,7 +75,7 @@ type State struct {
 	Size      uint64    `json:"size"`
 	BlockSize uint32    `json:"block_size"`
 	Mode      Mode      `json:"mode"`
-	// Reason says why a volume is failed or fenced.
+	// Reason says why the volume is failed or fenced.
 	Reason string `json:"reason,omitempty"`
 
 	Durability string            `json:"durability"`
@@ -86,54 +86,55 @@ type State struct {
 	// ImportDigest is the digest of the image that the volume was imported from.
 	ImportDigest string `json:"import_digest,omitempty"`
 
-	// SnapshotOf makes this the record of a snapshot (named Snapshot) of the
-	// volume with that ID: read-only, and not a volume of its own.
+	// SnapshotOf makes this the record of a snapshot (named Snapshot) of the volume with
+	// that ID. It is read-only, and not a volume of its own.
 	SnapshotOf ID     `json:"snapshot_of,omitzero"`
 	Snapshot   string `json:"snapshot,omitempty"`
-	// Generation is the commit that holds the snapshot.
+	// Generation is the commit that has the snapshot.
 	Generation string `json:"generation,omitempty"`
 
-	// Root is the block map that the log's records lie over: it holds all
-	// writes through Folded.
+	// Root is the block map under the log's records. It holds all writes through Folded.
 	Root blockmap.Root `json:"root"`
-	// RootBlocks is the number of blocks of that map: fewer than the volume has
-	// when it has grown since.
+	// RootBlocks is the number of blocks of that map. It is less than the volume's if the
+	// volume has grown since.
 	RootBlocks uint64 `json:"root_blocks"`
 	Folded     uint64 `json:"folded"`
-	// Floor: the volume's own records are numbered from Floor+1 on.
+	// Floor: the volume's own records have the numbers from Floor+1 on.
 	Floor uint64 `json:"floor"`
-	// Used: numbers up to this one were given out, and will not be again.
+	// Used: numbers up to this one have been given to writes, and are never given again.
 	Used uint64 `json:"used"`
-	// Segments of the log that still count, the volume's own in the order of their use.
+	// Segments of the log that still count. The volume's own are in the order of their
+	// use.
 	Segments []wal.Ref `json:"segments,omitempty"`
 
-	// Shipped is the last write that is known to be in the store, in a data commit
-	// or under Root, of a volume whose policy ships; it may lag.
+	// Shipped is the last write that is known to be in the store, in a data commit or
+	// under Root, if the volume's policy ships. It may lag.
 	Shipped uint64 `json:"shipped,omitempty"`
-	// Rebase tells that what the store has is not a prefix of what is here, since
-	// the volume was rolled back: its next commit cannot be a data commit.
+	// Rebase means that what the store has is not a prefix of the local history, because
+	// the volume was rolled back. So the next commit cannot be a data commit.
 	Rebase bool `json:"rebase,omitempty"`
-	// Unsynced is the volume that this one was forked from, if its log was not known
-	// to be durable through Floor when this was saved: see Counts.
+	// Unsynced is the volume from which this one was forked, if its log was not known to
+	// be durable through Floor when this was saved: see Counts.
 	Unsynced ID `json:"unsynced,omitzero"`
-	// Repairs counts how often the volume's log was written again after a sync that failed.
+	// Repairs counts how often the volume's log was rewritten after a failed sync.
 	Repairs uint64 `json:"repairs,omitempty"`
-	// Loading marks a record whose data commits are being brought in. It counts
-	// for nothing after a stop.
+	// Loading marks a record whose data commits are still being loaded. After a stop of
+	// the host it is dropped.
 	Loading bool `json:"loading,omitempty"`
 
-	// Released tells that the volume was, or may have been, handed back to the
-	// store: another host can wake it without asking, so that nothing may be
-	// acknowledged here before this host has claimed it again. It sleeps.
+	// Released means that the volume was, or may have been, released to the store.
+	// Another host can wake it without asking, so nothing may be acknowledged here before
+	// this host has claimed it again. It is asleep.
 	Released bool `json:"released,omitempty"`
 
-	// DirtyAtSleep and OldestAtSleep are the account of a volume that sleeps.
+	// DirtyAtSleep and OldestAtSleep are the account of a sleeping volume.
 	DirtyAtSleep  int64     `json:"dirty_at_sleep,omitempty"`
 	OldestAtSleep time.Time `json:"oldest_at_sleep,omitzero"`
 
-	// RolledBack: the newest commit is not what the volume was before its overlay.
+	// RolledBack: the volume was rolled back since the newest commit, which has the old
+	// content.
 	RolledBack bool `json:"rolled_back,omitempty"`
-	// Unsaid: labels or limits were set that the newest commit does not have.
+	// Unsaid: labels or limits have changed since the newest commit.
 	Unsaid bool `json:"unsaid,omitempty"`
 
 	// Published is nil for a volume that the store does not know.
@@ -147,19 +148,19 @@ const (
 	Sync       = "sync"
 )
 
-// Ships tells whether the volume's policy sends its changes to the store by
+// Ships reports whether the volume's policy makes it send its changes to the store by
 // itself.
 func (s *State) Ships() bool {
 	return s.SnapshotOf == ID{} && (s.Durability == Continuous || s.Durability == Sync)
 }
 
-// Counts tells, when a host starts, whether the volume is one. A fork syncs the
-// log of its parent and its own record at the same time, and is acknowledged
-// when both are durable: a record whose cut the parent's log does not reach was
-// never acknowledged, and what has the numbers of that cut later is something else.
-// So is one whose parent's log was written again since the cut, elsewhere than where
-// the fork looks for it. parent is the volume st.Unsynced, nil if it is not open:
-// then its log was damaged, which is not a reason to forget a fork of it.
+// Counts reports, when a host starts, whether the volume exists. A fork syncs the log of
+// its parent and its own record at the same time, and is acknowledged when both are
+// durable. So if the parent's log does not reach the record's cut, the fork was never
+// acknowledged, and the numbers of that cut will be used for other writes. The same holds
+// if the parent's log was rewritten since the cut: it is no longer where the fork refers
+// to it. parent is the volume st.Unsynced, or nil if it is not open. Then its log was
+// damaged, which is no reason to drop a fork of it.
 func (st *State) Counts(parent *Volume) bool {
 	if st.Unsynced == (ID{}) || parent == nil {
 		return true
@@ -171,7 +172,7 @@ func (st *State) Counts(parent *Volume) bool {
 // stateVersion is the newest version of State that this program writes and reads.
 const stateVersion = 1
 
-// Blocks is the number of blocks of the volume, the last one perhaps in part.
+// Blocks returns the number of blocks of the volume. The last one may be partial.
 func (s *State) Blocks() uint64 { return (s.Size + uint64(s.BlockSize) - 1) / uint64(s.BlockSize) }
 
 // Validate reports whether this program can open the volume.

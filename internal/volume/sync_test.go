@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestFailedSync: a failed fdatasync has lost what it covered, whatever a second
-// call says. The flush succeeds only once everything is on the disk another way;
-// a power loss right after it keeps everything.
+// TestFailedSync: what a failed fdatasync covered is lost, even if a second call
+// succeeds. The flush succeeds only when everything has reached the disk in another way.
+// A power loss right after it loses nothing.
 func TestFailedSync(t *testing.T) {
 	for seed := range 30 {
 		w := newWorld(t, uint64(seed), 0)
@@ -40,8 +40,8 @@ func TestFailedSync(t *testing.T) {
 	}
 }
 
-// TestSyncThatKeepsFailing: when the repair fails too, the volume has failed,
-// and says so to everyone.
+// TestSyncThatKeepsFailing: if the repair fails too, the volume has failed, and every
+// caller gets the error.
 func TestSyncThatKeepsFailing(t *testing.T) {
 	w := newWorld(t, 1, 0)
 	w.newDisk()
@@ -61,11 +61,10 @@ func TestSyncThatKeepsFailing(t *testing.T) {
 	}
 }
 
-// TestKillThenPowerLoss: what a daemon that was killed wrote is in the page cache
-// and not on the disk. A flush of the one after it covers that too
-// (flush-is-durable).
+// TestKillThenPowerLoss: the writes of a killed daemon are in the page cache but not on
+// the disk. A flush of the next daemon covers them too (flush-is-durable).
 func TestKillThenPowerLoss(t *testing.T) {
-	for _, flushed := range []bool{false, true} { // something before that was
+	for _, flushed := range []bool{false, true} { // true: something was flushed before
 		w := newWorld(t, 4, 0)
 		w.newDisk()
 		w.pool.Settle()
@@ -76,7 +75,7 @@ func TestKillThenPowerLoss(t *testing.T) {
 		}
 		w.must(d.v.WriteAt(page(2), testBlock))
 		st := d.v.State()
-		w.open() // on what the kernel has
+		w.open() // it opens what the kernel has
 		v, err := Open(w.env(), st, false)
 		w.must(err)
 		w.must(v.Flush())

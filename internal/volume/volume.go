@@ -1,10 +1,10 @@
-// Package volume is one disk: what a guest wrote and has not been published
-// lies in the log, found through an overlay of byte ranges; under it lies the
-// block map that was last published.
+// Package volume is one disk. Writes that are not published yet lie in the log and are
+// found through an overlay of byte ranges. Under the overlay lies the block map that was
+// last published.
 //
 // # Invariants
 //
-//	Folded <= durable <= seq; the overlay holds every record behind Folded.
+//	Folded <= durable <= seq; the overlay holds every record after Folded.
 //	A place in an overlay lies in a segment that its volume (or cut) holds.
 //
 // # Locks, in the order in which they are taken
@@ -15,10 +15,10 @@
 //	stMu     state and the list of held segments; never held over I/O
 //	omu      overlay, base and their accounts; readers take it shared, for lookups only
 //
-// damages.mu comes before stMu and omu, and is taken where damage was found or is asked for.
+// damages.mu comes before stMu and omu. It is taken where damage is found or asked for.
 //
-// Reads hold no lock while they read: a gate keeps the segments they may look
-// at from being recycled.
+// Reads hold no lock while they read. A readGuard keeps the segments that they may read
+// from being recycled.
 package volume
 
 import (
@@ -37,10 +37,10 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// Blocks reads published blocks, verified, through the host's cache. All
-// methods may be called concurrently; the blocks must not be modified.
+// Blocks reads published blocks through the host's cache, and verifies them. All methods
+// may be called concurrently. The blocks must not be modified.
 type Blocks interface {
-	// Block returns the raw block, size bytes long, fetching it if need be.
+	// Block returns the raw block, size bytes long, and fetches it if needed.
 	//
 	// glide:blocks
 	Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, error)
@@ -63,41 +63,40 @@ type Env struct {
 	Save func(...*State) error
 	// SaveSoon saves records without waiting until they are durable, in order with Save.
 	SaveSoon func(...*State) error
-	// Forget removes the records of volumes that did not come to be, durably.
+	// Forget durably removes the records of volumes that were not created after all.
 	//
 	// glide:blocks
 	Forget func(...ID) error
-	// Pressure is called when the log has no room, with how long the
-	// writer has waited so far; it makes room or waits a little, and returns an error to give up.
+	// Pressure is called when the log is full, with the time that the writer has waited
+	// so far. It frees space or waits a little. If it returns an error, the write fails.
 	//
 	// glide:blocks
 	Pressure func(v *Volume, waited time.Duration) error
-	// Throttle is called before each write with the number of bytes; it may
-	// slow the writer. nil: never.
+	// Throttle is called before each write with the number of bytes. It may delay the
+	// writer. nil: never.
 	//
 	// glide:blocks
 	Throttle func(v *Volume, n int) error
-	// Damaged is called once for each piece of damage that is found in the
-	// volume's log; nil: never.
+	// Damaged is called once for each damage found in the volume's log. nil: never.
 	Damaged func(v *Volume, err error)
-	// SharedOverlays lets volumes that a host opens at its start share what they
-	// inherited; nil: nothing is shared.
+	// SharedOverlays lets the volumes that a host opens at its start share what they
+	// inherited. nil: nothing is shared.
 	SharedOverlays *SharedOverlays
 	// Now is the clock, for the age of unpublished writes.
 	Now func() time.Time
-	// Uptime is a clock that is never set and runs while the machine is
-	// suspended, for promises in time; needed by volumes whose policy ships.
+	// Uptime is a clock that is never set and that counts suspensions of the machine. It
+	// is for promises in time, so volumes whose policy ships need it.
 	Uptime func() time.Duration
 }
 
-// held is a segment that counts for the volume, up to a number (0: while it is
-// being written, all).
+// held is a segment that counts for the volume up to a number; 0 means all of it, while
+// it is being written.
 type held struct {
 	seg   *wal.Segment
 	limit uint64
 }
 
-// last is the greatest number that counts, 0 while the segment is being written.
+// last returns the greatest number that counts, or 0 while the segment is being written.
 func (h held) last() uint64 {
 	if h.limit > 0 {
 		return h.limit
@@ -115,37 +114,38 @@ type Volume struct {
 
 	wmu sync.Mutex
 	log *wal.Log
-	// displacedFn is v.displaced, once, so that passing it costs nothing.
+	// displacedFn is the method value v.displaced, kept so that passing it does not
+	// allocate.
 	displacedFn func(extent.Extent)
 
 	stMu  sync.Mutex // glide:nonblocking
 	state State
 	segs  []held
-	// deadAt is, for segments of which nothing was live when cleaning looked,
-	// the newest number at that time.
+	// deadAt holds the segments that had no live data when cleaning last looked, and the
+	// newest number at that time.
 	deadAt map[*wal.Segment]uint64
 
 	omu    sync.RWMutex // glide:nonblocking
 	tree   *extent.Tree
 	base   *blockmap.Map
-	live   map[uint32]int64 // by segment number: bytes that the overlay points at
+	live   map[uint32]int64 // by segment number: bytes to which the overlay points
 	dirty  int64            // bytes in the overlay that are not zeros
-	oldest time.Time        // when the oldest unpublished write was made, zero if there is none
-	// zeroed is what was zeroed since the cut that is being folded; nil: there is
-	// none. Zeros are all alike, and those after the cut have to stay (see prune).
+	oldest time.Time        // time of the oldest unpublished write, zero if there is none
+	// zeroed is what was zeroed since the cut that is being folded; nil: no fold. One
+	// zero looks like another, and those made after the cut have to stay (see prune).
 	zeroed *extent.Tree
-	// changed is what was written since the last TakeChanges; nil while the
-	// volume's policy does not ship.
+	// changed is what was written since the last TakeChanges. It is nil if the volume's
+	// policy does not ship.
 	changed   *changes
-	changedAt atomic.Int64 // Env.Uptime of the oldest of it, nanoseconds; 0: none. Written under omu
-	changedN  atomic.Int64 // its bytes; written under omu
+	changedAt atomic.Int64 // Env.Uptime of its oldest write, nanoseconds; 0: none. Written under omu
+	changedN  atomic.Int64 // its bytes. Written under omu
 
 	size   atomic.Uint64
 	guard  readGuard
 	broken atomic.Pointer[brokenState]
 	repair sync.Mutex
-	// repaired counts repairs: what a cut says of the log before one is not what
-	// is on the disk after it.
+	// repaired counts repairs. After a repair, what an earlier cut says of the log no
+	// longer holds.
 	repaired atomic.Uint64
 	ahead    readAhead
 	damages  damages
@@ -153,8 +153,8 @@ type Volume struct {
 
 type brokenState struct{ err error }
 
-// Open opens the volume that the record describes, reading what its log holds.
-// force opens a damaged log up to the damage.
+// Open opens the volume of a record and reads the content of its log. force opens a
+// damaged log up to the damage.
 func Open(env Env, st State, force bool) (*Volume, error) {
 	if err := st.Validate(); err != nil {
 		return nil, err
@@ -199,7 +199,7 @@ func Open(env Env, st State, force bool) (*Volume, error) {
 	}
 	v.log = wal.NewLog(env.Log, wal.Identity(st.ID), rec.Last, v.attach)
 	if len(v.segs) != len(st.Segments) {
-		// The record must not name what is recycled now.
+		// The record must not name segments that are recycled now.
 		if err := v.Update(func(*State) {}); err != nil {
 			return v, v.keepNamed(sources)
 		}
@@ -208,8 +208,9 @@ func Open(env Env, st State, force bool) (*Volume, error) {
 	return v, nil
 }
 
-// keepNamed is for a disk that does not take the record: what the one on it names
-// stays as it is until the host starts again, and the volume is opened all the same.
+// keepNamed is for a disk that does not take the record. The segments that the record on
+// the disk names are kept until the next start of the host, and the volume is opened
+// anyway.
 func (v *Volume) keepNamed(sources []wal.Source) error {
 	used := map[*wal.Segment]bool{}
 	for _, h := range v.segs {
@@ -217,14 +218,14 @@ func (v *Volume) keepNamed(sources []wal.Source) error {
 	}
 	for _, s := range sources {
 		if used[s.Segment] {
-			s.Segment.Release() // held by the volume itself
+			s.Segment.Release() // the volume itself holds it
 		}
 	}
 	st := v.State()
 	return v.env.SaveSoon(&st)
 }
 
-// newVolume is a volume with an empty overlay and no log yet.
+// newVolume returns a volume with an empty overlay and no log.
 func newVolume(env Env, st State) (*Volume, error) {
 	base, err := blockmap.New(env.Pages, st.Root, st.RootBlocks)
 	if err != nil {
@@ -240,10 +241,10 @@ func newVolume(env Env, st State) (*Volume, error) {
 	return v, nil
 }
 
-// ID is the volume's identity.
+// ID returns the volume's identity.
 func (v *Volume) ID() ID { return v.id }
 
-// Size is the volume's size in bytes.
+// Size returns the volume's size in bytes.
 func (v *Volume) Size() uint64 { return v.size.Load() }
 
 // State returns a copy of the volume's record as it would be saved now.
@@ -272,7 +273,7 @@ func (v *Volume) stateLocked() State {
 			ref.First = h.seg.First()
 		}
 		if end := h.seg.End(); h.limit == 0 && !h.seg.Compacted() && h.seg.Begun() && end <= durable {
-			ref.Limit = end // rotated and synced: recovery checks that all of it is there
+			ref.Limit = end // rotated and synced: recovery checks that all of it exists
 		}
 		st.Segments[i] = ref
 	}
@@ -291,9 +292,9 @@ func (v *Volume) Update(change func(*State)) error {
 	return v.env.Save(&st)
 }
 
-// Change changes the volume's record when that is durable; if it cannot be made so,
-// nothing has changed. It is for what people ask for. What has happened already is
-// for Update, after which later saves say it even if the first one failed.
+// Change changes the volume's record after it was made durable; if that fails, nothing
+// has changed. It is for changes that a user asks for. Update is for changes that have
+// already happened: later saves include them even if the first one failed.
 func (v *Volume) Change(change func(*State)) error {
 	v.saveMu.Lock()
 	defer v.saveMu.Unlock()
@@ -309,14 +310,13 @@ func (v *Volume) Change(change func(*State)) error {
 	return nil
 }
 
-// attach makes a new segment part of the volume, durably, before anything is
-// written to it.
+// attach durably makes a new segment part of the volume before anything is written to it.
 func (v *Volume) attach(seg *wal.Segment) error {
 	v.saveMu.Lock()
 	defer v.saveMu.Unlock()
 	v.stMu.Lock()
 	v.segs = append(v.segs, held{seg: seg})
-	delete(v.deadAt, seg) // of an earlier use of the file
+	delete(v.deadAt, seg) // from an earlier use of the file
 	st := v.stateLocked()
 	v.stMu.Unlock()
 	var err error
@@ -338,12 +338,12 @@ func (v *Volume) attach(seg *wal.Segment) error {
 
 // Account is what a volume uses, in bytes.
 type Account struct {
-	Dirty int64 // acknowledged and not in the store; zeroed ranges count nothing
-	Log   int64 // log segments that the volume holds, shared ones included
-	// Oldest is when the oldest write that is not in the store was made, zero
-	// if there is none.
+	Dirty int64 // acknowledged and not in the store; zeroed ranges do not count
+	Log   int64 // log segments that the volume holds, including shared ones
+	// Oldest is the time of the oldest write that is not in the store, zero if there is
+	// none.
 	Oldest  time.Time
-	Extents int // pieces of the overlay
+	Extents int // extents of the overlay
 	// Open is the log segments to which more may be appended, bytes; they are in Log.
 	Open int64
 }
@@ -379,31 +379,31 @@ func (v *Volume) ShrinkLog() error {
 	return err
 }
 
-// DirtyBytes is Account's Dirty, cheaply.
+// DirtyBytes returns Account's Dirty at low cost.
 func (v *Volume) DirtyBytes() int64 {
 	v.omu.RLock()
 	defer v.omu.RUnlock()
 	return v.dirty
 }
 
-// Dirty tells whether anything was written that is not in the block map.
+// Dirty reports whether anything was written that is not in the block map.
 func (v *Volume) Dirty() bool {
 	v.omu.RLock()
 	defer v.omu.RUnlock()
 	return v.tree.Count() > 0
 }
 
-// Map is the published block map under the overlay.
+// Map returns the published block map under the overlay.
 func (v *Volume) Map() *blockmap.Map {
 	v.omu.RLock()
 	defer v.omu.RUnlock()
 	return v.base
 }
 
-// Fail makes every further request fail with the error. The first one counts.
+// Fail makes every later request fail with the error. The first call counts.
 func (v *Volume) Fail(err error) { v.broken.CompareAndSwap(nil, &brokenState{err}) }
 
-// Err is the error with which the volume failed, nil if it did not.
+// Err returns the error with which the volume failed, or nil.
 func (v *Volume) Err() error {
 	if b := v.broken.Load(); b != nil {
 		return b.err
@@ -411,16 +411,16 @@ func (v *Volume) Err() error {
 	return nil
 }
 
-// Close makes everything durable and gives up what the volume holds in memory;
-// the log's segments stay on the disk for the next Open. Further requests fail.
+// Close makes everything durable and frees the volume's memory. The log's segments stay
+// on the disk for the next Open. Later requests fail.
 func (v *Volume) Close() error {
 	v.foldMu.Lock()
 	defer v.foldMu.Unlock()
 	failed := v.Err()
 	var err error
 	if failed == nil {
-		// What the disk does not keep is written again here: once the log is
-		// closed, nobody knows any more that it is missing.
+		// What the disk did not keep is rewritten here: once the log is closed, it is not
+		// known any more what is missing.
 		err = v.Flush()
 	}
 	v.wmu.Lock()
@@ -428,13 +428,13 @@ func (v *Volume) Close() error {
 	err = errors.Join(err, v.log.Close())
 	v.wmu.Unlock()
 	if failed != nil {
-		err = nil // what could not be synced was reported when it failed
+		err = nil // a failed sync was reported when it happened
 	}
 	v.guard.wait()
 	return err
 }
 
-// Discard gives up the segments too, after Close: the volume is removed.
+// Discard releases the segments, after Close: the volume is no longer needed here.
 func (v *Volume) Discard() {
 	v.stMu.Lock()
 	segs := v.segs

@@ -12,16 +12,16 @@ import (
 	"github.com/paraglide/glide/internal/wal"
 )
 
-// WriteFrames writes frames[i][wal.HeaderSize:] at offs[i], in order; the room
-// in front of the bytes is overwritten. Each is one write: after a crash it is
-// there as a whole or not at all.
+// WriteFrames writes frames[i][wal.HeaderSize:] at offs[i], in order, and overwrites the
+// room in front of the bytes. Each frame is one write: after a crash it is there entirely
+// or not at all.
 func (v *Volume) WriteFrames(offs []uint64, frames [][]byte) error {
 	return v.WriteFramesIf(nil, offs, frames)
 }
 
-// WriteFramesIf is WriteFrames unless may, which is asked once nothing is left to
-// wait for, returns an error: a client that gave up may have sent the same again,
-// and more, by the time there is room.
+// WriteFramesIf is WriteFrames unless may returns an error. may is called when the write
+// has nothing left to wait for. By that time a client that gave up may have sent the same
+// write again, and others after it.
 func (v *Volume) WriteFramesIf(may func() error, offs []uint64, frames [][]byte) error {
 	if v.env.Throttle != nil {
 		n := 0
@@ -35,15 +35,15 @@ func (v *Volume) WriteFramesIf(may func() error, offs []uint64, frames [][]byte)
 	return v.whenRoom(func() error { return v.tryWrite(may, offs, frames) })
 }
 
-// WriteAt is WriteFrames for one write that has no room in front of it.
+// WriteAt is WriteFrames for one write without room in front of it.
 func (v *Volume) WriteAt(p []byte, off uint64) error {
 	frame := make([]byte, wal.HeaderSize+len(p))
 	copy(frame[wal.HeaderSize:], p)
 	return v.WriteFrames([]uint64{off}, [][]byte{frame})
 }
 
-// whenRoom tries a write again for as long as the host says that room will be
-// made. bounded: at a budget writers are slowed, they do not fail.
+// whenRoom retries a write as long as the host says that it can free space. bounded:
+// writers over a budget are slowed; they do not fail.
 func (v *Volume) whenRoom(try func() error) error {
 	var waited time.Duration
 	for {
@@ -73,7 +73,7 @@ func (v *Volume) tryWrite(may func() error, offs []uint64, frames [][]byte) erro
 	return err
 }
 
-// cover points the overlay at what was written.
+// cover points the overlay at new records.
 func (v *Volume) cover(written []wal.Written) {
 	if invariants.Enabled {
 		v.assertWritten(written)
@@ -88,14 +88,14 @@ func (v *Volume) cover(written []wal.Written) {
 	v.noteDirty()
 }
 
-// Drain returns when every write that was begun before the call, and was not
-// refused by its may, is made.
+// Drain waits until every write is complete that began before the call and that its may
+// did not refuse.
 func (v *Volume) Drain() {
 	v.wmu.Lock()
 	defer v.wmu.Unlock()
 }
 
-// mayChange tells whether a write may be made now. Under wmu.
+// mayChange returns an error if no write may be made now. Under wmu.
 func (v *Volume) mayChange(may func() error) error {
 	if err := v.Err(); err != nil || may == nil {
 		return err
@@ -112,7 +112,7 @@ func (v *Volume) apply(off, length uint64, pl extent.Place) {
 	}
 }
 
-// displaced takes overwritten bytes out of the accounts. Under omu.
+// displaced subtracts overwritten bytes from the accounts. Under omu.
 func (v *Volume) displaced(e extent.Extent) {
 	if e.Place != extent.Zero {
 		v.live[wal.NumberOf(e.Place)] -= int64(e.Len())
@@ -131,12 +131,11 @@ func (v *Volume) noteDirty() {
 
 // Zero makes a range read as zeros.
 //
-// zero-is-free: one record and one extent, whatever the range; nothing at all
-// when it reads as zeros already, so that a file system may discard a fresh
-// disk.
+// zero-is-free: one record and one extent, whatever the range. If the range already reads
+// as zeros, nothing at all, so that a file system may discard a fresh disk.
 func (v *Volume) Zero(off, length uint64) error { return v.ZeroIf(nil, off, length) }
 
-// ZeroIf is to Zero what WriteFramesIf is to WriteFrames.
+// ZeroIf is Zero with the may of WriteFramesIf.
 func (v *Volume) ZeroIf(may func() error, off, length uint64) error {
 	if length == 0 {
 		return nil
@@ -165,8 +164,8 @@ func (v *Volume) ZeroIf(may func() error, off, length uint64) error {
 	})
 }
 
-// isZero tells whether the overlay (or a map that is all holes) says already
-// that the range reads as zeros.
+// isZero reports whether the overlay, or a map without blocks, already says that the
+// range reads as zeros.
 func (v *Volume) isZero(off, length uint64) bool {
 	v.omu.RLock()
 	defer v.omu.RUnlock()
@@ -187,11 +186,11 @@ func (v *Volume) isZero(off, length uint64) bool {
 	return true
 }
 
-// Flush makes durable, on this host's disk, all that was acknowledged before
-// the call.
+// Flush makes everything durable on this host's disk that was acknowledged before the
+// call.
 func (v *Volume) Flush() error { return v.flushTo(v.log.Last()) }
 
-// flushTo makes durable every write through the one with the number.
+// flushTo makes every write through seq durable.
 func (v *Volume) flushTo(seq uint64) error {
 	if err := v.Err(); err != nil {
 		return err
@@ -203,17 +202,17 @@ func (v *Volume) flushTo(seq uint64) error {
 	return err
 }
 
-// ExtentKind says what Extents reports.
+// ExtentKind says what Extents flags.
 type ExtentKind int
 
 // Kinds of extents.
 const (
 	Allocation ExtentKind = iota // flagged: holes, which read as zeros
-	DirtyPages                   // flagged: what the block map does not hold yet
+	DirtyPages                   // flagged: ranges that the block map does not hold yet
 )
 
-// Extents calls fn for the maximal runs of one state in the range, in order and
-// without gaps.
+// Extents calls fn for the maximal runs of one state in the range, in order and without
+// gaps.
 func (v *Volume) Extents(ctx context.Context, kind ExtentKind, off, length uint64, fn func(length uint64, flagged bool) error) error {
 	if err := v.Err(); err != nil {
 		return err
@@ -264,7 +263,7 @@ func baseExtents(ctx context.Context, base *blockmap.Map, blockSize, from, to ui
 	})
 }
 
-// runs joins neighbours of one state.
+// runs joins neighbouring runs of one state.
 type runs struct {
 	fn      func(uint64, bool) error
 	length  uint64

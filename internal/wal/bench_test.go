@@ -30,8 +30,8 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
-// BenchmarkRead reads what was just written, as it is served to guests, and as it
-// is read to be copied: verified.
+// BenchmarkRead reads what was just written in two ways: as for a guest, and verified, as
+// for a copy.
 func BenchmarkRead(b *testing.B) {
 	for _, record := range []int{4 << 10, 1 << 20} {
 		for _, n := range []int{4 << 10, 128 << 10} {

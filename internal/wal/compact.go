@@ -8,8 +8,8 @@ import (
 	"github.com/paraglide/glide/internal/fault"
 )
 
-// Compactor writes what is live of old segments of one writer into new ones,
-// each record with the sequence number that it had.
+// Compactor copies the live parts of one writer's old segments into new ones. Each copied
+// record keeps its sequence number.
 type Compactor struct {
 	pool   *Pool
 	writer Identity
@@ -17,19 +17,19 @@ type Compactor struct {
 	done   []*Segment
 	seg    *Segment
 	recs   []Record
-	buf    []byte // not yet written, ends at pos
+	buf    []byte // not written yet; ends at pos
 	pos    uint32
 	index  uint32
 }
 
-// NewCompactor returns a compactor for segments of the given writer, of which about
-// so many bytes are live.
+// NewCompactor returns a compactor for segments of this writer with about live bytes to
+// copy.
 func (p *Pool) NewCompactor(writer Identity, live int64) *Compactor {
 	return &Compactor{pool: p, writer: writer, live: live}
 }
 
-// Add copies a live piece: body is the content of r (empty for a zero record),
-// whose Off and Len say what is live. It returns where the piece lies now.
+// Add copies a live range. body is its content (empty for a zero record); r.Off and r.Len
+// are the range. Add returns the new place.
 func (c *Compactor) Add(r Record, body []byte) (extent.Place, error) {
 	var flags uint32
 	if r.Zero {
@@ -113,8 +113,8 @@ func (c *Compactor) end() error {
 	return nil
 }
 
-// Finish makes all that was added durable and returns the segments, each held
-// once for the caller.
+// Finish makes everything that was added durable. It returns the segments, each held once
+// for the caller.
 func (c *Compactor) Finish() ([]*Segment, error) {
 	if c.seg != nil {
 		if err := c.end(); err != nil {
@@ -124,7 +124,7 @@ func (c *Compactor) Finish() ([]*Segment, error) {
 	return c.done, nil
 }
 
-// Abort gives up what was written.
+// Abort discards everything that was written.
 func (c *Compactor) Abort() {
 	if c.seg != nil {
 		c.seg.Release()
@@ -135,8 +135,8 @@ func (c *Compactor) Abort() {
 	c.seg, c.done = nil, nil
 }
 
-// ReadRecord returns the payload of a whole record, verified: what is copied
-// gets a checksum of its own, and must not be made good by that.
+// ReadRecord returns the payload of a whole record and verifies it. The copy gets a
+// checksum of its own, which must not hide damage.
 func (s *Segment) ReadRecord(r *Record, buf []byte) ([]byte, error) {
 	n := HeaderSize + int(r.payload())
 	if cap(buf) < n {

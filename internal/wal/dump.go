@@ -9,9 +9,9 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// Dump writes a segment file as text: its header and every record that is
-// whole. It reads the file as it is, also one that a daemon is writing. A spare
-// that was never used is all zeros.
+// Dump writes a segment file as text: its header and every whole record. It reads the
+// file as it is, even while a daemon writes to it. A spare that was never used is all
+// zeros.
 func Dump(w io.Writer, path string) error {
 	b, err := os.ReadFile(path)
 	if err != nil {

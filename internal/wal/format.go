@@ -11,8 +11,8 @@
 //	…           index: the record headers again (with the payloads of zero records), at a multiple of 4096
 //	last 4096   trailer
 //
-// Index and trailer are written when the segment is full (or its volume goes to
-// sleep); without a valid trailer the records are found by scanning.
+// Index and trailer are written when the segment is full or its volume goes to sleep.
+// Without a valid trailer, recovery finds the records by scanning.
 //
 // # Header
 //
@@ -26,8 +26,8 @@
 //	36  4  size of the file, bytes
 //	40  4  CRC32C of bytes 0 to 39
 //
-// Magic, version and checksum stay in place in every version: a damaged byte
-// must not look like a newer program's work, which stops the whole host.
+// Magic, version and checksum keep their places in every version: a damaged byte must not
+// look like the work of a newer program, which stops the whole host.
 //
 // # Record
 //
@@ -41,8 +41,8 @@
 //	       known durable when the record was written; all ones if that is more
 //	28  …  the bytes written; of a zero record, 8 bytes: the length of the range
 //
-// The header is as long as an NBD request's, so that a received request becomes
-// a record in place.
+// The header is as long as that of an NBD request, so that a received request becomes a
+// record in place.
 //
 // # Trailer
 //
@@ -59,15 +59,15 @@
 //	48  4  CRC32C of the index
 //	52  4  CRC32C of bytes 0 to 51
 //
-// In a log segment sequence numbers rise by one from record to record. A
-// compacted segment holds what was live of older segments of one writer, in any
-// order, with the numbers it had; several records may then share a number.
+// In a log segment, sequence numbers rise by one from record to record. A compacted
+// segment holds the live parts of older segments of one writer, in any order. They keep
+// their numbers, so several records may share a number.
 //
 // # Locks
 //
-// Log.mu (one append at a time; held over the pwrite, which copies into the
-// page cache) comes before Pool.mu. Log.syncMu only guards the group of waiting
-// flushes; no I/O is done under it.
+// Log.mu serializes appends. It is held over the pwrite, which copies into the page
+// cache, and comes before Pool.mu. Log.syncMu guards only the group of waiting flushes;
+// it is held over no I/O.
 package wal
 
 import (
@@ -110,7 +110,7 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// seedOf is the CRC that a record's checksum starts from.
+// seedOf returns the CRC from which a record's checksum starts.
 func seedOf(incarnation uint64) uint32 {
 	var b [8]byte
 	binary.LittleEndian.PutUint64(b[:], incarnation)
@@ -121,18 +121,18 @@ func seedOf(incarnation uint64) uint32 {
 type Record struct {
 	Seq     uint64
 	Off     uint64 // on the volume
-	Len     uint64 // bytes of the range, not of the payload
-	Durable uint64 // the log was known durable through this sequence number
-	Pos     uint32 // of the record in its segment
+	Len     uint64 // bytes of the range; a zero record's payload is shorter
+	Durable uint64 // when the record was written, the log was known durable through this number
+	Pos     uint32 // position of the record in its segment
 	Zero    bool   // the range reads as zeros
-	More    bool   // the write goes on in the record with the next number
+	More    bool   // the write continues in the record with the next number
 	Cont    bool   // the write began in an earlier record
 }
 
-// size is the space that a record with the given payload length takes.
+// size returns the space that a record with this payload length takes.
 func size(payload uint32) uint32 { return (HeaderSize + payload + 3) &^ 3 }
 
-// payload is the length of the record's payload in its segment.
+// payload returns the length of the record's payload in its segment.
 func (r *Record) payload() uint32 {
 	if r.Zero {
 		return zeroPayload
@@ -140,7 +140,7 @@ func (r *Record) payload() uint32 {
 	return uint32(r.Len)
 }
 
-// putHeader fills h, all but the checksum.
+// putHeader fills h except for the checksum.
 func putHeader(h []byte, length, flags uint32, off, seq, durable uint64) {
 	behind := seq - durable
 	if behind > farBehind {
@@ -152,14 +152,14 @@ func putHeader(h []byte, length, flags uint32, off, seq, durable uint64) {
 	binary.LittleEndian.PutUint32(h[24:], uint32(behind))
 }
 
-// sign writes the checksum of a record that lies in one piece.
+// sign writes the checksum of a record that is contiguous in memory.
 func sign(rec []byte, seed uint32) {
 	binary.LittleEndian.PutUint32(rec, crc32.Update(seed, castagnoli, rec[4:]))
 }
 
-// parseHeader decodes a record header without its checksum; ok is false when no
-// record can look like that in a segment with room for limit bytes of payload.
-// The length of a zero record's range is in its payload.
+// parseHeader decodes a record header and does not check its checksum. ok is false if no
+// valid record has such a header in a segment with room for limit bytes of payload. The
+// length of a zero record's range is in its payload.
 func parseHeader(h []byte, limit uint32) (r Record, ok bool) {
 	word := binary.LittleEndian.Uint32(h[4:])
 	length := word & lengthMask
@@ -274,8 +274,8 @@ func (t *trailer) encode() []byte {
 	return b
 }
 
-// decodeTrailer reports ok only for a trailer of this incarnation that fits a
-// segment of the given size.
+// decodeTrailer decodes a trailer. ok is true only if it belongs to this incarnation and
+// fits a segment of this size.
 func decodeTrailer(b []byte, incarnation uint64, segment uint32) (t trailer, ok bool) {
 	if len(b) < footerUsed || string(b[:4]) != magicFooter ||
 		binary.LittleEndian.Uint16(b[4:]) != formatNow ||

@@ -11,8 +11,8 @@ import (
 	"github.com/paraglide/glide/internal/fuzztest"
 )
 
-// FuzzIndex gives recovery an index and a trailer whose checksums are right,
-// whatever they say.
+// FuzzIndex gives recovery an index and a trailer with arbitrary content and valid
+// checksums.
 func FuzzIndex(f *testing.F) {
 	good := trailer{end: 2 * pageSize, indexPos: 2 * pageSize, records: 2, firstSeq: 1, lastSeq: 2}
 	recs := encodeIndex([]Record{{Seq: 1, Off: 0, Len: 1000, Pos: pageSize}, {Seq: 2, Off: 1 << 40, Len: 1 << 50, Zero: true}})
@@ -56,7 +56,8 @@ func FuzzIndex(f *testing.F) {
 	})
 }
 
-// FuzzHeader gives the decoder of a segment's first page anything, and anything signed.
+// FuzzHeader decodes arbitrary first pages of segments, with and without a valid
+// checksum.
 func FuzzHeader(f *testing.F) {
 	h := header{kind: kindLog, incarnation: 5, number: 1, size: minSegment}
 	f.Add(h.encode()[:headerUsed], true)

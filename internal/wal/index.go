@@ -5,13 +5,13 @@ import (
 	"hash/crc32"
 )
 
-// fullSegment is what finish needs of a segment that has just become full.
+// fullSegment is what finish needs to know of a segment that has just become full.
 type fullSegment struct {
 	index []byte // the headers of its records
 	end   uint32 // where they end
 }
 
-// finish writes index and trailer of a full segment that has been synced.
+// finish writes the index and the trailer of a full segment after it was synced.
 func (s *Segment) finish() error {
 	f := s.full
 	s.full = fullSegment{}
@@ -21,7 +21,7 @@ func (s *Segment) finish() error {
 	return s.writeIndex(f.index, f.end)
 }
 
-// writeIndex writes an index, and the trailer that makes it count.
+// writeIndex writes an index, and the trailer that makes it valid.
 func (s *Segment) writeIndex(index []byte, end uint32) error {
 	t := trailer{
 		incarnation: s.incarnation, end: end, indexPos: pageUp(end), indexLen: uint32(len(index)),

@@ -15,61 +15,61 @@ import (
 	"github.com/paraglide/glide/internal/invariants"
 )
 
-// Written tells where a piece of an append lies now.
+// Written says where a part of an append lies now.
 type Written struct {
 	Off, Len uint64 // on the volume
 	Place    extent.Place
 }
 
-// Log is the appending end of one volume's log. Appends are made one at a time
-// by the volume; Sync may be called by many at once.
+// Log is the appending end of one volume's log. The volume makes one append at a time;
+// Sync may be called concurrently.
 //
-// Invariants: durable <= last; every record of unsynced segments and of the
-// current one with a number <= durable is on the disk.
+// Invariants: durable <= last. In the unsynced segments and the current one, every record
+// with a number <= durable is on the disk.
 type Log struct {
 	pool   *Pool
 	writer Identity
-	// attach makes it durable in the volume's metadata that the segment is part
-	// of its log; it is called before the first record goes there.
+	// attach durably adds the segment to the volume's log, in its metadata. It is called
+	// before the first record is written there.
 	//
 	// glide:blocks
 	attach func(*Segment) error
 
 	mu       sync.Mutex // appends, rotation
 	cur      *Segment
-	pos      uint32     // where the next record goes
-	index    []byte     // the current segment's index, queued records included
-	indexed  int        // its length without those
-	seq      uint64     // newest number given out
+	pos      uint32     // position of the next record
+	index    []byte     // index of the current segment, including queued records
+	indexed  int        // length of index without queued records
+	seq      uint64     // newest number given to a record
 	wrote    uint64     // newest number in a file; less than seq while records are queued
-	ends     uint64     // newest number that ends a write, queued ones included
-	whole    uint64     // the same in a file
+	ends     uint64     // newest number that ends a write, including queued ones
+	whole    uint64     // newest number that ends a write and is in a file
 	torn     error      // see ErrTorn
-	unsynced []*Segment // rotated, and not synced since
+	unsynced []*Segment // rotated segments that have not been synced since
 	iov      []unix.Iovec
 	queued   uint32 // bytes in iov
-	heads    []byte // headers that have no room in front of their payload
+	heads    []byte // headers of payloads without room in front of them
 	written  []Written
 	taken    uint64        // bytes of the segments since the log is not idle any more
 	need     uint64        // what the next segment must have room for
-	reserved []*Segment    // made ready, and used in this order
-	next     chan prepared // a segment made ready ahead of need, behind those
+	reserved []*Segment    // segments prepared for a long write, used in this order
+	next     chan prepared // a segment prepared in advance, used after those
 
-	// last is the newest number that was appended as a whole: it is never in the
-	// middle of a write of several records, and so neither is durable.
+	// last is the newest number that ends a write whose records were all appended. So
+	// neither last nor durable is ever in the middle of a write of several records.
 	last atomic.Uint64
 
 	syncMu  sync.Mutex // glide:nonblocking
 	synced  sync.Cond
 	syncing bool
-	failed  error         // a sync failed, and Rewrite has not made up for it
+	failed  error         // a sync failed, and Rewrite has not repaired it
 	durable atomic.Uint64 // written under syncMu
 
-	indexing sync.WaitGroup // segments that get their index in the background
+	indexing sync.WaitGroup // segments whose index is written in the background
 }
 
-// NewLog returns a log that goes on after sequence number last, all of it
-// durable. attach is described at Log.
+// NewLog returns a log that continues after sequence number last. Everything through last
+// is durable. For attach see Log.
 func NewLog(p *Pool, writer Identity, last uint64, attach func(*Segment) error) *Log {
 	l := &Log{pool: p, writer: writer, attach: attach, seq: last, wrote: last, ends: last, whole: last}
 	l.synced.L = &l.syncMu
@@ -78,25 +78,26 @@ func NewLog(p *Pool, writer Identity, last uint64, attach func(*Segment) error) 
 	return l
 }
 
-// Last is the newest appended sequence number, Durable the newest known to be
-// on the disk with all before it.
+// Last returns the newest appended sequence number. Durable returns the number through
+// which everything is known to be on the disk.
 func (l *Log) Last() uint64    { return l.last.Load() }
 func (l *Log) Durable() uint64 { return l.durable.Load() }
 
 const maxIov = 512
 
-// maxParts is more than how many records of one write there are in a segment.
+// maxParts exceeds the number of records of one write in a segment.
 const maxParts = 6
 
-// ErrTorn marks the error of a log in whose files a part of a write is, and the
-// rest could not be written. Nothing can follow it: it would look like a whole one
-// to whom the segment with the rest is gone, or cleaned. Recovery drops it from the end.
+// ErrTorn marks the error of a log that has a part of a write in its files and could not
+// write the rest. Nothing may follow that part: if the segment with the missing rest were
+// later gone or cleaned, the write would look whole. Recovery drops it from the end of
+// the log.
 var ErrTorn = errors.New("a part of a write is in the log, and the rest cannot be written")
 
-// Append logs one write for each frame: frames[i][HeaderSize:] at offs[i]. The
-// room in front of the payload is overwritten with the record's header. What it
-// returns is valid until the next call. On an error the pieces returned were written, the others
-// not; they are those of whole writes.
+// Append logs one write per frame: frames[i][HeaderSize:] at offs[i]. It overwrites the
+// room in front of the payload with the record's header. The result is valid until the
+// next call. On an error, the result names the whole writes that were written; the others
+// were not.
 func (l *Log) Append(offs []uint64, frames [][]byte) ([]Written, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -137,8 +138,8 @@ func (l *Log) begin() {
 	l.queued = 0
 }
 
-// add queues the record of one write, or of its parts where the write is long
-// compared with a segment: recovery takes all of them or none.
+// add queues the record of one write. If the write is long compared with a segment, add
+// splits it into several records; recovery takes all of them or none.
 func (l *Log) add(off uint64, frame []byte) error {
 	head, body := frame[:HeaderSize], frame[HeaderSize:]
 	longest := int(l.pool.opts.SegmentBytes / 4)
@@ -179,9 +180,9 @@ func (l *Log) expect(length int) {
 	}
 }
 
-// roomForAll makes sure that nothing but the writing itself can fail once some
-// records of a long write are in a file: the segments that it needs are there, and
-// what goes to one of them goes there at once.
+// roomForAll makes sure that once some records of a long write are in a file, only the
+// writing itself can fail. It prepares all segments that the write needs. Each record
+// then goes to its segment at once.
 func (l *Log) roomForAll(length, longest int) error {
 	if len(l.iov)+maxParts*4 > maxIov {
 		if err := l.write(); err != nil {
@@ -211,7 +212,7 @@ func (l *Log) roomForAll(length, longest int) error {
 	return l.reserve(more)
 }
 
-// spareHead returns room for a header; queued ones must not move.
+// spareHead returns memory for a header. Queued headers must not move.
 func (l *Log) spareHead() []byte {
 	if len(l.heads)+HeaderSize > cap(l.heads) {
 		l.heads = make([]byte, 0, 64*HeaderSize)
@@ -221,7 +222,7 @@ func (l *Log) spareHead() []byte {
 	return l.heads[n:]
 }
 
-// record signs and queues a record for which there is room.
+// record signs and queues a record. There must be room for it.
 func (l *Log) record(head, body []byte, flags uint32, off uint64) {
 	l.seq++
 	putHeader(head, uint32(len(body)), flags, off, l.seq, l.durable.Load())
@@ -254,8 +255,8 @@ func (l *Log) record(head, body []byte, flags uint32, off uint64) {
 
 var zeroPage [pageSize]byte
 
-// queue adds bytes to the next write; bytes that follow the last ones in memory too
-// (a client's requests as they were received) extend them.
+// queue adds bytes to the next write. Bytes that follow the last ones in memory (requests
+// as a client sent them) extend the last entry.
 func (l *Log) queue(b []byte) {
 	l.queued += uint32(len(b))
 	if n := len(l.iov); n > 0 && l.cur.fd >= 0 {
@@ -268,8 +269,8 @@ func (l *Log) queue(b []byte) {
 	l.iov = append(l.iov, unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))})
 }
 
-// room makes sure that a record fits behind what is queued, writing the queue
-// and taking another segment if need be.
+// room makes sure that a record fits after the queued ones. If needed, it writes the
+// queue and takes another segment.
 func (l *Log) room(payload uint32, zero bool) error {
 	index := uint32(len(l.index)) + HeaderSize
 	if zero {
@@ -287,7 +288,7 @@ func (l *Log) room(payload uint32, zero bool) error {
 	return l.rotate(capacity(pageSize+size(payload), HeaderSize+zeroPayload))
 }
 
-// flushQueue writes what is queued and returns the pieces that were written.
+// flushQueue writes the queue and returns the parts that were written.
 func (l *Log) flushQueue(err error) ([]Written, error) {
 	if werr := l.write(); werr != nil {
 		err = werr
@@ -301,9 +302,9 @@ func (l *Log) flushQueue(err error) ([]Written, error) {
 	return l.written, err
 }
 
-// write puts the queue at the end of the segment and fills the rest of its last
-// page with zeros, so that the file system never has to read a page before it
-// changes it; the next append overwrites them.
+// write writes the queue to the end of the segment. It fills the rest of the last page
+// with zeros, so that the file system never has to read a page before it changes it. The
+// next append overwrites these zeros.
 func (l *Log) write() error {
 	if l.queued == 0 {
 		return nil
@@ -313,8 +314,8 @@ func (l *Log) write() error {
 		l.iov = append(l.iov, unix.Iovec{Base: &zeroPage[0], Len: uint64(pad)})
 	}
 	if err := l.cur.writev(l.iov, l.pos); err != nil {
-		// Numbers and places of the queue were not given out: the next append
-		// uses them again, over whatever reached the file.
+		// The numbers and places of the queue are free again: the next append uses them,
+		// over anything that reached the file.
 		l.dropQueue()
 		return err
 	}
@@ -335,16 +336,16 @@ func (l *Log) write() error {
 	return nil
 }
 
-// Long writes are handed to the disk while more of them come, a stretch at a
-// time: a log, unlike a file, is never overwritten in memory, so nothing is
-// written twice by that, and the flush that follows finds less left to do.
+// Writeback of long writes starts while more of them arrive, one stretch at a time.
+// Unlike a file, a log is never overwritten in memory, so this writes nothing twice, and
+// the next flush has less left to do.
 const (
 	behindBytes  = 8 << 20
-	behindRecord = 64 << 10 // bytes in one append that count as long
+	behindRecord = 64 << 10 // an append of at least this many bytes counts as long
 )
 
-// writeBehind starts writing a stretch that has become full. end is where the
-// records end now.
+// writeBehind starts the writeback of a stretch that has become full. end is the current
+// end of the records.
 func (l *Log) writeBehind(end uint32) {
 	if l.queued < behindRecord || l.pos/behindBytes == end/behindBytes || l.cur.fd < 0 || len(l.iov) > 16 {
 		return
@@ -352,13 +353,13 @@ func (l *Log) writeBehind(end uint32) {
 	s, to := l.cur, end/behindBytes*behindBytes
 	s.Hold()
 	go func() {
-		// Only a start: errors show in the sync.
+		// This only starts writeback: errors show in the sync.
 		_ = unix.SyncFileRange(s.fd, int64(to-behindBytes), behindBytes, unix.SYNC_FILE_RANGE_WRITE)
 		s.Release()
 	}()
 }
 
-// dropQueue takes back the numbers and pieces of records that were not written.
+// dropQueue discards the records that were not written, with their numbers and places.
 func (l *Log) dropQueue() {
 	l.seq, l.ends, l.index = l.wrote, l.whole, l.index[:l.indexed]
 	for n := len(l.written); n > 0; n-- {

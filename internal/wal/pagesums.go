@@ -5,42 +5,43 @@ import (
 	"sync/atomic"
 )
 
-// Bytes rot under a running program too, and a record's checksum alone is no
-// help to a read of a page in the middle of it. So a segment's records are kept
-// in memory as pieces of a page, each with what the record's checksum had become
-// at its end: that is computed anyway when the record is written. Every read of
-// the log, for whomever, reads whole pieces and goes from the sum before the
-// first one to the sum behind the last one.
+// Bytes can rot while the program runs, and a record's checksum alone does not help a
+// read of a page in the middle of the record. So the records of a segment are kept in
+// memory as pieces of at most a page. Each piece has the value that the record's checksum
+// had reached at the piece's end; it is computed anyway when the record is written. Every
+// read of the log reads whole pieces, and computes from the sum before the first piece to
+// the sum after the last.
 //
-// A piece is 12 bytes: 3 MiB for a GiB of log.
+// A piece takes 12 bytes: 3 MiB per GiB of log.
 
-// pieceBytes is how much of the volume a piece holds, at most; pieces end at
-// multiples of it, as what guests read does.
+// pieceBytes is the maximum length of a piece on the volume. Pieces end at multiples of
+// it, because guests' reads do.
 const pieceBytes = 4096
 
-// pageSum is a part of a record. The first one of each begins with the header.
+// pageSum is a piece of a record. The first piece of a record begins with its header.
 type pageSum struct {
-	at    uint32 // in the file
-	sum   uint32 // the checksum of the record through the piece's end
-	n     uint16 // bytes
+	at    uint32 // position in the file
+	sum   uint32 // checksum of the record through the end of the piece
+	n     uint16 // length in bytes
 	first bool
 }
 
 func (p *pageSum) end() uint32 { return p.at + uint32(p.n) }
 
-// pageSums are those of a segment's records, in the order in which they lie. Of
-// zero records, which are not read, there are none. One goroutine at a time adds
-// to them; what n counts does not change.
+// pageSums are the pieces of a segment's records, in the order of their positions. Zero
+// records have none, because they are not read. One goroutine at a time adds pieces. The
+// first n of them do not change.
 type pageSums struct {
 	all    []pageSum
 	n      atomic.Int32
-	queued int32 // behind n, of records that are not written yet
+	queued int32 // number of pieces after n, for records that are not written yet
 }
 
-// leastSums is the room to begin with: a page.
+// leastSums is the initial capacity: a page of memory.
 const leastSums = 340
 
-// room returns the list with room for one more; readers of the old one are not disturbed.
+// room returns the list with capacity for one more piece. Readers of the old list are not
+// disturbed.
 func (s *Segment) room() *pageSums {
 	l := s.sums.Load()
 	if l == nil {
@@ -58,14 +59,14 @@ func (s *Segment) room() *pageSums {
 	return l
 }
 
-// queuePiece notes a piece of a record that is not written yet.
+// queuePiece adds a piece of a record that is not written yet.
 func (s *Segment) queuePiece(p pageSum) {
 	l := s.room()
 	l.all[l.n.Load()+l.queued] = p
 	l.queued++
 }
 
-// keepSums makes those count that are queued, dropSums forgets them.
+// keepSums makes the queued pieces valid. dropSums discards them.
 func (s *Segment) keepSums() {
 	if l := s.sums.Load(); l != nil {
 		l.n.Add(l.queued)
@@ -79,7 +80,7 @@ func (s *Segment) dropSums() {
 	}
 }
 
-// trimSums gives back the room for more, once no more will come.
+// trimSums frees the spare capacity once no more pieces will come.
 func (s *Segment) trimSums() {
 	l := s.sums.Load()
 	if l == nil {
@@ -92,8 +93,8 @@ func (s *Segment) trimSums() {
 	s.sums.Store(less)
 }
 
-// sum is the checksum of the record of a write at pos in the segment, whose
-// pieces are queued.
+// sum computes the checksum of the record of a write at pos in the segment, and queues
+// its pieces.
 func (s *Segment) sum(pos uint32, off uint64, head, body []byte) uint32 {
 	crc := crc32.Update(s.seed, castagnoli, head[4:HeaderSize])
 	at, n := pos, HeaderSize
@@ -108,7 +109,7 @@ func (s *Segment) sum(pos uint32, off uint64, head, body []byte) uint32 {
 	return crc
 }
 
-// layout queues the pieces of a record found in a segment, without their sums.
+// layout queues the pieces of a record that was found in a segment, without sums.
 func (s *Segment) layout(r *Record) {
 	if r.Zero {
 		return
@@ -123,7 +124,7 @@ func (s *Segment) layout(r *Record) {
 	}
 }
 
-// find is the index of the piece that has the byte at pos, which belongs to a record.
+// find returns the index of the piece that contains pos, which must lie in a record.
 func (l *pageSums) find(pos uint32) int {
 	lo, hi := 0, int(l.n.Load()) // all[lo].at <= pos, all[hi].at > pos
 	for hi-lo > 1 {
@@ -137,17 +138,16 @@ func (l *pageSums) find(pos uint32) int {
 	return lo
 }
 
-// span is how a stretch of one record is verified: the bytes that belong to its
-// first piece and lie before it, and to its last piece and lie behind it, are
-// read too.
+// span says how to verify a range of one record. Verification also reads the bytes of the
+// first piece before the range, and those of the last piece after it.
 type span struct {
-	from, to uint32 // of the pieces, in the file
-	before   uint32 // the checksum before the first one
-	want     uint32 // and behind the last one
-	skip     int    // bytes at from that are the checksum itself
+	from, to uint32 // range of the pieces in the file
+	before   uint32 // checksum before the first piece
+	want     uint32 // checksum after the last piece
+	skip     int    // bytes at from that are the stored checksum itself
 }
 
-// span is that of [pos, pos+n) in the file; ok is false if the segment has no
+// span returns the span of [pos, pos+n) in the file. ok is false if the segment has no
 // such record.
 func (s *Segment) span(pos, n uint32) (sp span, ok bool) {
 	l := s.sums.Load()
@@ -171,7 +171,7 @@ func (s *Segment) span(pos, n uint32) (sp span, ok bool) {
 	return sp, pos >= sp.from
 }
 
-// matches tells whether what was read is what was written.
+// matches reports whether the bytes that were read are those that were written.
 func (sp *span) matches(head, body, tail []byte) bool {
 	crc := sp.before
 	if len(head) > 0 {

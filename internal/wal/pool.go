@@ -25,35 +25,35 @@ type Options struct {
 	Dir string // must exist
 	// SegmentBytes is the size of a busy volume's segments; 0 means 64 MiB.
 	SegmentBytes uint32
-	// FirstBytes is the size of a volume's first segment, which is SegmentBytes over a
-	// power of two; the next ones are as long as all before them together, up to
-	// SegmentBytes. 0 means SegmentBytes: all have one size.
+	// FirstBytes is the size of a volume's first segment. It is SegmentBytes divided by a
+	// power of two. Each later segment is as long as all before it together, up to
+	// SegmentBytes. 0 means SegmentBytes: all segments have one size.
 	FirstBytes uint32
-	// Limit bounds the bytes of all segments together; 0 means none.
+	// Limit bounds the total size of all segments in bytes; 0 means no limit.
 	Limit int64
-	// Spares is how many zeroed segments of SegmentBytes are kept ready by a background
-	// goroutine, and as many bytes of first ones, up to firstSpares; 0 means that none
-	// are and a segment is made when it is needed.
+	// Spares is how many zeroed segments of SegmentBytes a background goroutine keeps
+	// ready. It also keeps as many bytes of first segments, but at most firstSpares of
+	// them. With 0, segments are created when they are needed.
 	Spares int
-	// Reserve is how many spares only cleaning may take, so that it can make
-	// room on a full disk.
+	// Reserve is how many of the spares only cleaning may take, so that it can free space
+	// on a full disk.
 	Reserve int
-	// Pace is called between the pieces of a spare that is being zeroed in the
-	// background, to leave the disk to others; nil: not at all.
+	// Pace is called between the parts of a spare that is zeroed in the background, to
+	// leave disk bandwidth to others; nil: no pause.
 	//
 	// glide:blocks
 	Pace func()
-	// Rand returns random numbers for incarnations.
+	// Rand returns random numbers, for incarnations.
 	Rand func() uint64
 }
 
-// Stats count what the pool's logs did since the start.
+// Stats are counters since the start.
 type Stats struct {
 	Syncs   atomic.Uint64 // fdatasync calls
 	Bytes   atomic.Uint64 // appended by guests, headers included
 	Cleaned atomic.Uint64 // copied by cleaning
 	Reused  atomic.Uint64 // segments recycled
-	Damaged atomic.Uint64 // times that bytes did not match their checksum
+	Damaged atomic.Uint64 // how often bytes did not match their checksum
 }
 
 // Pool owns the segment files of one host. It may be used concurrently.
@@ -62,25 +62,25 @@ type Pool struct {
 	dir   vfs.File
 	Stats Stats
 
-	// table holds every open segment by number. It is replaced, never changed,
-	// under mu; readers of places load it without a lock.
+	// table holds every open segment by number. It is replaced under mu and never
+	// changed. Readers of places load it without a lock.
 	table atomic.Pointer[[]*Segment]
 
 	mu      sync.Mutex            // glide:nonblocking
-	found   map[*Segment]index    // of segments read at start, dropped by Settle
+	found   map[*Segment]index    // of segments read at the start; Settle drops it
 	spares  map[uint32][]*Segment // by size
 	files   int64                 // bytes of all segments
 	spare   int64                 // bytes of spares
 	closed  bool
-	settled bool          // volumes have claimed what they need
+	settled bool          // volumes have claimed the segments that they need
 	stop    chan struct{} // closed by Close
 	fill    chan struct{}
-	doubted chan *Segment  // held; to be verified
+	doubted chan *Segment  // held segments that are to be verified
 	filled  sync.WaitGroup // background goroutines
 }
 
-// Open finds the segments in opts.Dir. They stay unclaimed until Claim; Settle
-// makes spares of those that nobody claimed.
+// Open finds the segments in opts.Dir. They stay unclaimed until Claim. Settle turns
+// those that nobody claimed into spares.
 func Open(opts Options) (*Pool, error) {
 	if opts.FS == nil {
 		opts.FS = vfs.Default
@@ -136,8 +136,8 @@ func (p *Pool) find() error {
 	return nil
 }
 
-// openSegment opens a file found at start. A header that is not valid leaves
-// the segment without an incarnation, so that no Claim can match it.
+// openSegment opens a file found at the start. If its header is not valid, the segment
+// gets no incarnation, so that no Claim can match it.
 func (p *Pool) openSegment(n uint32) (*Segment, error) {
 	s := &Segment{pool: p, number: n, fd: -1}
 	f, err := p.opts.FS.OpenReadWrite(p.path(n), vfs.WriteCategoryUnspecified)
@@ -158,7 +158,7 @@ func (p *Pool) openSegment(n uint32) (*Segment, error) {
 		return nil, fmt.Errorf("%s: %w", s.name(), err)
 	case err == nil && h.number == n && h.size == s.size && h.kind != kindSpare:
 		s.use(h.kind, h.incarnation, h.writer)
-		s.strays.Store(1) // all of it is on the disk, and nothing was verified
+		s.strays.Store(1) // all of it is on the disk, and nothing is verified yet
 	}
 	return s, nil
 }
@@ -180,7 +180,7 @@ func (s *Segment) use(kind byte, incarnation uint64, writer Identity) {
 	s.seed = seedOf(incarnation)
 }
 
-// enter puts the segment into the table.
+// enter adds the segment to the table.
 func (p *Pool) enter(s *Segment) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -192,8 +192,9 @@ func (p *Pool) enter(s *Segment) {
 	p.files += int64(s.size)
 }
 
-// Claim returns the segment that metadata refers to, held once more. One that
-// is missing or has another incarnation is corruption: its content was acknowledged.
+// Claim returns the segment that metadata refers to, with one more hold. If the segment
+// is missing or has another incarnation, that is corruption, because its content was
+// acknowledged.
 func (p *Pool) Claim(r Ref) (*Segment, error) {
 	table := *p.table.Load()
 	if int(r.Number) >= len(table) || table[r.Number] == nil {
@@ -207,7 +208,7 @@ func (p *Pool) Claim(r Ref) (*Segment, error) {
 	return s, nil
 }
 
-// Settle is called when every volume has claimed what it needs: the other
+// Settle is called when every volume has claimed the segments that it needs. The other
 // segments become spares or are removed, and background work begins.
 func (p *Pool) Settle() {
 	p.mu.Lock()
@@ -228,8 +229,8 @@ func (p *Pool) Settle() {
 	}
 }
 
-// sizeFor is the size of the shortest segment that has room for so many bytes of
-// records and index, SegmentBytes at most.
+// sizeFor returns the size of the shortest segment with room for this many bytes of
+// records and index, but at most SegmentBytes.
 func (p *Pool) sizeFor(bytes uint64) uint32 {
 	size := p.opts.FirstBytes
 	for size < p.opts.SegmentBytes && uint64(size) < bytes+2*pageSize {
@@ -238,7 +239,8 @@ func (p *Pool) sizeFor(bytes uint64) uint32 {
 	return size
 }
 
-// take returns a segment of a size, held once, with a durable header for the writer.
+// take returns a segment of this size with one hold and a durable header that names the
+// writer.
 func (p *Pool) take(kind byte, writer Identity, size uint32) (*Segment, error) {
 	s, err := p.takeSpare(kind, size)
 	if err != nil {
@@ -262,12 +264,12 @@ func (p *Pool) take(kind byte, writer Identity, size uint32) (*Segment, error) {
 	return s, nil
 }
 
-// cleaningExtra is how far cleaning may go over the limit, in segments: it
-// needs room before it makes room.
+// cleaningExtra is by how many segments cleaning may exceed the limit: it needs space
+// before it frees space.
 const cleaningExtra = 2
 
-// takeSpare pops a spare segment or makes one. Small ones are written with zeros at
-// once, which takes less time than their syncs.
+// takeSpare takes a spare segment, or creates one. Small ones are zeroed at once, which
+// takes less time than their syncs.
 func (p *Pool) takeSpare(kind byte, size uint32) (*Segment, error) {
 	reserve, extra := 0, 0
 	if size == p.opts.SegmentBytes {
@@ -281,7 +283,7 @@ func (p *Pool) takeSpare(kind byte, size uint32) (*Segment, error) {
 	}
 	s, err := p.create(size, size <= zeroedAtOnce && size < p.opts.SegmentBytes, extra)
 	if errs.KindOf(err) == errs.NoSpace && kind == kindCompacted && size < p.opts.SegmentBytes {
-		// The disk is full: the long segment that is kept for cleaning will do.
+		// The disk is full: the long segment that is reserved for cleaning will do.
 		if s := p.popSpare(p.opts.SegmentBytes, 0); s != nil {
 			return s, nil
 		}
@@ -289,10 +291,11 @@ func (p *Pool) takeSpare(kind byte, size uint32) (*Segment, error) {
 	return s, err
 }
 
-// zeroedAtOnce bounds the segments that are zeroed by whoever needs one, bytes.
+// zeroedAtOnce is the largest segment that is zeroed by the caller that needs it, in
+// bytes.
 const zeroedAtOnce = 4 << 20
 
-// popSpare takes a spare of a size, nil unless there are more than reserve.
+// popSpare takes a spare of this size. It returns nil unless there are more than reserve.
 func (p *Pool) popSpare(size uint32, reserve int) *Segment {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -308,14 +311,14 @@ func (p *Pool) popSpare(size uint32, reserve int) *Segment {
 	return s
 }
 
-// pushSpare keeps a spare. Under mu.
+// pushSpare adds a spare. Under mu.
 func (p *Pool) pushSpare(s *Segment) {
 	p.spares[s.size] = append(p.spares[s.size], s)
 	p.spare += int64(s.size)
 }
 
-// create makes a segment file; with zeros written through, so that later syncs
-// need not touch the file system's metadata, or only reserved.
+// create creates a segment file. zeroed writes it full of zeros, so that later syncs need
+// not change the file system's metadata; otherwise the space is only reserved.
 func (p *Pool) create(size uint32, zeroed bool, extra int) (*Segment, error) {
 	n, err := p.reserve(size, extra)
 	if err != nil {
@@ -359,8 +362,8 @@ func (s *Segment) allocate(zeroed bool) error {
 	return s.pool.dir.Sync()
 }
 
-// zero writes the segment full of zeros, a piece at a time, each of them synced:
-// a guest's sync meanwhile waits for one piece, not for all.
+// zero fills the segment with zeros and syncs after each part, so that a guest's sync
+// waits for one part at most.
 func (s *Segment) zero() error {
 	zeros := make([]byte, min(windowSize, s.size))
 	for pos := uint32(0); pos < s.size; pos += uint32(len(zeros)) {
@@ -377,7 +380,7 @@ func (s *Segment) zero() error {
 	return nil
 }
 
-// reserve counts a new file and picks the lowest free number.
+// reserve counts a new file and returns the lowest free number.
 func (p *Pool) reserve(size uint32, extra int) (uint32, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -394,7 +397,7 @@ func (p *Pool) reserve(size uint32, extra int) (uint32, error) {
 	}
 	table := make([]*Segment, max(len(old), n+1))
 	copy(table, old)
-	table[n] = &Segment{pool: p, number: uint32(n), fd: -1} // nobody refers to it yet
+	table[n] = &Segment{pool: p, number: uint32(n), fd: -1} // nothing refers to it yet
 	p.table.Store(&table)
 	p.files += int64(size)
 	return uint32(n), nil
@@ -409,8 +412,7 @@ func (p *Pool) unreserve(n, size uint32) {
 	p.files -= int64(size)
 }
 
-// Bounds on the spares that recycling keeps instead of giving them back to the disk,
-// of each size.
+// How many spares of each size recycling keeps; the others are returned to the disk.
 const (
 	keptSpares  = 16 // of SegmentBytes, and of FirstBytes
 	keptBetween = 2  // of each other size
@@ -419,7 +421,7 @@ const (
 // firstSpares is how many first segments are kept ready.
 const firstSpares = 8
 
-// keeps is how many spares of a size recycling keeps.
+// keeps returns how many spares of this size recycling keeps.
 func (p *Pool) keeps(size uint32) int {
 	switch {
 	case size == p.opts.SegmentBytes:
@@ -432,12 +434,12 @@ func (p *Pool) keeps(size uint32) int {
 	return 0
 }
 
-// recycle makes a spare of a segment that nobody holds, or removes it.
+// recycle turns a segment without holders into a spare, or removes it.
 func (p *Pool) recycle(s *Segment) {
 	p.mu.Lock()
 	if !p.settled {
 		p.mu.Unlock()
-		return // another volume may claim it yet
+		return // another volume may still claim it
 	}
 	s.sums.Store(nil)
 	s.unchecked.Store(nil)
@@ -448,7 +450,7 @@ func (p *Pool) recycle(s *Segment) {
 		return
 	}
 	p.mu.Unlock()
-	// The name goes first: a crash in between leaves a file that nobody claims.
+	// The name goes first: after a crash in between, nobody claims the file.
 	_ = p.opts.FS.Remove(s.name())
 	_ = s.file.Close()
 	p.unreserve(s.number, s.size)
@@ -461,8 +463,8 @@ func (p *Pool) wantSpare() {
 	}
 }
 
-// keepSpares makes zeroed segments until enough are ready; a full disk is not
-// an error here, the next taker will meet it.
+// keepSpares creates zeroed segments until enough are ready. A full disk is not an error
+// here; the next take reports it.
 func (p *Pool) keepSpares() {
 	defer p.filled.Done()
 	for {
@@ -483,7 +485,7 @@ func (p *Pool) keepSpares() {
 	}
 }
 
-// wanted is the size of the spare that is missing most, 0 if none is.
+// wanted returns the size of the spare that is most needed, or 0 if none is.
 func (p *Pool) wanted() uint32 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -498,18 +500,18 @@ func (p *Pool) wanted() uint32 {
 	return 0
 }
 
-// Used is the bytes of the segments that hold something, Files those of all.
+// Used returns the bytes of the segments in use, and of all segment files.
 func (p *Pool) Used() (used, files int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.files - p.spare, p.files
 }
 
-// Limit is the bound on the bytes of all segments, 0 if there is none.
+// Limit returns the limit on the total size of all segments in bytes, or 0.
 func (p *Pool) Limit() int64 { return p.opts.Limit }
 
-// CompactedBytes is how much the segments take that so many live bytes are copied to,
-// at least.
+// CompactedBytes returns the least size of the segments to which this many live bytes are
+// copied.
 func (p *Pool) CompactedBytes(live int64) int64 {
 	whole := live / int64(p.opts.SegmentBytes) * int64(p.opts.SegmentBytes)
 	if live > whole {
@@ -518,7 +520,7 @@ func (p *Pool) CompactedBytes(live int64) int64 {
 	return whole
 }
 
-// SegmentBytes is the size of a busy volume's segments.
+// SegmentBytes returns the size of a busy volume's segments.
 func (p *Pool) SegmentBytes() uint32 { return p.opts.SegmentBytes }
 
 // Segment returns the segment in which a place lies.
@@ -549,7 +551,7 @@ func (p *Pool) closeFiles() {
 	_ = p.dir.Close()
 }
 
-// diskError gives a full disk its kind.
+// diskError gives the error of a full disk its kind.
 func (p *Pool) diskError(what string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return errs.New(errs.NoSpace, "%s: %w", what, err)
@@ -560,8 +562,8 @@ func (p *Pool) diskError(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// Missing names the segments in use whose files are not in the directory any more,
-// or were replaced there.
+// Missing names the segments in use whose files are gone from the directory or were
+// replaced there.
 func (p *Pool) Missing() []string {
 	var gone []string
 	p.Each(func(s *Segment) {

@@ -9,49 +9,49 @@ import (
 	"github.com/paraglide/glide/internal/extent"
 )
 
-// maxGap is the longest stretch between two places that one read bridges: a
-// record header, with the bytes that align the record before it.
+// maxGap is the longest gap between two places that one read bridges: a record header and
+// the padding of the record before it.
 const maxGap = HeaderSize + 3
 
-// gapSink takes the bytes in between; nobody looks at it.
+// gapSink receives the bytes of gaps, which are not used.
 var gapSink [maxGap + 1]byte
 
-// aroundBytes is the room for what is read only to verify what was asked for:
-// the headers of records, and the rest of pieces.
+// aroundBytes is the memory for bytes that are read only for verification: record headers
+// and the rest of pieces.
 const aroundBytes = 32 << 10
 
-// vector is one system call's worth of places that are neighbours.
+// vector is a group of neighbouring places that one system call reads.
 type vector struct {
 	seg    *Segment
-	pos    uint32 // of the first byte
+	pos    uint32 // position of the first byte
 	end    uint32
 	iov    []unix.Iovec
 	spans  []wanted
-	around []byte // len is what is in use
+	around []byte // its length is what is in use
 }
 
-// wanted is a span with where its bytes are read to.
+// wanted is a span and the memory for its bytes.
 type wanted struct {
 	span
 	head, body, tail []byte
-	off              uint64 // of body, on the volume
+	off              uint64 // offset of body on the volume
 }
 
 var vectors = sync.Pool{New: func() any { return &vector{around: make([]byte, 0, aroundBytes)} }}
 
-// ReadExtents fills the parts of b, which begins at offset off of the volume,
-// that the extents cover. Places that are neighbours in the log are read in one
-// call. The caller holds the segments.
+// ReadExtents fills the parts of b, which begins at offset off of the volume, that the
+// extents cover. It reads places that are neighbours in the log in one call. The caller
+// holds the segments.
 //
-// verified: what does not match its checksum is an error of kind
-// errs.Corrupt, and what is in b then is not to be used.
+// verified: bytes that do not match their checksum are an error of kind errs.Corrupt. The
+// content of b must not be used then.
 func (p *Pool) ReadExtents(b []byte, off uint64, extents []extent.Extent) error {
 	_, err := p.readVerified(b, off, extents, false)
 	return err
 }
 
-// ServeExtents is ReadExtents for a guest: what is in memory as it was written
-// is not verified.
+// ServeExtents is ReadExtents for a guest. It does not verify bytes that are in memory as
+// they were written.
 func (p *Pool) ServeExtents(b []byte, off uint64, extents []extent.Extent) error {
 	if p.readTrusted(b, off, extents) {
 		return nil
@@ -63,8 +63,8 @@ func (p *Pool) ServeExtents(b []byte, off uint64, extents []extent.Extent) error
 	return err
 }
 
-// TryServeExtents is ServeExtents when the bytes are in memory; it reports
-// whether it filled them.
+// TryServeExtents is ServeExtents if the bytes are in memory. It reports whether it
+// filled them.
 func (p *Pool) TryServeExtents(b []byte, off uint64, extents []extent.Extent) bool {
 	if p.readTrusted(b, off, extents) {
 		return true
@@ -77,7 +77,7 @@ func (p *Pool) TryServeExtents(b []byte, off uint64, extents []extent.Extent) bo
 	return true
 }
 
-// served counts what was verified for a guest.
+// served counts bytes that were verified for a guest.
 func (p *Pool) served(extents []extent.Extent) {
 	for _, e := range extents {
 		if e.Place != extent.Zero {
@@ -86,7 +86,7 @@ func (p *Pool) served(extents []extent.Extent) {
 	}
 }
 
-// readTrusted fills b if nothing of it need be verified.
+// readTrusted fills b if no part of it needs verification.
 func (p *Pool) readTrusted(b []byte, off uint64, extents []extent.Extent) bool {
 	v := vectors.Get().(*vector)
 	defer vectors.Put(v)
@@ -117,7 +117,7 @@ func (p *Pool) readTrusted(b []byte, off uint64, extents []extent.Extent) bool {
 	return own
 }
 
-// readVerified fills b; with nowait only from memory, and tells whether it did.
+// readVerified fills b and reports whether it did. With nowait it reads only from memory.
 func (p *Pool) readVerified(b []byte, off uint64, extents []extent.Extent, nowait bool) (done bool, err error) {
 	v := vectors.Get().(*vector)
 	defer vectors.Put(v)
@@ -153,7 +153,7 @@ func (p *Pool) readVerified(b []byte, off uint64, extents []extent.Extent, nowai
 
 func (v *vector) reset() { v.iov, v.spans, v.around = v.iov[:0], v.spans[:0], v.around[:0] }
 
-// bridge begins the vector at pos, or reads what lies between its end and there.
+// bridge starts the vector at pos, or adds the gap between its end and pos.
 func (v *vector) bridge(seg *Segment, pos uint32) {
 	if len(v.iov) == 0 {
 		v.seg, v.pos, v.end = seg, pos, pos
@@ -163,7 +163,7 @@ func (v *vector) bridge(seg *Segment, pos uint32) {
 	}
 }
 
-// take appends room for bytes.
+// take adds memory for bytes to the vector.
 func (v *vector) take(b []byte) {
 	if len(b) > 0 {
 		v.iov = append(v.iov, unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))})
@@ -171,7 +171,7 @@ func (v *vector) take(b []byte) {
 	}
 }
 
-// fits tells whether a span can be read together with those that are there.
+// fits reports whether a span can be read together with those in the vector.
 func (v *vector) fits(seg *Segment, sp *span, n int) bool {
 	if len(v.spans) == 0 {
 		return true
@@ -180,7 +180,8 @@ func (v *vector) fits(seg *Segment, sp *span, n int) bool {
 		len(v.around)+int(sp.to-sp.from)-n <= cap(v.around)
 }
 
-// add puts one more span, whose body lies at pos, into the vector; the caller saw that it fits.
+// add adds a span, whose body lies at pos, to the vector. The caller has checked that it
+// fits.
 func (v *vector) add(seg *Segment, w wanted, pos uint32) {
 	v.bridge(seg, w.from)
 	w.head = v.room(pos - w.from)
@@ -191,14 +192,14 @@ func (v *vector) add(seg *Segment, w wanted, pos uint32) {
 	v.spans = append(v.spans, w)
 }
 
-// room is n bytes for what is around a body.
+// room returns n bytes of memory for what surrounds a body.
 func (v *vector) room(n uint32) []byte {
 	at := len(v.around)
 	v.around = v.around[:at+int(n)]
 	return v.around[at:]
 }
 
-// read performs the vector, verifies what came, and empties it.
+// read reads the vector, verifies the bytes, and empties it.
 func (v *vector) read(nowait bool) (done bool, err error) {
 	if len(v.spans) == 0 {
 		return true, nil
@@ -211,7 +212,7 @@ func (v *vector) read(nowait bool) (done bool, err error) {
 		w := &v.spans[i]
 		if !w.matches(w.head, w.body, w.tail) {
 			if nowait {
-				return false, nil // the slow way tells
+				return false, nil // the slow path reports it
 			}
 			return true, v.seg.mismatchAt(w.from, w.to, w.off, uint64(len(w.body)))
 		}
@@ -219,10 +220,11 @@ func (v *vector) read(nowait bool) (done bool, err error) {
 	return true, nil
 }
 
-// fill reads the vector's bytes; with nowait only from memory, and tells whether it did.
+// fill reads the vector's bytes and reports whether it did. With nowait it reads only
+// from memory.
 func (v *vector) fill(nowait bool) (done bool, err error) {
 	seg, pos := v.seg, v.pos
-	if seg.fd >= 0 { // else the file system is in memory
+	if seg.fd >= 0 { // else it is an in-memory file system
 		if ok, _ := seg.readMemory(v.iov, pos, v.end-pos); ok || nowait {
 			return ok, nil
 		}
@@ -231,7 +233,7 @@ func (v *vector) fill(nowait bool) (done bool, err error) {
 			return true, nil
 		}
 	}
-	for _, one := range v.iov { // also finds out what is wrong, and finishes a short read
+	for _, one := range v.iov { // this also completes a short read, and returns its error
 		if err := seg.readAt(unsafe.Slice(one.Base, one.Len), pos); err != nil {
 			return true, err
 		}

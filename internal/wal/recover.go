@@ -11,44 +11,43 @@ import (
 	"github.com/paraglide/glide/internal/invariants"
 )
 
-// Source is a segment that a volume's metadata names, and how much of it counts.
+// Source is a segment that a volume's metadata names, and the part of it that counts.
 type Source struct {
 	Segment *Segment
-	// Limit is the last number that belongs to the volume, and that the segment
-	// is known to hold; 0 where the log was still being written.
+	// Limit is the last number that belongs to the volume; the segment is known to hold
+	// it. 0 means that the log was still being written.
 	Limit uint64
-	First uint64 // of its first record, as far as the metadata knows; else 0
+	First uint64 // number of its first record, 0 if the metadata does not know it
 }
 
 // Entry is a record that recovery found to be part of the volume.
 type Entry struct {
 	Record
 	Place extent.Place
-	Own   bool // from a segment that the volume itself wrote
+	Own   bool // from a segment that this volume wrote
 }
 
-// Recovered is the state of a log after a stop of any kind.
+// Recovered is the state of a log after the host stopped in any way.
 type Recovered struct {
-	// Entries are the records that count, by rising sequence number, so that
-	// the last one to cover a byte is its newest.
+	// Entries are the records that count, by rising sequence number: the last one that
+	// covers a byte is the newest.
 	Entries []Entry
-	// Last is the last sequence number of the log; the next record has the one
-	// behind it.
+	// Last is the last sequence number of the log. The next record gets the number after
+	// it.
 	Last uint64
-	// Sources are those that are still needed, with their limits: nothing
-	// behind Last may ever count again. They must be in the metadata before
-	// the next record is appended.
+	// Sources are the segments that are still needed, with limits, so that nothing after
+	// Last can ever count again. They must be in the metadata before the next record is
+	// appended.
 	Sources []Source
 }
 
-// Recover reads what a volume's log holds: the records with a number greater
-// than folded of its own segments (written by it, in the order of their use)
-// and of those that it shares with the volume it was forked from.
+// Recover reads the content of a volume's log: the records with a number greater than
+// folded, from its own segments (those it wrote, in the order of their use) and from
+// those that it shares with the volume it was forked from.
 //
-// prefix: the own log counts up to the first record that is not whole. If a
-// later record says that the log was durable through that one, then it is not a
-// torn tail but damage to acknowledged data: an error of kind errs.Corrupt, unless
-// force is set.
+// prefix: the own log counts up to the first record that is not whole. If a later record
+// says that the log was durable through that one, it is not a torn tail but damage to
+// acknowledged data. That is an error of kind errs.Corrupt, unless force is set.
 func (p *Pool) Recover(writer Identity, sources []Source, folded, floor, used uint64, force bool) (Recovered, error) {
 	r := recovery{pool: p, writer: writer, force: force, own: floor, used: used}
 	for _, src := range sources {
@@ -68,8 +67,8 @@ func (p *Pool) Recover(writer Identity, sources []Source, folded, floor, used ui
 	return r.out, nil
 }
 
-// indexOf is the segment's index, read once for all volumes that share it
-// while the host starts.
+// indexOf returns the segment's index. During the start it is read once for all volumes
+// that share the segment.
 func (p *Pool) indexOf(s *Segment) (index, error) {
 	p.mu.Lock()
 	x, ok := p.found[s]
@@ -102,7 +101,7 @@ type recovery struct {
 	parts  []part
 	kept   []part
 	used   uint64
-	own    uint64 // the last number found in the own log so far
+	own    uint64 // last number found in the own log so far
 	torn   bool
 	out    Recovered
 }
@@ -114,7 +113,7 @@ func (p *part) last() uint64 {
 	return p.recs[len(p.recs)-1].Seq
 }
 
-// take checks part i and keeps what counts of it.
+// take checks part i and keeps the records of it that count.
 func (r *recovery) take(i int) error {
 	p := r.parts[i]
 	seg := p.Segment
@@ -135,7 +134,7 @@ func (r *recovery) take(i int) error {
 	case seg.writer != r.writer:
 		return errs.New(errs.Corrupt, "%s: shared without a limit", seg.name())
 	case r.torn:
-		return nil // behind the end of the log
+		return nil // after the end of the log
 	default:
 		if err := r.tail(&p, r.parts[i+1:]); err != nil {
 			return err
@@ -157,15 +156,15 @@ func (r *recovery) take(i int) error {
 
 func (r *recovery) keep(p part) { r.kept = append(r.kept, p) }
 
-// tail finds where a segment ends that was being written, or waited for its
-// index, when the host stopped; later are the parts behind it.
+// tail finds the end of a segment that was being written, or was waiting for its index,
+// when the host stopped. later are the parts after it.
 func (r *recovery) tail(p *part, later []part) error {
 	p.Limit = p.last()
 	if p.trailer {
-		return nil // it was written behind a sync
+		return nil // it was written after a sync
 	}
-	// flush-is-durable: what a daemon that was killed wrote is still in memory
-	// alone, and from here on counts as durable.
+	// flush-is-durable: what a killed daemon wrote may be only in memory, and counts as
+	// durable from here on.
 	if err := p.Segment.sync(); err != nil {
 		return err
 	}
@@ -173,14 +172,14 @@ func (r *recovery) tail(p *part, later []part) error {
 	if end == 0 {
 		end = r.own
 		if p.First == 0 || p.First > r.used {
-			end = max(end, r.used) // what was durable then is not in this segment
+			end = max(end, r.used) // what was durable then is in another segment
 		}
 	} else if p.First == 0 {
 		p.First = p.recs[0].Seq
 	}
 	if p.First != 0 && p.First <= r.used && end < r.used {
-		// The log was durable through used when it was last recorded, and no
-		// full segment holds that record.
+		// The log was durable through used when that was last recorded, but no full
+		// segment holds that record.
 		if err := r.damage(p.Segment, "an acknowledged record is not whole", p.end); err != nil {
 			return err
 		}
@@ -202,7 +201,7 @@ func (r *recovery) tail(p *part, later []part) error {
 		}
 	}
 	if first == end+1 {
-		return nil // the log goes on in the next segment
+		return nil // the log continues in the next segment
 	}
 	if mark > end {
 		if err := r.damage(p.Segment, "an acknowledged record is not whole", p.end); err != nil {
@@ -213,7 +212,7 @@ func (r *recovery) tail(p *part, later []part) error {
 	return nil
 }
 
-// damage is the error for acknowledged data that is gone, nil when forced.
+// damage returns the error for acknowledged data that is gone, or nil if force is set.
 func (r *recovery) damage(s *Segment, what string, pos uint32) error {
 	if r.force {
 		return nil
@@ -221,9 +220,9 @@ func (r *recovery) damage(s *Segment, what string, pos uint32) error {
 	return errs.New(errs.Corrupt, "log segment %s is damaged from byte %d on: %s; what came before can be opened with --force", s.name(), pos, what)
 }
 
-// dropUnfinishedWrites cuts the log before a write of several records whose
-// last one is missing. A write that begins at or before r.used is whole, wherever
-// cleaning has put the rest of it.
+// dropUnfinishedWrites cuts the log before a write of several records whose last record
+// is missing. A write that begins at or before r.used is whole; cleaning may have moved
+// the rest of it.
 func (r *recovery) dropUnfinishedWrites() {
 	if fault.Is("half-a-write-counts") {
 		return
@@ -242,13 +241,13 @@ func (r *recovery) dropUnfinishedWrites() {
 			r.own = p.Limit
 			return
 		}
-		// All of this segment belongs to the write: it goes, and the one before is looked at.
+		// The whole segment belongs to the write: drop it, and check the one before.
 		r.kept = append(r.kept[:i], r.kept[i+1:]...)
 		r.own = 0
 	}
 }
 
-// collect gathers the entries of the parts that were kept.
+// collect collects the entries of the parts that were kept.
 func (r *recovery) collect(folded, used uint64) {
 	r.out.Last = max(folded, used, r.own)
 	n := 0
@@ -302,8 +301,8 @@ func (r *recovery) hasSource(number uint32) bool {
 	return slices.ContainsFunc(r.out.Sources, func(s Source) bool { return s.Segment.number == number })
 }
 
-// broken tells whether record j is part of a write that failed half-way: a
-// record that says more, and is followed in its segment by one that does not go on.
+// broken reports whether record j is part of a write that failed half-way: its More flag
+// is set, but the record after it in the segment does not continue the write.
 func broken(recs []Record, j int) bool {
 	for ; j < len(recs) && recs[j].More; j++ {
 		if j+1 < len(recs) && !recs[j+1].Cont {

@@ -12,14 +12,14 @@ import (
 type Rewritten struct {
 	Off, Len uint64
 	From, To extent.Place
-	Segment  *Segment // in which it was
+	Segment  *Segment // the old segment
 }
 
-// Rewrite is what follows a failed sync: every record behind the durable number
-// is copied, with its number, from the segments that could not be synced to
-// fresh ones, which are synced. The old ones count no more behind that number.
-// It fails when a record cannot be read back whole or the copies not be synced.
-// No append may be under way; nor is a sync, since the failed one keeps others out.
+// Rewrite follows a failed sync. It copies every record after the durable number, with
+// its number, from the segments that could not be synced to fresh ones, and syncs those.
+// After that number the old segments no longer count. Rewrite fails if a record cannot be
+// read back whole or the copies cannot be synced. The caller makes sure that no append is
+// in progress. No sync is, because the failed one keeps others out.
 func (l *Log) Rewrite() ([]Rewritten, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -72,7 +72,7 @@ func (l *Log) Rewrite() ([]Rewritten, error) {
 	return out, nil
 }
 
-// copyRecord appends a record with the number that it has.
+// copyRecord appends a record with its old number.
 func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 	body, err := s.ReadRecord(r, nil)
 	if err != nil {
@@ -91,7 +91,7 @@ func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 	}
 	rec := make([]byte, need)
 	copy(rec, index[:HeaderSize])
-	// What was known durable then still is; nothing newer may be claimed yet.
+	// What was known durable then still is. Nothing newer may be claimed yet.
 	copy(rec[HeaderSize:], body)
 	if r.Zero {
 		sign(rec[:HeaderSize+len(body)], l.cur.seed)
@@ -117,8 +117,8 @@ func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 	return out, nil
 }
 
-// Shrink is Restart for a volume that is idle: its next segment is a first one. No
-// append may be under way.
+// Shrink is Restart for an idle volume: its next segment has the size of a first one. The
+// caller makes sure that no append is in progress.
 func (l *Log) Shrink() error {
 	if err := l.Restart(); err != nil {
 		return err
@@ -129,9 +129,9 @@ func (l *Log) Shrink() error {
 	return nil
 }
 
-// Restart ends the current segment and forgets the one made ready, after
-// syncing: the next record goes to a segment that is attached after this call. No
-// append may be under way.
+// Restart syncs, ends the current segment, and drops the prepared one: the next record
+// goes to a segment that is attached after this call. The caller makes sure that no
+// append is in progress.
 func (l *Log) Restart() error {
 	l.Rotate()
 	if err := l.Sync(); err != nil {
@@ -140,7 +140,7 @@ func (l *Log) Restart() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.dropReserved()
-	if l.cur != nil { // begun, but a failed append left it empty
+	if l.cur != nil { // it was started, but a failed append left it empty
 		l.cur.releaseLog()
 		l.cur = nil
 	}

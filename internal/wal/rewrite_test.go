@@ -9,7 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// failingFS makes syncs of files fail for as long as it is told to.
+// failingFS makes syncs of files fail while the test says so.
 type failingFS struct {
 	vfs.FS
 	fails *atomic.Bool
@@ -32,14 +32,14 @@ func (fs failingFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, erro
 	return failingFile{f, fs.fails}, err
 }
 
-// TestSyncAfterAFailedOne: whoever syncs after a sync that failed is not told of
-// success by the next one, which the disk would report, before what the first
-// covered was written again. flush-is-durable.
+// TestSyncAfterAFailedOne: after a failed sync, the disk would report success for the
+// next one. No caller may get that success before the data of the failed sync is
+// rewritten. flush-is-durable.
 func TestSyncAfterAFailedOne(t *testing.T) {
 	var fails atomic.Bool
 	p := testPool(t, failingFS{vfs.NewMem(), &fails})
 	l := newTestLog(p, 0)
-	for i := range 3 { // so many that a full segment waits for its sync, too
+	for i := range 3 { // enough that a full segment waits for its sync too
 		l.write(t, uint64(i)<<20, bytes.Repeat([]byte{byte(i + 1)}, minSegment/3))
 	}
 	fails.Store(true)

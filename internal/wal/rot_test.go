@@ -15,7 +15,7 @@ import (
 	"github.com/paraglide/glide/internal/extent"
 )
 
-// rot flips a byte of a segment's file, under whoever has it open.
+// rot flips a byte in a segment's file while it is open.
 func rot(t testing.TB, fs vfs.FS, path string, pos int64) {
 	t.Helper()
 	f, err := fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
@@ -33,7 +33,7 @@ func rot(t testing.TB, fs vfs.FS, path string, pos int64) {
 	}
 }
 
-// machines are file systems of both kinds: with file descriptors, and without.
+// machines runs a test on both kinds of file systems: with file descriptors and without.
 func machines(t *testing.T, run func(t *testing.T, fs vfs.FS, dir string)) {
 	t.Run("memory", func(t *testing.T) {
 		fs := vfs.NewMem()
@@ -45,8 +45,8 @@ func machines(t *testing.T, run func(t *testing.T, fs vfs.FS, dir string)) {
 	t.Run("disk", func(t *testing.T) { run(t, vfs.Default, diskDir(t)) })
 }
 
-// diskDir is a directory on a disk: a file system in memory has nothing to drop
-// from it.
+// diskDir returns a directory on a disk: an in-memory file system has nothing to drop
+// from its cache.
 func diskDir(t *testing.T) string {
 	dir := t.TempDir()
 	var st unix.Statfs_t
@@ -64,7 +64,7 @@ func diskDir(t *testing.T) string {
 	return dir
 }
 
-// drop makes the kernel forget what it has in memory of a segment.
+// drop makes the kernel drop a segment from its page cache.
 func drop(t *testing.T, s *Segment) {
 	t.Helper()
 	if s.fd < 0 {
@@ -89,12 +89,13 @@ func poolIn(t *testing.T, fs vfs.FS, dir string) *Pool {
 	return p
 }
 
-// stretches are where a record with n bytes of payload may be damaged, counted from there.
+// stretches are the positions at which a record with n bytes of payload is damaged,
+// relative to the payload.
 func stretches(n int) []int { return []int{4 - HeaderSize, -1, 0, n / 2, n - 1} }
 
-// TestRotUnderALiveLog: what the disk does to a record after it was written is
-// found by every read of the bytes that it did it to (verified), and by nothing
-// else: the rest of a long record is still good.
+// TestRotUnderALiveLog: damage to a record after it was written is detected by every read
+// of the damaged bytes (verified), and by no other read: the rest of a long record is
+// still readable.
 func TestRotUnderALiveLog(t *testing.T) {
 	machines(t, func(t *testing.T, fs vfs.FS, dir string) {
 		p := poolIn(t, fs, dir)
@@ -108,7 +109,7 @@ func TestRotUnderALiveLog(t *testing.T) {
 					seg := p.Segment(w.Place)
 					rot(t, fs, seg.name(), int64(uint32(w.Place))+int64(at))
 					what := fmt.Sprintf("%d bytes at %d, damaged at %d", n, off, at)
-					// All of it, and every part that has the damage in it.
+					// The whole record, and every part that contains the damage.
 					for _, r := range [][2]int{{0, n}, {max(at, 0), max(at, 0) + 1}, {max(at, 0) &^ 511, min(n, max(at, 0)&^511+512)}} {
 						drop(t, seg)
 						e := extent.Extent{Start: off + uint64(r[0]), End: off + uint64(r[1]), Place: w.Place.After(uint64(r[0]))}
@@ -121,15 +122,15 @@ func TestRotUnderALiveLog(t *testing.T) {
 							t.Fatalf("%s: [%d, %d) was served from memory", what, r[0], r[1])
 						}
 					}
-					rot(t, fs, seg.name(), int64(uint32(w.Place))+int64(at)) // as it was
+					rot(t, fs, seg.name(), int64(uint32(w.Place))+int64(at)) // undo the damage
 				}
 			}
 		}
 	})
 }
 
-// TestWhatIsCopiedIsVerifiedInMemoryToo: a guest's read of what was just
-// written takes it from memory as it is. What goes to a new home is verified, wherever it is.
+// TestWhatIsCopiedIsVerifiedInMemoryToo: a guest's read of recent data takes it from
+// memory unverified. Data that is copied is verified, wherever it is.
 func TestWhatIsCopiedIsVerifiedInMemoryToo(t *testing.T) {
 	machines(t, func(t *testing.T, fs vfs.FS, dir string) {
 		p := poolIn(t, fs, dir)
@@ -155,8 +156,8 @@ func TestWhatIsCopiedIsVerifiedInMemoryToo(t *testing.T) {
 	})
 }
 
-// TestVerifiedSegmentsAreTrustedAgain: once something came from the disk, guests'
-// reads are verified, until all of the segment was.
+// TestVerifiedSegmentsAreTrustedAgain: once something came from the disk, guests' reads
+// are verified until the whole segment was.
 func TestVerifiedSegmentsAreTrustedAgain(t *testing.T) {
 	p := poolIn(t, vfs.Default, diskDir(t))
 	l := newTestLog(p, 0)
@@ -174,7 +175,7 @@ func TestVerifiedSegmentsAreTrustedAgain(t *testing.T) {
 	if err := seg.Verify(); err != nil || !seg.trusted() {
 		t.Fatalf("all of it was verified: trusted %v, %v", seg.trusted(), err)
 	}
-	// So it is by itself, once much of it was read.
+	// The same happens in the background, after guests have read much of it.
 	p.Settle()
 	drop(t, seg)
 	for n := 0; n < 1000 && !seg.trusted(); n++ {
@@ -188,14 +189,14 @@ func TestVerifiedSegmentsAreTrustedAgain(t *testing.T) {
 	if !seg.trusted() {
 		t.Fatal("the segment is not verified by itself")
 	}
-	// Another read that strays while all is verified spoils it.
+	// Another read that strays during the verification spoils it.
 	done := seg.verifying()
 	drop(t, seg)
 	_ = p.TryServeExtents(b, 0, e)
 	if done() || seg.trusted() {
 		t.Fatal("a read that strayed was forgotten")
 	}
-	// One that was taken from memory beside a read under way is verified.
+	// A read from memory is verified if another read is in progress.
 	seg.strays.Store(0)
 	seg.reading.Add(1)
 	rot(t, vfs.Default, seg.name(), int64(uint32(w.Place))+9000)
@@ -205,7 +206,7 @@ func TestVerifiedSegmentsAreTrustedAgain(t *testing.T) {
 	seg.reading.Add(-1)
 }
 
-// TestRotStaysWithItsPiece: one bad byte does not take a long record with it.
+// TestRotStaysWithItsPiece: one bad byte does not make a whole long record unreadable.
 func TestRotStaysWithItsPiece(t *testing.T) {
 	machines(t, func(t *testing.T, fs vfs.FS, dir string) {
 		p := poolIn(t, fs, dir)
@@ -224,8 +225,8 @@ func TestRotStaysWithItsPiece(t *testing.T) {
 	})
 }
 
-// TestReadsOfManyPieces: whatever pieces of whatever records a read takes, it
-// gets what was written, and so does one of a log that was opened again.
+// TestReadsOfManyPieces: whatever pieces of whatever records a read needs, it gets what
+// was written. So does a read of a reopened log.
 func TestReadsOfManyPieces(t *testing.T) {
 	machines(t, func(t *testing.T, fs vfs.FS, dir string) {
 		p := poolIn(t, fs, dir)
@@ -293,9 +294,9 @@ func TestReadsOfManyPieces(t *testing.T) {
 	})
 }
 
-// TestIncompleteIndexIsRefused: cleaning goes by the index of a segment. Where
-// that is damaged, and a record too, the scan in its place ends early, and what
-// lies behind must not be taken for dead.
+// TestIncompleteIndexIsRefused: cleaning relies on the index of a segment. If the index
+// and a record are damaged, the scan that replaces the index ends early. What lies after
+// that must not be taken for dead.
 func TestIncompleteIndexIsRefused(t *testing.T) {
 	fs := vfs.NewMem()
 	p := testPool(t, fs)

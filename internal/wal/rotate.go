@@ -1,9 +1,10 @@
 package wal
 
-// prepareAt is where in a segment the next one is made ready: early, since on a busy
-// disk the syncs which that takes can last for as long as it takes to fill the rest;
-// not at once, since many volumes write little. So it is late in short segments, which
-// only the first writes of a volume fill.
+// prepareAt returns the position in a segment at which the next one is prepared. It is
+// early, because on a busy disk the syncs for it can take as long as the rest of the
+// segment takes to fill. It is not at the start, because many volumes write little. In
+// short segments, which only the first writes of a volume fill, it is late for the same
+// reason.
 func (s *Segment) prepareAt() uint32 {
 	if s.size < 16<<20 {
 		return s.size / 4 * 3
@@ -16,7 +17,7 @@ type prepared struct {
 	err error
 }
 
-// prepare makes the next segment ready in the background.
+// prepare prepares the next segment in the background.
 func (l *Log) prepare() {
 	ch := make(chan prepared, 1)
 	l.next = ch
@@ -28,20 +29,20 @@ func (l *Log) prepare() {
 	}()
 }
 
-// nextSize is the size of the next segment: as much as the log has taken before, or
+// nextSize returns the size of the next segment: as much as the log has taken so far, or
 // what is needed.
 func (l *Log) nextSize() uint32 {
 	n := max(l.taken, l.need, uint64(l.pool.opts.FirstBytes))
 	return l.pool.sizeFor(n - min(n, 2*pageSize))
 }
 
-// ready takes a segment and makes it durable that it is part of the log.
+// ready takes a segment and durably adds it to the log.
 func (l *Log) ready(size uint32) (*Segment, error) {
 	seg, err := l.pool.take(kindLog, l.writer, size)
 	if err != nil {
 		return nil, err
 	}
-	seg.Hold() // the log's own, until the segment is rotated, synced and indexed
+	seg.Hold() // the log's own hold, until the segment is rotated, synced and indexed
 	seg.logHeld.Store(true)
 	if err := l.attach(seg); err != nil {
 		seg.releaseLog()
@@ -51,7 +52,7 @@ func (l *Log) ready(size uint32) (*Segment, error) {
 	return seg, nil
 }
 
-// reserve makes so many segments ready, or as many as it can.
+// reserve prepares n segments, or as many as it can.
 func (l *Log) reserve(n int) error {
 	for len(l.reserved) < n {
 		if l.next == nil {
@@ -60,7 +61,7 @@ func (l *Log) reserve(n int) error {
 		p := <-l.next
 		l.next = nil
 		if p.err != nil {
-			// It was tried when the need came into sight; room may have been made since.
+			// The earlier attempt failed. Space may have been freed since.
 			if p.seg, p.err = l.ready(l.nextSize()); p.err != nil {
 				return p.err
 			}
@@ -70,7 +71,7 @@ func (l *Log) reserve(n int) error {
 	return nil
 }
 
-// dropReserved gives up the segments that were made ready.
+// dropReserved gives up the prepared segments.
 func (l *Log) dropReserved() {
 	if l.next != nil {
 		if p := <-l.next; p.err == nil {
@@ -84,8 +85,8 @@ func (l *Log) dropReserved() {
 	l.reserved = nil
 }
 
-// dropShort gives up the segments that were made ready and are shorter than n bytes.
-// They stay with the volume, empty, until they are cleaned.
+// dropShort drops the prepared segments that are shorter than n bytes. They stay with the
+// volume, empty, until they are cleaned.
 func (l *Log) dropShort(n uint64) error {
 	l.need = max(l.need, min(n, uint64(l.pool.opts.SegmentBytes)))
 	if l.next != nil {
@@ -105,8 +106,9 @@ func (l *Log) dropShort(n uint64) error {
 	return nil
 }
 
-// rotate goes on in another segment, of n bytes or more. The old one is synced
-// before any flush is acknowledged from the new one: it is in unsynced until then.
+// rotate continues the log in another segment, of n bytes or more. The old one stays in
+// unsynced until it is synced, which happens before any flush is acknowledged from the
+// new one.
 func (l *Log) rotate(n uint64) error {
 	if err := l.reserve(1); err != nil {
 		return err
@@ -139,7 +141,7 @@ func (l *Log) retire() {
 	}
 }
 
-// Rotate ends the current segment, so that what follows goes to another one.
+// Rotate ends the current segment, so that later records go to another one.
 func (l *Log) Rotate() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -148,8 +150,8 @@ func (l *Log) Rotate() {
 	}
 }
 
-// Close syncs and indexes what was appended and gives up the log's own hold on
-// its segments. Nothing may be appended afterwards.
+// Close syncs and indexes what was appended, and releases the log's own holds on its
+// segments. Nothing may be appended afterwards.
 func (l *Log) Close() error {
 	l.Rotate()
 	err := l.Sync()
@@ -160,7 +162,8 @@ func (l *Log) Close() error {
 	for _, s := range append(l.unsynced, l.cur) {
 		if s != nil {
 			if err == nil {
-				// Everything was durable before the rotation, so no sync came upon it.
+				// Everything was durable before the rotation, so no sync has indexed this
+				// segment.
 				_ = s.finish()
 			}
 			s.releaseLog()

@@ -17,88 +17,88 @@ import (
 	"github.com/paraglide/glide/internal/extent"
 )
 
-// Sizes of a segment, bytes. A quarter of the smallest one must hold more than
-// a page; offsets in a segment fit 32 bits.
+// Sizes of a segment in bytes. A quarter of the smallest one must hold more than a page.
+// Positions in a segment fit 32 bits.
 const (
 	minSegment = 64 << 10
 	maxSegment = 1 << 30
 )
 
-// Identity names a volume to the log: 16 random bytes.
+// Identity identifies a volume to the log: 16 random bytes.
 type Identity [16]byte
 
-// Segment is one file of the log. What is written in it never changes while
-// anybody holds it, but for records being appended by its Log.
+// Segment is one file of the log. While anything holds it, its content never changes,
+// except that its Log appends records.
 type Segment struct {
 	pool   *Pool
 	file   vfs.File
-	fd     int // -1 where the file system has none
+	fd     int // -1 if the file system has none
 	number uint32
 	size   uint32
 
-	// Set when the segment is taken for use, constant until it is recycled.
+	// Set when the segment is taken for use, and constant until it is recycled.
 	kind        byte
 	incarnation uint64
 	writer      Identity
 	seed        uint32
 
 	holders atomic.Int32
-	logHeld atomic.Bool // one of the holds is that of the Log which writes it
-	// begun is set with the first record (whose number is first), end with the last.
+	logHeld atomic.Bool // one of the holds is that of the Log that writes the segment
+	// begun is set with the first record, whose number is first.
 	begun atomic.Bool
 	first atomic.Uint64
-	// end is the last sequence number in a log segment that is full, 0 before.
+	// end is the last sequence number of a full log segment, 0 before.
 	end  atomic.Uint64
-	full fullSegment // between retire and finish, which follow each other
+	full fullSegment // set between retire and finish
 	bad  atomic.Bool // see Damaged
-	// strays and reading tell whether what is in memory is what was written: see memory.go.
+	// strays and reading show whether the bytes in memory are as written: see memory.go.
 	strays   atomic.Uint64
 	reading  atomic.Int32
-	verified atomic.Uint64 // bytes, for guests, since all of it was
-	// pageSums are what its records are verified by when they are read.
+	verified atomic.Uint64 // bytes verified for guests since the whole segment was verified
+	// sums are the checksums by which reads of the records are verified.
 	sums atomic.Pointer[pageSums]
-	// unchecked is set for a segment found at start: its records are verified
-	// before the first read of each, until the whole segment was.
+	// unchecked is set for a segment found at the start. Each record is verified before
+	// its first read, until the whole segment was verified.
 	unchecked atomic.Pointer[unchecked]
 }
 
-// Ref is how metadata names a segment that a volume needs.
+// Ref names a segment that a volume needs, in metadata.
 type Ref struct {
 	Number      uint32 `json:"n"`
 	Incarnation uint64 `json:"inc"`
-	// Limit is the last sequence number that belongs to the volume, 0 if all do.
+	// Limit is the last sequence number that belongs to the volume; 0: all do.
 	Limit uint64 `json:"limit,omitempty"`
-	// First is the number of its first record, 0 if it had none when this was saved.
+	// First is the number of the first record; 0: there was none when this was saved.
 	First uint64 `json:"first,omitempty"`
 }
 
-// Ref names the segment, all of it.
+// Ref names the whole segment.
 func (s *Segment) Ref() Ref { return Ref{Number: s.number, Incarnation: s.incarnation} }
 
-// Number is the segment's number, as in its file name.
+// Number returns the segment's number, as in its file name.
 func (s *Segment) Number() uint32 { return s.number }
 
-// Size is the length of the segment's file in bytes.
+// Size returns the length of the segment's file in bytes.
 func (s *Segment) Size() uint32 { return s.size }
 
-// Writer is the volume that wrote the segment.
+// Writer returns the volume that wrote the segment.
 func (s *Segment) Writer() Identity { return s.writer }
 
-// Compacted tells whether the segment was made by a Compactor.
+// Compacted reports whether a Compactor made the segment.
 func (s *Segment) Compacted() bool { return s.kind == kindCompacted }
 
-// End is the last sequence number of a log segment to which nothing will be
-// appended any more, 0 while something may be.
+// End returns the last sequence number of a log segment that is complete, or 0 while
+// records may still be appended.
 func (s *Segment) End() uint64 { return s.end.Load() }
 
-// Begun tells whether a log segment holds a record.
+// Begun reports whether a log segment holds a record.
 func (s *Segment) Begun() bool { return s.begun.Load() }
 
-// First is the number of the first record of a log segment that has begun.
+// First returns the number of the first record of a log segment that has begun.
 func (s *Segment) First() uint64 { return s.first.Load() }
 
-// Holders is how many holds there are, but for that of the log which is not done
-// with the segment yet.
+// Holders returns the number of holds, without that of a log that still works on the
+// segment.
 func (s *Segment) Holders() int {
 	n := int(s.holders.Load())
 	if s.logHeld.Load() {
@@ -107,7 +107,7 @@ func (s *Segment) Holders() int {
 	return n
 }
 
-// releaseLog gives up the log's own hold.
+// releaseLog releases the log's own hold.
 func (s *Segment) releaseLog() {
 	s.logHeld.Store(false)
 	s.Release()
@@ -116,20 +116,20 @@ func (s *Segment) releaseLog() {
 // Hold keeps the segment from being recycled until Release.
 func (s *Segment) Hold() { s.holders.Add(1) }
 
-// Release gives up one hold; the last one recycles the segment. No read of the
-// segment may be under way on behalf of this holder.
+// Release drops one hold. Dropping the last one recycles the segment. No read on behalf
+// of this holder may be in progress.
 func (s *Segment) Release() {
 	if s.holders.Add(-1) == 0 {
 		s.pool.recycle(s)
 	}
 }
 
-// place is where the payload of a record at pos lies.
+// place returns the place of the payload of a record at pos.
 func (s *Segment) place(pos uint32) extent.Place {
 	return extent.Place(uint64(s.number)<<32 | uint64(pos) + HeaderSize)
 }
 
-// PlaceOf is where the record's bytes lie; extent.Zero for a zero record.
+// PlaceOf returns the place of the record's bytes, or extent.Zero for a zero record.
 func (s *Segment) PlaceOf(r *Record) extent.Place {
 	if r.Zero {
 		return extent.Zero
@@ -137,17 +137,17 @@ func (s *Segment) PlaceOf(r *Record) extent.Place {
 	return s.place(r.Pos)
 }
 
-// NumberOf is the number of the segment in which a place lies.
+// NumberOf returns the number of the segment in which a place lies.
 func NumberOf(p extent.Place) uint32 { return uint32(p >> 32) }
 
-// capacity is where records, index and trailer of the given sizes end.
+// capacity returns the size of a segment with records, index and trailer of these sizes.
 func capacity(end, index uint32) uint64 {
 	return uint64(pageUp(end)) + uint64(pageUp(index)) + pageSize
 }
 
 func pageUp(n uint32) uint32 { return (n + pageSize - 1) &^ (pageSize - 1) }
 
-// readAt fills p from the segment's file, and from the disk if need be.
+// readAt fills p from the segment's file, and reads from the disk if needed.
 func (s *Segment) readAt(p []byte, pos uint32) error {
 	if s.fd >= 0 && len(p) > 0 {
 		iov := [1]unix.Iovec{{Base: unsafe.SliceData(p), Len: uint64(len(p))}}
@@ -159,7 +159,7 @@ func (s *Segment) readAt(p []byte, pos uint32) error {
 	return s.readQuietly(p, pos)
 }
 
-// readQuietly is readAt of who counts for itself.
+// readQuietly is readAt for callers that count strays themselves.
 func (s *Segment) readQuietly(p []byte, pos uint32) error {
 	n, err := s.file.ReadAt(p, int64(pos))
 	if n == len(p) {
@@ -173,17 +173,17 @@ func (s *Segment) readQuietly(p []byte, pos uint32) error {
 
 func (s *Segment) name() string { return s.pool.path(s.number) }
 
-// index is what is known of a segment's records.
+// index is what is known about a segment's records.
 type index struct {
 	recs    []Record
-	end     uint32 // where they end in the file
-	trailer bool   // from the index that was written when the segment was full
+	end     uint32 // end of the records in the file
+	trailer bool   // true if it comes from the index that was written when the segment became full
 }
 
-// Index returns the records of a segment to which nothing will be appended any
-// more, in the order in which they lie: all of them, at least through the given
-// number. Where the segment's own index and a record are damaged, that is an
-// error: what lies behind would look as if it were not there.
+// Index returns the records of a complete segment in the order of their positions: all of
+// them, at least through the given number. If the segment's own index and a record are
+// damaged, that is an error, because the records after the damage would look as if they
+// did not exist.
 func (s *Segment) Index(through uint64) ([]Record, error) {
 	x, err := s.index()
 	if err != nil || x.trailer {
@@ -196,8 +196,8 @@ func (s *Segment) Index(through uint64) ([]Record, error) {
 	return x.recs, nil
 }
 
-// Damaged tells whether cleaning found that not all of the segment can be
-// copied: it stays as it is.
+// Damaged reports whether cleaning found that a part of the segment cannot be copied.
+// Such a segment stays as it is.
 func (s *Segment) Damaged() bool { return s.bad.Load() }
 
 func (s *Segment) index() (index, error) {
@@ -214,7 +214,7 @@ func (s *Segment) index() (index, error) {
 	return index{recs: recs, end: end}, err
 }
 
-// readIndex decodes the index that the trailer describes.
+// readIndex decodes the index to which the trailer points.
 func (s *Segment) readIndex(t *trailer) ([]Record, bool) {
 	b := make([]byte, t.indexLen)
 	if s.readAt(b, t.indexPos) != nil || crc32.Checksum(b, castagnoli) != t.indexCRC {
@@ -276,8 +276,8 @@ func (s *Segment) scan(pos uint32) ([]Record, uint32, error) {
 	}
 }
 
-// beyond looks for a whole record anywhere behind pos, with a sequence number
-// greater than after, and returns the greatest durable mark among those found.
+// beyond looks for whole records anywhere after pos with a sequence number greater than
+// after. It returns the greatest durable mark of those that it finds.
 func (s *Segment) beyond(pos uint32, after uint64) (mark uint64, err error) {
 	s.strays.Add(1)
 	w := window{seg: s}
@@ -286,7 +286,7 @@ func (s *Segment) beyond(pos uint32, after uint64) (mark uint64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		// A cheap sieve first: the numbers near the one that is missing.
+		// First a cheap filter: sequence numbers near the missing one.
 		if seq := binary.LittleEndian.Uint64(b[16:]); seq <= after || seq-after > 1<<28 {
 			continue
 		}
@@ -304,7 +304,7 @@ func (s *Segment) beyond(pos uint32, after uint64) (mark uint64, err error) {
 	return mark, nil
 }
 
-// window reads a segment forwards in large pieces. Who uses it counts the strays.
+// window reads a segment forwards in large parts. Its user counts the strays.
 type window struct {
 	seg  *Segment
 	buf  []byte
@@ -313,8 +313,8 @@ type window struct {
 
 const windowSize = 1 << 20
 
-// at returns n bytes at pos, or fewer at the end of the segment padded with
-// zeros; they are valid until the next call.
+// at returns n bytes at pos. At the end of the segment they are padded with zeros. They
+// are valid until the next call.
 func (w *window) at(pos, n uint32) ([]byte, error) {
 	if pos >= w.from && uint64(pos)+uint64(n) <= uint64(w.from)+uint64(len(w.buf)) {
 		return w.buf[pos-w.from:][:n], nil
@@ -334,19 +334,19 @@ func (w *window) at(pos, n uint32) ([]byte, error) {
 	return w.buf[:n], nil
 }
 
-// unchecked remembers which records of a segment found at start were verified,
-// and so have the sums of their pieces.
+// unchecked records which records of a segment found at the start were verified, so that
+// their pieces have sums.
 type unchecked struct {
 	mu    sync.Mutex // held while a record is read
-	recs  []Record   // but zero records
-	first []int32    // of each the first piece
+	recs  []Record   // without zero records
+	first []int32    // index of each record's first piece
 	good  []bool
 }
 
-// adopt takes over what recovery found in the segment, unread.
+// adopt registers the records that recovery found in the segment, unverified.
 func (s *Segment) adopt(recs []Record) {
 	if s.sums.Load() != nil {
-		return // written by this process, or found before
+		return // this process wrote the segment, or adopted it before
 	}
 	u := &unchecked{recs: make([]Record, 0, len(recs)), first: make([]int32, 0, len(recs))}
 	for i := range recs {
@@ -362,7 +362,7 @@ func (s *Segment) adopt(recs []Record) {
 	s.unchecked.Store(u)
 }
 
-// check verifies every record that [pos, pos+n) of the file touches.
+// check verifies every record that overlaps [pos, pos+n) of the file.
 func (s *Segment) check(pos, n uint32) error {
 	u := s.unchecked.Load()
 	if u == nil {
@@ -383,7 +383,7 @@ func (s *Segment) check(pos, n uint32) error {
 	return nil
 }
 
-// checkRecord verifies record i and gives its pieces their sums. Under u.mu.
+// checkRecord verifies record i and sets the sums of its pieces. Under u.mu.
 func (s *Segment) checkRecord(u *unchecked, i int) error {
 	r, all := &u.recs[i], s.sums.Load().all
 	end := r.Pos + HeaderSize + r.payload()
@@ -392,7 +392,7 @@ func (s *Segment) checkRecord(u *unchecked, i int) error {
 	for k, pos := int(u.first[i]), r.Pos; pos < end; k++ {
 		p := &all[k]
 		if len(buf) < int(p.n) {
-			// Long records are read in parts that end where pieces do.
+			// Long records are read in parts that end at the ends of pieces.
 			last := k
 			for all[last].end() < end && all[last+1].end()-pos <= windowSize {
 				last++
@@ -411,7 +411,7 @@ func (s *Segment) checkRecord(u *unchecked, i int) error {
 			want, b = binary.LittleEndian.Uint32(b), b[4:]
 		}
 		crc = crc32.Update(crc, castagnoli, b)
-		if !u.good[i] { // else others read it
+		if !u.good[i] { // once it is set, others use the sums
 			p.sum = crc
 		} else if p.sum != crc {
 			return s.damaged(r)
@@ -429,9 +429,9 @@ func (s *Segment) damaged(r *Record) error {
 	return s.mismatchAt(r.Pos, r.Pos+HeaderSize+r.payload(), r.Off, r.Len)
 }
 
-// CheckAll verifies every record of a segment found at start, and returns the
-// first error; when there is none, reads of it cost what reads of fresh segments
-// do from then on.
+// CheckAll verifies every record of a segment found at the start, and returns the first
+// error. If there is none, reads of the segment then cost as much as those of fresh
+// segments.
 func (s *Segment) CheckAll() (first error) {
 	u := s.unchecked.Load()
 	if u == nil {
@@ -450,14 +450,14 @@ func (s *Segment) CheckAll() (first error) {
 		return first
 	}
 	s.unchecked.Store(nil)
-	if !done() { // guests read meanwhile; now it is in memory, and takes no time
+	if !done() { // guests read meanwhile; now it is in memory, and this is fast
 		return s.Verify()
 	}
 	return nil
 }
 
-// Verify reads every record that was in the segment at the call, and reports the
-// first damage.
+// Verify reads every record that was in the segment at the call, and returns the first
+// damage.
 func (s *Segment) Verify() error {
 	if err := s.CheckAll(); err != nil {
 		return err

@@ -11,7 +11,8 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// growingPool is a pool whose logs begin with segments of 64 KiB and have up to 1 MiB.
+// growingPool returns a pool whose logs start with segments of 64 KiB, which grow up to 1
+// MiB.
 func growingPool(t testing.TB, fs vfs.FS, limit int64) *Pool {
 	t.Helper()
 	if err := fs.MkdirAll("wal", 0o755); err != nil {
@@ -25,7 +26,8 @@ func growingPool(t testing.TB, fs vfs.FS, limit int64) *Pool {
 	return p
 }
 
-// sizes are those of the log's segments, in the order in which they were attached.
+// sizes returns the sizes of the log's segments, in the order in which they were
+// attached.
 func (l *testLog) sizes(p *Pool) (out []uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -35,7 +37,8 @@ func (l *testLog) sizes(p *Pool) (out []uint32) {
 	return out
 }
 
-// TestSegmentsGrow: a log begins small, and takes as much again as it has.
+// TestSegmentsGrow: a log starts small, and each new segment is as long as all before it
+// together.
 func TestSegmentsGrow(t *testing.T) {
 	fs := vfs.NewMem()
 	p := growingPool(t, fs, 0)
@@ -107,7 +110,7 @@ func TestLongWritesIntoShortSegments(t *testing.T) {
 		if err := l.Sync(); err != nil {
 			t.Fatal(err)
 		}
-		l.indexing.Wait() // what is done in the background would change the files meanwhile
+		l.indexing.Wait() // background work would change the files during the copy
 		l.Log.mu.Lock()
 		l.dropReserved()
 		l.Log.mu.Unlock()
@@ -121,7 +124,7 @@ func TestLongWritesIntoShortSegments(t *testing.T) {
 	}
 }
 
-// The log's limit counts bytes: many short segments fit where few long ones would.
+// The log's limit counts bytes: many short segments fit where only a few long ones would.
 func TestLimitCountsBytes(t *testing.T) {
 	p := growingPool(t, vfs.NewMem(), 1<<20)
 	p.Settle()
@@ -135,7 +138,7 @@ func TestLimitCountsBytes(t *testing.T) {
 	}
 }
 
-// What little is live is copied to a short segment.
+// Little live data is copied to a short segment.
 func TestCompactedSize(t *testing.T) {
 	p := growingPool(t, vfs.NewMem(), 0)
 	p.Settle()
@@ -156,7 +159,7 @@ func TestCompactedSize(t *testing.T) {
 	}
 }
 
-// TestSizesRefused: sizes that do not fit together.
+// TestSizesRefused: sizes that do not fit together are refused.
 func TestSizesRefused(t *testing.T) {
 	for _, first := range []uint32{1, 4096, minSegment + 4096, 3 * minSegment, 2 << 20} {
 		fs := vfs.NewMem()

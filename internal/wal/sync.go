@@ -8,13 +8,13 @@ import (
 	"github.com/paraglide/glide/internal/invariants"
 )
 
-// Sync makes durable all that was appended before the call. A lone caller syncs
-// in its own time; callers that find a sync under way wait and share the next.
+// Sync makes durable everything that was appended before the call. A lone caller syncs at
+// once. Callers that find a sync in progress wait and share the next one.
 func (l *Log) Sync() error { return l.SyncTo(l.last.Load()) }
 
-// SyncTo makes durable every record up to the number. Once a sync failed, it fails
-// for everybody until Rewrite has succeeded: the next sync of the same files would
-// succeed, and what the first one covered be lost all the same.
+// SyncTo makes durable every record through seq. After a failed sync it fails for every
+// caller until Rewrite has succeeded. Otherwise the next sync of the same files would
+// succeed although what the failed one covered is lost.
 func (l *Log) SyncTo(seq uint64) error {
 	if l.durable.Load() >= seq {
 		return nil
@@ -46,7 +46,7 @@ func (l *Log) SyncTo(seq uint64) error {
 	return nil
 }
 
-// Failed tells whether a sync failed that Rewrite has not made up for.
+// Failed reports whether a sync failed that Rewrite has not repaired.
 func (l *Log) Failed() bool {
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
@@ -89,8 +89,8 @@ func (l *Log) syncFiles() (upTo uint64, err error) {
 	return upTo, nil
 }
 
-// ErrSync marks a failed fdatasync: what it covered may be lost, whatever a
-// second call says.
+// ErrSync marks a failed fdatasync. What it covered may be lost, even if a second call
+// succeeds.
 var ErrSync = fmt.Errorf("the disk did not keep what was written to it")
 
 func (s *Segment) sync() error {

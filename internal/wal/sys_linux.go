@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pwritev writes the pieces one after the other at off. A short write is
-// reported by the count, as by the system call.
+// pwritev writes the parts in order at off. Like the system call, it reports a short
+// write by its count.
 func pwritev(fd int, iov []unix.Iovec, off int64) (int, error) {
 	for {
 		n, _, errno := syscall.Syscall6(unix.SYS_PWRITEV, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)),
@@ -23,8 +23,8 @@ func pwritev(fd int, iov []unix.Iovec, off int64) (int, error) {
 	}
 }
 
-// preadv2 fills the pieces one after the other from pos. A short read is
-// reported by the count, as by the system call.
+// preadv2 fills the parts in order from pos. Like the system call, it reports a short
+// read by its count.
 func preadv2(fd int, iov []unix.Iovec, pos uint32, flags int) (uint32, syscall.Errno) {
 	n, _, errno := syscall.Syscall6(unix.SYS_PREADV2, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)),
 		uintptr(pos), 0, uintptr(flags))

@@ -9,7 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// fullFS has no room for more files, or none for records in those but the first.
+// fullFS has no space for new files, or only the first files have space for records.
 type fullFS struct {
 	vfs.FS
 	files, records *bool
@@ -40,9 +40,10 @@ func (f fullFile) WriteAt(b []byte, off int64) (int, error) {
 	return f.File.WriteAt(b, off)
 }
 
-// TestNoSegmentForTheRest: of a write that is longer than what is left of its
-// segment nothing is in the log when there is no segment for the rest: half of it
-// would be published, or be there after a crash, as what the guest wrote. prefix.
+// TestNoSegmentForTheRest: a write is longer than the rest of its segment, and there is
+// no segment for the remainder. Nothing of it may be in the log. Otherwise half of it
+// could be published, or reappear after a crash, as if the guest had written only that.
+// prefix.
 func TestNoSegmentForTheRest(t *testing.T) {
 	files, records := false, false
 	fs := fullFS{vfs.NewMem(), &files, &records}
@@ -70,8 +71,8 @@ func TestNoSegmentForTheRest(t *testing.T) {
 	}
 }
 
-// TestRestNotWritten: when the disk takes a part of a write and not the rest, the
-// log takes nothing more, and recovery drops the part.
+// TestRestNotWritten: if the disk accepts a part of a write and not the rest, the log
+// accepts no more writes, and recovery drops the part.
 func TestRestNotWritten(t *testing.T) {
 	for _, closed := range []bool{false, true} {
 		files, records := false, false

@@ -31,7 +31,7 @@ func testPool(t testing.TB, fs vfs.FS) *Pool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p // it is left as a crash leaves it
+	return p // left open, as after a crash
 }
 
 func openPool(fs vfs.FS) (*Pool, error) {
@@ -39,7 +39,7 @@ func openPool(fs vfs.FS) (*Pool, error) {
 	return Open(Options{FS: fs, Dir: "wal", SegmentBytes: minSegment, Rand: func() uint64 { return n.Add(1) }})
 }
 
-// testLog is a log and the sources that its metadata would list.
+// testLog is a log, and the sources that its volume's metadata would list.
 type testLog struct {
 	*Log
 	mu   sync.Mutex
@@ -89,8 +89,8 @@ func (l *testLog) recoverAll(t testing.TB, fs vfs.FS, used uint64) (Recovered, e
 	return p.Recover(Identity{7}, src, 0, 0, used, false)
 }
 
-// TestGoldenSegment pins the format: bytes written by this program are those
-// that every later one must read.
+// TestGoldenSegment pins the format: the bytes that this program writes must be readable
+// by every later one.
 func TestGoldenSegment(t *testing.T) {
 	fs := vfs.NewMem()
 	p := testPool(t, fs)
@@ -144,8 +144,8 @@ func TestGoldenSegment(t *testing.T) {
 	}
 }
 
-// TestTornTailOrDamage: a bad record above every durable mark ends the log; one
-// below a mark is damage to acknowledged data and refuses to open (prefix).
+// TestTornTailOrDamage: a bad record after every durable mark ends the log. A bad record
+// below a mark is damage to acknowledged data, and the log does not open (prefix).
 func TestTornTailOrDamage(t *testing.T) {
 	build := func(sync bool) (*vfs.MemFS, *testLog, []Written) {
 		fs := vfs.NewMem()
@@ -186,7 +186,7 @@ func TestTornTailOrDamage(t *testing.T) {
 	if rec, err = l.recoverAll(t, fs, 0); err != nil || rec.Last != 9 {
 		t.Fatalf("a torn last record: %d, %v", rec.Last, err)
 	}
-	// The metadata knows that seven were durable: an empty log is damage too.
+	// The metadata knows that seven writes were durable: so an empty log is damage too.
 	fs, l, all = build(false)
 	flip(fs, all[0])
 	l.mu.Lock()
@@ -213,8 +213,8 @@ func TestDamagedHeaderIsFound(t *testing.T) {
 	}
 }
 
-// TestCloseWritesTheIndex: also of a log that was synced before, which a close
-// has no reason to sync again.
+// TestCloseWritesTheIndex: this includes a log that is already synced, which Close has no
+// reason to sync again.
 func TestCloseWritesTheIndex(t *testing.T) {
 	for _, synced := range []bool{true, false} {
 		fs := vfs.NewMem()
@@ -267,7 +267,7 @@ func TestNewerFormatIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	header[4] = 2
-	// Without the checksum it is damage, and one volume's, not the host's.
+	// Without a valid checksum it is damage, which affects one volume, not the host.
 	if err := open(header); err != nil {
 		t.Fatal(err)
 	}
@@ -277,8 +277,8 @@ func TestNewerFormatIsRefused(t *testing.T) {
 	}
 }
 
-// TestDamageInAFullSegmentIsNotServed: an index spares recovery the reading, so
-// a record is verified before it is read for the first time.
+// TestDamageInAFullSegmentIsNotServed: with an index, recovery does not read the records.
+// So each record is verified before its first read.
 func TestDamageInAFullSegmentIsNotServed(t *testing.T) {
 	fs := vfs.NewMem()
 	l := newTestLog(testPool(t, fs), 0)
@@ -331,7 +331,7 @@ func FuzzRecord(f *testing.F) {
 		if !ok {
 			return
 		}
-		// What validates was written like that.
+		// A record that validates was written in this form.
 		again := encodeIndex([]Record{r})[:HeaderSize]
 		copy(again, b[:4])
 		binary.LittleEndian.PutUint32(again[24:], binary.LittleEndian.Uint32(b[24:]))
@@ -359,8 +359,9 @@ func FuzzSegment(f *testing.F) {
 		if _, err := file.WriteAt(junk, int64(at)); err != nil {
 			t.Fatal(err)
 		}
-		// Any error will do. A scan reads the segment, of 64 KiB here, through a
-		// window of a MiB; a record of 28 bytes takes 150 in the index and the entries.
+		// Any error is allowed. A scan reads the segment, of 64 KiB here, through a
+		// window of a MiB. A record of 28 bytes takes 150 bytes in the index and the
+		// entries.
 		fuzztest.Bound(t, minSegment, 4<<20, 16, func() { _, _ = l.recoverAll(t, fs, 0) })
 	})
 }
