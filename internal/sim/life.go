@@ -121,8 +121,12 @@ func (w *world) reconcile(m *machine, h *host.Host, life int) bool {
 }
 
 // wokenAgain tells whether a host that had lost the line's volume, perhaps without
-// knowing, woke it again under the name that its next owner gave it. Under mu.
+// knowing, woke it again under the name that its next owner gave it. A volume
+// that may never have been made has no ID yet, and was not. Under mu.
 func (w *world) wokenAgain(l *line) bool {
+	if l.id == "" {
+		return false
+	}
 	for _, k := range w.lines {
 		if k != l && k.m == l.m && k.id == l.id && k.index > l.index && k.name != l.name {
 			return true
