@@ -4,7 +4,7 @@
 package main
 
 import (
-	"bufio"
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/paraglide/glide/internal/daemon"
 )
 
 // cell is one row of the table.
@@ -41,7 +43,7 @@ var cells = []cell{
 type bench struct {
 	glide, dir, size string
 	pairs, seconds   int
-	procs            []*exec.Cmd
+	procs            []*daemon.Process
 }
 
 func main() {
@@ -180,17 +182,18 @@ func (b *bench) start(dir string) (glide, kit string, err error) {
 	if err := exec.Command("truncate", "-s", b.size, file).Run(); err != nil {
 		return "", "", err
 	}
-	cmd := exec.Command("nbdkit", "-f", "-U", sock, "file", file)
-	if err := b.background(cmd); err != nil {
+	p, err := daemon.Start(exec.Command("nbdkit", "-f", "-U", sock, "file", file), nil)
+	if err != nil {
 		return "", "", err
 	}
+	b.procs = append(b.procs, p)
 	for range 500 {
 		if _, err := os.Stat(sock); err == nil {
 			return glide, "nbd+unix:///?socket=" + sock, nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return "", "", fmt.Errorf("nbdkit did not start")
+	return "", "", fmt.Errorf("nbdkit did not start: %s", p.Log.LastLine())
 }
 
 // serve runs a daemon with one volume.
@@ -198,45 +201,30 @@ func (b *bench) serve(data string, flags ...string) (uri string, stats func() (w
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return "", nil, err
 	}
-	api := "unix:" + data + "/api"
-	cmd := exec.Command(b.glide, append([]string{"serve", "--data", data, "--nbd", "unix:" + data + "/nbd", "--api", api}, flags...)...)
-	out, err := cmd.StdoutPipe()
+	glide := daemon.Verbs{Glide: b.glide, API: "unix:" + data + "/api"}
+	ctx := context.Background()
+	cmd := exec.Command(b.glide, append([]string{"serve", "--data", data, "--nbd", "unix:" + data + "/nbd", "--api", glide.API}, flags...)...)
+	p, err := daemon.Serve(ctx, cmd, nil, time.Minute)
 	if err != nil {
 		return "", nil, err
 	}
-	if err := b.background(cmd); err != nil {
+	b.procs = append(b.procs, p)
+	if _, err := glide.Do(ctx, "create", "bench", "--size", b.size); err != nil {
 		return "", nil, err
 	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); !strings.HasPrefix(line, "glide: ready") {
-		return "", nil, fmt.Errorf("glide did not get ready: %q %w", line, err)
-	}
-	if msg, err := exec.Command(b.glide, "--api", api, "create", "bench", "--size", b.size).CombinedOutput(); err != nil {
-		return "", nil, fmt.Errorf("create: %w: %s", err, msg)
-	}
 	stats = func() (s walStats, err error) {
-		msg, err := exec.Command(b.glide, "--api", api, "stats", "--json").Output()
-		if err != nil {
-			return s, err
-		}
-		return s, json.Unmarshal(msg, &s)
+		err = glide.JSON(ctx, &s, "stats")
+		return s, err
 	}
 	return "nbd+unix:///bench?socket=" + data + "/nbd", stats, nil
 }
 
-func (b *bench) background(cmd *exec.Cmd) error {
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	b.procs = append(b.procs, cmd)
-	return nil
-}
-
+// stop ends the servers. What a daemon complains of is worth a line.
 func (b *bench) stop() {
 	for _, p := range b.procs {
-		_ = p.Process.Signal(syscall.SIGTERM)
-		_ = p.Wait()
+		if err := p.Stop(time.Minute); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
 	}
 }
 
