@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/paraglide/glide/internal/programs"
 	"github.com/paraglide/glide/nbd"
 	"github.com/paraglide/glide/nbd/nbdclient"
 )
@@ -24,13 +25,10 @@ func tool(tb testing.TB, name string, args ...string) string {
 	return out
 }
 
-// tryTool runs a client that may fail. It must be installed.
+// tryTool runs a client that may fail.
 func tryTool(tb testing.TB, name string, args ...string) (string, error) {
 	tb.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		tb.Fatalf("%v; run make deps", err)
-	}
-	cmd := exec.Command(name, args...)
+	cmd := exec.Command(programs.Need(tb, name), args...)
 	cmd.Dir = tb.TempDir() // fio leaves files behind
 	out, err := cmd.CombinedOutput()
 	return string(out), err

@@ -51,7 +51,7 @@ func TestDumpFiles(t *testing.T) {
 		"blockmap/testdata/one.hex":     "map page: version 1",
 		"commitlog/testdata/commit.hex": "commit log object: version 1",
 	} {
-		if o := run(t, glide(t, "debug", "dump", golden(t, path))); o.code != 0 || o.err != "" || !strings.Contains(o.out, words) {
+		if o := run(t, glide(t, "debug", "dump", golden(t, path))); o.Code != 0 || o.Err != "" || !strings.Contains(o.Out, words) {
 			t.Errorf("%s: %+v", path, o)
 		}
 	}
@@ -67,7 +67,7 @@ func TestDumpFiles(t *testing.T) {
 		}
 		return path
 	}
-	if o := run(t, glide(t, "debug", "dump", write("host.json", `{"version":1,"id":"x"}`))); o.code != 0 || !strings.Contains(o.out, `"id": "x"`) {
+	if o := run(t, glide(t, "debug", "dump", write("host.json", `{"version":1,"id":"x"}`))); o.Code != 0 || !strings.Contains(o.Out, `"id": "x"`) {
 		t.Errorf("host.json: %+v", o)
 	}
 	for path, words := range map[string]string{
@@ -81,7 +81,7 @@ func TestDumpFiles(t *testing.T) {
 		filepath.Join(dir, "missing"):            "no file",
 	} {
 		o := run(t, glide(t, "debug", "dump", path))
-		if o.code == 0 || strings.Count(o.err, "\n") != 1 || !strings.Contains(o.err, words) {
+		if o.Code == 0 || strings.Count(o.Err, "\n") != 1 || !strings.Contains(o.Err, words) {
 			t.Errorf("%s: %+v", path, o)
 		}
 	}
@@ -100,12 +100,12 @@ func TestDumpSpares(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := fmt.Sprintf("spare, %d bytes: nothing was ever written", size)
-		if o := run(t, glide(t, "debug", "dump", path)); o.code != 0 || o.err != "" || !strings.Contains(o.out, want) {
+		if o := run(t, glide(t, "debug", "dump", path)); o.Code != 0 || o.Err != "" || !strings.Contains(o.Out, want) {
 			t.Errorf("%s: %+v", name, o)
 		}
 		var d api.Dump
 		o := run(t, glide(t, "debug", "dump", "--json", path))
-		if err := json.Unmarshal([]byte(o.out), &d); err != nil || o.code != 0 || d.Key != path || !strings.Contains(d.Text, want) {
+		if err := json.Unmarshal([]byte(o.Out), &d); err != nil || o.Code != 0 || d.Key != path || !strings.Contains(d.Text, want) {
 			t.Errorf("%s: %+v: %v", name, o, err)
 		}
 	}
@@ -115,7 +115,7 @@ func TestDumpSpares(t *testing.T) {
 	}
 	refused(t, run(t, glide(t, "debug", "dump", path)), 1, "magic")
 	var d api.Dump
-	if o := run(t, glide(t, "debug", "dump", "--json", path)); json.Unmarshal([]byte(o.out), &d) != nil || o.code != 1 || !strings.Contains(d.Damage, "magic") {
+	if o := run(t, glide(t, "debug", "dump", "--json", path)); json.Unmarshal([]byte(o.Out), &d) != nil || o.Code != 1 || !strings.Contains(d.Damage, "magic") {
 		t.Errorf("%+v", o)
 	}
 }
@@ -142,15 +142,15 @@ func TestDumpMetadata(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := run(t, glide(t, "debug", "dump", dir))
-	if o.code != 0 || o.err != "" || strings.Contains(o.out, "gone") {
+	if o.Code != 0 || o.Err != "" || strings.Contains(o.Out, "gone") {
 		t.Fatalf("%+v", o)
 	}
 	for _, want := range []string{
 		"metadata of a host: format 1\n", "fact pins: 01\n", "fact attachments: [{\"x\":1}]\n", "volume 00ff\n{\n  \"version\": 1,\n  \"name\": \"v\"\n}\n",
 		"volume 01ff\ndamaged: 7b22766572\n", "block 0100000000000000000000000000000000000000000000000000000000000000 of tenant acme: 4096 bytes at 64 in packs/00/0000", "map page 0200", ": 100 bytes\n",
 	} {
-		if !strings.Contains(o.out, want) {
-			t.Errorf("%q is missing in:\n%s", want, o.out)
+		if !strings.Contains(o.Out, want) {
+			t.Errorf("%q is missing in:\n%s", want, o.Out)
 		}
 	}
 	files, err := os.ReadDir(dir)
@@ -174,7 +174,7 @@ func TestDumpObjects(t *testing.T) {
 	if out := f.must(t, "debug", "dump", "packs/good/1-2"); out != "pack: 1 slot\n" {
 		t.Error(out)
 	}
-	if o := f.try(t, "debug", "dump", "packs/bad/1-2"); o.code != 1 || o.out != "pack: 1 slot\n" || !strings.Contains(o.err, "checksum") {
+	if o := f.try(t, "debug", "dump", "packs/bad/1-2"); o.Code != 1 || o.Out != "pack: 1 slot\n" || !strings.Contains(o.Err, "checksum") {
 		t.Errorf("%+v", o)
 	}
 	refused(t, f.try(t, "debug", "dump", "packs/none"), 1, "no object")

@@ -56,15 +56,15 @@ func TestGuestsHeaders(t *testing.T) {
 		"text":  bytes.Repeat([]byte("root:x:0:0:root:\n"), 512*8),
 	} {
 		path, out := write(t, filepath.Join(dir, name), b), filepath.Join(dir, name+".out")
-		if o := f.try(t, "import", path, "v-"+name); o.code == 0 && name != "qcow2" {
+		if o := f.try(t, "import", path, "v-"+name); o.Code == 0 && name != "qcow2" {
 			t.Errorf("%s: taken for raw without a word", name)
-		} else if o.code == 0 {
+		} else if o.Code == 0 {
 			f.must(t, "rm", "v-"+name)
 		}
 		f.must(t, "import", path, "v-"+name, "--format", "raw")
 		o := f.try(t, "export", "v-"+name, out, "--json")
-		e := decode[exported](t, o.out)
-		if o.code != 0 || e.Format != "raw" || e.LooksLike == "" || !e.Marked || !strings.Contains(o.err, "--format raw") {
+		e := decode[exported](t, o.Out)
+		if o.Code != 0 || e.Format != "raw" || e.LooksLike == "" || !e.Marked || !strings.Contains(o.Err, "--format raw") {
 			t.Errorf("%s: %+v, %+v", name, o, e)
 		}
 		im := decode[imported](t, f.must(t, "import", out, "v-"+name, "--json"))
@@ -72,11 +72,11 @@ func TestGuestsHeaders(t *testing.T) {
 			t.Errorf("%s: %+v", name, im)
 		}
 		streamed := f.try(t, "export", "v-"+name, "-")
-		if streamed.code != 0 || streamed.out != string(b) || !strings.Contains(streamed.err, "--format raw") {
-			t.Errorf("%s, to standard output: exit %d, %d bytes, %s", name, streamed.code, len(streamed.out), streamed.err)
+		if streamed.Code != 0 || streamed.Out != string(b) || !strings.Contains(streamed.Err, "--format raw") {
+			t.Errorf("%s, to standard output: exit %d, %d bytes, %s", name, streamed.Code, len(streamed.Out), streamed.Err)
 		}
 		wrapped := filepath.Join(dir, name+".qcow2")
-		if o := f.try(t, "export", "v-"+name, wrapped, "--format", "qcow2"); o.code != 0 || o.err != "" {
+		if o := f.try(t, "export", "v-"+name, wrapped, "--format", "qcow2"); o.Code != 0 || o.Err != "" {
 			t.Errorf("%s, wrapped: %+v", name, o)
 		}
 		if im := decode[imported](t, f.must(t, "import", wrapped, "v-"+name, "--json")); !im.Unchanged || im.Format != "qcow2" {
@@ -84,7 +84,7 @@ func TestGuestsHeaders(t *testing.T) {
 		}
 	}
 	f.must(t, "import", raw, "plain")
-	if o := f.try(t, "export", "plain", filepath.Join(dir, "plain"), "--json"); o.err != "" || strings.Contains(o.out, "looks_like") {
+	if o := f.try(t, "export", "plain", filepath.Join(dir, "plain"), "--json"); o.Err != "" || strings.Contains(o.Out, "looks_like") {
 		t.Errorf("a plain disk: %+v", o)
 	}
 }
@@ -123,11 +123,11 @@ func TestImportExpected(t *testing.T) {
 		t.Errorf("left: %+v", list)
 	}
 	o := f.try(t, "import", path, "x", "--sha256", good, "--expect-size", "300100", "--json")
-	if im := decode[imported](t, o.out); im.BytesRead != 300_100 || im.InputBytes != 300_100 || im.PaddingBytes != 300_544-300_100 || im.Size != 300_544 {
+	if im := decode[imported](t, o.Out); im.BytesRead != 300_100 || im.InputBytes != 300_100 || im.PaddingBytes != 300_544-300_100 || im.Size != 300_544 {
 		t.Errorf("%+v", im)
 	}
 	f.must(t, "rm", "x")
-	if o := fromPipe("--sha256", good, "--expect-size", "300100"); o.code != 0 || !strings.Contains(o.out, "300100 bytes read") || !strings.Contains(o.out, "444 bytes of zeros") {
+	if o := fromPipe("--sha256", good, "--expect-size", "300100"); o.Code != 0 || !strings.Contains(o.Out, "300100 bytes read") || !strings.Contains(o.Out, "444 bytes of zeros") {
 		t.Errorf("%+v", o)
 	}
 	f.must(t, append([]string{"import", path, "x", "--sha256", good}, store...)...)

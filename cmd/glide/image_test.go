@@ -13,15 +13,12 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/programs"
 )
 
 func qemuImg(t *testing.T, args ...string) {
 	t.Helper()
-	bin, err := exec.LookPath("qemu-img")
-	if err != nil {
-		t.Fatal("qemu-img is missing: run make deps")
-	}
-	if out, err := exec.Command(bin, args...).CombinedOutput(); err != nil {
+	if out, err := exec.Command(programs.Need(t, "qemu-img"), args...).CombinedOutput(); err != nil {
 		t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
@@ -77,7 +74,7 @@ func TestImportAndExport(t *testing.T) {
 	for name, c := range map[string][]string{"stdin, sized": {"--size", "8M"}, "stdin": nil} {
 		cmd := glide(t, append([]string{"--api", f.addr, "import", "-", "a", "--json"}, c...)...)
 		cmd.Stdin = bytes.NewReader(want) // a pipe
-		if o := run(t, cmd); o.code != 0 || !decode[api.Import](t, o.out).Unchanged {
+		if o := run(t, cmd); o.Code != 0 || !decode[api.Import](t, o.Out).Unchanged {
 			t.Errorf("%s: %+v", name, o)
 		}
 	}
@@ -104,11 +101,11 @@ func TestImportAndExport(t *testing.T) {
 		t.Fatal(err)
 	}
 	qemuImg(t, "compare", "-f", "raw", "-F", "qcow2", raw, out)
-	if o := f.try(t, "export", "a", "-"); o.code != 0 || o.out != string(want) {
-		t.Errorf("to standard output: exit %d, %d bytes, %s", o.code, len(o.out), o.err)
+	if o := f.try(t, "export", "a", "-"); o.Code != 0 || o.Out != string(want) {
+		t.Errorf("to standard output: exit %d, %d bytes, %s", o.Code, len(o.Out), o.Err)
 	}
-	if o := f.try(t, "export", "a", "/dev/stdout"); o.code != 0 || !strings.HasPrefix(o.out, string(want)) {
-		t.Errorf("to /dev/stdout: exit %d, %d bytes, %s", o.code, len(o.out), o.err)
+	if o := f.try(t, "export", "a", "/dev/stdout"); o.Code != 0 || !strings.HasPrefix(o.Out, string(want)) {
+		t.Errorf("to /dev/stdout: exit %d, %d bytes, %s", o.Code, len(o.Out), o.Err)
 	}
 }
 

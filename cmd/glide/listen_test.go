@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/paraglide/glide/internal/programs"
 )
 
 func TestTokenOverTCP(t *testing.T) {
@@ -31,7 +33,7 @@ func TestTokenOverTCP(t *testing.T) {
 	}
 	d := start(t, shortDir(t), nil, "--api", "tcp:127.0.0.1:0", "--nbd", "tcp:127.0.0.1:0", "--token-file", token)
 	if strings.HasSuffix(d.field("api"), ":0") || strings.HasSuffix(d.field("nbd"), ":0") {
-		t.Errorf("ready line: %s", d.ready)
+		t.Errorf("ready line: %s", d.ReadyLine())
 	}
 	greeting(t, d.field("nbd"))
 	refused(t, d.try("ls"), 2, "token")
@@ -73,7 +75,7 @@ func TestSystemd(t *testing.T) {
 	cmd.ExtraFiles = files
 	d := startCmd(t, data, cmd)
 	if d.field("api") != "unix:"+dir+"/api" || d.field("nbd") != "unix:"+dir+"/nbd" {
-		t.Errorf("ready line: %s", d.ready)
+		t.Errorf("ready line: %s", d.ReadyLine())
 	}
 	greeting(t, d.field("nbd"))
 	d.must("ls")
@@ -95,14 +97,10 @@ func TestSystemd(t *testing.T) {
 	told("READY=1")
 	told("STATUS=serving at unix:" + dir + "/nbd")
 	told("WATCHDOG=1")
-	if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
+	d.signal(syscall.SIGHUP)
 	told("RELOADING=1\nMONOTONIC_USEC=")
 	told("READY=1")
-	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	d.signal(syscall.SIGTERM)
 	if code := d.wait(); code != 0 {
 		t.Errorf("exit %d", code)
 	}
@@ -173,10 +171,7 @@ func signed(t *testing.T, name string, ca *tls.Certificate, newKey func() (crypt
 // nbdSize asks for the size of an export, over TLS with what a directory holds.
 func nbdSize(t *testing.T, uri, dir string) (string, error) {
 	t.Helper()
-	info, err := exec.LookPath("nbdinfo")
-	if err != nil {
-		t.Fatal("nbdinfo is missing: run make deps")
-	}
+	info := programs.Need(t, "nbdinfo")
 	if dir != "" {
 		uri += "?tls-certificates=" + dir
 	}

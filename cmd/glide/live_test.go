@@ -39,7 +39,7 @@ func TestSignals(t *testing.T) {
 		case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGTSTP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT:
 			continue
 		default:
-			if err := d.cmd.Process.Signal(s); err != nil {
+			if err := d.Signal(s); err != nil {
 				t.Fatalf("it ended before signal %d: %v", n, err)
 			}
 			greeting(t, d.field("nbd")) // an ended process would not answer
@@ -48,17 +48,13 @@ func TestSignals(t *testing.T) {
 	d.must("ls")
 	d.stop()
 	d = start(t, shortDir(t), nil)
-	if err := d.cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
+	d.signal(syscall.SIGINT)
 	if code := d.wait(); code != 0 {
 		t.Errorf("exit %d after SIGINT", code)
 	}
 	d = start(t, shortDir(t), nil)
-	if err := d.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
-		t.Fatal(err)
-	}
-	if code := d.wait(); code == 0 || !strings.Contains(d.log.String(), "goroutine") {
+	d.signal(syscall.SIGQUIT)
+	if code := d.wait(); code == 0 || !strings.Contains(d.Log.String(), "goroutine") {
 		t.Errorf("exit %d after SIGQUIT, and no dump", code)
 	}
 }
@@ -89,8 +85,8 @@ func TestReadersGone(t *testing.T) {
 	for range 20 { // each is logged
 		greeting(t, "unix:"+data+"/nbd.sock")
 	}
-	if o := run(t, glide(t, "--api", addr, "create", "v", "--size", "1M")); o.code != 0 {
-		t.Errorf("create: %s", o.err)
+	if o := run(t, glide(t, "--api", addr, "create", "v", "--size", "1M")); o.Code != 0 {
+		t.Errorf("create: %s", o.Err)
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -128,7 +124,7 @@ func TestFilesChange(t *testing.T) {
 	ask := func(token string) bool {
 		f := filepath.Join(dir, "mine")
 		write(f, token)
-		return run(t, glide(t, "--api", d.field("api"), "--token-file", f, "ls")).code == 0
+		return run(t, glide(t, "--api", d.field("api"), "--token-file", f, "ls")).Code == 0
 	}
 	if !ask("first") || ask("second") {
 		t.Fatal("the token does not work from the start")
@@ -139,7 +135,7 @@ func TestFilesChange(t *testing.T) {
 		t.Error("the old token works, too")
 	}
 	write(tokenFile, "two words\n")
-	until(t, "the bad token is told", func() bool { return strings.Contains(d.log.String(), "must hold one word") })
+	until(t, "the bad token is told", func() bool { return strings.Contains(d.Log.String(), "must hold one word") })
 	if !ask("second") {
 		t.Error("a bad token file takes the good token away")
 	}
@@ -158,24 +154,22 @@ func TestFilesChange(t *testing.T) {
 	until(t, "the new certificate is used", func() bool { return shown() != before })
 	after := shown()
 	write(files["cert.pem"], "none")
-	until(t, "the bad certificate is told", func() bool { return strings.Contains(d.log.String(), "the certificates of TLS") })
+	until(t, "the bad certificate is told", func() bool { return strings.Contains(d.Log.String(), "the certificates of TLS") })
 	if shown() != after {
 		t.Error("a bad certificate takes the good one away")
 	}
 
 	write(settings, "log-level = \"debug\"\nretention = \"1h\"\n")
-	if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
+	d.signal(syscall.SIGHUP)
 	until(t, "the log level is the new one", func() bool {
 		_ = shown()
-		return strings.Contains(d.log.String(), "level=DEBUG")
+		return strings.Contains(d.Log.String(), "level=DEBUG")
 	})
-	if !strings.Contains(d.log.String(), "used after a restart") || !strings.Contains(d.log.String(), "Retention") {
+	if !strings.Contains(d.Log.String(), "used after a restart") || !strings.Contains(d.Log.String(), "Retention") {
 		t.Error("a setting that needs a restart is not named")
 	}
 	write(settings, "log-levle = \"debug\"\n")
-	until(t, "the bad settings are told", func() bool { return strings.Contains(d.log.String(), "did you mean") })
+	until(t, "the bad settings are told", func() bool { return strings.Contains(d.Log.String(), "did you mean") })
 	d.stop()
 }
 
@@ -224,10 +218,10 @@ func TestSocketsGone(t *testing.T) {
 	if err := errors.Join(os.RemoveAll(run), os.Remove(data+"/api.sock")); err != nil {
 		t.Fatal(err)
 	}
-	if o := d.try("ls"); o.code != 0 && !strings.Contains(o.err, "glide serve runs (process") {
-		t.Errorf("without its socket: %s", o.err)
+	if o := d.try("ls"); o.Code != 0 && !strings.Contains(o.Err, "glide serve runs (process") {
+		t.Errorf("without its socket: %s", o.Err)
 	}
-	until(t, "the API answers", func() bool { return d.try("ls").code == 0 })
+	until(t, "the API answers", func() bool { return d.try("ls").Code == 0 })
 	until(t, "NBD answers", func() bool { _, err := os.Stat(run + "/nbd.sock"); return err == nil })
 	greeting(t, d.field("nbd"))
 	if _, err := io.ReadFull(c, make([]byte, 18)); err != nil {
@@ -237,11 +231,11 @@ func TestSocketsGone(t *testing.T) {
 	if err := errors.Join(os.Remove(data+"/api.sock"), os.WriteFile(data+"/api.sock", []byte("mine"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the file is told", func() bool { return strings.Contains(d.log.String(), "is not a socket") })
+	until(t, "the file is told", func() bool { return strings.Contains(d.Log.String(), "is not a socket") })
 	if err := os.Remove(data + "/api.sock"); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the API answers again", func() bool { return d.try("ls").code == 0 })
+	until(t, "the API answers again", func() bool { return d.try("ls").Code == 0 })
 	d.stop()
 }
 
@@ -249,20 +243,16 @@ func TestSocketsGone(t *testing.T) {
 func TestDoctorOfAHiddenDaemon(t *testing.T) {
 	data := shortDir(t)
 	d := start(t, data, nil)
-	if err := d.cmd.Process.Signal(syscall.SIGSTOP); err != nil { // so that it cannot make it again
-		t.Fatal(err)
-	}
+	d.signal(syscall.SIGSTOP) // so that it cannot make it again
 	if err := os.Remove(data + "/api.sock"); err != nil {
 		t.Fatal(err)
 	}
 	o := d.try("doctor")
-	if o.code != 1 || !strings.Contains(o.out, fmt.Sprintf("process %d serves from %s", d.cmd.Process.Pid, data)) {
-		t.Errorf("exit %d: %s%s", o.code, o.out, o.err)
+	if o.Code != 1 || !strings.Contains(o.Out, fmt.Sprintf("process %d serves from %s", d.Cmd.Process.Pid, data)) {
+		t.Errorf("exit %d: %s%s", o.Code, o.Out, o.Err)
 	}
-	if err := d.cmd.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "the API answers", func() bool { return d.try("ls").code == 0 })
+	d.signal(syscall.SIGCONT)
+	until(t, "the API answers", func() bool { return d.try("ls").Code == 0 })
 	d.stop()
 }
 

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/api/apitest"
+	"github.com/paraglide/glide/internal/daemon"
 )
 
 // TestMain makes the test binary the program itself when it is run as that.
@@ -58,10 +57,7 @@ func glide(t *testing.T, args ...string) *exec.Cmd {
 }
 
 // outcome is what a run left.
-type outcome struct {
-	code     int
-	out, err string
-}
+type outcome = daemon.Result
 
 func run(t *testing.T, cmd *exec.Cmd) outcome {
 	t.Helper()
@@ -71,18 +67,13 @@ func run(t *testing.T, cmd *exec.Cmd) outcome {
 // begin starts a run; what it returns waits for the end.
 func begin(t *testing.T, cmd *exec.Cmd) (end func() outcome) {
 	t.Helper()
-	var out, errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	if err := cmd.Start(); err != nil {
+	wait, err := daemon.Begin(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return func() outcome {
-		err := cmd.Wait()
-		o := outcome{0, out.String(), errOut.String()}
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			o.code = exit.ExitCode()
-		} else if err != nil {
+		o, err := wait()
+		if err != nil {
 			t.Error(err)
 		}
 		return o
@@ -97,17 +88,17 @@ func (f *fake) try(t *testing.T, args ...string) outcome {
 func (f *fake) must(t *testing.T, args ...string) string {
 	t.Helper()
 	o := f.try(t, args...)
-	if o.code != 0 || o.err != "" {
-		t.Fatalf("glide %s: exit %d: %s", strings.Join(args, " "), o.code, o.err)
+	if o.Code != 0 || o.Err != "" {
+		t.Fatalf("glide %s: exit %d: %s", strings.Join(args, " "), o.Code, o.Err)
 	}
-	return o.out
+	return o.Out
 }
 
 // refused checks that a run failed with the status, and said why in one line.
 func refused(t *testing.T, o outcome, code int, words string) {
 	t.Helper()
-	if o.code != code || o.out != "" || !strings.HasPrefix(o.err, "glide: ") || strings.Count(o.err, "\n") != 1 || !strings.Contains(o.err, words) {
-		t.Errorf("exit %d, out %q, err %q; want %d and one line with %q", o.code, o.out, o.err, code, words)
+	if o.Code != code || o.Out != "" || !strings.HasPrefix(o.Err, "glide: ") || strings.Count(o.Err, "\n") != 1 || !strings.Contains(o.Err, words) {
+		t.Errorf("exit %d, out %q, err %q; want %d and one line with %q", o.Code, o.Out, o.Err, code, words)
 	}
 }
 

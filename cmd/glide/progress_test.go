@@ -96,8 +96,8 @@ func TestProgress(t *testing.T) {
 			t.Errorf("glide %s printed nothing", c.args)
 		}
 		r := run(t, glide(t, append([]string{"--api", f.addr}, strings.Fields(c.args)...)...))
-		if strings.Contains(r.err, c.bar) {
-			t.Errorf("glide %s drew a bar where there is no terminal: %q", c.args, r.err)
+		if strings.Contains(r.Err, c.bar) {
+			t.Errorf("glide %s drew a bar where there is no terminal: %q", c.args, r.Err)
 		}
 	}
 }

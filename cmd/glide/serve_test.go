@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -11,49 +10,28 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/daemon"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 )
 
 // serving is a `glide serve` of the tests.
 type serving struct {
-	t     *testing.T
-	cmd   *exec.Cmd
-	data  string
-	ready string // the line
-	more  chan string
-	log   *logged
-}
-
-// logged is what a process writes, for many goroutines.
-type logged struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
+	*daemon.Process
+	t    *testing.T
+	data string
 }
 
 // shortDir is a directory whose name leaves room for a socket's.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "glide")
+	dir, err := daemon.ShortDir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,43 +49,26 @@ func start(t *testing.T, data string, env []string, args ...string) *serving {
 
 func startCmd(t *testing.T, data string, cmd *exec.Cmd) *serving {
 	t.Helper()
-	d := &serving{t: t, cmd: cmd, data: data, log: &logged{}, more: make(chan string, 1)}
-	cmd.Stderr = d.log
-	out, err := cmd.StdoutPipe()
+	p, err := daemon.Serve(t.Context(), cmd, nil, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		p.Kill()
 		if t.Failed() {
-			t.Logf("the daemon's log:\n%s", d.log)
+			t.Logf("the daemon's log:\n%s", p.Log)
 		}
 	})
-	r := bufio.NewReader(out)
-	d.ready, err = r.ReadString('\n')
-	if err != nil || !strings.HasPrefix(d.ready, "glide: ready") {
-		_ = cmd.Wait()
-		t.Fatalf("not ready: %q, %v\n%s", d.ready, err, d.log)
-	}
-	go func() {
-		rest, _ := io.ReadAll(r)
-		d.more <- string(rest)
-	}()
-	return d
+	return &serving{p, t, data}
 }
 
 // field is a value of the ready line.
 func (d *serving) field(name string) string {
 	d.t.Helper()
-	_, rest, ok := strings.Cut(d.ready, " "+name+"=")
-	if !ok {
-		d.t.Fatalf("no %s in %q", name, d.ready)
+	value := d.Field(name)
+	if value == "" {
+		d.t.Fatalf("no %s in %q", name, d.ReadyLine())
 	}
-	value, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
 	return value
 }
 
@@ -119,35 +80,35 @@ func (d *serving) try(args ...string) outcome {
 func (d *serving) must(args ...string) string {
 	d.t.Helper()
 	o := d.try(args...)
-	if o.code != 0 {
-		d.t.Fatalf("glide %s: exit %d: %s", strings.Join(args, " "), o.code, o.err)
+	if o.Code != 0 {
+		d.t.Fatalf("glide %s: exit %d: %s", strings.Join(args, " "), o.Code, o.Err)
 	}
-	return o.out
+	return o.Out
+}
+
+// signal sends the daemon a signal.
+func (d *serving) signal(s os.Signal) {
+	d.t.Helper()
+	if err := d.Signal(s); err != nil {
+		d.t.Fatal(err)
+	}
 }
 
 // wait waits for the daemon's end and returns its exit status.
 func (d *serving) wait() int {
 	d.t.Helper()
-	more := ""
-	select {
-	case more = <-d.more:
-	case <-time.After(time.Minute):
-		_ = d.cmd.Process.Signal(syscall.SIGQUIT) // its log then says what it was doing
-		time.Sleep(time.Second)
-		d.t.Fatal("the daemon did not stop")
+	if err := d.Wait(time.Minute); err != nil {
+		d.t.Fatal(err)
 	}
-	_ = d.cmd.Wait()
-	if more != "" {
+	if more := d.Output(); more != "" {
 		d.t.Errorf("standard output has more than the ready line: %q", more)
 	}
-	return d.cmd.ProcessState.ExitCode()
+	return d.ExitCode()
 }
 
 func (d *serving) stop() {
 	d.t.Helper()
-	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		d.t.Fatal(err)
-	}
+	d.signal(syscall.SIGTERM)
 	if code := d.wait(); code != 0 {
 		d.t.Errorf("exit %d after SIGTERM", code)
 	}
@@ -175,7 +136,7 @@ func TestServe(t *testing.T) {
 	data := shortDir(t)
 	d := start(t, data, nil)
 	if d.field("api") != "unix:"+data+"/api.sock" || d.field("nbd") != "unix:"+data+"/nbd.sock" {
-		t.Errorf("ready line: %s", d.ready)
+		t.Errorf("ready line: %s", d.ReadyLine())
 	}
 	greeting(t, d.field("nbd"))
 	d.must("create", "vm1", "--size", "1G")
@@ -199,12 +160,10 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	d = start(t, data, []string{"GLIDE_CONFIG=" + file, "GLIDE_LOG_LEVEL=info"})
-	if err := d.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	d.signal(syscall.SIGKILL)
 	d.wait()
-	if !strings.Contains(d.log.String(), `"msg":"serving"`) || strings.Contains(d.log.String(), "DEBUG") {
-		t.Errorf("log: %s", d.log)
+	if !strings.Contains(d.Log.String(), `"msg":"serving"`) || strings.Contains(d.Log.String(), "DEBUG") {
+		t.Errorf("log: %s", d.Log)
 	}
 	d = start(t, data, nil)
 	if list := decode[[]api.Volume](t, d.must("ls", "--json")); len(list) != 2 || list[0].State != "active" {
@@ -244,12 +203,12 @@ func TestStaleFiles(t *testing.T) {
 // withoutLog leaves what is not log lines of standard error.
 func withoutLog(o outcome) outcome {
 	var lines []string
-	for _, l := range strings.SplitAfter(o.err, "\n") {
+	for _, l := range strings.SplitAfter(o.Err, "\n") {
 		if !strings.HasPrefix(l, "time=") {
 			lines = append(lines, l)
 		}
 	}
-	o.err = strings.Join(lines, "")
+	o.Err = strings.Join(lines, "")
 	return o
 }
 
@@ -269,8 +228,8 @@ func TestVanishedStore(t *testing.T) {
 	}
 	d.must("flush", "vm1")
 	d.stop()
-	if !strings.Contains(d.log.String(), "is gone") {
-		t.Errorf("log: %s", d.log)
+	if !strings.Contains(d.Log.String(), "is gone") {
+		t.Errorf("log: %s", d.Log)
 	}
 }
 
@@ -280,8 +239,8 @@ func TestStoreThatDoesNotAnswer(t *testing.T) {
 	d.must("create", "vm1", "--size", "1G")
 	d.must("fork", "vm1", "vm2")
 	d.stop()
-	if !strings.Contains(d.log.String(), "cannot be used yet") {
-		t.Errorf("log: %s", d.log)
+	if !strings.Contains(d.Log.String(), "cannot be used yet") {
+		t.Errorf("log: %s", d.Log)
 	}
 	refused(t, withoutLog(run(t, glide(t, "serve", "--data", shortDir(t), "--store", "s3://"))), 2, "store URL")
 }
@@ -338,10 +297,8 @@ func TestStopFinishesRequests(t *testing.T) {
 		if _, err := w.Write(bytes.Repeat([]byte("begin"), 1<<20)); err != nil { // more than a pipe holds: it is read
 			t.Fatal(err)
 		}
-		if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		for deadline := time.Now().Add(10 * time.Second); !strings.Contains(d.log.String(), "stopping"); time.Sleep(5 * time.Millisecond) {
+		d.signal(syscall.SIGTERM)
+		for deadline := time.Now().Add(10 * time.Second); !strings.Contains(d.Log.String(), "stopping"); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("the daemon does not stop")
 			}
@@ -350,7 +307,7 @@ func TestStopFinishesRequests(t *testing.T) {
 			if err := w.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if o := <-done; o.code != 0 {
+			if o := <-done; o.Code != 0 {
 				t.Errorf("the import: %+v", o)
 			}
 			if code := d.wait(); code != 0 {
@@ -360,14 +317,12 @@ func TestStopFinishesRequests(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 		began := time.Now()
-		if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
+		d.signal(syscall.SIGTERM)
 		if code := d.wait(); code == 0 || time.Since(began) > 5*time.Second {
 			t.Errorf("after a second signal: exit %d after %s", code, time.Since(began))
 		}
 		_ = w.Close()
-		if o := <-done; o.code != 1 {
+		if o := <-done; o.Code != 1 {
 			t.Errorf("the import: %+v", o)
 		}
 	}
@@ -384,7 +339,7 @@ func TestStopDoesNotWaitForEvents(t *testing.T) {
 	if took := time.Since(began); took > grace/2 {
 		t.Errorf("took %v", took)
 	}
-	if o := end(); o.code != 1 {
+	if o := end(); o.Code != 1 {
 		t.Errorf("events --follow: %+v", o)
 	}
 }
@@ -396,8 +351,8 @@ func TestImportToStore(t *testing.T) {
 	raw, out := filepath.Join(dir, "raw"), filepath.Join(dir, "out")
 	sparse(t, raw)
 	store := "file://" + dir + "/store"
-	first := decode[api.Import](t, run(t, glide(t, "import", raw, "vm1", "--store", store, "--json")).out)
-	again := decode[api.Import](t, run(t, glide(t, "import", raw, "vm1", "--store", store, "--json")).out)
+	first := decode[api.Import](t, run(t, glide(t, "import", raw, "vm1", "--store", store, "--json")).Out)
+	again := decode[api.Import](t, run(t, glide(t, "import", raw, "vm1", "--store", store, "--json")).Out)
 	if first.Size != 8<<20 || first.Unchanged || !again.Unchanged || again.ID != first.ID {
 		t.Errorf("%+v, then %+v", first, again)
 	}
@@ -418,19 +373,19 @@ func TestImportToStore(t *testing.T) {
 func TestDoctorAlone(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "data")
 	o := run(t, glide(t, "doctor", "--data", dir, "--json"))
-	if checks := decode[[]api.Check](t, o.out); o.code != 0 || len(checks) < 5 {
+	if checks := decode[[]api.Check](t, o.Out); o.Code != 0 || len(checks) < 5 {
 		t.Errorf("%+v", o)
 	}
 	if _, err := os.Stat(filepath.Dir(dir)); err == nil {
 		t.Error("doctor made the directory")
 	}
-	if o := run(t, glide(t, "doctor", "--data", "/proc/glide")); o.code != 1 || !strings.Contains(o.out, "WRONG") || !strings.Contains(o.out, "→ ") {
+	if o := run(t, glide(t, "doctor", "--data", "/proc/glide")); o.Code != 1 || !strings.Contains(o.Out, "WRONG") || !strings.Contains(o.Out, "→ ") {
 		t.Errorf("%+v", o)
 	}
-	if o := run(t, glide(t, "doctor", "--store", "ftp://x")); o.code != 1 || !strings.Contains(o.out, "ftp") {
+	if o := run(t, glide(t, "doctor", "--store", "ftp://x")); o.Code != 1 || !strings.Contains(o.Out, "ftp") {
 		t.Errorf("%+v", o)
 	}
-	if o := run(t, glide(t, "doctor", "--data", "/"+strings.Repeat("x", 120))); o.code != 1 || !strings.Contains(o.out, "107") {
+	if o := run(t, glide(t, "doctor", "--data", "/"+strings.Repeat("x", 120))); o.Code != 1 || !strings.Contains(o.Out, "107") {
 		t.Errorf("%+v", o)
 	}
 }

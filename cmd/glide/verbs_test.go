@@ -94,8 +94,8 @@ func TestLater(t *testing.T) {
 	for _, args := range []string{"gc", "gc --dry-run --forget-names", "gc plan", "gc undelete packs/1", "scrub", "top"} {
 		o := run(t, glide(t, strings.Fields(args)...))
 		refused(t, o, 1, "this release of glide does not")
-		if verb := "glide " + strings.Fields(args)[0]; !strings.Contains(o.err, verb) {
-			t.Errorf("%s: %s", args, o.err)
+		if verb := "glide " + strings.Fields(args)[0]; !strings.Contains(o.Err, verb) {
+			t.Errorf("%s: %s", args, o.Err)
 		}
 	}
 }
@@ -123,11 +123,11 @@ func TestDamage(t *testing.T) {
 	f.must(t, "create", "bad", "--size", "1G")
 	for _, args := range [][]string{{"verify", "bad"}, {"verify", "bad", "--json"}} {
 		o := f.try(t, args...)
-		if o.code != 1 || !strings.Contains(o.out, "slot 3") || strings.Count(o.err, "\n") != 1 {
+		if o.Code != 1 || !strings.Contains(o.Out, "slot 3") || strings.Count(o.Err, "\n") != 1 {
 			t.Errorf("%v: %+v", args, o)
 		}
 	}
-	v := decode[api.Verify](t, f.try(t, "verify", "bad", "--cold", "--json").out)
+	v := decode[api.Verify](t, f.try(t, "verify", "bad", "--cold", "--json").Out)
 	if !v.Cold || len(v.Damaged) != 1 {
 		t.Errorf("%+v", v)
 	}
@@ -142,7 +142,7 @@ func TestRm(t *testing.T) {
 	f.must(t, "snapshot", "c", "s")
 	f.Connect("b", 1)
 	o := f.try(t, "rm", "a", "none", "b", "c@s")
-	if o.code != 1 || o.out != "" || strings.Count(o.err, "glide: ") != 2 || !strings.Contains(o.err, "none") || !strings.Contains(o.err, "b has 1 open") {
+	if o.Code != 1 || o.Out != "" || strings.Count(o.Err, "glide: ") != 2 || !strings.Contains(o.Err, "none") || !strings.Contains(o.Err, "b has 1 open") {
 		t.Errorf("%+v", o)
 	}
 	if out := f.must(t, "rm", "b", "--force", "--json"); decode[[]string](t, out)[0] != "b" {
@@ -152,8 +152,8 @@ func TestRm(t *testing.T) {
 		t.Errorf("left: %+v", list)
 	}
 	f.Fail("Remove", errs.New(errs.WouldLose, "it would lose data"))
-	if o := f.try(t, "rm", "c", "none"); o.code != 3 {
-		t.Errorf("exit %d, want the worst", o.code)
+	if o := f.try(t, "rm", "c", "none"); o.Code != 3 {
+		t.Errorf("exit %d, want the worst", o.Code)
 	}
 }
 
@@ -239,7 +239,7 @@ func TestArguments(t *testing.T) {
 	f.must(t, "verify", "acme/vm1", "--cold")
 	f.must(t, "hydrate", "acme/vm1", "--rate", "100M")
 	for _, rate := range []string{"0", "-1", "x", "100MB/s"} {
-		if o := f.try(t, "hydrate", "acme/vm1", "--rate", rate); o.code != 2 || !strings.Contains(o.err, "100M") {
+		if o := f.try(t, "hydrate", "acme/vm1", "--rate", rate); o.Code != 2 || !strings.Contains(o.Err, "100M") {
 			t.Errorf("--rate %s: %+v", rate, o)
 		}
 	}
@@ -254,7 +254,7 @@ func TestArguments(t *testing.T) {
 		}
 	}
 	o := f.try(t, "set", "acme/vm1", "bandwidth=1M", "dirty-budget=2G", "iops=007", "rpo=90s")
-	if calls := f.Calls(); o.code != 1 || calls[len(calls)-1] != "Set acme/vm1 map[bandwidth:1048576 dirty-budget:2147483648 iops:7 rpo:1m30s]" {
+	if calls := f.Calls(); o.Code != 1 || calls[len(calls)-1] != "Set acme/vm1 map[bandwidth:1048576 dirty-budget:2147483648 iops:7 rpo:1m30s]" {
 		t.Errorf("%+v, %s", o, calls[len(calls)-1])
 	}
 }
@@ -294,17 +294,17 @@ func TestWhereTheDaemonIs(t *testing.T) {
 	f := newFake(t, api.Options{})
 	cmd := glide(t, "ls", "--json")
 	cmd.Env = append(cmd.Env, "GLIDE_API="+f.addr)
-	if o := run(t, cmd); o.out != "[]\n" {
+	if o := run(t, cmd); o.Out != "[]\n" {
 		t.Errorf("$GLIDE_API: %+v", o)
 	}
 	cmd = glide(t, "ls", "--api", f.addr)
 	cmd.Env = append(cmd.Env, "GLIDE_API=unix:/proc/none")
-	if o := run(t, cmd); o.code != 0 {
+	if o := run(t, cmd); o.Code != 0 {
 		t.Errorf("--api goes before $GLIDE_API: %+v", o)
 	}
 	cmd = glide(t, "ls")
 	cmd.Env = append(cmd.Env, "GLIDE_DATA="+strings.TrimSuffix(strings.TrimPrefix(f.addr, "unix:"), "/api.sock"))
-	if o := run(t, cmd); o.code != 0 {
+	if o := run(t, cmd); o.Code != 0 {
 		t.Errorf("$GLIDE_DATA: %+v", o)
 	}
 }
@@ -313,21 +313,21 @@ func TestCompletion(t *testing.T) {
 	f := newFake(t, api.Options{})
 	f.must(t, "create", "vm1", "--size", "1M")
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		if out := run(t, glide(t, "completion", shell)); out.code != 0 || !strings.Contains(out.out, "glide") {
+		if out := run(t, glide(t, "completion", shell)); out.Code != 0 || !strings.Contains(out.Out, "glide") {
 			t.Errorf("%s: %+v", shell, out)
 		}
 	}
-	if o := f.try(t, "__complete", "--api", f.addr, "show", ""); !strings.HasPrefix(o.out, "vm1\n") {
+	if o := f.try(t, "__complete", "--api", f.addr, "show", ""); !strings.HasPrefix(o.Out, "vm1\n") {
 		t.Errorf("names: %+v", o)
 	}
-	if o := run(t, glide(t, "__complete", "show", "")); o.code != 0 || strings.Contains(o.out, "vm1") {
+	if o := run(t, glide(t, "__complete", "show", "")); o.Code != 0 || strings.Contains(o.Out, "vm1") {
 		t.Errorf("without a daemon: %+v", o)
 	}
 }
 
 func TestVersion(t *testing.T) {
 	o := run(t, glide(t, "version", "--json"))
-	v := decode[versionInfo](t, o.out)
+	v := decode[versionInfo](t, o.Out)
 	if v.Version == "" || !strings.HasPrefix(v.Go, "go1.") || len(v.Formats) != len(formats) {
 		t.Errorf("%+v", v)
 	}
@@ -340,7 +340,7 @@ func TestDoctorWithDaemon(t *testing.T) {
 		t.Errorf("the daemon's own checks are missing: %+v", checks)
 	}
 	f.Fail("Doctor", fmt.Errorf("no"))
-	if o := f.try(t, "doctor"); o.code != 1 {
+	if o := f.try(t, "doctor"); o.Code != 1 {
 		t.Errorf("%+v", o)
 	}
 }

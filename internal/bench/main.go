@@ -11,11 +11,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/paraglide/glide/internal/daemon"
 )
 
 // bench is one run.
@@ -23,7 +24,7 @@ type bench struct {
 	glide, dir, size string
 	pairs, seconds   int
 	peers            []string
-	procs            []*exec.Cmd
+	procs            []*daemon.Process
 }
 
 func main() {

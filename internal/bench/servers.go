@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/paraglide/glide/internal/daemon"
 )
 
 // start runs all servers, writes their disks fully, and returns the URIs by state or
@@ -79,52 +81,50 @@ func (b *bench) peer(dir, name string) (string, error) {
 			return "", err
 		}
 	}
-	if err := b.background(cmd); err != nil {
+	p, err := daemon.Start(cmd, nil)
+	if err != nil {
 		return "", err
 	}
+	b.procs = append(b.procs, p)
 	for range 500 {
 		if _, err := os.Stat(sock); err == nil {
 			return "nbd+unix:///?socket=" + sock, nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return "", fmt.Errorf("%s did not start", name)
+	return "", fmt.Errorf("%s did not start: %s", name, p.Log.LastLine())
 }
 
-// daemon is a glide daemon.
-type daemon struct{ bin, api, nbd string }
+// glide is a glide daemon.
+type glide struct {
+	daemon.Verbs
+	nbd string // its socket
+}
 
 // serve runs a daemon.
-func (b *bench) serve(data string, flags ...string) (*daemon, error) {
+func (b *bench) serve(data string, flags ...string) (*glide, error) {
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return nil, err
 	}
-	d := &daemon{bin: b.glide, api: "unix:" + data + "/api", nbd: data + "/nbd"}
-	cmd := exec.Command(b.glide, append([]string{"serve", "--data", data, "--nbd", "unix:" + d.nbd, "--api", d.api, "--log-level", "warn"}, flags...)...)
-	out, err := cmd.StdoutPipe()
+	d := &glide{daemon.Verbs{Glide: b.glide, API: "unix:" + data + "/api"}, data + "/nbd"}
+	cmd := exec.Command(b.glide, append([]string{"serve", "--data", data, "--nbd", "unix:" + d.nbd, "--api", d.API, "--log-level", "warn"}, flags...)...)
+	p, err := daemon.Serve(context.Background(), cmd, nil, time.Minute)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.background(cmd); err != nil {
-		return nil, err
-	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); !strings.HasPrefix(line, "glide: ready") {
-		return nil, fmt.Errorf("glide did not get ready: %q %w", line, err)
-	}
+	b.procs = append(b.procs, p)
 	return d, nil
 }
 
-func (d *daemon) do(args ...string) error {
-	if msg, err := exec.Command(d.bin, append([]string{"--api", d.api}, args...)...).CombinedOutput(); err != nil {
-		return fmt.Errorf("glide %s: %w: %s", strings.Join(args, " "), err, msg)
-	}
-	return nil
+func (d *glide) do(args ...string) error {
+	_, err := d.Do(context.Background(), args...)
+	return err
 }
 
-func (d *daemon) uri(name string) string { return "nbd+unix:///" + name + "?socket=" + d.nbd }
+func (d *glide) uri(name string) string { return "nbd+unix:///" + name + "?socket=" + d.nbd }
 
 // create makes a volume and returns its URI.
-func (d *daemon) create(name, size string, flags ...string) (string, error) {
+func (d *glide) create(name, size string, flags ...string) (string, error) {
 	return d.uri(name), d.do(append([]string{"create", name, "--size", size}, flags...)...)
 }
 
@@ -136,28 +136,17 @@ type walStats struct {
 	} `json:"wal"`
 }
 
-func (d *daemon) stats() (s walStats, err error) {
-	msg, err := exec.Command(d.bin, "--api", d.api, "stats", "--json").Output()
-	if err != nil {
-		return s, err
-	}
-	return s, json.Unmarshal(msg, &s)
+func (d *glide) stats() (s walStats, err error) {
+	err = d.JSON(context.Background(), &s, "stats")
+	return s, err
 }
 
-func (b *bench) background(cmd *exec.Cmd) error {
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	b.procs = append(b.procs, cmd)
-	return nil
-}
-
+// stop ends the servers. What a daemon complains of is worth a line.
 func (b *bench) stop() {
 	for _, p := range b.procs {
-		_ = p.Process.Signal(syscall.SIGTERM)
-		_ = p.Wait()
+		if err := p.Stop(time.Minute); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
 	}
 }
 

@@ -98,7 +98,7 @@ func (y *badDay) restart(end func()) func() {
 }
 
 func (y *badDay) signal(s syscall.Signal) {
-	if err := y.d.cmd.Process.Signal(s); err != nil {
+	if err := y.d.proc.Signal(s); err != nil {
 		y.t.Fatalf("%v: %v", s, err)
 	}
 }

@@ -395,12 +395,12 @@ func (v *badVerbs) verb(ctx context.Context, args ...string) bool {
 	r := v.day.verb(ctx, args...)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if r.code == 0 {
+	if r.Code == 0 {
 		v.ok++
 	} else {
 		v.refused++
 	}
-	return r.code == 0
+	return r.Code == 0
 }
 
 func (v *badVerbs) flush(ctx context.Context, g *badGuest) {

@@ -1,13 +1,11 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	servers "github.com/paraglide/glide/internal/daemon"
 	"github.com/paraglide/glide/internal/objstore/s3test"
 )
 
@@ -180,7 +179,7 @@ func (y *badDay) wait(d time.Duration) {
 	y.alive()
 	select {
 	case <-y.ctx.Done():
-	case <-y.d.exited:
+	case <-y.d.proc.Exited():
 	case <-time.After(d):
 	}
 	y.alive()
@@ -191,14 +190,14 @@ func (y *badDay) wait(d time.Duration) {
 func (y *badDay) alive() {
 	y.t.Helper()
 	select {
-	case <-y.d.exited:
-		y.t.Fatalf("the daemon ended by itself: %v", y.d.cmd.ProcessState)
+	case <-y.d.proc.Exited():
+		y.t.Fatalf("the daemon ended by itself: %v", y.d.proc.Cmd.ProcessState)
 	default:
 	}
-	if log := y.d.stderr.String(); strings.Contains(log, "panic") {
+	if log := y.d.log.String(); strings.Contains(log, "panic") {
 		y.t.Fatal("something panicked in the daemon")
 	} else if len(log) > 4<<20 {
-		y.d.stderr.Reset()
+		y.d.log.Reset()
 	}
 	if y.ctx.Err() != nil {
 		y.t.FailNow() // who ended it has said why
@@ -218,23 +217,19 @@ const verbLimit = time.Minute
 func (y *badDay) verb(ctx context.Context, args ...string) result {
 	limited, cancel := context.WithTimeout(ctx, verbLimit)
 	defer cancel()
-	cmd := exec.CommandContext(limited, glideBin(y.t), append([]string{"--api", y.d.api()}, args...)...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	_ = cmd.Run()
-	r := result{code: cmd.ProcessState.ExitCode(), out: out.String(), stderr: errs.String()}
-	said := strings.TrimSpace(r.stderr)
+	r, _ := servers.Run(y.d.cli().Command(limited, args...))
+	said := strings.TrimSpace(r.Err)
 	what := "glide " + strings.Join(args, " ")
 	switch {
 	case ctx.Err() != nil:
 	case limited.Err() != nil:
 		y.fail("%s took more than %v", what, verbLimit)
-	case r.code == 0:
-	case strings.Contains(said+r.out, "bug"):
-		y.fail("%s calls it a bug: %s%s", what, r.out, said)
+	case r.Code == 0:
+	case strings.Contains(said+r.Out, "bug"):
+		y.fail("%s calls it a bug: %s%s", what, r.Out, said)
 	case args[0] == "doctor":
-	case r.code != 1 && r.code != 3 || said == "" || strings.Contains(said, "\n"):
-		y.fail("%s: exit %d with no error of one line: %q", what, r.code, r.stderr)
+	case r.Code != 1 && r.Code != 3 || said == "" || strings.Contains(said, "\n"):
+		y.fail("%s: exit %d with no error of one line: %q", what, r.Code, r.Err)
 	}
 	return r
 }
@@ -247,9 +242,9 @@ func (y *badDay) recovered(after string) time.Duration {
 	for _, works := range []func(time.Time) string{y.guestsWork, y.verbsWork, y.doctorWorks} {
 		for left := works(began); left != ""; left = works(began) {
 			if time.Since(began) > verbLimit {
-				y.t.Errorf("%v after %s: %s\n%s", verbLimit, after, left, y.verb(y.ctx, "ls").out)
+				y.t.Errorf("%v after %s: %s\n%s", verbLimit, after, left, y.verb(y.ctx, "ls").Out)
 				y.signal(syscall.SIGQUIT) // its log has then what it was doing
-				<-y.d.exited
+				<-y.d.proc.Exited()
 				y.t.FailNow()
 			}
 			y.wait(100 * time.Millisecond)
@@ -274,19 +269,19 @@ func (y *badDay) guestsWork(since time.Time) string {
 }
 
 func (y *badDay) verbsWork(time.Time) string {
-	if r := y.verb(y.ctx, "create", "probe", "--size", "1M"); r.code != 0 {
+	if r := y.verb(y.ctx, "create", "probe", "--size", "1M"); r.Code != 0 {
 		_ = y.verb(y.ctx, "rm", "probe") // of an attempt whose answer did not come
-		return "create: " + r.stderr
+		return "create: " + r.Err
 	}
-	if r := y.verb(y.ctx, "rm", "probe"); r.code != 0 {
-		return "rm: " + r.stderr
+	if r := y.verb(y.ctx, "rm", "probe"); r.Code != 0 {
+		return "rm: " + r.Err
 	}
 	return ""
 }
 
 func (y *badDay) doctorWorks(time.Time) string {
-	if r := y.verb(y.ctx, "doctor"); r.code != 0 {
-		return "doctor: " + r.out + r.stderr
+	if r := y.verb(y.ctx, "doctor"); r.Code != 0 {
+		return "doctor: " + r.Out + r.Err
 	}
 	return ""
 }
@@ -295,8 +290,8 @@ func (y *badDay) doctorWorks(time.Time) string {
 func (y *badDay) lost() {
 	for _, g := range y.guests {
 		n := g.answered()
-		if r := y.verb(y.ctx, "flush", g.name); r.code != 0 {
-			y.t.Fatalf("flush %s: %s", g.name, r.stderr)
+		if r := y.verb(y.ctx, "flush", g.name); r.Code != 0 {
+			y.t.Fatalf("flush %s: %s", g.name, r.Err)
 		}
 		g.nowPublished(n)
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,9 +15,9 @@ import (
 // refused wants an exit code, and one line on standard error that says why.
 func refused(t *testing.T, r result, code int, contains string) {
 	t.Helper()
-	lines := strings.Split(strings.TrimSpace(r.stderr), "\n")
-	if r.code != code || len(lines) != 1 || !strings.Contains(r.stderr, contains) || strings.Contains(r.stderr, "goroutine") {
-		t.Errorf("exit %d (want %d), stderr %q (want one line with %q)", r.code, code, r.stderr, contains)
+	lines := strings.Split(strings.TrimSpace(r.Err), "\n")
+	if r.Code != code || len(lines) != 1 || !strings.Contains(r.Err, contains) || strings.Contains(r.Err, "goroutine") {
+		t.Errorf("exit %d (want %d), stderr %q (want one line with %q)", r.Code, code, r.Err, contains)
 	}
 }
 
@@ -27,8 +26,8 @@ func TestBadNamesAndSizes(t *testing.T) {
 	d.start()
 	for _, name := range []string{"-x", ".x", "a b", "a/b/c", "", strings.Repeat("x", 101), "a@b", "ü"} {
 		r := d.try("create", "--size", "1G", "--", name)
-		if r.code == 0 || r.code > 2 {
-			t.Errorf("name %q: exit %d", name, r.code)
+		if r.Code == 0 || r.Code > 2 {
+			t.Errorf("name %q: exit %d", name, r.Code)
 		}
 	}
 	for _, size := range []string{"0", "-1", "1000", "511", "5E", "4611686018427388416", "x", ""} {
@@ -53,8 +52,8 @@ func TestSecondDaemonAndLongSocket(t *testing.T) {
 	r := run(t, "", "serve", "--data", d.data, "--nbd", "unix:"+d.sock+"/n2", "--api", "unix:"+d.sock+"/a2")
 	refused(t, r, 1, "in use")
 	r = run(t, "", "serve", "--data", t.TempDir(), "--nbd", "unix:/tmp/"+strings.Repeat("x", 120), "--api", "unix:"+d.sock+"/a3")
-	if r.code == 0 || !strings.Contains(r.stderr, "107") {
-		t.Errorf("exit %d, %q", r.code, r.stderr)
+	if r.Code == 0 || !strings.Contains(r.Err, "107") {
+		t.Errorf("exit %d, %q", r.Code, r.Err)
 	}
 }
 
@@ -73,9 +72,7 @@ func TestBadImages(t *testing.T) {
 	raw := filepath.Join(dir, "i.raw")
 	must(t, os.WriteFile(raw, bytes.Repeat([]byte("image"), 1<<18), 0o600))
 	img := func(args ...string) {
-		if out, err := exec.Command("qemu-img", args...).CombinedOutput(); err != nil {
-			t.Fatalf("qemu-img: %v\n%s", err, out)
-		}
+		command(t, append([]string{"qemu-img"}, args...)...)
 	}
 	img("convert", "-O", "qcow2", raw, qcow)
 	b, err := os.ReadFile(qcow)
@@ -106,18 +103,7 @@ func TestBadImages(t *testing.T) {
 // ENOSPC; nothing acknowledged is lost, and it goes on when there is room.
 func TestFullDisk(t *testing.T) {
 	t.Parallel() // it waits
-	dir := t.TempDir()
-	img, mnt := filepath.Join(dir, "fs.img"), filepath.Join(dir, "mnt")
-	sh := func(args ...string) {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
-		}
-	}
-	sh("truncate", "-s", "256M", img)
-	sh("mkfs.ext4", "-q", "-F", img)
-	must(t, os.Mkdir(mnt, 0o700))
-	sh("mount", "-o", "loop", img, mnt)
-	t.Cleanup(func() { _ = exec.Command("umount", "-l", mnt).Run() })
+	mnt, _ := mountDisk(t, 256<<20, "mkfs.ext4", "-q", "-F")
 	d := newDaemon(t, "file:///nonexistent-store-of-glide-tests")
 	d.store = "file://" + t.TempDir()
 	d.data = filepath.Join(mnt, "data")

@@ -74,12 +74,12 @@ func TestBadWakes(t *testing.T) {
 		w := b.try("wake", "r")
 		rm := <-removed
 		switch {
-		case w.code == 0 && rm.code != 0:
+		case w.Code == 0 && rm.Code != 0:
 			b.holds("r", make([]byte, page), 0)
 			b.do("rm", "r")
-		case w.code == 0:
-			t.Fatalf("round %d: it was both removed and woken: %s %s", i, w.out, rm.out)
-		case rm.code != 0: // neither: each saw the other in its way
+		case w.Code == 0:
+			t.Fatalf("round %d: it was both removed and woken: %s %s", i, w.Out, rm.Out)
+		case rm.Code != 0: // neither: each saw the other in its way
 			refused(t, w, 1, "")
 			a.do("rm", "r")
 		default:

@@ -1,38 +1,23 @@
 package e2e
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
-	"fmt"
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
+
+	servers "github.com/paraglide/glide/internal/daemon"
+	"github.com/paraglide/glide/internal/programs"
 )
 
-// glideBin is the binary under test.
-func glideBin(tb testing.TB) string {
-	tb.Helper()
-	bin := os.Getenv("GLIDE_BIN")
-	if bin == "" {
-		bin = "../../bin/glide"
-	}
-	bin, err := filepath.Abs(bin)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if _, err := os.Stat(bin); err != nil {
-		tb.Fatalf("no glide binary: run make build (%v)", err)
-	}
-	return bin
-}
+// result is what a run of glide left.
+type result = servers.Result
 
-// daemon is one `glide serve`, with its own data directory.
+// daemon is one `glide serve` after another, with the same data directory.
 type daemon struct {
 	tb     testing.TB
 	data   string
@@ -41,48 +26,21 @@ type daemon struct {
 	env    []string // beyond that of the process
 	within []string // a command that runs it, and becomes it
 	sock   string   // directory of the sockets: short paths
-	cmd    *exec.Cmd
-	stderr lockedBuffer
-	exited chan struct{}
-}
-
-// lockedBuffer can be read while a process still writes into it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func (l *lockedBuffer) Reset() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.b.Reset()
+	proc   *servers.Process
+	log    servers.Log
 }
 
 // newDaemon prepares a daemon; store "" is the default one.
 func newDaemon(tb testing.TB, store string, flags ...string) *daemon {
 	tb.Helper()
-	sock, err := os.MkdirTemp("", "glide")
-	if err != nil {
-		tb.Fatal(err)
-	}
+	sock, err := servers.ShortDir()
+	must(tb, err)
 	d := &daemon{tb: tb, data: tb.TempDir(), store: store, flags: flags, sock: sock}
 	tb.Cleanup(func() {
 		d.kill()
 		_ = os.RemoveAll(sock)
 		if tb.Failed() {
-			tb.Logf("stderr of the daemon in %s:\n%s", d.data, d.stderr.String())
+			tb.Logf("stderr of the daemon in %s:\n%s", d.data, &d.log)
 		}
 	})
 	return d
@@ -103,116 +61,72 @@ func (d *daemon) args() []string {
 func (d *daemon) start() {
 	d.tb.Helper()
 	if err := d.tryStart(); err != nil {
-		d.tb.Fatalf("%v\n%s", err, d.stderr.String())
+		d.tb.Fatalf("%v\n%s", err, &d.log)
 	}
 }
 
 func (d *daemon) tryStart() error {
-	ready, err := d.spawn()
-	if err != nil {
+	if err := d.spawn(); err != nil {
 		return err
 	}
-	select {
-	case ok := <-ready:
-		if !ok {
-			<-d.exited
-			return fmt.Errorf("the daemon exited with %v before it was ready", d.cmd.ProcessState)
-		}
-		return nil
-	case <-time.After(60 * time.Second):
-		return fmt.Errorf("the daemon was not ready within a minute")
-	}
+	return d.proc.WaitReady(context.Background(), time.Minute)
 }
 
-// spawn runs the daemon; ready tells when it is, or false when it has exited.
-func (d *daemon) spawn() (ready <-chan bool, err error) {
-	args := append(append(append([]string{}, d.within...), glideBin(d.tb)), d.args()...)
-	d.cmd = exec.Command(args[0], args[1:]...)
-	d.cmd.Env = append(os.Environ(), d.env...)
-	d.cmd.Stderr = &d.stderr
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := d.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := d.cmd.Start(); err != nil {
-		return nil, err
-	}
-	said := make(chan bool, 2)
-	cmd, exited := d.cmd, make(chan struct{})
-	d.exited = exited
-	go func() {
-		sc := bufio.NewScanner(out)
-		for sc.Scan() {
-			if strings.HasPrefix(sc.Text(), "glide: ready") {
-				said <- true
-			}
-		}
-		_ = cmd.Wait()
-		close(exited)
-		said <- false
-	}()
-	return said, nil
+// spawn runs the daemon, and does not wait until it is ready.
+func (d *daemon) spawn() (err error) {
+	args := append(append(append([]string{}, d.within...), programs.Glide(d.tb)), d.args()...)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), d.env...)
+	d.proc, err = servers.Start(cmd, &d.log)
+	return err
 }
 
 // kill is kill -9.
 func (d *daemon) kill() {
-	if d.cmd != nil && d.cmd.Process != nil {
-		_ = d.cmd.Process.Kill()
-		<-d.exited
-		d.cmd = nil
+	if d.proc != nil {
+		d.proc.Kill()
+		d.proc = nil
 	}
 }
 
 // stop is SIGTERM; the daemon must exit with 0.
 func (d *daemon) stop() {
 	d.tb.Helper()
-	_ = d.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-d.exited:
-	case <-time.After(60 * time.Second):
-		d.tb.Fatal("the daemon did not stop within a minute of SIGTERM")
+	if err := d.proc.Stop(time.Minute); err != nil {
+		d.tb.Fatalf("%v\n%s", err, &d.log)
 	}
-	if c := d.cmd.ProcessState.ExitCode(); c != 0 {
-		d.tb.Fatalf("the daemon exited with %d after SIGTERM\n%s", c, d.stderr.String())
-	}
-	d.cmd = nil
+	d.proc = nil
 }
 
-// result is what a run of glide left.
-type result struct {
-	code        int
-	out, stderr string
+// cli runs verbs against the daemon.
+func (d *daemon) cli() servers.Verbs {
+	d.tb.Helper()
+	return servers.Verbs{Glide: programs.Glide(d.tb), API: d.api()}
 }
 
-// try runs a verb against the daemon.
+// try runs a verb that may fail.
 func (d *daemon) try(args ...string) result {
 	d.tb.Helper()
-	return run(d.tb, "", append([]string{"--api", d.api()}, args...)...)
+	return finish(d.tb, d.cli().Command(context.Background(), args...))
 }
 
 // do runs a verb that has to succeed.
 func (d *daemon) do(args ...string) string {
 	d.tb.Helper()
-	r := d.try(args...)
-	if r.code != 0 {
-		d.tb.Fatalf("glide %s: exit %d: %s", strings.Join(args, " "), r.code, r.stderr)
-	}
-	return r.out
+	out, err := d.cli().Do(context.Background(), args...)
+	must(d.tb, err)
+	return out
 }
 
 // json runs a verb with --json and decodes its document into v.
 func (d *daemon) json(v any, args ...string) {
 	d.tb.Helper()
-	out := d.do(append(args, "--json")...)
-	if err := json.Unmarshal([]byte(out), v); err != nil {
-		d.tb.Fatalf("glide %s --json printed no JSON document: %v\n%s", strings.Join(args, " "), err, out)
-	}
+	must(d.tb, d.cli().JSON(context.Background(), v, args...))
 }
 
 func run(tb testing.TB, stdin string, args ...string) result {
 	tb.Helper()
-	cmd := exec.Command(glideBin(tb), args...)
+	cmd := exec.Command(programs.Glide(tb), args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	return finish(tb, cmd)
 }
@@ -220,15 +134,9 @@ func run(tb testing.TB, stdin string, args ...string) result {
 // finish runs a command to its end.
 func finish(tb testing.TB, cmd *exec.Cmd) result {
 	tb.Helper()
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	r := result{out: out.String(), stderr: errs.String()}
-	if ee, ok := err.(*exec.ExitError); ok {
-		r.code = ee.ExitCode()
-	} else if err != nil {
+	r, err := servers.Run(cmd)
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		tb.Error(err)
-		r.code = -1
 	}
 	return r
 }

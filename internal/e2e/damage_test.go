@@ -95,8 +95,8 @@ func (d *daemon) readFails(t *testing.T, export string, off uint64) {
 func (d *daemon) verifyFinds(t *testing.T, contains string, args ...string) {
 	t.Helper()
 	r := d.try(append([]string{"verify"}, args...)...)
-	if r.code != 1 || !strings.Contains(r.out+r.stderr, contains) {
-		t.Errorf("glide verify %v: exit %d\n%s%s(want 1, and %q)", args, r.code, r.out, r.stderr, contains)
+	if r.Code != 1 || !strings.Contains(r.Out+r.Err, contains) {
+		t.Errorf("glide verify %v: exit %d\n%s%s(want 1, and %q)", args, r.Code, r.Out, r.Err, contains)
 	}
 }
 
@@ -126,7 +126,7 @@ func newDamaged(t *testing.T) *damaged {
 func (d *damaged) othersGoOn(t *testing.T) {
 	t.Helper()
 	for _, x := range []*daemon{d.a, d.b} {
-		if x.try("show", "beside").code != 0 {
+		if x.try("show", "beside").Code != 0 {
 			x.do("create", "beside", "--size", "64M")
 		}
 		x.write("beside", d.data, 1<<20)
@@ -231,8 +231,8 @@ func TestCorruptSlab(t *testing.T) {
 	slab := flipWhere(t, filepath.Join(d.a.data, "slabs"), d.data[4096:8192])
 	d.a.start()
 	d.a.holds("v", d.data, 0)
-	if r := d.a.try("doctor"); r.code != 1 || !strings.Contains(r.out, "damaged") {
-		t.Errorf("doctor: exit %d\n%s", r.code, r.out)
+	if r := d.a.try("doctor"); r.Code != 1 || !strings.Contains(r.Out, "damaged") {
+		t.Errorf("doctor: exit %d\n%s", r.Code, r.Out)
 	}
 	d.a.do("verify", "v", "--cold")
 	d.a.stop()
@@ -301,7 +301,7 @@ func TestCorruptLog(t *testing.T) {
 			d.a.verifyFinds(t, seg[0], "v")
 			refused(t, d.a.try("flush", "v"), 1, seg[0])
 			refused(t, d.a.try("export", "v", filepath.Join(t.TempDir(), "v.raw")), 1, seg[0])
-			if !strings.Contains(d.a.stderr.String(), "its log is damaged") {
+			if !strings.Contains(d.a.log.String(), "its log is damaged") {
 				t.Error("the daemon's log does not tell of it")
 			}
 			d.a.write("v", second, 9<<20) // written again it is whole
@@ -349,11 +349,11 @@ func TestLogRotsUnderALiveDaemon(t *testing.T) {
 		if state, reason := d.a.state(vol); state != "active" || !strings.Contains(reason, "its log is damaged") || !strings.Contains(reason, seg[0]) {
 			t.Errorf("%s is %s: %s", vol, state, reason)
 		}
-		if r := d.a.try("doctor"); r.code != 1 || !strings.Contains(r.out, seg[0]) {
-			t.Errorf("doctor: exit %d\n%s", r.code, r.out)
+		if r := d.a.try("doctor"); r.Code != 1 || !strings.Contains(r.Out, seg[0]) {
+			t.Errorf("doctor: exit %d\n%s", r.Code, r.Out)
 		}
-		if r := d.a.try("events"); !strings.Contains(r.out, "its log is damaged") || !strings.Contains(r.out, seg[0]) {
-			t.Errorf("events:\n%s", r.out)
+		if r := d.a.try("events"); !strings.Contains(r.Out, "its log is damaged") || !strings.Contains(r.Out, seg[0]) {
+			t.Errorf("events:\n%s", r.Out)
 		}
 		d.a.do("fork", vol, vol+"-fork")
 		d.a.readFails(t, vol+"-fork", 9<<20+8192)
@@ -426,11 +426,11 @@ func TestCorruptMetadata(t *testing.T) {
 			must(t, os.RemoveAll(meta))
 			must(t, os.CopyFS(meta, os.DirFS(saved)))
 			flip(t, filepath.Join(meta, filepath.Base(p)), off)
-			d.stderr.Reset()
+			d.log.Reset()
 			if err := d.tryStart(); err == nil {
 				d.kill()
-			} else if text := d.stderr.String(); strings.Contains(text, "goroutine") || !strings.Contains(text, meta) || d.cmd.ProcessState.ExitCode() != 1 {
-				t.Errorf("%s at %d: exit %d\n%s", filepath.Base(p), off, d.cmd.ProcessState.ExitCode(), text)
+			} else if text := d.log.String(); strings.Contains(text, "goroutine") || !strings.Contains(text, meta) || d.proc.ExitCode() != 1 {
+				t.Errorf("%s at %d: exit %d\n%s", filepath.Base(p), off, d.proc.ExitCode(), text)
 			}
 		}
 	}

@@ -13,12 +13,14 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/programs"
 	"github.com/paraglide/glide/nbd"
 )
 
 // mountDisk makes a file system in a file, mounts it, and returns where.
 func mountDisk(t *testing.T, bytes int64, mkfs ...string) (dir, image string) {
 	t.Helper()
+	programs.NeedRoot(t)
 	image, dir = filepath.Join(t.TempDir(), "disk"), filepath.Join(t.TempDir(), "mnt")
 	f, err := os.Create(image)
 	if err == nil {
@@ -35,7 +37,7 @@ func mountDisk(t *testing.T, bytes int64, mkfs ...string) (dir, image string) {
 
 func command(t *testing.T, args ...string) {
 	t.Helper()
-	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+	if out, err := exec.Command(programs.Need(t, args[0]), args[1:]...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
@@ -93,12 +95,12 @@ func fillNames(t *testing.T, dir string) (empty func()) {
 // and not a bug.
 func clearError(t *testing.T, what string, r result) {
 	t.Helper()
-	if r.code == 0 {
+	if r.Code == 0 {
 		return
 	}
-	if r.code != 1 || strings.Contains(r.stderr, "bug") || strings.Count(r.stderr, "\n") != 1 ||
-		!strings.Contains(r.stderr, "full") && !strings.Contains(r.stderr, "room") && !strings.Contains(r.stderr, "space") {
-		t.Errorf("%s: exit %d: %s", what, r.code, r.stderr)
+	if r.Code != 1 || strings.Contains(r.Err, "bug") || strings.Count(r.Err, "\n") != 1 ||
+		!strings.Contains(r.Err, "full") && !strings.Contains(r.Err, "room") && !strings.Contains(r.Err, "space") {
+		t.Errorf("%s: exit %d: %s", what, r.Code, r.Err)
 	}
 }
 
@@ -138,7 +140,7 @@ func TestDiskFull(t *testing.T) {
 				}[i%4]
 				r := d.try(verb...)
 				clearError(t, strings.Join(verb, " "), r)
-				if refused = refused || r.code != 0; refused && i%4 == 3 {
+				if refused = refused || r.Code != 0; refused && i%4 == 3 {
 					break
 				}
 			}
@@ -161,8 +163,8 @@ func TestDiskFull(t *testing.T) {
 			for _, verb := range [][]string{{"ls"}, {"show", "v"}, {"df", "v"}, {"stats"}} {
 				d.do(verb...) // verbs that only read go on
 			}
-			if r := d.try("doctor"); r.code != 1 && c.name != "inodes" {
-				t.Errorf("doctor calls a full disk ok: %s", r.out)
+			if r := d.try("doctor"); r.Code != 1 && c.name != "inodes" {
+				t.Errorf("doctor calls a full disk ok: %s", r.Out)
 			}
 
 			d.kill()
@@ -174,10 +176,10 @@ func TestDiskFull(t *testing.T) {
 			_ = d.try("flush", "v")
 
 			empty()
-			waitFor(t, "verbs to work again", func() bool { return d.try("create", "after", "--size", "1G").code == 0 })
+			waitFor(t, "verbs to work again", func() bool { return d.try("create", "after", "--size", "1G").Code == 0 })
 			check(t, guest.Write(first, 128<<20, 0), guest.Flush())
 			d.do("flush", "v")
-			waitFor(t, "doctor to be content", func() bool { return d.try("doctor").code == 0 })
+			waitFor(t, "doctor to be content", func() bool { return d.try("doctor").Code == 0 })
 			d.stop()
 		})
 	}
@@ -198,14 +200,14 @@ func TestDiskGoesAway(t *testing.T) {
 	got := make([]byte, len(first))
 
 	command(t, "umount", "-l", dir)
-	if r := d.try("doctor"); r.code != 1 || !strings.Contains(r.out, "is not the one that the daemon opened") {
-		t.Errorf("doctor, without the data directory: exit %d: %s", r.code, r.out)
+	if r := d.try("doctor"); r.Code != 1 || !strings.Contains(r.Out, "is not the one that the daemon opened") {
+		t.Errorf("doctor, without the data directory: exit %d: %s", r.Code, r.Out)
 	}
 	check(t, guest.Write(first, 1<<20, 0), guest.Flush(), guest.Read(got, 1<<20))
 	_ = d.try("create", "w", "--size", "1M")
 	d.do("ls")
 	command(t, "mount", "-o", "loop", image, dir)
-	waitFor(t, "doctor to be content", func() bool { return d.try("doctor").code == 0 })
+	waitFor(t, "doctor to be content", func() bool { return d.try("doctor").Code == 0 })
 	d.do("create", "x", "--size", "1M")
 
 	command(t, "mount", "-o", "remount,abort", dir) // as after an error of the disk
@@ -219,15 +221,15 @@ func TestDiskGoesAway(t *testing.T) {
 	for _, verb := range [][]string{{"ls"}, {"show", "v"}} {
 		d.do(verb...)
 	}
-	if r := d.try("create", "y", "--size", "1M"); r.code != 1 || strings.Contains(r.stderr, "bug") || !strings.Contains(r.stderr, "written") {
-		t.Errorf("create on a read-only disk: exit %d: %s", r.code, r.stderr)
+	if r := d.try("create", "y", "--size", "1M"); r.Code != 1 || strings.Contains(r.Err, "bug") || !strings.Contains(r.Err, "written") {
+		t.Errorf("create on a read-only disk: exit %d: %s", r.Code, r.Err)
 	}
-	if r := d.try("doctor"); r.code != 1 {
-		t.Errorf("doctor calls it ok: %s", r.out)
+	if r := d.try("doctor"); r.Code != 1 {
+		t.Errorf("doctor calls it ok: %s", r.Out)
 	}
 	d.kill()
 	command(t, "umount", dir)
-	_ = exec.Command("e2fsck", "-fy", image).Run() // which says that it mended something
+	_ = exec.Command(programs.Need(t, "e2fsck"), "-fy", image).Run() // which says that it mended something
 	command(t, "mount", "-o", "loop", image, dir)
 	d.start()
 	guest = d.dial("v")

@@ -116,7 +116,7 @@ func (d *daemon) verbs(r *rand.Rand, round int, stop <-chan struct{}) {
 			d.try("flush", fmt.Sprintf("v%d", r.IntN(2)))
 		case 1:
 			name := fmt.Sprintf("f%d-%d", round, i)
-			if d.try("fork", "v0", name).code == 0 && r.IntN(2) == 0 {
+			if d.try("fork", "v0", name).Code == 0 && r.IntN(2) == 0 {
 				d.try("rm", name)
 			}
 		default:
@@ -127,8 +127,7 @@ func (d *daemon) verbs(r *rand.Rand, round int, stop <-chan struct{}) {
 
 // killWhileStarting starts the daemon and kills it within its first moments.
 func (d *daemon) killWhileStarting(r *rand.Rand) {
-	_, err := d.spawn()
-	must(d.tb, err)
+	must(d.tb, d.spawn())
 	time.Sleep(time.Duration(r.Float64() * 0.15 * float64(time.Second)))
 	d.kill()
 }

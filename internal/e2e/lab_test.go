@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/objstore/s3test"
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // lab is a small data centre: hosts and an S3 server, each in a network
@@ -35,6 +36,8 @@ const (
 // newLab makes a lab without hosts.
 func newLab(t *testing.T) *lab {
 	t.Helper()
+	programs.NeedRoot(t)
+	programs.Need(t, "ip")
 	sweepLabs(t)
 	l := &lab{prefix: fmt.Sprintf("%s%d-", labName, os.Getpid()), token: filepath.Join(t.TempDir(), "token")}
 	must(t, os.WriteFile(l.token, []byte("token-of-the-lab"), 0o600))
@@ -136,5 +139,5 @@ func (h *labHost) thaw()   { h.signal(syscall.SIGCONT) }
 
 func (h *labHost) signal(s syscall.Signal) {
 	h.tb.Helper()
-	must(h.tb, h.cmd.Process.Signal(s))
+	must(h.tb, h.proc.Signal(s))
 }

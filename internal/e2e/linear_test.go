@@ -235,8 +235,8 @@ func (x *recorder) plantStaleRead(t *testing.T) {
 
 // fillLog writes much to another volume, so that segments have to be cleaned.
 func (d *daemon) fillLog(t *testing.T, stop <-chan struct{}) {
-	if r := d.try("create", "filler", "--size", "64M"); r.code != 0 {
-		t.Errorf("create: %s", r.stderr)
+	if r := d.try("create", "filler", "--size", "64M"); r.Code != 0 {
+		t.Errorf("create: %s", r.Err)
 		return
 	}
 	c := d.dial("filler")
@@ -272,10 +272,10 @@ func (d *daemon) disturb(r *rand.Rand, end time.Time) map[string]int {
 		case 2, 4, 5:
 			verb = []string{"set", "v", "durability=" + []string{"local", "continuous", "sync"}[r.IntN(3)], "rpo=" + []string{"200ms", "1s"}[r.IntN(2)]}
 		}
-		if res := d.try(verb...); res.code == 0 {
+		if res := d.try(verb...); res.Code == 0 {
 			done[verb[0]]++
 		} else {
-			d.tb.Errorf("glide %v: exit %d: %s", verb, res.code, res.stderr)
+			d.tb.Errorf("glide %v: exit %d: %s", verb, res.Code, res.Err)
 		}
 		if verb[0] == "fork" && r.IntN(2) == 0 {
 			d.try("rm", verb[2])

@@ -11,6 +11,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/objstore/s3test"
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // TestZeroRequestsWhileLocal: the S3 server's own access log is the witness.
@@ -140,6 +141,7 @@ func TestDiscard(t *testing.T) {
 
 // TestMkfs makes a file system on an empty 1 TiB volume, through the kernel's FUSE.
 func TestMkfs(t *testing.T) {
+	mkfs, fsck := programs.Need(t, "mkfs.ext4"), programs.Need(t, "e2fsck")
 	d := newDaemon(t, "")
 	d.start()
 	d.do("create", "big", "--size", "1T")
@@ -147,7 +149,7 @@ func TestMkfs(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "disk")
 	must(t, os.WriteFile(file, nil, 0o600))
-	fuse := exec.Command("nbdfuse", file, uri)
+	fuse := exec.Command(programs.Need(t, "nbdfuse"), file, uri)
 	must(t, fuse.Start())
 	defer func() {
 		_ = exec.Command("fusermount", "-u", file).Run()
@@ -163,11 +165,6 @@ func TestMkfs(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	out, err := exec.Command("mkfs.ext4", "-q", "-F", file).CombinedOutput()
-	if err != nil {
-		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
-	}
-	if out, err := exec.Command("e2fsck", "-fn", file).CombinedOutput(); err != nil {
-		t.Fatalf("e2fsck: %v\n%s", err, out)
-	}
+	command(t, mkfs, "-q", "-F", file)
+	command(t, fsck, "-fn", file)
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/programs"
 	"github.com/paraglide/glide/nbd/nbdclient"
 )
 
@@ -58,7 +59,7 @@ func TestMemoryIdle(t *testing.T) {
 		d.do("create", fmt.Sprintf("v-%d", i), "--size", "100G")
 	}
 	time.Sleep(idle(t))
-	rss := residentMiB(t, d.cmd.Process.Pid)
+	rss := residentMiB(t, d.proc.Cmd.Process.Pid)
 	t.Logf("%d MiB resident with 100 volumes, idle for %v", rss, idle(t))
 	if rss > 150 {
 		t.Errorf("%d MiB resident, 150 are allowed", rss)
@@ -105,21 +106,21 @@ func TestMemoryMapped(t *testing.T) {
 		gib, allowed = 100, 60
 	}
 	store := "file://" + t.TempDir()
-	cmd := exec.Command(glideBin(t), "import", "-", "full", "--size", fmt.Sprintf("%dG", gib), "--store", store)
+	cmd := exec.Command(programs.Glide(t), "import", "-", "full", "--size", fmt.Sprintf("%dG", gib), "--store", store)
 	cmd.Stdin = &fullImage{left: int64(gib << 30 / (128 << 10))}
 	began := time.Now()
-	if r := finish(t, cmd); r.code != 0 {
-		t.Fatalf("import: exit %d: %s", r.code, r.stderr)
+	if r := finish(t, cmd); r.Code != 0 {
+		t.Fatalf("import: exit %d: %s", r.Code, r.Err)
 	}
 	took := time.Since(began)
 	d := newDaemon(t, store)
 	d.start()
 	time.Sleep(idle(t))
-	before := residentMiB(t, d.cmd.Process.Pid)
+	before := residentMiB(t, d.proc.Cmd.Process.Pid)
 	d.do("wake", "full")
 	d.mapped("full", gib<<30)
 	time.Sleep(idle(t))
-	after := residentMiB(t, d.cmd.Process.Pid)
+	after := residentMiB(t, d.proc.Cmd.Process.Pid)
 	t.Logf("%d GiB mapped in %v; %d MiB resident without the volume, %d MiB with it, idle for %v", gib, took.Round(time.Second), before, after, idle(t))
 	if after-before > allowed {
 		t.Errorf("a volume with all of its blocks adds %d MiB, %d are allowed", after-before, allowed)

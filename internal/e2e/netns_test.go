@@ -106,8 +106,8 @@ func wakeRefused(t *testing.T, h *labHost, name, generation string) {
 	r := h.try("wake", name)
 	took := time.Since(began)
 	refused(t, r, 3, "since generation "+generation+" (")
-	if !regexp.MustCompile(`\(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)\)`).MatchString(r.stderr) {
-		t.Errorf("it does not say since when: %s", r.stderr)
+	if !regexp.MustCompile(`\(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)\)`).MatchString(r.Err) {
+		t.Errorf("it does not say since when: %s", r.Err)
 	}
 	if took > 8*time.Second {
 		t.Errorf("a wake of what an unreachable host holds took %v to be refused", took)
@@ -267,8 +267,8 @@ func takeThree(t *testing.T, b *labHost) map[string][]byte {
 	names := []string{"fs", "fc", "fl"}
 	for _, name := range names {
 		wg.Go(func() {
-			if r := b.try("wake", name, "--force"); r.code != 0 {
-				t.Errorf("wake %s: exit %d: %s", name, r.code, r.stderr)
+			if r := b.try("wake", name, "--force"); r.Code != 0 {
+				t.Errorf("wake %s: exit %d: %s", name, r.Code, r.Err)
 			}
 		})
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/objstore/s3test"
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // wrongStores are ways to get a store wrong that it answers to.
@@ -42,8 +43,8 @@ func TestWrongStore(t *testing.T) {
 		})
 		wg.Go(func() {
 			d := w.serve(t, [][]string{{"flush", "v"}, {"import", image, "i"}, {"fork", "elsewhere", "g"}, {"ls", "--all"}}, 10*time.Second)
-			if r := d.try("doctor"); r.code != 1 || !strings.Contains(r.out+r.stderr, w.says) {
-				t.Errorf("%s: doctor: exit %d\n%s%s", w.name, r.code, r.out, r.stderr)
+			if r := d.try("doctor"); r.Code != 1 || !strings.Contains(r.Out+r.Err, w.says) {
+				t.Errorf("%s: doctor: exit %d\n%s%s", w.name, r.Code, r.Out, r.Err)
 			}
 		})
 	}
@@ -68,7 +69,7 @@ func TestNoServer(t *testing.T) {
 
 func (w *wrongStore) importToStore(t *testing.T, image string, limit time.Duration) {
 	began := time.Now()
-	cmd := exec.Command(glideBin(t), "import", image, "v", "--store", w.url)
+	cmd := exec.Command(programs.Glide(t), "import", image, "v", "--store", w.url)
 	cmd.Env = append(os.Environ(), w.env...)
 	w.refused(t, "import --store", finish(t, cmd), began, limit)
 }
@@ -77,8 +78,8 @@ func (w *wrongStore) importToStore(t *testing.T, image string, limit time.Durati
 func (w *wrongStore) refused(t *testing.T, verb string, r result, began time.Time, limit time.Duration) {
 	t.Helper()
 	refused(t, r, 1, w.says)
-	if strings.Contains(r.stderr, "testsecret") {
-		t.Errorf("%s: the message has the secret: %s", w.name, r.stderr)
+	if strings.Contains(r.Err, "testsecret") {
+		t.Errorf("%s: the message has the secret: %s", w.name, r.Err)
 	}
 	if took := time.Since(began); took > limit {
 		t.Errorf("%s: %s took %v to fail", w.name, verb, took)
@@ -95,16 +96,16 @@ func (w *wrongStore) serve(t *testing.T, verbs [][]string, limit time.Duration) 
 		return d
 	}
 	for _, verb := range [][]string{{"create", "v", "--size", "64M"}, {"fork", "v", "f"}, {"snapshot", "v", "s"}} {
-		if r := d.try(verb...); r.code != 0 {
-			t.Errorf("%s: glide %s: exit %d: %s", w.name, verb[0], r.code, r.stderr)
+		if r := d.try(verb...); r.Code != 0 {
+			t.Errorf("%s: glide %s: exit %d: %s", w.name, verb[0], r.Code, r.Err)
 		}
 	}
 	for _, verb := range verbs {
 		began := time.Now()
 		w.refused(t, verb[0], d.try(verb...), began, limit)
 	}
-	if !strings.Contains(d.stderr.String(), "cannot be used yet") {
-		t.Errorf("%s: the daemon did not say that its store is wrong:\n%s", w.name, d.stderr.String())
+	if !strings.Contains(d.log.String(), "cannot be used yet") {
+		t.Errorf("%s: the daemon did not say that its store is wrong:\n%s", w.name, d.log.String())
 	}
 	return d
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/objstore/s3test"
+	"github.com/paraglide/glide/internal/programs"
 	"github.com/paraglide/glide/nbd"
 	"github.com/paraglide/glide/nbd/nbdclient"
 )
@@ -98,13 +99,13 @@ func storeIsAway(t *testing.T, d *daemon, says string) {
 			t.Errorf("glide %s took %v to fail", strings.Join(verb, " "), took)
 		}
 	}
-	if r := run(t, strings.Repeat("image", 1000), "--api", d.api(), "import", "-", "imported", "--size", "1M"); r.code != 1 {
-		t.Errorf("import: exit %d", r.code)
+	if r := run(t, strings.Repeat("image", 1000), "--api", d.api(), "import", "-", "imported", "--size", "1M"); r.Code != 1 {
+		t.Errorf("import: exit %d", r.Code)
 	} else {
 		refused(t, r, 1, says)
 	}
-	if r := d.try("doctor"); r.code != 1 || !strings.Contains(r.out+r.stderr, says) {
-		t.Errorf("doctor: exit %d\n%s%s", r.code, r.out, r.stderr)
+	if r := d.try("doctor"); r.Code != 1 || !strings.Contains(r.Out+r.Err, says) {
+		t.Errorf("doctor: exit %d\n%s%s", r.Code, r.Out, r.Err)
 	}
 	var l []api.Volume
 	d.json(&l, "ls")
@@ -126,8 +127,8 @@ func storeIsBack(t *testing.T, d, other *daemon, data []byte) {
 	other.do("wake", "v")
 	other.holds("v", data, 0)
 	d.do("rm", "m")
-	if r := d.try("doctor"); r.code != 0 {
-		t.Errorf("doctor: exit %d\n%s", r.code, r.out)
+	if r := d.try("doctor"); r.Code != 0 {
+		t.Errorf("doctor: exit %d\n%s", r.Code, r.Out)
 	}
 }
 
@@ -150,18 +151,13 @@ func twoHosts(t *testing.T, a, b *daemon) (data []byte) {
 // reads it goes on, also across hosts.
 func TestReadOnlyStore(t *testing.T) {
 	mnt := t.TempDir()
-	mount := func(args ...string) {
-		t.Helper()
-		if out, err := exec.Command("mount", append(args, mnt)...).CombinedOutput(); err != nil {
-			t.Fatalf("mount: %v\n%s", err, out)
-		}
-	}
-	mount("-t", "tmpfs", "tmpfs")
+	programs.NeedRoot(t)
+	command(t, "mount", "-t", "tmpfs", "tmpfs", mnt)
 	t.Cleanup(func() { _ = exec.Command("umount", "-l", mnt).Run() })
 	url := "file://" + filepath.Join(mnt, "store")
 	a, b := newDaemon(t, url), newDaemon(t, url)
 	data := twoHosts(t, a, b)
-	mount("-o", "remount,ro")
+	command(t, "mount", "-o", "remount,ro", mnt)
 	says := "cannot be written; remount it"
 	goesOnLocally(t, a, data)
 	storeIsAway(t, a, says)
@@ -175,7 +171,7 @@ func TestReadOnlyStore(t *testing.T) {
 	a.start()
 	goesOnLocally(t, a, data)
 	storeIsAway(t, a, says)
-	mount("-o", "remount,rw")
+	command(t, "mount", "-o", "remount,rw", mnt)
 	storeIsBack(t, a, b, data)
 }
 

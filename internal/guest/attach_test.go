@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // attachScript runs a daemon in the guest, whose kernel has nbd. /srv/v is a file
@@ -106,7 +108,7 @@ func TestAttach(t *testing.T) {
 	began := time.Now()
 	r, err := Boot(t.Context(), VM{
 		Kernel: im.Kernel, Initrd: im.Initrd, Disk: im.Path, Snapshot: true, Memory: 640, Timeout: 4 * time.Minute,
-		Files: map[string]string{"glide": glideBin(t)}, Script: attachScript,
+		Files: map[string]string{"glide": programs.Glide(t)}, Script: attachScript,
 		Line: func(line string) { t.Logf("%v: %s", time.Since(began).Round(time.Millisecond), line) },
 	})
 	if err != nil || !strings.HasSuffix(r.Output, "all is well\n") {

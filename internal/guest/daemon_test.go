@@ -1,15 +1,15 @@
 package guest
 
 import (
-	"bufio"
-	"bytes"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	servers "github.com/paraglide/glide/internal/daemon"
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // daemon is a `glide serve` on this machine that a test may replace.
@@ -18,31 +18,22 @@ type daemon struct {
 	bin  string
 	dir  string // of its data and its sockets: a short path
 	args []string
-	cmd  *exec.Cmd
-	log  bytes.Buffer
-}
-
-func glideBin(t *testing.T) string {
-	t.Helper()
-	bin, err := filepath.Abs(os.Getenv("GLIDE_BIN"))
-	if err != nil || os.Getenv("GLIDE_BIN") == "" {
-		t.Fatal("GLIDE_BIN is not set: make test does it")
-	}
-	return bin
+	proc *servers.Process
+	log  servers.Log
 }
 
 func newDaemon(t *testing.T, args ...string) *daemon {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "glide-guest-")
+	dir, err := servers.ShortDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{t: t, bin: glideBin(t), dir: dir, args: args}
+	d := &daemon{t: t, bin: programs.Glide(t), dir: dir, args: args}
 	t.Cleanup(func() {
 		d.end(syscall.SIGKILL)
 		_ = os.RemoveAll(dir)
 		if t.Failed() {
-			t.Logf("glide serve said: %s", d.log.Bytes())
+			t.Logf("glide serve said: %s", &d.log)
 		}
 	})
 	return d
@@ -52,30 +43,19 @@ func newDaemon(t *testing.T, args ...string) *daemon {
 func (d *daemon) start() {
 	d.t.Helper()
 	args := append([]string{"serve", "--data", d.dir, "--api", d.api(), "--nbd", "unix:" + d.dir + "/nbd.sock"}, d.args...)
-	d.cmd = exec.Command(d.bin, args...)
-	d.cmd.Stderr = &d.log
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := d.cmd.StdoutPipe()
-	if err == nil {
-		err = d.cmd.Start()
-	}
+	p, err := servers.Serve(d.t.Context(), exec.Command(d.bin, args...), &d.log, 30*time.Second)
 	if err != nil {
 		d.t.Errorf("glide serve: %v", err)
-		return
 	}
-	late := time.AfterFunc(30*time.Second, func() { _ = d.cmd.Process.Kill() })
-	defer late.Stop()
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.HasPrefix(line, "glide: ready") {
-		d.t.Errorf("glide serve is not ready: %q, %v", line, err)
-	}
+	d.proc = p
 }
 
 // end stops the daemon with a signal, and waits until it is gone.
 func (d *daemon) end(sig syscall.Signal) {
-	if d.cmd != nil && d.cmd.Process != nil {
-		_ = d.cmd.Process.Signal(sig)
-		_ = d.cmd.Wait()
-		d.cmd = nil
+	if d.proc != nil {
+		_ = d.proc.Signal(sig)
+		<-d.proc.Exited()
+		d.proc = nil
 	}
 }
 
@@ -84,14 +64,9 @@ func (d *daemon) api() string { return "unix:" + d.dir + "/api.sock" }
 // do runs a verb, which has to succeed, and returns what it printed.
 func (d *daemon) do(args ...string) string {
 	d.t.Helper()
-	cmd := exec.Command(d.bin, append(args, "--api", d.api())...)
-	out, err := cmd.Output()
+	out, err := servers.Verbs{Glide: d.bin, API: d.api()}.Do(d.t.Context(), args...)
 	if err != nil {
-		var said []byte
-		if ee, ok := err.(*exec.ExitError); ok {
-			said = ee.Stderr
-		}
-		d.t.Fatalf("glide %s: %v: %s", strings.Join(args, " "), err, said)
+		d.t.Fatal(err)
 	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(out)
 }

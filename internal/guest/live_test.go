@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"bytes"
 	"context"
 	"net"
 	"os"
@@ -9,9 +8,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	servers "github.com/paraglide/glide/internal/daemon"
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // build makes the guest where the demo has it, too; with more packages it is
@@ -20,6 +21,15 @@ func build(t *testing.T, more ...string) Image {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("boots virtual machines")
+	}
+	for _, name := range []string{"qemu-system-x86_64", "qemu-nbd", "busybox", "debootstrap", "mkfs.ext4", "e2fsck"} {
+		programs.Need(t, name)
+	}
+	if os.Geteuid() != 0 {
+		programs.Need(t, "sudo")
+	}
+	if _, _, err := findKernel(); err != nil {
+		programs.Missing(t, err)
 	}
 	im, err := Build(t.Context(), filepath.Join("..", "..", ".cache", "guest"), func(s string) { t.Log(s) }, more...)
 	if err != nil {
@@ -108,38 +118,31 @@ func glide(t *testing.T, port int, export string) {
 // serve starts a server, waits until it listens, and stops it after the test.
 func serve(t *testing.T, port int, program string, args ...string) {
 	t.Helper()
-	cmd := exec.Command(program, args...)
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	p, err := servers.Start(exec.Command(program, args...), nil)
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		p.Kill()
 		if t.Failed() {
-			t.Logf("%s said: %s", program, said.Bytes())
+			t.Logf("%s said: %s", program, p.Log)
 		}
 	})
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		c, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
-		if err == nil {
-			_ = c.Close()
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s does not listen: %v", program, err)
-		}
+	if err := p.WaitListening(t.Context(), "127.0.0.1:"+strconv.Itoa(port), 20*time.Second); err != nil {
+		t.Fatal(err)
 	}
 }
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := servers.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	_, text, _ := net.SplitHostPort(addr)
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // workload is what a guest does to its disk, in functions of the shell: rounds of
@@ -172,7 +174,7 @@ func checkDisk(t *testing.T, d *daemon, volume string) {
 	file := filepath.Join(d.dir, "exported")
 	d.do("verify", volume)
 	d.do("export", volume, file)
-	out, err := exec.Command("/sbin/e2fsck", "-f", "-n", file).CombinedOutput()
+	out, err := exec.Command(programs.Need(t, "e2fsck"), "-f", "-n", file).CombinedOutput()
 	if err != nil {
 		t.Errorf("e2fsck: %v\n%s", err, out)
 	}

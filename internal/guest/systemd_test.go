@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // systemdScript installs the unit as it stands, and does to the service what
@@ -187,7 +189,7 @@ func TestSystemd(t *testing.T) {
 	began := time.Now()
 	r, err := Boot(t.Context(), VM{
 		Kernel: im.Kernel, Initrd: im.Initrd, Disk: im.Path, Snapshot: true, Systemd: true, Memory: 640, Timeout: 6 * time.Minute,
-		Files:  map[string]string{"glide": glideBin(t), "glide.service": filepath.Join("..", "..", "packaging", "glide.service")},
+		Files:  map[string]string{"glide": programs.Glide(t), "glide.service": filepath.Join("..", "..", "packaging", "glide.service")},
 		Script: systemdScript,
 		Line:   func(line string) { t.Logf("%v: %s", time.Since(began).Round(time.Millisecond), line) },
 	})

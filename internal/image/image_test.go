@@ -15,16 +15,13 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // qemuImg runs qemu-img, which the tests rely on as the reference.
 func qemuImg(t testing.TB, args ...string) string {
 	t.Helper()
-	bin, err := exec.LookPath("qemu-img")
-	if err != nil {
-		t.Fatal("qemu-img is missing: run make deps")
-	}
-	out, err := exec.Command(bin, args...).CombinedOutput()
+	out, err := exec.Command(programs.Need(t, "qemu-img"), args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, out)
 	}

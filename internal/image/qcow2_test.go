@@ -14,6 +14,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // TestQcow2Variants reads everything that qemu-img can write.
@@ -58,10 +59,7 @@ func TestQcow2Variants(t *testing.T) {
 // qemuIO writes into an image as a guest would.
 func qemuIO(t testing.TB, path string, cmds ...string) {
 	t.Helper()
-	bin, err := exec.LookPath("qemu-io")
-	if err != nil {
-		t.Fatal("qemu-io is missing: run make deps")
-	}
+	bin := programs.Need(t, "qemu-io")
 	var args []string
 	for _, c := range cmds {
 		args = append(args, "-c", c)

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/paraglide/glide/internal/programs"
 	"github.com/paraglide/glide/nbd"
 	"github.com/paraglide/glide/nbd/internal/wire"
 )
@@ -20,11 +21,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestNbdkit uses the client with another implementation's server.
 func TestNbdkit(t *testing.T) {
-	if _, err := exec.LookPath("nbdkit"); err != nil {
-		t.Fatalf("%v; run make deps", err)
-	}
 	socket := t.TempDir() + "/s"
-	cmd := exec.Command("nbdkit", "-f", "-U", socket, "memory", "64M")
+	cmd := exec.Command(programs.Need(t, "nbdkit"), "-f", "-U", socket, "memory", "64M")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

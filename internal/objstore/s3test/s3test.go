@@ -3,7 +3,6 @@
 package s3test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -15,6 +14,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/paraglide/glide/internal/daemon"
+	"github.com/paraglide/glide/internal/programs"
 )
 
 const (
@@ -48,8 +50,8 @@ type Server struct {
 	secret string
 	dir    string
 	probe  string // socket by which the test finds out that it is up
-	cmd    *exec.Cmd
-	exited chan error
+	bin    string
+	proc   *daemon.Process
 }
 
 // Start starts a server with one empty bucket and sets the AWS environment of
@@ -57,8 +59,7 @@ type Server struct {
 // bucket's store URL, to which a prefix may be added with At, and the path of
 // the server's access log, one line for each request (those by which Start
 // finds out that it is up are the first). The server is stopped
-// when the test ends. It is fatal if it is not installed: a test that is
-// skipped proves nothing.
+// when the test ends. Package programs decides what happens if it is not installed.
 func Start(tb testing.TB) (storeURL, accessLog string) {
 	tb.Helper()
 	s := New(tb, Options{})
@@ -75,14 +76,14 @@ func New(tb testing.TB, o Options) *Server {
 			tb.Setenv(name, value)
 		}
 	}
-	s := &Server{tb: tb, o: o, access: access, secret: secret, dir: tb.TempDir()}
+	s := &Server{tb: tb, o: o, access: access, secret: secret, dir: tb.TempDir(), bin: programs.Need(tb, binary)}
 	s.Log = filepath.Join(s.dir, "access.log")
 	for _, sub := range []string{filepath.Join("data", bucket), "users"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, sub), 0o755); err != nil {
 			tb.Fatal(err)
 		}
 	}
-	socks, err := os.MkdirTemp("", "s3test") // a socket's path has to be short
+	socks, err := daemon.ShortDir()
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -94,7 +95,7 @@ func New(tb testing.TB, o Options) *Server {
 	var last error
 	for range 5 { // a free port may be taken by the time the server wants it
 		if o.Addr == "" {
-			if s.o.Addr, err = freeAddr(); err != nil {
+			if s.o.Addr, err = daemon.FreeAddr(); err != nil {
 				tb.Fatal(err)
 			}
 		}
@@ -131,12 +132,10 @@ func (s *Server) Start() {
 
 // Kill is kill -9.
 func (s *Server) Kill() {
-	if s.cmd == nil {
-		return
+	if s.proc != nil {
+		s.proc.Kill()
+		s.proc = nil
 	}
-	_ = s.cmd.Process.Kill()
-	<-s.exited
-	s.cmd = nil
 }
 
 // At is the store URL with a prefix added, or another replaced.
@@ -149,71 +148,28 @@ func At(storeURL, prefix string) string {
 	return u.String()
 }
 
-// find looks for the server where `make tools` puts it, and where `go install` does.
-func find(tb testing.TB) string {
-	tb.Helper()
-	var places []string
-	if dir := os.Getenv("GLIDE_TOOLS"); dir != "" {
-		places = append(places, dir)
-	}
-	if wd, err := os.Getwd(); err == nil {
-		for dir := wd; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
-			if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-				places = append(places, filepath.Join(dir, ".cache", "bin"))
-				break
-			}
-		}
-	}
-	places = append(places, filepath.SplitList(os.Getenv("PATH"))...)
-	if home, err := os.UserHomeDir(); err == nil {
-		places = append(places, filepath.Join(home, "go", "bin"))
-	}
-	for _, dir := range places {
-		if path, err := exec.LookPath(filepath.Join(dir, binary)); err == nil {
-			return path
-		}
-	}
-	tb.Fatalf("%s is not installed: run make tools", binary)
-	return ""
-}
-
 // start runs the server and waits until it answers.
 func (s *Server) start() error {
 	_ = os.Remove(s.probe)
-	var output bytes.Buffer
-	args := append(append([]string{}, s.o.Within...), find(s.tb), "--port", s.o.Addr, "--port", s.probe, "--access", s.access, "--secret", s.secret,
+	args := append(append([]string{}, s.o.Within...), s.bin, "--port", s.o.Addr, "--port", s.probe, "--access", s.access, "--secret", s.secret,
 		"--quiet", "--keep-alive", "--access-log", s.Log, "--iam-dir", filepath.Join(s.dir, "users"), "posix", filepath.Join(s.dir, "data"))
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdout, cmd.Stderr = &output, &output
-	dieWithParent(cmd)
-	if err := cmd.Start(); err != nil {
+	p, err := daemon.Start(exec.Command(args[0], args[1:]...), nil)
+	if err != nil {
 		return err
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
 	for deadline := time.Now().Add(20 * time.Second); !s.answers(); time.Sleep(10 * time.Millisecond) {
 		select {
-		case err := <-exited:
-			return fmt.Errorf("%s ended: %v: %s", binary, err, output.Bytes())
+		case <-p.Exited():
+			return fmt.Errorf("%s ended: %v: %s", binary, p.Cmd.ProcessState, p.Log)
 		default:
 		}
 		if time.Now().After(deadline) {
-			_ = cmd.Process.Kill()
-			<-exited
-			return fmt.Errorf("%s does not answer on %s: %s", binary, s.o.Addr, output.Bytes())
+			p.Kill()
+			return fmt.Errorf("%s does not answer on %s: %s", binary, s.o.Addr, p.Log)
 		}
 	}
-	s.cmd, s.exited = cmd, exited
+	s.proc = p
 	return nil
-}
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String(), nil
 }
 
 func (s *Server) answers() bool {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // Rights that a user can be given.
@@ -23,7 +25,7 @@ var (
 func AddUser(tb testing.TB, storeURL string) (env []string) {
 	tb.Helper()
 	const name, password = "reader", "readersecret"
-	cmd := exec.Command(find(tb), "admin", "--access", access, "--secret", secret, "--endpoint-url", endpoint(tb, storeURL),
+	cmd := exec.Command(programs.Need(tb, binary), "admin", "--access", access, "--secret", secret, "--endpoint-url", endpoint(tb, storeURL),
 		"create-user", "--access", name, "--secret", password, "--role", "user")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		tb.Fatalf("the S3 server makes no user: %v: %s", err, out)
