@@ -82,7 +82,7 @@ var Settings = []Setting{
 		}),
 	},
 	{
-		Name: "memory", Arg: "SIZE", Usage: "memory for cached blocks", Default: "256M",
+		Name: "memory", Arg: "SIZE", Usage: "memory for published blocks that the SSD tier has no room for", Default: "256M",
 		set: one(func(c *Config, v string) (err error) { c.Memory, err = amount(v); return err }),
 	},
 	{
