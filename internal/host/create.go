@@ -76,14 +76,11 @@ func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, 
 	if err := disk.CheckSize(size); err != nil {
 		return api.Volume{}, err
 	}
-	if err := h.mayGrow(); err != nil {
+	unlock, err := h.lockToChange(d)
+	if err != nil {
 		return api.Volume{}, err
 	}
-	d.Op.Lock()
-	defer d.Op.Unlock()
-	if err := d.RefuseFenced(); err != nil {
-		return api.Volume{}, err
-	}
+	defer unlock()
 	st := d.State()
 	if size < st.Size {
 		return api.Volume{}, errs.New(errs.Unsupported, "volume %q has %d bytes: shrinking it to %d would cut off data", d, st.Size, size)
@@ -111,14 +108,11 @@ func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume
 	if err != nil {
 		return api.Volume{}, err
 	}
-	if err := h.mayGrow(); err != nil {
+	unlock, err := h.lockToChange(d)
+	if err != nil {
 		return api.Volume{}, err
 	}
-	d.Op.Lock()
-	defer d.Op.Unlock()
-	if err := d.RefuseFenced(); err != nil {
-		return api.Volume{}, err
-	}
+	defer unlock()
 	st := d.State()
 	next := st
 	next.Labels = map[string]string{}

@@ -24,14 +24,11 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	if err != nil {
 		return api.Volume{}, err
 	}
-	if err := h.mayGrow(); err != nil {
+	unlock, err := h.lockToChange(d)
+	if err != nil {
 		return api.Volume{}, err
 	}
-	d.Op.Lock()
-	defer d.Op.Unlock()
-	if err := d.RefuseFenced(); err != nil {
-		return api.Volume{}, err
-	}
+	defer unlock()
 	st := d.State()
 	if n.Tenant != st.Tenant {
 		return api.Volume{}, errs.New(errs.Invalid, "volume %q cannot become %q: a rename does not change the tenant", d, n)

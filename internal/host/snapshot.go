@@ -21,14 +21,11 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 	if !commitlog.ValidName(snapshot) {
 		return api.Snapshot{}, disk.BadName("snapshot", snapshot)
 	}
-	if err := h.mayGrow(); err != nil {
+	unlock, err := h.lockToChange(d)
+	if err != nil {
 		return api.Snapshot{}, err
 	}
-	d.Op.Lock()
-	defer d.Op.Unlock()
-	if err := d.RefuseFenced(); err != nil {
-		return api.Snapshot{}, err
-	}
+	defer unlock()
 	st := d.State()
 	if n := len(h.disks.SnapshotsOf(d.ID)); n >= commitlog.MaxSnapshots {
 		return api.Snapshot{}, errs.New(errs.Invalid, "volume %q has %d snapshots, which is the limit: remove some with glide rm %s@NAME", d, n, d)
@@ -94,14 +91,11 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	if to == "" {
 		return api.Volume{}, errs.New(errs.Invalid, "name the snapshot or generation to roll %q back to", d)
 	}
-	if err := h.mayGrow(); err != nil {
+	unlock, err := h.lockToChange(d)
+	if err != nil {
 		return api.Volume{}, err
 	}
-	d.Op.Lock()
-	defer d.Op.Unlock()
-	if err := d.RefuseFenced(); err != nil {
-		return api.Volume{}, err
-	}
+	defer unlock()
 	if err := d.RefuseIfConnected("roll it back with --force", force); err != nil {
 		return api.Volume{}, err
 	}

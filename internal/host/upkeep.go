@@ -12,6 +12,7 @@ import (
 
 	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/datadir"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/reserve"
@@ -100,6 +101,20 @@ func (h *Host) mayGrow() error {
 		return h.fullError(nil)
 	}
 	return nil
+}
+
+// lockToChange takes the op of a disk that a command is about to change. It is an
+// error if the change could not be recorded, or if the disk was fenced.
+func (h *Host) lockToChange(d *disk.Disk) (unlock func(), err error) {
+	if err := h.mayGrow(); err != nil {
+		return nil, err
+	}
+	d.Op.Lock()
+	if err := d.RefuseFenced(); err != nil {
+		d.Op.Unlock()
+		return nil, err
+	}
+	return d.Op.Unlock, nil
 }
 
 // fullError returns the error that says that the disk is full and what to do.

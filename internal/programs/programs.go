@@ -53,6 +53,9 @@ func Missing(tb TB, what error) {
 // Find looks for a program: where `make tools` puts it, in PATH, and in the
 // directories of system programs, which not everybody has in PATH.
 func Find(name string) (path string, err error) {
+	if filepath.IsAbs(name) { // one that was found before
+		return exec.LookPath(name)
+	}
 	places := []string{os.Getenv("GLIDE_TOOLS")}
 	if root, err := top(); err == nil {
 		places = append(places, filepath.Join(root, ".cache", "bin"))
