@@ -141,7 +141,6 @@ func TestDiscard(t *testing.T) {
 
 // TestMkfs makes a file system on an empty 1 TiB volume, through the kernel's FUSE.
 func TestMkfs(t *testing.T) {
-	mkfs, fsck := programs.Need(t, "mkfs.ext4"), programs.Need(t, "e2fsck")
 	d := newDaemon(t, "")
 	d.start()
 	d.do("create", "big", "--size", "1T")
@@ -165,6 +164,6 @@ func TestMkfs(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	command(t, mkfs, "-q", "-F", file)
-	command(t, fsck, "-fn", file)
+	command(t, "mkfs.ext4", "-q", "-F", file)
+	command(t, "e2fsck", "-fn", file)
 }
