@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/crashtest"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/wal"
 )
@@ -25,12 +26,20 @@ const (
 	testSegment = 64 << 10
 )
 
+// disk is a volume under test and the history of what was done to it.
+type disk struct {
+	v *Volume
+	crashtest.History
+}
+
+func (d *disk) clone() *disk { return &disk{History: d.Clone()} }
+
 // world is one host in memory.
 type world struct {
 	t     *testing.T
 	r     *rand.Rand
 	mem   *vfs.MemFS
-	fs    *hookFS
+	fs    *crashtest.FS
 	pool  *wal.Pool
 	store *memStore
 	disks []*disk
@@ -59,22 +68,18 @@ type crash struct {
 }
 
 func newWorld(t *testing.T, seed uint64, crashAt int) *world {
-	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 7)), mem: vfs.NewCrashableMem(), store: newMemStore(), states: map[ID][]byte{}, unborn: map[ID]*disk{}, crashAt: crashAt}
-	if err := w.mem.MkdirAll("wal", 0o755); err != nil {
+	mem, err := crashtest.NewMem("wal")
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range []string{"/", ""} {
-		if f, err := w.mem.OpenDir(d); err == nil {
-			_ = f.Sync()
-		}
-	}
+	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 7)), mem: mem, store: newMemStore(), states: map[ID][]byte{}, unborn: map[ID]*disk{}, crashAt: crashAt}
 	w.open()
 	return w
 }
 
 func (w *world) open() {
 	mem := w.mem // what a dead host still does is not counted
-	w.fs = &hookFS{FS: mem, hook: func(op string) { w.hook(mem, op) }}
+	w.fs = crashtest.NewFS(mem, func(where string) { w.hook(mem, where) })
 	var err error
 	w.pool, err = wal.Open(wal.Options{FS: w.fs, Dir: "wal", SegmentBytes: testSegment, Rand: w.incarnation})
 	if err != nil {
@@ -145,8 +150,7 @@ func (w *world) crashed() bool {
 
 func (w *world) takeCrash(where string) *crash {
 	c := &crash{where: fmt.Sprintf("op %d, %s", w.ops, where), states: map[ID][]byte{}, disks: map[ID]*disk{}, unborn: maps.Clone(w.unborn)}
-	percent := []int{0, 30, 70, 100}[w.crashAt%4]
-	c.fs = w.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(uint64(w.crashAt), 3))})
+	c.fs, _ = crashtest.PowerLoss(w.mem, uint64(w.crashAt), uint64(w.crashAt))
 	for id, st := range w.states {
 		c.states[id] = st
 	}
@@ -168,7 +172,7 @@ func (w *world) newDisk() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.add(&disk{v: v, start: make([]byte, testSize)})
+	w.add(&disk{v, crashtest.History{Start: make([]byte, testSize)}})
 }
 
 func (w *world) add(d *disk) {
@@ -179,10 +183,10 @@ func (w *world) add(d *disk) {
 
 // record adds an op to the model before the engine sees it: after a crash it may be
 // there.
-func (w *world) record(d *disk, o op) {
+func (w *world) record(d *disk, o crashtest.Op) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	d.ops = append(d.ops, o)
+	d.Ops = append(d.Ops, o)
 }
 
 func (w *world) must(err error) {
@@ -201,13 +205,13 @@ func (w *world) step() {
 	case k < 68:
 		off := w.r.Uint64N(testSize)
 		n := 1 + w.r.Uint64N(min(testSize-off, 3*testBlock))
-		w.record(d, op{off: off, n: n})
+		w.record(d, crashtest.Op{Off: off, Len: n})
 		w.must(d.v.Zero(off, n))
 	case k < 84:
-		n := len(d.ops)
+		n := len(d.Ops)
 		w.must(d.v.Flush())
 		w.mu.Lock()
-		d.flushed = max(d.flushed, n)
+		d.Durable = max(d.Durable, n)
 		w.mu.Unlock()
 	case k < 88:
 		w.fork(d)
@@ -234,7 +238,7 @@ func (w *world) write(d *disk) {
 	for i := range data {
 		data[i] = byte(w.r.Uint32() | 1)
 	}
-	w.record(d, op{off: off, n: n, data: data})
+	w.record(d, crashtest.Write(off, data))
 	w.must(d.v.WriteAt(data, off))
 }
 
@@ -249,8 +253,8 @@ func (w *world) fork(d *disk) {
 	for i := range st.ID {
 		st.ID[i] = byte(w.r.Uint32())
 	}
-	n := len(d.ops)
-	child := &disk{start: d.content(n)}
+	n := len(d.Ops)
+	child := &disk{History: crashtest.History{Start: d.Content(n)}}
 	w.mu.Lock()
 	w.unborn[st.ID] = child
 	w.mu.Unlock()
@@ -258,7 +262,7 @@ func (w *world) fork(d *disk) {
 	w.must(err)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	d.flushed = max(d.flushed, n)
+	d.Durable = max(d.Durable, n)
 	delete(w.unborn, st.ID)
 	child.v = kids[0]
 	w.disks = append(w.disks, child)
@@ -313,7 +317,7 @@ func (w *world) clean() {
 	for _, vs := range FindVictims(vols, 0.7, 3) {
 		n := make([]int, len(w.disks))
 		for i, d := range w.disks {
-			n[i] = len(d.ops)
+			n[i] = len(d.Ops)
 		}
 		done, err := Clean(w.pool, vs)
 		w.must(err)
@@ -329,9 +333,8 @@ func (w *world) check() {
 	for i, d := range w.disks {
 		got := make([]byte, testSize)
 		w.must(d.v.ReadAt(got, 0))
-		if !bytes.Equal(got, d.content(len(d.ops))) {
-			d.flushed = len(d.ops)
-			w.t.Fatalf("disk %d differs from its model after %d ops: %s", i, len(d.ops), d.explain(got))
+		if !bytes.Equal(got, d.Content(len(d.Ops))) {
+			w.t.Fatalf("disk %d differs from its model after %d ops: %s", i, len(d.Ops), d.Explain(got, len(d.Ops)))
 		}
 	}
 }
@@ -396,7 +399,7 @@ func (w *world) reopen(c *crash, id ID, st State) {
 	}
 	got := make([]byte, testSize)
 	w.must(v.ReadAt(got, 0))
-	n := d.prefix(got)
+	n := d.Prefix(got, d.Durable)
 	if n < 0 {
 		fmt.Println(st)
 		for _, h := range v.segs {
@@ -406,12 +409,12 @@ func (w *world) reopen(c *crash, id ID, st State) {
 				fmt.Printf("   %+v\n", r)
 			}
 		}
-		for i, o := range d.ops {
-			fmt.Println(i, o.off, o.n, o.data == nil)
+		for i, o := range d.Ops {
+			fmt.Println(i, o.Off, o.Len, o.Data == nil)
 		}
-		w.t.Fatalf("after a crash at %s, volume %v is no prefix of %d writes (%d flushed): %s", c.where, id, len(d.ops), d.flushed, d.explain(got))
+		w.t.Fatalf("after a crash at %s, volume %v is no prefix of %d writes (%d flushed): %s", c.where, id, len(d.Ops), d.Durable, d.Explain(got, d.Durable))
 	}
-	w.disks = append(w.disks, &disk{v: v, start: got})
+	w.disks = append(w.disks, &disk{v, crashtest.History{Start: got}})
 }
 
 // TestCrash runs random histories, each with a power loss at one of its writes and syncs.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/crashtest"
 )
 
 // TestZerosAfterTheCut: zeros that are made while a cut is folded are not mistaken for
@@ -108,7 +109,7 @@ func TestZerosOutliveCleaning(t *testing.T) {
 	w.mu.Lock()
 	crash := w.takeCrash("after cleaning")
 	w.mu.Unlock()
-	crash.disks[v.id] = &disk{start: before}
+	crash.disks[v.id] = &disk{History: crashtest.History{Start: before}}
 	w.recover(crash)
 }
 
@@ -124,7 +125,7 @@ func TestRepairDuringFold(t *testing.T) {
 	for i := range uint64(4) { // two segments
 		w.must(v.WriteAt(want[:8*testBlock], i*8*testBlock))
 	}
-	w.fs.failSyncs.Store(1) // the sync of the cut
+	w.fs.FailSyncs.Store(1) // the sync of the cut
 	w.foldWith(d, func() {})
 	for range 8 { // the log is reused
 		w.must(v.WriteAt(bytes.Repeat([]byte{4}, 8*testBlock), 32*testBlock))

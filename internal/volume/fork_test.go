@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/paraglide/glide/internal/crashtest"
 	"github.com/paraglide/glide/internal/errs"
 )
 
@@ -21,8 +22,8 @@ func TestForkThatWasNotAcknowledged(t *testing.T) {
 	w.must(d.v.Flush())
 	w.must(d.v.WriteAt(page(2), testBlock))
 	w.must(d.v.WriteAt(page(3), 2*testBlock))
-	d.ops = []op{{0, testBlock, page(1)}, {testBlock, testBlock, page(2)}, {2 * testBlock, testBlock, page(3)}}
-	d.flushed = 1
+	d.Ops = []crashtest.Op{crashtest.Write(0, page(1)), crashtest.Write(testBlock, page(2)), crashtest.Write(2*testBlock, page(3))}
+	d.Durable = 1
 	child := State{ID: ID{9}, Name: "child", Tenant: "default", Mode: Active}
 	var c *crash
 	saved := make(chan bool)
@@ -43,7 +44,7 @@ func TestForkThatWasNotAcknowledged(t *testing.T) {
 			c = w.takeCrash("before the sync") // nothing unsynced is kept
 		})
 	}
-	w.fs.watch.Store(&watch)
+	w.fs.BeforeSync.Store(&watch)
 	cut, err := d.v.Cut()
 	w.must(err)
 	_, err = cut.Fork(&child)
@@ -54,7 +55,7 @@ func TestForkThatWasNotAcknowledged(t *testing.T) {
 	if st.Unsynced != d.v.id || st.Floor != 3 {
 		t.Fatalf("the record says %v, %d", st.Unsynced, st.Floor)
 	}
-	c.unborn[child.ID] = &disk{start: d.content(3)}
+	c.unborn[child.ID] = &disk{History: crashtest.History{Start: d.Content(3)}}
 	early := c.states[child.ID]
 	w.recover(c)
 	if len(w.disks) != 1 || w.states[child.ID] != nil {
@@ -63,11 +64,11 @@ func TestForkThatWasNotAcknowledged(t *testing.T) {
 	// The parent reuses the numbers.
 	d = w.disks[0]
 	for i := range 4 {
-		w.record(d, op{uint64(4+i) * testBlock, testBlock, page(byte(50 + i))})
+		w.record(d, crashtest.Write(uint64(4+i)*testBlock, page(byte(50+i))))
 		w.must(d.v.WriteAt(page(byte(50+i)), uint64(4+i)*testBlock))
 	}
 	w.must(d.v.Flush())
-	d.flushed = 4
+	d.Durable = 4
 	// Even if the removal of its record was lost, it is not mistaken for a complete fork.
 	st = State{}
 	w.must(json.Unmarshal(early, &st))
@@ -93,7 +94,7 @@ func TestForkOverAFailedSync(t *testing.T) {
 	w.pool.Settle()
 	d := w.disks[0]
 	w.must(d.v.WriteAt(page(1), 0))
-	w.fs.failSyncs.Store(1)
+	w.fs.FailSyncs.Store(1)
 	cut, err := d.v.Cut()
 	w.must(err)
 	child := State{ID: ID{9}, Name: "child", Tenant: "default", Mode: Active}

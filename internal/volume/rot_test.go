@@ -197,7 +197,7 @@ func TestRotIsNotWrittenAgain(t *testing.T) {
 	}
 	seg, at := w.place(v, testBlock)
 	w.rot(seg, at+7)
-	w.fs.failSyncs.Store(1)
+	w.fs.FailSyncs.Store(1)
 	err := v.Flush()
 	if err == nil || !strings.Contains(err.Error(), seg) {
 		t.Errorf("flush: %v", err)

@@ -3,6 +3,8 @@ package volume
 import (
 	"bytes"
 	"testing"
+
+	"github.com/paraglide/glide/internal/crashtest"
 )
 
 // TestFailedSync: what a failed fdatasync covered is lost, even if a second call
@@ -25,7 +27,7 @@ func TestFailedSync(t *testing.T) {
 		}
 		before := make([]byte, testSize)
 		w.must(d.v.ReadAt(before, 0))
-		w.fs.failSyncs.Store(1)
+		w.fs.FailSyncs.Store(1)
 		w.must(d.v.Flush())
 		after := make([]byte, testSize)
 		w.must(d.v.ReadAt(after, 0))
@@ -35,7 +37,7 @@ func TestFailedSync(t *testing.T) {
 		w.mu.Lock()
 		c := w.takeCrash("after the failed sync") // crashAt 0: nothing unsynced is kept
 		w.mu.Unlock()
-		c.disks[d.v.id] = &disk{start: before}
+		c.disks[d.v.id] = &disk{History: crashtest.History{Start: before}}
 		w.recover(c)
 	}
 }
@@ -48,11 +50,11 @@ func TestSyncThatKeepsFailing(t *testing.T) {
 	w.pool.Settle()
 	d := w.disks[0]
 	w.write(d)
-	w.fs.failSyncs.Store(1000)
+	w.fs.FailSyncs.Store(1000)
 	if err := d.v.Flush(); err == nil {
 		t.Fatal("a flush was acknowledged that reached no disk")
 	}
-	w.fs.failSyncs.Store(0)
+	w.fs.FailSyncs.Store(0)
 	if err := d.v.Flush(); err == nil {
 		t.Fatal("the volume forgot that it failed")
 	}
@@ -80,7 +82,7 @@ func TestKillThenPowerLoss(t *testing.T) {
 		w.must(err)
 		w.must(v.Flush())
 		w.mu.Lock()
-		w.disks = []*disk{{v: v, start: d.start, ops: []op{{0, testBlock, page(1)}, {testBlock, testBlock, page(2)}}, flushed: 2}}
+		w.disks = []*disk{{v, crashtest.History{Start: d.Start, Ops: []crashtest.Op{crashtest.Write(0, page(1)), crashtest.Write(testBlock, page(2))}, Durable: 2}}}
 		c := w.takeCrash("after the flush") // nothing unsynced is kept
 		w.mu.Unlock()
 		w.recover(c)

@@ -3,60 +3,11 @@ package volume
 import (
 	"bytes"
 	"context"
-	"errors"
 	"sync"
-	"sync/atomic"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
 )
-
-// hookFS calls hook before and after every write and every sync of a log file.
-type hookFS struct {
-	vfs.FS
-	hook func(op string)
-	// watch, if set, is called before each sync.
-	watch atomic.Pointer[func()]
-	// failSyncs is how many of the next syncs fail, for files whose syncs can fail.
-	failSyncs atomic.Int32
-}
-
-type hookFile struct {
-	vfs.File
-	fs *hookFS
-}
-
-func (f hookFile) WriteAt(p []byte, off int64) (int, error) {
-	f.fs.hook("before write")
-	n, err := f.File.WriteAt(p, off)
-	f.fs.hook("after write")
-	return n, err
-}
-
-func (f hookFile) SyncData() error {
-	if watch := f.fs.watch.Load(); watch != nil {
-		(*watch)()
-	}
-	f.fs.hook("before sync")
-	if f.fs.failSyncs.Add(-1) >= 0 {
-		return errors.New("input/output error")
-	}
-	err := f.File.SyncData()
-	f.fs.hook("after sync")
-	return err
-}
-
-func (fs *hookFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := fs.FS.Create(name, c)
-	return hookFile{f, fs}, err
-}
-
-func (fs *hookFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
-	f, err := fs.FS.OpenReadWrite(name, c, o...)
-	return hookFile{f, fs}, err
-}
 
 // memStore replaces the object store and the cache: blocks and pages by hash.
 type memStore struct {
