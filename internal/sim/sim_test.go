@@ -92,8 +92,8 @@ func seeds(t *testing.T) (from, to uint64) {
 	if to = from; both && err == nil {
 		to, err = strconv.ParseUint(b, 10, 64)
 	}
-	if err != nil {
-		t.Fatalf("-sim.seed=%s: %v", *seedFlag, err)
+	if err != nil || to < from {
+		t.Fatalf("-sim.seed=%s is no seed and no range of seeds, like 1-300: %v", *seedFlag, err)
 	}
 	return from, to
 }
