@@ -30,6 +30,7 @@ type disk struct {
 	room func(int64) bool
 
 	mu      sync.Mutex // glide:nonblocking
+	grown   sync.Cond  // of mu: a class is not growing any more
 	bytes   int64      // of all slabs
 	tables  int64      // of the slabs' tables in memory
 	next    int        // number of the next slab
@@ -84,6 +85,7 @@ func newSlab(path string, f vfs.File, size int, table []byte) *slab {
 
 func openDisk(fs vfs.FS, dir string, limit int64, room func(int64) bool) (*disk, error) {
 	d := &disk{fs: fs, dir: dir, limit: limit, room: room}
+	d.grown.L = &d.mu
 	names, err := fs.List(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list the cache directory: %w", err)
@@ -276,7 +278,10 @@ func (d *disk) claim(h *pack.Hash, size int) (*class, uint32, place, claimState)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := d.class(size)
-	if len(c.free) == 0 && !c.growing {
+	for len(c.free) == 0 && c.growing {
+		d.grown.Wait() // rather than push out what there is about to be room for
+	}
+	if len(c.free) == 0 {
 		if _, ok := c.index[keyOf(h)]; !ok {
 			d.grow(c)
 		}
@@ -330,6 +335,7 @@ func (d *disk) grow(c *class) {
 	}
 	d.mu.Lock()
 	c.growing = false
+	defer d.grown.Broadcast()
 	if f == nil {
 		d.bytes -= n
 		return

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -300,3 +301,24 @@ func BenchmarkTryRead(b *testing.B) {
 }
 
 func sizeName(n int) string { return map[int]string{4096: "4k", 16384: "16k", size: "128k"}[n] }
+
+// Blocks that come while the tier makes room for them wait for it: they are neither
+// refused nor do they push out others.
+func TestPutsWaitForANewSlab(t *testing.T) {
+	s := newStock(t, 8)
+	slow := func(int64) bool { time.Sleep(20 * time.Millisecond); return true }
+	d, err := openDisk(vfs.Default, t.TempDir(), 1<<30, slow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	var wg sync.WaitGroup
+	for i := range s.refs {
+		wg.Go(func() {
+			if !d.put(&s.refs[i].Hash, s.raw[i]) {
+				t.Errorf("block %d was not taken, and there is room", i)
+			}
+		})
+	}
+	wg.Wait()
+}

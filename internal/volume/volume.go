@@ -370,13 +370,35 @@ func (v *Volume) ShrinkLog() error {
 	if err := v.Flush(); err != nil { // so that the sync below has nothing to do
 		return err
 	}
+	v.foldMu.Lock()
+	defer v.foldMu.Unlock()
 	v.wmu.Lock() // Shrink drops the segment to which a writer would append
-	defer v.wmu.Unlock()
 	err := v.log.Shrink()
+	var unused []*wal.Segment
+	if err == nil {
+		unused = v.unusedSegments()
+	}
+	v.wmu.Unlock()
 	if errors.Is(err, wal.ErrSync) {
 		v.Fail(err) // a second sync would succeed, and the writes be gone all the same
 	}
-	return err
+	if err != nil || len(unused) == 0 {
+		return err
+	}
+	return v.dropSegments(unused)
+}
+
+// unusedSegments are the volume's segments in which nothing was written, and nothing
+// will be: the log has just given up all that it had prepared. Under wmu.
+func (v *Volume) unusedSegments() (unused []*wal.Segment) {
+	v.stMu.Lock()
+	defer v.stMu.Unlock()
+	for _, h := range v.segs {
+		if h.limit == 0 && !h.seg.Compacted() && !h.seg.Begun() && h.seg.End() == 0 {
+			unused = append(unused, h.seg)
+		}
+	}
+	return unused
 }
 
 // DirtyBytes returns Account's Dirty at low cost.
