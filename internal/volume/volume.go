@@ -374,10 +374,7 @@ func (v *Volume) ShrinkLog() error {
 	defer v.foldMu.Unlock()
 	v.wmu.Lock() // Shrink drops the segment to which a writer would append
 	err := v.log.Shrink()
-	var unused []*wal.Segment
-	if err == nil {
-		unused = v.unusedSegments()
-	}
+	unused := v.unusedSegments()
 	v.wmu.Unlock()
 	if errors.Is(err, wal.ErrSync) {
 		v.Fail(err) // a second sync would succeed, and the writes be gone all the same
