@@ -13,8 +13,11 @@ func TestShrinkLog(t *testing.T) {
 	w.pool.Settle()
 	d := w.disks[0]
 	for range 5 {
-		data := bytes.Repeat([]byte{7}, testSegment*7/8) // so that the next segment is prepared
-		w.must(d.v.WriteAt(data, 0))
+		data := bytes.Repeat([]byte{7}, testSegment/8)
+		for i := range uint64(6) { // so that the next segment is prepared
+			w.must(d.v.WriteAt(data, i*testSegment/8))
+		}
+		data = bytes.Repeat(data, 6)
 		w.must(d.v.ShrinkLog())
 		if a := d.v.Account(); a.Open != 0 {
 			t.Fatalf("%d bytes of segments are open in an idle volume", a.Open)
