@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -64,6 +65,7 @@ func printVolume(w io.Writer, v *client.Volume) error {
 		{"device", orDash(v.Device)},
 		{"iops", unless0(v.IOPS, strconv.FormatUint(v.IOPS, 10), "no limit")},
 		{"bandwidth", unless0(v.Bandwidth, size.Human(v.Bandwidth)+"/s", "no limit")},
+		{"boot list", fmt.Sprintf("%d blocks, the last boot read %d", v.BootBlocks, v.BootUsed)},
 		{"dirty budget", unless0(v.DirtyBudget, size.Human(v.DirtyBudget), "the host's")},
 	}
 	if v.Reason != "" {

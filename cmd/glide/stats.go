@@ -45,6 +45,7 @@ func printStats(w io.Writer, s *client.Stats) error {
 		{"cache", fmt.Sprintf("%d hits, %d misses", s.Cache.Hits, s.Cache.Misses)},
 		{"fetched", size.Human(s.Cache.FetchedBytes)},
 		{"served", size.Human(s.Cache.ServedBytes)},
+		{"ahead of need", fmt.Sprintf("%s fetched, %s used, %s wasted", size.Human(s.Prefetch.FetchedBytes), size.Human(s.Prefetch.UsedBytes), size.Human(s.Prefetch.WastedBytes))},
 		{"not uploaded", fmt.Sprintf("%d blocks that the store had", s.Cache.DedupHits)},
 		{"log", fmt.Sprintf("%s in %d syncs, %s copied by cleaning", size.Human(s.WAL.Bytes), s.WAL.Syncs, size.Human(s.WAL.CleanedBytes))},
 	})

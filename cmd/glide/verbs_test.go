@@ -192,7 +192,7 @@ func TestJSON(t *testing.T) {
 		{"ls", volume}, {"ls --all", volume}, {"show vm1", volume}, {"create vm2 --size 1M", volume}, {"resize vm2 2M", volume}, {"set vm2 label.a=b", strings.ReplaceAll(volume, "labels", "labels.a")},
 		{"fork vm1 vm3", "name id parent generation elapsed_ms" + requests}, {"fork vm1 vm4 -n 2", "name id parent generation elapsed_ms" + requests},
 		{"flush vm1", "generation blocks_folded blocks_new bytes_uploaded elapsed_ms" + requests},
-		{"stats", `store_bytes_up store_bytes_down cache.hits cache.misses cache.fetched_bytes cache.served_bytes cache.dedup_hits wal.syncs wal.bytes wal.cleaned_bytes
+		{"stats", `store_bytes_up store_bytes_down cache.hits cache.misses cache.fetched_bytes cache.served_bytes cache.dedup_hits prefetch.fetched_bytes prefetch.used_bytes prefetch.wasted_bytes prefetch.bad_lists wal.syncs wal.bytes wal.cleaned_bytes
 			latency.read.p50_us latency.read.p99_us latency.read.p999_us latency.read.max_us` + requests},
 		{"df", "logical_bytes dirty_bytes exclusive_bytes shared_bytes freed_if_removed_bytes stored_bytes dedup_ratio compression_ratio"},
 		{"df vm1", "logical_bytes"}, {"stats vm1", "store_bytes_up"}, {"uri vm1", "uri"}, {"version", "version go formats.wal"},
@@ -200,7 +200,7 @@ func TestJSON(t *testing.T) {
 		{"log vm1", "generation time kind cause owner"}, {"diff vm1 vm3", "ranges different_bytes shared_bytes"}, {"verify vm1", "name blocks bytes damaged"},
 		{"sleep vm1", "state"}, {"wake vm1", "state"}, {"rename vm2 vm9", "name"}, {"rollback vm1 s", "name"}, {"doctor", "name ok detail"},
 		{"hosts", "id addresses self volumes kept pins last_commit"}, {"host forget host-2", "host pins volumes left"}, {"events", "sequence time kind volume message"},
-		{"show vm1", "sequence published_sequence"}, {"flush vm1 --through 0", "generation"},
+		{"show vm1", "sequence published_sequence boot_blocks boot_used"}, {"flush vm1 --through 0", "generation"},
 	} {
 		have := keys(t, f.must(t, append(strings.Fields(c.args), "--json")...))
 		for _, want := range strings.Fields(c.fields) {

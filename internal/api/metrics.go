@@ -47,6 +47,8 @@ var (
 	descMisses      = desc("cache_misses_total", "Blocks that the cache did not have.")
 	descFetched     = desc("cache_fetched_bytes_total", "Bytes fetched into the cache.")
 	descServed      = desc("cache_served_bytes_total", "Bytes served from the cache.")
+	descAhead       = desc("prefetch_bytes_total", "Bytes fetched before a guest asked for them: all, those in blocks that a guest read later, and those that none did within a minute.", "outcome")
+	descBadLists    = desc("prefetch_bad_lists_total", "Boot lists that could not be used.")
 	descDedup       = desc("dedup_hits_total", "Blocks not uploaded because the store had them.")
 	descWALSyncs    = desc("wal_syncs_total", "Syncs of the log.")
 	descWALBytes    = desc("wal_bytes_total", "Bytes appended to the log.")
@@ -60,7 +62,7 @@ var (
 	descVolumes     = desc("volumes", "Volumes of this host, by state.", "state")
 	allDescriptions = []*prometheus.Desc{
 		descDirty, descUnpublished, descExports, descLocal, descSize, descState, descRequests, descStoreBytes, descHits, descMisses,
-		descFetched, descServed, descDedup, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descPanics, descUsed, descLimit, descUp, descVolumes,
+		descFetched, descServed, descAhead, descBadLists, descDedup, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descPanics, descUsed, descLimit, descUp, descVolumes,
 	}
 )
 
@@ -127,6 +129,10 @@ func collectStats(st *Stats, emit emitFunc) {
 	counter(descMisses, st.Cache.Misses)
 	counter(descFetched, st.Cache.FetchedBytes)
 	counter(descServed, st.Cache.ServedBytes)
+	counter(descAhead, st.Prefetch.FetchedBytes, "fetched")
+	counter(descAhead, st.Prefetch.UsedBytes, "used")
+	counter(descAhead, st.Prefetch.WastedBytes, "wasted")
+	counter(descBadLists, st.Prefetch.BadLists)
 	counter(descDedup, st.Cache.DedupHits)
 	counter(descWALSyncs, st.WAL.Syncs)
 	counter(descWALBytes, st.WAL.Bytes)

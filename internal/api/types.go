@@ -43,6 +43,8 @@ type Volume struct {
 	IOPS        uint64            `json:"iops"`
 	Bandwidth   uint64            `json:"bandwidth"`
 	DirtyBudget uint64            `json:"dirty_budget"`
+	BootBlocks  int               `json:"boot_blocks"` // in the boot list of its image; only Show tells
+	BootUsed    int               `json:"boot_used"`   // of these, read by the last boot; only Show tells
 }
 
 // CreateRequest asks for a new, empty volume.
@@ -169,6 +171,12 @@ type Stats struct {
 		ServedBytes  uint64 `json:"served_bytes"`
 		DedupHits    uint64 `json:"dedup_hits"`
 	} `json:"cache"`
+	Prefetch struct { // of the store, before a guest asked; bytes are neither used nor wasted at first
+		FetchedBytes uint64 `json:"fetched_bytes"`
+		UsedBytes    uint64 `json:"used_bytes"`   // a guest read them later
+		WastedBytes  uint64 `json:"wasted_bytes"` // no guest did within a minute
+		BadLists     uint64 `json:"bad_lists"`    // boot lists that could not be used
+	} `json:"prefetch"`
 	WAL struct {
 		Syncs        uint64 `json:"syncs"`
 		Bytes        uint64 `json:"bytes"`

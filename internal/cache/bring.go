@@ -54,11 +54,10 @@ func (d *Domain) Bring(ctx context.Context, refs []pack.Ref, size int, pace func
 	g.SetLimit(bringAtOnce)
 	n := len(refs)
 	for len(refs) > 0 && gctx.Err() == nil {
-		k := together(refs)
+		k := together(refs, maxTogether)
 		group := refs[:k]
 		refs = refs[k:]
-		last := group[k-1]
-		if err := pace(gctx, int64(last.Off+last.Len-group[0].Off)); err != nil {
+		if err := pace(gctx, span(group)); err != nil {
 			break // a request failed, which Wait tells, or ctx has ended
 		}
 		g.Go(func() (err error) {
@@ -74,8 +73,8 @@ func (d *Domain) Bring(ctx context.Context, refs []pack.Ref, size int, pace func
 
 // bring fetches neighbours in a pack with one request.
 func (d *Domain) bring(ctx context.Context, group []pack.Ref, size int) error {
-	from, last := group[0].Off, group[len(group)-1]
-	b, err := d.cache.opts.Store.GetRange(ctx, group[0].Pack.Key(), int64(from), int64(last.Off+last.Len-from))
+	from := group[0].Off
+	b, err := d.cache.opts.Store.GetRange(ctx, group[0].Pack.Key(), int64(from), span(group))
 	if err != nil {
 		return err
 	}

@@ -15,9 +15,9 @@ package cache
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -38,8 +38,12 @@ type Options struct {
 	// glide:blocks
 	Room  func(bytes int64) bool
 	Store objstore.Store
-	// Fetches is how many prefetch requests may be in progress; 0 means 16.
+	// Fetches is how many requests for blocks that a guest announced may be in progress;
+	// 0 means 16.
 	Fetches int
+	NoAhead bool // fetch nothing that no guest asked for
+	// Uptime is a clock that is never set; nil: time stands still.
+	Uptime func() time.Duration
 }
 
 // Stats are the counters of a cache since it was opened.
@@ -48,6 +52,7 @@ type Stats struct {
 	Fetched      atomic.Uint64 // bytes from the store
 	Served       atomic.Uint64 // bytes of blocks returned
 	Repaired     atomic.Uint64 // blocks on the SSD with a damaged page
+	Ahead        AheadStats
 	Damaged      atomic.Uint64 // blocks that were damaged in the store
 }
 
@@ -56,7 +61,8 @@ type Cache struct {
 	opts  Options
 	mem   *memory
 	disk  *disk
-	slots chan struct{} // bounds the prefetch requests
+	slots chan struct{} // bounds the requests of Prefetch
+	ahead *ahead
 	Stats Stats
 
 	mu      sync.Mutex // glide:nonblocking
@@ -76,6 +82,9 @@ func Open(opts Options) (*Cache, error) {
 	if opts.Fetches == 0 {
 		opts.Fetches = 16
 	}
+	if opts.Uptime == nil {
+		opts.Uptime = func() time.Duration { return 0 }
+	}
 	if opts.Room == nil {
 		opts.Room = func(int64) bool { return true }
 	}
@@ -83,7 +92,9 @@ func Open(opts Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Cache{opts: opts, mem: newMemory(opts.Memory), disk: d, slots: make(chan struct{}, opts.Fetches), flights: map[pack.Hash]*flight{}}, nil
+	c := &Cache{opts: opts, mem: newMemory(opts.Memory), disk: d, slots: make(chan struct{}, opts.Fetches), flights: map[pack.Hash]*flight{}}
+	c.ahead = newAhead(opts.Uptime, &c.Stats.Ahead)
+	return c, nil
 }
 
 // Close closes the slabs. Nothing may use the cache afterwards.
@@ -130,12 +141,24 @@ func (d *Domain) TryRead(h *pack.Hash, size int, p []byte, off int) bool {
 	return true
 }
 
-// Read fills p from byte off of the block, which has size bytes.
-func (d *Domain) Read(ctx context.Context, ref *pack.Ref, size int, p []byte, off int) error {
-	if d.readDisk(&ref.Hash, size, p, off) {
-		d.cache.Stats.Served.Add(uint64(len(p)))
-		return nil
+// ReadLocal fills p from byte off of a block of size bytes if one of the tiers has it. It
+// may wait for the disk. It reports whether it filled p.
+func (d *Domain) ReadLocal(h *pack.Hash, size int, p []byte, off int) bool {
+	c := d.cache
+	if !d.readDisk(h, size, p, off) {
+		raw, ok := c.mem.get(h)
+		if !ok {
+			return false
+		}
+		copy(p, raw[off:])
+		c.Stats.Hits.Add(1)
 	}
+	c.Stats.Served.Add(uint64(len(p)))
+	return true
+}
+
+// Fetch fills p from byte off of the block, which has size bytes and is in no tier.
+func (d *Domain) Fetch(ctx context.Context, ref *pack.Ref, size int, p []byte, off int) error {
 	raw, err := d.Block(ctx, ref, size)
 	if err == nil {
 		copy(p, raw[off:])
@@ -213,6 +236,7 @@ func (d *Domain) load(ctx context.Context, ref *pack.Ref, size int) (raw []byte,
 		return raw, true, nil
 	}
 	d.cache.Stats.Misses.Add(1)
+	defer d.cache.ahead.yield()()
 	raw, err = d.fetch(ctx, ref, size)
 	if err != nil && d.other != nil && (errs.KindOf(err) == errs.Corrupt || errs.KindOf(err) == errs.NotFound) {
 		if errs.KindOf(err) == errs.Corrupt {
@@ -270,112 +294,3 @@ func (d *Domain) FetchStored(ctx context.Context, ref *pack.Ref, size int) ([]by
 
 // Keep puts a block into the SSD tier that was just uploaded. It does not retain raw.
 func (d *Domain) Keep(h pack.Hash, raw []byte) { d.cache.disk.put(&h, raw) }
-
-// errAhead ends the flights of a failed prefetch. A caller that needs a block tries
-// itself.
-var errAhead = errs.New(errs.Unavailable, "a fetch ahead of need failed")
-
-// Limits on one prefetch request, bytes.
-const (
-	maxTogether = 4 << 20
-	maxBetween  = 16 << 10 // unneeded bytes between two slots
-)
-
-// Prefetch fetches blocks in the background. It fetches neighbours in a pack in one
-// request, and brings blocks of the SSD tier into the page cache. It drops what exceeds
-// its limits.
-func (d *Domain) Prefetch(refs []pack.Ref, size int) {
-	c := d.cache
-	var mine []pack.Ref
-	for i := range refs {
-		h := &refs[i].Hash
-		if c.disk.willNeed(h, size) {
-			continue
-		}
-		if _, ok := c.mem.get(h); ok {
-			continue
-		}
-		c.mu.Lock()
-		if _, waiting := c.flights[*h]; !waiting {
-			c.flights[*h] = &flight{done: make(chan struct{})}
-			mine = append(mine, refs[i])
-		}
-		c.mu.Unlock()
-	}
-	slices.SortFunc(mine, inPacks)
-	for len(mine) > 0 {
-		n := together(mine)
-		group := mine[:n:n]
-		mine = mine[n:]
-		select {
-		case c.slots <- struct{}{}:
-			go func() {
-				defer func() { <-c.slots }()
-				d.ahead(group, size)
-			}()
-		default:
-			d.landAll(group, errAhead)
-		}
-	}
-}
-
-// together returns how many of the first refs one request can fetch.
-func together(refs []pack.Ref) int {
-	first := refs[0]
-	n := 1
-	for ; n < len(refs); n++ {
-		end := refs[n-1].Off + refs[n-1].Len
-		if r := refs[n]; r.Pack != first.Pack || r.Off > end+maxBetween || r.Off+r.Len-first.Off > maxTogether {
-			break
-		}
-	}
-	return n
-}
-
-// ahead fetches a group of blocks and ends their flights.
-func (d *Domain) ahead(group []pack.Ref, size int) {
-	c := d.cache
-	for len(group) > 0 {
-		n := together(group)
-		part := group[:n]
-		group = group[n:]
-		from, to := part[0].Off, part[n-1].Off+part[n-1].Len
-		b, err := c.opts.Store.GetRange(context.Background(), part[0].Pack.Key(), int64(from), int64(to-from))
-		if err != nil {
-			d.landAll(part, errAhead)
-			continue
-		}
-		c.Stats.Fetched.Add(uint64(len(b)))
-		c.Stats.Misses.Add(uint64(n))
-		for i := range part {
-			d.landAhead(&part[i], b[part[i].Off-from:][:part[i].Len], size)
-		}
-	}
-}
-
-// landAhead ends the flight of one block, whose slot was fetched.
-func (d *Domain) landAhead(ref *pack.Ref, slot []byte, size int) {
-	f := d.cache.flight(&ref.Hash)
-	if f.raw, f.err = d.open(ref, slot, size); f.err == nil {
-		f.kept = d.cache.disk.put(&ref.Hash, f.raw)
-	} else {
-		f.err = errAhead // a caller that needs it will get the reason
-	}
-	d.cache.land(&ref.Hash, f)
-}
-
-// landAll ends flights that failed.
-func (d *Domain) landAll(refs []pack.Ref, err error) {
-	for i := range refs {
-		f := d.cache.flight(&refs[i].Hash)
-		f.err = err
-		d.cache.land(&refs[i].Hash, f)
-	}
-}
-
-// flight returns the flight of a block. There must be one.
-func (c *Cache) flight(h *pack.Hash) *flight {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.flights[*h]
-}

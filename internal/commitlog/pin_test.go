@@ -139,7 +139,7 @@ func TestFork(t *testing.T) {
 	want := State{
 		Identity: Identity{ID: volumeID(9), Tenant: "acme", Name: "child", Cause: CauseFork},
 		Size:     parent.Size, BlockSize: parent.BlockSize, Durability: "local", CreatedAt: someDay,
-		Parent: &Parent{Name: "db", ID: volumeID(7), Generation: Generation{4, 3}},
+		Parent: &Parent{Name: "db", ID: volumeID(7), Generation: Generation{4, 3}, Root: parent.Root.Ref.Hash.String()},
 		Root:   parent.Root, Seq: parent.Seq, DataCommits: parent.DataCommits, DataSeq: parent.DataSeq,
 		BlocksMapped: parent.BlocksMapped, StoredBytes: parent.StoredBytes,
 	}

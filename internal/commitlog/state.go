@@ -180,6 +180,7 @@ type Parent struct {
 	Name       string     `json:"name"`
 	ID         VolumeID   `json:"id"`
 	Generation Generation `json:"generation,omitzero"`
+	Root       string     `json:"root,omitempty"` // hash of the root of the block map, in hexadecimal
 }
 
 // Snapshot is a cut with a name.
@@ -238,6 +239,9 @@ func (s *State) Fork(name string, id VolumeID, from Generation, now time.Time) S
 	c := s.Clone()
 	c.Identity = Identity{ID: id, Tenant: s.Tenant, Name: name, Cause: CauseFork}
 	c.Parent = &Parent{Name: s.Name, ID: s.ID, Generation: from}
+	if !s.Root.IsHole() {
+		c.Parent.Root = s.Root.Ref.Hash.String()
+	}
 	c.CreatedAt = now
 	c.Durability, c.RPOMillis, c.Limits = "local", 0, Limits{}
 	c.Labels, c.Snapshots, c.SealedFrom = nil, nil, nil
@@ -313,6 +317,8 @@ func (s *State) check() string {
 		return fmt.Sprintf("its limits are %+v", s.Limits)
 	case badText(s.ImportDigest):
 		return fmt.Sprintf("its import digest is %.80q", s.ImportDigest)
+	case s.Parent != nil && len(s.Parent.Root) > 2*len(ObjectHash{}):
+		return fmt.Sprintf("its parent's root is %.80q", s.Parent.Root)
 	case s.Parent != nil && !ValidName(s.Parent.Name):
 		return fmt.Sprintf("its parent is %.110q", s.Parent.Name)
 	case s.RenamedFrom != "" && !ValidName(s.RenamedFrom):

@@ -40,6 +40,7 @@ type Config struct {
 	DirtyBudget uint64 // bytes
 	Compression pack.Compression
 	PackBlocks  int
+	Prefetch    bool
 	Retention   time.Duration
 	LogLevel    slog.Level
 	LogFormat   string // text or json

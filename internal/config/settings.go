@@ -115,6 +115,10 @@ var Settings = []Setting{
 		}),
 	},
 	{
+		Name: "prefetch", Arg: "on|off", Usage: "fetch blocks before a guest asks for them: what boots read, and what lies next", Default: "on",
+		set: onOff(func(c *Config) *bool { return &c.Prefetch }),
+	},
+	{
 		Name: "retention", Arg: "DURATION", Usage: "how long commits are kept for forks of the past", Default: "72h",
 		set: one(func(c *Config, v string) (err error) {
 			if c.Retention, err = time.ParseDuration(v); err != nil || c.Retention <= 0 {
@@ -253,4 +257,15 @@ func quote(s string) string {
 		s = s[:57] + "..."
 	}
 	return strconv.Quote(s)
+}
+
+// onOff sets a switch.
+func onOff(field func(*Config) *bool) func(*Config, []string) error {
+	return one(func(c *Config, v string) error {
+		if v != "on" && v != "off" {
+			return errors.New(quote(v) + " is not on or off")
+		}
+		*field(c) = v == "on"
+		return nil
+	})
 }

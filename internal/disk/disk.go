@@ -216,8 +216,12 @@ func (d *Disk) Connect(c Conn, v *volume.Volume) bool {
 // Disconnected removes a connection that has ended.
 func (d *Disk) Disconnected(c Conn) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	delete(d.conns, c)
+	n := len(d.conns)
+	d.mu.Unlock()
+	if n == 0 {
+		d.Table.Hooks.GuestsLeft(d)
+	}
 }
 
 // LogBytes returns the size of the log segments that a closed disk holds, in bytes.

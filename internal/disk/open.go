@@ -231,6 +231,7 @@ func (t *Table) ForkCut(v *volume.Volume, children []*volume.State) ([]*volume.V
 
 // SetVolume makes a newly opened volume the disk's.
 func (d *Disk) SetVolume(v *volume.Volume) {
+	defer d.Table.Hooks.Opened(d, v)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.v = v

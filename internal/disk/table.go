@@ -51,6 +51,10 @@ type Hooks struct {
 	Abandon func(d *Disk)
 	// Device returns the path of a volume's kernel device, or "" if it has none.
 	Device func(id volume.ID) string
+	// Opened is called when a volume that is new on this host is open, and GuestsLeft when
+	// the last connection to a disk has ended. They do not wait.
+	Opened     func(d *Disk, v *volume.Volume)
+	GuestsLeft func(d *Disk)
 	// Saved is called when records change: log segments may have become free.
 	Saved func()
 	// Pressure and Throttle are those of volume.Env.

@@ -41,6 +41,7 @@ type Config struct {
 	PackBlocks  int              // 25
 	Retention   time.Duration    // 72 h
 	FoldAfter   uint64           // data commits of a volume that trigger a fold into packs; 256
+	NoPrefetch  bool             // fetch nothing that no guest has asked for
 	RoomWait    time.Duration    // how long a writer waits for room in the log before it gets an error; 20 s
 	RollAt      uint64           // objects per epoch before a new epoch begins; commitlog's default
 

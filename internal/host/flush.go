@@ -50,5 +50,9 @@ func (h *Host) Flush(ctx context.Context, name string) (api.Flush, error) {
 			return f, err
 		}
 	}
-	return h.publisher.Flush(ctx, d, commitlog.CauseFlush)
+	f, err := h.publisher.Flush(ctx, d, commitlog.CauseFlush)
+	if err == nil {
+		h.boots.Published(ctx, d)
+	}
+	return f, err
 }

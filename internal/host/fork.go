@@ -148,6 +148,9 @@ func (f *forking) local(d *disk.Disk) ([]*disk.Disk, string, error) {
 		gen = disk.Generation(st.Published).String()
 	}
 	parent := &volume.Parent{Name: disk.Display(f.src.Tenant, f.src.Volume, ""), ID: st.ID, Generation: gen}
+	if root := v.State().Root; !root.IsHole() {
+		parent.Root = root.Ref.Hash.String()
+	}
 	if st.SnapshotOf != (volume.ID{}) {
 		parent.ID, parent.Generation = st.SnapshotOf, st.Generation
 	}

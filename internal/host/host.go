@@ -19,6 +19,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/boot"
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/catalog"
 	"github.com/paraglide/glide/internal/cleaner"
@@ -55,6 +56,7 @@ type Host struct {
 	attachments *export.Attachments
 	inspector   *inspect.Inspector
 	hydrator    *hydrate.Hydrator
+	boots       *boot.Boots
 
 	panics          atomic.Uint64
 	missingReported atomic.Pointer[string] // what of the data directory was last said to be missing
@@ -112,8 +114,10 @@ func newHost(cfg Config) *Host {
 	h.attachments = export.NewAttachments(cfg.Kernel, h.disks, h.exports, h.mayGrow)
 	h.inspector = inspect.New(h.disks, h.catalog)
 	h.hydrator = hydrate.New(h.disks, h.inspector)
+	h.boots = boot.New(h.disks, cfg.NoPrefetch)
 	h.disks.Hooks = disk.Hooks{
 		Reclaim: h.owners.Reclaim, Ship: h.durability.StartShipping, Abandon: h.attachments.Abandon, Device: h.attachments.Device,
+		Opened: h.boots.Opened, GuestsLeft: h.boots.GuestsLeft,
 		Saved: h.cleaner.Wake, Pressure: h.cleaner.Pressure, Throttle: h.cleaner.Throttle,
 	}
 	return h
@@ -165,7 +169,7 @@ func (h *Host) open(ctx context.Context) error {
 	}
 	h.disks.Cache, err = cache.Open(cache.Options{
 		FS: fs, Dir: join(h.cfg.Data, "slabs"), Memory: h.cfg.Memory, Disk: h.cfg.Cache.of(total),
-		Room: h.roomForCache, Store: h.disks.Store,
+		Room: h.roomForCache, Store: h.disks.Store, NoAhead: h.cfg.NoPrefetch, Uptime: h.cfg.Uptime,
 	})
 	if err != nil {
 		return err

@@ -29,6 +29,9 @@ func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
 	s.Cache.Hits, s.Cache.Misses = c.Hits.Load(), c.Misses.Load()
 	s.Cache.FetchedBytes, s.Cache.ServedBytes = c.Fetched.Load(), c.Served.Load()
 	s.Cache.DedupHits = h.publisher.Dedup.Load()
+	h.disks.Cache.Expire()
+	s.Prefetch.FetchedBytes, s.Prefetch.UsedBytes, s.Prefetch.WastedBytes = c.Ahead.Fetched.Load(), c.Ahead.Used.Load(), c.Ahead.Wasted.Load()
+	s.Prefetch.BadLists = h.boots.BadLists.Load()
 	s.Panics = h.panics.Load()
 	s.Limits = map[string]api.Limit{}
 	for _, u := range h.cfg.Limits() {

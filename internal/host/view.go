@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/boot"
 	"github.com/paraglide/glide/internal/catalog"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
@@ -203,16 +204,24 @@ func (h *Host) Show(ctx context.Context, name string) (api.Volume, error) {
 		return api.Volume{}, err
 	}
 	if d := h.disks.Find(n); d != nil {
+		v := h.view(d)
 		if d.State().Released {
-			return h.viewReleased(ctx, d)
+			v, err = h.viewReleased(ctx, d)
 		}
-		return h.view(d), nil
+		return withBoot(v, h.boots.Show(d)), err
 	}
 	tip, err := h.catalog.Tip(ctx, n)
 	if err != nil {
 		return api.Volume{}, err
 	}
-	return remoteView(n, tip), nil
+	st := disk.RecordOf(&tip.State, volume.ID(tip.State.ID))
+	return withBoot(remoteView(n, tip), h.boots.Stored(ctx, &st)), nil
+}
+
+// withBoot adds what is known of the boots of a volume's image.
+func withBoot(v api.Volume, l boot.Summary) api.Volume {
+	v.BootBlocks, v.BootUsed = l.Blocks, l.Used
+	return v
 }
 
 // viewReleased is view for a released disk. The store decides who owns the volume now, so

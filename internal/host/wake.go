@@ -64,6 +64,7 @@ func (h *Host) handOver(ctx context.Context, d *disk.Disk) error {
 	} else if _, err := h.publisher.Publish(ctx, d, commitlog.CauseRelease, nil); err != nil {
 		return err
 	}
+	h.boots.Published(ctx, d)
 	if d.Owner == nil || d.Owner.Generation().IsZero() {
 		// An earlier process published it. Only an epoch of this process can be released.
 		if _, err := h.publisher.Publish(ctx, d, commitlog.CauseRelease, func(*commitlog.State) {}); err != nil {
@@ -209,6 +210,8 @@ func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (
 		return api.Volume{}, errs.New(errs.Busy, "volume %q is at epoch %d here, not %d: nothing was done", d, g.Epoch, r.Epoch)
 	}
 	if r.FlushOnly {
+		// The other host is about to boot a fork.
+		h.boots.Published(ctx, d)
 		if _, err := h.publisher.Publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
 			return api.Volume{}, err
 		}

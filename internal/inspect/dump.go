@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/paraglide/glide/internal/boot"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
@@ -27,6 +28,8 @@ func DumpObject(w io.Writer, key string, raw []byte) error {
 		}
 		_, err = fmt.Fprintf(w, "pin %s\n%s\n", key, b)
 		return err
+	case boot.IsKey(key):
+		return boot.Dump(w, raw)
 	case strings.HasPrefix(key, "t/"):
 		return commitlog.Dump(w, raw)
 	}

@@ -124,7 +124,7 @@ func (c *Cut) ReadAt(ctx context.Context, p []byte, off uint64) error {
 	ps := piecePool.Get().(*pieces)
 	defer piecePool.Put(ps)
 	ps.extents = c.tree.Range(ps.extents[:0], off, off+uint64(len(p)))
-	if err := c.vol.readBelow(ctx, ps, c.base, p, off); err != nil {
+	if err := c.vol.readBelow(ctx, nil, ps, c.base, p, off); err != nil {
 		return err
 	}
 	return c.vol.noteDamage(c.vol.env.Log.ReadExtents(p, off, ps.extents))
@@ -176,7 +176,6 @@ func (c *Cut) Places(fn func(place, length uint64)) {
 //
 // The log and the records are synced at the same time, because one after the other takes
 // twice as long: see State.Counts.
-// after the other takes twice as long: see State.Counts.
 func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
 	env := &c.vol.env
 	if c.durable() {

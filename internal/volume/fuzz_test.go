@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/readahead"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -27,13 +28,21 @@ func (nowhere) Block(context.Context, *pack.Ref, int) ([]byte, error) {
 	return nil, errs.New(errs.NotFound, "no such block")
 }
 
-func (nowhere) Read(context.Context, *pack.Ref, int, []byte, int) error {
+func (nowhere) Fetch(context.Context, *pack.Ref, int, []byte, int) error {
 	return errs.New(errs.NotFound, "no such block")
 }
 
 func (nowhere) TryRead(*pack.Hash, int, []byte, int) bool { return false }
 
+func (nowhere) ReadLocal(*pack.Hash, int, []byte, int) bool { return false }
+
 func (nowhere) Prefetch([]pack.Ref, int) {}
+
+func (nowhere) WillNeed([]pack.Ref, int) {}
+
+func (nowhere) Touch(*pack.Hash) int { return 0 }
+
+func (nowhere) Ahead([]pack.Ref, int, int, *readahead.Credit) {}
 
 // FuzzState opens volumes from arbitrary records.
 func FuzzState(f *testing.F) {

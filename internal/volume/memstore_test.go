@@ -7,6 +7,7 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/readahead"
 )
 
 // memStore replaces the object store and the cache: blocks and pages by hash.
@@ -47,12 +48,16 @@ func (m *memStore) Block(_ context.Context, ref *pack.Ref, _ int) ([]byte, error
 	return m.get(ref.Hash)
 }
 
-func (m *memStore) Read(_ context.Context, ref *pack.Ref, _ int, p []byte, off int) error {
+func (m *memStore) Fetch(_ context.Context, ref *pack.Ref, _ int, p []byte, off int) error {
 	b, err := m.get(ref.Hash)
 	if err == nil {
 		copy(p, b[off:])
 	}
 	return err
+}
+
+func (m *memStore) ReadLocal(h *pack.Hash, size int, p []byte, off int) bool {
+	return m.TryRead(h, size, p, off)
 }
 
 func (m *memStore) TryRead(h *pack.Hash, _ int, p []byte, off int) bool {
@@ -64,3 +69,9 @@ func (m *memStore) TryRead(h *pack.Hash, _ int, p []byte, off int) bool {
 }
 
 func (m *memStore) Prefetch([]pack.Ref, int) {}
+
+func (m *memStore) WillNeed([]pack.Ref, int) {}
+
+func (m *memStore) Touch(*pack.Hash) int { return 0 }
+
+func (m *memStore) Ahead([]pack.Ref, int, int, *readahead.Credit) {}

@@ -3,11 +3,11 @@ package volume
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/readahead"
 )
 
 // pieces is reused memory for what one read finds in the overlay.
@@ -28,8 +28,8 @@ func (v *Volume) ReadAt(p []byte, off uint64) error {
 	g := v.guard.enter()
 	defer v.guard.leave(g)
 	base := v.lookup(ps, p, off)
-	v.ahead.waited(v, base, off, len(p))
-	if err := v.readBelow(context.Background(), ps, base, p, off); err != nil {
+	v.guide.Sequential(v.env.Blocks, base, off, uint64(len(p)), int(v.state.BlockSize), true)
+	if err := v.readBelow(context.Background(), &v.guide, ps, base, p, off); err != nil {
 		return err
 	}
 	return v.noteDamage(v.env.Log.ServeExtents(p, off, ps.extents))
@@ -48,7 +48,7 @@ func (v *Volume) TryReadAt(p []byte, off uint64) bool {
 	if !v.tryRead(ps, base, p, off) {
 		return false
 	}
-	v.ahead.served(v, base, off, len(p))
+	v.guide.Sequential(v.env.Blocks, base, off, uint64(len(p)), int(v.state.BlockSize), false)
 	return true
 }
 
@@ -60,19 +60,20 @@ func (v *Volume) lookup(ps *pieces, p []byte, off uint64) *blockmap.Map {
 	return v.base
 }
 
-// readBelow fills the parts of p that no piece covers, from the blocks below.
-func (v *Volume) readBelow(ctx context.Context, ps *pieces, base *blockmap.Map, p []byte, off uint64) error {
+// readBelow fills the parts of p that no piece covers, from the blocks below. g, if not
+// nil, is told what a guest reads.
+func (v *Volume) readBelow(ctx context.Context, g *readahead.Guide, ps *pieces, base *blockmap.Map, p []byte, off uint64) error {
 	next := off
 	for _, e := range ps.extents {
 		if e.Start > next {
-			if err := v.readBase(ctx, base, p[next-off:e.Start-off], next); err != nil {
+			if err := v.readBase(ctx, g, base, p[next-off:e.Start-off], next); err != nil {
 				return err
 			}
 		}
 		next = e.End
 	}
 	if end := off + uint64(len(p)); next < end {
-		if err := v.readBase(ctx, base, p[next-off:], next); err != nil {
+		if err := v.readBase(ctx, g, base, p[next-off:], next); err != nil {
 			return err
 		}
 	}
@@ -94,7 +95,7 @@ func (v *Volume) tryRead(ps *pieces, base *blockmap.Map, p []byte, off uint64) b
 }
 
 // readBase fills p from the published blocks.
-func (v *Volume) readBase(ctx context.Context, m *blockmap.Map, p []byte, off uint64) error {
+func (v *Volume) readBase(ctx context.Context, g *readahead.Guide, m *blockmap.Map, p []byte, off uint64) error {
 	if m.Root().IsHole() {
 		clear(p)
 		return nil
@@ -111,10 +112,28 @@ func (v *Volume) readBase(ctx context.Context, m *blockmap.Map, p []byte, off ui
 		}
 		if ref.IsHole() {
 			clear(p[:n])
-		} else if err := v.env.Blocks.Read(ctx, &ref, int(size), p[:n], int(off%size)); err != nil {
+		} else if err := v.readBlock(ctx, g, m, &ref, p[:n], off); err != nil {
 			return err
 		}
 		p, off = p[n:], off+n
+	}
+	return nil
+}
+
+// readBlock fills p from off, which lies in the block at ref.
+func (v *Volume) readBlock(ctx context.Context, g *readahead.Guide, m *blockmap.Map, ref *pack.Ref, p []byte, off uint64) error {
+	b, size := v.env.Blocks, int(v.state.BlockSize)
+	idx, at := off/uint64(size), int(off%uint64(size))
+	if !b.ReadLocal(&ref.Hash, size, p, at) {
+		if g != nil {
+			g.Missed(b, m, idx, size)
+		}
+		if err := b.Fetch(ctx, ref, size, p, at); err != nil {
+			return err
+		}
+	}
+	if g != nil {
+		g.Read(b, m, idx, &ref.Hash, size)
 	}
 	return nil
 }
@@ -136,6 +155,8 @@ func (v *Volume) tryBase(m *blockmap.Map, p []byte, off uint64) bool {
 			clear(p[:n])
 		} else if !v.env.Blocks.TryRead(&ref.Hash, int(size), p[:n], int(off%size)) {
 			return false
+		} else {
+			v.guide.Read(v.env.Blocks, m, off/size, &ref.Hash, int(size))
 		}
 		p, off = p[n:], off+n
 	}
@@ -146,17 +167,10 @@ func (v *Volume) tryBase(m *blockmap.Map, p []byte, off uint64) bool {
 // waits for one round trip instead of one each.
 func (v *Volume) prefetch(ctx context.Context, m *blockmap.Map, off, length uint64) {
 	size := uint64(v.state.BlockSize)
-	var refs []pack.Ref
-	for idx := off / size; idx <= (off+length-1)/size && len(refs) < maxAhead; idx++ {
-		ref, err := m.Lookup(ctx, idx)
-		if err != nil {
-			return // the read itself will report it
-		}
-		if !ref.IsHole() {
-			refs = append(refs, ref)
-		}
+	first, last := off/size, (off+length-1)/size
+	if refs, err := readahead.Refs(ctx, m, first, min(last, first+maxAhead)); err == nil { // else the read itself will report it
+		v.env.Blocks.Prefetch(refs, int(size))
 	}
-	v.env.Blocks.Prefetch(refs, int(size))
 }
 
 // Prefetch starts to fetch the part of the range that is not in the overlay.
@@ -173,55 +187,3 @@ func (v *Volume) Prefetch(off, length uint64) {
 
 // maxAhead is how many blocks one hint fetches at most: 32 MiB of 128 KiB blocks.
 const maxAhead = 256
-
-// readAhead detects that a guest reads published blocks sequentially. It is a hint: races
-// between connections cost only a prefetch too many or too few.
-type readAhead struct {
-	next atomic.Uint64 // offset at which a read would continue the last one
-	run  atomic.Uint32 // how many reads in a row continued the one before
-	upTo atomic.Uint64 // prefetched up to this offset
-	cold atomic.Int32  // prefetches left since a read last had to wait
-}
-
-const (
-	aheadAfter = 3       // sequential reads before prefetching starts
-	aheadBytes = 2 << 20 // how far ahead to prefetch
-	aheadCold  = 8       // after this many prefetches without a wait, sequential reads count as served from memory
-)
-
-// waited records a read that may have needed a disk or the network. served records one
-// that found everything in memory. Blocks in memory are not prefetched.
-func (a *readAhead) waited(v *Volume, m *blockmap.Map, off uint64, n int) {
-	if !m.Root().IsHole() {
-		a.cold.Store(aheadCold)
-		a.note(v, off, n)
-	}
-}
-
-func (a *readAhead) served(v *Volume, m *blockmap.Map, off uint64, n int) {
-	if !m.Root().IsHole() {
-		a.note(v, off, n)
-	}
-}
-
-func (a *readAhead) note(v *Volume, off uint64, n int) {
-	end := off + uint64(n)
-	if a.next.Swap(end) != off {
-		if a.run.Load() != 0 {
-			a.run.Store(0)
-			a.upTo.Store(0)
-		}
-		return
-	}
-	if a.run.Add(1) < aheadAfter || a.cold.Load() <= 0 {
-		return
-	}
-	from := max(a.upTo.Load(), end)
-	to := min(end+aheadBytes, v.size.Load())
-	if to < from+aheadBytes/2 && to != v.size.Load() || to <= from {
-		return
-	}
-	a.upTo.Store(to)
-	a.cold.Add(-1)
-	v.Prefetch(from, to-from)
-}

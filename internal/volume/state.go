@@ -35,6 +35,7 @@ type Parent struct {
 	Name       string `json:"name"`
 	ID         ID     `json:"id"`
 	Generation string `json:"generation,omitempty"` // the parent's newest commit at the time, if it had one
+	Root       string `json:"root,omitempty"`       // hash of the parent's block map, in hexadecimal
 }
 
 // Limits bound what a volume may use of its host; 0 means no limit of its own.

@@ -34,6 +34,7 @@ import (
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/readahead"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -44,11 +45,15 @@ type Blocks interface {
 	//
 	// glide:blocks
 	Block(ctx context.Context, ref *pack.Ref, size int) ([]byte, error)
-	// Read fills p from byte off of the block, which is size bytes long.
-	Read(ctx context.Context, ref *pack.Ref, size int, p []byte, off int) error
-	// TryRead is Read if it needs no disk and no network. It reports whether it filled p.
+	// TryRead fills p from byte off of a block of size bytes if that needs no disk and no
+	// network. It reports whether it did.
 	TryRead(hash *pack.Hash, size int, p []byte, off int) bool
-	// Prefetch fetches blocks in the background.
+	// ReadLocal is TryRead, but it may wait for the disk.
+	ReadLocal(hash *pack.Hash, size int, p []byte, off int) bool
+	// Fetch fills p from byte off of a block that is not on this host.
+	Fetch(ctx context.Context, ref *pack.Ref, size int, p []byte, off int) error
+	readahead.Blocks
+	// Prefetch fetches blocks in the background that a guest asked for.
 	Prefetch(refs []pack.Ref, size int)
 }
 
@@ -147,7 +152,7 @@ type Volume struct {
 	// repaired counts repairs. After a repair, what an earlier cut says of the log no
 	// longer holds.
 	repaired atomic.Uint64
-	ahead    readAhead
+	guide    readahead.Guide
 	damages  damages
 }
 
@@ -243,6 +248,9 @@ func newVolume(env Env, st State) (*Volume, error) {
 
 // ID returns the volume's identity.
 func (v *Volume) ID() ID { return v.id }
+
+// Guide decides what to fetch before the guest asks for it.
+func (v *Volume) Guide() *readahead.Guide { return &v.guide }
 
 // Size returns the volume's size in bytes.
 func (v *Volume) Size() uint64 { return v.size.Load() }

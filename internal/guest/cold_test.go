@@ -1,0 +1,117 @@
+package guest
+
+import (
+	"encoding/json"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/paraglide/glide/internal/netem"
+	"github.com/paraglide/glide/internal/objstore/s3test"
+)
+
+// farStore is a real S3 server, at its own address, and 20 ms and 100 MB/s away.
+func farStore(t *testing.T) (near, far string) {
+	t.Helper()
+	near, _ = s3test.Start(t)
+	u, err := url.Parse(near)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	end, err := url.Parse(q.Get("endpoint"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := netem.Listen(end.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	p.Delay(10 * time.Millisecond)
+	p.Rate(100e6)
+	end.Host = p.Addr()
+	q.Set("endpoint", end.String())
+	u.RawQuery = q.Encode()
+	return near, u.String()
+}
+
+// counts are what a boot cost.
+type counts struct {
+	Requests struct{ Get uint64 } `json:"store_requests"`
+	Down     uint64               `json:"store_bytes_down"`
+	Prefetch struct {
+		Fetched uint64 `json:"fetched_bytes"`
+		Used    uint64 `json:"used_bytes"`
+		Wasted  uint64 `json:"wasted_bytes"`
+	} `json:"prefetch"`
+}
+
+func (d *daemon) counts() (c counts) {
+	d.t.Helper()
+	if err := json.Unmarshal([]byte(d.do("stats", "--json")), &c); err != nil {
+		d.t.Fatal(err)
+	}
+	return c
+}
+
+// bootFork forks the image and boots the fork.
+func (d *daemon) bootFork(im Image, name, script string) (time.Duration, Result) {
+	d.t.Helper()
+	began := time.Now()
+	d.do("fork", "debian", name, "--lazy") // or home would hand on what it has learned
+	r, err := Boot(d.t.Context(), VM{Kernel: im.Kernel, Initrd: im.Initrd, Disk: d.do("uri", name), Script: script, Timeout: 5 * time.Minute})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return time.Since(began), r
+}
+
+// readsAll makes the guest read all of /usr, and say how many bytes it has read from its
+// disk since it was started.
+const readsAll = `find /usr -type f -exec cat {} + >/dev/null; awk '$3 == "vda" {print $6 * 512}' /proc/diskstats`
+
+// TestColdBoot boots forks of a Debian image on hosts that have nothing: without any
+// prefetching, for comparison; then the first boot of the image, and the second one,
+// which knows what the first one read.
+func TestColdBoot(t *testing.T) {
+	im := build(t)
+	near, far := farStore(t)
+	home := newDaemon(t, "--store", near)
+	home.start()
+	home.do("import", im.Path, "debian")
+	home.bootFork(im, "first", readsAll) // fills the page cache
+	warm, _ := home.bootFork(im, "warm", readsAll)
+	t.Logf("warm: %v", warm)
+
+	for _, c := range []struct {
+		name, mode string
+		most       float64 // times the warm boot
+	}{{"without", "off", 10}, {"first", "on", 2.5}, {"second", "on", 1.3}} {
+		d := newDaemon(t, "--store", far, "--prefetch", c.mode)
+		d.start()
+		before := d.counts()
+		took, r := d.bootFork(im, "cold-"+c.name, readsAll)
+		n := d.counts()
+		read, err := strconv.ParseUint(strings.TrimSpace(r.Output), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		down, times := n.Down-before.Down, float64(took)/float64(warm)
+		t.Logf("%s: %v, %.2f times the warm boot; %d GETs, %.1f MB for %.1f MB that the guest read; %.1f MB ahead of need, %.1f MB of them used", c.name, took, times,
+			n.Requests.Get-before.Requests.Get, float64(down)/1e6, float64(read)/1e6, float64(n.Prefetch.Fetched)/1e6, float64(n.Prefetch.Used)/1e6)
+		if times > c.most {
+			t.Errorf("the %s boot took %.2f times as long as the warm one, at most %.1f are right", c.name, times, c.most)
+		}
+		if float64(down) > 1.3*float64(read) {
+			t.Errorf("the %s boot: %d bytes came from the store, for %d that the guest read", c.name, down, read)
+		}
+		if c.name == "second" && float64(n.Prefetch.Used) < 0.8*float64(n.Prefetch.Fetched) {
+			t.Errorf("of %d bytes that came ahead of need, only %d were used", n.Prefetch.Fetched, n.Prefetch.Used)
+		}
+		d.end(syscall.SIGTERM) // what was learned is in the store now
+	}
+}
