@@ -37,16 +37,22 @@ func (r *result) print(peers []string) {
 	fmt.Printf("   %-18s %8.0f %8.0f %8.0f%s\n", strings.Join(each, " "), r.P50, r.P99, r.P999, miss)
 }
 
-// write writes the results as JSON and as a plot.
-func write(name string, results []result) error {
-	b, err := json.MarshalIndent(results, "", "  ")
+// report is all that a run measured.
+type report struct {
+	Cells []result `json:"cells"`
+	Far   []figure `json:"far"`
+}
+
+// write writes a report as JSON, and its cells as a plot.
+func write(name string, r report) error {
+	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
 	if err := os.WriteFile(name+".json", append(b, '\n'), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(name+".svg", []byte(plot(results)), 0o644)
+	return os.WriteFile(name+".svg", []byte(plot(r.Cells)), 0o644)
 }
 
 // compare is an error if a ratio to nbdkit file is lower than the one that was
@@ -56,12 +62,12 @@ func compare(name string, results []result, margin float64) error {
 	if err != nil {
 		return err
 	}
-	var before []result
+	var before report
 	if err := json.Unmarshal(b, &before); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	was := map[string]float64{}
-	for _, r := range before {
+	for _, r := range before.Cells {
 		was[r.State+" "+r.Name] = r.Ratios["file"]
 	}
 	var lower []string

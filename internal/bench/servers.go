@@ -103,11 +103,17 @@ type glide struct {
 
 // serve runs a daemon.
 func (b *bench) serve(data string, flags ...string) (*glide, error) {
+	return b.serveOn(nil, data, flags...)
+}
+
+// serveOn is serve with more of an environment.
+func (b *bench) serveOn(env []string, data string, flags ...string) (*glide, error) {
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return nil, err
 	}
 	d := &glide{daemon.Verbs{Glide: b.glide, API: "unix:" + data + "/api"}, data + "/nbd"}
 	cmd := exec.Command(b.glide, append([]string{"serve", "--data", data, "--nbd", "unix:" + d.nbd, "--api", d.API, "--log-level", "warn"}, flags...)...)
+	cmd.Env = append(os.Environ(), env...)
 	p, err := daemon.Serve(context.Background(), cmd, nil, time.Minute)
 	if err != nil {
 		return nil, err

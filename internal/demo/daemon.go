@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,39 +79,20 @@ type objectStore struct {
 
 // openStore makes a directory, or starts an S3 server over one.
 func (d *demo) openStore(ctx context.Context) (objectStore, error) {
-	const bucket, access, secret = "demo", "demo", "demosecret"
 	dir := filepath.Join(d.dir, "store")
 	if d.store == "file" {
 		return objectStore{url: "file://" + dir, dir: dir, what: "a directory"}, os.Mkdir(dir, 0o755)
-	}
-	if err := os.MkdirAll(filepath.Join(dir, bucket), 0o755); err != nil {
-		return objectStore{}, err
 	}
 	program, err := programs.Find("versitygw")
 	if err != nil {
 		return objectStore{}, fmt.Errorf("%w: run make tools", err)
 	}
-	addr, err := daemon.FreeAddr()
+	s3, err := daemon.StartS3(ctx, program, dir)
 	if err != nil {
 		return objectStore{}, err
 	}
-	p, err := daemon.Start(exec.Command(program, "--port", addr, "--access", access, "--secret", secret, "--quiet", "--keep-alive", "posix", dir), nil)
-	if err != nil {
-		return objectStore{}, err
-	}
-	d.processes = append(d.processes, server{p})
-	if err := p.WaitListening(ctx, addr, 20*time.Second); err != nil {
-		return objectStore{}, err
-	}
-	q := url.Values{"endpoint": {"http://" + addr}, "path_style": {"true"}, "region": {"us-east-1"}}
-	return objectStore{
-		url: "s3://" + bucket + "?" + q.Encode(), dir: dir, what: "an S3 server (versitygw)",
-		env: []string{
-			"AWS_ACCESS_KEY_ID=" + access, "AWS_SECRET_ACCESS_KEY=" + secret, "AWS_SESSION_TOKEN=", "AWS_REGION=us-east-1",
-			"AWS_PROFILE=", "AWS_CONFIG_FILE=" + os.DevNull, "AWS_SHARED_CREDENTIALS_FILE=" + os.DevNull,
-			"AWS_ENDPOINT_URL=", "AWS_ENDPOINT_URL_S3=", "AWS_EC2_METADATA_DISABLED=true",
-		},
-	}, nil
+	d.processes = append(d.processes, server{s3.Process})
+	return objectStore{url: s3.URL(s3.Addr), dir: dir, what: "an S3 server (versitygw)", env: s3.Env}, nil
 }
 
 // size is how many bytes the store's files hold.
