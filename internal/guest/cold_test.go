@@ -2,15 +2,19 @@ package guest
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/url"
+	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/paraglide/glide/internal/netem"
 	"github.com/paraglide/glide/internal/objstore/s3test"
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // farStore is a real S3 server, at its own address, and 20 ms and 100 MB/s away.
@@ -113,5 +117,39 @@ func TestColdBoot(t *testing.T) {
 			t.Errorf("of %d bytes that came ahead of need, only %d were used", n.Prefetch.Fetched, n.Prefetch.Used)
 		}
 		d.end(syscall.SIGTERM) // what was learned is in the store now
+	}
+}
+
+// TestForkStorm opens ten forks of a Debian image together on a host that has nothing,
+// and reads them whole: each block comes from the store once.
+func TestForkStorm(t *testing.T) {
+	programs.Need(t, "nbdcopy")
+	im := build(t)
+	near, far := farStore(t)
+	home := newDaemon(t, "--store", near)
+	home.start()
+	home.do("import", im.Path, "debian")
+	read := func(forks int) uint64 {
+		d := newDaemon(t, "--store", far)
+		d.start()
+		defer d.end(syscall.SIGTERM)
+		d.do("fork", "debian", "storm"+strconv.Itoa(forks), "-n", strconv.Itoa(forks), "--lazy")
+		var readers sync.WaitGroup
+		for i := range forks {
+			uri := d.do("uri", fmt.Sprintf("storm%d-%d", forks, i+1))
+			readers.Go(func() {
+				if out, err := exec.CommandContext(t.Context(), "nbdcopy", uri, "null:").CombinedOutput(); err != nil {
+					t.Errorf("nbdcopy: %v: %s", err, out)
+				}
+			})
+		}
+		readers.Wait()
+		return d.counts().Down
+	}
+	one, ten := read(1), read(10)
+	times := float64(ten) / float64(one)
+	t.Logf("one fork fetched %.1f MB, ten fetched %.1f MB: %.3f times", float64(one)/1e6, float64(ten)/1e6, times)
+	if times > 1.05 {
+		t.Error("blocks were fetched more than once")
 	}
 }
