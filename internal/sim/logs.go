@@ -255,7 +255,11 @@ func (w *world) onTop(c image, s *commitlog.State, own []byte) (image, error) {
 		}
 		for _, r := range rs {
 			m := make(image, r.Len/sectorSize)
-			if r.Data != nil {
+			if r.Block != nil {
+				if m, err = w.block(*r.Block, int(r.Len), int(r.Off/sectorSize)); err != nil {
+					return err
+				}
+			} else if r.Data != nil {
 				if m, err = stamps(r.Data, int(r.Off/sectorSize)); err != nil {
 					return err
 				}
@@ -322,21 +326,31 @@ func (w *world) walk(t *tree, root rootKey, size uint64, blockSize uint32) error
 	per := int(blockSize) / sectorSize
 	return m.Walk(ctx, 0, m.Blocks(), func(idx uint64, r pack.Ref) error {
 		t.packs[r.Pack.Key()] = true
-		part, ok := w.blocks[r.Hash]
-		if !ok {
-			raw, err := w.reader.fetch(r, int(blockSize))
-			if err != nil {
-				return err
-			}
-			if part, err = stamps(raw, int(idx)*per); err != nil {
-				return err
-			}
-			w.blocks[r.Hash] = part
+		part, err := w.block(r, int(blockSize), int(idx)*per)
+		if err != nil {
+			return err
 		}
 		t.content = t.content.clone((int(idx) + 1) * per)
 		copy(t.content[int(idx)*per:], part)
 		return nil
 	})
+}
+
+// block is the content of a block in the store, which begins at a sector.
+func (w *world) block(r pack.Ref, size, sector int) (image, error) {
+	if part, ok := w.blocks[r.Hash]; ok {
+		_, err := w.store.Head(context.Background(), r.Pack.Key())
+		return part, err
+	}
+	raw, err := w.reader.fetch(r, size)
+	if err != nil {
+		return nil, err
+	}
+	part, err := stamps(raw, sector)
+	if err == nil {
+		w.blocks[r.Hash] = part
+	}
+	return part, err
 }
 
 // reader reads the store as it is, for the model.
