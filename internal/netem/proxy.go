@@ -1,5 +1,6 @@
 // Package netem is a TCP proxy that makes a network slow or cuts it, for tests
-// and measurements: what goes through it arrives later, whole and in order.
+// and measurements: what goes through it arrives later, whole and in order. All
+// its connections share one link, which carries so many bytes a second each way.
 package netem
 
 import (
@@ -15,6 +16,9 @@ type Proxy struct {
 	l      net.Listener
 	target string
 	delay  atomic.Int64
+	rate   atomic.Int64 // bytes a second; 0: any
+	down   link         // from the target
+	up     link
 
 	mu     sync.Mutex
 	healed sync.Cond
@@ -44,6 +48,30 @@ func (p *Proxy) Addr() string { return p.l.Addr().String() }
 
 // Delay makes everything take so much longer, each way.
 func (p *Proxy) Delay(each time.Duration) { p.delay.Store(int64(each)) }
+
+// Rate makes the link carry at most so many bytes a second, each way; 0: any number.
+func (p *Proxy) Rate(bytes int64) { p.rate.Store(bytes) }
+
+// link is one direction.
+type link struct {
+	mu   sync.Mutex
+	free time.Time // when all that was sent has passed
+}
+
+// pass returns when n bytes that come now have passed.
+func (l *link) pass(n int, rate int64) time.Time {
+	now := time.Now()
+	if rate == 0 {
+		return now
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.free.Before(now) {
+		l.free = now
+	}
+	l.free = l.free.Add(time.Duration(n) * time.Second / time.Duration(rate))
+	return l.free
+}
 
 // Cut holds everything up, silently, as a cut link does; Cut(false) heals it.
 func (p *Proxy) Cut(cut bool) {
@@ -95,8 +123,8 @@ func (p *Proxy) serve(in net.Conn) {
 	}
 	defer p.untrack(in, out)
 	var wg sync.WaitGroup
-	wg.Go(func() { p.pump(out, in) })
-	wg.Go(func() { p.pump(in, out) })
+	wg.Go(func() { p.pump(out, in, &p.up) })
+	wg.Go(func() { p.pump(in, out, &p.down) })
 	wg.Wait()
 }
 
@@ -123,8 +151,8 @@ type delayed struct {
 	at time.Time
 }
 
-// pump copies one direction, each piece a delay later than it came.
-func (p *Proxy) pump(dst, src net.Conn) {
+// pump copies one direction, each piece a delay later than it has passed the link.
+func (p *Proxy) pump(dst, src net.Conn, l *link) {
 	way := make(chan delayed, 1024)
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -133,7 +161,7 @@ func (p *Proxy) pump(dst, src net.Conn) {
 			b := make([]byte, 64<<10)
 			n, err := src.Read(b)
 			if n > 0 {
-				way <- delayed{b[:n], time.Now().Add(time.Duration(p.delay.Load()))}
+				way <- delayed{b[:n], l.pass(n, p.rate.Load()).Add(time.Duration(p.delay.Load()))}
 			}
 			if err != nil {
 				return
