@@ -16,7 +16,6 @@ const (
 	dataHeaderSize = 8 // before the body
 	bodyHeaderSize = 8 // before the ranges
 	rangeSize      = 16
-	refSize        = 64      // of a block range's place, instead of its bytes
 	zeroRun        = 1 << 63 // in the length of a range without payload
 	blockRun       = 1 << 63 // in the offset of a block range
 	maxSlot        = maxBlockSize + 4096
@@ -62,7 +61,7 @@ func EncodeData(ranges []Range) ([]byte, error) {
 	for _, r := range ranges {
 		size += len(r.Data)
 		if r.Block != nil {
-			size, n, blocks = size+refSize, n+1, blocks+min(r.Len, MaxData)
+			size, n, blocks = size+pack.RefLen, n+1, blocks+min(r.Len, MaxData)
 		}
 	}
 	if uint64(size)+blocks > MaxData-dataHeaderSize {
@@ -92,22 +91,10 @@ func encodeBody(ranges []Range, size int) []byte {
 	}
 	for _, r := range ranges {
 		if body = append(body, r.Data...); r.Block != nil {
-			body = appendRef(body, r.Block)
+			body = r.Block.Append(body)
 		}
 	}
 	return body
-}
-
-func appendRef(b []byte, r *pack.Ref) []byte {
-	b = append(append(append(b, r.Hash[:]...), r.Pack.Content[:]...), r.Pack.Nonce[:]...)
-	return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(b, r.Off), r.Len)
-}
-
-func readRef(b []byte) *pack.Ref {
-	return &pack.Ref{
-		Hash: pack.Hash(b[:32]), Pack: pack.ID{Content: [12]byte(b[32:44]), Nonce: [12]byte(b[44:56])},
-		Off: binary.LittleEndian.Uint32(b[56:]), Len: binary.LittleEndian.Uint32(b[60:]),
-	}
 }
 
 // compress puts the header before the body, which has n block ranges and is compressed
@@ -146,8 +133,8 @@ func DecodeData(section []byte) ([]Range, error) {
 	for i := range ranges {
 		r := Range{Off: binary.LittleEndian.Uint64(table[i*rangeSize:]), Len: binary.LittleEndian.Uint64(table[i*rangeSize+8:])}
 		switch {
-		case r.Off&blockRun != 0 && len(payload) >= refSize:
-			r.Off, r.Block, payload = r.Off&^blockRun, readRef(payload), payload[refSize:]
+		case r.Off&blockRun != 0 && len(payload) >= pack.RefLen:
+			r.Off, r.Block, payload = r.Off&^blockRun, pack.ReadRef(payload), payload[pack.RefLen:]
 			size, found = size+min(r.Len, MaxData), found+1
 		case r.Len&zeroRun != 0:
 			r.Len &^= zeroRun
