@@ -2,7 +2,9 @@ package durability
 
 import (
 	"context"
+	"time"
 
+	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
@@ -161,7 +163,14 @@ func (s *shipper) enqueue(c *dataCommit, f flight) {
 	s.done.Go(func() {
 		defer c.cancel()
 		c.prepare(ctx, s, func(indexes []uint64) (publication.Stored, error) {
-			stored, err := s.k.publisher.StoreBlocks(ctx, s.d, c.changes.Cut, indexes)
+			cut := c.changes.Cut
+			if fault.Is("block-of-a-later-cut") && clock.Pause(ctx, 50*time.Millisecond) == nil {
+				if later, err := s.v.Cut(); err == nil {
+					defer later.Release()
+					cut = later
+				}
+			}
+			stored, err := s.k.publisher.StoreBlocks(ctx, cut, indexes)
 			s.d.Stored.Add(int64(stored.Uploaded))
 			return stored, err
 		})

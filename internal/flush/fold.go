@@ -12,6 +12,7 @@ package flush
 import (
 	"bytes"
 	"context"
+	"errors"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -203,7 +204,8 @@ func run(ctx context.Context, f *folder, src Source, early string) (Result, erro
 	if fault.Is(early) {
 		return f.res, err
 	}
-	if uerr := uploads.Wait(); err == nil {
+	// A failed upload ends the reading, which then reports only that.
+	if uerr := uploads.Wait(); uerr != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		err = uerr
 	}
 	return f.res, err

@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/paraglide/glide/internal/disk"
-	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/volume"
@@ -24,16 +23,12 @@ type Stored struct {
 // store does not have yet. When it returns, all of them are durable and announced
 // (published-is-complete, reachable-is-kept). On an error, nothing is left to be
 // released.
-func (pub *Publisher) StoreBlocks(ctx context.Context, d *disk.Disk, c *volume.Cut, indexes []uint64) (Stored, error) {
+func (pub *Publisher) StoreBlocks(ctx context.Context, c *volume.Cut, indexes []uint64) (Stored, error) {
 	t := pub.disks.Tenant(c.State.Tenant)
-	read := c.ReadAt
-	if v := d.Volume(); v != nil && fault.Is("block-of-a-later-cut") {
-		read = func(_ context.Context, p []byte, off uint64) error { return v.ReadAt(p, off) }
-	}
 	end := pub.Session.Begin()
 	var uploaded uint64
 	for {
-		res, err := flush.Store(ctx, pub.Session, flush.BlockSource(indexes, c.State.BlockSize, read), pub.flushOptions(t, t.Keep))
+		res, err := flush.Store(ctx, pub.Session, flush.BlockSource(indexes, c.State.BlockSize, c.ReadAt), pub.flushOptions(t, t.Keep))
 		uploaded += res.Uploaded
 		drop := func(context.Context) {}
 		if err == nil {
