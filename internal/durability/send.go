@@ -221,26 +221,15 @@ func (s *shipper) drainAndPublish(o *commitlog.Owner, cause commitlog.Cause) err
 	return s.publishNow(cause)
 }
 
-// publishNow is publishAll for the loop that sends. A fold in the background holds Op and
-// may be waiting for this loop: see beginFold.
+// publishNow folds and publishes the whole volume, for the loop that sends. Afterwards the
+// store holds every write made before the call.
 func (s *shipper) publishNow(cause commitlog.Cause) error {
-	s.change(func(*promise) { s.opWanted = true })
-	defer s.change(func(*promise) { s.opWanted = false })
-	return s.publishAll(cause, nil)
-}
-
-// publishAll folds and publishes the whole volume. Afterwards the store holds every write
-// made before the call. begin takes the cut; a nil begin means the volume's BeginFold.
-func (s *shipper) publishAll(cause commitlog.Cause, begin func() (*volume.Cut, error)) error {
-	unlock, err := s.lockOp()
+	unlock, err := s.lockOpNow()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	// Not Publish: it would fence on a lost epoch, and fencing stops this shipper while
-	// it waits.
-	_, err = s.k.publisher.TryPublish(s.ctx, s.d, cause, func(*commitlog.State) {}, begin)
-	return err
+	return s.tryPublish(cause, s.v.BeginFold)
 }
 
 // fold folds the data commits in the background. Only one fold runs at a time.
@@ -252,7 +241,7 @@ func (s *shipper) fold() {
 	}
 	s.p.folding = true
 	s.done.Go(func() {
-		if err := s.publishAll(commitlog.CauseFold, s.beginFold); err != nil && s.ctx.Err() == nil {
+		if err := s.foldUnderOp(); err != nil && s.ctx.Err() == nil {
 			s.k.disks.Log.Warn("data commits were not folded", "volume", s.d.String(), "error", err)
 			_ = clock.Pause(s.ctx, time.Second)
 		}
@@ -260,26 +249,40 @@ func (s *shipper) fold() {
 	})
 }
 
-// beginFold takes the cut for a fold. If much of it is not sent yet, beginFold waits until
-// it is: then the fold finds those blocks in the store instead of uploading them, too. It
-// waits no longer than the store takes commits.
-func (s *shipper) beginFold() (*volume.Cut, error) {
+func (s *shipper) foldUnderOp() error {
+	unlock, err := s.lockOp()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.tryPublish(commitlog.CauseFold, s.BeginFold)
+}
+
+// tryPublish publishes the cut that begin takes. It does not fence on a lost epoch:
+// fencing stops this shipper while it waits. Under op.
+func (s *shipper) tryPublish(cause commitlog.Cause, begin func() (*volume.Cut, error)) error {
+	_, err := s.k.publisher.TryPublish(s.ctx, s.d, cause, func(*commitlog.State) {}, begin)
+	return err
+}
+
+// BeginFold implements disk.Shipper. If the volume has much that is not sent yet, it takes
+// the cut and then waits until that is sent: so the fold finds those blocks in the store
+// instead of uploading them, too. It waits no longer than the store takes commits.
+func (s *shipper) BeginFold() (*volume.Cut, error) {
 	c, err := s.v.BeginFold()
 	if err != nil {
 		return nil, err
 	}
-	u := s.unsent()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if u.bytes < s.k.BulkBytes && s.sentThrough(c.Seq) {
+	if s.unsent().bytes < s.k.BulkBytes && s.nextToSend() == nil {
 		return c, nil
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.p.wanted < c.Seq {
 		s.p.wanted = c.Seq
 		s.poke()
 	}
-	fails := s.p.fails
-	for !s.sentThrough(c.Seq) && s.p.over == nil && s.p.fails == fails && !s.opWanted {
+	for !s.sentThrough(c.Seq) && s.p.over == nil && s.p.err == nil && !s.opWanted {
 		s.changed.Wait()
 	}
 	return c, nil

@@ -318,6 +318,22 @@ func (s *shipper) lockOp() (unlock func(), err error) {
 	}
 }
 
+// lockOpNow is lockOp for the loop that sends. Whoever holds Op may be waiting for this
+// loop in BeginFold, and then stops waiting.
+func (s *shipper) lockOpNow() (unlock func(), err error) {
+	want := func(on bool) { s.change(func(*promise) { s.opWanted = on }) }
+	want(true)
+	release, err := s.lockOp()
+	if err != nil {
+		want(false)
+		return nil, err
+	}
+	return func() {
+		release()
+		want(false)
+	}, nil
+}
+
 // BarrierUnderOp implements disk.Shipper. It lends Op to the shipper, which may need it
 // meanwhile.
 func (s *shipper) BarrierUnderOp(ctx context.Context) error {
@@ -332,7 +348,7 @@ func (s *shipper) claim() error {
 	if o := s.d.Owned.Load(); o != nil && !o.Generation().IsZero() {
 		return nil
 	}
-	unlock, err := s.lockOp()
+	unlock, err := s.lockOpNow()
 	if err != nil {
 		return err
 	}
