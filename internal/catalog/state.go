@@ -87,7 +87,7 @@ func apply(v *volume.Volume, r commitlog.Range) error {
 }
 
 // fetchAtOnce is how many blocks of a data commit are fetched in parallel.
-const fetchAtOnce = 16
+const fetchAtOnce = 32
 
 // fetchBlocks gets the blocks that a data commit names, verified, as the data of their
 // ranges. A data commit has at most 32 MiB of them. The dedup index learns where they

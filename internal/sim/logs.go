@@ -38,10 +38,21 @@ func (e *entry) close(prev *entry) {
 	e.Object, e.content, e.snaps, e.ahead = &seal, prev.content, prev.snaps, true
 }
 
-// unfolded is how many commits opening the volume reads to replay data.
-func (e *entry) unfolded() (n uint64) {
+// unfolded is how many commits, and blocks that they name, opening the volume reads to
+// replay data. Under mu.
+func (w *world) unfolded(e *entry) (n uint64) {
 	for _, run := range e.Carry().DataCommits {
 		n += run.Last - run.First + 1 // some of them have no data, which only reading them tells
+		for at := run.First; at <= run.Last; at++ {
+			if x := w.logs[run.Name].entries[commitlog.Generation{Epoch: run.Epoch, Number: at}]; x != nil && len(x.Data) > 0 {
+				rs, _ := commitlog.DecodeData(x.Data) // checked before
+				for _, r := range rs {
+					if r.Block != nil {
+						n++
+					}
+				}
+			}
+		}
 	}
 	return n
 }
