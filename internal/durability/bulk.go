@@ -89,43 +89,58 @@ func wholeBlocks(off, length, size uint64) (from, to uint64) {
 // prepare makes the data section, after it has uploaded the blocks that the section
 // names. published-is-complete: the commit is sent when this is done, and the log is
 // synced through its cut before.
-func (c *dataCommit) prepare(ctx context.Context, s *shipper, store func(indexes []uint64) (publication.Stored, error)) {
+func (c *dataCommit) prepare(ctx context.Context, store func(indexes []uint64) (publication.Stored, error)) {
 	defer close(c.ready)
 	defer c.changes.Release()
-	c.err = errs.New(errs.Internal, "a data commit met a bug")
-	c.err = c.fill(ctx, s, store)
+	c.err = c.fill(ctx, store)
 }
 
-func (c *dataCommit) fill(ctx context.Context, s *shipper, store func([]uint64) (publication.Stored, error)) (err error) {
+func (c *dataCommit) fill(ctx context.Context, store func([]uint64) (publication.Stored, error)) (err error) {
+	defer errs.Catch(&err)
 	if err := c.changes.Sync(); err != nil {
 		return err
 	}
-	ranges, size := c.layout.ranges, uint64(c.changes.State.BlockSize)
-	for _, i := range c.layout.bytes {
+	l := c.layout
+	c.layout = layout{}
+	if err := c.read(ctx, l.ranges, l.bytes); err != nil {
+		return err
+	}
+	if len(l.blocks) > 0 {
+		size := uint64(c.changes.State.BlockSize)
+		indexes := make([]uint64, len(l.blocks))
+		for k, i := range l.blocks {
+			indexes[k] = l.ranges[i].Off / size
+		}
+		c.store, err = store(indexes)
+		switch {
+		case err != nil && (ctx.Err() != nil || errs.KindOf(err) == errs.Unavailable):
+			return err
+		case err != nil: // packs cannot be used, for instance because the metadata cannot be written
+			if err := c.read(ctx, l.ranges, l.blocks); err != nil {
+				return err
+			}
+		}
+		for k, i := range l.blocks {
+			if ref := c.store.Blocks[indexes[k]]; !ref.IsHole() {
+				l.ranges[i].Block = &ref
+			}
+		}
+		c.store.Blocks = nil
+	}
+	c.data, err = commitlog.EncodeData(l.ranges)
+	return err
+}
+
+// read reads the bytes of the ranges with these indexes from the cut.
+func (c *dataCommit) read(ctx context.Context, ranges []commitlog.Range, list []int) error {
+	for _, i := range list {
 		r := &ranges[i]
 		r.Data = make([]byte, r.Len)
 		if err := c.changes.ReadAt(ctx, r.Data, r.Off); err != nil {
 			return err
 		}
 	}
-	if len(c.layout.blocks) > 0 {
-		indexes := make([]uint64, len(c.layout.blocks))
-		for k, i := range c.layout.blocks {
-			indexes[k] = ranges[i].Off / size
-		}
-		if c.store, err = store(indexes); err != nil {
-			return err
-		}
-		for k, i := range c.layout.blocks {
-			if ref := c.store.Blocks[indexes[k]]; !ref.IsHole() {
-				ranges[i].Block = &ref
-			}
-		}
-		c.store.Blocks = nil
-	}
-	c.data, err = commitlog.EncodeData(ranges)
-	c.layout = layout{}
-	return err
+	return nil
 }
 
 func (c *dataCommit) isReady() bool {
@@ -162,7 +177,7 @@ func (s *shipper) enqueue(c *dataCommit, f flight) {
 	}
 	s.done.Go(func() {
 		defer c.cancel()
-		c.prepare(ctx, s, func(indexes []uint64) (publication.Stored, error) {
+		c.prepare(ctx, func(indexes []uint64) (publication.Stored, error) {
 			cut := c.changes.Cut
 			if fault.Is("block-of-a-later-cut") && clock.Pause(ctx, 50*time.Millisecond) == nil {
 				if later, err := s.v.Cut(); err == nil {

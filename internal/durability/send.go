@@ -68,7 +68,7 @@ func (s *shipper) take(o *commitlog.Owner) error {
 	}
 	dc := &dataCommit{changes: c, layout: l, ready: make(chan struct{})}
 	if len(l.blocks) == 0 {
-		if dc.prepare(s.ctx, s, nil); dc.err != nil {
+		if dc.prepare(s.ctx, nil); dc.err != nil {
 			s.v.ReturnChanges(c)
 			return dc.err
 		}

@@ -374,6 +374,43 @@ func TestTakeoverDuringAnUpload(t *testing.T) {
 	same(t, h, rescue, 0, bulk)
 }
 
+// TestBulkWithoutPacks: if blocks cannot be put into packs although the store answers, here
+// because a newer release collects garbage, they go as bytes.
+func TestBulkWithoutPacks(t *testing.T) {
+	b := newBed(t)
+	dir := t.TempDir()
+	h := b.host(dir, "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "sync"}))
+	p := random(1, 2<<20)
+	write := func(off uint64) {
+		t.Helper()
+		dev := guest(t, h, "v")
+		if err := guestWrite(dev, off, p); err != nil {
+			t.Fatal(err)
+		}
+		if err := dev.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(0)
+	if err := h.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	h = b.host(dir, "a") // in another session, so the packs must be pinned and checked
+	if err := b.store.Put(ctx, "gc/rounds/1", []byte("?")); err != nil {
+		t.Fatal(err)
+	}
+	before := b.count.Counts()
+	write(4 << 20)
+	if up := b.count.Counts().Sub(before).BytesUp; up < 2<<20 {
+		t.Errorf("%d bytes were uploaded", up)
+	}
+	_, got, err := published(b.store, "v")
+	if err != nil || !bytes.Equal(got[:2<<20], p) || !bytes.Equal(got[4<<20:6<<20], p) {
+		t.Fatalf("the store has not what was flushed (%v)", err)
+	}
+}
+
 // TestLostPackOfADataCommit: a data commit names a block whose pack is gone or damaged. The
 // volume cannot be opened elsewhere, and the error says which commit and why.
 func TestLostPackOfADataCommit(t *testing.T) {
