@@ -154,15 +154,13 @@ func testBothPaths(t *testing.T, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 9))
 	b := newBed(t)
 	u := &unreliable{Store: b.store}
-	b.store = u
+	b.store, b.bulk = u, 1
 	dir := t.TempDir()
 	start := func() (*Host, nbd.Acknowledger) {
 		h := b.host(dir, "a")
-		h.durability.BulkBytes = 1
 		return h, guest(t, h, "v")
 	}
 	h := b.host(dir, "a")
-	h.durability.BulkBytes = 1
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: size, BlockSize: block, Durability: "sync"}))
 	dev := guest(t, h, "v")
 	image := make([]byte, size)
