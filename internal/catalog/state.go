@@ -2,9 +2,15 @@ package catalog
 
 import (
 	"context"
+	"errors"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -52,18 +58,67 @@ func closeState(v *volume.Volume) {
 // Replay writes the data commits of a published state into a volume that was opened from
 // the rest of that state.
 func (cat *Catalog) Replay(ctx context.Context, v *volume.Volume, s *commitlog.State) error {
-	return commitlog.Replay(ctx, cat.disks.Store, &commitlog.Object{State: *s}, func(ranges []commitlog.Range) error {
+	var last []commitlog.Range // with a planted fault, what is written after all others
+	err := commitlog.Replay(ctx, cat.disks.Store, &commitlog.Object{State: *s}, func(ranges []commitlog.Range) error {
+		if err := cat.fetchBlocks(ctx, s.Tenant, ranges); err != nil {
+			return err
+		}
 		for _, r := range ranges {
-			var err error
-			if r.Data == nil {
-				err = v.Zero(r.Off, r.Len)
-			} else {
-				err = v.WriteAt(r.Data, r.Off)
-			}
-			if err != nil {
+			if r.Block != nil && fault.Is("blocks-after-bytes") {
+				last = append(last, r)
+			} else if err := apply(v, r); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	for _, r := range last {
+		err = errors.Join(err, apply(v, r))
+	}
+	return err
+}
+
+// apply writes one range of a data commit into a volume.
+func apply(v *volume.Volume, r commitlog.Range) error {
+	if r.Data == nil {
+		return v.Zero(r.Off, r.Len)
+	}
+	return v.WriteAt(r.Data, r.Off)
+}
+
+// fetchAtOnce is how many blocks of a data commit are fetched in parallel.
+const fetchAtOnce = 32
+
+// fetchBlocks gets the blocks that a data commit names, verified, as the data of their
+// ranges. A data commit has at most 32 MiB of them. The dedup index learns where they
+// are, so that the fold of the volume need not upload them again.
+func (cat *Catalog) fetchBlocks(ctx context.Context, tenant string, ranges []commitlog.Range) error {
+	t := cat.disks.Tenant(tenant)
+	var learned []pack.Ref
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchAtOnce)
+	for i := range ranges {
+		r := &ranges[i]
+		if r.Block == nil {
+			continue
+		}
+		known, err := t.Index.Block(r.Block.Hash)
+		if err != nil {
+			return errors.Join(err, g.Wait())
+		}
+		if known.IsHole() {
+			learned = append(learned, *r.Block)
+		}
+		g.Go(func() (err error) {
+			defer errs.Catch(&err)
+			if r.Data, err = t.Domain.Block(gctx, r.Block, int(r.Len)); errs.KindOf(err) == errs.NotFound {
+				return errs.New(errs.Corrupt, "the store has lost the pack of a block: %w", err)
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return t.Index.AddBlocks(learned)
 }

@@ -3,11 +3,13 @@ package commitlog
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/pack"
 )
 
 const (
@@ -15,6 +17,8 @@ const (
 	bodyHeaderSize = 8 // before the ranges
 	rangeSize      = 16
 	zeroRun        = 1 << 63 // in the length of a range without payload
+	blockRun       = 1 << 63 // in the offset of a block range
+	maxSlot        = maxBlockSize + 4096
 
 	encodingRaw  = 0
 	encodingZstd = 1
@@ -29,7 +33,10 @@ const (
 type Range struct {
 	Off  uint64 // bytes from the volume's start
 	Len  uint64 // bytes, at least 1
-	Data []byte // Len bytes; nil if the run becomes zeros
+	Data []byte // Len bytes; nil if the run becomes zeros, or is a block
+	// Block is where the store has the content, if the run is exactly one whole, aligned
+	// block of the volume; else nil.
+	Block *pack.Ref
 }
 
 // The coders are shared: EncodeAll and DecodeAll may be called concurrently, and
@@ -49,18 +56,22 @@ var (
 // overlap. A section of more than MaxData bytes, compressed or not, is errs.Invalid:
 // the caller must split its cut into several commits.
 func EncodeData(ranges []Range) ([]byte, error) {
-	size := bodyHeaderSize + rangeSize*len(ranges)
+	size, n := bodyHeaderSize+rangeSize*len(ranges), 0
+	var blocks uint64 // bytes in blocks
 	for _, r := range ranges {
 		size += len(r.Data)
+		if r.Block != nil {
+			size, n, blocks = size+pack.RefLen, n+1, blocks+min(r.Len, MaxData)
+		}
 	}
-	if size > MaxData-dataHeaderSize {
-		return nil, errs.New(errs.Invalid, "a data commit of %d bytes; at most %d are possible", size, MaxData-dataHeaderSize)
+	if uint64(size)+blocks > MaxData-dataHeaderSize {
+		return nil, errs.New(errs.Invalid, "a data commit of %d bytes; at most %d are possible", uint64(size)+blocks, MaxData-dataHeaderSize)
 	}
 	if i := firstBad(ranges); i >= 0 {
 		return nil, errs.New(errs.Invalid, "range %d of a data commit, %d+%d with %d bytes, is bad or out of order",
 			i, ranges[i].Off, ranges[i].Len, len(ranges[i].Data))
 	}
-	return compress(encodeBody(ranges, size))
+	return compress(encodeBody(ranges, size), n)
 }
 
 func encodeBody(ranges []Range, size int) []byte {
@@ -68,26 +79,33 @@ func encodeBody(ranges []Range, size int) []byte {
 	binary.LittleEndian.PutUint32(body, uint32(len(ranges)))
 	for _, r := range ranges {
 		length := r.Len
-		if r.Data == nil {
+		off := r.Off
+		switch {
+		case r.Block != nil:
+			off |= blockRun
+		case r.Data == nil:
 			length |= zeroRun
 		}
-		body = binary.LittleEndian.AppendUint64(body, r.Off)
+		body = binary.LittleEndian.AppendUint64(body, off)
 		body = binary.LittleEndian.AppendUint64(body, length)
 	}
 	for _, r := range ranges {
-		body = append(body, r.Data...)
+		if body = append(body, r.Data...); r.Block != nil {
+			body = r.Block.Append(body)
+		}
 	}
 	return body
 }
 
-// compress puts the header before the body, which is compressed if that saves bytes.
-func compress(body []byte) ([]byte, error) {
+// compress puts the header before the body, which has n block ranges and is compressed
+// if that saves bytes.
+func compress(body []byte, n int) ([]byte, error) {
 	enc, err := encoder()
 	if err != nil {
 		return nil, fmt.Errorf("zstd: %w", err)
 	}
 	section := make([]byte, dataHeaderSize, dataHeaderSize+len(body))
-	binary.LittleEndian.PutUint32(section[4:], uint32(len(body)))
+	binary.LittleEndian.PutUint64(section, uint64(n)<<8|uint64(len(body))<<32)
 	if small := enc.EncodeAll(body, section); len(small) < dataHeaderSize+len(body) {
 		small[0] = encodingZstd
 		return small, nil
@@ -111,33 +129,48 @@ func DecodeData(section []byte) ([]Range, error) {
 	}
 	table, payload := body[bodyHeaderSize:bodyHeaderSize+n*rangeSize], body[bodyHeaderSize+n*rangeSize:]
 	ranges := make([]Range, n)
+	size, found := uint64(len(body)), uint64(0)
 	for i := range ranges {
 		r := Range{Off: binary.LittleEndian.Uint64(table[i*rangeSize:]), Len: binary.LittleEndian.Uint64(table[i*rangeSize+8:])}
-		if r.Len&zeroRun != 0 {
+		switch {
+		case r.Off&blockRun != 0 && len(payload) >= pack.RefLen:
+			r.Off, r.Block, payload = r.Off&^blockRun, pack.ReadRef(payload), payload[pack.RefLen:]
+			size, found = size+min(r.Len, MaxData), found+1
+		case r.Len&zeroRun != 0:
 			r.Len &^= zeroRun
-		} else if r.Len <= uint64(len(payload)) {
+		case r.Off&blockRun == 0 && r.Len <= uint64(len(payload)):
 			r.Data, payload = payload[:r.Len:r.Len], payload[r.Len:]
-		} else {
+		default:
 			return nil, errs.New(errs.Corrupt, "data section whose range %d has no payload", i)
 		}
 		ranges[i] = r
 	}
-	if i := firstBad(ranges); i >= 0 || len(payload) > 0 {
-		return nil, errs.New(errs.Corrupt, "data section with a bad range (%d) or bytes left over (%d)", i, len(payload))
+	if i := firstBad(ranges); i >= 0 || len(payload) > 0 || found != blockRanges(section) || size > MaxData-dataHeaderSize {
+		return nil, errs.New(errs.Corrupt, "data section of %d bytes with a bad range (%d), %d blocks instead of %d, or bytes left over (%d)",
+			size, i, found, blockRanges(section), len(payload))
 	}
 	return ranges, nil
 }
 
-// decodedSize is the decoded size of a data section, according to its header.
-func decodedSize(section []byte) uint64 {
+// blockRanges is how many block ranges a data section has, according to its header.
+func blockRanges(section []byte) uint64 {
 	if len(section) < dataHeaderSize {
-		return uint64(len(section))
+		return 0
 	}
-	return min(uint64(binary.LittleEndian.Uint32(section[4:])), MaxData)
+	return uint64(binary.LittleEndian.Uint32(section) >> 8)
+}
+
+// decodedSize is how many bytes the object's data section stands for, according to its
+// header: its decoded size, and that of the blocks that it names.
+func (o *Object) decodedSize() uint64 {
+	if len(o.Data) < dataHeaderSize {
+		return uint64(len(o.Data))
+	}
+	return min(uint64(binary.LittleEndian.Uint32(o.Data[4:]))+blockRanges(o.Data)*uint64(o.State.BlockSize), MaxData)
 }
 
 func decompress(section []byte) ([]byte, error) {
-	if len(section) < dataHeaderSize || len(section) > MaxData || section[1]|section[2]|section[3] != 0 {
+	if len(section) < dataHeaderSize || len(section) > MaxData {
 		return nil, errs.New(errs.Corrupt, "data section of %d bytes with a bad header", len(section))
 	}
 	size, body := binary.LittleEndian.Uint32(section[4:]), section[dataHeaderSize:]
@@ -166,13 +199,14 @@ func decompress(section []byte) ([]byte, error) {
 }
 
 // firstBad is the index of the first range that is empty, overlaps or precedes the
-// previous one, ends beyond every volume, or has data of a wrong length; -1 if there
-// is none.
+// previous one, ends beyond every volume, has data of a wrong length, or is a block that
+// cannot be one; -1 if there is none.
 func firstBad(ranges []Range) int {
 	end := uint64(0)
 	for i, r := range ranges {
 		bad := r.Len == 0 || r.Len > maxSize || r.Off < end || r.Off > maxSize-r.Len || r.Data != nil && uint64(len(r.Data)) != r.Len
-		if bad {
+		if b := r.Block; bad || b != nil && (r.Data != nil || b.IsHole() || b.Len > maxSlot || b.Pack.IsZero() ||
+			r.Len < minBlockSize || r.Len > maxBlockSize || bits.OnesCount64(r.Len) != 1 || r.Off%r.Len != 0) {
 			return i
 		}
 		end = r.Off + r.Len

@@ -44,11 +44,14 @@ func dumpData(w io.Writer, section []byte) error {
 		return err
 	}
 	for _, r := range ranges {
-		what := "data"
-		if r.Data == nil {
+		what, place := "data", ""
+		switch {
+		case r.Block != nil:
+			what, place = "block", fmt.Sprintf(" %s in %s, %d+%d", r.Block.Hash, r.Block.Pack.Key(), r.Block.Off, r.Block.Len)
+		case r.Data == nil:
 			what = "zeros"
 		}
-		if _, err := fmt.Fprintf(w, "  %-5s %d+%d\n", what, r.Off, r.Len); err != nil {
+		if _, err := fmt.Fprintf(w, "  %-5s %d+%d%s\n", what, r.Off, r.Len, place); err != nil {
 			return err
 		}
 	}

@@ -22,11 +22,12 @@ const (
 )
 
 const (
-	magic      = "GLDC"
-	version    = 2 // of a seal ahead
-	versionOne = 1 // of every other object
-	headerSize = 56
-	crcAt      = headerSize - 4
+	magic        = "GLDC"
+	version      = 3 // of a data commit that names blocks
+	versionAhead = 2 // of a seal ahead
+	versionOne   = 1 // of every other object
+	headerSize   = 56
+	crcAt        = headerSize - 4
 
 	flagReleased  = 1 << 0
 	flagTombstone = 1 << 1
@@ -98,7 +99,7 @@ func (o *Object) Carry() State {
 	if len(o.Data) == 0 {
 		return s
 	}
-	g, size := o.Generation, decodedSize(o.Data)
+	g, size := o.Generation, o.decodedSize()
 	if n := len(s.DataCommits); n > 0 && s.DataCommits[n-1].Name == s.Name && s.DataCommits[n-1].Epoch == g.Epoch {
 		run := &s.DataCommits[n-1]
 		run.Last, run.Hash, run.Count, run.Bytes = g.Number, o.Hash, run.Count+1, run.Bytes+size
@@ -193,7 +194,10 @@ func (o *Object) putHeader(raw []byte, stateLen int) {
 }
 
 func (o *Object) version() uint16 {
-	if o.SealAhead() {
+	switch {
+	case o.SealAhead():
+		return versionAhead
+	case blockRanges(o.Data) > 0:
 		return version
 	}
 	return versionOne
@@ -225,6 +229,7 @@ func Decode(raw []byte) (*Object, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.Data = raw[headerSize+stateLen:]
 	if v != o.version() {
 		return nil, errs.New(errs.Corrupt, "%s of version %d", o.Kind, v)
 	}
@@ -232,7 +237,6 @@ func Decode(raw []byte) (*Object, error) {
 	if o.State, err = decodeState(text, o.Bare()); err != nil {
 		return nil, errs.New(errs.Corrupt, "commit with a bad state: %w", err)
 	}
-	o.Data = raw[headerSize+stateLen:]
 	o.Hash = blake3.Sum256(raw)
 	if wrong := o.check(); wrong != "" {
 		return nil, errs.New(errs.Corrupt, "bad commit: %s", wrong)

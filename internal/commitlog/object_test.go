@@ -43,9 +43,26 @@ func fullState() State {
 	}
 }
 
+// someRef is a place in the store that differs with n.
+func someRef(n byte) *pack.Ref {
+	ref := pack.Ref{Off: uint32(n) << 12, Len: 4000 + uint32(n)}
+	for i := range ref.Hash {
+		ref.Hash[i] = n + byte(i)
+	}
+	for i := range ref.Pack.Content {
+		ref.Pack.Content[i], ref.Pack.Nonce[i] = 0xc0+n, 0xd0+n
+	}
+	return &ref
+}
+
 func sampleObjects(t tb) map[string]*Object {
 	t.Helper()
 	data, err := EncodeData([]Range{{Off: 4096, Len: 8, Data: []byte("01234567")}, {Off: 1 << 20, Len: 1 << 29}})
+	check(t, err)
+	bulk, err := EncodeData([]Range{
+		{Off: 4096, Len: 8, Data: []byte("01234567")}, {Off: 1 << 17, Len: 1 << 17, Block: someRef(1)},
+		{Off: 1 << 18, Len: 1 << 17, Block: someRef(2)}, {Off: 1 << 20, Len: 1 << 29},
+	})
 	check(t, err)
 	mark := Mark{0: 0xaa, 15: 0xbb}
 	tiny := someState(0)
@@ -59,6 +76,7 @@ func sampleObjects(t tb) map[string]*Object {
 	return map[string]*Object{
 		"first":     {Generation: Generation{1, 1}, Kind: First, Mark: mark, State: tiny},
 		"commit":    {Generation: Generation{4, 3}, Kind: Commit, Mark: mark, Ahead: 2, State: fullState(), Data: data},
+		"bulk":      {Generation: Generation{4, 3}, Kind: Commit, Mark: mark, Ahead: 2, State: fullState(), Data: bulk},
 		"seal":      {Generation: Generation{4, 4}, Kind: Seal, Mark: mark, State: seal},
 		"ahead":     {Generation: Generation{4, 20}, Kind: Seal, Mark: mark, Ahead: 15, State: State{Identity: seal.Identity}},
 		"next":      {Generation: Generation{5, 1}, Kind: First, Mark: mark, State: next},
@@ -137,7 +155,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"nothing":       {nil, errs.Corrupt},
 		"other magic":   {edit(0, 'X'), errs.Corrupt},
 		"version 0":     {edit(4, 0), errs.Corrupt},
-		"newer version": {edit(4, 3), errs.Unsupported},
+		"newer version": {edit(4, 4), errs.Unsupported},
+		"version 3":     {edit(4, 3), errs.Corrupt}, // which only data with blocks has
 		"version 2":     {edit(4, 2), errs.Corrupt}, // which only seals ahead have
 		"kind 0":        {edit(6, 0), errs.Corrupt},
 		"kind 5":        {edit(6, 5), errs.Corrupt},
@@ -296,10 +315,13 @@ func TestDataRoundTrip(t *testing.T) {
 	}
 	for _, ranges := range [][]Range{
 		{},
-		{{0, 1, []byte{0}}},
-		{{0, 5000, random}, {5000, 10, nil}, {1 << 40, 4096, make([]byte, 4096)}},
-		{{maxSize - 1, 1, []byte{9}}},
-		{{0, maxSize, nil}},
+		{{0, 1, []byte{0}, nil}},
+		{{0, 5000, random, nil}, {5000, 10, nil, nil}, {1 << 40, 4096, make([]byte, 4096), nil}},
+		{{maxSize - 1, 1, []byte{9}, nil}},
+		{{0, maxSize, nil, nil}},
+		{{0, 4096, nil, someRef(1)}},
+		{{0, 5000, random, nil}, {1 << 20, 1 << 20, nil, someRef(1)}, {2 << 20, 1, []byte{1}, nil}, {3 << 20, 1 << 20, nil, someRef(2)}, {4 << 20, 9, nil, nil}},
+		{{maxSize - 4096, 4096, nil, someRef(1)}},
 	} {
 		section, err := EncodeData(ranges)
 		check(t, err)
@@ -309,7 +331,7 @@ func TestDataRoundTrip(t *testing.T) {
 			t.Errorf("%v came back as %v", ranges, back)
 		}
 	}
-	pages, err := EncodeData([]Range{{0, 1 << 20, make([]byte, 1<<20)}})
+	pages, err := EncodeData([]Range{{0, 1 << 20, make([]byte, 1<<20), nil}})
 	check(t, err)
 	if len(pages) > 1000 {
 		t.Errorf("1 MiB of zeros takes %d bytes", len(pages))
@@ -318,19 +340,28 @@ func TestDataRoundTrip(t *testing.T) {
 
 func TestDataRefuses(t *testing.T) {
 	for name, ranges := range map[string][]Range{
-		"empty range":  {{0, 0, nil}},
-		"wrong length": {{0, 5, []byte{1}}},
-		"overlap":      {{0, 10, nil}, {9, 10, nil}},
-		"order":        {{10, 10, nil}, {0, 10, nil}},
-		"beyond":       {{maxSize, 1, nil}},
-		"overflow":     {{1<<64 - 1, 2, nil}},
-		"huge":         {{0, 1 << 63, nil}},
-		"too much":     {{0, MaxData, make([]byte, MaxData)}},
+		"empty range":  {{0, 0, nil, nil}},
+		"wrong length": {{0, 5, []byte{1}, nil}},
+		"overlap":      {{0, 10, nil, nil}, {9, 10, nil, nil}},
+		"order":        {{10, 10, nil, nil}, {0, 10, nil, nil}},
+		"beyond":       {{maxSize, 1, nil, nil}},
+		"overflow":     {{1<<64 - 1, 2, nil, nil}},
+		"huge":         {{0, 1 << 63, nil, nil}},
+		"too much":     {{0, MaxData, make([]byte, MaxData), nil}},
+		"half a block": {{4096, 8192, nil, someRef(1)}},
+		"small block":  {{0, 2048, nil, someRef(1)}},
+		"large block":  {{0, 2 << 20, nil, someRef(1)}},
+		"odd block":    {{0, 12288, nil, someRef(1)}},
+		"both":         {{0, 4096, make([]byte, 4096), someRef(1)}},
+		"hole":         {{0, 4096, nil, &pack.Ref{Pack: someRef(1).Pack}}},
+		"no pack":      {{0, 4096, nil, &pack.Ref{Len: 100}}},
+		"huge slot":    {{0, 4096, nil, &pack.Ref{Len: 2 << 20, Pack: someRef(1).Pack}}},
+		"too many":     manyBlocks(32),
 	} {
 		_, err := EncodeData(ranges)
 		t.Run(name, func(t *testing.T) { wantKind(t, err, errs.Invalid) })
 	}
-	section, err := EncodeData([]Range{{0, 8, []byte("12345678")}, {100, 8, nil}})
+	section, err := EncodeData([]Range{{0, 8, []byte("12345678"), nil}, {100, 8, nil, nil}})
 	check(t, err)
 	for i := range section {
 		bad := bytes.Clone(section)
@@ -344,12 +375,74 @@ func TestDataRefuses(t *testing.T) {
 	wantKind(t, errOf(DecodeData(append(section, 0))), errs.Corrupt)
 }
 
+// manyBlocks is n MiB of blocks.
+func manyBlocks(n int) (ranges []Range) {
+	for i := range n {
+		ranges = append(ranges, Range{uint64(i) << 20, 1 << 20, nil, someRef(byte(i))})
+	}
+	return ranges
+}
+
+// TestBlockRangesAreRefused: a section with block ranges that are cut short, are not as
+// many as the header says, or stand for too many bytes.
+func TestBlockRangesAreRefused(t *testing.T) {
+	section, err := EncodeData(append(manyBlocks(3), Range{4 << 20, 1, []byte{9}, nil}))
+	check(t, err)
+	for i := range section {
+		wantKind(t, errOf(DecodeData(section[:i])), errs.Corrupt)
+	}
+	for _, n := range []byte{0, 2, 4, 255} {
+		bad := bytes.Clone(section)
+		bad[1] = n
+		wantKind(t, errOf(DecodeData(bad)), errs.Corrupt)
+	}
+	many := manyBlocks(33)
+	section, err = compress(encodeBody(many, 1<<13), len(many))
+	check(t, err)
+	wantKind(t, errOf(DecodeData(section)), errs.Corrupt)
+}
+
+// TestOlderReleasesRefuseBlocks: an object whose data names blocks has a version that
+// releases without them do not read, and no other object has it.
+func TestOlderReleasesRefuseBlocks(t *testing.T) {
+	for name, o := range sampleObjects(t) {
+		raw, err := o.Encode()
+		check(t, err)
+		want := uint16(1)
+		switch name {
+		case "bulk":
+			want = 3
+		case "ahead":
+			want = 2
+		}
+		if v := binary.LittleEndian.Uint16(raw[4:]); v != want {
+			t.Errorf("%s has version %d, want %d", name, v, want)
+		}
+		for v := range uint16(5) {
+			binary.LittleEndian.PutUint16(raw[4:], v)
+			binary.LittleEndian.PutUint32(raw[crcAt:], checksum(raw))
+			if _, err := Decode(raw); v != want && err == nil {
+				t.Errorf("%s was read as version %d", name, v)
+			}
+		}
+	}
+}
+
+// TestBlocksCountWhole: what a data commit counts for is what its blocks hold.
+func TestBlocksCountWhole(t *testing.T) {
+	o := sampleObjects(t)["bulk"]
+	runs := o.Carry().DataCommits
+	if got, want := runs[len(runs)-1].Bytes, uint64(99+8+4*16+8+2*64+2<<17); got != want {
+		t.Errorf("%d bytes are carried on, want %d", got, want)
+	}
+}
+
 func errOf[T any](_ T, err error) error { return err }
 
 // TestDataThatExpands: a small section makes the reader take no more memory
 // than it may become, and one that lies about it none.
 func TestDataThatExpands(t *testing.T) {
-	section, err := EncodeData([]Range{{0, 16 << 20, make([]byte, 16<<20)}})
+	section, err := EncodeData([]Range{{0, 16 << 20, make([]byte, 16<<20), nil}})
 	check(t, err)
 	if _, err := DecodeData(section); err != nil {
 		t.Fatal(err)
@@ -365,7 +458,7 @@ func TestDataThatExpands(t *testing.T) {
 }
 
 func FuzzDecodeData(f *testing.F) {
-	for _, ranges := range [][]Range{{}, {{0, 8, []byte("12345678")}, {100, 8, nil}}, {{0, 1 << 16, make([]byte, 1<<16)}}} {
+	for _, ranges := range [][]Range{{}, {{0, 8, []byte("12345678"), nil}, {100, 8, nil, nil}}, {{0, 1 << 16, make([]byte, 1<<16), nil}}, manyBlocks(3)} {
 		section, err := EncodeData(ranges)
 		check(f, err)
 		f.Add(section)
@@ -373,7 +466,8 @@ func FuzzDecodeData(f *testing.F) {
 	f.Fuzz(func(t *testing.T, section []byte) {
 		var ranges []Range
 		var err error
-		// A table entry of 16 bytes becomes a Range of 40. What is compressed may
+		// A table entry of 16 bytes becomes a Range of 48, and the 64 bytes of a block's
+		// place become as many. What is compressed may
 		// become 32,768 times as much (a block of 128 KiB in 4 bytes), as the
 		// header has to say beforehand, up to MaxData; the decoder has 4 MiB of its own.
 		times := uint64(4)

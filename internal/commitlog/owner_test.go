@@ -238,7 +238,7 @@ func TestRequests(t *testing.T) {
 // Every claim and commit of another's data commits must carry them on.
 func TestDataCommitsAreCarried(t *testing.T) {
 	store := newStore()
-	data, err := EncodeData([]Range{{0, 4, []byte("abcd")}})
+	data, err := EncodeData([]Range{{0, 4, []byte("abcd"), nil}})
 	check(t, err)
 	put(t, store, &Object{Generation: Generation{1, 1}, Kind: First})
 	put(t, store, &Object{Generation: Generation{1, 2}, Kind: Commit, Data: data})
@@ -246,7 +246,7 @@ func TestDataCommitsAreCarried(t *testing.T) {
 	o := newOwner(t, store, "a", 1)
 	tip, err := o.Claim(ctx, CauseTakeover, nil)
 	check(t, err)
-	want := DataRun{Name: "disk", Epoch: 1, First: 2, Last: 2, Hash: with.Hash, Count: 1, Bytes: decodedSize(data)}
+	want := DataRun{Name: "disk", Epoch: 1, First: 2, Last: 2, Hash: with.Hash, Count: 1, Bytes: (&Object{Data: data}).decodedSize()}
 	if len(tip.State.DataCommits) != 1 || tip.State.DataCommits[0] != want {
 		t.Errorf("the new epoch begins with %+v, want %+v", tip.State.DataCommits, want)
 	}

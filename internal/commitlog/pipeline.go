@@ -39,8 +39,9 @@ type Shipment struct {
 
 // Ship publishes the state of the previous commit, changed by edit. It does not wait
 // for the answer, or for those of earlier commits. With data, the section of a data
-// commit (EncodeData), it holds every write through the given one. edit may change
-// everything but the block map: Root, Seq and Size always follow the last Commit.
+// commit (EncodeData), it holds every write through the given one. If the last Commit
+// holds those writes already, the data is left out. edit may change everything but the
+// block map: Root, Seq and Size always follow the last Commit.
 //
 // It blocks in two cases: a failed earlier commit is settled first, and at the end of
 // an epoch the pipeline is drained and the next epoch begun. ctx must outlive the
@@ -123,6 +124,9 @@ func (o *Owner) relaunch() error {
 func (o *Owner) fly(f *flight, at Generation, state State, through uint64, data []byte) error {
 	before := o.unfolded
 	o.carry(&state)
+	if through <= state.Seq && !fault.Is("older-data-over-newer-fold") {
+		data = nil // the root holds it, and may hold newer bytes of these ranges
+	}
 	if len(data) > 0 {
 		state.DataSeq = through
 	}
@@ -132,7 +136,7 @@ func (o *Owner) fly(f *flight, at Generation, state State, through uint64, data 
 		return err
 	}
 	if len(data) > 0 {
-		run := DataRun{Name: o.opts.Volume.Name, Epoch: at.Epoch, First: at.Number, Last: at.Number, Hash: s.object.Hash, Count: 1, Bytes: decodedSize(data)}
+		run := DataRun{Name: o.opts.Volume.Name, Epoch: at.Epoch, First: at.Number, Last: at.Number, Hash: s.object.Hash, Count: 1, Bytes: s.object.decodedSize()}
 		o.unfolded = append(o.unfolded[:len(o.unfolded):len(o.unfolded)], unfoldedRun{run, through})
 	}
 	a := &attempt{done: make(chan struct{})}

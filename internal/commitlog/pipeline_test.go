@@ -224,3 +224,24 @@ func TestPinsOfFormerOwnersStay(t *testing.T) {
 		t.Fatalf("kept for %+v", kept)
 	}
 }
+
+// TestDataOlderThanTheRoot: changes that were taken before a fold's cut and are shipped
+// after its commit must not go over the root, which may hold newer bytes of the same ranges.
+func TestDataOlderThanTheRoot(t *testing.T) {
+	store := newStore()
+	o := opened(t, store, "a")
+	commit(t, o, 5)
+	g, err := shipData(t, o, 4).Wait(ctx)
+	check(t, err)
+	if root, through, pages := replayed(t, store); root != 5 || through != 5 || len(pages) != 0 {
+		t.Errorf("%s says that data through %d, %v, lies over write 5", g, through, pages)
+	}
+	if count, bytes := o.Unfolded(); count != 0 || bytes != 0 {
+		t.Errorf("%d data commits of %d bytes are to be folded", count, bytes)
+	}
+	_, err = shipData(t, o, 6).Wait(ctx)
+	check(t, err)
+	if root, through, pages := replayed(t, store); root != 5 || through != 6 || pages[6] != 6 {
+		t.Errorf("data through %d, %v, lies over write %d", through, pages, root)
+	}
+}

@@ -2,6 +2,7 @@ package commitlog
 
 import (
 	"context"
+	"fmt"
 
 	"golang.org/x/sync/errgroup"
 
@@ -76,9 +77,17 @@ func (r *replay) object(o *Object) error {
 		}
 	}
 	ranges, err := DecodeData(o.Data)
-	if err != nil {
-		return errs.New(errs.Corrupt, "data commit %s of %s (%s): %w", o.Generation, o.State.Volume(), o.State.Volume().Key(o.Generation), err)
+	for i := 0; i < len(ranges) && err == nil; i++ {
+		if x := &ranges[i]; x.Block != nil && x.Len != uint64(o.State.BlockSize) {
+			err = errs.New(errs.Corrupt, "it names a block of %d bytes, and the volume has blocks of %d", x.Len, o.State.BlockSize)
+		}
 	}
-	r.prev = o
-	return r.fn(ranges)
+	if err == nil {
+		r.prev = o
+		err = r.fn(ranges)
+	}
+	if err != nil {
+		return fmt.Errorf("data commit %s of %s (%s): %w", o.Generation, o.State.Volume(), o.State.Volume().Key(o.Generation), err)
+	}
+	return nil
 }

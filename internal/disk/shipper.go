@@ -34,6 +34,8 @@ type Shipper interface {
 	BarrierUnderOp(ctx context.Context) error
 	// Reached reports that a publication has put every write through seq into the store.
 	Reached(seq uint64)
+	// BeginFold is Volume.BeginFold. It may wait until the cut's changes are sent.
+	BeginFold() (*volume.Cut, error)
 	// Acked returns the number through which the store holds every write.
 	Acked() uint64
 	// Unpublished returns the bytes that the store does not hold, and the age of the

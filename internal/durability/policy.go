@@ -124,11 +124,26 @@ func (k *Keeper) adoptPolicy(d *disk.Disk, p Policy) error {
 		st := d.State()
 		s.SetPolicy(&st)
 	}
+	announce(d, nil)
 	return nil
 }
 
+// announce makes the data commits of a disk name a policy that its record does not have
+// yet, or with nil that of the record.
+func announce(d *disk.Disk, p *Policy) {
+	if s, ok := d.Shipper().(*shipper); ok {
+		s.announced.Store(p)
+	}
+}
+
 // publishPolicy makes a commit that records the policy. Under op.
-func (k *Keeper) publishPolicy(ctx context.Context, d *disk.Disk, p Policy) error {
+func (k *Keeper) publishPolicy(ctx context.Context, d *disk.Disk, p Policy) (err error) {
+	announce(d, &p)
+	defer func() {
+		if err != nil {
+			announce(d, nil)
+		}
+	}()
 	st := d.State()
 	if d.Owner == nil || d.Owner.Generation().IsZero() {
 		_, err := k.publisher.Publish(ctx, d, commitlog.CauseSet, p.commit)

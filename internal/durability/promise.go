@@ -16,7 +16,6 @@ import (
 //
 // Invariants: 0 <= acked <= sent. inFlight is in the order of the writes. Every write
 // through sent is in the store, in flight, or was already in the published map.
-// through sent are in the store, in flight, or were in the published map already.
 type promise struct {
 	policy promised
 
@@ -47,7 +46,7 @@ type promised struct {
 	rpo  time.Duration // of continuous
 }
 
-// flight is a data commit in flight.
+// flight is a data commit in flight, or one that waits for the upload of its blocks.
 type flight struct {
 	seq   uint64        // it holds every unsent write through this one
 	at    time.Duration // the time of its oldest write
@@ -140,6 +139,19 @@ func (p *promise) took(f flight) {
 	p.inFlight = append(p.inFlight, f)
 	p.bytes += f.bytes
 	p.began = f.began
+}
+
+// withdrawn records that the last n commits were not sent after all: their changes are
+// unsent again.
+func (p *promise) withdrawn(n int) {
+	keep := len(p.inFlight) - n
+	for _, f := range p.inFlight[keep:] {
+		p.bytes -= f.bytes
+	}
+	p.inFlight, p.sent = p.inFlight[:keep], p.acked
+	if keep > 0 {
+		p.sent = max(p.sent, p.inFlight[keep-1].seq)
+	}
 }
 
 // nothingUnsentThrough records that no write through seq is left to be sent.

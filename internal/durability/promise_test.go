@@ -51,6 +51,14 @@ func (s *script) do(line string) string {
 		s.u = unsent{}
 		s.p.returned()
 		return ""
+	case scan("withdraw the last %d", &n):
+		for _, f := range s.p.inFlight[len(s.p.inFlight)-int(n):] { // as Volume.ReturnChanges does
+			if s.u.bytes += f.bytes; s.u.at == 0 || f.at < s.u.at {
+				s.u.at = f.at
+			}
+		}
+		s.p.withdrawn(int(n))
+		return ""
 	case line == "landed":
 		f := s.p.inFlight[0]
 		recovered := s.p.landed(s.now)
@@ -184,6 +192,40 @@ func TestPromise(t *testing.T) {
 			outcome of guest => waits
 			failed: damaged
 			outcome of guest => damaged`},
+		"what was withdrawn is sent again, and acknowledged only then": {promised{sync: true, rpo: time.Second}, `
+			at 1000
+			write 4096 bytes
+			send through 1
+			write 8388608 bytes
+			send through 2
+			write 4096 bytes
+			wait for 3 timeout 0 as guest
+			at 1010
+			send through 3
+			due => never
+			withdraw the last 2
+			due => 10ms
+			at 1020
+			due => now
+			landed
+			outcome of guest => waits
+			send through 3
+			due => never
+			outcome of guest => waits
+			landed
+			outcome of guest => stored`},
+		"what was withdrawn keeps its age": {promised{rpo: 5 * time.Second}, `
+			at 1000
+			write 4096 bytes
+			send through 1
+			at 5600
+			write 4096 bytes
+			withdraw the last 1
+			acknowledge => no: writes wait for the store, which does not keep up
+			send through 2
+			acknowledge => no: writes wait for the store, which does not keep up
+			landed
+			acknowledge => yes`},
 		"too much that is unsent": {promised{sync: true, rpo: time.Second}, `
 			at 1000
 			write 8388608 bytes

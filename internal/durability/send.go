@@ -11,17 +11,23 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// send sends the changes: as a data commit, or by a fold of the volume if no data commit
-// is possible.
+// send sends the data commits that are ready. If more changes are due, it takes them, as
+// the next data commit, or folds the volume if no data commit is possible.
 func (s *shipper) send() error {
 	o := s.d.Owned.Load()
 	if o == nil || o.Generation().IsZero() || s.v.State().Rebase {
-		return s.publishAll(commitlog.CauseFlush)
+		return s.publishNow(commitlog.CauseFlush)
+	}
+	if err := s.sendReady(o); err != nil {
+		return err
+	}
+	if s.dueToTake() > 0 {
+		return nil
 	}
 	count, bytes := o.Unfolded()
 	soon, first := foldNow(uint64(count), int64(bytes), s.k.FoldAfter)
 	if first {
-		return s.publishAll(commitlog.CauseFold)
+		return s.drainAndPublish(o, commitlog.CauseFold)
 	}
 	if soon {
 		s.fold()
@@ -35,9 +41,9 @@ func (s *shipper) send() error {
 	return err
 }
 
-// take takes the changes and sends them as a data commit.
+// take takes the changes as the next data commit, and sends it if it is ready.
 func (s *shipper) take(o *commitlog.Owner) error {
-	last := s.v.Last()
+	last, began := s.v.Last(), s.k.disks.Uptime()
 	c, err := s.v.TakeChanges()
 	if err != nil {
 		return err
@@ -46,49 +52,77 @@ func (s *shipper) take(o *commitlog.Owner) error {
 		s.change(func(p *promise) { p.nothingUnsentThrough(last) })
 		return nil
 	}
-	defer c.Release()
 	s.change(func(p *promise) { p.take(c.At) })
-	err = s.ship(o, c)
-	if err == errTooLarge || errs.KindOf(err) == errs.Invalid && s.ctx.Err() == nil {
-		// No data commit can hold these changes, or none can follow the last fold, for
-		// instance because the volume has outgrown its map.
-		err = s.publishAll(commitlog.CauseFlush)
-	}
-	if err != nil {
-		s.v.ReturnChanges(c)
-	}
-	return err
-}
-
-// errTooLarge is the error for changes that exceed a data commit.
-var errTooLarge = errs.New(errs.Invalid, "the changes are too large for one data commit")
-
-// ship sends one data commit.
-func (s *shipper) ship(o *commitlog.Owner, c *volume.Changes) error {
-	if err := c.Sync(); err != nil {
-		return err
-	}
-	data, err := encodeChanges(c)
-	if err != nil {
-		return err
-	}
-	if data == nil {
+	l := layOut(c, s.k.BulkBytes)
+	switch {
+	case len(l.ranges) == 0: // the published map holds all of it
+		c.Release()
 		s.change(func(p *promise) { p.nothingUnsentThrough(c.Seq) })
 		return nil
+	case l.size > commitlog.MaxData-4096: // no data commit can hold these changes
+		c.Release()
+		if err = s.drainAndPublish(o, commitlog.CauseFlush); err != nil {
+			s.v.ReturnChanges(c)
+		}
+		return err
 	}
-	f := flight{seq: c.Seq, at: c.At, began: s.k.disks.Uptime(), bytes: int64(len(data))}
+	dc := &dataCommit{changes: c, layout: l, ready: make(chan struct{})}
+	if len(l.blocks) == 0 {
+		if dc.prepare(s.ctx, nil); dc.err != nil {
+			s.v.ReturnChanges(c)
+			return dc.err
+		}
+	}
+	s.enqueue(dc, flight{seq: c.Seq, at: c.At, began: began, bytes: l.size})
+	return s.sendReady(o)
+}
+
+// sendReady sends the data commits that are ready, in order. If one cannot be sent, the
+// changes of it and of all commits after it are unsent again.
+func (s *shipper) sendReady(o *commitlog.Owner) error {
+	for {
+		c := s.nextToSend()
+		if c == nil || !c.isReady() {
+			return nil
+		}
+		err := c.err
+		if err == nil {
+			err = s.ship(o, c)
+		}
+		if err == nil {
+			continue
+		}
+		s.withdraw()
+		if errs.KindOf(err) == errs.Invalid && s.ctx.Err() == nil {
+			// No data commit can follow the last fold, for instance because the volume has
+			// outgrown its map.
+			return s.publishNow(commitlog.CauseFlush)
+		}
+		return err
+	}
+}
+
+// ship sends one data commit.
+func (s *shipper) ship(o *commitlog.Owner, c *dataCommit) error {
 	// The request outlives this shipper: a verb that stops the shipper makes its own
 	// requests after it.
-	sent, err := o.Ship(s.k.disks.Ctx, c.Seq, data, func(state *commitlog.State) { s.k.amend(s.d, state, &c.State) })
+	sent, err := o.Ship(s.k.disks.Ctx, c.changes.Seq, c.data, s.amend)
 	if err != nil {
 		return err
 	}
-	s.d.Stored.Add(f.bytes)
-	s.change(func(p *promise) {
-		p.took(f)
-		s.commitsSent = append(s.commitsSent, &dataCommit{ship: sent, changes: c})
-	})
+	s.d.Stored.Add(int64(len(c.data)))
+	s.change(func(*promise) { c.sent = sent })
 	return nil
+}
+
+// amend updates the state of a data commit to the disk's record. The record may be newer
+// than the commit's changes: another commit may have said so already.
+func (s *shipper) amend(state *commitlog.State) {
+	st := s.d.State()
+	s.k.amend(s.d, state, &st)
+	if p := s.announced.Load(); p != nil {
+		p.commit(state)
+	}
 }
 
 // amend updates a carried state to the disk's record.
@@ -96,26 +130,6 @@ func (k *Keeper) amend(d *disk.Disk, state *commitlog.State, st *volume.State) {
 	now := k.disks.CommitState(st, commitlog.CauseData)
 	state.Cause, state.Size, state.Labels, state.Limits = now.Cause, now.Size, now.Labels, now.Limits
 	state.Durability, state.RPOMillis = now.Durability, now.RPOMillis
-}
-
-// encodeChanges returns the data section for the changes, or nil if the published map
-// already holds all of them.
-func encodeChanges(c *volume.Changes) ([]byte, error) {
-	var ranges []commitlog.Range
-	var size int64
-	err := c.Read(func(off, length uint64, data []byte) {
-		size += int64(len(data)) + 32
-		ranges = append(ranges, commitlog.Range{Off: off, Len: length, Data: data})
-	})
-	switch {
-	case err != nil:
-		return nil, err
-	case size > commitlog.MaxData-4096:
-		return nil, errTooLarge
-	case len(ranges) == 0:
-		return nil, nil
-	}
-	return commitlog.EncodeData(ranges)
 }
 
 // lateCommit is how long commits may be in flight with none taking effect before an event
@@ -128,18 +142,17 @@ var errLate = errs.New(errs.Unavailable, "no response for %v", lateCommit)
 func (s *shipper) settle() {
 	retry := firstRetry
 	for {
-		s.mu.Lock()
-		for len(s.commitsSent) == 0 && s.p.over == nil {
-			s.changed.Wait()
-		}
-		if len(s.commitsSent) == 0 || s.ctx.Err() != nil {
-			s.mu.Unlock()
+		c := s.oldestCommit()
+		if c == nil {
 			return
 		}
-		c := s.commitsSent[0]
-		s.mu.Unlock()
 		late := time.AfterFunc(lateCommit, func() { s.failed(errLate) })
-		g, err := c.ship.Wait(s.ctx)
+		sent := s.awaitSent(c)
+		if sent == nil { // it was withdrawn
+			late.Stop()
+			continue
+		}
+		g, err := sent.Wait(s.ctx)
 		late.Stop()
 		if err != nil {
 			if s.failed(err) || s.retryPause(retry) != nil {
@@ -166,9 +179,10 @@ func (s *shipper) landed(c *dataCommit, g commitlog.Generation) {
 		s.k.disks.Log.Warn("the record of a volume is out of date", "volume", s.d.String(), "error", err) // it may
 	}
 	s.change(func(p *promise) {
-		s.commitsSent = s.commitsSent[1:]
+		s.dataCommits = s.dataCommits[1:]
 		recovered = p.landed(now)
 	})
+	c.release()
 	if recovered {
 		s.k.disks.Event(event.Store, s.d.String(), "the store takes commits again")
 	}
@@ -184,27 +198,38 @@ func (s *shipper) Reached(seq uint64) {
 
 // advance records that the store holds the newest write if nothing is left to be sent.
 func (s *shipper) advance() {
-	last, u := s.v.Last(), s.unsent()
+	// Under mu no changes move between unsent and in flight without being seen: taking
+	// them is recorded before, and returning them after.
 	s.mu.Lock()
-	settled := s.p.settled(last, u)
+	last := s.v.Last()
+	settled := s.p.settled(last, s.unsent())
 	s.mu.Unlock()
 	if settled {
 		s.Reached(last)
 	}
 }
 
-// publishAll folds and publishes the whole volume. Afterwards the store holds every write
-// made before the call.
-func (s *shipper) publishAll(cause commitlog.Cause) error {
-	unlock, err := s.lockOp()
+// drainAndPublish sends the commits whose blocks are still being uploaded, so that the
+// fold does not upload these blocks a second time, and then publishes the whole volume.
+func (s *shipper) drainAndPublish(o *commitlog.Owner, cause commitlog.Cause) error {
+	for c := s.nextToSend(); c != nil; c = s.nextToSend() {
+		<-c.ready // the upload ends when the shipper does
+		if err := s.sendReady(o); err != nil {
+			return err
+		}
+	}
+	return s.publishNow(cause)
+}
+
+// publishNow folds and publishes the whole volume, for the loop that sends. Afterwards the
+// store holds every write made before the call.
+func (s *shipper) publishNow(cause commitlog.Cause) error {
+	unlock, err := s.lockOpNow()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	// Not Publish: it would fence on a lost epoch, and fencing stops this shipper while
-	// it waits.
-	_, err = s.k.publisher.TryPublish(s.ctx, s.d, cause, func(*commitlog.State) {}, nil)
-	return err
+	return s.tryPublish(cause, s.v.BeginFold)
 }
 
 // fold folds the data commits in the background. Only one fold runs at a time.
@@ -216,10 +241,49 @@ func (s *shipper) fold() {
 	}
 	s.p.folding = true
 	s.done.Go(func() {
-		if err := s.publishAll(commitlog.CauseFold); err != nil && s.ctx.Err() == nil {
+		if err := s.foldUnderOp(); err != nil && s.ctx.Err() == nil {
 			s.k.disks.Log.Warn("data commits were not folded", "volume", s.d.String(), "error", err)
 			_ = clock.Pause(s.ctx, time.Second)
 		}
 		s.change(func(p *promise) { p.folding = false })
 	})
+}
+
+func (s *shipper) foldUnderOp() error {
+	unlock, err := s.lockOp()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.tryPublish(commitlog.CauseFold, s.BeginFold)
+}
+
+// tryPublish publishes the cut that begin takes. It does not fence on a lost epoch:
+// fencing stops this shipper while it waits. Under op.
+func (s *shipper) tryPublish(cause commitlog.Cause, begin func() (*volume.Cut, error)) error {
+	_, err := s.k.publisher.TryPublish(s.ctx, s.d, cause, func(*commitlog.State) {}, begin)
+	return err
+}
+
+// BeginFold implements disk.Shipper. If the volume has much that is not sent yet, it takes
+// the cut and then waits until that is sent: so the fold finds those blocks in the store
+// instead of uploading them, too. It waits no longer than the store takes commits.
+func (s *shipper) BeginFold() (*volume.Cut, error) {
+	c, err := s.v.BeginFold()
+	if err != nil {
+		return nil, err
+	}
+	if s.unsent().bytes < s.k.BulkBytes && s.nextToSend() == nil {
+		return c, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.p.wanted < c.Seq {
+		s.p.wanted = c.Seq
+		s.poke()
+	}
+	for !s.sentThrough(c.Seq) && s.p.over == nil && s.p.err == nil && !s.opWanted {
+		s.changed.Wait()
+	}
+	return c, nil
 }

@@ -24,7 +24,7 @@ const (
 	maxChanged       = 16 << 20 // unsent changes beyond which writes are not acknowledged
 	maxInFlightBytes = 32 << 20 // bytes of data commits in flight
 	maxInFlight      = 8        // data commits in flight
-	FoldBytes        = 64 << 20 // bytes of data commits that trigger a fold into packs; see Keeper.FoldAfter
+	FoldBytes        = 64 << 20 // bytes of data commits that trigger a fold into packs; see Options.FoldAfter
 	foldFactor       = 4        // at this multiple of FoldBytes or FoldAfter, sending waits for a fold
 	leastInterval    = 20 * time.Millisecond
 	saveEvery        = 200 * time.Millisecond // between saves of the progress in the record
@@ -35,7 +35,7 @@ const (
 // Keeper upholds the durability policies of a host's volumes. All methods may be called
 // concurrently; those that say "under op" need the Op of their disk.
 type Keeper struct {
-	FoldAfter uint64 // data commits of a volume that trigger a fold into packs
+	Options
 
 	disks     *disk.Table
 	pins      *pin.Pins
@@ -43,9 +43,17 @@ type Keeper struct {
 	publisher *publication.Publisher
 }
 
-// New returns the keeper of a host's policies. foldAfter sets FoldAfter.
-func New(foldAfter uint64, t *disk.Table, p *pin.Pins, ow *ownership.Owners, pub *publication.Publisher) *Keeper {
-	return &Keeper{FoldAfter: foldAfter, disks: t, pins: p, owners: ow, publisher: pub}
+// Options say what volumes whose policy ships send, and when they are folded.
+type Options struct {
+	FoldAfter uint64 // data commits of a volume that trigger a fold into packs
+	// BulkBytes is how many bytes of whole blocks among the changes that are sent together
+	// make these blocks go into packs, instead of as bytes in the data commit.
+	BulkBytes int64
+}
+
+// New returns the keeper of a host's policies.
+func New(o Options, t *disk.Table, p *pin.Pins, ow *ownership.Owners, pub *publication.Publisher) *Keeper {
+	return &Keeper{Options: o, disks: t, pins: p, owners: ow, publisher: pub}
 }
 
 // shipper keeps the promise of a volume whose durability policy is continuous or sync. It
@@ -77,6 +85,10 @@ type shipper struct {
 	acked          atomic.Uint64 // p.acked
 	commits        atomic.Uint64 // data commits that took effect
 
+	// announced is a policy that a commit may already name although the record does not
+	// yet: later data commits must not take it back. nil: the record has it.
+	announced atomic.Pointer[Policy]
+
 	// lentOp holds a token while a verb that holds Disk.Op waits for the shipper and
 	// lends it.
 	lentOp chan struct{}
@@ -84,14 +96,9 @@ type shipper struct {
 	mu          sync.Mutex
 	changed     sync.Cond // signals changes of p
 	p           promise
-	commitsSent []*dataCommit // in the order of p.inFlight
+	dataCommits []*dataCommit // in the order of p.inFlight; those that are sent come first
+	opWanted    bool          // the loop that sends waits for Op, or holds it
 	retryPauses chan struct{} // closed to end the pauses of retryPause; nil if there are none
-}
-
-// dataCommit is a data commit in flight.
-type dataCommit struct {
-	ship    *commitlog.Shipment
-	changes *volume.Changes // the changes that it holds; their cut is released
 }
 
 func newShipper(k *Keeper, d *disk.Disk, v *volume.Volume, st *volume.State) *shipper {
@@ -171,8 +178,15 @@ func (s *shipper) Stop(why error) {
 	// flush-is-durable: commits in flight may never take effect. The next shipper sends
 	// their changes again, and acknowledges nothing that depends on them before.
 	if !fault.Is("flights-forgotten") {
-		for _, c := range s.commitsSent {
+		for _, c := range s.dataCommits {
 			s.v.ReturnChanges(c.changes)
+		}
+	}
+	// If a commit may still take effect, the packs that it names stay announced.
+	o := s.d.Owned.Load()
+	for _, c := range s.dataCommits {
+		if c.sent == nil || o == nil || !o.Unsettled() {
+			c.release()
 		}
 	}
 }
@@ -274,8 +288,16 @@ func (s *shipper) await() bool {
 	}
 }
 
-// due returns how long to wait before the next commit begins.
+// due returns how long to wait before there is something to send.
 func (s *shipper) due() time.Duration {
+	if c := s.nextToSend(); c != nil && c.isReady() {
+		return 0
+	}
+	return s.dueToTake()
+}
+
+// dueToTake returns how long to wait before the next changes are taken.
+func (s *shipper) dueToTake() time.Duration {
 	u, now := s.unsent(), s.k.disks.Uptime()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,6 +318,22 @@ func (s *shipper) lockOp() (unlock func(), err error) {
 	}
 }
 
+// lockOpNow is lockOp for the loop that sends. Whoever holds Op may be waiting for this
+// loop in BeginFold, and then stops waiting.
+func (s *shipper) lockOpNow() (unlock func(), err error) {
+	want := func(on bool) { s.change(func(*promise) { s.opWanted = on }) }
+	want(true)
+	release, err := s.lockOp()
+	if err != nil {
+		want(false)
+		return nil, err
+	}
+	return func() {
+		release()
+		want(false)
+	}, nil
+}
+
 // BarrierUnderOp implements disk.Shipper. It lends Op to the shipper, which may need it
 // meanwhile.
 func (s *shipper) BarrierUnderOp(ctx context.Context) error {
@@ -310,7 +348,7 @@ func (s *shipper) claim() error {
 	if o := s.d.Owned.Load(); o != nil && !o.Generation().IsZero() {
 		return nil
 	}
-	unlock, err := s.lockOp()
+	unlock, err := s.lockOpNow()
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,23 @@ func CutSource(c *volume.Cut) Source {
 	}
 }
 
+// BlockSource yields whole blocks of a disk, by index in ascending order. read must read
+// from a cut.
+func BlockSource(indexes []uint64, size uint32, read func(ctx context.Context, p []byte, off uint64) error) Source {
+	return func(_ context.Context, fn func(Change) error) error {
+		for _, idx := range indexes {
+			load := func(ctx context.Context) ([]byte, error) {
+				raw := NewBlock(int(size))
+				return raw, read(ctx, raw, idx*uint64(size))
+			}
+			if err := fn(Change{First: idx, Count: 1, Load: load}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 type cutWalk struct {
 	cut  *volume.Cut
 	fn   func(Change) error

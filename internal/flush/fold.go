@@ -1,6 +1,6 @@
 // Package flush turns the changes of a disk into packs and map pages in the store: fold,
 // deduplicate, encode, upload. It does not commit. It returns the root that a commit may
-// name.
+// name, or (Store) the places of blocks that a data commit may name.
 //
 // A fold is a pipeline. Its source yields changed blocks in order. Workers hash and
 // encode them in parallel. The folder processes them in order: it looks each one up in
@@ -12,6 +12,7 @@ package flush
 import (
 	"bytes"
 	"context"
+	"errors"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -103,17 +104,19 @@ type Result struct {
 	New      uint64 // of those, uploaded
 	Hits     uint64 // of those, found in the dedup index
 	Uploaded uint64 // bytes of packs
-	// Reused are the packs that the root refers to although neither the previous map nor
-	// the uploads of this session have them. The caller must pin them.
+	// Reused are the packs that the root, or Blocks, refers to although neither the
+	// previous map nor the uploads of this session have them. The caller must pin them.
 	Reused map[pack.ID][]pack.Hash
+	// Blocks is where the blocks are that Store was given, by index.
+	Blocks map[uint64]pack.Ref
 }
 
 // folder is the state of one fold. Only the goroutine of run uses it.
 type folder struct {
 	opts    Options
 	session *Session
-	edit    *blockmap.Edit
-	base    *blockmap.Map
+	edit    *blockmap.Edit // nil: there is no map, and res.Blocks gets the places
+	base    *blockmap.Map  // nil if edit is
 	res     Result
 	ctx     context.Context
 	uploads *errgroup.Group
@@ -148,17 +151,30 @@ type encoded struct {
 // edit must have been made from base, and may have been changed before. It cannot be used
 // afterwards, not even after an error.
 func Fold(ctx context.Context, s *Session, base *blockmap.Map, edit *blockmap.Edit, src Source, opts Options) (Result, error) {
-	if opts.Uploads == 0 {
-		opts.Uploads = 4
+	return run(ctx, &folder{opts: opts, session: s, edit: edit, base: base}, src, "commit-before-packs")
+}
+
+// Store uploads the blocks of a source that the store does not have yet, without a map,
+// and returns where each block is: Result.Blocks has a hole for a block of zeros. When
+// Store returns without an error, all of them are durable, except for those in the packs
+// of Reused: the caller must pin those.
+func Store(ctx context.Context, s *Session, src Source, opts Options) (Result, error) {
+	f := &folder{opts: opts, session: s}
+	f.res.Blocks = map[uint64]pack.Ref{}
+	return run(ctx, f, src, "data-commit-before-packs")
+}
+
+// run runs the pipeline. With the fault called early planted, it does not wait for the
+// uploads.
+func run(ctx context.Context, f *folder, src Source, early string) (Result, error) {
+	if f.opts.Uploads == 0 {
+		f.opts.Uploads = 4
 	}
 	uploads, uctx := errgroup.WithContext(ctx)
 	g, ctx := errgroup.WithContext(uctx) // a failed upload also ends the reading
-	uploads.SetLimit(opts.Uploads)
-	f := &folder{
-		opts: opts, session: s, edit: edit, base: base, ctx: uctx, uploads: uploads,
-		waiting: map[pack.Hash][]uint64{}, recent: map[pack.Hash]pack.Ref{},
-	}
-	f.res.Reused = map[pack.ID][]pack.Hash{}
+	uploads.SetLimit(f.opts.Uploads)
+	f.ctx, f.uploads = uctx, uploads
+	f.waiting, f.recent, f.res.Reused = map[pack.Hash][]uint64{}, map[pack.Hash]pack.Ref{}, map[pack.ID][]pack.Hash{}
 	work := make(chan *encoded, workers)
 	queue := make(chan any, 2*workers) // *encoded and Change, in order
 	g.Go(func() (err error) {
@@ -185,10 +201,11 @@ func Fold(ctx context.Context, s *Session, base *blockmap.Map, edit *blockmap.Ed
 	if err == nil {
 		err = f.finish()
 	}
-	if fault.Is("commit-before-packs") {
+	if fault.Is(early) {
 		return f.res, err
 	}
-	if uerr := uploads.Wait(); err == nil {
+	// A failed upload ends the reading, which then reports only that.
+	if uerr := uploads.Wait(); uerr != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		err = uerr
 	}
 	return f.res, err
@@ -228,7 +245,7 @@ func (f *folder) encode(ctx context.Context, e *encoded) {
 		return
 	}
 	e.hash = f.opts.Hasher.Sum(e.raw)
-	if old, err := f.base.Lookup(f.ctx, e.idx); err != nil {
+	if old, err := f.before(e.idx); err != nil {
 		e.err = err
 		return
 	} else if old.Hash == e.hash && !old.IsHole() {
@@ -259,7 +276,7 @@ func (f *folder) take(ctx context.Context, queue <-chan any) error {
 	for item := range queue {
 		switch c := item.(type) {
 		case Change:
-			f.edit.ZeroRange(c.First, c.First+c.Count)
+			f.zero(c.First, c.Count)
 			f.taken = c.First + c.Count
 		case *encoded:
 			select {
@@ -288,10 +305,38 @@ func (f *folder) take(ctx context.Context, queue <-chan any) error {
 	return ctx.Err()
 }
 
-// block adds one block to the edit, or to the pack that is being filled.
+// before returns what the base has at an index; a hole without a base.
+func (f *folder) before(idx uint64) (pack.Ref, error) {
+	if f.base == nil {
+		return pack.Ref{}, nil
+	}
+	return f.base.Lookup(f.ctx, idx)
+}
+
+// set records where a block is.
+func (f *folder) set(idx uint64, ref pack.Ref) error {
+	if f.edit == nil {
+		f.res.Blocks[idx] = ref
+		return nil
+	}
+	return f.edit.Set(idx, ref)
+}
+
+// zero records that blocks are holes.
+func (f *folder) zero(first, count uint64) {
+	if f.edit == nil {
+		for idx := first; idx < first+count; idx++ {
+			f.res.Blocks[idx] = pack.Ref{}
+		}
+		return
+	}
+	f.edit.ZeroRange(first, first+count)
+}
+
+// block adds one block to the map, or to the pack that is being filled.
 func (f *folder) block(e *encoded) error {
 	if e.raw == nil {
-		f.edit.ZeroRange(e.idx, e.idx+1)
+		f.zero(e.idx, 1)
 		return nil
 	}
 	f.res.Folded++
@@ -340,11 +385,11 @@ func (f *folder) uploadCurrent() {
 
 // known adds a block that the store has.
 func (f *folder) known(e *encoded) error {
-	if err := f.edit.Set(e.idx, e.known); err != nil {
+	if err := f.set(e.idx, e.known); err != nil {
 		return err
 	}
 	if !f.session.owns(e.known.Pack) {
-		old, err := f.base.Lookup(f.ctx, e.idx)
+		old, err := f.before(e.idx)
 		if err != nil {
 			return err
 		}
@@ -366,7 +411,7 @@ func (f *folder) seal() []pack.Ref {
 		for _, idx := range f.waiting[h] {
 			// Set fails only for an index beyond the map, which would be an error of the
 			// source.
-			if err := f.edit.Set(idx, refs[i]); err != nil {
+			if err := f.set(idx, refs[i]); err != nil {
 				panic(err)
 			}
 		}
@@ -411,7 +456,7 @@ const waitBlocks = 4 * aheadBlocks
 // long import holds little of it. Blocks of the current pack have no place yet, so passed
 // waits for that pack, up to waitBlocks.
 func (f *folder) passed() error {
-	if f.taken < f.settled+aheadBlocks || f.cur != nil && f.taken < f.settled+waitBlocks {
+	if f.edit == nil || f.taken < f.settled+aheadBlocks || f.cur != nil && f.taken < f.settled+waitBlocks {
 		return nil
 	}
 	f.uploadCurrent()
@@ -441,8 +486,12 @@ func (f *folder) AddPage(_ context.Context, hash pack.Hash, page []byte) (pack.R
 	return f.pages.AddPage(hash, slot), nil
 }
 
-// finish publishes the map.
+// finish publishes the map, if there is one.
 func (f *folder) finish() error {
+	if f.edit == nil {
+		f.uploadCurrent()
+		return nil
+	}
 	if f.cur != nil {
 		refs := f.seal()
 		if f.pages != nil {

@@ -42,6 +42,7 @@ type Config struct {
 	Retention   time.Duration    // 72 h
 	FoldAfter   uint64           // data commits of a volume that trigger a fold into packs; 256
 	NoPrefetch  bool             // fetch nothing that no guest has asked for
+	BulkBytes   int64            // bytes of whole blocks from which on they go into packs at once; see durability.Options; 1 MiB
 	RoomWait    time.Duration    // how long a writer waits for room in the log before it gets an error; 20 s
 	RollAt      uint64           // objects per epoch before a new epoch begins; commitlog's default
 
@@ -105,6 +106,9 @@ func (c *Config) fill() error {
 	}
 	if c.FoldAfter == 0 {
 		c.FoldAfter = 256
+	}
+	if c.BulkBytes == 0 {
+		c.BulkBytes = 1 << 20
 	}
 	if c.RoomWait == 0 {
 		c.RoomWait = 20 * time.Second

@@ -108,7 +108,7 @@ func newHost(cfg Config) *Host {
 	h.catalog = catalog.New(h.disks)
 	h.owners = ownership.New(ownership.Options{Advertise: cfg.Advertise, Dial: cfg.Dial, RollAt: cfg.RollAt}, h.disks, h.pins, h.catalog)
 	h.publisher = publication.New(publication.Options{PackBlocks: cfg.PackBlocks, Compression: cfg.Compression}, h.disks, h.pins, h.owners)
-	h.durability = durability.New(cfg.FoldAfter, h.disks, h.pins, h.owners, h.publisher)
+	h.durability = durability.New(durability.Options{FoldAfter: cfg.FoldAfter, BulkBytes: cfg.BulkBytes}, h.disks, h.pins, h.owners, h.publisher)
 	h.cleaner = cleaner.New(cleaner.Options{DirtyBudget: cfg.DirtyBudget, RoomWait: cfg.RoomWait}, h.disks, h.publisher)
 	h.exports = export.New(h.disks, h.owners, h.Panicked)
 	h.attachments = export.NewAttachments(cfg.Kernel, h.disks, h.exports, h.mayGrow)

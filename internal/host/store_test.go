@@ -75,7 +75,13 @@ func published(store objstore.Store, name string) (*commitlog.Object, []byte, er
 	}
 	err = commitlog.Replay(ctx, store, tip, func(ranges []commitlog.Range) error {
 		for _, r := range ranges {
-			if r.Data == nil {
+			if r.Block != nil {
+				raw, err := slots{store, pack.NewHasher(n.Tenant)}.Page(ctx, *r.Block)
+				if err != nil {
+					return err
+				}
+				copy(image[r.Off:], raw)
+			} else if r.Data == nil {
 				clear(image[r.Off : r.Off+r.Len])
 			} else {
 				copy(image[r.Off:], r.Data)

@@ -80,10 +80,8 @@ func (in *Inspector) Verify(ctx context.Context, name string, cold bool) (api.Ve
 	}
 	if g := disk.Generation(c.State.Published); cold && n.Snapshot == "" && !g.IsZero() {
 		// The commit is what any other host would find the volume by.
-		if _, err := commitlog.Load(ctx, in.disks.Store, n.Log(), g); err != nil {
-			if err := damaged("commit", err); err != nil {
-				return out, err
-			}
+		if err := in.verifyCommit(ctx, n, g, &out, damaged); err != nil {
+			return out, err
 		}
 	}
 	t := in.disks.Tenant(n.Tenant)
@@ -113,6 +111,35 @@ func (in *Inspector) Verify(ctx context.Context, name string, cold bool) (api.Ve
 		err = damaged("block map", err)
 	}
 	return out, err
+}
+
+// verifyCommit reads a commit from the store, with the data commits that it rests on and
+// the blocks that they name.
+func (in *Inspector) verifyCommit(ctx context.Context, n disk.Name, g commitlog.Generation, out *api.Verify, damaged func(string, error) error) error {
+	o, err := commitlog.Load(ctx, in.disks.Store, n.Log(), g)
+	if err != nil {
+		return damaged("commit", err)
+	}
+	var unchecked error
+	err = commitlog.Replay(ctx, in.disks.Store, o, func(ranges []commitlog.Range) error {
+		for _, r := range ranges {
+			if r.Block == nil {
+				continue
+			}
+			out.Blocks++
+			out.Bytes += r.Len
+			if _, err := in.disks.Tenant(n.Tenant).Domain.FetchStored(ctx, r.Block, int(r.Len)); err != nil {
+				if unchecked = damaged(fmt.Sprintf("block of a data commit at byte %d", r.Off), err); unchecked != nil {
+					return unchecked
+				}
+			}
+		}
+		return nil
+	})
+	if err == nil || unchecked != nil {
+		return unchecked
+	}
+	return damaged("data commits", err)
 }
 
 // coldPages bounds the memory for the pages of a map that is read from the store, in

@@ -1,6 +1,7 @@
 package pack
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -95,3 +96,21 @@ type Ref struct {
 
 // IsHole reports whether the Ref refers to nothing.
 func (r Ref) IsHole() bool { return r.Len == 0 }
+
+// RefLen is the length of an encoded Ref.
+const RefLen = 64
+
+// Append appends the encoded Ref: hash, content and nonce of the pack's ID, offset and
+// length in little-endian order.
+func (r *Ref) Append(b []byte) []byte {
+	b = append(append(append(b, r.Hash[:]...), r.Pack.Content[:]...), r.Pack.Nonce[:]...)
+	return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(b, r.Off), r.Len)
+}
+
+// ReadRef decodes the Ref in the first RefLen bytes.
+func ReadRef(b []byte) *Ref {
+	return &Ref{
+		Hash: Hash(b[:32]), Pack: ID{Content: [12]byte(b[32:44]), Nonce: [12]byte(b[44:56])},
+		Off: binary.LittleEndian.Uint32(b[56:]), Len: binary.LittleEndian.Uint32(b[60:RefLen]),
+	}
+}

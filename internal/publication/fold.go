@@ -138,10 +138,9 @@ func (pub *Publisher) foldCut(ctx context.Context, t *disk.Tenant, c *volume.Cut
 
 // fold uploads the changes of a source and pins the packs that it reuses.
 func (pub *Publisher) fold(ctx context.Context, t *disk.Tenant, base *blockmap.Map, edit *blockmap.Edit, src flush.Source, folded func(uint64, pack.Hash, []byte), progress func(uint64)) (flush.Result, func(context.Context), error) {
-	res, err := flush.Fold(ctx, pub.Session, base, edit, src, flush.Options{
-		Hasher: t.Hasher, Index: t.Index, Limits: pack.Limits{Blocks: pub.PackBlocks}, Compression: pub.Compression,
-		Folded: folded, Page: pub.KeepPage, Progress: progress,
-	})
+	opts := pub.flushOptions(t, folded)
+	opts.Page, opts.Progress = pub.KeepPage, progress
+	res, err := flush.Fold(ctx, pub.Session, base, edit, src, opts)
 	if err != nil {
 		return res, nil, err
 	}

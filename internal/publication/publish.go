@@ -47,8 +47,8 @@ func (pub *Publisher) Publish(ctx context.Context, d *disk.Disk, cause commitlog
 	return pub.PublishCut(ctx, d, cause, change, nil)
 }
 
-// PublishCut is Publish for the cut that begin takes; a nil begin means the volume's
-// BeginFold.
+// PublishCut is Publish for the cut that begin takes; a nil begin means the BeginFold
+// of the shipper, or of the volume if there is none.
 func (pub *Publisher) PublishCut(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
 	f, err := pub.TryPublish(ctx, d, cause, change, begin)
 	return f, pub.owners.FenceIfLost(d, err)
@@ -76,6 +76,9 @@ func (pub *Publisher) TryPublish(ctx context.Context, d *disk.Disk, cause commit
 	}
 	if begin == nil {
 		begin = v.BeginFold
+		if s := d.Shipper(); s != nil {
+			begin = s.BeginFold
+		}
 	}
 	c, err := begin()
 	if err != nil {

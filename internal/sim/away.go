@@ -218,7 +218,7 @@ func (w *world) forkAway(d *dice) string {
 			moved = 3 // another list and look, the object before a seal ahead, or one beyond a gap
 		}
 		r := fs[0].Requests
-		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+e.unfolded()+2*uint64(e.Ahead)+renamed+moved && w.weather == (weather{}) && !w.troubled {
+		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+w.unfolded(e)+2*uint64(e.Ahead)+renamed+moved && w.weather == (weather{}) && !w.troubled {
 			w.violateLocked(forkIsConstant, "the fork of %s made %d requests: %+v", name, n, r)
 		}
 	})

@@ -27,6 +27,7 @@ var faults = []string{
 	"cache-not-verified", "store-not-verified", "rpo-not-kept", "sync-without-store",
 	"repair-unnoticed-by-fold", "released-not-recorded", "writes-not-drained", "flights-forgotten", "fold-forgets-later-zeros",
 	"owner-does-not-yield", "yields-forever", "acknowledges-while-yielding", "seal-ahead-counts-at-once", "seal-ahead-with-old-state",
+	"data-commit-before-packs", "block-of-a-later-cut", "bytes-overtake-blocks", "blocks-after-bytes", "older-data-over-newer-fold",
 }
 
 // slice are those of them that few seeds catch: `make test` plants them.

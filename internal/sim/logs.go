@@ -38,10 +38,21 @@ func (e *entry) close(prev *entry) {
 	e.Object, e.content, e.snaps, e.ahead = &seal, prev.content, prev.snaps, true
 }
 
-// unfolded is how many commits opening the volume reads to replay data.
-func (e *entry) unfolded() (n uint64) {
+// unfolded is how many commits, and blocks that they name, opening the volume reads to
+// replay data. Under mu.
+func (w *world) unfolded(e *entry) (n uint64) {
 	for _, run := range e.Carry().DataCommits {
 		n += run.Last - run.First + 1 // some of them have no data, which only reading them tells
+		for at := run.First; at <= run.Last; at++ {
+			if x := w.logs[run.Name].entries[commitlog.Generation{Epoch: run.Epoch, Number: at}]; x != nil && len(x.Data) > 0 {
+				rs, _ := commitlog.DecodeData(x.Data) // checked before
+				for _, r := range rs {
+					if r.Block != nil {
+						n++
+					}
+				}
+			}
+		}
 	}
 	return n
 }
@@ -255,7 +266,11 @@ func (w *world) onTop(c image, s *commitlog.State, own []byte) (image, error) {
 		}
 		for _, r := range rs {
 			m := make(image, r.Len/sectorSize)
-			if r.Data != nil {
+			if r.Block != nil {
+				if m, err = w.block(*r.Block, int(r.Len), int(r.Off/sectorSize)); err != nil {
+					return err
+				}
+			} else if r.Data != nil {
 				if m, err = stamps(r.Data, int(r.Off/sectorSize)); err != nil {
 					return err
 				}
@@ -322,21 +337,31 @@ func (w *world) walk(t *tree, root rootKey, size uint64, blockSize uint32) error
 	per := int(blockSize) / sectorSize
 	return m.Walk(ctx, 0, m.Blocks(), func(idx uint64, r pack.Ref) error {
 		t.packs[r.Pack.Key()] = true
-		part, ok := w.blocks[r.Hash]
-		if !ok {
-			raw, err := w.reader.fetch(r, int(blockSize))
-			if err != nil {
-				return err
-			}
-			if part, err = stamps(raw, int(idx)*per); err != nil {
-				return err
-			}
-			w.blocks[r.Hash] = part
+		part, err := w.block(r, int(blockSize), int(idx)*per)
+		if err != nil {
+			return err
 		}
 		t.content = t.content.clone((int(idx) + 1) * per)
 		copy(t.content[int(idx)*per:], part)
 		return nil
 	})
+}
+
+// block is the content of a block in the store, which begins at a sector.
+func (w *world) block(r pack.Ref, size, sector int) (image, error) {
+	if part, ok := w.blocks[r.Hash]; ok {
+		_, err := w.store.Head(context.Background(), r.Pack.Key())
+		return part, err
+	}
+	raw, err := w.reader.fetch(r, size)
+	if err != nil {
+		return nil, err
+	}
+	part, err := stamps(raw, sector)
+	if err == nil {
+		w.blocks[r.Hash] = part
+	}
+	return part, err
 }
 
 // reader reads the store as it is, for the model.

@@ -361,7 +361,7 @@ func (m *machine) config(life int, d *disk) host.Config {
 		Memory:    p.memory, Cache: host.Share{Bytes: p.cache}, WALLimit: host.Share{Bytes: p.walLimit},
 		DirtyBudget: p.dirtyBudget, PackBlocks: p.packBlocks, Compression: pack.CompressionNone,
 		Dial:      func(addr string) ownership.Peer { return peer{m, life, m.w.machines[addr[0]-'a']} },
-		FoldAfter: p.foldAfter, RollAt: p.rollAt,
+		FoldAfter: p.foldAfter, BulkBytes: p.bulk, RollAt: p.rollAt,
 		Log: slog.New(journal{m: m, life: life}),
 		Now: m.now, Uptime: m.uptime, Rand: &lockedReader{r: entropy(draw(m.w.seed, "entropy", uint64(m.index), uint64(life)))},
 	}

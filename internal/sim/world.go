@@ -22,6 +22,7 @@ type params struct {
 	dirtyBudget              uint64
 	packBlocks               int
 	foldAfter, rollAt        uint64
+	bulk                     int64
 	rot                      bool
 	badDisk                  bool
 }
@@ -135,6 +136,7 @@ func chooseParams(seed uint64) (p params, wx weather) {
 	}
 	p.rot, p.badDisk = d.chance(150), d.chance(250)
 	p.foldAfter, p.rollAt = []uint64{2, 5, 0}[d.n(3)], []uint64{4, 8, 0}[d.n(3)]
+	p.bulk = []int64{1, 64 << 10, 0}[d.n(3)]
 	return p, wx
 }
 

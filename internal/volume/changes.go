@@ -172,36 +172,27 @@ func (v *Volume) NoteShipped(seq uint64, p Published, save bool) error {
 // Last returns the number of the newest write.
 func (v *Volume) Last() uint64 { return v.log.Last() }
 
-// Read calls fn for the content of the changed ranges, in order. data is nil where a
-// range reads as zeros; otherwise fn may keep it. Ranges that the block map holds
-// completely by now are left out.
-func (c *Changes) Read(fn func(off, length uint64, data []byte)) error {
+// Runs calls fn for the changed ranges, in order. zero is true where a range reads as
+// zeros. ReadAt has the content of the others, all of it from the log. Ranges that the
+// block map holds completely by now are left out.
+func (c *Changes) Runs(fn func(off, length uint64, zero bool)) {
 	var it extent.Iterator
 	it.Seek(c.ranges, 0)
 	var pieces []extent.Extent
 	for r, ok := it.Next(); ok; r, ok = it.Next() {
 		pieces = c.tree.Range(pieces[:0], r.Start, r.End)
 		for len(pieces) > 0 {
-			n := c.run(pieces)
+			n := run(pieces)
 			first, end := pieces[0], pieces[n-1].End
-			if first.Place == extent.Zero {
-				fn(first.Start, end-first.Start, nil)
-			} else {
-				p := make([]byte, end-first.Start)
-				if err := c.vol.env.Log.ReadExtents(p, first.Start, pieces[:n]); err != nil {
-					return c.vol.noteDamage(err)
-				}
-				fn(first.Start, end-first.Start, p)
-			}
+			fn(first.Start, end-first.Start, first.Place == extent.Zero)
 			pieces = pieces[n:]
 		}
 	}
-	return nil
 }
 
 // run returns how many pieces, from the first, are adjacent and are either all zeros or
 // all not.
-func (c *Changes) run(pieces []extent.Extent) int {
+func run(pieces []extent.Extent) int {
 	zero := pieces[0].Place == extent.Zero
 	n := 1
 	for n < len(pieces) && pieces[n].Start == pieces[n-1].End && (pieces[n].Place == extent.Zero) == zero {

@@ -154,6 +154,19 @@ func TestCleaningNeedsAllRecords(t *testing.T) {
 	}
 }
 
+// contentOf returns the content of the changed ranges, without those that became zeros.
+func contentOf(t *testing.T, c *Changes) (content []byte, err error) {
+	c.Runs(func(off, length uint64, zero bool) {
+		if zero || err != nil {
+			return
+		}
+		p := make([]byte, length)
+		err = c.ReadAt(t.Context(), p, off)
+		content = append(content, p...)
+	})
+	return content, err
+}
+
 // TestRotIsNotShipped: damaged data is not sent with the changes either.
 func TestRotIsNotShipped(t *testing.T) {
 	w := newWorld(t, 1, 0)
@@ -168,19 +181,15 @@ func TestRotIsNotShipped(t *testing.T) {
 	c, err := v.TakeChanges()
 	w.must(err)
 	defer c.Release()
-	err = c.Read(func(off, _ uint64, data []byte) {
-		if off == testBlock || len(data) > testBlock {
-			t.Errorf("%d bytes at %d were shipped", len(data), off)
-		}
-	})
+	_, err = contentOf(t, c)
 	corrupt(t, "shipping", err, seg)
 	v.ReturnChanges(c)
 	w.must(v.WriteAt(page(3), testBlock))
 	again, err := v.TakeChanges()
 	w.must(err)
 	defer again.Release()
-	var got []byte
-	w.must(again.Read(func(_, _ uint64, data []byte) { got = append(got, data...) }))
+	got, err := contentOf(t, again)
+	w.must(err)
 	if !bytes.Equal(got, append(page(1), page(3)...)) {
 		t.Errorf("%d bytes were shipped after the page was written again", len(got))
 	}
