@@ -224,10 +224,7 @@ func (c *conn) transmit() error {
 	c.input = getBuffer(idleInput)
 	for {
 		err := c.handleInput()
-		c.writeBatch()
-		c.settleAcks()
-		c.settleFlushes()
-		c.send()
+		c.settle()
 		if err == nil {
 			err = c.lost
 		}
@@ -279,7 +276,12 @@ func (c *conn) handleInput() error {
 		if c.need += int(req.Length); c.w-c.r < c.need {
 			return nil
 		}
-		c.addWrite(req, c.input.b[c.r:c.r+c.need:c.r+c.need])
+		if err := c.admit(req); err != nil {
+			c.writeBatch() // replies to writes stay in order
+			c.refuse(refusalOf(req.Cookie, OpWrite, err))
+		} else {
+			c.addWrite(req, c.input.b[c.r:c.r+c.need:c.r+c.need])
+		}
 		c.r += c.need
 	}
 	return nil

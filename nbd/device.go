@@ -57,6 +57,18 @@ type Acknowledger interface {
 	Acknowledge() error
 }
 
+// Limiter is a Device that limits how fast requests begin. The server asks for every
+// request but FLUSH, with the bytes of data that a READ or a WRITE carries and 0 for the
+// others. All methods may be called concurrently.
+type Limiter interface {
+	Device
+	// TryAdmit tells whether a request may begin now, and then counts it. It is called
+	// from the receive loop.
+	TryAdmit(bytes int) bool
+	// Admit waits until a request may begin. An error is the reply to it.
+	Admit(bytes int) error
+}
+
 // Extent is a run of bytes with one state in one metadata context. For
 // base:allocation the flags are the protocol's (1 hole, 2 zero).
 type Extent struct {

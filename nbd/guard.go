@@ -17,14 +17,16 @@ var errBug = errors.New("the server met a bug")
 // guard is a Device whose panics end the request in which they happen, and
 // nothing else.
 type guard struct {
-	dev  Device
-	acks Acknowledger // nil if dev has no say in when a write is acknowledged
-	srv  *Server
+	dev    Device
+	acks   Acknowledger // nil if dev has no say in when a write is acknowledged
+	limits Limiter      // nil if dev has no limits
+	srv    *Server
 }
 
 func newGuard(dev Device, srv *Server) *guard {
 	g := &guard{dev: dev, srv: srv}
 	g.acks, _ = dev.(Acknowledger)
+	g.limits, _ = dev.(Limiter)
 	return g
 }
 
@@ -94,6 +96,18 @@ func (g *guard) tryAcknowledge() (ok bool) {
 func (g *guard) acknowledge() (err error) {
 	defer g.caught(&err)
 	return g.acks.Acknowledge()
+}
+
+// tryAdmit is false after a panic: admit then has the answer.
+func (g *guard) tryAdmit(bytes int) (ok bool) {
+	var err error
+	defer g.caught(&err)
+	return g.limits.TryAdmit(bytes)
+}
+
+func (g *guard) admit(bytes int) (err error) {
+	defer g.caught(&err)
+	return g.limits.Admit(bytes)
 }
 
 // protect calls fn, which calls the Exporter, or an Export of it.

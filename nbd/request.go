@@ -92,6 +92,10 @@ func (c *conn) handle(req wire.Request) {
 		c.refuse(no)
 		return
 	}
+	if err := c.admit(req); err != nil {
+		c.refuse(refusalOf(req.Cookie, commands[req.Type].op, err))
+		return
+	}
 	p := pending{
 		cookie: req.Cookie, op: commands[req.Type].op, fua: req.Flags&wire.CmdFlagFUA != 0,
 		bytes: int(req.Length), start: c.now(),
@@ -295,4 +299,29 @@ var oneLine = strings.NewReplacer("\n", ": ", "\x00", "")
 func message(s string) string {
 	s = oneLine.Replace(s)
 	return strings.ToValidUTF8(s[:min(len(s), maxMessage)], "")
+}
+
+// admit waits until the device's limits let a request begin. What the connection asked
+// for before it is done and answered first. An error is the request's.
+func (c *conn) admit(req wire.Request) error {
+	if c.dev.limits == nil || req.Type == wire.CmdFlush {
+		return nil
+	}
+	bytes := 0
+	if req.Type == wire.CmdRead || req.Type == wire.CmdWrite {
+		bytes = int(req.Length)
+	}
+	if c.dev.tryAdmit(bytes) {
+		return nil
+	}
+	c.settle()
+	return c.dev.admit(bytes)
+}
+
+// settle deals with all that was collected, and sends the replies.
+func (c *conn) settle() {
+	c.writeBatch()
+	c.settleAcks()
+	c.settleFlushes()
+	c.send()
 }

@@ -235,6 +235,7 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 		r.log.Error("stopping: a listener failed", "error", err)
 	}
 	stopping()
+	h.LiftLimits() // a request that waits for a limit would hold up the stop
 	r.shutdown()
 	wg.Wait()
 	return err

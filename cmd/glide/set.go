@@ -20,8 +20,8 @@ func newSet(a *app) *cobra.Command {
 
   durability=local|continuous|sync   what an acknowledged flush means
   rpo=DURATION                       time of writes that continuous may lose
-  iops=N                             requests per second, 0 for no limit
-  bandwidth=SIZE                     bytes per second, 0 for no limit
+  iops=N                             requests per second but flushes, 0 for no limit
+  bandwidth=SIZE                     bytes read and written per second, 0 for no limit
   dirty-budget=SIZE                  flush at this many unpublished bytes, 0 for the host's setting
   label.KEY=VALUE                    anything; an empty value removes the label`,
 		Example:           "  glide set vm1 iops=5000 bandwidth=200M label.app=web",

@@ -26,12 +26,17 @@ type Device struct {
 	D         *disk.Disk
 	V         *volume.Volume
 	readOnly  bool
-	dead      atomic.Bool  // the volume was taken from the connection, or the connection ended
-	MayChange func() error // the method value alive, kept so that passing it does not allocate
+	dead      atomic.Bool   // the volume was taken from the connection, or the connection ended
+	ended     chan struct{} // closed with dead
+	MayChange func() error  // the method value alive, kept so that passing it does not allocate
 }
 
 // Cut implements disk.Conn.
-func (x *Device) Cut() { x.dead.Store(true) }
+func (x *Device) Cut() {
+	if !x.dead.Swap(true) {
+		close(x.ended)
+	}
+}
 
 // alive returns an error once the connection was cut.
 func (x *Device) alive() error {
@@ -58,16 +63,13 @@ func (x *Device) ReadAt(p []byte, off uint64) (err error) {
 	if err := x.alive(); err != nil {
 		return err
 	}
-	if err := x.D.Limiter.Wait(len(p), x.D.Table.Ctx); err != nil {
-		return errno(err)
-	}
 	return errno(x.V.ReadAt(p, off))
 }
 
 // TryReadAt implements nbd.Device.
 func (x *Device) TryReadAt(p []byte, off uint64) (ok bool) {
 	defer x.recoverPanic("read", nil, false) // ReadAt then returns the error
-	return !x.dead.Load() && !x.D.Limiter.Limited() && x.V.TryReadAt(p, off)
+	return !x.dead.Load() && x.V.TryReadAt(p, off)
 }
 
 // WriteFrames implements nbd.Device.
@@ -76,14 +78,19 @@ func (x *Device) WriteFrames(offs []uint64, frames [][]byte) (err error) {
 	if err := x.alive(); err != nil {
 		return err
 	}
-	if x.D.Limiter.Limited() {
-		for i := range frames {
-			if err := x.D.Limiter.Wait(len(frames[i])-nbd.Headroom, x.D.Table.Ctx); err != nil {
-				return errno(err)
-			}
-		}
-	}
 	return errno(x.V.WriteFramesIf(x.MayChange, offs, frames))
+}
+
+// TryAdmit implements nbd.Limiter.
+func (x *Device) TryAdmit(bytes int) bool { return x.D.Limiter.TryTake(bytes) }
+
+// Admit implements nbd.Limiter.
+func (x *Device) Admit(bytes int) error {
+	err := x.D.Limiter.Wait(bytes, x.D.Table.Ctx, x.ended)
+	if dead := x.alive(); dead != nil {
+		return dead
+	}
+	return errno(err)
 }
 
 // Zero implements nbd.Device.

@@ -55,7 +55,7 @@ func (ex *Exports) openDisk(d *disk.Disk) (*nbd.Export, error) {
 		}
 		ex.owners.CheckSealSoon(d)
 	}
-	x := &Device{Ex: ex, D: d, V: v, readOnly: d.State().Snapshot != ""}
+	x := &Device{Ex: ex, D: d, V: v, readOnly: d.State().Snapshot != "", ended: make(chan struct{})}
 	x.MayChange = x.alive
 	if !d.Connect(x, v) {
 		return nil, errs.New(errs.Unavailable, "volume %q is being closed", d)

@@ -221,14 +221,14 @@ func TestDeviceWaitsForItsLastWrites(t *testing.T) {
 	create(t, h, "a", 8<<20)
 	must[api.Attachment](t)(h.Attach(t.Context(), "a", api.AttachRequest{}))
 	d := must[*disk.Disk](t)(h.disks.Local("a", false))
-	d.Limiter.Set(volume.Limits{Bandwidth: 1 << 20}, time.Now) // a MiB per second; the first MiB is free
+	d.Limiter.Set(volume.Limits{Bandwidth: 5 << 19}, time.Now) // the next request waits 0.4 s for the first MiB
 	dev := k.device(t, 0, 1)
 	if err := dev.c.Write(make([]byte, 1<<20), 1<<20, 0); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
 	old := random(1, 500_000)
-	go func() { _ = dev.c.Write(old, 0, 0) }() // waits for half a second
+	go func() { _ = dev.c.Write(old, 0, 0) }()
 	time.Sleep(100 * time.Millisecond)
 	_ = dev.nc.Close()
 	dev = k.device(t, 0, 2)

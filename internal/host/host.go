@@ -36,6 +36,7 @@ import (
 	"github.com/paraglide/glide/internal/pin"
 	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/reserve"
+	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -233,6 +234,14 @@ func (h *Host) roomForCache(n int64) bool {
 
 // ID returns the host's identity.
 func (h *Host) ID() string { return h.disks.HostID }
+
+// LiftLimits lets all requests begin that wait for the limits of their volumes, and those
+// to come. The records keep the limits.
+func (h *Host) LiftLimits() {
+	for _, d := range h.disks.All() {
+		d.Limiter.Set(volume.Limits{}, h.disks.Now)
+	}
+}
 
 // Close finishes the work in progress, syncs, and closes everything. Only the first call
 // has an effect.
