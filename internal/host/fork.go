@@ -12,6 +12,7 @@ import (
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -117,7 +118,29 @@ func (f *forking) run(ctx context.Context) ([]*disk.Disk, string, error) {
 	if d == nil || f.released() {
 		return f.remote(ctx)
 	}
-	return f.local(d)
+	return f.local(ctx, d)
+}
+
+// A fork of a fork of a fork holds the log of every ancestor that was never published.
+// Beyond this many of them, a fork first publishes its source, and then inherits none.
+const (
+	deepChain     = 64
+	publishWithin = 5 * time.Second
+	publishAgain  = time.Minute // after the store did not take it
+)
+
+// shorten publishes a volume that has inherited the log of many ancestors, if the store
+// takes it: the cost of a volume must not grow with the length of its chain.
+func (h *Host) shorten(ctx context.Context, d *disk.Disk, v *volume.Volume) {
+	if v.Account().Ancestors < deepChain || int64(h.disks.Uptime()) < h.shortenAfter.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, publishWithin)
+	defer cancel()
+	if _, err := h.publisher.Flush(ctx, d, commitlog.CauseFlush); err != nil {
+		h.shortenAfter.Store(int64(h.disks.Uptime() + publishAgain))
+		h.disks.Event(event.Store, d.String(), "a fork of it inherits the log of %d volumes, because it could not be published: %v", deepChain, err)
+	}
 }
 
 // released reports whether the source was released to the store. Then this host cannot
@@ -128,8 +151,8 @@ func (f *forking) released() bool {
 }
 
 // local forks on this host: no upload, no store request, and the source is not paused.
-// fork-is-constant.
-func (f *forking) local(d *disk.Disk) ([]*disk.Disk, string, error) {
+// Only in a deep chain of forks, one in deepChain publishes its source. fork-is-constant.
+func (f *forking) local(ctx context.Context, d *disk.Disk) ([]*disk.Disk, string, error) {
 	h := f.h
 	st := d.State()
 	if st.Mode == volume.Fenced {
@@ -142,6 +165,10 @@ func (f *forking) local(d *disk.Disk) ([]*disk.Disk, string, error) {
 			return nil, "", err
 		}
 		h.owners.CheckSealSoon(d)
+	}
+	if st.SnapshotOf == (volume.ID{}) {
+		h.shorten(ctx, d, v)
+		st = d.State()
 	}
 	gen := ""
 	if st.Published != nil {

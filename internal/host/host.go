@@ -60,6 +60,7 @@ type Host struct {
 	boots       *boot.Boots
 
 	panics          atomic.Uint64
+	shortenAfter    atomic.Int64           // uptime before which no chain of forks is shortened
 	missingReported atomic.Pointer[string] // what of the data directory was last said to be missing
 
 	closing sync.Once
