@@ -94,7 +94,7 @@ func TestColdBoot(t *testing.T) {
 	for _, c := range []struct {
 		name, mode string
 		most       float64 // times the warm boot
-	}{{"without", "off", 10}, {"first", "on", 2.5}, {"second", "on", 1.3}} {
+	}{{"without", "off", 10}, {"first", "on", 2}, {"second", "on", 1.3}} {
 		d := newDaemon(t, "--store", far, "--prefetch", c.mode)
 		d.start()
 		before := d.counts()

@@ -13,6 +13,7 @@ const (
 	blockCosts  = 8
 	readEarns   = 2 * blockCosts
 	nearbyEarns = 8 * blockCosts
+	denseEarns  = 64 * blockCosts
 	missEarns   = 1                // so that a guest which had no luck is tried again
 	firstCredit = 8 * blockCosts   // before anything was read
 	mostCredit  = 256 * blockCosts // that can be saved
@@ -33,13 +34,16 @@ func (c *Credit) Return(n int) { c.earn(int64(n) * blockCosts) }
 // Used tells that a block was read that had been fetched ahead.
 func (c *Credit) Used() { c.earn(readEarns) }
 
-// missed tells that the guest had to wait for the store; nearby, if it has waited for
-// several blocks of the same neighbourhood.
-func (c *Credit) missed(nearby bool) {
-	if nearby {
-		c.earn(nearbyEarns)
-	} else {
+// missed tells that the guest had to wait for the store. dense is what neighbourhoods.missed
+// returned.
+func (c *Credit) missed(dense int) {
+	switch {
+	case dense == 0:
 		c.earn(missEarns)
+	case dense < manyDense:
+		c.earn(nearbyEarns)
+	default:
+		c.earn(denseEarns)
 	}
 }
 

@@ -8,6 +8,7 @@ import "sync"
 type neighbourhoods struct {
 	mu     sync.Mutex // glide:nonblocking
 	recent [64]neighbourhood
+	dense  int // how many had many misses
 }
 
 // neighbourhood is a run of blocks.
@@ -19,10 +20,12 @@ type neighbourhood struct {
 const (
 	neighbours = 32 // blocks in a neighbourhood
 	manyMisses = 6
+	manyDense  = 4 // dense neighbourhoods after which a guest counts as one that reads everything
 )
 
-// missed counts a miss, and reports whether there were many nearby.
-func (n *neighbourhoods) missed(idx uint64) bool {
+// missed counts a miss. It returns how many dense neighbourhoods there have been if this
+// miss shows that there is one more, or else 0.
+func (n *neighbourhoods) missed(idx uint64) (dense int) {
 	number := idx/neighbours + 1
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -30,6 +33,9 @@ func (n *neighbourhoods) missed(idx uint64) bool {
 	if r.number != number {
 		*r = neighbourhood{number: number}
 	}
-	r.misses++
-	return r.misses == manyMisses
+	if r.misses++; r.misses != manyMisses {
+		return 0
+	}
+	n.dense++
+	return n.dense
 }
