@@ -38,6 +38,8 @@ type Disk struct {
 	Table *Table
 	ID    volume.ID
 
+	snapshotOf volume.ID // of the record, which never changes it
+
 	// Op is held while a verb runs. Owner is read and written under it.
 	Op    awaitable
 	Owner *commitlog.Owner                // of this process; nil before its first commit; set by SetOwner
@@ -79,7 +81,7 @@ func (d *Disk) SetOwner(o *commitlog.Owner) {
 
 // New returns a disk that is not in the table yet.
 func New(t *Table, st volume.State) *Disk {
-	d := &Disk{Table: t, ID: st.ID, Op: newAwaitable(), rec: st, conns: map[Conn]struct{}{}}
+	d := &Disk{Table: t, ID: st.ID, snapshotOf: st.SnapshotOf, Op: newAwaitable(), rec: st, conns: map[Conn]struct{}{}}
 	d.MustShip.Store(st.Ships())
 	if st.Published != nil {
 		d.NotePublished()

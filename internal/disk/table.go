@@ -287,7 +287,7 @@ func (t *Table) ReserveName(n Name) (release func(), err error) {
 func (t *Table) SnapshotsOf(id volume.ID) []*Disk {
 	var out []*Disk
 	for _, d := range t.All() {
-		if d.State().SnapshotOf == id {
+		if d.snapshotOf == id {
 			out = append(out, d)
 		}
 	}
