@@ -203,21 +203,27 @@ func (d *Domain) Ahead(refs []pack.Ref, size, window int, credit *readahead.Cred
 	}
 	d.together(mine, func(group []pack.Ref) {
 		n := span(group)
-		if !a.reserve(n) {
+		refused := func() {
 			d.landAll(group, errAhead)
 			credit.Return(len(group))
+		}
+		if !a.reserve(n) {
+			refused()
 			return
 		}
-		go func() {
+		d.cache.background(func(ctx context.Context) {
 			defer a.release(n)
-			d.fetchAhead(context.Background(), group, size, func(r *pack.Ref) unread {
+			d.fetchAhead(ctx, group, size, func(r *pack.Ref) unread {
 				u := unread{bytes: r.Len, credit: credit}
 				if r.Hash == *first {
 					u.window = 2 * window
 				}
 				return u
 			})
-		}()
+		}, func() {
+			a.release(n)
+			refused()
+		})
 	})
 }
 

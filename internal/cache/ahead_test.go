@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -212,4 +213,42 @@ func TestFollowEnds(t *testing.T) {
 	if len(c.flights) != 0 {
 		t.Errorf("%d flights were left", len(c.flights))
 	}
+}
+
+// TestCloseEndsFetches: nothing that was fetched ahead of need comes after the cache is
+// closed, and a fetch that would not end does not hold up the close.
+func TestCloseEndsFetches(t *testing.T) {
+	s := newStock(t, 40)
+	h := &stuck{Store: s.store}
+	c, err := Open(Options{FS: vfs.NewMem(), Disk: 1 << 30, Store: h})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := c.Domain(s.hasher, nil)
+	var credit readahead.Credit
+	d.Ahead(s.refs[:8], size, 4, &credit)
+	d.Prefetch(s.refs[20:24], size)
+	until(t, "both are under way", func() bool { return h.now.Load() == 2 })
+	c.Close()
+	if n := h.now.Load(); n != 0 {
+		t.Errorf("%d requests are under way after the close", n)
+	}
+	d.Ahead(s.refs[8:16], size, 4, &credit)
+	d.Prefetch(s.refs[30:34], size)
+	if len(c.flights) != 0 || h.now.Load() != 0 || c.ahead.bytes != 0 || len(c.slots) != 0 {
+		t.Error("something was begun after the close")
+	}
+}
+
+// stuck is a store that does not answer.
+type stuck struct {
+	objstore.Store
+	now atomic.Int64
+}
+
+func (s *stuck) GetRange(ctx context.Context, _ string, _, _ int64) ([]byte, error) {
+	s.now.Add(1)
+	defer s.now.Add(-1)
+	<-ctx.Done()
+	return nil, ctx.Err()
 }

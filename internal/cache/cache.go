@@ -61,12 +61,16 @@ type Cache struct {
 	opts  Options
 	mem   *memory
 	disk  *disk
-	slots chan struct{} // bounds the requests of Prefetch
+	slots chan struct{}   // bounds the requests of Prefetch
+	ctx   context.Context // of the fetches that nobody waits for; ends with the cache
+	stop  context.CancelFunc
 	ahead *ahead
 	Stats Stats
 
 	mu      sync.Mutex // glide:nonblocking
 	flights map[pack.Hash]*flight
+	closed  bool
+	running sync.WaitGroup // of background; grows only under mu while closed is false
 }
 
 // flight is a fetch that several callers may wait for.
@@ -94,11 +98,33 @@ func Open(opts Options) (*Cache, error) {
 	}
 	c := &Cache{opts: opts, mem: newMemory(opts.Memory), disk: d, slots: make(chan struct{}, opts.Fetches), flights: map[pack.Hash]*flight{}}
 	c.ahead = newAhead(opts.Uptime, &c.Stats.Ahead)
+	c.ctx, c.stop = context.WithCancel(context.Background())
 	return c, nil
 }
 
-// Close closes the slabs. Nothing may use the cache afterwards.
-func (c *Cache) Close() { c.disk.close() }
+// Close ends the fetches in the background and closes the slabs. Nothing may use the
+// cache afterwards.
+func (c *Cache) Close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.stop()
+	c.running.Wait()
+	c.disk.close()
+}
+
+// background runs fetch while the cache is open, or else calls refused.
+func (c *Cache) background(fetch func(ctx context.Context), refused func()) {
+	c.mu.Lock()
+	closed := c.closed
+	if !closed {
+		c.running.Go(func() { fetch(c.ctx) })
+	}
+	c.mu.Unlock()
+	if closed {
+		refused()
+	}
+}
 
 // Missing returns the names of slabs whose files were removed from the directory or
 // replaced there. They stay in use until the cache is closed.

@@ -39,10 +39,14 @@ func (d *Domain) Prefetch(refs []pack.Ref, size int) {
 		mine = mine[n:]
 		select {
 		case c.slots <- struct{}{}:
-			go func() {
-				defer func() { <-c.slots }()
-				d.fetchGroup(context.Background(), group, size, nil)
-			}()
+			free := func() { <-c.slots }
+			c.background(func(ctx context.Context) {
+				defer free()
+				d.fetchGroup(ctx, group, size, nil)
+			}, func() {
+				defer free()
+				d.landAll(group, errAhead)
+			})
 		default:
 			d.landAll(group, errAhead)
 		}
