@@ -24,7 +24,7 @@ type AheadStats struct {
 const (
 	aheadBytes   = 8 << 20 // of requests in flight
 	followBytes  = 6 << 20 // the same, beyond which a list waits: there must be room for the neighbours of a miss
-	yieldBytes   = 2 << 20 // the same while a guest waits for the store
+	yieldBytes   = 1 << 20 // the same while a guest waits for the store
 	wastedAfter  = time.Minute
 	followedOnce = 64 // blocks of a list that are looked up together
 )
