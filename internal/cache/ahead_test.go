@@ -62,7 +62,7 @@ func TestAhead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := c.Domain(s.hasher, nil)
+	d := c.Domain("t", s.hasher, nil)
 	var credit readahead.Credit
 	d.Ahead(s.refs[:20], size, 6, &credit)
 	have := func(from, to int) bool {
@@ -131,7 +131,7 @@ func TestAheadBounds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := c.Domain(s.hasher, nil)
+	d := c.Domain("t", s.hasher, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	followed := make(chan bool)
 	go func() {
@@ -202,7 +202,7 @@ func TestFollowEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan bool)
 	go func() {
-		c.Domain(s.hasher, nil).Follow(ctx, slices.Values(s.refs), size)
+		c.Domain("t", s.hasher, nil).Follow(ctx, slices.Values(s.refs), size)
 		close(ended)
 	}()
 	until(t, "the list waits", func() bool { return h.waiting() > followBytes-maxAhead })
