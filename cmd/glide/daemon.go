@@ -99,7 +99,7 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 		Data: c.Data, Store: store, StoreURL: c.Store, Counter: counter, Version: version,
 		Advertise: c.Advertise, NBD: texts(ls.nbd.addrs), API: texts(ls.api.addrs), NBDTLS: c.TLS == "require",
 		Memory: c.Memory, Cache: c.Cache, WALLimit: c.WALLimit, DirtyBudget: c.DirtyBudget,
-		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Retention: c.Retention, Log: log,
+		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, Log: log,
 		Dial: peers{c.PeersAllow, lv.Token}.dial, Starting: at,
 	}
 	if cfg.Advertise == "" {

@@ -256,6 +256,16 @@ func TestDoctorOfAHiddenDaemon(t *testing.T) {
 	d.stop()
 }
 
+// hostAt asks the host at an address what it is.
+func hostAt(ctx context.Context, p peers, addr string) (api.Host, error) {
+	c, err := p.dial(addr)
+	if err != nil {
+		return api.Host{}, err
+	}
+	defer c.Close()
+	return c.Host(ctx)
+}
+
 // A token goes only where the operator allows it, whatever a name stands for.
 func TestPeersAllow(t *testing.T) {
 	p := peers{allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}}
@@ -272,7 +282,7 @@ func TestPeersAllow(t *testing.T) {
 	p.allow = nil
 	for _, addr := range []string{"tcp:192.0.2.1:7070", "tcp:stranger.invalid:7070"} {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		_, err := p.dial(addr).Host(ctx)
+		_, err := hostAt(ctx, p, addr)
 		cancel()
 		if !errors.Is(err, errs.Unavailable) {
 			t.Errorf("%s: %v", addr, err)
@@ -295,7 +305,7 @@ func TestPeersAllow(t *testing.T) {
 		sent <- string(b[:n])
 		_ = c.Close()
 	}()
-	_, _ = p.dial("tcp:" + l.Addr().String()).Host(t.Context())
+	_, _ = hostAt(t.Context(), p, "tcp:"+l.Addr().String())
 	if got := <-sent; !strings.Contains(got, "Bearer secret") {
 		t.Errorf("to this machine: %q", got)
 	}

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"context"
 	"net/netip"
 	"slices"
 
 	"github.com/paraglide/glide/client"
-	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/ownership"
+	"github.com/paraglide/glide/internal/host"
 )
 
 // peers reaches other hosts. Their addresses come from the store, where anyone with
@@ -29,38 +27,6 @@ func (p peers) permit(addr netip.Addr) error {
 }
 
 // dial returns another host, at the address that it advertises.
-func (p peers) dial(addr string) ownership.Peer {
-	c, err := client.New(addr, client.Options{Token: p.token(), Permit: p.permit})
-	if err != nil {
-		return noPeer{err}
-	}
-	return oncePeer{c}
-}
-
-// oncePeer is a peer for one request: it keeps no connection.
-type oncePeer struct{ c *client.Client }
-
-// Release implements ownership.Peer.
-func (p oncePeer) Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error) {
-	defer p.c.Close()
-	return p.c.Release(ctx, name, r)
-}
-
-// Host implements ownership.Peer.
-func (p oncePeer) Host(ctx context.Context) (api.Host, error) {
-	defer p.c.Close()
-	return p.c.Host(ctx)
-}
-
-// noPeer is a peer with an invalid address.
-type noPeer struct{ err error }
-
-// Release implements ownership.Peer.
-func (p noPeer) Release(context.Context, string, api.ReleaseRequest) (api.Volume, error) {
-	return api.Volume{}, errs.New(errs.Unavailable, "the owner's address: %w", p.err)
-}
-
-// Host implements ownership.Peer.
-func (p noPeer) Host(context.Context) (api.Host, error) {
-	return api.Host{}, errs.New(errs.Unavailable, "the owner's address: %w", p.err)
+func (p peers) dial(addr string) (host.Peer, error) {
+	return client.New(addr, client.Options{Token: p.token(), Permit: p.permit})
 }

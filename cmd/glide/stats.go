@@ -46,6 +46,7 @@ func printStats(w io.Writer, s *client.Stats) error {
 		{"fetched", size.Human(s.Cache.FetchedBytes)},
 		{"served", size.Human(s.Cache.ServedBytes)},
 		{"ahead of need", fmt.Sprintf("%s fetched, %s used, %s wasted", size.Human(s.Prefetch.FetchedBytes), size.Human(s.Prefetch.UsedBytes), size.Human(s.Prefetch.WastedBytes))},
+		{"other hosts", fmt.Sprintf("%s from their SSDs, %s to them, %d bad blocks", size.Human(s.Peers.FetchedBytes), size.Human(s.Peers.ServedBytes), s.Peers.BadBlocks)},
 		{"not uploaded", fmt.Sprintf("%d blocks that the store had", s.Cache.DedupHits)},
 		{"log", fmt.Sprintf("%s in %d syncs, %s copied by cleaning", size.Human(s.WAL.Bytes), s.WAL.Syncs, size.Human(s.WAL.CleanedBytes))},
 	})

@@ -49,6 +49,8 @@ var (
 	descServed      = desc("cache_served_bytes_total", "Bytes served from the cache.")
 	descAhead       = desc("prefetch_bytes_total", "Bytes fetched before a guest asked for them: all, those in blocks that a guest read later, and those that none did within a minute.", "outcome")
 	descBadLists    = desc("prefetch_bad_lists_total", "Boot lists that could not be used.")
+	descPeerBytes   = desc("peer_bytes_total", "Bytes of blocks that other hosts sent (fetched) or got (served).", "direction")
+	descPeerBad     = desc("peer_bad_blocks_total", "Blocks from other hosts that did not match their hashes.")
 	descDedup       = desc("dedup_hits_total", "Blocks not uploaded because the store had them.")
 	descWALSyncs    = desc("wal_syncs_total", "Syncs of the log.")
 	descWALBytes    = desc("wal_bytes_total", "Bytes appended to the log.")
@@ -62,7 +64,7 @@ var (
 	descVolumes     = desc("volumes", "Volumes of this host, by state.", "state")
 	allDescriptions = []*prometheus.Desc{
 		descDirty, descUnpublished, descExports, descLocal, descSize, descState, descRequests, descStoreBytes, descHits, descMisses,
-		descFetched, descServed, descAhead, descBadLists, descDedup, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descPanics, descUsed, descLimit, descUp, descVolumes,
+		descFetched, descServed, descAhead, descBadLists, descPeerBytes, descPeerBad, descDedup, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descPanics, descUsed, descLimit, descUp, descVolumes,
 	}
 )
 
@@ -133,6 +135,9 @@ func collectStats(st *Stats, emit emitFunc) {
 	counter(descAhead, st.Prefetch.UsedBytes, "used")
 	counter(descAhead, st.Prefetch.WastedBytes, "wasted")
 	counter(descBadLists, st.Prefetch.BadLists)
+	counter(descPeerBytes, st.Peers.FetchedBytes, "fetched")
+	counter(descPeerBytes, st.Peers.ServedBytes, "served")
+	counter(descPeerBad, st.Peers.BadBlocks)
 	counter(descDedup, st.Cache.DedupHits)
 	counter(descWALSyncs, st.WAL.Syncs)
 	counter(descWALBytes, st.WAL.Bytes)

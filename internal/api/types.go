@@ -177,6 +177,11 @@ type Stats struct {
 		WastedBytes  uint64 `json:"wasted_bytes"` // no guest did within a minute
 		BadLists     uint64 `json:"bad_lists"`    // boot lists that could not be used
 	} `json:"prefetch"`
+	Peers struct { // blocks that went from one host's SSD to another's
+		FetchedBytes uint64 `json:"fetched_bytes"` // from other hosts, verified
+		ServedBytes  uint64 `json:"served_bytes"`  // to other hosts
+		BadBlocks    uint64 `json:"bad_blocks"`    // from other hosts; they did not match their hashes
+	} `json:"peers"`
 	WAL struct {
 		Syncs        uint64 `json:"syncs"`
 		Bytes        uint64 `json:"bytes"`
@@ -336,6 +341,9 @@ type Backend interface {
 	Stats(ctx context.Context, name string) (Stats, error) // name "": the host's
 	Doctor(ctx context.Context) ([]Check, error)
 	Release(ctx context.Context, name string, r ReleaseRequest) (Volume, error)
+	// Blocks calls send with those of the blocks that the SSD tier has, and their numbers
+	// in the request. send does not retain raw.
+	Blocks(ctx context.Context, r BlocksRequest, send func(i int, raw []byte) error) error
 	Attach(ctx context.Context, name string, r AttachRequest) (Attachment, error)
 	Detach(ctx context.Context, r DetachRequest) (Attachment, error)
 	Hosts(ctx context.Context) ([]StoreHost, error)

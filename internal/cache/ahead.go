@@ -12,8 +12,8 @@ import (
 	"github.com/paraglide/glide/internal/readahead"
 )
 
-// AheadStats count what was fetched before a guest asked for it, in bytes of the store.
-// Each byte is pending at first, and then used or wasted.
+// AheadStats count what was fetched before a guest asked for it, in bytes as the store has
+// them, even if another host sent the block. Each byte is pending at first, and then used or wasted.
 type AheadStats struct {
 	Fetched atomic.Uint64
 	Used    atomic.Uint64 // in blocks that a guest then read

@@ -63,7 +63,7 @@ func TestAhead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := c.Domain(s.hasher, nil)
+	d := c.Domain("t", s.hasher, nil)
 	var credit readahead.Credit
 	d.Ahead(s.refs[:20], size, 6, &credit)
 	have := func(from, to int) bool {
@@ -132,7 +132,7 @@ func TestAheadBounds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := c.Domain(s.hasher, nil)
+	d := c.Domain("t", s.hasher, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	followed := make(chan bool)
 	go func() {
@@ -203,7 +203,7 @@ func TestFollowEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan bool)
 	go func() {
-		c.Domain(s.hasher, nil).Follow(ctx, slices.Values(s.refs), size)
+		c.Domain("t", s.hasher, nil).Follow(ctx, slices.Values(s.refs), size)
 		close(ended)
 	}()
 	until(t, "the list waits", func() bool { return h.waiting() > followBytes-maxAhead })
@@ -224,7 +224,7 @@ func TestCloseEndsFetches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := c.Domain(s.hasher, nil)
+	d := c.Domain("t", s.hasher, nil)
 	var credit readahead.Credit
 	d.Ahead(s.refs[:8], size, 4, &credit)
 	d.Prefetch(s.refs[20:24], size)

@@ -71,8 +71,19 @@ func (d *Domain) Bring(ctx context.Context, refs []pack.Ref, size int, pace func
 	return n, ctx.Err()
 }
 
-// bring fetches neighbours in a pack with one request.
+// bring fetches neighbours in a pack, those that no other host has with one request to the
+// store.
 func (d *Domain) bring(ctx context.Context, group []pack.Ref, size int) error {
+	full := false
+	group = d.askPeers(ctx, group, size, func(r *pack.Ref, raw []byte) {
+		full = full || !d.cache.disk.put(&r.Hash, raw)
+	})
+	if full {
+		return ErrNoRoom
+	}
+	if len(group) == 0 {
+		return nil
+	}
 	from := group[0].Off
 	b, err := d.cache.opts.Store.GetRange(ctx, group[0].Pack.Key(), int64(from), span(group))
 	if err != nil {

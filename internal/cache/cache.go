@@ -1,11 +1,13 @@
 // Package cache holds published blocks close to the host: an SSD tier of slabs, which
-// survives a restart, and the store behind it. A memory tier has the blocks for which the
+// survives a restart, and the store behind it. Other hosts may be asked before the store. A
+// memory tier has the blocks for which the
 // SSD tier has no room, or which it cannot write. All volumes share the tiers, and each
 // content is held once. What guests read often is in the kernel's page cache of the
 // slabs. That is the faster memory tier, and it takes the memory that is free on the
 // machine.
 //
-// verified: a block is verified against its hash when it comes from the store. When it
+// verified: a block is verified against its hash when it comes from another host or the
+// store. When it
 // enters the SSD tier, a checksum of each of its 4 KiB pages is recorded. A read touches
 // only the pages that it needs, and verifies them against these checksums. If a page does
 // not match, the whole block is fetched again. If a block from the store does not match
@@ -38,6 +40,7 @@ type Options struct {
 	// glide:blocks
 	Room  func(bytes int64) bool
 	Store objstore.Store
+	Peers Peers // asked before the store; nil: none
 	// Fetches is how many requests for blocks that a guest announced may be in progress;
 	// 0 means 16.
 	Fetches int
@@ -140,15 +143,16 @@ func (c *Cache) Usage() (memory, disk int64) {
 // Domain is one tenant's view of the cache.
 type Domain struct {
 	cache  *Cache
+	tenant string
 	hasher *pack.Hasher
 	// other returns another place of a block, or a hole if there is none.
 	other func(pack.Hash) (pack.Ref, error)
 }
 
-// Domain returns the cache for the blocks of one hash domain. other returns where else
-// the store has a block, for when a pack is damaged or gone; nil: nowhere.
-func (c *Cache) Domain(h *pack.Hasher, other func(pack.Hash) (pack.Ref, error)) *Domain {
-	return &Domain{c, h, other}
+// Domain returns the cache for the blocks of a tenant, which h hashes. other returns where
+// else the store has a block, for when a pack is damaged or gone; nil: nowhere.
+func (c *Cache) Domain(tenant string, h *pack.Hasher, other func(pack.Hash) (pack.Ref, error)) *Domain {
+	return &Domain{c, tenant, h, other}
 }
 
 // TryRead fills p from byte off of a block of size bytes if that needs no disk and no
@@ -254,7 +258,7 @@ func (c *Cache) land(h *pack.Hash, f *flight) {
 	close(f.done)
 }
 
-// load gets a block from the SSD tier or the store. kept is true if the SSD tier has it
+// load gets a block from the SSD tier, another host or the store. kept is true if the SSD tier has it
 // now.
 func (d *Domain) load(ctx context.Context, ref *pack.Ref, size int) (raw []byte, kept bool, err error) {
 	raw = make([]byte, size)
@@ -263,6 +267,9 @@ func (d *Domain) load(ctx context.Context, ref *pack.Ref, size int) (raw []byte,
 	}
 	d.cache.Stats.Misses.Add(1)
 	defer d.cache.ahead.yield()()
+	if raw := d.fromPeer(ctx, ref, size); raw != nil {
+		return raw, d.cache.disk.put(&ref.Hash, raw), nil
+	}
 	raw, err = d.fetch(ctx, ref, size)
 	if err != nil && d.other != nil && (errs.KindOf(err) == errs.Corrupt || errs.KindOf(err) == errs.NotFound) {
 		if errs.KindOf(err) == errs.Corrupt {

@@ -70,7 +70,7 @@ func (s *stock) open(t testing.TB, fs vfs.FS, memory, disk int64) (*Cache, *Doma
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c, c.Domain(s.hasher, nil)
+	return c, c.Domain("t", s.hasher, nil)
 }
 
 func (s *stock) want(t testing.TB, d *Domain, i int) {

@@ -196,8 +196,14 @@ func (c *class) use(slot uint32) place {
 	return p
 }
 
-// find returns the slot that may hold a block of n bytes: its key matches.
-func (d *disk) find(h *pack.Hash, n int) (place, bool) {
+// find returns the slot that may hold a block of n bytes: its key matches. The block
+// becomes more valuable.
+func (d *disk) find(h *pack.Hash, n int) (place, bool) { return d.look(h, n, true) }
+
+// peek is find for a reader that does not make the block more valuable.
+func (d *disk) peek(h *pack.Hash, n int) (place, bool) { return d.look(h, n, false) }
+
+func (d *disk) look(h *pack.Hash, n int, use bool) (place, bool) {
 	size := classOf(n)
 	if size == 0 {
 		return place{}, false
@@ -215,7 +221,9 @@ func (d *disk) find(h *pack.Hash, n int) (place, bool) {
 	if invariants.Enabled {
 		invariants.Check(c.keys[slot] == keyOf(h), "a slot holds another block than the one that is looked up")
 	}
-	c.pol.use(slot)
+	if use {
+		c.pol.use(slot)
+	}
 	return c.use(slot), true
 }
 

@@ -30,7 +30,7 @@ func onDisk(t testing.TB, blocks int) (*stock, *Cache, *Domain, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	d := c.Domain(s.hasher, nil)
+	d := c.Domain("t", s.hasher, nil)
 	for i := range s.refs {
 		s.want(t, d, i)
 	}
@@ -221,7 +221,7 @@ func TestOtherSlabs(t *testing.T) {
 			if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("it is still there: %v", err)
 			}
-			s.want(t, again.Domain(s.hasher, nil), 0)
+			s.want(t, again.Domain("t", s.hasher, nil), 0)
 		})
 	}
 }
@@ -235,7 +235,7 @@ func TestEvictionBesideReaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	d := c.Domain(s.hasher, nil)
+	d := c.Domain("t", s.hasher, nil)
 	var wg sync.WaitGroup
 	for g := range 4 {
 		wg.Go(func() {

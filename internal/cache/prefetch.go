@@ -107,33 +107,46 @@ func span(group []pack.Ref) int64 {
 	return int64(last.Off + last.Len - group[0].Off)
 }
 
-// fetchGroup fetches neighbours in a pack with one request, and ends their flights. came,
-// if not nil, is called for each block that came, before its flight ends. It returns the
-// number of bytes that the store sent.
-func (d *Domain) fetchGroup(ctx context.Context, group []pack.Ref, size int, came func(*pack.Ref)) int64 {
+// fetchGroup fetches neighbours in a pack, those that no other host has with one request
+// to the store, and ends their flights. came, if not nil, is called for each block that
+// came, before its flight ends. It returns the number of bytes that the store sent, and
+// would have sent for what other hosts sent.
+func (d *Domain) fetchGroup(ctx context.Context, group []pack.Ref, size int, came func(*pack.Ref)) (n int64) {
 	c := d.cache
-	from := group[0].Off
-	b, err := c.opts.Store.GetRange(ctx, group[0].Pack.Key(), int64(from), span(group))
-	if err != nil {
-		d.landAll(group, errAhead)
-		return 0
-	}
-	c.Stats.Fetched.Add(uint64(len(b)))
-	c.Stats.Misses.Add(uint64(len(group)))
-	for i := range group {
-		r := &group[i]
+	land := func(r *pack.Ref, raw []byte, err error) {
 		f := c.flight(&r.Hash)
-		if f.raw, f.err = d.open(r, b[r.Off-from:][:r.Len], size); f.err != nil {
-			f.err = errAhead // a caller that needs it will get the reason
-		} else {
-			f.kept = c.disk.put(&r.Hash, f.raw)
+		if f.raw, f.err = raw, err; err == nil {
+			f.kept = c.disk.put(&r.Hash, raw)
+			c.Stats.Misses.Add(1)
 			if came != nil {
 				came(r)
 			}
 		}
 		c.land(&r.Hash, f)
 	}
-	return int64(len(b))
+	group = d.askPeers(ctx, group, size, func(r *pack.Ref, raw []byte) {
+		n += int64(r.Len)
+		land(r, raw, nil)
+	})
+	if len(group) == 0 {
+		return n
+	}
+	from := group[0].Off
+	b, err := c.opts.Store.GetRange(ctx, group[0].Pack.Key(), int64(from), span(group))
+	if err != nil {
+		d.landAll(group, errAhead)
+		return n
+	}
+	c.Stats.Fetched.Add(uint64(len(b)))
+	for i := range group {
+		r := &group[i]
+		raw, err := d.open(r, b[r.Off-from:][:r.Len], size)
+		if err != nil {
+			err = errAhead // a caller that needs it will get the reason
+		}
+		land(r, raw, err)
+	}
+	return n + int64(len(b))
 }
 
 // landAll ends flights that failed.

@@ -41,6 +41,7 @@ type Config struct {
 	Compression pack.Compression
 	PackBlocks  int
 	Prefetch    bool
+	Peers       bool
 	Retention   time.Duration
 	LogLevel    slog.Level
 	LogFormat   string // text or json

@@ -119,6 +119,10 @@ var Settings = []Setting{
 		set: onOff(func(c *Config) *bool { return &c.Prefetch }),
 	},
 	{
+		Name: "peers", Arg: "on|off", Usage: "fetch blocks from the SSDs of other hosts before the store, and let them do the same", Default: "off",
+		set: onOff(func(c *Config) *bool { return &c.Peers }),
+	},
+	{
 		Name: "retention", Arg: "DURATION", Usage: "how long commits are kept for forks of the past", Default: "72h",
 		set: one(func(c *Config, v string) (err error) {
 			if c.Retention, err = time.ParseDuration(v); err != nil || c.Retention <= 0 {

@@ -150,7 +150,7 @@ func (t *Table) tenantLocked(name string) *Tenant {
 	}
 	n := &Tenant{name: name, Hasher: pack.NewHasher(name)}
 	n.Index = &dedupIndex{db: t.DB, tenant: name}
-	n.Domain = t.Cache.Domain(n.Hasher, n.Index.Block)
+	n.Domain = t.Cache.Domain(name, n.Hasher, n.Index.Block)
 	n.Pages = t.Pages.Source(t.Loader.For(n.Hasher), n.Hasher)
 	t.tenants[name] = n
 	return n

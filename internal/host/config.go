@@ -17,6 +17,7 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/ownership"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/peers"
 )
 
 // Config configures a Host. A zero value means the default that the field's comment
@@ -43,6 +44,7 @@ type Config struct {
 	FoldAfter   uint64           // data commits of a volume that trigger a fold into packs; 256
 	NoPrefetch  bool             // fetch nothing that no guest has asked for
 	BulkBytes   int64            // bytes of whole blocks from which on they go into packs at once; see durability.Options; 1 MiB
+	Peers       bool             // exchange blocks with other hosts
 	RoomWait    time.Duration    // how long a writer waits for room in the log before it gets an error; 20 s
 	RollAt      uint64           // objects per epoch before a new epoch begins; commitlog's default
 
@@ -55,7 +57,7 @@ type Config struct {
 	// Kernel creates the block devices of attached volumes; this machine's.
 	Kernel export.Kernel
 	// Dial returns the peer at an advertised address.
-	Dial func(addr string) ownership.Peer
+	Dial func(addr string) (Peer, error)
 	// Now is the clock, Rand the source of randomness. Log gets errors that no caller
 	// waits for. Uptime is a clock that is never set and that counts suspensions of the
 	// machine.
@@ -63,6 +65,12 @@ type Config struct {
 	Uptime func() time.Duration
 	Rand   io.Reader
 	Log    *slog.Logger
+}
+
+// Peer is another host, seen through its API.
+type Peer interface {
+	ownership.Peer
+	peers.Peer
 }
 
 // Share is an amount of disk: a percentage of the disk if Percent is above 0, else bytes.

@@ -259,6 +259,7 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	if tip.Bare() {
 		return nil, "", errs.New(errs.NotFound, "generation %s of %q is past retention or is a removal: its state is gone", gen, f.src)
 	}
+	h.learn(f.src.Tenant, tip.State.Owner)
 	if f.lazy {
 		f.age = h.disks.Since(tip.State.Time)
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/paraglide/glide/internal/inspect"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/ownership"
+	"github.com/paraglide/glide/internal/peers"
 	"github.com/paraglide/glide/internal/pin"
 	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/reserve"
@@ -58,6 +59,7 @@ type Host struct {
 	inspector   *inspect.Inspector
 	hydrator    *hydrate.Hydrator
 	boots       *boot.Boots
+	peers       *peers.Peers
 
 	panics          atomic.Uint64
 	shortenAfter    atomic.Int64           // uptime before which no chain of forks is shortened
@@ -108,7 +110,13 @@ func newHost(cfg Config) *Host {
 	})
 	h.pins = pin.New(h.disks)
 	h.catalog = catalog.New(h.disks)
-	h.owners = ownership.New(ownership.Options{Advertise: cfg.Advertise, Dial: cfg.Dial, RollAt: cfg.RollAt}, h.disks, h.pins, h.catalog)
+	own, exchange := ownership.Options{Advertise: cfg.Advertise, RollAt: cfg.RollAt, Saw: h.learn}, peers.Options{On: cfg.Peers, Uptime: cfg.Uptime, Local: h.localBlock}
+	if cfg.Dial != nil {
+		own.Dial = func(addr string) (ownership.Peer, error) { return cfg.Dial(addr) }
+		exchange.Dial = func(addr string) (peers.Peer, error) { return cfg.Dial(addr) }
+	}
+	h.peers = peers.New(exchange)
+	h.owners = ownership.New(own, h.disks, h.pins, h.catalog)
 	h.publisher = publication.New(publication.Options{PackBlocks: cfg.PackBlocks, Compression: cfg.Compression}, h.disks, h.pins, h.owners)
 	h.durability = durability.New(durability.Options{FoldAfter: cfg.FoldAfter, BulkBytes: cfg.BulkBytes}, h.disks, h.pins, h.owners, h.publisher)
 	h.cleaner = cleaner.New(cleaner.Options{DirtyBudget: cfg.DirtyBudget, RoomWait: cfg.RoomWait}, h.disks, h.publisher)
@@ -171,7 +179,7 @@ func (h *Host) open(ctx context.Context) error {
 	}
 	h.disks.Cache, err = cache.Open(cache.Options{
 		FS: fs, Dir: join(h.cfg.Data, "slabs"), Memory: h.cfg.Memory, Disk: h.cfg.Cache.of(total),
-		Room: h.roomForCache, Store: h.disks.Store, NoAhead: h.cfg.NoPrefetch, Uptime: h.cfg.Uptime,
+		Room: h.roomForCache, Store: h.disks.Store, Peers: h.peers, NoAhead: h.cfg.NoPrefetch, Uptime: h.cfg.Uptime,
 	})
 	if err != nil {
 		return err
@@ -277,6 +285,7 @@ func (h *Host) close(ctx context.Context) error {
 
 func (h *Host) closeAll() {
 	h.stop()
+	h.peers.Close()
 	if h.disks.Cache != nil {
 		h.disks.Cache.Close()
 	}

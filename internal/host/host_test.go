@@ -13,7 +13,6 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/ownership"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
@@ -36,11 +35,11 @@ func newBed(t *testing.T) *bed {
 }
 
 // Dial finds a host of the bed by its address.
-func (b *bed) dial(addr string) ownership.Peer {
+func (b *bed) dial(addr string) (Peer, error) {
 	if h := b.peers[addr]; h != nil {
-		return livePeer{h}
+		return livePeer{h}, nil
 	}
-	return deadPeer{}
+	return deadPeer{}, nil
 }
 
 // livePeer is a host that is reached over the network: its requests count as its own.
@@ -52,7 +51,19 @@ func (p livePeer) Release(_ context.Context, name string, r api.ReleaseRequest) 
 
 func (p livePeer) Host(context.Context) (api.Host, error) { return p.h.Host(context.Background()) }
 
+func (livePeer) Close() {}
+
+func (p livePeer) Blocks(ctx context.Context, r api.BlocksRequest, got func(i int, raw []byte) error) error {
+	return p.h.Blocks(ctx, r, func(i int, raw []byte) error { return got(i, bytes.Clone(raw)) })
+}
+
 type deadPeer struct{}
+
+func (deadPeer) Close() {}
+
+func (deadPeer) Blocks(context.Context, api.BlocksRequest, func(i int, raw []byte) error) error {
+	return errs.New(errs.Unavailable, "nobody answers")
+}
 
 func (deadPeer) Host(context.Context) (api.Host, error) {
 	return api.Host{}, errs.New(errs.Unavailable, "nobody answers")

@@ -11,6 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
+	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -59,6 +60,21 @@ func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 	}
 	slices.SortFunc(out, func(a, b api.StoreHost) int { return cmp.Compare(a.ID, b.ID) })
 	return out, nil
+}
+
+// learn notes a host that may have blocks of a tenant's volumes.
+func (h *Host) learn(tenant string, owner commitlog.Host) {
+	if owner.ID != h.disks.HostID {
+		h.peers.Learn(tenant, owner.Addresses)
+	}
+}
+
+// localBlock fills p with a block that the SSD tier has, for another host.
+func (h *Host) localBlock(hash *pack.Hash, p []byte) bool { return h.disks.Cache.ReadFor(hash, p) }
+
+// Blocks sends another host those of the blocks that the SSD tier has.
+func (h *Host) Blocks(ctx context.Context, r api.BlocksRequest, send func(i int, raw []byte) error) error {
+	return h.peers.Serve(ctx, r, send)
 }
 
 // ForgetHost gives up what the store keeps for another host: its pins, and the states

@@ -111,7 +111,7 @@ func TestForgetAsksOnce(t *testing.T) {
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "w", Size: mib, Durability: "sync"}))
 	delete(b.peers, "a")
 	asked := 0
-	h2.owners.Dial = func(addr string) ownership.Peer {
+	h2.owners.Dial = func(addr string) (ownership.Peer, error) {
 		asked++
 		return b.dial(addr)
 	}

@@ -32,6 +32,8 @@ func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
 	h.disks.Cache.Expire()
 	s.Prefetch.FetchedBytes, s.Prefetch.UsedBytes, s.Prefetch.WastedBytes = c.Ahead.Fetched.Load(), c.Ahead.Used.Load(), c.Ahead.Wasted.Load()
 	s.Prefetch.BadLists = h.boots.BadLists.Load()
+	p := &h.peers.Stats
+	s.Peers.FetchedBytes, s.Peers.ServedBytes, s.Peers.BadBlocks = p.Fetched.Load(), p.Served.Load(), p.Bad.Load()
 	s.Panics = h.panics.Load()
 	s.Limits = map[string]api.Limit{}
 	for _, u := range h.cfg.Limits() {

@@ -23,13 +23,18 @@ type Peer interface {
 	Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error)
 	// Host returns the identity of the host.
 	Host(ctx context.Context) (api.Host, error)
+	// Close closes the connections to it.
+	Close()
 }
 
 // Options say how a host presents itself to others.
 type Options struct {
-	Advertise string                 // the address at which other hosts reach this one's API, "" if none
-	Dial      func(addr string) Peer // returns the peer at an advertised address; nil: no peer can be asked
-	RollAt    uint64                 // objects per epoch before a new epoch begins; 0: commitlog's default
+	Advertise string                          // the address at which other hosts reach this one's API, "" if none
+	Dial      func(addr string) (Peer, error) // returns the peer at an advertised address; nil: no peer can be asked
+	RollAt    uint64                          // objects per epoch before a new epoch begins; 0: commitlog's default
+	// Saw is called with the owner of a volume that is about to be taken over; nil: nobody
+	// wants to know.
+	Saw func(tenant string, owner commitlog.Host)
 }
 
 // Owners holds this host's claims on its volumes. All methods may be called concurrently;

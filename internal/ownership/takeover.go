@@ -21,14 +21,30 @@ func (ow *Owners) Reachable(ctx context.Context, host commitlog.Host) bool {
 		if ow.Dial == nil {
 			return false
 		}
-		actx, cancel := context.WithTimeout(ctx, askTimeout)
-		got, err := ow.Dial(addr).Host(actx)
-		cancel()
+		var got api.Host
+		err := ow.ask(ctx, addr, func(ctx context.Context, p Peer) (err error) { got, err = p.Host(ctx); return err })
 		if err == nil && got.ID == host.ID {
 			return true
 		}
 	}
 	return false
+}
+
+// ask calls fn with the host at an advertised address, which has askTimeout to answer. It
+// keeps no connection.
+func (ow *Owners) ask(ctx context.Context, addr string, fn func(context.Context, Peer) error) error {
+	p, err := ow.Dial(addr)
+	if err != nil {
+		return errs.New(errs.Unavailable, "the owner's address: %w", err)
+	}
+	defer p.Close()
+	actx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	err = fn(actx, p)
+	if err != nil && actx.Err() != nil && ctx.Err() == nil { // the host hangs, or the network drops the request
+		return errs.New(errs.Unavailable, "no answer within %v", askTimeout)
+	}
+	return err
 }
 
 // evict removes a volume from this host that is to be woken here under the new name that
@@ -104,6 +120,9 @@ func (ow *Owners) TakeOver(ctx context.Context, n disk.Name, force bool, want co
 	tip, err := ow.catalog.Listed(ctx, n)
 	if err != nil {
 		return nil, err
+	}
+	if ow.Saw != nil {
+		ow.Saw(n.Tenant, tip.State.Owner)
 	}
 	cause := commitlog.CauseWake
 	if owner := tip.State.Owner; !tip.Released && owner.ID != "" && owner.ID != ow.disks.HostID {
@@ -271,16 +290,11 @@ func (ow *Owners) AskOwner(ctx context.Context, n disk.Name, tip *commitlog.Obje
 	}
 	var last error
 	for _, addr := range owner.Addresses {
-		actx, cancel := context.WithTimeout(ctx, askTimeout)
 		r := api.ReleaseRequest{Host: ow.disks.HostID, Epoch: tip.Generation.Epoch, WithinMs: float64(askTimeout.Milliseconds()), FlushOnly: flushOnly}
-		v, err := ow.Dial(addr).Release(actx, n.String(), r)
-		late := actx.Err() != nil && ctx.Err() == nil
-		cancel()
+		var v api.Volume
+		err := ow.ask(ctx, addr, func(ctx context.Context, p Peer) (err error) { v, err = p.Release(ctx, n.String(), r); return err })
 		if err == nil {
 			return v, nil
-		}
-		if late { // the host hangs, or the network drops the request
-			err = errs.New(errs.Unavailable, "no answer within %v", askTimeout)
 		}
 		last = fmt.Errorf("host %s at %s: %w", owner.ID, addr, err)
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/ownership"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -360,7 +359,7 @@ func (m *machine) config(life int, d *disk) host.Config {
 		Advertise: string(rune('a' + m.index)),
 		Memory:    p.memory, Cache: host.Share{Bytes: p.cache}, WALLimit: host.Share{Bytes: p.walLimit},
 		DirtyBudget: p.dirtyBudget, PackBlocks: p.packBlocks, Compression: pack.CompressionNone,
-		Dial:      func(addr string) ownership.Peer { return peer{m, life, m.w.machines[addr[0]-'a']} },
+		Dial:      func(addr string) (host.Peer, error) { return peer{m, life, m.w.machines[addr[0]-'a']}, nil },
 		FoldAfter: p.foldAfter, BulkBytes: p.bulk, RollAt: p.rollAt,
 		Log: slog.New(journal{m: m, life: life}),
 		Now: m.now, Uptime: m.uptime, Rand: &lockedReader{r: entropy(draw(m.w.seed, "entropy", uint64(m.index), uint64(life)))},
@@ -410,6 +409,14 @@ func (p peer) Host(ctx context.Context) (api.Host, error) {
 		return api.Host{}, errs.New(errs.Unavailable, "host %d does not answer", p.to.index)
 	}
 	return u.h.Host(ctx)
+}
+
+// Close implements ownership.Peer.
+func (peer) Close() {}
+
+// Blocks implements peers.Peer. The simulated hosts exchange no blocks.
+func (peer) Blocks(context.Context, api.BlocksRequest, func(int, []byte) error) error {
+	return errs.New(errs.Unavailable, "no blocks are exchanged")
 }
 
 // Release implements ownership.Peer.
