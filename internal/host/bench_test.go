@@ -144,7 +144,7 @@ func TestOpenWithDirtyData(t *testing.T) {
 		}
 	}
 	var took []time.Duration
-	for len(took) < 5 || slices.Min(took) > opensWithin && len(took) < 20 {
+	for len(took) < 5 || slices.Min(took) > opensWithin && len(took) < 60 {
 		must[api.Volume](t)(h.Sleep(ctx, "v", false, false))
 		t0 := time.Now()
 		must[api.Volume](t)(h.Wake(ctx, "v", false, ""))
