@@ -192,7 +192,7 @@ func TestJSON(t *testing.T) {
 		{"ls", volume}, {"ls --all", volume}, {"show vm1", volume}, {"create vm2 --size 1M", volume}, {"resize vm2 2M", volume}, {"set vm2 label.a=b", strings.ReplaceAll(volume, "labels", "labels.a")},
 		{"fork vm1 vm3", "name id parent generation elapsed_ms" + requests}, {"fork vm1 vm4 -n 2", "name id parent generation elapsed_ms" + requests},
 		{"flush vm1", "generation blocks_folded blocks_new bytes_uploaded elapsed_ms" + requests},
-		{"stats", `store_bytes_up store_bytes_down cache.hits cache.misses cache.fetched_bytes cache.served_bytes cache.dedup_hits prefetch.fetched_bytes prefetch.used_bytes prefetch.wasted_bytes prefetch.bad_lists wal.syncs wal.bytes wal.cleaned_bytes
+		{"stats", `store_bytes_up store_bytes_down cache.hits cache.misses cache.fetched_bytes cache.served_bytes cache.dedup_hits prefetch.fetched_bytes prefetch.used_bytes prefetch.wasted_bytes prefetch.bad_lists peers.fetched_bytes peers.served_bytes peers.bad_blocks wal.syncs wal.bytes wal.cleaned_bytes
 			latency.read.p50_us latency.read.p99_us latency.read.p999_us latency.read.max_us` + requests},
 		{"df", "logical_bytes dirty_bytes exclusive_bytes shared_bytes freed_if_removed_bytes stored_bytes dedup_ratio compression_ratio"},
 		{"df vm1", "logical_bytes"}, {"stats vm1", "store_bytes_up"}, {"uri vm1", "uri"}, {"version", "version go formats.wal"},

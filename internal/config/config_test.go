@@ -161,6 +161,7 @@ func TestBad(t *testing.T) {
 		"pack-blocks large": {flags: map[string][]string{"pack-blocks": {"1000000"}}, words: "--pack-blocks"},
 		"retention":         {flags: map[string][]string{"retention": {"3d"}}, words: "not a duration"},
 		"prefetch":          {flags: map[string][]string{"prefetch": {"yes"}}, words: "on or off"},
+		"peers":             {flags: map[string][]string{"peers": {"yes"}}, words: "on or off"},
 		"compression":       {flags: map[string][]string{"compression": {"lz4"}}, words: "zstd, s2 and none"},
 		"log level":         {flags: map[string][]string{"log-level": {"loud"}}, words: "debug, info, warn"},
 		"log format":        {flags: map[string][]string{"log-format": {"xml"}}, words: "text, json"},
