@@ -38,7 +38,7 @@ func main() {
 	flag.IntVar(&b.pairs, "pairs", 3, "pairs of runs for each cell")
 	flag.IntVar(&b.seconds, "seconds", 4, "seconds of each run: 4 for a look, 60 for a steady state")
 	peers := flag.String("peers", "file,memory,qemu", "servers to compare with, of these: nbdkit file, nbdkit memory, qemu-nbd")
-	only := flag.String("only", "", "only cells whose name or state contains this; far: only what depends on the store")
+	only := flag.String("only", "", "only cells whose name or state contains this; also beside, cleaning, far")
 	out := flag.String("out", "", "write the results to FILE.json and FILE.svg")
 	check := flag.String("check", "", "compare the ratios with those in this JSON file")
 	margin := flag.Float64("margin", 0.25, "with -check: the part of a ratio that it may be lower")
@@ -67,7 +67,7 @@ func (b *bench) run(only string) (all report, err error) {
 		_ = os.RemoveAll(dir)
 	}()
 	if only != "far" {
-		if all.Cells, err = b.runCells(dir, only); err != nil {
+		if err = b.runCells(dir, only, &all); err != nil {
 			return all, err
 		}
 	}
@@ -78,10 +78,10 @@ func (b *bench) run(only string) (all report, err error) {
 }
 
 // runCells runs the cells whose name or state contains only.
-func (b *bench) runCells(dir, only string) ([]result, error) {
+func (b *bench) runCells(dir, only string, all *report) error {
 	disks, err := b.start(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	fmt.Printf("%d pairs of %d s; ratios are glide's IOPS over the peer's, latencies glide's\n", b.pairs, b.seconds)
 	fmt.Printf("%-50s %-9s %8s %6s", "", "state", "IOPS", "floor")
@@ -89,22 +89,26 @@ func (b *bench) runCells(dir, only string) ([]result, error) {
 		fmt.Printf(" %8s", "/"+p)
 	}
 	fmt.Printf("   %-18s %8s %8s %8s\n", "pairs with "+b.peers[0], "p50 µs", "p99 µs", "p99.9 µs")
-	var results []result
 	for _, c := range cells {
 		if !strings.Contains(c.name, only) && !strings.Contains(c.state, only) {
 			continue
 		}
 		r, err := b.cell(c, disks)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		results = append(results, r)
+		all.Cells = append(all.Cells, r)
 		r.print(b.peers)
+	}
+	if strings.Contains("beside", only) && disks["file"] != "" {
+		if all.Beside, err = b.beside(disks); err != nil {
+			return err
+		}
 	}
 	if strings.Contains("cleaning", only) {
 		err = b.cleaning(dir)
 	}
-	return results, err
+	return err
 }
 
 // cell runs the pairs of one row.

@@ -39,8 +39,9 @@ func (r *result) print(peers []string) {
 
 // report is all that a run measured.
 type report struct {
-	Cells []result `json:"cells"`
-	Far   []figure `json:"far"`
+	Cells  []result `json:"cells"`
+	Beside []figure `json:"beside"` // a writer on the same disk
+	Far    []figure `json:"far"`    // what depends on the store
 }
 
 // write writes a report as JSON, and its cells as a plot.
