@@ -201,6 +201,7 @@ func (d *Domain) Ahead(refs []pack.Ref, size, window int, credit *readahead.Cred
 			}
 		}
 	}
+	slices.SortFunc(mine, inPacks)
 	d.together(mine, func(group []pack.Ref) {
 		n := span(group)
 		refused := func() {

@@ -252,3 +252,27 @@ func (s *stuck) GetRange(ctx context.Context, _ string, _, _ int64) ([]byte, err
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
+
+// TestAheadInAnyOrder: blocks that lie in packs in another order than in the volume, as
+// those that were written again do.
+func TestAheadInAnyOrder(t *testing.T) {
+	s := newStock(t, 40)
+	refs := slices.Clone(s.refs)
+	slices.Reverse(refs[:10])
+	refs[20], refs[25], refs[21] = refs[25], refs[21], refs[20]
+	for from := 0; from < 40; from += 10 {
+		_, d := s.open(t, vfs.NewMem(), 0, 1<<30)
+		var credit readahead.Credit
+		d.Ahead(refs[from:from+8], size, 8, &credit)
+		until(t, "the window is here", func() bool {
+			return !slices.ContainsFunc(refs[from:from+8], func(r pack.Ref) bool { return !d.Has(&r.Hash, size) })
+		})
+	}
+	// Places that overlap, as in a map that was tampered with, are not fetched together.
+	a, b := refs[0], refs[1]
+	for _, off := range []uint32{a.Off, a.Off - 100, a.Off + a.Len - 1} {
+		if b.Off = off; together([]pack.Ref{a, b}, maxTogether) != 1 {
+			t.Errorf("a block at %d is fetched together with one of %d bytes at %d", off, a.Len, a.Off)
+		}
+	}
+}

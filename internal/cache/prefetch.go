@@ -87,14 +87,14 @@ func (c *Cache) takeOff(h *pack.Hash) bool {
 	return true
 }
 
-// together returns how many of the first refs one request of at most limit bytes can
-// fetch.
+// together returns how many of the first refs, which are in the order of inPacks, one
+// request of at most limit bytes can fetch.
 func together(refs []pack.Ref, limit uint32) int {
 	first := refs[0]
 	n := 1
 	for ; n < len(refs); n++ {
 		end := refs[n-1].Off + refs[n-1].Len
-		if r := refs[n]; r.Pack != first.Pack || r.Off > end+maxBetween || r.Off+r.Len-first.Off > limit {
+		if r := refs[n]; r.Pack != first.Pack || r.Off < end || r.Off > end+maxBetween || r.Off+r.Len-first.Off > limit {
 			break
 		}
 	}
