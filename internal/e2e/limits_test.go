@@ -181,6 +181,7 @@ func TestAbsurdLimits(t *testing.T) {
 	first := c.Go(nbdclient.Request{Op: nbd.OpWrite, Data: data})
 	second := c.Go(nbdclient.Request{Op: nbd.OpWrite, Data: data})
 	must(t, resultIn(t, first, 5*time.Second))
+	time.Sleep(500 * time.Millisecond) // the second has been received now, and waits
 	began := time.Now()
 	d.stop()
 	if took := time.Since(began); took > 10*time.Second {

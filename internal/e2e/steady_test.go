@@ -64,7 +64,7 @@ func TestLocalWriteAmplification(t *testing.T) {
 		most       float64
 	}{
 		{"large writes", "--rw=write --bs=1M --iodepth=4 --size=256M --loops=4 --end_fsync=1", 1.1},
-		{"random pages", "--rw=randwrite --bs=4k --iodepth=32 --size=256M --io_size=1G --fsync=256 --end_fsync=1", 2.2},
+		{"random pages", "--rw=randwrite --bs=4k --iodepth=32 --size=256M --io_size=1G --end_fsync=1", 2.2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDaemon(t, "", "--wal-limit", "640M")
