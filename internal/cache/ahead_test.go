@@ -276,3 +276,32 @@ func TestAheadInAnyOrder(t *testing.T) {
 		}
 	}
 }
+
+// short is a store that breaks its word: it sends less than was asked for.
+type short struct{ objstore.Store }
+
+func (s short) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	b, err := s.Store.GetRange(ctx, key, off, n)
+	return b[:len(b)/2], err
+}
+
+// TestPanicAhead: a bug in a fetch that nobody waits for ends that fetch, is told, and
+// leaves nobody waiting.
+func TestPanicAhead(t *testing.T) {
+	s := newStock(t, 8)
+	told := make(chan string, 10)
+	c, err := Open(Options{FS: vfs.NewMem(), Disk: 1 << 30, Store: short{s.store}, Panicked: func(doing string, _ any) error { told <- doing; return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := c.Domain("t", s.hasher, nil)
+	var credit readahead.Credit
+	d.Ahead(s.refs, size, 4, &credit)
+	if doing := <-told; doing != "a fetch ahead of need" {
+		t.Errorf("told of %q", doing)
+	}
+	c.Close() // returns, since nothing is under way
+	if len(c.flights) != 0 || c.ahead.bytes != 0 {
+		t.Errorf("%d flights and %d bytes are left", len(c.flights), c.ahead.bytes)
+	}
+}

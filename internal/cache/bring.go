@@ -15,7 +15,13 @@ import (
 func (d *Domain) Has(h *pack.Hash, size int) bool { return d.cache.disk.has(h, size) }
 
 func (d *disk) has(h *pack.Hash, n int) bool {
-	at, ok := d.find(h, n)
+	return d.entryOf(h, n, func(place, []byte) bool { return true })
+}
+
+// entryOf calls fn with the slot of a block and its entry, and returns what fn returned;
+// false if the tier does not have the block. The block does not become more valuable.
+func (d *disk) entryOf(h *pack.Hash, n int, fn func(at place, entry []byte) bool) bool {
+	at, ok := d.peek(h, n)
 	if !ok {
 		return false
 	}
@@ -23,7 +29,7 @@ func (d *disk) has(h *pack.Hash, n int) bool {
 	buf := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(buf)
 	entry, got := at.entry(buf, true)
-	return got == whole && pack.Hash(entry[:len(h)]) == *h
+	return got == whole && pack.Hash(entry[:len(h)]) == *h && fn(at, entry)
 }
 
 // bringAtOnce is how many requests Bring has under way.

@@ -45,6 +45,8 @@ type Options struct {
 	// 0 means 16.
 	Fetches int
 	NoAhead bool // fetch nothing that no guest asked for
+	// Panicked is told of a panic of a fetch that nobody waits for; nil: nobody is.
+	Panicked func(doing string, value any) error
 	// Uptime is a clock that is never set; nil: time stands still.
 	Uptime func() time.Duration
 }
@@ -160,11 +162,7 @@ func (c *Cache) Domain(tenant string, h *pack.Hasher, other func(pack.Hash) (pac
 func (d *Domain) TryRead(h *pack.Hash, size int, p []byte, off int) bool {
 	c := d.cache
 	if c.disk.read(h, size, p, off, false) != whole {
-		raw, ok := c.mem.get(h)
-		if !ok {
-			return false
-		}
-		copy(p, raw[off:])
+		return d.readMemory(h, p, off)
 	}
 	c.Stats.Hits.Add(1)
 	c.Stats.Served.Add(uint64(len(p)))
@@ -174,16 +172,22 @@ func (d *Domain) TryRead(h *pack.Hash, size int, p []byte, off int) bool {
 // ReadLocal fills p from byte off of a block of size bytes if one of the tiers has it. It
 // may wait for the disk. It reports whether it filled p.
 func (d *Domain) ReadLocal(h *pack.Hash, size int, p []byte, off int) bool {
-	c := d.cache
 	if !d.readDisk(h, size, p, off) {
-		raw, ok := c.mem.get(h)
-		if !ok {
-			return false
-		}
-		copy(p, raw[off:])
-		c.Stats.Hits.Add(1)
+		return d.readMemory(h, p, off)
 	}
-	c.Stats.Served.Add(uint64(len(p)))
+	d.cache.Stats.Served.Add(uint64(len(p)))
+	return true
+}
+
+// readMemory fills p from byte off of a block if the memory tier has it.
+func (d *Domain) readMemory(h *pack.Hash, p []byte, off int) bool {
+	raw, ok := d.cache.mem.get(h)
+	if !ok {
+		return false
+	}
+	copy(p, raw[off:])
+	d.cache.Stats.Hits.Add(1)
+	d.cache.Stats.Served.Add(uint64(len(p)))
 	return true
 }
 
@@ -258,8 +262,8 @@ func (c *Cache) land(h *pack.Hash, f *flight) {
 	close(f.done)
 }
 
-// load gets a block from the SSD tier, another host or the store. kept is true if the SSD tier has it
-// now.
+// load gets a block from the SSD tier, another host or the store. kept is true if the SSD
+// tier has it now.
 func (d *Domain) load(ctx context.Context, ref *pack.Ref, size int) (raw []byte, kept bool, err error) {
 	raw = make([]byte, size)
 	if d.readDisk(&ref.Hash, size, raw, 0) {

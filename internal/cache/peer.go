@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"bytes"
 	"context"
 
 	"github.com/paraglide/glide/internal/pack"
@@ -53,13 +52,7 @@ func (d *Domain) fromPeer(ctx context.Context, ref *pack.Ref, size int) (raw []b
 // ReadFor fills p with a block of the SSD tier for another host, and reports whether the
 // tier has it. The block does not become more valuable to this host.
 func (c *Cache) ReadFor(h *pack.Hash, p []byte) bool {
-	at, ok := c.disk.peek(h, len(p))
-	if !ok {
-		return false
-	}
-	defer at.done()
-	buf := scratchPool.Get().(*scratch)
-	defer scratchPool.Put(buf)
-	entry, got := at.entry(buf, true)
-	return got == whole && bytes.Equal(entry[:len(h)], h[:]) && at.fill(p, at.at(), true) == whole && matches(entry, h, 0, p)
+	return c.disk.entryOf(h, len(p), func(at place, entry []byte) bool {
+		return at.fill(p, at.at(), true) == whole && matches(entry, h, 0, p)
+	})
 }

@@ -68,7 +68,7 @@ func (d *Domain) takeOff(refs []pack.Ref, size int) []pack.Ref {
 
 // absent reports whether a block is in no tier.
 func (d *Domain) absent(h *pack.Hash, size int) bool {
-	if at, ok := d.cache.disk.find(h, size); ok {
+	if at, ok := d.cache.disk.peek(h, size); ok {
 		at.done()
 		return false
 	}
@@ -113,8 +113,24 @@ func span(group []pack.Ref) int64 {
 // would have sent for what other hosts sent.
 func (d *Domain) fetchGroup(ctx context.Context, group []pack.Ref, size int, came func(*pack.Ref)) (n int64) {
 	c := d.cache
+	flights := make(map[pack.Hash]*flight, len(group)) // that have not ended
+	for i := range group {
+		flights[group[i].Hash] = c.flight(&group[i].Hash)
+	}
+	defer func() {
+		if v := recover(); v != nil { // a bug ends these flights, and not the daemon
+			for h, f := range flights {
+				f.err = errCrashed
+				c.land(&h, f)
+			}
+			if c.opts.Panicked != nil {
+				_ = c.opts.Panicked("a fetch ahead of need", v)
+			}
+		}
+	}()
 	land := func(r *pack.Ref, raw []byte, err error) {
-		f := c.flight(&r.Hash)
+		f := flights[r.Hash]
+		delete(flights, r.Hash)
 		if f.raw, f.err = raw, err; err == nil {
 			f.kept = c.disk.put(&r.Hash, raw)
 			c.Stats.Misses.Add(1)

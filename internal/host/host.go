@@ -179,7 +179,7 @@ func (h *Host) open(ctx context.Context) error {
 	}
 	h.disks.Cache, err = cache.Open(cache.Options{
 		FS: fs, Dir: join(h.cfg.Data, "slabs"), Memory: h.cfg.Memory, Disk: h.cfg.Cache.of(total),
-		Room: h.roomForCache, Store: h.disks.Store, Peers: h.peers, NoAhead: h.cfg.NoPrefetch, Uptime: h.cfg.Uptime,
+		Room: h.roomForCache, Store: h.disks.Store, Peers: h.peers, NoAhead: h.cfg.NoPrefetch, Uptime: h.cfg.Uptime, Panicked: h.Panicked,
 	})
 	if err != nil {
 		return err
