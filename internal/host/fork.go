@@ -135,9 +135,13 @@ func (h *Host) shorten(ctx context.Context, d *disk.Disk, v *volume.Volume) {
 	if v.Account().Ancestors < deepChain || int64(h.disks.Uptime()) < h.shortenAfter.Load() {
 		return
 	}
+	if !d.Op.TryLock() {
+		return // a fork waits for no other verb
+	}
+	defer d.Op.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, publishWithin)
 	defer cancel()
-	if _, err := h.publisher.Flush(ctx, d, commitlog.CauseFlush); err != nil {
+	if _, err := h.publisher.Publish(ctx, d, commitlog.CauseFlush, nil); err != nil {
 		h.shortenAfter.Store(int64(h.disks.Uptime() + publishAgain))
 		h.disks.Event(event.Store, d.String(), "a fork of it inherits the log of %d volumes, because it could not be published: %v", deepChain, err)
 	}
