@@ -158,6 +158,7 @@ func (b *Boots) stored(ctx context.Context, im image) *list {
 		return nil
 	}
 	b.save(im, l)
+	b.dropOthers(im)
 	return l
 }
 
@@ -166,9 +167,16 @@ func (b *Boots) bad(im image, err error) {
 	b.disks.Log.Warn("a boot list is not used", "tenant", im.tenant, "image", im.root, "error", err)
 }
 
-// save keeps a list on this host. It drops the lists of images that no volume of this
-// host has come from.
+// save keeps a list on this host.
 func (b *Boots) save(im image, l *list) {
+	if err := b.disks.DB.SetFact(im.fact(), l.encode()); err != nil {
+		b.disks.Log.Warn("a boot list was not saved", "error", err) // the next boot is slower
+	}
+}
+
+// dropOthers drops the lists of images that no volume of this host has come from. It is
+// called when there is one more list.
+func (b *Boots) dropOthers(im image) {
 	needed := map[string]bool{im.fact(): true}
 	for _, d := range b.disks.All() {
 		st := d.State()
@@ -188,11 +196,8 @@ func (b *Boots) save(im image, l *list) {
 			err = b.disks.DB.SetFact(name, nil)
 		}
 	}
-	if err == nil {
-		err = b.disks.DB.SetFact(im.fact(), l.encode())
-	}
 	if err != nil {
-		b.disks.Log.Warn("a boot list was not saved", "error", err) // the next boot is slower
+		b.disks.Log.Warn("old boot lists were not removed", "error", err)
 	}
 }
 
@@ -209,6 +214,9 @@ func (b *Boots) learned(im image, read []uint64, send bool) {
 	l, changed, much := old.learn(read)
 	if changed || l.Used != old.Used {
 		b.save(im, l)
+	}
+	if fresh {
+		b.dropOthers(im)
 	}
 	b.mu.Lock()
 	b.unstored[im.fact()] = waits || fresh || much

@@ -60,6 +60,16 @@ func everySeventh(n int) (blocks []int) {
 	return blocks
 }
 
+// firstBoot boots a fork of base, of n blocks, on a host that has nothing, until the list
+// is in the store.
+func firstBoot(t *testing.T, b *bed, data []byte, n int) *Host {
+	t.Helper()
+	h, d := bootFork(t, b, "b", data, everySeventh(n))
+	h.boots.GuestsLeft(d)
+	eventually(t, "the list is in the store", func() bool { return listKey(t, b) != "" })
+	return h
+}
+
 // TestBootList: what the first boot of an image read comes ahead of the second, on
 // another host, and blocks that no boot reads any more fall out.
 func TestBootList(t *testing.T) {
@@ -122,9 +132,7 @@ func TestBootList(t *testing.T) {
 func TestBootListOfALivingVolume(t *testing.T) {
 	b := newBed(t)
 	data := portable(t, b, 400<<17)
-	h, d := bootFork(t, b, "b", data, everySeventh(400))
-	h.boots.GuestsLeft(d)
-	eventually(t, "the list is in the store", func() bool { return listKey(t, b) != "" })
+	h := firstBoot(t, b, data, 400)
 	fill(t, h, "f-b", 5, 3<<17, 1<<17)
 	must[api.Volume](t)(h.Sleep(ctx, "f-b", true, false))
 
@@ -205,9 +213,7 @@ func TestBadBootList(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			b := newBed(t)
 			data := portable(t, b, 100<<17)
-			h, d := bootFork(t, b, "b", data, everySeventh(100))
-			h.boots.GuestsLeft(d)
-			eventually(t, "the list is in the store", func() bool { return listKey(t, b) != "" })
+			firstBoot(t, b, data, 100)
 			key := listKey(t, b)
 			raw, err := b.store.Get(ctx, key)
 			if err != nil {
@@ -216,7 +222,7 @@ func TestBadBootList(t *testing.T) {
 			if err := b.store.Put(ctx, key, spoil(raw)); err != nil {
 				t.Fatal(err)
 			}
-			h, d = bootFork(t, b, "c", data, everySeventh(100))
+			h, d := bootFork(t, b, "c", data, everySeventh(100))
 			eventually(t, "the list was counted", func() bool { return must[api.Stats](t)(h.Stats(ctx, "")).Prefetch.BadLists == 1 })
 			h.boots.GuestsLeft(d)
 			eventually(t, "a good list is in the store", func() bool {
@@ -232,9 +238,7 @@ func TestBadBootList(t *testing.T) {
 func TestBootListNamesWhatIsGone(t *testing.T) {
 	b := newBed(t)
 	data := portable(t, b, 400<<17)
-	h, d := bootFork(t, b, "b", data, everySeventh(400))
-	h.boots.GuestsLeft(d)
-	eventually(t, "the list is in the store", func() bool { return listKey(t, b) != "" })
+	h := firstBoot(t, b, data, 400)
 	// Another volume claims the list: it is of one block, and its other blocks are holes.
 	small := b.host(t.TempDir(), "s")
 	must[api.Volume](t)(small.Create(ctx, api.CreateRequest{Name: "small", Size: 128 << 10}))
