@@ -239,7 +239,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			if now := time.Now(); now.Sub(said) >= sayEvery {
 				said = now
-				s.log.Warn("nbd: connections cannot be accepted for now", "err", err)
+				s.log.Warn("nbd: connections cannot be accepted, trying again", "err", err)
 			}
 			select {
 			case <-time.After(pause):

@@ -182,7 +182,7 @@ func TestDumpObjects(t *testing.T) {
 
 // TestFormats compares what version says with what the golden files are.
 func TestFormats(t *testing.T) {
-	for path, at := range map[string]int{"pack/testdata/v1.pack": 8, "blockmap/testdata/one.hex": 2, "commitlog/testdata/commit.hex": 4, "wal/testdata/segment.hex": 4} {
+	for path, at := range map[string]int{"pack/testdata/v1.pack": 8, "blockmap/testdata/one.hex": 2, "commitlog/testdata/bulk.hex": 4, "wal/testdata/segment.hex": 4} {
 		b, err := os.ReadFile(golden(t, path))
 		if err != nil {
 			t.Fatal(err)

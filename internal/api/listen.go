@@ -108,7 +108,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 			return nil, err
 		default:
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			l.say(0, "api: connections cannot be accepted for now", "error", err)
+			l.say(0, "api: connections cannot be accepted, trying again", "error", err)
 			select {
 			case <-time.After(pause):
 			case <-l.done:

@@ -24,7 +24,7 @@ import (
 //	 8  4  0
 //	12  4  CRC32C of everything before these four bytes
 //
-// A sender with nothing to send for now sends this every few seconds, so that it is
+// A sender that has nothing to send sends this every few seconds, so that it is
 // not taken for lost:
 //
 //	0  8  0

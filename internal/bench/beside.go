@@ -10,7 +10,7 @@ import (
 // beside measures the p99.9 of page reads while another connection writes to the same
 // disk as fast as it can, against nbdkit file, in pairs.
 func (b *bench) beside(disks map[string]string) ([]figure, error) {
-	one := func(uri string) (float64, error) {
+	one := func(uri string) (p999 float64, err error) {
 		ctx, stop := context.WithCancel(context.Background())
 		writer := exec.CommandContext(ctx, "fio", "--name=w", "--thread", "--ioengine=nbd", "--uri="+uri, "--rw=write", "--bs=128k", "--iodepth=8", "--size=512M", "--time_based", "--runtime=300")
 		if err := writer.Start(); err != nil {
@@ -19,7 +19,9 @@ func (b *bench) beside(disks map[string]string) ([]figure, error) {
 		}
 		defer func() {
 			stop()
-			_ = writer.Wait() // it was killed
+			if _ = writer.Wait(); err == nil && writer.ProcessState.Exited() {
+				err = fmt.Errorf("the writer beside the reads ended by itself: %v", writer.ProcessState)
+			}
 		}()
 		time.Sleep(500 * time.Millisecond)
 		x, err := b.fio(uri, fmt.Sprintf("--rw=randread --bs=4k --iodepth=1 --offset=512M --size=512M --time_based --runtime=%d", b.seconds))

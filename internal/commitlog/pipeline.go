@@ -181,7 +181,7 @@ func (s *Shipment) Wait(ctx context.Context) (Generation, error) {
 	}
 }
 
-// delayed returns why commits in flight do not take effect for now, or else a channel
+// delayed returns why commits in flight do not take effect yet, or else a channel
 // that is closed when the first flight ends.
 func (o *Owner) delayed(g Generation) (done chan struct{}, failed error) {
 	switch {

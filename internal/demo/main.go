@@ -1,4 +1,4 @@
-// Demo shows Glide's main job, end to end: a Debian disk is imported on one
+// Command demo shows Glide's main job, end to end: a Debian disk is imported on one
 // host, boots in a VM, is forked ten times, and a fork boots on a second host
 // that has never seen it. Checksums prove that each disk has exactly its own
 // writes; a table says what it took. `make demo` runs it.

@@ -1,4 +1,4 @@
-// Nonblocking checks that nothing blocks under a lock that says so. It is a vet
+// Command nonblocking checks that nothing blocks under a lock that says so. It is a vet
 // tool: go vet -vettool=nonblocking ./...
 //
 // A mutex that is a field or a package's variable is nonblocking if a line of
