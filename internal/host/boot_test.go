@@ -238,7 +238,7 @@ func TestBadBootList(t *testing.T) {
 func TestBootListNamesWhatIsGone(t *testing.T) {
 	b := newBed(t)
 	data := portable(t, b, 400<<17)
-	h := firstBoot(t, b, data, 400)
+	firstBoot(t, b, data, 400)
 	// Another volume claims the list: it is of one block, and its other blocks are holes.
 	small := b.host(t.TempDir(), "s")
 	must[api.Volume](t)(small.Create(ctx, api.CreateRequest{Name: "small", Size: 128 << 10}))
@@ -248,7 +248,7 @@ func TestBootListNamesWhatIsGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h = b.host(t.TempDir(), "c")
+	h := b.host(t.TempDir(), "c")
 	must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "small", Name: "tiny", Lazy: true}))
 	st := vol(t, h, "tiny").State()
 	if err := b.store.Put(ctx, "t/default/boot/"+st.Root.Ref.Hash.String(), list); err != nil {
