@@ -66,7 +66,7 @@ type badGuest struct {
 	r       *rand.Rand
 	now     []int // the write that each page shows
 	pending bool  // the newest op was not answered
-	life    int64 // of the daemon that answered
+	life    int64 // of the daemon that answered; others read it under h's lock
 }
 
 // tornConn is a connection whose client vanishes in the middle of a request.
@@ -412,7 +412,13 @@ func (v *badVerbs) flush(ctx context.Context, g *badGuest) {
 // fork makes a fork and checks it: it is as the volume was after some write, and
 // has all that were acknowledged before.
 func (v *badVerbs) fork(ctx context.Context, g *badGuest, name string) {
-	life, least := v.day.life.Load(), g.answered()
+	life := v.day.life.Load()
+	g.h.mu.Lock()
+	least, settled := g.h.answered, g.life == life
+	g.h.mu.Unlock()
+	if !settled { // the guest has not seen yet what this daemon has, and may go on from an earlier write
+		return
+	}
 	if !v.verb(ctx, "fork", g.name, name) {
 		return
 	}

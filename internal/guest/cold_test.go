@@ -116,10 +116,17 @@ func TestColdBoot(t *testing.T) {
 				t.Errorf("the first boot made %d requests, and without prefetching it makes %d", got, gets)
 			}
 		case "second":
-			if tries++; times > 1.3 && tries < 3 {
-				i-- // the machine may be busy
+			if float64(n.Prefetch.Fetched) < 0.9*float64(down) {
+				t.Errorf("of %d bytes that came, only %d came ahead of the guest", down, n.Prefetch.Fetched)
+			}
+			// The machine may be busy: a warm boot now meets what the cold one met.
+			again, _ := home.bootFork(im, fmt.Sprintf("warm-%d", tries), readsAll)
+			times = float64(took) / float64(max(warm, again))
+			t.Logf("%.2f times the slower of the warm boots before and after", times)
+			if tries++; times > 1.3 && tries < 4 {
+				i--
 			} else if times > 1.3 {
-				t.Errorf("the second boot took %.2f times as long as the warm one, at most 1.3 are right", times)
+				t.Errorf("the second boot took %.2f times as long as a warm one, at most 1.3 are right", times)
 			}
 		}
 		if float64(down) > 1.3*float64(read) {
