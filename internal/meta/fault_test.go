@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
@@ -291,5 +292,51 @@ func TestOpenFailsHalfway(t *testing.T) {
 		m["w"] = []byte("x")
 		m.check(t, db, "mended")
 		must(t, db.Close())
+	}
+}
+
+// noCompactions is a file system that has no room for the files of compactions.
+type noCompactions struct{ vfs.FS }
+
+func (n noCompactions) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if c == compaction {
+		return nil, syscall.ENOSPC
+	}
+	return n.FS.Create(name, c)
+}
+
+// TestOpenWaitsForNoCompaction: a database that has much to compact is opened on a full
+// disk. Pebble's Open waits for compactions that it has begun.
+func TestOpenWaitsForNoCompaction(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	must(t, fs.MkdirAll("meta", 0o700))
+	db, err := Open(Options{FS: fs, Dir: "meta"})
+	must(t, err)
+	must(t, db.Close())
+	p, err := pebble.Open("meta", &pebble.Options{FS: fs, FormatMajorVersion: pebble.FormatVirtualSSTables, DisableAutomaticCompactions: true})
+	must(t, err)
+	for i := range 10 { // tables that overlap
+		must(t, p.Set([]byte("m/0"), []byte{byte(i)}, nil))
+		must(t, p.Set([]byte("m/1"), []byte{byte(i)}, nil))
+		must(t, p.Flush())
+	}
+	must(t, p.Close())
+	for range 20 { // whether the compaction begins before Open waits is a matter of luck
+		opened := make(chan error, 1)
+		go func() {
+			db, err := Open(Options{FS: noCompactions{fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})}, Dir: "meta"})
+			if err == nil {
+				err = db.Close()
+			}
+			opened <- err
+		}()
+		select {
+		case err := <-opened:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("the database is not open after 10 s")
+		}
 	}
 }

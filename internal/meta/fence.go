@@ -19,7 +19,8 @@ import (
 //
 // On a full disk, compactions do not fail the instance. They need room before they
 // free room, and nothing depends on them, so they wait. They take nothing of the
-// room that is reserved for everything else.
+// room that is reserved for everything else. They do not wait while the database is
+// being opened: Pebble's Open waits for them.
 //
 // A failed instance is out of date as soon as another is opened, and must not
 // change a file any more: drain waits until none of its changes is in progress.
@@ -72,10 +73,10 @@ func (f *fence) nudge() {
 	f.retry = make(chan struct{})
 }
 
-// stopWaiting ends the waiting for room: changes without room fail.
-func (f *fence) stopWaiting() {
+// setHurry says whether changes without room fail instead of waiting for it.
+func (f *fence) setHurry(hurry bool) {
 	f.mu.Lock()
-	f.hurry = true
+	f.hurry = hurry
 	f.mu.Unlock()
 	f.nudge()
 }

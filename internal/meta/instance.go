@@ -33,11 +33,13 @@ func openInstance(fs vfs.FS, dir string, give func() bool, change func(*pebble.O
 	change(opts)
 	opts.Cache = pebble.NewCache(8 << 20)
 	defer opts.Cache.Unref()
+	f.setHurry(true)
 	in := &instance{fence: f, readOnly: opts.ReadOnly, closed: make(chan struct{})}
 	db, err := call(in, func() (*pebble.DB, error) { return pebble.Open(dir, opts) })
 	switch {
 	case err == nil:
 		in.db = db
+		f.setHurry(false)
 		return in, nil
 	case errors.Is(err, pebble.ErrCorruption):
 		return nil, errs.New(errs.Corrupt, "the metadata in %s is damaged: %w", dir, err)
@@ -90,6 +92,6 @@ func (in *instance) close() error {
 	if in.fence.err() != nil {
 		return nil
 	}
-	in.fence.stopWaiting()
+	in.fence.setHurry(true)
 	return in.run(in.db.Close)
 }
