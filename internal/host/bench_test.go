@@ -1,6 +1,7 @@
 package host
 
 import (
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -144,18 +145,39 @@ func TestOpenWithDirtyData(t *testing.T) {
 		}
 	}
 	var took []time.Duration
-	for len(took) < 5 || slices.Min(took) > opensWithin && len(took) < 60 {
+	best := math.Inf(1) // of the time of the same run's peer, which a busy machine slows, too
+	fine := func() bool { return slices.Min(took) <= opensWithin || best <= opensWithin.Seconds()/sortsIn.Seconds() }
+	for len(took) < 5 || !fine() && len(took) < 60 {
 		must[api.Volume](t)(h.Sleep(ctx, "v", false, false))
+		peer := sorting()
 		t0 := time.Now()
 		must[api.Volume](t)(h.Wake(ctx, "v", false, ""))
 		took = append(took, time.Since(t0))
+		best = min(best, took[len(took)-1].Seconds()/max(peer, sorting()).Seconds())
 	}
+	ok := fine()
 	slices.Sort(took)
 	t.Logf("a volume with %d MiB of scattered dirty pages opens in %v (median of %d, longest %v)", dirty>>20, took[len(took)/2], len(took), took[len(took)-1])
-	if took[0] > opensWithin {
-		t.Errorf("opening took %v at best", took[0])
+	t.Logf("at best %v, and %.2f times the time of sorting a million numbers", took[0], best)
+	if !ok {
+		t.Errorf("opening took %v at best, %.2f times the time of sorting a million numbers", took[0], best)
 	}
 }
+
+// sorting returns how long a million numbers take to sort.
+func sorting() time.Duration {
+	r, n := rand.New(rand.NewPCG(1, 1)), make([]uint64, 1<<20)
+	for i := range n {
+		n[i] = r.Uint64()
+	}
+	t0 := time.Now()
+	slices.Sort(n)
+	return time.Since(t0)
+}
+
+// sortsIn is what sorting returns on the machine that opensWithin was chosen for, when it
+// is quiet.
+const sortsIn = 90 * time.Millisecond
 
 // opensWithin is how long opening a volume with 1 GiB of dirty data may take.
 const opensWithin = 200 * time.Millisecond

@@ -58,6 +58,11 @@ func (p *Pins) Recover(ctx context.Context) error {
 			stale = append(stale, pin)
 			return nil
 		}
+		// A crash may have come before the second pin of a root was dropped.
+		if !slices.ContainsFunc(pin.Roots, func(r blockmap.Root) bool { _, twice := p.children[r]; return !twice }) {
+			stale = append(stale, pin)
+			return nil
+		}
 		for _, r := range pin.Roots {
 			p.children[r] = pin
 		}
@@ -140,7 +145,11 @@ func (p *Pins) KeepStale(ctx context.Context, root blockmap.Root) error {
 	p.mu.Lock()
 	p.stale[root] = true
 	p.mu.Unlock()
-	return p.keep(ctx, root)
+	err := p.keep(ctx, root)
+	// The volume may have moved on while the store was asked. Nothing would then drop the
+	// pin until the next publication.
+	p.Release(ctx)
+	return err
 }
 
 func (p *Pins) keep(ctx context.Context, root blockmap.Root) error {
@@ -158,9 +167,21 @@ func (p *Pins) keep(ctx context.Context, root blockmap.Root) error {
 		return err
 	}
 	p.mu.Lock()
-	p.children[root] = pin
+	_, pinned = p.children[root]
+	if !pinned {
+		p.children[root] = pin
+	}
 	p.mu.Unlock()
+	if pinned { // another call was faster, and only its pin is dropped by Release
+		p.drop(ctx, pin)
+	}
 	return nil
+}
+
+func (p *Pins) drop(ctx context.Context, pin commitlog.Pin) {
+	if err := commitlog.DropPin(ctx, p.disks.Store, pin); err != nil {
+		p.disks.Log.Warn("a pin was not dropped", "error", err)
+	}
 }
 
 // needed reports whether an unpublished volume of this host, other than except, uses the
@@ -196,9 +217,7 @@ func (p *Pins) Release(ctx context.Context) {
 	}
 	p.mu.Unlock()
 	for _, pin := range drop {
-		if err := commitlog.DropPin(ctx, p.disks.Store, pin); err != nil {
-			p.disks.Log.Warn("a pin was not dropped", "error", err)
-		}
+		p.drop(ctx, pin)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
@@ -73,9 +74,43 @@ func drop(t *testing.T, s *Segment) {
 	if err := s.file.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Fadvise(s.fd, 0, 0, unix.FADV_DONTNEED); err != nil {
+	// The kernel keeps a page that another processor still has on its list of new ones.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if err := unix.Fadvise(s.fd, 0, 0, unix.FADV_DONTNEED); err != nil {
+			t.Fatal(err)
+		}
+		if !inMemory(t, s) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the kernel keeps pages of the segment in memory")
+		}
+	}
+}
+
+// inMemory reports whether any page of the segment is in the page cache. It reads none.
+func inMemory(t *testing.T, s *Segment) bool {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Fstat(s.fd, &st); err != nil {
 		t.Fatal(err)
 	}
+	m, err := unix.Mmap(s.fd, 0, int(st.Size), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(m) }()
+	page := os.Getpagesize()
+	resident := make([]byte, (len(m)+page-1)/page)
+	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), uintptr(unsafe.Pointer(&resident[0]))); errno != 0 {
+		t.Fatal(errno)
+	}
+	for _, r := range resident {
+		if r&1 != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func poolIn(t *testing.T, fs vfs.FS, dir string) *Pool {
