@@ -143,7 +143,7 @@ func (f *far) bulk() error {
 		f.compare(rows[1][0], (after.Up-before.Up)/1e6, "MB", rows[1][1])
 	}
 	image := filepath.Join(f.dir, "image")
-	if err := noise(image, bulkBytes); err != nil {
+	if err := noise(image, bulkBytes, 1); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -155,12 +155,12 @@ func (f *far) bulk() error {
 }
 
 // noise writes a file of bytes that cannot be compressed.
-func noise(name string, n int64) error {
+func noise(name string, n int64, seed byte) error {
 	out, err := os.Create(name)
 	if err != nil {
 		return err
 	}
-	_, err = io.CopyN(out, rand.NewChaCha8([32]byte{1}), n)
+	_, err = io.CopyN(out, rand.NewChaCha8([32]byte{seed}), n)
 	return errors.Join(err, out.Close())
 }
 

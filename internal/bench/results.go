@@ -39,9 +39,10 @@ func (r *result) print(peers []string) {
 
 // report is all that a run measured.
 type report struct {
-	Cells  []result `json:"cells"`
-	Beside []figure `json:"beside"` // a writer on the same disk
-	Far    []figure `json:"far"`    // what depends on the store
+	Cells  []result  `json:"cells"`
+	Beside []figure  `json:"beside"` // a writer on the same disk
+	Fair   []fairRow `json:"fair"`   // work for another volume
+	Far    []figure  `json:"far"`    // what depends on the store
 }
 
 // write writes a report as JSON, and its cells as a plot.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -165,36 +166,54 @@ func (b *bench) fill(uri string) error {
 // run is one run of fio: requests a second, and their latencies in microseconds.
 type run struct{ iops, p50, p99, p999 float64 }
 
-// fio runs one job.
-func (b *bench) fio(uri, args string) (run, error) {
-	cmd := exec.Command("fio", append([]string{"--name=x", "--ioengine=nbd", "--uri=" + uri, "--size=" + b.size, "--percentile_list=50:99:99.9", "--output-format=json"}, strings.Fields(args)...)...)
-	out, err := cmd.Output()
-	if err != nil {
-		return run{}, fmt.Errorf("fio %s: %w", args, err)
-	}
-	type side struct {
-		IOPS float64
-		Clat struct {
-			Percentile map[string]float64
-		} `json:"clat_ns"`
-	}
-	var doc struct {
-		Jobs []struct {
-			Error       int
-			Read, Write side
-		}
-	}
-	// fio's nbd engine prints a line before the document.
-	if i := strings.IndexByte(string(out), '{'); i > 0 {
+// side is what fio reports of the reads or the writes of a job.
+type side struct {
+	IOPS float64
+	Clat struct {
+		Percentile map[string]float64
+	} `json:"clat_ns"`
+}
+
+func (s *side) run() run {
+	p := s.Clat.Percentile
+	return run{s.IOPS, p["50.000000"] / 1e3, p["99.000000"] / 1e3, p["99.900000"] / 1e3}
+}
+
+// job is what fio reports of a job.
+type job struct {
+	Error       int
+	Read, Write side
+}
+
+func (b *bench) fioArgs(uri, args string) []string {
+	return append([]string{"--name=x", "--ioengine=nbd", "--uri=" + uri, "--size=" + b.size, "--percentile_list=50:99:99.9", "--output-format=json"}, strings.Fields(args)...)
+}
+
+// parse decodes fio's report of one job.
+func parse(out []byte) (*job, error) {
+	var doc struct{ Jobs []job }
+	// fio's nbd engine prints lines before the document.
+	if i := bytes.IndexByte(out, '{'); i > 0 {
 		out = out[i:]
 	}
 	if err := json.Unmarshal(out, &doc); err != nil || len(doc.Jobs) != 1 || doc.Jobs[0].Error != 0 {
-		return run{}, fmt.Errorf("fio %s: no result: %w", args, err)
+		return nil, fmt.Errorf("no result: %w", err)
 	}
-	s := doc.Jobs[0].Read
-	if s.IOPS == 0 {
-		s = doc.Jobs[0].Write
+	return &doc.Jobs[0], nil
+}
+
+// fio runs one job.
+func (b *bench) fio(uri, args string) (run, error) {
+	out, err := exec.Command("fio", b.fioArgs(uri, args)...).Output()
+	if err != nil {
+		return run{}, fmt.Errorf("fio %s: %w", args, err)
 	}
-	p := s.Clat.Percentile
-	return run{s.IOPS, p["50.000000"] / 1e3, p["99.000000"] / 1e3, p["99.900000"] / 1e3}, nil
+	j, err := parse(out)
+	if err != nil {
+		return run{}, fmt.Errorf("fio %s: %w", args, err)
+	}
+	if j.Read.IOPS == 0 {
+		return j.Write.run(), nil
+	}
+	return j.Read.run(), nil
 }
