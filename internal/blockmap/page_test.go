@@ -98,7 +98,7 @@ func TestPageRoundTrip(t *testing.T) {
 
 func TestParsePageRefuses(t *testing.T) {
 	const (
-		firstEntry  = headerSize + 3*packSize // of "some", which has 3 packs
+		firstEntry  = headerSize + 3*packSize       // of "some", which has 3 packs
 		domainEntry = headerSize + 5*domainPackSize // of "domains"
 	)
 	edit := func(at int, b ...byte) func(Page) Page {

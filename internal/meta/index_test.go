@@ -14,7 +14,11 @@ import (
 // TestIndexEntries: an entry names the domain of its pack if that is not 0, and one that
 // would not be written like that is none.
 func TestIndexEntries(t *testing.T) {
-	db, err := Open(Options{FS: vfs.NewMem(), Dir: "meta"})
+	fs := vfs.NewMem()
+	if err := fs.MkdirAll("meta", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	db, err := Open(Options{FS: fs, Dir: "meta"})
 	if err != nil {
 		t.Fatal(err)
 	}
