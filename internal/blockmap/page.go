@@ -98,9 +98,8 @@ func (p Page) packID(i int) (id pack.ID) {
 }
 
 func (p Page) readID(i int, id *pack.ID) {
-	size := p.packSize()
-	b := p[headerSize+size*i:][:size]
-	if size == domainPackSize {
+	b := p[headerSize+p.packSize()*i:]
+	if p[2] != versionOne {
 		id.Domain, b = binary.LittleEndian.Uint32(b), b[4:]
 	}
 	id.Content, id.Nonce = [12]byte(b[:12]), [12]byte(b[12:24])
