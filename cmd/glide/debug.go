@@ -60,8 +60,8 @@ store.`,
 			if !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			if key, _, _ := strings.Cut(path, "/"); key != "packs" && key != "pins" && key != "t" {
-				return errs.New(errs.NotFound, "there is no file %s, and keys of objects begin with packs/, pins/ or t/", path)
+			if key, _, _ := strings.Cut(path, "/"); key != "packs" && key != "d" && key != "pins" && key != "t" {
+				return errs.New(errs.NotFound, "there is no file %s, and keys of objects begin with packs/, d/, pins/ or t/", path)
 			}
 			c, err := a.client()
 			if err != nil {
@@ -108,7 +108,6 @@ var whole = []struct {
 	magic string
 	dump  func(w io.Writer, raw []byte) error
 }{
-	{"glidepak", pack.Dump},
 	{"GLDC", commitlog.Dump},
 	{blockmap.Magic, blockmap.Dump},
 	{"{", dumpJSON},
@@ -159,17 +158,36 @@ func dumpFile(w io.Writer, path string) error {
 		return err
 	}
 	raw := append(head, rest...)
+	key := keyIn(abs)
+	if bytes.HasPrefix(raw, []byte("glidepak")) {
+		id, _ := pack.ParseKey(key) // a pack has its domain in its key only
+		return pack.Dump(w, id.Domain, raw)
+	}
 	for _, k := range whole {
 		if bytes.HasPrefix(raw, []byte(k.magic)) {
 			return k.dump(w, raw)
 		}
 	}
-	for _, kind := range []string{"packs", "pins", "t"} {
-		if i := strings.LastIndex(abs, "/"+kind+"/"); i >= 0 {
-			return inspect.DumpObject(w, abs[i+1:], raw)
-		}
+	if key != "" {
+		return inspect.DumpObject(w, key, raw)
 	}
 	return errs.New(errs.Invalid, "%s is not a file of Glide: glide writes nothing that begins like it", path)
+}
+
+// keyIn returns the key of the object that a file in the directory of a store is, to judge
+// by its path, else "".
+func keyIn(path string) string {
+	if i := strings.LastIndex(path, "/"+pack.DomainPrefix); i >= 0 {
+		if _, err := pack.ParseKey(path[i+1:]); err == nil {
+			return path[i+1:]
+		}
+	}
+	for _, kind := range []string{"packs", "pins", "t"} {
+		if i := strings.LastIndex(path, "/"+kind+"/"); i >= 0 {
+			return path[i+1:]
+		}
+	}
+	return ""
 }
 
 // dumpJSON prints a pin, or another small document.

@@ -47,9 +47,12 @@ func golden(t *testing.T, path string) string {
 // TestDumpFiles: files are known by what they begin with, and need no daemon.
 func TestDumpFiles(t *testing.T) {
 	for path, words := range map[string]string{
-		"pack/testdata/v1.pack":         "packs/65/65ea8a83081ed58bc32eacf3",
-		"blockmap/testdata/one.hex":     "map page: version 1",
-		"commitlog/testdata/commit.hex": "commit log object: version 1",
+		"pack/testdata/v1.pack":                    "packs/65/65ea8a83081ed58bc32eacf3",
+		"blockmap/testdata/one.hex":                "map page: version 1",
+		"commitlog/testdata/commit.hex":            "commit log object: version 1",
+		"blockmap/testdata/domains.hex":            "pack  2  d/0000002a/packs/78/78dde6e5fd29f05400000000-",
+		"commitlog/testdata/domain-data.hex":       "in d/01020304/packs/c1/c1c1c1c1c1c1c1c1c1c1c1c1-",
+		"commitlog/testdata/pin-domain-packs.json": `"0000002a.010000000000000000000000-000000000000000000000000"`,
 	} {
 		if o := run(t, glide(t, "debug", "dump", golden(t, path))); o.Code != 0 || o.Err != "" || !strings.Contains(o.Out, words) {
 			t.Errorf("%s: %+v", path, o)
@@ -82,6 +85,31 @@ func TestDumpFiles(t *testing.T) {
 	} {
 		o := run(t, glide(t, "debug", "dump", path))
 		if o.Code == 0 || strings.Count(o.Err, "\n") != 1 || !strings.Contains(o.Err, words) {
+			t.Errorf("%s: %+v", path, o)
+		}
+	}
+}
+
+// TestDumpPackOfDomain: a pack does not say its domain. The path of its file does.
+func TestDumpPackOfDomain(t *testing.T) {
+	raw, err := os.ReadFile("../../internal/pack/testdata/v1.pack")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const key = "packs/65/65ea8a83081ed58bc32eacf3-0102030405060708090a0b0c"
+	root := t.TempDir()
+	for dir, want := range map[string]string{
+		"":                          key,
+		"d/0000002a/":               "d/0000002a/" + key,
+		"d/store/":                  key,
+		"d/0000002a/not-its-place/": key,
+		"d/store/d/ffffffff/":       "d/ffffffff/" + key,
+	} {
+		path := filepath.Join(root, "of-"+strings.ReplaceAll(dir, "/", "-"), dir, key)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, raw, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if o := run(t, glide(t, "debug", "dump", path)); o.Code != 0 || !strings.Contains(o.Out, " "+want+"\n") {
 			t.Errorf("%s: %+v", path, o)
 		}
 	}
@@ -182,7 +210,7 @@ func TestDumpObjects(t *testing.T) {
 
 // TestFormats compares what version says with what the golden files are.
 func TestFormats(t *testing.T) {
-	for path, at := range map[string]int{"pack/testdata/v1.pack": 8, "blockmap/testdata/one.hex": 2, "commitlog/testdata/bulk.hex": 4, "wal/testdata/segment.hex": 4} {
+	for path, at := range map[string]int{"pack/testdata/v1.pack": 8, "blockmap/testdata/domains.hex": 2, "commitlog/testdata/domain-data.hex": 4, "wal/testdata/segment.hex": 4} {
 		b, err := os.ReadFile(golden(t, path))
 		if err != nil {
 			t.Fatal(err)

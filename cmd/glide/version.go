@@ -13,7 +13,7 @@ import (
 
 // formats lists the newest versions of the formats that this program writes to disks and
 // stores. A test compares them with what it writes.
-var formats = map[string]int{"boot-list": 1, "commit": 3, "host": 1, "map-page": 1, "pack": 1, "pin": 1, "slab": 2, "wal": 1}
+var formats = map[string]int{"boot-list": 1, "commit": 4, "host": 1, "map-page": 2, "pack": 1, "pin": 2, "slab": 2, "wal": 1}
 
 // versionInfo is what version prints in JSON.
 type versionInfo struct {

@@ -19,13 +19,16 @@
 //
 //	offset   bytes  content
 //	0        2      magic "GM"
-//	2        1      version, 1
+//	2        1      version: 1 if all packs are in domain 0, else 2
 //	3        1      level, 0 (leaf) to 8
 //	4        1      p, the number of packs, 1 to 64
 //	5        3      zero
 //	8        8      bitmap: bit s is set when slot s is present; n bits are set, at least one
 //	16       24·p   pack table: pack IDs (12 bytes content, 12 bytes nonce), strictly increasing, each used
 //	16+24·p  41·n   entries, in the order of their slots
+//
+// In version 2 every pack ID has 28 bytes: the domain, of 4, comes first. Packs are in the
+// order of the domains' numbers.
 //
 // An entry:
 //
@@ -36,10 +39,10 @@
 //	40      1      index in the pack table
 //
 // Nothing follows the last entry. The form is canonical: one mapping (including places)
-// has one encoding, hence one hash. A page has at most 4,176 bytes. One changed block
-// publishes one page per level, at most 17,240 bytes for the 2²⁷ blocks of 16 TiB
-// (TestWorstCasePublish). In a volume that was imported in order, a mapped block costs
-// about 43 bytes of pages.
+// has one encoding, hence one hash. A page has at most 4,176 bytes, in version 2 at most
+// 4,432. One changed block publishes one page per level, at most 17,240 bytes for the 2²⁷
+// blocks of 16 TiB (TestWorstCasePublish). In a volume that was imported in order, a
+// mapped block costs about 43 bytes of pages.
 //
 // # Concurrency
 //

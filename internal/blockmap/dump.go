@@ -3,8 +3,6 @@ package blockmap
 import (
 	"fmt"
 	"io"
-
-	"github.com/paraglide/glide/internal/pack"
 )
 
 // Dump writes a page as text.
@@ -20,8 +18,7 @@ func Dump(w io.Writer, raw []byte) error {
 	_, err = fmt.Fprintf(w, "map page: version %d, level %d, %d %s in %d packs, %d bytes\n",
 		p[2], p.Level(), p.Len(), what, p.packs(), len(p))
 	for i := 0; i < p.packs() && err == nil; i++ {
-		id := pack.ID{Content: [12]byte(p.packID(i)), Nonce: [12]byte(p.packID(i)[12:])}
-		_, err = fmt.Fprintf(w, "pack %2d  %s\n", i, id.Key())
+		_, err = fmt.Fprintf(w, "pack %2d  %s\n", i, p.packID(i).Key())
 	}
 	for slot, ref := range p.All() {
 		if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 )
 
-// Edit is an unpublished change to a map. It holds only the changes: 64 bytes for each
+// Edit is an unpublished change to a map. It holds only the changes: 68 bytes for each
 // block that was set, and about as much for each page on the path to it. No page of the
 // old tree is loaded before Publish.
 //

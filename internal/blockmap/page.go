@@ -21,16 +21,18 @@ const (
 	// maxBlocks is the largest number of blocks in a map.
 	maxBlocks = 1 << 50
 	// MaxPageSize is the largest size of a page, in bytes.
-	MaxPageSize = headerSize + Fanout*(packSize+entrySize)
+	MaxPageSize = headerSize + Fanout*(domainPackSize+entrySize)
 	// Magic begins every page.
 	Magic = "GM"
 
-	version    = 1
-	slotBits   = 6 // Fanout is 1<<slotBits
-	headerSize = 16
-	packSize   = 24
-	entrySize  = 41
-	allSlots   = ^uint64(0)
+	version        = 2 // of a page that names a pack of a domain other than 0
+	versionOne     = 1 // of every other page
+	slotBits       = 6 // Fanout is 1<<slotBits
+	headerSize     = 16
+	packSize       = 24           // of a pack in version 1
+	domainPackSize = 4 + packSize // of a pack in version 2
+	entrySize      = 41
+	allSlots       = ^uint64(0)
 )
 
 // Page is an encoded page that parsePage has accepted. It must not be modified.
@@ -67,6 +69,17 @@ func (p Page) bitmap() uint64 { return binary.LittleEndian.Uint64(p[8:]) }
 
 func (p Page) packs() int { return int(p[4]) }
 
+// packSize returns the size of a pack in the page's table.
+func (p Page) packSize() int {
+	if p[2] == versionOne {
+		return packSize
+	}
+	return domainPackSize
+}
+
+// entries returns where the entries begin.
+func (p Page) entries() int { return headerSize + p.packSize()*p.packs() }
+
 // entry returns the encoded entry of slot, or nil if it is absent. It begins with the
 // hash.
 func (p Page) entry(slot int) []byte {
@@ -74,20 +87,27 @@ func (p Page) entry(slot int) []byte {
 	if m>>slot&1 == 0 {
 		return nil
 	}
-	off := headerSize + packSize*p.packs() + entrySize*rank(m, slot)
+	off := p.entries() + entrySize*rank(m, slot)
 	return p[off : off+entrySize]
 }
 
-func (p Page) packID(i int) []byte {
-	off := headerSize + packSize*i
-	return p[off : off+packSize]
+// packID returns the i-th pack of the page's table.
+func (p Page) packID(i int) (id pack.ID) {
+	p.readID(i, &id)
+	return id
+}
+
+func (p Page) readID(i int, id *pack.ID) {
+	b := p[headerSize+p.packSize()*i:]
+	if p[2] != versionOne {
+		id.Domain, b = binary.LittleEndian.Uint32(b), b[4:]
+	}
+	id.Content, id.Nonce = [12]byte(b[:12]), [12]byte(b[12:24])
 }
 
 func (p Page) decode(e []byte) (ref pack.Ref) {
 	copy(ref.Hash[:], e)
-	id := p.packID(int(e[40]))
-	copy(ref.Pack.Content[:], id)
-	copy(ref.Pack.Nonce[:], id[12:])
+	p.readID(int(e[40]), &ref.Pack)
 	ref.Off = binary.LittleEndian.Uint32(e[32:])
 	ref.Len = binary.LittleEndian.Uint32(e[36:])
 	return ref
@@ -123,7 +143,7 @@ func parsePage(raw []byte) (Page, error) {
 	p := Page(raw)
 	n, k := p.Len(), p.packs()
 	switch {
-	case p[2] != version:
+	case p[2] == 0:
 		return nil, errs.New(errs.Corrupt, "map page of version %d", p[2])
 	case p.Level() >= MaxHeight:
 		return nil, errs.New(errs.Corrupt, "map page of level %d, the greatest is %d", p.Level(), MaxHeight-1)
@@ -131,7 +151,7 @@ func parsePage(raw []byte) (Page, error) {
 		return nil, errs.New(errs.Corrupt, "map page with reserved bytes %x", p[5:8])
 	case n == 0 || k == 0 || k > n:
 		return nil, errs.New(errs.Corrupt, "map page with %d entries in %d packs", n, k)
-	case len(p) != headerSize+packSize*k+entrySize*n:
+	case len(p) != p.entries()+entrySize*n:
 		return nil, errs.New(errs.Corrupt, "map page of %d bytes with %d entries in %d packs", len(p), n, k)
 	}
 	if err := p.checkEntries(n, k); err != nil {
@@ -147,14 +167,20 @@ func parsePage(raw []byte) (Page, error) {
 
 // checkEntries checks the pack table and the entries of a page whose length is right.
 func (p Page) checkEntries(n, k int) error {
+	last := p.packID(0)
 	for i := 1; i < k; i++ {
-		if bytes.Compare(p.packID(i-1), p.packID(i)) >= 0 {
+		id := p.packID(i)
+		if last.Compare(id) >= 0 {
 			return errs.New(errs.Corrupt, "map page whose pack %d is out of order", i)
 		}
+		last = id
+	}
+	if p[2] != versionOne && last.Domain == 0 { // the last has the greatest
+		return errs.New(errs.Corrupt, "map page of version %d that needs only version %d", p[2], versionOne)
 	}
 	var used uint64
 	for i := range n {
-		e := p[headerSize+packSize*k+entrySize*i:]
+		e := p[p.entries()+entrySize*i:]
 		off, length := binary.LittleEndian.Uint32(e[32:]), binary.LittleEndian.Uint32(e[36:])
 		if int(e[40]) >= k || !validExtent(off, length) {
 			return errs.New(errs.Corrupt, "map page whose entry %d lies at %d+%d of pack %d of %d", i, off, length, e[40], k)
@@ -200,31 +226,31 @@ func assemblePage(level int, refs *[Fanout]pack.Ref) Page {
 	if m == 0 {
 		return nil
 	}
-	slices.SortFunc(ids, compareID)
+	slices.SortFunc(ids, pack.ID.Compare)
 	ids = slices.Compact(ids)
+	v, size := byte(versionOne), packSize
+	if ids[len(ids)-1].Domain != 0 { // the greatest
+		v, size = version, domainPackSize
+	}
 
-	p := make(Page, 0, headerSize+packSize*len(ids)+entrySize*bits.OnesCount64(m))
+	p := make(Page, 0, headerSize+size*len(ids)+entrySize*bits.OnesCount64(m))
 	p = append(p, Magic...)
-	p = append(p, version, byte(level), byte(len(ids)), 0, 0, 0)
+	p = append(p, v, byte(level), byte(len(ids)), 0, 0, 0)
 	p = binary.LittleEndian.AppendUint64(p, m)
 	for i := range ids {
+		if v != versionOne {
+			p = binary.LittleEndian.AppendUint32(p, ids[i].Domain)
+		}
 		p = append(p, ids[i].Content[:]...)
 		p = append(p, ids[i].Nonce[:]...)
 	}
 	for ; m != 0; m &= m - 1 {
 		ref := &refs[bits.TrailingZeros64(m)]
-		i, _ := slices.BinarySearchFunc(ids, ref.Pack, compareID)
+		i, _ := slices.BinarySearchFunc(ids, ref.Pack, pack.ID.Compare)
 		p = append(p, ref.Hash[:]...)
 		p = binary.LittleEndian.AppendUint32(p, ref.Off)
 		p = binary.LittleEndian.AppendUint32(p, ref.Len)
 		p = append(p, byte(i))
 	}
 	return p
-}
-
-func compareID(a, b pack.ID) int {
-	if c := bytes.Compare(a.Content[:], b.Content[:]); c != 0 {
-		return c
-	}
-	return bytes.Compare(a.Nonce[:], b.Nonce[:])
 }

@@ -29,7 +29,18 @@ func samples() map[string]Page {
 	for slot := range full {
 		full[slot] = scattered(uint64(slot))
 	}
-	return map[string]Page{"one": encodePage(8, &one), "some": encodePage(0, &some), "full": encodePage(1, &full)}
+	mixed, fullDomains := some, full
+	for _, slot := range []int{0, 3} { // slot 4 stays in domain 0, in a pack with the content and nonce of slot 3's
+		mixed[slot].Pack.Domain = 0x01020304
+	}
+	mixed[10] = inDomain(blockRef(100), 0x2a)
+	for slot := range fullDomains {
+		fullDomains[slot].Pack.Domain = uint32(slot) << 26
+	}
+	return map[string]Page{
+		"one": encodePage(8, &one), "some": encodePage(0, &some), "full": encodePage(1, &full),
+		"domains": encodePage(0, &mixed), "full-domains": encodePage(1, &fullDomains),
+	}
 }
 
 func TestGolden(t *testing.T) {
@@ -39,8 +50,11 @@ func TestGolden(t *testing.T) {
 		golden(t, name+".hex", hexLines(page))
 		golden(t, name+".txt", dump.String())
 	}
-	if n := len(samples()["full"]); n != MaxPageSize {
+	if n := len(samples()["full-domains"]); n != MaxPageSize {
 		t.Errorf("the largest page has %d bytes, MaxPageSize is %d", n, MaxPageSize)
+	}
+	if n := len(samples()["full"]); n != 4176 {
+		t.Errorf("the largest page of domain 0 has %d bytes, not 4176", n)
 	}
 }
 
@@ -83,21 +97,33 @@ func TestPageRoundTrip(t *testing.T) {
 }
 
 func TestParsePageRefuses(t *testing.T) {
-	const firstEntry = headerSize + 3*packSize // of "some", which has 3 packs
+	const (
+		firstEntry  = headerSize + 3*packSize       // of "some", which has 3 packs
+		domainEntry = headerSize + 5*domainPackSize // of "domains"
+	)
 	edit := func(at int, b ...byte) func(Page) Page {
 		return func(p Page) Page { copy(p[at:], b); return p }
 	}
-	for name, c := range map[string]struct {
+	type refusal struct {
 		change func(Page) Page
 		kind   errs.Kind
-	}{
+	}
+	refuses := func(sample, name string, c refusal) {
+		page, err := parsePage(c.change(bytes.Clone(samples()[sample])))
+		if page != nil {
+			t.Errorf("%s: accepted", name)
+		}
+		t.Run(name, func(t *testing.T) { wantKind(t, err, c.kind) })
+	}
+	for name, c := range map[string]refusal{
 		"empty":                  {func(Page) Page { return nil }, errs.Corrupt},
 		"header only":            {func(p Page) Page { return p[:headerSize] }, errs.Corrupt},
 		"cut off":                {func(p Page) Page { return p[:len(p)-1] }, errs.Corrupt},
 		"too long":               {func(p Page) Page { return append(p, 0) }, errs.Corrupt},
 		"other magic":            {edit(0, 'X'), errs.Corrupt},
 		"version 0":              {edit(2, 0), errs.Corrupt},
-		"newer version":          {edit(2, 2), errs.Unsupported},
+		"newer version":          {edit(2, 3), errs.Unsupported},
+		"version of domains":     {edit(2, 2), errs.Corrupt},
 		"level too great":        {edit(3, MaxHeight), errs.Corrupt},
 		"no packs":               {edit(4, 0), errs.Corrupt},
 		"more packs than slots":  {edit(4, 5), errs.Corrupt},
@@ -111,11 +137,53 @@ func TestParsePageRefuses(t *testing.T) {
 		"a pack that is unused":  {func(p Page) Page { return setPacks(p, firstEntry, 0) }, errs.Corrupt},
 		"packs used by one only": {func(p Page) Page { return setPacks(p, firstEntry, 1) }, errs.Corrupt},
 	} {
-		page, err := parsePage(c.change(bytes.Clone(samples()["some"])))
-		if page != nil {
-			t.Errorf("%s: accepted", name)
-		}
-		t.Run(name, func(t *testing.T) { wantKind(t, err, c.kind) })
+		refuses("some", name, c)
+	}
+	for name, c := range map[string]refusal{
+		"domains: cut off":                 {func(p Page) Page { return p[:len(p)-1] }, errs.Corrupt},
+		"domains: version of domain 0":     {edit(2, 1), errs.Corrupt},
+		"domains: reserved bytes":          {edit(5, 1), errs.Corrupt},
+		"domains: out of order":            {edit(headerSize, 0x2b), errs.Corrupt},
+		"domains: one pack twice":          {func(p Page) Page { copy(p[headerSize+domainPackSize:], p[headerSize:][:domainPackSize]); return p }, errs.Corrupt},
+		"domains: pack index too great":    {edit(domainEntry+40, 5), errs.Corrupt},
+		"domains: a pack that is unused":   {func(p Page) Page { return setPacks(p, domainEntry, 0) }, errs.Corrupt},
+		"domains: ordered by their bytes":  {byBytes, errs.Corrupt},
+		"domains: only domain 0":           {func(Page) Page { return widened(samples()["some"]) }, errs.Corrupt},
+		"domains: only domain 0, one pack": {func(Page) Page { return widened(samples()["one"]) }, errs.Corrupt},
+	} {
+		refuses("domains", name, c)
+	}
+}
+
+// byBytes moves the pack of domain 0x2a behind those of 0x01020304, as if the bytes of the
+// table decided.
+func byBytes(p Page) Page {
+	i, end := headerSize+2*domainPackSize, headerSize+5*domainPackSize
+	return slices.Concat(p[:i], p[i+domainPackSize:end], p[i:i+domainPackSize], p[end:])
+}
+
+// widened is a page of domain 0 in the form of version 2.
+func widened(p Page) Page {
+	w := append(Page(nil), p[:headerSize]...)
+	w[2] = version
+	for i := range p.packs() {
+		w = append(append(w, 0, 0, 0, 0), p[headerSize+packSize*i:][:packSize]...)
+	}
+	return append(w, p[p.entries():]...)
+}
+
+// TestDomainsAreTold: packs whose content and nonce are the same in two domains are two.
+func TestDomainsAreTold(t *testing.T) {
+	p := samples()["domains"]
+	if a, b := p.Ref(3).Pack, p.Ref(4).Pack; a == b || a.Content != b.Content || a.Nonce != b.Nonce {
+		t.Errorf("they are %s and %s", a, b)
+	}
+	var domains []uint32
+	for i := range p.packs() {
+		domains = append(domains, p.packID(i).Domain)
+	}
+	if want := []uint32{0, 0, 0x2a, 0x01020304, 0x01020304}; p[2] != version || !slices.Equal(domains, want) {
+		t.Errorf("version %d, domains %x, want %x", p[2], domains, want)
 	}
 }
 
@@ -157,7 +225,7 @@ func TestHeightFor(t *testing.T) {
 }
 
 func TestRootText(t *testing.T) {
-	for _, r := range []Root{{}, {blockRef(5), 4}, {blockRef(1 << 40), MaxHeight}} {
+	for _, r := range []Root{{}, {blockRef(5), 4}, {blockRef(1 << 40), MaxHeight}, {inDomain(blockRef(5), 1), 4}, {inDomain(blockRef(5), 1<<32-1), 4}} {
 		text, err := json.Marshal(r)
 		check(t, err)
 		var back Root
@@ -180,11 +248,20 @@ func TestRootText(t *testing.T) {
 		_, err := parseRoot(bad)
 		wantKind(t, err, errs.Corrupt)
 	}
+	domain := Root{inDomain(blockRef(60), 0x2a), 4}.String()
+	if want := strings.Replace(text, "/3c6e", "/0000002a.3c6e", 1); domain != want {
+		t.Errorf("text form %s, want %s", domain, want)
+	}
+	for _, bad := range []string{"/00000000.", "/2a.", "/0000002A.", "/+000002a.", "/10000002a.", "/0000002a.0000002a.", "/0000002a/", "/0000002a", "/."} {
+		_, err := parseRoot(strings.Replace(domain, "/0000002a.", bad, 1))
+		wantKind(t, err, errs.Corrupt)
+	}
 }
 
 func FuzzParseRoot(f *testing.F) {
 	f.Add("hole")
 	f.Add(Root{blockRef(5), 4}.String())
+	f.Add(Root{inDomain(blockRef(5), 0x2a), 4}.String())
 	f.Fuzz(func(t *testing.T, text string) {
 		var r Root
 		var err error

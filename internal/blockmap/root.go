@@ -16,9 +16,10 @@ import (
 //
 // Its text form, also in JSON, is "hole", or
 //
-//	<height>/<hash>/<pack content>-<pack nonce>/<offset>+<length>
+//	<height>/<hash>/<pack>/<offset>+<length>
 //
-// with hash and pack in lower-case hexadecimal and decimal numbers.
+// with the hash in lower-case hexadecimal, the pack as pack.ID has it, and decimal
+// numbers.
 type Root struct {
 	Ref    pack.Ref
 	Height uint8
@@ -43,7 +44,7 @@ func (r Root) String() string {
 	if r.IsHole() {
 		return holeText
 	}
-	return fmt.Sprintf("%d/%s/%x-%x/%d+%d", r.Height, r.Ref.Hash, r.Ref.Pack.Content, r.Ref.Pack.Nonce, r.Ref.Off, r.Ref.Len)
+	return fmt.Sprintf("%d/%s/%s/%d+%d", r.Height, r.Ref.Hash, r.Ref.Pack, r.Ref.Off, r.Ref.Len)
 }
 
 // parseRoot parses exactly what String returns.
@@ -64,15 +65,13 @@ func readRoot(text string) (r Root, ok bool) {
 	if len(parts) != 4 {
 		return Root{}, false
 	}
-	content, nonce, ok1 := strings.Cut(parts[2], "-")
+	id, ok1 := pack.ParseID(parts[2])
 	off, length, ok2 := strings.Cut(parts[3], "+")
 	height, ok3 := number(parts[0], 8)
 	o, ok4 := number(off, 32)
 	l, ok5 := number(length, 32)
-	r.Height, r.Ref.Off, r.Ref.Len = uint8(height), uint32(o), uint32(l)
-	ok = ok1 && ok2 && ok3 && ok4 && ok5 &&
-		unhex(r.Ref.Hash[:], parts[1]) && unhex(r.Ref.Pack.Content[:], content) && unhex(r.Ref.Pack.Nonce[:], nonce)
-	return r, ok
+	r.Height, r.Ref.Pack, r.Ref.Off, r.Ref.Len = uint8(height), id, uint32(o), uint32(l)
+	return r, ok1 && ok2 && ok3 && ok4 && ok5 && unhex(r.Ref.Hash[:], parts[1])
 }
 
 func number(s string, bitSize int) (uint64, bool) {

@@ -110,6 +110,12 @@ func scattered(n uint64) pack.Ref {
 	return ref
 }
 
+// inDomain returns a reference to the same place in a domain.
+func inDomain(ref pack.Ref, domain uint32) pack.Ref {
+	ref.Pack.Domain = domain
+	return ref
+}
+
 func mustNew(t tb, src *Source, root Root, blocks uint64) *Map {
 	t.Helper()
 	m, err := New(src, root, blocks)

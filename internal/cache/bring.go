@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"slices"
@@ -111,7 +112,7 @@ func (d *Domain) bring(ctx context.Context, group []pack.Ref, size int) error {
 	return nil
 }
 
-// inPacks orders blocks as they lie in packs.
+// inPacks orders blocks as they lie in packs, and packs as an upload session made them.
 func inPacks(a, b pack.Ref) int {
-	return cmp.Or(slices.Compare(a.Pack.Nonce[:], b.Pack.Nonce[:]), slices.Compare(a.Pack.Content[:], b.Pack.Content[:]), cmp.Compare(a.Off, b.Off))
+	return cmp.Or(bytes.Compare(a.Pack.Nonce[:], b.Pack.Nonce[:]), a.Pack.Compare(b.Pack), cmp.Compare(a.Off, b.Off))
 }

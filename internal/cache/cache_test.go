@@ -44,7 +44,7 @@ func newStock(t testing.TB, blocks int) *stock {
 
 func (s *stock) addPack(t testing.TB, number byte, blocks int, r *rand.ChaCha8) {
 	t.Helper()
-	b := pack.NewBuilder([12]byte{number}, pack.Limits{Blocks: blocks, Bytes: 50 << 20})
+	b := pack.NewBuilder(0, [12]byte{number}, pack.Limits{Blocks: blocks, Bytes: 50 << 20})
 	for range blocks {
 		raw := make([]byte, size)
 		_, _ = r.Read(raw)

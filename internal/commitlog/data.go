@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -22,6 +23,7 @@ const (
 
 	encodingRaw  = 0
 	encodingZstd = 1
+	domainPlaces = 2 // added to the encoding if the places of blocks have domains
 
 	// maxExpansion bounds how much larger zstd data can become when it is decoded: a
 	// block of at most 128 KiB takes at least a header of 3 bytes and one byte. Data
@@ -56,12 +58,12 @@ var (
 // overlap. A section of more than MaxData bytes, compressed or not, is errs.Invalid:
 // the caller must split its cut into several commits.
 func EncodeData(ranges []Range) ([]byte, error) {
-	size, n := bodyHeaderSize+rangeSize*len(ranges), 0
+	size, n, place := bodyHeaderSize+rangeSize*len(ranges), 0, placeLen(ranges)
 	var blocks uint64 // bytes in blocks
 	for _, r := range ranges {
 		size += len(r.Data)
 		if r.Block != nil {
-			size, n, blocks = size+pack.RefLen, n+1, blocks+min(r.Len, MaxData)
+			size, n, blocks = size+place, n+1, blocks+min(r.Len, MaxData)
 		}
 	}
 	if uint64(size)+blocks > MaxData-dataHeaderSize {
@@ -71,10 +73,20 @@ func EncodeData(ranges []Range) ([]byte, error) {
 		return nil, errs.New(errs.Invalid, "range %d of a data commit, %d+%d with %d bytes, is bad or out of order",
 			i, ranges[i].Off, ranges[i].Len, len(ranges[i].Data))
 	}
-	return compress(encodeBody(ranges, size), n)
+	return compress(encodeBody(ranges, size), n, place)
+}
+
+// placeLen is the length of the places of blocks. They have domains if one of the packs
+// is in another than 0.
+func placeLen(ranges []Range) int {
+	if slices.ContainsFunc(ranges, func(r Range) bool { return r.Block != nil && r.Block.Pack.Domain != 0 }) {
+		return pack.DomainRefLen
+	}
+	return pack.RefLen
 }
 
 func encodeBody(ranges []Range, size int) []byte {
+	place := placeLen(ranges)
 	body := make([]byte, bodyHeaderSize, size)
 	binary.LittleEndian.PutUint32(body, uint32(len(ranges)))
 	for _, r := range ranges {
@@ -91,23 +103,26 @@ func encodeBody(ranges []Range, size int) []byte {
 	}
 	for _, r := range ranges {
 		if body = append(body, r.Data...); r.Block != nil {
-			body = r.Block.Append(body)
+			body = r.Block.Append(body, place)
 		}
 	}
 	return body
 }
 
-// compress puts the header before the body, which has n block ranges and is compressed
-// if that saves bytes.
-func compress(body []byte, n int) ([]byte, error) {
+// compress puts the header before the body, which has n block ranges with places of a
+// length, and is compressed if that saves bytes.
+func compress(body []byte, n, place int) ([]byte, error) {
 	enc, err := encoder()
 	if err != nil {
 		return nil, fmt.Errorf("zstd: %w", err)
 	}
 	section := make([]byte, dataHeaderSize, dataHeaderSize+len(body))
 	binary.LittleEndian.PutUint64(section, uint64(n)<<8|uint64(len(body))<<32)
+	if place == pack.DomainRefLen {
+		section[0] = domainPlaces
+	}
 	if small := enc.EncodeAll(body, section); len(small) < dataHeaderSize+len(body) {
-		small[0] = encodingZstd
+		small[0] |= encodingZstd
 		return small, nil
 	}
 	return append(section[:dataHeaderSize], body...), nil
@@ -128,13 +143,16 @@ func DecodeData(section []byte) ([]Range, error) {
 		return nil, errs.New(errs.Corrupt, "data section of %d bytes with %d ranges", len(body), n)
 	}
 	table, payload := body[bodyHeaderSize:bodyHeaderSize+n*rangeSize], body[bodyHeaderSize+n*rangeSize:]
-	ranges := make([]Range, n)
+	ranges, place := make([]Range, n), pack.RefLen
+	if hasDomains(section) {
+		place = pack.DomainRefLen
+	}
 	size, found := uint64(len(body)), uint64(0)
 	for i := range ranges {
 		r := Range{Off: binary.LittleEndian.Uint64(table[i*rangeSize:]), Len: binary.LittleEndian.Uint64(table[i*rangeSize+8:])}
 		switch {
-		case r.Off&blockRun != 0 && len(payload) >= pack.RefLen:
-			r.Off, r.Block, payload = r.Off&^blockRun, pack.ReadRef(payload), payload[pack.RefLen:]
+		case r.Off&blockRun != 0 && len(payload) >= place:
+			r.Off, r.Block, payload = r.Off&^blockRun, pack.ReadRef(payload[:place]), payload[place:]
 			size, found = size+min(r.Len, MaxData), found+1
 		case r.Len&zeroRun != 0:
 			r.Len &^= zeroRun
@@ -145,11 +163,17 @@ func DecodeData(section []byte) ([]Range, error) {
 		}
 		ranges[i] = r
 	}
-	if i := firstBad(ranges); i >= 0 || len(payload) > 0 || found != blockRanges(section) || size > MaxData-dataHeaderSize {
-		return nil, errs.New(errs.Corrupt, "data section of %d bytes with a bad range (%d), %d blocks instead of %d, or bytes left over (%d)",
+	if i := firstBad(ranges); i >= 0 || len(payload) > 0 || found != blockRanges(section) || size > MaxData-dataHeaderSize || place != placeLen(ranges) {
+		return nil, errs.New(errs.Corrupt, "data section of %d bytes with a bad range (%d), %d blocks instead of %d, domains that are all 0, or bytes left over (%d)",
 			size, i, found, blockRanges(section), len(payload))
 	}
 	return ranges, nil
+}
+
+// hasDomains tells whether the places of blocks in a data section have domains, according
+// to its header.
+func hasDomains(section []byte) bool {
+	return len(section) >= dataHeaderSize && section[0]&domainPlaces != 0
 }
 
 // blockRanges is how many block ranges a data section has, according to its header.
@@ -174,11 +198,11 @@ func decompress(section []byte) ([]byte, error) {
 		return nil, errs.New(errs.Corrupt, "data section of %d bytes with a bad header", len(section))
 	}
 	size, body := binary.LittleEndian.Uint32(section[4:]), section[dataHeaderSize:]
-	switch {
+	switch encoding := section[0] &^ domainPlaces; {
 	case size > MaxData-dataHeaderSize:
 		return nil, errs.New(errs.Corrupt, "data section of %d bytes decoded, at most %d are possible", size, MaxData-dataHeaderSize)
-	case section[0] == encodingRaw:
-	case section[0] == encodingZstd:
+	case encoding == encodingRaw:
+	case encoding == encodingZstd:
 		dec, err := decoder()
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)

@@ -51,49 +51,11 @@
 //   - This package never deletes or replaces an object of a log; the collector does
 //     (rules 3 and 10), with Object.Stub.
 //
-// # The object
+// # Objects and pins
 //
-// Integers are little-endian. The first 40 bytes mean the same in every version.
-//
-//	offset  bytes  content
-//	0       4      magic "GLDC"
-//	4       2      version: 2 of a seal ahead, 1 of every other object
-//	6       1      kind: 1 first, 2 commit, 3 seal, 4 stub
-//	7       1      flags: 1 released (seals and their stubs), 2 tombstone; others zero
-//	8       8      epoch, at least 1
-//	16      8      number, at least 1
-//	24      16     mark: random, unique to the object
-//	40      4      ahead: objects before this one that its sender had not yet seen
-//	               take effect, at most 1024; a seal ahead is a seal where this is not 0
-//	44      4      s, the length of the state, at most 1 MiB
-//	48      4      d, the length of the data, at most 32 MiB
-//	52      4      CRC32C of bytes 0 to 51 and of all that follows byte 55
-//	56      s      state: JSON, see State; Identity alone in tombstones, stubs and
-//	               seals ahead
-//	56+s    d      data; in commits only
-//
-// The data of a data commit: the byte ranges that it changes.
-//
-//	offset  bytes  content
-//	0       1      encoding of the body: 0 none, 1 zstd
-//	1       3      zero
-//	4       4      length of the body, decoded, at most 32 MiB - 8
-//	8              body
-//
-// The body, decoded:
-//
-//	offset  bytes  content
-//	0       4      n, the number of ranges
-//	4       4      zero
-//	8       16·n   ranges, in order and not overlapping: offset (8 bytes), length
-//	               (8 bytes, at least 1; bit 63 is set if the range becomes zeros)
-//	8+16·n         the bytes of the ranges that do not become zeros, in order
-//
-// # Pins
-//
-// A pin is an object pins/<host>/<id>, immutable, at most 1 MiB of JSON that
-// begins with "format":"glide-pin" and "version":1 (see Pin). Pins are in this
-// package because they are the other half of publishing: pin, check, commit, drop.
+// docs/formats/commit.md and docs/formats/pin.md have the bytes. Tombstones, stubs and
+// seals ahead carry only the Identity of a State. Pins are in this package because they
+// are the other half of publishing: pin, check, commit, drop.
 //
 // # Concurrency
 //

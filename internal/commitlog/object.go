@@ -22,12 +22,13 @@ const (
 )
 
 const (
-	magic        = "GLDC"
-	version      = 3 // of a data commit that names blocks
-	versionAhead = 2 // of a seal ahead
-	versionOne   = 1 // of every other object
-	headerSize   = 56
-	crcAt        = headerSize - 4
+	magic         = "GLDC"
+	version       = 4 // of an object that names a pack of a domain other than 0
+	versionBlocks = 3 // of any other data commit that names blocks
+	versionAhead  = 2 // of a seal ahead
+	versionOne    = 1 // of every other object
+	headerSize    = 56
+	crcAt         = headerSize - 4
 
 	flagReleased  = 1 << 0
 	flagTombstone = 1 << 1
@@ -197,8 +198,10 @@ func (o *Object) version() uint16 {
 	switch {
 	case o.SealAhead():
 		return versionAhead
-	case blockRanges(o.Data) > 0:
+	case hasDomains(o.Data) || !o.Bare() && o.State.domains():
 		return version
+	case blockRanges(o.Data) > 0:
+		return versionBlocks
 	}
 	return versionOne
 }
@@ -230,12 +233,12 @@ func Decode(raw []byte) (*Object, error) {
 		return nil, err
 	}
 	o.Data = raw[headerSize+stateLen:]
-	if v != o.version() {
-		return nil, errs.New(errs.Corrupt, "%s of version %d", o.Kind, v)
-	}
 	text := raw[headerSize : headerSize+stateLen]
 	if o.State, err = decodeState(text, o.Bare()); err != nil {
 		return nil, errs.New(errs.Corrupt, "commit with a bad state: %w", err)
+	}
+	if v != o.version() {
+		return nil, errs.New(errs.Corrupt, "%s of version %d", o.Kind, v)
 	}
 	o.Hash = blake3.Sum256(raw)
 	if wrong := o.check(); wrong != "" {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -73,7 +74,7 @@ func sampleObjects(t tb) map[string]*Object {
 	seal.SealedBy, seal.Cause = "host-c", CauseSeal
 	next := fullState()
 	next.After, next.Cause = Generation{4, 20}, CauseTakeover
-	return map[string]*Object{
+	all := map[string]*Object{
 		"first":     {Generation: Generation{1, 1}, Kind: First, Mark: mark, State: tiny},
 		"commit":    {Generation: Generation{4, 3}, Kind: Commit, Mark: mark, Ahead: 2, State: fullState(), Data: data},
 		"bulk":      {Generation: Generation{4, 3}, Kind: Commit, Mark: mark, Ahead: 2, State: fullState(), Data: bulk},
@@ -84,6 +85,8 @@ func sampleObjects(t tb) map[string]*Object {
 		"tombstone": {Generation: Generation{5, 1}, Kind: First, Tombstone: true, Mark: mark, State: State{Identity: grave.Identity}},
 		"stub":      (&Object{Generation: Generation{4, 4}, Kind: Seal, Mark: mark, State: seal}).Stub(),
 	}
+	maps.Copy(all, domainObjects(t))
+	return all
 }
 
 func TestGolden(t *testing.T) {
@@ -155,7 +158,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"nothing":       {nil, errs.Corrupt},
 		"other magic":   {edit(0, 'X'), errs.Corrupt},
 		"version 0":     {edit(4, 0), errs.Corrupt},
-		"newer version": {edit(4, 4), errs.Unsupported},
+		"newer version": {edit(4, 5), errs.Unsupported},
+		"version 4":     {edit(4, 4), errs.Corrupt}, // which only objects with domains have
 		"version 3":     {edit(4, 3), errs.Corrupt}, // which only data with blocks has
 		"version 2":     {edit(4, 2), errs.Corrupt}, // which only seals ahead have
 		"kind 0":        {edit(6, 0), errs.Corrupt},
@@ -264,7 +268,7 @@ func TestLargestState(t *testing.T) {
 	long := strings.Repeat("n", 100)
 	text := strings.Repeat("\x01", MaxText) // six bytes each in JSON
 	most := Generation{1<<64 - 2, maxNumber}
-	root := blockmap.Root{Height: blockmap.MaxHeight, Ref: pack.Ref{Off: 1<<32 - 1, Len: 1}}
+	root := blockmap.Root{Height: blockmap.MaxHeight, Ref: pack.Ref{Pack: pack.ID{Domain: 1}, Off: 1<<32 - 1, Len: 1}}
 	s.Size, s.BlockSize, s.Root, s.ImportDigest = maxSize, minBlockSize, root, text
 	s.Owner.ID, s.Name, s.Tenant = long, long, long
 	s.Owner.Addresses = slices.Repeat([]string{text}, maxAddresses)
@@ -397,7 +401,7 @@ func TestBlockRangesAreRefused(t *testing.T) {
 		wantKind(t, errOf(DecodeData(bad)), errs.Corrupt)
 	}
 	many := manyBlocks(33)
-	section, err = compress(encodeBody(many, 1<<13), len(many))
+	section, err = compress(encodeBody(many, 1<<13), len(many), pack.RefLen)
 	check(t, err)
 	wantKind(t, errOf(DecodeData(section)), errs.Corrupt)
 }
@@ -412,13 +416,15 @@ func TestOlderReleasesRefuseBlocks(t *testing.T) {
 		switch name {
 		case "bulk":
 			want = 3
+		case "domain-data", "domain-root", "domain-snapshot", "domain-seal":
+			want = 4
 		case "ahead":
 			want = 2
 		}
 		if v := binary.LittleEndian.Uint16(raw[4:]); v != want {
 			t.Errorf("%s has version %d, want %d", name, v, want)
 		}
-		for v := range uint16(5) {
+		for v := range uint16(6) {
 			binary.LittleEndian.PutUint16(raw[4:], v)
 			binary.LittleEndian.PutUint32(raw[crcAt:], checksum(raw))
 			if _, err := Decode(raw); v != want && err == nil {
@@ -458,7 +464,7 @@ func TestDataThatExpands(t *testing.T) {
 }
 
 func FuzzDecodeData(f *testing.F) {
-	for _, ranges := range [][]Range{{}, {{0, 8, []byte("12345678"), nil}, {100, 8, nil, nil}}, {{0, 1 << 16, make([]byte, 1<<16), nil}}, manyBlocks(3)} {
+	for _, ranges := range [][]Range{{}, {{0, 8, []byte("12345678"), nil}, {100, 8, nil, nil}}, {{0, 1 << 16, make([]byte, 1<<16), nil}}, manyBlocks(3), domainRanges()} {
 		section, err := EncodeData(ranges)
 		check(f, err)
 		f.Add(section)
@@ -466,12 +472,12 @@ func FuzzDecodeData(f *testing.F) {
 	f.Fuzz(func(t *testing.T, section []byte) {
 		var ranges []Range
 		var err error
-		// A table entry of 16 bytes becomes a Range of 48, and the 64 bytes of a block's
-		// place become as many. What is compressed may
+		// A table entry of 16 bytes becomes a Range of 48, and the 64 or 68 bytes of a
+		// block's place become 80. What is compressed may
 		// become 32,768 times as much (a block of 128 KiB in 4 bytes), as the
 		// header has to say beforehand, up to MaxData; the decoder has 4 MiB of its own.
 		times := uint64(4)
-		if len(section) > 0 && section[0] == encodingZstd {
+		if len(section) > 0 && section[0]&^domainPlaces == encodingZstd {
 			times = 4 * maxExpansion
 		}
 		fuzztest.Bound(t, min(len(section), MaxData/maxExpansion), 4<<20, times, func() { ranges, err = DecodeData(section) })

@@ -1,13 +1,13 @@
 package commitlog
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
@@ -17,11 +17,12 @@ import (
 )
 
 const (
-	pinPrefix  = "pins/"
-	pinFormat  = "glide-pin"
-	pinVersion = 1
+	pinPrefix     = "pins/"
+	pinFormat     = "glide-pin"
+	pinVersion    = 2 // of a pin that names a pack of a domain other than 0
+	pinVersionOne = 1 // of every other pin
 	// maxPin is the largest size of a pin, in bytes, on write and on read. It holds
-	// 20,000 packs; a host that needs more creates more pins.
+	// 17,000 packs; a host that needs more creates more pins.
 	maxPin = 1 << 20
 )
 
@@ -42,7 +43,7 @@ type PinKind string
 
 // The kinds of pins.
 const (
-	PinSession  PinKind = "session"        // an upload session: every pack that carries Nonce
+	PinSession  PinKind = "session"        // an upload session: every pack that carries Nonce, in all domains
 	PinPacks    PinKind = "packs"          // Packs: dedup hits that will be published
 	PinFork     PinKind = "fork"           // Commit: the source of a fork to another name
 	PinChildren PinKind = "local-children" // Roots and Commits: what volumes' local children still need
@@ -58,18 +59,20 @@ func (n SessionNonce) MarshalText() ([]byte, error) { return []byte(hex.EncodeTo
 // UnmarshalText reads 16 hexadecimal digits.
 func (n *SessionNonce) UnmarshalText(text []byte) error { return unhex(n[:], text, "session nonce") }
 
-// PackName is a pack.ID with a text form, <content>-<nonce> in hexadecimal.
+// PackName is a pack.ID that has its text form in JSON.
 type PackName pack.ID
 
 // MarshalText is the text form.
-func (n PackName) MarshalText() ([]byte, error) {
-	return fmt.Appendf(nil, "%x-%x", n.Content, n.Nonce), nil
-}
+func (n PackName) MarshalText() ([]byte, error) { return []byte(pack.ID(n).String()), nil }
 
-// UnmarshalText reads what MarshalText writes.
+// UnmarshalText reads what MarshalText writes, and nothing else.
 func (n *PackName) UnmarshalText(text []byte) error {
-	content, nonce, _ := bytes.Cut(text, []byte("-"))
-	return errors.Join(unhex(n.Content[:], content, "pack"), unhex(n.Nonce[:], nonce, "pack"))
+	id, ok := pack.ParseID(string(text))
+	if !ok {
+		return errs.New(errs.Corrupt, "%.80q is no pack", text)
+	}
+	*n = PackName(id)
+	return nil
 }
 
 // Pin is a small immutable object by which a host announces what it will refer to
@@ -109,12 +112,20 @@ type pinWire struct {
 	*Pin
 }
 
+func (p *Pin) version() int {
+	if slices.ContainsFunc(p.Packs, func(n PackName) bool { return n.Domain != 0 }) ||
+		slices.ContainsFunc(p.Roots, func(r blockmap.Root) bool { return r.Ref.Pack.Domain != 0 }) {
+		return pinVersion
+	}
+	return pinVersionOne
+}
+
 // Encode is the pin's bytes. A pin that DecodePin would refuse is errs.Invalid.
 func (p *Pin) Encode() ([]byte, error) {
 	if wrong := p.check(); wrong != "" {
 		return nil, errs.New(errs.Invalid, "pin %s cannot be written: %s", p.Key(), wrong)
 	}
-	raw, err := json.Marshal(pinWire{pinFormat, pinVersion, p})
+	raw, err := json.Marshal(pinWire{pinFormat, p.version(), p})
 	if err != nil {
 		return nil, fmt.Errorf("pin %s: %w", p.Key(), err)
 	}
@@ -146,7 +157,7 @@ func DecodePin(raw []byte) (Pin, error) {
 	if err := json.Unmarshal(raw, &p); err != nil {
 		return Pin{}, errs.New(errs.Corrupt, "bad pin: %w", err)
 	}
-	if wrong := p.check(); wrong != "" || head.Version != pinVersion {
+	if wrong := p.check(); wrong != "" || head.Version != p.version() {
 		return Pin{}, errs.New(errs.Corrupt, "bad pin of version %d: %s", head.Version, wrong)
 	}
 	return p, nil

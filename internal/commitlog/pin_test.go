@@ -33,16 +33,31 @@ func samplePins(t tb) []Pin {
 	}
 }
 
+// domainPins name packs of domains other than 0.
+func domainPins(t tb) []Pin {
+	t.Helper()
+	pins := samplePins(t)
+	pins[1].Packs = append(pins[1].Packs, PackName{Domain: 0x2a, Content: [12]byte{1}})
+	pins[3].Roots = append(pins[3].Roots, domainRoot(1, 0x2a))
+	return []Pin{pins[1], pins[3]}
+}
+
 func TestPinGolden(t *testing.T) {
-	for _, p := range samplePins(t) {
+	test := func(name string, p Pin) {
 		raw, err := p.Encode()
 		check(t, err)
-		golden(t, "pin-"+string(p.Kind)+".json", string(raw)+"\n")
+		golden(t, name+".json", string(raw)+"\n")
 		back, err := DecodePin(raw)
 		check(t, err)
 		if !reflect.DeepEqual(back, p) {
 			t.Errorf("came back as %+v, was %+v", back, p)
 		}
+	}
+	for _, p := range samplePins(t) {
+		test("pin-"+string(p.Kind), p)
+	}
+	for _, p := range domainPins(t) {
+		test("pin-domain-"+string(p.Kind), p)
 	}
 }
 
@@ -63,13 +78,40 @@ func TestPinRefuses(t *testing.T) {
 	fork := samplePins(t)[2]
 	raw, err := fork.Encode()
 	check(t, err)
-	_, err = DecodePin(bytes.Replace(raw, []byte(`"version":1`), []byte(`"version":2`), 1))
+	_, err = DecodePin(bytes.Replace(raw, []byte(`"version":1`), []byte(`"version":3`), 1))
 	wantKind(t, err, errs.Unsupported)
 	for _, change := range [][2]string{
 		{`"version":1`, `"version":0`}, {"glide-pin", "glide-pan"}, {"host-a", "host/a"}, {`"kind":"fork"`, `"kind":"knife"`}, {"{", "["},
 		{`"id":"`, `"id":"0`},
 	} {
 		_, err := DecodePin(bytes.Replace(raw, []byte(change[0]), []byte(change[1]), 1))
+		wantKind(t, err, errs.Corrupt)
+	}
+}
+
+// TestPackNamesAreStrict: a pack has one name, and a pin with a domain one version.
+func TestPackNamesAreStrict(t *testing.T) {
+	const name, hash = `"0000002a.010000000000000000000000-000000000000000000000000"`, "010000000000000000000000-000000000000000000000000"
+	raw, err := domainPins(t)[0].Encode()
+	check(t, err)
+	if !bytes.Contains(raw, []byte(name)) || !bytes.Contains(raw, []byte(`"`+hash+`"`)) {
+		t.Fatalf("%s does not name the packs", raw)
+	}
+	for _, bad := range []string{
+		"00000000." + hash, "2a." + hash, "0000002A." + hash, "+000002a." + hash, "10000002a." + hash, "0000002a.0000002a." + hash, "." + hash,
+		"0000002a-" + hash, "0000002a." + hash[1:], "0000002a.0" + hash, "0000002a." + hash + " ", "0000002a.", "", "0000002a/" + hash,
+		"0000002a." + strings.Replace(hash, "-", ".", 1), "d/0000002a/packs/01/" + hash,
+	} {
+		_, err := DecodePin(bytes.Replace(raw, []byte(name), []byte(`"`+bad+`"`), 1))
+		wantKind(t, err, errs.Corrupt)
+	}
+	plain, err := samplePins(t)[1].Encode()
+	check(t, err)
+	capital := bytes.Replace(plain, []byte("-09"), []byte("-0A"), 1)
+	for _, bad := range [][]byte{
+		capital, bytes.Replace(plain, []byte(`"version":1`), []byte(`"version":2`), 1), bytes.Replace(raw, []byte(`"version":2`), []byte(`"version":1`), 1),
+	} {
+		_, err := DecodePin(bad)
 		wantKind(t, err, errs.Corrupt)
 	}
 }
@@ -107,7 +149,7 @@ func TestPins(t *testing.T) {
 }
 
 func FuzzDecodePin(f *testing.F) {
-	for _, p := range samplePins(f) {
+	for _, p := range append(samplePins(f), domainPins(f)...) {
 		raw, err := p.Encode()
 		check(f, err)
 		f.Add(raw)

@@ -249,6 +249,11 @@ func (s *State) Fork(name string, id VolumeID, from Generation, now time.Time) S
 	return c
 }
 
+// domains tells whether the state names a pack of a domain other than 0.
+func (s *State) domains() bool {
+	return s.Root.Ref.Pack.Domain != 0 || slices.ContainsFunc(s.Snapshots, func(n Snapshot) bool { return n.Root.Ref.Pack.Domain != 0 })
+}
+
 // Through is the last write that the state holds, including its object's own data.
 func (s *State) Through() uint64 { return max(s.Seq, s.DataSeq) }
 

@@ -83,6 +83,7 @@ type Index interface {
 type Options struct {
 	Hasher      *pack.Hasher
 	Index       Index
+	Domain      uint32 // of the packs
 	Limits      pack.Limits
 	Compression pack.Compression
 	// Uploads is how many packs may be uploaded in parallel; 0 means 4.
@@ -358,7 +359,7 @@ func (f *folder) block(e *encoded) error {
 		return nil
 	}
 	if f.cur == nil {
-		b, err := f.session.newPack(f.ctx, f.opts.Limits)
+		b, err := f.session.newPack(f.ctx, f.opts.Domain, f.opts.Limits)
 		if err != nil {
 			return err
 		}
@@ -476,7 +477,7 @@ func (f *folder) AddPage(_ context.Context, hash pack.Hash, page []byte) (pack.R
 		f.pages = nil
 	}
 	if f.pages == nil {
-		b, err := f.session.newPack(f.ctx, f.opts.Limits)
+		b, err := f.session.newPack(f.ctx, f.opts.Domain, f.opts.Limits)
 		if err != nil {
 			return pack.Ref{}, err
 		}

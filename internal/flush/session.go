@@ -12,7 +12,7 @@ import (
 // Pins announces to collectors what a host is about to refer to. Each method returns when
 // the pin is durable in the store. It also returns a function that drops the pin.
 type Pins interface {
-	// PinSession announces every pack whose nonce begins with these bytes.
+	// PinSession announces every pack, in all domains, whose nonce begins with these bytes.
 	//
 	// glide:blocks
 	PinSession(ctx context.Context, nonce [8]byte) (drop func(context.Context) error, err error)
@@ -78,8 +78,9 @@ func (s *Session) Begin() (end func(context.Context)) {
 	}
 }
 
-// newPack begins a pack of the session. If needed it first opens or rotates the session.
-func (s *Session) newPack(ctx context.Context, limits pack.Limits) (*pack.Builder, error) {
+// newPack begins a pack of the session, in a domain. Domains share the session: no nonce is
+// used in two of them. If needed it first opens or rotates the session.
+func (s *Session) newPack(ctx context.Context, domain uint32, limits pack.Limits) (*pack.Builder, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open && s.count >= sessionPacks {
@@ -103,11 +104,11 @@ func (s *Session) newPack(ctx context.Context, limits pack.Limits) (*pack.Builde
 	if last := len(s.spare) - 1; last >= 0 && s.limits == limits {
 		b := s.spare[last]
 		s.spare = s.spare[:last]
-		b.Reset(n)
+		b.Reset(domain, n)
 		return b, nil
 	}
 	s.spare, s.limits = nil, limits
-	return pack.NewBuilder(n, limits), nil
+	return pack.NewBuilder(domain, n, limits), nil
 }
 
 // spareBuilders is how many builders, of about 3 MB each, are kept for reuse while folds
@@ -124,7 +125,7 @@ func (s *Session) reuse(b *pack.Builder) {
 }
 
 // owns reports whether the pack was uploaded under a pin of this session that still
-// exists.
+// exists. The pin is for all domains, so the nonce alone tells.
 func (s *Session) owns(id pack.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

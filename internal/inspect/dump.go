@@ -16,7 +16,13 @@ import (
 func DumpObject(w io.Writer, key string, raw []byte) error {
 	switch {
 	case strings.HasPrefix(key, "packs/"):
-		return pack.Dump(w, raw)
+		return pack.Dump(w, 0, raw)
+	case strings.HasPrefix(key, pack.DomainPrefix):
+		id, err := pack.ParseKey(key)
+		if err != nil {
+			return err
+		}
+		return pack.Dump(w, id.Domain, raw)
 	case strings.HasPrefix(key, "pins/"):
 		p, err := commitlog.DecodePin(raw)
 		if err != nil {
@@ -33,5 +39,5 @@ func DumpObject(w io.Writer, key string, raw []byte) error {
 	case strings.HasPrefix(key, "t/"):
 		return commitlog.Dump(w, raw)
 	}
-	return errs.New(errs.Invalid, "%q is not the key of a glide object: those begin with packs/, pins/ or t/", key)
+	return errs.New(errs.Invalid, "%q is not the key of a glide object: those begin with packs/, d/, pins/ or t/", key)
 }

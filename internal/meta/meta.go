@@ -6,7 +6,8 @@
 //
 //	h/<name>        facts about the host
 //	v/<volume id>   a volume's record (JSON)
-//	d/<tenant>/<hash>  dedup index: pack (24 bytes), offset, length (4 bytes each, big-endian)
+//	d/<tenant>/<hash>  dedup index: pack (24 bytes; 28 in a domain other than 0), offset,
+//	                   length (4 bytes each, big-endian)
 //	m/<hash>        a page of a block map
 //
 // All methods may be called concurrently.
@@ -306,10 +307,22 @@ func (m *DB) Block(tenant string, h pack.Hash) (pack.Ref, error) {
 	return ref, nil
 }
 
+// Lengths of an entry of the dedup index: of a pack in domain 0, and of one in another.
+const (
+	entryLen       = 32
+	domainEntryLen = 4 + entryLen
+)
+
 // blockRef decodes an entry of the dedup index.
 func blockRef(h pack.Hash, v []byte) (ref pack.Ref, ok bool) {
-	if len(v) != 32 {
-		return ref, false
+	if len(v) == domainEntryLen {
+		// Domain 0 has one form, and it is not this one.
+		if ref.Pack.Domain, v = binary.BigEndian.Uint32(v), v[4:]; ref.Pack.Domain == 0 {
+			return pack.Ref{}, false
+		}
+	}
+	if len(v) != entryLen {
+		return pack.Ref{}, false
 	}
 	ref.Hash = h
 	copy(ref.Pack.Content[:], v)
@@ -326,7 +339,10 @@ func (m *DB) AddBlocks(tenant string, refs []pack.Ref) error {
 	return m.index(func(b *pebble.Batch) error {
 		for i := range refs {
 			r := &refs[i]
-			v := make([]byte, 0, 32)
+			v := make([]byte, 0, domainEntryLen)
+			if r.Pack.Domain != 0 {
+				v = binary.BigEndian.AppendUint32(v, r.Pack.Domain)
+			}
 			v = append(v, r.Pack.Content[:]...)
 			v = append(v, r.Pack.Nonce[:]...)
 			v = binary.BigEndian.AppendUint32(v, r.Off)

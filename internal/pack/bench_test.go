@@ -103,13 +103,13 @@ func BenchmarkSum(b *testing.B) {
 func BenchmarkPack(b *testing.B) {
 	blocks := benchBlocks()
 	h := NewHasher("tenant")
-	builder := NewBuilder(nonce, Limits{})
+	builder := NewBuilder(0, nonce, Limits{})
 	b.SetBytes(DefaultBlocks * benchBlock)
 	b.ReportAllocs()
 	slot := make([]byte, 0, maxSlotLen)
 	i := 0
 	for b.Loop() {
-		builder.Reset(nonce)
+		builder.Reset(0, nonce)
 		for !builder.Full() {
 			block := blocks[i%len(blocks)]
 			slot = EncodeSlot(slot[:0], KindBlock, block, CompressionZstd)

@@ -58,9 +58,10 @@ const (
 
 func (s stage) String() string { return [...]string{"filling", "sealed", "finished"}[s] }
 
-// NewBuilder begins a pack with this nonce in its key. The nonce must never have been
-// used before. Invalid limits are replaced by the nearest valid ones.
-func NewBuilder(nonce [12]byte, limits Limits) *Builder {
+// NewBuilder begins a pack of a domain with this nonce in its key. The nonce must never
+// have been used before, in any domain. Invalid limits are replaced by the nearest valid
+// ones.
+func NewBuilder(domain uint32, nonce [12]byte, limits Limits) *Builder {
 	if limits.Blocks <= 0 {
 		limits.Blocks = DefaultBlocks
 	}
@@ -68,14 +69,14 @@ func NewBuilder(nonce [12]byte, limits Limits) *Builder {
 		limits.Bytes = defaultBytes
 	}
 	b := &Builder{limits: Limits{Blocks: min(limits.Blocks, maxBlocks), Bytes: min(limits.Bytes, maxBytes)}}
-	b.Reset(nonce)
+	b.Reset(domain, nonce)
 	return b
 }
 
 // Reset begins another pack in the memory of the last one, whose finished object must no
 // longer be in use.
-func (b *Builder) Reset(nonce [12]byte) {
-	b.id = ID{Nonce: nonce}
+func (b *Builder) Reset(domain uint32, nonce [12]byte) {
+	b.id = ID{Domain: domain, Nonce: nonce}
 	b.buf = appendHeader(b.buf[:0])
 	b.entries, b.blocks, b.stage = b.entries[:0], 0, filling
 }
@@ -170,7 +171,7 @@ func (b *Builder) Finish() []byte {
 	b.stage = finished
 	b.buf = appendIndex(b.buf, b.id, b.entries, b.blocks)
 	if invariants.Enabled {
-		x, err := readIndex(b.buf)
+		x, err := readIndex(b.id.Domain, b.buf)
 		invariants.Check(err == nil, "a pack was made that cannot be read: %v", err)
 		invariants.Check(x.ID == b.id && x.Blocks == b.blocks && slices.Equal(x.Entries, b.entries), "the index of pack %s is not that of its slots", b.id.Key())
 	}

@@ -9,11 +9,12 @@
 //	header | data slots | page slots | index | trailer
 //
 // without gaps. It has at most 64 MiB and 65,536 slots. Its key is packs/<2
+// hex>/<content>-<nonce>, in a domain other than 0 d/<domain>/packs/<2
 // hex>/<content>-<nonce>. content is the beginning of the BLAKE3 of the hashes of the
 // data slots, in order. The nonce is unique to the upload. The identity depends only on
-// the data slots, because map pages of the same pack refer to it: it must be known before
-// they are encoded. Integrity does not come from the identity but from the hash in each
-// reference.
+// the domain and the data slots, because map pages of the same pack refer to it: it must
+// be known before they are encoded. The domain is in the key only. Integrity does not
+// come from the identity but from the hash in each reference.
 //
 // The index is at the end because a pack is written as its blocks arrive. A read of a
 // block does not need it, because a Ref has the place. It serves those who go through the

@@ -62,11 +62,11 @@ func FuzzReadIndex(f *testing.F) {
 		var x *packIndex
 		var err error
 		// An entry of 56 bytes becomes an indexEntry of 64.
-		fuzztest.Bound(t, len(obj), 0, 4, func() { x, err = readIndex(obj) })
+		fuzztest.Bound(t, len(obj), 0, 4, func() { x, err = readIndex(0, obj) })
 		if !expected(err) {
 			t.Fatal(err)
 		}
-		if err := Dump(io.Discard, obj); !expected(err) {
+		if err := Dump(io.Discard, 0, obj); !expected(err) {
 			t.Fatal(err)
 		}
 		if err != nil {

@@ -38,7 +38,7 @@ func golden(t testing.TB, name string, made func() []byte) []byte {
 // goldenPack builds the pack from encoded slots.
 func goldenPack(slots [][]byte) []byte {
 	h, raws := NewHasher("default"), goldenRaws()
-	b := NewBuilder([12]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, Limits{})
+	b := NewBuilder(0, [12]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, Limits{})
 	b.AddBlock(h.Sum(raws[0]), slots[0])
 	b.AddBlock(h.Sum(raws[1]), slots[1])
 	b.Seal()
@@ -58,7 +58,7 @@ func TestGolden(t *testing.T) {
 		})
 	})
 	const key = "packs/65/65ea8a83081ed58bc32eacf3-0102030405060708090a0b0c"
-	id, err := parseKey(key)
+	id, err := ParseKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestGolden(t *testing.T) {
 	if err := verifyObject(h, id, obj); err != nil {
 		t.Fatal(err)
 	}
-	x, err := readIndex(obj)
+	x, err := readIndex(0, obj)
 	if err != nil || len(x.Entries) != 3 || x.Blocks != 2 {
 		t.Fatalf("%+v, %v", x, err)
 	}
@@ -86,8 +86,14 @@ func TestGolden(t *testing.T) {
 	if raw := EncodeSlot(nil, KindBlock, raws[1], CompressionNone); !bytes.Equal(raw, slots[1]) {
 		t.Errorf("a raw slot is %x, was %x", raw, slots[1])
 	}
+	// The domain is in the key, and not in the pack.
+	inDomain := id
+	inDomain.Domain = 0x2a
+	if err := verifyObject(h, inDomain, obj); err != nil {
+		t.Error(err)
+	}
 	var dump bytes.Buffer
-	if err := Dump(&dump, obj); err != nil {
+	if err := Dump(&dump, 0, obj); err != nil {
 		t.Fatal(err)
 	}
 	if want := golden(t, "v1.dump", dump.Bytes); !bytes.Equal(dump.Bytes(), want) {

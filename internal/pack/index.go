@@ -84,9 +84,10 @@ func appendEntry(dst []byte, e *indexEntry) []byte {
 	return le.AppendUint32(dst, e.KeyID)
 }
 
-// parseTrailer parses the trailer of a pack of size bytes. tail is any number of its last
-// bytes, at least trailerLen. Damage is errs.Corrupt; a newer format is errs.Unsupported.
-func parseTrailer(tail []byte, size int64) (packTrailer, error) {
+// parseTrailer parses the trailer of a pack of size bytes. domain is that of the pack's
+// key: the pack does not say it. tail is any number of its last bytes, at least
+// trailerLen. Damage is errs.Corrupt; a newer format is errs.Unsupported.
+func parseTrailer(domain uint32, tail []byte, size int64) (packTrailer, error) {
 	if len(tail) < trailerLen || size < HeaderLen+trailerLen || size > MaxObject || int64(len(tail)) > size {
 		return packTrailer{}, errs.New(errs.Corrupt, "an object of %d bytes is no pack (%d to %d are possible)",
 			size, HeaderLen+trailerLen, MaxObject)
@@ -100,11 +101,10 @@ func parseTrailer(tail []byte, size int64) (packTrailer, error) {
 	}
 	blocks, pages := uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:]))
 	t := packTrailer{
+		ID:       ID{Domain: domain, Content: [12]byte(b[16:28]), Nonce: [12]byte(b[28:40])},
 		IndexOff: int64(le.Uint32(b)), IndexLen: int64(le.Uint32(b[4:])),
 		Blocks: int(blocks), Pages: int(pages), indexCRC: le.Uint32(b[40:]),
 	}
-	copy(t.ID.Content[:], b[16:])
-	copy(t.ID.Nonce[:], b[28:])
 	if blocks+pages > maxSlots || t.IndexLen != int64(blocks+pages)*entryLen || t.IndexOff < HeaderLen ||
 		t.IndexOff+t.IndexLen+trailerLen != size {
 		return packTrailer{}, errs.New(errs.Corrupt, "its trailer has an index of %d+%d slots in %d bytes at %d, in an object of %d",
@@ -148,10 +148,10 @@ func (e *indexEntry) read(b []byte) {
 	e.version = version
 }
 
-// readIndex parses the index of a whole pack. The errors are those of parseTrailer. It
-// does not check the slots; verifyObject does.
-func readIndex(obj []byte) (*packIndex, error) {
-	t, err := parseTrailer(obj, int64(len(obj)))
+// readIndex parses the index of a whole pack of a domain. The errors are those of
+// parseTrailer. It does not check the slots; verifyObject does.
+func readIndex(domain uint32, obj []byte) (*packIndex, error) {
+	t, err := parseTrailer(domain, obj, int64(len(obj)))
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ var nonce = [12]byte{0xa0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 1}
 
 // sample builds a pack and returns it with the raw contents of its slots.
 func sample(h *Hasher, blocks, pages int) (ID, []byte, []Ref, [][]byte) {
-	b := NewBuilder(nonce, Limits{Blocks: blocks + 1})
+	b := NewBuilder(0, nonce, Limits{Blocks: blocks + 1})
 	var raws [][]byte
 	for i := range blocks {
 		raw := text(uint64(i), 3000+i)
@@ -40,9 +40,10 @@ func sample(h *Hasher, blocks, pages int) (ID, []byte, []Ref, [][]byte) {
 // pages.
 func TestPack(t *testing.T) {
 	h := NewHasher("tenant")
-	b := NewBuilder(nonce, Limits{})
+	b := NewBuilder(0, nonce, Limits{})
 	rapid.Check(t, func(t *rapid.T) {
-		b.Reset([12]byte(rapid.SliceOfN(rapid.Byte(), 12, 12).Draw(t, "nonce")))
+		domain := rapid.SampledFrom([]uint32{0, 1, 42, 1<<32 - 1}).Draw(t, "domain")
+		b.Reset(domain, [12]byte(rapid.SliceOfN(rapid.Byte(), 12, 12).Draw(t, "nonce")))
 		var raws [][]byte
 		for !b.Full() && rapid.IntRange(0, 9).Draw(t, "more") > 0 {
 			raw := rawBytes(40<<10).Draw(t, "block")
@@ -71,8 +72,8 @@ func TestPack(t *testing.T) {
 				t.Fatalf("slot %d: %v", i, err)
 			}
 		}
-		x, err := readIndex(obj)
-		if err != nil || x.ID != id || len(x.Entries) != len(refs) {
+		x, err := readIndex(domain, obj)
+		if err != nil || x.ID != id || id.Domain != domain || len(x.Entries) != len(refs) {
 			t.Fatalf("%+v, %v", x, err)
 		}
 		for i, ref := range refs {
@@ -83,8 +84,11 @@ func TestPack(t *testing.T) {
 		if err := verifyObject(h, id, obj); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := parseKey(id.Key()); err != nil || got != id {
+		if got, err := ParseKey(id.Key()); err != nil || got != id {
 			t.Fatalf("%s is %v, %v", id.Key(), got, err)
+		}
+		if got, ok := ParseID(id.String()); !ok || got != id {
+			t.Fatalf("%s is %v", id, got)
 		}
 	})
 }
@@ -94,7 +98,7 @@ func TestRangedIndex(t *testing.T) {
 	h := NewHasher("tenant")
 	id, obj, _, _ := sample(h, 10, 2)
 	for _, n := range []int{trailerLen, trailerLen + 1, trailerLen + 12*entryLen, len(obj)} {
-		tr, err := parseTrailer(obj[len(obj)-n:], int64(len(obj)))
+		tr, err := parseTrailer(0, obj[len(obj)-n:], int64(len(obj)))
 		if err != nil || tr.ID != id || tr.Blocks != 10 || tr.Pages != 2 {
 			t.Fatalf("a tail of %d: %+v, %v", n, tr, err)
 		}
@@ -108,7 +112,7 @@ func TestRangedIndex(t *testing.T) {
 func TestIdentity(t *testing.T) {
 	h := NewHasher("tenant")
 	build := func(n byte, page string, blocks ...string) ID {
-		b := NewBuilder([12]byte{n}, Limits{})
+		b := NewBuilder(0, [12]byte{n}, Limits{})
 		for _, raw := range blocks {
 			b.AddBlock(h.Sum([]byte(raw)), EncodeSlot(nil, KindBlock, []byte(raw), CompressionNone))
 		}
@@ -135,9 +139,9 @@ func TestIdentity(t *testing.T) {
 func TestLimits(t *testing.T) {
 	h := NewHasher("tenant")
 	// fill adds blocks until the pack is full, then pages until no more fit.
-	b := NewBuilder(nonce, Limits{})
+	b := NewBuilder(0, nonce, Limits{})
 	fill := func(l Limits, raw []byte) (blocks int, obj []byte) {
-		next := NewBuilder(nonce, l)
+		next := NewBuilder(0, nonce, l)
 		next.buf = append(b.buf[:0], next.buf...) // large allocations are slow under the race detector
 		b = next
 		slot, hash := EncodeSlot(nil, KindBlock, raw, CompressionNone), h.Sum(raw)
@@ -183,7 +187,7 @@ func TestLimits(t *testing.T) {
 
 func TestManyPages(t *testing.T) {
 	h := NewHasher("tenant")
-	b := NewBuilder(nonce, Limits{})
+	b := NewBuilder(0, nonce, Limits{})
 	b.Seal()
 	page := EncodeSlot(nil, KindPage, []byte{1}, CompressionNone)
 	n := 0
@@ -214,7 +218,7 @@ func TestOrder(t *testing.T) {
 					t.Errorf("%s: nothing happened", name)
 				}
 			}()
-			misuse(NewBuilder(nonce, Limits{Blocks: 2}))
+			misuse(NewBuilder(0, nonce, Limits{Blocks: 2}))
 		}()
 	}
 }
@@ -291,22 +295,7 @@ func TestPackHostile(t *testing.T) {
 			t.Errorf("%s: %v (%s)", name, err, errs.KindOf(err))
 		}
 		var out strings.Builder
-		_ = Dump(&out, bad)
-	}
-}
-
-func TestParseKey(t *testing.T) {
-	good := ID{Content: [12]byte{0xde, 0xad}, Nonce: nonce}.Key()
-	if got, err := parseKey(good); err != nil || got.Key() != good {
-		t.Fatal(err)
-	}
-	for _, bad := range []string{
-		"", "packs/", strings.ToUpper(good), good + "0", good[:len(good)-1], strings.Replace(good, "de/", "df/", 1), strings.Replace(good, "-", "0", 1),
-		strings.Replace(good, "dead", "xxxx", 1), "x" + good, strings.Replace(good, "packs", "Packs", 1), strings.Replace(good, "dead", "-ead", 1),
-	} {
-		if _, err := parseKey(bad); !errors.Is(err, errs.Invalid) {
-			t.Errorf("%q: %v", bad, err)
-		}
+		_ = Dump(&out, 0, bad)
 	}
 }
 
@@ -315,7 +304,7 @@ func TestDump(t *testing.T) {
 	id, obj, refs, _ := sample(h, 2, 1)
 	dump := func(obj []byte) (string, error) {
 		var out strings.Builder
-		err := Dump(&out, obj)
+		err := Dump(&out, 0, obj)
 		return out.String(), err
 	}
 	out, err := dump(obj)

@@ -1,9 +1,11 @@
 package pack
 
 import (
-	"encoding/binary"
+	"bytes"
+	"cmp"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -19,13 +21,13 @@ type Hash [32]byte
 // String returns the hash in hexadecimal.
 func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 
-// Hasher computes hashes in one deduplication domain. It may be used concurrently.
+// Hasher computes the hashes of one tenant's blocks. It may be used concurrently.
 type Hasher struct{ states sync.Pool }
 
-// NewHasher returns the hasher of the domain with this name (a tenant).
-func NewHasher(domain string) *Hasher {
+// NewHasher returns the hasher of the tenant with this name.
+func NewHasher(tenant string) *Hasher {
 	var key [32]byte
-	blake3.DeriveKey("glide 2026 block hash", []byte(domain), key[:])
+	blake3.DeriveKey("glide 2026 block hash", []byte(tenant), key[:])
 	h := &Hasher{}
 	h.states.New = func() any {
 		s, err := blake3.NewKeyed(key[:])
@@ -47,42 +49,84 @@ func (h *Hasher) Sum(raw []byte) (sum Hash) {
 	return sum
 }
 
-// ID names a pack. Content comes from the hashes of its data blocks (see Builder). Nonce
-// is the upload session's eight random bytes and a counter, so that no key is ever used
-// twice, whatever the content.
+// ID names a pack. Domain says whose keys it is under and with what it is deduplicated; 0
+// is plain text. Content comes from the hashes of its data blocks (see Builder). Nonce is
+// the upload session's eight random bytes and a counter, so that no key is ever used
+// twice, whatever the domain and the content.
 type ID struct {
+	Domain  uint32
 	Content [12]byte
 	Nonce   [12]byte
 }
 
-// Key returns the object key of the pack: packs/<2 hex>/<hash>-<nonce>.
+// DomainPrefix begins the keys of the packs of every domain except 0.
+const DomainPrefix = "d/"
+
+// Key returns the object key of the pack: packs/<2 hex>/<content>-<nonce> in domain 0,
+// else d/<domain>/packs/<2 hex>/<content>-<nonce>.
 func (id ID) Key() string {
-	return fmt.Sprintf("packs/%02x/%x-%x", id.Content[0], id.Content, id.Nonce)
+	key := fmt.Sprintf("packs/%02x/%x-%x", id.Content[0], id.Content, id.Nonce)
+	if id.Domain != 0 {
+		return fmt.Sprintf("%s%08x/%s", DomainPrefix, id.Domain, key)
+	}
+	return key
 }
 
-// parseKey is the inverse of ID.Key. A key that Key cannot have returned is an
+// ParseKey is the inverse of ID.Key. A key that Key cannot have returned is an
 // errs.Invalid error.
-func parseKey(key string) (ID, error) {
-	var id ID
-	bad := func() (ID, error) { return ID{}, errs.New(errs.Invalid, "%q is not the key of a pack", key) }
-	rest, ok := strings.CutPrefix(key, "packs/")
-	if !ok || len(rest) != 2+1+2*len(id.Content)+1+2*len(id.Nonce) {
-		return bad()
+func ParseKey(key string) (ID, error) {
+	name := key[strings.LastIndexByte(key, '/')+1:]
+	if rest, ok := strings.CutPrefix(key, DomainPrefix); ok {
+		domain, _, _ := strings.Cut(rest, "/")
+		name = domain + "." + name
 	}
-	content, nonce, ok := strings.Cut(rest[3:], "-")
-	if !ok || len(content) != 2*len(id.Content) {
-		return bad()
-	}
-	_, err1 := hex.Decode(id.Content[:], []byte(content))
-	_, err2 := hex.Decode(id.Nonce[:], []byte(nonce))
-	if err1 != nil || err2 != nil || id.Key() != key { // also refuses capitals and a wrong directory
-		return bad()
+	id, ok := ParseID(name)
+	if !ok || id.Key() != key { // also refuses a wrong directory
+		return ID{}, errs.New(errs.Invalid, "%q is not the key of a pack", key)
 	}
 	return id, nil
 }
 
-// IsZero reports whether the ID names no pack.
-func (id ID) IsZero() bool { return id == ID{} }
+// String returns the name of the pack in text: <content>-<nonce> in domain 0, else
+// <domain>.<content>-<nonce>, in lower-case hexadecimal.
+func (id ID) String() string {
+	if id.Domain != 0 {
+		return fmt.Sprintf("%08x.%x-%x", id.Domain, id.Content, id.Nonce)
+	}
+	return fmt.Sprintf("%x-%x", id.Content, id.Nonce)
+}
+
+// ParseID is the inverse of ID.String. ok is false for a name that String cannot have
+// returned.
+func ParseID(name string) (id ID, ok bool) {
+	rest := name
+	if domain, after, found := strings.Cut(name, "."); found {
+		n, err := strconv.ParseUint(domain, 16, 32)
+		if err != nil {
+			return ID{}, false
+		}
+		id.Domain, rest = uint32(n), after
+	}
+	content, nonce, _ := strings.Cut(rest, "-")
+	if len(content) != hex.EncodedLen(len(id.Content)) || len(nonce) != hex.EncodedLen(len(id.Nonce)) {
+		return ID{}, false
+	}
+	_, err1 := hex.Decode(id.Content[:], []byte(content))
+	_, err2 := hex.Decode(id.Nonce[:], []byte(nonce))
+	// A pack has one name: no capitals, all digits of a domain, and none of domain 0.
+	if err1 != nil || err2 != nil || id.String() != name {
+		return ID{}, false
+	}
+	return id, true
+}
+
+// Compare orders IDs by domain, then content, then nonce.
+func (id ID) Compare(other ID) int {
+	return cmp.Or(cmp.Compare(id.Domain, other.Domain), bytes.Compare(id.Content[:], other.Content[:]), bytes.Compare(id.Nonce[:], other.Nonce[:]))
+}
+
+// IsZero reports whether the ID names no pack. A domain alone names none.
+func (id ID) IsZero() bool { return id == ID{Domain: id.Domain} }
 
 // Ref identifies the bytes of a block or map page and their place in the store. Len bytes
 // at Off of the pack are the encoded slot, so that one ranged GET reads it. The zero Ref
@@ -97,20 +141,34 @@ type Ref struct {
 // IsHole reports whether the Ref refers to nothing.
 func (r Ref) IsHole() bool { return r.Len == 0 }
 
-// RefLen is the length of an encoded Ref.
-const RefLen = 64
+// RefLen and DomainRefLen are the lengths of an encoded Ref: of a pack in domain 0, and
+// of one in any domain.
+const (
+	RefLen       = 64
+	DomainRefLen = 4 + RefLen
+)
 
-// Append appends the encoded Ref: hash, content and nonce of the pack's ID, offset and
-// length in little-endian order.
-func (r *Ref) Append(b []byte) []byte {
+// Append appends the encoded Ref in n bytes, RefLen or DomainRefLen: the domain of the
+// pack's ID if n is DomainRefLen, hash, content and nonce of that ID, offset and length.
+// Integers are little-endian.
+func (r *Ref) Append(b []byte, n int) []byte {
+	switch {
+	case n == DomainRefLen:
+		b = le.AppendUint32(b, r.Pack.Domain)
+	case r.Pack.Domain != 0:
+		panic("pack: a reference that would lose its domain")
+	}
 	b = append(append(append(b, r.Hash[:]...), r.Pack.Content[:]...), r.Pack.Nonce[:]...)
-	return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(b, r.Off), r.Len)
+	return le.AppendUint32(le.AppendUint32(b, r.Off), r.Len)
 }
 
-// ReadRef decodes the Ref in the first RefLen bytes.
+// ReadRef decodes the Ref of which b, of RefLen or DomainRefLen bytes, is the encoding.
 func ReadRef(b []byte) *Ref {
-	return &Ref{
-		Hash: Hash(b[:32]), Pack: ID{Content: [12]byte(b[32:44]), Nonce: [12]byte(b[44:56])},
-		Off: binary.LittleEndian.Uint32(b[56:]), Len: binary.LittleEndian.Uint32(b[60:RefLen]),
+	r := &Ref{}
+	if len(b) == DomainRefLen {
+		r.Pack.Domain, b = le.Uint32(b), b[4:]
 	}
+	r.Hash, r.Pack.Content, r.Pack.Nonce = Hash(b[:32]), [12]byte(b[32:44]), [12]byte(b[44:56])
+	r.Off, r.Len = le.Uint32(b[56:]), le.Uint32(b[60:RefLen])
+	return r
 }

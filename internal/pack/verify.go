@@ -9,11 +9,12 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// verifyObject checks a whole pack: that it has this identity, that each slot decodes to
+// verifyObject checks a whole pack: that it has this identity (but for the domain, which
+// is in its key only), that each slot decodes to
 // the bytes of its hash, and that index and slots agree. Damage is an errs.Corrupt error
 // that names the pack and the place.
 func verifyObject(h *Hasher, id ID, obj []byte) error {
-	x, err := readIndex(obj)
+	x, err := readIndex(id.Domain, obj)
 	if err != nil {
 		return errs.New(errs.KindOf(err), "%s: %w", id.Key(), err)
 	}
@@ -37,11 +38,11 @@ func verifyObject(h *Hasher, id ID, obj []byte) error {
 	return nil
 }
 
-// Dump writes the content of a pack as text, and returns the first error that it finds.
-// If the index cannot be read, it goes from slot to slot. It does not verify hashes,
-// because it does not know the tenant's key.
-func Dump(w io.Writer, obj []byte) error {
-	x, err := readIndex(obj)
+// Dump writes the content of a pack of a domain as text, and returns the first error that
+// it finds. If the index cannot be read, it goes from slot to slot. It does not verify
+// hashes, because it does not know the tenant's key.
+func Dump(w io.Writer, domain uint32, obj []byte) error {
+	x, err := readIndex(domain, obj)
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if err != nil {
 		_, _ = fmt.Fprintf(out, "pack\t%v\nbytes\t%d\n\n", err, len(obj))

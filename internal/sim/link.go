@@ -10,6 +10,7 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
 )
 
 // link is the store as one life of a host reaches it. What a request meets is
@@ -31,13 +32,17 @@ type weather struct {
 
 var errNoPower = errs.New(errs.Unavailable, "this host has no power: %w", objstore.ErrPersistent)
 
+// packs is the class of all packs.
+const packs = "packs/"
+
 // class is what requests are counted by: the key, where the host did not make it
 // up at random.
 func class(key string) string {
-	for _, prefix := range []string{"packs/", "pins/"} {
-		if strings.HasPrefix(key, prefix) {
-			return prefix
-		}
+	if _, err := pack.ParseKey(key); err == nil { // whatever its domain
+		return packs
+	}
+	if strings.HasPrefix(key, "pins/") {
+		return "pins/"
 	}
 	return key
 }

@@ -154,7 +154,7 @@ func (w *world) advance(g *volumeLog) {
 func (w *world) deleted(key string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if strings.HasPrefix(key, "packs/") {
+	if class(key) == packs {
 		w.violateLocked(reachableIsKept, "%s is deleted, and no collector runs", key)
 	}
 	if _, ok := w.pins[key]; ok {
