@@ -23,6 +23,7 @@ import (
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/pinobject"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -199,7 +200,7 @@ func dumpJSON(w io.Writer, raw []byte) error {
 		return errs.New(errs.Corrupt, "it begins like a JSON document but is not one: %w", err)
 	}
 	if kind.Format == "glide-pin" {
-		pin, err := commitlog.DecodePin(raw)
+		pin, err := pinobject.Decode(raw)
 		if err != nil {
 			return err
 		}

@@ -52,7 +52,7 @@ func TestDumpFiles(t *testing.T) {
 		"commitlog/testdata/commit.hex":            "commit log object: version 1",
 		"blockmap/testdata/domains.hex":            "pack  2  d/0000002a/packs/78/78dde6e5fd29f05400000000-",
 		"commitlog/testdata/domain-data.hex":       "in d/01020304/packs/c1/c1c1c1c1c1c1c1c1c1c1c1c1-",
-		"commitlog/testdata/pin-domain-packs.json": `"0000002a.010000000000000000000000-000000000000000000000000"`,
+		"pinobject/testdata/pin-domain-packs.json": `"0000002a.010000000000000000000000-000000000000000000000000"`,
 	} {
 		if o := run(t, glide(t, "debug", "dump", golden(t, path))); o.Code != 0 || o.Err != "" || !strings.Contains(o.Out, words) {
 			t.Errorf("%s: %+v", path, o)

@@ -1,6 +1,6 @@
-// Package commitlog keeps a volume's numbered commits in the object store, and
-// the pins by which hosts announce what they will refer to. It implements the first
-// section of docs/protocols.md; "rule n" in comments is a rule of that section.
+// Package commitlog keeps a volume's numbered commits in the object store. It
+// implements the first section of docs/protocols.md; "rule n" in comments is a rule of
+// that section.
 //
 // # The log
 //
@@ -51,11 +51,11 @@
 //   - This package never deletes or replaces an object of a log; the collector does
 //     (rules 3 and 10), with Object.Stub.
 //
-// # Objects and pins
+// # Objects
 //
-// docs/formats/commit.md and docs/formats/pin.md have the bytes. Tombstones, stubs and
-// seals ahead carry only the Identity of a State. Pins are in this package because they
-// are the other half of publishing: pin, check, commit, drop.
+// docs/formats/commit.md has the bytes. Tombstones, stubs and seals ahead carry only the
+// Identity of a State. Package pinobject is the other half of publishing: pin, check,
+// commit, drop.
 //
 // # Concurrency
 //

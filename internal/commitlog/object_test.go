@@ -493,3 +493,18 @@ func FuzzDecodeData(f *testing.F) {
 		}
 	})
 }
+
+func TestFork(t *testing.T) {
+	parent := fullState()
+	child := parent.Fork("child", volumeID(9), Generation{4, 3}, someDay)
+	want := State{
+		Identity: Identity{ID: volumeID(9), Tenant: "acme", Name: "child", Cause: CauseFork},
+		Size:     parent.Size, BlockSize: parent.BlockSize, Durability: "local", CreatedAt: someDay,
+		Parent: &Parent{Name: "db", ID: volumeID(7), Generation: Generation{4, 3}, Root: parent.Root.Ref.Hash.String()},
+		Root:   parent.Root, Seq: parent.Seq, DataCommits: parent.DataCommits, DataSeq: parent.DataSeq,
+		BlocksMapped: parent.BlocksMapped, StoredBytes: parent.StoredBytes,
+	}
+	if !reflect.DeepEqual(child, want) {
+		t.Errorf("the fork is %+v, want %+v", child, want)
+	}
+}

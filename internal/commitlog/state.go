@@ -43,7 +43,7 @@ func (id VolumeID) String() string { return hex.EncodeToString(id[:]) }
 func (id VolumeID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // UnmarshalText reads 32 hexadecimal digits.
-func (id *VolumeID) UnmarshalText(text []byte) error { return unhex(id[:], text, "volume ID") }
+func (id *VolumeID) UnmarshalText(text []byte) error { return Unhex(id[:], text, "volume ID") }
 
 // IsZero tells whether the ID identifies no volume.
 func (id VolumeID) IsZero() bool { return id == VolumeID{} }
@@ -59,9 +59,11 @@ func (h ObjectHash) String() string { return hex.EncodeToString(h[:]) }
 func (h ObjectHash) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 
 // UnmarshalText reads 64 hexadecimal digits.
-func (h *ObjectHash) UnmarshalText(text []byte) error { return unhex(h[:], text, "hash") }
+func (h *ObjectHash) UnmarshalText(text []byte) error { return Unhex(h[:], text, "hash") }
 
-func unhex(dst, text []byte, what string) error {
+// Unhex fills dst from its hexadecimal digits. Text of any other form or length is
+// errs.Corrupt; what says what it was to be.
+func Unhex(dst, text []byte, what string) error {
 	if len(text) != hex.EncodedLen(len(dst)) {
 		return errs.New(errs.Corrupt, "%.80q is no %s", text, what)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pinobject"
 )
 
 // held is a store whose puts of packs wait, and with holdLogs those of commits.
@@ -197,7 +198,7 @@ func TestReusedPacksStayPinned(t *testing.T) {
 	}
 	must[api.Flush](t)(h.Flush(ctx, "v"))
 	pinned := func() (n int) {
-		err := commitlog.Pins(ctx, b.store, h.disks.HostID, func(pin commitlog.Pin) error {
+		err := pinobject.List(ctx, b.store, h.disks.HostID, func(pin pinobject.Pin) error {
 			n += len(pin.Packs)
 			return nil
 		})

@@ -12,6 +12,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/pinobject"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -47,7 +48,7 @@ func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = commitlog.Pins(ctx, h.disks.Store, "", func(p commitlog.Pin) error {
+	err = pinobject.List(ctx, h.disks.Store, "", func(p pinobject.Pin) error {
 		of(p.Host).Pins++
 		return nil
 	})
@@ -137,13 +138,13 @@ func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgo
 		}
 		out.Volumes = append(out.Volumes, n.String())
 	}
-	var pins []commitlog.Pin
-	err = commitlog.Pins(ctx, h.disks.Store, id, func(p commitlog.Pin) error { pins = append(pins, p); return nil })
+	var pins []pinobject.Pin
+	err = pinobject.List(ctx, h.disks.Store, id, func(p pinobject.Pin) error { pins = append(pins, p); return nil })
 	if err != nil {
 		return out, err
 	}
 	for _, p := range pins {
-		if err := commitlog.DropPin(ctx, h.disks.Store, p); err != nil {
+		if err := pinobject.Drop(ctx, h.disks.Store, p); err != nil {
 			return out, err
 		}
 		out.Pins++

@@ -13,14 +13,15 @@ import (
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pinobject"
 	"github.com/paraglide/glide/internal/volume"
 )
 
 // pinned returns the roots that a host keeps for its children.
 func pinned(t *testing.T, store objstore.Store, host string) (roots []blockmap.Root) {
 	t.Helper()
-	err := commitlog.Pins(ctx, store, host, func(p commitlog.Pin) error {
-		if p.Kind == commitlog.PinChildren {
+	err := pinobject.List(ctx, store, host, func(p pinobject.Pin) error {
+		if p.Kind == pinobject.Children {
 			roots = append(roots, p.Roots...)
 		}
 		return nil

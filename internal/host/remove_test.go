@@ -11,10 +11,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pinobject"
 )
 
 // TestRemoveIsAllOrNothing loses the power at every file operation of a removal.
@@ -169,7 +169,7 @@ func TestRemoveSnapshotOfTheStore(t *testing.T) {
 		}
 	}
 	pinned := false
-	err := commitlog.Pins(ctx, b.store, h1.ID(), func(p commitlog.Pin) error {
+	err := pinobject.List(ctx, b.store, h1.ID(), func(p pinobject.Pin) error {
 		pinned = pinned || slices.Contains(p.Roots, root)
 		return nil
 	})

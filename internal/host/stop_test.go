@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pinobject"
 )
 
 // silentStore does not answer requests that change something while it is silent.
@@ -65,8 +65,8 @@ func TestStopWithASilentStore(t *testing.T) {
 // sessions counts a host's pins for upload sessions.
 func sessions(t *testing.T, store objstore.Store, host string) (n int) {
 	t.Helper()
-	err := commitlog.Pins(ctx, store, host, func(p commitlog.Pin) error {
-		if p.Kind == commitlog.PinSession {
+	err := pinobject.List(ctx, store, host, func(p pinobject.Pin) error {
+		if p.Kind == pinobject.Session {
 			n++
 		}
 		return nil

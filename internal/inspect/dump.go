@@ -10,6 +10,7 @@ import (
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/pinobject"
 )
 
 // DumpObject writes an object with the given key as text.
@@ -24,7 +25,7 @@ func DumpObject(w io.Writer, key string, raw []byte) error {
 		}
 		return pack.Dump(w, id.Domain, raw)
 	case strings.HasPrefix(key, "pins/"):
-		p, err := commitlog.DecodePin(raw)
+		p, err := pinobject.Decode(raw)
 		if err != nil {
 			return err
 		}

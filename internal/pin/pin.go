@@ -7,11 +7,11 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
-	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/pinobject"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -23,7 +23,7 @@ type Pins struct {
 	mu sync.Mutex
 	// children are the pinned roots of published states that have moved on but that
 	// unpublished volumes of this host still use.
-	children map[blockmap.Root]commitlog.Pin
+	children map[blockmap.Root]pinobject.Pin
 	// stale are those of them that a record names although the volume's newest commit
 	// names another root.
 	stale map[blockmap.Root]bool
@@ -34,7 +34,7 @@ const pinsFact = "pins"
 
 // New returns the pins of a host. Recover loads those of an earlier process.
 func New(t *disk.Table) *Pins {
-	return &Pins{disks: t, children: map[blockmap.Root]commitlog.Pin{}, stale: map[blockmap.Root]bool{}}
+	return &Pins{disks: t, children: map[blockmap.Root]pinobject.Pin{}, stale: map[blockmap.Root]bool{}}
 }
 
 // RecoverTimeout is how long a start waits while the store lists this host's pins. Guests
@@ -52,9 +52,9 @@ func (p *Pins) Recover(ctx context.Context) error {
 	p.used = true
 	ctx, cancel := context.WithTimeout(ctx, RecoverTimeout)
 	defer cancel()
-	var stale []commitlog.Pin
-	err = commitlog.Pins(ctx, p.disks.Store, p.disks.HostID, func(pin commitlog.Pin) error {
-		if pin.Kind != commitlog.PinChildren {
+	var stale []pinobject.Pin
+	err = pinobject.List(ctx, p.disks.Store, p.disks.HostID, func(pin pinobject.Pin) error {
+		if pin.Kind != pinobject.Children {
 			stale = append(stale, pin)
 			return nil
 		}
@@ -74,7 +74,7 @@ func (p *Pins) Recover(ctx context.Context) error {
 		return nil
 	}
 	for _, pin := range stale {
-		if err := commitlog.DropPin(ctx, p.disks.Store, pin); err != nil {
+		if err := pinobject.Drop(ctx, p.disks.Store, pin); err != nil {
 			p.disks.Log.Warn("a pin of an earlier run was not dropped", "error", err)
 			return nil
 		}
@@ -83,39 +83,39 @@ func (p *Pins) Recover(ctx context.Context) error {
 }
 
 // create records that this host has pins, and creates one in the store.
-func (p *Pins) create(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (commitlog.Pin, error) {
+func (p *Pins) create(ctx context.Context, kind pinobject.Kind, fill func(*pinobject.Pin)) (pinobject.Pin, error) {
 	p.mu.Lock()
 	used := p.used
 	p.used = true
 	p.mu.Unlock()
 	if !used {
 		if err := p.disks.DB.SetFact(pinsFact, []byte{1}); err != nil {
-			return commitlog.Pin{}, err
+			return pinobject.Pin{}, err
 		}
 	}
-	pin, err := commitlog.NewPin(p.disks.Rand, p.disks.HostID, kind, p.disks.Now())
+	pin, err := pinobject.New(p.disks.Rand, p.disks.HostID, kind, p.disks.Now())
 	if err != nil {
 		return pin, err
 	}
 	fill(&pin)
-	return pin, commitlog.CreatePin(ctx, p.disks.Store, pin)
+	return pin, pinobject.Create(ctx, p.disks.Store, pin)
 }
 
-func (p *Pins) dropper(pin commitlog.Pin) func(context.Context) error {
-	return func(ctx context.Context) error { return commitlog.DropPin(ctx, p.disks.Store, pin) }
+func (p *Pins) dropper(pin pinobject.Pin) func(context.Context) error {
+	return func(ctx context.Context) error { return pinobject.Drop(ctx, p.disks.Store, pin) }
 }
 
 // PinSession announces the packs of an upload session.
 func (p *Pins) PinSession(ctx context.Context, nonce [8]byte) (func(context.Context) error, error) {
-	pin, err := p.create(ctx, commitlog.PinSession, func(pin *commitlog.Pin) { pin.Nonce = nonce })
+	pin, err := p.create(ctx, pinobject.Session, func(pin *pinobject.Pin) { pin.Nonce = nonce })
 	return p.dropper(pin), err
 }
 
 // PinPacks announces packs that dedup hits are about to refer to.
 func (p *Pins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Context) error, error) {
-	pin, err := p.create(ctx, commitlog.PinPacks, func(pin *commitlog.Pin) {
+	pin, err := p.create(ctx, pinobject.Packs, func(pin *pinobject.Pin) {
 		for _, id := range ids {
-			pin.Packs = append(pin.Packs, commitlog.PackName(id))
+			pin.Packs = append(pin.Packs, pinobject.PackName(id))
 		}
 	})
 	return p.dropper(pin), err
@@ -123,7 +123,7 @@ func (p *Pins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Contex
 
 // PinFork announces the commit that a fork will copy.
 func (p *Pins) PinFork(ctx context.Context, key string) (func(context.Context) error, error) {
-	pin, err := p.create(ctx, commitlog.PinFork, func(pin *commitlog.Pin) { pin.Commit = key })
+	pin, err := p.create(ctx, pinobject.Fork, func(pin *pinobject.Pin) { pin.Commit = key })
 	return p.dropper(pin), err
 }
 
@@ -162,7 +162,7 @@ func (p *Pins) keep(ctx context.Context, root blockmap.Root) error {
 	if pinned {
 		return nil
 	}
-	pin, err := p.create(ctx, commitlog.PinChildren, func(pin *commitlog.Pin) { pin.Roots = []blockmap.Root{root} })
+	pin, err := p.create(ctx, pinobject.Children, func(pin *pinobject.Pin) { pin.Roots = []blockmap.Root{root} })
 	if err != nil {
 		return err
 	}
@@ -178,8 +178,8 @@ func (p *Pins) keep(ctx context.Context, root blockmap.Root) error {
 	return nil
 }
 
-func (p *Pins) drop(ctx context.Context, pin commitlog.Pin) {
-	if err := commitlog.DropPin(ctx, p.disks.Store, pin); err != nil {
+func (p *Pins) drop(ctx context.Context, pin pinobject.Pin) {
+	if err := pinobject.Drop(ctx, p.disks.Store, pin); err != nil {
 		p.disks.Log.Warn("a pin was not dropped", "error", err)
 	}
 }
@@ -206,7 +206,7 @@ func (p *Pins) inUse(root blockmap.Root) bool {
 // record with an older root names.
 func (p *Pins) Release(ctx context.Context) {
 	p.mu.Lock()
-	var drop []commitlog.Pin
+	var drop []pinobject.Pin
 	for root, pin := range p.children {
 		if p.needed(root, volume.ID{}) || p.stale[root] && p.inUse(root) {
 			continue
@@ -228,26 +228,26 @@ type storePins struct{ disks *disk.Table }
 // process.
 func ForImport(t *disk.Table) flush.Pins { return storePins{t} }
 
-func (p storePins) pin(ctx context.Context, kind commitlog.PinKind, fill func(*commitlog.Pin)) (func(context.Context) error, error) {
-	pin, err := commitlog.NewPin(p.disks.Rand, p.disks.HostID, kind, p.disks.Now())
+func (p storePins) pin(ctx context.Context, kind pinobject.Kind, fill func(*pinobject.Pin)) (func(context.Context) error, error) {
+	pin, err := pinobject.New(p.disks.Rand, p.disks.HostID, kind, p.disks.Now())
 	if err != nil {
 		return nil, err
 	}
 	fill(&pin)
-	drop := func(ctx context.Context) error { return commitlog.DropPin(ctx, p.disks.Store, pin) }
-	return drop, commitlog.CreatePin(ctx, p.disks.Store, pin)
+	drop := func(ctx context.Context) error { return pinobject.Drop(ctx, p.disks.Store, pin) }
+	return drop, pinobject.Create(ctx, p.disks.Store, pin)
 }
 
 // PinSession announces the packs of the import.
 func (p storePins) PinSession(ctx context.Context, nonce [8]byte) (func(context.Context) error, error) {
-	return p.pin(ctx, commitlog.PinSession, func(pin *commitlog.Pin) { pin.Nonce = nonce })
+	return p.pin(ctx, pinobject.Session, func(pin *pinobject.Pin) { pin.Nonce = nonce })
 }
 
 // PinPacks announces packs that the import refers to.
 func (p storePins) PinPacks(ctx context.Context, ids []pack.ID) (func(context.Context) error, error) {
-	return p.pin(ctx, commitlog.PinPacks, func(pin *commitlog.Pin) {
+	return p.pin(ctx, pinobject.Packs, func(pin *pinobject.Pin) {
 		for _, id := range ids {
-			pin.Packs = append(pin.Packs, commitlog.PackName(id))
+			pin.Packs = append(pin.Packs, pinobject.PackName(id))
 		}
 	})
 }

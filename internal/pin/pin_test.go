@@ -11,11 +11,11 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/blockmap"
-	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/pinobject"
 )
 
 // together is a store whose creates wait until there are n of them.
@@ -53,7 +53,7 @@ func pinsOver(t *testing.T, store objstore.Store, db *meta.DB) *Pins {
 
 func countPins(t *testing.T, store objstore.Store) (n int) {
 	t.Helper()
-	if err := commitlog.Pins(context.Background(), store, "h", func(commitlog.Pin) error { n++; return nil }); err != nil {
+	if err := pinobject.List(context.Background(), store, "h", func(pinobject.Pin) error { n++; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -80,12 +80,12 @@ func TestOnePinARoot(t *testing.T) {
 	if n := countPins(t, mem); n != 1 {
 		t.Fatalf("%d pins of one root", n)
 	}
-	crashed, err := commitlog.NewPin(rand.Reader, "h", commitlog.PinChildren, time.Now())
+	crashed, err := pinobject.New(rand.Reader, "h", pinobject.Children, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	crashed.Roots = []blockmap.Root{someRoot}
-	if err := commitlog.CreatePin(ctx, mem, crashed); err != nil {
+	if err := pinobject.Create(ctx, mem, crashed); err != nil {
 		t.Fatal(err)
 	}
 	p = pinsOver(t, mem, db)

@@ -14,7 +14,7 @@ const packageLines = 2500
 // bound only goes down, and a package that fits packageLines leaves the table.
 var longPackages = map[string]int{
 	"cmd/glide":          4400,
-	"internal/commitlog": 3800,
+	"internal/commitlog": 3700,
 	"internal/host":      3000,
 	"internal/objstore":  3600,
 	"internal/sim":       4900,

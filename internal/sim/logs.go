@@ -11,6 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/pinobject"
 )
 
 // sender is one life of a host.
@@ -100,7 +101,7 @@ func (w *world) created(key string, data []byte, from sender) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if strings.HasPrefix(key, "pins/") {
-		if pin, err := commitlog.DecodePin(data); err == nil {
+		if pin, err := pinobject.Decode(data); err == nil {
 			w.pins[key] = pin
 		}
 		return

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
-	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/pinobject"
 )
 
 // params are what a seed chooses for a whole run.
@@ -54,7 +54,7 @@ type world struct {
 	mu        sync.Mutex // the model; taken behind a machine's
 	lines     []*line
 	logs      map[string]*volumeLog
-	pins      map[string]commitlog.Pin
+	pins      map[string]pinobject.Pin
 	trees     map[rootKey]*tree
 	blocks    map[pack.Hash]image
 	kept      map[rootKey]bool
@@ -183,7 +183,7 @@ func (w *world) run(steps []int) {
 func newWorld(o options) *world {
 	w := &world{
 		seed: o.Seed, out: o.Out, hash: fnv.New64a(), began: time.Now(), slots: make(chan struct{}, 6),
-		logs: map[string]*volumeLog{}, pins: map[string]commitlog.Pin{}, trees: map[rootKey]*tree{}, blocks: map[pack.Hash]image{},
+		logs: map[string]*volumeLog{}, pins: map[string]pinobject.Pin{}, trees: map[rootKey]*tree{}, blocks: map[pack.Hash]image{},
 		stats: map[string]int{}, done: make(chan struct{}), hasher: pack.NewHasher("default"),
 	}
 	w.params, w.weather = chooseParams(o.Seed)

@@ -1,4 +1,4 @@
-package commitlog
+package pinobject
 
 import (
 	"context"
@@ -11,53 +11,54 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
 
 const (
-	pinPrefix     = "pins/"
-	pinFormat     = "glide-pin"
-	pinVersion    = 2 // of a pin that names a pack of a domain other than 0
-	pinVersionOne = 1 // of every other pin
-	// maxPin is the largest size of a pin, in bytes, on write and on read. It holds
+	prefix     = "pins/"
+	format     = "glide-pin"
+	version    = 2 // of a pin that names a pack of a domain other than 0
+	versionOne = 1 // of every other pin
+	// maxSize is the largest size of a pin, in bytes, on write and on read. It holds
 	// 17,000 packs; a host that needs more creates more pins.
-	maxPin = 1 << 20
+	maxSize = 1 << 20
 )
 
-// PinID identifies a pin among those of its host. It is random and never used again.
-type PinID [16]byte
+// ID identifies a pin among those of its host. It is random and never used again.
+type ID [16]byte
 
 // String is the ID in hexadecimal.
-func (id PinID) String() string { return hex.EncodeToString(id[:]) }
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
-// MarshalText is String; it makes PinID a string in JSON.
-func (id PinID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+// MarshalText is String; it makes ID a string in JSON.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // UnmarshalText reads 32 hexadecimal digits.
-func (id *PinID) UnmarshalText(text []byte) error { return unhex(id[:], text, "pin ID") }
+func (id *ID) UnmarshalText(text []byte) error { return commitlog.Unhex(id[:], text, "pin ID") }
 
-// PinKind says what a pin keeps.
-type PinKind string
+// Kind says what a pin keeps.
+type Kind string
 
 // The kinds of pins.
 const (
-	PinSession  PinKind = "session"        // an upload session: every pack that carries Nonce, in all domains
-	PinPacks    PinKind = "packs"          // Packs: dedup hits that will be published
-	PinFork     PinKind = "fork"           // Commit: the source of a fork to another name
-	PinChildren PinKind = "local-children" // Roots and Commits: what volumes' local children still need
+	Session  Kind = "session"        // an upload session: every pack that carries Nonce, in all domains
+	Packs    Kind = "packs"          // Packs: dedup hits that will be published
+	Fork     Kind = "fork"           // Commit: the source of a fork to another name
+	Children Kind = "local-children" // Roots and Commits: what volumes' local children still need
 )
 
-// SessionNonce is what the packs of one upload session have in common: the first
+// Nonce is what the packs of one upload session have in common: the first
 // eight bytes of their pack.ID's Nonce.
-type SessionNonce [8]byte
+type Nonce [8]byte
 
 // MarshalText is the nonce in hexadecimal.
-func (n SessionNonce) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(n[:])), nil }
+func (n Nonce) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(n[:])), nil }
 
 // UnmarshalText reads 16 hexadecimal digits.
-func (n *SessionNonce) UnmarshalText(text []byte) error { return unhex(n[:], text, "session nonce") }
+func (n *Nonce) UnmarshalText(text []byte) error { return commitlog.Unhex(n[:], text, "session nonce") }
 
 // PackName is a pack.ID that has its text form in JSON.
 type PackName pack.ID
@@ -83,19 +84,19 @@ func (n *PackName) UnmarshalText(text []byte) error {
 // packs, which need no check.
 type Pin struct {
 	Host      string    `json:"host"`
-	ID        PinID     `json:"id"`
-	Kind      PinKind   `json:"kind"`
+	ID        ID        `json:"id"`
+	Kind      Kind      `json:"kind"`
 	CreatedAt time.Time `json:"created_at"` // by the host's clock; for people only
 
-	Nonce   SessionNonce    `json:"nonce,omitzero"`
+	Nonce   Nonce           `json:"nonce,omitzero"`
 	Packs   []PackName      `json:"packs,omitempty"`
 	Commit  string          `json:"commit,omitempty"`  // key of a commit
 	Commits []string        `json:"commits,omitempty"` // keys of commits
 	Roots   []blockmap.Root `json:"roots,omitempty"`
 }
 
-// NewPin starts a pin of the host. The caller sets the fields of its kind.
-func NewPin(random io.Reader, host string, kind PinKind, now time.Time) (Pin, error) {
+// New starts a pin of the host. The caller sets the fields of its kind.
+func New(random io.Reader, host string, kind Kind, now time.Time) (Pin, error) {
 	p := Pin{Host: host, Kind: kind, CreatedAt: now.UTC()}
 	if _, err := io.ReadFull(random, p.ID[:]); err != nil {
 		return Pin{}, fmt.Errorf("no random bytes for a pin: %w", err)
@@ -104,9 +105,9 @@ func NewPin(random io.Reader, host string, kind PinKind, now time.Time) (Pin, er
 }
 
 // Key is the pin's object key: pins/<host>/<id>.
-func (p *Pin) Key() string { return pinPrefix + p.Host + "/" + p.ID.String() }
+func (p *Pin) Key() string { return prefix + p.Host + "/" + p.ID.String() }
 
-type pinWire struct {
+type wire struct {
 	Format  string `json:"format"`
 	Version int    `json:"version"`
 	*Pin
@@ -115,30 +116,30 @@ type pinWire struct {
 func (p *Pin) version() int {
 	if slices.ContainsFunc(p.Packs, func(n PackName) bool { return n.Domain != 0 }) ||
 		slices.ContainsFunc(p.Roots, func(r blockmap.Root) bool { return r.Ref.Pack.Domain != 0 }) {
-		return pinVersion
+		return version
 	}
-	return pinVersionOne
+	return versionOne
 }
 
-// Encode is the pin's bytes. A pin that DecodePin would refuse is errs.Invalid.
+// Encode is the pin's bytes. A pin that Decode would refuse is errs.Invalid.
 func (p *Pin) Encode() ([]byte, error) {
 	if wrong := p.check(); wrong != "" {
 		return nil, errs.New(errs.Invalid, "pin %s cannot be written: %s", p.Key(), wrong)
 	}
-	raw, err := json.Marshal(pinWire{pinFormat, p.version(), p})
+	raw, err := json.Marshal(wire{format, p.version(), p})
 	if err != nil {
 		return nil, fmt.Errorf("pin %s: %w", p.Key(), err)
 	}
-	if len(raw) > maxPin {
-		return nil, errs.New(errs.Invalid, "pin %s cannot be written: it has %d bytes, at most %d are possible", p.Key(), len(raw), maxPin)
+	if len(raw) > maxSize {
+		return nil, errs.New(errs.Invalid, "pin %s cannot be written: it has %d bytes, at most %d are possible", p.Key(), len(raw), maxSize)
 	}
 	return raw, nil
 }
 
-// DecodePin reads a pin. One of a newer version is errs.Unsupported, anything
+// Decode reads a pin. One of a newer version is errs.Unsupported, anything
 // else that Encode does not write errs.Corrupt.
-func DecodePin(raw []byte) (Pin, error) {
-	if len(raw) > maxPin {
+func Decode(raw []byte) (Pin, error) {
+	if len(raw) > maxSize {
 		return Pin{}, errs.New(errs.Corrupt, "not a pin (%d bytes)", len(raw))
 	}
 	// The version decides how the rest is to be read.
@@ -146,12 +147,12 @@ func DecodePin(raw []byte) (Pin, error) {
 		Format  string `json:"format"`
 		Version int    `json:"version"`
 	}
-	if err := json.Unmarshal(raw, &head); err != nil || head.Format != pinFormat {
+	if err := json.Unmarshal(raw, &head); err != nil || head.Format != format {
 		return Pin{}, errs.New(errs.Corrupt, "not a pin (%d bytes)", len(raw))
 	}
-	if head.Version > pinVersion {
+	if head.Version > version {
 		return Pin{}, errs.New(errs.Unsupported, "pin of version %d, this release reads up to %d; use a newer glide",
-			head.Version, pinVersion)
+			head.Version, version)
 	}
 	var p Pin
 	if err := json.Unmarshal(raw, &p); err != nil {
@@ -167,19 +168,19 @@ func DecodePin(raw []byte) (Pin, error) {
 func (p *Pin) check() string {
 	var named int // what it keeps
 	switch p.Kind {
-	case PinSession:
-		if p.Nonce != (SessionNonce{}) {
+	case Session:
+		if p.Nonce != (Nonce{}) {
 			named = 1
 		}
-	case PinPacks:
+	case Packs:
 		named = len(p.Packs)
-	case PinFork:
+	case Fork:
 		named = len(p.Commit)
-	case PinChildren:
+	case Children:
 		named = len(p.Commits) + len(p.Roots)
 	}
 	switch {
-	case !ValidName(p.Host) || p.ID == PinID{}:
+	case !commitlog.ValidName(p.Host) || p.ID == ID{}:
 		return "it has no host or no ID"
 	case named == 0:
 		return fmt.Sprintf("it is a pin of kind %.40q that names nothing", p.Kind)
@@ -189,16 +190,16 @@ func (p *Pin) check() string {
 		keys = []string{p.Commit}
 	}
 	for _, key := range keys {
-		if _, _, err := ParseKey(key); err != nil {
+		if _, _, err := commitlog.ParseKey(key); err != nil {
 			return err.Error()
 		}
 	}
 	return ""
 }
 
-// CreatePin creates the pin. It may be called again after an error: the pin is
+// Create creates the pin. It may be called again after an error: the pin is
 // the same.
-func CreatePin(ctx context.Context, store objstore.Store, p Pin) error {
+func Create(ctx context.Context, store objstore.Store, p Pin) error {
 	raw, err := p.Encode()
 	if err != nil {
 		return err
@@ -210,23 +211,23 @@ func CreatePin(ctx context.Context, store objstore.Store, p Pin) error {
 	return err
 }
 
-// DropPin removes a pin. A create request of it that is still under way may bring
+// Drop removes a pin. A create request of it that is still under way may bring
 // it back; a host drops pins of its own that it does not know.
-func DropPin(ctx context.Context, store objstore.Store, p Pin) error {
+func Drop(ctx context.Context, store objstore.Store, p Pin) error {
 	return store.Delete(ctx, p.Key())
 }
 
-// Pins calls fn for every pin of the host, of all hosts if host is empty. A pin
+// List calls fn for every pin of the host, of all hosts if host is empty. A pin
 // that cannot be read is an error that names its key; one that is dropped
 // meanwhile is left out. An error of fn ends it and is returned.
-func Pins(ctx context.Context, store objstore.Store, host string, fn func(Pin) error) error {
-	prefix := pinPrefix
+func List(ctx context.Context, store objstore.Store, host string, fn func(Pin) error) error {
+	under := prefix
 	if host != "" {
-		prefix += host + "/"
+		under += host + "/"
 	}
 	var failed error
-	err := objstore.ListAll(ctx, store, prefix, "", func(in objstore.Info) bool {
-		p, err := loadPin(ctx, store, in.Key)
+	err := objstore.ListAll(ctx, store, under, "", func(in objstore.Info) bool {
+		p, err := load(ctx, store, in.Key)
 		if errors.Is(err, errs.NotFound) {
 			return true
 		}
@@ -242,12 +243,12 @@ func Pins(ctx context.Context, store objstore.Store, host string, fn func(Pin) e
 	return err
 }
 
-func loadPin(ctx context.Context, store objstore.Store, key string) (Pin, error) {
+func load(ctx context.Context, store objstore.Store, key string) (Pin, error) {
 	raw, err := store.Get(ctx, key)
 	if err != nil {
 		return Pin{}, fmt.Errorf("pin %s: %w", key, err)
 	}
-	p, err := DecodePin(raw)
+	p, err := Decode(raw)
 	if err != nil {
 		return Pin{}, fmt.Errorf("pin %s: %w", key, err)
 	}

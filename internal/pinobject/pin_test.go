@@ -1,53 +1,100 @@
-package commitlog
+package pinobject
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"flag"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
 
-func samplePins(t tb) []Pin {
+var update = flag.Bool("update", false, "write the golden files anew")
+
+var (
+	ctx     = context.Background()
+	someDay = time.Date(2026, 11, 22, 12, 34, 56, 789, time.UTC)
+	// commitKey is the key of a commit.
+	commitKey = commitlog.Volume{Tenant: "default", Name: "disk"}.Key(commitlog.Generation{Epoch: 3, Number: 10})
+)
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantKind(t testing.TB, err error, kind errs.Kind) {
+	t.Helper()
+	if !errors.Is(err, kind) {
+		t.Fatalf("got error %v, want kind %v", err, kind)
+	}
+}
+
+// someRoot is a root for 8192 blocks.
+func someRoot(n uint64) blockmap.Root {
+	return blockmap.Root{Ref: pack.Ref{Hash: pack.Hash{byte(n), 1}, Pack: pack.ID{Content: [12]byte{byte(n)}}, Off: 5, Len: uint32(n + 1)}, Height: 3}
+}
+
+func samplePins(t testing.TB) []Pin {
 	t.Helper()
 	rng := rand.NewChaCha8([32]byte{})
-	pin := func(kind PinKind, fill func(*Pin)) Pin {
-		p, err := NewPin(rng, "host-a", kind, someDay)
+	pin := func(kind Kind, fill func(*Pin)) Pin {
+		p, err := New(rng, "host-a", kind, someDay)
 		check(t, err)
 		fill(&p)
 		return p
 	}
-	key := disk.Key(Generation{3, 10})
 	return []Pin{
-		pin(PinSession, func(p *Pin) { p.Nonce = SessionNonce{1, 2, 3} }),
-		pin(PinPacks, func(p *Pin) { p.Packs = []PackName{{Content: [12]byte{1}}, PackName(pack.ID{Nonce: [12]byte{9}})} }),
-		pin(PinFork, func(p *Pin) { p.Commit = key }),
-		pin(PinChildren, func(p *Pin) { p.Commits = []string{key}; p.Roots = []blockmap.Root{someRoot(1), {}} }),
+		pin(Session, func(p *Pin) { p.Nonce = Nonce{1, 2, 3} }),
+		pin(Packs, func(p *Pin) { p.Packs = []PackName{{Content: [12]byte{1}}, PackName(pack.ID{Nonce: [12]byte{9}})} }),
+		pin(Fork, func(p *Pin) { p.Commit = commitKey }),
+		pin(Children, func(p *Pin) { p.Commits = []string{commitKey}; p.Roots = []blockmap.Root{someRoot(1), {}} }),
 	}
 }
 
 // domainPins name packs of domains other than 0.
-func domainPins(t tb) []Pin {
+func domainPins(t testing.TB) []Pin {
 	t.Helper()
 	pins := samplePins(t)
 	pins[1].Packs = append(pins[1].Packs, PackName{Domain: 0x2a, Content: [12]byte{1}})
-	pins[3].Roots = append(pins[3].Roots, domainRoot(1, 0x2a))
+	root := someRoot(1)
+	root.Ref.Pack.Domain = 0x2a
+	pins[3].Roots = append(pins[3].Roots, root)
 	return []Pin{pins[1], pins[3]}
 }
 
 func TestPinGolden(t *testing.T) {
+	golden := func(name, got string) {
+		path := filepath.Join("testdata", name)
+		if *update {
+			check(t, os.WriteFile(path, []byte(got), 0o644))
+		}
+		want, err := os.ReadFile(path)
+		check(t, err)
+		if got != string(want) {
+			t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+		}
+	}
 	test := func(name string, p Pin) {
 		raw, err := p.Encode()
 		check(t, err)
-		golden(t, name+".json", string(raw)+"\n")
-		back, err := DecodePin(raw)
+		golden(name+".json", string(raw)+"\n")
+		back, err := Decode(raw)
 		check(t, err)
 		if !reflect.DeepEqual(back, p) {
 			t.Errorf("came back as %+v, was %+v", back, p)
@@ -64,13 +111,13 @@ func TestPinGolden(t *testing.T) {
 func TestPinRefuses(t *testing.T) {
 	for _, p := range []Pin{
 		{},
-		{Host: "a", ID: PinID{1}, Kind: PinSession},
-		{Host: "a", ID: PinID{1}, Kind: PinPacks, Commit: disk.Key(Generation{1, 1})},
-		{Host: "a", ID: PinID{1}, Kind: "other", Commit: disk.Key(Generation{1, 1})},
-		{Host: "a", ID: PinID{1}, Kind: PinFork, Commit: "x"},
-		{Host: "a/b", ID: PinID{1}, Kind: PinFork, Commit: disk.Key(Generation{1, 1})},
-		{Host: "a", Kind: PinFork, Commit: disk.Key(Generation{1, 1})},
-		{Host: "a", ID: PinID{1}, Kind: PinPacks, Packs: make([]PackName, 30000)},
+		{Host: "a", ID: ID{1}, Kind: Session},
+		{Host: "a", ID: ID{1}, Kind: Packs, Commit: commitKey},
+		{Host: "a", ID: ID{1}, Kind: "other", Commit: commitKey},
+		{Host: "a", ID: ID{1}, Kind: Fork, Commit: "x"},
+		{Host: "a/b", ID: ID{1}, Kind: Fork, Commit: commitKey},
+		{Host: "a", Kind: Fork, Commit: commitKey},
+		{Host: "a", ID: ID{1}, Kind: Packs, Packs: make([]PackName, 30000)},
 	} {
 		_, err := p.Encode()
 		wantKind(t, err, errs.Invalid)
@@ -78,13 +125,13 @@ func TestPinRefuses(t *testing.T) {
 	fork := samplePins(t)[2]
 	raw, err := fork.Encode()
 	check(t, err)
-	_, err = DecodePin(bytes.Replace(raw, []byte(`"version":1`), []byte(`"version":3`), 1))
+	_, err = Decode(bytes.Replace(raw, []byte(`"version":1`), []byte(`"version":3`), 1))
 	wantKind(t, err, errs.Unsupported)
 	for _, change := range [][2]string{
 		{`"version":1`, `"version":0`}, {"glide-pin", "glide-pan"}, {"host-a", "host/a"}, {`"kind":"fork"`, `"kind":"knife"`}, {"{", "["},
 		{`"id":"`, `"id":"0`},
 	} {
-		_, err := DecodePin(bytes.Replace(raw, []byte(change[0]), []byte(change[1]), 1))
+		_, err := Decode(bytes.Replace(raw, []byte(change[0]), []byte(change[1]), 1))
 		wantKind(t, err, errs.Corrupt)
 	}
 }
@@ -102,7 +149,7 @@ func TestPackNamesAreStrict(t *testing.T) {
 		"0000002a-" + hash, "0000002a." + hash[1:], "0000002a.0" + hash, "0000002a." + hash + " ", "0000002a.", "", "0000002a/" + hash,
 		"0000002a." + strings.Replace(hash, "-", ".", 1), "d/0000002a/packs/01/" + hash,
 	} {
-		_, err := DecodePin(bytes.Replace(raw, []byte(name), []byte(`"`+bad+`"`), 1))
+		_, err := Decode(bytes.Replace(raw, []byte(name), []byte(`"`+bad+`"`), 1))
 		wantKind(t, err, errs.Corrupt)
 	}
 	plain, err := samplePins(t)[1].Encode()
@@ -111,22 +158,22 @@ func TestPackNamesAreStrict(t *testing.T) {
 	for _, bad := range [][]byte{
 		capital, bytes.Replace(plain, []byte(`"version":1`), []byte(`"version":2`), 1), bytes.Replace(raw, []byte(`"version":2`), []byte(`"version":1`), 1),
 	} {
-		_, err := DecodePin(bad)
+		_, err := Decode(bad)
 		wantKind(t, err, errs.Corrupt)
 	}
 }
 
 func TestPins(t *testing.T) {
-	store := newStore()
+	store := objstore.NewFaults(objstore.NewMem(objstore.Clock{Now: func() time.Time { return someDay }}), 1)
 	pins := samplePins(t)
 	pins[3].Host = "host-b"
 	store.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Times: 1, Effect: objstore.FailAfter})
-	wantKind(t, CreatePin(ctx, store, pins[0]), errs.Unavailable)
+	wantKind(t, Create(ctx, store, pins[0]), errs.Unavailable)
 	for _, p := range pins {
-		check(t, CreatePin(ctx, store, p))
+		check(t, Create(ctx, store, p))
 	}
 	list := func(host string) (kinds string) {
-		check(t, Pins(ctx, store, host, func(p Pin) error { kinds += string(p.Kind) + " "; return nil }))
+		check(t, List(ctx, store, host, func(p Pin) error { kinds += string(p.Kind) + " "; return nil }))
 		return kinds
 	}
 	if got := list(""); len(strings.Fields(got)) != 4 {
@@ -135,20 +182,20 @@ func TestPins(t *testing.T) {
 	if got := list("host-b"); got != "local-children " {
 		t.Errorf("the pins of host-b are %q", got)
 	}
-	check(t, DropPin(ctx, store, pins[3]))
-	check(t, DropPin(ctx, store, pins[3]))
+	check(t, Drop(ctx, store, pins[3]))
+	check(t, Drop(ctx, store, pins[3]))
 	if got := list("host-b"); got != "" {
 		t.Errorf("the pins of host-b are %q", got)
 	}
 	check(t, store.Put(ctx, "pins/host-a/ffffffffffffffffffffffffffffffff", []byte("junk")))
-	err := Pins(ctx, store, "", func(Pin) error { return nil })
+	err := List(ctx, store, "", func(Pin) error { return nil })
 	wantKind(t, err, errs.Corrupt)
 	if !strings.Contains(err.Error(), "pins/host-a/ffff") {
 		t.Errorf("%q does not name the pin", err)
 	}
 }
 
-func FuzzDecodePin(f *testing.F) {
+func FuzzDecode(f *testing.F) {
 	for _, p := range append(samplePins(f), domainPins(f)...) {
 		raw, err := p.Encode()
 		check(f, err)
@@ -157,35 +204,20 @@ func FuzzDecodePin(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var p Pin
 		var err error
-		fuzztest.Bound(t, len(raw), 0, 64, func() { p, err = DecodePin(raw) })
+		fuzztest.Bound(t, len(raw), 0, 64, func() { p, err = Decode(raw) })
 		if err != nil {
 			return
 		}
 		again, err := p.Encode()
 		if err != nil {
 			// Only an unreadable time, or escapes that make it longer, may be in the way.
-			if _, err := json.Marshal(p); err == nil && len(raw) < maxPin/6 {
+			if _, err := json.Marshal(p); err == nil && len(raw) < maxSize/6 {
 				t.Errorf("it can be read, not written")
 			}
 			return
 		}
-		if _, err := DecodePin(again); err != nil {
+		if _, err := Decode(again); err != nil {
 			t.Errorf("it can be read once only: %v", err)
 		}
 	})
-}
-
-func TestFork(t *testing.T) {
-	parent := fullState()
-	child := parent.Fork("child", volumeID(9), Generation{4, 3}, someDay)
-	want := State{
-		Identity: Identity{ID: volumeID(9), Tenant: "acme", Name: "child", Cause: CauseFork},
-		Size:     parent.Size, BlockSize: parent.BlockSize, Durability: "local", CreatedAt: someDay,
-		Parent: &Parent{Name: "db", ID: volumeID(7), Generation: Generation{4, 3}, Root: parent.Root.Ref.Hash.String()},
-		Root:   parent.Root, Seq: parent.Seq, DataCommits: parent.DataCommits, DataSeq: parent.DataSeq,
-		BlocksMapped: parent.BlocksMapped, StoredBytes: parent.StoredBytes,
-	}
-	if !reflect.DeepEqual(child, want) {
-		t.Errorf("the fork is %+v, want %+v", child, want)
-	}
 }
