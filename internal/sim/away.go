@@ -7,11 +7,13 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/sim/dice"
+	"github.com/paraglide/glide/internal/sim/hardware"
 )
 
 // abroad chooses a published volume and a running host that does not have it.
-func (w *world) abroad(d *dice) (name string, m *machine) {
-	m = w.machines[d.n(len(w.machines))]
+func (w *world) abroad(d *dice.Dice) (name string, m *machine) {
+	m = w.machines[d.N(len(w.machines))]
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var can []string
@@ -28,7 +30,7 @@ func (w *world) abroad(d *dice) (name string, m *machine) {
 	if len(can) == 0 {
 		return "", m
 	}
-	return can[d.n(len(can))], m
+	return can[d.N(len(can))], m
 }
 
 // holder is the line of the host that may commit to a volume, or released it; nil
@@ -58,16 +60,16 @@ func (w *world) opener(g *volumeLog, epoch uint64) *line {
 
 // takeOver wakes a volume on a host that does not have it. no-silent-rollback:
 // without force, nothing that was acknowledged may be missing.
-func (w *world) takeOver(d *dice) string {
+func (w *world) takeOver(d *dice.Dice) string {
 	name, m := w.abroad(d)
-	u := m.use()
-	defer u.end()
-	if name == "" || u.h == nil {
+	u := m.Use()
+	defer u.End()
+	if name == "" || u.Host == nil {
 		return "skipped"
 	}
-	force := d.chance(300)
+	force := d.Chance(300)
 	res, _ := w.wakeElsewhere(u, m, name, force, func() string {
-		if d.chance(200) {
+		if d.Chance(200) {
 			return w.logs[name].tip.String()
 		}
 		return ""
@@ -77,7 +79,7 @@ func (w *world) takeOver(d *dice) string {
 
 // wakeElsewhere wakes a volume on a machine that does not have it, expecting a
 // generation. The error is the host's.
-func (w *world) wakeElsewhere(u use, m *machine, name string, force bool, expected func() string) (string, error) {
+func (w *world) wakeElsewhere(u hardware.Use, m *machine, name string, force bool, expected func() string) (string, error) {
 	w.mu.Lock()
 	g := w.logs[name]
 	id := g.newest().State.ID.String()
@@ -90,19 +92,19 @@ func (w *world) wakeElsewhere(u use, m *machine, name string, force bool, expect
 	k := w.newLine(m, name)
 	k.id, k.taking, k.blockSize = id, true, g.newest().State.BlockSize
 	w.mu.Unlock()
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
-	v, err := u.h.Wake(ctx, name, force, expect)
+	v, err := u.Host.Wake(ctx, name, force, expect)
 	if err != nil {
-		m.ifAlive(u.life, func() { k.ended = true })
+		m.ifAlive(u.Life, func() { k.ended = true })
 		w.trace("h%d: wake %s from elsewhere: %v", m.index, name, err)
-		if m.alive(u.life) && !w.mayRefuse(err) {
+		if m.Alive(u.Life) && !w.mayRefuse(err) {
 			w.violate(progress, "wake of %s on host %d fails without a reason (%v): %v", name, m.index, errs.KindOf(err), err)
 		}
 		return "error", err
 	}
 	res := "crash"
-	m.ifAlive(u.life, func() {
+	m.ifAlive(u.Life, func() {
 		res = "ok"
 		at, _ := commitlog.ParseGeneration(v.Generation)
 		e := g.entries[at]
@@ -167,14 +169,14 @@ func (w *world) mayRefuse(err error) bool {
 }
 
 // forkAway forks a volume that another host has.
-func (w *world) forkAway(d *dice) string {
+func (w *world) forkAway(d *dice.Dice) string {
 	name, m := w.abroad(d)
-	u := m.use()
-	defer u.end()
-	if name == "" || u.h == nil || w.live() >= w.params.volumes+2 {
+	u := m.Use()
+	defer u.End()
+	if name == "" || u.Host == nil || w.live() >= w.params.volumes+2 {
 		return "skipped"
 	}
-	lazy := d.chance(500)
+	lazy := d.Chance(500)
 	w.mu.Lock()
 	was, g := w.holder(name), w.logs[name]
 	floor := 0
@@ -183,19 +185,19 @@ func (w *world) forkAway(d *dice) string {
 	}
 	k := w.newLine(m, w.newName())
 	w.mu.Unlock()
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
-	fs, err := u.h.Fork(ctx, api.ForkRequest{Source: name, Name: k.name, Lazy: lazy})
+	fs, err := u.Host.Fork(ctx, api.ForkRequest{Source: name, Name: k.name, Lazy: lazy})
 	if err != nil {
-		m.ifAlive(u.life, func() { k.ended = true })
+		m.ifAlive(u.Life, func() { k.ended = true })
 		w.trace("h%d: fork %s from elsewhere: %v", m.index, name, err)
-		if m.alive(u.life) && !w.mayRefuse(err) {
+		if m.Alive(u.Life) && !w.mayRefuse(err) {
 			w.violate(progress, "fork of %s on host %d fails without a reason (%v): %v", name, m.index, errs.KindOf(err), err)
 		}
 		return "error"
 	}
 	res := "crash"
-	m.ifAlive(u.life, func() {
+	m.ifAlive(u.Life, func() {
 		res = "ok"
 		at, _ := commitlog.ParseGeneration(fs[0].Generation)
 		e := g.entries[at]
@@ -218,7 +220,7 @@ func (w *world) forkAway(d *dice) string {
 			moved = 3 // another list and look, the object before a seal ahead, or one beyond a gap
 		}
 		r := fs[0].Requests
-		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+w.unfolded(e)+2*uint64(e.Ahead)+renamed+moved && w.weather == (weather{}) && !w.troubled {
+		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+w.unfolded(e)+2*uint64(e.Ahead)+renamed+moved && w.weather == (hardware.Weather{}) && !w.troubled {
 			w.violateLocked(forkIsConstant, "the fork of %s made %d requests: %+v", name, n, r)
 		}
 	})

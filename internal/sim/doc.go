@@ -25,7 +25,7 @@
 //
 //	line.guest   the guest's I/O on a volume, one at a time
 //	line.verb    verbs on a volume that exclude each other
-//	machine.mu   one machine's life, disk, and troubles
+//	Machine.mu   one machine's life, disk, and troubles (package hardware)
 //	world.mu     the model
 //	world.tmu    the trace
 package sim

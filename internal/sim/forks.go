@@ -7,9 +7,11 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/sim/dice"
+	"github.com/paraglide/glide/internal/sim/hardware"
 )
 
-func (w *world) fork(d *dice, l *line, u use) string {
+func (w *world) fork(d *dice.Dice, l *line, u hardware.Use) string {
 	if w.live() >= w.params.volumes+2 {
 		return "skipped"
 	}
@@ -17,7 +19,7 @@ func (w *world) fork(d *dice, l *line, u use) string {
 	w.mu.Lock()
 	from, name := l.floor(), l.name
 	sourceName := name
-	if s, sn := l.someSnap(d); s != nil && d.chance(400) {
+	if s, sn := l.someSnap(d); s != nil && d.Chance(400) {
 		source, sourceName = s, name+"@"+sn
 	}
 	k := w.newLine(l.m, w.newName())
@@ -26,11 +28,11 @@ func (w *world) fork(d *dice, l *line, u use) string {
 		k.source, k.history, k.sizes = nil, source.copy(), append(k.sizes, source.size)
 	}
 	w.mu.Unlock()
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
-	fs, err := u.h.Fork(ctx, api.ForkRequest{Source: sourceName, Name: k.name})
-	after, _ := u.h.Show(context.Background(), name)
-	res := w.settled(k, k.name, u.life, "fork", errOr(err, l, name, w), func() {
+	fs, err := u.Host.Fork(ctx, api.ForkRequest{Source: sourceName, Name: k.name})
+	after, _ := u.Host.Show(context.Background(), name)
+	res := w.settled(k, k.name, u.Life, "fork", errOr(err, l, name, w), func() {
 		k.id, k.maybe = fs[0].ID, false
 		r := fs[0].Requests
 		made := r.Put + r.Get + r.List + r.Head + r.Delete
@@ -50,7 +52,7 @@ func (w *world) fork(d *dice, l *line, u use) string {
 			w.violateLocked(forkIsConstant, "the fork %s of %s on its host made requests: %+v", k, l, r)
 		}
 	})
-	if err != nil && l.m.alive(u.life) {
+	if err != nil && l.m.Alive(u.Life) {
 		w.note(func(*world) { k.ended = true }) // a local fork is there, or not
 	}
 	return res
@@ -96,17 +98,17 @@ func (w *world) baseOf(l *line, before, after string) (root rootKey, unknown boo
 	return e.State.Root, false
 }
 
-func (l *line) someSnap(d *dice) (*snap, string) {
+func (l *line) someSnap(d *dice.Dice) (*snap, string) {
 	for _, n := range sortedKeys(l.snaps) {
-		if s := l.snaps[n]; !s.maybe && !s.going && d.chance(500) {
+		if s := l.snaps[n]; !s.maybe && !s.going && d.Chance(500) {
 			return s, n
 		}
 	}
 	return nil, ""
 }
 
-func (w *world) snapshot(d *dice, l *line, u use) string {
-	if d.chance(700) {
+func (w *world) snapshot(d *dice.Dice, l *line, u hardware.Use) string {
+	if d.Chance(700) {
 		defer l.hold()()
 		if !w.look(l) {
 			return "not certain"
@@ -121,17 +123,17 @@ func (w *world) snapshot(d *dice, l *line, u use) string {
 	s := &snap{maybe: true}
 	l.snaps[sn] = s
 	w.mu.Unlock()
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
-	_, err := u.h.Snapshot(ctx, name, sn)
-	res := w.settled(l, name, u.life, "snapshot", err, func() { s.history, s.size, s.maybe = l.part(from), l.sizes[0], false })
+	_, err := u.Host.Snapshot(ctx, name, sn)
+	res := w.settled(l, name, u.Life, "snapshot", err, func() { s.history, s.size, s.maybe = l.part(from), l.sizes[0], false })
 	if res != "ok" {
 		w.note(func(*world) { s.going = true })
 	}
 	return res
 }
 
-func (w *world) removeSnapshot(d *dice, l *line, u use) string {
+func (w *world) removeSnapshot(d *dice.Dice, l *line, u hardware.Use) string {
 	w.mu.Lock()
 	s, sn := l.someSnap(d)
 	if s == nil {
@@ -141,13 +143,13 @@ func (w *world) removeSnapshot(d *dice, l *line, u use) string {
 	s.going = true
 	name := l.name
 	w.mu.Unlock()
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
-	err := u.h.Remove(ctx, name+"@"+sn, true)
-	return w.settled(l, name, u.life, "remove snapshot", err, func() { delete(l.snaps, sn) })
+	err := u.Host.Remove(ctx, name+"@"+sn, true)
+	return w.settled(l, name, u.Life, "remove snapshot", err, func() { delete(l.snaps, sn) })
 }
 
-func (w *world) rollback(d *dice, l *line, u use) string {
+func (w *world) rollback(d *dice.Dice, l *line, u hardware.Use) string {
 	if !w.look(l) {
 		return "not certain"
 	}
@@ -163,14 +165,14 @@ func (w *world) rollback(d *dice, l *line, u use) string {
 	l.sizes = append(l.sizes, s.size)
 	l.baseRoot, l.rolled = rootKey{}, true // it may lie over another now
 	w.mu.Unlock()
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
-	_, err := u.h.Rollback(ctx, name, sn, true)
+	_, err := u.Host.Rollback(ctx, name, sn, true)
 	if going := w.isGoing(s); err != nil && going && errs.KindOf(err) == errs.NotFound {
 		w.uncertain(l)
 		return "gone"
 	}
-	res := w.settled(l, name, u.life, "rollback", err, func() {
+	res := w.settled(l, name, u.Life, "rollback", err, func() {
 		for i := range l.writes { // nobody misses them any more
 			l.writes[i].acked = time.Time{}
 		}

@@ -13,12 +13,12 @@ import (
 // connect gives the line a connection, as an NBD client has it; nil if there is
 // none to be had. The line is held.
 func (w *world) connect(l *line) (*nbd.Export, int) {
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
+	u := l.m.Use()
+	defer u.End()
+	if u.Host == nil {
 		return nil, 0
 	}
-	life := u.life
+	life := u.Life
 	if l.conn != nil && l.life == life {
 		return l.conn, life
 	}
@@ -29,7 +29,7 @@ func (w *world) connect(l *line) (*nbd.Export, int) {
 	if skip {
 		return nil, 0
 	}
-	x, err := u.h.Exports().Open(name)
+	x, err := u.Host.Exports().Open(name)
 	if err != nil {
 		w.judge(l, name, life, "connect", err)
 		return nil, 0
@@ -49,7 +49,7 @@ func (l *line) disconnect() {
 // judge decides whether an error that a guest, or a verb, met has an excuse.
 // After it the line is looked at again.
 func (w *world) judge(l *line, name string, life int, what string, err error) {
-	if !l.m.alive(life) {
+	if !l.m.Alive(life) {
 		return
 	}
 	w.trace("h%d: %s %s: %v", l.m.index, what, l.name, err)
@@ -112,8 +112,8 @@ func (w *world) look(l *line) bool {
 // check reads all of a line and compares it with the model. The line is held. It
 // returns "" if it could, else why not.
 func (w *world) check(l *line, why string) string {
-	u := l.m.use()
-	defer u.end()
+	u := l.m.Use()
+	defer u.End()
 	x, life := w.connect(l)
 	if x == nil {
 		return "no connection"
@@ -129,7 +129,7 @@ func (w *world) check(l *line, why string) string {
 		l.disconnect()
 		return "error"
 	}
-	if !l.m.alive(life) {
+	if !l.m.Alive(life) {
 		return "crash"
 	}
 	got, err := stamps(buf, 0)
@@ -226,8 +226,8 @@ func (w *world) doIO(l *line, op nbd.Op, os []write, do func(nbd.Device) error, 
 	if !w.look(l) {
 		return "not certain"
 	}
-	u := l.m.use()
-	defer u.end()
+	u := l.m.Use()
+	defer u.End()
 	x, life := w.connect(l)
 	if x == nil {
 		return "no connection"
@@ -240,7 +240,7 @@ func (w *world) doIO(l *line, op nbd.Op, os []write, do func(nbd.Device) error, 
 	w.mu.Unlock()
 	began := time.Now()
 	err := l.m.await(u, func() error { return do(x.Device) })
-	if !l.m.alive(life) {
+	if !l.m.Alive(life) {
 		return "crash"
 	}
 	if x.Observe != nil {
@@ -264,8 +264,8 @@ func (w *world) doIO(l *line, op nbd.Op, os []write, do func(nbd.Device) error, 
 
 // flushIO makes durable what the guest was told is written. The line is held.
 func (w *world) flushIO(l *line) string {
-	u := l.m.use()
-	defer u.end()
+	u := l.m.Use()
+	defer u.End()
 	x, life := w.connect(l)
 	if x == nil {
 		return "no connection"

@@ -4,7 +4,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"time"
+
+	"github.com/paraglide/glide/internal/sim/hardware"
 )
+
+const sectorSize = hardware.SectorSize
 
 // image is the content of a disk: for each sector the stamp that fills it, 0 for
 // zeros. What is beyond its end is zeros.

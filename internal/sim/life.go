@@ -11,6 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/sim/hardware"
 )
 
 // lost notes that a machine lost its power, or was stopped: what its guests wrote
@@ -36,7 +37,7 @@ func (w *world) lost(m *machine) {
 	}
 }
 
-// buried notes that a machine lost its disk: what was only there is gone. Under m.mu.
+// buried notes that a machine lost its disk: what was only there is gone. Under the machine's lock.
 func (w *world) buried(m *machine) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -46,13 +47,6 @@ func (w *world) buried(m *machine) {
 			l.ended, l.maybe = true, true
 		}
 	}
-}
-
-// closing notes that a machine is about to be stopped: verbs under way are excused.
-func (w *world) closing(m *machine) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	m.stopping = true
 }
 
 // restarted compares what a host found on its disk with what has to be there.
@@ -66,14 +60,13 @@ func (w *world) restarted(m *machine, h *host.Host, life int) {
 func (w *world) reconcile(m *machine, h *host.Host, life int) bool {
 	vs, err := h.List(context.Background(), false)
 	if err != nil {
-		if m.alive(life) {
+		if m.Alive(life) {
 			w.violate(flushIsDurable, "host %d cannot list its volumes: %v", m.index, err)
 		}
 		return false
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	m.stopping = false
 	found := map[*line]bool{}
 	for i := range vs {
 		v := &vs[i]
@@ -226,7 +219,7 @@ func (w *world) lookAtAll(m *machine, life int) {
 		w.background(func() {
 			defer l.hold()()
 			for range 5 {
-				if !m.alive(life) || w.failed() || w.look(l) {
+				if !m.Alive(life) || w.failed() || w.look(l) {
 					return
 				}
 				time.Sleep(20 * time.Second)
@@ -235,47 +228,13 @@ func (w *world) lookAtAll(m *machine, life int) {
 	}
 }
 
-// rotSomething changes a bit of a log segment, a cached block, or a pack.
-func (w *world) rotSomething(d *dice) string {
-	m := w.someMachine(d)
-	m.mu.Lock()
-	dk, down := m.d, !m.up
-	m.mu.Unlock()
-	dk.mu.Lock()
-	defer dk.mu.Unlock()
-	dir := "slabs"
-	if down && d.chance(500) {
-		dir = "wal" // of a host that runs, the page cache has what it wrote
-	}
-	data := dk.root.entries[strings.TrimPrefix(dataDir, "/")]
-	if data == nil || data.entries[dir] == nil {
-		return "skipped"
-	}
-	names := sortedKeys(data.entries[dir].entries)
-	if len(names) == 0 {
-		return "skipped"
-	}
-	file := data.entries[dir].entries[names[d.n(len(names))]]
-	if !file.rot(d) {
-		return "skipped"
-	}
-	if dir == "wal" {
-		m.markRotten()
-	} else {
-		for range 8 {
-			file.rot(d)
-		}
-	}
-	return dir
-}
-
 // epilogue is the end of a run: nothing is in anybody's way any more, so
 // everything has to work.
 func (w *world) epilogue() {
 	for _, m := range w.machines {
-		if u := m.use(); u.h != nil {
-			w.reconcile(m, u.h, u.life)
-			u.end()
+		if u := m.Use(); u.Host != nil {
+			w.reconcile(m, u.Host, u.Life)
+			u.End()
 		}
 	}
 	for pass := range 3 {
@@ -348,10 +307,6 @@ func (l *line) isOver() bool {
 	return l.fenced || l.ended || l.broken
 }
 
-func (m *machine) markRotten() {
-	m.w.note(func(w *world) { m.rotten, w.rotten = true, true })
-}
-
 // asked notes that a host is asked to give a volume away. Under no lock.
 func (w *world) asked(m *machine, name string, r api.ReleaseRequest) {
 	w.mu.Lock()
@@ -372,7 +327,7 @@ func (w *world) isLate(ctx context.Context, m *machine, h *host.Host, name strin
 	state := func() string {
 		v, err := h.Show(context.Background(), name)
 		if err != nil {
-			return kind(err)
+			return hardware.Kind(err)
 		}
 		return v.State
 	}

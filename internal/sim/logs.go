@@ -155,12 +155,12 @@ func (w *world) advance(g *volumeLog) {
 func (w *world) deleted(key string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if class(key) == packs {
+	if _, err := pack.ParseKey(key); err == nil {
 		w.violateLocked(reachableIsKept, "%s is deleted, and no collector runs", key)
 	}
 	if _, ok := w.pins[key]; ok {
 		delete(w.pins, key)
-		w.checkKept("dropping " + class(key))
+		w.checkKept("dropping a pin")
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/sim/dice"
+	"github.com/paraglide/glide/internal/sim/hardware"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -15,29 +17,16 @@ var overtake = op{name: "overtake", run: (*world).overtake}
 // overtakes tells whether a step is that. Other seeds have the schedules that
 // they would have without it.
 func (w *world) overtakes(step int) bool {
-	return draw(w.seed, "overtakes")%3 == 0 && draw(w.seed, "overtake", uint64(step))%12 == 0
-}
-
-// farther is how much longer the machine's requests take, each way.
-func (m *machine) farther() time.Duration {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.path
-}
-
-func (m *machine) setFarther(d time.Duration) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.path = d
+	return dice.Draw(w.seed, "overtakes")%3 == 0 && dice.Draw(w.seed, "overtake", uint64(step))%12 == 0
 }
 
 // most writes of the owner's guest in one such step.
 const busyWrites = 150
 
-func (w *world) overtake(d *dice) string {
+func (w *world) overtake(d *dice.Dice) string {
 	l := w.pick(d, func(l *line) bool { return len(l.names) == 0 })
-	far, dies := d.around(100*time.Millisecond), d.chance(300)
-	after, down := 1+d.n(40), d.around(2*time.Minute)
+	far, dies := d.Around(100*time.Millisecond), d.Chance(300)
+	after, down := 1+d.N(40), d.Around(2*time.Minute)
 	if l == nil {
 		return "skipped"
 	}
@@ -46,16 +35,16 @@ func (w *world) overtake(d *dice) string {
 	if !w.makeSync(l) {
 		return "skipped"
 	}
-	u := m.use()
-	defer u.end()
-	if u.h == nil || w.has(m, l) || l.isOver() {
+	u := m.Use()
+	defer u.End()
+	if u.Host == nil || w.has(m, l) || l.isOver() {
 		return "skipped"
 	}
-	life, name := l.m.lifeOf(), l.name
-	m.setFarther(far)
-	defer m.setFarther(0)
+	life, name := l.m.Life(), l.name
+	m.SetFarther(far)
+	defer m.SetFarther(0)
 	if dies {
-		m.crash(after, 100, down)
+		m.Crash(after, 100, down)
 	}
 	res, done := "", make(chan struct{})
 	var err error
@@ -67,7 +56,7 @@ func (w *world) overtake(d *dice) string {
 	w.hurry(l, done)
 	<-done
 	w.note(func(w *world) { w.partedTo = time.Time{} })
-	if !dies && errs.KindOf(err) == errs.Busy && err != nil && w.calmly() && m.alive(u.life) && l.m.alive(life) && w.ownedBy(l, name) {
+	if !dies && errs.KindOf(err) == errs.Busy && err != nil && w.calmly() && m.Alive(u.Life) && l.m.Alive(life) && w.ownedBy(l, name) {
 		w.violate(progress, "host %d does not get %s by force, while host %d goes on with it: %v", m.index, name, l.m.index, err)
 	}
 	return res
@@ -77,9 +66,9 @@ func (w *world) overtake(d *dice) string {
 func (w *world) makeSync(l *line) bool {
 	l.verb <- struct{}{}
 	defer func() { <-l.verb }()
-	u := l.m.use()
-	defer u.end()
-	return u.h != nil && w.setPromise(promise{volume.Sync, time.Second}, l, u) == "ok"
+	u := l.m.Use()
+	defer u.End()
+	return u.Host != nil && w.setPromise(promise{volume.Sync, time.Second}, l, u) == "ok"
 }
 
 // hurry lets the guest of a line write and flush, as fast as it can. The line is held.
@@ -116,7 +105,7 @@ func (w *world) has(m *machine, l *line) (yes bool) {
 func (w *world) calmly() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.weather == (weather{}) && !w.troubled && w.params.rollAt == 0
+	return w.weather == (hardware.Weather{}) && !w.troubled && w.params.rollAt == 0
 }
 
 // ownedBy tells whether the log of a volume is still that of the line's host.
@@ -126,10 +115,4 @@ func (w *world) ownedBy(l *line, name string) (yes bool) {
 		yes = !l.ended && l.name == name && g != nil && g.newest() != nil && w.opener(g, g.tip.Epoch) == l
 	})
 	return yes
-}
-
-func (m *machine) lifeOf() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.life
 }

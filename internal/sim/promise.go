@@ -9,6 +9,8 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/sim/dice"
+	"github.com/paraglide/glide/internal/sim/hardware"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
@@ -24,9 +26,9 @@ var localOnly = promise{durability: volume.Local}
 func (p promise) ships() bool { return p.durability != volume.Local }
 
 // somePromise draws a policy.
-func somePromise(d *dice) promise {
-	p := promise{durability: []string{volume.Local, volume.Continuous, volume.Continuous, volume.Sync}[d.n(4)]}
-	p.rpo = []time.Duration{100 * time.Millisecond, time.Second, 5 * time.Second, time.Minute}[d.n(4)]
+func somePromise(d *dice.Dice) promise {
+	p := promise{durability: []string{volume.Local, volume.Continuous, volume.Continuous, volume.Sync}[d.N(4)]}
+	p.rpo = []time.Duration{100 * time.Millisecond, time.Second, 5 * time.Second, time.Minute}[d.N(4)]
 	return p
 }
 
@@ -117,7 +119,7 @@ var errHungUp = errors.New("the guest hung up")
 
 // await does what a guest asked for, for as long as the guest waits and the
 // connection lasts. The guest is a VM of the machine, and suspended with it.
-func (m *machine) await(u use, do func() error) error {
+func (m *machine) await(u hardware.Use, do func() error) error {
 	got := make(chan error, 1)
 	m.w.background(func() { got <- do() })
 	for {
@@ -126,15 +128,15 @@ func (m *machine) await(u use, do func() error) error {
 		case err := <-got:
 			t.Stop()
 			return err
-		case <-u.ctx.Done():
+		case <-u.Ctx.Done():
 			t.Stop()
 			return errHungUp
 		case <-t.C:
 		}
-		if !m.suspended() {
+		if !m.Suspended() {
 			return errHungUp
 		}
-		m.awake()
+		m.Awake()
 	}
 }
 
@@ -148,11 +150,11 @@ func acknowledge(dev nbd.Device) error {
 }
 
 // setPolicy changes what a volume promises, while it is in use.
-func (w *world) setPolicy(d *dice, l *line, u use) string {
+func (w *world) setPolicy(d *dice.Dice, l *line, u hardware.Use) string {
 	return w.setPromise(somePromise(d), l, u)
 }
 
-func (w *world) setPromise(p promise, l *line, u use) string {
+func (w *world) setPromise(p promise, l *line, u hardware.Use) string {
 	w.mu.Lock()
 	name, before, backlog := l.name, l.promises, l.floor()
 	news := !l.mayPromise(p)
@@ -170,11 +172,11 @@ func (w *world) setPromise(p promise, l *line, u use) string {
 	if p.ships() {
 		s["rpo"] = p.rpo.String()
 	}
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
 	w.trace("h%d: setting %v of %s, which is %v", l.m.index, p, name, before)
-	_, err := u.h.Set(ctx, name, s)
-	return w.settled(l, name, u.life, fmt.Sprintf("set %v of", p), err, func() {
+	_, err := u.Host.Set(ctx, name, s)
+	return w.settled(l, name, u.Life, fmt.Sprintf("set %v of", p), err, func() {
 		if l.promises = []promise{p}; news && p.ships() && !relaxes(before, p) {
 			w.checkStored(l, backlog, "its policy became "+p.durability)
 		}

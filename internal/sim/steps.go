@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/paraglide/glide/internal/sim/dice"
+	"github.com/paraglide/glide/internal/sim/hardware"
 	"github.com/paraglide/glide/nbd"
 )
 
@@ -15,7 +17,7 @@ import (
 type op struct {
 	name   string
 	weight int
-	run    func(*world, *dice) string
+	run    func(*world, *dice.Dice) string
 }
 
 var ops = []op{
@@ -59,8 +61,8 @@ var opsWeight = func() (n int) {
 	return n
 }()
 
-func choose(d *dice) *op {
-	n := d.n(opsWeight)
+func choose(d *dice.Dice) *op {
+	n := d.N(opsWeight)
 	for i := range ops {
 		if n -= ops[i].weight; n < 0 {
 			return &ops[i]
@@ -70,8 +72,8 @@ func choose(d *dice) *op {
 }
 
 // anyLine is a step that does something to a line.
-func anyLine(do func(*world, *line) string) func(*world, *dice) string {
-	return func(w *world, d *dice) string {
+func anyLine(do func(*world, *line) string) func(*world, *dice.Dice) string {
+	return func(w *world, d *dice.Dice) string {
 		l := w.pick(d, nil)
 		if l == nil {
 			return "skipped"
@@ -81,8 +83,8 @@ func anyLine(do func(*world, *line) string) func(*world, *dice) string {
 }
 
 // asGuest is a step of a line's guest; the line is held.
-func asGuest(do func(*world, *dice, *line) string) func(*world, *dice) string {
-	return func(w *world, d *dice) string {
+func asGuest(do func(*world, *dice.Dice, *line) string) func(*world, *dice.Dice) string {
+	return func(w *world, d *dice.Dice) string {
 		return anyLine(func(w *world, l *line) string {
 			defer l.hold()()
 			return do(w, d, l)
@@ -92,13 +94,13 @@ func asGuest(do func(*world, *dice, *line) string) func(*world, *dice) string {
 
 // verb is a step in which somebody asks a line's host for something.
 type verb struct {
-	do    func(*world, *dice, *line, use) string
+	do    func(*world, *dice.Dice, *line, hardware.Use) string
 	can   func(*line) bool // lines of which it can be asked; nil: any
 	alone bool             // it excludes others like it
 	still bool             // the guest does nothing meanwhile: the line is held
 }
 
-func (v verb) run(w *world, d *dice) string {
+func (v verb) run(w *world, d *dice.Dice) string {
 	l := w.pick(d, v.can)
 	if l == nil {
 		return "skipped"
@@ -110,9 +112,9 @@ func (v verb) run(w *world, d *dice) string {
 		l.verb <- struct{}{}
 		defer func() { <-l.verb }()
 	}
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
+	u := l.m.Use()
+	defer u.End()
+	if u.Host == nil {
 		return "down"
 	}
 	return v.do(w, d, l, u)
@@ -124,36 +126,36 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps
 
 // write makes a few writes, of new content or of content that others have too,
 // and now and then makes them durable.
-func (w *world) write(d *dice, l *line) string {
+func (w *world) write(d *dice.Dice, l *line) string {
 	w.mu.Lock()
 	sectors := int(slices.Min(l.sizes) / sectorSize)
 	per := max(int(l.blockSize)/sectorSize, 1)
 	var os []write
-	for range 1 + d.n(4) {
+	for range 1 + d.N(4) {
 		w.stampNext++
 		id := w.stampNext << 16
 		o := write{stamp: func(s int) uint64 { return id | uint64(s) + 1 }, what: "write"}
-		switch d.n(8) {
+		switch d.N(8) {
 		case 0: // whole blocks that others may hold too
-			common := uint64(1+d.n(4)) << 56
-			o.at, o.n = d.n(sectors)/per*per, per*(1+d.n(2))
+			common := uint64(1+d.N(4)) << 56
+			o.at, o.n = d.N(sectors)/per*per, per*(1+d.N(2))
 			o.stamp = func(s int) uint64 { return common | uint64(s%per) + 1 }
 		case 1: // long
-			o.at, o.n = d.n(sectors), 1+d.n(160)
+			o.at, o.n = d.N(sectors), 1+d.N(160)
 		case 2: // small
-			o.at, o.n = d.n(sectors), 1+d.n(8)
+			o.at, o.n = d.N(sectors), 1+d.N(8)
 		default: // a page
-			o.at, o.n = d.n(sectors)&^7, 8
+			o.at, o.n = d.N(sectors)&^7, 8
 		}
 		o.n = min(o.n, sectors-o.at)
 		os = append(os, o)
 	}
 	w.mu.Unlock()
-	if d.chance(100) {
+	if d.Chance(100) {
 		return w.forced(l, os)
 	}
 	res := w.writes(l, os)
-	if res == "" && d.chance(300) {
+	if res == "" && d.Chance(300) {
 		return w.flushIO(l)
 	}
 	return res
@@ -195,12 +197,12 @@ func frames(os []write) (offs []uint64, frames [][]byte) {
 	return offs, frames
 }
 
-func (w *world) zero(d *dice, l *line) string {
+func (w *world) zero(d *dice.Dice, l *line) string {
 	w.mu.Lock()
 	sectors := int(slices.Min(l.sizes) / sectorSize)
 	w.mu.Unlock()
-	o := write{at: d.n(sectors), what: "zero"}
-	switch o.n = 1 + d.n(sectors-o.at); d.n(4) {
+	o := write{at: d.N(sectors), what: "zero"}
+	switch o.n = 1 + d.N(sectors-o.at); d.N(4) {
 	case 0:
 		o.at, o.n = 0, sectors
 	case 1:
@@ -220,18 +222,18 @@ func (w *world) zeroes(l *line, o write) string {
 }
 
 // churn zeroes and writes one place again and again, while other things go on.
-func (w *world) churn(d *dice, l *line) string {
+func (w *world) churn(d *dice.Dice, l *line) string {
 	w.mu.Lock()
-	at := d.n(int(slices.Min(l.sizes)/sectorSize)-16) &^ 7
+	at := d.N(int(slices.Min(l.sizes)/sectorSize)-16) &^ 7
 	w.mu.Unlock()
-	for range 2 + d.n(8) {
+	for range 2 + d.N(8) {
 		w.mu.Lock()
 		w.stampNext++
 		id := w.stampNext << 16
 		w.mu.Unlock()
 		o := write{at: at, n: 8, stamp: func(s int) uint64 { return id | uint64(s) + 1 }, what: "churn"}
 		res := ""
-		if d.chance(500) {
+		if d.Chance(500) {
 			o.stamp = nil
 			res = w.zeroes(l, o)
 		} else {
@@ -240,122 +242,113 @@ func (w *world) churn(d *dice, l *line) string {
 		if res != "" {
 			return res
 		}
-		time.Sleep(d.around(3 * time.Millisecond))
+		time.Sleep(d.Around(3 * time.Millisecond))
 	}
 	return ""
 }
 
-func (w *world) sync(_ *dice, l *line) string {
+func (w *world) sync(_ *dice.Dice, l *line) string {
 	return w.flushIO(l)
 }
 
-func (w *world) readBack(_ *dice, l *line) string {
+func (w *world) readBack(_ *dice.Dice, l *line) string {
 	return w.check(l, "read back")
 }
 
-func (w *world) hangUp(_ *dice, l *line) string {
+func (w *world) hangUp(_ *dice.Dice, l *line) string {
 	l.disconnect()
 	return ""
 }
 
-func (w *world) someMachine(d *dice) *machine { return w.machines[d.n(len(w.machines))] }
+func (w *world) someMachine(d *dice.Dice) *machine { return w.machines[d.N(len(w.machines))] }
 
-func (w *world) crash(d *dice) string {
+func (w *world) crash(d *dice.Dice) string {
 	m := w.someMachine(d)
 	n := 0
-	if d.chance(700) {
-		n = 1 + d.n(1<<d.n(9))
+	if d.Chance(700) {
+		n = 1 + d.N(1<<d.N(9))
 	}
-	keep := []int{0, 30, 70, 100, 100}[d.n(5)]
-	down := d.around(200 * time.Millisecond)
-	if d.chance(100) {
-		down = d.around(24 * time.Hour)
+	keep := []int{0, 30, 70, 100, 100}[d.N(5)]
+	down := d.Around(200 * time.Millisecond)
+	if d.Chance(100) {
+		down = d.Around(24 * time.Hour)
 	}
-	m.crash(n, keep, down)
+	m.Crash(n, keep, down)
 	return ""
 }
 
 // lose takes a host's disk with its power.
-func (w *world) lose(d *dice) string {
-	m := w.someMachine(d)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.up {
+func (w *world) lose(d *dice.Dice) string {
+	if !w.someMachine(d).Lose(d.Around(time.Second)) {
 		return "skipped"
 	}
-	m.keep, m.down, m.lose = 0, d.around(time.Second), true
-	m.crashLocked("with its disk")
 	return ""
 }
 
-func (w *world) restart(d *dice) string {
+func (w *world) restart(d *dice.Dice) string {
 	m := w.someMachine(d)
-	m.stop()
-	time.Sleep(d.around(50 * time.Millisecond))
-	m.start()
+	m.Stop()
+	time.Sleep(d.Around(50 * time.Millisecond))
+	m.Start()
 	return ""
 }
 
 // stretch is how long trouble lasts.
-func stretch(d *dice) time.Duration {
-	return d.around([]time.Duration{20 * time.Millisecond, time.Second, time.Minute}[d.n(3)])
+func stretch(d *dice.Dice) time.Duration {
+	return d.Around([]time.Duration{20 * time.Millisecond, time.Second, time.Minute}[d.N(3)])
 }
 
-func (w *world) cutOff(d *dice) string {
+func (w *world) cutOff(d *dice.Dice) string {
 	m := w.someMachine(d)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.noStore = time.Now().Add(stretch(d))
+	m.CutOff(stretch(d))
 	w.note(func(w *world) { w.troubled = true })
 	return ""
 }
 
-func (w *world) part(d *dice) string {
+func (w *world) part(d *dice.Dice) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.partedBy, w.partedTo = d.next(), time.Now().Add(stretch(d))
+	w.partedBy, w.partedTo = d.Next(), time.Now().Add(stretch(d))
 	return ""
 }
 
-func (w *world) storeOut(d *dice) string {
+func (w *world) storeOut(d *dice.Dice) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.calm, w.troubled = time.Now().Add(stretch(d)), true
 	return ""
 }
 
-func (w *world) suspend(d *dice) string {
+func (w *world) suspend(d *dice.Dice) string {
 	span := stretch(d)
-	if d.chance(500) {
-		span = d.around(48 * time.Hour)
+	if d.Chance(500) {
+		span = d.Around(48 * time.Hour)
 	}
 	w.note(func(w *world) { w.troubled = true })
-	w.someMachine(d).suspend(span)
+	w.someMachine(d).Suspend(span)
 	return ""
 }
 
-func (w *world) clock(d *dice) string {
+func (w *world) clock(d *dice.Dice) string {
 	m := w.someMachine(d)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.drift += d.around(time.Hour) - time.Hour
+	m.Drift(d.Around(time.Hour) - time.Hour)
 	return ""
 }
 
 // badDisk makes syncs of the log fail.
-func (w *world) badDisk(d *dice) string {
+func (w *world) badDisk(d *dice.Dice) string {
 	if !w.params.badDisk {
 		return "skipped"
 	}
 	m := w.someMachine(d)
-	fails := 1 + d.n(2)
-	if d.chance(700) {
+	fails := 1 + d.N(2)
+	if d.Chance(700) {
 		l := w.pick(d, func(l *line) bool { return l.m == m && !l.promised().ships() && l.sizes[0] > foldedOnBadDisk })
 		if l != nil {
 			return w.foldOnBadDisk(d, l, fails)
 		}
 	}
-	m.failSyncs(fails)
+	m.FailSyncs(fails)
 	return ""
 }
 
@@ -365,7 +358,7 @@ const foldedOnBadDisk = 100 << 10
 
 // foldOnBadDisk lets a sync fail while what it was to make durable is published,
 // and then uses the log again: what was written again in between has to stay.
-func (w *world) foldOnBadDisk(d *dice, l *line, fails int) string {
+func (w *world) foldOnBadDisk(d *dice.Dice, l *line, fails int) string {
 	defer l.hold()()
 	w.mu.Lock()
 	sectors := int(slices.Min(l.sizes) / sectorSize)
@@ -382,14 +375,14 @@ func (w *world) foldOnBadDisk(d *dice, l *line, fails int) string {
 			return res
 		}
 	}
-	l.m.failSyncs(fails)
+	l.m.FailSyncs(fails)
 	var published sync.WaitGroup
 	published.Go(func() { w.flushLine(l) })
-	if d.chance(500) {
+	if d.Chance(500) {
 		published.Wait()
 	}
-	at := d.n(sectors)
-	for range 4 + d.n(12) {
+	at := d.N(sectors)
+	for range 4 + d.N(12) {
 		res := w.writes(l, []write{stamped(at, 96)})
 		if res == "" {
 			res = w.flushIO(l)
@@ -404,9 +397,17 @@ func (w *world) foldOnBadDisk(d *dice, l *line, fails int) string {
 }
 
 // rot changes a bit of what a machine's disk, or the store, holds.
-func (w *world) rot(d *dice) string {
+func (w *world) rot(d *dice.Dice) string {
 	if !w.params.rot {
 		return "skipped"
 	}
-	return w.rotSomething(d)
+	m := w.someMachine(d)
+	dir := m.Rot(d)
+	switch dir {
+	case "":
+		return "skipped"
+	case "wal":
+		w.note(func(w *world) { m.rotten, w.rotten = true, true })
+	}
+	return dir
 }

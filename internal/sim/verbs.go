@@ -8,6 +8,8 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/sim/dice"
+	"github.com/paraglide/glide/internal/sim/hardware"
 )
 
 // verbTime is how long a verb may take before its caller gives up.
@@ -28,7 +30,7 @@ func (w *world) newName() string {
 }
 
 // pick chooses a line that can be used, nil if there is none.
-func (w *world) pick(d *dice, ok func(*line) bool) *line {
+func (w *world) pick(d *dice.Dice, ok func(*line) bool) *line {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var can []*line
@@ -40,7 +42,7 @@ func (w *world) pick(d *dice, ok func(*line) bool) *line {
 	if len(can) == 0 {
 		return nil
 	}
-	return can[d.n(len(can))]
+	return can[d.N(len(can))]
 }
 
 // live counts the lines in use.
@@ -85,35 +87,35 @@ func (l *line) inherit() {
 	l.first, l.loose, l.least = 0, true, 0
 }
 
-func (w *world) create(d *dice) string {
-	m := w.machines[d.n(len(w.machines))]
-	u := m.use()
-	defer u.end()
-	if u.h == nil || w.live() >= w.params.volumes {
+func (w *world) create(d *dice.Dice) string {
+	m := w.machines[d.N(len(w.machines))]
+	u := m.Use()
+	defer u.End()
+	if u.Host == nil || w.live() >= w.params.volumes {
 		return "skipped"
 	}
-	sectors := 64 + 8*d.n(80)
-	if d.chance(300) {
-		sectors += d.n(8)
+	sectors := 64 + 8*d.N(80)
+	if d.Chance(300) {
+		sectors += d.N(8)
 	}
-	size, block := uint64(sectors)*sectorSize, uint64(4096<<d.n(5))
+	size, block := uint64(sectors)*sectorSize, uint64(4096<<d.N(5))
 	w.mu.Lock()
 	l := w.newLine(m, w.newName())
 	l.sizes, l.blockSize = []uint64{size}, uint32(block)
 	p := localOnly
-	if d.chance(600) {
+	if d.Chance(600) {
 		p = somePromise(d)
 	}
 	l.promises = []promise{p, localOnly}
 	w.mu.Unlock()
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
 	r := api.CreateRequest{Name: l.name, Size: size, BlockSize: block, Durability: p.durability}
 	if p.ships() {
 		r.RPOms = float64(p.rpo.Milliseconds())
 	}
-	v, err := u.h.Create(ctx, r)
-	res := w.settled(l, l.name, u.life, "create", err, func() {
+	v, err := u.Host.Create(ctx, r)
+	res := w.settled(l, l.name, u.Life, "create", err, func() {
 		l.id, l.maybe, l.promises = v.ID, false, []promise{p}
 		if p.ships() {
 			l.stored = 0
@@ -129,7 +131,7 @@ func (w *world) create(d *dice) string {
 // excuse. name is the one under which it went.
 func (w *world) settled(l *line, name string, life int, what string, err error, change func()) string {
 	if err != nil {
-		if !l.m.alive(life) {
+		if !l.m.Alive(life) {
 			return "crash"
 		}
 		w.note(func(*world) { l.unsure = true })
@@ -146,18 +148,18 @@ func (w *world) settled(l *line, name string, life int, what string, err error, 
 // flushLine publishes a line, and checks that the store has then what was
 // acknowledged before. flush-is-durable.
 func (w *world) flushLine(l *line) string {
-	u := l.m.use()
-	defer u.end()
-	if u.h == nil {
+	u := l.m.Use()
+	defer u.End()
+	if u.Host == nil {
 		return "down"
 	}
 	w.mu.Lock()
 	n, name := l.floor(), l.name
 	w.mu.Unlock()
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
-	f, err := u.h.Flush(ctx, name)
-	return w.settled(l, name, u.life, "flush", err, func() {
+	f, err := u.Host.Flush(ctx, name)
+	return w.settled(l, name, u.Life, "flush", err, func() {
 		l.unsure = false
 		at, gerr := commitlog.ParseGeneration(f.Generation)
 		g := w.logs[l.name]
@@ -185,9 +187,9 @@ func (w *world) holds(l *line, e *entry, n int) bool {
 	return ok
 }
 
-func (w *world) sleep(d *dice, l *line, u use) string {
-	portable, force := d.chance(400), d.chance(500)
-	if d.chance(700) {
+func (w *world) sleep(d *dice.Dice, l *line, u hardware.Use) string {
+	portable, force := d.Chance(400), d.Chance(500)
+	if d.Chance(700) {
 		release := l.hold()
 		l.disconnect()
 		if !portable {
@@ -199,15 +201,15 @@ func (w *world) sleep(d *dice, l *line, u use) string {
 	w.mu.Lock()
 	n, name := l.floor(), l.name
 	w.mu.Unlock()
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
 	w.note(func(*world) { l.released, l.askers = l.released || portable, l.askers+1 })
 	defer w.note(func(*world) { l.askers-- })
-	v, err := u.h.Sleep(ctx, name, portable, force)
+	v, err := u.Host.Sleep(ctx, name, portable, force)
 	if err != nil && errs.KindOf(err) == errs.Busy {
 		return "busy"
 	}
-	return w.settled(l, name, u.life, "sleep", err, func() {
+	return w.settled(l, name, u.Life, "sleep", err, func() {
 		l.durable = max(l.durable, min(n, l.acked))
 		at, _ := commitlog.ParseGeneration(v.Generation)
 		if portable && l.name == name && !l.m.hadBadSync && (w.logs[name] == nil || w.logs[name].entries[at] == nil || !w.holds(l, w.logs[name].entries[at], n)) {
@@ -217,8 +219,8 @@ func (w *world) sleep(d *dice, l *line, u use) string {
 }
 
 // wake wakes a volume where it is. One that is fenced there is taken over again.
-func (w *world) wake(d *dice, l *line, u use) string {
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+func (w *world) wake(d *dice.Dice, l *line, u hardware.Use) string {
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
 	if w.isLeaving(l) {
 		return "skipped" // that would be to take it over again
@@ -228,7 +230,7 @@ func (w *world) wake(d *dice, l *line, u use) string {
 	g := w.logs[name]
 	if g != nil {
 		before = g.tip
-		if l.owns && d.chance(300) {
+		if l.owns && d.Chance(300) {
 			expect = g.tip.String()
 		}
 	}
@@ -236,11 +238,11 @@ func (w *world) wake(d *dice, l *line, u use) string {
 		l.leaving = true
 	}
 	w.mu.Unlock()
-	v, err := u.h.Wake(ctx, name, false, expect)
+	v, err := u.Host.Wake(ctx, name, false, expect)
 	if k := errs.KindOf(err); err != nil && k == errs.WouldLose && (expect != "" || w.isLeaving(l)) {
 		return "refused" // the host had not heard of its own commit, or another has it
 	}
-	return w.settled(l, name, u.life, "wake", err, func() {
+	return w.settled(l, name, u.Life, "wake", err, func() {
 		at, _ := commitlog.ParseGeneration(v.Generation)
 		if g == nil || g.entries[at] == nil || at.Number != 1 || at.Compare(before) <= 0 {
 			return
@@ -259,9 +261,9 @@ func (w *world) isLeaving(l *line) bool {
 	return l.leaving || l.ended || l.ending || len(l.names) > 0
 }
 
-func (w *world) resize(d *dice, l *line, u use) string {
+func (w *world) resize(d *dice.Dice, l *line, u hardware.Use) string {
 	w.mu.Lock()
-	size := l.sizes[0] + uint64(1+d.n(64))*sectorSize
+	size := l.sizes[0] + uint64(1+d.N(64))*sectorSize
 	shrinks := len(l.sizes) > 1 || l.loose || size > 1<<20
 	name := l.name
 	if !shrinks {
@@ -272,42 +274,42 @@ func (w *world) resize(d *dice, l *line, u use) string {
 	if shrinks {
 		return "skipped"
 	}
-	_, err := u.h.Resize(context.Background(), name, size)
-	res := w.settled(l, name, u.life, "resize", err, func() { l.sizes = []uint64{size} })
+	_, err := u.Host.Resize(context.Background(), name, size)
+	res := w.settled(l, name, u.Life, "resize", err, func() { l.sizes = []uint64{size} })
 	return res
 }
 
-func (w *world) set(d *dice, l *line, u use) string {
-	s := api.Settings{"label.x": fmt.Sprint(d.n(100))}
-	switch d.n(3) {
+func (w *world) set(d *dice.Dice, l *line, u hardware.Use) string {
+	s := api.Settings{"label.x": fmt.Sprint(d.N(100))}
+	switch d.N(3) {
 	case 0:
-		s["dirty-budget"] = fmt.Sprintf("%dK", 64<<d.n(4))
+		s["dirty-budget"] = fmt.Sprintf("%dK", 64<<d.N(4))
 	case 1:
-		s["iops"] = fmt.Sprint(d.n(2) * 500)
+		s["iops"] = fmt.Sprint(d.N(2) * 500)
 	}
 	w.mu.Lock()
 	name := l.name
 	w.mu.Unlock()
-	_, err := u.h.Set(context.Background(), name, s)
-	return w.settled(l, name, u.life, "set", err, func() {})
+	_, err := u.Host.Set(context.Background(), name, s)
+	return w.settled(l, name, u.Life, "set", err, func() {})
 }
 
-func (w *world) rename(d *dice, l *line, u use) string {
+func (w *world) rename(d *dice.Dice, l *line, u hardware.Use) string {
 	l.disconnect()
 	w.mu.Lock()
 	name, to := l.name, w.newName()
-	if len(l.names) > 0 && d.chance(700) {
+	if len(l.names) > 0 && d.Chance(700) {
 		to = l.names[len(l.names)-1] // again
 	}
 	l.names = append(l.names, to)
 	w.mu.Unlock()
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
-	_, err := u.h.Rename(ctx, name, to)
-	return w.settled(l, name, u.life, "rename", err, func() { l.name, l.names = to, nil })
+	_, err := u.Host.Rename(ctx, name, to)
+	return w.settled(l, name, u.Life, "rename", err, func() { l.name, l.names = to, nil })
 }
 
-func (w *world) remove(_ *dice, l *line, u use) string {
+func (w *world) remove(_ *dice.Dice, l *line, u hardware.Use) string {
 	if w.live() < 2 {
 		return "skipped"
 	}
@@ -315,8 +317,8 @@ func (w *world) remove(_ *dice, l *line, u use) string {
 	l.ending = true
 	name := l.name
 	w.mu.Unlock()
-	ctx, cancel := context.WithTimeout(u.ctx, verbTime)
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
-	err := u.h.Remove(ctx, name, true)
-	return w.settled(l, name, u.life, "remove", err, func() { l.ended = true })
+	err := u.Host.Remove(ctx, name, true)
+	return w.settled(l, name, u.Life, "remove", err, func() { l.ended = true })
 }

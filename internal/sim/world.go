@@ -12,6 +12,8 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/pinobject"
+	"github.com/paraglide/glide/internal/sim/dice"
+	"github.com/paraglide/glide/internal/sim/hardware"
 )
 
 // params are what a seed chooses for a whole run.
@@ -32,7 +34,7 @@ type params struct {
 type world struct {
 	seed     uint64
 	params   params
-	weather  weather
+	weather  hardware.Weather
 	out      io.Writer
 	store    objstore.Store
 	machines []*machine
@@ -116,27 +118,27 @@ type result struct {
 	Stats     map[string]int
 }
 
-func chooseParams(seed uint64) (p params, wx weather) {
-	d := dice{draw(seed, "params")}
+func chooseParams(seed uint64) (p params, wx hardware.Weather) {
+	d := dice.New(seed, "params")
 	p = params{
-		machines: 2 + d.n(2), steps: 40 + d.n(50), volumes: 2 + d.n(4),
-		pace:   []time.Duration{time.Millisecond, 5 * time.Millisecond, 40 * time.Millisecond}[d.n(3)],
-		memory: 256 << 10, cache: []int64{1 << 20, 200 << 20}[d.n(2)],
-		walLimit: 32 * 64 << 10 << d.n(2), dirtyBudget: 128 << 10 << d.n(4), packBlocks: []int{1, 2, 25}[d.n(3)],
+		machines: 2 + d.N(2), steps: 40 + d.N(50), volumes: 2 + d.N(4),
+		pace:   []time.Duration{time.Millisecond, 5 * time.Millisecond, 40 * time.Millisecond}[d.N(3)],
+		memory: 256 << 10, cache: []int64{1 << 20, 200 << 20}[d.N(2)],
+		walLimit: 32 * 64 << 10 << d.N(2), dirtyBudget: 128 << 10 << d.N(4), packBlocks: []int{1, 2, 25}[d.N(3)],
 	}
-	switch d.n(4) {
+	switch d.N(4) {
 	case 0: // calm
 	case 1:
-		wx = weather{before: d.n(20), after: d.n(20), late: d.n(20), slow: d.n(10), twice: d.n(50)}
+		wx = hardware.Weather{Before: d.N(20), After: d.N(20), Late: d.N(20), Slow: d.N(10), Twice: d.N(50)}
 	default:
-		wx = weather{before: d.n(100), after: d.n(100), late: d.n(100), slow: d.n(60), twice: d.n(100)}
+		wx = hardware.Weather{Before: d.N(100), After: d.N(100), Late: d.N(100), Slow: d.N(60), Twice: d.N(100)}
 	}
-	if d.chance(150) {
-		wx.flip = 10 + d.n(50)
+	if d.Chance(150) {
+		wx.Flip = 10 + d.N(50)
 	}
-	p.rot, p.badDisk = d.chance(150), d.chance(250)
-	p.foldAfter, p.rollAt = []uint64{2, 5, 0}[d.n(3)], []uint64{4, 8, 0}[d.n(3)]
-	p.bulk = []int64{1, 64 << 10, 0}[d.n(3)]
+	p.rot, p.badDisk = d.Chance(150), d.Chance(250)
+	p.foldAfter, p.rollAt = []uint64{2, 5, 0}[d.N(3)], []uint64{4, 8, 0}[d.N(3)]
+	p.bulk = []int64{1, 64 << 10, 0}[d.N(3)]
 	return p, wx
 }
 
@@ -160,7 +162,7 @@ func (w *world) run(steps []int) {
 		w.machines = append(w.machines, newMachine(w, i))
 	}
 	for _, m := range w.machines {
-		m.start()
+		m.Start()
 	}
 	if steps == nil {
 		for i := range w.params.steps {
@@ -188,12 +190,13 @@ func newWorld(o options) *world {
 	}
 	w.params, w.weather = chooseParams(o.Seed)
 	if o.Calm {
-		w.weather = weather{}
+		w.weather = hardware.Weather{}
 	}
 	w.store = objstore.NewMem(objstore.Clock{})
 	w.reader = reader{w, w.hasher}
 	w.source = blockmap.NewPageCache(4<<20).Source(w.reader, w.hasher)
-	w.trace("params %+v weather %+v", w.params, w.weather)
+	wx := &w.weather
+	w.trace("params %+v weather {before:%d after:%d late:%d slow:%d twice:%d flip:%d}", w.params, wx.Before, wx.After, wx.Late, wx.Slow, wx.Twice, wx.Flip)
 	return w
 }
 
@@ -243,7 +246,7 @@ func (w *world) later(what string, d time.Duration, apply func() error) {
 	w.landing.Add(1)
 	time.AfterFunc(d, func() {
 		defer w.landing.Done()
-		w.trace("late: %s: %v", what, kind(apply()))
+		w.trace("late: %s: %v", what, hardware.Kind(apply()))
 	})
 }
 
@@ -265,10 +268,10 @@ func (w *world) parted(a, b *machine) bool {
 // take takes a step: it waits for its time, and lets it run beside those that
 // are under way.
 func (w *world) take(i int) {
-	d := &dice{draw(w.seed, "step", uint64(i))}
-	gap := d.around(w.params.pace)
-	if d.chance(30) {
-		gap = d.around(time.Hour)
+	d := dice.New(w.seed, "step", uint64(i))
+	gap := d.Around(w.params.pace)
+	if d.Chance(30) {
+		gap = d.Around(time.Hour)
 	}
 	time.Sleep(gap)
 	select {
@@ -279,7 +282,7 @@ func (w *world) take(i int) {
 		select {}
 	}
 	w.note(func(w *world) { w.step = i })
-	op := choose(d)
+	op := choose(&d)
 	if w.overtakes(i) {
 		op = &overtake
 	}
@@ -289,7 +292,7 @@ func (w *world) take(i int) {
 	w.trace("step %d: %s", i, op.name)
 	w.verbs.Go(func() {
 		defer func() { <-w.slots }()
-		done := op.run(w, d)
+		done := op.run(w, &d)
 		w.note(func(w *world) {
 			if w.stats[op.name+" "+done]++; done != "" {
 				w.stats[done]++
@@ -317,9 +320,9 @@ func (w *world) patiently(g *sync.WaitGroup, what string) {
 func (w *world) finish() {
 	w.patiently(&w.verbs, "verbs")
 	w.note(func(w *world) { w.ending, w.calm, w.partedTo = true, time.Time{}, time.Time{} })
-	w.weather = weather{}
+	w.weather = hardware.Weather{}
 	for _, m := range w.machines {
-		m.heal()
+		m.Heal()
 	}
 	w.landing.Wait()
 	for !w.failed() {
@@ -333,7 +336,7 @@ func (w *world) finish() {
 	}
 	w.note(func(w *world) { w.ending = true })
 	for _, m := range w.machines {
-		m.end()
+		m.End()
 	}
 	w.patiently(&w.bg, "hosts that are being closed")
 	w.landing.Wait()
@@ -341,7 +344,7 @@ func (w *world) finish() {
 
 func (w *world) allUp() bool {
 	for _, m := range w.machines {
-		if !m.isUp() && !m.isRotten() {
+		if !m.IsUp() && !m.isRotten() {
 			return false
 		}
 	}

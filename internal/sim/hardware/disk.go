@@ -1,15 +1,18 @@
-package sim
+package hardware
 
 import (
 	"bytes"
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/paraglide/glide/internal/sim/dice"
 )
 
 const (
-	pageSize   = 4096
-	sectorSize = 512
+	pageSize = 4096
+	// SectorSize is what a crash leaves whole.
+	SectorSize = 512
 )
 
 // disk is what is under a host's file system: it keeps, beside what the host
@@ -177,14 +180,14 @@ func (n *node) failSync(s *syncing) {
 // crash is the disk as it is found when the power comes back. keep is the share,
 // in percent, of what was not synced that had reached the disk by chance; at 100
 // it is the process that died, and the machine kept all of it.
-func (d *disk) crash(keep int, r *dice) *disk {
+func (d *disk) crash(keep int, r *dice.Dice) *disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	seen := map[*node]*node{}
 	return &disk{root: d.root.crash(keep, r, seen)}
 }
 
-func (n *node) crash(keep int, r *dice, seen map[*node]*node) *node {
+func (n *node) crash(keep int, r *dice.Dice, seen map[*node]*node) *node {
 	if c := seen[n]; c != nil {
 		return c
 	}
@@ -195,7 +198,7 @@ func (n *node) crash(keep int, r *dice, seen map[*node]*node) *node {
 		kept := len(n.changes)
 		if keep < 100 && kept > 0 {
 			if kept = 0; keep > 0 {
-				kept = r.n(len(n.changes) + 1)
+				kept = r.N(len(n.changes) + 1)
 			}
 		}
 		for _, do := range n.changes[:kept] {
@@ -215,7 +218,7 @@ func (n *node) crash(keep int, r *dice, seen map[*node]*node) *node {
 		n.share(c)
 		return c
 	}
-	if keep < 100 && n.size != n.durable && (keep == 0 || r.n(100) >= keep) {
+	if keep < 100 && n.size != n.durable && (keep == 0 || r.N(100) >= keep) {
 		c.size = n.durable
 	}
 	for _, old := range n.unsynced() {
@@ -259,13 +262,13 @@ func (n *node) share(c *node) {
 
 // tear is what is left of a page that was being written: the new one, the old
 // one, or some sectors of each.
-func tear(now, old []byte, keep int, r *dice) []byte {
+func tear(now, old []byte, keep int, r *dice.Dice) []byte {
 	switch {
 	case keep == 100:
 		return bytes.Clone(now)
-	case keep == 0 || r.n(100) >= keep:
+	case keep == 0 || r.N(100) >= keep:
 		return old
-	case r.n(4) > 0:
+	case r.N(4) > 0:
 		return bytes.Clone(now)
 	}
 	p := make([]byte, pageSize)
@@ -273,26 +276,26 @@ func tear(now, old []byte, keep int, r *dice) []byte {
 	if now == nil {
 		now = zeroPage[:]
 	}
-	for s := 0; s < pageSize; s += sectorSize {
-		if r.n(2) == 0 {
-			copy(p[s:s+sectorSize], now[s:])
+	for s := 0; s < pageSize; s += SectorSize {
+		if r.N(2) == 0 {
+			copy(p[s:s+SectorSize], now[s:])
 		}
 	}
 	return p
 }
 
 // rot changes one bit of what is durable in a file.
-func (n *node) rot(r *dice) bool {
+func (n *node) rot(r *dice.Dice) bool {
 	if len(n.pages) == 0 || len(n.syncing) > 0 {
 		return false
 	}
 	for range 20 {
-		i := r.n(len(n.pages))
+		i := r.N(len(n.pages))
 		if _, dirty := n.dirty[i]; dirty || n.pages[i] == nil {
 			continue
 		}
 		p := bytes.Clone(n.pages[i])
-		p[r.n(pageSize)] ^= 1 << r.n(8)
+		p[r.N(pageSize)] ^= 1 << r.N(8)
 		n.pages[i] = p
 		return true
 	}
