@@ -17,7 +17,7 @@ var longPackages = map[string]int{
 	"internal/commitlog": 3700,
 	"internal/host":      3000,
 	"internal/objstore":  3600,
-	"internal/sim":       4900,
+	"internal/sim":       4200,
 	"internal/volume":    2700,
 	"internal/wal":       3500,
 	"nbd":                2900,

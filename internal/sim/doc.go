@@ -2,9 +2,10 @@
 // time, and one seed for each run.
 //
 // The hosts are those that `glide serve` runs (package host and all below it);
-// nothing of the engine is written a second time here. Under them is a file
-// system that forgets what was not synced, a store whose requests fail, come
-// late, come twice or take effect hours later, and a network that is cut. A
+// nothing of the engine is written a second time here. Under them is a machine
+// (package hardware) whose file system forgets what was not synced, and whose
+// requests to the store fail, come late, come twice or take effect hours later;
+// between them is a network that is cut. A
 // schedule of steps, made from the seed, lets guests write and read, volumes be
 // flushed, forked, moved, renamed and removed, and hosts crash, restart, sleep
 // and lose their clocks, all at once. A model, which knows only what was asked
@@ -18,7 +19,7 @@
 // goroutine waits. All that takes time (a request, a sync) takes a duration drawn
 // from the seed and from what it is, so that the order in which things happen is
 // decided by virtual time, not by the scheduler. What testing/synctest leaves to
-// chance, package overlay takes away. The trace of a run, hashed, shows that it
+// chance, package overlay takes away. Package dice makes the numbers. The trace of a run, hashed, shows that it
 // was the same.
 //
 // # Locks, in the order in which they are taken
