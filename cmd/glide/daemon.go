@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -50,6 +51,12 @@ const gcPercent = 50
 // Go's default of 10,000, and more for connections and disk reads that may block.
 const maxThreads = 20_000
 
+// moreThreads is how many more threads may run than there are processors. The runtime
+// takes a thread from long work after 10 ms at the earliest. The kernel lets a thread
+// that has slept go first, if there is a thread left for the guest's request.
+// GOMAXPROCS overrides it.
+const moreThreads = 6
+
 // serve runs the daemon until ctx ends. load reads the settings again.
 func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.Config, error)) error {
 	debug.SetTraceback("crash") // a bug ends the process by a signal; exit status 2 would mean a wrong command line
@@ -60,6 +67,9 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 	debug.SetMaxThreads(maxThreads)
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + moreThreads)
 	}
 	lv, err := newLive(c, load, level, log)
 	if err != nil {
