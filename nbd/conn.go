@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/paraglide/glide/nbd/internal/crowd"
 	"github.com/paraglide/glide/nbd/internal/wire"
 )
 
@@ -71,6 +72,7 @@ type conn struct {
 	seenHalf uint64
 	still    time.Time
 	ended    sync.Once
+	member   *crowd.Member
 
 	// deadline is when the handshake has to be over, in Unix nanoseconds; 0 while the
 	// server is what takes the time.
@@ -123,6 +125,7 @@ type refusal struct {
 
 // serve is the life of the connection.
 func (c *conn) serve() {
+	defer c.member.Leave()
 	defer func() {
 		if v := recover(); v != nil {
 			_ = c.srv.panicked(v)
@@ -297,6 +300,9 @@ func (c *conn) receive() error {
 	}
 	for {
 		c.phase.Add(1)
+		if c.tls == nil && c.out.raw != nil { // TLS may have what it received in memory
+			c.member.Wait(c.out.raw)
+		}
 		n, err := c.in.Read(c.input.b[c.w:])
 		c.phase.Add(1)
 		c.w += n
@@ -399,6 +405,7 @@ func (c *conn) slim() {
 // readDeadline sets the deadline of reads, which are over for good when the
 // server is stopping.
 func (c *conn) readDeadline(t time.Time) {
+	c.member.Awake()
 	_ = c.out.SetReadDeadline(t)
 	if c.srv.stopping.Load() {
 		c.wake()
@@ -406,7 +413,10 @@ func (c *conn) readDeadline(t time.Time) {
 }
 
 // wake interrupts the receive loop's read. Anyone may call it.
-func (c *conn) wake() { _ = c.out.SetReadDeadline(time.Unix(1, 0)) }
+func (c *conn) wake() {
+	c.member.Wake()
+	_ = c.out.SetReadDeadline(time.Unix(1, 0))
+}
 
 // reserve makes room for n more bytes of replies.
 func (c *conn) reserve(n int) {

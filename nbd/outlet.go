@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/paraglide/glide/nbd/internal/fifo"
 )
 
 // Bounds on the replies due on one connection. Above them it reads no new requests.
@@ -39,7 +41,7 @@ type outlet struct {
 
 	mu       sync.Mutex
 	changed  sync.Cond // with mu: less is owed, or err was set
-	queue    fifo[piece]
+	queue    fifo.Queue[piece]
 	queued   int // bytes in queue
 	promises int // replies that will come
 	promised int // bytes of those replies
@@ -278,7 +280,7 @@ func (o *outlet) putLocked(p []byte, buf *buffer) (kept bool) {
 		buf = getBuffer(len(p))
 		p = buf.b[:copy(buf.b, p)]
 	}
-	o.queue.push(piece{p, buf})
+	o.queue.Push(piece{p, buf})
 	o.queued += len(p)
 	if !o.draining {
 		o.draining = true
@@ -292,8 +294,8 @@ func (o *outlet) putLocked(p []byte, buf *buffer) (kept bool) {
 func (o *outlet) drain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for o.queue.len() > 0 {
-		p := o.queue.pop()
+	for o.queue.Len() > 0 {
+		p := o.queue.Pop()
 		if o.err == nil {
 			o.mu.Unlock()
 			err := o.push(p.b)

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/paraglide/glide/nbd/internal/fifo"
 	"github.com/paraglide/glide/nbd/internal/wire"
 )
 
@@ -24,12 +25,12 @@ type readers struct {
 
 	mu      sync.Mutex
 	running int
-	ready   fifo[*conn] // each with a job that may start, each once
+	ready   fifo.Queue[*conn] // each with a job that may start, each once
 }
 
 // jobs are a connection's in the pool. Guarded by readers.mu.
 type jobs struct {
-	waiting fifo[job]
+	waiting fifo.Queue[job]
 	working int
 	listed  bool // in readers.ready
 }
@@ -37,9 +38,9 @@ type jobs struct {
 // submit queues j and sees to it that somebody takes it.
 func (r *readers) submit(c *conn, j job) {
 	r.mu.Lock()
-	c.jobs.waiting.push(j)
+	c.jobs.waiting.Push(j)
 	r.listLocked(c)
-	hire := r.running < r.max && r.ready.len() > 0
+	hire := r.running < r.max && r.ready.Len() > 0
 	if hire {
 		r.running++
 	}
@@ -50,18 +51,18 @@ func (r *readers) submit(c *conn, j job) {
 }
 
 func (r *readers) listLocked(c *conn) {
-	if !c.jobs.listed && c.jobs.working < r.perConn && c.jobs.waiting.len() > 0 {
+	if !c.jobs.listed && c.jobs.working < r.perConn && c.jobs.waiting.Len() > 0 {
 		c.jobs.listed = true
-		r.ready.push(c)
+		r.ready.Push(c)
 	}
 }
 
 // work does jobs until there are none.
 func (r *readers) work() {
 	r.mu.Lock()
-	for r.ready.len() > 0 {
-		c := r.ready.pop()
-		j := c.jobs.waiting.pop()
+	for r.ready.Len() > 0 {
+		c := r.ready.Pop()
+		j := c.jobs.waiting.Pop()
 		c.jobs.listed = false
 		c.jobs.working++
 		r.listLocked(c)
@@ -73,33 +74,4 @@ func (r *readers) work() {
 	}
 	r.running--
 	r.mu.Unlock()
-}
-
-// fifo is a queue that reuses its memory.
-type fifo[T any] struct {
-	items []T
-	head  int
-}
-
-func (q *fifo[T]) len() int { return len(q.items) - q.head }
-
-func (q *fifo[T]) push(v T) {
-	// Move up rather than grow, once at least half of the array is behind us:
-	// each item is moved at most once for each that was taken.
-	if len(q.items) == cap(q.items) && q.head > len(q.items)/2 {
-		n := copy(q.items, q.items[q.head:])
-		clear(q.items[n:])
-		q.items, q.head = q.items[:n], 0
-	}
-	q.items = append(q.items, v)
-}
-
-func (q *fifo[T]) pop() T {
-	v := q.items[q.head]
-	var zero T
-	q.items[q.head] = zero
-	if q.head++; q.head == len(q.items) {
-		q.items, q.head = q.items[:0], 0
-	}
-	return v
 }

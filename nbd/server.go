@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/paraglide/glide/nbd/internal/crowd"
 )
 
 // socketBuffer is asked for on each socket, in bytes, in each direction.
@@ -178,9 +180,10 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 	timer     *time.Timer // calls watch; nil while there is no connection
-	turning   int         // of conns: those that are being turned away
-	refused   uint64      // connections that were too many
-	saidFull  time.Time   // when the log had that last
+	crowd     crowd.Crowd
+	turning   int       // of conns: those that are being turned away
+	refused   uint64    // connections that were too many
+	saidFull  time.Time // when the log had that last
 
 	panics panics
 }
@@ -282,6 +285,7 @@ func (s *Server) start(nc net.Conn, exempt bool, over func()) {
 		over()
 		return
 	}
+	c.member = s.crowd.Join(&c.phase)
 	s.conns[c] = struct{}{}
 	if s.timer == nil {
 		s.timer = time.AfterFunc(watchInterval, s.watch)

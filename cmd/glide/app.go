@@ -55,27 +55,11 @@ func (a *app) client() (*client.Client, error) {
 	if tokenFile == "" {
 		tokenFile = os.Getenv("GLIDE_TOKEN_FILE")
 	}
-	token, err := readToken(tokenFile)
+	token, err := config.ReadToken(tokenFile)
 	if err != nil {
 		return nil, err
 	}
 	return client.New(addr, client.Options{Token: token})
-}
-
-// readToken reads a token file. An empty path means no token.
-func readToken(path string) (string, error) {
-	if path == "" {
-		return "", nil
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "", errs.New(errs.Invalid, "the token file: %w", err)
-	}
-	token := strings.TrimSpace(string(b))
-	if token == "" || strings.ContainsAny(token, " \t\r\n") {
-		return "", errs.New(errs.Invalid, "the token file %s must hold one word", path)
-	}
-	return token, nil
 }
 
 // checkNames refuses invalid volume names before the daemon is asked. Names of

@@ -168,7 +168,7 @@ func checkData(dir string) client.Check {
 
 // checkStore probes the store as serve would.
 func checkStore(ctx context.Context, url string) client.Check {
-	if dir, ok := fileStore(url); ok {
+	if dir, ok := objstore.FileDir(url); ok {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			c := checkData(dir) // opening the store would create it
 			if c.Name = "store"; !c.OK {
@@ -181,7 +181,7 @@ func checkStore(ctx context.Context, url string) client.Check {
 	defer cancel()
 	store, err := objstore.Open(ctx, url, objstore.Options{})
 	if err == nil {
-		err = objstore.Probe(ctx, store, probeNonce())
+		err = objstore.Probe(ctx, store, objstore.NewNonce())
 	}
 	if err != nil {
 		return failed("store", err, "check --store, its credentials and its network; local volumes work without it")

@@ -174,7 +174,7 @@ func importToStore(url string) importFunc {
 		if err != nil {
 			return client.Import{}, err
 		}
-		if err := objstore.Probe(ctx, store, probeNonce()); err != nil {
+		if err := objstore.Probe(ctx, store, objstore.NewNonce()); err != nil {
 			return client.Import{}, err
 		}
 		return host.ImportToStore(ctx, host.Config{Store: store, StoreURL: store.String(), Counter: counter, Version: version}, name, size, src)

@@ -5,6 +5,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/server"
 )
 
 func newServe(a *app) *cobra.Command {
@@ -31,7 +32,7 @@ store and the log level are read again when their files change, and on SIGHUP.`,
 			if err != nil {
 				return err
 			}
-			return a.serve(cmd.Context(), c, load)
+			return server.Run(cmd.Context(), c, server.Options{Version: version, Load: load, Out: a.out, Log: a.err})
 		},
 	}
 	given.declare(cmd.Flags(), append([]config.Setting{config.File()}, config.Settings...)...)

@@ -114,6 +114,22 @@ func Load(src Sources) (*Config, error) {
 	return c, errors.Join(wrong...)
 }
 
+// ReadToken reads a token file. An empty path means no token.
+func ReadToken(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", errs.New(errs.Invalid, "the token file: %w", err)
+	}
+	token := strings.TrimSpace(string(b))
+	if token == "" || strings.ContainsAny(token, " \t\r\n") {
+		return "", errs.New(errs.Invalid, "the token file %s must hold one word", path)
+	}
+	return token, nil
+}
+
 // value is the value of a setting, and its origin.
 type value struct {
 	origin string

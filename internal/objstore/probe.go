@@ -3,6 +3,7 @@ package objstore
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -43,6 +44,9 @@ func Probe(ctx context.Context, s Store, nonce string) error {
 	}
 	return err
 }
+
+// NewNonce returns a random nonce for Probe.
+func NewNonce() string { return strings.ToLower(rand.Text()) }
 
 type prober struct {
 	s    Store

@@ -90,6 +90,15 @@ func parseURL(raw string) (location, error) {
 	return location{}, badURL("the scheme %q is not known: file:///DIR and s3://BUCKET are possible", u.Scheme)
 }
 
+// FileDir is the directory of a file:// URL.
+func FileDir(raw string) (dir string, ok bool) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != schemeFile {
+		return "", false
+	}
+	return u.Path, true
+}
+
 func badURL(format string, args ...any) error {
 	return errs.New(errs.Invalid, "store URL: "+format, args...)
 }

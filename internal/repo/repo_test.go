@@ -63,6 +63,7 @@ var layers = map[string][]string{
 	"internal/host": append(lowest, "internal/objstore", "internal/blockmap", "internal/cache", "internal/commitlog", "internal/pinobject", "internal/meta", "internal/reserve", "internal/datadir", "internal/size", "internal/limits",
 		"internal/volume", "internal/wal", "internal/flush", "internal/api", "internal/kernelnbd", "internal/clock", "internal/event",
 		"internal/disk", "internal/pin", "internal/catalog", "internal/ownership", "internal/publication", "internal/durability", "internal/cleaner", "internal/export", "internal/ingest", "internal/inspect", "internal/hydrate", "internal/boot", "internal/peers", "nbd"),
+	"internal/server":       {"client", "internal/errs", "internal/config", "internal/host", "internal/api", "internal/objstore", "internal/datadir", "internal/limits", "internal/reload", "nbd"},
 	"internal/kernelnbd":    {"internal/errs"},
 	"internal/sim/dice":     {},
 	"internal/sim/hardware": {"internal/errs", "internal/objstore", "internal/pack", "internal/host", "internal/sim/dice"},

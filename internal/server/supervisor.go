@@ -1,9 +1,10 @@
-package main
+package server
 
 import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -123,6 +124,16 @@ func (s *supervisor) watchdog(ctx context.Context, every time.Duration, alive fu
 			return
 		}
 	}
+}
+
+// oneLine makes a status one line: systemd would take another for one more variable.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 // reloading reports that files are being read again; done reports that they have

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -60,7 +60,7 @@ func newLive(c *config.Config, load func() (*config.Config, error), level *slog.
 func (l *live) Token() string { return *l.token.Load() }
 
 func (l *live) readToken() error {
-	token, err := readToken(l.first.TokenFile)
+	token, err := config.ReadToken(l.first.TokenFile)
 	if err == nil {
 		l.token.Store(&token)
 	}

@@ -1,16 +1,13 @@
-package main
+package server
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -105,7 +102,7 @@ func (s *provedStore) open(ctx context.Context) (objstore.Store, error) {
 // checkGone finds a store directory that has disappeared: a new, empty one in its
 // place would look as if all volumes had been removed.
 func (s *provedStore) checkGone() error {
-	dir, ok := fileStore(s.url)
+	dir, ok := objstore.FileDir(s.url)
 	if !s.known || !ok {
 		return nil
 	}
@@ -113,15 +110,6 @@ func (s *provedStore) checkGone() error {
 		return errs.New(errs.Unavailable, "the store %s is gone: is it mounted? (to begin with an empty one, remove %s)", s.url, s.marker)
 	}
 	return nil
-}
-
-// fileStore is the directory of a file:// URL.
-func fileStore(raw string) (dir string, ok bool) {
-	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "file" {
-		return "", false
-	}
-	return u.Path, true
 }
 
 // prove probes the store, unless it has passed. Callers may run concurrently.
@@ -133,7 +121,7 @@ func (s *provedStore) prove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := objstore.Probe(ctx, store, probeNonce()); err != nil {
+	if err := objstore.Probe(ctx, store, objstore.NewNonce()); err != nil {
 		return err
 	}
 	s.proved.Store(true)
@@ -154,8 +142,6 @@ func (s *provedStore) Reload(ctx context.Context) error {
 	}
 	return nil
 }
-
-func probeNonce() string { return strings.ToLower(rand.Text()) }
 
 // String implements objstore.Store.
 func (s *provedStore) String() string {

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -50,18 +51,41 @@ const gcPercent = 50
 // Go's default of 10,000, and more for connections and disk reads that may block.
 const maxThreads = 20_000
 
-// serve runs the daemon until ctx ends. load reads the settings again.
-func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.Config, error)) error {
+// moreThreads is how many more threads may run than there are processors. The runtime
+// takes a thread from long work after 10 ms at the earliest. The kernel lets a thread
+// that has slept go first, if there is a thread left for the guest's request.
+// GOMAXPROCS overrides it.
+const moreThreads = 6
+
+// Options are what the daemon gets from its program.
+type Options struct {
+	// Version is the program's.
+	Version string
+	// Load reads the settings again.
+	Load func() (*config.Config, error)
+	// Out gets one line when the daemon serves, and nothing else.
+	Out io.Writer
+	// Log gets the log.
+	Log io.Writer
+}
+
+// Run runs the daemon with the settings c until ctx ends, or until it cannot serve.
+// The process is the daemon's from then on: Run changes its limits and its signals,
+// and leaves them changed.
+func Run(ctx context.Context, c *config.Config, o Options) error {
 	debug.SetTraceback("crash") // a bug ends the process by a signal; exit status 2 would mean a wrong command line
 	level := &slog.LevelVar{}
 	level.Set(c.LogLevel)
-	log := newLogger(a.err, c.LogFormat, level)
+	log := newLogger(o.Log, c.LogFormat, level)
 	raiseLimits(log)
 	debug.SetMaxThreads(maxThreads)
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	lv, err := newLive(c, load, level, log)
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + moreThreads)
+	}
+	lv, err := newLive(c, o.Load, level, log)
 	if err != nil {
 		return err
 	}
@@ -96,7 +120,7 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 			}
 			return limits.Read()
 		},
-		Data: c.Data, Store: store, StoreURL: c.Store, Counter: counter, Version: version,
+		Data: c.Data, Store: store, StoreURL: c.Store, Counter: counter, Version: o.Version,
 		Advertise: c.Advertise, NBD: texts(ls.nbd.addrs), API: texts(ls.api.addrs), NBDTLS: c.TLS == "require",
 		Memory: c.Memory, Cache: c.Cache, WALLimit: c.WALLimit, DirtyBudget: c.DirtyBudget,
 		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, Log: log,
@@ -116,12 +140,12 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 	if err == nil {
 		mode, tlsConfig := lv.nbdTLS()
 		r := &running{
-			live: lv, log: log, sup: sup, data: c.Data,
+			live: lv, log: log, out: o.Out, sup: sup, data: c.Data,
 			nbd: &nbd.Server{Exporter: h.Exports(), Options: nbd.Options{TLS: mode, TLSConfig: tlsConfig, Logger: log}},
 		}
 		r.conns = &connMetrics{nbd: r.nbd, api: &r.guards}
 		conns.Store(r.conns)
-		err = a.run(ctx, h, ls, r, cfg)
+		err = r.run(ctx, h, ls, cfg)
 	}
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
@@ -132,6 +156,7 @@ func (a *app) serve(ctx context.Context, c *config.Config, load func() (*config.
 type running struct {
 	live *live
 	log  *slog.Logger
+	out  io.Writer // gets the ready line
 	sup  *supervisor
 	data string
 	nbd  *nbd.Server
@@ -165,7 +190,7 @@ func waiting(ctx context.Context, next http.Handler) http.Handler {
 }
 
 // run serves until ctx ends or a listener fails.
-func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, cfg host.Config) error {
+func (r *running) run(ctx context.Context, h *host.Host, ls *listeners, cfg host.Config) error {
 	failed := make(chan error, len(ls.api.addrs)+len(ls.nbd.addrs))
 	base, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	r.stop = stop
@@ -219,8 +244,8 @@ func (a *app) run(ctx context.Context, h *host.Host, ls *listeners, r *running, 
 	}
 	go r.live.files.Run(ctx)
 	go r.socks.keep(ctx, &wg)
-	r.log.Info("serving", "version", version, "host", h.ID(), "data", cfg.Data, "store", cfg.StoreURL, "api", cfg.API, "nbd", cfg.NBD, "advertise", cfg.Advertise)
-	if err := say(a.out, "glide: ready api=%s nbd=%s host=%s", strings.Join(cfg.API, ","), strings.Join(cfg.NBD, ","), h.ID()); err != nil {
+	r.log.Info("serving", "version", cfg.Version, "host", h.ID(), "data", cfg.Data, "store", cfg.StoreURL, "api", cfg.API, "nbd", cfg.NBD, "advertise", cfg.Advertise)
+	if _, err := fmt.Fprintf(r.out, "glide: ready api=%s nbd=%s host=%s\n", strings.Join(cfg.API, ","), strings.Join(cfg.NBD, ","), h.ID()); err != nil {
 		r.log.Warn("the ready line could not be written", "error", err)
 	}
 	stopping, over := r.sup.serving("serving at "+strings.Join(cfg.NBD, ", "), func(ctx context.Context) error { return alive(ctx, h, cfg.API) })
