@@ -39,6 +39,9 @@ func HeightFor(blocks uint64) uint8 {
 // IsHole reports whether the tree maps nothing.
 func (r Root) IsHole() bool { return r.Ref.IsHole() }
 
+// Span returns the largest number of blocks that a map of the root's height may have.
+func (r Root) Span() uint64 { return min(uint64(1)<<(slotBits*uint64(r.Height)), maxBlocks) }
+
 // String returns the text form.
 func (r Root) String() string {
 	if r.IsHole() {

@@ -49,6 +49,17 @@ func (c *Cache) Pages(local LocalPages) *Pages {
 	return &Pages{store: c.opts.Store, local: local, fetched: func(n int) { c.Stats.Fetched.Add(uint64(n)) }}
 }
 
+// StorePages returns a loader that keeps nothing on this host.
+func StorePages(store objstore.Store) *Pages {
+	return &Pages{store: store, local: noPages{}, fetched: func(int) {}}
+}
+
+// noPages is LocalPages without any.
+type noPages struct{}
+
+func (noPages) Page(pack.Hash) ([]byte, error)  { return nil, nil }
+func (noPages) AddPage(pack.Hash, []byte) error { return nil }
+
 // For returns the loader for the pages of a domain.
 func (p *Pages) For(h *pack.Hasher) blockmap.Pages { return domainPages{p, h} }
 

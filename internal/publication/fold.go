@@ -3,6 +3,7 @@ package publication
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 
 	"github.com/paraglide/glide/internal/api"
@@ -10,6 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/flush"
+	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/volume"
 	"golang.org/x/sync/errgroup"
@@ -41,7 +43,7 @@ func (pub *Publisher) PinReused(ctx context.Context, t *disk.Tenant, res *flush.
 			pub.disks.Log.Warn("a pin was not dropped", "error", err)
 		}
 	}
-	flagged, err := pub.openRound(ctx)
+	condemned, err := gc.Look(ctx, pub.disks.Store, domains(ids)...)
 	if err != nil {
 		release(ctx)
 		return nothing, err
@@ -53,7 +55,7 @@ func (pub *Publisher) PinReused(ctx context.Context, t *disk.Tenant, res *flush.
 		g.Go(func() (err error) {
 			defer errs.Catch(&err)
 			_, err = pub.disks.Store.Head(gctx, id.Key())
-			if err == nil && !flagged[id] {
+			if err == nil && !condemned.Pack(id) {
 				return nil
 			}
 			if err != nil && errs.KindOf(err) != errs.NotFound {
@@ -79,22 +81,14 @@ func (pub *Publisher) PinReused(ctx context.Context, t *disk.Tenant, res *flush.
 	return release, nil
 }
 
-// gcPrefix is where collectors keep their rounds.
-const gcPrefix = "gc/rounds/"
-
-// openRound returns the packs that the open collection round has flagged. It must be
-// called before the packs are checked; the other order is unsafe. A round of a collector
-// that this release does not know may have flagged any pack, so then nothing may be
-// reused.
-func (pub *Publisher) openRound(ctx context.Context) (map[pack.ID]bool, error) {
-	infos, err := pub.disks.Store.List(ctx, gcPrefix, "", 1)
-	if err != nil {
-		return nil, err
+// domains returns the domains of packs, each once.
+func domains(ids []pack.ID) (all []uint32) {
+	for _, id := range ids {
+		if !slices.Contains(all, id.Domain) {
+			all = append(all, id.Domain)
+		}
 	}
-	if len(infos) > 0 {
-		return nil, errs.New(errs.Unsupported, "a newer version of glide is collecting garbage in the store (%s): use that version on this host too", infos[0].Key)
-	}
-	return nil, nil
+	return all
 }
 
 // foldProgress returns a function that reports the progress of the fold of a cut, or nil

@@ -1,0 +1,454 @@
+package gc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/paraglide/glide/internal/boot"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// Options are the settings of a collector.
+type Options struct {
+	Store     objstore.Store
+	By        string        // names the collector in its objects; for people only
+	Grace     time.Duration // between flag and verdict, by the store's clock; for undelete, not for safety
+	Retention time.Duration // how long commits that were replaced are kept, by the store's clock
+	DryRun    bool          // only tell what would be flagged
+	Rand      io.Reader
+	Log       *slog.Logger
+	// Progress, if not nil, is told what is being done, and how much of how much is done.
+	Progress func(done, total uint64)
+}
+
+// Result is what one run did. Live and Foreign are of the list at its beginning.
+type Result struct {
+	Round            uint64 // the last round that was worked on; 0: none was needed
+	LiveObjects      int
+	LiveBytes        int64
+	FlaggedObjects   int
+	FlaggedBytes     int64
+	DeletedObjects   int
+	DeletedBytes     int64
+	ForeignObjects   int
+	ForeignExample   string
+	WaitsForGraceFor time.Duration // the open round is this young
+}
+
+// collector is one run.
+type collector struct {
+	Options
+	mark *mark // of this process's first mark; nil before it
+	res  Result
+}
+
+// Run goes on with the open round of each domain, or begins one. With grace 0 the round is
+// over when it returns, unless there was nothing to collect.
+func Run(ctx context.Context, o Options) (Result, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &collector{Options: o}
+	inv, err := c.inventory(ctx)
+	if err != nil {
+		return c.res, err
+	}
+	for _, d := range inv.domains() {
+		if err := c.domain(ctx, d, inv); err != nil {
+			return c.res, fmt.Errorf("collecting garbage: %w", err)
+		}
+	}
+	return c.res, nil
+}
+
+// inventory is all that the store holds.
+type inventory struct {
+	packs   map[uint32][]Flagged
+	boots   []Flagged
+	objects int
+	bytes   int64
+	newest  time.Time // when the newest object was written, by the store's clock
+}
+
+func (inv *inventory) domains() []uint32 {
+	d := []uint32{0}
+	for x := range inv.packs {
+		if x != 0 {
+			d = append(d, x)
+		}
+	}
+	slices.Sort(d)
+	return d
+}
+
+// inventory lists the store. It comes before the mark, so that what is new is not taken
+// for garbage.
+func (c *collector) inventory(ctx context.Context) (*inventory, error) {
+	inv := &inventory{packs: map[uint32][]Flagged{}}
+	err := objstore.ListAll(ctx, c.Store, "", "", func(in objstore.Info) bool {
+		f := Flagged{in.Key, in.Size}
+		if id, err := pack.ParseKey(in.Key); err == nil {
+			inv.packs[id.Domain] = append(inv.packs[id.Domain], f)
+		} else if boot.IsKey(in.Key) {
+			inv.boots = append(inv.boots, f)
+		} else if !ours(in.Key) {
+			if c.res.ForeignObjects++; c.res.ForeignExample == "" {
+				c.res.ForeignExample = in.Key
+			}
+			return true
+		}
+		inv.objects++
+		inv.bytes += in.Size
+		if in.Modified.After(inv.newest) {
+			inv.newest = in.Modified
+		}
+		return true
+	})
+	c.res.LiveObjects, c.res.LiveBytes = inv.objects, inv.bytes
+	return inv, err
+}
+
+// ours tells whether a key that is neither a pack nor a boot list is Glide's.
+func ours(key string) bool {
+	if _, _, err := commitlog.ParseKey(key); err == nil {
+		return true
+	}
+	return strings.HasPrefix(key, "pins/") || strings.HasPrefix(key, "gc/")
+}
+
+// domain goes on with the open round of a domain, and with grace 0 or if none was open,
+// begins the next.
+func (c *collector) domain(ctx context.Context, d uint32, inv *inventory) error {
+	r, err := newest(ctx, c.Store, d)
+	if err != nil {
+		return err
+	}
+	if r.open() {
+		if c.DryRun {
+			return c.count(ctx, &r)
+		}
+		done, err := c.finish(ctx, &r)
+		if err != nil || !done || c.Grace > 0 {
+			return err
+		}
+		inv = nil // it has changed
+	}
+	if inv == nil {
+		c.res.ForeignObjects = 0
+		if inv, err = c.inventory(ctx); err != nil {
+			return err
+		}
+		c.mark = nil
+	}
+	return c.begin(ctx, &r, inv)
+}
+
+// count adds up what an open round has flagged.
+func (c *collector) count(ctx context.Context, r *round) error {
+	f, err := readFlags(ctx, c.Store, r)
+	if err == nil {
+		c.res.Round = r.number
+		c.flagged(f)
+	}
+	return err
+}
+
+func (c *collector) flagged(f *flags) {
+	n, b := f.total()
+	c.res.FlaggedObjects += n
+	c.res.FlaggedBytes += b
+	c.res.LiveObjects -= n
+	c.res.LiveBytes -= b
+}
+
+// total is the number of objects and bytes that a flag list names.
+func (f *flags) total() (objects int, bytes int64) {
+	for _, l := range [][]Flagged{f.Packs, f.Keys} {
+		for _, x := range l {
+			objects++
+			bytes += x.Bytes
+		}
+	}
+	for _, e := range f.Epochs {
+		objects += e.Objects
+		bytes += e.Bytes
+	}
+	return objects, bytes
+}
+
+// begin marks, and flags what was not marked.
+func (c *collector) begin(ctx context.Context, last *round, inv *inventory) error {
+	now := inv.newest // a dry run writes nothing, not even to learn the time
+	if !c.DryRun {
+		var err error
+		if now, err = c.now(ctx); err != nil {
+			return err
+		}
+	}
+	l, err := c.marked(ctx)
+	if err != nil {
+		return err
+	}
+	f := flags{header: header{formatFlags, version, last.domain, last.number + 1, c.By}}
+	for _, p := range inv.packs[last.domain] {
+		if !c.mark.reached(p.Key) && len(f.Packs) < maxFlags {
+			f.Packs = append(f.Packs, p)
+		}
+	}
+	if last.domain == 0 {
+		f.Epochs = l.past(now.Add(-c.Retention), c.mark.needed)
+		for _, b := range inv.boots {
+			if !c.mark.bootKept(b.Key) && len(f.Keys) < maxFlags {
+				f.Keys = append(f.Keys, b)
+			}
+		}
+	}
+	if n, _ := f.total(); n == 0 {
+		return nil
+	}
+	c.flagged(&f)
+	if c.DryRun {
+		return nil
+	}
+	c.res.Round = f.Round
+	r := round{domain: f.Domain, number: f.Round, flagged: true, flaggedAt: now}
+	mine, err := create(ctx, c.Store, key(f.Domain, f.Round, partFlags), f)
+	if err != nil {
+		return err
+	}
+	if err := c.remove(ctx, last.old); err != nil { // of rounds before the last
+		return err
+	}
+	if !mine || c.Grace > 0 {
+		return nil // another collector began this round, and goes on with it
+	}
+	_, err = c.finish(ctx, &r)
+	return err
+}
+
+// marked runs the mark: the whole of it the first time, later what is new.
+func (c *collector) marked(ctx context.Context) (*logs, error) {
+	if c.mark == nil {
+		c.mark = newMark(c.Store)
+	}
+	l, err := c.mark.run(ctx)
+	if err != nil {
+		c.mark = nil // parts of it may be missing
+	}
+	return l, err
+}
+
+// finish judges a flagged round, deletes what is condemned and closes it. It reports
+// whether it did: the grace period may not be over.
+func (c *collector) finish(ctx context.Context, r *round) (bool, error) {
+	c.res.Round = r.number
+	f, err := readFlags(ctx, c.Store, r)
+	if err != nil {
+		return false, err
+	}
+	if !r.judged {
+		now, err := c.now(ctx)
+		if err != nil {
+			return false, err
+		}
+		if age := now.Sub(r.flaggedAt); age < c.Grace {
+			c.res.WaitsForGraceFor = c.Grace - age
+			c.flagged(f)
+			return false, nil
+		}
+		if err := c.judge(ctx, r, f); err != nil {
+			return false, err
+		}
+	}
+	v, err := readVerdict(ctx, c.Store, r, f)
+	if err != nil {
+		return false, err
+	}
+	// This process may have slept since it read the round. If the round is over, this
+	// verdict came late, and means nothing.
+	if again, err := newest(ctx, c.Store, r.domain); err != nil || again.number != r.number || again.closed {
+		return false, err
+	}
+	if err := c.execute(ctx, f, v); err != nil {
+		return false, err
+	}
+	return true, c.close(ctx, r)
+}
+
+// always is after every time.
+var always = time.Unix(1<<40, 0)
+
+// judge marks again and creates the verdict, unless another collector was faster.
+func (c *collector) judge(ctx context.Context, r *round, f *flags) error {
+	v := verdict{header: header{formatVerdict, version, r.domain, r.number, c.By}}
+	if !fault.Is("gc-one-mark") {
+		l, err := c.marked(ctx)
+		if err != nil {
+			return err
+		}
+		for i, p := range f.Packs {
+			if c.mark.reached(p.Key) {
+				v.SparedPacks = append(v.SparedPacks, i)
+			}
+		}
+		past := map[Epoch]bool{}
+		for _, e := range l.past(always, c.mark.needed) { // the age was judged at the flag
+			past[e.Epoch] = true
+		}
+		for i, e := range f.Epochs {
+			if !past[e.Epoch] {
+				v.SparedEpochs = append(v.SparedEpochs, i)
+			}
+		}
+		for i, k := range f.Keys {
+			if c.mark.bootKept(k.Key) {
+				v.SparedKeys = append(v.SparedKeys, i)
+			}
+		}
+	}
+	_, err := create(ctx, c.Store, key(r.domain, r.number, partVerdict), v)
+	return err
+}
+
+// execute deletes what the verdict condemns, and puts stubs where epochs were.
+func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
+	var keys []string
+	var bytes int64
+	add := func(list []Flagged, spared []int) {
+		for i, x := range list {
+			if _, kept := slices.BinarySearch(spared, i); !kept {
+				keys = append(keys, x.Key)
+				bytes += x.Bytes
+			}
+		}
+	}
+	add(f.Packs, v.SparedPacks)
+	add(f.Keys, v.SparedKeys)
+	for i, e := range f.Epochs {
+		if _, kept := slices.BinarySearch(v.SparedEpochs, i); kept {
+			continue
+		}
+		if err := c.collect(ctx, e.Epoch); err != nil {
+			return err
+		}
+		c.res.DeletedBytes += e.Bytes
+		c.res.DeletedObjects += e.Objects
+	}
+	if err := c.remove(ctx, keys); err != nil {
+		return err
+	}
+	c.res.DeletedObjects += len(keys)
+	c.res.DeletedBytes += bytes
+	return nil
+}
+
+// collect collects an epoch: stubs for its first object, so that nothing of it is a root
+// any more, then for its seal; nothing for the rest. It may be called again.
+func (c *collector) collect(ctx context.Context, e Epoch) error {
+	p := strings.TrimSuffix(e.key(), "0000000001")
+	var numbers []uint64
+	err := objstore.ListAll(ctx, c.Store, p, "", func(in objstore.Info) bool {
+		if _, g, err := commitlog.ParseKey(in.Key); err == nil {
+			numbers = append(numbers, g.Number)
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	objects := make([]*commitlog.Object, len(numbers))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(sideBySide)
+	for i, n := range numbers {
+		g.Go(func() (err error) {
+			defer errs.Catch(&err)
+			raw, err := c.Store.Get(gctx, p+pad(n))
+			if errors.Is(err, errs.NotFound) {
+				return nil // another collector is at it, too
+			}
+			if err == nil {
+				objects[i], err = commitlog.Decode(raw)
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	var gone []string
+	sealed := false
+	for i, o := range objects {
+		switch {
+		case o == nil:
+		case o.Generation.Number == 1 || o.Closes() && !sealed:
+			sealed = sealed || o.Closes()
+			if o.Kind == commitlog.Stub {
+				break
+			}
+			raw, err := o.Stub().Encode()
+			if err == nil {
+				err = c.Store.Put(ctx, p+pad(numbers[i]), raw)
+			}
+			if err != nil {
+				return err
+			}
+		default:
+			gone = append(gone, p+pad(numbers[i]))
+		}
+	}
+	return c.remove(ctx, gone)
+}
+
+func pad(n uint64) string {
+	s := strconv.FormatUint(n, 10)
+	return strings.Repeat("0", 10-len(s)) + s
+}
+
+// remove deletes objects, a thousand at a time.
+func (c *collector) remove(ctx context.Context, keys []string) error {
+	total := uint64(len(keys))
+	for done := uint64(0); len(keys) > 0; {
+		n := min(len(keys), 1000)
+		if err := c.Store.DeleteBatch(ctx, keys[:n]); err != nil {
+			return fmt.Errorf("deleting: %w; the round stays open, and the next run goes on with it", err)
+		}
+		keys = keys[n:]
+		if done += uint64(n); c.Progress != nil {
+			c.Progress(done, total)
+		}
+	}
+	return nil
+}
+
+// close ends a round: its number is used, and everything that its verdict condemned is
+// gone. The flags go before the verdict, which tells how far a crash came.
+func (c *collector) close(ctx context.Context, r *round) error {
+	_, err := create(ctx, c.Store, key(r.domain, r.number, partClosed), header{formatClosed, version, r.domain, r.number, c.By})
+	if err != nil {
+		return err
+	}
+	return c.remove(ctx, []string{key(r.domain, r.number, partFlags), key(r.domain, r.number, partVerdict)})
+}
+
+// now is the store's clock, by the age of an object that is written for it.
+func (c *collector) now(ctx context.Context) (time.Time, error) {
+	k := "gc/clock/" + c.By
+	if err := c.Store.Put(ctx, k, []byte("the collector asks what time it is\n")); err != nil {
+		return time.Time{}, err
+	}
+	in, err := c.Store.Head(ctx, k)
+	return in.Modified, err
+}

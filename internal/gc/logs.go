@@ -1,0 +1,139 @@
+package gc
+
+import (
+	"context"
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/objstore"
+)
+
+// logs are the commit logs of all volumes, as one list of the store shows them.
+type logs struct{ volumes []*log }
+
+// log is the log of one volume, its newest epoch first.
+type log struct {
+	vol    commitlog.Volume
+	epochs []*epoch
+}
+
+// epoch is an epoch of a log: its objects by number, and what the mark found of it.
+type epoch struct {
+	number  uint64
+	objects map[uint64]objstore.Info
+	first   *commit // nil: not begun
+	names   []Epoch // epochs whose objects its states name
+}
+
+func (e *epoch) has(n uint64) bool { _, ok := e.objects[n]; return ok }
+
+// run is the last number of the unbroken run from the first object.
+func (e *epoch) run() (n uint64) {
+	for e.has(n + 1) {
+		n++
+	}
+	return n
+}
+
+// listLogs lists all logs. Keys that are no commits are not its business.
+func listLogs(ctx context.Context, store objstore.Store) (*logs, error) {
+	l := &logs{}
+	var last *log
+	var e *epoch
+	err := objstore.ListAll(ctx, store, "t/", "", func(in objstore.Info) bool {
+		vol, g, err := commitlog.ParseKey(in.Key)
+		if err != nil {
+			return true
+		}
+		if last == nil || last.vol != vol {
+			last = &log{vol: vol}
+			l.volumes = append(l.volumes, last)
+			e = nil
+		}
+		if e == nil || e.number != g.Epoch {
+			e = &epoch{number: g.Epoch, objects: map[uint64]objstore.Info{}}
+			last.epochs = append(last.epochs, e)
+		}
+		e.objects[g.Number] = in
+		return true
+	})
+	return l, err
+}
+
+// past returns the epochs that are to be collected: closed ones whose successor began
+// before the given time, and all closed ones of a removed volume; but none that a kept
+// epoch, directly or not, or a pin names.
+func (l *logs) past(before time.Time, pinned map[Epoch]bool) []epochFlag {
+	type entry struct {
+		log *log
+		e   *epoch
+	}
+	all := map[Epoch]entry{}
+	kept := []Epoch{}
+	seen := map[Epoch]bool{}
+	keep := func(e Epoch) {
+		if !seen[e] {
+			seen[e] = true
+			kept = append(kept, e)
+		}
+	}
+	for e := range pinned {
+		keep(e)
+	}
+	for _, log := range l.volumes {
+		var successor *epoch
+		removed := false
+		for _, e := range log.epochs {
+			id := Epoch{log.vol.Tenant, log.vol.Name, e.number}
+			if e.first == nil {
+				continue // not begun: a late request, or one that is about to be sealed
+			}
+			all[id] = entry{log, e}
+			if successor == nil {
+				removed = e.first.removed
+				keep(id)
+			} else if !removed && successor.objects[1].Modified.After(before) {
+				keep(id)
+			}
+			successor = e
+		}
+	}
+	for len(kept) > 0 {
+		x := all[kept[len(kept)-1]]
+		kept = kept[:len(kept)-1]
+		if x.e != nil {
+			for _, n := range x.e.names {
+				keep(n)
+			}
+		}
+	}
+	var out []epochFlag
+	for id, x := range all {
+		if seen[id] || x.e.first.stub && len(x.e.leftovers()) == 0 {
+			continue
+		}
+		f := epochFlag{Epoch: id}
+		for n, in := range x.e.objects {
+			if n > 1 || !x.e.first.stub {
+				f.Bytes += in.Size
+				f.Objects++
+			}
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// leftovers are the objects of a collected epoch that are neither its first object nor the
+// seal: late requests put them back, or the collector was interrupted.
+func (e *epoch) leftovers() (n []uint64) {
+	for i := range e.objects {
+		if i > 1 {
+			n = append(n, i)
+		}
+	}
+	if len(n) <= 1 {
+		return nil
+	}
+	return n
+}

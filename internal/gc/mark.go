@@ -1,0 +1,352 @@
+package gc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/cache"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/pinobject"
+)
+
+// sideBySide is how many objects a mark reads at a time.
+const sideBySide = 32
+
+// mark is what roots reach. A second run of it reads pins and logs again, and goes only
+// where the first did not. Pins come first: a host publishes before it drops its pin, so
+// what it refers to is seen in one of them.
+type mark struct {
+	store objstore.Store
+	pages *cache.Pages
+	cache *blockmap.PageCache
+
+	mu      sync.Mutex // guards the rest; held over no I/O
+	packs   map[string]bool
+	nonces  map[pinobject.Nonce]bool // of upload sessions in progress
+	walked  map[pack.Hash]bool       // map pages
+	read    map[string]*commit       // by key
+	roots   map[string]bool          // hashes of roots in text, whose boot lists are kept
+	needed  map[Epoch]bool           // by pins
+	hashers map[string]*pack.Hasher
+	sources map[string]*blockmap.Source
+	used    uint64 // objects read
+}
+
+// commit is what a mark remembers of an object of a log. Objects never change, but for
+// the stubs that a collector puts in their places.
+type commit struct {
+	closes  bool
+	bare    bool // no root
+	stub    bool
+	removed bool // tombstone
+	after   commitlog.Generation
+	epochs  []Epoch // whose objects its state names
+}
+
+func newMark(store objstore.Store) *mark {
+	return &mark{
+		store: store, pages: cache.StorePages(store), cache: blockmap.NewPageCache(4 << 20),
+		packs: map[string]bool{}, nonces: map[pinobject.Nonce]bool{}, walked: map[pack.Hash]bool{}, read: map[string]*commit{},
+		roots: map[string]bool{}, needed: map[Epoch]bool{}, hashers: map[string]*pack.Hasher{}, sources: map[string]*blockmap.Source{},
+	}
+}
+
+// run marks everything that roots reach, and returns the logs. An object that cannot be
+// read ends it, with its key: nothing may be condemned then.
+func (m *mark) run(ctx context.Context) (*logs, error) {
+	if err := m.pins(ctx); err != nil {
+		return nil, fmt.Errorf("marking what pins keep: %w", err)
+	}
+	l, err := listLogs(ctx, m.store)
+	if err != nil {
+		return nil, err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for _, log := range l.volumes {
+		g.Go(func() (err error) {
+			defer errs.Catch(&err)
+			return m.log(gctx, log)
+		})
+	}
+	return l, g.Wait()
+}
+
+// pins marks what pins name.
+func (m *mark) pins(ctx context.Context) error {
+	var all []pinobject.Pin
+	if err := pinobject.List(ctx, m.store, "", func(p pinobject.Pin) error { all = append(all, p); return nil }); err != nil {
+		return err
+	}
+	clear(m.needed)
+	for i := range all {
+		p := &all[i]
+		m.mu.Lock()
+		if p.Kind == pinobject.Session {
+			m.nonces[p.Nonce] = true
+		}
+		for _, n := range p.Packs {
+			m.packs[pack.ID(n).Key()] = true
+		}
+		m.mu.Unlock()
+		for _, key := range append([]string{p.Commit}, p.Commits...) {
+			if key == "" {
+				continue
+			}
+			vol, gen, err := commitlog.ParseKey(key)
+			if err != nil {
+				return fmt.Errorf("pin %s: %w", p.Key(), err)
+			}
+			c, err := m.commit(ctx, vol, gen)
+			if err != nil {
+				return fmt.Errorf("pin %s: %w", p.Key(), err)
+			}
+			m.mu.Lock()
+			m.needed[Epoch{vol.Tenant, vol.Name, gen.Epoch}] = true
+			for _, e := range c.epochs {
+				m.needed[e] = true
+			}
+			m.mu.Unlock()
+		}
+		for _, root := range p.Roots {
+			// A pin does not say whose root it is. Pages are checked by the tenant's key, so
+			// the tenants are tried.
+			if err := m.rootOfSomeone(ctx, root); err != nil {
+				return fmt.Errorf("pin %s: %w", p.Key(), err)
+			}
+		}
+	}
+	return nil
+}
+
+// log marks what the commits of a log name: those of its epochs that are in the run from
+// the first object to the first gap or seal. What lies beyond is no root.
+func (m *mark) log(ctx context.Context, l *log) error {
+	for _, e := range l.epochs {
+		if !e.has(1) {
+			continue // not begun
+		}
+		first, err := m.commit(ctx, l.vol, commitlog.Generation{Epoch: e.number, Number: 1})
+		if err != nil {
+			return err
+		}
+		e.first = first
+		if first.stub || first.closes {
+			continue
+		}
+		n := e.run()
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(sideBySide)
+		list := make([]*commit, n+1)
+		for i := uint64(2); i <= n; i++ {
+			g.Go(func() (err error) {
+				defer errs.Catch(&err)
+				list[i], err = m.commit(gctx, l.vol, commitlog.Generation{Epoch: e.number, Number: i})
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		list[1] = first
+		for _, c := range list[1:] {
+			e.names = append(e.names, c.epochs...)
+			if c.closes {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// commit reads an object of a log, once, and marks what it names.
+func (m *mark) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*commit, error) {
+	key := vol.Key(g)
+	m.mu.Lock()
+	c := m.read[key]
+	m.mu.Unlock()
+	// A first object may have become a stub since. Whoever reads it as a root keeps more.
+	if c != nil {
+		return c, nil
+	}
+	raw, err := m.store.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	o, err := commitlog.Decode(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	if o.State.Volume() != vol || o.Generation != g {
+		return nil, errs.New(errs.Corrupt, "%s is commit %s of volume %s", key, o.Generation, o.State.Volume())
+	}
+	c = &commit{closes: o.Closes(), bare: o.Bare(), stub: o.Kind == commitlog.Stub, removed: o.Tombstone, after: o.State.After}
+	if !c.bare {
+		if err := m.state(ctx, o, c); err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+	}
+	m.mu.Lock()
+	m.read[key] = c
+	m.used++
+	m.mu.Unlock()
+	return c, nil
+}
+
+// state marks what a state names: the blocks of its root and its snapshots, those that its
+// data commits name, and its own data.
+func (m *mark) state(ctx context.Context, o *commitlog.Object, c *commit) error {
+	s := &o.State
+	if err := m.root(ctx, s.Tenant, s.Root); err != nil {
+		return err
+	}
+	for i := range s.Snapshots {
+		if err := m.root(ctx, s.Tenant, s.Snapshots[i].Root); err != nil {
+			return err
+		}
+	}
+	for _, f := range s.SealedFrom {
+		c.epochs = append(c.epochs, Epoch{s.Tenant, s.Name, f.Generation.Epoch})
+	}
+	for _, run := range s.DataCommits {
+		c.epochs = append(c.epochs, Epoch{s.Tenant, run.Name, run.Epoch})
+		vol := commitlog.Volume{Tenant: s.Tenant, Name: run.Name}
+		for n := run.First; n <= run.Last; n++ {
+			if err := m.data(ctx, vol, commitlog.Generation{Epoch: run.Epoch, Number: n}); err != nil {
+				return err
+			}
+		}
+	}
+	return m.blocks(o.Data)
+}
+
+// data marks the blocks of a data commit that a state names, which may be in an epoch that
+// is no root any more.
+func (m *mark) data(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) error {
+	key := "data of " + vol.Key(g)
+	m.mu.Lock()
+	done := m.read[key] != nil || m.read[vol.Key(g)] != nil
+	m.mu.Unlock()
+	if done {
+		return nil
+	}
+	raw, err := m.store.Get(ctx, vol.Key(g))
+	if err != nil {
+		return err
+	}
+	o, err := commitlog.Decode(raw)
+	if err == nil {
+		err = m.blocks(o.Data)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", vol.Key(g), err)
+	}
+	m.mu.Lock()
+	m.read[key] = &commit{}
+	m.used++
+	m.mu.Unlock()
+	return nil
+}
+
+// blocks marks the blocks that a data section names.
+func (m *mark) blocks(section []byte) error {
+	if len(section) == 0 {
+		return nil
+	}
+	ranges, err := commitlog.DecodeData(section)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range ranges {
+		if r.Block != nil && !r.Block.IsHole() {
+			m.packs[r.Block.Pack.Key()] = true
+		}
+	}
+	return nil
+}
+
+// source returns the pages of a tenant.
+func (m *mark) source(tenant string) *blockmap.Source {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.sources[tenant]
+	if s == nil {
+		h := pack.NewHasher(tenant)
+		s = m.cache.Source(m.pages.For(h), h)
+		m.sources[tenant] = s
+	}
+	return s
+}
+
+// root marks the packs of a map's pages and blocks. Pages that maps share are read once.
+func (m *mark) root(ctx context.Context, tenant string, root blockmap.Root) error {
+	if root.IsHole() {
+		return nil
+	}
+	bm, err := blockmap.New(m.source(tenant), root, root.Span())
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.roots[root.Ref.Hash.String()] = true
+	m.mu.Unlock()
+	return bm.WalkPages(ctx, func(ref pack.Ref) bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.packs[ref.Pack.Key()] = true
+		return m.walked[ref.Hash]
+	}, func(ref pack.Ref, p blockmap.Page) error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for _, child := range p.All() {
+			m.packs[child.Pack.Key()] = true
+		}
+		m.walked[ref.Hash] = true
+		m.used++
+		return nil
+	})
+}
+
+// rootOfSomeone marks a root of which the tenant is not known.
+func (m *mark) rootOfSomeone(ctx context.Context, root blockmap.Root) (err error) {
+	tenants := []string{}
+	if err := commitlog.Tenants(ctx, m.store, func(t string) error { tenants = append(tenants, t); return nil }); err != nil {
+		return err
+	}
+	err = errs.New(errs.NotFound, "no tenant has the root %s", root)
+	for _, t := range tenants {
+		if err = m.root(ctx, t, root); err == nil || !errors.Is(err, errs.Corrupt) {
+			return err
+		}
+	}
+	return err
+}
+
+// reached tells whether a pack is marked. id may be of any domain.
+func (m *mark) reached(key string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.packs[key] {
+		return true
+	}
+	id, err := pack.ParseKey(key)
+	return err != nil || m.nonces[pinobject.Nonce(id.Nonce[:8])]
+}
+
+// bootKept tells whether the root of a boot list is marked.
+func (m *mark) bootKept(key string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.roots[key[strings.LastIndexByte(key, '/')+1:]]
+}
