@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/image"
 	"github.com/paraglide/glide/internal/size"
 )
