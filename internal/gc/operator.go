@@ -19,14 +19,14 @@ import (
 // DefaultGrace is the grace period of a run that is given none.
 const DefaultGrace = 24 * time.Hour
 
-// UndeleteHost is the host of the pins that Undelete creates.
-const UndeleteHost = "undelete"
+// undeleteHost is the host of the pins that Undelete creates.
+const undeleteHost = "undelete"
 
 // The kinds of what is flagged.
 const (
-	KindPack     = "pack"
-	KindCommits  = "commits" // an epoch of a volume's log
-	KindBootList = "boot-list"
+	kindPack     = "pack"
+	kindCommits  = "commits" // an epoch of a volume's log
+	kindBootList = "boot-list"
 )
 
 // Planned is what an open round has flagged. The key of an epoch is that of its first
@@ -44,7 +44,7 @@ const (
 	StageNone    = "none" // there was no round yet
 	StageFlagged = "flagged"
 	StageJudged  = "judged"
-	StageClosed  = "closed"
+	stageClosed  = "closed"
 )
 
 // Status describes a round.
@@ -107,13 +107,13 @@ func openFlags(ctx context.Context, store objstore.Store, fn func(*round, *flags
 func (f *flags) planned(at time.Time) []Planned {
 	var out []Planned
 	for _, p := range f.Packs {
-		out = append(out, Planned{Key: p.Key, Bytes: p.Bytes, FlaggedAt: at, Kind: KindPack})
+		out = append(out, Planned{Key: p.Key, Bytes: p.Bytes, FlaggedAt: at, Kind: kindPack})
 	}
 	for _, e := range f.Epochs {
-		out = append(out, Planned{Key: e.key(), Bytes: e.Bytes, FlaggedAt: at, Kind: KindCommits})
+		out = append(out, Planned{Key: e.key(), Bytes: e.Bytes, FlaggedAt: at, Kind: kindCommits})
 	}
 	for _, k := range f.Keys {
-		out = append(out, Planned{Key: k.Key, Bytes: k.Bytes, FlaggedAt: at, LastRoot: k.Key[strings.LastIndexByte(k.Key, '/')+1:], Kind: KindBootList})
+		out = append(out, Planned{Key: k.Key, Bytes: k.Bytes, FlaggedAt: at, LastRoot: k.Key[strings.LastIndexByte(k.Key, '/')+1:], Kind: kindBootList})
 	}
 	return out
 }
@@ -147,7 +147,7 @@ func ReadStatus(ctx context.Context, store objstore.Store) (Status, error) {
 	switch {
 	case last.number == 0:
 	case last.closed:
-		s.Stage = StageClosed
+		s.Stage = stageClosed
 	case last.judged:
 		s.Stage, s.FlaggedAt = StageJudged, last.flaggedAt
 	default:
@@ -156,7 +156,7 @@ func ReadStatus(ctx context.Context, store objstore.Store) (Status, error) {
 	return s, nil
 }
 
-// Undelete takes flagged packs and epochs back, each with a pin of UndeleteHost that stays
+// Undelete takes flagged packs and epochs back, each with a pin of undeleteHost that stays
 // until somebody drops it. An epoch may be named by any commit in it. Whoever judges the
 // round reads the pins first. So if there is a verdict after the pin was created, it may
 // be one that does not know of the pin, and Undelete drops the pin and fails.
@@ -227,16 +227,16 @@ func epochKey(key string) string {
 // that is gone would stop every collector.
 func pinFor(p Planned, random io.Reader, now time.Time) (pinobject.Pin, error) {
 	switch p.Kind {
-	case KindPack:
+	case kindPack:
 		id, err := pack.ParseKey(p.Key)
 		if err != nil {
 			return pinobject.Pin{}, err
 		}
-		pin, err := pinobject.New(random, UndeleteHost, pinobject.Packs, now)
+		pin, err := pinobject.New(random, undeleteHost, pinobject.Packs, now)
 		pin.Packs = []pinobject.PackName{pinobject.PackName(id)}
 		return pin, err
-	case KindCommits:
-		pin, err := pinobject.New(random, UndeleteHost, pinobject.Fork, now)
+	case kindCommits:
+		pin, err := pinobject.New(random, undeleteHost, pinobject.Fork, now)
 		pin.Commit = p.Key
 		return pin, err
 	}

@@ -25,9 +25,9 @@ func StreamQcow2(w io.Writer, src api.Source) (err error) {
 	if err := os.Remove(f.Name()); err != nil { // the file ends with the process
 		return err
 	}
-	if err := WriteQcow2(f, src); err != nil {
+	if err := writeQcow2(f, src); err != nil {
 		_ = f.Truncate(0) // so that the free space in the message does not count it
-		return NoRoomInTemp(err, atMost(src))
+		return noRoomInTemp(err, atMost(src))
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -70,9 +70,9 @@ func WriteFile(path string, format Format, src api.Source, written func(*os.File
 		}
 	}()
 	if format == Qcow2 {
-		err = WriteQcow2(f, src)
+		err = writeQcow2(f, src)
 	} else {
-		err = WriteRawFile(f, src)
+		err = writeRawFile(f, src)
 	}
 	if err == nil {
 		err = written(f)
@@ -84,7 +84,7 @@ func WriteFile(path string, format Format, src api.Source, written func(*os.File
 		_ = f.Truncate(0) // so that the free space in the message does not count it
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return NoRoom(err, filepath.Dir(path), atMost(src), "export it to a place with more")
+		return noRoom(err, filepath.Dir(path), atMost(src), "export it to a place with more")
 	}
 	return os.Rename(temp, path)
 }
@@ -97,7 +97,7 @@ func writeInPlace(path string, format Format, src api.Source) error {
 	if err != nil {
 		return err
 	}
-	err = WriteRawFile(f, src)
+	err = writeRawFile(f, src)
 	if serr := f.Sync(); err == nil && !errors.Is(serr, syscall.EINVAL) { // a pipe returns EINVAL
 		err = serr
 	}
