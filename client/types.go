@@ -51,6 +51,12 @@ type (
 	StoreHost = api.StoreHost
 	// Forgotten describes what was released for a forgotten host.
 	Forgotten = api.Forgotten
+	// Collection is what a run of the garbage collector found and did.
+	Collection = api.Collection
+	// Planned is something that an open round of it has flagged.
+	Planned = api.Planned
+	// CollectStatus describes its newest round.
+	CollectStatus = api.CollectStatus
 	// Event is something that happened on a host.
 	Event = api.Event
 	// Dump is an object of the store, decoded.

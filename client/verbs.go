@@ -242,6 +242,28 @@ func (c *Client) ForgetHost(ctx context.Context, id string, force bool) (Forgott
 	return call[Forgotten](ctx, c, http.MethodPost, path("hosts", id, "forget"), api.ForgetRequest{Force: force})
 }
 
+// Collect goes on with a round of garbage collection in the store, or begins one. The
+// grace period is between flag and deletion.
+func (c *Client) Collect(ctx context.Context, grace time.Duration, dryRun bool) (Collection, error) {
+	return call[Collection](ctx, c, http.MethodPost, path("gc"), api.CollectRequest{Grace: grace.String(), DryRun: dryRun})
+}
+
+// CollectPlan lists what the open rounds have flagged.
+func (c *Client) CollectPlan(ctx context.Context) ([]Planned, error) {
+	return call[[]Planned](ctx, c, http.MethodGet, path("gc", "plan"), nil)
+}
+
+// CollectStatus describes the newest round.
+func (c *Client) CollectStatus(ctx context.Context) (CollectStatus, error) {
+	return call[CollectStatus](ctx, c, http.MethodGet, path("gc", "status"), nil)
+}
+
+// Undelete takes flagged objects back.
+func (c *Client) Undelete(ctx context.Context, keys []string) error {
+	_, err := call[api.None](ctx, c, http.MethodPost, path("gc", "undelete"), api.UndeleteRequest{Keys: keys})
+	return err
+}
+
 // Events returns the events after the one with the given number. If there are none,
 // it waits for the given time.
 func (c *Client) Events(ctx context.Context, after uint64, wait time.Duration) ([]Event, error) {

@@ -2,29 +2,17 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/spf13/cobra"
 
 	"github.com/paraglide/glide/client"
-	"github.com/paraglide/glide/internal/blockmap"
-	"github.com/paraglide/glide/internal/cache"
-	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/inspect"
-	"github.com/paraglide/glide/internal/meta"
-	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/pinobject"
-	"github.com/paraglide/glide/internal/wal"
 )
 
 func newDebug(a *app) *cobra.Command {
@@ -44,7 +32,8 @@ func newDebug(a *app) *cobra.Command {
 		Use:   "dump FILE|KEY",
 		Short: "Print a file or an object of Glide, decoded",
 		Long: `Prints the content of a file of Glide: a log segment, a slab, a pack, a map page,
-a commit, a pin or host.json, or the directory meta of a stopped host. That needs
+a commit, a pin, an object of a
+collector's round or host.json, or the directory meta of a stopped host. That needs
 no daemon. An argument that is not a file is the key of an object in the daemon's
 store.`,
 		Example: `  glide debug dump /var/lib/glide/wal/12.seg
@@ -56,13 +45,13 @@ store.`,
 			path := args[0]
 			_, err := os.Stat(path)
 			if err == nil {
-				return a.dumped(path, func(w io.Writer) error { return dumpFile(w, path) })
+				return a.dumped(path, func(w io.Writer) error { return inspect.DumpFile(w, path) })
 			}
 			if !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			if key, _, _ := strings.Cut(path, "/"); key != "packs" && key != "d" && key != "pins" && key != "t" {
-				return errs.New(errs.NotFound, "there is no file %s, and keys of objects begin with packs/, d/, pins/ or t/", path)
+			if key, _, _ := strings.Cut(path, "/"); key != "packs" && key != "d" && key != "pins" && key != "t" && key != "gc" {
+				return errs.New(errs.NotFound, "there is no file %s, and keys of objects begin with packs/, d/, pins/, t/ or gc/", path)
 			}
 			c, err := a.client()
 			if err != nil {
@@ -102,119 +91,4 @@ func (a *app) dumped(path string, dump func(io.Writer) error) error {
 		return err
 	}
 	return damage
-}
-
-// whole lists the kinds of files that are decoded as a whole, by their first bytes.
-var whole = []struct {
-	magic string
-	dump  func(w io.Writer, raw []byte) error
-}{
-	{"GLDC", commitlog.Dump},
-	{blockmap.Magic, blockmap.Dump},
-	{"{", dumpJSON},
-}
-
-// dumpFile prints a file. It recognizes the kind by the first bytes or, if those
-// are damaged, by the name.
-func dumpFile(w io.Writer, path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }() // only read from
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if st.IsDir() {
-		if meta.In(vfs.Default, path) {
-			return meta.Dump(w, vfs.Default, path)
-		}
-		return usage("%s is a directory: name a file in it, or the directory meta of a host", path)
-	}
-	head := make([]byte, 8)
-	n, err := io.ReadFull(f, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return err
-	}
-	head = head[:n]
-	switch ext := filepath.Ext(path); {
-	case bytes.HasPrefix(head, []byte("GLDW")) || ext == ".seg":
-		return wal.Dump(w, path)
-	case bytes.HasPrefix(head, []byte("GLDS")) || ext == ".slab":
-		return cache.DumpSlab(w, path)
-	}
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return err
-	}
-	if dir := filepath.Dir(abs); meta.In(vfs.Default, dir) {
-		return errs.New(errs.Invalid, "%s belongs to a Pebble database, the host's metadata: glide debug dump %s prints it", path, filepath.Dir(path))
-	}
-	if st.Size() > objstore.MaxObject {
-		return errs.New(errs.Invalid, "%s is not a file of Glide: it does not begin like a log segment or a slab, and has %d bytes", path, st.Size())
-	}
-	rest, err := io.ReadAll(f)
-	if err != nil {
-		return err
-	}
-	raw := append(head, rest...)
-	key := keyIn(abs)
-	if bytes.HasPrefix(raw, []byte("glidepak")) {
-		id, _ := pack.ParseKey(key) // a pack has its domain in its key only
-		return pack.Dump(w, id.Domain, raw)
-	}
-	for _, k := range whole {
-		if bytes.HasPrefix(raw, []byte(k.magic)) {
-			return k.dump(w, raw)
-		}
-	}
-	if key != "" {
-		return inspect.DumpObject(w, key, raw)
-	}
-	return errs.New(errs.Invalid, "%s is not a file of Glide: glide writes nothing that begins like it", path)
-}
-
-// keyIn returns the key of the object that a file in the directory of a store is, to judge
-// by its path, else "".
-func keyIn(path string) string {
-	if i := strings.LastIndex(path, "/"+pack.DomainPrefix); i >= 0 {
-		if _, err := pack.ParseKey(path[i+1:]); err == nil {
-			return path[i+1:]
-		}
-	}
-	for _, kind := range []string{"packs", "pins", "t"} {
-		if i := strings.LastIndex(path, "/"+kind+"/"); i >= 0 {
-			return path[i+1:]
-		}
-	}
-	return ""
-}
-
-// dumpJSON prints a pin, or another small document.
-func dumpJSON(w io.Writer, raw []byte) error {
-	var kind struct {
-		Format string `json:"format"`
-	}
-	if err := json.Unmarshal(raw, &kind); err != nil {
-		return errs.New(errs.Corrupt, "it begins like a JSON document but is not one: %w", err)
-	}
-	if kind.Format == "glide-pin" {
-		pin, err := pinobject.Decode(raw)
-		if err != nil {
-			return err
-		}
-		text, err := json.MarshalIndent(pin, "", "  ")
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(w, "pin\n%s\n", text)
-		return err
-	}
-	var out bytes.Buffer
-	if err := json.Indent(&out, raw, "", "  "); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(w, "%s\n", bytes.TrimSpace(out.Bytes()))
-	return err
 }

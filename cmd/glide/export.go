@@ -3,17 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/image"
 	"github.com/paraglide/glide/internal/size"
 )
@@ -94,12 +89,12 @@ func (a *app) export(ctx context.Context, name, file string, format image.Format
 	out = exported{Name: name, File: file, Format: format.String(), Size: x.Size()}
 	switch {
 	case file != "-":
-		err = writeImage(file, format, src, func(f *os.File) (err error) {
+		err = image.WriteFile(file, format, src, func(f *os.File) (err error) {
 			out.Marked, err = markRaw(f, format, seen)
 			return err
 		})
 	case format == image.Qcow2:
-		err = streamQcow2(a.out, src)
+		err = image.StreamQcow2(a.out, src)
 	default:
 		err = image.WriteRaw(a.out, src)
 	}
@@ -135,94 +130,4 @@ func (a *app) warnOfGuise(out *exported) error {
 		return say(a.err, "glide: the guest's disk looks like %s: the file is marked as raw for glide import; a copy may lose the mark, and needs --format raw", out.LooksLike)
 	}
 	return say(a.err, "glide: the guest's disk looks like %s: import it with --format raw", out.LooksLike)
-}
-
-// streamQcow2 writes a qcow2 image to a stream. The format cannot be written in
-// order, so the image is built in a temporary file first.
-func streamQcow2(w io.Writer, src client.Source) (err error) {
-	f, err := os.CreateTemp("", "glide-export-")
-	if err != nil {
-		return fmt.Errorf("spool the image (TMPDIR says where): %w", err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := os.Remove(f.Name()); err != nil { // the file ends with the process
-		return err
-	}
-	if err := image.WriteQcow2(f, src); err != nil {
-		_ = f.Truncate(0) // so that the free space in the message does not count it
-		return image.NoRoomInTemp(err, atMost(src))
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	_, err = io.Copy(w, f)
-	return err
-}
-
-// atMost says how much room an image of src needs.
-func atMost(src client.Source) string {
-	return "as much as the volume has data, at most " + size.Human(src.Size())
-}
-
-// writeImage writes an image to path. A device is written in place. A file is
-// written beside path and then renamed, so path has the old file or the new one.
-func writeImage(path string, format image.Format, src client.Source, written func(*os.File) error) (err error) {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target
-	}
-	mode := fs.FileMode(0o666) // less the umask
-	st, err := os.Stat(path)
-	switch {
-	case err == nil && st.IsDir():
-		return usage("%s is a directory", path)
-	case err == nil && !st.Mode().IsRegular():
-		return writeDevice(path, format, src)
-	case err == nil:
-		mode = st.Mode().Perm()
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	temp := fmt.Sprintf("%s.partial-%d", path, os.Getpid())
-	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(temp))
-		}
-	}()
-	if format == image.Qcow2 {
-		err = image.WriteQcow2(f, src)
-	} else {
-		err = image.WriteRawFile(f, src)
-	}
-	if err == nil {
-		err = written(f)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err != nil {
-		_ = f.Truncate(0) // so that the free space in the message does not count it
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return image.NoRoom(err, filepath.Dir(path), atMost(src), "export it to a place with more")
-	}
-	return os.Rename(temp, path)
-}
-
-func writeDevice(path string, format image.Format, src client.Source) error {
-	if format != image.Raw {
-		return usage("%s is not a regular file: only a raw image can be written to it", path)
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	err = image.WriteRawFile(f, src)
-	if serr := f.Sync(); err == nil && !errors.Is(serr, syscall.EINVAL) { // a pipe returns EINVAL
-		err = serr
-	}
-	return errors.Join(err, f.Close())
 }

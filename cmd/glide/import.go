@@ -164,21 +164,27 @@ func (a *app) importToDaemon(ctx context.Context, name string, size uint64, src 
 	return c.Import(ctx, name, size, src)
 }
 
-// importToStore imports without a daemon. It probes the store first: nothing is
-// safe on a store that creates an object twice.
+// importToStore imports without a daemon.
 func importToStore(url string) importFunc {
 	return func(ctx context.Context, name string, size uint64, src client.Source) (client.Import, error) {
-		counter := &objstore.Counter{}
 		ctx = objstore.WithRetryBudget(ctx)
-		store, err := objstore.Open(ctx, url, objstore.Options{Counter: counter})
+		store, counter, err := openStore(ctx, url)
 		if err != nil {
-			return client.Import{}, err
-		}
-		if err := objstore.Probe(ctx, store, objstore.NewNonce()); err != nil {
 			return client.Import{}, err
 		}
 		return host.ImportToStore(ctx, host.Config{Store: store, StoreURL: store.String(), Counter: counter, Version: version}, name, size, src)
 	}
+}
+
+// openStore opens a store without a daemon, and probes it: nothing is safe on a store
+// that creates an object twice.
+func openStore(ctx context.Context, url string) (objstore.Store, *objstore.Counter, error) {
+	counter := &objstore.Counter{}
+	store, err := objstore.Open(ctx, url, objstore.Options{Counter: counter})
+	if err == nil {
+		err = objstore.Probe(ctx, store, objstore.NewNonce())
+	}
+	return store, counter, err
 }
 
 func printImport(w io.Writer, out *imported) error {

@@ -348,6 +348,11 @@ type Backend interface {
 	Detach(ctx context.Context, r DetachRequest) (Attachment, error)
 	Hosts(ctx context.Context) ([]StoreHost, error)
 	ForgetHost(ctx context.Context, id string, force bool) (Forgotten, error)
+	// Collect goes on with a round of garbage collection, or begins one.
+	Collect(ctx context.Context, r CollectRequest) (Collection, error)
+	CollectPlan(ctx context.Context) ([]Planned, error)
+	CollectStatus(ctx context.Context) (CollectStatus, error)
+	Undelete(ctx context.Context, keys []string) error
 	// Events returns the events after a number. If there are none, it waits for one.
 	Events(ctx context.Context, after uint64, wait time.Duration) ([]Event, error)
 	// Barrier returns when the store holds a volume through a write.

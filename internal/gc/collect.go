@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -28,7 +27,6 @@ type Options struct {
 	Grace     time.Duration // between flag and verdict, by the store's clock; for undelete, not for safety
 	Retention time.Duration // how long commits that were replaced are kept, by the store's clock
 	DryRun    bool          // only tell what would be flagged
-	Rand      io.Reader
 	Log       *slog.Logger
 	// Progress, if not nil, is told what is being done, and how much of how much is done.
 	Progress func(done, total uint64)

@@ -90,7 +90,7 @@ func runConvert(ctx context.Context, bin string, in, out *os.File, what finding,
 	text := said.String()
 	if strings.Contains(text, "No space left") || strings.Contains(text, "File too large") || strings.Contains(err.Error(), "file size limit") {
 		_ = out.Truncate(0) // so that what is free is told without it
-		return NoRoom(unix.ENOSPC, dir, "more than "+size.Human(room), elsewhere)
+		return noRoom(unix.ENOSPC, dir, "more than "+size.Human(room), elsewhere)
 	}
 	return errs.New(errs.Corrupt, "the image is %s, and qemu-img cannot convert it: %s", what.name, cmp.Or(text, err.Error()))
 }

@@ -315,8 +315,8 @@ func TestWrite(t *testing.T) {
 		}
 
 		for name, write := range map[string]func(*os.File) error{
-			"copy":  func(f *os.File) error { return WriteRawFile(f, open(t, path, Options{})) },
-			"qcow2": func(f *os.File) error { return WriteQcow2(f, open(t, path, Options{})) },
+			"copy":  func(f *os.File) error { return writeRawFile(f, open(t, path, Options{})) },
+			"qcow2": func(f *os.File) error { return writeQcow2(f, open(t, path, Options{})) },
 		} {
 			out := filepath.Join(dir, name)
 			f, err := os.Create(out)
@@ -353,7 +353,7 @@ func TestWriteFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	if err := WriteQcow2(f, &failing{}); err == nil || !strings.Contains(err.Error(), "lost") {
+	if err := writeQcow2(f, &failing{}); err == nil || !strings.Contains(err.Error(), "lost") {
 		t.Fatalf("error: %v", err)
 	}
 	if _, err := Open(t.Context(), f, Options{Format: Qcow2}); err == nil {
@@ -361,7 +361,7 @@ func TestWriteFails(t *testing.T) {
 	}
 	for _, w := range []func(api.Source) error{
 		func(s api.Source) error { return WriteRaw(io.Discard, s) },
-		func(s api.Source) error { return WriteRawFile(f, s) },
+		func(s api.Source) error { return writeRawFile(f, s) },
 	} {
 		if err := w(&failing{}); err == nil || !strings.Contains(err.Error(), "lost") {
 			t.Errorf("error: %v", err)

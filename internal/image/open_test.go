@@ -153,7 +153,7 @@ func TestMark(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := WriteRawFile(f, src); err != nil {
+		if err := writeRawFile(f, src); err != nil {
 			t.Fatal(err)
 		}
 		if src.Guise() == "" {

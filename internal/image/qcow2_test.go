@@ -117,14 +117,14 @@ func TestQcow2WriteLarge(t *testing.T) {
 		{Off: 5<<50 + 4096, Data: bytes.Repeat([]byte{2}, 1<<20)},
 		{Off: 8<<50 - 512, Data: bytes.Repeat([]byte{3}, 512)},
 	}}
-	if err := WriteQcow2(f, src); err != nil {
+	if err := writeQcow2(f, src); err != nil {
 		t.Fatal(err)
 	}
 	if out := qemuImg(t, "check", path); !strings.Contains(out, "No errors") {
 		t.Error(out)
 	}
 	qemuIO(t, path, "read -P 1 0 4096", fmt.Sprintf("read -P 2 %d 1M", 5<<50+4096), fmt.Sprintf("read -P 3 %d 512", 8<<50-512), "read -P 0 1T 1M")
-	if err := WriteQcow2(f, &extents{size: 1 << 62}); !errors.Is(err, errs.Unsupported) {
+	if err := writeQcow2(f, &extents{size: 1 << 62}); !errors.Is(err, errs.Unsupported) {
 		t.Errorf("an image that is too large: %v", err)
 	}
 }

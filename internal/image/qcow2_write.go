@@ -7,10 +7,10 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// WriteQcow2 writes src to w, which must be empty, as a qcow2 image of version 3 in
+// writeQcow2 writes src to w, which must be empty, as a qcow2 image of version 3 in
 // which holes take no room. The header is written last, so an unfinished file is not an
 // image.
-func WriteQcow2(w io.WriterAt, src api.Source) error {
+func writeQcow2(w io.WriterAt, src api.Source) error {
 	q, err := newQcow2Writer(w, src.Size())
 	if err != nil {
 		return err

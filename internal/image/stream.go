@@ -281,7 +281,7 @@ func spoolError(err error, dir string, come, need uint64) error {
 	if need == 0 {
 		needs = "more than " + size.Human(come)
 	}
-	return NoRoom(err, dir, needs, elsewhere)
+	return noRoom(err, dir, needs, elsewhere)
 }
 
 // fullDisk tells whether err means that there is no room.
@@ -292,13 +292,13 @@ func fullDisk(err error) bool {
 // elsewhere says what to do about a full temporary directory.
 const elsewhere = "set TMPDIR to a directory with more"
 
-// NoRoomInTemp is NoRoom for a temporary file in os.TempDir.
-func NoRoomInTemp(err error, needs string) error { return NoRoom(err, "", needs, elsewhere) }
+// noRoomInTemp is noRoom for a temporary file in os.TempDir.
+func noRoomInTemp(err error, needs string) error { return noRoom(err, "", needs, elsewhere) }
 
-// NoRoom adds advice to an err that means that there is no room for an image in dir
+// noRoom adds advice to an err that means that there is no room for an image in dir
 // ("" is os.TempDir): how much is free there, how much is needed (needs, in words), and
 // what to do.
-func NoRoom(err error, dir, needs, advice string) error {
+func noRoom(err error, dir, needs, advice string) error {
 	if !fullDisk(err) {
 		return err
 	}

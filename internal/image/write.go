@@ -43,9 +43,9 @@ func writeZeros(w io.Writer, n uint64) error {
 
 func writeError(err error) error { return fmt.Errorf("write the image: %w", err) }
 
-// WriteRawFile writes src to f. A regular file is emptied first and gets holes;
+// writeRawFile writes src to f. A regular file is emptied first and gets holes;
 // anything else gets the zeros. A block device must be large enough.
-func WriteRawFile(f *os.File, src api.Source) error {
+func writeRawFile(f *os.File, src api.Source) error {
 	st, err := f.Stat()
 	if err != nil {
 		return writeError(err)

@@ -1,4 +1,4 @@
 // Package inspect reads volumes for users: where their bytes are, what they share, where
-// two of them differ, and whether they are intact. It also shows objects as text. It
-// changes nothing and has no locks.
+// two of them differ, and whether they are intact. It also shows objects and
+// files as text. It changes nothing and has no locks.
 package inspect

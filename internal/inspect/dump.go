@@ -39,6 +39,11 @@ func DumpObject(w io.Writer, key string, raw []byte) error {
 		return boot.Dump(w, raw)
 	case strings.HasPrefix(key, "t/"):
 		return commitlog.Dump(w, raw)
+	case strings.HasPrefix(key, "gc/rounds/"):
+		return dumpJSON(w, raw)
+	case strings.HasPrefix(key, "gc/"): // a line of text, written for its time
+		_, err := w.Write(raw)
+		return err
 	}
-	return errs.New(errs.Invalid, "%q is not the key of a glide object: those begin with packs/, d/, pins/ or t/", key)
+	return errs.New(errs.Invalid, "%q is not the key of a glide object: those begin with packs/, d/, pins/, t/ or gc/", key)
 }

@@ -428,6 +428,46 @@ func (b *Backend) ForgetHost(_ context.Context, id string, force bool) (api.Forg
 	return api.Forgotten{Host: id, Pins: 2, Volumes: []string{"vm1"}, Left: []string{}}, err
 }
 
+// Collect implements api.Backend. Two objects are garbage, and gone if the grace is 0.
+func (b *Backend) Collect(_ context.Context, r api.CollectRequest) (api.Collection, error) {
+	err := b.enter("Collect", r.Grace, r.DryRun)
+	defer b.mu.Unlock()
+	c := api.Collection{Round: 3, LiveObjects: 10, LiveBytes: 10 << 20, FlaggedObjects: 2, FlaggedBytes: 2 << 20, ForeignObjects: 1, ElapsedMs: 12.5}
+	switch {
+	case r.DryRun:
+		c.Round = 0
+	case r.Grace == "0s":
+		c.DeletedObjects, c.DeletedBytes = 2, 2<<20
+	}
+	return c, err
+}
+
+// CollectPlan implements api.Backend.
+func (b *Backend) CollectPlan(context.Context) ([]api.Planned, error) {
+	err := b.enter("CollectPlan")
+	defer b.mu.Unlock()
+	return []api.Planned{{Key: "packs/good", Bytes: 1 << 20, FlaggedAt: Epoch, Kind: "pack"}}, err
+}
+
+// CollectStatus implements api.Backend.
+func (b *Backend) CollectStatus(context.Context) (api.CollectStatus, error) {
+	err := b.enter("CollectStatus")
+	defer b.mu.Unlock()
+	return api.CollectStatus{Round: 3, Stage: "flagged", FlaggedAt: Epoch, UndoUntil: Epoch.Add(24 * time.Hour)}, err
+}
+
+// Undelete implements api.Backend. Only packs/good is flagged.
+func (b *Backend) Undelete(_ context.Context, keys []string) error {
+	err := b.enter("Undelete", keys)
+	defer b.mu.Unlock()
+	for _, k := range keys {
+		if err == nil && k != "packs/good" {
+			err = errs.New(errs.NotFound, "%q is not flagged", k)
+		}
+	}
+	return err
+}
+
 // Events implements api.Backend. There are two.
 func (b *Backend) Events(_ context.Context, after uint64, wait time.Duration) ([]api.Event, error) {
 	err := b.enter("Events", after, wait)

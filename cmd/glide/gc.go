@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/paraglide/glide/client"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/gc"
+	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/size"
+)
+
+func newGC(a *app) *cobra.Command {
+	var grace time.Duration
+	var store string
+	var dryRun, forget bool
+	cmd := &cobra.Command{
+		Use:   "gc [--grace DURATION] [--store URL] [--dry-run]",
+		Short: "Collect garbage in the store",
+		Long: `Deletes what nothing in the store refers to any more: packs, commits past
+retention, and what removed volumes and crashed uploads left behind. Guests, forks
+and flushes go on meanwhile, on all hosts.
+
+A run flags what seems to be garbage. The first run after the grace period looks
+again, deletes what still is, and ends the round. Until then glide gc plan lists
+what is flagged, and glide gc undelete takes it back. --grace 0s does all of it in
+one run.
+
+With --store it needs no daemon, and keeps replaced commits for 72 hours; else the
+daemon's --retention applies. Glide runs no rounds by itself: run this from cron,
+on one host.`,
+		Example: `  glide gc
+  glide gc --store s3://bucket/prefix --dry-run`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage("glide gc: there is no command %q, only plan, status and undelete", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case forget:
+				return errs.New(errs.Unsupported, "glide gc --forget-names is not there yet: this release of glide does not forget names")
+			case grace < 0:
+				return usage("--grace %s: a time cannot be negative", grace)
+			}
+			collect := a.collect
+			if store != "" {
+				collect = collectStore(store)
+			}
+			ctx, stop := a.meter(cmd.Context(), "collecting")
+			c, s, err := collect(ctx, grace, dryRun)
+			stop()
+			if err != nil {
+				return err
+			}
+			return a.print(c, func(w io.Writer) error { return printCollection(w, &c, &s, grace, dryRun) })
+		},
+	}
+	cmd.Flags().DurationVar(&grace, "grace", gc.DefaultGrace, "how long flagged objects can be taken back, a `DURATION`; 0s: flag, look again and delete at once")
+	cmd.Flags().StringVar(&store, "store", "", "collect in the store at this `URL`, without a daemon")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only count what would be flagged")
+	cmd.Flags().BoolVar(&forget, "forget-names", false, "not in this release yet")
+	cmd.AddCommand(newGCPlan(a), newGCStatus(a), newUndelete(a))
+	return a.jsonFlag(cmd)
+}
+
+// collect runs a round through the daemon.
+func (a *app) collect(ctx context.Context, grace time.Duration, dryRun bool) (client.Collection, client.CollectStatus, error) {
+	c, err := a.client()
+	if err != nil {
+		return client.Collection{}, client.CollectStatus{}, err
+	}
+	out, err := c.Collect(ctx, grace, dryRun)
+	if err != nil || a.json {
+		return out, client.CollectStatus{}, err
+	}
+	s, err := c.CollectStatus(ctx)
+	return out, s, err
+}
+
+// collectStore runs a round in this process.
+func collectStore(url string) func(context.Context, time.Duration, bool) (client.Collection, client.CollectStatus, error) {
+	return func(ctx context.Context, grace time.Duration, dryRun bool) (c client.Collection, s client.CollectStatus, err error) {
+		ctx = objstore.WithRetryBudget(ctx)
+		store, _, err := openStore(ctx, url)
+		if err != nil {
+			return c, s, err
+		}
+		return host.CollectStore(ctx, store, grace, dryRun)
+	}
+}
+
+func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus, grace time.Duration, dryRun bool) (err error) {
+	flagged := size.Human(c.FlaggedBytes)
+	if c.DeletedObjects > 0 {
+		err = say(w, "deleted %d objects (%s)", c.DeletedObjects, size.Human(c.DeletedBytes))
+	}
+	switch {
+	case err != nil:
+	case dryRun && c.FlaggedObjects > 0 && c.Round == 0:
+		err = say(w, "a round would flag %d objects (%s)", c.FlaggedObjects, flagged)
+	case s.Stage == gc.StageFlagged && c.FlaggedObjects > 0:
+		err = say(w, "round %d: %d objects (%s) flagged; they can be deleted from %s on", s.Round, c.FlaggedObjects, flagged, day(s.FlaggedAt.Add(grace)))
+	case c.Round == 0:
+		err = say(w, "nothing to collect")
+	case c.DeletedObjects == 0:
+		err = say(w, "round %d: nothing was deleted", c.Round)
+	}
+	if err == nil && c.ForeignObjects > 0 {
+		err = say(w, "%d objects in the store are not Glide's, and stay", c.ForeignObjects)
+	}
+	return err
+}
+
+func newGCPlan(a *app) *cobra.Command {
+	return a.jsonFlag(&cobra.Command{
+		Use:                   "plan",
+		Short:                 "List what is flagged as garbage",
+		Long:                  "Lists what the open rounds have flagged. Commits are listed by epoch, under the key\nof the epoch's first one.",
+		Args:                  takes(0, 0),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, err := ask(a, cmd, (*client.Client).CollectPlan)
+			if err != nil {
+				return err
+			}
+			return a.print(list, func(w io.Writer) error {
+				rows := [][]string{{"KIND", "BYTES", "FLAGGED", "KEY"}}
+				for _, p := range list {
+					rows = append(rows, []string{p.Kind, strconv.FormatInt(p.Bytes, 10), day(p.FlaggedAt), p.Key})
+				}
+				return table(w, rows)
+			})
+		},
+	})
+}
+
+func newGCStatus(a *app) *cobra.Command {
+	return a.jsonFlag(&cobra.Command{
+		Use:   "status",
+		Short: "Describe the newest round",
+		Long: `Describes the newest round: its number, its stage, when its objects were flagged,
+and until when they can be taken back if glide gc runs with the usual grace period.
+Stages are flagged, judged (being deleted) and closed.`,
+		Args:                  takes(0, 0),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := ask(a, cmd, (*client.Client).CollectStatus)
+			if err != nil {
+				return err
+			}
+			return a.print(s, func(w io.Writer) error {
+				switch s.Stage {
+				case gc.StageNone:
+					return say(w, "there was no round yet")
+				case gc.StageFlagged:
+					return say(w, "round %d: flagged %s, can be undone until %s (with a grace period of 24h)", s.Round, day(s.FlaggedAt), day(s.UndoUntil))
+				case gc.StageJudged:
+					return say(w, "round %d: judged; the next glide gc deletes the rest", s.Round)
+				}
+				return say(w, "round %d: %s", s.Round, s.Stage)
+			})
+		},
+	})
+}
+
+func newUndelete(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "undelete KEY...",
+		Short: "Take flagged objects back",
+		Long: `Takes packs and commits back that are flagged, with a pin for each; glide gc plan
+lists the keys. A pin keeps its object until glide host forget undelete drops all of
+these pins. Boot lists cannot be taken back: they are only hints.`,
+		Example:               "  glide gc undelete packs/65/65ea8a83081ed58bc32eacf3-0102030405060708090a0b0c",
+		Args:                  takes(1, -1),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, err := ask(a, cmd, func(c *client.Client, ctx context.Context) (bool, error) { return true, c.Undelete(ctx, args) })
+			if err != nil {
+				return err
+			}
+			return say(a.out, "took back %d objects; the next round keeps them", len(args))
+		},
+	}
+}
+
+// ask asks the daemon.
+func ask[T any](a *app, cmd *cobra.Command, what func(*client.Client, context.Context) (T, error)) (out T, err error) {
+	c, err := a.client()
+	if err != nil {
+		return out, err
+	}
+	return what(c, cmd.Context())
+}

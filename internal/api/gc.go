@@ -1,0 +1,68 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// CollectRequest asks for a round of garbage collection.
+type CollectRequest struct {
+	Grace  string `json:"grace,omitempty"` // between flag and deletion, such as 90m; "": 24h
+	DryRun bool   `json:"dry_run,omitempty"`
+}
+
+// Collection is what gc prints: what the store holds, and what was done about it.
+type Collection struct {
+	Round          uint64   `json:"round"` // 0: none was needed
+	LiveObjects    int      `json:"live_objects"`
+	LiveBytes      int64    `json:"live_bytes"`
+	FlaggedObjects int      `json:"flagged_objects"`
+	FlaggedBytes   int64    `json:"flagged_bytes"`
+	DeletedObjects int      `json:"deleted_objects"`
+	DeletedBytes   int64    `json:"deleted_bytes"`
+	CompactedPacks int      `json:"compacted_packs"` // 0 in this release
+	CompactedBytes int64    `json:"compacted_bytes"` // 0 in this release
+	ForeignObjects int      `json:"foreign_objects"` // not Glide's; never touched
+	Requests       Requests `json:"store_requests"`
+	ElapsedMs      float64  `json:"elapsed_ms"`
+}
+
+// Planned is something that an open round has flagged.
+type Planned struct {
+	Key       string    `json:"key"`
+	Bytes     int64     `json:"bytes"`
+	FlaggedAt time.Time `json:"flagged_at"` // by the store's clock
+	LastRoot  string    `json:"last_root"`  // "" if not known
+	Kind      string    `json:"kind"`       // pack, commits, boot-list
+}
+
+// CollectStatus describes the newest round.
+type CollectStatus struct {
+	Round     uint64    `json:"round"`      // 0: there was none
+	Stage     string    `json:"stage"`      // none, flagged, judged, closed
+	FlaggedAt time.Time `json:"flagged_at"` // zero unless it is flagged or judged
+	UndoUntil time.Time `json:"undo_until"` // with a grace period of 24 h; zero unless it is flagged
+}
+
+// UndeleteRequest names objects by their keys.
+type UndeleteRequest struct {
+	Keys []string `json:"keys"`
+}
+
+// gcRoutes collect garbage in the store.
+var gcRoutes = []route{
+	handle(http.MethodPost, "/v1/gc", func(ctx context.Context, b Backend, _ params, in CollectRequest) (Collection, error) {
+		return b.Collect(ctx, in)
+	}),
+	handle(http.MethodGet, "/v1/gc/plan", func(ctx context.Context, b Backend, _ params, _ None) ([]Planned, error) {
+		list, err := b.CollectPlan(ctx)
+		return notNull(list), err
+	}),
+	handle(http.MethodGet, "/v1/gc/status", func(ctx context.Context, b Backend, _ params, _ None) (CollectStatus, error) {
+		return b.CollectStatus(ctx)
+	}),
+	handle(http.MethodPost, "/v1/gc/undelete", func(ctx context.Context, b Backend, _ params, in UndeleteRequest) (None, error) {
+		return None{}, b.Undelete(ctx, in.Keys)
+	}),
+}
