@@ -3,9 +3,11 @@ package host
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
@@ -19,6 +21,14 @@ func (h *Host) Collect(ctx context.Context, r api.CollectRequest) (api.Collectio
 		var err error
 		if grace, err = time.ParseDuration(r.Grace); err != nil {
 			return api.Collection{}, errs.New(errs.Invalid, "the grace period %.60q is no duration, such as 24h", r.Grace)
+		}
+	}
+	// The packs of an open upload session are kept, whatever they hold. A commit that may
+	// still take effect needs them.
+	settled := !slices.ContainsFunc(h.disks.All(), func(d *disk.Disk) bool { o := d.Owned.Load(); return o != nil && o.Unsettled() })
+	if settled && !r.DryRun {
+		if err := h.publisher.Session.Rotate(ctx); err != nil {
+			return api.Collection{}, err
 		}
 	}
 	return collect(ctx, gc.Options{Store: h.disks.Store, By: h.disks.HostID, Grace: grace, Retention: h.cfg.Retention, DryRun: r.DryRun, Log: h.disks.Log}, h.cfg)
