@@ -338,3 +338,55 @@ func TestUnreadableRootStopsTheRound(t *testing.T) {
 		t.Errorf("%d packs of %d are left after a round that had to stop", n, before)
 	}
 }
+
+// hooked is a store that calls a function before it creates an object of a kind, once.
+type hooked struct {
+	objstore.Store
+	suffix string
+	once   sync.Once
+	before func()
+}
+
+func (s *hooked) PutIfAbsent(ctx context.Context, key string, data []byte) error {
+	if strings.HasSuffix(key, s.suffix) {
+		s.once.Do(s.before)
+	}
+	return s.Store.PutIfAbsent(ctx, key, data)
+}
+
+// TestSecondMark: a host announces a dedup hit after a mark has read the pins, and sees no
+// round yet. It publishes before the pack is flagged. Only a mark after the flag finds that
+// out.
+func TestSecondMark(t *testing.T) {
+	b := newBed(t)
+	h := b.host(t.TempDir(), "a")
+	for _, name := range []string{"v", "w"} {
+		must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: name, Size: 4 * mib}))
+		fill(t, h, name, uint64(name[0]), 0, mib)
+		must[api.Flush](t)(h.Flush(ctx, name))
+	}
+	if err := h.Remove(ctx, "w", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.publisher.Session.Rotate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	runRound(t, b.store, 0) // the commits of w
+	before := countKeys(t, b.store, "packs/")
+	var want []byte
+	store := &hooked{Store: b.store, suffix: "/flags", before: func() {
+		want = fill(t, h, "v", 'w', 2*mib, mib)
+		if f := must[api.Flush](t)(h.Flush(ctx, "v")); f.BlocksNew != 0 {
+			t.Errorf("%d blocks were stored again", f.BlocksNew)
+		}
+		if err := h.publisher.Session.Rotate(ctx); err != nil {
+			t.Error(err)
+		}
+	}}
+	if r := runRound(t, store, 0); r.FlaggedObjects == 0 {
+		t.Fatalf("nothing was flagged of %d packs: %+v", before, r)
+	}
+	if _, got, err := published(b.store, "v"); err != nil || !bytes.Equal(got[2*mib:3*mib], want) {
+		t.Fatalf("what a commit names is not there: %v", err)
+	}
+}
