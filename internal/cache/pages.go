@@ -51,14 +51,14 @@ func (c *Cache) Pages(local LocalPages) *Pages {
 
 // StorePages returns a loader that keeps nothing on this host.
 func StorePages(store objstore.Store) *Pages {
-	return &Pages{store: store, local: noPages{}, fetched: func(int) {}}
+	return &Pages{store: store, local: nothingLocal{}, fetched: func(int) {}}
 }
 
-// noPages is LocalPages without any.
-type noPages struct{}
+// nothingLocal is LocalPages without any.
+type nothingLocal struct{}
 
-func (noPages) Page(pack.Hash) ([]byte, error)  { return nil, nil }
-func (noPages) AddPage(pack.Hash, []byte) error { return nil }
+func (nothingLocal) Page(pack.Hash) ([]byte, error)  { return nil, nil }
+func (nothingLocal) AddPage(pack.Hash, []byte) error { return nil }
 
 // For returns the loader for the pages of a domain.
 func (p *Pages) For(h *pack.Hasher) blockmap.Pages { return domainPages{p, h} }

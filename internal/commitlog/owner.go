@@ -28,7 +28,8 @@ type Options struct {
 	Now    func() time.Time // for the times in states, which only people read
 	RollAt uint64           // objects of an epoch before the next begins, 3 to 900; 0: 900
 
-	Uptime   func() time.Duration // a monotonic clock, for YieldFor
+	Uptime   func() time.Duration // a monotonic clock, for RollAge and YieldFor
+	RollAge  time.Duration        // age of an epoch before the next begins, with the next commit; 0: any
 	YieldFor time.Duration        // how long the Owner yields to another host's seal; 0: 30 s
 	// Pause waits between two tries of a claim. If ctx ends, it returns ctx's error.
 	Pause func(ctx context.Context, d time.Duration) error
@@ -99,6 +100,8 @@ type Owner struct {
 	unfolded []unfoldedRun // the data commits of tip and of flights that are not folded
 	claim    claim         // what was sent to close another host's epoch
 	left     error         // why the claim has ended
+	aging    uint64        // an epoch in which this process has committed,
+	since    time.Duration // and since when
 }
 
 type sent struct {
@@ -269,7 +272,7 @@ func (o *Owner) ready(ctx context.Context) error {
 		switch {
 		case o.next.Number == 1:
 			err = o.begin(ctx)
-		case o.next.Number >= o.opts.RollAt:
+		case o.full():
 			err = o.sendSeal(ctx, CauseRoll, false)
 		case len(o.again) > 0:
 			err = o.relaunch()
@@ -281,6 +284,16 @@ func (o *Owner) ready(ctx context.Context) error {
 		}
 	}
 	return errs.New(errs.Busy, "volume %s is sealed by others again and again", o.opts.Volume)
+}
+
+// full tells whether the next object belongs into the next epoch. An epoch also ends when
+// it is old, so that its commits can be collected.
+func (o *Owner) full() bool {
+	now := o.opts.Uptime()
+	if o.next.Epoch != o.aging {
+		o.aging, o.since = o.next.Epoch, now
+	}
+	return o.next.Number >= o.opts.RollAt || o.next.Number > 2 && o.opts.RollAge > 0 && now-o.since >= o.opts.RollAge
 }
 
 // owning settles what was sent, and returns nil if the volume is ours and does not

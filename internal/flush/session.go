@@ -132,6 +132,21 @@ func (s *Session) owns(id pack.ID) bool {
 	return s.issued[[8]byte(id.Nonce[:8])]
 }
 
+// Rotate ends the open session, unless a fold is using it, so that a collector may take
+// what became garbage of its packs. The next fold opens another.
+func (s *Session) Rotate(ctx context.Context) error {
+	s.mu.Lock()
+	if s.users > 0 || !s.open {
+		s.mu.Unlock()
+		return nil
+	}
+	drop := s.drop
+	s.open = false
+	delete(s.issued, s.nonce)
+	s.mu.Unlock()
+	return drop(ctx)
+}
+
 // Close drops the session's pins. No fold may be in progress.
 func (s *Session) Close(ctx context.Context) error {
 	s.mu.Lock()

@@ -320,7 +320,7 @@ func (m *mark) root(ctx context.Context, tenant string, root blockmap.Root) erro
 
 // rootOfSomeone marks a root of which the tenant is not known.
 func (m *mark) rootOfSomeone(ctx context.Context, root blockmap.Root) (err error) {
-	tenants := []string{}
+	tenants := []string{"default"} // which may have nothing in the store yet
 	if err := commitlog.Tenants(ctx, m.store, func(t string) error { tenants = append(tenants, t); return nil }); err != nil {
 		return err
 	}

@@ -244,7 +244,7 @@ func TestBulkWithoutPacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	h = b.host(dir, "a") // in another session, so the packs must be pinned and checked
-	if err := b.store.Put(ctx, "gc/rounds/1", []byte("?")); err != nil {
+	if err := b.store.Put(ctx, "gc/rounds/00000000/1", []byte("?")); err != nil {
 		t.Fatal(err)
 	}
 	before := b.count.Counts()

@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
+	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -271,8 +272,30 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	if snapshot != nil {
 		disk.TakeSnapshot(&from, snapshot)
 	}
+	if err := f.refuseCondemned(ctx, &from); err != nil {
+		return nil, "", err
+	}
 	disks, err := f.publish(ctx, &from, gen)
 	return disks, gen.String(), err
+}
+
+// refuseCondemned is an error if a collector has flagged data commits that the fork would
+// name. Packs need no such check: those that a commit names are flagged in a later round
+// than the commit, and that round sees the announcement.
+func (f *forking) refuseCondemned(ctx context.Context, from *commitlog.State) error {
+	if len(from.DataCommits) == 0 {
+		return nil
+	}
+	c, err := gc.Look(ctx, f.h.disks.Store, 0)
+	if err != nil {
+		return err
+	}
+	for _, run := range from.DataCommits {
+		if c.Commit(commitlog.Volume{Tenant: f.src.Tenant, Name: run.Name}, run.Epoch) {
+			return errs.New(errs.NotFound, "that state of %q is past retention and is being collected: fork a newer one", f.src)
+		}
+	}
+	return nil
 }
 
 // look makes sure that an announced commit still has its state. The newest commit has it

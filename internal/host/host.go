@@ -110,7 +110,7 @@ func newHost(cfg Config) *Host {
 	})
 	h.pins = pin.New(h.disks)
 	h.catalog = catalog.New(h.disks)
-	own, exchange := ownership.Options{Advertise: cfg.Advertise, RollAt: cfg.RollAt, Saw: h.learn}, peers.Options{On: cfg.Peers, Uptime: cfg.Uptime, Local: h.localBlock}
+	own, exchange := ownership.Options{Advertise: cfg.Advertise, RollAt: cfg.RollAt, RollAge: cfg.Retention, Saw: h.learn}, peers.Options{On: cfg.Peers, Uptime: cfg.Uptime, Local: h.localBlock}
 	if cfg.Dial != nil {
 		own.Dial = func(addr string) (ownership.Peer, error) { return cfg.Dial(addr) }
 		exchange.Dial = func(addr string) (peers.Peer, error) { return cfg.Dial(addr) }

@@ -27,6 +27,8 @@ type bed struct {
 	uptime func() time.Duration
 	cache  int64 // bytes of their SSD tiers; 0: 256 MiB
 	bulk   int64 // their BulkBytes; 0: the default
+	// retention is theirs; 0: the default
+	retention time.Duration
 }
 
 func newBed(t *testing.T) *bed {
@@ -79,7 +81,7 @@ func (b *bed) host(dir, addr string) *Host {
 	h, err := Open(context.Background(), Config{
 		Data: dir, Store: b.store, Counter: b.count, Advertise: addr, Dial: b.dial, NBD: []string{"unix:/run/x.sock"},
 		Cache: Share{Bytes: cmp.Or(b.cache, 256<<20)}, WALLimit: Share{Bytes: 256 << 20},
-		Uptime: b.uptime, BulkBytes: b.bulk,
+		Uptime: b.uptime, BulkBytes: b.bulk, Retention: b.retention,
 	})
 	if err != nil {
 		b.t.Fatal(err)

@@ -104,7 +104,14 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	if err != nil {
 		return api.Volume{}, err
 	}
-	c, done, err := h.inspector.CutAt(ctx, disk.Name{Tenant: st.Tenant, Volume: st.Name}, to)
+	n := disk.Name{Tenant: st.Tenant, Volume: st.Name}
+	to, settle, err := h.keepCommit(ctx, n, to)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	published := false
+	defer func() { settle(published) }()
+	c, done, err := h.inspector.CutAt(ctx, n, to) // reads the commit after its announcement
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -119,7 +126,40 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 		// The store must not continue to show the state that was given up.
 		if _, err := h.publisher.Publish(ctx, d, commitlog.CauseRollback, func(*commitlog.State) {}); err != nil {
 			h.disks.Log.Warn("a rollback is not in the store yet", "volume", d.String(), "error", err)
+		} else {
+			published = true
 		}
 	}
 	return h.view(d), nil
+}
+
+// keepCommit announces the commit of the volume that to means, unless it means a snapshot
+// of this host, and returns its generation as text. settle ends the announcement once
+// the volume's newest commit has the same content; if it has not, and the volume lies over
+// that state, the state stays pinned. reachable-is-kept.
+func (h *Host) keepCommit(ctx context.Context, n disk.Name, to string) (_ string, settle func(published bool), _ error) {
+	if h.disks.Find(disk.Name{Tenant: n.Tenant, Volume: n.Volume, Snapshot: to}) != nil {
+		return to, func(bool) {}, nil
+	}
+	state, g, err := h.catalog.Resolve(ctx, n, to)
+	if err != nil {
+		return "", nil, err
+	}
+	drop, err := h.pins.PinFork(ctx, n.Log().Key(g))
+	if err != nil {
+		return "", nil, err
+	}
+	return g.String(), func(published bool) {
+		ctx := context.WithoutCancel(ctx)
+		err := error(nil)
+		if d := h.disks.Find(n); !published && d != nil && d.State().Root == state.Root {
+			err = h.pins.KeepStale(ctx, state.Root)
+		}
+		if err == nil {
+			err = drop(ctx)
+		}
+		if err != nil {
+			h.disks.Log.Warn("a pin was not dropped", "error", err)
+		}
+	}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/catalog"
@@ -32,6 +33,7 @@ type Options struct {
 	Advertise string                          // the address at which other hosts reach this one's API, "" if none
 	Dial      func(addr string) (Peer, error) // returns the peer at an advertised address; nil: no peer can be asked
 	RollAt    uint64                          // objects per epoch before a new epoch begins; 0: commitlog's default
+	RollAge   time.Duration                   // age of an epoch after which a new one begins; 0: any
 	// Saw is called with the owner of a volume that is about to be taken over; nil: nobody
 	// wants to know.
 	Saw func(tenant string, owner commitlog.Host)
@@ -64,7 +66,7 @@ func (ow *Owners) NewOwner(st *volume.State) (*commitlog.Owner, error) {
 		return nil, err
 	}
 	return commitlog.New(commitlog.Options{
-		Store: ow.disks.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: self, Rand: ow.disks.Rand, Now: ow.disks.Now, RollAt: ow.RollAt,
+		Store: ow.disks.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: self, Rand: ow.disks.Rand, Now: ow.disks.Now, RollAt: ow.RollAt, RollAge: ow.RollAge,
 		Uptime: ow.disks.Uptime, Pause: clock.Pause,
 	})
 }

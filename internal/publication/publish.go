@@ -162,21 +162,22 @@ func (p *publication) run(ctx context.Context) error {
 			return err
 		}
 	}
-	end := h.Session.Begin()
-	defer func() { end(context.WithoutCancel(ctx)) }()
-	t := h.disks.Tenant(st.Tenant)
-	res, release, err := h.foldCut(ctx, t, p.cut)
-	if err != nil {
-		return err
-	}
-	committed := false
+	end, committed := h.Session.Begin(), false
+	release := func(context.Context) {}
 	defer func() {
 		// If the commit may still take effect, the pins of the packs that it refers to
 		// stay.
 		if committed || p.d.Owner == nil || !p.d.Owner.Unsettled() {
 			release(context.WithoutCancel(ctx))
+			end(context.WithoutCancel(ctx))
 		}
 	}()
+	t := h.disks.Tenant(st.Tenant)
+	res, drop, err := h.foldCut(ctx, t, p.cut)
+	if err != nil {
+		return err
+	}
+	release = drop
 	p.res = res
 	p.d.Moving.Lock()
 	defer p.d.Moving.Unlock()
