@@ -21,6 +21,12 @@ func (h *Host) Collect(ctx context.Context, r api.CollectRequest) (api.Collectio
 			return api.Collection{}, errs.New(errs.Invalid, "the grace period %.60q is no duration, such as 24h", r.Grace)
 		}
 	}
+	if !r.DryRun && grace >= 0 {
+		// While it is open, an upload session keeps every pack that it has uploaded.
+		if err := h.publisher.Session.Rotate(ctx); err != nil {
+			return api.Collection{}, err
+		}
+	}
 	return collect(ctx, gc.Options{Store: h.disks.Store, By: h.disks.HostID, Grace: grace, Retention: h.cfg.Retention, DryRun: r.DryRun, Log: h.disks.Log}, h.cfg)
 }
 
