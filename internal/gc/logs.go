@@ -109,7 +109,7 @@ func (l *logs) past(before time.Time, pinned map[Epoch]bool) []epochFlag {
 	}
 	var out []epochFlag
 	for id, x := range all {
-		if seen[id] || x.e.first.stub && len(x.e.leftovers()) == 0 {
+		if seen[id] || x.e.first.stub && len(x.e.orphans()) == 0 {
 			continue
 		}
 		f := epochFlag{Epoch: id}
@@ -124,9 +124,9 @@ func (l *logs) past(before time.Time, pinned map[Epoch]bool) []epochFlag {
 	return out
 }
 
-// leftovers are the objects of a collected epoch that are neither its first object nor the
+// orphans are the objects of a collected epoch that are neither its first object nor the
 // seal: late requests put them back, or the collector was interrupted.
-func (e *epoch) leftovers() (n []uint64) {
+func (e *epoch) orphans() (n []uint64) {
 	for i := range e.objects {
 		if i > 1 {
 			n = append(n, i)
