@@ -74,8 +74,8 @@ func Run(ctx context.Context, o Options) (Result, error) {
 
 // inventory is all that the store holds.
 type inventory struct {
-	packs   map[uint32][]Flagged
-	boots   []Flagged
+	packs   map[uint32][]flaggedObject
+	boots   []flaggedObject
 	objects int
 	bytes   int64
 	newest  time.Time // when the newest object was written, by the store's clock
@@ -95,9 +95,9 @@ func (inv *inventory) domains() []uint32 {
 // inventory lists the store. It comes before the mark, so that what is new is not taken
 // for garbage.
 func (c *collector) inventory(ctx context.Context) (*inventory, error) {
-	inv := &inventory{packs: map[uint32][]Flagged{}}
+	inv := &inventory{packs: map[uint32][]flaggedObject{}}
 	err := objstore.ListAll(ctx, c.Store, "", "", func(in objstore.Info) bool {
-		f := Flagged{in.Key, in.Size}
+		f := flaggedObject{in.Key, in.Size}
 		if id, err := pack.ParseKey(in.Key); err == nil {
 			inv.packs[id.Domain] = append(inv.packs[id.Domain], f)
 		} else if boot.IsKey(in.Key) {
@@ -174,7 +174,7 @@ func (c *collector) flagged(f *flags) {
 
 // total is the number of objects and bytes that a flag list names.
 func (f *flags) total() (objects int, bytes int64) {
-	for _, l := range [][]Flagged{f.Packs, f.Keys} {
+	for _, l := range [][]flaggedObject{f.Packs, f.Keys} {
 		for _, x := range l {
 			objects++
 			bytes += x.Bytes
@@ -302,12 +302,12 @@ func (c *collector) judge(ctx context.Context, r *round, f *flags) error {
 				v.SparedPacks = append(v.SparedPacks, i)
 			}
 		}
-		past := map[Epoch]bool{}
+		past := map[epochID]bool{}
 		for _, e := range l.past(always, c.mark.needed) { // the age was judged at the flag
-			past[e.Epoch] = true
+			past[e.epochID] = true
 		}
 		for i, e := range f.Epochs {
-			if !past[e.Epoch] {
+			if !past[e.epochID] {
 				v.SparedEpochs = append(v.SparedEpochs, i)
 			}
 		}
@@ -325,7 +325,7 @@ func (c *collector) judge(ctx context.Context, r *round, f *flags) error {
 func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 	var keys []string
 	var bytes int64
-	add := func(list []Flagged, spared []int) {
+	add := func(list []flaggedObject, spared []int) {
 		for i, x := range list {
 			if _, kept := slices.BinarySearch(spared, i); !kept {
 				keys = append(keys, x.Key)
@@ -339,7 +339,7 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 		if _, kept := slices.BinarySearch(v.SparedEpochs, i); kept {
 			continue
 		}
-		if err := c.collect(ctx, e.Epoch); err != nil {
+		if err := c.collect(ctx, e.epochID); err != nil {
 			return err
 		}
 		c.res.DeletedBytes += e.Bytes
@@ -355,7 +355,7 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 
 // collect collects an epoch: stubs for its first object, so that nothing of it is a root
 // any more, then for its seal; nothing for the rest. It may be called again.
-func (c *collector) collect(ctx context.Context, e Epoch) error {
+func (c *collector) collect(ctx context.Context, e epochID) error {
 	p := strings.TrimSuffix(e.key(), "0000000001")
 	var numbers []uint64
 	err := objstore.ListAll(ctx, c.Store, p, "", func(in objstore.Info) bool {

@@ -21,8 +21,8 @@ type log struct {
 type epoch struct {
 	number  uint64
 	objects map[uint64]objstore.Info
-	first   *commit // nil: not begun
-	names   []Epoch // epochs whose objects its states name
+	first   *commit   // nil: not begun
+	names   []epochID // epochs whose objects its states name
 }
 
 func (e *epoch) has(n uint64) bool { _, ok := e.objects[n]; return ok }
@@ -63,15 +63,15 @@ func listLogs(ctx context.Context, store objstore.Store) (*logs, error) {
 // past returns the epochs that are to be collected: closed ones whose successor began
 // before the given time, and all closed ones of a removed volume; but none that a kept
 // epoch, directly or not, or a pin names.
-func (l *logs) past(before time.Time, pinned map[Epoch]bool) []epochFlag {
+func (l *logs) past(before time.Time, pinned map[epochID]bool) []epochFlag {
 	type entry struct {
 		log *log
 		e   *epoch
 	}
-	all := map[Epoch]entry{}
-	kept := []Epoch{}
-	seen := map[Epoch]bool{}
-	keep := func(e Epoch) {
+	all := map[epochID]entry{}
+	kept := []epochID{}
+	seen := map[epochID]bool{}
+	keep := func(e epochID) {
 		if !seen[e] {
 			seen[e] = true
 			kept = append(kept, e)
@@ -84,7 +84,7 @@ func (l *logs) past(before time.Time, pinned map[Epoch]bool) []epochFlag {
 		var successor *epoch
 		removed := false
 		for _, e := range log.epochs {
-			id := Epoch{log.vol.Tenant, log.vol.Name, e.number}
+			id := epochID{log.vol.Tenant, log.vol.Name, e.number}
 			if e.first == nil {
 				continue // not begun: a late request, or one that is about to be sealed
 			}
@@ -112,7 +112,7 @@ func (l *logs) past(before time.Time, pinned map[Epoch]bool) []epochFlag {
 		if seen[id] || x.e.first.stub && len(x.e.orphans()) == 0 {
 			continue
 		}
-		f := epochFlag{Epoch: id}
+		f := epochFlag{epochID: id}
 		for n, in := range x.e.objects {
 			if n > 1 || !x.e.first.stub {
 				f.Bytes += in.Size

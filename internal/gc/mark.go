@@ -35,7 +35,7 @@ type mark struct {
 	walked  map[pack.Hash]bool       // map pages
 	read    map[string]*commit       // by key
 	roots   map[string]bool          // hashes of roots in text, whose boot lists are kept
-	needed  map[Epoch]bool           // by pins
+	needed  map[epochID]bool         // by pins
 	hashers map[string]*pack.Hasher
 	sources map[string]*blockmap.Source
 	used    uint64 // objects read
@@ -49,14 +49,14 @@ type commit struct {
 	stub    bool
 	removed bool // tombstone
 	after   commitlog.Generation
-	epochs  []Epoch // whose objects its state names
+	epochs  []epochID // whose objects its state names
 }
 
 func newMark(store objstore.Store) *mark {
 	return &mark{
 		store: store, pages: cache.StorePages(store), cache: blockmap.NewPageCache(4 << 20),
 		packs: map[string]bool{}, nonces: map[pinobject.Nonce]bool{}, walked: map[pack.Hash]bool{}, read: map[string]*commit{},
-		roots: map[string]bool{}, needed: map[Epoch]bool{}, hashers: map[string]*pack.Hasher{}, sources: map[string]*blockmap.Source{},
+		roots: map[string]bool{}, needed: map[epochID]bool{}, hashers: map[string]*pack.Hasher{}, sources: map[string]*blockmap.Source{},
 	}
 }
 
@@ -111,7 +111,7 @@ func (m *mark) pins(ctx context.Context) error {
 				return fmt.Errorf("pin %s: %w", p.Key(), err)
 			}
 			m.mu.Lock()
-			m.needed[Epoch{vol.Tenant, vol.Name, gen.Epoch}] = true
+			m.needed[epochID{vol.Tenant, vol.Name, gen.Epoch}] = true
 			for _, e := range c.epochs {
 				m.needed[e] = true
 			}
@@ -215,10 +215,10 @@ func (m *mark) state(ctx context.Context, o *commitlog.Object, c *commit) error 
 		}
 	}
 	for _, f := range s.SealedFrom {
-		c.epochs = append(c.epochs, Epoch{s.Tenant, s.Name, f.Generation.Epoch})
+		c.epochs = append(c.epochs, epochID{s.Tenant, s.Name, f.Generation.Epoch})
 	}
 	for _, run := range s.DataCommits {
-		c.epochs = append(c.epochs, Epoch{s.Tenant, run.Name, run.Epoch})
+		c.epochs = append(c.epochs, epochID{s.Tenant, run.Name, run.Epoch})
 		vol := commitlog.Volume{Tenant: s.Tenant, Name: run.Name}
 		for n := run.First; n <= run.Last; n++ {
 			if err := m.data(ctx, vol, commitlog.Generation{Epoch: run.Epoch, Number: n}); err != nil {

@@ -219,7 +219,7 @@ func epochKey(key string) string {
 	if err != nil {
 		return key
 	}
-	return Epoch{vol.Tenant, vol.Name, g.Epoch}.key()
+	return epochID{vol.Tenant, vol.Name, g.Epoch}.key()
 }
 
 // pinFor makes the pin that keeps what is flagged. That of an epoch names its first

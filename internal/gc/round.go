@@ -27,20 +27,20 @@ const (
 	maxFlags = 200_000
 )
 
-// Epoch is an epoch of a volume's log.
-type Epoch struct {
+// epochID is an epoch of a volume's log.
+type epochID struct {
 	Tenant string `json:"tenant"`
 	Volume string `json:"volume"`
 	Epoch  uint64 `json:"epoch"`
 }
 
-func (e Epoch) log() commitlog.Volume { return commitlog.Volume{Tenant: e.Tenant, Name: e.Volume} }
+func (e epochID) log() commitlog.Volume { return commitlog.Volume{Tenant: e.Tenant, Name: e.Volume} }
 
 // key is the key of the epoch's first object.
-func (e Epoch) key() string { return e.log().Key(commitlog.Generation{Epoch: e.Epoch, Number: 1}) }
+func (e epochID) key() string { return e.log().Key(commitlog.Generation{Epoch: e.Epoch, Number: 1}) }
 
-// Flagged is an object that seems to be garbage.
-type Flagged struct {
+// flaggedObject is an object that seems to be garbage.
+type flaggedObject struct {
 	Key   string `json:"key"`
 	Bytes int64  `json:"bytes"`
 }
@@ -58,13 +58,13 @@ type header struct {
 // collected, and Keys, other objects, are flagged in domain 0 only.
 type flags struct {
 	header
-	Packs  []Flagged   `json:"packs,omitempty"`
-	Epochs []epochFlag `json:"epochs,omitempty"`
-	Keys   []Flagged   `json:"keys,omitempty"`
+	Packs  []flaggedObject `json:"packs,omitempty"`
+	Epochs []epochFlag     `json:"epochs,omitempty"`
+	Keys   []flaggedObject `json:"keys,omitempty"`
 }
 
 type epochFlag struct {
-	Epoch
+	epochID
 	Bytes   int64 `json:"bytes"`
 	Objects int   `json:"objects"`
 }
@@ -209,7 +209,7 @@ func create(ctx context.Context, store objstore.Store, k string, v any) (bool, e
 // Condemned is what the open rounds have flagged. Hosts must not refer to it.
 type Condemned struct {
 	packs  map[string]bool
-	epochs map[Epoch]bool
+	epochs map[epochID]bool
 }
 
 // Pack tells whether a pack is flagged.
@@ -217,7 +217,7 @@ func (c *Condemned) Pack(id pack.ID) bool { return c.packs[id.Key()] }
 
 // Commit tells whether a commit is in a flagged epoch.
 func (c *Condemned) Commit(v commitlog.Volume, epoch uint64) bool {
-	return c.epochs[Epoch{v.Tenant, v.Name, epoch}]
+	return c.epochs[epochID{v.Tenant, v.Name, epoch}]
 }
 
 // Look returns what the open rounds of the domains have flagged. A host calls it after it
@@ -225,7 +225,7 @@ func (c *Condemned) Commit(v commitlog.Volume, epoch uint64) bool {
 // there: in the other order a round can pass between. One LIST for each domain without an
 // open round.
 func Look(ctx context.Context, store objstore.Store, domains ...uint32) (*Condemned, error) {
-	c := &Condemned{packs: map[string]bool{}, epochs: map[Epoch]bool{}}
+	c := &Condemned{packs: map[string]bool{}, epochs: map[epochID]bool{}}
 	for _, d := range domains {
 		r, err := newest(ctx, store, d)
 		if err != nil {
@@ -245,7 +245,7 @@ func Look(ctx context.Context, store objstore.Store, domains ...uint32) (*Condem
 			c.packs[p.Key] = true
 		}
 		for _, e := range f.Epochs {
-			c.epochs[e.Epoch] = true
+			c.epochs[e.epochID] = true
 		}
 	}
 	return c, nil

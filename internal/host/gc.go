@@ -27,7 +27,7 @@ func (h *Host) Collect(ctx context.Context, r api.CollectRequest) (api.Collectio
 			return api.Collection{}, err
 		}
 	}
-	return collect(ctx, gc.Options{Store: h.disks.Store, By: h.disks.HostID, Grace: grace, Retention: h.cfg.Retention, DryRun: r.DryRun, Log: h.disks.Log}, h.cfg)
+	return runGC(ctx, gc.Options{Store: h.disks.Store, By: h.disks.HostID, Grace: grace, Retention: h.cfg.Retention, DryRun: r.DryRun, Log: h.disks.Log}, h.cfg)
 }
 
 // CollectStore is Collect without a daemon. It also returns the status afterwards.
@@ -36,7 +36,7 @@ func CollectStore(ctx context.Context, store objstore.Store, grace time.Duration
 	if err := cfg.fill(); err != nil {
 		return api.Collection{}, api.CollectStatus{}, err
 	}
-	c, err := collect(ctx, gc.Options{Store: store, By: "glide-gc", Grace: grace, Retention: cfg.Retention, DryRun: dryRun, Log: slog.New(slog.DiscardHandler)}, cfg)
+	c, err := runGC(ctx, gc.Options{Store: store, By: "glide-gc", Grace: grace, Retention: cfg.Retention, DryRun: dryRun, Log: slog.New(slog.DiscardHandler)}, cfg)
 	if err != nil {
 		return c, api.CollectStatus{}, err
 	}
@@ -44,7 +44,7 @@ func CollectStore(ctx context.Context, store objstore.Store, grace time.Duration
 	return c, api.CollectStatus(s), err
 }
 
-func collect(ctx context.Context, o gc.Options, cfg Config) (api.Collection, error) {
+func runGC(ctx context.Context, o gc.Options, cfg Config) (api.Collection, error) {
 	if o.Grace < 0 {
 		return api.Collection{}, errs.New(errs.Invalid, "the grace period %s is negative", o.Grace)
 	}
