@@ -27,7 +27,7 @@ const (
 	maxFlags = 200_000
 )
 
-// epochID is an epoch of a volume's log.
+// epochID names an epoch of a volume's log.
 type epochID struct {
 	Tenant string `json:"tenant"`
 	Volume string `json:"volume"`

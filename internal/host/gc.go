@@ -3,9 +3,11 @@ package host
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
@@ -21,13 +23,15 @@ func (h *Host) Collect(ctx context.Context, r api.CollectRequest) (api.Collectio
 			return api.Collection{}, errs.New(errs.Invalid, "the grace period %.60q is no duration, such as 24h", r.Grace)
 		}
 	}
-	if !r.DryRun && grace >= 0 {
-		// While it is open, an upload session keeps every pack that it has uploaded.
+	// The packs of an open upload session are kept, whatever they hold. A commit that may
+	// still take effect needs them.
+	settled := !slices.ContainsFunc(h.disks.All(), func(d *disk.Disk) bool { o := d.Owned.Load(); return o != nil && o.Unsettled() })
+	if settled && !r.DryRun {
 		if err := h.publisher.Session.Rotate(ctx); err != nil {
 			return api.Collection{}, err
 		}
 	}
-	return runGC(ctx, gc.Options{Store: h.disks.Store, By: h.disks.HostID, Grace: grace, Retention: h.cfg.Retention, DryRun: r.DryRun, Log: h.disks.Log}, h.cfg)
+	return collect(ctx, gc.Options{Store: h.disks.Store, By: h.disks.HostID, Grace: grace, Retention: h.cfg.Retention, DryRun: r.DryRun, Log: h.disks.Log}, h.cfg)
 }
 
 // CollectStore is Collect without a daemon. It also returns the status afterwards.
@@ -36,7 +40,7 @@ func CollectStore(ctx context.Context, store objstore.Store, grace time.Duration
 	if err := cfg.fill(); err != nil {
 		return api.Collection{}, api.CollectStatus{}, err
 	}
-	c, err := runGC(ctx, gc.Options{Store: store, By: "glide-gc", Grace: grace, Retention: cfg.Retention, DryRun: dryRun, Log: slog.New(slog.DiscardHandler)}, cfg)
+	c, err := collect(ctx, gc.Options{Store: store, By: "glide-gc", Grace: grace, Retention: cfg.Retention, DryRun: dryRun, Log: slog.New(slog.DiscardHandler)}, cfg)
 	if err != nil {
 		return c, api.CollectStatus{}, err
 	}
@@ -44,7 +48,7 @@ func CollectStore(ctx context.Context, store objstore.Store, grace time.Duration
 	return c, api.CollectStatus(s), err
 }
 
-func runGC(ctx context.Context, o gc.Options, cfg Config) (api.Collection, error) {
+func collect(ctx context.Context, o gc.Options, cfg Config) (api.Collection, error) {
 	if o.Grace < 0 {
 		return api.Collection{}, errs.New(errs.Invalid, "the grace period %s is negative", o.Grace)
 	}

@@ -22,7 +22,7 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-func collect(t *testing.T, store objstore.Store, grace time.Duration) gc.Result {
+func runRound(t *testing.T, store objstore.Store, grace time.Duration) gc.Result {
 	t.Helper()
 	return must[gc.Result](t)(gc.Run(ctx, gc.Options{Store: store, By: "test", Grace: grace, Retention: time.Nanosecond}))
 }
@@ -47,7 +47,7 @@ func TestGarbageGoes(t *testing.T) {
 	must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v", Name: "kid"}))
 	fill(t, h, "kid", 2, 0, mib)
 	must[api.Flush](t)(h.Flush(ctx, "kid"))
-	if r := collect(t, b.store, 0); r.DeletedObjects != 0 || r.LiveObjects == 0 {
+	if r := runRound(t, b.store, 0); r.DeletedObjects != 0 || r.LiveObjects == 0 {
 		t.Fatalf("%+v, though everything is reached", r)
 	}
 	for n := range 4 { // history that nothing keeps
@@ -62,7 +62,7 @@ func TestGarbageGoes(t *testing.T) {
 	}
 	before := countKeys(t, b.store, "packs/")
 	for range 3 {
-		collect(t, b.store, 0)
+		runRound(t, b.store, 0)
 	}
 	if after := countKeys(t, b.store, "packs/"); after >= before {
 		t.Errorf("%d packs of %d are left", after, before)
@@ -78,12 +78,12 @@ func TestGarbageGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		collect(t, b.store, 0)
+		runRound(t, b.store, 0)
 	}
 	if n := countKeys(t, b.store, "packs/"); n != 0 {
 		t.Errorf("%d packs are left in a store without volumes", n)
 	}
-	if r := collect(t, b.store, 0); r.FlaggedObjects != 0 || r.Round != 0 {
+	if r := runRound(t, b.store, 0); r.FlaggedObjects != 0 || r.Round != 0 {
 		t.Errorf("a store at rest: %+v", r)
 	}
 	// The names can be used again.
@@ -257,9 +257,9 @@ func TestCollectedChurn(t *testing.T) {
 			c.step()
 			switch c.r.IntN(6) {
 			case 0: // flags, if no round is open
-				collect(t, c.b.store, time.Hour)
+				runRound(t, c.b.store, time.Hour)
 			case 1:
-				collect(t, c.b.store, 0)
+				runRound(t, c.b.store, 0)
 			}
 		}
 		c.check()
@@ -274,7 +274,7 @@ func TestCollectedChurn(t *testing.T) {
 			}
 		}
 		for range 4 {
-			collect(t, c.b.store, 0)
+			runRound(t, c.b.store, 0)
 		}
 		if n := countKeys(t, c.b.store, "packs/"); n != 0 {
 			t.Errorf("seed %d: %d packs are left in a store without volumes", seed, n)
