@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
 )
@@ -72,39 +73,130 @@ func TestCollect(t *testing.T) {
 	if out := d.must("gc", "--dry-run"); !strings.HasPrefix(out, "a round would flag ") {
 		t.Error(out)
 	}
-	// The commits of removed volumes go first, then what they named.
-	d.must("gc", "--grace", "0s")
-	if out := d.must("gc"); !strings.Contains(out, "flagged; they can be deleted from ") {
-		t.Fatal(out)
-	}
-	var packs []string
-	for _, p := range decode[[]api.Planned](t, d.must("gc", "plan", "--json")) {
-		if p.Kind == "pack" {
-			packs = append(packs, p.Key)
+	// The commits of removed volumes go first, then what they named. A short grace period
+	// is over at the next run, which only ends the round.
+	var packs, commits []string
+	for i := 0; len(packs) == 0; i++ {
+		out := d.must("gc")
+		if i == 4 || !strings.Contains(out, "flagged; they can be deleted from ") {
+			t.Fatalf("run %d: %s", i, out)
 		}
-		if p.Bytes <= 0 || p.FlaggedAt.IsZero() {
-			t.Errorf("planned: %+v", p)
+		for _, p := range decode[[]api.Planned](t, d.must("gc", "plan", "--json")) {
+			switch {
+			case p.Kind == "pack":
+				packs = append(packs, p.Key)
+			case p.Kind == "commits":
+				commits = append(commits, p.Key)
+			}
+			if p.Bytes <= 0 || p.FlaggedAt.IsZero() {
+				t.Errorf("planned: %+v", p)
+			}
+		}
+		if len(packs) == 0 {
+			d.must("gc", "--grace", "1ns")
 		}
 	}
-	if len(packs) == 0 {
-		t.Fatal("the packs of a removed volume are not flagged")
+	if len(commits) == 0 {
+		t.Error("no commits were flagged before the packs")
 	}
-	d.must("gc", "undelete", packs[0])
-	if s := decode[api.CollectStatus](t, d.must("gc", "status", "--json")); s.Round == 0 {
-		t.Errorf("%+v", s)
+	s := decode[api.CollectStatus](t, d.must("gc", "status", "--json"))
+	if s.Round == 0 || s.Stage != "flagged" || s.UndoUntil.Sub(s.FlaggedAt) != 24*time.Hour {
+		t.Errorf("status: %+v", s)
+	}
+	if out := d.must("gc", "status"); !strings.Contains(out, "can be undone until") {
+		t.Error(out)
+	}
+	if out := d.must("debug", "dump", flagsKey(t, store)); !strings.Contains(out, packs[0]) {
+		t.Errorf("the flag list is\n%s", out)
+	}
+	refused(t, d.try("gc", "undelete", packs[0], "packs/1"), 1, "is not flagged")
+	if objectsUnder(t, store, "pins/undelete") != 0 {
+		t.Error("there is a pin, though a key was refused")
+	}
+	if out := d.must("gc", "undelete", packs[0]); out != "took back 1 objects; the next round keeps them\n" {
+		t.Error(out)
 	}
 	for range 3 {
 		d.must("gc", "--grace", "0s")
 	}
-	if n := objectsUnder(t, store, packs[0]); n != 1 {
-		t.Error("what was taken back is deleted")
-	}
-	for _, key := range packs[1:] {
-		if objectsUnder(t, store, key) != 0 {
-			t.Errorf("%s is still there", key)
-		}
+	if n := objectsUnder(t, store, "packs"); n != 1 {
+		t.Errorf("%d packs are left of the one that was taken back", n)
 	}
 	refused(t, d.try("gc", "undelete", packs[0]), 1, "is not flagged")
-	refused(t, d.try("gc", "--grace", "-1s"), 2, "")
-	refused(t, d.try("gc", "--forget-names"), 1, "this release of glide does not")
+	if out := d.must("gc", "status"); !strings.HasSuffix(out, ": closed\n") {
+		t.Error(out)
+	}
+
+	// Without its pin it is garbage, also to a collector without a daemon.
+	d.must("host", "forget", "undelete")
+	d.stop()
+	c = decode[api.Collection](t, run(t, glide(t, "gc", "--grace", "0s", "--json", "--store", "file://"+store)).Out)
+	if c.DeletedObjects != 1 || c.Round == 0 || c.Requests.Delete == 0 || c.Requests.List == 0 {
+		t.Errorf("without a daemon: %+v", c)
+	}
+	if n := objectsUnder(t, store, "packs"); n != 0 {
+		t.Errorf("%d packs are left", n)
+	}
+}
+
+// flagsKey is the key of the only flag list in a store.
+func flagsKey(t *testing.T, store string) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(store, "gc/rounds/*/*/flags"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("flag lists: %v, %v", found, err)
+	}
+	return strings.TrimPrefix(found[0], store+"/")
+}
+
+// TestCollectCommands: what is typed arrives at the daemon, and what it answers is printed.
+func TestCollectCommands(t *testing.T) {
+	f := newFake(t, api.Options{})
+	when := "2026-11-22 12:00:00"
+	for _, c := range []struct{ args, out, call string }{
+		{"gc", "round 3: 2 objects (2 MiB) flagged; they can be deleted from 2026-11-23 12:00:00 on\n1 objects in the store are not Glide's, and stay\n", "Collect 24h0m0s false"},
+		{"gc --grace 90m", "round 3: 2 objects (2 MiB) flagged; they can be deleted from 2026-11-22 13:30:00 on\n1 objects in the store are not Glide's, and stay\n", "Collect 1h30m0s false"},
+		{"gc --dry-run", "a round would flag 2 objects (2 MiB)\n1 objects in the store are not Glide's, and stay\n", "Collect 24h0m0s true"},
+		{"gc plan", "KIND  BYTES    FLAGGED              KEY\npack  1048576  " + when + "  packs/good\n", "CollectPlan"},
+		{"gc status", "round 3: flagged " + when + ", can be undone until 2026-11-23 12:00:00 (with a grace period of 24h)\n", "CollectStatus"},
+		{"gc undelete packs/good", "took back 1 objects; the next round keeps them\n", "Undelete [packs/good]"},
+	} {
+		if out := f.must(t, strings.Fields(c.args)...); out != c.out {
+			t.Errorf("%s prints\n%s, want\n%s", c.args, out, c.out)
+		}
+		if calls := strings.Join(f.Calls(), "\n"); !strings.Contains(calls, c.call) {
+			t.Errorf("%s: no call %s among\n%s", c.args, c.call, calls)
+		}
+	}
+	if out, want := f.must(t, "gc", "--json", "--grace", "0s"), `{
+  "round": 3,
+  "live_objects": 10,
+  "live_bytes": 10485760,
+  "flagged_objects": 2,
+  "flagged_bytes": 2097152,
+  "deleted_objects": 2,
+  "deleted_bytes": 2097152,
+  "compacted_packs": 0,
+  "compacted_bytes": 0,
+  "foreign_objects": 1,
+  "store_requests": {
+    "put": 0,
+    "get": 0,
+    "list": 0,
+    "head": 0,
+    "delete": 0
+  },
+  "elapsed_ms": 12.5
+}
+`; out != want {
+		t.Errorf("gc --json prints\n%s, want\n%s", out, want)
+	}
+	refused(t, f.try(t, "gc", "--grace", "-1s"), 2, "negative")
+	refused(t, f.try(t, "gc", "--grace", "soon"), 2, "--grace")
+	refused(t, f.try(t, "gc", "--grace", "-1s", "--store", "file:///nowhere"), 2, "negative")
+	refused(t, f.try(t, "gc", "--store", "ftp://x"), 2, "store URL")
+	refused(t, f.try(t, "gc", "--forget-names"), 1, "this release of glide does not")
+	refused(t, f.try(t, "gc", "pln"), 2, "only plan, status and undelete")
+	refused(t, f.try(t, "gc", "undelete"), 2, "KEY...")
+	refused(t, f.try(t, "gc", "undelete", "packs/bad"), 1, "is not flagged")
 }

@@ -10,6 +10,9 @@
 //	gc/rounds/<domain>/<number>/verdict  what of it is not; created if absent
 //	gc/rounds/<domain>/<number>/closed   everything else is gone
 //
+// docs/formats/gc.md has the bytes. operator.go is for people: what is flagged, and how it
+// is taken back.
+//
 // Invariants:
 //
 //	reachable-is-kept  a pack is deleted only if a mark that began after its flag found no
