@@ -258,6 +258,7 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 			h.disks.Log.Warn("a pin was not dropped", "error", err)
 		}
 	}()
+	newest := tip
 	if tip, err = f.look(ctx, gen, tip); err != nil {
 		return nil, "", err
 	}
@@ -272,15 +273,17 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	if snapshot != nil {
 		disk.TakeSnapshot(&from, snapshot)
 	}
-	if err := f.refuseCondemned(ctx, &from); err != nil {
-		return nil, "", err
+	if tip != newest && snapshot == nil {
+		if err := f.refuseCondemned(ctx, &from); err != nil {
+			return nil, "", err
+		}
 	}
 	disks, err := f.publish(ctx, &from, gen)
 	return disks, gen.String(), err
 }
 
 // refuseCondemned is an error if a collector has flagged data commits that the fork would
-// name. Packs need no such check: those that a commit names are flagged in a later round
+// name. What the newest commit names is never flagged. Packs need no such check: those that a commit names are flagged in a later round
 // than the commit, and that round sees the announcement.
 func (f *forking) refuseCondemned(ctx context.Context, from *commitlog.State) error {
 	if len(from.DataCommits) == 0 {
