@@ -5,7 +5,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -158,20 +160,26 @@ func TestOpenWithDirtyData(t *testing.T) {
 	ok := fine()
 	slices.Sort(took)
 	t.Logf("a volume with %d MiB of scattered dirty pages opens in %v (median of %d, longest %v)", dirty>>20, took[len(took)/2], len(took), took[len(took)-1])
-	t.Logf("at best %v, and %.2f times the time of sorting a million numbers", took[0], best)
+	t.Logf("at best %v, and %.2f times the time in which every processor sorts a million numbers", took[0], best)
 	if !ok {
-		t.Errorf("opening took %v at best, %.2f times the time of sorting a million numbers", took[0], best)
+		t.Errorf("opening took %v at best, %.2f times the time in which every processor sorts a million numbers", took[0], best)
 	}
 }
 
-// sorting returns how long a million numbers take to sort.
+// sorting returns how long every processor takes to sort a million numbers.
 func sorting() time.Duration {
-	r, n := rand.New(rand.NewPCG(1, 1)), make([]uint64, 1<<20)
-	for i := range n {
-		n[i] = r.Uint64()
-	}
 	t0 := time.Now()
-	slices.Sort(n)
+	var all sync.WaitGroup
+	for range runtime.NumCPU() {
+		all.Go(func() {
+			r, n := rand.New(rand.NewPCG(1, 1)), make([]uint64, 1<<20)
+			for i := range n {
+				n[i] = r.Uint64()
+			}
+			slices.Sort(n)
+		})
+	}
+	all.Wait()
 	return time.Since(t0)
 }
 
