@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -28,8 +28,6 @@ type Options struct {
 	Retention time.Duration // how long commits that were replaced are kept, by the store's clock
 	DryRun    bool          // only tell what would be flagged
 	Log       *slog.Logger
-	// Progress, if not nil, is told what is being done, and how much of how much is done.
-	Progress func(done, total uint64)
 }
 
 // Result is what one run did. Live and Foreign are of the list at its beginning.
@@ -356,7 +354,8 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 // collect collects an epoch: stubs for its first object, so that nothing of it is a root
 // any more, then for its seal; nothing for the rest. It may be called again.
 func (c *collector) collect(ctx context.Context, e epochID) error {
-	p := strings.TrimSuffix(e.key(), "0000000001")
+	p := path.Dir(e.key()) + "/"
+	at := func(n uint64) string { return e.log().Key(commitlog.Generation{Epoch: e.Epoch, Number: n}) }
 	var numbers []uint64
 	err := objstore.ListAll(ctx, c.Store, p, "", func(in objstore.Info) bool {
 		if _, g, err := commitlog.ParseKey(in.Key); err == nil {
@@ -373,7 +372,7 @@ func (c *collector) collect(ctx context.Context, e epochID) error {
 	for i, n := range numbers {
 		g.Go(func() (err error) {
 			defer errs.Catch(&err)
-			raw, err := c.Store.Get(gctx, p+pad(n))
+			raw, err := c.Store.Get(gctx, at(n))
 			if errors.Is(err, errs.NotFound) {
 				return nil // another collector is at it, too
 			}
@@ -398,35 +397,26 @@ func (c *collector) collect(ctx context.Context, e epochID) error {
 			}
 			raw, err := o.Stub().Encode()
 			if err == nil {
-				err = c.Store.Put(ctx, p+pad(numbers[i]), raw)
+				err = c.Store.Put(ctx, at(numbers[i]), raw)
 			}
 			if err != nil {
 				return err
 			}
 		default:
-			gone = append(gone, p+pad(numbers[i]))
+			gone = append(gone, at(numbers[i]))
 		}
 	}
 	return c.remove(ctx, gone)
 }
 
-func pad(n uint64) string {
-	s := strconv.FormatUint(n, 10)
-	return strings.Repeat("0", 10-len(s)) + s
-}
-
 // remove deletes objects, a thousand at a time.
 func (c *collector) remove(ctx context.Context, keys []string) error {
-	total := uint64(len(keys))
-	for done := uint64(0); len(keys) > 0; {
+	for len(keys) > 0 {
 		n := min(len(keys), 1000)
 		if err := c.Store.DeleteBatch(ctx, keys[:n]); err != nil {
 			return fmt.Errorf("deleting: %w; the round stays open, and the next run goes on with it", err)
 		}
 		keys = keys[n:]
-		if done += uint64(n); c.Progress != nil {
-			c.Progress(done, total)
-		}
 	}
 	return nil
 }
