@@ -1,14 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/paraglide/glide/internal/config"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 // app holds what every command uses: the standard streams and the global flags.
@@ -87,6 +87,11 @@ func (a *app) jsonFlag(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// meter shows the progress of requests made with the returned context, until stop.
+func (a *app) meter(ctx context.Context, what string) (context.Context, func()) {
+	return terminal.Meter(ctx, a.err, what)
+}
+
 // print prints v as JSON with --json, else it calls human.
 func (a *app) print(v any, human func(w io.Writer) error) error {
 	if !a.json {
@@ -104,61 +109,6 @@ func (a *app) print(v any, human func(w io.Writer) error) error {
 func say(w io.Writer, format string, args ...any) error {
 	_, err := fmt.Fprintf(w, format+"\n", args...)
 	return err
-}
-
-// table prints rows in aligned columns.
-func table(w io.Writer, rows [][]string) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
-		for i, cell := range row {
-			row[i] = oneLine(cell)
-		}
-		for len(row) > 1 && row[len(row)-1] == "" { // no trailing blanks
-			row = row[:len(row)-1]
-		}
-		if _, err := fmt.Fprintln(t, strings.Join(row, "\t")); err != nil {
-			return err
-		}
-	}
-	return t.Flush()
-}
-
-// oneLine makes text from a daemon safe for a table on a terminal.
-func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, s)
-}
-
-// day formats a time for people.
-func day(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return t.Local().Format("2006-01-02 15:04:05")
-}
-
-// took formats milliseconds for people.
-func took(ms float64) string {
-	switch {
-	case ms < 10:
-		return fmt.Sprintf("%.2f ms", ms)
-	case ms < 1000:
-		return fmt.Sprintf("%.0f ms", ms)
-	case ms < 100_000:
-		return fmt.Sprintf("%.1f s", ms/1e3)
-	}
-	return (time.Duration(ms/1e3) * time.Second).String()
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }
 
 // worst picks the error to exit with: the one with the greatest exit status.

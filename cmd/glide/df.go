@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 func newDf(a *app) *cobra.Command {
@@ -28,7 +29,7 @@ it would free. Sharing is counted among this host's volumes.`,
 				return err
 			}
 			return a.print(u, func(w io.Writer) error {
-				return table(w, [][]string{
+				return terminal.Table(w, [][]string{
 					{"logical", size.Human(u.Logical)},
 					{"dirty", size.Human(u.Dirty)},
 					{"exclusive", size.Human(u.Exclusive)},

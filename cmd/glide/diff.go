@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 func newDiff(a *app) *cobra.Command {
@@ -32,7 +33,7 @@ func newDiff(a *app) *cobra.Command {
 					for _, r := range d.Ranges {
 						rows = append(rows, []string{fmt.Sprint(r.Offset), fmt.Sprint(r.Length)})
 					}
-					if err := table(w, rows); err != nil {
+					if err := terminal.Table(w, rows); err != nil {
 						return err
 					}
 				}

@@ -21,6 +21,7 @@ import (
 	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 // doctorTime bounds how long doctor waits for the store.
@@ -110,7 +111,7 @@ func atData(flags map[string][]string, addr string) map[string][]string {
 }
 
 func failed(name string, err error, fix string) client.Check {
-	return client.Check{Name: name, Detail: oneLine(err.Error()), Fix: fix}
+	return client.Check{Name: name, Detail: terminal.OneLine(err.Error()), Fix: fix}
 }
 
 // fewFiles is a limit of open files that a busy host would reach.
@@ -201,5 +202,5 @@ func printChecks(w io.Writer, checks []client.Check) error {
 			rows = append(rows, []string{"", "", "→ " + c.Fix})
 		}
 	}
-	return table(w, rows)
+	return terminal.Table(w, rows)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/paraglide/glide/internal/image"
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 // exported is what export prints in JSON.
@@ -56,7 +57,7 @@ it as long as it is not changed. A warning says so, because copies may lose it.`
 				return usage("the format is raw or qcow2")
 			case file == "-" && a.json:
 				return usage("--json cannot go to standard output together with the image")
-			case file == "-" && isTerminal(a.out):
+			case file == "-" && terminal.Is(a.out):
 				return usage("an image cannot go to a terminal: redirect it, or name a file")
 			}
 			out, err := a.export(cmd.Context(), name, file, f)
@@ -64,7 +65,7 @@ it as long as it is not changed. A warning says so, because copies may lose it.`
 				return err
 			}
 			return a.print(out, func(w io.Writer) error {
-				return say(w, "exported %s to %s, %s (%s of data) in %s", out.Name, out.File, size.Human(out.Size), size.Human(out.DataBytes), took(out.ElapsedMs))
+				return say(w, "exported %s to %s, %s (%s of data) in %s", out.Name, out.File, size.Human(out.Size), size.Human(out.DataBytes), terminal.Took(out.ElapsedMs))
 			})
 		},
 	}
@@ -84,8 +85,8 @@ func (a *app) export(ctx context.Context, name, file string, format image.Format
 	}
 	defer func() { _ = x.Close() }() // all of it was read, or an error is being returned
 	seen := image.Watch(x)
-	src := a.watch("exporting", seen)
-	defer src.stop()
+	src := terminal.Watch(a.err, "exporting", seen)
+	defer src.Stop()
 	out = exported{Name: name, File: file, Format: format.String(), Size: x.Size()}
 	switch {
 	case file != "-":
@@ -104,7 +105,7 @@ func (a *app) export(ctx context.Context, name, file string, format image.Format
 	if format == image.Raw {
 		out.LooksLike = seen.Guise()
 	}
-	out.DataBytes, out.ElapsedMs = src.data, float64(time.Since(began))/1e6
+	out.DataBytes, out.ElapsedMs = src.Data, float64(time.Since(began))/1e6
 	return out, a.warnOfGuise(&out)
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 func newFlush(a *app) *cobra.Command {
@@ -35,7 +36,7 @@ func newFlush(a *app) *cobra.Command {
 			}
 			return a.print(f, func(w io.Writer) error {
 				return say(w, "flushed %s as %s: %d blocks, %d of them new, %s uploaded in %s", args[0], f.Generation,
-					f.BlocksFolded, f.BlocksNew, size.Human(f.BytesUploaded), took(f.ElapsedMs))
+					f.BlocksFolded, f.BlocksNew, size.Human(f.BytesUploaded), terminal.Took(f.ElapsedMs))
 			})
 		},
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/paraglide/glide/client"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 // maxForks bounds -n: each fork is a volume that is served.
@@ -73,9 +74,9 @@ func printForks(w io.Writer, forks []client.Fork) error {
 	for _, f := range forks {
 		age := ""
 		if f.AgeMs > 0 {
-			age = fmt.Sprintf(", as it was %s ago", took(f.AgeMs))
+			age = fmt.Sprintf(", as it was %s ago", terminal.Took(f.AgeMs))
 		}
-		if err := say(w, "forked %s to %s in %s%s", f.Parent, f.Name, took(f.ElapsedMs), age); err != nil {
+		if err := say(w, "forked %s to %s in %s%s", f.Parent, f.Name, terminal.Took(f.ElapsedMs), age); err != nil {
 			return err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 func newGC(a *app) *cobra.Command {
@@ -108,7 +109,7 @@ func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus,
 	case dryRun && c.FlaggedObjects > 0 && c.Round == 0:
 		err = say(w, "a round would flag %d objects (%s)", c.FlaggedObjects, flagged)
 	case s.Stage == gc.StageFlagged && c.FlaggedObjects > 0:
-		err = say(w, "round %d: %d objects (%s) flagged; they can be deleted from %s on", s.Round, c.FlaggedObjects, flagged, day(s.FlaggedAt.Add(grace)))
+		err = say(w, "round %d: %d objects (%s) flagged; they can be deleted from %s on", s.Round, c.FlaggedObjects, flagged, terminal.Day(s.FlaggedAt.Add(grace)))
 	case c.Round == 0:
 		err = say(w, "nothing to collect")
 	case c.DeletedObjects == 0:
@@ -135,9 +136,9 @@ func newGCPlan(a *app) *cobra.Command {
 			return a.print(list, func(w io.Writer) error {
 				rows := [][]string{{"KIND", "BYTES", "FLAGGED", "KEY"}}
 				for _, p := range list {
-					rows = append(rows, []string{p.Kind, strconv.FormatInt(p.Bytes, 10), day(p.FlaggedAt), p.Key})
+					rows = append(rows, []string{p.Kind, strconv.FormatInt(p.Bytes, 10), terminal.Day(p.FlaggedAt), p.Key})
 				}
-				return table(w, rows)
+				return terminal.Table(w, rows)
 			})
 		},
 	})
@@ -162,7 +163,7 @@ Stages are flagged, judged (being deleted) and closed.`,
 				case gc.StageNone:
 					return say(w, "there was no round yet")
 				case gc.StageFlagged:
-					return say(w, "round %d: flagged %s, can be undone until %s (with a grace period of 24h)", s.Round, day(s.FlaggedAt), day(s.UndoUntil))
+					return say(w, "round %d: flagged %s, can be undone until %s (with a grace period of 24h)", s.Round, terminal.Day(s.FlaggedAt), terminal.Day(s.UndoUntil))
 				case gc.StageJudged:
 					return say(w, "round %d: judged; the next glide gc deletes the rest", s.Round)
 				}

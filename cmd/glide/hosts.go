@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/paraglide/glide/client"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 func newHosts(a *app) *cobra.Command {
@@ -46,7 +47,7 @@ it.`,
 					}
 					rows = append(rows, []string{id, strconv.Itoa(h.Volumes), strconv.Itoa(h.Kept), strconv.Itoa(h.Pins), last, strings.Join(h.Addresses, ",")})
 				}
-				return table(w, rows)
+				return terminal.Table(w, rows)
 			})
 		},
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/paraglide/glide/internal/image"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 // imported is what import prints in JSON.
@@ -145,8 +146,8 @@ func (a *app) readAndImport(ctx context.Context, path, name string, opts image.O
 		return out, err
 	}
 	defer func() { _ = img.Close() }() // a temporary file
-	src := a.watch("importing", img)
-	defer src.stop()
+	src := terminal.Watch(a.err, "importing", img)
+	defer src.Stop()
 	if out.Import, err = into(ctx, name, img.Size(), src); err != nil {
 		return out, err
 	}
@@ -193,7 +194,7 @@ func printImport(w io.Writer, out *imported) error {
 		err = say(w, "%s holds this image already", out.Name)
 	} else {
 		err = say(w, "imported %s, %s (%d bytes read, %s uploaded) in %s", out.Name, size.Human(out.Size),
-			out.BytesRead, size.Human(out.BytesUploaded), took(out.ElapsedMs))
+			out.BytesRead, size.Human(out.BytesUploaded), terminal.Took(out.ElapsedMs))
 	}
 	if out.Converted {
 		err = errors.Join(err, say(w, "qemu-img converted it from %s", out.Format))

@@ -8,6 +8,7 @@ import (
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 func newLog(a *app) *cobra.Command {
@@ -54,7 +55,7 @@ never published has none.`,
 // printCommits prints a page after its heading.
 func printCommits(w io.Writer, rows [][]string, page []client.Commit) error {
 	for _, e := range page {
-		rows = append(rows, []string{e.Generation, day(e.Time), e.Kind, orDash(e.Cause), orDash(e.Owner), size.Human(e.Size), size.Human(e.Bytes)})
+		rows = append(rows, []string{e.Generation, terminal.Day(e.Time), e.Kind, terminal.OrDash(e.Cause), terminal.OrDash(e.Owner), size.Human(e.Size), size.Human(e.Bytes)})
 	}
-	return table(w, rows)
+	return terminal.Table(w, rows)
 }

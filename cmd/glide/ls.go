@@ -8,6 +8,7 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 func newLs(a *app) *cobra.Command {
@@ -40,12 +41,12 @@ func printVolumes(w io.Writer, list []client.Volume) error {
 		v := &list[i]
 		unpublished := "-"
 		if v.Unpublished > 0 {
-			unpublished = took(v.Unpublished)
+			unpublished = terminal.Took(v.Unpublished)
 		}
 		rows = append(rows, []string{
 			v.Name, v.State, size.Human(v.Size), size.Human(v.DirtyBytes), unpublished,
-			orDash(v.Generation), strconv.Itoa(v.Exports), orDash(v.Parent),
+			terminal.OrDash(v.Generation), strconv.Itoa(v.Exports), terminal.OrDash(v.Parent),
 		})
 	}
-	return table(w, rows)
+	return terminal.Table(w, rows)
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/paraglide/glide/nbd/nbdclient"
 )
 
-// terminal opens a pseudo terminal: what a program sees, and what it shows.
-func terminal(t *testing.T) (tty *os.File, shown func() string) {
+// pty opens a pseudo terminal: what a program sees, and what it shows.
+func pty(t *testing.T) (tty *os.File, shown func() string) {
 	t.Helper()
 	screen, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -105,7 +105,7 @@ func TestProgress(t *testing.T) {
 // onTerminal runs glide with a terminal for its standard error, and returns what that shows.
 func onTerminal(t *testing.T, args ...string) (code int, out, shown string) {
 	t.Helper()
-	tty, screen := terminal(t)
+	tty, screen := pty(t)
 	cmd := glide(t, args...)
 	var b strings.Builder
 	cmd.Stdout, cmd.Stderr = &b, tty

@@ -11,6 +11,7 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 func newShow(a *app) *cobra.Command {
@@ -44,7 +45,7 @@ func printVolume(w io.Writer, v *client.Volume) error {
 	}
 	unpublished := "-"
 	if v.Unpublished > 0 {
-		unpublished = took(v.Unpublished)
+		unpublished = terminal.Took(v.Unpublished)
 	}
 	rows := [][]string{
 		{"name", v.Name},
@@ -53,16 +54,16 @@ func printVolume(w io.Writer, v *client.Volume) error {
 		{"size", size.Human(v.Size)},
 		{"block size", size.Human(v.BlockSize)},
 		{"durability", v.Durability},
-		{"owner", orDash(v.Owner)},
-		{"generation", orDash(v.Generation)},
-		{"parent", orDash(v.Parent)},
-		{"created", day(v.CreatedAt)},
+		{"owner", terminal.OrDash(v.Owner)},
+		{"generation", terminal.OrDash(v.Generation)},
+		{"parent", terminal.OrDash(v.Parent)},
+		{"created", terminal.Day(v.CreatedAt)},
 		{"dirty", size.Human(v.DirtyBytes)},
 		{"unpublished for", unpublished},
 		{"on this host", size.Human(v.LocalBytes)},
 		{"in the store", size.Human(v.StoreBytes)},
 		{"connections", strconv.Itoa(v.Exports)},
-		{"device", orDash(v.Device)},
+		{"device", terminal.OrDash(v.Device)},
 		{"iops", unless0(v.IOPS, strconv.FormatUint(v.IOPS, 10), "no limit")},
 		{"bandwidth", unless0(v.Bandwidth, size.Human(v.Bandwidth)+"/s", "no limit")},
 		{"boot list", fmt.Sprintf("%d blocks, the last boot read %d", v.BootBlocks, v.BootUsed)},
@@ -72,10 +73,10 @@ func printVolume(w io.Writer, v *client.Volume) error {
 		rows = slices.Insert(rows, 3, []string{"because", v.Reason})
 	}
 	if v.Durability == "continuous" {
-		rows = append(rows, []string{"rpo", took(v.RPOms)})
+		rows = append(rows, []string{"rpo", terminal.Took(v.RPOms)})
 	}
 	for _, k := range slices.Sorted(maps.Keys(v.Labels)) {
 		rows = append(rows, []string{"label " + k, v.Labels[k]})
 	}
-	return table(w, rows)
+	return terminal.Table(w, rows)
 }

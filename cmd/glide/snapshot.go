@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 func newSnapshot(a *app) *cobra.Command {
@@ -54,9 +55,9 @@ func newSnapshots(a *app) *cobra.Command {
 			return a.print(list, func(w io.Writer) error {
 				rows := [][]string{{"SNAPSHOT", "CREATED", "SIZE", "GENERATION"}}
 				for _, s := range list {
-					rows = append(rows, []string{s.Name, day(s.CreatedAt), size.Human(s.Size), orDash(s.Generation)})
+					rows = append(rows, []string{s.Name, terminal.Day(s.CreatedAt), size.Human(s.Size), terminal.OrDash(s.Generation)})
 				}
-				return table(w, rows)
+				return terminal.Table(w, rows)
 			})
 		},
 	}

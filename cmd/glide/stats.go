@@ -10,6 +10,7 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 func newStats(a *app) *cobra.Command {
@@ -38,7 +39,7 @@ Prometheus finds all of them at /metrics.`,
 
 func printStats(w io.Writer, s *client.Stats) error {
 	r := s.Requests
-	err := table(w, [][]string{
+	err := terminal.Table(w, [][]string{
 		{"store requests", fmt.Sprintf("%d put, %d get, %d list, %d head, %d delete", r.Put, r.Get, r.List, r.Head, r.Delete)},
 		{"to the store", size.Human(s.BytesUp)},
 		{"from the store", size.Human(s.BytesDown)},
@@ -61,12 +62,12 @@ func printStats(w io.Writer, s *client.Stats) error {
 	if err := say(w, ""); err != nil {
 		return err
 	}
-	return table(w, rows)
+	return terminal.Table(w, rows)
 }
 
 func micros(us float64) string {
 	if us < 10_000 {
 		return fmt.Sprintf("%.0f µs", us)
 	}
-	return took(us / 1e3)
+	return terminal.Took(us / 1e3)
 }

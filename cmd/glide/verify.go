@@ -8,6 +8,7 @@ import (
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/size"
+	"github.com/paraglide/glide/internal/terminal"
 )
 
 func newVerify(a *app) *cobra.Command {
@@ -46,7 +47,7 @@ it and exits 1.`,
 
 func printVerify(w io.Writer, v *client.Verify) error {
 	for _, d := range v.Damaged {
-		if err := say(w, "damaged: %s", oneLine(d)); err != nil {
+		if err := say(w, "damaged: %s", terminal.OneLine(d)); err != nil {
 			return err
 		}
 	}

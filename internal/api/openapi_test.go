@@ -287,8 +287,8 @@ func TestOpenAPISchemas(t *testing.T) {
 	if got := doc.Components.Schemas["Error"].Properties["kind"].Enum; !slices.Equal(got, kinds) {
 		t.Errorf("the kinds of errors are %v, the document has %v", kinds, got)
 	}
-	if got := doc.Components.Schemas["Volume"].Properties["state"].Enum; !slices.Equal(got, states) {
-		t.Errorf("the states are %v, the document has %v", states, got)
+	if got := doc.Components.Schemas["Volume"].Properties["state"].Enum; !slices.Equal(got, States) {
+		t.Errorf("the states are %v, the document has %v", States, got)
 	}
 	if doc.OpenAPI != "3.1.0" {
 		t.Errorf("version %s", doc.OpenAPI)

@@ -16,8 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/nearest"
 )
@@ -30,8 +28,8 @@ type Options struct {
 	// StallTimeout is how long a request or its answer may make no progress because
 	// of the client: 60 s by default, and 10 min for one on the same machine.
 	StallTimeout time.Duration
-	// Collectors are metrics beyond those of the Backend.
-	Collectors []prometheus.Collector
+	// Metrics answers requests for /metrics. None by default.
+	Metrics http.Handler
 	// Panicked, if set, is called after a panic in a request that may have changed the
 	// volume of that name ("": none), and returns the answer.
 	Panicked func(volume, doing string, value any) error
@@ -115,7 +113,9 @@ func Handler(b Backend, o Options) http.Handler {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.metrics = metricsHandler(b, o.Collectors)
+	if s.metrics = o.Metrics; s.metrics == nil {
+		s.metrics = http.NotFoundHandler()
+	}
 	mux := http.NewServeMux()
 	for _, rt := range routes() {
 		mux.HandleFunc(rt.method+" "+rt.path, func(w http.ResponseWriter, r *http.Request) {

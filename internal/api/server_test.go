@@ -4,17 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/api/apitest"
+	"github.com/paraglide/glide/internal/errs"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
-
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/api/apitest"
-	"github.com/paraglide/glide/internal/errs"
 )
 
 func serve(t *testing.T, o api.Options) (*apitest.Backend, string) {
@@ -178,31 +175,6 @@ func TestHealth(t *testing.T) {
 	b.Fail("Host", errs.New(errs.Unavailable, "stopping"))
 	if status, _ := do(t, "GET", url+"/healthz", ""); status != 503 {
 		t.Errorf("status %d", status)
-	}
-}
-
-func TestMetrics(t *testing.T) {
-	extra := prometheus.NewGauge(prometheus.GaugeOpts{Name: "glide_extra", Help: "Of the test."})
-	b, url := serve(t, api.Options{Collectors: []prometheus.Collector{extra}})
-	do(t, "POST", url+"/v1/volumes", `{"name":"acme/vm1","size":1048576}`)
-	_, body := do(t, "GET", url+"/metrics", "")
-	for _, line := range []string{
-		`glide_up 1`, `glide_extra 0`, `glide_volume_dirty_bytes{volume="acme/vm1"} 0`, `glide_volume_unpublished_seconds{volume="acme/vm1"} 0`,
-		`glide_volume_exports{volume="acme/vm1"} 0`, `glide_volume_state{state="active",volume="acme/vm1"} 1`, `glide_volumes{state="active"} 1`,
-		`glide_volumes{state="failed"} 0`, `glide_store_requests_total{kind="get"} 3`, `glide_store_bytes_total{direction="down"} 2000`,
-		`glide_cache_hits_total 7`, `glide_wal_syncs_total 9`, `glide_nbd_requests_total{op="read"} 10`,
-		`glide_nbd_request_latency_seconds{op="read",quantile="0.99"} 5e-05`, `glide_nbd_request_latency_seconds{op="read",quantile="1"} 0.0001005`,
-	} {
-		if !strings.Contains(body, line+"\n") {
-			t.Errorf("no line %s", line)
-		}
-	}
-	if !strings.Contains(body, "go_goroutines") || !strings.Contains(body, "process_resident_memory_bytes") {
-		t.Error("the process's own metrics are missing")
-	}
-	b.Fail("Stats", errors.New("broken"))
-	if status, body := do(t, "GET", url+"/metrics", ""); status != 200 || !strings.Contains(body, "glide_up 0\n") {
-		t.Errorf("%d; a backend that fails must show as glide_up 0", status)
 	}
 }
 

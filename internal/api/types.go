@@ -47,6 +47,9 @@ type Volume struct {
 	BootUsed    int               `json:"boot_used"`   // of these, read by the last boot; only Show tells
 }
 
+// States lists what the state of a Volume can be.
+var States = []string{"active", "asleep", "fenced", "remote", "failed"}
+
 // CreateRequest asks for a new, empty volume.
 type CreateRequest struct {
 	Name       string  `json:"name"`

@@ -29,6 +29,7 @@ import (
 	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/export"
+	"github.com/paraglide/glide/internal/forks"
 	"github.com/paraglide/glide/internal/hydrate"
 	"github.com/paraglide/glide/internal/inspect"
 	"github.com/paraglide/glide/internal/meta"
@@ -57,12 +58,12 @@ type Host struct {
 	exports     *export.Exports
 	attachments *export.Attachments
 	inspector   *inspect.Inspector
+	forker      *forks.Forker
 	hydrator    *hydrate.Hydrator
 	boots       *boot.Boots
 	peers       *peers.Peers
 
 	panics          atomic.Uint64
-	shortenAfter    atomic.Int64           // uptime before which no chain of forks is shortened
 	missingReported atomic.Pointer[string] // what of the data directory was last said to be missing
 
 	closing sync.Once
@@ -123,6 +124,7 @@ func newHost(cfg Config) *Host {
 	h.exports = export.New(h.disks, h.owners, h.Panicked)
 	h.attachments = export.NewAttachments(cfg.Kernel, h.disks, h.exports, h.mayGrow)
 	h.inspector = inspect.New(h.disks, h.catalog)
+	h.forker = forks.New(forks.Options{MayGrow: h.mayGrow, Learn: h.learn}, h.disks, h.pins, h.catalog, h.owners, h.publisher, h.durability)
 	h.hydrator = hydrate.New(h.disks, h.inspector)
 	h.boots = boot.New(h.disks, cfg.NoPrefetch)
 	h.disks.Hooks = disk.Hooks{

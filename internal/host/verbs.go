@@ -19,6 +19,11 @@ func (h *Host) Events(ctx context.Context, after uint64, wait time.Duration) ([]
 	return h.disks.Events.After(ctx, h.disks.Ctx, after, wait), nil
 }
 
+// Fork forks one cut of a volume, a snapshot or a commit. It makes all forks or none.
+func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) {
+	return h.forker.Fork(ctx, r)
+}
+
 // Attach makes a volume or a snapshot a block device of this machine.
 func (h *Host) Attach(ctx context.Context, name string, r api.AttachRequest) (api.Attachment, error) {
 	return h.attachments.Attach(ctx, name, r)

@@ -20,8 +20,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/config"
@@ -29,6 +27,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/limits"
+	"github.com/paraglide/glide/internal/metrics"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/nbd"
 )
@@ -198,7 +197,7 @@ func (r *running) run(ctx context.Context, h *host.Host, ls *listeners, cfg host
 	for i, token := range []func() string{nil, r.live.Token} {
 		r.api[i] = &http.Server{
 			Handler: waiting(ctx, patient(api.Handler(h, api.Options{
-				Log: r.log, Token: token, Panicked: h.PanickedAt, Collectors: []prometheus.Collector{r.conns},
+				Log: r.log, Token: token, Panicked: h.PanickedAt, Metrics: metrics.Handler(h, r.conns),
 			}))),
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       2 * time.Minute,

@@ -1,4 +1,5 @@
-package main
+// Package terminal shows a person tables, times, and the progress of long work.
+package terminal
 
 import (
 	"context"
@@ -15,8 +16,8 @@ import (
 	"github.com/paraglide/glide/internal/size"
 )
 
-// isTerminal tells whether w is a terminal.
-func isTerminal(w any) bool {
+// Is tells whether w is a terminal.
+func Is(w any) bool {
 	f, ok := w.(*os.File)
 	if !ok {
 		return false
@@ -36,13 +37,13 @@ type meter struct {
 	set bool // bar is a bar, not a spinner
 }
 
-// meter shows the progress of requests made with the returned context, until
-// stop.
-func (a *app) meter(ctx context.Context, what string) (mctx context.Context, stop func()) {
-	if !isTerminal(a.err) {
+// Meter shows the progress of requests made with the returned context, until
+// stop. If w is no terminal, it shows nothing.
+func Meter(ctx context.Context, w io.Writer, what string) (mctx context.Context, stop func()) {
+	if !Is(w) {
 		return ctx, func() {}
 	}
-	m := &meter{what: what, progress: newProgress(a.err)}
+	m := &meter{what: what, progress: newProgress(w)}
 	m.bar = m.progress.New(0, mpb.SpinnerStyle().PositionLeft(), mpb.BarWidth(2),
 		mpb.AppendDecorators(decor.Name(" "+what+" "), decor.Elapsed(decor.ET_STYLE_GO)))
 	return client.WithProgress(ctx, m.report), m.stop
@@ -80,37 +81,38 @@ func addBar(p *mpb.Progress, what string, total int64) *mpb.Bar {
 		}), decor.Elapsed(decor.ET_STYLE_GO)))
 }
 
-// watched is a source with a progress bar.
-type watched struct {
+// Watched is a source with a progress bar.
+type Watched struct {
 	client.Source
 	progress *mpb.Progress
 	bar      *mpb.Bar
-	data     int64 // bytes outside holes
+	Data     int64 // bytes outside holes that were read
 }
 
-// watch shows the progress of reading src on a terminal. Call stop at the end.
-func (a *app) watch(what string, src client.Source) *watched {
-	w := &watched{Source: src}
-	if !isTerminal(a.err) {
+// Watch shows the progress of reading src, if to is a terminal. Call Stop at the end.
+func Watch(to io.Writer, what string, src client.Source) *Watched {
+	w := &Watched{Source: src}
+	if !Is(to) {
 		return w
 	}
-	w.progress = newProgress(a.err)
+	w.progress = newProgress(to)
 	w.bar = addBar(w.progress, what, int64(src.Size()))
 	return w
 }
 
 // Next implements api.Source.
-func (w *watched) Next() (client.Extent, error) {
+func (w *Watched) Next() (client.Extent, error) {
 	e, err := w.Source.Next()
-	w.data += int64(len(e.Data))
+	w.Data += int64(len(e.Data))
 	if w.bar != nil && err == nil {
-		// The daemon still works when all is read: only stop ends the bar.
+		// The daemon still works when all is read: only Stop ends the bar.
 		w.bar.SetCurrent(min(int64(e.Off), int64(w.Size())-1))
 	}
 	return e, err
 }
 
-func (w *watched) stop() {
+// Stop removes the bar.
+func (w *Watched) Stop() {
 	if w.bar != nil {
 		w.bar.Abort(true)
 		w.progress.Wait()

@@ -1,28 +1,58 @@
-package host
+// Package forks makes forks: of a volume of this host without a request, and of what only
+// the store has with at most six. Others call Fork; everything else here is one call of it.
+package forks
 
 import (
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/catalog"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/gc"
+	"github.com/paraglide/glide/internal/ownership"
+	"github.com/paraglide/glide/internal/pin"
 	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/volume"
 )
+
+// Options are what the host does for forks.
+type Options struct {
+	MayGrow func() error                              // an error if nothing new may be begun that takes disk space
+	Learn   func(tenant string, owner commitlog.Host) // notes a host that may have blocks of a tenant
+}
+
+// Forker makes forks. Its methods may be called concurrently.
+type Forker struct {
+	opts       Options
+	disks      *disk.Table
+	pins       *pin.Pins
+	catalog    *catalog.Catalog
+	owners     *ownership.Owners
+	publisher  *publication.Publisher
+	durability *durability.Keeper
+
+	shortenAfter atomic.Int64 // uptime before which no chain of forks is shortened
+}
+
+// New creates a Forker.
+func New(o Options, disks *disk.Table, pins *pin.Pins, cat *catalog.Catalog, owners *ownership.Owners, pub *publication.Publisher, dur *durability.Keeper) *Forker {
+	return &Forker{opts: o, disks: disks, pins: pins, catalog: cat, owners: owners, publisher: pub, durability: dur}
+}
 
 // maxForks is the maximum number of forks per call.
 const maxForks = 10000
 
 // Fork forks one cut of a volume, a snapshot or a commit. It makes all forks or none.
-func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) {
+func (h *Forker) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) {
 	began := h.disks.Now()
 	ctx, counter := publication.Count(ctx)
 	src, err := disk.ParseName(r.Source, true)
@@ -39,7 +69,7 @@ func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := h.mayGrow(); err != nil {
+	if err := h.opts.MayGrow(); err != nil {
 		return nil, err
 	}
 	p := durability.Policy{Durability: cmp.Or(r.Durability, disk.Local), RPO: disk.DefaultRPO}
@@ -88,7 +118,7 @@ func forkNames(r *api.ForkRequest) ([]disk.Name, error) {
 
 // forking is one call of Fork.
 type forking struct {
-	h     *Host
+	h     *Forker
 	src   disk.Name
 	at    string
 	lazy  bool
@@ -132,7 +162,7 @@ const (
 
 // shorten publishes a volume that has inherited the log of many ancestors, if the store
 // takes it: the cost of a volume must not grow with the length of its chain.
-func (h *Host) shorten(ctx context.Context, d *disk.Disk, v *volume.Volume) {
+func (h *Forker) shorten(ctx context.Context, d *disk.Disk, v *volume.Volume) {
 	if v.Account().Ancestors < deepChain || int64(h.disks.Uptime()) < h.shortenAfter.Load() {
 		return
 	}
@@ -265,7 +295,7 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	if tip.Bare() {
 		return nil, "", errs.New(errs.NotFound, "generation %s of %q is past retention or is a removal: its state is gone", gen, f.src)
 	}
-	h.learn(f.src.Tenant, tip.State.Owner)
+	h.opts.Learn(f.src.Tenant, tip.State.Owner)
 	if f.lazy {
 		f.age = h.disks.Since(tip.State.Time)
 	}
@@ -399,7 +429,7 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 
 // publishFork publishes state as the first commit of a reserved disk, and opens the disk.
 // Under op.
-func (h *Host) publishFork(ctx context.Context, d *disk.Disk, state commitlog.State) error {
+func (h *Forker) publishFork(ctx context.Context, d *disk.Disk, state commitlog.State) error {
 	g, err := h.owners.Commit(ctx, d, state)
 	if err != nil {
 		return err

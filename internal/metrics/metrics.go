@@ -1,4 +1,5 @@
-package api
+// Package metrics shows Prometheus what a daemon counts and what state its volumes are in.
+package metrics
 
 import (
 	"context"
@@ -10,16 +11,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/paraglide/glide/internal/api"
 )
 
 // scrapeTime is what a scrape may take.
 const scrapeTime = 10 * time.Second
 
-// states lists what a volume's state can be.
-var states = []string{"active", "asleep", "fenced", "remote", "failed"}
+// Backend is what is asked at each scrape.
+type Backend interface {
+	List(ctx context.Context, all bool) ([]api.Volume, error)
+	Stats(ctx context.Context, name string) (api.Stats, error)
+}
 
-// metricsHandler serves what b tells, and extra, in a registry of their own.
-func metricsHandler(b Backend, extra []prometheus.Collector) http.Handler {
+// Handler serves what b tells, and extra, in a registry of their own.
+func Handler(b Backend, extra ...prometheus.Collector) http.Handler {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{b})
 	r.MustRegister(extra...)
@@ -85,7 +91,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	volumes, err := c.b.List(ctx, false)
 	if err == nil {
 		collectVolumes(volumes, emit)
-		var st Stats
+		var st api.Stats
 		if st, err = c.b.Stats(ctx, ""); err == nil {
 			collectStats(&st, emit)
 		}
@@ -99,7 +105,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 
 type emitFunc func(d *prometheus.Desc, t prometheus.ValueType, v float64, labels ...string)
 
-func collectVolumes(volumes []Volume, emit emitFunc) {
+func collectVolumes(volumes []api.Volume, emit emitFunc) {
 	byState := map[string]int{}
 	for i := range volumes {
 		v := &volumes[i]
@@ -111,12 +117,12 @@ func collectVolumes(volumes []Volume, emit emitFunc) {
 		emit(descSize, prometheus.GaugeValue, float64(v.Size), v.Name)
 		emit(descState, prometheus.GaugeValue, 1, v.Name, v.State)
 	}
-	for _, state := range states {
+	for _, state := range api.States {
 		emit(descVolumes, prometheus.GaugeValue, float64(byState[state]), state)
 	}
 }
 
-func collectStats(st *Stats, emit emitFunc) {
+func collectStats(st *api.Stats, emit emitFunc) {
 	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
 		emit(d, prometheus.CounterValue, float64(v), labels...)
 	}
