@@ -28,8 +28,8 @@ type Options struct {
 	By        string        // names the collector in its objects; for people only
 	Grace     time.Duration // between flag and verdict, by the store's clock; for undelete, not for safety
 	Retention time.Duration // how long commits that were replaced are kept, by the store's clock
-	Compact   int64         // bytes of packs that a round reads to compact them; 0: DefaultCompact, below 0: none
-	MinDead   int64         // bytes of a pack that have to be dead before it is compacted; 0: DefaultMinDead
+	Compact   int64         // bytes of packs that a round reads to compact them; 0: 1 GiB, below 0: none
+	MinDead   int64         // bytes of a pack that have to be dead before it is compacted; 0: 32 KiB
 	DryRun    bool          // only tell what would be flagged
 	Log       *slog.Logger
 }
@@ -63,8 +63,8 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	o.Compact = cmp.Or(o.Compact, DefaultCompact)
-	o.MinDead = cmp.Or(o.MinDead, DefaultMinDead)
+	o.Compact = cmp.Or(o.Compact, defaultCompact)
+	o.MinDead = cmp.Or(o.MinDead, defaultMinDead)
 	c := &collector{Options: o}
 	inv, err := c.inventory(ctx)
 	if err != nil {
@@ -200,7 +200,7 @@ func (c *collector) begin(ctx context.Context, last *round, inv *inventory) erro
 	now := inv.newest // a dry run writes nothing, not even to learn the time
 	if !c.DryRun {
 		var err error
-		if now, err = c.now(ctx); err != nil {
+		if now, err = storeTime(ctx, c.Store, c.By); err != nil {
 			return err
 		}
 	}
@@ -267,7 +267,7 @@ func (c *collector) finish(ctx context.Context, r *round) (bool, error) {
 		return false, err
 	}
 	if !r.judged {
-		now, err := c.now(ctx)
+		now, err := storeTime(ctx, c.Store, c.By)
 		if err != nil {
 			return false, err
 		}
@@ -464,14 +464,4 @@ func (c *collector) close(ctx context.Context, r *round) error {
 		return err
 	}
 	return c.remove(ctx, []string{key(r.domain, r.number, partFlags), key(r.domain, r.number, partVerdict)})
-}
-
-// now is the store's clock, by the age of an object that is written for it.
-func (c *collector) now(ctx context.Context) (time.Time, error) {
-	k := "gc/clock/" + c.By
-	if err := c.Store.Put(ctx, k, []byte("the collector asks what time it is\n")); err != nil {
-		return time.Time{}, err
-	}
-	in, err := c.Store.Head(ctx, k)
-	return in.Modified, err
 }

@@ -28,11 +28,11 @@ const (
 	// five. What a bucket holds in vain stays below a quarter of what is live, mostly below
 	// a tenth, and a byte is copied at most four times for each that is freed.
 	deadShare = 5
-	// DefaultMinDead is how many bytes of a pack have to be dead, too: below, a forward and
+	// defaultMinDead is how many bytes of a pack have to be dead, too: below, a forward and
 	// its requests cost more than they save.
-	DefaultMinDead = 32 << 10
-	// DefaultCompact is how many bytes of packs a round reads to compact them.
-	DefaultCompact = 1 << 30
+	defaultMinDead = 32 << 10
+	// defaultCompact is how many bytes of packs a round reads to compact them.
+	defaultCompact = 1 << 30
 )
 
 // compacted says where the slots of a flagged pack went.
