@@ -141,8 +141,8 @@ type Diff struct {
 	SharedBytes    uint64  `json:"shared_bytes"` // mapped in both, with the same content
 }
 
-// Usage is what df prints.
-type Usage struct {
+// Space is what data takes up.
+type Space struct {
 	Logical          uint64  `json:"logical_bytes"`
 	Dirty            int64   `json:"dirty_bytes"`
 	Exclusive        uint64  `json:"exclusive_bytes"`
@@ -151,6 +151,35 @@ type Usage struct {
 	Stored           uint64  `json:"stored_bytes"`
 	DedupRatio       float64 `json:"dedup_ratio"`
 	CompressionRatio float64 `json:"compression_ratio"`
+}
+
+// Usage is what df prints: what a volume or a snapshot uses, or all of the host's
+// volumes together.
+type Usage struct {
+	Space
+	Volumes    []VolumeUsage   `json:"volumes,omitzero"`     // without a name: all, by name
+	Snapshots  []SnapshotUsage `json:"snapshots,omitzero"`   // of a volume
+	SharedWith []SharedWith    `json:"shared_with,omitzero"` // with a name: who shares data with it, the most first
+}
+
+// VolumeUsage is what one volume uses together with its snapshots.
+type VolumeUsage struct {
+	Name string `json:"name"`
+	Space
+	Snapshots []SnapshotUsage `json:"snapshots"` // by name
+}
+
+// SnapshotUsage is what a snapshot uses by itself: what it shares with its own volume is
+// shared.
+type SnapshotUsage struct {
+	Name string `json:"name"`
+	Space
+}
+
+// SharedWith says how much data a volume, with its snapshots, shares with what was asked for.
+type SharedWith struct {
+	Name  string `json:"name"`
+	Bytes uint64 `json:"bytes"`
 }
 
 // Latency is the distribution of one operation's latency since the start.

@@ -41,8 +41,8 @@ func (h *Host) Log(ctx context.Context, name, before string, count uint64) ([]ap
 	return h.catalog.Log(ctx, name, before, count)
 }
 
-// Usage returns what a volume, or all volumes of this host, use. It is exact over this
-// host's volumes. It walks the block maps of all of them.
+// Usage returns what a volume, a snapshot, or everything on this host uses. It is exact
+// over this host's volumes.
 func (h *Host) Usage(ctx context.Context, name string) (api.Usage, error) {
 	return h.inspector.Usage(ctx, name)
 }

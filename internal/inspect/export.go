@@ -33,11 +33,12 @@ func (e exported) Close() { e.done() }
 type Inspector struct {
 	disks   *disk.Table
 	catalog *catalog.Catalog
+	usages  usages
 }
 
 // New returns an inspector of the volumes of a host and of the store.
 func New(t *disk.Table, c *catalog.Catalog) *Inspector {
-	return &Inspector{disks: t, catalog: c}
+	return &Inspector{disks: t, catalog: c, usages: usages{turn: make(chan struct{}, 1)}}
 }
 
 // Export opens the current cut of a volume, or a snapshot, for reading. A volume that

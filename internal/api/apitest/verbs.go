@@ -279,9 +279,17 @@ func (b *Backend) Usage(_ context.Context, name string) (api.Usage, error) {
 	err := b.enter("Usage", name)
 	defer b.mu.Unlock()
 	if err == nil && name != "" {
+		name, _, _ = strings.Cut(name, "@")
 		_, err = b.find(name)
 	}
-	return api.Usage{Logical: 1 << 30, Dirty: 4096, Exclusive: 1 << 20, Shared: 3 << 20, FreedIfRemoved: 1 << 20, Stored: 2 << 20, DedupRatio: 4, CompressionRatio: 2}, err
+	u := api.Space{Logical: 1 << 30, Dirty: 4096, Exclusive: 1 << 20, Shared: 3 << 20, FreedIfRemoved: 1 << 20, Stored: 2 << 20, DedupRatio: 4, CompressionRatio: 2}
+	out := api.Usage{Space: u}
+	if name == "" {
+		out.Volumes = []api.VolumeUsage{{Name: "vm1", Space: u, Snapshots: []api.SnapshotUsage{{Name: "monday", Space: u}}}}
+	} else {
+		out.Snapshots, out.SharedWith = []api.SnapshotUsage{}, []api.SharedWith{{Name: "golden", Bytes: 3 << 20}}
+	}
+	return out, err
 }
 
 // Verify implements api.Backend. A volume whose name begins with "bad" is damaged.
