@@ -31,7 +31,7 @@ var layers = map[string][]string{
 	"internal/objstore":    {"internal/errs"},
 	"internal/pack":        {"internal/errs", "internal/fault", "internal/objstore"},
 	"internal/blockmap":    {"internal/errs", "internal/pack"},
-	"internal/sharing":     {"internal/fault", "internal/pack", "internal/blockmap"},
+	"internal/sharing":     {"internal/pack", "internal/blockmap"},
 	"internal/wal":         {"internal/errs", "internal/fault", "internal/extent", "internal/datadir"},
 	"internal/meta":        {"internal/errs", "internal/pack", "internal/reserve"},
 	"internal/cache":       {"internal/errs", "internal/fault", "internal/datadir", "internal/pack", "internal/objstore", "internal/blockmap", "internal/readahead"},
