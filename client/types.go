@@ -25,6 +25,8 @@ type (
 	Commit = api.Commit
 	// Diff says how two volumes differ.
 	Diff = api.Diff
+	// Cost is what cost prints.
+	Cost = api.Cost
 	// Usage is what df prints.
 	Usage = api.Usage
 	// Stats is what stats prints.

@@ -197,6 +197,9 @@ func checkType(t *testing.T, doc *apiDoc, where string, s schema, typ reflect.Ty
 		s, where = doc.Components.Schemas[name], name
 	}
 	bad := func(format string, args ...any) { t.Helper(); t.Errorf(where+": "+format, args...) }
+	if typ.Kind() == reflect.Pointer {
+		typ = typ.Elem()
+	}
 	want := map[reflect.Kind]string{
 		reflect.String: "string", reflect.Bool: "boolean", reflect.Float64: "number", reflect.Slice: "array", reflect.Map: "object", reflect.Struct: "object",
 		reflect.Int: "integer", reflect.Int64: "integer", reflect.Uint64: "integer",

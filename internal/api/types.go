@@ -182,6 +182,23 @@ type SharedWith struct {
 	Bytes uint64 `json:"bytes"`
 }
 
+// Cost is what cost prints: the requests to the store by what they were made for.
+type Cost struct {
+	Since  time.Time            `json:"since"` // when the daemon began to count
+	Causes map[string]CauseCost `json:"causes"`
+	// Money is what a month of 30 days costs, if prices are set: the requests as they went
+	// on since Since, and what is stored now.
+	Money *float64 `json:"money,omitempty"`
+}
+
+// CauseCost is the requests of one cause, tries included, and the bytes of objects that
+// they moved.
+type CauseCost struct {
+	Requests
+	BytesUp   uint64 `json:"bytes_up"`
+	BytesDown uint64 `json:"bytes_down"`
+}
+
 // Latency is the distribution of one operation's latency since the start.
 type Latency struct {
 	Count uint64  `json:"count"`
@@ -365,6 +382,7 @@ type Backend interface {
 	// A page shorter than asked for is the last.
 	Log(ctx context.Context, name, before string, count uint64) ([]Commit, error)
 	Diff(ctx context.Context, a, b string) (Diff, error)
+	Cost(ctx context.Context, name string) (Cost, error)   // name "": all requests
 	Usage(ctx context.Context, name string) (Usage, error) // name "": all of this host's
 	Verify(ctx context.Context, name string, cold bool) (Verify, error)
 	// Hydrate brings every block to this host, at rate bytes a second; 0: as they come.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
@@ -16,6 +17,7 @@ import (
 
 // Collect goes on with a round of garbage collection in the store, or begins one.
 func (h *Host) Collect(ctx context.Context, r api.CollectRequest) (api.Collection, error) {
+	ctx = cost.With(ctx, cost.GC, cost.Volume{})
 	grace := gc.DefaultGrace
 	if r.Grace != "" {
 		var err error
@@ -67,6 +69,7 @@ func collect(ctx context.Context, o gc.Options, cfg Config) (api.Collection, err
 
 // CollectPlan lists what the open rounds have flagged.
 func (h *Host) CollectPlan(ctx context.Context) ([]api.Planned, error) {
+	ctx = cost.With(ctx, cost.GC, cost.Volume{})
 	list, err := gc.Plan(ctx, h.disks.Store)
 	out := make([]api.Planned, len(list))
 	for i, p := range list {
@@ -77,11 +80,13 @@ func (h *Host) CollectPlan(ctx context.Context) ([]api.Planned, error) {
 
 // CollectStatus describes the newest round.
 func (h *Host) CollectStatus(ctx context.Context) (api.CollectStatus, error) {
+	ctx = cost.With(ctx, cost.GC, cost.Volume{})
 	s, err := gc.ReadStatus(ctx, h.disks.Store)
 	return api.CollectStatus(s), err
 }
 
 // Undelete takes flagged objects back.
 func (h *Host) Undelete(ctx context.Context, keys []string) error {
+	ctx = cost.With(ctx, cost.GC, cost.Volume{})
 	return gc.Undelete(ctx, h.disks.Store, h.disks.Rand, h.disks.Now(), keys)
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/paraglide/glide/internal/catalog"
 	"github.com/paraglide/glide/internal/cleaner"
 	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/durability"
@@ -106,7 +107,7 @@ func newHost(cfg Config) *Host {
 	ctx, stop := context.WithCancel(context.Background())
 	h.stop = stop
 	h.disks = disk.NewTable(disk.Base{
-		Store: cfg.Store, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
+		Store: cfg.Store, Ledger: cfg.Ledger, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
 		Events: event.New(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,
 	})
 	h.pins = pin.New(h.disks)
@@ -187,7 +188,7 @@ func (h *Host) open(ctx context.Context) error {
 		return err
 	}
 	h.disks.Loader = h.disks.Cache.Pages(h.disks.DB)
-	if err := h.pins.Recover(ctx); err != nil {
+	if err := h.pins.Recover(cost.Begin(ctx, cost.Upkeep, cost.Volume{})); err != nil {
 		return err
 	}
 	if err := h.openVolumes(); err != nil {
@@ -277,7 +278,7 @@ func (h *Host) close(ctx context.Context) error {
 	if h.disks.DB != nil {
 		// The next start drops the pins that stay, so an unresponsive store does not
 		// delay the stop for long.
-		ctx, cancel := context.WithTimeout(ctx, durability.LastShipping)
+		ctx, cancel := context.WithTimeout(cost.With(ctx, cost.Upkeep, cost.Volume{}), durability.LastShipping)
 		_ = h.publisher.Session.Close(ctx)
 		cancel()
 	}

@@ -274,6 +274,19 @@ func (b *Backend) Diff(_ context.Context, left, right string) (api.Diff, error) 
 	return d, nil
 }
 
+// Cost implements api.Backend.
+func (b *Backend) Cost(_ context.Context, name string) (api.Cost, error) {
+	err := b.enter("Cost", name)
+	defer b.mu.Unlock()
+	if err == nil && name != "" {
+		_, err = b.find(name)
+	}
+	money := 1.25
+	return api.Cost{Since: Epoch, Causes: map[string]api.CauseCost{
+		"flush": {Requests: api.Requests{Put: 3, Get: 1}, BytesUp: 1 << 20}, "read": {Requests: api.Requests{Get: 40}, BytesDown: 5 << 20},
+	}, Money: &money}, err
+}
+
 // Usage implements api.Backend.
 func (b *Backend) Usage(_ context.Context, name string) (api.Usage, error) {
 	err := b.enter("Usage", name)

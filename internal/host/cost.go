@@ -1,0 +1,54 @@
+package host
+
+import (
+	"context"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/cost"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/objstore"
+)
+
+// purpose derives the context of a verb for a named volume.
+func (h *Host) purpose(ctx context.Context, c cost.Cause, name string) context.Context {
+	var v cost.Volume
+	if n, err := disk.ParseName(name, true); err == nil {
+		if d := h.disks.Find(n); d != nil {
+			v = d.Payer()
+		}
+	}
+	return cost.With(ctx, c, v)
+}
+
+// Cost returns the requests to the store since the daemon started, by cause: all, or those
+// that were made for one volume. If the store's prices are set, it also returns what a
+// month costs.
+func (h *Host) Cost(ctx context.Context, name string) (api.Cost, error) {
+	counts := h.cfg.Ledger.Counts()
+	if name != "" {
+		d, err := h.disks.Local(name, false)
+		if err != nil {
+			return api.Cost{}, err
+		}
+		counts = h.cfg.Ledger.VolumeCounts(d.Payer())
+	}
+	out := api.Cost{Since: h.cfg.Ledger.Since().UTC(), Causes: make(map[string]api.CauseCost, len(counts))}
+	var all objstore.Counts
+	for cause, n := range counts {
+		all = all.Add(n)
+		out.Causes[cause] = api.CauseCost{
+			Requests: api.Requests{Put: n.Put, Get: n.Get, List: n.List, Head: n.Head, Delete: n.Delete},
+			BytesUp:  n.BytesUp, BytesDown: n.BytesDown,
+		}
+	}
+	if h.cfg.Prices.IsZero() {
+		return out, nil
+	}
+	u, err := h.inspector.Usage(cost.With(ctx, cost.List, cost.Volume{}), name)
+	if err != nil {
+		return api.Cost{}, err
+	}
+	money := h.cfg.Prices.PerMonth(all, h.cfg.Now().Sub(h.cfg.Ledger.Since()), u.Stored)
+	out.Money = &money
+	return out, nil
+}
