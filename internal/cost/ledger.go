@@ -26,6 +26,11 @@ type Ledger struct {
 	since   time.Time
 	all     counters
 	volumes sync.Map // Volume → *counters
+
+	// Known reports whether the host has a volume. Requests for others are counted for the
+	// host only, so the ledger holds no more volumes than the host. nil: all are known. It
+	// is set before the first request.
+	Known func(Volume) bool
 }
 
 // NewLedger returns a ledger that counts from now on.
@@ -58,6 +63,9 @@ func (l *Ledger) count(ctx context.Context) context.Context {
 	}
 	c, ok := l.volumes.Load(p.volume)
 	if !ok {
+		if l.Known != nil && !l.Known(p.volume) {
+			return ctx
+		}
 		c, _ = l.volumes.LoadOrStore(p.volume, &counters{})
 	}
 	return objstore.WithCounter(ctx, &c.(*counters)[p.cause])
