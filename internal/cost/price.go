@@ -11,8 +11,7 @@ type Prices struct {
 	Put, Get, List, Delete float64 // for 1,000 requests; HEAD is a GET
 	Stored                 float64 // for a GB (10⁹ bytes) and month
 	Up, Down               float64 // for a GB
-	// HasList is false if no price of LIST was given: then it is that of PUT.
-	HasList bool
+	HasList                bool    // without a price of LIST of its own, it costs what PUT does
 }
 
 // IsZero reports whether no price was given.

@@ -30,10 +30,10 @@ type Config struct {
 	Counter   *objstore.Counter
 	Ledger    *cost.Ledger // counts the requests to Store by cause; a new one
 	Prices    cost.Prices  // of the store, for Cost; none
-	FS        vfs.FS   // the file system; the machine's
-	Advertise string   // the address at which other hosts reach this one's API
-	NBD       []string // listening addresses, unix:PATH or tcp:HOST:PORT; URIs use the first one
-	NBDTLS    bool     // clients must use TLS
+	FS        vfs.FS       // the file system; the machine's
+	Advertise string       // the address at which other hosts reach this one's API
+	NBD       []string     // listening addresses, unix:PATH or tcp:HOST:PORT; URIs use the first one
+	NBDTLS    bool         // clients must use TLS
 	API       []string
 	Version   string
 

@@ -24,6 +24,7 @@ func (h *Host) purpose(ctx context.Context, c cost.Cause, name string) context.C
 // that were made for one volume. If the store's prices are set, it also returns what a
 // month costs.
 func (h *Host) Cost(ctx context.Context, name string) (api.Cost, error) {
+	now := h.cfg.Now()
 	counts := h.cfg.Ledger.Counts()
 	if name != "" {
 		d, err := h.disks.Local(name, false)
@@ -32,23 +33,33 @@ func (h *Host) Cost(ctx context.Context, name string) (api.Cost, error) {
 		}
 		counts = h.cfg.Ledger.VolumeCounts(d.Payer())
 	}
-	out := api.Cost{Since: h.cfg.Ledger.Since().UTC(), Causes: make(map[string]api.CauseCost, len(counts))}
+	out := api.Cost{Since: h.cfg.Ledger.Since().UTC(), Causes: byCause(counts)}
+	if h.cfg.Prices.IsZero() {
+		return out, nil
+	}
+	u, err := h.Usage(ctx, name)
+	if err != nil {
+		return api.Cost{}, err
+	}
 	var all objstore.Counts
-	for cause, n := range counts {
+	for _, n := range counts {
 		all = all.Add(n)
-		out.Causes[cause] = api.CauseCost{
+	}
+	money := h.cfg.Prices.PerMonth(all, now.Sub(h.cfg.Ledger.Since()), u.Stored)
+	out.Money = &money
+	return out, nil
+}
+
+// Causes returns all requests to the store since the daemon started, by cause.
+func (h *Host) Causes() map[string]api.CauseCost { return byCause(h.cfg.Ledger.Counts()) }
+
+func byCause(counts map[string]objstore.Counts) map[string]api.CauseCost {
+	out := make(map[string]api.CauseCost, len(counts))
+	for cause, n := range counts {
+		out[cause] = api.CauseCost{
 			Requests: api.Requests{Put: n.Put, Get: n.Get, List: n.List, Head: n.Head, Delete: n.Delete},
 			BytesUp:  n.BytesUp, BytesDown: n.BytesDown,
 		}
 	}
-	if h.cfg.Prices.IsZero() {
-		return out, nil
-	}
-	u, err := h.inspector.Usage(cost.With(ctx, cost.List, cost.Volume{}), name)
-	if err != nil {
-		return api.Cost{}, err
-	}
-	money := h.cfg.Prices.PerMonth(all, h.cfg.Now().Sub(h.cfg.Ledger.Since()), u.Stored)
-	out.Money = &money
-	return out, nil
+	return out
 }
