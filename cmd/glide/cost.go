@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -69,5 +70,9 @@ func printCost(w io.Writer, c *client.Cost) error {
 	if err := terminal.Table(w, rows); err != nil || c.Money == nil {
 		return err
 	}
-	return say(w, "a month at this rate costs %.2f", *c.Money)
+	hint := ""
+	if time.Since(c.Since) < time.Hour {
+		hint = " (a guess: it was counted for less than an hour)"
+	}
+	return say(w, "a month at this rate costs %.2f%s", *c.Money, hint)
 }
