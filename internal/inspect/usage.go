@@ -17,8 +17,8 @@ import (
 const (
 	// keepFor is how long the index of blocks is kept after it was last asked for.
 	keepFor = 10 * time.Minute
-	// keepBytes bounds the index that is kept: about 1.4 million distinct blocks, which
-	// are 170 GiB in blocks of 128 KiB. A larger one is dropped after every answer, so the
+	// keepBytes bounds the index that is kept: about 1.2 million distinct blocks, which
+	// are 150 GiB in blocks of 128 KiB. A larger one is dropped after every answer, so the
 	// next one is counted from the start.
 	keepBytes = 64 << 20
 )

@@ -12,7 +12,8 @@
 //
 // A node belongs to the disks that reach it: the union of the disks of its parents. For
 // every node the index keeps how many references it has from parents of which disks, so
-// that a change goes down only as far as it changes something. These multisets, and the
+// that a change goes down only as far as it changes something. Changes go down level by
+// level, those of all roots together: a thousand removed forks cost as much as one. These multisets, and the
 // sets of disks, are stored once each and numbered: a host has few distinct ones. The sums
 // of bytes are kept by multiset, so that a total does not touch a single block.
 //
@@ -21,7 +22,7 @@
 //
 // # Memory
 //
-// A distinct block takes about 45 bytes. Size estimates the whole, so that the user of an
+// A distinct block takes about 50 bytes. Size estimates the whole, so that the user of an
 // index can drop it.
 //
 // # Concurrency

@@ -38,14 +38,24 @@ type Index struct {
 	numbers map[[16]byte]uint32 // of disks
 	disks   []counted           // by number
 	free    []uint32
-	roots   map[uint32]uint32 // node → the set of the disks whose root it is
-	list    []uint32          // numbers of the disks, in the order of the list
+	roots   map[uint32]uint32                     // node → the set of the disks whose root it is
+	list    []uint32                              // numbers of the disks, in the order of the list
+	pending [blockmap.MaxHeight]map[uint32][]swap // by the level of the page
+	emptied []uint32                              // nodes that had no references, at some time in apply
 	read    uint64
 }
 
+// swap is a change of the references to a node: it loses one from a parent of one set of
+// disks, and gets one from a parent of another; 0 is none.
+type swap struct{ loses, gets uint32 }
+
 // New returns an index without disks.
 func New() *Index {
-	return &Index{nodes: newNodes(), sets: newSets(), numbers: map[[16]byte]uint32{}, roots: map[uint32]uint32{}}
+	x := &Index{nodes: newNodes(), sets: newSets(), numbers: map[[16]byte]uint32{}, roots: map[uint32]uint32{}}
+	for level := range x.pending {
+		x.pending[level] = map[uint32][]swap{}
+	}
+	return x
 }
 
 // PagesRead returns how many pages of maps were read so far.
@@ -73,123 +83,82 @@ func (x *Index) Count(ctx context.Context, list []Disk) error {
 		x.disks[n].position, x.disks[n].gone = i, false
 		x.list = append(x.list, n)
 	}
-	old := map[uint32][]uint32{} // root → disks that leave it
+	m := moves{leave: map[uint32][]uint32{}, join: map[uint32][]uint32{}}
 	for id, n := range x.numbers {
 		if d := &x.disks[n]; d.gone {
-			x.leave(old, n)
+			m.from(d.root, n)
 			delete(x.numbers, id)
 			*d = counted{}
-			x.free = append(x.free, n)
+			x.free = append(x.free, n) // given to another disk by the next Count at the earliest
 		}
 	}
-	// A free number is given to no other disk before its old root is forgotten, below.
-	err := x.enterAll(ctx, list, old)
-	for root, disks := range old {
-		x.setRoot(root, func(in []uint32) []uint32 {
-			return slices.DeleteFunc(in, func(n uint32) bool { return slices.Contains(disks, n) })
-		})
-	}
-	x.sets.sweep(x.roots)
+	err := x.enterAll(ctx, list, &m)
+	x.apply(&m)
+	x.sets.sweep(x.roots, nil)
 	if invariants.Enabled {
 		x.check()
 	}
 	return err
 }
 
-// leave notes that a disk leaves its root.
-func (x *Index) leave(old map[uint32][]uint32, n uint32) {
-	if root := x.disks[n].root; root != 0 {
-		old[root] = append(old[root], n)
+// moves are the disks that leave a root, and those that join one.
+type moves struct{ leave, join map[uint32][]uint32 }
+
+func (m *moves) from(root, disk uint32) {
+	if root != 0 {
+		m.leave[root] = append(m.leave[root], disk)
 	}
 }
 
-// enterAll adds the roots that are new to their disks. It does so for all disks of a root
-// at once, because forks are many and share theirs.
-func (x *Index) enterAll(ctx context.Context, list []Disk, old map[uint32][]uint32) error {
-	byRoot := map[key][]int{}
-	var order []key
+func (m *moves) to(root, disk uint32) {
+	if root != 0 {
+		m.join[root] = append(m.join[root], disk)
+	}
+}
+
+// enterAll reads what the index lacks of the disks' maps, and notes which disks move to
+// other roots.
+func (x *Index) enterAll(ctx context.Context, list []Disk, m *moves) error {
 	for i := range list {
+		d := &x.disks[x.list[i]]
 		var k key // of no root
-		if root := list[i].Map.Root(); !root.IsHole() {
-			k = keyOf(&root.Ref.Hash, ofPage)
+		ref := list[i].Map.Root().Ref
+		if !ref.IsHole() {
+			k = keyOf(&ref.Hash, ofPage)
 		}
-		if now := x.disks[x.list[i]].root; x.nodes.all[now].key == k {
+		if x.nodes.all[d.root].key == k {
 			continue
 		}
-		if byRoot[k] == nil {
-			order = append(order, k)
+		root := x.nodes.find(k, 0)
+		if root == 0 && !ref.IsHole() {
+			var err error
+			if root, err = x.fill(ctx, &list[i], k); err != nil {
+				return err
+			}
 		}
-		byRoot[k] = append(byRoot[k], i)
-	}
-	for _, k := range order {
-		root, err := x.enter(ctx, k, byRoot[k], list)
-		if err != nil {
-			return err
-		}
-		for _, i := range byRoot[k] {
-			x.leave(old, x.list[i])
-			x.disks[x.list[i]].root = root
-		}
-		if x.sets.dead > 1<<12 {
-			x.sets.sweep(x.roots)
-		}
+		m.from(d.root, x.list[i])
+		m.to(root, x.list[i])
+		d.root = root
 	}
 	return nil
 }
 
-// enter gives the root with the key to more disks, by their positions, and reads what of
-// its tree the index lacks.
-func (x *Index) enter(ctx context.Context, k key, positions []int, list []Disk) (uint32, error) {
-	if k == (key{}) {
-		return 0, nil
+// fill reads the pages of a map that the index does not hold, and returns the root. What is
+// new has no references yet: apply adds those.
+func (x *Index) fill(ctx context.Context, d *Disk, root key) (uint32, error) {
+	var fresh []uint32
+	add := func(nd node) uint32 {
+		n := x.nodes.add(nd)
+		fresh = append(fresh, n)
+		x.addTo(0, &x.nodes.all[n])
+		return n
 	}
-	root := x.nodes.find(k, 0)
-	if root == 0 {
-		root = x.nodes.add(node{key: k})
-		x.sets.mixes[0].nodes++
-	}
-	more := make([]uint32, len(positions))
-	for i, p := range positions {
-		more[i] = x.list[p]
-	}
-	before := slices.Clone(x.sets.all[x.roots[root]].disks)
-	x.setRoot(root, func(in []uint32) []uint32 { return append(in, more...) })
-	d := &list[positions[0]]
-	if err := x.fill(ctx, d); err != nil {
-		// This root alone has what was read of it, so that goes as well.
-		x.setRoot(root, func([]uint32) []uint32 { return before })
-		return 0, err
-	}
-	x.countBlocks(root)
-	return root, nil
-}
-
-// setRoot changes the set of the disks whose root a node is. The node goes when nothing
-// has it any more.
-func (x *Index) setRoot(root uint32, change func(in []uint32) []uint32) {
-	was := x.roots[root]
-	disks := change(slices.Clone(x.sets.all[was].disks))
-	slices.Sort(disks)
-	now := x.sets.number(slices.Compact(disks))
-	if now == 0 {
-		delete(x.roots, root)
-	} else {
-		x.roots[root] = now
-	}
-	if was != now {
-		x.exchange(root, was, now)
-	}
-}
-
-// fill reads the pages of a map that the index knows the places of, but not the content.
-func (x *Index) fill(ctx context.Context, d *Disk) error {
+	n := add(node{key: root})
 	known := func(ref pack.Ref) bool {
 		return x.nodes.all[x.nodes.find(keyOf(&ref.Hash, ofPage), 0)].page != 0
 	}
-	return d.Map.WalkPages(ctx, known, func(ref pack.Ref, p blockmap.Page) error {
+	err := d.Map.WalkPages(ctx, known, func(ref pack.Ref, p blockmap.Page) error {
 		x.read++
-		n := x.nodes.find(keyOf(&ref.Hash, ofPage), 0)
-		disks := x.sets.mixes[x.nodes.all[n].mix].union
 		kids := make([]uint32, 0, p.Len())
 		for _, r := range p.All() {
 			kid := node{key: keyOf(&r.Hash, ofPage)}
@@ -198,40 +167,116 @@ func (x *Index) fill(ctx context.Context, d *Disk) error {
 			}
 			k := x.nodes.find(kid.key, kid.stored)
 			if k == 0 {
-				k = x.nodes.add(kid)
-				x.addTo(0, &kid)
+				k = add(kid)
 			}
 			kids = append(kids, k)
-			x.exchange(k, 0, disks)
 		}
-		x.nodes.all[n].page = place(&x.nodes.pages, &x.nodes.freePages, page{kids: kids})
+		at := x.nodes.find(keyOf(&ref.Hash, ofPage), 0)
+		x.nodes.all[at].page = place(&x.nodes.pages, &x.nodes.freePages, page{kids: kids, level: p.Level()})
 		x.nodes.kids += len(kids)
 		return nil
 	})
+	if err != nil {
+		for _, n := range fresh {
+			x.takeFrom(0, &x.nodes.all[n])
+			x.nodes.remove(n)
+		}
+		return 0, err
+	}
+	x.countBlocks(n)
+	return n, nil
 }
 
-// exchange takes a reference by a parent of one set of disks from a node, and gives it one
-// by a parent of another set. 0 is none. If that changes the disks that the node belongs
-// to, it changes the references to the nodes below.
-//
-// It is called with one disk, or several, coming or going, never both: then every node
-// changes its disks once at most, whatever the number of ways that lead to it.
-func (x *Index) exchange(n, loses, gets uint32) {
+// apply moves disks between roots, and then goes down the trees as far as that changes who
+// has what. It does so level by level: when a page is reached, all pages above it are done,
+// so that every page is visited once, however many roots have changed.
+func (x *Index) apply(m *moves) {
+	for root := range m.leave {
+		x.setRoot(root, m)
+	}
+	for root := range m.join {
+		if m.leave[root] == nil {
+			x.setRoot(root, m)
+		}
+	}
+	for level := len(x.pending) - 1; level >= 0; level-- {
+		for n, swaps := range x.pending[level] {
+			delete(x.pending[level], n)
+			x.change(n, swaps)
+			if x.sets.dead > maxDead {
+				x.sets.sweep(x.roots, x.pending[:level+1])
+			}
+		}
+	}
+	// A block can lose its references before it gets others.
+	for _, n := range x.emptied {
+		if nd := &x.nodes.all[n]; nd.mix == 0 && nd.key != (key{}) {
+			x.takeFrom(0, nd)
+			x.nodes.remove(n)
+		}
+	}
+	x.emptied = x.emptied[:0]
+}
+
+// maxDead is how many mixes are added before those that no node has are looked for.
+const maxDead = 1 << 14
+
+// setRoot changes the set of the disks whose root a node is.
+func (x *Index) setRoot(root uint32, m *moves) {
+	was := x.roots[root]
+	leave := m.leave[root]
+	slices.Sort(leave)
+	disks := slices.DeleteFunc(slices.Clone(x.sets.all[was].disks), func(n uint32) bool {
+		_, found := slices.BinarySearch(leave, n)
+		return found
+	})
+	disks = append(disks, m.join[root]...)
+	slices.Sort(disks)
+	now := x.sets.number(slices.Compact(disks))
+	if now == 0 {
+		delete(x.roots, root)
+	} else {
+		x.roots[root] = now
+	}
+	if was != now {
+		x.exchange(root, swap{was, now})
+	}
+}
+
+// exchange changes a reference to a node: that to a block at once, that to a page when its
+// level is reached.
+func (x *Index) exchange(n uint32, s swap) {
+	if p := x.nodes.all[n].page; p != 0 {
+		at := x.pending[x.nodes.pages[p].level]
+		at[n] = append(at[n], s)
+		return
+	}
+	x.change(n, []swap{s})
+}
+
+// change changes the references to a node, and those to the nodes below it if it belongs to
+// other disks then.
+func (x *Index) change(n uint32, swaps []swap) {
 	nd := &x.nodes.all[n]
 	was := nd.mix
-	now := x.sets.after(change{was, loses, gets})
+	now := x.sets.after(was, swaps)
 	x.takeFrom(was, nd)
 	x.addTo(now, nd)
 	nd.mix = now
-	before, after := x.sets.mixes[was].union, x.sets.mixes[now].union
-	if before != after && nd.page != 0 {
-		for _, k := range x.nodes.pages[nd.page].kids {
-			x.exchange(k, before, after)
+	if nd.page != 0 {
+		p := &x.nodes.pages[nd.page]
+		before, after := x.sets.mixes[was].union, x.sets.mixes[now].union
+		if !p.linked {
+			before, p.linked = 0, true
+		}
+		if before != after {
+			for _, k := range p.kids {
+				x.exchange(k, swap{before, after})
+			}
 		}
 	}
 	if now == 0 {
-		x.takeFrom(0, nd)
-		x.nodes.remove(n)
+		x.emptied = append(x.emptied, n)
 	}
 }
 

@@ -34,6 +34,8 @@ type node struct {
 type page struct {
 	kids   []uint32 // nodes; one for each slot that is no hole
 	blocks uint64   // mapped ones; 0 until they are counted
+	level  int
+	linked bool // the kids have their references from it
 }
 
 // nodes holds all nodes and finds them by their keys, in a hash table with linear probing
@@ -118,5 +120,5 @@ func (ns *nodes) remove(n uint32) {
 
 // bytes estimates what the nodes take.
 func (ns *nodes) bytes() int64 {
-	return int64(cap(ns.all))*32 + int64(cap(ns.pages))*32 + 4*int64(len(ns.table)+ns.kids+cap(ns.free)+cap(ns.freePages))
+	return int64(cap(ns.all))*32 + int64(cap(ns.pages))*48 + 4*int64(len(ns.table)+ns.kids+cap(ns.free)+cap(ns.freePages))
 }

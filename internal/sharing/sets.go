@@ -1,6 +1,7 @@
 package sharing
 
 import (
+	"cmp"
 	"encoding/binary"
 	"slices"
 )
@@ -23,9 +24,11 @@ type mix struct {
 	raw, stored uint64
 }
 
-// change is a reference that a node of some mix loses and one that it gets, each by the
-// parent's set; 0 is none.
-type change struct{ mix, loses, gets uint32 }
+// change is one swap of a node of some mix.
+type change struct {
+	mix uint32
+	swap
+}
 
 // sets numbers sets of disks, and mixes of them.
 type sets struct {
@@ -81,34 +84,36 @@ func place[T any](list *[]T, free *[]uint32, v T) uint32 {
 	return uint32(len(*list) - 1)
 }
 
-// after returns the mix that c makes of another one.
-func (s *sets) after(c change) uint32 {
-	if n, ok := s.changes[c]; ok {
+// after returns the mix that swaps make of another one.
+func (s *sets) after(m uint32, swaps []swap) uint32 {
+	if len(swaps) == 1 {
+		c := change{m, swaps[0]}
+		n, ok := s.changes[c]
+		if !ok {
+			n = s.swapAll(m, swaps)
+			s.changes[c] = n
+		}
 		return n
 	}
-	var parts []part
-	gets := c.gets != 0
-	for _, p := range s.mixes[c.mix].parts {
-		if gets && p.set > c.gets {
-			parts, gets = append(parts, part{c.gets, 1}), false
-		}
-		if p.set == c.gets {
-			p.count++
-			gets = false
-		}
-		if p.set == c.loses {
-			p.count--
-		}
-		if p.count > 0 {
-			parts = append(parts, p)
+	return s.swapAll(m, swaps)
+}
+
+func (s *sets) swapAll(m uint32, swaps []swap) uint32 {
+	parts := slices.Clone(s.mixes[m].parts)
+	for _, w := range swaps {
+		// The count of a loss is -1, modulo 2³²; the sum is right at the end.
+		parts = append(parts, part{w.loses, ^uint32(0)}, part{w.gets, 1})
+	}
+	slices.SortFunc(parts, func(a, b part) int { return cmp.Compare(a.set, b.set) })
+	out := parts[:0]
+	for _, p := range parts {
+		if k := len(out); k > 0 && out[k-1].set == p.set {
+			out[k-1].count += p.count
+		} else {
+			out = append(out, p)
 		}
 	}
-	if gets {
-		parts = append(parts, part{c.gets, 1})
-	}
-	n := s.mixNumber(parts)
-	s.changes[c] = n
-	return n
+	return s.mixNumber(slices.DeleteFunc(out, func(p part) bool { return p.set == 0 || p.count == 0 }))
 }
 
 func (s *sets) mixNumber(parts []part) uint32 {
@@ -120,7 +125,7 @@ func (s *sets) mixNumber(parts []part) uint32 {
 	if n, ok := s.mixNumbers[string(key)]; ok {
 		return n
 	}
-	n := place(&s.mixes, &s.freeMixes, mix{parts: parts, union: s.union(parts)})
+	n := place(&s.mixes, &s.freeMixes, mix{parts: slices.Clone(parts), union: s.union(parts)})
 	s.mixNumbers[string(key)] = n
 	s.bytes += overhead + 16*int64(len(parts))
 	s.dead++
@@ -140,9 +145,9 @@ func (s *sets) union(parts []part) uint32 {
 	return s.number(s.scratch)
 }
 
-// sweep forgets the mixes that no node has, and the sets that neither a mix nor one of the
-// roots names.
-func (s *sets) sweep(roots map[uint32]uint32) {
+// sweep forgets the mixes that no node has, and the sets that no mix, no root and no pending
+// swap names.
+func (s *sets) sweep(roots map[uint32]uint32, pending []map[uint32][]swap) {
 	clear(s.changes)
 	s.dead = 0
 	for i := range s.all {
@@ -150,6 +155,13 @@ func (s *sets) sweep(roots map[uint32]uint32) {
 	}
 	for _, n := range roots {
 		s.all[n].used = true
+	}
+	for _, nodes := range pending {
+		for _, swaps := range nodes {
+			for _, w := range swaps {
+				s.all[w.loses].used, s.all[w.gets].used = true, true
+			}
+		}
 	}
 	for key, n := range s.mixNumbers {
 		m := &s.mixes[n]
