@@ -318,6 +318,36 @@ func TestUsageMeanwhile(t *testing.T) {
 	}
 }
 
+// TestUsageReadsWhatChanged: of a large map, df reads only the pages that have changed, and
+// of a fork none.
+func TestUsageReadsWhatChanged(t *testing.T) {
+	h := small(t, objstore.NewMem(objstore.Clock{}), vfs.NewMem())
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 32 * mib, BlockSize: 4096}))
+	fill(t, h, "v", 1, 0, 20*mib) // 5120 blocks, in 80 leaves
+	pages := func(what string, most uint64) {
+		t.Helper()
+		before := h.disks.Pages.Stats()
+		must[api.Usage](t)(h.Usage(ctx, "v"))
+		s := h.disks.Pages.Stats()
+		if n := s.Hits + s.Misses - before.Hits - before.Misses; n > most {
+			t.Errorf("%s: df looked at %d pages, at most %d have changed", what, n, most)
+		}
+	}
+	must[api.Flush](t)(h.Flush(ctx, "v"))
+	pages("all of it", 80+2+1)
+	fill(t, h, "v", 2, 7*mib, 4096)
+	must[api.Flush](t)(h.Flush(ctx, "v"))
+	pages("a changed block", 3)
+	pages("nothing", 0)
+	must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v", Name: "f"}))
+	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"))
+	pages("a fork and a snapshot", 0)
+	if err := h.Remove(ctx, "v", false); err != nil {
+		t.Fatal(err)
+	}
+	must[api.Usage](t)(h.Usage(ctx, "f"))
+}
+
 // TestUsageOfUnknown: a name that this host does not have is an error that says so.
 func TestUsageOfUnknown(t *testing.T) {
 	h := small(t, objstore.NewMem(objstore.Clock{}), vfs.NewMem())
