@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/pinobject"
@@ -30,7 +32,7 @@ type mark struct {
 	cache *blockmap.PageCache
 
 	mu      sync.Mutex // guards the rest; held over no I/O
-	packs   map[string]bool
+	packs   map[pack.ID]*live
 	nonces  map[pinobject.Nonce]bool // of upload sessions in progress
 	walked  map[pack.Hash]bool       // map pages
 	read    map[string]*commit       // by key
@@ -39,6 +41,9 @@ type mark struct {
 	hashers map[string]*pack.Hasher
 	sources map[string]*blockmap.Source
 	used    uint64 // objects read
+
+	forwards map[pack.ID][]string        // keys, by the old pack
+	followed map[string]*forward.Forward // by key: those of reached packs
 }
 
 // commit is what a mark remembers of an object of a log. Objects never change, but for
@@ -55,7 +60,7 @@ type commit struct {
 func newMark(store objstore.Store) *mark {
 	return &mark{
 		store: store, pages: cache.StorePages(store), cache: blockmap.NewPageCache(4 << 20),
-		packs: map[string]bool{}, nonces: map[pinobject.Nonce]bool{}, walked: map[pack.Hash]bool{}, read: map[string]*commit{},
+		packs: map[pack.ID]*live{}, followed: map[string]*forward.Forward{}, nonces: map[pinobject.Nonce]bool{}, walked: map[pack.Hash]bool{}, read: map[string]*commit{},
 		roots: map[string]bool{}, needed: map[epochID]bool{}, hashers: map[string]*pack.Hasher{}, sources: map[string]*blockmap.Source{},
 	}
 }
@@ -65,6 +70,9 @@ func newMark(store objstore.Store) *mark {
 func (m *mark) run(ctx context.Context) (*logs, error) {
 	if err := m.pins(ctx); err != nil {
 		return nil, fmt.Errorf("marking what pins keep: %w", err)
+	}
+	if err := m.listForwards(ctx); err != nil {
+		return nil, err
 	}
 	l, err := listLogs(ctx, m.store)
 	if err != nil {
@@ -78,7 +86,10 @@ func (m *mark) run(ctx context.Context) (*logs, error) {
 			return m.log(gctx, log)
 		})
 	}
-	return l, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return l, m.follow(ctx)
 }
 
 // pins marks what pins name.
@@ -95,7 +106,7 @@ func (m *mark) pins(ctx context.Context) error {
 			m.nonces[p.Nonce] = true
 		}
 		for _, n := range p.Packs {
-			m.packs[pack.ID(n).Key()] = true
+			m.pack(pack.ID(n)).whole = true
 		}
 		m.mu.Unlock()
 		for _, key := range append([]string{p.Commit}, p.Commits...) {
@@ -143,63 +154,88 @@ func (m *mark) log(ctx context.Context, l *log) error {
 		if first.stub || first.closes {
 			continue
 		}
-		n := e.run()
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(sideBySide)
-		list := make([]*commit, n+1)
-		for i := uint64(2); i <= n; i++ {
-			g.Go(func() (err error) {
-				defer errs.Catch(&err)
-				list[i], err = m.commit(gctx, l.vol, commitlog.Generation{Epoch: e.number, Number: i})
-				return err
-			})
-		}
-		if err := g.Wait(); err != nil {
+		closed, err := m.epoch(ctx, l.vol, e)
+		if err != nil {
 			return err
 		}
-		list[1] = first
-		for _, c := range list[1:] {
+		for _, c := range closed {
 			e.names = append(e.names, c.epochs...)
-			if c.closes {
-				break
-			}
 		}
 	}
 	return nil
 }
 
+// epoch marks what the commits of an epoch name, and returns them.
+func (m *mark) epoch(ctx context.Context, vol commitlog.Volume, e *epoch) ([]*commit, error) {
+	n := e.run()
+	list, objects := make([]*commit, n), make([]*commitlog.Object, n)
+	numbers := make([]int, n)
+	for i := range numbers {
+		numbers[i] = i
+	}
+	err := sideBySideEach(ctx, numbers, func(ctx context.Context, i int) (err error) {
+		list[i], objects[i], err = m.load(ctx, vol, commitlog.Generation{Epoch: e.number, Number: uint64(i) + 1})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	// What lies beyond a seal is no root.
+	if end := slices.IndexFunc(list, func(c *commit) bool { return c.closes }); end >= 0 {
+		list, numbers = list[:end+1], numbers[:end+1]
+	}
+	return list, sideBySideEach(ctx, numbers, func(ctx context.Context, i int) error { return m.reachAll(ctx, list[i], objects[i]) })
+}
+
 // commit reads an object of a log, once, and marks what it names.
 func (m *mark) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*commit, error) {
+	c, o, err := m.load(ctx, vol, g)
+	if err == nil {
+		err = m.reachAll(ctx, c, o)
+	}
+	return c, err
+}
+
+// load reads an object of a log, unless this mark did: then the object is nil. An object
+// may have become a stub since. Whoever takes it for a root keeps more.
+func (m *mark) load(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*commit, *commitlog.Object, error) {
 	key := vol.Key(g)
 	m.mu.Lock()
 	c := m.read[key]
 	m.mu.Unlock()
-	// A first object may have become a stub since. Whoever reads it as a root keeps more.
 	if c != nil {
-		return c, nil
+		return c, nil, nil
 	}
 	raw, err := m.store.Get(ctx, key)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	o, err := commitlog.Decode(raw)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
+		return nil, nil, fmt.Errorf("%s: %w", key, err)
 	}
 	if o.State.Volume() != vol || o.Generation != g {
-		return nil, errs.New(errs.Corrupt, "%s is commit %s of volume %s", key, o.Generation, o.State.Volume())
+		return nil, nil, errs.New(errs.Corrupt, "%s is commit %s of volume %s", key, o.Generation, o.State.Volume())
 	}
-	c = &commit{closes: o.Closes(), bare: o.Bare(), stub: o.Kind == commitlog.Stub, removed: o.Tombstone, after: o.State.After}
+	return &commit{closes: o.Closes(), bare: o.Bare(), stub: o.Kind == commitlog.Stub, removed: o.Tombstone, after: o.State.After}, o, nil
+}
+
+// reachAll marks what an object names that load returned.
+func (m *mark) reachAll(ctx context.Context, c *commit, o *commitlog.Object) error {
+	if o == nil {
+		return nil
+	}
+	key := o.State.Volume().Key(o.Generation)
 	if !c.bare {
 		if err := m.state(ctx, o, c); err != nil {
-			return nil, fmt.Errorf("%s: %w", key, err)
+			return fmt.Errorf("%s: %w", key, err)
 		}
 	}
 	m.mu.Lock()
 	m.read[key] = c
 	m.used++
 	m.mu.Unlock()
-	return c, nil
+	return nil
 }
 
 // state marks what a state names: the blocks of its root and its snapshots, those that its
@@ -270,7 +306,7 @@ func (m *mark) blocks(section []byte) error {
 	defer m.mu.Unlock()
 	for _, r := range ranges {
 		if r.Block != nil && !r.Block.IsHole() {
-			m.packs[r.Block.Pack.Key()] = true
+			m.reach(r.Block)
 		}
 	}
 	return nil
@@ -304,13 +340,13 @@ func (m *mark) root(ctx context.Context, tenant string, root blockmap.Root) erro
 	return bm.WalkPages(ctx, func(ref pack.Ref) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.packs[ref.Pack.Key()] = true
+		m.reach(&ref)
 		return m.walked[ref.Hash]
 	}, func(ref pack.Ref, p blockmap.Page) error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for _, child := range p.All() {
-			m.packs[child.Pack.Key()] = true
+			m.reach(&child)
 		}
 		m.walked[ref.Hash] = true
 		m.used++
@@ -333,20 +369,13 @@ func (m *mark) rootOfSomeone(ctx context.Context, root blockmap.Root) (err error
 	return err
 }
 
-// reached tells whether a pack is marked. id may be of any domain.
-func (m *mark) reached(key string) bool {
+// kept tells whether what a key is about is marked: the root of a boot list, or the old
+// pack of a forward.
+func (m *mark) kept(key string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.packs[key] {
-		return true
+	if _, _, is := forward.ParseKey(key); is {
+		return m.followed[key] != nil
 	}
-	id, err := pack.ParseKey(key)
-	return err != nil || m.nonces[pinobject.Nonce(id.Nonce[:8])]
-}
-
-// bootKept tells whether the root of a boot list is marked.
-func (m *mark) bootKept(key string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	return m.roots[key[strings.LastIndexByte(key, '/')+1:]]
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/sealed"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 	formatFlags   = "glide-gc-flags"
 	formatVerdict = "glide-gc-verdict"
 	formatClosed  = "glide-gc-closed"
-	version       = 1
+	version       = 2 // sealed; objects of version 1 are not
 
 	// maxFlags is how many packs and keys one round flags. What is beyond is garbage in
 	// the next round, too.
@@ -54,13 +56,15 @@ type header struct {
 	By      string `json:"by"` // the collector, for people only
 }
 
-// flags is a round's flag list. Objects are packs of the domain. Epochs, whose commits are
-// collected, and Keys, other objects, are flagged in domain 0 only.
+// flags is a round's flag list. Packs are garbage, Compact packs to compact. Keys are other
+// objects: forwards of the domain, and in domain 0 boot lists. Epochs, whose commits are
+// collected, are flagged in domain 0 only.
 type flags struct {
 	header
-	Packs  []flaggedObject `json:"packs,omitempty"`
-	Epochs []epochFlag     `json:"epochs,omitempty"`
-	Keys   []flaggedObject `json:"keys,omitempty"`
+	Packs   []flaggedObject `json:"packs,omitempty"`
+	Epochs  []epochFlag     `json:"epochs,omitempty"`
+	Keys    []flaggedObject `json:"keys,omitempty"`
+	Compact []flaggedObject `json:"compact,omitempty"`
 }
 
 type epochFlag struct {
@@ -69,12 +73,14 @@ type epochFlag struct {
 	Objects int   `json:"objects"`
 }
 
-// verdict names what of the flag list is kept, by index. All the rest is condemned.
+// verdict names what of the flag list is kept, by index. All the rest is condemned; of the
+// packs to compact only those that Compacted has.
 type verdict struct {
 	header
-	SparedPacks  []int `json:"spared_packs,omitempty"`
-	SparedEpochs []int `json:"spared_epochs,omitempty"`
-	SparedKeys   []int `json:"spared_keys,omitempty"`
+	SparedPacks  []int       `json:"spared_packs,omitempty"`
+	SparedEpochs []int       `json:"spared_epochs,omitempty"`
+	SparedKeys   []int       `json:"spared_keys,omitempty"`
+	Compacted    []compacted `json:"compacted,omitempty"`
 }
 
 // round is the newest round of a domain, as a list shows it. Only the greatest number
@@ -150,8 +156,12 @@ func read[T any](ctx context.Context, store objstore.Store, k, format string, h 
 	if err != nil {
 		return nil, err
 	}
+	body, is, err := sealed.Open(raw)
 	var v T
-	if err := json.Unmarshal(raw, &v); err != nil {
+	if err == nil {
+		err = json.Unmarshal(body, &v)
+	}
+	if err != nil {
 		return nil, errs.New(errs.Corrupt, "%s is no object of a collector's round: %w", k, err)
 	}
 	switch got := h(&v); {
@@ -159,6 +169,8 @@ func read[T any](ctx context.Context, store objstore.Store, k, format string, h 
 		return nil, errs.New(errs.Corrupt, "%s is no object of a collector's round: its format is %.40q, not %q", k, got.Format, format)
 	case got.Version > version:
 		return nil, errs.New(errs.Unsupported, "%s is of a newer version of glide: use that version here too", k)
+	case is != (got.Version >= 2):
+		return nil, errs.New(errs.Corrupt, "%s has version %d and a seal: %v", k, got.Version, is)
 	}
 	return &v, nil
 }
@@ -190,12 +202,17 @@ func readVerdict(ctx context.Context, store objstore.Store, r *round, f *flags) 
 			}
 		}
 	}
+	for _, x := range v.Compacted {
+		if x.Pack < 0 || x.Pack >= len(f.Compact) || len(x.To) == 0 {
+			return nil, errs.New(errs.Corrupt, "%s has compacted number %d of %d into %d packs", k, x.Pack, len(f.Compact), len(x.To))
+		}
+	}
 	return v, nil
 }
 
 // create creates an object of a round. It reports whether this call did.
 func create(ctx context.Context, store objstore.Store, k string, v any) (bool, error) {
-	raw, err := json.Marshal(v)
+	raw, err := sealed.Marshal(v)
 	if err != nil {
 		return false, err
 	}
@@ -241,7 +258,7 @@ func Look(ctx context.Context, store objstore.Store, domains ...uint32) (*Condem
 		if err != nil {
 			return nil, err
 		}
-		for _, p := range f.Packs {
+		for _, p := range slices.Concat(f.Packs, f.Compact) {
 			c.packs[p.Key] = true
 		}
 		for _, e := range f.Epochs {

@@ -24,6 +24,7 @@ import (
 	"github.com/paraglide/glide/internal/catalog"
 	"github.com/paraglide/glide/internal/cleaner"
 	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/collect"
 	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/disk"
@@ -35,6 +36,7 @@ import (
 	"github.com/paraglide/glide/internal/inspect"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/ownership"
+	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/peers"
 	"github.com/paraglide/glide/internal/pin"
 	"github.com/paraglide/glide/internal/publication"
@@ -60,12 +62,14 @@ type Host struct {
 	attachments *export.Attachments
 	inspector   *inspect.Inspector
 	forker      *forks.Forker
+	collector   *collect.Collector
 	hydrator    *hydrate.Hydrator
 	boots       *boot.Boots
 	peers       *peers.Peers
 
 	panics          atomic.Uint64
-	missingReported atomic.Pointer[string] // what of the data directory was last said to be missing
+	lastLost        atomic.Pointer[pack.ID] // of which a block was last missed
+	missingReported atomic.Pointer[string]  // what of the data directory was last said to be missing
 
 	closing sync.Once
 	stop    context.CancelFunc // ends disks.Ctx
@@ -106,8 +110,9 @@ func newHost(cfg Config) *Host {
 	h := &Host{cfg: cfg}
 	ctx, stop := context.WithCancel(context.Background())
 	h.stop = stop
+	store := collect.Watch(cfg.Store)
 	h.disks = disk.NewTable(disk.Base{
-		Store: cfg.Store, Ledger: cfg.Ledger, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
+		Store: store, Ledger: cfg.Ledger, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
 		Events: event.New(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,
 	})
 	cfg.Ledger.Known = func(v cost.Volume) bool { return h.disks.ByID(volume.ID(v)) != nil }
@@ -127,6 +132,7 @@ func newHost(cfg Config) *Host {
 	h.attachments = export.NewAttachments(cfg.Kernel, h.disks, h.exports, h.mayGrow)
 	h.inspector = inspect.New(h.disks, h.catalog)
 	h.forker = forks.New(forks.Options{MayGrow: h.mayGrow, Learn: h.learn}, h.disks, h.pins, h.catalog, h.owners, h.publisher, h.durability)
+	h.collector = collect.New(collect.Options{Interval: cfg.CollectEvery, Grace: cfg.CollectGrace, Retention: cfg.Retention, Uptime: cfg.Uptime}, h.disks, h.publisher.Session, store)
 	h.hydrator = hydrate.New(h.disks, h.inspector)
 	h.boots = boot.New(h.disks, cfg.NoPrefetch)
 	h.disks.Hooks = disk.Hooks{
@@ -184,6 +190,7 @@ func (h *Host) open(ctx context.Context) error {
 	h.disks.Cache, err = cache.Open(cache.Options{
 		FS: fs, Dir: join(h.cfg.Data, "slabs"), Memory: h.cfg.Memory, Disk: h.cfg.Cache.of(total),
 		Room: h.roomForCache, Store: h.disks.Store, Peers: h.peers, NoAhead: h.cfg.NoPrefetch, Uptime: h.cfg.Uptime, Panicked: h.Panicked,
+		Gone: h.lost,
 	})
 	if err != nil {
 		return err
@@ -199,6 +206,7 @@ func (h *Host) open(ctx context.Context) error {
 	h.disks.BG.Go(h.hydrator.Resume)
 	h.disks.BG.Go(h.owners.CheckSealsAtStart)
 	h.disks.BG.Go(h.owners.WithdrawOrphans)
+	h.disks.BG.Go(func() { h.collector.Loop(h.disks.Ctx) })
 	return h.attachments.Reclaim(ctx)
 }
 

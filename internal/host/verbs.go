@@ -7,7 +7,9 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/cost"
+	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/inspect"
+	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/nbd"
 )
 
@@ -23,6 +25,33 @@ func (h *Host) Events(ctx context.Context, after uint64, wait time.Duration) ([]
 // Fork forks one cut of a volume, a snapshot or a commit. It makes all forks or none.
 func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) {
 	return h.forker.Fork(ctx, r)
+}
+
+// lost raises the alarm for a block or page that somebody needs and the store has not:
+// once for many of one pack in a row, since guests try again.
+func (h *Host) lost(ref *pack.Ref) {
+	if last := h.lastLost.Swap(&ref.Pack); last != nil && *last == ref.Pack {
+		return
+	}
+	h.disks.Event(event.Store, "", "ALARM: %s is gone from the store, and a reader needs %d bytes at %d of it: glide scrub tells which volumes; keep the collector off (--gc off)", ref.Pack.Key(), ref.Len, ref.Off)
+}
+
+// Collect goes on with a round of garbage collection in the store, or begins one.
+func (h *Host) Collect(ctx context.Context, r api.CollectRequest) (api.Collection, error) {
+	return h.collector.Collect(ctx, r)
+}
+
+// CollectPlan lists what the open rounds have flagged.
+func (h *Host) CollectPlan(ctx context.Context) ([]api.Planned, error) { return h.collector.Plan(ctx) }
+
+// CollectStatus describes the newest round.
+func (h *Host) CollectStatus(ctx context.Context) (api.CollectStatus, error) {
+	return h.collector.Status(ctx)
+}
+
+// Undelete takes flagged objects back.
+func (h *Host) Undelete(ctx context.Context, keys []string) error {
+	return h.collector.Undelete(ctx, keys)
 }
 
 // Attach makes a volume or a snapshot a block device of this machine.
