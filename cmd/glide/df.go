@@ -43,6 +43,9 @@ its own volume.`,
 	return a.jsonFlag(cmd)
 }
 
+// sharersShown is how many of the volumes that share data are listed; --json has all.
+const sharersShown = 20
+
 func printUsage(w io.Writer, u *client.Usage) error {
 	err := terminal.Table(w, [][]string{
 		{"logical", size.Human(u.Logical)},
@@ -77,7 +80,11 @@ func printUsage(w io.Writer, u *client.Usage) error {
 		return err
 	}
 	rows = [][]string{{"SHARED WITH", "BYTES"}}
-	for _, s := range u.SharedWith {
+	for i, s := range u.SharedWith {
+		if i == sharersShown {
+			rows = append(rows, []string{fmt.Sprintf("and %d more", len(u.SharedWith)-i)})
+			break
+		}
 		rows = append(rows, []string{s.Name, size.Human(s.Bytes)})
 	}
 	if err := say(w, ""); err != nil {

@@ -152,6 +152,10 @@ func TestCostOfVolumes(t *testing.T) {
 			t.Errorf("cost %s: %v", v, err)
 		}
 	}
+	must[api.Volume](t)(h.Rename(ctx, "c", "d"))
+	if got := total(t, h, "d"); got.Put <= want["c"].Put {
+		t.Errorf("after its renaming a volume has %+v, it had %+v", got, want["c"])
+	}
 	if err := h.Remove(ctx, "a", false); err != nil {
 		t.Fatal(err)
 	}
