@@ -282,6 +282,9 @@ func (d *Disk) SetRemoved() {
 	defer d.mu.Unlock()
 	d.gone = true
 	d.unclaim()
+	if d.Table.Ledger != nil {
+		d.Table.Ledger.Forget(cost.Volume(d.ID)) // of a snapshot there is nothing
+	}
 }
 
 // FlushLog makes every acknowledged write durable on this host.

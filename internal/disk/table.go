@@ -258,9 +258,6 @@ func (t *Table) Drop(d *Disk) {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()
 	delete(t.disks, d.ID)
-	if t.Ledger != nil {
-		t.Ledger.Forget(cost.Volume(d.ID)) // of a snapshot there is nothing
-	}
 	if t.byName[key] == d {
 		delete(t.byName, key)
 	}
