@@ -25,6 +25,14 @@ type (
 	Commit = api.Commit
 	// Diff says how two volumes differ.
 	Diff = api.Diff
+	// Cost is what cost prints.
+	Cost = api.Cost
+	// CauseCost is the requests that have one cause.
+	CauseCost = api.CauseCost
+	// Space is what data takes up.
+	Space = api.Space
+	// SnapshotUsage is the space that one snapshot uses.
+	SnapshotUsage = api.SnapshotUsage
 	// Usage is what df prints.
 	Usage = api.Usage
 	// Stats is what stats prints.

@@ -192,6 +192,12 @@ func (c *Client) Diff(ctx context.Context, a, b string) (Diff, error) {
 	return call[Diff](ctx, c, http.MethodGet, path("diff")+flags("a", a, "b", b), nil)
 }
 
+// Cost returns the requests to the store by cause, those made for a volume, or all if name
+// is "".
+func (c *Client) Cost(ctx context.Context, name string) (Cost, error) {
+	return call[Cost](ctx, c, http.MethodGet, ofOne(name, "cost"), nil)
+}
+
 // Usage returns the space that a volume uses, or all of the host's volumes if name is
 // "".
 func (c *Client) Usage(ctx context.Context, name string) (Usage, error) {

@@ -76,6 +76,8 @@ func TestPrecedence(t *testing.T) {
 		"log-level": {"debug", "warn", "error"}, "log-format": {"json", "text", "json"}, "token-file": {"f", "e", "a"},
 		"tls": {"allow", "require", "allow"}, "tls-cert": {"f", "e", "a"}, "tls-key": {"f", "e", "a"}, "tls-ca": {"f", "e", "a"},
 		"peers-allow": {"10.0.0.0/8", "fd00::/8", "192.0.2.1"},
+		"price-put":   {"0.005", "1", "2e-3"}, "price-get": {"0.1", "0.2", "0.3"}, "price-list": {"0.1", "0", "0.3"}, "price-delete": {"0.1", "0.2", "0.3"},
+		"price-stored": {"0.023", "0.2", "0.3"}, "price-up": {"0.1", "0.2", "0.3"}, "price-down": {"0.1", "0.2", "0.3"},
 	}
 	for _, s := range Settings {
 		v, ok := samples[s.Name]
@@ -147,6 +149,11 @@ func TestBad(t *testing.T) {
 		"a boolean":         {file: "tls = true", words: "tls must be a string"},
 		"a list":            {file: "memory = [\"1G\"]", words: "memory must be a string"},
 		"a list of numbers": {file: "nbd = [1]", words: "nbd must be a string or a list of strings"},
+		"a negative price":  {file: "price-put = -1", words: `"-1" is not a price`},
+		"a price of NaN":    {file: "price-get = nan", words: `"NaN" is not a price`},
+		"an endless price":  {flags: map[string][]string{"price-up": {"inf"}}, words: `"inf" is not a price`},
+		"an absurd price":   {env: "GLIDE_PRICE_DOWN=1e9", words: `"1e9" is not a price`},
+		"a price in words":  {env: "GLIDE_PRICE_LIST=cheap", words: `"cheap" is not a price`},
 		"unlike any":        {file: "cache_size = \"1G\"", words: `the key "cache_size" is not known, did you mean "cache"?`},
 		"config in itself":  {file: "config = \"x\"", words: "not known"},
 		"no TOML":           {file: "memory 1G", words: "glide.toml: toml: line 1"},

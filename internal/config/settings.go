@@ -177,6 +177,38 @@ var Settings = []Setting{
 		Name: "peers-allow", Arg: "CIDR", Usage: "network of other hosts to which this one may send its token", DefaultText: "this machine only", Many: true,
 		set: func(c *Config, values []string) (err error) { c.PeersAllow, err = prefixes(values); return err },
 	},
+	{
+		Name: "price-put", Arg: "PRICE", Usage: "price of 1,000 PUT requests, for glide cost", DefaultText: "0",
+		set: price(func(c *Config) *float64 { return &c.Prices.Put }),
+	},
+	{
+		Name: "price-get", Arg: "PRICE", Usage: "price of 1,000 GET or HEAD requests", DefaultText: "0",
+		set: price(func(c *Config) *float64 { return &c.Prices.Get }),
+	},
+	{
+		Name: "price-list", Arg: "PRICE", Usage: "price of 1,000 LIST requests", DefaultText: "that of PUT",
+		set: one(func(c *Config, v string) (err error) {
+			c.Prices.List, err = parsePrice(v)
+			c.Prices.HasList = true
+			return err
+		}),
+	},
+	{
+		Name: "price-delete", Arg: "PRICE", Usage: "price of 1,000 DELETE requests", DefaultText: "0",
+		set: price(func(c *Config) *float64 { return &c.Prices.Delete }),
+	},
+	{
+		Name: "price-stored", Arg: "PRICE", Usage: "price of a GB (10⁹ bytes) stored for a month", DefaultText: "0",
+		set: price(func(c *Config) *float64 { return &c.Prices.Stored }),
+	},
+	{
+		Name: "price-up", Arg: "PRICE", Usage: "price of a GB sent to the store", DefaultText: "0",
+		set: price(func(c *Config) *float64 { return &c.Prices.Up }),
+	},
+	{
+		Name: "price-down", Arg: "PRICE", Usage: "price of a GB received from the store", DefaultText: "0",
+		set: price(func(c *Config) *float64 { return &c.Prices.Down }),
+	},
 }
 
 // prefixes parses networks or single addresses, separated by commas.
@@ -193,6 +225,22 @@ func prefixes(values []string) (list []netip.Prefix, err error) {
 		list = append(list, p)
 	}
 	return list, nil
+}
+
+// maxPrice is the largest price, in any currency: more is a mistake.
+const maxPrice = 1e6
+
+// parsePrice parses a price.
+func parsePrice(v string) (float64, error) {
+	p, err := strconv.ParseFloat(v, 64)
+	if err != nil || !(p >= 0 && p <= maxPrice) { // NaN is neither
+		return 0, errors.New(quote(v) + " is not a price: it is a number from 0 to a million, such as 0.005")
+	}
+	return p, nil
+}
+
+func price(field func(*Config) *float64) func(*Config, []string) error {
+	return one(func(c *Config, v string) (err error) { *field(c), err = parsePrice(v); return err })
 }
 
 // one is a setting whose last value counts.

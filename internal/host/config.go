@@ -11,6 +11,7 @@ import (
 
 	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/collect"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/export"
 	"github.com/paraglide/glide/internal/gc"
@@ -29,10 +30,12 @@ type Config struct {
 	Store     objstore.Store // required
 	StoreURL  string         // shown to users
 	Counter   *objstore.Counter
-	FS        vfs.FS   // the file system; the machine's
-	Advertise string   // the address at which other hosts reach this one's API
-	NBD       []string // listening addresses, unix:PATH or tcp:HOST:PORT; URIs use the first one
-	NBDTLS    bool     // clients must use TLS
+	Ledger    *cost.Ledger // counts the requests to Store by cause; a new one
+	Prices    cost.Prices  // of the store, for Cost; none
+	FS        vfs.FS       // the file system; the machine's
+	Advertise string       // the address at which other hosts reach this one's API
+	NBD       []string     // listening addresses, unix:PATH or tcp:HOST:PORT; URIs use the first one
+	NBDTLS    bool         // clients must use TLS
 	API       []string
 	Version   string
 
@@ -145,6 +148,10 @@ func (c *Config) fill() error {
 	}
 	if c.Kernel == nil {
 		c.Kernel = kernelnbd.Kernel{}
+	}
+	if c.Ledger == nil && c.Store != nil {
+		c.Ledger = cost.NewLedger(c.Now())
+		c.Store = c.Ledger.Wrap(c.Store)
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -25,6 +25,7 @@ import (
 	"github.com/paraglide/glide/internal/cleaner"
 	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/collect"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/durability"
@@ -111,9 +112,10 @@ func newHost(cfg Config) *Host {
 	h.stop = stop
 	store := collect.Watch(cfg.Store)
 	h.disks = disk.NewTable(disk.Base{
-		Store: store, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
+		Store: store, Ledger: cfg.Ledger, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
 		Events: event.New(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,
 	})
+	cfg.Ledger.Known = func(v cost.Volume) bool { return h.disks.ByID(volume.ID(v)) != nil }
 	h.pins = pin.New(h.disks)
 	h.catalog = catalog.New(h.disks)
 	own, exchange := ownership.Options{Advertise: cfg.Advertise, RollAt: cfg.RollAt, RollAge: cfg.Retention, Saw: h.learn}, peers.Options{On: cfg.Peers, Uptime: cfg.Uptime, Local: h.localBlock}
@@ -194,7 +196,7 @@ func (h *Host) open(ctx context.Context) error {
 		return err
 	}
 	h.disks.Loader = h.disks.Cache.Pages(h.disks.DB)
-	if err := h.pins.Recover(ctx); err != nil {
+	if err := h.pins.Recover(cost.Begin(ctx, cost.Upkeep, cost.Volume{})); err != nil {
 		return err
 	}
 	if err := h.openVolumes(); err != nil {
@@ -285,7 +287,7 @@ func (h *Host) close(ctx context.Context) error {
 	if h.disks.DB != nil {
 		// The next start drops the pins that stay, so an unresponsive store does not
 		// delay the stop for long.
-		ctx, cancel := context.WithTimeout(ctx, durability.LastShipping)
+		ctx, cancel := context.WithTimeout(cost.With(ctx, cost.Upkeep, cost.Volume{}), durability.LastShipping)
 		_ = h.publisher.Session.Close(ctx)
 		cancel()
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
@@ -84,6 +85,7 @@ func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, erro
 
 // Rollback returns the volume to the state of a snapshot or a commit of it.
 func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.Volume, error) {
+	ctx = h.purpose(ctx, cost.Snapshot, name)
 	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Volume{}, err

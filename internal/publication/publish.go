@@ -7,6 +7,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
@@ -58,7 +59,7 @@ func (pub *Publisher) PublishCut(ctx context.Context, d *disk.Disk, cause commit
 // stop the shipper that calls it. Under op.
 func (pub *Publisher) TryPublish(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
 	began := pub.disks.Now()
-	ctx, counter := Count(ctx)
+	ctx, counter := Count(cost.With(ctx, cost.Flush, d.Payer()))
 	v, err := d.Wake(false)
 	if err != nil {
 		return api.Flush{}, err

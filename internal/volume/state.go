@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/wal"
 )
@@ -140,6 +141,14 @@ type State struct {
 
 	// Published is nil for a volume that the store does not know.
 	Published *Published `json:"published,omitempty"`
+}
+
+// Payer returns the volume that the requests to the store are counted for.
+func (s *State) Payer() cost.Volume {
+	if s.SnapshotOf != (ID{}) {
+		return cost.Volume(s.SnapshotOf)
+	}
+	return cost.Volume(s.ID)
 }
 
 // The durability policies.
