@@ -173,6 +173,7 @@ type Stats struct {
 		FetchedBytes uint64 `json:"fetched_bytes"`
 		ServedBytes  uint64 `json:"served_bytes"`
 		DedupHits    uint64 `json:"dedup_hits"`
+		LostBlocks   uint64 `json:"lost_blocks"` // reads of what the store should have and has not
 	} `json:"cache"`
 	Prefetch struct { // of the store, before a guest asked; bytes are neither used nor wasted at first
 		FetchedBytes uint64 `json:"fetched_bytes"`

@@ -92,7 +92,7 @@ func (d *Domain) bring(ctx context.Context, group []pack.Ref, size int) error {
 		return nil
 	}
 	from := group[0].Off
-	b, err := d.cache.opts.Store.GetRange(ctx, group[0].Pack.Key(), int64(from), span(group))
+	b, err := d.cache.packs.GetRange(ctx, group[0].Pack.Key(), int64(from), span(group))
 	if err != nil {
 		return err
 	}

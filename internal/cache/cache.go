@@ -24,6 +24,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -47,6 +48,9 @@ type Options struct {
 	NoAhead bool // fetch nothing that no guest asked for
 	// Panicked is told of a panic of a fetch that nobody waits for; nil: nobody is.
 	Panicked func(doing string, value any) error
+	// Gone is told of a block or a page that a reader needs and that is in no place where
+	// it should be; nil: nobody is.
+	Gone func(ref *pack.Ref)
 	// Uptime is a clock that is never set; nil: time stands still.
 	Uptime func() time.Duration
 }
@@ -59,11 +63,13 @@ type Stats struct {
 	Repaired     atomic.Uint64 // blocks on the SSD with a damaged page
 	Ahead        AheadStats
 	Damaged      atomic.Uint64 // blocks that were damaged in the store
+	Gone         atomic.Uint64 // blocks and pages that the store should have and has not
 }
 
 // Cache is the cache of one host. It may be used concurrently.
 type Cache struct {
 	opts  Options
+	packs *forward.Store // opts.Store, where the slots of packs are followed
 	mem   *memory
 	disk  *disk
 	slots chan struct{}   // bounds the requests of Prefetch
@@ -101,7 +107,7 @@ func Open(opts Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{opts: opts, mem: newMemory(opts.Memory), disk: d, slots: make(chan struct{}, opts.Fetches), flights: map[pack.Hash]*flight{}}
+	c := &Cache{opts: opts, packs: forward.Follow(opts.Store), mem: newMemory(opts.Memory), disk: d, slots: make(chan struct{}, opts.Fetches), flights: map[pack.Hash]*flight{}}
 	c.ahead = newAhead(opts.Uptime, &c.Stats.Ahead)
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	return c, nil
@@ -284,9 +290,20 @@ func (d *Domain) load(ctx context.Context, ref *pack.Ref, size int) (raw []byte,
 		}
 	}
 	if err != nil {
+		d.cache.gone(ref, err)
 		return nil, false, err
 	}
 	return raw, d.cache.disk.put(&ref.Hash, raw), nil
+}
+
+// gone counts and reports a reference to what is not there.
+func (c *Cache) gone(ref *pack.Ref, err error) {
+	if errs.KindOf(err) != errs.NotFound {
+		return
+	}
+	if c.Stats.Gone.Add(1); c.opts.Gone != nil {
+		c.opts.Gone(ref)
+	}
 }
 
 // readDisk reads a part of a block from the SSD tier and verifies it. A damaged block is
@@ -303,9 +320,23 @@ func (d *Domain) readDisk(h *pack.Hash, size int, p []byte, off int) bool {
 	return false
 }
 
-// fetch gets a block from the store.
+// fetch gets a block from the store, from a copy of it if its own place is damaged.
 func (d *Domain) fetch(ctx context.Context, ref *pack.Ref, size int) ([]byte, error) {
-	slot, err := d.cache.opts.Store.GetRange(ctx, ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
+	raw, err := d.fetchAt(ctx, ref, size)
+	if errs.KindOf(err) != errs.Corrupt || err == nil {
+		return raw, err
+	}
+	copies, cerr := d.cache.packs.Copies(ctx, *ref)
+	for i := range copies {
+		if raw, cerr = d.fetchAt(ctx, &copies[i], size); cerr == nil {
+			return raw, nil
+		}
+	}
+	return nil, err
+}
+
+func (d *Domain) fetchAt(ctx context.Context, ref *pack.Ref, size int) ([]byte, error) {
+	slot, err := d.cache.packs.GetRange(ctx, ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
 	if err != nil {
 		return nil, err
 	}

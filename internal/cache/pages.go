@@ -6,6 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -24,9 +25,10 @@ type LocalPages interface {
 // takes the bytes in front of the page: to open a map costs one request per hundred pages
 // or so.
 type Pages struct {
-	store   objstore.Store
+	store   *forward.Store
 	local   LocalPages
 	fetched func(bytes int)
+	gone    func(*pack.Ref, error)
 
 	mu      sync.Mutex // glide:nonblocking
 	windows []window   // the newest is last
@@ -46,12 +48,12 @@ const (
 
 // Pages returns the loader for the cache's store.
 func (c *Cache) Pages(local LocalPages) *Pages {
-	return &Pages{store: c.opts.Store, local: local, fetched: func(n int) { c.Stats.Fetched.Add(uint64(n)) }}
+	return &Pages{store: c.packs, local: local, gone: c.gone, fetched: func(n int) { c.Stats.Fetched.Add(uint64(n)) }}
 }
 
 // StorePages returns a loader that keeps nothing on this host.
 func StorePages(store objstore.Store) *Pages {
-	return &Pages{store: store, local: nothingLocal{}, fetched: func(int) {}}
+	return &Pages{store: forward.Follow(store), local: nothingLocal{}, fetched: func(int) {}, gone: func(*pack.Ref, error) {}}
 }
 
 // nothingLocal is LocalPages without any.
@@ -78,8 +80,12 @@ func (p domainPages) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
 		if page, err = p.fetch(ctx, &ref); errs.KindOf(err) == errs.Corrupt && err != nil {
 			page, err = p.fetch(ctx, &ref) // once more: it may have been damaged in transit
 		}
+		if errs.KindOf(err) == errs.Corrupt && err != nil {
+			page, err = p.fetchCopy(ctx, &ref, err)
+		}
 	}
 	if err != nil {
+		p.gone(&ref, err)
 		return nil, err
 	}
 	// If the copy cannot be saved, the next load costs a request.
@@ -102,6 +108,18 @@ func (p domainPages) fromWindow(ref *pack.Ref) ([]byte, error) {
 		}
 	}
 	return nil, nil
+}
+
+// fetchCopy fetches a page whose own place is damaged from a copy of it.
+func (p domainPages) fetchCopy(ctx context.Context, ref *pack.Ref, damage error) ([]byte, error) {
+	copies, err := p.store.Copies(ctx, *ref)
+	for i := range copies {
+		var page []byte
+		if page, err = p.fetch(ctx, &copies[i]); err == nil {
+			return page, nil
+		}
+	}
+	return nil, damage
 }
 
 func (p domainPages) fetch(ctx context.Context, ref *pack.Ref) ([]byte, error) {

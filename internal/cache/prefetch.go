@@ -148,7 +148,7 @@ func (d *Domain) fetchGroup(ctx context.Context, group []pack.Ref, size int, cam
 		return n
 	}
 	from := group[0].Off
-	b, err := c.opts.Store.GetRange(ctx, group[0].Pack.Key(), int64(from), span(group))
+	b, err := c.packs.GetRange(ctx, group[0].Pack.Key(), int64(from), span(group))
 	if err != nil {
 		d.landAll(group, errAhead)
 		return n

@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/sealed"
 )
 
 const (
@@ -20,7 +21,7 @@ const (
 	formatFlags   = "glide-gc-flags"
 	formatVerdict = "glide-gc-verdict"
 	formatClosed  = "glide-gc-closed"
-	version       = 1
+	version       = 2 // sealed; objects of version 1 are not
 
 	// maxFlags is how many packs and keys one round flags. What is beyond is garbage in
 	// the next round, too.
@@ -150,8 +151,12 @@ func read[T any](ctx context.Context, store objstore.Store, k, format string, h 
 	if err != nil {
 		return nil, err
 	}
+	body, is, err := sealed.Open(raw)
 	var v T
-	if err := json.Unmarshal(raw, &v); err != nil {
+	if err == nil {
+		err = json.Unmarshal(body, &v)
+	}
+	if err != nil {
 		return nil, errs.New(errs.Corrupt, "%s is no object of a collector's round: %w", k, err)
 	}
 	switch got := h(&v); {
@@ -159,6 +164,8 @@ func read[T any](ctx context.Context, store objstore.Store, k, format string, h 
 		return nil, errs.New(errs.Corrupt, "%s is no object of a collector's round: its format is %.40q, not %q", k, got.Format, format)
 	case got.Version > version:
 		return nil, errs.New(errs.Unsupported, "%s is of a newer version of glide: use that version here too", k)
+	case is != (got.Version >= 2):
+		return nil, errs.New(errs.Corrupt, "%s has version %d and a seal: %v", k, got.Version, is)
 	}
 	return &v, nil
 }
@@ -195,7 +202,7 @@ func readVerdict(ctx context.Context, store objstore.Store, r *round, f *flags) 
 
 // create creates an object of a round. It reports whether this call did.
 func create(ctx context.Context, store objstore.Store, k string, v any) (bool, error) {
-	raw, err := json.Marshal(v)
+	raw, err := sealed.Marshal(v)
 	if err != nil {
 		return false, err
 	}

@@ -34,6 +34,7 @@ import (
 	"github.com/paraglide/glide/internal/inspect"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/ownership"
+	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/peers"
 	"github.com/paraglide/glide/internal/pin"
 	"github.com/paraglide/glide/internal/publication"
@@ -64,7 +65,8 @@ type Host struct {
 	peers       *peers.Peers
 
 	panics          atomic.Uint64
-	missingReported atomic.Pointer[string] // what of the data directory was last said to be missing
+	lastLost        atomic.Pointer[pack.ID] // of which a block was last missed
+	missingReported atomic.Pointer[string]  // what of the data directory was last said to be missing
 
 	closing sync.Once
 	stop    context.CancelFunc // ends disks.Ctx
@@ -182,6 +184,7 @@ func (h *Host) open(ctx context.Context) error {
 	h.disks.Cache, err = cache.Open(cache.Options{
 		FS: fs, Dir: join(h.cfg.Data, "slabs"), Memory: h.cfg.Memory, Disk: h.cfg.Cache.of(total),
 		Room: h.roomForCache, Store: h.disks.Store, Peers: h.peers, NoAhead: h.cfg.NoPrefetch, Uptime: h.cfg.Uptime, Panicked: h.Panicked,
+		Gone: h.lost,
 	})
 	if err != nil {
 		return err

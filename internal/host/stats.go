@@ -28,6 +28,7 @@ func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
 	c := &h.disks.Cache.Stats
 	s.Cache.Hits, s.Cache.Misses = c.Hits.Load(), c.Misses.Load()
 	s.Cache.FetchedBytes, s.Cache.ServedBytes = c.Fetched.Load(), c.Served.Load()
+	s.Cache.LostBlocks = c.Gone.Load()
 	s.Cache.DedupHits = h.publisher.Dedup.Load()
 	h.disks.Cache.Expire()
 	s.Prefetch.FetchedBytes, s.Prefetch.UsedBytes, s.Prefetch.WastedBytes = c.Ahead.Fetched.Load(), c.Ahead.Used.Load(), c.Ahead.Wasted.Load()

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/inspect"
+	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/nbd"
 )
 
@@ -22,6 +24,15 @@ func (h *Host) Events(ctx context.Context, after uint64, wait time.Duration) ([]
 // Fork forks one cut of a volume, a snapshot or a commit. It makes all forks or none.
 func (h *Host) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) {
 	return h.forker.Fork(ctx, r)
+}
+
+// lost raises the alarm for a block or page that somebody needs and the store has not:
+// once for many of one pack in a row, since guests try again.
+func (h *Host) lost(ref *pack.Ref) {
+	if last := h.lastLost.Swap(&ref.Pack); last != nil && *last == ref.Pack {
+		return
+	}
+	h.disks.Event(event.Store, "", "ALARM: %s is gone from the store, and a reader needs %d bytes at %d of it: glide scrub tells which volumes; keep the collector off (--gc off)", ref.Pack.Key(), ref.Len, ref.Off)
 }
 
 // Attach makes a volume or a snapshot a block device of this machine.

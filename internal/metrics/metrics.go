@@ -58,6 +58,7 @@ var (
 	descPeerBytes   = desc("peer_bytes_total", "Bytes of blocks that other hosts sent (fetched) or got (served).", "direction")
 	descPeerBad     = desc("peer_bad_blocks_total", "Blocks from other hosts that did not match their hashes.")
 	descDedup       = desc("dedup_hits_total", "Blocks not uploaded because the store had them.")
+	descGone        = desc("lost_blocks_total", "Reads of blocks that the store should have and has not: an alarm.")
 	descWALSyncs    = desc("wal_syncs_total", "Syncs of the log.")
 	descWALBytes    = desc("wal_bytes_total", "Bytes appended to the log.")
 	descWALCleaned  = desc("wal_cleaned_bytes_total", "Bytes copied within the log to clean it.")
@@ -70,7 +71,7 @@ var (
 	descVolumes     = desc("volumes", "Volumes of this host, by state.", "state")
 	allDescriptions = []*prometheus.Desc{
 		descDirty, descUnpublished, descExports, descLocal, descSize, descState, descRequests, descStoreBytes, descHits, descMisses,
-		descFetched, descServed, descAhead, descBadLists, descPeerBytes, descPeerBad, descDedup, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descPanics, descUsed, descLimit, descUp, descVolumes,
+		descFetched, descServed, descAhead, descBadLists, descPeerBytes, descPeerBad, descDedup, descGone, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descPanics, descUsed, descLimit, descUp, descVolumes,
 	}
 )
 
@@ -145,6 +146,7 @@ func collectStats(st *api.Stats, emit emitFunc) {
 	counter(descPeerBytes, st.Peers.ServedBytes, "served")
 	counter(descPeerBad, st.Peers.BadBlocks)
 	counter(descDedup, st.Cache.DedupHits)
+	counter(descGone, st.Cache.LostBlocks)
 	counter(descWALSyncs, st.WAL.Syncs)
 	counter(descWALBytes, st.WAL.Bytes)
 	counter(descWALCleaned, st.WAL.CleanedBytes)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
@@ -15,13 +14,13 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/sealed"
 )
 
 const (
-	prefix     = "pins/"
-	format     = "glide-pin"
-	version    = 2 // of a pin that names a pack of a domain other than 0
-	versionOne = 1 // of every other pin
+	prefix  = "pins/"
+	format  = "glide-pin"
+	version = 3 // sealed; versions 1 and 2, which are read too, are not
 	// maxSize is the largest size of a pin, in bytes, on write and on read. It holds
 	// 17,000 packs; a host that needs more creates more pins.
 	maxSize = 1 << 20
@@ -113,20 +112,12 @@ type wire struct {
 	*Pin
 }
 
-func (p *Pin) version() int {
-	if slices.ContainsFunc(p.Packs, func(n PackName) bool { return n.Domain != 0 }) ||
-		slices.ContainsFunc(p.Roots, func(r blockmap.Root) bool { return r.Ref.Pack.Domain != 0 }) {
-		return version
-	}
-	return versionOne
-}
-
 // Encode is the pin's bytes. A pin that Decode would refuse is errs.Invalid.
 func (p *Pin) Encode() ([]byte, error) {
 	if wrong := p.check(); wrong != "" {
 		return nil, errs.New(errs.Invalid, "pin %s cannot be written: %s", p.Key(), wrong)
 	}
-	raw, err := json.Marshal(wire{format, p.version(), p})
+	raw, err := sealed.Marshal(wire{format, version, p})
 	if err != nil {
 		return nil, fmt.Errorf("pin %s: %w", p.Key(), err)
 	}
@@ -147,7 +138,11 @@ func Decode(raw []byte) (Pin, error) {
 		Format  string `json:"format"`
 		Version int    `json:"version"`
 	}
-	if err := json.Unmarshal(raw, &head); err != nil || head.Format != format {
+	body, is, err := sealed.Open(raw)
+	if err != nil {
+		return Pin{}, errs.New(errs.Corrupt, "bad pin: %w", err)
+	}
+	if err := json.Unmarshal(body, &head); err != nil || head.Format != format {
 		return Pin{}, errs.New(errs.Corrupt, "not a pin (%d bytes)", len(raw))
 	}
 	if head.Version > version {
@@ -155,10 +150,10 @@ func Decode(raw []byte) (Pin, error) {
 			head.Version, version)
 	}
 	var p Pin
-	if err := json.Unmarshal(raw, &p); err != nil {
+	if err := json.Unmarshal(body, &p); err != nil {
 		return Pin{}, errs.New(errs.Corrupt, "bad pin: %w", err)
 	}
-	if wrong := p.check(); wrong != "" || head.Version != p.version() {
+	if wrong := p.check(); wrong != "" || head.Version < 1 || is != (head.Version == version) {
 		return Pin{}, errs.New(errs.Corrupt, "bad pin of version %d: %s", head.Version, wrong)
 	}
 	return p, nil

@@ -20,6 +20,7 @@ import (
 	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/sealed"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -93,7 +94,7 @@ func TestPinGolden(t *testing.T) {
 	test := func(name string, p Pin) {
 		raw, err := p.Encode()
 		check(t, err)
-		golden(name+".json", string(raw)+"\n")
+		golden(name+".json", string(raw))
 		back, err := Decode(raw)
 		check(t, err)
 		if !reflect.DeepEqual(back, p) {
@@ -106,6 +107,41 @@ func TestPinGolden(t *testing.T) {
 	for _, p := range domainPins(t) {
 		test("pin-domain-"+string(p.Kind), p)
 	}
+}
+
+// TestOlderPins: pins of versions 1 and 2 have no seal.
+func TestOlderPins(t *testing.T) {
+	for _, p := range append(samplePins(t), domainPins(t)...) {
+		raw, err := p.Encode()
+		check(t, err)
+		body, _, err := sealed.Open(raw)
+		check(t, err)
+		for _, v := range []string{`"version":1`, `"version":2`} {
+			old := bytes.Replace(body, []byte(`"version":3`), []byte(v), 1)
+			back, err := Decode(old)
+			check(t, err)
+			if !reflect.DeepEqual(back, p) {
+				t.Errorf("came back as %+v, was %+v", back, p)
+			}
+			_, err = Decode(change(t, raw, `"version":3`, v)) // they have none
+			wantKind(t, err, errs.Corrupt)
+		}
+		_, err = Decode(body)
+		wantKind(t, err, errs.Corrupt)
+	}
+}
+
+// change replaces text in a pin, and seals it again.
+func change(t *testing.T, raw []byte, from, to string) []byte {
+	t.Helper()
+	body, _, err := sealed.Open(raw)
+	check(t, err)
+	if body = bytes.Replace(body, []byte(from), []byte(to), 1); !json.Valid(body) {
+		return body
+	}
+	raw, err = sealed.Marshal(json.RawMessage(body))
+	check(t, err)
+	return raw
 }
 
 func TestPinRefuses(t *testing.T) {
@@ -125,18 +161,18 @@ func TestPinRefuses(t *testing.T) {
 	fork := samplePins(t)[2]
 	raw, err := fork.Encode()
 	check(t, err)
-	_, err = Decode(bytes.Replace(raw, []byte(`"version":1`), []byte(`"version":3`), 1))
+	_, err = Decode(change(t, raw, `"version":3`, `"version":4`))
 	wantKind(t, err, errs.Unsupported)
-	for _, change := range [][2]string{
-		{`"version":1`, `"version":0`}, {"glide-pin", "glide-pan"}, {"host-a", "host/a"}, {`"kind":"fork"`, `"kind":"knife"`}, {"{", "["},
+	for _, c := range [][2]string{
+		{`"version":3`, `"version":0`}, {"glide-pin", "glide-pan"}, {"host-a", "host/a"}, {`"kind":"fork"`, `"kind":"knife"`}, {"{", "["},
 		{`"id":"`, `"id":"0`},
 	} {
-		_, err := Decode(bytes.Replace(raw, []byte(change[0]), []byte(change[1]), 1))
+		_, err := Decode(change(t, raw, c[0], c[1]))
 		wantKind(t, err, errs.Corrupt)
 	}
 }
 
-// TestPackNamesAreStrict: a pack has one name, and a pin with a domain one version.
+// TestPackNamesAreStrict: a pack has one name.
 func TestPackNamesAreStrict(t *testing.T) {
 	const name, hash = `"0000002a.010000000000000000000000-000000000000000000000000"`, "010000000000000000000000-000000000000000000000000"
 	raw, err := domainPins(t)[0].Encode()
@@ -149,18 +185,13 @@ func TestPackNamesAreStrict(t *testing.T) {
 		"0000002a-" + hash, "0000002a." + hash[1:], "0000002a.0" + hash, "0000002a." + hash + " ", "0000002a.", "", "0000002a/" + hash,
 		"0000002a." + strings.Replace(hash, "-", ".", 1), "d/0000002a/packs/01/" + hash,
 	} {
-		_, err := Decode(bytes.Replace(raw, []byte(name), []byte(`"`+bad+`"`), 1))
+		_, err := Decode(change(t, raw, name, `"`+bad+`"`))
 		wantKind(t, err, errs.Corrupt)
 	}
 	plain, err := samplePins(t)[1].Encode()
 	check(t, err)
-	capital := bytes.Replace(plain, []byte("-09"), []byte("-0A"), 1)
-	for _, bad := range [][]byte{
-		capital, bytes.Replace(plain, []byte(`"version":1`), []byte(`"version":2`), 1), bytes.Replace(raw, []byte(`"version":2`), []byte(`"version":1`), 1),
-	} {
-		_, err := Decode(bad)
-		wantKind(t, err, errs.Corrupt)
-	}
+	_, err = Decode(change(t, plain, "-09", "-0A"))
+	wantKind(t, err, errs.Corrupt)
 }
 
 func TestPins(t *testing.T) {
