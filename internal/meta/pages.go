@@ -47,3 +47,26 @@ func (m *DB) PagesAfter(after *pack.Hash, n int) (list []StoredPage, err error) 
 func (m *DB) ForgetPage(h pack.Hash) error {
 	return m.index(func(b *pebble.Batch) error { return b.Delete(append([]byte("m/"), h[:]...), nil) })
 }
+
+// Tenants returns the names of the tenants in the dedup index.
+func (m *DB) Tenants() (names []string, err error) {
+	err = m.view(func(in *instance) (err error) {
+		names, err = call(in, func() (names []string, err error) {
+			it, err := in.db.NewIter(&pebble.IterOptions{LowerBound: []byte("d/"), UpperBound: []byte("d0")})
+			if err != nil {
+				return nil, err
+			}
+			for ok := it.First(); ok; {
+				name, _, _ := bytes.Cut(it.Key()[len("d/"):], []byte("/"))
+				names = append(names, string(name))
+				ok = it.SeekGE([]byte("d/" + string(name) + "0"))
+			}
+			return names, it.Close()
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the dedup index: %w", err)
+	}
+	return names, nil
+}

@@ -50,7 +50,7 @@ func (s *Segment) Check(through uint64, pace func(bytes int64) error) (c Checked
 			return c, err
 		}
 		if got, ok := checkRecord(b, s.seed); !ok || got.Seq != r.Seq || got.Off != r.Off || got.Len != r.Len {
-			c.add(s.damaged(r))
+			c.add(s.damaged(r), r.Seq)
 		}
 		c.Records, c.Bytes = c.Records+1, c.Bytes+int64(n)
 	}
@@ -71,7 +71,7 @@ func (s *Segment) checkScanned(c *Checked, x index, known uint32, through uint64
 			break
 		}
 		next := s.recordAfter(x.end)
-		if c.add(s.mismatch(x.end, next)); next == s.size {
+		if c.add(s.mismatch(x.end, next), 0); next == s.size {
 			return nil
 		}
 		if x.recs, x.end, err = s.scan(next); err != nil {
@@ -85,18 +85,17 @@ func (s *Segment) checkScanned(c *Checked, x index, known uint32, through uint64
 	old := crc32.Checksum(page[:52], castagnoli) == binary.LittleEndian.Uint32(page[52:]) && binary.LittleEndian.Uint64(page[8:]) != s.incarnation
 	if old || string(page[:footerUsed]) == string(make([]byte, footerUsed)) {
 		return nil // the host stopped before it was written
-	}
-	if s.kind == kindCompacted || len(all.recs) == 0 {
-		c.add(s.mismatch(pageSize, s.size)) // only the index knows how many records there must be
+	} else if s.kind == kindCompacted || len(all.recs) == 0 {
+		c.add(s.mismatch(pageSize, s.size), 0) // only the index knows how many records there must be
 		return nil
 	}
 	c.Mended++
 	return s.writeIndex(encodeIndex(all.recs), all.end)
 }
 
-func (c *Checked) add(err error) {
+func (c *Checked) add(err error, seq uint64) {
 	if d := (*Damage)(nil); errors.As(err, &d) {
-		c.Damage = append(c.Damage, d)
+		d.Seq, c.Damage = seq, append(c.Damage, d)
 	}
 }
 
