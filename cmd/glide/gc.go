@@ -9,9 +9,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/paraglide/glide/client"
+	"github.com/paraglide/glide/internal/collect"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
-	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/size"
 	"github.com/paraglide/glide/internal/terminal"
@@ -35,8 +35,8 @@ one run; use it on a store at rest only, since the grace period also covers
 requests of crashed hosts that take effect late.
 
 With --store it needs no daemon, and keeps replaced commits for 72 hours; else the
-daemon's --retention applies. Glide runs no rounds by itself: run this from cron,
-on one host.`,
+daemon's --retention applies. Daemons run rounds by themselves (glide serve --gc,
+--gc-interval, --gc-grace), one host of a store at a time.`,
 		Example: `  glide gc
   glide gc --store s3://bucket/prefix --dry-run`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -95,7 +95,7 @@ func collectStore(url string) func(context.Context, time.Duration, bool) (client
 		if err != nil {
 			return c, s, err
 		}
-		return host.CollectStore(ctx, store, grace, dryRun)
+		return collect.CollectStore(ctx, store, grace, dryRun)
 	}
 }
 
@@ -103,6 +103,9 @@ func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus,
 	flagged := size.Human(c.FlaggedBytes)
 	if c.DeletedObjects > 0 {
 		err = say(w, "deleted %d objects (%s)", c.DeletedObjects, size.Human(c.DeletedBytes))
+	}
+	if c.CompactedPacks > 0 && err == nil {
+		err = say(w, "compacted %d packs; what was live in them takes %s now", c.CompactedPacks, size.Human(c.CompactedBytes))
 	}
 	switch {
 	case err != nil:

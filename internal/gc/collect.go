@@ -1,6 +1,7 @@
 package gc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -26,6 +28,8 @@ type Options struct {
 	By        string        // names the collector in its objects; for people only
 	Grace     time.Duration // between flag and verdict, by the store's clock; for undelete, not for safety
 	Retention time.Duration // how long commits that were replaced are kept, by the store's clock
+	Compact   int64         // bytes of packs that a round reads to compact them; 0: 1 GiB, below 0: none
+	MinDead   int64         // bytes of a pack that have to be dead before it is compacted; 0: 32 KiB
 	DryRun    bool          // only tell what would be flagged
 	Log       *slog.Logger
 }
@@ -39,6 +43,8 @@ type Result struct {
 	FlaggedBytes     int64
 	DeletedObjects   int
 	DeletedBytes     int64
+	CompactedPacks   int   // they are among the deleted objects
+	CopiedBytes      int64 // into new packs
 	ForeignObjects   int
 	ForeignExample   string
 	WaitsForGraceFor time.Duration // the open round is this young
@@ -57,6 +63,8 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	o.Compact = cmp.Or(o.Compact, defaultCompact)
+	o.MinDead = cmp.Or(o.MinDead, defaultMinDead)
 	c := &collector{Options: o}
 	inv, err := c.inventory(ctx)
 	if err != nil {
@@ -73,7 +81,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 // inventory is all that the store holds.
 type inventory struct {
 	packs   map[uint32][]flaggedObject
-	boots   []flaggedObject
+	keys    map[uint32][]flaggedObject // forwards, and in domain 0 boot lists
 	objects int
 	bytes   int64
 	newest  time.Time // when the newest object was written, by the store's clock
@@ -93,13 +101,15 @@ func (inv *inventory) domains() []uint32 {
 // inventory lists the store. It comes before the mark, so that what is new is not taken
 // for garbage.
 func (c *collector) inventory(ctx context.Context) (*inventory, error) {
-	inv := &inventory{packs: map[uint32][]flaggedObject{}}
+	inv := &inventory{packs: map[uint32][]flaggedObject{}, keys: map[uint32][]flaggedObject{}}
 	err := objstore.ListAll(ctx, c.Store, "", "", func(in objstore.Info) bool {
 		f := flaggedObject{in.Key, in.Size}
 		if id, err := pack.ParseKey(in.Key); err == nil {
 			inv.packs[id.Domain] = append(inv.packs[id.Domain], f)
 		} else if boot.IsKey(in.Key) {
-			inv.boots = append(inv.boots, f)
+			inv.keys[0] = append(inv.keys[0], f)
+		} else if from, _, is := forward.ParseKey(in.Key); is {
+			inv.keys[from.Domain] = append(inv.keys[from.Domain], f)
 		} else if !ours(in.Key) {
 			if c.res.ForeignObjects++; c.res.ForeignExample == "" {
 				c.res.ForeignExample = in.Key
@@ -190,7 +200,7 @@ func (c *collector) begin(ctx context.Context, last *round, inv *inventory) erro
 	now := inv.newest // a dry run writes nothing, not even to learn the time
 	if !c.DryRun {
 		var err error
-		if now, err = c.now(ctx); err != nil {
+		if now, err = storeTime(ctx, c.Store, c.By); err != nil {
 			return err
 		}
 	}
@@ -204,15 +214,16 @@ func (c *collector) begin(ctx context.Context, last *round, inv *inventory) erro
 			f.Packs = append(f.Packs, p)
 		}
 	}
-	if last.domain == 0 {
-		f.Epochs = l.past(now.Add(-c.Retention), c.mark.needed)
-		for _, b := range inv.boots {
-			if !c.mark.bootKept(b.Key) && len(f.Keys) < maxFlags {
-				f.Keys = append(f.Keys, b)
-			}
+	for _, k := range inv.keys[last.domain] {
+		if !c.mark.kept(k.Key) && len(f.Keys) < maxFlags {
+			f.Keys = append(f.Keys, k)
 		}
 	}
-	if n, _ := f.total(); n == 0 {
+	if last.domain == 0 {
+		f.Epochs = l.past(now.Add(-c.Retention), c.mark.needed)
+	}
+	f.Compact = c.candidates(inv.packs[last.domain])
+	if n, _ := f.total(); n == 0 && len(f.Compact) == 0 {
 		return nil
 	}
 	c.flagged(&f)
@@ -256,7 +267,7 @@ func (c *collector) finish(ctx context.Context, r *round) (bool, error) {
 		return false, err
 	}
 	if !r.judged {
-		now, err := c.now(ctx)
+		now, err := storeTime(ctx, c.Store, c.By)
 		if err != nil {
 			return false, err
 		}
@@ -310,13 +321,29 @@ func (c *collector) judge(ctx context.Context, r *round, f *flags) error {
 			}
 		}
 		for i, k := range f.Keys {
-			if c.mark.bootKept(k.Key) {
+			if c.mark.kept(k.Key) {
 				v.SparedKeys = append(v.SparedKeys, i)
 			}
+		}
+		if v.Compacted, err = c.compact(ctx, r.domain, f.Compact); err != nil {
+			return err
 		}
 	}
 	_, err := create(ctx, c.Store, key(r.domain, r.number, partVerdict), v)
 	return err
+}
+
+// sideBySideEach calls fn for each of the list, some of them at a time.
+func sideBySideEach[T any](ctx context.Context, list []T, fn func(context.Context, T) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(sideBySide)
+	for _, x := range list {
+		g.Go(func() (err error) {
+			defer errs.Catch(&err)
+			return fn(gctx, x)
+		})
+	}
+	return g.Wait()
 }
 
 // execute deletes what the verdict condemns, and puts stubs where epochs were.
@@ -333,6 +360,14 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 	}
 	add(f.Packs, v.SparedPacks)
 	add(f.Keys, v.SparedKeys)
+	if err := c.redirect(ctx, f, v); err != nil {
+		return err
+	}
+	for _, x := range v.Compacted {
+		keys = append(keys, f.Compact[x.Pack].Key)
+		bytes += f.Compact[x.Pack].Bytes
+	}
+	c.res.CompactedPacks += len(v.Compacted)
 	for i, e := range f.Epochs {
 		if _, kept := slices.BinarySearch(v.SparedEpochs, i); kept {
 			continue
@@ -429,14 +464,4 @@ func (c *collector) close(ctx context.Context, r *round) error {
 		return err
 	}
 	return c.remove(ctx, []string{key(r.domain, r.number, partFlags), key(r.domain, r.number, partVerdict)})
-}
-
-// now is the store's clock, by the age of an object that is written for it.
-func (c *collector) now(ctx context.Context) (time.Time, error) {
-	k := "gc/clock/" + c.By
-	if err := c.Store.Put(ctx, k, []byte("the collector asks what time it is\n")); err != nil {
-		return time.Time{}, err
-	}
-	in, err := c.Store.Head(ctx, k)
-	return in.Modified, err
 }

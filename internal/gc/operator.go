@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/paraglide/glide/internal/boot"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
@@ -27,6 +28,8 @@ const (
 	kindPack     = "pack"
 	kindCommits  = "commits" // an epoch of a volume's log
 	kindBootList = "boot-list"
+	kindForward  = "forward"
+	kindCompact  = "compaction" // a pack whose live slots are copied into another
 )
 
 // Planned is what an open round has flagged. The key of an epoch is that of its first
@@ -113,7 +116,14 @@ func (f *flags) planned(at time.Time) []Planned {
 		out = append(out, Planned{Key: e.key(), Bytes: e.Bytes, FlaggedAt: at, Kind: kindCommits})
 	}
 	for _, k := range f.Keys {
-		out = append(out, Planned{Key: k.Key, Bytes: k.Bytes, FlaggedAt: at, LastRoot: k.Key[strings.LastIndexByte(k.Key, '/')+1:], Kind: kindBootList})
+		p := Planned{Key: k.Key, Bytes: k.Bytes, FlaggedAt: at, Kind: kindForward}
+		if boot.IsKey(k.Key) {
+			p.Kind, p.LastRoot = kindBootList, k.Key[strings.LastIndexByte(k.Key, '/')+1:]
+		}
+		out = append(out, p)
+	}
+	for _, p := range f.Compact {
+		out = append(out, Planned{Key: p.Key, Bytes: p.Bytes, FlaggedAt: at, Kind: kindCompact})
 	}
 	return out
 }
@@ -227,7 +237,7 @@ func epochKey(key string) string {
 // that is gone would stop every collector.
 func pinFor(p Planned, random io.Reader, now time.Time) (pinobject.Pin, error) {
 	switch p.Kind {
-	case kindPack:
+	case kindPack, kindCompact:
 		id, err := pack.ParseKey(p.Key)
 		if err != nil {
 			return pinobject.Pin{}, err
@@ -239,6 +249,9 @@ func pinFor(p Planned, random io.Reader, now time.Time) (pinobject.Pin, error) {
 		pin, err := pinobject.New(random, undeleteHost, pinobject.Fork, now)
 		pin.Commit = p.Key
 		return pin, err
+	}
+	if p.Kind == kindForward {
+		return pinobject.Pin{}, errs.New(errs.Invalid, "%s is a forward of a pack that nothing refers to: there is nothing to take back", p.Key)
 	}
 	return pinobject.Pin{}, errs.New(errs.Invalid, "%s is a boot list, which cannot be taken back: it is only a hint, and the next boots write it again", p.Key)
 }
