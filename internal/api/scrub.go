@@ -21,6 +21,15 @@ type Scrub struct {
 	ElapsedMs float64 `json:"elapsed_ms"`
 }
 
+// ScrubStats count what scrubs have found since the start, in the background and on demand.
+type ScrubStats struct {
+	Blocks   uint64 `json:"checked_blocks"`
+	Bytes    uint64 `json:"checked_bytes"`
+	Damaged  uint64 `json:"damaged"`
+	Repaired uint64 `json:"repaired"`
+	Lost     uint64 `json:"lost"` // objects and files
+}
+
 // Lost is an object or a file that has lost what volumes need.
 type Lost struct {
 	Key     string   `json:"key"`     // of the object, or the file in the data directory

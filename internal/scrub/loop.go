@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/clock"
 )
 
@@ -19,14 +20,18 @@ func (s *Scrubber) Run() {
 	ctx := s.disks.Ctx
 	for wait := firstAfter; clock.Pause(ctx, wait) == nil; {
 		began := s.disks.Uptime()
-		s.busy.Lock()
-		_, err := s.run(ctx, s.rates.Disk > 0, s.rates.Store > 0, false, s.rates)
-		s.busy.Unlock()
-		if err != nil && ctx.Err() == nil {
+		if _, err := s.Pass(ctx); err != nil && ctx.Err() == nil {
 			s.disks.Log.Warn("a scrub did not check everything", "error", err)
 		}
 		wait = max(passEvery-(s.disks.Uptime()-began), firstAfter)
 	}
+}
+
+// Pass scrubs once as in the background.
+func (s *Scrubber) Pass(ctx context.Context) (api.Scrub, error) {
+	s.busy.Lock()
+	defer s.busy.Unlock()
+	return s.run(ctx, s.rates.Disk > 0, s.rates.Store > 0, false, s.rates)
 }
 
 // pacer returns a function that is told of bytes that were read, and waits as long as a

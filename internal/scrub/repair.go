@@ -69,7 +69,7 @@ func (r *run) repair(c *collector, id pack.ID, b *broken, used map[slotID]*user)
 		return fmt.Errorf("repairing %s: %w", key, err)
 	}
 	for _, w := range mended {
-		if w.size > 0 { // else new writes would refer to the damaged place
+		if !w.page { // else new writes would refer to the damaged place
 			ref := moved[w.ref.Off]
 			if err := r.disks.DB.AddBlocks(c.tenants[w.tenant], []pack.Ref{ref}); err != nil {
 				return err
@@ -92,7 +92,7 @@ func (r *run) missed(c *collector, key string, w *want, u *user, err error) {
 	for vol, ranges := range u.volumes {
 		r.lose(key, vol, ranges, err.Error())
 	}
-	if t := c.tenants[w.tenant]; w.size > 0 {
+	if t := c.tenants[w.tenant]; !w.page {
 		// A guest that writes this content again must not be told that the store has it.
 		if known, err := r.disks.DB.Block(t, w.ref.Hash); err == nil && (known.Pack == w.ref.Pack || known.Pack == w.origin.pack) {
 			_ = r.disks.DB.ForgetBlock(t, w.ref.Hash)
@@ -107,17 +107,18 @@ func (r *run) copyOf(c *collector, w *want) ([]byte, error) {
 	var raw []byte
 	var err error
 	kind := pack.KindBlock
-	if w.size == 0 {
+	if w.page {
 		kind = pack.KindPage
-		if raw, err = r.disks.DB.Page(w.ref.Hash); err == nil && r.hasher(tenant).Sum(raw) != w.ref.Hash {
+		if raw, err = r.disks.DB.Page(w.ref.Hash); err != nil || r.hasher(tenant).Sum(raw) != w.ref.Hash {
 			raw = nil
 		}
-	} else if raw = r.disks.Tenant(tenant).Domain.Copy(r.ctx, w.ref.Hash, int(w.size)); raw == nil {
-		known, kerr := r.disks.DB.Block(tenant, w.ref.Hash)
-		if kerr == nil && !known.IsHole() && known.Pack != w.ref.Pack {
-			if raw, err = r.disks.Tenant(tenant).Domain.FetchStored(r.ctx, &known, int(w.size)); err != nil && !isDamage(err) {
-				return nil, err
-			}
+	}
+	for size := minBlock; size <= maxBlock && !w.page && raw == nil; size *= 2 {
+		if w.size > 0 && size != int(w.size) {
+			continue
+		}
+		if raw, err = r.copyOfSize(tenant, w, size); err != nil {
+			return nil, err
 		}
 	}
 	if raw == nil {
@@ -128,6 +129,23 @@ func (r *run) copyOf(c *collector, w *want) ([]byte, error) {
 		return nil, errs.New(errs.Corrupt, "this host has a copy, and it does not fit the place: read it here and write it again")
 	}
 	return slot, nil
+}
+
+// copyOfSize returns a block of a size, nil if nothing has it.
+func (r *run) copyOfSize(tenant string, w *want, size int) ([]byte, error) {
+	d := r.disks.Tenant(tenant).Domain
+	if raw := d.Copy(r.ctx, w.ref.Hash, size); raw != nil {
+		return raw, nil
+	}
+	known, err := r.disks.DB.Block(tenant, w.ref.Hash)
+	if err != nil || known.IsHole() || known.Pack == w.ref.Pack {
+		return nil, nil
+	}
+	raw, err := d.FetchStored(r.ctx, &known, size)
+	if err != nil && !isDamage(err) {
+		return nil, err
+	}
+	return raw, nil
 }
 
 // Limits of a new pack: whatever was in one is in one again.

@@ -31,8 +31,8 @@ type visitor interface {
 	bad(key, vol string, err error)
 }
 
-// roots walks what keeps data in the store: pins first, as a host publishes before it
-// drops its pin, then logs, then what is only on this host.
+// roots walks what keeps data in the store. It reads pins first, as a host publishes before
+// it drops its pin, then logs, then what is only on this host.
 type roots struct {
 	*run
 	v visitor
@@ -50,7 +50,8 @@ func (r *run) walkStore(v visitor) error {
 	}
 	slices.Sort(tenants)
 	r.tenants = slices.Compact(tenants)
-	if err := w.pins(); err != nil {
+	pins, err := w.pins()
+	if err != nil {
 		return err
 	}
 	if err := w.logs(); err != nil {
@@ -63,6 +64,13 @@ func (r *run) walkStore(v visitor) error {
 			}
 		}
 	}
+	// A pin says neither whose roots it keeps nor how large their blocks are. Most have been
+	// visited by now.
+	for _, p := range pins {
+		if err := w.pinned(p); err != nil {
+			return err
+		}
+	}
 	return r.ctx.Err()
 }
 
@@ -72,15 +80,15 @@ func (w *roots) keys(prefix string) (keys []string, err error) {
 	return keys, err
 }
 
-// pins visits what pins keep: those of this host, or all.
-func (w *roots) pins() error {
+// pins reads the pins of this host, or all.
+func (w *roots) pins() (pins []pinobject.Pin, err error) {
 	under := "pins/"
 	if !w.all {
 		under += w.disks.HostID + "/"
 	}
 	keys, err := w.keys(under)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, key := range keys {
 		raw, err := w.disks.Store.Get(w.ctx, key)
@@ -88,7 +96,7 @@ func (w *roots) pins() error {
 			continue // dropped meanwhile
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		p, err := pinobject.Decode(raw)
 		if err == nil && p.Key() != key {
@@ -98,26 +106,31 @@ func (w *roots) pins() error {
 			w.v.bad(key, "", err)
 			continue
 		}
-		for _, c := range append([]string{p.Commit}, p.Commits...) {
-			if vol, g, err := commitlog.ParseKey(c); err == nil {
-				if _, err := w.commit(w.ctx, vol, g, ""); err != nil {
-					return err
-				}
+		pins = append(pins, p)
+	}
+	return pins, nil
+}
+
+// pinned visits what a pin keeps.
+func (w *roots) pinned(p pinobject.Pin) error {
+	for _, c := range append([]string{p.Commit}, p.Commits...) {
+		if vol, g, err := commitlog.ParseKey(c); err == nil {
+			if _, err := w.commit(w.ctx, vol, g, ""); err != nil {
+				return err
 			}
 		}
-		for _, root := range p.Roots {
-			// The pin does not say whose root it is: its hash is keyed by the tenant.
-			for _, t := range w.tenants {
-				_, err := w.source(blockmap.NewPageCache(walkPages), w.storePages(), t).Page(w.ctx, &root.Ref, int(root.Height)-1)
-				if err != nil && !isDamage(err) {
+	}
+	for _, root := range p.Roots {
+		for i, t := range w.tenants {
+			_, err := w.source(blockmap.NewPageCache(walkPages), w.storePages(), t).Page(w.ctx, &root.Ref, int(root.Height)-1)
+			if err != nil && !isDamage(err) {
+				return err
+			}
+			if err == nil || i == len(w.tenants)-1 { // hashes are keyed by the tenant
+				if err := w.v.root(w.ctx, use{tenant: t}, root); err != nil {
 					return err
 				}
-				if err == nil || t == w.tenants[len(w.tenants)-1] {
-					if err := w.v.root(w.ctx, use{tenant: t}, root); err != nil {
-						return err
-					}
-					break
-				}
+				break
 			}
 		}
 	}

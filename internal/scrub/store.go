@@ -22,15 +22,26 @@ type want struct {
 	ref    pack.Ref
 	origin slotID // of the reference, if forwards lead from there to ref
 	tenant int32  // in collector.tenants
-	size   int32  // of a block; 0: it is a map page
+	size   int32  // of a block; 0: not known
+	page   bool
 }
 
 func (w *want) maxRaw() int {
-	if w.size == 0 {
+	switch {
+	case w.page:
 		return blockmap.MaxPageSize
+	case w.size == 0:
+		return maxBlock
 	}
 	return int(w.size)
 }
+
+// minBlock and maxBlock are the sizes that blocks can have, in bytes, and all powers of two
+// in between.
+const (
+	minBlock = 4 << 10
+	maxBlock = 1 << 20
+)
 
 // maxWants bounds the references that are in memory at a time: about 100 MB. A store with
 // more is walked several times, for a part of its packs each time.
@@ -63,7 +74,7 @@ func (c *collector) mine(id pack.ID) bool {
 }
 
 // add adds a reference. If there are too many, the part becomes smaller.
-func (c *collector) add(tenant string, ref *pack.Ref, size int) {
+func (c *collector) add(tenant string, ref *pack.Ref, size int, page bool) {
 	c.bytes += uint64(ref.Len)
 	if !c.mine(ref.Pack) {
 		return
@@ -73,7 +84,7 @@ func (c *collector) add(tenant string, ref *pack.Ref, size int) {
 		t = len(c.tenants)
 		c.tenants = append(c.tenants, tenant)
 	}
-	c.packs[ref.Pack] = append(c.packs[ref.Pack], want{*ref, idOf(ref), int32(t), int32(size)})
+	c.packs[ref.Pack] = append(c.packs[ref.Pack], want{*ref, idOf(ref), int32(t), int32(size), page})
 	c.count++
 	for c.part == 0 && c.count > c.most && c.parts < 1<<20 {
 		c.parts *= 2
@@ -86,7 +97,7 @@ func (c *collector) add(tenant string, ref *pack.Ref, size int) {
 	}
 }
 
-func (c *collector) block(u use, ref *pack.Ref, _, n uint64) { c.add(u.tenant, ref, int(n)) }
+func (c *collector) block(u use, ref *pack.Ref, _, n uint64) { c.add(u.tenant, ref, int(n), false) }
 
 func (c *collector) bad(key, vol string, err error) {
 	if _, known := c.objects[key]; !known {
@@ -103,7 +114,7 @@ func (c *collector) root(ctx context.Context, u use, root blockmap.Root) error {
 
 func (c *collector) page(ctx context.Context, u use, src *blockmap.Source, ref *pack.Ref, level int) error {
 	id := pageID{u.tenant, ref.Hash}
-	c.add(u.tenant, ref, 0)
+	c.add(u.tenant, ref, 0, true)
 	if err := ctx.Err(); err != nil || c.walked[id] {
 		return err
 	}
@@ -117,7 +128,7 @@ func (c *collector) page(ctx context.Context, u use, src *blockmap.Source, ref *
 	}
 	for _, child := range p.All() {
 		if level == 0 {
-			c.add(u.tenant, &child, int(u.blockSize))
+			c.add(u.tenant, &child, int(u.blockSize), false)
 		} else if err := c.page(ctx, u, src, &child, level-1); err != nil {
 			return err
 		}
@@ -256,7 +267,9 @@ func (f *finder) bad(string, string, error) {} // the first walk has told
 // pack reads a pack and checks it. What is damaged but forwarded goes into next; nil: the
 // rest is whole.
 func (r *run) pack(c *collector, id pack.ID, wants []want, next map[pack.ID][]want) (*broken, error) {
-	slices.SortFunc(wants, func(a, b want) int { return cmp.Or(cmp.Compare(a.ref.Off, b.ref.Off), cmp.Compare(a.ref.Len, b.ref.Len)) })
+	slices.SortFunc(wants, func(a, b want) int {
+		return cmp.Or(cmp.Compare(a.ref.Off, b.ref.Off), cmp.Compare(a.ref.Len, b.ref.Len))
+	})
 	wants = slices.CompactFunc(wants, func(a, b want) bool { return a.ref == b.ref && a.origin == b.origin })
 	obj, err := r.disks.Store.Get(r.ctx, id.Key())
 	if err != nil && !isDamage(err) {
