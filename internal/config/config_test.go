@@ -73,7 +73,8 @@ func TestPrecedence(t *testing.T) {
 		"nbd": {"unix:/f", "unix:/e", "unix:/a"}, "api": {"unix:/f", "unix:/e", "unix:/a"},
 		"advertise": {"tcp:f:1", "tcp:e:1", "tcp:a:1"}, "memory": {"1M", "2M", "3M"}, "cache": {"10%", "20%", "3G"}, "wal-limit": {"1G", "2G", "30%"},
 		"dirty-budget": {"1G", "2G", "3G"}, "compression": {"s2", "none", "zstd"}, "pack-blocks": {"1", "2", "3"}, "prefetch": {"off", "on", "off"}, "peers": {"on", "off", "on"}, "retention": {"1h", "2h", "3h"}, "gc": {"off", "on", "off"}, "gc-interval": {"1h", "2h", "3h"}, "gc-grace": {"1h", "2h", "3h"},
-		"log-level": {"debug", "warn", "error"}, "log-format": {"json", "text", "json"}, "token-file": {"f", "e", "a"},
+		"scrub-rate": {"1M", "2M,3M", "0,1M"},
+		"log-level":  {"debug", "warn", "error"}, "log-format": {"json", "text", "json"}, "token-file": {"f", "e", "a"},
 		"tls": {"allow", "require", "allow"}, "tls-cert": {"f", "e", "a"}, "tls-key": {"f", "e", "a"}, "tls-ca": {"f", "e", "a"},
 		"peers-allow": {"10.0.0.0/8", "fd00::/8", "192.0.2.1"},
 	}
@@ -162,6 +163,8 @@ func TestBad(t *testing.T) {
 		"gc":                {flags: map[string][]string{"gc": {"maybe"}}, words: "not on or off"},
 		"gc-interval":       {flags: map[string][]string{"gc-interval": {"0s"}}, words: "above 0, such as 1h"},
 		"gc-grace":          {flags: map[string][]string{"gc-grace": {"-1h"}}, words: "above 0, such as 24h"},
+		"scrub-rate":        {flags: map[string][]string{"scrub-rate": {"fast"}}, words: "--scrub-rate"},
+		"two scrub rates":   {flags: map[string][]string{"scrub-rate": {"1M,"}}, words: "4M or 4M,1M"},
 		"retention":         {flags: map[string][]string{"retention": {"3d"}}, words: "not a duration"},
 		"prefetch":          {flags: map[string][]string{"prefetch": {"yes"}}, words: "on or off"},
 		"peers":             {flags: map[string][]string{"peers": {"yes"}}, words: "on or off"},

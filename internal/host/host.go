@@ -135,7 +135,7 @@ func newHost(cfg Config) *Host {
 	h.collector = collect.New(collect.Options{Interval: cfg.CollectEvery, Grace: cfg.CollectGrace, Retention: cfg.Retention, Uptime: cfg.Uptime}, h.disks, h.publisher.Session, store)
 	h.hydrator = hydrate.New(h.disks, h.inspector)
 	h.boots = boot.New(h.disks, cfg.NoPrefetch)
-	h.scrubber = scrub.New(h.disks, h.pins, h.boots, cfg.Scrub)
+	h.scrubber = scrub.New(h.disks, h.pins, h.boots, scrub.Rates{Disk: cfg.ScrubDisk, Store: cfg.ScrubStore})
 	h.disks.Hooks = disk.Hooks{
 		Reclaim: h.owners.Reclaim, Ship: h.durability.StartShipping, Abandon: h.attachments.Abandon, Device: h.attachments.Device,
 		Opened: h.boots.Opened, GuestsLeft: h.boots.GuestsLeft,

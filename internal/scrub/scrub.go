@@ -23,10 +23,6 @@ import (
 // Rates bound what is read in the background, in bytes a second; 0: nothing is.
 type Rates struct{ Disk, Store uint64 }
 
-// DefaultRates are those of a host that was not told others. A host whose volumes are
-// idle makes no request to the store.
-var DefaultRates = Rates{Disk: 4 << 20}
-
 // Stats are counters since the start, of all runs.
 type Stats struct {
 	Blocks, Bytes, Damaged, Repaired, Lost atomic.Uint64
