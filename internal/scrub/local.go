@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/cache"
@@ -99,7 +100,7 @@ func (r *run) segment(file string, d *wal.Damage, holders []holder) (needed bool
 			if written == published {
 				gen = disk.Generation(st.Published).String()
 			}
-			r.tell(event.Volume, h.String(), "its log has lost %s bytes (%s), and the store has them: glide rollback %s %s puts the volume back to what the store has", text(join(ranges)), file, h, gen)
+			r.tell(event.Volume, h.String(), "its log has lost %s (%s), and the store has them: glide rollback %s %s puts the volume back to what the store has", text(join(ranges)), file, h, gen)
 			continue
 		}
 		r.lose(file, h.String(), ranges, "it was not published yet: roll the volume back (glide rollback), or write these ranges again in the guest")
@@ -129,6 +130,7 @@ func (r *run) slots() error {
 		if strange[b.Hash] {
 			return
 		}
+		b.Path = path.Join("slabs", path.Base(b.Path)) // as in the data directory
 		r.damaged(1, event.Disk, b.Path, errs.New(errs.Corrupt, "a slot of a block of %d bytes", b.Size))
 		switch {
 		case b.Mended:

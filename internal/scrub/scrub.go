@@ -180,7 +180,7 @@ func (r *run) finish() {
 		first := len(r.out.Lost)
 		for _, vol := range slices.Sorted(maps.Keys(l.volumes)) {
 			ranges := join(l.volumes[vol])
-			r.disks.Event(event.Volume, vol, "it has lost %s of its bytes, which %s should have: %s", text(ranges), key, l.why)
+			r.disks.Event(event.Volume, vol, "it has lost %s: %s (%s)", text(ranges), l.why, key)
 			same := slices.IndexFunc(r.out.Lost[first:], func(x api.Lost) bool { return slices.Equal(x.Ranges, ranges) })
 			if same < 0 {
 				r.out.Lost = append(r.out.Lost, api.Lost{Key: key, Volumes: []string{vol}, Ranges: ranges})
@@ -199,9 +199,9 @@ func (r *run) finish() {
 // text describes ranges for people.
 func text(ranges []api.Range) string {
 	if len(ranges) == 0 {
-		return "some"
+		return "what an object says"
 	}
-	s := fmt.Sprintf("%d at %d", ranges[0].Length, ranges[0].Offset)
+	s := fmt.Sprintf("%d bytes at %d", ranges[0].Length, ranges[0].Offset)
 	if n := len(ranges); n > 1 {
 		s += fmt.Sprintf(" and %d more ranges", n-1)
 	}

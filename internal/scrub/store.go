@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/commitlog"
@@ -176,19 +175,26 @@ func (r *run) objects(c *collector) error {
 		}
 		r.damaged(1, event.Store, key, b.err)
 		why := b.err.Error()
-		var ranges []api.Range
 		if vol, g, err := commitlog.ParseKey(key); err == nil {
 			d := r.disks.Find(disk.Name{Tenant: vol.Tenant, Volume: vol.Name})
-			if d != nil && d.HoldsState() {
-				why += fmt.Sprintf("; this host has the volume's state: glide flush %s publishes it anew", d)
-			} else if d == nil {
-				why += "; a host that has the volume can publish it anew (glide flush), and glide fork --at takes an older commit"
-			}
-			if d != nil && disk.Generation(d.State().Published) == g {
-				ranges = append(ranges, api.Range{Length: d.State().Size})
+			switch newest := d != nil && disk.Generation(d.State().Published) == g; {
+			case newest && d.HoldsState():
+				if o := d.Owned.Load(); o != nil {
+					if mended, err := o.Mend(r.ctx, g); err != nil {
+						return err
+					} else if mended {
+						r.repaired(1, event.Store, key, "this host sent it, and stored it again")
+						continue
+					}
+				}
+				why += fmt.Sprintf("; this host has what it said: glide fork %s NEW and glide flush NEW store that under another name", d)
+			case d == nil:
+				why += "; if the host that owns the volume runs since before that commit, glide scrub there repairs it; glide fork --at takes an older commit"
+			default:
+				why += "; the volume is whole, and cannot be forked as it was at " + g.String()
 			}
 		}
-		r.lose(key, b.vol, ranges, why)
+		r.lose(key, b.vol, nil, why)
 	}
 	return nil
 }
