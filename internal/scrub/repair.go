@@ -2,6 +2,7 @@ package scrub
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -81,6 +82,48 @@ func (r *run) repair(c *collector, id pack.ID, b *broken, used map[slotID]*user)
 		good = 1
 	}
 	r.repaired(good, event.Store, key, fmt.Sprintf("%d slots are in a new pack", len(pieces)))
+	return nil
+}
+
+// rebuild writes a damaged forward again, from its key and from the index of the new pack.
+// It has what is needed of the old one.
+func (r *run) rebuild(key string, wants []want) error {
+	from, to, _ := forward.ParseKey(key)
+	if len(wants) == 0 {
+		if err := r.disks.Store.Delete(r.ctx, key); err != nil {
+			return err
+		}
+		r.repaired(1, event.Store, key, "nothing refers to the old pack, and the forward was removed")
+		return nil
+	}
+	obj, err := r.disks.Store.Get(r.ctx, to.Key())
+	var slots []pack.Slot
+	if err == nil {
+		slots, err = pack.Slots(to, obj)
+	}
+	if err != nil && !isDamage(err) {
+		return err
+	}
+	f := forward.Forward{From: from, To: to}
+	seen := map[uint32]bool{}
+	for i := range wants {
+		w := &wants[i].ref
+		at := slices.IndexFunc(slots, func(x pack.Slot) bool { return x.Hash == w.Hash && len(x.Bytes) == int(w.Len) })
+		if at >= 0 && !seen[w.Off] {
+			seen[w.Off] = true
+			f.Slots = append(f.Slots, forward.Slot{Off: w.Off, Len: w.Len, To: slots[at].Off})
+		}
+	}
+	slices.SortFunc(f.Slots, func(a, b forward.Slot) int { return int(int64(a.Off) - int64(b.Off)) })
+	raw, ferr := f.Encode()
+	if ferr != nil {
+		r.lose(key, "", nil, cmp.Or(err, ferr).Error())
+		return nil
+	}
+	if err := r.disks.Store.Put(r.ctx, key, raw); err != nil {
+		return err
+	}
+	r.repaired(1, event.Store, key, "it was written again from what the new pack holds")
 	return nil
 }
 

@@ -329,7 +329,11 @@ func (r *run) hints() error {
 		case err == nil || errs.KindOf(err) == errs.NotFound: // it went meanwhile
 		case errs.KindOf(err) == errs.Corrupt:
 			r.damaged(1, event.Store, key, err)
-			r.lose(key, "", nil, err.Error())
+			if from, _, ok := forward.ParseKey(key); ok {
+				r.forwards[from] = append(r.forwards[from], key)
+			} else {
+				r.lose(key, "", nil, err.Error())
+			}
 		default:
 			return err
 		}

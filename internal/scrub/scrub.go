@@ -66,7 +66,7 @@ func (s *Scrubber) run(ctx context.Context, local, store, all bool, rates Rates)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(s.disks.Ctx, stop)() // a stop of the host ends it
-	r := &run{Scrubber: s, ctx: ctx, all: all, report: api.Progress(ctx), lost: map[string]*loss{}, out: api.Scrub{Lost: []api.Lost{}}}
+	r := &run{Scrubber: s, ctx: ctx, all: all, report: api.Progress(ctx), lost: map[string]*loss{}, forwards: map[pack.ID][]string{}, out: api.Scrub{Lost: []api.Lost{}}}
 	var err error
 	if r.tenants, err = s.tenantNames(); err != nil {
 		return r.out, err
@@ -98,7 +98,9 @@ type run struct {
 	total   uint64                   // bytes that are expected in all
 	told    int                      // events so far
 	lost    map[string]*loss         // by key
-	out     api.Scrub
+	// forwards are the keys of damaged forwards, by the old pack.
+	forwards map[pack.ID][]string
+	out      api.Scrub
 }
 
 // loss is what an object or file should have and has not.

@@ -208,6 +208,15 @@ type broken struct {
 
 // packs reads the packs of which the collector has references, and repairs them.
 func (r *run) packs(c *collector) error {
+	for id, keys := range r.forwards {
+		for _, key := range keys {
+			if c.mine(id) {
+				if err := r.rebuild(key, c.packs[id]); err != nil {
+					return err
+				}
+			}
+		}
+	}
 	todo := c.packs
 	ill := map[pack.ID]*broken{}
 	for hops := 0; len(todo) > 0 && hops < 32; hops++ {
