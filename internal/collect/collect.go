@@ -70,7 +70,7 @@ func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Coll
 	}
 	c.running.Lock()
 	defer c.running.Unlock()
-	return collect(ctx, gc.Options{Store: c.store, By: c.disks.HostID, Grace: grace, Retention: c.opts.Retention, DryRun: r.DryRun, Log: c.disks.Log}, c.opts.Uptime)
+	return collect(ctx, gc.Options{Store: c.store, By: c.disks.HostID, Grace: grace, Retention: c.opts.Retention, DryRun: r.DryRun, Rand: c.disks.Rand, Log: c.disks.Log}, c.opts.Uptime)
 }
 
 // CollectStore is Collect without a daemon. It also returns the status afterwards.

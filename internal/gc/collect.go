@@ -3,8 +3,10 @@ package gc
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path"
 	"slices"
@@ -31,6 +33,7 @@ type Options struct {
 	Compact   int64         // bytes of packs that a round reads to compact them; 0: 1 GiB, below 0: none
 	MinDead   int64         // bytes of a pack that have to be dead before it is compacted; 0: 32 KiB
 	DryRun    bool          // only tell what would be flagged
+	Rand      io.Reader     // of the names of new packs; nil: the system's
 	Log       *slog.Logger
 }
 
@@ -62,6 +65,9 @@ type collector struct {
 func Run(ctx context.Context, o Options) (Result, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
 	}
 	o.Compact = cmp.Or(o.Compact, defaultCompact)
 	o.MinDead = cmp.Or(o.MinDead, defaultMinDead)
@@ -368,10 +374,17 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 		bytes += f.Compact[x.Pack].Bytes
 	}
 	c.res.CompactedPacks += len(v.Compacted)
+	var epochs []epochFlag
 	for i, e := range f.Epochs {
-		if _, kept := slices.BinarySearch(v.SparedEpochs, i); kept {
-			continue
+		if _, kept := slices.BinarySearch(v.SparedEpochs, i); !kept {
+			epochs = append(epochs, e)
 		}
+	}
+	// All of them stop being roots before anything that one of them names goes.
+	if err := sideBySideEach(ctx, epochs, c.bury); err != nil {
+		return err
+	}
+	for _, e := range epochs {
 		if err := c.collect(ctx, e.epochID); err != nil {
 			return err
 		}
@@ -386,8 +399,25 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 	return nil
 }
 
-// collect collects an epoch: stubs for its first object, so that nothing of it is a root
-// any more, then for its seal; nothing for the rest. It may be called again.
+// bury puts a stub in the place of an epoch's first object, so that nothing of it is a root
+// any more.
+func (c *collector) bury(ctx context.Context, e epochFlag) error {
+	raw, err := c.Store.Get(ctx, e.key())
+	if err != nil {
+		return err
+	}
+	o, err := commitlog.Decode(raw)
+	if err != nil || o.Kind == commitlog.Stub {
+		return err
+	}
+	if raw, err = o.Stub().Encode(); err != nil {
+		return err
+	}
+	return c.Store.Put(ctx, e.key(), raw)
+}
+
+// collect collects a buried epoch: a stub for its seal, nothing for the rest. It may be
+// called again.
 func (c *collector) collect(ctx context.Context, e epochID) error {
 	p := path.Dir(e.key()) + "/"
 	at := func(n uint64) string { return e.log().Key(commitlog.Generation{Epoch: e.Epoch, Number: n}) }
@@ -425,8 +455,9 @@ func (c *collector) collect(ctx context.Context, e epochID) error {
 	for i, o := range objects {
 		switch {
 		case o == nil:
-		case o.Generation.Number == 1 || o.Closes() && !sealed:
-			sealed = sealed || o.Closes()
+		case o.Generation.Number == 1:
+		case o.Closes() && !sealed:
+			sealed = true
 			if o.Kind == commitlog.Stub {
 				break
 			}

@@ -3,9 +3,9 @@ package gc
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/paraglide/glide/internal/errs"
@@ -85,7 +85,7 @@ func (c *collector) candidates(packs []flaggedObject) []flaggedObject {
 // went. A pack that is pinned, gone or damaged is left as it is.
 func (c *collector) compact(ctx context.Context, domain uint32, flagged []flaggedObject) ([]compacted, error) {
 	k := &copier{c: c, domain: domain, out: make([]compacted, len(flagged))}
-	if _, err := rand.Read(k.session[:]); err != nil {
+	if _, err := io.ReadFull(c.Rand, k.session[:]); err != nil {
 		return nil, err
 	}
 	for i, p := range flagged {

@@ -1,7 +1,9 @@
 package gc
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
@@ -121,6 +123,9 @@ func (l *logs) past(before time.Time, pinned map[epochID]bool) []epochFlag {
 		}
 		out = append(out, f)
 	}
+	slices.SortFunc(out, func(a, b epochFlag) int {
+		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Volume, b.Volume), cmp.Compare(a.Epoch, b.Epoch))
+	})
 	return out
 }
 
