@@ -631,3 +631,84 @@ func requestsOf(b *bed) uint64 {
 	n := b.count.Counts()
 	return n.Put + n.Get + n.List + n.Head + n.Delete
 }
+
+// TestAskedWhileInTheBackground: a pass in the background, which may take hours, gives way.
+func TestAskedWhileInTheBackground(t *testing.T) {
+	_, h, _ := scrubBed(t, 64)
+	s := scrub.New(h.disks, h.pins, h.boots, scrub.Rates{Disk: 1000})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := s.Pass(ctx)
+		ended <- err
+	}()
+	time.Sleep(50 * time.Millisecond)
+	if v := must[api.Scrub](t)(s.Scrub(ctx, api.ScrubRequest{})); v.Blocks < 2*64 {
+		t.Errorf("%+v", v)
+	}
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// TestDamagedLogOfASleepingVolume: nothing of it is in memory.
+func TestDamagedLogOfASleepingVolume(t *testing.T) {
+	b := newBed(t)
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, BlockSize: 4096}))
+	want := fill(t, h, "v", 2, 8192, 4096)
+	must[api.Volume](t)(h.Sleep(ctx, "v", false, false))
+	scrubbed(t, h, api.ScrubRequest{LocalOnly: true}, 0, 0, 0)
+	dir := filepath.Join(h.cfg.Data, "wal")
+	for _, e := range must[[]os.DirEntry](t)(os.ReadDir(dir)) {
+		rotFile(t, filepath.Join(dir, e.Name()), want[:64])
+	}
+	got := scrubbed(t, h, api.ScrubRequest{LocalOnly: true}, 1, 0, 1)
+	if l := got.Lost[0]; !slices.Equal(l.Volumes, []string{"v"}) || !strings.HasPrefix(l.Key, "wal/") {
+		t.Errorf("%+v", l)
+	}
+}
+
+// TestPublishedLog: what a policy has shipped is in the store, and that is said.
+func TestPublishedLog(t *testing.T) {
+	b := newBed(t)
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, BlockSize: 4096, Durability: volume.Sync}))
+	want := fill(t, h, "v", 2, 8192, 512)
+	if err := vol(t, h, "v").Flush(); err != nil {
+		t.Fatal(err)
+	}
+	must[api.Flush](t)(h.Barrier(ctx, "v", vol(t, h, "v").Last()))
+	scrubbed(t, h, api.ScrubRequest{}, 0, 0, 0)
+	dir := filepath.Join(h.cfg.Data, "wal")
+	for _, e := range must[[]os.DirEntry](t)(os.ReadDir(dir)) {
+		rotFile(t, filepath.Join(dir, e.Name()), want[:64])
+	}
+	scrubbed(t, h, api.ScrubRequest{LocalOnly: true}, 1, 0, 0)
+	events := must[[]api.Event](t)(h.Events(ctx, 0, 0))
+	if !slices.ContainsFunc(events, func(e api.Event) bool { return e.Volume == "v" && strings.Contains(e.Message, "glide rollback v 1.") }) {
+		t.Errorf("no event says that the store has it: %v", events)
+	}
+}
+
+// TestTenantsAreScrubbed: hashes are keyed by the tenant.
+func TestTenantsAreScrubbed(t *testing.T) {
+	b := newBed(t)
+	h := b.host(t.TempDir(), "a")
+	for _, name := range []string{"one/v", "two/v"} {
+		must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: name, Size: mib, BlockSize: 4096}))
+		fill(t, h, name, 7, 0, 4*4096)
+		must[api.Flush](t)(h.Flush(ctx, name))
+	}
+	scrubbed(t, h, api.ScrubRequest{}, 0, 0, 0)
+	r := refsOf(t, h, "two/v")[2]
+	flip(t, b.store, r.Pack.Key(), int(r.Off)+30)
+	scrubbed(t, h, api.ScrubRequest{}, 1, 1, 0)
+	other := b.host(t.TempDir(), "b")
+	scrubbed(t, other, api.ScrubRequest{StoreOnly: true}, 0, 0, 0)
+	r = refsOf(t, h, "one/v")[2]
+	flip(t, b.store, r.Pack.Key(), int(r.Off)+30)
+	got := scrubbed(t, other, api.ScrubRequest{StoreOnly: true}, 1, 0, 1)
+	if l := got.Lost[0]; !slices.Equal(l.Volumes, []string{"one/v"}) || !slices.Equal(l.Ranges, []api.Range{{Offset: 8192, Length: 4096}}) {
+		t.Errorf("%+v", l)
+	}
+}

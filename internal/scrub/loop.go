@@ -2,6 +2,7 @@ package scrub
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
@@ -20,17 +21,32 @@ func (s *Scrubber) Run() {
 	ctx := s.disks.Ctx
 	for wait := firstAfter; clock.Pause(ctx, wait) == nil; {
 		began := s.disks.Uptime()
-		if _, err := s.Pass(ctx); err != nil && ctx.Err() == nil {
+		_, err := s.Pass(ctx)
+		switch {
+		case errors.Is(err, context.Canceled):
+			wait = firstAfter
+			continue
+		case err != nil:
 			s.disks.Log.Warn("a scrub did not check everything", "error", err)
 		}
 		wait = max(passEvery-(s.disks.Uptime()-began), firstAfter)
 	}
 }
 
-// Pass scrubs once as in the background.
+// Pass scrubs once as in the background. A scrub that somebody asks for ends it.
 func (s *Scrubber) Pass(ctx context.Context) (api.Scrub, error) {
 	s.busy.Lock()
 	defer s.busy.Unlock()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	s.mu.Lock()
+	s.stop = stop
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.stop = nil
+	}()
 	return s.run(ctx, s.rates.Disk > 0, s.rates.Store > 0, false, s.rates)
 }
 

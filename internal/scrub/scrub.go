@@ -38,7 +38,11 @@ type Scrubber struct {
 	boots *boot.Boots
 	rates Rates
 
-	busy sync.Mutex // of one run at a time
+	asked sync.Mutex // held by a run that was asked for: one at a time
+	busy  sync.Mutex // held by every run; after asked
+
+	mu   sync.Mutex // guards stop
+	stop func()     // ends the pass in the background, if there is one
 }
 
 // New returns a scrubber.
@@ -52,9 +56,16 @@ func (s *Scrubber) Scrub(ctx context.Context, in api.ScrubRequest) (api.Scrub, e
 	if in.StoreOnly && in.LocalOnly {
 		return api.Scrub{}, errs.New(errs.Invalid, "only the store and only this host: that is nothing")
 	}
-	if !s.busy.TryLock() {
+	if !s.asked.TryLock() {
 		return api.Scrub{}, errs.New(errs.Busy, "a scrub is running already")
 	}
+	defer s.asked.Unlock()
+	s.mu.Lock()
+	if s.stop != nil {
+		s.stop() // it takes hours, and begins anew later
+	}
+	s.mu.Unlock()
+	s.busy.Lock()
 	defer s.busy.Unlock()
 	return s.run(ctx, !in.StoreOnly, !in.LocalOnly, true, Rates{})
 }
