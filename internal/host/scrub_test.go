@@ -463,6 +463,9 @@ func TestDamagedLog(t *testing.T) {
 	if l := got.Lost[0]; !slices.Equal(l.Volumes, []string{"kid", "v"}) || !slices.Equal(l.Ranges, []api.Range{{Offset: 8192, Length: 4096}}) || !strings.HasPrefix(l.Key, "wal/") {
 		t.Errorf("%+v", l)
 	}
+	if why := must[api.Volume](t)(h.Show(ctx, "v")).Reason; !strings.Contains(why, "damaged") {
+		t.Errorf("show: %q", why)
+	}
 	// The guest's write of these ranges makes them whole.
 	for _, name := range []string{"v", "kid"} {
 		if err := vol(t, h, name).WriteAt(want, 8192); err != nil {
@@ -470,6 +473,9 @@ func TestDamagedLog(t *testing.T) {
 		}
 	}
 	scrubbed(t, h, api.ScrubRequest{LocalOnly: true}, 2, 2, 0)
+	if why := must[api.Volume](t)(h.Show(ctx, "v")).Reason; why != "" {
+		t.Errorf("written again, and still %q", why)
+	}
 }
 
 // scrubGate is a store that calls a hook before each request.

@@ -117,15 +117,16 @@ func (v *Volume) Lost(d *wal.Damage, fn func(off, length uint64)) {
 	v.omu.Unlock()
 	var it extent.Iterator
 	it.Seek(tree, 0)
-	found := false
+	x := *d // as far as it matters
+	x.Off, x.Len = v.State().Size, 0
 	for e, ok := it.Next(); ok; e, ok = it.Next() {
 		from, to := max(uint64(uint32(e.Place)), uint64(d.From)), min(uint64(uint32(e.Place))+e.Len(), uint64(d.To))
 		if e.Place != extent.Zero && wal.NumberOf(e.Place) == d.Segment.Number && from < to {
 			fn(e.Start+from-uint64(uint32(e.Place)), to-from)
-			found = true
+			x.Off, x.Len = min(x.Off, e.Start), e.End-min(x.Off, e.Start)
 		}
 	}
-	if found {
-		_ = v.noteDamage(d)
+	if x.Len > 0 {
+		_ = v.noteDamage(&x)
 	}
 }

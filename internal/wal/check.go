@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
-	"sort"
 )
 
 // Checked is what Check found in a segment.
@@ -71,7 +70,7 @@ func (s *Segment) checkScanned(c *Checked, x index, known uint32, through uint64
 			break
 		}
 		next := s.recordAfter(x.end)
-		if c.add(s.mismatch(x.end, next), 0); next == s.size {
+		if c.add(s.mismatch(x.end, next), 0); next >= known {
 			return nil
 		}
 		if x.recs, x.end, err = s.scan(next); err != nil {
@@ -99,16 +98,17 @@ func (c *Checked) add(err error, seq uint64) {
 	}
 }
 
-// recordAfter returns the position of the next record behind pos that is known, or else
-// the end of the segment.
+// recordAfter returns where the next known record behind pos begins, or else where they end.
 func (s *Segment) recordAfter(pos uint32) uint32 {
+	end := s.size
 	if l := s.sums.Load(); l != nil {
-		all := l.all[:l.n.Load()]
-		for i := sort.Search(len(all), func(i int) bool { return all[i].at > pos }); i < len(all); i++ {
-			if all[i].first {
-				return all[i].at
+		for _, p := range l.all[:l.n.Load()] {
+			if p.at > pos && p.first {
+				return p.at
+			} else if p.end() > pos {
+				end = p.end()
 			}
 		}
 	}
-	return s.size
+	return end
 }
