@@ -482,13 +482,18 @@ func TestDamagedLog(t *testing.T) {
 type scrubGate struct {
 	objstore.Store
 	hook func(op, key string) error
+	data func(key string, raw []byte) // may change it; nil: nothing does
 }
 
 func (g *scrubGate) Get(ctx context.Context, key string) ([]byte, error) {
 	if err := g.hook("get", key); err != nil {
 		return nil, err
 	}
-	return g.Store.Get(ctx, key)
+	raw, err := g.Store.Get(ctx, key)
+	if err == nil && g.data != nil {
+		g.data(key, raw)
+	}
+	return raw, err
 }
 
 func (g *scrubGate) List(ctx context.Context, prefix, after string, n int) ([]objstore.Info, error) {
@@ -502,7 +507,7 @@ func (g *scrubGate) List(ctx context.Context, prefix, after string, n int) ([]ob
 func gatedBed(t *testing.T) (*bed, *Host, *scrubGate, []byte) {
 	t.Helper()
 	b := newBed(t)
-	g := &scrubGate{b.store, func(string, string) error { return nil }}
+	g := &scrubGate{Store: b.store, hook: func(string, string) error { return nil }}
 	b.store = g
 	h := b.host(t.TempDir(), "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, BlockSize: 4096}))
@@ -716,5 +721,47 @@ func TestTenantsAreScrubbed(t *testing.T) {
 	got := scrubbed(t, other, api.ScrubRequest{StoreOnly: true}, 1, 0, 1)
 	if l := got.Lost[0]; !slices.Equal(l.Volumes, []string{"one/v"}) || !slices.Equal(l.Ranges, []api.Range{{Offset: 8192, Length: 4096}}) {
 		t.Errorf("%+v", l)
+	}
+}
+
+// TestLargeStoreIsWalkedInParts: as many references as fit are in memory at a time.
+func TestLargeStoreIsWalkedInParts(t *testing.T) {
+	b := newBed(t)
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, BlockSize: 4096}))
+	for i := range uint64(8) {
+		fill(t, h, "v", i+1, i*40960, 40960)
+		must[api.Flush](t)(h.Flush(ctx, "v"))
+	}
+	all := scrubbed(t, h, api.ScrubRequest{StoreOnly: true}, 0, 0, 0)
+	s := scrub.New(h.disks, h.pins, h.boots, scrub.Rates{})
+	s.Most = 30
+	got := must[api.Scrub](t)(s.Scrub(ctx, api.ScrubRequest{StoreOnly: true}))
+	if got.Blocks != all.Blocks || got.Bytes != all.Bytes || got.Damaged != 0 {
+		t.Errorf("in parts %+v, at once %+v", got, all)
+	}
+	for _, key := range keysOf(t, b.store, "packs/") {
+		flip(t, b.store, key, 60)
+	}
+	if got = must[api.Scrub](t)(s.Scrub(ctx, api.ScrubRequest{StoreOnly: true})); got.Damaged < 8 || got.Repaired != got.Damaged {
+		t.Errorf("every pack is damaged: %+v", got)
+	}
+	if got = must[api.Scrub](t)(s.Scrub(ctx, api.ScrubRequest{})); got.Damaged != 0 {
+		t.Errorf("after the repair: %+v", got)
+	}
+}
+
+// TestDamagedOnItsWay: what is whole when it is read again is no damage.
+func TestDamagedOnItsWay(t *testing.T) {
+	_, h, g, _ := gatedBed(t)
+	var once atomic.Bool
+	g.data = func(key string, raw []byte) {
+		if strings.HasPrefix(key, "packs/") && !once.Swap(true) {
+			raw[100] ^= 1
+		}
+	}
+	scrubbed(t, h, api.ScrubRequest{StoreOnly: true}, 0, 0, 0)
+	if !once.Load() {
+		t.Error("no pack was read")
 	}
 }

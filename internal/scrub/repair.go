@@ -35,12 +35,16 @@ func (r *run) repair(c *collector, id pack.ID, b *broken, used map[slotID]*user)
 	for _, why = range b.bad {
 		break
 	}
-	n = max(n, 1)
-	r.damaged(n, event.Store, key, why)
 	obj, err := r.disks.Store.Get(r.ctx, key)
 	if err != nil && !isDamage(err) {
 		return err
 	}
+	if err == nil && r.whole(c, id, b.wants, obj) {
+		r.disks.Log.Warn("an object of the store was damaged on its way", "object", key, "error", why)
+		return nil
+	}
+	n = max(n, 1)
+	r.damaged(n, event.Store, key, why)
 	var pieces []piece
 	seen, mended := map[uint32]bool{}, []*want{}
 	for i := range b.wants {
@@ -83,6 +87,19 @@ func (r *run) repair(c *collector, id pack.ID, b *broken, used map[slotID]*user)
 	}
 	r.repaired(good, event.Store, key, fmt.Sprintf("%d slots are in a new pack", len(pieces)))
 	return nil
+}
+
+// whole reports whether a pack and the slots that are wanted of it are whole.
+func (r *run) whole(c *collector, id pack.ID, wants []want, obj []byte) bool {
+	if _, err := pack.Check(id, obj); err != nil {
+		return false
+	}
+	for i := range wants {
+		if _, err := r.slot(c, &wants[i], obj); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // rebuild writes a damaged forward again, from its key and from the index of the new pack.

@@ -32,6 +32,9 @@ type Stats struct {
 // concurrently.
 type Scrubber struct {
 	Stats Stats
+	// Most bounds the references to the store that are in memory at a time. A store with
+	// more is walked several times. Set it before the first run; a million.
+	Most int
 
 	disks *disk.Table
 	pins  flush.Pins
@@ -47,7 +50,7 @@ type Scrubber struct {
 
 // New returns a scrubber.
 func New(t *disk.Table, pins flush.Pins, boots *boot.Boots, rates Rates) *Scrubber {
-	return &Scrubber{disks: t, pins: pins, boots: boots, rates: rates}
+	return &Scrubber{disks: t, pins: pins, boots: boots, rates: rates, Most: maxWants}
 }
 
 // Scrub checks this host, or what all volumes of the store reach, or both, as fast as it

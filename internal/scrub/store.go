@@ -42,8 +42,8 @@ const (
 	maxBlock = 1 << 20
 )
 
-// maxWants bounds the references that are in memory at a time: about 100 MB. A store with
-// more is walked several times, for a part of its packs each time.
+// maxWants is how many references are in memory at a time, unless told otherwise: about
+// 100 MB. A store with more is walked several times, for a part of its packs each time.
 const maxWants = 1 << 20
 
 // collector gathers the references to a part of the packs. Pages are walked once, whoever
@@ -147,7 +147,7 @@ func (r *run) store() error {
 			return fmt.Errorf("scrubbing the store: %w", err)
 		}
 	}
-	c := &collector{run: r, pages: r.storePages(), cache: blockmap.NewPageCache(walkPages), most: maxWants, parts: 1, objects: map[string]badObject{}}
+	c := &collector{run: r, pages: r.storePages(), cache: blockmap.NewPageCache(walkPages), most: r.Most, parts: 1, objects: map[string]badObject{}}
 	for ; c.part < c.parts; c.part++ {
 		c.count, c.bytes, c.packs, c.walked = 0, 0, map[pack.ID][]want{}, map[pageID]bool{}
 		if err := r.walkStore(c); err != nil {
