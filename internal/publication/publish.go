@@ -178,7 +178,10 @@ func (p *publication) run(ctx context.Context) error {
 		return err
 	}
 	release = drop
-	p.res = res
+	if p.res = res; fault.Is("pins-dropped-before-the-commit") {
+		drop(ctx)
+		end(ctx)
+	}
 	p.d.Moving.Lock()
 	defer p.d.Moving.Unlock()
 	if err := h.pins.KeepChildren(ctx, st.Root, st.ID); err != nil {
