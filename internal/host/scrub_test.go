@@ -10,12 +10,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/scrub"
@@ -764,4 +766,62 @@ func TestDamagedOnItsWay(t *testing.T) {
 	if !once.Load() {
 		t.Error("no pack was read")
 	}
+}
+
+// TestScrubBesideEverything: while volumes are written, published, forked and removed, and
+// rounds of collection pass, nothing is damaged.
+func TestScrubBesideEverything(t *testing.T) {
+	b := newBed(t)
+	b.retention = time.Nanosecond
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib, BlockSize: 4096, Durability: volume.Continuous}))
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := uint64(0); ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := vol(t, h, "v").WriteAt(random(i%7, 40960), i%16*40960); err != nil {
+				t.Error(err)
+			}
+			if _, err := h.Flush(ctx, "v"); err != nil && errs.KindOf(err) != errs.Unavailable && errs.KindOf(err) != errs.Busy {
+				t.Error(err)
+			}
+			if i%3 == 0 {
+				_, _ = h.Fork(ctx, api.ForkRequest{Source: "v", Name: "kid"})
+			} else if i%3 == 2 {
+				_ = h.Remove(ctx, "kid", false)
+			}
+		}
+	})
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			_ = h.publisher.Session.Rotate(ctx)
+			if _, err := gc.Run(ctx, gc.Options{Store: b.store, By: "test", Retention: time.Nanosecond}); err != nil {
+				t.Log(err) // it stops when a root vanishes, and goes on later
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	runs := 0
+	for began := time.Now(); time.Since(began) < 2*time.Second; runs++ {
+		if got := must[api.Scrub](t)(h.Scrub(ctx, api.ScrubRequest{})); got.Damaged != 0 {
+			for _, e := range must[[]api.Event](t)(h.Events(ctx, 0, 0)) {
+				t.Log(e.Message)
+			}
+			t.Errorf("%+v", got)
+			break
+		}
+	}
+	close(stop)
+	wg.Wait()
+	t.Logf("%d scrubs", runs)
 }
