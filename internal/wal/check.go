@@ -40,7 +40,7 @@ func (s *Segment) Check(through uint64, pace func(bytes int64) error) (c Checked
 	if err != nil || !x.trailer {
 		return c, err
 	}
-	w := window{seg: s}
+	w, _ := window{seg: s}, s.strays.Add(1)
 	for i := range x.recs {
 		r := &x.recs[i]
 		n := HeaderSize + r.payload()
