@@ -59,6 +59,8 @@ type (
 	StoreHost = api.StoreHost
 	// Forgotten describes what was released for a forgotten host.
 	Forgotten = api.Forgotten
+	// Scrub is what a scrub found.
+	Scrub = api.Scrub
 	// Collection is what a run of the garbage collector found and did.
 	Collection = api.Collection
 	// Planned is something that an open round of it has flagged.

@@ -254,6 +254,11 @@ func (c *Client) Collect(ctx context.Context, grace time.Duration, dryRun bool) 
 	return call[Collection](ctx, c, http.MethodPost, path("gc"), api.CollectRequest{Grace: grace.String(), DryRun: dryRun})
 }
 
+// Scrub checks what the host and the store hold, or one of them, and repairs it.
+func (c *Client) Scrub(ctx context.Context, storeOnly, localOnly bool) (Scrub, error) {
+	return call[Scrub](ctx, c, http.MethodPost, path("scrub"), api.ScrubRequest{StoreOnly: storeOnly, LocalOnly: localOnly})
+}
+
 // CollectPlan lists what the open rounds have flagged.
 func (c *Client) CollectPlan(ctx context.Context) ([]Planned, error) {
 	return call[[]Planned](ctx, c, http.MethodGet, path("gc", "plan"), nil)

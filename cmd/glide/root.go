@@ -95,7 +95,7 @@ and needs --force.`,
 	add(groupLook, "Looking:",
 		newURI(a), newLog(a), newDiff(a), newDf(a), newCost(a), newVerify(a), newHydrate(a), newStats(a), newDebug(a))
 	add(groupDaemon, "Daemon and program:",
-		newServe(a), newHosts(a), newHost(a), newEvents(a), newDoctor(a), newGC(a), newVersion(a), newCompletion(a))
+		newServe(a), newHosts(a), newHost(a), newEvents(a), newDoctor(a), newGC(a), newScrub(a), newVersion(a), newCompletion(a))
 	add(groupLater, "Not in this release yet:", newLater()...)
 	help := &cobra.Command{
 		Use: "help [COMMAND]", Short: "Explain a command",

@@ -43,8 +43,9 @@ type Volume struct {
 	IOPS        uint64            `json:"iops"`
 	Bandwidth   uint64            `json:"bandwidth"`
 	DirtyBudget uint64            `json:"dirty_budget"`
-	BootBlocks  int               `json:"boot_blocks"` // in the boot list of its image; only Show tells
-	BootUsed    int               `json:"boot_used"`   // of these, read by the last boot; only Show tells
+	BootBlocks  int               `json:"boot_blocks"`          // in the boot list of its image; only Show tells
+	BootUsed    int               `json:"boot_used"`            // of these, read by the last boot; only Show tells
+	VerifiedAt  time.Time         `json:"verified_at,omitzero"` // when glide verify --cold last found all of it whole; only Show tells
 }
 
 // States lists what the state of a Volume can be.
@@ -232,7 +233,8 @@ type Stats struct {
 		ServedBytes  uint64 `json:"served_bytes"`  // to other hosts
 		BadBlocks    uint64 `json:"bad_blocks"`    // from other hosts; they did not match their hashes
 	} `json:"peers"`
-	WAL struct {
+	Scrub ScrubStats `json:"scrub"`
+	WAL   struct {
 		Syncs        uint64 `json:"syncs"`
 		Bytes        uint64 `json:"bytes"`
 		CleanedBytes uint64 `json:"cleaned_bytes"`
@@ -404,6 +406,8 @@ type Backend interface {
 	CollectPlan(ctx context.Context) ([]Planned, error)
 	CollectStatus(ctx context.Context) (CollectStatus, error)
 	Undelete(ctx context.Context, keys []string) error
+	// Scrub checks what is stored, and repairs it.
+	Scrub(ctx context.Context, r ScrubRequest) (Scrub, error)
 	// Events returns the events after a number. If there are none, it waits for one.
 	Events(ctx context.Context, after uint64, wait time.Duration) ([]Event, error)
 	// Barrier returns when the store holds a volume through a write.

@@ -46,6 +46,8 @@ type Config struct {
 	Retention   time.Duration
 	GC          bool          // run rounds of garbage collection
 	GCInterval  time.Duration // between them
+	ScrubDisk   uint64        // bytes a second that are checked in the background
+	ScrubStore  uint64        // the same of the store
 	GCGrace     time.Duration // between flag and deletion
 	LogLevel    slog.Level
 	LogFormat   string // text or json

@@ -139,6 +139,21 @@ var Settings = []Setting{
 		set: positive(func(c *Config) *time.Duration { return &c.GCGrace }, "24h"),
 	},
 	{
+		Name: "scrub-rate", Arg: "DISK[,STORE]", Usage: "bytes a second to check in the background, of this host's disk and of what its volumes have in the store; 0: none", Default: "4M",
+		set: one(func(c *Config, v string) error {
+			disk, store, both := strings.Cut(v, ",")
+			var err1, err2 error
+			c.ScrubDisk, err1 = size.Parse(disk)
+			if c.ScrubStore = 0; both {
+				c.ScrubStore, err2 = size.Parse(store)
+			}
+			if err1 != nil || err2 != nil {
+				return errors.New(quote(v) + " is not a rate: give bytes a second of the disk, and of the store if it is to be checked, such as 4M or 4M,1M")
+			}
+			return nil
+		}),
+	},
+	{
 		Name: "log-level", Arg: "debug|info|warn|error", Usage: "least level of messages that are logged, to standard error", Default: "info",
 		set: one(func(c *Config, v string) error {
 			levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}

@@ -48,6 +48,8 @@ type Config struct {
 	Retention    time.Duration    // 72 h
 	CollectEvery time.Duration    // between rounds of garbage collection that the host runs by itself; 0: it runs none
 	CollectGrace time.Duration    // between flag and deletion; 24 h
+	ScrubDisk    uint64           // bytes of this host's disk to check a second, in the background; none
+	ScrubStore   uint64           // bytes of the store, the same
 	FoldAfter    uint64           // data commits of a volume that trigger a fold into packs; 256
 	NoPrefetch   bool             // fetch nothing that no guest has asked for
 	BulkBytes    int64            // bytes of whole blocks from which on they go into packs at once; see durability.Options; 1 MiB

@@ -41,6 +41,7 @@ import (
 	"github.com/paraglide/glide/internal/pin"
 	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/reserve"
+	"github.com/paraglide/glide/internal/scrub"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
 )
@@ -65,6 +66,7 @@ type Host struct {
 	collector   *collect.Collector
 	hydrator    *hydrate.Hydrator
 	boots       *boot.Boots
+	scrubber    *scrub.Scrubber
 	peers       *peers.Peers
 
 	panics          atomic.Uint64
@@ -135,6 +137,7 @@ func newHost(cfg Config) *Host {
 	h.collector = collect.New(collect.Options{Interval: cfg.CollectEvery, Grace: cfg.CollectGrace, Retention: cfg.Retention, Uptime: cfg.Uptime}, h.disks, h.publisher.Session, store)
 	h.hydrator = hydrate.New(h.disks, h.inspector)
 	h.boots = boot.New(h.disks, cfg.NoPrefetch)
+	h.scrubber = scrub.New(h.disks, h.pins, h.boots, scrub.Rates{Disk: cfg.ScrubDisk, Store: cfg.ScrubStore})
 	h.disks.Hooks = disk.Hooks{
 		Reclaim: h.owners.Reclaim, Ship: h.durability.StartShipping, Abandon: h.attachments.Abandon, Device: h.attachments.Device,
 		Opened: h.boots.Opened, GuestsLeft: h.boots.GuestsLeft,
@@ -204,6 +207,7 @@ func (h *Host) open(ctx context.Context) error {
 	}
 	h.disks.BG.Go(h.upkeep)
 	h.disks.BG.Go(h.hydrator.Resume)
+	h.disks.BG.Go(h.scrubber.Run)
 	h.disks.BG.Go(h.owners.CheckSealsAtStart)
 	h.disks.BG.Go(h.owners.WithdrawOrphans)
 	h.disks.BG.Go(func() { h.collector.Loop(h.disks.Ctx) })

@@ -102,6 +102,11 @@ func (h *Host) Hydrate(ctx context.Context, name string, rate uint64) (api.Hydra
 	return h.hydrator.Hydrate(ctx, name, rate)
 }
 
+// Scrub checks what this host and the store hold, or one of them, and repairs it.
+func (h *Host) Scrub(ctx context.Context, r api.ScrubRequest) (api.Scrub, error) {
+	return h.scrubber.Scrub(ctx, r)
+}
+
 // Export opens the current cut of a volume, or a snapshot, for reading. A volume that
 // only the store has is read as it was last published.
 func (h *Host) Export(ctx context.Context, name string) (api.Exported, error) {

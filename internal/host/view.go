@@ -207,10 +207,11 @@ func (h *Host) Show(ctx context.Context, name string) (api.Volume, error) {
 		return api.Volume{}, err
 	}
 	if d := h.disks.Find(n); d != nil {
-		v := h.view(d)
-		if d.State().Released {
+		v, st := h.view(d), d.State()
+		if st.Released {
 			v, err = h.viewReleased(ctx, d)
 		}
+		v.VerifiedAt = st.VerifiedAt
 		return withBoot(v, h.boots.Show(d)), err
 	}
 	tip, err := h.catalog.Tip(ctx, n)

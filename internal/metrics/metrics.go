@@ -60,6 +60,8 @@ var (
 	descBadLists    = desc("prefetch_bad_lists_total", "Boot lists that could not be used.")
 	descPeerBytes   = desc("peer_bytes_total", "Bytes of blocks that other hosts sent (fetched) or got (served).", "direction")
 	descPeerBad     = desc("peer_bad_blocks_total", "Blocks from other hosts that did not match their hashes.")
+	descScrubBytes  = desc("scrub_checked_bytes_total", "Bytes that scrubs have read, in the background and on demand.")
+	descScrubFound  = desc("scrub_damaged_total", "Objects and slots that scrubs found damaged: all, those that were repaired, and the objects and files of which something is lost.", "outcome")
 	descDedup       = desc("dedup_hits_total", "Blocks not uploaded because the store had them.")
 	descGone        = desc("lost_blocks_total", "Reads of blocks that the store should have and has not: an alarm.")
 	descWALSyncs    = desc("wal_syncs_total", "Syncs of the log.")
@@ -74,7 +76,7 @@ var (
 	descVolumes     = desc("volumes", "Volumes of this host, by state.", "state")
 	allDescriptions = []*prometheus.Desc{
 		descDirty, descUnpublished, descExports, descLocal, descSize, descState, descRequests, descStoreBytes, descCauses, descCauseBytes, descHits, descMisses,
-		descFetched, descServed, descAhead, descBadLists, descPeerBytes, descPeerBad, descDedup, descGone, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descPanics, descUsed, descLimit, descUp, descVolumes,
+		descFetched, descServed, descAhead, descBadLists, descPeerBytes, descPeerBad, descScrubBytes, descScrubFound, descDedup, descGone, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descPanics, descUsed, descLimit, descUp, descVolumes,
 	}
 )
 
@@ -159,6 +161,10 @@ func collectStats(st *api.Stats, emit emitFunc) {
 	counter(descPeerBytes, st.Peers.FetchedBytes, "fetched")
 	counter(descPeerBytes, st.Peers.ServedBytes, "served")
 	counter(descPeerBad, st.Peers.BadBlocks)
+	counter(descScrubBytes, st.Scrub.Bytes)
+	counter(descScrubFound, st.Scrub.Damaged, "damaged")
+	counter(descScrubFound, st.Scrub.Repaired, "repaired")
+	counter(descScrubFound, st.Scrub.Lost, "lost")
 	counter(descDedup, st.Cache.DedupHits)
 	counter(descGone, st.Cache.LostBlocks)
 	counter(descWALSyncs, st.WAL.Syncs)

@@ -136,6 +136,8 @@ type State struct {
 	// RolledBack: the volume was rolled back since the newest commit, which has the old
 	// content.
 	RolledBack bool `json:"rolled_back,omitempty"`
+	// VerifiedAt is when all of the volume was last read from the store and found whole.
+	VerifiedAt time.Time `json:"verified_at,omitzero"`
 	// Unsaid: labels or limits have changed since the newest commit.
 	Unsaid bool `json:"unsaid,omitempty"`
 
