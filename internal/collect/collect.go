@@ -28,6 +28,9 @@ type Options struct {
 	Grace     time.Duration // between flag and deletion, unless a caller says otherwise
 	Retention time.Duration // how long replaced commits are kept
 	Uptime    func() time.Duration
+	// Settle ends what an earlier process of the host has left under way, so that its pins
+	// can go.
+	Settle func(ctx context.Context) error
 }
 
 // Collector collects garbage for one daemon. Its methods may be called concurrently.
@@ -65,6 +68,11 @@ func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Coll
 	// The packs of an open upload session are kept, whatever they hold. A commit that may
 	// still take effect needs them.
 	settled := !slices.ContainsFunc(c.disks.All(), func(d *disk.Disk) bool { o := d.Owned.Load(); return o != nil && o.Unsettled() })
+	if !r.DryRun {
+		if err := c.opts.Settle(ctx); err != nil { // its pins keep some garbage longer
+			c.disks.Log.Warn("pins of an earlier run stay", "error", err)
+		}
+	}
 	if settled && !r.DryRun {
 		if err := c.session.Rotate(ctx); err != nil {
 			return api.Collection{}, err
