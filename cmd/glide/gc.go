@@ -31,8 +31,7 @@ and flushes go on meanwhile, on all hosts.
 A run flags what seems to be garbage. The first run after the grace period looks
 again, deletes what still is, and ends the round. Until then glide gc plan lists
 what is flagged, and glide gc undelete takes it back. --grace 0s does all of it in
-one run; use it on a store at rest only, since the grace period also covers
-requests of crashed hosts that take effect late.
+one run, and leaves no time to take anything back.
 
 With --store it needs no daemon, and keeps replaced commits for 72 hours; else the
 daemon's --retention applies. Daemons run rounds by themselves (glide serve --gc,

@@ -31,13 +31,16 @@ func (h *Host) settleFormer(ctx context.Context) error {
 }
 
 // beginEpoch begins this process's epoch of a volume that the store has, unless it has
-// one already or has given the volume up.
+// one already or has given the volume up. A volume that the store may have is withdrawn.
 func (h *Host) beginEpoch(ctx context.Context, d *disk.Disk) error {
 	d.Op.Lock()
 	defer d.Op.Unlock()
 	st := d.State()
-	if st.SnapshotOf != (volume.ID{}) || st.Published == nil || st.Released || st.Mode == volume.Fenced || h.disks.Find(disk.Name{Tenant: st.Tenant, Volume: st.Name}) != d {
+	if st.SnapshotOf != (volume.ID{}) || st.Released || st.Mode == volume.Fenced || h.disks.Find(disk.Name{Tenant: st.Tenant, Volume: st.Name}) != d {
 		return nil
+	}
+	if st.Published == nil {
+		return h.owners.Withdraw(ctx, d, &st)
 	}
 	if err := h.owners.Own(d, &st); err != nil {
 		return err

@@ -51,13 +51,20 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 		}
 	}
 	end := h.publisher.Session.Begin()
-	defer func() { end(context.WithoutCancel(ctx)) }()
+	release := func(context.Context) {}
+	defer func() {
+		if o := d.Owned.Load(); o != nil && o.Unsettled() {
+			return // the commit may still take effect: the pins of what it names stay
+		}
+		release(context.WithoutCancel(ctx))
+		end(context.WithoutCancel(ctx))
+	}()
 	im := ingest.Importer{Session: h.publisher.Session, Index: t.Index, Hasher: t.Hasher, Pages: t.Pages, Limits: pack.Limits{Blocks: h.publisher.PackBlocks}, Compression: h.publisher.Compression, Keep: t.Domain.Keep, KeepPage: h.publisher.KeepPage}
 	res, digest, err := im.Run(ctx, src, size, &out.BytesRead)
-	var release func(context.Context)
 	if err == nil {
-		if release, err = h.publisher.PinReused(ctx, t, &res); err == nil {
-			defer func() { release(context.WithoutCancel(ctx)) }()
+		var drop func(context.Context)
+		if drop, err = h.publisher.PinReused(ctx, t, &res); err == nil {
+			release = drop
 		}
 	}
 	if err == nil {
