@@ -65,6 +65,8 @@ func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Coll
 			return api.Collection{}, errs.New(errs.Invalid, "the grace period %.60q is no duration, such as 24h", r.Grace)
 		}
 	}
+	c.running.Lock()
+	defer c.running.Unlock()
 	// The packs of an open upload session are kept, whatever they hold. A commit that may
 	// still take effect needs them.
 	settled := !slices.ContainsFunc(c.disks.All(), func(d *disk.Disk) bool { o := d.Owned.Load(); return o != nil && o.Unsettled() })
@@ -78,8 +80,6 @@ func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Coll
 			return api.Collection{}, err
 		}
 	}
-	c.running.Lock()
-	defer c.running.Unlock()
 	return collect(ctx, gc.Options{Store: c.store, By: c.disks.HostID, Grace: grace, Retention: c.opts.Retention, DryRun: r.DryRun, Rand: c.disks.Rand, Log: c.disks.Log}, c.opts.Uptime)
 }
 

@@ -14,7 +14,7 @@ func (p *Pins) Former() bool {
 	return len(p.former) > 0
 }
 
-// DropFormer drops these pins. The caller has begun a new epoch of every volume that the
+// DropFormer drops these pins. One call at a time. The caller has begun a new epoch of every volume that the
 // earlier process may have published: what comes late is no part of a log any more.
 func (p *Pins) DropFormer(ctx context.Context) error {
 	p.mu.Lock()
@@ -26,7 +26,7 @@ func (p *Pins) DropFormer(ctx context.Context) error {
 		}
 	}
 	p.mu.Lock()
-	p.former = p.former[len(pins):]
+	p.former = nil
 	p.mu.Unlock()
 	return nil
 }
