@@ -74,6 +74,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 type inventory struct {
 	packs   map[uint32][]flaggedObject
 	boots   []flaggedObject
+	open    map[uint32]bool // domains with a flag list or a verdict
 	objects int
 	bytes   int64
 	newest  time.Time // when the newest object was written, by the store's clock
@@ -82,18 +83,19 @@ type inventory struct {
 func (inv *inventory) domains() []uint32 {
 	d := []uint32{0}
 	for x := range inv.packs {
-		if x != 0 {
-			d = append(d, x)
-		}
+		d = append(d, x)
+	}
+	for x := range inv.open { // whose packs may be gone: a crash came before the round was closed
+		d = append(d, x)
 	}
 	slices.Sort(d)
-	return d
+	return slices.Compact(d)
 }
 
 // inventory lists the store. It comes before the mark, so that what is new is not taken
 // for garbage.
 func (c *collector) inventory(ctx context.Context) (*inventory, error) {
-	inv := &inventory{packs: map[uint32][]flaggedObject{}}
+	inv := &inventory{packs: map[uint32][]flaggedObject{}, open: map[uint32]bool{}}
 	err := objstore.ListAll(ctx, c.Store, "", "", func(in objstore.Info) bool {
 		f := flaggedObject{in.Key, in.Size}
 		if id, err := pack.ParseKey(in.Key); err == nil {
@@ -105,6 +107,9 @@ func (c *collector) inventory(ctx context.Context) (*inventory, error) {
 				c.res.ForeignExample = in.Key
 			}
 			return true
+		}
+		if d, part, ok := parseRoundKey(in.Key); ok && part != partClosed {
+			inv.open[d] = true
 		}
 		inv.objects++
 		inv.bytes += in.Size
@@ -198,7 +203,8 @@ func (c *collector) begin(ctx context.Context, last *round, inv *inventory) erro
 	if err != nil {
 		return err
 	}
-	f := flags{header: header{formatFlags, version, last.domain, last.number + 1, c.By}}
+	grace := c.Grace.Milliseconds()
+	f := flags{header: header{formatFlags, version, last.domain, last.number + 1, c.By}, GraceMs: &grace}
 	for _, p := range inv.packs[last.domain] {
 		if !c.mark.reached(p.Key) && len(f.Packs) < maxFlags {
 			f.Packs = append(f.Packs, p)
