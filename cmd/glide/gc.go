@@ -104,6 +104,9 @@ func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus,
 	if c.DeletedObjects > 0 {
 		err = say(w, "deleted %d objects (%s)", c.DeletedObjects, size.Human(c.DeletedBytes))
 	}
+	if c.CompactedPacks > 0 && err == nil {
+		err = say(w, "compacted %d packs; what was live in them takes %s now", c.CompactedPacks, size.Human(c.CompactedBytes))
+	}
 	switch {
 	case err != nil:
 	case dryRun && c.FlaggedObjects > 0 && c.Round == 0:

@@ -21,8 +21,8 @@ type Collection struct {
 	FlaggedBytes   int64    `json:"flagged_bytes"`
 	DeletedObjects int      `json:"deleted_objects"`
 	DeletedBytes   int64    `json:"deleted_bytes"`
-	CompactedPacks int      `json:"compacted_packs"` // 0 in this release
-	CompactedBytes int64    `json:"compacted_bytes"` // 0 in this release
+	CompactedPacks int      `json:"compacted_packs"` // packs with much dead content that gave way to new ones; among the deleted
+	CompactedBytes int64    `json:"compacted_bytes"` // of the new ones
 	ForeignObjects int      `json:"foreign_objects"` // not Glide's; never touched
 	Requests       Requests `json:"store_requests"`
 	ElapsedMs      float64  `json:"elapsed_ms"`
@@ -34,7 +34,7 @@ type Planned struct {
 	Bytes     int64     `json:"bytes"`
 	FlaggedAt time.Time `json:"flagged_at"` // by the store's clock
 	LastRoot  string    `json:"last_root"`  // "" if not known
-	Kind      string    `json:"kind"`       // pack, commits, boot-list
+	Kind      string    `json:"kind"`       // pack, commits, boot-list, forward, compaction
 }
 
 // CollectStatus describes the newest round.

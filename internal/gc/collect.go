@@ -1,6 +1,7 @@
 package gc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -26,6 +28,8 @@ type Options struct {
 	By        string        // names the collector in its objects; for people only
 	Grace     time.Duration // between flag and verdict, by the store's clock; for undelete, not for safety
 	Retention time.Duration // how long commits that were replaced are kept, by the store's clock
+	Compact   int64         // bytes of packs that a round reads to compact them; 0: DefaultCompact, below 0: none
+	MinDead   int64         // bytes of a pack that have to be dead before it is compacted; 0: DefaultMinDead
 	DryRun    bool          // only tell what would be flagged
 	Log       *slog.Logger
 }
@@ -39,6 +43,8 @@ type Result struct {
 	FlaggedBytes     int64
 	DeletedObjects   int
 	DeletedBytes     int64
+	CompactedPacks   int   // they are among the deleted objects
+	CopiedBytes      int64 // into new packs
 	ForeignObjects   int
 	ForeignExample   string
 	WaitsForGraceFor time.Duration // the open round is this young
@@ -47,7 +53,8 @@ type Result struct {
 // collector is one run.
 type collector struct {
 	Options
-	mark *mark // of this process's first mark; nil before it
+	mark *mark     // of this process's first mark; nil before it
+	at   time.Time // when the run last asked, by the store's clock
 	res  Result
 }
 
@@ -57,6 +64,8 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	o.Compact = cmp.Or(o.Compact, DefaultCompact)
+	o.MinDead = cmp.Or(o.MinDead, DefaultMinDead)
 	c := &collector{Options: o}
 	inv, err := c.inventory(ctx)
 	if err != nil {
@@ -73,8 +82,8 @@ func Run(ctx context.Context, o Options) (Result, error) {
 // inventory is all that the store holds.
 type inventory struct {
 	packs   map[uint32][]flaggedObject
-	boots   []flaggedObject
-	open    map[uint32]bool // domains with a flag list or a verdict
+	open    map[uint32]bool            // domains with a flag list or a verdict
+	keys    map[uint32][]flaggedObject // forwards, and in domain 0 boot lists
 	objects int
 	bytes   int64
 	newest  time.Time // when the newest object was written, by the store's clock
@@ -95,13 +104,15 @@ func (inv *inventory) domains() []uint32 {
 // inventory lists the store. It comes before the mark, so that what is new is not taken
 // for garbage.
 func (c *collector) inventory(ctx context.Context) (*inventory, error) {
-	inv := &inventory{packs: map[uint32][]flaggedObject{}, open: map[uint32]bool{}}
+	inv := &inventory{packs: map[uint32][]flaggedObject{}, keys: map[uint32][]flaggedObject{}, open: map[uint32]bool{}}
 	err := objstore.ListAll(ctx, c.Store, "", "", func(in objstore.Info) bool {
 		f := flaggedObject{in.Key, in.Size}
 		if id, err := pack.ParseKey(in.Key); err == nil {
 			inv.packs[id.Domain] = append(inv.packs[id.Domain], f)
 		} else if boot.IsKey(in.Key) {
-			inv.boots = append(inv.boots, f)
+			inv.keys[0] = append(inv.keys[0], f)
+		} else if from, _, is := forward.ParseKey(in.Key); is {
+			inv.keys[from.Domain] = append(inv.keys[from.Domain], f)
 		} else if !ours(in.Key) {
 			if c.res.ForeignObjects++; c.res.ForeignExample == "" {
 				c.res.ForeignExample = in.Key
@@ -193,7 +204,7 @@ func (f *flags) total() (objects int, bytes int64) {
 // begin marks, and flags what was not marked.
 func (c *collector) begin(ctx context.Context, last *round, inv *inventory) error {
 	now := inv.newest // a dry run writes nothing, not even to learn the time
-	if !c.DryRun {
+	if c.at = now; !c.DryRun {
 		var err error
 		if now, err = c.now(ctx); err != nil {
 			return err
@@ -210,15 +221,16 @@ func (c *collector) begin(ctx context.Context, last *round, inv *inventory) erro
 			f.Packs = append(f.Packs, p)
 		}
 	}
-	if last.domain == 0 {
-		f.Epochs = l.past(now.Add(-c.Retention), c.mark.needed)
-		for _, b := range inv.boots {
-			if !c.mark.bootKept(b.Key) && len(f.Keys) < maxFlags {
-				f.Keys = append(f.Keys, b)
-			}
+	for _, k := range inv.keys[last.domain] {
+		if !c.mark.kept(k.Key) && len(f.Keys) < maxFlags {
+			f.Keys = append(f.Keys, k)
 		}
 	}
-	if n, _ := f.total(); n == 0 {
+	if last.domain == 0 {
+		f.Epochs = l.past(now.Add(-c.Retention), c.at, c.mark.needed)
+	}
+	f.Compact = c.candidates(inv.packs[last.domain])
+	if n, _ := f.total(); n == 0 && len(f.Compact) == 0 {
 		return nil
 	}
 	c.flagged(&f)
@@ -307,7 +319,7 @@ func (c *collector) judge(ctx context.Context, r *round, f *flags) error {
 			}
 		}
 		past := map[epochID]bool{}
-		for _, e := range l.past(always, c.mark.needed) { // the age was judged at the flag
+		for _, e := range l.past(always, c.at, c.mark.needed) { // the age was judged at the flag
 			past[e.epochID] = true
 		}
 		for i, e := range f.Epochs {
@@ -316,13 +328,29 @@ func (c *collector) judge(ctx context.Context, r *round, f *flags) error {
 			}
 		}
 		for i, k := range f.Keys {
-			if c.mark.bootKept(k.Key) {
+			if c.mark.kept(k.Key) {
 				v.SparedKeys = append(v.SparedKeys, i)
 			}
+		}
+		if v.Compacted, err = c.compact(ctx, r.domain, f.Compact); err != nil {
+			return err
 		}
 	}
 	_, err := create(ctx, c.Store, key(r.domain, r.number, partVerdict), v)
 	return err
+}
+
+// sideBySideEach calls fn for each of the list, some of them at a time.
+func sideBySideEach[T any](ctx context.Context, list []T, fn func(context.Context, T) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(sideBySide)
+	for _, x := range list {
+		g.Go(func() (err error) {
+			defer errs.Catch(&err)
+			return fn(gctx, x)
+		})
+	}
+	return g.Wait()
 }
 
 // execute deletes what the verdict condemns, and puts stubs where epochs were.
@@ -339,6 +367,14 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 	}
 	add(f.Packs, v.SparedPacks)
 	add(f.Keys, v.SparedKeys)
+	if err := c.redirect(ctx, f, v); err != nil {
+		return err
+	}
+	for _, x := range v.Compacted {
+		keys = append(keys, f.Compact[x.Pack].Key)
+		bytes += f.Compact[x.Pack].Bytes
+	}
+	c.res.CompactedPacks += len(v.Compacted)
 	for i, e := range f.Epochs {
 		if _, kept := slices.BinarySearch(v.SparedEpochs, i); kept {
 			continue
@@ -444,5 +480,6 @@ func (c *collector) now(ctx context.Context) (time.Time, error) {
 		return time.Time{}, err
 	}
 	in, err := c.Store.Head(ctx, k)
+	c.at = in.Modified
 	return in.Modified, err
 }

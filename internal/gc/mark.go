@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/pinobject"
@@ -30,7 +31,7 @@ type mark struct {
 	cache *blockmap.PageCache
 
 	mu      sync.Mutex // guards the rest; held over no I/O
-	packs   map[string]bool
+	packs   map[pack.ID]*live
 	nonces  map[pinobject.Nonce]bool // of upload sessions in progress
 	walked  map[pack.Hash]bool       // map pages
 	read    map[string]*commit       // by key
@@ -39,6 +40,9 @@ type mark struct {
 	hashers map[string]*pack.Hasher
 	sources map[string]*blockmap.Source
 	used    uint64 // objects read
+
+	forwards map[pack.ID][]string        // keys, by the old pack
+	followed map[string]*forward.Forward // by key: those of reached packs
 }
 
 // commit is what a mark remembers of an object of a log. Objects never change, but for
@@ -48,6 +52,7 @@ type commit struct {
 	bare    bool // no root
 	stub    bool
 	removed bool // tombstone
+	keep    string
 	after   commitlog.Generation
 	epochs  []epochID // whose objects its state names
 }
@@ -55,7 +60,7 @@ type commit struct {
 func newMark(store objstore.Store) *mark {
 	return &mark{
 		store: store, pages: cache.StorePages(store), cache: blockmap.NewPageCache(4 << 20),
-		packs: map[string]bool{}, nonces: map[pinobject.Nonce]bool{}, walked: map[pack.Hash]bool{}, read: map[string]*commit{},
+		packs: map[pack.ID]*live{}, followed: map[string]*forward.Forward{}, nonces: map[pinobject.Nonce]bool{}, walked: map[pack.Hash]bool{}, read: map[string]*commit{},
 		roots: map[string]bool{}, needed: map[epochID]bool{}, hashers: map[string]*pack.Hasher{}, sources: map[string]*blockmap.Source{},
 	}
 }
@@ -65,6 +70,9 @@ func newMark(store objstore.Store) *mark {
 func (m *mark) run(ctx context.Context) (*logs, error) {
 	if err := m.pins(ctx); err != nil {
 		return nil, fmt.Errorf("marking what pins keep: %w", err)
+	}
+	if err := m.listForwards(ctx); err != nil {
+		return nil, err
 	}
 	l, err := listLogs(ctx, m.store)
 	if err != nil {
@@ -78,7 +86,10 @@ func (m *mark) run(ctx context.Context) (*logs, error) {
 			return m.log(gctx, log)
 		})
 	}
-	return l, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return l, m.follow(ctx)
 }
 
 // pins marks what pins name.
@@ -95,7 +106,7 @@ func (m *mark) pins(ctx context.Context) error {
 			m.nonces[p.Nonce] = true
 		}
 		for _, n := range p.Packs {
-			m.packs[pack.ID(n).Key()] = true
+			m.pack(pack.ID(n)).whole = true
 		}
 		m.mu.Unlock()
 		for _, key := range append([]string{p.Commit}, p.Commits...) {
@@ -160,6 +171,9 @@ func (m *mark) log(ctx context.Context, l *log) error {
 		list[1] = first
 		for _, c := range list[1:] {
 			e.names = append(e.names, c.epochs...)
+			if !c.bare {
+				e.keep = c.keep
+			}
 			if c.closes {
 				break
 			}
@@ -189,7 +203,7 @@ func (m *mark) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Gen
 	if o.State.Volume() != vol || o.Generation != g {
 		return nil, errs.New(errs.Corrupt, "%s is commit %s of volume %s", key, o.Generation, o.State.Volume())
 	}
-	c = &commit{closes: o.Closes(), bare: o.Bare(), stub: o.Kind == commitlog.Stub, removed: o.Tombstone, after: o.State.After}
+	c = &commit{closes: o.Closes(), bare: o.Bare(), stub: o.Kind == commitlog.Stub, removed: o.Tombstone, keep: o.State.Keep, after: o.State.After}
 	if !c.bare {
 		if err := m.state(ctx, o, c); err != nil {
 			return nil, fmt.Errorf("%s: %w", key, err)
@@ -270,7 +284,7 @@ func (m *mark) blocks(section []byte) error {
 	defer m.mu.Unlock()
 	for _, r := range ranges {
 		if r.Block != nil && !r.Block.IsHole() {
-			m.packs[r.Block.Pack.Key()] = true
+			m.reach(r.Block)
 		}
 	}
 	return nil
@@ -304,13 +318,13 @@ func (m *mark) root(ctx context.Context, tenant string, root blockmap.Root) erro
 	return bm.WalkPages(ctx, func(ref pack.Ref) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.packs[ref.Pack.Key()] = true
+		m.reach(&ref)
 		return m.walked[ref.Hash]
 	}, func(ref pack.Ref, p blockmap.Page) error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for _, child := range p.All() {
-			m.packs[child.Pack.Key()] = true
+			m.reach(&child)
 		}
 		m.walked[ref.Hash] = true
 		m.used++
@@ -333,20 +347,13 @@ func (m *mark) rootOfSomeone(ctx context.Context, root blockmap.Root) (err error
 	return err
 }
 
-// reached tells whether a pack is marked. id may be of any domain.
-func (m *mark) reached(key string) bool {
+// kept tells whether what a key is about is marked: the root of a boot list, or the old
+// pack of a forward.
+func (m *mark) kept(key string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.packs[key] {
-		return true
+	if _, _, is := forward.ParseKey(key); is {
+		return m.followed[key] != nil
 	}
-	id, err := pack.ParseKey(key)
-	return err != nil || m.nonces[pinobject.Nonce(id.Nonce[:8])]
-}
-
-// bootKept tells whether the root of a boot list is marked.
-func (m *mark) bootKept(key string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	return m.roots[key[strings.LastIndexByte(key, '/')+1:]]
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/paraglide/glide/internal/boot"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 )
@@ -19,6 +20,8 @@ const (
 	kindPack     = "pack"
 	kindCommits  = "commits" // an epoch of a volume's log
 	kindBootList = "boot-list"
+	kindForward  = "forward"
+	kindCompact  = "compaction" // a pack whose live slots are copied into another
 )
 
 // Planned is what an open round has flagged. The key of an epoch is that of its first
@@ -105,7 +108,14 @@ func (f *flags) planned(at time.Time) []Planned {
 		out = append(out, Planned{Key: e.key(), Bytes: e.Bytes, FlaggedAt: at, Kind: kindCommits})
 	}
 	for _, k := range f.Keys {
-		out = append(out, Planned{Key: k.Key, Bytes: k.Bytes, FlaggedAt: at, LastRoot: k.Key[strings.LastIndexByte(k.Key, '/')+1:], Kind: kindBootList})
+		p := Planned{Key: k.Key, Bytes: k.Bytes, FlaggedAt: at, Kind: kindForward}
+		if boot.IsKey(k.Key) {
+			p.Kind, p.LastRoot = kindBootList, k.Key[strings.LastIndexByte(k.Key, '/')+1:]
+		}
+		out = append(out, p)
+	}
+	for _, p := range f.Compact {
+		out = append(out, Planned{Key: p.Key, Bytes: p.Bytes, FlaggedAt: at, Kind: kindCompact})
 	}
 	return out
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -55,16 +56,18 @@ type header struct {
 	By      string `json:"by"` // the collector, for people only
 }
 
-// flags is a round's flag list. Objects are packs of the domain. Epochs, whose commits are
-// collected, and Keys, other objects, are flagged in domain 0 only.
+// flags is a round's flag list. Packs are garbage, Compact packs to compact. Keys are other
+// objects: forwards of the domain, and in domain 0 boot lists. Epochs, whose commits are
+// collected, are flagged in domain 0 only.
 type flags struct {
 	header
 	// GraceMs is the grace period of the collector that flagged; nil: DefaultGrace.
 	GraceMs *int64 `json:"grace_ms,omitempty"`
 
-	Packs  []flaggedObject `json:"packs,omitempty"`
-	Epochs []epochFlag     `json:"epochs,omitempty"`
-	Keys   []flaggedObject `json:"keys,omitempty"`
+	Packs   []flaggedObject `json:"packs,omitempty"`
+	Epochs  []epochFlag     `json:"epochs,omitempty"`
+	Keys    []flaggedObject `json:"keys,omitempty"`
+	Compact []flaggedObject `json:"compact,omitempty"`
 }
 
 // grace is the time between flag and verdict that the round began with. Whoever judges it
@@ -82,12 +85,14 @@ type epochFlag struct {
 	Objects int   `json:"objects"`
 }
 
-// verdict names what of the flag list is kept, by index. All the rest is condemned.
+// verdict names what of the flag list is kept, by index. All the rest is condemned; of the
+// packs to compact only those that Compacted has.
 type verdict struct {
 	header
-	SparedPacks  []int `json:"spared_packs,omitempty"`
-	SparedEpochs []int `json:"spared_epochs,omitempty"`
-	SparedKeys   []int `json:"spared_keys,omitempty"`
+	SparedPacks  []int       `json:"spared_packs,omitempty"`
+	SparedEpochs []int       `json:"spared_epochs,omitempty"`
+	SparedKeys   []int       `json:"spared_keys,omitempty"`
+	Compacted    []compacted `json:"compacted,omitempty"`
 }
 
 // round is the newest round of a domain, as a list shows it. Only the greatest number
@@ -217,6 +222,11 @@ func readVerdict(ctx context.Context, store objstore.Store, r *round, f *flags) 
 			}
 		}
 	}
+	for _, x := range v.Compacted {
+		if x.Pack < 0 || x.Pack >= len(f.Compact) || len(x.To) == 0 {
+			return nil, errs.New(errs.Corrupt, "%s has compacted number %d of %d into %d packs", k, x.Pack, len(f.Compact), len(x.To))
+		}
+	}
 	return v, nil
 }
 
@@ -268,7 +278,7 @@ func Look(ctx context.Context, store objstore.Store, domains ...uint32) (*Condem
 		if err != nil {
 			return nil, err
 		}
-		for _, p := range f.Packs {
+		for _, p := range slices.Concat(f.Packs, f.Compact) {
 			c.packs[p.Key] = true
 		}
 		for _, e := range f.Epochs {

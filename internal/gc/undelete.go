@@ -90,10 +90,14 @@ type flaggedAs struct {
 func findFlagged(ctx context.Context, store objstore.Store) (map[string]flaggedAs, error) {
 	found := map[string]flaggedAs{}
 	err := openFlags(ctx, store, func(r *round, f *flags) {
-		n := map[string]int{}
+		n := map[string]int{} // of each list so far
 		for _, p := range f.planned(r.flaggedAt) {
-			found[p.Key] = flaggedAs{r, f, p, n[p.Kind]}
-			n[p.Kind]++
+			list := p.Kind
+			if list == kindForward {
+				list = kindBootList
+			}
+			found[p.Key] = flaggedAs{r, f, p, n[list]}
+			n[list]++
 		}
 	})
 	return found, err
@@ -149,8 +153,10 @@ func (v *verdict) spares(kind string, i int) bool {
 	switch kind {
 	case kindCommits:
 		list = v.SparedEpochs
-	case kindBootList:
+	case kindBootList, kindForward:
 		list = v.SparedKeys
+	case kindCompact:
+		return v != overVerdict && !slices.ContainsFunc(v.Compacted, func(c compacted) bool { return c.Pack == i })
 	}
 	_, ok := slices.BinarySearch(list, i)
 	return ok
@@ -227,7 +233,7 @@ func epochKey(key string) string {
 // that is gone would stop every collector.
 func pinFor(p Planned, random io.Reader, now time.Time) (pinobject.Pin, error) {
 	switch p.Kind {
-	case kindPack:
+	case kindPack, kindCompact:
 		id, err := pack.ParseKey(p.Key)
 		if err != nil {
 			return pinobject.Pin{}, err
@@ -239,6 +245,9 @@ func pinFor(p Planned, random io.Reader, now time.Time) (pinobject.Pin, error) {
 		pin, err := pinobject.New(random, undeleteHost, pinobject.Fork, now)
 		pin.Commit = p.Key
 		return pin, err
+	}
+	if p.Kind == kindForward {
+		return pinobject.Pin{}, errs.New(errs.Invalid, "%s is a forward of a pack that nothing refers to: there is nothing to take back", p.Key)
 	}
 	return pinobject.Pin{}, errs.New(errs.Invalid, "%s is a boot list, which cannot be taken back: it is only a hint, and the next boots write it again", p.Key)
 }

@@ -60,7 +60,7 @@ func collect(ctx context.Context, o gc.Options, cfg Config) (api.Collection, err
 	}
 	return api.Collection{
 		Round: r.Round, LiveObjects: r.LiveObjects, LiveBytes: r.LiveBytes, FlaggedObjects: r.FlaggedObjects, FlaggedBytes: r.FlaggedBytes,
-		DeletedObjects: r.DeletedObjects, DeletedBytes: r.DeletedBytes, ForeignObjects: r.ForeignObjects,
+		DeletedObjects: r.DeletedObjects, DeletedBytes: r.DeletedBytes, CompactedPacks: r.CompactedPacks, CompactedBytes: r.CopiedBytes, ForeignObjects: r.ForeignObjects,
 		Requests: publication.Requests(counter), ElapsedMs: float64(cfg.Uptime()-began) / float64(time.Millisecond),
 	}, err
 }

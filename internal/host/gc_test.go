@@ -24,7 +24,7 @@ import (
 
 func runRound(t *testing.T, store objstore.Store, grace time.Duration) gc.Result {
 	t.Helper()
-	return must[gc.Result](t)(gc.Run(ctx, gc.Options{Store: store, By: "test", Grace: grace, Retention: time.Nanosecond}))
+	return must[gc.Result](t)(gc.Run(ctx, gc.Options{Store: store, By: "test", Grace: grace, Retention: time.Nanosecond, MinDead: 1}))
 }
 
 func countKeys(t *testing.T, store objstore.Store, prefix string) (n int) {
@@ -276,8 +276,8 @@ func TestCollectedChurn(t *testing.T) {
 		for range 4 {
 			runRound(t, c.b.store, 0)
 		}
-		if n := countKeys(t, c.b.store, "packs/"); n != 0 {
-			t.Errorf("seed %d: %d packs are left in a store without volumes", seed, n)
+		if n, m := countKeys(t, c.b.store, "packs/"), countKeys(t, c.b.store, "forwards/"); n+m != 0 {
+			t.Errorf("seed %d: %d packs and %d forwards are left in a store without volumes", seed, n, m)
 		}
 	}
 }
@@ -291,7 +291,7 @@ func TestCollectedMeanwhile(t *testing.T) {
 		for i := range 2 {
 			collectors.Go(func() {
 				for stop.Err() == nil {
-					_, err := gc.Run(stop, gc.Options{Store: c.b.store, By: fmt.Sprint("c", i), Retention: time.Nanosecond})
+					_, err := gc.Run(stop, gc.Options{Store: c.b.store, By: fmt.Sprint("c", i), Retention: time.Nanosecond, MinDead: 1})
 					if err != nil && stop.Err() == nil && !errors.Is(err, errs.NotFound) {
 						t.Errorf("collector: %v", err)
 						return

@@ -10,6 +10,7 @@ import (
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -23,7 +24,7 @@ type slots struct {
 
 // Page implements blockmap.Pages.
 func (s slots) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
-	raw, err := s.store.GetRange(ctx, ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
+	raw, err := forward.Follow(s.store).GetRange(ctx, ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
 	if err != nil {
 		return nil, err
 	}

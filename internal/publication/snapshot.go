@@ -24,7 +24,7 @@ func (pub *Publisher) PublishSnapshots(ctx context.Context, d *disk.Disk) ([]com
 		}
 		st := s.State()
 		g, _ := commitlog.ParseGeneration(st.Generation) // zero until the commit is made
-		out = append(out, commitlog.Snapshot{Name: st.Snapshot, Root: st.Root, Size: st.Size, Seq: st.Folded, Generation: g, CreatedAt: st.CreatedAt})
+		out = append(out, commitlog.Snapshot{Name: st.Snapshot, Root: st.Root, Size: st.Size, Seq: st.Folded, Generation: g, CreatedAt: st.CreatedAt, ExpiresAt: st.ExpiresAt})
 	}
 	return out, nil
 }

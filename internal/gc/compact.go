@@ -1,0 +1,248 @@
+package gc
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/forward"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// Compaction copies the live slots of packs with much dead content into new packs. The
+// packs are flagged, so that no host refers to dead slots of them any more; what is live
+// is what the mark after the flag found; the verdict says where it went; whoever executes
+// the verdict creates the forwards before it deletes the packs.
+//
+// A new pack that no verdict names is garbage in the next round. No round can condemn one
+// that the verdict of the open round names: until its forwards are there, no other round
+// begins.
+
+const (
+	// deadShare is the share of a pack that has to be dead before it is compacted: one in
+	// five. What a bucket holds in vain stays below a quarter of what is live, mostly below
+	// a tenth, and a byte is copied at most four times for each that is freed.
+	deadShare = 5
+	// DefaultMinDead is how many bytes of a pack have to be dead, too: below, a forward and
+	// its requests cost more than they save.
+	DefaultMinDead = 32 << 10
+	// DefaultCompact is how many bytes of packs a round reads to compact them.
+	DefaultCompact = 1 << 30
+)
+
+// compacted says where the slots of a flagged pack went.
+type compacted struct {
+	Pack int    `json:"pack"` // in the flag list
+	To   []went `json:"to"`
+}
+
+// went is one pack that has slots of another.
+type went struct {
+	Pack  string         `json:"pack"`
+	Slots []forward.Slot `json:"slots"`
+}
+
+// candidates returns the packs to compact, those with the most dead content first, as far
+// as the budget goes.
+func (c *collector) candidates(packs []flaggedObject) []flaggedObject {
+	type candidate struct {
+		flaggedObject
+		dead float64 // share
+	}
+	var all []candidate
+	for _, p := range packs {
+		id, err := pack.ParseKey(p.Key)
+		slots := c.mark.alive(id)
+		if err != nil || len(slots) == 0 {
+			continue
+		}
+		used := int64(0)
+		for _, s := range slots {
+			used += int64(s.len)
+		}
+		if dead := p.Bytes - pack.SizeWith(len(slots), used); dead >= c.MinDead && dead >= p.Bytes/deadShare {
+			all = append(all, candidate{p, float64(dead) / float64(p.Bytes)})
+		}
+	}
+	slices.SortFunc(all, func(a, b candidate) int { return cmp.Or(cmp.Compare(b.dead, a.dead), cmp.Compare(a.Key, b.Key)) })
+	var out []flaggedObject
+	budget := c.Compact
+	for _, x := range all {
+		if budget -= x.Bytes; budget < 0 {
+			break
+		}
+		out = append(out, x.flaggedObject)
+	}
+	return out
+}
+
+// compact uploads new packs with the live slots of flagged packs, and returns where they
+// went. A pack that is pinned, gone or damaged is left as it is.
+func (c *collector) compact(ctx context.Context, domain uint32, flagged []flaggedObject) ([]compacted, error) {
+	k := &copier{c: c, domain: domain, out: make([]compacted, len(flagged))}
+	if _, err := rand.Read(k.session[:]); err != nil {
+		return nil, err
+	}
+	for i, p := range flagged {
+		k.out[i].Pack = i
+		id, err := pack.ParseKey(p.Key)
+		if err != nil {
+			return nil, err
+		}
+		live := c.mark.alive(id)
+		if len(live) == 0 {
+			continue
+		}
+		obj, err := c.Store.Get(ctx, p.Key)
+		var all []pack.Slot
+		if err == nil {
+			all, err = pack.Slots(id, obj)
+		}
+		if kind := errs.KindOf(err); err != nil && (kind == errs.NotFound || kind == errs.Corrupt || kind == errs.Unsupported) {
+			c.Log.Warn("a pack is not compacted; glide scrub tells more", "pack", p.Key, "error", err)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		chosen := choose(all, live)
+		if chosen == nil {
+			c.Log.Warn("a pack is not compacted: it has no such slots as volumes refer to; glide scrub tells more", "pack", p.Key)
+			continue
+		}
+		for _, s := range chosen {
+			if err := k.add(ctx, i, s); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := k.finish(ctx); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(k.out, func(x compacted) bool { return len(x.To) == 0 }), nil
+}
+
+// choose returns the slots that are live; nil if one of them is not there.
+func choose(all []pack.Slot, live []slot) (out []pack.Slot) {
+	for _, l := range live {
+		i, found := slices.BinarySearchFunc(all, l.off, func(s pack.Slot, off uint32) int { return cmp.Compare(s.Off, off) })
+		if !found || uint32(len(all[i].Bytes)) != l.len {
+			return nil
+		}
+		out = append(out, all[i])
+	}
+	return out
+}
+
+// copier fills new packs. Blocks come first in a pack, so pages wait for its end.
+type copier struct {
+	c       *collector
+	domain  uint32
+	session [8]byte
+	n       uint32 // packs so far
+	b       *pack.Builder
+	blocks  []moved // in the order of the builder
+	pages   []moved
+	held    int // bytes of pages
+	out     []compacted
+}
+
+// moved is a slot of a flagged pack.
+type moved struct {
+	pack int
+	pack.Slot
+}
+
+func (k *copier) add(ctx context.Context, of int, s pack.Slot) error {
+	if k.b == nil {
+		var nonce [12]byte
+		copy(nonce[:], k.session[:])
+		binary.BigEndian.PutUint32(nonce[8:], k.n)
+		k.n++
+		k.b = pack.NewBuilder(k.domain, nonce, pack.Limits{})
+	}
+	s.Bytes = slices.Clone(s.Bytes) // else one page would keep all of a pack in memory
+	if s.Kind == pack.KindBlock {
+		k.b.AddBlock(s.Hash, s.Bytes)
+		k.blocks = append(k.blocks, moved{of, pack.Slot{Off: s.Off, Bytes: s.Bytes}})
+	} else {
+		k.pages = append(k.pages, moved{of, s})
+		k.held += len(s.Bytes)
+	}
+	if k.b.Full() || k.held >= 4<<20 {
+		return k.finish(ctx)
+	}
+	return nil
+}
+
+// finish uploads the pack that is being filled.
+func (k *copier) finish(ctx context.Context) error {
+	if k.b == nil {
+		return nil
+	}
+	id := k.b.Seal()
+	for i, ref := range k.b.Refs() {
+		k.note(&k.blocks[i], ref)
+	}
+	for i := range k.pages {
+		p := &k.pages[i]
+		k.note(p, k.b.AddPage(p.Hash, p.Bytes))
+	}
+	obj := k.b.Finish()
+	if err := k.c.Store.PutIfAbsent(ctx, id.Key(), obj); err != nil {
+		return fmt.Errorf("compacting: %w", err)
+	}
+	k.c.res.CopiedBytes += int64(len(obj))
+	k.b, k.blocks, k.pages, k.held = nil, nil, nil, 0
+	return nil
+}
+
+// note notes where a slot went.
+func (k *copier) note(m *moved, to pack.Ref) {
+	x := &k.out[m.pack]
+	name := to.Pack.String()
+	if n := len(x.To); n == 0 || x.To[n-1].Pack != name {
+		x.To = append(x.To, went{Pack: name})
+	}
+	t := &x.To[len(x.To)-1]
+	t.Slots = append(t.Slots, forward.Slot{Off: m.Off, Len: to.Len, To: to.Off})
+}
+
+// forwards returns the forwards that a verdict promises.
+func (v *verdict) forwards(f *flags) (out []forward.Forward, err error) {
+	for _, x := range v.Compacted {
+		from, err := pack.ParseKey(f.Compact[x.Pack].Key)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range x.To {
+			to, ok := pack.ParseID(t.Pack)
+			if !ok {
+				return nil, errs.New(errs.Corrupt, "the verdict of round %d names %.60q, which is no pack", v.Round, t.Pack)
+			}
+			out = append(out, forward.Forward{From: from, To: to, Slots: t.Slots})
+		}
+	}
+	return out, nil
+}
+
+// redirect creates the forwards of a verdict.
+func (c *collector) redirect(ctx context.Context, f *flags, v *verdict) error {
+	list, err := v.forwards(f)
+	if err != nil {
+		return err
+	}
+	return sideBySideEach(ctx, list, func(ctx context.Context, fw forward.Forward) error { return createForward(ctx, c.Store, fw) })
+}
+
+func createForward(ctx context.Context, store objstore.Store, f forward.Forward) error {
+	if err := forward.Create(ctx, store, f); err != nil {
+		return fmt.Errorf("the forward of pack %s: %w", f.From, err)
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package gc
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/paraglide/glide/internal/forward"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/pinobject"
+)
+
+// live is what of a pack is reached.
+type live struct {
+	whole bool   // a pin names the pack
+	slots []slot // by offset
+	went  int    // how many of them were looked up in the pack's forwards
+}
+
+// slot is a slot of a pack.
+type slot struct{ off, len uint32 }
+
+func bySlot(s slot, off uint32) int { return cmp.Compare(s.off, off) }
+
+// pack returns what of a pack is reached, and reaches the pack. Under mu.
+func (m *mark) pack(id pack.ID) *live {
+	l := m.packs[id]
+	if l == nil {
+		l = &live{}
+		m.packs[id] = l
+	}
+	return l
+}
+
+// reach marks a slot. Under mu.
+func (m *mark) reach(ref *pack.Ref) {
+	if ref.IsHole() {
+		return
+	}
+	l := m.pack(ref.Pack)
+	if i, found := slices.BinarySearchFunc(l.slots, ref.Off, bySlot); !found {
+		l.slots = slices.Insert(l.slots, i, slot{ref.Off, ref.Len})
+	}
+}
+
+// reached tells whether a pack is marked. Only keys of packs are asked for.
+func (m *mark) reached(key string) bool {
+	id, err := pack.ParseKey(key)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return err != nil || m.packs[id] != nil || m.uploading(id)
+}
+
+// uploading tells whether a pack is of an upload session in progress. Under mu.
+func (m *mark) uploading(id pack.ID) bool { return m.nonces[pinobject.Nonce(id.Nonce[:8])] }
+
+// alive returns the slots of a pack that are reached; nil if they are not all that is
+// needed of it.
+func (m *mark) alive(id pack.ID) []slot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.packs[id]
+	if l == nil || l.whole || m.uploading(id) {
+		return nil
+	}
+	return slices.Clone(l.slots)
+}
+
+// listForwards lists the forwards. It comes after the pins: whoever repairs a pack
+// creates the forward before it drops its pin.
+func (m *mark) listForwards(ctx context.Context) error {
+	m.forwards = map[pack.ID][]string{}
+	return forward.Each(ctx, m.store, func(from, _ pack.ID, in objstore.Info) {
+		m.forwards[from] = append(m.forwards[from], in.Key)
+	})
+}
+
+// follow marks where the marked slots of packs went, and from there on.
+func (m *mark) follow(ctx context.Context) error {
+	for changed := true; changed; {
+		changed = false
+		for from, keys := range m.forwards {
+			l := m.packs[from]
+			if l == nil || l.went == len(l.slots) && !slices.ContainsFunc(keys, func(k string) bool { return m.followed[k] == nil }) {
+				continue
+			}
+			changed = true
+			for _, key := range keys {
+				if err := m.followOne(ctx, key, l); err != nil {
+					return fmt.Errorf("%s: %w", key, err)
+				}
+			}
+			l.went = len(l.slots)
+		}
+	}
+	return nil
+}
+
+func (m *mark) followOne(ctx context.Context, key string, l *live) (err error) {
+	f := m.followed[key]
+	if f == nil {
+		if f, err = forward.Read(ctx, m.store, key); err != nil {
+			return err
+		}
+		m.used++
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.followed[key] = f
+	for _, s := range f.Slots {
+		if _, found := slices.BinarySearchFunc(l.slots, s.Off, bySlot); found || l.whole {
+			m.reach(&pack.Ref{Pack: f.To, Off: s.To, Len: s.Len})
+		}
+	}
+	return nil
+}
