@@ -47,6 +47,25 @@ type Volume struct {
 	BootUsed    int               `json:"boot_used"`   // of these, read by the last boot; only Show tells
 }
 
+// Removed is a removed volume that can be restored, as ls --removed prints it.
+type Removed struct {
+	Name       string            `json:"name"`
+	Tenant     string            `json:"tenant"` // "" for the default one, which is not printed
+	ID         string            `json:"id"`     // of the removed volume; a restored one has another
+	Size       uint64            `json:"size"`
+	BlockSize  uint64            `json:"block_size"`
+	Durability string            `json:"durability"`
+	RPOms      float64           `json:"rpo_ms"`
+	Owner      string            `json:"owner"`      // the host that removed it
+	Generation string            `json:"generation"` // its last
+	Parent     string            `json:"parent"`     // "" if it was not forked
+	CreatedAt  time.Time         `json:"created_at"`
+	StoreBytes int64             `json:"store_bytes"`
+	Labels     map[string]string `json:"labels"`
+	RemovedAt  time.Time         `json:"removed_at"`
+	Until      *time.Time        `json:"until,omitempty"` // when glide gc may take it at the earliest; nil: nothing is flagged yet
+}
+
 // States lists what the state of a Volume can be.
 var States = []string{"active", "asleep", "fenced", "remote", "failed"}
 

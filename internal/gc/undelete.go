@@ -251,3 +251,34 @@ func pinFor(p Planned, random io.Reader, now time.Time) (pinobject.Pin, error) {
 	}
 	return pinobject.Pin{}, errs.New(errs.Invalid, "%s is a boot list, which cannot be taken back: it is only a hint, and the next boots write it again", p.Key)
 }
+
+// Ends returns when the commits that the open round has flagged may be collected, by the key
+// of their epoch's first object: when the grace period of the round is over; if they are
+// condemned already, when they were flagged.
+func Ends(ctx context.Context, store objstore.Store) (map[string]time.Time, error) {
+	ends := map[string]time.Time{}
+	r, err := newest(ctx, store, 0)
+	if err != nil || !r.open() {
+		return ends, err
+	}
+	f, err := readFlags(ctx, store, &r)
+	var v *verdict
+	if err == nil && r.judged {
+		v, err = readVerdict(ctx, store, &r, f)
+	}
+	if errors.Is(err, errs.NotFound) {
+		return ends, nil // closed meanwhile
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i, e := range f.Epochs {
+		switch {
+		case v == nil:
+			ends[e.key()] = r.flaggedAt.Add(f.grace())
+		case !v.spares(kindCommits, i):
+			ends[e.key()] = r.flaggedAt
+		}
+	}
+	return ends, nil
+}

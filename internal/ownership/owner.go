@@ -121,6 +121,8 @@ func NameTaken(err error, name string, cause commitlog.Cause) error {
 		return err
 	}
 	switch cause {
+	case commitlog.CauseRestore:
+		return errs.New(errs.Exists, "%w: restore it under another name, with --as NEW", err)
 	case commitlog.CauseCreate, commitlog.CauseImport, commitlog.CauseFork, commitlog.CauseRename:
 		return errs.New(errs.Exists, "%w: choose another name", err)
 	}
