@@ -43,8 +43,9 @@ type Volume struct {
 	IOPS        uint64            `json:"iops"`
 	Bandwidth   uint64            `json:"bandwidth"`
 	DirtyBudget uint64            `json:"dirty_budget"`
-	BootBlocks  int               `json:"boot_blocks"` // in the boot list of its image; only Show tells
-	BootUsed    int               `json:"boot_used"`   // of these, read by the last boot; only Show tells
+	Keep        string            `json:"keep,omitempty"` // how old commits are thinned
+	BootBlocks  int               `json:"boot_blocks"`    // in the boot list of its image; only Show tells
+	BootUsed    int               `json:"boot_used"`      // of these, read by the last boot; only Show tells
 }
 
 // Removed is a removed volume that can be restored, as ls --removed prints it.
@@ -132,6 +133,7 @@ type Snapshot struct {
 	Size       uint64    `json:"size"`
 	Generation string    `json:"generation"` // "" while it is only on this host
 	CreatedAt  time.Time `json:"created_at"`
+	ExpiresAt  time.Time `json:"expires_at,omitzero"` // when its owner removes it; left out: never
 }
 
 // Commit is one entry of a volume's history, newest first.
@@ -345,9 +347,12 @@ type Backend interface {
 	Resize(ctx context.Context, name string, size uint64) (Volume, error)
 	Set(ctx context.Context, name string, s Settings) (Volume, error)
 	Fork(ctx context.Context, r ForkRequest) ([]Fork, error)
-	Snapshot(ctx context.Context, name, snapshot string) (Snapshot, error)
+	Snapshot(ctx context.Context, name, snapshot, expires string) (Snapshot, error)
 	Snapshots(ctx context.Context, name string) ([]Snapshot, error)
 	Rollback(ctx context.Context, name, to string, force bool) (Volume, error)
+	// Restore brings a removed volume back; as is its new name, "" for the old one.
+	Restore(ctx context.Context, name, as string) (Volume, error)
+	Removed(ctx context.Context) ([]Removed, error)
 	Flush(ctx context.Context, name string) (Flush, error)
 	Sleep(ctx context.Context, name string, portable, force bool) (Volume, error)
 	Wake(ctx context.Context, name string, force bool, expect string) (Volume, error)

@@ -43,8 +43,9 @@ type Result struct {
 	FlaggedBytes     int64
 	DeletedObjects   int
 	DeletedBytes     int64
-	CompactedPacks   int   // they are among the deleted objects
-	CopiedBytes      int64 // into new packs
+	CompactedPacks   int                // they are among the deleted objects
+	CopiedBytes      int64              // into new packs
+	Forgotten        []commitlog.Volume // names; in a dry run those that would be
 	ForeignObjects   int
 	ForeignExample   string
 	WaitsForGraceFor time.Duration // the open round is this young

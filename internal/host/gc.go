@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
@@ -31,16 +32,20 @@ func (h *Host) Collect(ctx context.Context, r api.CollectRequest) (api.Collectio
 			return api.Collection{}, err
 		}
 	}
-	return collect(ctx, gc.Options{Store: h.disks.Store, By: h.disks.HostID, Grace: grace, Retention: h.cfg.Retention, DryRun: r.DryRun, Log: h.disks.Log}, h.cfg)
+	c, forgotten, err := collect(ctx, gc.Options{Store: h.disks.Store, By: h.disks.HostID, Grace: grace, Retention: h.cfg.Retention, DryRun: r.DryRun, Log: h.disks.Log}, h.cfg, r)
+	if !r.DryRun {
+		h.catalog.Seen.Forget(forgotten)
+	}
+	return c, err
 }
 
 // CollectStore is Collect without a daemon. It also returns the status afterwards.
-func CollectStore(ctx context.Context, store objstore.Store, grace time.Duration, dryRun bool) (api.Collection, api.CollectStatus, error) {
+func CollectStore(ctx context.Context, store objstore.Store, grace time.Duration, r api.CollectRequest) (api.Collection, api.CollectStatus, error) {
 	cfg := Config{Data: "-", Store: store}
 	if err := cfg.fill(); err != nil {
 		return api.Collection{}, api.CollectStatus{}, err
 	}
-	c, err := collect(ctx, gc.Options{Store: store, By: "glide-gc", Grace: grace, Retention: cfg.Retention, DryRun: dryRun, Log: slog.New(slog.DiscardHandler)}, cfg)
+	c, _, err := collect(ctx, gc.Options{Store: store, By: "glide-gc", Grace: grace, Retention: cfg.Retention, DryRun: r.DryRun, Log: slog.New(slog.DiscardHandler)}, cfg, r)
 	if err != nil {
 		return c, api.CollectStatus{}, err
 	}
@@ -48,21 +53,25 @@ func CollectStore(ctx context.Context, store objstore.Store, grace time.Duration
 	return c, api.CollectStatus(s), err
 }
 
-func collect(ctx context.Context, o gc.Options, cfg Config) (api.Collection, error) {
+func collect(ctx context.Context, o gc.Options, cfg Config, q api.CollectRequest) (api.Collection, []commitlog.Volume, error) {
 	if o.Grace < 0 {
-		return api.Collection{}, errs.New(errs.Invalid, "the grace period %s is negative", o.Grace)
+		return api.Collection{}, nil, errs.New(errs.Invalid, "the grace period %s is negative", o.Grace)
 	}
 	began := cfg.Uptime()
 	ctx, counter := publication.Count(ctx)
-	r, err := gc.Run(ctx, o)
+	run := gc.Run
+	if q.Forget {
+		run = func(ctx context.Context, o gc.Options) (gc.Result, error) { return gc.RunAndForget(ctx, o, q.Force) }
+	}
+	r, err := run(ctx, o)
 	if r.ForeignObjects > 0 {
 		o.Log.Info("objects in the store are not Glide's, and stay", "objects", r.ForeignObjects, "such_as", r.ForeignExample)
 	}
 	return api.Collection{
 		Round: r.Round, LiveObjects: r.LiveObjects, LiveBytes: r.LiveBytes, FlaggedObjects: r.FlaggedObjects, FlaggedBytes: r.FlaggedBytes,
-		DeletedObjects: r.DeletedObjects, DeletedBytes: r.DeletedBytes, CompactedPacks: r.CompactedPacks, CompactedBytes: r.CopiedBytes, ForeignObjects: r.ForeignObjects,
+		DeletedObjects: r.DeletedObjects, DeletedBytes: r.DeletedBytes, CompactedPacks: r.CompactedPacks, CompactedBytes: r.CopiedBytes, ForeignObjects: r.ForeignObjects, ForgottenNames: len(r.Forgotten),
 		Requests: publication.Requests(counter), ElapsedMs: float64(cfg.Uptime()-began) / float64(time.Millisecond),
-	}, err
+	}, r.Forgotten, err
 }
 
 // CollectPlan lists what the open rounds have flagged.

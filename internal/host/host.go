@@ -39,6 +39,7 @@ import (
 	"github.com/paraglide/glide/internal/pin"
 	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/reserve"
+	"github.com/paraglide/glide/internal/undo"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
 )
@@ -60,12 +61,14 @@ type Host struct {
 	attachments *export.Attachments
 	inspector   *inspect.Inspector
 	forker      *forks.Forker
+	undo        *undo.Undo
 	hydrator    *hydrate.Hydrator
 	boots       *boot.Boots
 	peers       *peers.Peers
 
 	panics          atomic.Uint64
 	lastLost        atomic.Pointer[pack.ID] // of which a block was last missed
+	expiring        atomic.Bool             // Expire is at work
 	missingReported atomic.Pointer[string]  // what of the data directory was last said to be missing
 
 	closing sync.Once
@@ -127,6 +130,7 @@ func newHost(cfg Config) *Host {
 	h.attachments = export.NewAttachments(cfg.Kernel, h.disks, h.exports, h.mayGrow)
 	h.inspector = inspect.New(h.disks, h.catalog)
 	h.forker = forks.New(forks.Options{MayGrow: h.mayGrow, Learn: h.learn}, h.disks, h.pins, h.catalog, h.owners, h.publisher, h.durability)
+	h.undo = undo.New(h.disks, h.pins, h.catalog, h.owners, h.publisher, h.durability, h.inspector)
 	h.hydrator = hydrate.New(h.disks, h.inspector)
 	h.boots = boot.New(h.disks, cfg.NoPrefetch)
 	h.disks.Hooks = disk.Hooks{

@@ -21,6 +21,8 @@ import (
 const (
 	// MaxParts is how many parts a rule has at most.
 	MaxParts = 8
+	// maxText is how many bytes of text a rule has at most; a commit has no room for more.
+	maxText = 256
 	// leastStep keeps owners from beginning an epoch with every commit. Each epoch leaves
 	// two small objects in the store for ever.
 	leastStep = time.Minute
@@ -75,6 +77,9 @@ func Parse(text string) (Rule, error) {
 		return nil, errs.New(errs.Invalid, "keep=%.200s: %w", text, errs.New(errs.Invalid, format, args...))
 	}
 	parts := strings.Split(text, ",")
+	if len(text) > maxText {
+		return wrong("it has %d bytes, at most %d are possible", len(text), maxText)
+	}
 	if len(parts) > MaxParts {
 		return wrong("it has %d parts, at most %d are possible", len(parts), MaxParts)
 	}

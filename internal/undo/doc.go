@@ -10,6 +10,7 @@ import (
 	"github.com/paraglide/glide/internal/catalog"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/durability"
+	"github.com/paraglide/glide/internal/inspect"
 	"github.com/paraglide/glide/internal/ownership"
 	"github.com/paraglide/glide/internal/pin"
 	"github.com/paraglide/glide/internal/publication"
@@ -23,9 +24,10 @@ type Undo struct {
 	owners     *ownership.Owners
 	publisher  *publication.Publisher
 	durability *durability.Keeper
+	inspector  *inspect.Inspector
 }
 
 // New creates an Undo.
-func New(disks *disk.Table, pins *pin.Pins, cat *catalog.Catalog, owners *ownership.Owners, pub *publication.Publisher, dur *durability.Keeper) *Undo {
-	return &Undo{disks: disks, pins: pins, catalog: cat, owners: owners, publisher: pub, durability: dur}
+func New(disks *disk.Table, pins *pin.Pins, cat *catalog.Catalog, owners *ownership.Owners, pub *publication.Publisher, dur *durability.Keeper, in *inspect.Inspector) *Undo {
+	return &Undo{disks: disks, pins: pins, catalog: cat, owners: owners, publisher: pub, durability: dur, inspector: in}
 }
