@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"sync"
 	"time"
@@ -121,14 +122,20 @@ func forgettable(ctx context.Context, o Options) ([]*log, error) {
 // older than the given time.
 func (l *log) mayBeForgotten(before time.Time) bool {
 	tip := l.epochs[0]
-	if first, begun := tip.objects[1]; !begun || first.Modified.After(before) {
+	if !tip.has(1) {
 		return false
+	}
+	for _, in := range tip.objects { // a seal is of a host that began to use the name again
+		if in.Modified.After(before) {
+			return false
+		}
 	}
 	return !slices.ContainsFunc(l.epochs, func(e *epoch) bool { return len(e.objects) > 2 }) // stubs for the first object and the seal
 }
 
 // onlyStubs tells whether the log ends in the tombstone of a removal, and has only stubs
-// before it.
+// before it. A log of nothing but stubs is what an earlier call left that was interrupted:
+// the newest object of a log is never replaced by one.
 func (l *log) onlyStubs(ctx context.Context, store objstore.Store) (bool, error) {
 	for i, e := range l.epochs {
 		for n := range e.objects {
@@ -140,18 +147,10 @@ func (l *log) onlyStubs(ctx context.Context, store objstore.Store) (bool, error)
 				return false, err
 			}
 			o, err := commitlog.Decode(raw)
-			switch {
-			case err != nil:
+			if err != nil {
 				return false, nil // a newer program's, or damaged: glide gc says so
-			case i == 0 && n == 1:
-				if !o.Tombstone || o.State.RenamedTo != "" {
-					return false, nil
-				}
-			case i == 0: // the seal of a host that began to use the name again
-				if !o.Tombstone || !o.Closes() {
-					return false, nil
-				}
-			case o.Kind != commitlog.Stub:
+			}
+			if removal := o.Tombstone && o.State.RenamedTo == ""; o.Kind != commitlog.Stub && (i > 0 || !removal) {
 				return false, nil
 			}
 		}
@@ -159,14 +158,18 @@ func (l *log) onlyStubs(ctx context.Context, store objstore.Store) (bool, error)
 	return true, nil
 }
 
-// forget deletes the log, the oldest epochs first and the tombstone last: whatever a crash
-// leaves still ends in the tombstone.
+// forget deletes a log. The first object of epoch 1 goes last, and only if nothing else is
+// left: while it is there, no host takes the name for one that was never used, and no two
+// volumes can get it. The tombstone goes before, so that what a crash leaves can be told
+// from a volume.
 func forget(ctx context.Context, store objstore.Store, l *log) error {
+	guard := l.vol.Key(commitlog.Generation{Epoch: 1, Number: 1})
+	tombstone := l.vol.Key(commitlog.Generation{Epoch: l.epochs[0].number, Number: 1})
 	var keys []string
-	for i := len(l.epochs) - 1; i >= 0; i-- {
-		for n := range l.epochs[i].objects {
-			if i > 0 || n > 1 {
-				keys = append(keys, l.vol.Key(commitlog.Generation{Epoch: l.epochs[i].number, Number: n}))
+	for _, e := range l.epochs {
+		for n := range e.objects {
+			if k := l.vol.Key(commitlog.Generation{Epoch: e.number, Number: n}); k != guard && k != tombstone {
+				keys = append(keys, k)
 			}
 		}
 	}
@@ -174,5 +177,18 @@ func forget(ctx context.Context, store objstore.Store, l *log) error {
 	if err := c.remove(ctx, keys); err != nil {
 		return err
 	}
-	return c.remove(ctx, []string{l.vol.Key(commitlog.Generation{Epoch: l.epochs[0].number, Number: 1})})
+	if tombstone != guard {
+		if err := c.remove(ctx, []string{tombstone}); err != nil {
+			return err
+		}
+		left := 0
+		err := objstore.ListAll(ctx, store, path.Dir(path.Dir(guard))+"/", "", func(objstore.Info) bool { left++; return left < 2 })
+		if err != nil {
+			return err
+		}
+		if left > 1 {
+			return errs.New(errs.Busy, "a host begins to use it again")
+		}
+	}
+	return c.remove(ctx, []string{guard})
 }
