@@ -160,7 +160,7 @@ func TestVerbs(t *testing.T) {
 	check("remove", c.Remove(ctx, "g", false))
 	gone, err := c.Removed(ctx)
 	check("removed", err)
-	if len(gone) != 1 || gone[0].Name != "g" || gone[0].Until == nil {
+	if len(gone) != 1 || gone[0].Name != "g" || gone[0].Until.IsZero() {
 		t.Errorf("removed %+v", gone)
 	}
 	v, err = c.Restore(ctx, "g", "h")

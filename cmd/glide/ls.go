@@ -56,12 +56,12 @@ func printRemoved(w io.Writer, list []client.Removed) error {
 	return terminal.Table(w, rows)
 }
 
-// dayOrDash is a time in a table; nil or zero is none.
-func dayOrDash(t *time.Time) string {
-	if t == nil || t.IsZero() {
+// dayOrDash is a time in a table, which may not be known.
+func dayOrDash(t time.Time) string {
+	if t.IsZero() {
 		return "-"
 	}
-	return terminal.Day(*t)
+	return terminal.Day(t)
 }
 
 func printVolumes(w io.Writer, list []client.Volume) error {

@@ -58,7 +58,7 @@ func newSnapshots(a *app) *cobra.Command {
 			return a.print(list, func(w io.Writer) error {
 				rows := [][]string{{"SNAPSHOT", "CREATED", "SIZE", "GENERATION", "EXPIRES"}}
 				for _, s := range list {
-					rows = append(rows, []string{s.Name, terminal.Day(s.CreatedAt), size.Human(s.Size), terminal.OrDash(s.Generation), dayOrDash(&s.ExpiresAt)})
+					rows = append(rows, []string{s.Name, terminal.Day(s.CreatedAt), size.Human(s.Size), terminal.OrDash(s.Generation), dayOrDash(s.ExpiresAt)})
 				}
 				return terminal.Table(w, rows)
 			})

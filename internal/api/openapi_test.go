@@ -241,7 +241,7 @@ func checkStruct(t *testing.T, doc *apiDoc, where string, s schema, typ reflect.
 			continue
 		}
 		seen[name] = true
-		if slices.Contains(s.Required, name) == (opts == "omitempty") {
+		if slices.Contains(s.Required, name) == (opts == "omitempty" || opts == "omitzero") {
 			t.Errorf("%s: %s is required in one place and not in the other", where, name)
 		}
 		if p.Description == "" && p.Ref == "" && f.Type.Kind() != reflect.Struct {

@@ -43,9 +43,9 @@ type Volume struct {
 	IOPS        uint64            `json:"iops"`
 	Bandwidth   uint64            `json:"bandwidth"`
 	DirtyBudget uint64            `json:"dirty_budget"`
-	Keep        string            `json:"keep,omitempty"` // how old commits are thinned
-	BootBlocks  int               `json:"boot_blocks"`    // in the boot list of its image; only Show tells
-	BootUsed    int               `json:"boot_used"`      // of these, read by the last boot; only Show tells
+	Keep        string            `json:"keep"`        // how old commits are thinned; "": they are not
+	BootBlocks  int               `json:"boot_blocks"` // in the boot list of its image; only Show tells
+	BootUsed    int               `json:"boot_used"`   // of these, read by the last boot; only Show tells
 }
 
 // Removed is a removed volume that can be restored, as ls --removed prints it.
@@ -64,7 +64,7 @@ type Removed struct {
 	StoreBytes int64             `json:"store_bytes"`
 	Labels     map[string]string `json:"labels"`
 	RemovedAt  time.Time         `json:"removed_at"`
-	Until      *time.Time        `json:"until,omitempty"` // when glide gc may take it at the earliest; nil: nothing is flagged yet
+	Until      time.Time         `json:"until,omitzero"` // when glide gc may take it at the earliest; left out: no round has flagged it
 }
 
 // States lists what the state of a Volume can be.

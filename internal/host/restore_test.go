@@ -77,7 +77,7 @@ func TestRestore(t *testing.T) {
 			h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
 			was, snap, head := removedVolume(t, h1, "v", durability)
 			list := must[[]api.Removed](t)(h2.Removed(ctx))
-			if len(list) != 1 || list[0].Name != "v" || list[0].ID != was.ID || list[0].Until != nil || list[0].RemovedAt.IsZero() || list[0].Labels["app"] != "web" {
+			if len(list) != 1 || list[0].Name != "v" || list[0].ID != was.ID || !list[0].Until.IsZero() || list[0].RemovedAt.IsZero() || list[0].Labels["app"] != "web" {
 				t.Errorf("removed: %+v", list)
 			}
 			v := must[api.Volume](t)(h2.Restore(ctx, "v", ""))
@@ -321,7 +321,7 @@ func TestRestoreWhatIsFlagged(t *testing.T) {
 		was, snap, head := removedVolume(t, h1, "v", durability)
 		runRound(t, b.store, 36*time.Hour)
 		list := must[[]api.Removed](t)(h2.Removed(ctx))
-		if len(list) != 1 || list[0].Until == nil || time.Until(*list[0].Until) < 35*time.Hour {
+		if len(list) != 1 || time.Until(list[0].Until) < 35*time.Hour {
 			t.Fatalf("flagged: %+v", list)
 		}
 		isBack(t, h2, must[api.Volume](t)(h2.Restore(ctx, "v", "")), was, snap, head)

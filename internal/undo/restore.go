@@ -177,9 +177,7 @@ func (u *Undo) Removed(ctx context.Context) ([]api.Removed, error) {
 		if s.Parent != nil {
 			r.Parent = disk.Display(n.Tenant, s.Parent.Name, "")
 		}
-		if at, ok := ends[n.Log().Key(commitlog.Generation{Epoch: last.Generation.Epoch, Number: 1})]; ok {
-			r.Until = &at
-		}
+		r.Until = ends[n.Log().Key(commitlog.Generation{Epoch: last.Generation.Epoch, Number: 1})]
 		out = append(out, r)
 	})
 	slices.SortFunc(out, func(a, b api.Removed) int {

@@ -106,7 +106,7 @@ func (b *Backend) Removed(context.Context) ([]api.Removed, error) {
 	until := Epoch.Add(24 * time.Hour)
 	for _, name := range slices.Sorted(maps.Keys(b.removed)) {
 		v := b.removed[name]
-		list = append(list, api.Removed{Name: name, ID: v.ID, Size: v.Size, BlockSize: v.BlockSize, Durability: v.Durability, CreatedAt: Epoch, Labels: map[string]string{}, RemovedAt: Epoch, Until: &until})
+		list = append(list, api.Removed{Name: name, ID: v.ID, Size: v.Size, BlockSize: v.BlockSize, Durability: v.Durability, CreatedAt: Epoch, Labels: map[string]string{}, RemovedAt: Epoch, Until: until})
 	}
 	return list, err
 }
