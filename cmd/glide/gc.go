@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/paraglide/glide/client"
+	"github.com/paraglide/glide/internal/collect"
 	"github.com/paraglide/glide/internal/gc"
-	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/size"
 	"github.com/paraglide/glide/internal/terminal"
@@ -39,8 +39,8 @@ than the retention and whose history is collected. It wants --force: use it when
 host is left that had one of them.
 
 With --store it needs no daemon, and keeps replaced commits for 72 hours; else the
-daemon's --retention applies. Glide runs no rounds by itself: run this from cron,
-on one host.`,
+daemon's --retention applies. Daemons run rounds by themselves (glide serve --gc,
+--gc-interval, --gc-grace), one host of a store at a time.`,
 		Example: `  glide gc
   glide gc --store s3://bucket/prefix --dry-run`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -101,7 +101,7 @@ func collectStore(url string, grace time.Duration) func(context.Context, client.
 		if err != nil {
 			return c, s, err
 		}
-		return host.CollectStore(ctx, store, grace, r)
+		return collect.CollectStore(ctx, store, grace, r)
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// firstsAtOnce is how many first objects of one log are read at the same time.
-const firstsAtOnce = 16
+// epochsAtOnce is how many first objects of one log are read at the same time.
+const epochsAtOnce = 16
 
 // LastRemoval returns the tombstone of the newest removal in a log, or nil if the volume was
 // never removed, or had nothing in the store then. A tombstone of a rename is none. tip is
@@ -24,7 +24,7 @@ func (cat *Catalog) LastRemoval(ctx context.Context, n disk.Name) (tombstone, ti
 		return nil, nil, err
 	}
 	for top := tip.Generation.Epoch; top > 1; {
-		list := make([]*commitlog.Object, min(firstsAtOnce, top-1))
+		list := make([]*commitlog.Object, min(epochsAtOnce, top-1))
 		g, gctx := errgroup.WithContext(ctx)
 		for i := range list {
 			g.Go(func() (err error) {

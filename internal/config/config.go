@@ -43,6 +43,9 @@ type Config struct {
 	Prefetch    bool
 	Peers       bool
 	Retention   time.Duration
+	GC          bool          // run rounds of garbage collection
+	GCInterval  time.Duration // between them
+	GCGrace     time.Duration // between flag and deletion
 	LogLevel    slog.Level
 	LogFormat   string // text or json
 	TokenFile   string

@@ -40,7 +40,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	if c.Memory != 256<<20 || c.Cache != (host.Share{Percent: 80}) || c.WALLimit != c.Cache || c.DirtyBudget != 5<<30 || c.Compression != pack.CompressionZstd ||
-		c.PackBlocks != pack.DefaultBlocks || c.Retention != 72*time.Hour || c.LogLevel != slog.LevelInfo || c.LogFormat != "text" || c.TLS != "off" {
+		c.PackBlocks != pack.DefaultBlocks || c.Retention != 72*time.Hour || !c.GC || c.GCInterval != time.Hour || c.GCGrace != 24*time.Hour || c.LogLevel != slog.LevelInfo || c.LogFormat != "text" || c.TLS != "off" {
 		t.Errorf("%+v", c)
 	}
 	for env, want := range map[string]string{
@@ -72,7 +72,7 @@ func TestPrecedence(t *testing.T) {
 		"data": {"/f", "/e", "/a"}, "store": {"file:///f", "file:///e", "s3://a"},
 		"nbd": {"unix:/f", "unix:/e", "unix:/a"}, "api": {"unix:/f", "unix:/e", "unix:/a"},
 		"advertise": {"tcp:f:1", "tcp:e:1", "tcp:a:1"}, "memory": {"1M", "2M", "3M"}, "cache": {"10%", "20%", "3G"}, "wal-limit": {"1G", "2G", "30%"},
-		"dirty-budget": {"1G", "2G", "3G"}, "compression": {"s2", "none", "zstd"}, "pack-blocks": {"1", "2", "3"}, "prefetch": {"off", "on", "off"}, "peers": {"on", "off", "on"}, "retention": {"1h", "2h", "3h"},
+		"dirty-budget": {"1G", "2G", "3G"}, "compression": {"s2", "none", "zstd"}, "pack-blocks": {"1", "2", "3"}, "prefetch": {"off", "on", "off"}, "peers": {"on", "off", "on"}, "retention": {"1h", "2h", "3h"}, "gc": {"off", "on", "off"}, "gc-interval": {"1h", "2h", "3h"}, "gc-grace": {"1h", "2h", "3h"},
 		"log-level": {"debug", "warn", "error"}, "log-format": {"json", "text", "json"}, "token-file": {"f", "e", "a"},
 		"tls": {"allow", "require", "allow"}, "tls-cert": {"f", "e", "a"}, "tls-key": {"f", "e", "a"}, "tls-ca": {"f", "e", "a"},
 		"peers-allow": {"10.0.0.0/8", "fd00::/8", "192.0.2.1"},
@@ -159,6 +159,9 @@ func TestBad(t *testing.T) {
 		"negative":          {flags: map[string][]string{"wal-limit": {"-1G"}}, words: "negative"},
 		"pack-blocks 0":     {flags: map[string][]string{"pack-blocks": {"0"}}, words: "--pack-blocks"},
 		"pack-blocks large": {flags: map[string][]string{"pack-blocks": {"1000000"}}, words: "--pack-blocks"},
+		"gc":                {flags: map[string][]string{"gc": {"maybe"}}, words: "not on or off"},
+		"gc-interval":       {flags: map[string][]string{"gc-interval": {"0s"}}, words: "above 0, such as 1h"},
+		"gc-grace":          {flags: map[string][]string{"gc-grace": {"-1h"}}, words: "above 0, such as 24h"},
 		"retention":         {flags: map[string][]string{"retention": {"3d"}}, words: "not a duration"},
 		"prefetch":          {flags: map[string][]string{"prefetch": {"yes"}}, words: "on or off"},
 		"peers":             {flags: map[string][]string{"peers": {"yes"}}, words: "on or off"},

@@ -124,12 +124,19 @@ var Settings = []Setting{
 	},
 	{
 		Name: "retention", Arg: "DURATION", Usage: "how long commits are kept for forks of the past", Default: "72h",
-		set: one(func(c *Config, v string) (err error) {
-			if c.Retention, err = time.ParseDuration(v); err != nil || c.Retention <= 0 {
-				return errors.New(quote(v) + " is not a duration above 0, such as 72h")
-			}
-			return nil
-		}),
+		set: positive(func(c *Config) *time.Duration { return &c.Retention }, "72h"),
+	},
+	{
+		Name: "gc", Arg: "on|off", Usage: "collect garbage in the store without being asked; one host of a store at a time does", Default: "on",
+		set: onOff(func(c *Config) *bool { return &c.GC }),
+	},
+	{
+		Name: "gc-interval", Arg: "DURATION", Usage: "time between rounds, if something was published or removed", Default: "1h",
+		set: positive(func(c *Config) *time.Duration { return &c.GCInterval }, "1h"),
+	},
+	{
+		Name: "gc-grace", Arg: "DURATION", Usage: "how long garbage can be taken back before it is deleted", Default: "24h",
+		set: positive(func(c *Config) *time.Duration { return &c.GCGrace }, "24h"),
 	},
 	{
 		Name: "log-level", Arg: "debug|info|warn|error", Usage: "least level of messages that are logged, to standard error", Default: "info",
@@ -264,6 +271,18 @@ func quote(s string) string {
 }
 
 // onOff sets a switch.
+// positive is a duration above 0.
+func positive(field func(*Config) *time.Duration, example string) func(*Config, []string) error {
+	return one(func(c *Config, v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d <= 0 {
+			return errors.New(quote(v) + " is not a duration above 0, such as " + example)
+		}
+		*field(c) = d
+		return nil
+	})
+}
+
 func onOff(field func(*Config) *bool) func(*Config, []string) error {
 	return one(func(c *Config, v string) error {
 		if v != "on" && v != "off" {

@@ -3,8 +3,10 @@ package gc
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path"
 	"slices"
@@ -28,9 +30,10 @@ type Options struct {
 	By        string        // names the collector in its objects; for people only
 	Grace     time.Duration // between flag and verdict, by the store's clock; for undelete, not for safety
 	Retention time.Duration // how long commits that were replaced are kept, by the store's clock
-	Compact   int64         // bytes of packs that a round reads to compact them; 0: DefaultCompact, below 0: none
-	MinDead   int64         // bytes of a pack that have to be dead before it is compacted; 0: DefaultMinDead
+	Compact   int64         // bytes of packs that a round reads to compact them; 0: 1 GiB, below 0: none
+	MinDead   int64         // bytes of a pack that have to be dead before it is compacted; 0: 32 KiB
 	DryRun    bool          // only tell what would be flagged
+	Rand      io.Reader     // of the names of new packs; nil: the system's
 	Log       *slog.Logger
 }
 
@@ -65,8 +68,11 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	o.Compact = cmp.Or(o.Compact, DefaultCompact)
-	o.MinDead = cmp.Or(o.MinDead, DefaultMinDead)
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	o.Compact = cmp.Or(o.Compact, defaultCompact)
+	o.MinDead = cmp.Or(o.MinDead, defaultMinDead)
 	c := &collector{Options: o}
 	inv, err := c.inventory(ctx)
 	if err != nil {
@@ -376,10 +382,17 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 		bytes += f.Compact[x.Pack].Bytes
 	}
 	c.res.CompactedPacks += len(v.Compacted)
+	var epochs []epochFlag
 	for i, e := range f.Epochs {
-		if _, kept := slices.BinarySearch(v.SparedEpochs, i); kept {
-			continue
+		if _, kept := slices.BinarySearch(v.SparedEpochs, i); !kept {
+			epochs = append(epochs, e)
 		}
+	}
+	// All of them stop being roots before anything that one of them names goes.
+	if err := sideBySideEach(ctx, epochs, c.bury); err != nil {
+		return err
+	}
+	for _, e := range epochs {
 		if err := c.collect(ctx, e.epochID); err != nil {
 			return err
 		}
@@ -394,8 +407,25 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 	return nil
 }
 
-// collect collects an epoch: stubs for its first object, so that nothing of it is a root
-// any more, then for its seal; nothing for the rest. It may be called again.
+// bury puts a stub in the place of an epoch's first object, so that nothing of it is a root
+// any more.
+func (c *collector) bury(ctx context.Context, e epochFlag) error {
+	raw, err := c.Store.Get(ctx, e.key())
+	if err != nil {
+		return err
+	}
+	o, err := commitlog.Decode(raw)
+	if err != nil || o.Kind == commitlog.Stub {
+		return err
+	}
+	if raw, err = o.Stub().Encode(); err != nil {
+		return err
+	}
+	return c.Store.Put(ctx, e.key(), raw)
+}
+
+// collect collects a buried epoch: a stub for its seal, nothing for the rest. It may be
+// called again.
 func (c *collector) collect(ctx context.Context, e epochID) error {
 	p := path.Dir(e.key()) + "/"
 	at := func(n uint64) string { return e.log().Key(commitlog.Generation{Epoch: e.Epoch, Number: n}) }
@@ -433,8 +463,9 @@ func (c *collector) collect(ctx context.Context, e epochID) error {
 	for i, o := range objects {
 		switch {
 		case o == nil:
-		case o.Generation.Number == 1 || o.Closes() && !sealed:
-			sealed = sealed || o.Closes()
+		case o.Generation.Number == 1:
+		case o.Closes() && !sealed:
+			sealed = true
 			if o.Kind == commitlog.Stub {
 				break
 			}
@@ -474,13 +505,9 @@ func (c *collector) close(ctx context.Context, r *round) error {
 	return c.remove(ctx, []string{key(r.domain, r.number, partFlags), key(r.domain, r.number, partVerdict)})
 }
 
-// now is the store's clock, by the age of an object that is written for it.
-func (c *collector) now(ctx context.Context) (time.Time, error) {
-	k := "gc/clock/" + c.By
-	if err := c.Store.Put(ctx, k, []byte("the collector asks what time it is\n")); err != nil {
-		return time.Time{}, err
-	}
-	in, err := c.Store.Head(ctx, k)
-	c.at = in.Modified
-	return in.Modified, err
+// now is the store's clock.
+func (c *collector) now(ctx context.Context) (now time.Time, err error) {
+	now, err = storeTime(ctx, c.Store, c.By)
+	c.at = now
+	return now, err
 }

@@ -3,9 +3,9 @@ package gc
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/paraglide/glide/internal/errs"
@@ -28,11 +28,11 @@ const (
 	// five. What a bucket holds in vain stays below a quarter of what is live, mostly below
 	// a tenth, and a byte is copied at most four times for each that is freed.
 	deadShare = 5
-	// DefaultMinDead is how many bytes of a pack have to be dead, too: below, a forward and
+	// defaultMinDead is how many bytes of a pack have to be dead, too: below, a forward and
 	// its requests cost more than they save.
-	DefaultMinDead = 32 << 10
-	// DefaultCompact is how many bytes of packs a round reads to compact them.
-	DefaultCompact = 1 << 30
+	defaultMinDead = 32 << 10
+	// defaultCompact is how many bytes of packs a round reads to compact them.
+	defaultCompact = 1 << 30
 )
 
 // compacted says where the slots of a flagged pack went.
@@ -85,7 +85,7 @@ func (c *collector) candidates(packs []flaggedObject) []flaggedObject {
 // went. A pack that is pinned, gone or damaged is left as it is.
 func (c *collector) compact(ctx context.Context, domain uint32, flagged []flaggedObject) ([]compacted, error) {
 	k := &copier{c: c, domain: domain, out: make([]compacted, len(flagged))}
-	if _, err := rand.Read(k.session[:]); err != nil {
+	if _, err := io.ReadFull(c.Rand, k.session[:]); err != nil {
 		return nil, err
 	}
 	for i, p := range flagged {

@@ -1,7 +1,9 @@
 package gc
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
@@ -122,6 +124,9 @@ func (l *logs) past(before, now time.Time, pinned map[epochID]bool) []epochFlag 
 		}
 		out = append(out, f)
 	}
+	slices.SortFunc(out, func(a, b epochFlag) int {
+		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Volume, b.Volume), cmp.Compare(a.Epoch, b.Epoch))
+	})
 	return out
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -154,66 +155,91 @@ func (m *mark) log(ctx context.Context, l *log) error {
 		if first.stub || first.closes {
 			continue
 		}
-		n := e.run()
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(sideBySide)
-		list := make([]*commit, n+1)
-		for i := uint64(2); i <= n; i++ {
-			g.Go(func() (err error) {
-				defer errs.Catch(&err)
-				list[i], err = m.commit(gctx, l.vol, commitlog.Generation{Epoch: e.number, Number: i})
-				return err
-			})
-		}
-		if err := g.Wait(); err != nil {
+		closed, err := m.epoch(ctx, l.vol, e)
+		if err != nil {
 			return err
 		}
-		list[1] = first
-		for _, c := range list[1:] {
+		for _, c := range closed {
 			e.names = append(e.names, c.epochs...)
 			if !c.bare {
 				e.keep = c.keep
-			}
-			if c.closes {
-				break
 			}
 		}
 	}
 	return nil
 }
 
+// epoch marks what the commits of an epoch name, and returns them.
+func (m *mark) epoch(ctx context.Context, vol commitlog.Volume, e *epoch) ([]*commit, error) {
+	n := e.run()
+	list, objects := make([]*commit, n), make([]*commitlog.Object, n)
+	numbers := make([]int, n)
+	for i := range numbers {
+		numbers[i] = i
+	}
+	err := sideBySideEach(ctx, numbers, func(ctx context.Context, i int) (err error) {
+		list[i], objects[i], err = m.load(ctx, vol, commitlog.Generation{Epoch: e.number, Number: uint64(i) + 1})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	// What lies beyond a seal is no root.
+	if end := slices.IndexFunc(list, func(c *commit) bool { return c.closes }); end >= 0 {
+		list, numbers = list[:end+1], numbers[:end+1]
+	}
+	return list, sideBySideEach(ctx, numbers, func(ctx context.Context, i int) error { return m.reachAll(ctx, list[i], objects[i]) })
+}
+
 // commit reads an object of a log, once, and marks what it names.
 func (m *mark) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*commit, error) {
+	c, o, err := m.load(ctx, vol, g)
+	if err == nil {
+		err = m.reachAll(ctx, c, o)
+	}
+	return c, err
+}
+
+// load reads an object of a log, unless this mark did: then the object is nil. An object
+// may have become a stub since. Whoever takes it for a root keeps more.
+func (m *mark) load(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*commit, *commitlog.Object, error) {
 	key := vol.Key(g)
 	m.mu.Lock()
 	c := m.read[key]
 	m.mu.Unlock()
-	// A first object may have become a stub since. Whoever reads it as a root keeps more.
 	if c != nil {
-		return c, nil
+		return c, nil, nil
 	}
 	raw, err := m.store.Get(ctx, key)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	o, err := commitlog.Decode(raw)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
+		return nil, nil, fmt.Errorf("%s: %w", key, err)
 	}
 	if o.State.Volume() != vol || o.Generation != g {
-		return nil, errs.New(errs.Corrupt, "%s is commit %s of volume %s", key, o.Generation, o.State.Volume())
+		return nil, nil, errs.New(errs.Corrupt, "%s is commit %s of volume %s", key, o.Generation, o.State.Volume())
 	}
-	c = &commit{closes: o.Closes(), bare: o.Bare(), stub: o.Kind == commitlog.Stub, removed: o.Tombstone, keep: o.State.Keep, after: o.State.After}
+	return &commit{closes: o.Closes(), bare: o.Bare(), stub: o.Kind == commitlog.Stub, removed: o.Tombstone, keep: o.State.Keep, after: o.State.After}, o, nil
+}
+
+// reachAll marks what an object names that load returned.
+func (m *mark) reachAll(ctx context.Context, c *commit, o *commitlog.Object) error {
+	if o == nil {
+		return nil
+	}
+	key := o.State.Volume().Key(o.Generation)
 	if !c.bare {
 		if err := m.state(ctx, o, c); err != nil {
-			return nil, fmt.Errorf("%s: %w", key, err)
+			return fmt.Errorf("%s: %w", key, err)
 		}
 	}
 	m.mu.Lock()
 	m.read[key] = c
 	m.used++
 	m.mu.Unlock()
-	return c, nil
+	return nil
 }
 
 // state marks what a state names: the blocks of its root and its snapshots, those that its

@@ -10,8 +10,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/collect"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/export"
+	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/limits"
 	"github.com/paraglide/glide/internal/objstore"
@@ -34,19 +36,21 @@ type Config struct {
 	API       []string
 	Version   string
 
-	Memory      int64            // bytes of the memory tier; 256 MiB
-	Cache       Share            // SSD tier; 80 % of the disk
-	WALLimit    Share            // log; 80 % of the disk
-	DirtyBudget uint64           // bytes per volume; 5 GiB
-	Compression pack.Compression // zstd
-	PackBlocks  int              // 25
-	Retention   time.Duration    // 72 h
-	FoldAfter   uint64           // data commits of a volume that trigger a fold into packs; 256
-	NoPrefetch  bool             // fetch nothing that no guest has asked for
-	BulkBytes   int64            // bytes of whole blocks from which on they go into packs at once; see durability.Options; 1 MiB
-	Peers       bool             // exchange blocks with other hosts
-	RoomWait    time.Duration    // how long a writer waits for room in the log before it gets an error; 20 s
-	RollAt      uint64           // objects per epoch before a new epoch begins; commitlog's default
+	Memory       int64            // bytes of the memory tier; 256 MiB
+	Cache        Share            // SSD tier; 80 % of the disk
+	WALLimit     Share            // log; 80 % of the disk
+	DirtyBudget  uint64           // bytes per volume; 5 GiB
+	Compression  pack.Compression // zstd
+	PackBlocks   int              // 25
+	Retention    time.Duration    // 72 h
+	CollectEvery time.Duration    // between rounds of garbage collection that the host runs by itself; 0: it runs none
+	CollectGrace time.Duration    // between flag and deletion; 24 h
+	FoldAfter    uint64           // data commits of a volume that trigger a fold into packs; 256
+	NoPrefetch   bool             // fetch nothing that no guest has asked for
+	BulkBytes    int64            // bytes of whole blocks from which on they go into packs at once; see durability.Options; 1 MiB
+	Peers        bool             // exchange blocks with other hosts
+	RoomWait     time.Duration    // how long a writer waits for room in the log before it gets an error; 20 s
+	RollAt       uint64           // objects per epoch before a new epoch begins; commitlog's default
 
 	// Starting reports the progress of Open. It may be called by several goroutines.
 	Starting func(format string, args ...any)
@@ -110,7 +114,10 @@ func (c *Config) fill() error {
 		c.PackBlocks = pack.DefaultBlocks
 	}
 	if c.Retention == 0 {
-		c.Retention = 72 * time.Hour
+		c.Retention = collect.DefaultRetention
+	}
+	if c.CollectGrace == 0 {
+		c.CollectGrace = gc.DefaultGrace
 	}
 	if c.FoldAfter == 0 {
 		c.FoldAfter = 256

@@ -24,6 +24,7 @@ import (
 	"github.com/paraglide/glide/internal/catalog"
 	"github.com/paraglide/glide/internal/cleaner"
 	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/collect"
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/durability"
@@ -62,6 +63,7 @@ type Host struct {
 	inspector   *inspect.Inspector
 	forker      *forks.Forker
 	undo        *undo.Undo
+	collector   *collect.Collector
 	hydrator    *hydrate.Hydrator
 	boots       *boot.Boots
 	peers       *peers.Peers
@@ -110,8 +112,9 @@ func newHost(cfg Config) *Host {
 	h := &Host{cfg: cfg}
 	ctx, stop := context.WithCancel(context.Background())
 	h.stop = stop
+	store := collect.Watch(cfg.Store)
 	h.disks = disk.NewTable(disk.Base{
-		Store: cfg.Store, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
+		Store: store, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
 		Events: event.New(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,
 	})
 	h.pins = pin.New(h.disks)
@@ -131,6 +134,7 @@ func newHost(cfg Config) *Host {
 	h.inspector = inspect.New(h.disks, h.catalog)
 	h.forker = forks.New(forks.Options{MayGrow: h.mayGrow, Learn: h.learn}, h.disks, h.pins, h.catalog, h.owners, h.publisher, h.durability)
 	h.undo = undo.New(h.disks, h.pins, h.catalog, h.owners, h.publisher, h.durability, h.inspector)
+	h.collector = collect.New(collect.Options{Interval: cfg.CollectEvery, Grace: cfg.CollectGrace, Retention: cfg.Retention, Uptime: cfg.Uptime}, h.disks, h.publisher.Session, store, &h.catalog.Seen)
 	h.hydrator = hydrate.New(h.disks, h.inspector)
 	h.boots = boot.New(h.disks, cfg.NoPrefetch)
 	h.disks.Hooks = disk.Hooks{
@@ -204,6 +208,7 @@ func (h *Host) open(ctx context.Context) error {
 	h.disks.BG.Go(h.hydrator.Resume)
 	h.disks.BG.Go(h.owners.CheckSealsAtStart)
 	h.disks.BG.Go(h.owners.WithdrawOrphans)
+	h.disks.BG.Go(func() { h.collector.Loop(h.disks.Ctx) })
 	return h.attachments.Reclaim(ctx)
 }
 

@@ -35,6 +35,24 @@ func (h *Host) lost(ref *pack.Ref) {
 	h.disks.Event(event.Store, "", "ALARM: %s is gone from the store, and a reader needs %d bytes at %d of it: glide scrub tells which volumes; keep the collector off (--gc off)", ref.Pack.Key(), ref.Len, ref.Off)
 }
 
+// Collect goes on with a round of garbage collection in the store, or begins one.
+func (h *Host) Collect(ctx context.Context, r api.CollectRequest) (api.Collection, error) {
+	return h.collector.Collect(ctx, r)
+}
+
+// CollectPlan lists what the open rounds have flagged.
+func (h *Host) CollectPlan(ctx context.Context) ([]api.Planned, error) { return h.collector.Plan(ctx) }
+
+// CollectStatus describes the newest round.
+func (h *Host) CollectStatus(ctx context.Context) (api.CollectStatus, error) {
+	return h.collector.Status(ctx)
+}
+
+// Undelete takes flagged objects back.
+func (h *Host) Undelete(ctx context.Context, keys []string) error {
+	return h.collector.Undelete(ctx, keys)
+}
+
 // Attach makes a volume or a snapshot a block device of this machine.
 func (h *Host) Attach(ctx context.Context, name string, r api.AttachRequest) (api.Attachment, error) {
 	return h.attachments.Attach(ctx, name, r)

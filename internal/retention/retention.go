@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// MaxParts is how many parts a rule has at most.
-	MaxParts = 8
+	// maxParts is how many parts a rule has at most.
+	maxParts = 8
 	// maxText is how many bytes of text a rule has at most; a commit has no room for more.
 	maxText = 256
 	// leastStep keeps owners from beginning an epoch with every commit. Each epoch leaves
@@ -80,8 +80,8 @@ func Parse(text string) (Rule, error) {
 	if len(text) > maxText {
 		return wrong("it has %d bytes, at most %d are possible", len(text), maxText)
 	}
-	if len(parts) > MaxParts {
-		return wrong("it has %d parts, at most %d are possible", len(parts), MaxParts)
+	if len(parts) > maxParts {
+		return wrong("it has %d parts, at most %d are possible", len(parts), maxParts)
 	}
 	var r Rule
 	for i, p := range parts {
@@ -132,7 +132,7 @@ func (r Rule) Kept(now time.Time, ended []time.Time) []bool {
 	for i, at := range ended {
 		for _, p := range r {
 			if now.Sub(at) <= p.span {
-				kept[i] = i == 0 || Interval(ended[i-1], p.step) != Interval(at, p.step)
+				kept[i] = i == 0 || interval(ended[i-1], p.step) != interval(at, p.step)
 				break
 			}
 		}
@@ -140,8 +140,8 @@ func (r Rule) Kept(now time.Time, ended []time.Time) []bool {
 	return kept
 }
 
-// Interval numbers the interval of a step in which a time is.
-func Interval(t time.Time, step time.Duration) int64 {
+// interval numbers the interval of a step in which a time is.
+func interval(t time.Time, step time.Duration) int64 {
 	n, d := t.UnixNano(), int64(step)
 	if n < 0 {
 		return (n+1)/d - 1

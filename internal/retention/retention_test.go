@@ -109,7 +109,7 @@ func TestKept(t *testing.T) {
 	if hours != 12 || days != 6 {
 		t.Errorf("%d of the last day and %d of the days before: %v", hours, days, left)
 	}
-	if got := Interval(time.Unix(-1, 0), time.Hour); got != -1 {
+	if got := interval(time.Unix(-1, 0), time.Hour); got != -1 {
 		t.Errorf("an interval before 1970: %d", got)
 	}
 }

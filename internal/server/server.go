@@ -122,8 +122,11 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 		Data: c.Data, Store: store, StoreURL: c.Store, Counter: counter, Version: o.Version,
 		Advertise: c.Advertise, NBD: texts(ls.nbd.addrs), API: texts(ls.api.addrs), NBDTLS: c.TLS == "require",
 		Memory: c.Memory, Cache: c.Cache, WALLimit: c.WALLimit, DirtyBudget: c.DirtyBudget,
-		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, Log: log,
+		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, CollectGrace: c.GCGrace, Log: log,
 		Dial: peers{c.PeersAllow, lv.Token}.dial, Starting: at,
+	}
+	if c.GC {
+		cfg.CollectEvery = c.GCInterval
 	}
 	if cfg.Advertise == "" {
 		if cfg.Advertise = cfg.API[0]; ls.api.addrs[0].Any() {

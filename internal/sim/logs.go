@@ -10,6 +10,7 @@ import (
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/pinobject"
 )
@@ -26,6 +27,7 @@ type entry struct {
 	content image
 	snaps   map[string]image
 	ahead   bool // it was put beyond the tip, as a seal
+	gone    bool // a collector took it
 }
 
 // close makes a seal that was put ahead the one of what is before it.
@@ -155,13 +157,31 @@ func (w *world) advance(g *volumeLog) {
 func (w *world) deleted(key string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, err := pack.ParseKey(key); err == nil {
+	if _, err := pack.ParseKey(key); err == nil && w.params.retention == 0 {
 		w.violateLocked(reachableIsKept, "%s is deleted, and no collector runs", key)
+	}
+	if vol, at, err := commitlog.ParseKey(key); err == nil {
+		w.collected(vol, at, false)
 	}
 	if _, ok := w.pins[key]; ok {
 		delete(w.pins, key)
 		w.checkKept("dropping a pin")
 	}
+}
+
+// replaced is told of every object that is put in the place of another.
+func (w *world) replaced(key string, data []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	vol, at, err := commitlog.ParseKey(key)
+	if err != nil {
+		return
+	}
+	if o, err := commitlog.Decode(data); err != nil || o.Kind != commitlog.Stub {
+		w.violateLocked(oneWriter, "%s %s is overwritten by what is no stub", vol.Name, at)
+		return
+	}
+	w.collected(vol, at, true)
 }
 
 // follows checks an object that became the tip of its log. Under mu.
@@ -298,7 +318,7 @@ func (w *world) onTop(c image, s *commitlog.State, own []byte) (image, error) {
 // tree is a block map that was read.
 type tree struct {
 	content image
-	packs   map[string]bool
+	refs    []pack.Ref // of its pages and blocks
 }
 
 // stored is the content of a block map in the store. published-is-complete:
@@ -309,14 +329,14 @@ func (w *world) stored(root rootKey, size uint64, blockSize uint32) (image, erro
 	}
 	t := w.trees[root]
 	if t == nil {
-		t = &tree{packs: map[string]bool{}}
+		t = &tree{}
 		if err := w.walk(t, root, size, blockSize); err != nil {
 			return nil, err
 		}
 		w.trees[root] = t
 	}
-	for key := range t.packs {
-		if _, err := w.store.Head(context.Background(), key); err != nil {
+	for _, r := range t.refs {
+		if err := w.there(r); err != nil {
 			return nil, err
 		}
 	}
@@ -330,14 +350,14 @@ func (w *world) walk(t *tree, root rootKey, size uint64, blockSize uint32) error
 		return err
 	}
 	if err := m.WalkPages(ctx, nil, func(r pack.Ref, _ blockmap.Page) error {
-		t.packs[r.Pack.Key()] = true
+		t.refs = append(t.refs, r)
 		return nil
 	}); err != nil {
 		return err
 	}
 	per := int(blockSize) / sectorSize
 	return m.Walk(ctx, 0, m.Blocks(), func(idx uint64, r pack.Ref) error {
-		t.packs[r.Pack.Key()] = true
+		t.refs = append(t.refs, r)
 		part, err := w.block(r, int(blockSize), int(idx)*per)
 		if err != nil {
 			return err
@@ -351,8 +371,7 @@ func (w *world) walk(t *tree, root rootKey, size uint64, blockSize uint32) error
 // block is the content of a block in the store, which begins at a sector.
 func (w *world) block(r pack.Ref, size, sector int) (image, error) {
 	if part, ok := w.blocks[r.Hash]; ok {
-		_, err := w.store.Head(context.Background(), r.Pack.Key())
-		return part, err
+		return part, w.there(r)
 	}
 	raw, err := w.reader.fetch(r, size)
 	if err != nil {
@@ -372,7 +391,7 @@ type reader struct {
 }
 
 func (r reader) fetch(ref pack.Ref, maxRaw int) ([]byte, error) {
-	raw, err := r.w.store.GetRange(context.Background(), ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
+	raw, err := forward.Follow(r.w.store).GetRange(context.Background(), ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
 	if err != nil {
 		return nil, err
 	}

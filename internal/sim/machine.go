@@ -50,7 +50,7 @@ func (m *machine) Config(life int) host.Config {
 		Memory:    p.memory, Cache: host.Share{Bytes: p.cache}, WALLimit: host.Share{Bytes: p.walLimit},
 		DirtyBudget: p.dirtyBudget, PackBlocks: p.packBlocks, Compression: pack.CompressionNone,
 		Dial:      func(addr string) (host.Peer, error) { return peer{m, life, m.w.machines[addr[0]-'a']}, nil },
-		FoldAfter: p.foldAfter, BulkBytes: p.bulk, RollAt: p.rollAt,
+		FoldAfter: p.foldAfter, BulkBytes: p.bulk, RollAt: p.rollAt, Retention: p.retention,
 	}
 }
 
@@ -80,6 +80,9 @@ func (m *machine) Flipped() { m.w.note(func(w *world) { w.flipped++ }) }
 func (m *machine) Created(key string, data []byte, life int) {
 	m.w.created(key, data, sender{m.index, life})
 }
+
+// Replaced implements hardware.World.
+func (m *machine) Replaced(key string, data []byte) { m.w.replaced(key, data) }
 
 // Trace, Go, Later, Outage, Lost, Buried, Operation and Deleted implement hardware.World.
 func (m *machine) Trace(format string, args ...any)                       { m.w.trace(format, args...) }

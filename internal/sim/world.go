@@ -25,6 +25,7 @@ type params struct {
 	packBlocks               int
 	foldAfter, rollAt        uint64
 	bulk                     int64
+	retention                time.Duration // 0: nothing is collected
 	rot                      bool
 	badDisk                  bool
 }
@@ -71,6 +72,7 @@ type world struct {
 	landing   sync.WaitGroup // requests that will still take effect
 	flipped   int
 	rotten    bool
+	takenBack []string // packs that somebody took back
 	ending    bool
 	violation *violation
 	stats     map[string]int
@@ -139,6 +141,7 @@ func chooseParams(seed uint64) (p params, wx hardware.Weather) {
 	p.rot, p.badDisk = d.Chance(150), d.Chance(250)
 	p.foldAfter, p.rollAt = []uint64{2, 5, 0}[d.N(3)], []uint64{4, 8, 0}[d.N(3)]
 	p.bulk = []int64{1, 64 << 10, 0}[d.N(3)]
+	p.retention = chooseRetention(seed)
 	return p, wx
 }
 
@@ -286,6 +289,9 @@ func (w *world) take(i int) {
 	if w.overtakes(i) {
 		op = &overtake
 	}
+	if c := w.collects(i); c != nil {
+		op = c
+	}
 	if i < 2 {
 		op = &ops[0] // there has to be something
 	}
@@ -333,6 +339,7 @@ func (w *world) finish() {
 	}
 	if !w.failed() {
 		w.epilogue()
+		w.atRest()
 	}
 	w.note(func(w *world) { w.ending = true })
 	for _, m := range w.machines {

@@ -43,6 +43,9 @@ func class(key string) string {
 	if strings.HasPrefix(key, "pins/") {
 		return "pins/"
 	}
+	if strings.HasPrefix(key, "forwards/") {
+		return "forwards/"
+	}
 	return key
 }
 
@@ -229,7 +232,10 @@ func (l *link) List(ctx context.Context, prefix, after string, limit int) (in []
 // Put implements objstore.Store.
 func (l *link) Put(ctx context.Context, key string, data []byte) error {
 	data = bytes.Clone(data)
-	return l.request(objstore.OpPut, key).change(ctx, func() error { return l.m.store.Put(context.Background(), key, data) })
+	return l.request(objstore.OpPut, key).change(ctx, func() error {
+		l.m.world.Replaced(key, data)
+		return l.m.store.Put(context.Background(), key, data)
+	})
 }
 
 // PutIfAbsent implements objstore.Store.

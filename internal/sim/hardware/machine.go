@@ -392,12 +392,17 @@ func (m *Machine) End() {
 	done()
 }
 
+// Store is the store as a process reaches it that runs on the machine in that life.
+func (m *Machine) Store(life int) objstore.Store {
+	store := objstore.Count(&link{m: m, life: life, seen: map[string]uint64{}}, &objstore.Counter{})
+	return objstore.Retry(store, objstore.RetryOptions{Rand: func() float64 { return 0.5 }})
+}
+
 // config is the world's, on what the machine has.
 func (m *Machine) config(life int, d *disk) host.Config {
 	c := m.world.Config(life)
-	store := objstore.Count(&link{m: m, life: life, seen: map[string]uint64{}}, &objstore.Counter{})
 	c.Data, c.FS = dataDir, &files{d: d, before: m.before(life)}
-	c.Store = objstore.Retry(store, objstore.RetryOptions{Rand: func() float64 { return 0.5 }})
+	c.Store = m.Store(life)
 	c.Log = slog.New(journal{m: m, life: life})
 	c.Now, c.Uptime = m.now, m.uptime
 	c.Rand = &lockedReader{r: dice.Entropy(m.seed, uint64(m.index), uint64(life))}

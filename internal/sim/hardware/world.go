@@ -36,6 +36,8 @@ type World interface {
 	Flipped()
 	// Created notes that a request of that life created an object, when that takes effect.
 	Created(key string, data []byte, life int)
+	// Replaced notes that an object is about to be put, whatever was there.
+	Replaced(key string, data []byte)
 	// Deleted notes that a key is about to be removed from the store.
 	Deleted(key string)
 }

@@ -1,0 +1,139 @@
+// Package collect runs garbage collection in the store for a daemon: rounds that somebody
+// asks for, and rounds by itself (rounds.go). Package gc has the rounds.
+package collect
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/gc"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/publication"
+)
+
+// DefaultRetention is how long replaced commits are kept where nobody says otherwise.
+const DefaultRetention = 72 * time.Hour
+
+// Options are the settings of a Collector.
+type Options struct {
+	Interval  time.Duration // between rounds that the daemon runs by itself; 0: it runs none
+	Grace     time.Duration // between flag and deletion, unless a caller says otherwise
+	Retention time.Duration // how long replaced commits are kept
+	Uptime    func() time.Duration
+}
+
+// Collector collects garbage for one daemon. Its methods may be called concurrently.
+type Collector struct {
+	opts    Options
+	disks   *disk.Table
+	session Session
+	store   objstore.Store // without Watch
+	seen    Seen
+	changes *changes
+
+	running sync.Mutex // held by the round in progress
+}
+
+// Session is the upload session of the host.
+type Session interface {
+	// Rotate ends it, so that packs of it that no commit names are garbage.
+	Rotate(ctx context.Context) error
+}
+
+// Seen is what the host has seen of the store.
+type Seen interface {
+	// Forget makes the names as if they had never been seen.
+	Forget(names []commitlog.Volume)
+}
+
+// New creates a collector. Its disks must use what Watch returns as their store.
+func New(o Options, disks *disk.Table, session Session, w *Watched, seen Seen) *Collector {
+	return &Collector{opts: o, disks: disks, session: session, store: w.Store, changes: &w.changes, seen: seen}
+}
+
+// Collect goes on with a round of garbage collection in the store, or begins one.
+func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Collection, error) {
+	grace := c.opts.Grace
+	if r.Grace != "" {
+		var err error
+		if grace, err = time.ParseDuration(r.Grace); err != nil {
+			return api.Collection{}, errs.New(errs.Invalid, "the grace period %.60q is no duration, such as 24h", r.Grace)
+		}
+	}
+	// The packs of an open upload session are kept, whatever they hold. A commit that may
+	// still take effect needs them.
+	settled := !slices.ContainsFunc(c.disks.All(), func(d *disk.Disk) bool { o := d.Owned.Load(); return o != nil && o.Unsettled() })
+	if settled && !r.DryRun {
+		if err := c.session.Rotate(ctx); err != nil {
+			return api.Collection{}, err
+		}
+	}
+	c.running.Lock()
+	defer c.running.Unlock()
+	out, forgotten, err := collect(ctx, gc.Options{Store: c.store, By: c.disks.HostID, Grace: grace, Retention: c.opts.Retention, DryRun: r.DryRun, Rand: c.disks.Rand, Log: c.disks.Log}, c.opts.Uptime, r)
+	if !r.DryRun {
+		c.seen.Forget(forgotten)
+	}
+	return out, err
+}
+
+// CollectStore is Collect without a daemon. It also returns the status afterwards.
+func CollectStore(ctx context.Context, store objstore.Store, grace time.Duration, r api.CollectRequest) (api.Collection, api.CollectStatus, error) {
+	o := gc.Options{Store: store, By: "glide-gc", Grace: grace, Retention: DefaultRetention, DryRun: r.DryRun, Log: slog.New(slog.DiscardHandler)}
+	c, _, err := collect(ctx, o, clock.BootTime, r)
+	if err != nil {
+		return c, api.CollectStatus{}, err
+	}
+	s, err := gc.ReadStatus(ctx, store)
+	return c, api.CollectStatus(s), err
+}
+
+func collect(ctx context.Context, o gc.Options, uptime func() time.Duration, q api.CollectRequest) (api.Collection, []commitlog.Volume, error) {
+	if o.Grace < 0 {
+		return api.Collection{}, nil, errs.New(errs.Invalid, "the grace period %s is negative", o.Grace)
+	}
+	began := uptime()
+	ctx, counter := publication.Count(ctx)
+	run := gc.Run
+	if q.Forget {
+		run = func(ctx context.Context, o gc.Options) (gc.Result, error) { return gc.RunAndForget(ctx, o, q.Force) }
+	}
+	r, err := run(ctx, o)
+	if r.ForeignObjects > 0 {
+		o.Log.Info("objects in the store are not Glide's, and stay", "objects", r.ForeignObjects, "such_as", r.ForeignExample)
+	}
+	return api.Collection{
+		Round: r.Round, LiveObjects: r.LiveObjects, LiveBytes: r.LiveBytes, FlaggedObjects: r.FlaggedObjects, FlaggedBytes: r.FlaggedBytes,
+		DeletedObjects: r.DeletedObjects, DeletedBytes: r.DeletedBytes, CompactedPacks: r.CompactedPacks, CompactedBytes: r.CopiedBytes, ForeignObjects: r.ForeignObjects, ForgottenNames: len(r.Forgotten),
+		Requests: publication.Requests(counter), ElapsedMs: float64(uptime()-began) / float64(time.Millisecond),
+	}, r.Forgotten, err
+}
+
+// Plan lists what the open rounds have flagged.
+func (c *Collector) Plan(ctx context.Context) ([]api.Planned, error) {
+	list, err := gc.Plan(ctx, c.store)
+	out := make([]api.Planned, len(list))
+	for i, p := range list {
+		out[i] = api.Planned(p)
+	}
+	return out, err
+}
+
+// Status describes the newest round.
+func (c *Collector) Status(ctx context.Context) (api.CollectStatus, error) {
+	s, err := gc.ReadStatus(ctx, c.store)
+	return api.CollectStatus(s), err
+}
+
+// Undelete takes flagged objects back.
+func (c *Collector) Undelete(ctx context.Context, keys []string) error {
+	return gc.Undelete(ctx, c.store, c.disks.Rand, c.disks.Now(), keys)
+}
