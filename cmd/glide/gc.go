@@ -127,9 +127,9 @@ func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus,
 	switch {
 	case err != nil || !r.Forget:
 	case r.DryRun:
-		err = say(w, "%d names of removed volumes would be forgotten", c.ForgottenNames)
+		err = say(w, "%d name(s) of removed volumes would be forgotten", c.ForgottenNames)
 	default:
-		err = say(w, "forgot %d names of removed volumes", c.ForgottenNames)
+		err = say(w, "forgot %d name(s) of removed volumes", c.ForgottenNames)
 	}
 	if err == nil && c.ForeignObjects > 0 {
 		err = say(w, "%d objects in the store are not Glide's, and stay", c.ForeignObjects)

@@ -273,8 +273,8 @@ func TestTables(t *testing.T) {
 	}
 	if out, want := f.must(t, "snapshot", "vm1", "s")+f.must(t, "snapshots", "vm1"), ""+
 		"kept vm1@s\n"+
-		"SNAPSHOT  CREATED              SIZE    GENERATION\n"+
-		"s         2026-11-22 12:00:00  20 GiB  -\n"; out != want {
+		"SNAPSHOT  CREATED              SIZE    GENERATION  EXPIRES\n"+
+		"s         2026-11-22 12:00:00  20 GiB  -           -\n"; out != want {
 		t.Errorf("snapshots prints\n%s, want\n%s", out, want)
 	}
 	if out := f.must(t, "uri", "vm1"); out != "nbd+unix:///vm1?socket=/data/nbd.sock\n" {

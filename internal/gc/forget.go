@@ -31,7 +31,7 @@ func RunAndForget(ctx context.Context, o Options, force bool) (Result, error) {
 			return Result{}, err
 		}
 		if n := len(list); n > 0 {
-			return Result{}, errs.New(errs.WouldLose, "%d names of removed volumes would be forgotten, such as %s. A host that was away since before such a volume was removed "+
+			return Result{}, errs.New(errs.WouldLose, "%d name(s) of removed volumes would be forgotten, such as %s. A host that was away since before such a volume was removed "+
 				"would still take it for its own, and publish it again; --force forgets them, when no such host is left", n, list[0].vol)
 		}
 	}

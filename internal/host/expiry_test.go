@@ -264,7 +264,7 @@ func TestForgetNames(t *testing.T) {
 	}
 	_, err := forget(api.CollectRequest{})
 	wantKind(t, err, errs.WouldLose)
-	if !strings.Contains(err.Error(), "1 names") || !strings.Contains(err.Error(), "gone") {
+	if !strings.Contains(err.Error(), "1 name(s)") || !strings.Contains(err.Error(), "gone") {
 		t.Error(err)
 	}
 	if n := countKeys(t, b.store, "t/default/volumes/gone/"); n == 0 {

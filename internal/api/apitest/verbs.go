@@ -142,6 +142,10 @@ func (b *Backend) Resize(_ context.Context, name string, to uint64) (api.Volume,
 func (b *Backend) Set(_ context.Context, name string, s api.Settings) (api.Volume, error) {
 	return b.change("Set", name, func(v *volume) error {
 		for key, value := range s {
+			if key == "keep" {
+				v.Keep = value
+				continue
+			}
 			label, ok := strings.CutPrefix(key, "label.")
 			if !ok {
 				return errs.New(errs.Unsupported, "this release of glide does not set %s yet", key)
