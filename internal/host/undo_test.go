@@ -40,12 +40,12 @@ func TestRollbackKeeps(t *testing.T) {
 			must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s", ""))
 			must[api.Flush](t)(h.Flush(ctx, "v"))
 			fill(t, h, "v", 2, 0, mib)
-			head := must[api.Flush](t)(h.Flush(ctx, "v")).Generation
+			must[api.Flush](t)(h.Flush(ctx, "v"))
 			second := append(fill(t, h, "v", 3, 0, 64*kib), random(2, mib)[64*kib:]...) // not published
 			if durability == volume.Sync {
 				must[api.Flush](t)(h.Barrier(ctx, "v", must[api.Volume](t)(h.Show(ctx, "v")).Sequence))
 			}
-			head = must[api.Volume](t)(h.Show(ctx, "v")).Generation
+			head := must[api.Volume](t)(h.Show(ctx, "v")).Generation
 			v := must[api.Volume](t)(h.Rollback(ctx, "v", "s", false))
 			same(t, h, "v", 0, first)
 			if got, want := snapshotNames(t, h, "v"), "s before-rollback-"+head; got != want {
