@@ -27,6 +27,14 @@ type (
 	Commit = api.Commit
 	// Diff says how two volumes differ.
 	Diff = api.Diff
+	// Cost is what cost prints.
+	Cost = api.Cost
+	// CauseCost is the requests that have one cause.
+	CauseCost = api.CauseCost
+	// Space is what data takes up.
+	Space = api.Space
+	// SnapshotUsage is the space that one snapshot uses.
+	SnapshotUsage = api.SnapshotUsage
 	// Usage is what df prints.
 	Usage = api.Usage
 	// Stats is what stats prints.
@@ -55,6 +63,8 @@ type (
 	Forgotten = api.Forgotten
 	// CollectRequest asks for a run of the garbage collector.
 	CollectRequest = api.CollectRequest
+	// Scrub is what a scrub found.
+	Scrub = api.Scrub
 	// Collection is what a run of the garbage collector found and did.
 	Collection = api.Collection
 	// Planned is something that an open round of it has flagged.

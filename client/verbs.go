@@ -203,6 +203,12 @@ func (c *Client) Diff(ctx context.Context, a, b string) (Diff, error) {
 	return call[Diff](ctx, c, http.MethodGet, path("diff")+flags("a", a, "b", b), nil)
 }
 
+// Cost returns the requests to the store by cause, those made for a volume, or all if name
+// is "".
+func (c *Client) Cost(ctx context.Context, name string) (Cost, error) {
+	return call[Cost](ctx, c, http.MethodGet, ofOne(name, "cost"), nil)
+}
+
 // Usage returns the space that a volume uses, or all of the host's volumes if name is
 // "".
 func (c *Client) Usage(ctx context.Context, name string) (Usage, error) {
@@ -256,6 +262,11 @@ func (c *Client) ForgetHost(ctx context.Context, id string, force bool) (Forgott
 // Collect goes on with a round of garbage collection in the store, or begins one.
 func (c *Client) Collect(ctx context.Context, r CollectRequest) (Collection, error) {
 	return call[Collection](ctx, c, http.MethodPost, path("gc"), r)
+}
+
+// Scrub checks what the host and the store hold, or one of them, and repairs it.
+func (c *Client) Scrub(ctx context.Context, storeOnly, localOnly bool) (Scrub, error) {
+	return call[Scrub](ctx, c, http.MethodPost, path("scrub"), api.ScrubRequest{StoreOnly: storeOnly, LocalOnly: localOnly})
 }
 
 // CollectPlan lists what the open rounds have flagged.

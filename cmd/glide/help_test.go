@@ -77,7 +77,7 @@ func helpOf(t *testing.T, path ...string) []byte {
 func TestContract(t *testing.T) {
 	root := newRoot(&app{})
 	for _, name := range strings.Fields(`serve create import export ls show rm rename resize set fork snapshot snapshots rollback flush sleep wake
-		log diff df gc scrub verify uri attach detach stats top events hosts host doctor debug version completion help`) {
+		log diff df cost gc scrub verify uri attach detach stats top events hosts host doctor debug version completion help`) {
 		cmd, _, err := root.Find([]string{name})
 		if err != nil || cmd.Name() != name {
 			t.Errorf("no command %s: %v", name, err)

@@ -9,7 +9,6 @@ import (
 // later lists commands that this release does not have yet. They accept any
 // arguments, so that the user learns that and not that an argument is wrong.
 var later = []struct{ use, short, does string }{
-	{"scrub", "Read and check everything in the store", "scrub the store"},
 	{"top", "Watch volumes at work", "have a live view; `glide stats` has the numbers"},
 }
 

@@ -93,9 +93,9 @@ and needs --force.`,
 		newFork(a), newSnapshot(a), newSnapshots(a), newRollback(a), newFlush(a), newSleep(a), newWake(a),
 		newAttach(a), newDetach(a))
 	add(groupLook, "Looking:",
-		newURI(a), newLog(a), newDiff(a), newDf(a), newVerify(a), newHydrate(a), newStats(a), newDebug(a))
+		newURI(a), newLog(a), newDiff(a), newDf(a), newCost(a), newVerify(a), newHydrate(a), newStats(a), newDebug(a))
 	add(groupDaemon, "Daemon and program:",
-		newServe(a), newHosts(a), newHost(a), newEvents(a), newDoctor(a), newGC(a), newVersion(a), newCompletion(a))
+		newServe(a), newHosts(a), newHost(a), newEvents(a), newDoctor(a), newGC(a), newScrub(a), newVersion(a), newCompletion(a))
 	add(groupLater, "Not in this release yet:", newLater()...)
 	help := &cobra.Command{
 		Use: "help [COMMAND]", Short: "Explain a command",

@@ -75,6 +75,9 @@ func printVolume(w io.Writer, v *client.Volume) error {
 	if v.Reason != "" {
 		rows = slices.Insert(rows, 3, []string{"because", v.Reason})
 	}
+	if !v.VerifiedAt.IsZero() {
+		rows = append(rows, []string{"verified", terminal.Day(v.VerifiedAt)})
+	}
 	if v.Durability == "continuous" {
 		rows = append(rows, []string{"rpo", terminal.Took(v.RPOms)})
 	}

@@ -20,6 +20,8 @@ var inspectRoutes = []route{
 		d.Ranges = notNull(d.Ranges)
 		return d, err
 	}, "a", "b"),
+	handle(http.MethodGet, "/v1/cost", costOf),
+	handle(http.MethodGet, "/v1/volumes/{name}/cost", costOf),
 	handle(http.MethodGet, "/v1/usage", usage),
 	handle(http.MethodGet, "/v1/volumes/{name}/usage", usage),
 	handle(http.MethodPost, "/v1/volumes/{name}/verify", func(ctx context.Context, b Backend, p params, in VerifyRequest) (Verify, error) {
@@ -36,6 +38,10 @@ var inspectRoutes = []route{
 	}),
 	handle(http.MethodGet, "/v1/stats", stats),
 	handle(http.MethodGet, "/v1/volumes/{name}/stats", stats),
+}
+
+func costOf(ctx context.Context, b Backend, p params, _ None) (Cost, error) {
+	return b.Cost(ctx, p.name())
 }
 
 func usage(ctx context.Context, b Backend, p params, _ None) (Usage, error) {

@@ -197,6 +197,9 @@ func checkType(t *testing.T, doc *apiDoc, where string, s schema, typ reflect.Ty
 		s, where = doc.Components.Schemas[name], name
 	}
 	bad := func(format string, args ...any) { t.Helper(); t.Errorf(where+": "+format, args...) }
+	if typ.Kind() == reflect.Pointer {
+		typ = typ.Elem()
+	}
 	want := map[reflect.Kind]string{
 		reflect.String: "string", reflect.Bool: "boolean", reflect.Float64: "number", reflect.Slice: "array", reflect.Map: "object", reflect.Struct: "object",
 		reflect.Int: "integer", reflect.Int64: "integer", reflect.Uint64: "integer",
@@ -233,7 +236,10 @@ func checkStruct(t *testing.T, doc *apiDoc, where string, s schema, typ reflect.
 		t.Errorf("%s: additionalProperties %s, description %q", where, s.Additional, s.Description)
 	}
 	seen := map[string]bool{}
-	for f := range typ.Fields() {
+	for _, f := range reflect.VisibleFields(typ) {
+		if f.Anonymous {
+			continue // its fields are visible themselves
+		}
 		name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
 		p, ok := s.Properties[name]
 		if !ok {
@@ -241,7 +247,7 @@ func checkStruct(t *testing.T, doc *apiDoc, where string, s schema, typ reflect.
 			continue
 		}
 		seen[name] = true
-		if slices.Contains(s.Required, name) == (opts == "omitempty" || opts == "omitzero") {
+		if slices.Contains(s.Required, name) == strings.HasPrefix(opts, "omit") {
 			t.Errorf("%s: %s is required in one place and not in the other", where, name)
 		}
 		if p.Description == "" && p.Ref == "" && f.Type.Kind() != reflect.Struct {

@@ -57,7 +57,7 @@ type route struct {
 
 // routes lists every route; the OpenAPI document is checked against it.
 func routes() []route {
-	return slices.Concat(volumeRoutes, imageRoutes, forkRoutes, snapshotRoutes, lifeRoutes, attachRoutes, inspectRoutes, blockRoutes, gcRoutes, hostRoutes)
+	return slices.Concat(volumeRoutes, imageRoutes, forkRoutes, snapshotRoutes, lifeRoutes, attachRoutes, inspectRoutes, blockRoutes, gcRoutes, scrubRoutes, hostRoutes)
 }
 
 // handle is a route that decodes an In, unless that is None, and answers with

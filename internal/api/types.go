@@ -43,9 +43,10 @@ type Volume struct {
 	IOPS        uint64            `json:"iops"`
 	Bandwidth   uint64            `json:"bandwidth"`
 	DirtyBudget uint64            `json:"dirty_budget"`
-	Keep        string            `json:"keep"`        // how old commits are thinned; "": they are not
-	BootBlocks  int               `json:"boot_blocks"` // in the boot list of its image; only Show tells
-	BootUsed    int               `json:"boot_used"`   // of these, read by the last boot; only Show tells
+	Keep        string            `json:"keep"`                 // how old commits are thinned; "": they are not
+	BootBlocks  int               `json:"boot_blocks"`          // in the boot list of its image; only Show tells
+	BootUsed    int               `json:"boot_used"`            // of these, read by the last boot; only Show tells
+	VerifiedAt  time.Time         `json:"verified_at,omitzero"` // when glide verify --cold last found all of it whole; only Show tells
 }
 
 // Removed is a removed volume that can be restored, as ls --removed prints it.
@@ -162,8 +163,8 @@ type Diff struct {
 	SharedBytes    uint64  `json:"shared_bytes"` // mapped in both, with the same content
 }
 
-// Usage is what df prints.
-type Usage struct {
+// Space is what data takes up.
+type Space struct {
 	Logical          uint64  `json:"logical_bytes"`
 	Dirty            int64   `json:"dirty_bytes"`
 	Exclusive        uint64  `json:"exclusive_bytes"`
@@ -172,6 +173,52 @@ type Usage struct {
 	Stored           uint64  `json:"stored_bytes"`
 	DedupRatio       float64 `json:"dedup_ratio"`
 	CompressionRatio float64 `json:"compression_ratio"`
+}
+
+// Usage is what df prints: what a volume or a snapshot uses, or all of the host's
+// volumes together.
+type Usage struct {
+	Space
+	Volumes    []VolumeUsage   `json:"volumes,omitzero"`     // without a name: all, by name
+	Snapshots  []SnapshotUsage `json:"snapshots,omitzero"`   // of a volume
+	SharedWith []SharedWith    `json:"shared_with,omitzero"` // with a name: who shares data with it, the most first
+}
+
+// VolumeUsage is what one volume uses together with its snapshots.
+type VolumeUsage struct {
+	Name string `json:"name"`
+	Space
+	Snapshots []SnapshotUsage `json:"snapshots"` // by name
+}
+
+// SnapshotUsage is what a snapshot uses by itself: what it shares with its own volume is
+// shared.
+type SnapshotUsage struct {
+	Name string `json:"name"`
+	Space
+}
+
+// SharedWith says how much data a volume, with its snapshots, shares with what was asked for.
+type SharedWith struct {
+	Name  string `json:"name"`
+	Bytes uint64 `json:"bytes"`
+}
+
+// Cost is what cost prints: the requests to the store by what they were made for.
+type Cost struct {
+	Since  time.Time            `json:"since"` // when the daemon began to count
+	Causes map[string]CauseCost `json:"causes"`
+	// Money is what a month of 30 days costs, if prices are set: the requests as they went
+	// on since Since, and what is stored now.
+	Money *float64 `json:"money,omitempty"`
+}
+
+// CauseCost is the requests of one cause, tries included, and the bytes of objects that
+// they moved.
+type CauseCost struct {
+	Requests
+	BytesUp   uint64 `json:"bytes_up"`
+	BytesDown uint64 `json:"bytes_down"`
 }
 
 // Latency is the distribution of one operation's latency since the start.
@@ -207,7 +254,8 @@ type Stats struct {
 		ServedBytes  uint64 `json:"served_bytes"`  // to other hosts
 		BadBlocks    uint64 `json:"bad_blocks"`    // from other hosts; they did not match their hashes
 	} `json:"peers"`
-	WAL struct {
+	Scrub ScrubStats `json:"scrub"`
+	WAL   struct {
 		Syncs        uint64 `json:"syncs"`
 		Bytes        uint64 `json:"bytes"`
 		CleanedBytes uint64 `json:"cleaned_bytes"`
@@ -361,6 +409,7 @@ type Backend interface {
 	// A page shorter than asked for is the last.
 	Log(ctx context.Context, name, before string, count uint64) ([]Commit, error)
 	Diff(ctx context.Context, a, b string) (Diff, error)
+	Cost(ctx context.Context, name string) (Cost, error)   // name "": all requests
 	Usage(ctx context.Context, name string) (Usage, error) // name "": all of this host's
 	Verify(ctx context.Context, name string, cold bool) (Verify, error)
 	// Hydrate brings every block to this host, at rate bytes a second; 0: as they come.
@@ -381,6 +430,8 @@ type Backend interface {
 	CollectPlan(ctx context.Context) ([]Planned, error)
 	CollectStatus(ctx context.Context) (CollectStatus, error)
 	Undelete(ctx context.Context, keys []string) error
+	// Scrub checks what is stored, and repairs it.
+	Scrub(ctx context.Context, r ScrubRequest) (Scrub, error)
 	// Events returns the events after a number. If there are none, it waits for one.
 	Events(ctx context.Context, after uint64, wait time.Duration) ([]Event, error)
 	// Barrier returns when the store holds a volume through a write.

@@ -202,7 +202,7 @@ func (b *Boots) dropOthers(im image) {
 }
 
 // learned takes what a guest read. send says that the store should have it now.
-func (b *Boots) learned(im image, read []uint64, send bool) {
+func (b *Boots) learned(ctx context.Context, im image, read []uint64, send bool) {
 	b.mu.Lock()
 	waits := b.unstored[im.fact()]
 	b.mu.Unlock()
@@ -222,7 +222,7 @@ func (b *Boots) learned(im image, read []uint64, send bool) {
 	b.unstored[im.fact()] = waits || fresh || much
 	b.mu.Unlock()
 	if send {
-		b.store(b.disks.Ctx, im)
+		b.store(ctx, im)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -119,8 +120,14 @@ func (s *session) learn() {
 	read, cold := s.order[:len(s.order):len(s.order)], s.cold
 	s.mu.Unlock()
 	if len(read) > 0 {
-		s.b.learned(s.image, read, cold)
+		s.b.learned(s.ctx(), s.image, read, cold)
 	}
+}
+
+// ctx returns the context of the session's requests.
+func (s *session) ctx() context.Context {
+	st := s.v.State()
+	return cost.Begin(s.b.disks.Ctx, cost.Boot, st.Payer())
 }
 
 // summary describes the list that the guest's boot follows, and what the guest has read
@@ -136,7 +143,7 @@ func (s *session) summary() (sum Summary, ok bool) {
 
 // follow fetches the blocks of the list.
 func (s *session) follow() {
-	ctx := s.b.disks.Ctx
+	ctx := s.ctx()
 	l := s.b.listOf(ctx, s.image)
 	if l == nil {
 		return

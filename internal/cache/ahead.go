@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/readahead"
 )
@@ -214,7 +215,7 @@ func (d *Domain) Ahead(refs []pack.Ref, size, window int, credit *readahead.Cred
 		}
 		d.cache.background(func(ctx context.Context) {
 			defer a.release(n)
-			d.fetchAhead(ctx, group, size, func(r *pack.Ref) unread {
+			d.fetchAhead(cost.Begin(ctx, cost.Prefetch, d.volume), group, size, func(r *pack.Ref) unread {
 				u := unread{bytes: r.Len, credit: credit}
 				if r.Hash == *first {
 					u.window = 2 * window

@@ -93,14 +93,17 @@ func (d *Domain) bring(ctx context.Context, group []pack.Ref, size int) error {
 	}
 	from := group[0].Off
 	b, err := d.cache.packs.GetRange(ctx, group[0].Pack.Key(), int64(from), span(group))
-	if err != nil {
+	if err != nil && errs.KindOf(err) != errs.Corrupt {
 		return err
 	}
 	d.cache.Stats.Fetched.Add(uint64(len(b)))
 	for i := range group {
 		r := &group[i]
-		raw, err := d.open(r, b[r.Off-from:][:r.Len], size)
-		if err != nil { // there may be another place for it
+		var raw []byte
+		if err == nil { // else the pack is too short
+			raw, err = d.open(r, b[r.Off-from:][:r.Len], size)
+		}
+		if raw == nil { // there may be another place for it
 			if raw, _, err = d.load(ctx, r, size); err != nil {
 				return err
 			}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
@@ -154,13 +155,20 @@ type Domain struct {
 	tenant string
 	hasher *pack.Hasher
 	// other returns another place of a block, or a hole if there is none.
-	other func(pack.Hash) (pack.Ref, error)
+	other  func(pack.Hash) (pack.Ref, error)
+	volume cost.Volume // that fetches in the background are counted for
 }
 
 // Domain returns the cache for the blocks of a tenant, which h hashes. other returns where
 // else the store has a block, for when a pack is damaged or gone; nil: nowhere.
 func (c *Cache) Domain(tenant string, h *pack.Hasher, other func(pack.Hash) (pack.Ref, error)) *Domain {
-	return &Domain{c, tenant, h, other}
+	return &Domain{cache: c, tenant: tenant, hasher: h, other: other}
+}
+
+// For returns the domain for the reads of one volume: what it fetches in the background is
+// counted for that.
+func (d *Domain) For(v cost.Volume) *Domain {
+	return &Domain{d.cache, d.tenant, d.hasher, d.other, v}
 }
 
 // TryRead fills p from byte off of a block of size bytes if that needs no disk and no

@@ -1,9 +1,7 @@
 package cache
 
 import (
-	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"math/bits"
 	"slices"
 	"strconv"
@@ -363,11 +361,7 @@ func createSlab(fs vfs.FS, path string, size int) vfs.File {
 		return nil
 	}
 	head := make([]byte, slabBase(size))
-	copy(head, slabMagic)
-	binary.LittleEndian.PutUint32(head[4:], slabVersion)
-	binary.LittleEndian.PutUint32(head[8:], uint32(size))
-	binary.LittleEndian.PutUint32(head[12:], uint32(perSlab(size)))
-	binary.LittleEndian.PutUint32(head[16:], crc32.Checksum(head[:16], castagnoli))
+	copy(head, slabHead(size))
 	if _, err := f.WriteAt(head, 0); err != nil {
 		_ = f.Close()
 		_ = fs.Remove(path)

@@ -56,6 +56,13 @@ func StorePages(store objstore.Store) *Pages {
 	return &Pages{store: forward.Follow(store), local: nothingLocal{}, fetched: func(int) {}, gone: func(*pack.Ref, error) {}}
 }
 
+// CheckedPages is StorePages with pages of this host, as long as they are whole.
+func CheckedPages(store objstore.Store, local LocalPages) *Pages {
+	p := StorePages(store)
+	p.local = local
+	return p
+}
+
 // nothingLocal is LocalPages without any.
 type nothingLocal struct{}
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -42,7 +43,7 @@ func (d *Domain) Prefetch(refs []pack.Ref, size int) {
 			free := func() { <-c.slots }
 			c.background(func(ctx context.Context) {
 				defer free()
-				d.fetchGroup(ctx, group, size, nil)
+				d.fetchGroup(cost.Begin(ctx, cost.Read, d.volume), group, size, nil)
 			}, func() {
 				defer free()
 				d.landAll(group, errAhead)

@@ -12,6 +12,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
@@ -61,6 +62,7 @@ func New(o Options, disks *disk.Table, session Session, w *Watched, seen Seen) *
 
 // Collect goes on with a round of garbage collection in the store, or begins one.
 func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Collection, error) {
+	ctx = cost.With(ctx, cost.GC, cost.Volume{})
 	grace := c.opts.Grace
 	if r.Grace != "" {
 		var err error
@@ -119,6 +121,7 @@ func collect(ctx context.Context, o gc.Options, uptime func() time.Duration, q a
 
 // Plan lists what the open rounds have flagged.
 func (c *Collector) Plan(ctx context.Context) ([]api.Planned, error) {
+	ctx = cost.With(ctx, cost.GC, cost.Volume{})
 	list, err := gc.Plan(ctx, c.store)
 	out := make([]api.Planned, len(list))
 	for i, p := range list {
@@ -129,11 +132,13 @@ func (c *Collector) Plan(ctx context.Context) ([]api.Planned, error) {
 
 // Status describes the newest round.
 func (c *Collector) Status(ctx context.Context) (api.CollectStatus, error) {
+	ctx = cost.With(ctx, cost.GC, cost.Volume{})
 	s, err := gc.ReadStatus(ctx, c.store)
 	return api.CollectStatus(s), err
 }
 
 // Undelete takes flagged objects back.
 func (c *Collector) Undelete(ctx context.Context, keys []string) error {
+	ctx = cost.With(ctx, cost.GC, cost.Volume{})
 	return gc.Undelete(ctx, c.store, c.disks.Rand, c.disks.Now(), keys)
 }

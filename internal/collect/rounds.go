@@ -8,6 +8,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/gc"
@@ -96,6 +97,7 @@ const pollEvery = 10 * time.Second
 
 // Loop runs rounds until ctx ends: at each interval in which one is due.
 func (c *Collector) Loop(ctx context.Context) {
+	ctx = cost.Begin(ctx, cost.GC, cost.Volume{})
 	if c.opts.Interval <= 0 {
 		return
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/nearest"
@@ -45,6 +46,8 @@ type Config struct {
 	Retention   time.Duration
 	GC          bool          // run rounds of garbage collection
 	GCInterval  time.Duration // between them
+	ScrubDisk   uint64        // bytes a second that are checked in the background
+	ScrubStore  uint64        // the same of the store
 	GCGrace     time.Duration // between flag and deletion
 	LogLevel    slog.Level
 	LogFormat   string // text or json
@@ -53,6 +56,7 @@ type Config struct {
 	TLSCert     string
 	TLSKey      string
 	TLSCA       string
+	Prices      cost.Prices    // of the store
 	PeersAllow  []netip.Prefix // networks beyond this machine to which the token may be sent
 }
 
@@ -256,6 +260,8 @@ func texts(v any, many bool) ([]string, bool) {
 		return []string{v}, true
 	case int64:
 		return []string{strconv.FormatInt(v, 10)}, !many
+	case float64:
+		return []string{strconv.FormatFloat(v, 'g', -1, 64)}, !many
 	case []any:
 		var list []string
 		for _, e := range v {

@@ -139,6 +139,21 @@ var Settings = []Setting{
 		set: positive(func(c *Config) *time.Duration { return &c.GCGrace }, "24h"),
 	},
 	{
+		Name: "scrub-rate", Arg: "DISK[,STORE]", Usage: "bytes a second to check in the background, of this host's disk and of what its volumes have in the store; 0: none", Default: "4M",
+		set: one(func(c *Config, v string) error {
+			disk, store, both := strings.Cut(v, ",")
+			var err1, err2 error
+			c.ScrubDisk, err1 = size.Parse(disk)
+			if c.ScrubStore = 0; both {
+				c.ScrubStore, err2 = size.Parse(store)
+			}
+			if err1 != nil || err2 != nil {
+				return errors.New(quote(v) + " is not a rate: give bytes a second of the disk, and of the store if it is to be checked, such as 4M or 4M,1M")
+			}
+			return nil
+		}),
+	},
+	{
 		Name: "log-level", Arg: "debug|info|warn|error", Usage: "least level of messages that are logged, to standard error", Default: "info",
 		set: one(func(c *Config, v string) error {
 			levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
@@ -177,6 +192,38 @@ var Settings = []Setting{
 		Name: "peers-allow", Arg: "CIDR", Usage: "network of other hosts to which this one may send its token", DefaultText: "this machine only", Many: true,
 		set: func(c *Config, values []string) (err error) { c.PeersAllow, err = prefixes(values); return err },
 	},
+	{
+		Name: "price-put", Arg: "PRICE", Usage: "price of 1,000 PUT requests, for glide cost", DefaultText: "0",
+		set: price(func(c *Config) *float64 { return &c.Prices.Put }),
+	},
+	{
+		Name: "price-get", Arg: "PRICE", Usage: "price of 1,000 GET or HEAD requests", DefaultText: "0",
+		set: price(func(c *Config) *float64 { return &c.Prices.Get }),
+	},
+	{
+		Name: "price-list", Arg: "PRICE", Usage: "price of 1,000 LIST requests", DefaultText: "that of PUT",
+		set: one(func(c *Config, v string) (err error) {
+			c.Prices.List, err = parsePrice(v)
+			c.Prices.HasList = true
+			return err
+		}),
+	},
+	{
+		Name: "price-delete", Arg: "PRICE", Usage: "price of 1,000 DELETE requests", DefaultText: "0",
+		set: price(func(c *Config) *float64 { return &c.Prices.Delete }),
+	},
+	{
+		Name: "price-stored", Arg: "PRICE", Usage: "price of a GB (10⁹ bytes) stored for a month", DefaultText: "0",
+		set: price(func(c *Config) *float64 { return &c.Prices.Stored }),
+	},
+	{
+		Name: "price-up", Arg: "PRICE", Usage: "price of a GB sent to the store", DefaultText: "0",
+		set: price(func(c *Config) *float64 { return &c.Prices.Up }),
+	},
+	{
+		Name: "price-down", Arg: "PRICE", Usage: "price of a GB received from the store", DefaultText: "0",
+		set: price(func(c *Config) *float64 { return &c.Prices.Down }),
+	},
 }
 
 // prefixes parses networks or single addresses, separated by commas.
@@ -193,6 +240,22 @@ func prefixes(values []string) (list []netip.Prefix, err error) {
 		list = append(list, p)
 	}
 	return list, nil
+}
+
+// maxPrice is the largest price, in any currency: more is a mistake.
+const maxPrice = 1e6
+
+// parsePrice parses a price.
+func parsePrice(v string) (float64, error) {
+	p, err := strconv.ParseFloat(v, 64)
+	if err != nil || !(p >= 0 && p <= maxPrice) { // NaN is neither
+		return 0, errors.New(quote(v) + " is not a price: it is a number from 0 to a million, such as 0.005")
+	}
+	return p, nil
+}
+
+func price(field func(*Config) *float64) func(*Config, []string) error {
+	return one(func(c *Config, v string) (err error) { *field(c), err = parsePrice(v); return err })
 }
 
 // one is a setting whose last value counts.

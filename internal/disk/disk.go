@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/latency"
 	"github.com/paraglide/glide/internal/volume"
@@ -71,6 +72,12 @@ type Disk struct {
 	Stored        atomic.Int64 // bytes of packs that this process uploaded for the disk
 	Limiter       limiter
 	latency       *latency.ByOp // under mu; created with the first connection
+}
+
+// Payer returns the volume that the requests to the store are counted for.
+func (d *Disk) Payer() cost.Volume {
+	st := volume.State{ID: d.ID, SnapshotOf: d.snapshotOf}
+	return st.Payer()
 }
 
 // SetOwner sets the owner by which this process commits to the disk's log. Under op.
@@ -275,6 +282,9 @@ func (d *Disk) SetRemoved() {
 	defer d.mu.Unlock()
 	d.gone = true
 	d.unclaim()
+	if d.Table.Ledger != nil {
+		d.Table.Ledger.Forget(cost.Volume(d.ID)) // of a snapshot there is nothing
+	}
 }
 
 // FlushLog makes every acknowledged write durable on this host.

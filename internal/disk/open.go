@@ -322,3 +322,18 @@ func (d *Disk) BlockGuests() (open func()) {
 	}
 	return d.letGuests
 }
+
+// Segments returns the log segments that a disk holds, open or not, each held once more
+// for the caller.
+func (d *Disk) Segments() (segs []*wal.Segment) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.v != nil {
+		return d.v.HoldLog()
+	}
+	for _, s := range d.claims {
+		s.Hold()
+		segs = append(segs, s)
+	}
+	return segs
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/cache"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/meta"
@@ -25,6 +26,7 @@ import (
 type Base struct {
 	HostID string // the data directory's identity
 	Store  objstore.Store
+	Ledger *cost.Ledger // counts the requests to Store
 	DB     *meta.DB
 	WAL    *wal.Pool
 	Cache  *cache.Cache
@@ -159,7 +161,7 @@ func (t *Table) tenantLocked(name string) *Tenant {
 // Env returns the environment of a volume of the tenant.
 func (t *Table) Env(n *Tenant) volume.Env {
 	return volume.Env{
-		Log: t.WAL, Pages: n.Pages, Blocks: n.Domain,
+		Log: t.WAL, Pages: n.Pages, Blocks: n.Domain, BlocksFor: func(v cost.Volume) volume.Blocks { return n.Domain.For(v) },
 		Save: t.Save, SaveSoon: t.saveSoon, Forget: t.Forget, Pressure: t.Hooks.Pressure, Throttle: t.Hooks.Throttle, SharedOverlays: t.overlays, Damaged: t.damaged,
 		Now: t.Now, Uptime: t.Uptime,
 	}

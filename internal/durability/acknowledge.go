@@ -7,6 +7,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/fault"
 )
@@ -179,6 +180,7 @@ func (s *shipper) Unpublished() (bytes int64, age time.Duration) {
 
 // Barrier implements disk.Shipper.
 func (s *shipper) Barrier(ctx context.Context) (api.Flush, error) {
+	ctx = cost.With(ctx, cost.Ship, s.d.Payer())
 	began, before, commits, seq := s.k.disks.Now(), s.d.Stored.Load(), s.commits.Load(), s.v.Last()
 	if err := s.v.Flush(); err != nil {
 		return api.Flush{}, err

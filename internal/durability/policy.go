@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
@@ -149,7 +150,7 @@ func (k *Keeper) publishPolicy(ctx context.Context, d *disk.Disk, p Policy) (err
 		_, err := k.publisher.Publish(ctx, d, commitlog.CauseSet, p.commit)
 		return err
 	}
-	sh, err := d.Owner.Ship(k.disks.Ctx, 0, nil, func(s *commitlog.State) {
+	sh, err := d.Owner.Ship(cost.Carry(k.disks.Ctx, ctx), 0, nil, func(s *commitlog.State) {
 		k.amend(d, s, &st)
 		s.Cause = commitlog.CauseSet
 		p.commit(s)
@@ -212,7 +213,7 @@ func (k *Keeper) applyPolicyToOne(ctx context.Context, d *disk.Disk, p Policy, c
 	if _, err := d.Wake(false); err != nil { // removed meanwhile
 		return err
 	}
-	return k.beginShipping(ctx, d, p, cause)
+	return k.beginShipping(cost.With(ctx, cost.Manage, d.Payer()), d, p, cause)
 }
 
 // UndoCreate removes the volumes of a call that created them, or some of them, and then

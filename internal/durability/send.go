@@ -5,6 +5,7 @@ import (
 
 	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
@@ -106,7 +107,7 @@ func (s *shipper) sendReady(o *commitlog.Owner) error {
 func (s *shipper) ship(o *commitlog.Owner, c *dataCommit) error {
 	// The request outlives this shipper: a verb that stops the shipper makes its own
 	// requests after it.
-	sent, err := o.Ship(s.k.disks.Ctx, c.changes.Seq, c.data, s.amend)
+	sent, err := o.Ship(cost.Carry(s.k.disks.Ctx, s.ctx), c.changes.Seq, c.data, s.amend)
 	if err != nil {
 		return err
 	}
@@ -261,7 +262,7 @@ func (s *shipper) foldUnderOp() error {
 // tryPublish publishes the cut that begin takes. It does not fence on a lost epoch:
 // fencing stops this shipper while it waits. Under op.
 func (s *shipper) tryPublish(cause commitlog.Cause, begin func() (*volume.Cut, error)) error {
-	_, err := s.k.publisher.TryPublish(s.ctx, s.d, cause, func(*commitlog.State) {}, begin)
+	_, err := s.k.publisher.TryPublish(cost.Begin(s.ctx, cost.Fold, s.d.Payer()), s.d, cause, func(*commitlog.State) {}, begin)
 	return err
 }
 

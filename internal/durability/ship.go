@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
@@ -105,7 +106,7 @@ func newShipper(k *Keeper, d *disk.Disk, v *volume.Volume, st *volume.State) *sh
 	s := &shipper{k: k, d: d, v: v, kick: make(chan struct{}, 1), lentOp: make(chan struct{}, 1)}
 	s.p.latency = 50 * time.Millisecond
 	s.changed.L = &s.mu
-	s.ctx, s.cancel = context.WithCancel(d.Table.Ctx)
+	s.ctx, s.cancel = context.WithCancel(cost.Begin(d.Table.Ctx, cost.Ship, d.Payer()))
 	switch n, _ := v.Changed(); {
 	case st.Rebase:
 		s.p.rebase = true // the store must learn of the rollback, even if nothing is written

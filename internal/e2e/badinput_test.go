@@ -40,7 +40,7 @@ func TestBadNamesAndSizes(t *testing.T) {
 	refused(t, d.try("resize", "v", "1G"), 1, "shrink")
 	refused(t, d.try("show", "nothing"), 1, "nothing")
 	refused(t, d.try("frobnicate"), 2, "frobnicate")
-	refused(t, d.try("scrub"), 1, "scrub")
+	refused(t, d.try("scrub", "--store-only", "--local-only"), 2, "--store-only")
 	if out := d.do("ls", "--json"); !strings.HasPrefix(strings.TrimSpace(out), "[") {
 		t.Errorf("ls --json: %s", out)
 	}

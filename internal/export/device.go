@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
@@ -171,7 +172,7 @@ func (x *Device) Extents(dst []nbd.Extent, name string, off, length uint64) (all
 	if name == dirtyContext {
 		kind, flags = volume.DirtyPages, stateDirty
 	}
-	err = x.V.Extents(context.Background(), kind, off, length, func(n uint64, flagged bool) error {
+	err = x.V.Extents(cost.Begin(context.Background(), cost.Read, x.D.Payer()), kind, off, length, func(n uint64, flagged bool) error {
 		e := nbd.Extent{Length: n}
 		if flagged {
 			e.Flags = flags

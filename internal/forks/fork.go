@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/catalog"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
@@ -54,7 +55,7 @@ const maxForks = 10000
 // Fork forks one cut of a volume, a snapshot or a commit. It makes all forks or none.
 func (h *Forker) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error) {
 	began := h.disks.Now()
-	ctx, counter := publication.Count(ctx)
+	ctx, counter := publication.Count(cost.With(ctx, cost.Fork, cost.Volume{}))
 	src, err := disk.ParseName(r.Source, true)
 	if err != nil {
 		return nil, err
@@ -188,6 +189,7 @@ func (f *forking) released() bool {
 // local forks on this host: no upload, no store request, and the source is not paused.
 // Only in a deep chain of forks, one in deepChain publishes its source. fork-is-constant.
 func (f *forking) local(ctx context.Context, d *disk.Disk) ([]*disk.Disk, string, error) {
+	ctx = cost.With(ctx, cost.Fork, d.Payer())
 	h := f.h
 	st := d.State()
 	if st.Mode == volume.Fenced {
@@ -441,6 +443,7 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 // publishFork publishes state as the first commit of a reserved disk, and opens the disk.
 // Under op.
 func (h *Forker) publishFork(ctx context.Context, d *disk.Disk, state commitlog.State) error {
+	ctx = cost.With(ctx, cost.Fork, d.Payer())
 	g, err := h.owners.Commit(ctx, d, state)
 	if err != nil {
 		return err

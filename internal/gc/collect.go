@@ -60,6 +60,8 @@ type collector struct {
 	mark *mark     // of this process's first mark; nil before it
 	at   time.Time // when the run last asked, by the store's clock
 	res  Result
+
+	early []compacted // a planted fault
 }
 
 // Run goes on with the open round of each domain, or begins one. With grace 0 the round is
@@ -234,9 +236,17 @@ func (c *collector) begin(ctx context.Context, last *round, inv *inventory) erro
 		}
 	}
 	if last.domain == 0 {
+		if fault.Is("gc-trusts-a-host's-clock") {
+			now = now.Add(2 * c.Retention)
+		}
 		f.Epochs = l.past(now.Add(-c.Retention), c.at, c.mark.needed)
 	}
 	f.Compact = c.candidates(inv.packs[last.domain])
+	if fault.Is("gc-compacts-before-the-flag") {
+		if c.early, err = c.compact(ctx, last.domain, f.Compact); err != nil {
+			return err
+		}
+	}
 	if n, _ := f.total(); n == 0 && len(f.Compact) == 0 {
 		return nil
 	}
@@ -303,6 +313,11 @@ func (c *collector) finish(ctx context.Context, r *round) (bool, error) {
 	if again, err := newest(ctx, c.Store, r.domain); err != nil || again.number != r.number || again.closed {
 		return false, err
 	}
+	if fault.Is("gc-closes-before-it-deletes") {
+		if err := c.close(ctx, r); err != nil {
+			return false, err
+		}
+	}
 	if err := c.execute(ctx, f, v); err != nil {
 		return false, err
 	}
@@ -339,8 +354,10 @@ func (c *collector) judge(ctx context.Context, r *round, f *flags) error {
 				v.SparedKeys = append(v.SparedKeys, i)
 			}
 		}
-		if v.Compacted, err = c.compact(ctx, r.domain, f.Compact); err != nil {
-			return err
+		if v.Compacted = c.early; c.early == nil {
+			if v.Compacted, err = c.compact(ctx, r.domain, f.Compact); err != nil {
+				return err
+			}
 		}
 	}
 	_, err := create(ctx, c.Store, key(r.domain, r.number, partVerdict), v)
@@ -374,8 +391,11 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 	}
 	add(f.Packs, v.SparedPacks)
 	add(f.Keys, v.SparedKeys)
-	if err := c.redirect(ctx, f, v); err != nil {
-		return err
+	late := fault.Is("gc-deletes-before-it-forwards")
+	if !late {
+		if err := c.redirect(ctx, f, v); err != nil {
+			return err
+		}
 	}
 	for _, x := range v.Compacted {
 		keys = append(keys, f.Compact[x.Pack].Key)
@@ -401,6 +421,11 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 	}
 	if err := c.remove(ctx, keys); err != nil {
 		return err
+	}
+	if late {
+		if err := c.redirect(ctx, f, v); err != nil {
+			return err
+		}
 	}
 	c.res.DeletedObjects += len(keys)
 	c.res.DeletedBytes += bytes
@@ -464,7 +489,7 @@ func (c *collector) collect(ctx context.Context, e epochID) error {
 		switch {
 		case o == nil:
 		case o.Generation.Number == 1:
-		case o.Closes() && !sealed:
+		case o.Closes() && !sealed && !fault.Is("gc-deletes-seals"):
 			sealed = true
 			if o.Kind == commitlog.Stub {
 				break

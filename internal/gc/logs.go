@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/objstore"
 )
 
@@ -92,7 +93,9 @@ func (l *logs) past(before, now time.Time, pinned map[epochID]bool) []epochFlag 
 				continue // not begun: a late request, or one that is about to be sealed
 			}
 			all[id] = entry{log, e}
-			if successor == nil {
+			if successor == nil && fault.Is("gc-collects-the-tip") {
+				removed = true
+			} else if successor == nil {
 				removed = e.first.removed
 				keep(id)
 			} else if !removed && (successor.beganAfter(before) || byRule[e]) {
@@ -106,7 +109,9 @@ func (l *logs) past(before, now time.Time, pinned map[epochID]bool) []epochFlag 
 		kept = kept[:len(kept)-1]
 		if x.e != nil {
 			for _, n := range x.e.names {
-				keep(n)
+				if !fault.Is("gc-collects-what-commits-name") {
+					keep(n)
+				}
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
@@ -69,8 +70,11 @@ func newMark(store objstore.Store) *mark {
 // run marks everything that roots reach, and returns the logs. An object that cannot be
 // read ends it, with its key: nothing may be condemned then.
 func (m *mark) run(ctx context.Context) (*logs, error) {
-	if err := m.pins(ctx); err != nil {
-		return nil, fmt.Errorf("marking what pins keep: %w", err)
+	late := fault.Is("gc-logs-before-pins")
+	if !fault.Is("gc-ignores-pins") && !late {
+		if err := m.pins(ctx); err != nil {
+			return nil, fmt.Errorf("marking what pins keep: %w", err)
+		}
 	}
 	if err := m.listForwards(ctx); err != nil {
 		return nil, err
@@ -89,6 +93,11 @@ func (m *mark) run(ctx context.Context) (*logs, error) {
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
+	}
+	if late {
+		if err := m.pins(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return l, m.follow(ctx)
 }
@@ -250,11 +259,17 @@ func (m *mark) state(ctx context.Context, o *commitlog.Object, c *commit) error 
 		return err
 	}
 	for i := range s.Snapshots {
+		if fault.Is("gc-forgets-snapshots") {
+			break
+		}
 		if err := m.root(ctx, s.Tenant, s.Snapshots[i].Root); err != nil {
 			return err
 		}
 	}
 	for _, f := range s.SealedFrom {
+		if fault.Is("gc-forgets-former-owners") {
+			break
+		}
 		c.epochs = append(c.epochs, epochID{s.Tenant, s.Name, f.Generation.Epoch})
 	}
 	for _, run := range s.DataCommits {
@@ -299,7 +314,7 @@ func (m *mark) data(ctx context.Context, vol commitlog.Volume, g commitlog.Gener
 
 // blocks marks the blocks that a data section names.
 func (m *mark) blocks(section []byte) error {
-	if len(section) == 0 {
+	if len(section) == 0 || fault.Is("gc-forgets-data-commits") {
 		return nil
 	}
 	ranges, err := commitlog.DecodeData(section)

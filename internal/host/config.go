@@ -11,6 +11,7 @@ import (
 
 	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/collect"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/export"
 	"github.com/paraglide/glide/internal/gc"
@@ -29,10 +30,12 @@ type Config struct {
 	Store     objstore.Store // required
 	StoreURL  string         // shown to users
 	Counter   *objstore.Counter
-	FS        vfs.FS   // the file system; the machine's
-	Advertise string   // the address at which other hosts reach this one's API
-	NBD       []string // listening addresses, unix:PATH or tcp:HOST:PORT; URIs use the first one
-	NBDTLS    bool     // clients must use TLS
+	Ledger    *cost.Ledger // counts the requests to Store by cause; a new one
+	Prices    cost.Prices  // of the store, for Cost; none
+	FS        vfs.FS       // the file system; the machine's
+	Advertise string       // the address at which other hosts reach this one's API
+	NBD       []string     // listening addresses, unix:PATH or tcp:HOST:PORT; URIs use the first one
+	NBDTLS    bool         // clients must use TLS
 	API       []string
 	Version   string
 
@@ -45,6 +48,8 @@ type Config struct {
 	Retention    time.Duration    // 72 h
 	CollectEvery time.Duration    // between rounds of garbage collection that the host runs by itself; 0: it runs none
 	CollectGrace time.Duration    // between flag and deletion; 24 h
+	ScrubDisk    uint64           // bytes of this host's disk to check a second, in the background; none
+	ScrubStore   uint64           // bytes of the store, the same
 	FoldAfter    uint64           // data commits of a volume that trigger a fold into packs; 256
 	NoPrefetch   bool             // fetch nothing that no guest has asked for
 	BulkBytes    int64            // bytes of whole blocks from which on they go into packs at once; see durability.Options; 1 MiB
@@ -145,6 +150,10 @@ func (c *Config) fill() error {
 	}
 	if c.Kernel == nil {
 		c.Kernel = kernelnbd.Kernel{}
+	}
+	if c.Ledger == nil && c.Store != nil {
+		c.Ledger = cost.NewLedger(c.Now())
+		c.Store = c.Ledger.Wrap(c.Store)
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
@@ -21,6 +22,7 @@ import (
 // Create creates an empty volume. A local volume makes no store request; any other claims
 // its name in the store at once.
 func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, error) {
+	ctx = cost.With(ctx, cost.Manage, cost.Volume{})
 	n, err := disk.ParseName(r.Name, false)
 	if err != nil {
 		return api.Volume{}, err
@@ -105,6 +107,7 @@ func (h *Host) Resize(_ context.Context, name string, size uint64) (api.Volume, 
 // Set changes settings of a volume. It changes all of them or none, except that a new
 // policy stays if saving the others fails.
 func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume, error) {
+	ctx = h.purpose(ctx, cost.Manage, name)
 	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Volume{}, err

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/objstore"
@@ -29,6 +30,7 @@ func (c *checks) add(name string, err error, detail, fix string) {
 
 // Doctor checks what the host depends on.
 func (h *Host) Doctor(ctx context.Context) ([]api.Check, error) {
+	ctx = cost.With(ctx, cost.List, cost.Volume{})
 	var c checks
 	err := objstore.Probe(ctx, h.disks.Store, fmt.Sprintf("%s-%016x", h.disks.HostID, h.disks.Random64()))
 	c.add("store", err, h.cfg.StoreURL+" answers, and has every property that a store must have", "check --store, its credentials and its network; local volumes work without it")

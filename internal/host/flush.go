@@ -5,6 +5,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
@@ -13,6 +14,7 @@ import (
 // Barrier waits until the store holds every write of a volume through the one with this
 // number, as Show numbers them. If the store already does, Barrier publishes nothing.
 func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Flush, error) {
+	ctx = h.purpose(ctx, cost.Flush, name)
 	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Flush{}, err
@@ -41,6 +43,7 @@ func (h *Host) Barrier(ctx context.Context, name string, through uint64) (api.Fl
 
 // Flush publishes every write that was acknowledged before the call.
 func (h *Host) Flush(ctx context.Context, name string) (api.Flush, error) {
+	ctx = h.purpose(ctx, cost.Flush, name)
 	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Flush{}, err

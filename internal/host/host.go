@@ -25,6 +25,7 @@ import (
 	"github.com/paraglide/glide/internal/cleaner"
 	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/collect"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/durability"
@@ -40,6 +41,7 @@ import (
 	"github.com/paraglide/glide/internal/pin"
 	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/reserve"
+	"github.com/paraglide/glide/internal/scrub"
 	"github.com/paraglide/glide/internal/undo"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
@@ -66,6 +68,7 @@ type Host struct {
 	collector   *collect.Collector
 	hydrator    *hydrate.Hydrator
 	boots       *boot.Boots
+	scrubber    *scrub.Scrubber
 	peers       *peers.Peers
 
 	panics          atomic.Uint64
@@ -114,9 +117,10 @@ func newHost(cfg Config) *Host {
 	h.stop = stop
 	store := collect.Watch(cfg.Store)
 	h.disks = disk.NewTable(disk.Base{
-		Store: store, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
+		Store: store, Ledger: cfg.Ledger, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
 		Events: event.New(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,
 	})
+	cfg.Ledger.Known = func(v cost.Volume) bool { return h.disks.ByID(volume.ID(v)) != nil }
 	h.pins = pin.New(h.disks)
 	h.catalog = catalog.New(h.disks)
 	own, exchange := ownership.Options{Advertise: cfg.Advertise, RollAt: cfg.RollAt, RollAge: cfg.Retention, Saw: h.learn}, peers.Options{On: cfg.Peers, Uptime: cfg.Uptime, Local: h.localBlock}
@@ -137,6 +141,7 @@ func newHost(cfg Config) *Host {
 	h.collector = collect.New(collect.Options{Interval: cfg.CollectEvery, Grace: cfg.CollectGrace, Retention: cfg.Retention, Uptime: cfg.Uptime}, h.disks, h.publisher.Session, store, &h.catalog.Seen)
 	h.hydrator = hydrate.New(h.disks, h.inspector)
 	h.boots = boot.New(h.disks, cfg.NoPrefetch)
+	h.scrubber = scrub.New(h.disks, h.pins, h.boots, scrub.Rates{Disk: cfg.ScrubDisk, Store: cfg.ScrubStore})
 	h.disks.Hooks = disk.Hooks{
 		Reclaim: h.owners.Reclaim, Ship: h.durability.StartShipping, Abandon: h.attachments.Abandon, Device: h.attachments.Device,
 		Opened: h.boots.Opened, GuestsLeft: h.boots.GuestsLeft,
@@ -198,7 +203,7 @@ func (h *Host) open(ctx context.Context) error {
 		return err
 	}
 	h.disks.Loader = h.disks.Cache.Pages(h.disks.DB)
-	if err := h.pins.Recover(ctx); err != nil {
+	if err := h.pins.Recover(cost.Begin(ctx, cost.Upkeep, cost.Volume{})); err != nil {
 		return err
 	}
 	if err := h.openVolumes(); err != nil {
@@ -206,6 +211,7 @@ func (h *Host) open(ctx context.Context) error {
 	}
 	h.disks.BG.Go(h.upkeep)
 	h.disks.BG.Go(h.hydrator.Resume)
+	h.disks.BG.Go(h.scrubber.Run)
 	h.disks.BG.Go(h.owners.CheckSealsAtStart)
 	h.disks.BG.Go(h.owners.WithdrawOrphans)
 	h.disks.BG.Go(func() { h.collector.Loop(h.disks.Ctx) })
@@ -289,7 +295,7 @@ func (h *Host) close(ctx context.Context) error {
 	if h.disks.DB != nil {
 		// The next start drops the pins that stay, so an unresponsive store does not
 		// delay the stop for long.
-		ctx, cancel := context.WithTimeout(ctx, durability.LastShipping)
+		ctx, cancel := context.WithTimeout(cost.With(ctx, cost.Upkeep, cost.Volume{}), durability.LastShipping)
 		_ = h.publisher.Session.Close(ctx)
 		cancel()
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
@@ -19,6 +20,7 @@ import (
 // Hosts lists this host and the hosts that the store knows: those that own volumes, and
 // those for which the store keeps something.
 func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
+	ctx = cost.With(ctx, cost.List, cost.Volume{})
 	all := map[string]*api.StoreHost{}
 	of := func(id string) *api.StoreHost {
 		if all[id] == nil {
@@ -83,6 +85,7 @@ func (h *Host) Blocks(ctx context.Context, r api.BlocksRequest, send func(i int,
 // will never come back. If the host still answers, ForgetHost returns an error, unless
 // force is set.
 func (h *Host) ForgetHost(ctx context.Context, id string, force bool) (api.Forgotten, error) {
+	ctx = cost.With(ctx, cost.Upkeep, cost.Volume{})
 	out := api.Forgotten{Host: id, Volumes: []string{}, Left: []string{}}
 	if !commitlog.ValidName(id) {
 		return out, disk.BadName("host", id)

@@ -6,6 +6,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/flush"
@@ -33,6 +34,7 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 	t := h.disks.Tenant(n.Tenant)
 	st := h.disks.NewState(n, size)
 	d := disk.New(h.disks, st)
+	ctx = cost.With(ctx, cost.Import, d.Payer())
 	d.Op.Lock() // another import of the same name waits for this one
 	defer d.Op.Unlock()
 	for {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/ownership"
 )
@@ -13,6 +14,7 @@ import (
 // Remove removes a volume or a snapshot. A published volume is also removed from the
 // store.
 func (h *Host) Remove(ctx context.Context, name string, force bool) error {
+	ctx = h.purpose(ctx, cost.Manage, name)
 	n, err := disk.ParseName(name, true)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/ownership"
@@ -16,6 +17,7 @@ import (
 // name; then a tombstone that names the new log ends the old log; then the volume goes on
 // under the new name.
 func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) {
+	ctx = h.purpose(ctx, cost.Manage, name)
 	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Volume{}, err

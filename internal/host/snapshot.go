@@ -6,6 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 )
@@ -65,6 +66,7 @@ func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, erro
 // Rollback returns the volume to the state of a snapshot or a commit of it. What it gives up
 // stays as another snapshot.
 func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.Volume, error) {
+	ctx = h.purpose(ctx, cost.Snapshot, name)
 	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Volume{}, err
@@ -91,7 +93,7 @@ func (h *Host) Restore(ctx context.Context, name, as string) (api.Volume, error)
 	if err := h.mayGrow(); err != nil {
 		return api.Volume{}, err
 	}
-	d, err := h.undo.Restore(ctx, name, as)
+	d, err := h.undo.Restore(cost.With(ctx, cost.Manage, cost.Volume{}), name, as)
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -99,4 +101,6 @@ func (h *Host) Restore(ctx context.Context, name, as string) (api.Volume, error)
 }
 
 // Removed lists the removed volumes of the store that can be restored.
-func (h *Host) Removed(ctx context.Context) ([]api.Removed, error) { return h.undo.Removed(ctx) }
+func (h *Host) Removed(ctx context.Context) ([]api.Removed, error) {
+	return h.undo.Removed(cost.With(ctx, cost.List, cost.Volume{}))
+}

@@ -35,6 +35,8 @@ func (h *Host) Stats(_ context.Context, name string) (api.Stats, error) {
 	s.Prefetch.BadLists = h.boots.BadLists.Load()
 	p := &h.peers.Stats
 	s.Peers.FetchedBytes, s.Peers.ServedBytes, s.Peers.BadBlocks = p.Fetched.Load(), p.Served.Load(), p.Bad.Load()
+	x := &h.scrubber.Stats
+	s.Scrub = api.ScrubStats{Blocks: x.Blocks.Load(), Bytes: x.Bytes.Load(), Damaged: x.Damaged.Load(), Repaired: x.Repaired.Load(), Lost: x.Lost.Load()}
 	s.Panics = h.panics.Load()
 	s.Limits = map[string]api.Limit{}
 	for _, u := range h.cfg.Limits() {

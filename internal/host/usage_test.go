@@ -27,9 +27,9 @@ func small(t *testing.T, store objstore.Store, fs vfs.FS) *Host {
 	return h
 }
 
-func wantUsage(t *testing.T, h *Host, name string, want api.Usage) api.Usage {
+func wantUsage(t *testing.T, h *Host, name string, want api.Space) api.Space {
 	t.Helper()
-	got := must[api.Usage](t)(h.Usage(ctx, name))
+	got := must[api.Usage](t)(h.Usage(ctx, name)).Space
 	got.DedupRatio, got.CompressionRatio = 0, 0
 	stored := got.Stored
 	if want.Stored == 0 {
@@ -49,27 +49,27 @@ const kib = 1 << 10
 func TestUsageOfForks(t *testing.T) {
 	h := small(t, objstore.NewMem(objstore.Clock{}), vfs.NewMem())
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
-	wantUsage(t, h, "v", api.Usage{Logical: mib})
+	wantUsage(t, h, "v", api.Space{Logical: mib})
 	fill(t, h, "v", 1, 0, 64*kib)
-	wantUsage(t, h, "v", api.Usage{Logical: mib, Dirty: 64 * kib, Exclusive: 64 * kib, FreedIfRemoved: 64 * kib})
+	wantUsage(t, h, "v", api.Space{Logical: mib, Dirty: 64 * kib, Exclusive: 64 * kib, FreedIfRemoved: 64 * kib})
 	must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v", Name: "f"}))
 	for _, n := range []string{"v", "f"} {
-		wantUsage(t, h, n, api.Usage{Logical: mib, Dirty: 64 * kib, Shared: 64 * kib})
+		wantUsage(t, h, n, api.Space{Logical: mib, Dirty: 64 * kib, Shared: 64 * kib})
 	}
 	fill(t, h, "f", 2, 0, 16*kib) // over a part of the shared data, which then is v's own
-	wantUsage(t, h, "f", api.Usage{Logical: mib, Dirty: 64 * kib, Shared: 48 * kib, Exclusive: 16 * kib, FreedIfRemoved: 16 * kib})
-	wantUsage(t, h, "v", api.Usage{Logical: mib, Dirty: 64 * kib, Shared: 48 * kib, Exclusive: 16 * kib, FreedIfRemoved: 16 * kib})
-	wantUsage(t, h, "", api.Usage{Logical: 2 * mib, Dirty: 80 * kib, Shared: 48 * kib, Exclusive: 32 * kib, FreedIfRemoved: 80 * kib})
+	wantUsage(t, h, "f", api.Space{Logical: mib, Dirty: 64 * kib, Shared: 48 * kib, Exclusive: 16 * kib, FreedIfRemoved: 16 * kib})
+	wantUsage(t, h, "v", api.Space{Logical: mib, Dirty: 64 * kib, Shared: 48 * kib, Exclusive: 16 * kib, FreedIfRemoved: 16 * kib})
+	wantUsage(t, h, "", api.Space{Logical: 2 * mib, Dirty: 80 * kib, Shared: 48 * kib, Exclusive: 32 * kib, FreedIfRemoved: 80 * kib})
 	// A snapshot belongs to its volume: their removal frees the data of both.
 	must[api.Snapshot](t)(h.Snapshot(ctx, "f", "s", ""))
 	if err := vol(t, h, "f").Zero(0, mib); err != nil {
 		t.Fatal(err)
 	}
-	wantUsage(t, h, "f", api.Usage{Logical: mib, Dirty: 64 * kib, Shared: 48 * kib, Exclusive: 16 * kib, FreedIfRemoved: 16 * kib})
+	wantUsage(t, h, "f", api.Space{Logical: mib, Dirty: 64 * kib, Shared: 48 * kib, Exclusive: 16 * kib, FreedIfRemoved: 16 * kib})
 	if err := h.Remove(ctx, "v", false); err != nil {
 		t.Fatal(err)
 	}
-	wantUsage(t, h, "f", api.Usage{Logical: mib, Dirty: 64 * kib, Exclusive: 64 * kib, FreedIfRemoved: 64 * kib})
+	wantUsage(t, h, "f", api.Space{Logical: mib, Dirty: 64 * kib, Exclusive: 64 * kib, FreedIfRemoved: 64 * kib})
 }
 
 // TestUsageOfPublished: blocks in the store count once for each owner, and removal frees
@@ -80,9 +80,9 @@ func TestUsageOfPublished(t *testing.T) {
 	fill(t, h, "v", 1, 0, 512*kib) // 4 blocks
 	must[api.Flush](t)(h.Flush(ctx, "v"))
 	all := must[api.Usage](t)(h.Usage(ctx, "v"))
-	wantUsage(t, h, "v", api.Usage{Logical: mib, Exclusive: 512 * kib, Stored: all.Stored, FreedIfRemoved: all.Stored})
+	wantUsage(t, h, "v", api.Space{Logical: mib, Exclusive: 512 * kib, Stored: all.Stored, FreedIfRemoved: all.Stored})
 	must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v", Name: "f"}))
-	wantUsage(t, h, "f", api.Usage{Logical: mib, Shared: 512 * kib, Stored: all.Stored})
+	wantUsage(t, h, "f", api.Space{Logical: mib, Shared: 512 * kib, Stored: all.Stored})
 	fill(t, h, "f", 2, 0, 128*kib)
 	fill(t, h, "f", 2, 512*kib, 128*kib) // the same block twice
 	must[api.Flush](t)(h.Flush(ctx, "f"))

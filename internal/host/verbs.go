@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/inspect"
 	"github.com/paraglide/glide/internal/pack"
@@ -67,43 +68,55 @@ func (h *Host) Detach(ctx context.Context, r api.DetachRequest) (api.Attachment,
 // Log returns up to count commits of the volume, the newest first. If before is not "",
 // they are those before the generation before, with which an earlier page ended.
 func (h *Host) Log(ctx context.Context, name, before string, count uint64) ([]api.Commit, error) {
+	ctx = h.purpose(ctx, cost.List, name)
 	return h.catalog.Log(ctx, name, before, count)
 }
 
-// Usage returns what a volume, or all volumes of this host, use. It is exact over this
-// host's volumes. It walks the block maps of all of them.
+// Usage returns what a volume, a snapshot, or everything on this host uses. It is exact
+// over this host's volumes.
 func (h *Host) Usage(ctx context.Context, name string) (api.Usage, error) {
+	ctx = h.purpose(ctx, cost.List, name)
 	return h.inspector.Usage(ctx, name)
 }
 
 // Diff returns where two volumes differ and how much they share.
 func (h *Host) Diff(ctx context.Context, a, b string) (api.Diff, error) {
+	ctx = cost.With(ctx, cost.List, cost.Volume{})
 	return h.inspector.Diff(ctx, a, b)
 }
 
 // Verify reads all of a volume and checks the log against its checksums and every block
 // against its hash. With cold, it reads blocks from the store even if a tier has them.
 func (h *Host) Verify(ctx context.Context, name string, cold bool) (api.Verify, error) {
+	ctx = h.purpose(ctx, cost.Verify, name)
 	return h.inspector.Verify(ctx, name, cold)
 }
 
 // Hydrate brings every block of a volume to this host. It reads at most rate bytes per
 // second from the store; 0: no limit.
 func (h *Host) Hydrate(ctx context.Context, name string, rate uint64) (api.Hydrate, error) {
+	ctx = h.purpose(ctx, cost.Hydrate, name)
 	if err := h.mayGrow(); err != nil {
 		return api.Hydrate{}, err
 	}
 	return h.hydrator.Hydrate(ctx, name, rate)
 }
 
+// Scrub checks what this host and the store hold, or one of them, and repairs it.
+func (h *Host) Scrub(ctx context.Context, r api.ScrubRequest) (api.Scrub, error) {
+	return h.scrubber.Scrub(ctx, r)
+}
+
 // Export opens the current cut of a volume, or a snapshot, for reading. A volume that
 // only the store has is read as it was last published.
 func (h *Host) Export(ctx context.Context, name string) (api.Exported, error) {
+	ctx = h.purpose(ctx, cost.Export, name)
 	return h.inspector.Export(ctx, name)
 }
 
 // Dump writes an object of the store as text.
 func (h *Host) Dump(ctx context.Context, key string, w io.Writer) error {
+	ctx = cost.With(ctx, cost.List, cost.Volume{})
 	raw, err := h.disks.Store.Get(ctx, key)
 	if err != nil {
 		return err

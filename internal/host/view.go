@@ -11,6 +11,7 @@ import (
 	"github.com/paraglide/glide/internal/boot"
 	"github.com/paraglide/glide/internal/catalog"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/export"
@@ -99,6 +100,7 @@ func damagedLog(err error) string { return "its log is damaged: " + err.Error() 
 // List returns this host's volumes by name. With all, it adds those that only the store
 // has.
 func (h *Host) List(ctx context.Context, all bool) ([]api.Volume, error) {
+	ctx = cost.With(ctx, cost.List, cost.Volume{})
 	out := []api.Volume{}
 	var released []*disk.Disk
 	for _, d := range h.disks.All() {
@@ -199,15 +201,17 @@ func remoteView(n disk.Name, tip *commitlog.Object) api.Volume {
 
 // Show describes one volume, on this host or in the store.
 func (h *Host) Show(ctx context.Context, name string) (api.Volume, error) {
+	ctx = h.purpose(ctx, cost.List, name)
 	n, err := disk.ParseName(name, false)
 	if err != nil {
 		return api.Volume{}, err
 	}
 	if d := h.disks.Find(n); d != nil {
-		v := h.view(d)
-		if d.State().Released {
+		v, st := h.view(d), d.State()
+		if st.Released {
 			v, err = h.viewReleased(ctx, d)
 		}
+		v.VerifiedAt = st.VerifiedAt
 		return withBoot(v, h.boots.Show(d)), err
 	}
 	tip, err := h.catalog.Tip(ctx, n)

@@ -8,6 +8,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
@@ -18,6 +19,7 @@ import (
 // Sleep makes a volume durable and closes it. With portable, it also releases the volume
 // to the store, so that any host can wake it without asking this one.
 func (h *Host) Sleep(ctx context.Context, name string, portable, force bool) (api.Volume, error) {
+	ctx = h.purpose(ctx, cost.Wake, name)
 	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Volume{}, err
@@ -108,6 +110,7 @@ func (h *Host) release(ctx context.Context, d *disk.Disk) error {
 // Wake opens a volume that sleeps on this host, or claims and opens one that is not on
 // this host.
 func (h *Host) Wake(ctx context.Context, name string, force bool, expect string) (api.Volume, error) {
+	ctx = h.purpose(ctx, cost.Wake, name)
 	n, err := disk.ParseName(name, false)
 	if err != nil {
 		return api.Volume{}, err
@@ -184,6 +187,7 @@ const noticeWithin = 10 * time.Millisecond
 // Release is the request of another host: flush a volume, and unless FlushOnly is set,
 // hand it over. A request that is late, or names another epoch, has no effect.
 func (h *Host) Release(ctx context.Context, name string, r api.ReleaseRequest) (api.Volume, error) {
+	ctx = h.purpose(ctx, cost.Wake, name)
 	if r.WithinMs > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(r.WithinMs*1e6))

@@ -17,6 +17,7 @@ import (
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
@@ -37,6 +38,14 @@ type Hydrator struct {
 
 	mu   sync.Mutex
 	busy map[string]bool // names under way
+}
+
+// payer returns the volume that the requests are counted for, if this host has it.
+func (y *Hydrator) payer(n disk.Name) cost.Volume {
+	if d := y.disks.Find(n); d != nil {
+		return d.Payer()
+	}
+	return cost.Volume{}
 }
 
 // New returns a hydrator.
@@ -61,7 +70,7 @@ func (y *Hydrator) Hydrate(ctx context.Context, name string, rate uint64) (api.H
 	if err := y.disks.DB.SetFact(fact, []byte(strconv.FormatUint(rate, 10))); err != nil {
 		return api.Hydrate{}, err
 	}
-	out, err := y.run(ctx, n, rate)
+	out, err := y.run(cost.With(ctx, cost.Hydrate, y.payer(n)), n, rate)
 	if err == nil || y.disks.Ctx.Err() == nil { // else the next process goes on with it
 		if ferr := y.disks.DB.SetFact(fact, nil); err == nil {
 			err = ferr

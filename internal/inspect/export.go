@@ -5,6 +5,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/catalog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
@@ -19,11 +20,15 @@ type exported struct {
 func (e exported) Size() uint64 { return e.cut.Size() }
 
 func (e exported) ReadAt(ctx context.Context, p []byte, off uint64) error {
-	return e.cut.ReadAt(ctx, p, off)
+	return e.cut.ReadAt(e.pays(ctx), p, off)
 }
 
 func (e exported) Extents(ctx context.Context, off, length uint64, fn func(uint64, bool) error) error {
-	return e.cut.Extents(ctx, volume.Allocation, off, length, fn)
+	return e.cut.Extents(e.pays(ctx), volume.Allocation, off, length, fn)
+}
+
+func (e exported) pays(ctx context.Context) context.Context {
+	return cost.With(ctx, cost.Export, e.cut.State.Payer())
 }
 
 func (e exported) Close() { e.done() }
@@ -33,11 +38,12 @@ func (e exported) Close() { e.done() }
 type Inspector struct {
 	disks   *disk.Table
 	catalog *catalog.Catalog
+	usages  usages
 }
 
 // New returns an inspector of the volumes of a host and of the store.
 func New(t *disk.Table, c *catalog.Catalog) *Inspector {
-	return &Inspector{disks: t, catalog: c}
+	return &Inspector{disks: t, catalog: c, usages: usages{turn: make(chan struct{}, 1)}}
 }
 
 // Export opens the current cut of a volume, or a snapshot, for reading. A volume that

@@ -4,186 +4,176 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/disk"
-	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/sharing"
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// owned describes one block: which volumes have it and what it takes.
-type owned struct {
-	owner  int // the first volume that was seen to have it
-	shared bool
-	mine   bool // a volume in question has it
-	raw    uint32
-	stored uint32
+const (
+	// keepFor is how long the index of blocks is kept after it was last asked for.
+	keepFor = 10 * time.Minute
+	// keepBytes bounds the index that is kept: about 1.2 million distinct blocks, which
+	// are 150 GiB in blocks of 128 KiB. A larger one is dropped after every answer, so the
+	// next one is counted from the start.
+	keepBytes = 64 << 20
+)
+
+// usages keeps the index of blocks between calls.
+type usages struct {
+	turn     chan struct{} // held while the fields below are used
+	index    *sharing.Index
+	asked    bool // since dropUsages last looked
+	dropping bool // dropUsages runs
 }
 
-// usage adds up what this host's volumes use. A volume and its snapshots count as one
-// owner, because they are removed together.
-type usage struct {
-	in     *Inspector
-	ask    volume.ID // the volume in question; zero: all of them
-	owners map[volume.ID]int
-	blocks map[pack.Hash]*owned
-	places []placed
-	out    api.Usage
-	// mapped bytes of the volumes in question, before deduplication
-	mapped uint64
+// Usage returns what a volume, a snapshot, or everything on this host uses. It is exact
+// over this host's volumes. It reads the pages of block maps that have changed since the
+// last call.
+func (in *Inspector) Usage(ctx context.Context, name string) (api.Usage, error) {
+	var asked *disk.Disk
+	if name != "" {
+		var err error
+		if asked, err = in.disks.Local(name, true); err != nil {
+			return api.Usage{}, err
+		}
+	}
+	u := &in.usages
+	select {
+	case u.turn <- struct{}{}:
+		defer func() { <-u.turn }()
+	case <-ctx.Done():
+		return api.Usage{}, ctx.Err()
+	}
+	disks, places := in.content()
+	counted := make([]sharing.Disk, 0, len(disks))
+	for i := range disks {
+		if m := disks[i].base; m != nil {
+			disks[i].position = len(counted)
+			counted = append(counted, sharing.Disk{ID: disks[i].ID, Map: m, BlockSize: disks[i].BlockSize})
+		}
+	}
+	if u.index == nil {
+		u.index = sharing.New()
+	}
+	x := u.index
+	if err := x.Count(ctx, counted); err != nil {
+		return api.Usage{}, err
+	}
+	if x.Size() > keepBytes {
+		u.index = nil
+	} else if u.asked = true; !u.dropping {
+		u.dropping = true
+		in.disks.BG.Go(in.dropUsages)
+	}
+	r := newReport(disks, len(counted), asked)
+	for i := range disks {
+		if d := &disks[i]; d.base != nil {
+			r.addMapped(i, x.Mapped(d.position)*uint64(d.BlockSize))
+		}
+	}
+	x.Groups(func(g *sharing.Group) { r.addBlocks(g.Disks, g.Raw, g.Stored) })
+	eachPart(places, r.addLog)
+	return r.done(name)
 }
 
-// placed is a range of the log that an overlay points at.
+// dropUsages drops the index when nobody has asked for it for a while.
+func (in *Inspector) dropUsages() {
+	u := &in.usages
+	for {
+		err := clock.Pause(in.disks.Ctx, keepFor)
+		u.turn <- struct{}{}
+		if !u.asked || err != nil {
+			u.index, u.dropping = nil, false
+			<-u.turn
+			return
+		}
+		u.asked = false
+		<-u.turn
+	}
+}
+
+// content is a disk with what it has: a map, nil if it is not counted, and under position
+// where it is among those that are.
+type content struct {
+	volume.State
+	base     *blockmap.Map
+	position int
+}
+
+// placed is a range of the log that the overlay of a counted disk points at.
 type placed struct {
 	start, end uint64
-	owner      int
+	position   int
 }
 
-// Usage returns what a volume, or all volumes of this host, use. It is exact over this
-// host's volumes. It walks the block maps of all of them.
-func (in *Inspector) Usage(ctx context.Context, name string) (api.Usage, error) {
-	u := usage{in: in, owners: map[volume.ID]int{}, blocks: map[pack.Hash]*owned{}}
-	if name != "" {
-		d, err := in.disks.Local(name, false)
-		if err != nil {
-			return api.Usage{}, err
-		}
-		u.ask = d.ID
-	}
+// content returns all disks of this host with their maps, and what their overlays point
+// at. A failed or fenced disk is not counted.
+func (in *Inspector) content() (disks []content, places []placed) {
+	n := 0
 	for _, d := range in.disks.All() {
-		if err := u.disk(ctx, d); err != nil {
-			return api.Usage{}, err
+		c := content{State: d.State()}
+		m, err := in.baseOf(d, &c.State, func(place, length uint64) { places = append(places, placed{place, place + length, n}) })
+		if err == nil {
+			c.base = m
+			n++
 		}
+		disks = append(disks, c)
 	}
-	u.sumBlocks()
-	u.sumLog()
-	return u.out, nil
+	return disks, places
 }
 
-// disk adds one disk.
-func (u *usage) disk(ctx context.Context, d *disk.Disk) error {
-	st := d.State()
-	id := st.ID
-	if st.SnapshotOf != (volume.ID{}) {
-		id = st.SnapshotOf
-	}
-	owner, ok := u.owners[id]
-	if !ok {
-		owner = len(u.owners)
-		u.owners[id] = owner
-	}
-	asked := u.ask == (volume.ID{}) || u.ask == id
-	if asked && st.SnapshotOf == (volume.ID{}) {
-		u.out.Logical += st.Size
-	}
-	base, done, err := u.open(d, &st, owner)
-	if err != nil {
-		return nil // a failed or fenced disk is not counted
-	}
-	defer done()
-	return base.Walk(ctx, 0, base.Blocks(), func(_ uint64, r pack.Ref) error {
-		b := u.blocks[r.Hash]
-		if b == nil {
-			b = &owned{owner: owner, raw: st.BlockSize, stored: r.Len}
-			u.blocks[r.Hash] = b
-		}
-		b.shared = b.shared || b.owner != owner
-		if asked {
-			b.mine = true
-			u.mapped += uint64(st.BlockSize)
-		}
-		return nil
-	})
-}
-
-// open returns the map of a disk and collects the ranges of the log that its overlay
-// points at. A released disk is entirely in the store, and is not opened, because waking
-// it would claim it.
-func (u *usage) open(d *disk.Disk, st *volume.State, owner int) (*blockmap.Map, func(), error) {
-	if st.Released && st.Mode == volume.Asleep {
-		m, err := blockmap.New(u.in.disks.Tenant(st.Tenant).Pages, st.Root, st.Blocks())
-		return m, func() {}, err
+// baseOf returns the map of a disk, and calls fn for the ranges of the log that its overlay
+// points at. A sleeping disk without a log is not opened: that would cost time, and would
+// claim one that was released.
+func (in *Inspector) baseOf(d *disk.Disk, st *volume.State, fn func(place, length uint64)) (*blockmap.Map, error) {
+	if st.Mode == volume.Asleep && (st.Released || len(st.Segments) == 0) {
+		return blockmap.New(in.disks.Tenant(st.Tenant).Pages, st.Root, st.RootBlocks)
 	}
 	v, closeAgain, err := d.OpenForRead()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	defer closeAgain()
 	c, err := v.Cut()
 	if err != nil {
-		closeAgain()
-		return nil, nil, err
+		return nil, err
 	}
-	c.Places(func(place, length uint64) { u.places = append(u.places, placed{place, place + length, owner}) })
-	return c.Base(), func() {
-		c.Release()
-		closeAgain()
-	}, nil
+	defer c.Release()
+	c.Places(fn)
+	return c.Base(), nil
 }
 
-// sumBlocks adds up the blocks in the store.
-func (u *usage) sumBlocks() {
-	var unique uint64
-	for _, b := range u.blocks {
-		if !b.mine {
-			continue
-		}
-		unique += uint64(b.raw)
-		u.out.Stored += uint64(b.stored)
-		if b.shared {
-			u.out.Shared += uint64(b.raw)
-		} else {
-			u.out.Exclusive += uint64(b.raw)
-		}
-		if !b.shared || u.ask == (volume.ID{}) {
-			u.out.FreedIfRemoved += uint64(b.stored)
-		}
-	}
-	u.out.DedupRatio, u.out.CompressionRatio = 1, 1
-	if unique > 0 {
-		u.out.DedupRatio = float64(u.mapped) / float64(unique)
-		u.out.CompressionRatio = float64(unique) / float64(u.out.Stored)
-	}
-}
-
-// sumLog adds up the ranges of the log. Between two neighbouring ends of ranges, the set
-// of owners is constant.
-func (u *usage) sumLog() {
+// eachPart calls fn for the parts of the log that ranges cover, with the disks whose
+// ranges cover it. Between two neighbouring ends of ranges these are the same.
+func eachPart(places []placed, fn func(disks []int, n uint64)) {
 	type edge struct {
-		at    uint64
-		owner int
-		delta int
+		at       uint64
+		position int
+		delta    int
 	}
-	edges := make([]edge, 0, 2*len(u.places))
-	for _, p := range u.places {
-		edges = append(edges, edge{p.start, p.owner, 1}, edge{p.end, p.owner, -1})
+	edges := make([]edge, 0, 2*len(places))
+	for _, p := range places {
+		edges = append(edges, edge{p.start, p.position, 1}, edge{p.end, p.position, -1})
 	}
 	slices.SortFunc(edges, func(a, b edge) int { return cmp.Compare(a.at, b.at) })
-	asked, all := -1, u.ask == (volume.ID{})
-	if !all {
-		asked = u.owners[u.ask]
-	}
-	open := map[int]int{}
+	open := map[int]int{} // disk → how many of its ranges cover the part
+	var disks []int
 	for i, e := range edges {
-		if open[e.owner] += e.delta; open[e.owner] == 0 {
-			delete(open, e.owner)
+		if open[e.position] += e.delta; open[e.position] == 0 {
+			delete(open, e.position)
 		}
-		if i+1 == len(edges) || len(open) == 0 {
+		if i+1 == len(edges) || len(open) == 0 || edges[i+1].at == e.at {
 			continue
 		}
-		n := edges[i+1].at - e.at
-		_, mine := open[asked]
-		if !mine && !all {
-			continue
+		disks = disks[:0]
+		for d := range open {
+			disks = append(disks, d)
 		}
-		u.out.Dirty += int64(n)
-		if len(open) > 1 {
-			u.out.Shared += n
-		} else {
-			u.out.Exclusive += n
-		}
-		if len(open) == 1 || all {
-			u.out.FreedIfRemoved += n
-		}
+		fn(disks, edges[i+1].at-e.at)
 	}
 }

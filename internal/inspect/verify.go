@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
@@ -109,6 +110,9 @@ func (in *Inspector) Verify(ctx context.Context, name string, cold bool) (api.Ve
 	})
 	if err != nil {
 		err = damaged("block map", err)
+	}
+	if d := in.disks.Find(n); err == nil && cold && len(out.Damaged) == 0 && d != nil && d.HoldsState() {
+		err = d.Update(func(s *volume.State) { s.VerifiedAt = in.disks.Now().UTC().Truncate(time.Second) })
 	}
 	return out, err
 }

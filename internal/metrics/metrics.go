@@ -22,6 +22,7 @@ const scrapeTime = 10 * time.Second
 type Backend interface {
 	List(ctx context.Context, all bool) ([]api.Volume, error)
 	Stats(ctx context.Context, name string) (api.Stats, error)
+	Causes() map[string]api.CauseCost
 }
 
 // Handler serves what b tells, and extra, in a registry of their own.
@@ -49,6 +50,8 @@ var (
 
 	descRequests    = desc("store_requests_total", "Requests to the object store, tries included.", "kind")
 	descStoreBytes  = desc("store_bytes_total", "Bytes of objects, to (up) and from (down) the store.", "direction")
+	descCauses      = desc("store_cause_requests_total", "Requests to the object store, tries included, by what they were made for.", "cause", "kind")
+	descCauseBytes  = desc("store_cause_bytes_total", "Bytes of objects, to (up) and from (down) the store, by what they were moved for.", "cause", "direction")
 	descHits        = desc("cache_hits_total", "Blocks read from the cache.")
 	descMisses      = desc("cache_misses_total", "Blocks that the cache did not have.")
 	descFetched     = desc("cache_fetched_bytes_total", "Bytes fetched into the cache.")
@@ -57,6 +60,8 @@ var (
 	descBadLists    = desc("prefetch_bad_lists_total", "Boot lists that could not be used.")
 	descPeerBytes   = desc("peer_bytes_total", "Bytes of blocks that other hosts sent (fetched) or got (served).", "direction")
 	descPeerBad     = desc("peer_bad_blocks_total", "Blocks from other hosts that did not match their hashes.")
+	descScrubBytes  = desc("scrub_checked_bytes_total", "Bytes that scrubs have read, in the background and on demand.")
+	descScrubFound  = desc("scrub_damaged_total", "Objects and slots that scrubs found damaged: all, those that were repaired, and the objects and files of which something is lost.", "outcome")
 	descDedup       = desc("dedup_hits_total", "Blocks not uploaded because the store had them.")
 	descGone        = desc("lost_blocks_total", "Reads of blocks that the store should have and has not: an alarm.")
 	descWALSyncs    = desc("wal_syncs_total", "Syncs of the log.")
@@ -70,8 +75,8 @@ var (
 	descUp          = desc("up", "1 if the daemon could tell its metrics.")
 	descVolumes     = desc("volumes", "Volumes of this host, by state.", "state")
 	allDescriptions = []*prometheus.Desc{
-		descDirty, descUnpublished, descExports, descLocal, descSize, descState, descRequests, descStoreBytes, descHits, descMisses,
-		descFetched, descServed, descAhead, descBadLists, descPeerBytes, descPeerBad, descDedup, descGone, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descPanics, descUsed, descLimit, descUp, descVolumes,
+		descDirty, descUnpublished, descExports, descLocal, descSize, descState, descRequests, descStoreBytes, descCauses, descCauseBytes, descHits, descMisses,
+		descFetched, descServed, descAhead, descBadLists, descPeerBytes, descPeerBad, descScrubBytes, descScrubFound, descDedup, descGone, descWALSyncs, descWALBytes, descWALCleaned, descOps, descLatency, descPanics, descUsed, descLimit, descUp, descVolumes,
 	}
 )
 
@@ -95,6 +100,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		var st api.Stats
 		if st, err = c.b.Stats(ctx, ""); err == nil {
 			collectStats(&st, emit)
+			collectCauses(c.b.Causes(), emit)
 		}
 	}
 	up := 1.0
@@ -105,6 +111,16 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 }
 
 type emitFunc func(d *prometheus.Desc, t prometheus.ValueType, v float64, labels ...string)
+
+func collectCauses(causes map[string]api.CauseCost, emit emitFunc) {
+	for cause, n := range causes {
+		for kind, v := range map[string]uint64{"put": n.Put, "get": n.Get, "list": n.List, "head": n.Head, "delete": n.Delete} {
+			emit(descCauses, prometheus.CounterValue, float64(v), cause, kind)
+		}
+		emit(descCauseBytes, prometheus.CounterValue, float64(n.BytesUp), cause, "up")
+		emit(descCauseBytes, prometheus.CounterValue, float64(n.BytesDown), cause, "down")
+	}
+}
 
 func collectVolumes(volumes []api.Volume, emit emitFunc) {
 	byState := map[string]int{}
@@ -145,6 +161,10 @@ func collectStats(st *api.Stats, emit emitFunc) {
 	counter(descPeerBytes, st.Peers.FetchedBytes, "fetched")
 	counter(descPeerBytes, st.Peers.ServedBytes, "served")
 	counter(descPeerBad, st.Peers.BadBlocks)
+	counter(descScrubBytes, st.Scrub.Bytes)
+	counter(descScrubFound, st.Scrub.Damaged, "damaged")
+	counter(descScrubFound, st.Scrub.Repaired, "repaired")
+	counter(descScrubFound, st.Scrub.Lost, "lost")
 	counter(descDedup, st.Cache.DedupHits)
 	counter(descGone, st.Cache.LostBlocks)
 	counter(descWALSyncs, st.WAL.Syncs)

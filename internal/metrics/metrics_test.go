@@ -31,6 +31,7 @@ func TestMetrics(t *testing.T) {
 		`glide_up 1`, `glide_extra 0`, `glide_volume_dirty_bytes{volume="acme/vm1"} 0`, `glide_volume_unpublished_seconds{volume="acme/vm1"} 0`,
 		`glide_volume_exports{volume="acme/vm1"} 0`, `glide_volume_state{state="active",volume="acme/vm1"} 1`, `glide_volumes{state="active"} 1`,
 		`glide_volumes{state="failed"} 0`, `glide_store_requests_total{kind="get"} 3`, `glide_store_bytes_total{direction="down"} 2000`,
+		`glide_store_cause_requests_total{cause="flush",kind="put"} 3`, `glide_store_cause_bytes_total{cause="read",direction="down"} 5.24288e+06`,
 		`glide_cache_hits_total 7`, `glide_wal_syncs_total 9`, `glide_nbd_requests_total{op="read"} 10`,
 		`glide_nbd_request_latency_seconds{op="read",quantile="0.99"} 5e-05`, `glide_nbd_request_latency_seconds{op="read",quantile="1"} 0.0001005`,
 	} {

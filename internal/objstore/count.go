@@ -16,6 +16,14 @@ type Counts struct {
 // Requests is the number of requests of all kinds.
 func (c Counts) Requests() uint64 { return c.Put + c.Get + c.List + c.Head + c.Delete }
 
+// Add is the sum of both.
+func (c Counts) Add(d Counts) Counts {
+	return Counts{
+		Put: c.Put + d.Put, Get: c.Get + d.Get, List: c.List + d.List, Head: c.Head + d.Head, Delete: c.Delete + d.Delete,
+		BytesUp: c.BytesUp + d.BytesUp, BytesDown: c.BytesDown + d.BytesDown,
+	}
+}
+
 // Sub is what was counted since earlier.
 func (c Counts) Sub(earlier Counts) Counts {
 	return Counts{

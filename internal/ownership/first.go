@@ -6,6 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
@@ -89,7 +90,7 @@ func (ow *Owners) WithdrawOrphans() {
 	for retry := firstWithdraw; ; retry = min(2*retry, longestWithdraw) {
 		left := ow.disks.OrphanNames()
 		for id, n := range left {
-			err := ow.withdrawOrphan(ow.disks.Ctx, id, n)
+			err := ow.withdrawOrphan(cost.Begin(ow.disks.Ctx, cost.Upkeep, cost.Volume{}), id, n)
 			switch {
 			case ow.disks.Ctx.Err() != nil:
 				return

@@ -7,6 +7,7 @@ import (
 
 	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
@@ -27,7 +28,7 @@ func (ow *Owners) CheckSealSoon(d *disk.Disk) {
 	ow.disks.BG.Add(1)
 	go func() {
 		defer ow.disks.BG.Done()
-		ctx, cancel := context.WithTimeout(ow.disks.Ctx, time.Minute)
+		ctx, cancel := context.WithTimeout(cost.Begin(ow.disks.Ctx, cost.Upkeep, d.Payer()), time.Minute)
 		defer cancel()
 		err := ow.checkSealAfterRestart(ctx, d, &st)
 		for errors.Is(err, commitlog.ErrYielding) && clock.Pause(ctx, YieldPoll) == nil {
@@ -54,7 +55,7 @@ func (ow *Owners) CheckSealsAtStart() {
 		if st.Published == nil || st.Mode != volume.Active {
 			continue
 		}
-		err := ow.checkSealAfterRestart(ow.disks.Ctx, d, &st)
+		err := ow.checkSealAfterRestart(cost.Begin(ow.disks.Ctx, cost.Upkeep, d.Payer()), d, &st)
 		switch {
 		case err == nil:
 		case errs.KindOf(err) == errs.Fenced || errors.Is(err, commitlog.ErrYielding):

@@ -9,6 +9,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/catalog"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
@@ -84,7 +85,7 @@ func (ow *Owners) Reclaim(d *disk.Disk, force bool) error {
 	if !st.Released || st.Mode == volume.Fenced {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ow.disks.Ctx, reclaimTimeout)
+	ctx, cancel := context.WithTimeout(cost.Begin(ow.disks.Ctx, cost.Wake, d.Payer()), reclaimTimeout)
 	defer cancel()
 	if d.Owner != nil && !d.Owner.Generation().IsZero() {
 		d.SetOwner(nil) // its release may still be in progress; an owner of an earlier attempt is kept, with its time to yield
@@ -175,6 +176,7 @@ const claimTimeout = 90 * time.Second
 // claim opens an epoch of this host for a volume in the store, and opens the volume.
 // Under op.
 func (ow *Owners) claim(ctx context.Context, d *disk.Disk, cause commitlog.Cause, want commitlog.Generation) error {
+	ctx = cost.With(ctx, cost.Wake, d.Payer())
 	st := d.State()
 	if err := ow.FirstPublished(d, &st); err != nil { // a first publication that a call left unfinished has an owner now
 		return err

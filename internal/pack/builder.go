@@ -99,6 +99,9 @@ func (b *Builder) Full() bool {
 // Blocks returns the number of blocks so far.
 func (b *Builder) Blocks() int { return b.blocks }
 
+// SlotsEnd returns where the next slot begins in the object.
+func (b *Builder) SlotsEnd() int { return len(b.buf) }
+
 // Len returns the length that the object would have if it were finished now, in bytes.
 func (b *Builder) Len() int { return len(b.buf) + len(b.entries)*entryLen + trailerLen }
 

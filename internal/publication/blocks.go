@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/pack"
@@ -39,8 +40,9 @@ func (pub *Publisher) StoreBlocks(ctx context.Context, c *volume.Cut, indexes []
 		}
 		release := func() {
 			pub.disks.BG.Go(func() {
-				drop(pub.disks.Ctx)
-				end(pub.disks.Ctx)
+				later := cost.Carry(pub.disks.Ctx, ctx)
+				drop(later)
+				end(later)
 			})
 		}
 		if err != nil {

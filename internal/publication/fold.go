@@ -10,6 +10,7 @@ import (
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/flush"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/pack"
@@ -55,7 +56,7 @@ func (pub *Publisher) PinReused(ctx context.Context, t *disk.Tenant, res *flush.
 		g.Go(func() (err error) {
 			defer errs.Catch(&err)
 			_, err = pub.disks.Store.Head(gctx, id.Key())
-			if err == nil && !condemned.Pack(id) {
+			if err == nil && (!condemned.Pack(id) || fault.Is("flags-not-looked-at")) {
 				return nil
 			}
 			if err != nil && errs.KindOf(err) != errs.NotFound {

@@ -8,6 +8,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
@@ -59,7 +60,7 @@ func (pub *Publisher) PublishCut(ctx context.Context, d *disk.Disk, cause commit
 // stop the shipper that calls it. Under op.
 func (pub *Publisher) TryPublish(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
 	began := pub.disks.Now()
-	ctx, counter := Count(ctx)
+	ctx, counter := Count(cost.With(ctx, cost.Flush, d.Payer()))
 	v, err := d.Wake(false)
 	if err != nil {
 		return api.Flush{}, err
@@ -179,7 +180,10 @@ func (p *publication) run(ctx context.Context) error {
 		return err
 	}
 	release = drop
-	p.res = res
+	if p.res = res; fault.Is("pins-dropped-before-the-commit") {
+		drop(ctx)
+		end(ctx)
+	}
 	p.d.Moving.Lock()
 	defer p.d.Moving.Unlock()
 	if err := h.pins.KeepChildren(ctx, st.Root, st.ID); err != nil {

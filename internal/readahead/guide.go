@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -45,6 +46,9 @@ type Guide struct {
 	credit   Credit
 	near     neighbourhoods
 	recorder atomic.Pointer[Recorder]
+
+	// Volume is the one that its requests are counted for. It is set before the first read.
+	Volume cost.Volume
 
 	next atomic.Uint64 // offset at which a read would continue the last one
 	run  atomic.Uint32 // how many reads in a row continued the one before
@@ -160,7 +164,7 @@ func (g *Guide) Sequential(b Blocks, m *blockmap.Map, off, length uint64, size i
 	g.upTo.Store(to)
 	g.cold.Add(-1)
 	go func() {
-		if refs, err := Refs(context.Background(), m, from/uint64(size), (to-1)/uint64(size)); err == nil {
+		if refs, err := Refs(cost.Begin(context.Background(), cost.Prefetch, g.Volume), m, from/uint64(size), (to-1)/uint64(size)); err == nil {
 			b.WillNeed(refs, size)
 		}
 	}()

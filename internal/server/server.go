@@ -23,6 +23,7 @@ import (
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
@@ -105,8 +106,8 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 		defer sup.reloading()()
 		lv.reread(ctx, opened.Load())
 	})
-	counter := &objstore.Counter{}
-	store, err := openStore(ctx, c, counter, log)
+	counter, ledger := &objstore.Counter{}, cost.NewLedger(time.Now())
+	store, err := openStore(ctx, c, counter, ledger, log)
 	if err != nil {
 		return err
 	}
@@ -119,10 +120,10 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 			}
 			return limits.Read()
 		},
-		Data: c.Data, Store: store, StoreURL: c.Store, Counter: counter, Version: o.Version,
+		Data: c.Data, Store: store, StoreURL: c.Store, Counter: counter, Ledger: ledger, Prices: c.Prices, Version: o.Version,
 		Advertise: c.Advertise, NBD: texts(ls.nbd.addrs), API: texts(ls.api.addrs), NBDTLS: c.TLS == "require",
 		Memory: c.Memory, Cache: c.Cache, WALLimit: c.WALLimit, DirtyBudget: c.DirtyBudget,
-		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, CollectGrace: c.GCGrace, Log: log,
+		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, CollectGrace: c.GCGrace, ScrubDisk: c.ScrubDisk, ScrubStore: c.ScrubStore, Log: log,
 		Dial: peers{c.PeersAllow, lv.Token}.dial, Starting: at,
 	}
 	if c.GC {

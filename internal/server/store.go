@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
@@ -33,6 +34,7 @@ const (
 type provedStore struct {
 	url    string
 	opts   objstore.Options
+	ledger *cost.Ledger
 	marker string
 	known  bool // the marker named it when the daemon started
 	proved atomic.Bool
@@ -44,8 +46,8 @@ type provedStore struct {
 // openStore opens the store, and probes it unless it passed at an earlier start. A
 // store that does not answer does not keep the daemon from serving; a wrong answer
 // or an invalid URL does.
-func openStore(ctx context.Context, c *config.Config, counter *objstore.Counter, log *slog.Logger) (objstore.Store, error) {
-	s := &provedStore{url: c.Store, marker: filepath.Join(c.Data, markerFile), opts: objstore.Options{Counter: counter}}
+func openStore(ctx context.Context, c *config.Config, counter *objstore.Counter, ledger *cost.Ledger, log *slog.Logger) (objstore.Store, error) {
+	s := &provedStore{url: c.Store, marker: filepath.Join(c.Data, markerFile), opts: objstore.Options{Counter: counter}, ledger: ledger}
 	s.opts.Retry.OnRetry = func(op objstore.Op, key string, err error) {
 		log.Debug("request to the store repeated", "op", op.String(), "key", key, "error", err)
 	}
@@ -95,6 +97,7 @@ func (s *provedStore) open(ctx context.Context) (objstore.Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	store = s.ledger.Wrap(store)
 	s.store.Store(&store)
 	return store, nil
 }
@@ -121,7 +124,7 @@ func (s *provedStore) prove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := objstore.Probe(ctx, store, objstore.NewNonce()); err != nil {
+	if err := objstore.Probe(cost.Begin(ctx, cost.Upkeep, cost.Volume{}), store, objstore.NewNonce()); err != nil {
 		return err
 	}
 	s.proved.Store(true)

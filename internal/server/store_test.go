@@ -6,8 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 )
@@ -21,7 +23,7 @@ func (f forgetful) PutIfAbsent(ctx context.Context, key string, data []byte) err
 
 // TestStoreThatAnswersWrongly: nothing is ever created in it.
 func TestStoreThatAnswersWrongly(t *testing.T) {
-	s := &provedStore{url: "mem://", marker: filepath.Join(t.TempDir(), markerFile)}
+	s := &provedStore{ledger: cost.NewLedger(time.Time{}), url: "mem://", marker: filepath.Join(t.TempDir(), markerFile)}
 	s.opts.Wrap = func(s objstore.Store) objstore.Store { return forgetful{s} }
 	for range 2 {
 		if err := s.PutIfAbsent(t.Context(), "a/b", []byte("x")); !errors.Is(err, errs.Unsupported) {
@@ -34,14 +36,14 @@ func TestStoreThatAnswersWrongly(t *testing.T) {
 	if _, err := os.Stat(s.marker); err == nil {
 		t.Error("it is marked as proved")
 	}
-	good := &provedStore{url: "mem://", marker: s.marker}
+	good := &provedStore{ledger: cost.NewLedger(time.Time{}), url: "mem://", marker: s.marker}
 	if err := good.PutIfAbsent(t.Context(), "a/b", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := os.ReadFile(s.marker); err != nil || string(b) != good.mark() {
 		t.Errorf("marker: %q, %v", b, err)
 	}
-	if _, err := openStore(t.Context(), &config.Config{Data: filepath.Dir(s.marker), Store: "mem://"}, &objstore.Counter{}, nil); err != nil {
+	if _, err := openStore(t.Context(), &config.Config{Data: filepath.Dir(s.marker), Store: "mem://"}, &objstore.Counter{}, cost.NewLedger(time.Time{}), nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/forward"
@@ -227,10 +228,22 @@ func (w *world) collected(vol commitlog.Volume, at commitlog.Generation, stub bo
 	switch {
 	case at.Epoch >= g.tip.Epoch:
 		w.violateLocked(reachableIsKept, "%s %s is collected, and the tip is %s", g.name, at, g.tip)
+	case !g.newest().Tombstone && w.within(g, at):
+		w.violateLocked(reachableIsKept, "%s %s is collected, and is not past the retention of %s", g.name, at, w.params.retention)
 	case !stub && (at.Number == 1 || e.Closes() && g.counts(at)):
 		w.violateLocked(oneWriter, "%s %s is deleted, which fences", g.name, at)
 	}
 	e.gone = true
+}
+
+// within tells whether the epoch after that of a commit began less than a retention ago.
+func (w *world) within(g *volumeLog, at commitlog.Generation) bool {
+	for n := at.Epoch + 1; n <= g.tip.Epoch; n++ {
+		if next := g.entries[commitlog.Generation{Epoch: n, Number: 1}]; next != nil {
+			return time.Since(next.landed) < w.params.retention
+		}
+	}
+	return true
 }
 
 // atRest lets everything come to rest, collects, and checks that nothing is left in the
@@ -258,6 +271,25 @@ func (w *world) atRest() {
 	w.note(func(w *world) { w.checkRoots("the last rounds"); w.checkGarbage() })
 }
 
+// under are the pages and blocks under a root that a pin names, which no commit need name.
+func (w *world) under(root rootKey) (out []pack.Ref) {
+	if root.IsHole() {
+		return nil
+	}
+	m, err := blockmap.New(w.source, root, root.Span())
+	if err != nil {
+		return nil
+	}
+	_ = m.WalkPages(context.Background(), nil, func(r pack.Ref, p blockmap.Page) error {
+		out = append(out, r)
+		for _, child := range p.All() {
+			out = append(out, child)
+		}
+		return nil
+	})
+	return out
+}
+
 // checkGarbage checks that every pack in the store is reached. Under mu.
 func (w *world) checkGarbage() {
 	if w.violation != nil || w.rotten || w.flipped > 0 {
@@ -281,9 +313,7 @@ func (w *world) checkGarbage() {
 			reached[pack.ID(n)] = true
 		}
 		for _, root := range p.Roots {
-			if t := w.trees[root]; t != nil {
-				add(t.refs)
-			}
+			add(w.under(root))
 		}
 	}
 	kept := func(id pack.ID) bool {

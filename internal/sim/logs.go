@@ -28,6 +28,7 @@ type entry struct {
 	snaps   map[string]image
 	ahead   bool // it was put beyond the tip, as a seal
 	gone    bool // a collector took it
+	landed  time.Time
 }
 
 // close makes a seal that was put ahead the one of what is before it.
@@ -122,7 +123,7 @@ func (w *world) created(key string, data []byte, from sender) {
 		g = &volumeLog{name: vol.Name, entries: map[commitlog.Generation]*entry{}}
 		w.logs[vol.Name] = g
 	}
-	g.entries[at] = &entry{Object: o, from: from}
+	g.entries[at] = &entry{Object: o, from: from, landed: time.Now()}
 	w.advance(g)
 	w.checkKept("commit " + at.String() + " of " + vol.Name)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
@@ -122,6 +123,7 @@ func (u *Undo) bringBack(ctx context.Context, to disk.Name, state *commitlog.Sta
 	if err != nil {
 		return nil, err
 	}
+	ctx = cost.With(ctx, cost.Manage, d.Payer())
 	d.Op.Lock()
 	err = u.disks.Reserve(d)
 	reserved := err == nil

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/retention"
@@ -75,6 +76,7 @@ const (
 // for another reason, but at most an hour later if the volume is open. For volumes that the
 // store does not know Expire makes no request.
 func (u *Undo) Expire(ctx context.Context) {
+	ctx = cost.With(ctx, cost.Upkeep, cost.Volume{})
 	now := u.disks.Now()
 	for _, s := range u.disks.All() {
 		st := s.State()

@@ -97,3 +97,36 @@ func (v *Volume) CheckLog(stop func() bool) {
 		s.Release()
 	}
 }
+
+// HoldLog returns the log segments of the volume, each held once more for the caller.
+func (v *Volume) HoldLog() (segs []*wal.Segment) {
+	v.stMu.Lock()
+	defer v.stMu.Unlock()
+	for _, h := range v.segs {
+		h.seg.Hold()
+		segs = append(segs, h.seg)
+	}
+	return segs
+}
+
+// Lost calls fn with the ranges of the volume whose newest bytes lie in a damage. If there
+// are any, it reports the damage.
+func (v *Volume) Lost(d *wal.Damage, fn func(off, length uint64)) {
+	v.omu.Lock()
+	tree := v.tree.Clone()
+	v.omu.Unlock()
+	var it extent.Iterator
+	it.Seek(tree, 0)
+	x := *d // as far as it matters
+	x.Off, x.Len = v.State().Size, 0
+	for e, ok := it.Next(); ok; e, ok = it.Next() {
+		from, to := max(uint64(uint32(e.Place)), uint64(d.From)), min(uint64(uint32(e.Place))+e.Len(), uint64(d.To))
+		if e.Place != extent.Zero && wal.NumberOf(e.Place) == d.Segment.Number && from < to {
+			fn(e.Start+from-uint64(uint32(e.Place)), to-from)
+			x.Off, x.Len = min(x.Off, e.Start), e.End-min(x.Off, e.Start)
+		}
+	}
+	if x.Len > 0 {
+		_ = v.noteDamage(&x)
+	}
+}

@@ -29,7 +29,7 @@ func (v *Volume) ReadAt(p []byte, off uint64) error {
 	defer v.guard.leave(g)
 	base := v.lookup(ps, p, off)
 	v.guide.Sequential(v.env.Blocks, base, off, uint64(len(p)), int(v.state.BlockSize), true)
-	if err := v.readBelow(context.Background(), &v.guide, ps, base, p, off); err != nil {
+	if err := v.readBelow(v.reads, &v.guide, ps, base, p, off); err != nil {
 		return err
 	}
 	return v.noteDamage(v.env.Log.ServeExtents(p, off, ps.extents))
@@ -182,7 +182,7 @@ func (v *Volume) Prefetch(off, length uint64) {
 	if m.Root().IsHole() {
 		return
 	}
-	go v.prefetch(context.Background(), m, off, length)
+	go v.prefetch(v.reads, m, off, length)
 }
 
 // maxAhead is how many blocks one hint fetches at most: 32 MiB of 128 KiB blocks.

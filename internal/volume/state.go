@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/wal"
 )
@@ -138,6 +139,8 @@ type State struct {
 	// RolledBack: the volume was rolled back since the newest commit, which has the old
 	// content.
 	RolledBack bool `json:"rolled_back,omitempty"`
+	// VerifiedAt is when all of the volume was last read from the store and found whole.
+	VerifiedAt time.Time `json:"verified_at,omitzero"`
 	// Unsaid: labels, limits, Keep or snapshots have changed since the newest commit.
 	Unsaid bool `json:"unsaid,omitempty"`
 	// ExpiredAt is when the first snapshot was removed that had expired and that the newest
@@ -146,6 +149,14 @@ type State struct {
 
 	// Published is nil for a volume that the store does not know.
 	Published *Published `json:"published,omitempty"`
+}
+
+// Payer returns the volume that the requests to the store are counted for.
+func (s *State) Payer() cost.Volume {
+	if s.SnapshotOf != (ID{}) {
+		return cost.Volume(s.SnapshotOf)
+	}
+	return cost.Volume(s.ID)
 }
 
 // The durability policies.

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/fault"
@@ -62,6 +63,8 @@ type Env struct {
 	Log    *wal.Pool
 	Pages  *blockmap.Source // block map pages of the volume's tenant
 	Blocks Blocks           // blocks of the volume's tenant
+	// BlocksFor returns Blocks for the reads of one volume; nil: they are the same for all.
+	BlocksFor func(cost.Volume) Blocks
 	// Save makes the records durable, all or none.
 	//
 	// glide:blocks
@@ -153,6 +156,7 @@ type Volume struct {
 	// longer holds.
 	repaired atomic.Uint64
 	guide    readahead.Guide
+	reads    context.Context // of what guests read: says whose requests these are
 	damages  damages
 }
 
@@ -237,6 +241,11 @@ func newVolume(env Env, st State) (*Volume, error) {
 		return nil, err
 	}
 	v := &Volume{env: env, id: st.ID, state: st, tree: extent.New(), base: base, live: map[uint32]int64{}, deadAt: map[*wal.Segment]uint64{}}
+	payer := st.Payer()
+	v.reads, v.guide.Volume = cost.Begin(context.Background(), cost.Read, payer), payer
+	if env.BlocksFor != nil {
+		v.env.Blocks = env.BlocksFor(payer)
+	}
 	v.displacedFn = v.displaced
 	if st.Ships() {
 		v.changed = newChanges()

@@ -12,8 +12,9 @@ import (
 type Damage struct {
 	Segment  Ref
 	From, To uint32 // in the file
-	Off, Len uint64 // the range of the volume that was written there; 0 and 0 if not known
-	text     string
+	// The range of the volume that was written there, and the write; 0 if not known.
+	Off, Len, Seq uint64
+	text          string
 }
 
 func (d *Damage) Error() string { return d.text }
@@ -26,7 +27,7 @@ func (d *Damage) Has(p extent.Place) bool {
 // damage returns the error for bytes [from, to) of the segment.
 func (s *Segment) damage(from, to uint32, off, n uint64, text string) error {
 	s.pool.Stats.Damaged.Add(1)
-	return errs.New(errs.Corrupt, "%w", &Damage{s.Ref(), from, to, off, n, "log segment " + s.name() + " is damaged: " + text})
+	return errs.New(errs.Corrupt, "%w", &Damage{s.Ref(), from, to, off, n, 0, "log segment " + s.name() + " is damaged: " + text})
 }
 
 // mismatch returns the error for bytes that do not match their checksum.

@@ -320,14 +320,40 @@ func (b *Backend) Diff(_ context.Context, left, right string) (api.Diff, error) 
 	return d, nil
 }
 
+// Cost implements api.Backend.
+func (b *Backend) Cost(_ context.Context, name string) (api.Cost, error) {
+	err := b.enter("Cost", name)
+	defer b.mu.Unlock()
+	if err == nil && name != "" {
+		_, err = b.find(name)
+	}
+	money := 1.25
+	return api.Cost{Since: Epoch, Causes: b.Causes(), Money: &money}, err
+}
+
+// Causes implements the part of metrics.Backend that api.Backend has not.
+func (*Backend) Causes() map[string]api.CauseCost {
+	return map[string]api.CauseCost{
+		"flush": {Requests: api.Requests{Put: 3, Get: 1}, BytesUp: 1 << 20}, "read": {Requests: api.Requests{Get: 40}, BytesDown: 5 << 20},
+	}
+}
+
 // Usage implements api.Backend.
 func (b *Backend) Usage(_ context.Context, name string) (api.Usage, error) {
 	err := b.enter("Usage", name)
 	defer b.mu.Unlock()
 	if err == nil && name != "" {
+		name, _, _ = strings.Cut(name, "@")
 		_, err = b.find(name)
 	}
-	return api.Usage{Logical: 1 << 30, Dirty: 4096, Exclusive: 1 << 20, Shared: 3 << 20, FreedIfRemoved: 1 << 20, Stored: 2 << 20, DedupRatio: 4, CompressionRatio: 2}, err
+	u := api.Space{Logical: 1 << 30, Dirty: 4096, Exclusive: 1 << 20, Shared: 3 << 20, FreedIfRemoved: 1 << 20, Stored: 2 << 20, DedupRatio: 4, CompressionRatio: 2}
+	out := api.Usage{Space: u}
+	if name == "" {
+		out.Volumes = []api.VolumeUsage{{Name: "vm1", Space: u, Snapshots: []api.SnapshotUsage{{Name: "monday", Space: u}}}}
+	} else {
+		out.Snapshots, out.SharedWith = []api.SnapshotUsage{}, []api.SharedWith{{Name: "golden", Bytes: 3 << 20}}
+	}
+	return out, err
 }
 
 // Verify implements api.Backend. A volume whose name begins with "bad" is damaged.
@@ -491,6 +517,19 @@ func (b *Backend) Collect(_ context.Context, r api.CollectRequest) (api.Collecti
 		c.DeletedObjects, c.DeletedBytes = 2, 2<<20
 	}
 	return c, err
+}
+
+// Scrub implements api.Backend. A scrub of the store alone finds damage.
+func (b *Backend) Scrub(ctx context.Context, r api.ScrubRequest) (api.Scrub, error) {
+	work(ctx)
+	err := b.enter("Scrub", r.StoreOnly, r.LocalOnly)
+	defer b.mu.Unlock()
+	out := api.Scrub{Blocks: 12, Bytes: 12 << 17, Damaged: 1, Repaired: 1, Lost: []api.Lost{}, ElapsedMs: 12.5}
+	if r.StoreOnly {
+		out.Damaged = 2
+		out.Lost = append(out.Lost, api.Lost{Key: "packs/00/00", Volumes: []string{"vm1"}, Ranges: []api.Range{{Offset: 4096, Length: 8192}}})
+	}
+	return out, err
 }
 
 // CollectPlan implements api.Backend.
