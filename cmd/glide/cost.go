@@ -27,7 +27,7 @@ flushes is part of the fork. The causes are boot (boot lists and what is in them
 (by guests), prefetch (next to what guests read), hydrate, flush, fold (commits that
 become packs), ship (commits of continuous and sync volumes), snapshot (and rollback),
 fork, import, export, wake (and sleep, and taking over), manage (create, set, rename,
-rm), verify, list (ls, show, log, diff, df, hosts, doctor), gc, upkeep (seal checks, pins,
+rm), verify, list (ls, show, log, diff, df, hosts, doctor), gc, scrub, upkeep (seal checks, pins,
 the probe of the store) and other, which is the rest.
 
 If the daemon has prices (glide serve --price-put and others), the last line is what a

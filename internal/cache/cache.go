@@ -17,6 +17,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -335,8 +336,11 @@ func (d *Domain) fetch(ctx context.Context, ref *pack.Ref, size int) ([]byte, er
 		return raw, err
 	}
 	copies, cerr := d.cache.packs.Copies(ctx, *ref)
+	if cerr != nil && len(copies) == 0 {
+		return nil, errors.Join(err, cerr)
+	}
 	for i := range copies {
-		if raw, cerr = d.fetchAt(ctx, &copies[i], size); cerr == nil {
+		if raw, cerr := d.fetchAt(ctx, &copies[i], size); cerr == nil {
 			return raw, nil
 		}
 	}

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/paraglide/glide/internal/blockmap"
@@ -120,9 +121,11 @@ func (p domainPages) fromWindow(ref *pack.Ref) ([]byte, error) {
 // fetchCopy fetches a page whose own place is damaged from a copy of it.
 func (p domainPages) fetchCopy(ctx context.Context, ref *pack.Ref, damage error) ([]byte, error) {
 	copies, err := p.store.Copies(ctx, *ref)
+	if err != nil && len(copies) == 0 {
+		return nil, errors.Join(damage, err)
+	}
 	for i := range copies {
-		var page []byte
-		if page, err = p.fetch(ctx, &copies[i]); err == nil {
+		if page, err := p.fetch(ctx, &copies[i]); err == nil {
 			return page, nil
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/forget"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/publication"
@@ -29,6 +30,9 @@ type Options struct {
 	Grace     time.Duration // between flag and deletion, unless a caller says otherwise
 	Retention time.Duration // how long replaced commits are kept
 	Uptime    func() time.Duration
+	// Settle ends what an earlier process of the host has left under way, so that its pins
+	// can go.
+	Settle func(ctx context.Context) error
 }
 
 // Collector collects garbage for one daemon. Its methods may be called concurrently.
@@ -73,6 +77,11 @@ func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Coll
 	// The packs of an open upload session are kept, whatever they hold. A commit that may
 	// still take effect needs them.
 	settled := !slices.ContainsFunc(c.disks.All(), func(d *disk.Disk) bool { o := d.Owned.Load(); return o != nil && o.Unsettled() })
+	if !r.DryRun {
+		if err := c.opts.Settle(ctx); err != nil { // its pins keep some garbage longer
+			c.disks.Log.Warn("pins of an earlier run stay", "error", err)
+		}
+	}
 	if settled && !r.DryRun {
 		if err := c.session.Rotate(ctx); err != nil {
 			return api.Collection{}, err
@@ -104,19 +113,22 @@ func collect(ctx context.Context, o gc.Options, uptime func() time.Duration, q a
 	}
 	began := uptime()
 	ctx, counter := publication.Count(ctx)
-	run := gc.Run
+	var r gc.Result
+	var forgotten []commitlog.Volume
+	var err error
 	if q.Forget {
-		run = func(ctx context.Context, o gc.Options) (gc.Result, error) { return gc.RunAndForget(ctx, o, q.Force) }
+		r, forgotten, err = forget.Names(ctx, o, q.Force)
+	} else {
+		r, err = gc.Run(ctx, o)
 	}
-	r, err := run(ctx, o)
 	if r.ForeignObjects > 0 {
 		o.Log.Info("objects in the store are not Glide's, and stay", "objects", r.ForeignObjects, "such_as", r.ForeignExample)
 	}
 	return api.Collection{
 		Round: r.Round, LiveObjects: r.LiveObjects, LiveBytes: r.LiveBytes, FlaggedObjects: r.FlaggedObjects, FlaggedBytes: r.FlaggedBytes,
-		DeletedObjects: r.DeletedObjects, DeletedBytes: r.DeletedBytes, CompactedPacks: r.CompactedPacks, CompactedBytes: r.CopiedBytes, ForeignObjects: r.ForeignObjects, ForgottenNames: len(r.Forgotten),
+		DeletedObjects: r.DeletedObjects, DeletedBytes: r.DeletedBytes, CompactedPacks: r.CompactedPacks, CompactedBytes: r.CopiedBytes, ForeignObjects: r.ForeignObjects, ForgottenNames: len(forgotten),
 		Requests: publication.Requests(counter), ElapsedMs: float64(uptime()-began) / float64(time.Millisecond),
-	}, r.Forgotten, err
+	}, forgotten, err
 }
 
 // Plan lists what the open rounds have flagged.

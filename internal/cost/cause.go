@@ -42,7 +42,8 @@ const (
 	Manage                // glide create, set, rename, resize and rm
 	Verify                // glide verify
 	List                  // what only looks: ls, show, log, diff, df, hosts, doctor
-	GC                    // glide gc
+	GC                    // glide gc, and rounds of the daemon
+	Scrub                 // glide scrub, and scrubs of the daemon
 	Upkeep                // seal checks, pins, what an unfinished call left
 	causes
 )
@@ -50,7 +51,7 @@ const (
 var names = [causes]string{
 	Other: "other", Boot: "boot", Read: "read", Prefetch: "prefetch", Hydrate: "hydrate", Flush: "flush", Fold: "fold", Ship: "ship",
 	Snapshot: "snapshot", Fork: "fork", Import: "import", Export: "export", Wake: "wake", Manage: "manage", Verify: "verify", List: "list",
-	GC: "gc", Upkeep: "upkeep",
+	GC: "gc", Scrub: "scrub", Upkeep: "upkeep",
 }
 
 // String returns the name of the cause.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -126,6 +127,8 @@ type forking struct {
 	names []disk.Name
 	ships bool    // the forks have a policy that ships
 	age   float64 // age of the commit that a lazy fork took, ms
+
+	unsettled bool // the first commit of a fork that failed may still take effect
 
 	finish func() error // ends the recording that BeginCreate began
 }
@@ -286,6 +289,9 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 		return nil, "", err
 	}
 	defer func() {
+		if f.unsettled {
+			return // a fork may still take effect, which names what only this pin keeps
+		}
 		if err := drop(context.WithoutCancel(ctx)); err != nil {
 			h.disks.Log.Warn("a pin was not dropped", "error", err)
 		}
@@ -435,6 +441,7 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 	}
 	done()
 	if err != nil {
+		f.unsettled = slices.ContainsFunc(disks, func(d *disk.Disk) bool { o := d.Owned.Load(); return o != nil && o.Unsettled() })
 		return nil, errors.Join(err, h.durability.UndoCreate(ctx, err, disks...))
 	}
 	return disks, nil

@@ -159,17 +159,23 @@ func list(ctx context.Context, store objstore.Store, under string) (out []*Forwa
 	if err != nil {
 		return nil, err
 	}
+	var damaged error
 	for _, k := range keys {
 		f, err := Read(ctx, store, k)
-		if errors.Is(err, errs.NotFound) {
-			continue // collected meanwhile
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, errs.NotFound): // collected meanwhile
+		case errors.Is(err, errs.Corrupt):
+			damaged = err // another may have the slot
+		case err != nil:
 			return nil, err
+		default:
+			out = append(out, f)
 		}
-		out = append(out, f)
 	}
-	return out, nil
+	if len(out) > 0 {
+		damaged = nil
+	}
+	return out, damaged
 }
 
 // Read reads one forward.

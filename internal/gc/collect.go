@@ -46,9 +46,8 @@ type Result struct {
 	FlaggedBytes     int64
 	DeletedObjects   int
 	DeletedBytes     int64
-	CompactedPacks   int                // they are among the deleted objects
-	CopiedBytes      int64              // into new packs
-	Forgotten        []commitlog.Volume // names; in a dry run those that would be
+	CompactedPacks   int   // they are among the deleted objects
+	CopiedBytes      int64 // into new packs
 	ForeignObjects   int
 	ForeignExample   string
 	WaitsForGraceFor time.Duration // the open round is this young
@@ -532,7 +531,7 @@ func (c *collector) close(ctx context.Context, r *round) error {
 
 // now is the store's clock.
 func (c *collector) now(ctx context.Context) (now time.Time, err error) {
-	now, err = storeTime(ctx, c.Store, c.By)
+	now, err = StoreTime(ctx, c.Store, c.By)
 	c.at = now
 	return now, err
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/forget"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
 )
@@ -298,6 +299,13 @@ func TestForgetNames(t *testing.T) {
 	}
 }
 
+func forgetAll(t *testing.T, o gc.Options) {
+	t.Helper()
+	if _, _, err := forget.Names(ctx, o, true); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestForgetIsInterrupted: after a crash at any step, the name can be used as that of a
 // removed volume, or it cannot be used before it is forgotten for good; no volume is lost.
 func TestForgetIsInterrupted(t *testing.T) {
@@ -320,10 +328,10 @@ func TestForgetIsInterrupted(t *testing.T) {
 			o := gc.Options{Store: b.store, By: "test", Retention: time.Nanosecond}
 			stopped := o
 			stopped.Store = &stepped{Store: b.store, n: at, before: func() error { return errStopped }}
-			_, err := gc.RunAndForget(ctx, stopped, true)
+			_, _, err := forget.Names(ctx, stopped, true)
 			stops = err != nil
 			if resume {
-				must[gc.Result](t)(gc.RunAndForget(ctx, o, true))
+				forgetAll(t, o)
 				if n := countKeys(t, b.store, "t/"); n != 0 {
 					t.Fatalf("step %d: %d objects are left", at, n)
 				}
@@ -334,12 +342,12 @@ func TestForgetIsInterrupted(t *testing.T) {
 				if refused++; resume {
 					t.Fatalf("step %d: %v", at, err)
 				}
-				must[gc.Result](t)(gc.RunAndForget(ctx, o, true))
+				forgetAll(t, o)
 				must[api.Flush](t)(h2.Flush(ctx, "v"))
 			} else {
 				used++
 			}
-			must[gc.Result](t)(gc.RunAndForget(ctx, o, true))
+			forgetAll(t, o)
 			for range 3 {
 				runRound(t, b.store, 0)
 			}

@@ -1,7 +1,6 @@
 package inspect
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -11,8 +10,6 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/pinobject"
-	"github.com/paraglide/glide/internal/sealed"
 )
 
 // DumpObject writes an object with the given key as text.
@@ -27,16 +24,7 @@ func DumpObject(w io.Writer, key string, raw []byte) error {
 		}
 		return pack.Dump(w, id.Domain, raw)
 	case strings.HasPrefix(key, "pins/"):
-		p, err := pinobject.Decode(raw)
-		if err != nil {
-			return err
-		}
-		b, err := json.MarshalIndent(p, "", "  ")
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(w, "pin %s\n%s\n", key, b)
-		return err
+		return dumpPin(w, key, raw)
 	case strings.HasPrefix(key, "forwards/"):
 		f, err := forward.Decode(key, raw)
 		if err != nil {
@@ -54,11 +42,7 @@ func DumpObject(w io.Writer, key string, raw []byte) error {
 	case strings.HasPrefix(key, "t/"):
 		return commitlog.Dump(w, raw)
 	case strings.HasPrefix(key, "gc/rounds/"):
-		body, _, err := sealed.Open(raw)
-		if err != nil {
-			return err
-		}
-		return dumpJSON(w, body)
+		return dumpJSON(w, raw)
 	case strings.HasPrefix(key, "gc/"): // a line of text, written for its time
 		_, err := w.Write(raw)
 		return err

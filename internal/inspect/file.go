@@ -20,6 +20,7 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/pinobject"
+	"github.com/paraglide/glide/internal/sealed"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -102,7 +103,7 @@ func keyIn(path string) string {
 			return path[i+1:]
 		}
 	}
-	for _, kind := range []string{"packs", "pins", "t", "gc"} {
+	for _, kind := range []string{"packs", "forwards", "pins", "t", "gc"} {
 		if i := strings.LastIndex(path, "/"+kind+"/"); i >= 0 {
 			return path[i+1:]
 		}
@@ -110,30 +111,39 @@ func keyIn(path string) string {
 	return ""
 }
 
-// dumpJSON prints a pin, or another small document.
+// dumpJSON prints a pin, or another small document, with or without a seal.
 func dumpJSON(w io.Writer, raw []byte) error {
+	body, _, err := sealed.Open(raw)
+	if err != nil {
+		return err
+	}
 	var kind struct {
 		Format string `json:"format"`
 	}
-	if err := json.Unmarshal(raw, &kind); err != nil {
+	if err := json.Unmarshal(body, &kind); err != nil {
 		return errs.New(errs.Corrupt, "it begins like a JSON document but is not one: %w", err)
 	}
 	if kind.Format == "glide-pin" {
-		pin, err := pinobject.Decode(raw)
-		if err != nil {
-			return err
-		}
-		text, err := json.MarshalIndent(pin, "", "  ")
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(w, "pin\n%s\n", text)
-		return err
+		return dumpPin(w, "", raw)
 	}
 	var out bytes.Buffer
-	if err := json.Indent(&out, raw, "", "  "); err != nil {
+	if err := json.Indent(&out, body, "", "  "); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%s\n", bytes.TrimSpace(out.Bytes()))
+	_, err = fmt.Fprintf(w, "%s\n", bytes.TrimSpace(out.Bytes()))
+	return err
+}
+
+// dumpPin prints a pin, with its key if that is known.
+func dumpPin(w io.Writer, key string, raw []byte) error {
+	pin, err := pinobject.Decode(raw)
+	if err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(pin, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n%s\n", strings.TrimSpace("pin "+key), text)
 	return err
 }

@@ -27,7 +27,10 @@ type Pins struct {
 	// stale are those of them that a record names although the volume's newest commit
 	// names another root.
 	stale map[blockmap.Root]bool
-	used  bool // a fact records that this host may have pins in the store
+	// former are the pins of an earlier process for its sessions and for what it was about
+	// to publish.
+	former []pinobject.Pin
+	used   bool // a fact records that this host may have pins in the store
 }
 
 const pinsFact = "pins"
@@ -41,9 +44,9 @@ func New(t *disk.Table) *Pins {
 // wait too.
 const RecoverTimeout = 3 * time.Second
 
-// Recover drops the pins that an earlier process left for its sessions and for what it
-// was about to publish. The pins for local children stay. A host that never pinned
-// anything makes no request.
+// Recover lists the pins that an earlier process left. Those for its sessions and for what
+// it was about to publish stay until DropFormer: reachable-is-kept. Those for local
+// children stay while they are needed. A host that never pinned anything makes no request.
 func (p *Pins) Recover(ctx context.Context) error {
 	b, err := p.disks.DB.Fact(pinsFact)
 	if err != nil || len(b) == 0 {
@@ -55,7 +58,11 @@ func (p *Pins) Recover(ctx context.Context) error {
 	var stale []pinobject.Pin
 	err = pinobject.List(ctx, p.disks.Store, p.disks.HostID, func(pin pinobject.Pin) error {
 		if pin.Kind != pinobject.Children {
-			stale = append(stale, pin)
+			if fault.Is("former-pins-dropped-at-start") {
+				stale = append(stale, pin)
+			} else {
+				p.former = append(p.former, pin)
+			}
 			return nil
 		}
 		// A crash may have come before the second pin of a root was dropped.

@@ -15,6 +15,7 @@ const packageLines = 2500
 var longPackages = map[string]int{
 	"cmd/glide":          3000,
 	"internal/commitlog": 3700,
+	"internal/host":      3000,
 	"internal/objstore":  3600,
 	"internal/sim":       4200,
 	"internal/volume":    2700,

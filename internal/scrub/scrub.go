@@ -13,6 +13,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/boot"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
@@ -77,7 +78,7 @@ func (s *Scrubber) Scrub(ctx context.Context, in api.ScrubRequest) (api.Scrub, e
 // volumes reach.
 func (s *Scrubber) run(ctx context.Context, local, store, all bool, rates Rates) (api.Scrub, error) {
 	began := s.disks.Now()
-	ctx, stop := context.WithCancel(ctx)
+	ctx, stop := context.WithCancel(cost.With(ctx, cost.Scrub, cost.Volume{}))
 	defer stop()
 	defer context.AfterFunc(s.disks.Ctx, stop)() // a stop of the host ends it
 	r := &run{Scrubber: s, ctx: ctx, all: all, report: api.Progress(ctx), lost: map[string]*loss{}, forwards: map[pack.ID][]string{}, out: api.Scrub{Lost: []api.Lost{}}}

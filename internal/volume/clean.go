@@ -398,7 +398,7 @@ func (v *Volume) dropSegments(old []*wal.Segment) error {
 		// The saved record still names them: keep them until the next start.
 		return err
 	}
-	v.guard.wait()
+	v.guard.Wait()
 	v.omu.Lock()
 	for _, h := range dropped {
 		delete(v.live, h.seg.Number())

@@ -341,7 +341,7 @@ func (v *Volume) Published(c *Cut, m *blockmap.Map, change func(*State)) error {
 		// The segments stay on the disk for the record that is saved there.
 		return err
 	}
-	v.guard.wait()
+	v.guard.Wait()
 	for _, h := range freed {
 		h.seg.Release()
 	}
@@ -468,7 +468,7 @@ func (v *Volume) Rollback(c *Cut, change func(*State)) error {
 		v.Fail(errs.New(errs.Internal, "the rollback was not recorded, restart glide to find out which state holds: %w", err))
 		return err
 	}
-	v.guard.wait()
+	v.guard.Wait()
 	for _, h := range old {
 		h.seg.Release()
 	}

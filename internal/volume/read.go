@@ -25,8 +25,8 @@ func (v *Volume) ReadAt(p []byte, off uint64) error {
 	}
 	ps := piecePool.Get().(*pieces)
 	defer piecePool.Put(ps)
-	g := v.guard.enter()
-	defer v.guard.leave(g)
+	g := v.guard.Enter()
+	defer v.guard.Leave(g)
 	base := v.lookup(ps, p, off)
 	v.guide.Sequential(v.env.Blocks, base, off, uint64(len(p)), int(v.state.BlockSize), true)
 	if err := v.readBelow(v.reads, &v.guide, ps, base, p, off); err != nil {
@@ -42,8 +42,8 @@ func (v *Volume) TryReadAt(p []byte, off uint64) bool {
 	}
 	ps := piecePool.Get().(*pieces)
 	defer piecePool.Put(ps)
-	g := v.guard.enter()
-	defer v.guard.leave(g)
+	g := v.guard.Enter()
+	defer v.guard.Leave(g)
 	base := v.lookup(ps, p, off)
 	if !v.tryRead(ps, base, p, off) {
 		return false

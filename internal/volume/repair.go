@@ -64,7 +64,7 @@ func (v *Volume) repairTail(cause error) error {
 		v.Fail(err)
 		return err
 	}
-	v.guard.wait()
+	v.guard.Wait()
 	for _, s := range dropped {
 		s.Release()
 	}

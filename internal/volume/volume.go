@@ -17,7 +17,7 @@
 //
 // damages.mu comes before stMu and omu. It is taken where damage is found or asked for.
 //
-// Reads hold no lock while they read. A readGuard keeps the segments that they may read
+// Reads hold no lock while they read. A readguard.Guard keeps the segments that they may read
 // from being recycled.
 package volume
 
@@ -36,6 +36,7 @@ import (
 	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/readahead"
+	"github.com/paraglide/glide/internal/volume/internal/readguard"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -149,7 +150,7 @@ type Volume struct {
 	changedN  atomic.Int64 // its bytes. Written under omu
 
 	size   atomic.Uint64
-	guard  readGuard
+	guard  readguard.Guard
 	broken atomic.Pointer[brokenState]
 	repair sync.Mutex
 	// repaired counts repairs. After a repair, what an earlier cut says of the log no
@@ -251,7 +252,7 @@ func newVolume(env Env, st State) (*Volume, error) {
 		v.changed = newChanges()
 	}
 	v.size.Store(st.Size)
-	v.guard.init()
+	v.guard.Init()
 	return v, nil
 }
 
@@ -470,7 +471,7 @@ func (v *Volume) Close() error {
 	if failed != nil {
 		err = nil // a failed sync was reported when it happened
 	}
-	v.guard.wait()
+	v.guard.Wait()
 	return err
 }
 

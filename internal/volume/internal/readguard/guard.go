@@ -1,14 +1,16 @@
-package volume
+// Package readguard lets readers go on without a lock while what they read may be recycled.
+package readguard
 
 import (
 	"sync"
 	"sync/atomic"
 )
 
-// readGuard counts the readers that may still read segments which the overlay no longer
+// Guard counts the readers that may still read segments which the overlay no longer
 // names. Entering and leaving cost one atomic addition each. Before a segment is
-// recycled, wait returns when the readers that were inside have left.
-type readGuard struct {
+// recycled, Wait returns when the readers that were inside have left. Its methods may be
+// called concurrently, after Init.
+type Guard struct {
 	phase atomic.Uint32
 	in    [2]paddedCount
 	mu    sync.Mutex // one waiter at a time
@@ -21,22 +23,24 @@ type paddedCount struct {
 	_ [56]byte // one cache line each
 }
 
-func (g *readGuard) init() { g.left.L = &g.cond }
+// Init makes a Guard ready.
+func (g *Guard) Init() { g.left.L = &g.cond }
 
-// enter returns the value that leave takes. It is called before the lookup in the
+// Enter returns the value that Leave takes. It is called before the lookup in the
 // overlay.
-func (g *readGuard) enter() uint32 {
+func (g *Guard) Enter() uint32 {
 	for {
 		p := g.phase.Load() & 1
 		g.in[p].n.Add(1)
 		if g.phase.Load()&1 == p {
 			return p
 		}
-		g.leave(p)
+		g.Leave(p)
 	}
 }
 
-func (g *readGuard) leave(p uint32) {
+// Leave ends what Enter began.
+func (g *Guard) Leave(p uint32) {
 	if g.in[p].n.Add(-1) == 0 && g.phase.Load()&1 != p {
 		g.cond.Lock()
 		g.left.Broadcast()
@@ -44,8 +48,8 @@ func (g *readGuard) leave(p uint32) {
 	}
 }
 
-// wait returns when every reader that was inside at the call has left.
-func (g *readGuard) wait() {
+// Wait returns when every reader that was inside at the call has left.
+func (g *Guard) Wait() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	old := g.phase.Add(1) - 1

@@ -1,0 +1,57 @@
+package host
+
+import (
+	"context"
+	"slices"
+
+	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/volume"
+)
+
+// settled reports whether no commit that was sent may still take effect.
+func (h *Host) settled() bool {
+	return !slices.ContainsFunc(h.disks.All(), func(d *disk.Disk) bool { o := d.Owned.Load(); return o != nil && o.Unsettled() })
+}
+
+// settleFormer drops the pins that an earlier process left for what it was about to
+// publish. First it begins a new epoch of each volume that has none of this process, so
+// that a commit of the earlier one that comes late is no part of its log: it may name packs
+// that only those pins keep. reachable-is-kept.
+func (h *Host) settleFormer(ctx context.Context) error {
+	if !h.pins.Former() || len(h.disks.OrphanNames()) > 0 {
+		return nil
+	}
+	for _, d := range h.disks.All() {
+		if err := h.beginEpoch(ctx, d); err != nil {
+			return err
+		}
+	}
+	return h.pins.DropFormer(ctx)
+}
+
+// beginEpoch begins this process's epoch of a volume that the store has, unless it has
+// one already or has given the volume up.
+func (h *Host) beginEpoch(ctx context.Context, d *disk.Disk) error {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	st := d.State()
+	if st.SnapshotOf != (volume.ID{}) || st.Published == nil || st.Released || st.Mode == volume.Fenced || h.disks.Find(disk.Name{Tenant: st.Tenant, Volume: st.Name}) != d {
+		return nil
+	}
+	if err := h.owners.Own(d, &st); err != nil {
+		return err
+	}
+	if !d.Owner.Generation().IsZero() {
+		return nil
+	}
+	if _, err := h.owners.ClaimOwn(ctx, d, &st); err != nil {
+		if errs.KindOf(err) == errs.Fenced {
+			_ = h.owners.FenceIfLost(d, err) // what it sent is no part of the log either
+			return nil
+		}
+		return err
+	}
+	g := d.Owner.Generation()
+	return d.Update(func(s *volume.State) { s.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number} })
+}
