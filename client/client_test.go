@@ -79,7 +79,7 @@ func TestVerbs(t *testing.T) {
 	}
 	_, err = c.Set(ctx, "acme/vm1", Settings{"label.app": "web"})
 	check("set", err)
-	_, err = c.Snapshot(ctx, "acme/vm1", "before")
+	_, err = c.Snapshot(ctx, "acme/vm1", "before", "")
 	check("snapshot", err)
 	snaps, err := c.Snapshots(ctx, "acme/vm1")
 	check("snapshots", err)
@@ -162,6 +162,16 @@ func TestVerbs(t *testing.T) {
 	check("release", err)
 	check("remove", c.Remove(ctx, "acme/vm1@before", true))
 	check("remove", c.Remove(ctx, "g", false))
+	gone, err := c.Removed(ctx)
+	check("removed", err)
+	if len(gone) != 1 || gone[0].Name != "g" || gone[0].Until.IsZero() {
+		t.Errorf("removed %+v", gone)
+	}
+	v, err = c.Restore(ctx, "g", "h")
+	check("restore", err)
+	if v.Name != "h" {
+		t.Errorf("restored %+v", v)
+	}
 	for _, call := range []string{"Create acme/vm1 1048576 4096  0", "List true", "Rollback acme/vm1 before true", "Sleep acme/vm1 true false",
 		"Wake acme/vm1 false 1.2", "Verify acme/vm1 true", "Hydrate acme/vm1 1048576", "Release acme/vm1 host-2 1 false", "Remove acme/vm1@before true", "Remove g false"} {
 		if !strings.Contains(strings.Join(b.Calls(), "\n")+"\n", call+"\n") {

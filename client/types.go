@@ -19,6 +19,8 @@ type (
 	Flush = api.Flush
 	// Import is what an import did.
 	Import = api.Import
+	// Removed is a removed volume that can be restored.
+	Removed = api.Removed
 	// Snapshot is one snapshot of a volume.
 	Snapshot = api.Snapshot
 	// Commit is one entry of a volume's history.
@@ -59,6 +61,8 @@ type (
 	StoreHost = api.StoreHost
 	// Forgotten describes what was released for a forgotten host.
 	Forgotten = api.Forgotten
+	// CollectRequest asks for a run of the garbage collector.
+	CollectRequest = api.CollectRequest
 	// Scrub is what a scrub found.
 	Scrub = api.Scrub
 	// Collection is what a run of the garbage collector found and did.

@@ -70,9 +70,20 @@ func (c *Client) Fork(ctx context.Context, r ForkRequest) ([]Fork, error) {
 	return call[[]Fork](ctx, c, http.MethodPost, path("forks"), r)
 }
 
-// Snapshot makes a snapshot of a volume.
-func (c *Client) Snapshot(ctx context.Context, name, snapshot string) (Snapshot, error) {
-	return call[Snapshot](ctx, c, http.MethodPost, volume(name, "snapshots"), api.SnapshotRequest{Name: snapshot})
+// Snapshot makes a snapshot of a volume. expires is how long it is kept, such as 30d; "":
+// until it is removed.
+func (c *Client) Snapshot(ctx context.Context, name, snapshot, expires string) (Snapshot, error) {
+	return call[Snapshot](ctx, c, http.MethodPost, volume(name, "snapshots"), api.SnapshotRequest{Name: snapshot, Expires: expires})
+}
+
+// Restore brings a removed volume back, as another name or, if that is "", under its own.
+func (c *Client) Restore(ctx context.Context, name, as string) (Volume, error) {
+	return call[Volume](ctx, c, http.MethodPost, volume(name, "restore"), api.RestoreRequest{As: as})
+}
+
+// Removed lists the removed volumes of the store that can be restored.
+func (c *Client) Removed(ctx context.Context) ([]Removed, error) {
+	return call[[]Removed](ctx, c, http.MethodGet, path("removed"), nil)
 }
 
 // Snapshots lists a volume's snapshots.
@@ -248,10 +259,9 @@ func (c *Client) ForgetHost(ctx context.Context, id string, force bool) (Forgott
 	return call[Forgotten](ctx, c, http.MethodPost, path("hosts", id, "forget"), api.ForgetRequest{Force: force})
 }
 
-// Collect goes on with a round of garbage collection in the store, or begins one. The
-// grace period is between flag and deletion.
-func (c *Client) Collect(ctx context.Context, grace time.Duration, dryRun bool) (Collection, error) {
-	return call[Collection](ctx, c, http.MethodPost, path("gc"), api.CollectRequest{Grace: grace.String(), DryRun: dryRun})
+// Collect goes on with a round of garbage collection in the store, or begins one.
+func (c *Client) Collect(ctx context.Context, r CollectRequest) (Collection, error) {
+	return call[Collection](ctx, c, http.MethodPost, path("gc"), r)
 }
 
 // Scrub checks what the host and the store hold, or one of them, and repairs it.

@@ -10,7 +10,6 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/collect"
-	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/size"
@@ -20,9 +19,9 @@ import (
 func newGC(a *app) *cobra.Command {
 	var grace time.Duration
 	var store string
-	var dryRun, forget bool
+	var r client.CollectRequest
 	cmd := &cobra.Command{
-		Use:   "gc [--grace DURATION] [--store URL] [--dry-run]",
+		Use:   "gc [--grace DURATION] [--store URL] [--dry-run] [--forget-names [--force]]",
 		Short: "Collect garbage in the store",
 		Long: `Deletes what nothing in the store refers to any more: packs, commits past
 retention, and what removed volumes and crashed uploads left behind. Guests, forks
@@ -32,6 +31,11 @@ A run flags what seems to be garbage. The first run after the grace period looks
 again, deletes what still is, and ends the round. Until then glide gc plan lists
 what is flagged, and glide gc undelete takes it back. --grace 0s does all of it in
 one run, and leaves no time to take anything back.
+
+Removed volumes leave their names: small objects that keep a host which was away
+from publishing such a volume again. --forget-names removes those that are older
+than the retention and whose history is collected. It wants --force: use it when no
+host is left that had one of them.
 
 With --store it needs no daemon, and keeps replaced commits for 72 hours; else the
 daemon's --retention applies. Daemons run rounds by themselves (glide serve --gc,
@@ -46,39 +50,41 @@ daemon's --retention applies. Daemons run rounds by themselves (glide serve --gc
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
-			case forget:
-				return errs.New(errs.Unsupported, "glide gc --forget-names is not there yet: this release of glide does not forget names")
 			case grace < 0:
 				return usage("--grace %s: a time cannot be negative", grace)
+			case r.Force && !r.Forget:
+				return usage("--force is for --forget-names only")
 			}
+			r.Grace = grace.String()
 			collect := a.collect
 			if store != "" {
-				collect = collectStore(store)
+				collect = collectStore(store, grace)
 			}
 			ctx, stop := a.meter(cmd.Context(), "collecting")
-			c, s, err := collect(ctx, grace, dryRun)
+			c, s, err := collect(ctx, r)
 			stop()
 			if err != nil {
 				return err
 			}
-			return a.print(c, func(w io.Writer) error { return printCollection(w, &c, &s, grace, dryRun) })
+			return a.print(c, func(w io.Writer) error { return printCollection(w, &c, &s, grace, &r) })
 		},
 	}
 	cmd.Flags().DurationVar(&grace, "grace", gc.DefaultGrace, "how long flagged objects can be taken back, a `DURATION`; 0s: flag, look again and delete at once")
 	cmd.Flags().StringVar(&store, "store", "", "collect in the store at this `URL`, without a daemon")
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only count what would be flagged")
-	cmd.Flags().BoolVar(&forget, "forget-names", false, "not in this release yet")
+	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "only count what would be flagged")
+	cmd.Flags().BoolVar(&r.Forget, "forget-names", false, "forget removed volumes of which nothing but the name is left")
+	cmd.Flags().BoolVar(&r.Force, "force", false, "forget names although a host that was away may think that it has such a volume")
 	cmd.AddCommand(newGCPlan(a), newGCStatus(a), newUndelete(a))
 	return a.jsonFlag(cmd)
 }
 
 // collect runs a round through the daemon.
-func (a *app) collect(ctx context.Context, grace time.Duration, dryRun bool) (client.Collection, client.CollectStatus, error) {
+func (a *app) collect(ctx context.Context, r client.CollectRequest) (client.Collection, client.CollectStatus, error) {
 	c, err := a.client()
 	if err != nil {
 		return client.Collection{}, client.CollectStatus{}, err
 	}
-	out, err := c.Collect(ctx, grace, dryRun)
+	out, err := c.Collect(ctx, r)
 	if err != nil || a.json {
 		return out, client.CollectStatus{}, err
 	}
@@ -87,18 +93,18 @@ func (a *app) collect(ctx context.Context, grace time.Duration, dryRun bool) (cl
 }
 
 // collectStore runs a round in this process.
-func collectStore(url string) func(context.Context, time.Duration, bool) (client.Collection, client.CollectStatus, error) {
-	return func(ctx context.Context, grace time.Duration, dryRun bool) (c client.Collection, s client.CollectStatus, err error) {
+func collectStore(url string, grace time.Duration) func(context.Context, client.CollectRequest) (client.Collection, client.CollectStatus, error) {
+	return func(ctx context.Context, r client.CollectRequest) (c client.Collection, s client.CollectStatus, err error) {
 		ctx = objstore.WithRetryBudget(ctx)
 		store, _, err := openStore(ctx, url)
 		if err != nil {
 			return c, s, err
 		}
-		return collect.CollectStore(ctx, store, grace, dryRun)
+		return collect.CollectStore(ctx, store, grace, r)
 	}
 }
 
-func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus, grace time.Duration, dryRun bool) (err error) {
+func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus, grace time.Duration, r *client.CollectRequest) (err error) {
 	flagged := size.Human(c.FlaggedBytes)
 	if c.DeletedObjects > 0 {
 		err = say(w, "deleted %d objects (%s)", c.DeletedObjects, size.Human(c.DeletedBytes))
@@ -108,7 +114,7 @@ func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus,
 	}
 	switch {
 	case err != nil:
-	case dryRun && c.FlaggedObjects > 0 && c.Round == 0:
+	case r.DryRun && c.FlaggedObjects > 0 && c.Round == 0:
 		err = say(w, "a round would flag %d objects (%s)", c.FlaggedObjects, flagged)
 	case s.Stage == gc.StageFlagged && c.FlaggedObjects > 0:
 		err = say(w, "round %d: %d objects (%s) flagged; they can be deleted from %s on", s.Round, c.FlaggedObjects, flagged, terminal.Day(s.FlaggedAt.Add(grace)))
@@ -116,6 +122,13 @@ func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus,
 		err = say(w, "nothing to collect")
 	case c.DeletedObjects == 0:
 		err = say(w, "round %d: nothing was deleted", c.Round)
+	}
+	switch {
+	case err != nil || !r.Forget:
+	case r.DryRun:
+		err = say(w, "%d name(s) of removed volumes would be forgotten", c.ForgottenNames)
+	default:
+		err = say(w, "forgot %d name(s) of removed volumes", c.ForgottenNames)
 	}
 	if err == nil && c.ForeignObjects > 0 {
 		err = say(w, "%d objects in the store are not Glide's, and stay", c.ForeignObjects)
@@ -151,7 +164,7 @@ func newGCStatus(a *app) *cobra.Command {
 		Use:   "status",
 		Short: "Describe the newest round",
 		Long: `Describes the newest round: its number, its stage, when its objects were flagged,
-and until when they can be taken back if glide gc runs with the usual grace period.
+and until when they can be taken back: the end of the round's grace period.
 Stages are flagged, judged (being deleted) and closed.`,
 		Args:                  takes(0, 0),
 		DisableFlagsInUseLine: true,
@@ -165,7 +178,7 @@ Stages are flagged, judged (being deleted) and closed.`,
 				case gc.StageNone:
 					return say(w, "there was no round yet")
 				case gc.StageFlagged:
-					return say(w, "round %d: flagged %s, can be undone until %s (with a grace period of 24h)", s.Round, terminal.Day(s.FlaggedAt), terminal.Day(s.UndoUntil))
+					return say(w, "round %d: flagged %s, can be undone until %s", s.Round, terminal.Day(s.FlaggedAt), terminal.Day(s.UndoUntil))
 				case gc.StageJudged:
 					return say(w, "round %d: judged; the next glide gc deletes the rest", s.Round)
 				}

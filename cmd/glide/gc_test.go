@@ -158,7 +158,7 @@ func TestCollectCommands(t *testing.T) {
 		{"gc --grace 90m", "round 3: 2 objects (2 MiB) flagged; they can be deleted from 2026-11-22 13:30:00 on\n1 objects in the store are not Glide's, and stay\n", "Collect 1h30m0s false"},
 		{"gc --dry-run", "a round would flag 2 objects (2 MiB)\n1 objects in the store are not Glide's, and stay\n", "Collect 24h0m0s true"},
 		{"gc plan", "KIND  BYTES    FLAGGED              KEY\npack  1048576  " + when + "  packs/good\n", "CollectPlan"},
-		{"gc status", "round 3: flagged " + when + ", can be undone until 2026-11-23 12:00:00 (with a grace period of 24h)\n", "CollectStatus"},
+		{"gc status", "round 3: flagged " + when + ", can be undone until 2026-11-23 12:00:00\n", "CollectStatus"},
 		{"gc undelete packs/good", "took back 1 objects; the next round keeps them\n", "Undelete [packs/good]"},
 	} {
 		if out := f.must(t, strings.Fields(c.args)...); out != c.out {
@@ -179,6 +179,7 @@ func TestCollectCommands(t *testing.T) {
   "compacted_packs": 0,
   "compacted_bytes": 0,
   "foreign_objects": 1,
+  "forgotten_names": 0,
   "store_requests": {
     "put": 0,
     "get": 0,
@@ -195,7 +196,7 @@ func TestCollectCommands(t *testing.T) {
 	refused(t, f.try(t, "gc", "--grace", "soon"), 2, "--grace")
 	refused(t, f.try(t, "gc", "--grace", "-1s", "--store", "file:///nowhere"), 2, "negative")
 	refused(t, f.try(t, "gc", "--store", "ftp://x"), 2, "store URL")
-	refused(t, f.try(t, "gc", "--forget-names"), 1, "this release of glide does not")
+	refused(t, f.try(t, "gc", "--forget-names"), 3, "--force")
 	refused(t, f.try(t, "gc", "pln"), 2, "only plan, status and undelete")
 	refused(t, f.try(t, "gc", "undelete"), 2, "KEY...")
 	refused(t, f.try(t, "gc", "undelete", "packs/bad"), 1, "is not flagged")

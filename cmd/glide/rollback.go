@@ -11,9 +11,9 @@ func newRollback(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rollback NAME SNAPSHOT|GENERATION [--force]",
 		Short: "Return a volume to a snapshot or a commit",
-		Long: `Returns a volume to an earlier state. Later writes are dropped: fork the volume
-first to keep them. A volume with open connections needs --force, which closes
-them.`,
+		Long: `Returns a volume to an earlier state. What it gives up stays as the snapshot
+before-rollback-GENERATION, with the writes that were not published; roll back to
+that to undo it. A volume with open connections needs --force, which closes them.`,
 		Example: `  glide rollback vm1 before-upgrade
   glide rollback vm1 3.10`,
 		Args:              takes(2, 2),

@@ -88,7 +88,7 @@ and needs --force.`,
 		}
 	}
 	add(groupVolumes, "Volumes:",
-		newCreate(a), newImport(a), newExport(a), newLs(a), newShow(a), newRm(a), newRename(a), newResize(a), newSet(a))
+		newCreate(a), newImport(a), newExport(a), newLs(a), newShow(a), newRm(a), newRestore(a), newRename(a), newResize(a), newSet(a))
 	add(groupMove, "Copies and moves:",
 		newFork(a), newSnapshot(a), newSnapshots(a), newRollback(a), newFlush(a), newSleep(a), newWake(a),
 		newAttach(a), newDetach(a))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/nearest"
+	"github.com/paraglide/glide/internal/retention"
 	"github.com/paraglide/glide/internal/size"
 )
 
@@ -23,8 +24,10 @@ func newSet(a *app) *cobra.Command {
   iops=N                             requests per second but flushes, 0 for no limit
   bandwidth=SIZE                     bytes read and written per second, 0 for no limit
   dirty-budget=SIZE                  flush at this many unpublished bytes, 0 for the host's setting
+  keep=SPAN:STEP,...                 of commits past the daemon's --retention, keep those of
+                                     one epoch per STEP until SPAN; empty for none
   label.KEY=VALUE                    anything; an empty value removes the label`,
-		Example:           "  glide set vm1 iops=5000 bandwidth=200M label.app=web",
+		Example:           "  glide set vm1 iops=5000 bandwidth=200M label.app=web\n  glide set vm1 keep=24h:1h,30d:1d",
 		Args:              takes(2, -1),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -68,6 +71,10 @@ var settable = map[string]func(value string) (string, error){
 			return "", usage("iops: %.60q is not a number", v)
 		}
 		return strconv.FormatUint(n, 10), nil
+	},
+	"keep": func(v string) (string, error) {
+		_, err := retention.Parse(v)
+		return v, err
 	},
 	"bandwidth":    sizeSetting,
 	"dirty-budget": sizeSetting,

@@ -10,12 +10,14 @@ import (
 )
 
 func newSnapshot(a *app) *cobra.Command {
+	var expires string
 	cmd := &cobra.Command{
-		Use:   "snapshot NAME SNAPSHOT",
+		Use:   "snapshot NAME SNAPSHOT [--expires DURATION]",
 		Short: "Take a snapshot of a volume",
 		Long: `Keeps the present content of a volume under a name. NAME@SNAPSHOT can be forked,
 exported, compared, served read-only and rolled back to.`,
-		Example:           "  glide snapshot vm1 before-upgrade",
+		Example: `  glide snapshot vm1 before-upgrade
+  glide snapshot vm1 daily --expires 30d`,
 		Args:              takes(2, 2),
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -26,13 +28,14 @@ exported, compared, served read-only and rolled back to.`,
 			if err != nil {
 				return err
 			}
-			s, err := c.Snapshot(cmd.Context(), args[0], args[1])
+			s, err := c.Snapshot(cmd.Context(), args[0], args[1], expires)
 			if err != nil {
 				return err
 			}
 			return a.print(s, func(w io.Writer) error { return say(w, "kept %s@%s", s.Volume, s.Name) })
 		},
 	}
+	cmd.Flags().StringVar(&expires, "expires", "", "remove it by itself after a `DURATION`, such as 12h or 30d")
 	return a.jsonFlag(cmd)
 }
 
@@ -53,9 +56,9 @@ func newSnapshots(a *app) *cobra.Command {
 				return err
 			}
 			return a.print(list, func(w io.Writer) error {
-				rows := [][]string{{"SNAPSHOT", "CREATED", "SIZE", "GENERATION"}}
+				rows := [][]string{{"SNAPSHOT", "CREATED", "SIZE", "GENERATION", "EXPIRES"}}
 				for _, s := range list {
-					rows = append(rows, []string{s.Name, terminal.Day(s.CreatedAt), size.Human(s.Size), terminal.OrDash(s.Generation)})
+					rows = append(rows, []string{s.Name, terminal.Day(s.CreatedAt), size.Human(s.Size), terminal.OrDash(s.Generation), dayOrDash(s.ExpiresAt)})
 				}
 				return terminal.Table(w, rows)
 			})

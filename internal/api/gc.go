@@ -10,6 +10,8 @@ import (
 type CollectRequest struct {
 	Grace  string `json:"grace,omitempty"` // between flag and deletion, such as 90m; "": 24h
 	DryRun bool   `json:"dry_run,omitempty"`
+	Forget bool   `json:"forget_names,omitempty"` // forget the names of removed volumes of which nothing is left
+	Force  bool   `json:"force,omitempty"`        // although a host that was away may think that it has such a volume
 }
 
 // Collection is what gc prints: what the store holds, and what was done about it.
@@ -24,6 +26,7 @@ type Collection struct {
 	CompactedPacks int      `json:"compacted_packs"` // packs with much dead content that gave way to new ones; among the deleted
 	CompactedBytes int64    `json:"compacted_bytes"` // of the new ones
 	ForeignObjects int      `json:"foreign_objects"` // not Glide's; never touched
+	ForgottenNames int      `json:"forgotten_names"` // in a dry run, those that would be forgotten
 	Requests       Requests `json:"store_requests"`
 	ElapsedMs      float64  `json:"elapsed_ms"`
 }
@@ -42,7 +45,7 @@ type CollectStatus struct {
 	Round     uint64    `json:"round"`      // 0: there was none
 	Stage     string    `json:"stage"`      // none, flagged, judged, closed
 	FlaggedAt time.Time `json:"flagged_at"` // zero unless it is flagged or judged
-	UndoUntil time.Time `json:"undo_until"` // with a grace period of 24 h; zero unless it is flagged
+	UndoUntil time.Time `json:"undo_until"` // when its grace period is over; zero unless it is flagged
 }
 
 // UndeleteRequest names objects by their keys.

@@ -15,7 +15,13 @@ type ResizeRequest struct {
 
 // SnapshotRequest asks for a snapshot.
 type SnapshotRequest struct {
-	Name string `json:"name"` // of the snapshot
+	Name    string `json:"name"`              // of the snapshot
+	Expires string `json:"expires,omitempty"` // how long it is kept, such as 30d; "": for ever
+}
+
+// RestoreRequest brings a removed volume back.
+type RestoreRequest struct {
+	As string `json:"as,omitempty"` // its new name; "": the old one
 }
 
 // RollbackRequest takes a volume back.

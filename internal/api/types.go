@@ -43,9 +43,29 @@ type Volume struct {
 	IOPS        uint64            `json:"iops"`
 	Bandwidth   uint64            `json:"bandwidth"`
 	DirtyBudget uint64            `json:"dirty_budget"`
+	Keep        string            `json:"keep"`                 // how old commits are thinned; "": they are not
 	BootBlocks  int               `json:"boot_blocks"`          // in the boot list of its image; only Show tells
 	BootUsed    int               `json:"boot_used"`            // of these, read by the last boot; only Show tells
 	VerifiedAt  time.Time         `json:"verified_at,omitzero"` // when glide verify --cold last found all of it whole; only Show tells
+}
+
+// Removed is a removed volume that can be restored, as ls --removed prints it.
+type Removed struct {
+	Name       string            `json:"name"`
+	Tenant     string            `json:"tenant"` // "" for the default one, which is not printed
+	ID         string            `json:"id"`     // of the removed volume; a restored one has another
+	Size       uint64            `json:"size"`
+	BlockSize  uint64            `json:"block_size"`
+	Durability string            `json:"durability"`
+	RPOms      float64           `json:"rpo_ms"`
+	Owner      string            `json:"owner"`      // the host that removed it
+	Generation string            `json:"generation"` // its last
+	Parent     string            `json:"parent"`     // "" if it was not forked
+	CreatedAt  time.Time         `json:"created_at"`
+	StoreBytes int64             `json:"store_bytes"`
+	Labels     map[string]string `json:"labels"`
+	RemovedAt  time.Time         `json:"removed_at"`
+	Until      time.Time         `json:"until,omitzero"` // when glide gc may take it at the earliest; left out: no round has flagged it
 }
 
 // States lists what the state of a Volume can be.
@@ -114,6 +134,7 @@ type Snapshot struct {
 	Size       uint64    `json:"size"`
 	Generation string    `json:"generation"` // "" while it is only on this host
 	CreatedAt  time.Time `json:"created_at"`
+	ExpiresAt  time.Time `json:"expires_at,omitzero"` // when its owner removes it; left out: never
 }
 
 // Commit is one entry of a volume's history, newest first.
@@ -374,9 +395,12 @@ type Backend interface {
 	Resize(ctx context.Context, name string, size uint64) (Volume, error)
 	Set(ctx context.Context, name string, s Settings) (Volume, error)
 	Fork(ctx context.Context, r ForkRequest) ([]Fork, error)
-	Snapshot(ctx context.Context, name, snapshot string) (Snapshot, error)
+	Snapshot(ctx context.Context, name, snapshot, expires string) (Snapshot, error)
 	Snapshots(ctx context.Context, name string) ([]Snapshot, error)
 	Rollback(ctx context.Context, name, to string, force bool) (Volume, error)
+	// Restore brings a removed volume back; as is its new name, "" for the old one.
+	Restore(ctx context.Context, name, as string) (Volume, error)
+	Removed(ctx context.Context) ([]Removed, error)
 	Flush(ctx context.Context, name string) (Flush, error)
 	Sleep(ctx context.Context, name string, portable, force bool) (Volume, error)
 	Wake(ctx context.Context, name string, force bool, expect string) (Volume, error)

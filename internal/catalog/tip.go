@@ -90,6 +90,15 @@ func (s *newestSeen) Of(n disk.Name) commitlog.Generation {
 	return s.tips[n]
 }
 
+// Forget makes the names as if they had never been seen: an operator had them removed.
+func (s *newestSeen) Forget(names []commitlog.Volume) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range names {
+		delete(s.tips, disk.Name{Tenant: v.Tenant, Volume: v.Name})
+	}
+}
+
 func (s *newestSeen) note(n disk.Name, g commitlog.Generation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,9 +11,11 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/forget"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/publication"
@@ -39,6 +41,7 @@ type Collector struct {
 	disks   *disk.Table
 	session Session
 	store   objstore.Store // without Watch
+	seen    Seen
 	changes *changes
 
 	running sync.Mutex // held by the round in progress
@@ -50,9 +53,15 @@ type Session interface {
 	Rotate(ctx context.Context) error
 }
 
+// Seen is what the host has seen of the store.
+type Seen interface {
+	// Forget makes the names as if they had never been seen.
+	Forget(names []commitlog.Volume)
+}
+
 // New creates a collector. Its disks must use what Watch returns as their store.
-func New(o Options, disks *disk.Table, session Session, w *Watched) *Collector {
-	return &Collector{opts: o, disks: disks, session: session, store: w.Store, changes: &w.changes}
+func New(o Options, disks *disk.Table, session Session, w *Watched, seen Seen) *Collector {
+	return &Collector{opts: o, disks: disks, session: session, store: w.Store, changes: &w.changes, seen: seen}
 }
 
 // Collect goes on with a round of garbage collection in the store, or begins one.
@@ -80,13 +89,17 @@ func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Coll
 			return api.Collection{}, err
 		}
 	}
-	return collect(ctx, gc.Options{Store: c.store, By: c.disks.HostID, Grace: grace, Retention: c.opts.Retention, DryRun: r.DryRun, Rand: c.disks.Rand, Log: c.disks.Log}, c.opts.Uptime)
+	out, forgotten, err := collect(ctx, gc.Options{Store: c.store, By: c.disks.HostID, Grace: grace, Retention: c.opts.Retention, DryRun: r.DryRun, Rand: c.disks.Rand, Log: c.disks.Log}, c.opts.Uptime, r)
+	if !r.DryRun {
+		c.seen.Forget(forgotten)
+	}
+	return out, err
 }
 
 // CollectStore is Collect without a daemon. It also returns the status afterwards.
-func CollectStore(ctx context.Context, store objstore.Store, grace time.Duration, dryRun bool) (api.Collection, api.CollectStatus, error) {
-	o := gc.Options{Store: store, By: "glide-gc", Grace: grace, Retention: DefaultRetention, DryRun: dryRun, Log: slog.New(slog.DiscardHandler)}
-	c, err := collect(ctx, o, clock.BootTime)
+func CollectStore(ctx context.Context, store objstore.Store, grace time.Duration, r api.CollectRequest) (api.Collection, api.CollectStatus, error) {
+	o := gc.Options{Store: store, By: "glide-gc", Grace: grace, Retention: DefaultRetention, DryRun: r.DryRun, Log: slog.New(slog.DiscardHandler)}
+	c, _, err := collect(ctx, o, clock.BootTime, r)
 	if err != nil {
 		return c, api.CollectStatus{}, err
 	}
@@ -94,21 +107,28 @@ func CollectStore(ctx context.Context, store objstore.Store, grace time.Duration
 	return c, api.CollectStatus(s), err
 }
 
-func collect(ctx context.Context, o gc.Options, uptime func() time.Duration) (api.Collection, error) {
+func collect(ctx context.Context, o gc.Options, uptime func() time.Duration, q api.CollectRequest) (api.Collection, []commitlog.Volume, error) {
 	if o.Grace < 0 {
-		return api.Collection{}, errs.New(errs.Invalid, "the grace period %s is negative", o.Grace)
+		return api.Collection{}, nil, errs.New(errs.Invalid, "the grace period %s is negative", o.Grace)
 	}
 	began := uptime()
 	ctx, counter := publication.Count(ctx)
-	r, err := gc.Run(ctx, o)
+	var r gc.Result
+	var forgotten []commitlog.Volume
+	var err error
+	if q.Forget {
+		r, forgotten, err = forget.Names(ctx, o, q.Force)
+	} else {
+		r, err = gc.Run(ctx, o)
+	}
 	if r.ForeignObjects > 0 {
 		o.Log.Info("objects in the store are not Glide's, and stay", "objects", r.ForeignObjects, "such_as", r.ForeignExample)
 	}
 	return api.Collection{
 		Round: r.Round, LiveObjects: r.LiveObjects, LiveBytes: r.LiveBytes, FlaggedObjects: r.FlaggedObjects, FlaggedBytes: r.FlaggedBytes,
-		DeletedObjects: r.DeletedObjects, DeletedBytes: r.DeletedBytes, CompactedPacks: r.CompactedPacks, CompactedBytes: r.CopiedBytes, ForeignObjects: r.ForeignObjects,
+		DeletedObjects: r.DeletedObjects, DeletedBytes: r.DeletedBytes, CompactedPacks: r.CompactedPacks, CompactedBytes: r.CopiedBytes, ForeignObjects: r.ForeignObjects, ForgottenNames: len(forgotten),
 		Requests: publication.Requests(counter), ElapsedMs: float64(uptime()-began) / float64(time.Millisecond),
-	}, err
+	}, forgotten, err
 }
 
 // Plan lists what the open rounds have flagged.

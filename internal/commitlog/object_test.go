@@ -85,6 +85,10 @@ func sampleObjects(t tb) map[string]*Object {
 		"tombstone": {Generation: Generation{5, 1}, Kind: First, Tombstone: true, Mark: mark, State: State{Identity: grave.Identity}},
 		"stub":      (&Object{Generation: Generation{4, 4}, Kind: Seal, Mark: mark, State: seal}).Stub(),
 	}
+	kept := tiny.Clone()
+	kept.Keep = "24h:1h,30d:1d"
+	kept.Snapshots = []Snapshot{{Name: "week", Root: someRoot(2), Size: kept.Size, Seq: 9, Generation: Generation{1, 2}, CreatedAt: someDay, ExpiresAt: someDay.AddDate(0, 0, 7)}}
+	all["keep"] = &Object{Generation: Generation{1, 3}, Kind: Commit, Mark: mark, State: kept}
 	maps.Copy(all, domainObjects(t))
 	return all
 }
@@ -269,14 +273,14 @@ func TestLargestState(t *testing.T) {
 	text := strings.Repeat("\x01", MaxText) // six bytes each in JSON
 	most := Generation{1<<64 - 2, maxNumber}
 	root := blockmap.Root{Height: blockmap.MaxHeight, Ref: pack.Ref{Pack: pack.ID{Domain: 1}, Off: 1<<32 - 1, Len: 1}}
-	s.Size, s.BlockSize, s.Root, s.ImportDigest = maxSize, minBlockSize, root, text
+	s.Size, s.BlockSize, s.Root, s.ImportDigest, s.Keep = maxSize, minBlockSize, root, text, text
 	s.Owner.ID, s.Name, s.Tenant = long, long, long
 	s.Owner.Addresses = slices.Repeat([]string{text}, maxAddresses)
 	s.Labels = map[string]string{}
 	for i := range MaxLabels {
 		s.Labels[fmt.Sprintf("%s%02d", long[2:], i)] = text
 	}
-	s.Snapshots = slices.Repeat([]Snapshot{{long, root, maxSize, maxCount, most, someDay}}, MaxSnapshots)
+	s.Snapshots = slices.Repeat([]Snapshot{{long, root, maxSize, maxCount, most, someDay, someDay}}, MaxSnapshots)
 	s.DataCommits = slices.Repeat([]DataRun{{long, most.Epoch, most.Number, most.Number, ObjectHash{}, 1, MaxData}}, maxDataCommits)
 	s.SealedFrom = slices.Repeat([]SealedFrom{{long, most}}, maxSealedFrom)
 	raw, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: s}).Encode()

@@ -30,6 +30,7 @@ type Options struct {
 
 	Uptime   func() time.Duration // a monotonic clock, for RollAge and YieldFor
 	RollAge  time.Duration        // age of an epoch before the next begins, with the next commit; 0: any
+	RollStep time.Duration        // of an interval, with whose first commit an epoch begins; 0: none does. See SetRollStep
 	YieldFor time.Duration        // how long the Owner yields to another host's seal; 0: 30 s
 	// Pause waits between two tries of a claim. If ctx ends, it returns ctx's error.
 	Pause func(ctx context.Context, d time.Duration) error
@@ -102,6 +103,8 @@ type Owner struct {
 	left     error         // why the claim has ended
 	aging    uint64        // an epoch in which this process has committed,
 	since    time.Duration // and since when
+	interval int64         // of RollStep, in which that epoch began
+	rollStep atomic.Int64  // see SetRollStep
 }
 
 type sent struct {
@@ -122,9 +125,15 @@ func New(opts Options) (*Owner, error) {
 		return nil, err
 	}
 	o := &Owner{opts: opts.withDefaults()}
+	o.SetRollStep(opts.RollStep)
 	o.publishStatus()
 	return o, nil
 }
+
+// SetRollStep makes the first commit in each interval of this length begin an epoch, so
+// that a collector, which takes whole epochs, can leave one of each interval. 0: no
+// interval matters. It does not block.
+func (o *Owner) SetRollStep(d time.Duration) { o.rollStep.Store(int64(d)) }
 
 // Generation is the place of the newest object that is known to have taken effect;
 // zero before the first claim. It does not block.
@@ -289,11 +298,15 @@ func (o *Owner) ready(ctx context.Context) error {
 // full tells whether the next object belongs into the next epoch. An epoch also ends when
 // it is old, so that its commits can be collected.
 func (o *Owner) full() bool {
-	now := o.opts.Uptime()
-	if o.next.Epoch != o.aging {
-		o.aging, o.since = o.next.Epoch, now
+	now, interval := o.opts.Uptime(), int64(0)
+	if step := o.rollStep.Load(); step > 0 {
+		interval = o.opts.Now().UnixNano() / step
 	}
-	return o.next.Number >= o.opts.RollAt || o.next.Number > 2 && o.opts.RollAge > 0 && now-o.since >= o.opts.RollAge
+	if o.next.Epoch != o.aging {
+		o.aging, o.since, o.interval = o.next.Epoch, now, interval
+	}
+	old := o.opts.RollAge > 0 && now-o.since >= o.opts.RollAge || interval != o.interval
+	return o.next.Number >= o.opts.RollAt || o.next.Number > 2 && old
 }
 
 // owning settles what was sent, and returns nil if the volume is ours and does not

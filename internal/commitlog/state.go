@@ -81,6 +81,7 @@ const (
 	CauseCreate   Cause = "create"
 	CauseImport   Cause = "import"
 	CauseFork     Cause = "fork"
+	CauseRestore  Cause = "restore" // a removed volume came back
 	CauseFlush    Cause = "flush"
 	CauseSnapshot Cause = "snapshot"
 	CauseRollback Cause = "rollback"
@@ -141,6 +142,9 @@ type State struct {
 	Limits     Limits            `json:"limits,omitzero"`
 	CreatedAt  time.Time         `json:"created_at"`
 	Parent     *Parent           `json:"parent,omitempty"`
+	// Keep is the rule by which a collector thins the history, as package retention
+	// reads it; "": none.
+	Keep string `json:"keep,omitempty"`
 
 	// Root is the block map and Seq the last write that it holds: together they are
 	// the cut. Size determines the map's height, so a resize that needs another level
@@ -193,6 +197,7 @@ type Snapshot struct {
 	Seq        uint64        `json:"seq"`
 	Generation Generation    `json:"generation,omitzero"` // the commit that made it
 	CreatedAt  time.Time     `json:"created_at"`
+	ExpiresAt  time.Time     `json:"expires_at,omitzero"` // when its owner removes it; zero: never
 }
 
 // DataRun refers to the unfolded data commits among the objects First to Last of one
@@ -246,7 +251,7 @@ func (s *State) Fork(name string, id VolumeID, from Generation, now time.Time) S
 	}
 	c.CreatedAt = now
 	c.Durability, c.RPOMillis, c.Limits = "local", 0, Limits{}
-	c.Labels, c.Snapshots, c.SealedFrom = nil, nil, nil
+	c.Labels, c.Keep, c.Snapshots, c.SealedFrom = nil, "", nil, nil
 	c.ImportDigest, c.RenamedFrom, c.Reserved = "", "", false
 	return c
 }
@@ -322,6 +327,8 @@ func (s *State) check() string {
 		return fmt.Sprintf("it has %d and %d writes, %d blocks, %d bytes", s.Seq, s.DataSeq, s.BlocksMapped, s.StoredBytes)
 	case max(s.Limits.IOPS, s.Limits.Bandwidth, s.Limits.DirtyBudget) > maxCount:
 		return fmt.Sprintf("its limits are %+v", s.Limits)
+	case badText(s.Keep):
+		return fmt.Sprintf("its rule for old commits is %.80q", s.Keep)
 	case badText(s.ImportDigest):
 		return fmt.Sprintf("its import digest is %.80q", s.ImportDigest)
 	case s.Parent != nil && len(s.Parent.Root) > 2*len(ObjectHash{}):

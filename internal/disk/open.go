@@ -290,6 +290,24 @@ func (d *Disk) Sleep(released bool) error {
 	return d.Close()
 }
 
+// BlockGuestsIfNone lets no guest connect until open is called. ok is false if one is
+// connected: then nothing changes.
+func (d *Disk) BlockGuestsIfNone() (open func(), ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.conns) > 0 || d.guestsBlocked {
+		return nil, false
+	}
+	d.guestsBlocked = true
+	return d.letGuests, true
+}
+
+func (d *Disk) letGuests() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.guestsBlocked = false
+}
+
 // BlockGuests disconnects the guests of a disk and lets none connect until open is
 // called. A guest that connected in between would be told that its writes are durable,
 // but the next owner would not have them.
@@ -302,11 +320,7 @@ func (d *Disk) BlockGuests() (open func()) {
 	if v != nil && !fault.Is("writes-not-drained") {
 		v.Drain() // these writes were acknowledged, or will be
 	}
-	return func() {
-		d.mu.Lock()
-		d.guestsBlocked = false
-		d.mu.Unlock()
-	}
+	return d.letGuests
 }
 
 // Segments returns the log segments that a disk holds, open or not, each held once more

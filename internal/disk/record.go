@@ -138,7 +138,7 @@ func (t *Table) CommitState(st *volume.State, cause commitlog.Cause) commitlog.S
 	s := commitlog.State{
 		Identity: commitlog.Identity{ID: commitlog.VolumeID(st.ID), Tenant: st.Tenant, Name: st.Name, Cause: cause},
 		Size:     st.Size, BlockSize: st.BlockSize, Durability: st.Durability, RPOMillis: st.RPO.Milliseconds(),
-		Labels: st.Labels, Limits: commitlog.Limits(st.Limits), CreatedAt: st.CreatedAt,
+		Labels: st.Labels, Limits: commitlog.Limits(st.Limits), CreatedAt: st.CreatedAt, Keep: st.Keep,
 		Root: st.Root, Seq: st.Folded, ImportDigest: st.ImportDigest,
 	}
 	if st.Parent != nil {
@@ -171,7 +171,7 @@ func RecordOf(s *commitlog.State, id volume.ID) volume.State {
 	st := volume.State{
 		Version: 1, ID: id, Tenant: s.Tenant, Name: s.Name, CreatedAt: s.CreatedAt, Size: s.Size, BlockSize: s.BlockSize,
 		Mode: volume.Active, Durability: s.Durability, RPO: RPOOf(s),
-		Limits: volume.Limits(s.Limits), Labels: s.Labels, ImportDigest: s.ImportDigest,
+		Limits: volume.Limits(s.Limits), Labels: s.Labels, Keep: s.Keep, ImportDigest: s.ImportDigest,
 		Root: s.Root, Folded: s.Seq, Floor: s.Through(), Used: s.Through(), Shipped: s.Through(),
 	}
 	st.RootBlocks = st.Blocks()

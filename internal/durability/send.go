@@ -130,7 +130,7 @@ func (s *shipper) amend(state *commitlog.State) {
 func (k *Keeper) amend(d *disk.Disk, state *commitlog.State, st *volume.State) {
 	now := k.disks.CommitState(st, commitlog.CauseData)
 	state.Cause, state.Size, state.Labels, state.Limits = now.Cause, now.Size, now.Labels, now.Limits
-	state.Durability, state.RPOMillis = now.Durability, now.RPOMillis
+	state.Durability, state.RPOMillis, state.Keep = now.Durability, now.RPOMillis, now.Keep
 }
 
 // lateCommit is how long commits may be in flight with none taking effect before an event

@@ -312,7 +312,7 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 		disk.TakeSnapshot(&from, snapshot)
 	}
 	if tip != newest && snapshot == nil {
-		if err := f.refuseCondemned(ctx, &from); err != nil {
+		if err := f.refuseCondemned(ctx, &from, gen); err != nil {
 			return nil, "", err
 		}
 	}
@@ -323,7 +323,10 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 // refuseCondemned is an error if a collector has flagged data commits that the fork would
 // name. What the newest commit names is never flagged. Packs need no such check: those that a commit names are flagged in a later round
 // than the commit, and that round sees the announcement.
-func (f *forking) refuseCondemned(ctx context.Context, from *commitlog.State) error {
+//
+// The commit is read once more after the look: a round that ended just before it may have
+// taken the commit together with its data commits.
+func (f *forking) refuseCondemned(ctx context.Context, from *commitlog.State, gen commitlog.Generation) error {
 	if len(from.DataCommits) == 0 {
 		return nil
 	}
@@ -333,10 +336,18 @@ func (f *forking) refuseCondemned(ctx context.Context, from *commitlog.State) er
 	}
 	for _, run := range from.DataCommits {
 		if c.Commit(commitlog.Volume{Tenant: f.src.Tenant, Name: run.Name}, run.Epoch) {
-			return errs.New(errs.NotFound, "that state of %q is past retention and is being collected: fork a newer one", f.src)
+			return f.collected()
 		}
 	}
-	return nil
+	o, err := commitlog.Load(ctx, f.h.disks.Store, f.src.Log(), gen)
+	if errors.Is(err, errs.NotFound) || err == nil && o.Bare() {
+		return f.collected()
+	}
+	return err
+}
+
+func (f *forking) collected() error {
+	return errs.New(errs.NotFound, "that state of %q is past retention and is being collected: fork a newer one", f.src)
 }
 
 // look makes sure that an announced commit still has its state. The newest commit has it

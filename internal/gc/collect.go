@@ -56,7 +56,8 @@ type Result struct {
 // collector is one run.
 type collector struct {
 	Options
-	mark *mark // of this process's first mark; nil before it
+	mark *mark     // of this process's first mark; nil before it
+	at   time.Time // when the run last asked, by the store's clock
 	res  Result
 
 	early []compacted // a planted fault
@@ -89,6 +90,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 // inventory is all that the store holds.
 type inventory struct {
 	packs   map[uint32][]flaggedObject
+	open    map[uint32]bool            // domains with a flag list or a verdict
 	keys    map[uint32][]flaggedObject // forwards, and in domain 0 boot lists
 	objects int
 	bytes   int64
@@ -98,18 +100,19 @@ type inventory struct {
 func (inv *inventory) domains() []uint32 {
 	d := []uint32{0}
 	for x := range inv.packs {
-		if x != 0 {
-			d = append(d, x)
-		}
+		d = append(d, x)
+	}
+	for x := range inv.open { // whose packs may be gone: a crash came before the round was closed
+		d = append(d, x)
 	}
 	slices.Sort(d)
-	return d
+	return slices.Compact(d)
 }
 
 // inventory lists the store. It comes before the mark, so that what is new is not taken
 // for garbage.
 func (c *collector) inventory(ctx context.Context) (*inventory, error) {
-	inv := &inventory{packs: map[uint32][]flaggedObject{}, keys: map[uint32][]flaggedObject{}}
+	inv := &inventory{packs: map[uint32][]flaggedObject{}, keys: map[uint32][]flaggedObject{}, open: map[uint32]bool{}}
 	err := objstore.ListAll(ctx, c.Store, "", "", func(in objstore.Info) bool {
 		f := flaggedObject{in.Key, in.Size}
 		if id, err := pack.ParseKey(in.Key); err == nil {
@@ -123,6 +126,9 @@ func (c *collector) inventory(ctx context.Context) (*inventory, error) {
 				c.res.ForeignExample = in.Key
 			}
 			return true
+		}
+		if d, part, ok := parseRoundKey(in.Key); ok && part != partClosed {
+			inv.open[d] = true
 		}
 		inv.objects++
 		inv.bytes += in.Size
@@ -206,9 +212,9 @@ func (f *flags) total() (objects int, bytes int64) {
 // begin marks, and flags what was not marked.
 func (c *collector) begin(ctx context.Context, last *round, inv *inventory) error {
 	now := inv.newest // a dry run writes nothing, not even to learn the time
-	if !c.DryRun {
+	if c.at = now; !c.DryRun {
 		var err error
-		if now, err = storeTime(ctx, c.Store, c.By); err != nil {
+		if now, err = c.now(ctx); err != nil {
 			return err
 		}
 	}
@@ -216,7 +222,8 @@ func (c *collector) begin(ctx context.Context, last *round, inv *inventory) erro
 	if err != nil {
 		return err
 	}
-	f := flags{header: header{formatFlags, version, last.domain, last.number + 1, c.By}}
+	grace := c.Grace.Milliseconds()
+	f := flags{header: header{formatFlags, version, last.domain, last.number + 1, c.By}, GraceMs: &grace}
 	for _, p := range inv.packs[last.domain] {
 		if !c.mark.reached(p.Key) && len(f.Packs) < maxFlags {
 			f.Packs = append(f.Packs, p)
@@ -231,7 +238,7 @@ func (c *collector) begin(ctx context.Context, last *round, inv *inventory) erro
 		if fault.Is("gc-trusts-a-host's-clock") {
 			now = now.Add(2 * c.Retention)
 		}
-		f.Epochs = l.past(now.Add(-c.Retention), c.mark.needed)
+		f.Epochs = l.past(now.Add(-c.Retention), c.at, c.mark.needed)
 	}
 	f.Compact = c.candidates(inv.packs[last.domain])
 	if fault.Is("gc-compacts-before-the-flag") {
@@ -283,7 +290,7 @@ func (c *collector) finish(ctx context.Context, r *round) (bool, error) {
 		return false, err
 	}
 	if !r.judged {
-		now, err := storeTime(ctx, c.Store, c.By)
+		now, err := c.now(ctx)
 		if err != nil {
 			return false, err
 		}
@@ -333,7 +340,7 @@ func (c *collector) judge(ctx context.Context, r *round, f *flags) error {
 			}
 		}
 		past := map[epochID]bool{}
-		for _, e := range l.past(always, c.mark.needed) { // the age was judged at the flag
+		for _, e := range l.past(always, c.at, c.mark.needed) { // the age was judged at the flag
 			past[e.epochID] = true
 		}
 		for i, e := range f.Epochs {
@@ -520,4 +527,11 @@ func (c *collector) close(ctx context.Context, r *round) error {
 		return err
 	}
 	return c.remove(ctx, []string{key(r.domain, r.number, partFlags), key(r.domain, r.number, partVerdict)})
+}
+
+// now is the store's clock.
+func (c *collector) now(ctx context.Context) (now time.Time, err error) {
+	now, err = StoreTime(ctx, c.Store, c.By)
+	c.at = now
+	return now, err
 }

@@ -26,6 +26,7 @@ type epoch struct {
 	objects map[uint64]objstore.Info
 	first   *commit   // nil: not begun
 	names   []epochID // epochs whose objects its states name
+	keep    string    // the rule for old epochs in its newest state
 }
 
 func (e *epoch) has(n uint64) bool { _, ok := e.objects[n]; return ok }
@@ -64,9 +65,9 @@ func listLogs(ctx context.Context, store objstore.Store) (*logs, error) {
 }
 
 // past returns the epochs that are to be collected: closed ones whose successor began
-// before the given time, and all closed ones of a removed volume; but none that a kept
-// epoch, directly or not, or a pin names.
-func (l *logs) past(before time.Time, pinned map[epochID]bool) []epochFlag {
+// before the given time and that the volume's rule does not keep now, and all closed ones of
+// a removed volume; but none that a kept epoch, directly or not, or a pin names.
+func (l *logs) past(before, now time.Time, pinned map[epochID]bool) []epochFlag {
 	type entry struct {
 		log *log
 		e   *epoch
@@ -85,7 +86,7 @@ func (l *logs) past(before time.Time, pinned map[epochID]bool) []epochFlag {
 	}
 	for _, log := range l.volumes {
 		var successor *epoch
-		removed := false
+		removed, byRule := false, log.keptByRule(now)
 		for _, e := range log.epochs {
 			id := epochID{log.vol.Tenant, log.vol.Name, e.number}
 			if e.first == nil {
@@ -97,7 +98,7 @@ func (l *logs) past(before time.Time, pinned map[epochID]bool) []epochFlag {
 			} else if successor == nil {
 				removed = e.first.removed
 				keep(id)
-			} else if !removed && successor.objects[1].Modified.After(before) {
+			} else if !removed && (successor.beganAfter(before) || byRule[e]) {
 				keep(id)
 			}
 			successor = e

@@ -54,6 +54,7 @@ type commit struct {
 	bare    bool // no root
 	stub    bool
 	removed bool // tombstone
+	keep    string
 	after   commitlog.Generation
 	epochs  []epochID // whose objects its state names
 }
@@ -169,6 +170,9 @@ func (m *mark) log(ctx context.Context, l *log) error {
 		}
 		for _, c := range closed {
 			e.names = append(e.names, c.epochs...)
+			if !c.bare {
+				e.keep = c.keep
+			}
 		}
 	}
 	return nil
@@ -226,7 +230,7 @@ func (m *mark) load(ctx context.Context, vol commitlog.Volume, g commitlog.Gener
 	if o.State.Volume() != vol || o.Generation != g {
 		return nil, nil, errs.New(errs.Corrupt, "%s is commit %s of volume %s", key, o.Generation, o.State.Volume())
 	}
-	return &commit{closes: o.Closes(), bare: o.Bare(), stub: o.Kind == commitlog.Stub, removed: o.Tombstone, after: o.State.After}, o, nil
+	return &commit{closes: o.Closes(), bare: o.Bare(), stub: o.Kind == commitlog.Stub, removed: o.Tombstone, keep: o.State.Keep, after: o.State.After}, o, nil
 }
 
 // reachAll marks what an object names that load returned.

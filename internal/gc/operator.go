@@ -3,25 +3,17 @@ package gc
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/paraglide/glide/internal/boot"
-	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/pinobject"
 )
 
 // DefaultGrace is the grace period of a run that is given none.
 const DefaultGrace = 24 * time.Hour
-
-// undeleteHost is the host of the pins that Undelete creates.
-const undeleteHost = "undelete"
 
 // The kinds of what is flagged.
 const (
@@ -55,7 +47,7 @@ type Status struct {
 	Round     uint64
 	Stage     string
 	FlaggedAt time.Time // by the store's clock; zero unless the stage is flagged or judged
-	UndoUntil time.Time // when DefaultGrace will be over; zero unless the stage is flagged
+	UndoUntil time.Time // when the grace period of its collector will be over; zero unless the stage is flagged
 }
 
 // rounds returns the newest round of each domain that has one.
@@ -161,97 +153,15 @@ func ReadStatus(ctx context.Context, store objstore.Store) (Status, error) {
 	case last.judged:
 		s.Stage, s.FlaggedAt = StageJudged, last.flaggedAt
 	default:
-		s.Stage, s.FlaggedAt, s.UndoUntil = StageFlagged, last.flaggedAt, last.flaggedAt.Add(DefaultGrace)
+		f, err := readFlags(ctx, store, &last)
+		if errors.Is(err, errs.NotFound) { // closed meanwhile
+			s.Stage = stageClosed
+			break
+		}
+		if err != nil {
+			return s, err
+		}
+		s.Stage, s.FlaggedAt, s.UndoUntil = StageFlagged, last.flaggedAt, last.flaggedAt.Add(f.grace())
 	}
 	return s, nil
-}
-
-// Undelete takes flagged packs and epochs back, each with a pin of undeleteHost that stays
-// until somebody drops it. An epoch may be named by any commit in it. Whoever judges the
-// round reads the pins first. So if there is a verdict after the pin was created, it may
-// be one that does not know of the pin, and Undelete drops the pin and fails.
-func Undelete(ctx context.Context, store objstore.Store, random io.Reader, now time.Time, keys []string) error {
-	flagged := map[string]Planned{}
-	of := map[string]*round{} // by the planned key
-	err := openFlags(ctx, store, func(r *round, f *flags) {
-		for _, p := range f.planned(r.flaggedAt) {
-			flagged[p.Key] = p
-			of[p.Key] = r
-		}
-	})
-	if err != nil {
-		return err
-	}
-	pins := make([]pinobject.Pin, len(keys))
-	for i, k := range keys { // all are checked before the first is taken back
-		p, ok := flagged[epochKey(k)]
-		if !ok {
-			return errs.New(errs.NotFound, "%.300q is not flagged: glide gc plan lists what is", k)
-		}
-		if of[p.Key].judged {
-			return tooLate(k, of[p.Key])
-		}
-		if pins[i], err = pinFor(p, random, now); err != nil {
-			return err
-		}
-	}
-	for i, k := range keys {
-		r := of[epochKey(k)]
-		err := pinobject.Create(ctx, store, pins[i])
-		if err == nil {
-			var again round
-			if again, err = newest(ctx, store, r.domain); err == nil && (again.number != r.number || again.judged || again.closed) {
-				err = tooLate(k, r)
-			}
-		}
-		if err == nil {
-			continue
-		}
-		if derr := pinobject.Drop(context.WithoutCancel(ctx), store, pins[i]); derr != nil {
-			err = fmt.Errorf("%w; its pin %s stays (%w)", err, pins[i].Key(), derr)
-		}
-		if i > 0 {
-			err = fmt.Errorf("%w (what was named before it was taken back)", err)
-		}
-		return err
-	}
-	return nil
-}
-
-func tooLate(key string, r *round) error {
-	return errs.New(errs.NotFound, "%s cannot be taken back: round %d has been judged, it is too late", key, r.number)
-}
-
-// epochKey is the key by which a flag list has a commit: that of its epoch's first object.
-// Other keys are what they are.
-func epochKey(key string) string {
-	vol, g, err := commitlog.ParseKey(key)
-	if err != nil {
-		return key
-	}
-	return epochID{vol.Tenant, vol.Name, g.Epoch}.key()
-}
-
-// pinFor makes the pin that keeps what is flagged. That of an epoch names its first
-// object, which stays readable even if the epoch is collected after all: a pin of an object
-// that is gone would stop every collector.
-func pinFor(p Planned, random io.Reader, now time.Time) (pinobject.Pin, error) {
-	switch p.Kind {
-	case kindPack, kindCompact:
-		id, err := pack.ParseKey(p.Key)
-		if err != nil {
-			return pinobject.Pin{}, err
-		}
-		pin, err := pinobject.New(random, undeleteHost, pinobject.Packs, now)
-		pin.Packs = []pinobject.PackName{pinobject.PackName(id)}
-		return pin, err
-	case kindCommits:
-		pin, err := pinobject.New(random, undeleteHost, pinobject.Fork, now)
-		pin.Commit = p.Key
-		return pin, err
-	}
-	if p.Kind == kindForward {
-		return pinobject.Pin{}, errs.New(errs.Invalid, "%s is a forward of a pack that nothing refers to: there is nothing to take back", p.Key)
-	}
-	return pinobject.Pin{}, errs.New(errs.Invalid, "%s is a boot list, which cannot be taken back: it is only a hint, and the next boots write it again", p.Key)
 }

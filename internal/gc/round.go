@@ -61,10 +61,22 @@ type header struct {
 // collected, are flagged in domain 0 only.
 type flags struct {
 	header
+	// GraceMs is the grace period of the collector that flagged; nil: DefaultGrace.
+	GraceMs *int64 `json:"grace_ms,omitempty"`
+
 	Packs   []flaggedObject `json:"packs,omitempty"`
 	Epochs  []epochFlag     `json:"epochs,omitempty"`
 	Keys    []flaggedObject `json:"keys,omitempty"`
 	Compact []flaggedObject `json:"compact,omitempty"`
+}
+
+// grace is the time between flag and verdict that the round began with. Whoever judges it
+// may have another.
+func (f *flags) grace() time.Duration {
+	if f.GraceMs == nil {
+		return DefaultGrace
+	}
+	return time.Duration(*f.GraceMs) * time.Millisecond
 }
 
 type epochFlag struct {
@@ -110,6 +122,14 @@ const (
 	partFlags   = "flags"
 	partVerdict = "verdict"
 )
+
+// parseRoundKey takes the key of an object of a round apart.
+func parseRoundKey(k string) (domain uint32, part string, ok bool) {
+	hex, rest, _ := strings.Cut(strings.TrimPrefix(k, prefix), "/")
+	d, err := strconv.ParseUint(hex, 16, 32)
+	_, part, _ = strings.Cut(rest, "/")
+	return uint32(d), part, err == nil && part != "" && strings.HasPrefix(k, prefix)
+}
 
 // newest finds the newest round of a domain, with one LIST unless there are remains of
 // many.

@@ -39,7 +39,7 @@ func TakeTurn(ctx context.Context, store objstore.Store, by string, every time.D
 		return false, err
 	}
 	if number > 0 {
-		now, err := storeTime(ctx, store, by)
+		now, err := StoreTime(ctx, store, by)
 		if err != nil || now.Sub(last.Modified) < every-every/10 {
 			return false, err
 		}
@@ -55,8 +55,8 @@ func TakeTurn(ctx context.Context, store objstore.Store, by string, every time.D
 	return err == nil, err
 }
 
-// storeTime is the store's clock, by the age of an object that is written for it.
-func storeTime(ctx context.Context, store objstore.Store, by string) (time.Time, error) {
+// StoreTime is the store's clock, by the age of an object that is written for it.
+func StoreTime(ctx context.Context, store objstore.Store, by string) (time.Time, error) {
 	k := "gc/clock/" + by
 	if err := store.Put(ctx, k, []byte("the collector asks what time it is\n")); err != nil {
 		return time.Time{}, err

@@ -250,7 +250,7 @@ func TestDetach(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		create(t, h, name, 8<<20)
 	}
-	must[api.Snapshot](t)(h.Snapshot(ctx, "a", "s"))
+	must[api.Snapshot](t)(h.Snapshot(ctx, "a", "s", ""))
 	must[api.Attachment](t)(h.Attach(ctx, "a", api.AttachRequest{}))
 	if s := must[api.Attachment](t)(h.Attach(ctx, "a@s", api.AttachRequest{})); !s.ReadOnly || s.Name != "a@s" || !k.device(t, 1, 1).readOnly {
 		t.Errorf("a snapshot is attached as %+v", s)

@@ -70,7 +70,7 @@ func TestVerbsDuringAnUpload(t *testing.T) {
 			return func(s *commitlog.State) bool { return s.Size == 64<<20 }
 		},
 		"snapshot": func(t *testing.T, h *Host) func(*commitlog.State) bool {
-			must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"))
+			must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s", ""))
 			return func(s *commitlog.State) bool { return len(s.Snapshots) <= 1 }
 		},
 		"fork": func(t *testing.T, h *Host) func(*commitlog.State) bool {

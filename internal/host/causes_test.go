@@ -65,7 +65,7 @@ func TestCauses(t *testing.T) {
 	}
 	must[api.Import](t)(h.Import(ctx, "img", 0, &bytesSource{b: random(9, mib)}))
 	wantCauses(t, h, "img", "import")
-	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"))
+	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s", ""))
 	fill(t, h, "v", 2, 0, 64*kib)
 	must[api.Flush](t)(h.Flush(ctx, "v"))
 	must[api.Volume](t)(h.Rollback(ctx, "v", "s", false))

@@ -192,7 +192,7 @@ func (w *crashWorld) snapshot(d *modelDisk) {
 	name, n := "s"+w.name(), len(d.ops)
 	s := modelSnap{d.content(n), true}
 	w.model(func() { d.snaps[name] = s })
-	if _, err := w.h.Snapshot(ctx, d.name, name); w.done("snapshot", err) {
+	if _, err := w.h.Snapshot(ctx, d.name, name, ""); w.done("snapshot", err) {
 		w.model(func() { d.snaps[name] = modelSnap{s.content, false} })
 	}
 }

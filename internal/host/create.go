@@ -15,6 +15,7 @@ import (
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/retention"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -130,12 +131,13 @@ func (h *Host) Set(ctx context.Context, name string, s api.Settings) (api.Volume
 	if err := h.durability.SetPolicy(ctx, d, durability.Policy{Durability: next.Durability, RPO: next.RPO}); err != nil { // if this fails, nothing is set
 		return api.Volume{}, err
 	}
-	if next.Limits != st.Limits || !maps.Equal(next.Labels, st.Labels) {
+	if next.Limits != st.Limits || next.Keep != st.Keep || !maps.Equal(next.Labels, st.Labels) {
 		if err := d.Change(func(r *volume.State) {
-			r.Limits, r.Labels, r.Unsaid = next.Limits, next.Labels, r.Published != nil
+			r.Limits, r.Labels, r.Keep, r.Unsaid = next.Limits, next.Labels, next.Keep, r.Published != nil
 		}); err != nil {
 			return api.Volume{}, err
 		}
+		h.owners.Keep(d)
 	}
 	d.Limiter.Set(next.Limits, h.disks.Now)
 	h.cleaner.NoteBudget(&next)
@@ -168,6 +170,9 @@ func apply(st *volume.State, key, value string) (err error) {
 		st.Limits.Bandwidth, err = number(key, value)
 	case key == "dirty-budget":
 		st.Limits.DirtyBudget, err = number(key, value)
+	case key == "keep":
+		_, err = retention.Parse(value)
+		st.Keep = value
 	case strings.HasPrefix(key, "label."):
 		label := strings.TrimPrefix(key, "label.")
 		if !commitlog.ValidName(label) || len(value) > commitlog.MaxText {
@@ -180,7 +185,7 @@ func apply(st *volume.State, key, value string) (err error) {
 			return errs.New(errs.Invalid, "a volume can have at most %d labels", commitlog.MaxLabels)
 		}
 	default:
-		return errs.New(errs.Invalid, "there is no setting %q: the settings are durability, rpo, iops, bandwidth, dirty-budget and label.KEY", key)
+		return errs.New(errs.Invalid, "there is no setting %q: the settings are durability, rpo, iops, bandwidth, dirty-budget, keep and label.KEY", key)
 	}
 	return err
 }

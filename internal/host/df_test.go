@@ -207,7 +207,7 @@ func TestUsageEqualsFullCount(t *testing.T) {
 				did = "fork " + src
 			case k < 5:
 				v := pick()
-				must[api.Snapshot](t)(h.Snapshot(ctx, v, fmt.Sprintf("s%d", step)))
+				must[api.Snapshot](t)(h.Snapshot(ctx, v, fmt.Sprintf("s%d", step), ""))
 				snapshots[v] = append(snapshots[v], fmt.Sprintf("s%d", step))
 				did = "snapshot " + v
 			case k == 5 && len(volumes) > 1:
@@ -302,7 +302,7 @@ func TestUsageMeanwhile(t *testing.T) {
 		must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v", Name: name}))
 		fill(t, h, name, uint64(i), 64*kib, 64*kib)
 		must[api.Flush](t)(h.Flush(ctx, name))
-		must[api.Snapshot](t)(h.Snapshot(ctx, name, "s"))
+		must[api.Snapshot](t)(h.Snapshot(ctx, name, "s", ""))
 		fill(t, h, "v", uint64(i), 4096*uint64(i), 4096)
 		if i%3 == 0 {
 			must[api.Flush](t)(h.Flush(ctx, "v"))
@@ -340,7 +340,7 @@ func TestUsageReadsWhatChanged(t *testing.T) {
 	pages("a changed block", 3)
 	pages("nothing", 0)
 	must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v", Name: "f"}))
-	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"))
+	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s", ""))
 	pages("a fork and a snapshot", 0)
 	if err := h.Remove(ctx, "v", false); err != nil {
 		t.Fatal(err)

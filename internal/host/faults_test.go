@@ -93,7 +93,7 @@ var verbs = []verb{
 	}, flushV, "v"},
 	{"flush with a snapshot", func(b *faultBed) {
 		must[api.Flush](b.t)(b.h.Flush(ctx, "v"))
-		must[api.Snapshot](b.t)(b.h.Snapshot(ctx, "v", "s"))
+		must[api.Snapshot](b.t)(b.h.Snapshot(ctx, "v", "s", ""))
 		b.write()
 	}, flushV, "v"},
 	{"flush of what the store has", func(b *faultBed) {

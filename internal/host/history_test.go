@@ -16,7 +16,7 @@ import (
 // that.
 func TestHistoryIsTheVolumesOwn(t *testing.T) {
 	_, h1, h2, _ := twoHosts(t)
-	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s"))
+	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s", ""))
 	must[api.Flush](t)(h1.Flush(ctx, "v"))
 	must[api.Volume](t)(h2.Create(ctx, api.CreateRequest{Name: "v", Size: 2 * mib}))
 	data := fill(t, h2, "v", 3, 0, 4096)
@@ -72,7 +72,7 @@ func TestHistoryOfNothing(t *testing.T) {
 // NBD.
 func TestGuestOfASnapshot(t *testing.T) {
 	_, h1, _, _ := twoHosts(t)
-	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s"))
+	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s", ""))
 	e, err := h1.exports.Open("v@s")
 	if err != nil {
 		t.Fatal(err)

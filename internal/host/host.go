@@ -42,6 +42,7 @@ import (
 	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/reserve"
 	"github.com/paraglide/glide/internal/scrub"
+	"github.com/paraglide/glide/internal/undo"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
 )
@@ -63,6 +64,7 @@ type Host struct {
 	attachments *export.Attachments
 	inspector   *inspect.Inspector
 	forker      *forks.Forker
+	undo        *undo.Undo
 	collector   *collect.Collector
 	hydrator    *hydrate.Hydrator
 	boots       *boot.Boots
@@ -71,6 +73,7 @@ type Host struct {
 
 	panics          atomic.Uint64
 	lastLost        atomic.Pointer[pack.ID] // of which a block was last missed
+	expiring        atomic.Bool             // Expire is at work
 	missingReported atomic.Pointer[string]  // what of the data directory was last said to be missing
 
 	closing sync.Once
@@ -134,7 +137,8 @@ func newHost(cfg Config) *Host {
 	h.attachments = export.NewAttachments(cfg.Kernel, h.disks, h.exports, h.mayGrow)
 	h.inspector = inspect.New(h.disks, h.catalog)
 	h.forker = forks.New(forks.Options{MayGrow: h.mayGrow, Learn: h.learn}, h.disks, h.pins, h.catalog, h.owners, h.publisher, h.durability)
-	h.collector = collect.New(collect.Options{Interval: cfg.CollectEvery, Grace: cfg.CollectGrace, Retention: cfg.Retention, Uptime: cfg.Uptime, Settle: h.settleFormer}, h.disks, h.publisher.Session, store)
+	h.undo = undo.New(h.disks, h.pins, h.catalog, h.owners, h.publisher, h.durability, h.inspector)
+	h.collector = collect.New(collect.Options{Interval: cfg.CollectEvery, Grace: cfg.CollectGrace, Retention: cfg.Retention, Uptime: cfg.Uptime, Settle: h.settleFormer}, h.disks, h.publisher.Session, store, &h.catalog.Seen)
 	h.hydrator = hydrate.New(h.disks, h.inspector)
 	h.boots = boot.New(h.disks, cfg.NoPrefetch)
 	h.scrubber = scrub.New(h.disks, h.pins, h.boots, scrub.Rates{Disk: cfg.ScrubDisk, Store: cfg.ScrubStore})

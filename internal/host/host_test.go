@@ -192,7 +192,7 @@ func TestLifeOfALocalVolumeMakesNoRequest(t *testing.T) {
 	same(t, h, "v", 5*mib+100, data)
 	same(t, h, "f-2", 6*mib, over)
 	same(t, h, "f-1", 5*mib+100, data)
-	must[api.Snapshot](t)(h.Snapshot(ctx, "f-2", "s1"))
+	must[api.Snapshot](t)(h.Snapshot(ctx, "f-2", "s1", ""))
 	fill(t, h, "f-2", 3, 6*mib, mib)
 	same(t, h, "f-2@s1", 6*mib, over)
 	must[api.Volume](t)(h.Rollback(ctx, "f-2", "s1", false))
@@ -341,7 +341,7 @@ func TestRestartBeginsANewEpoch(t *testing.T) {
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 64 * mib}))
 	fill(t, h, "v", 1, 0, mib)
 	must[api.Flush](t)(h.Flush(ctx, "v"))
-	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"))
+	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s", ""))
 	fill(t, h, "v", 2, 0, mib)
 	must[api.Flush](t)(h.Flush(ctx, "v"))
 	if err := h.Close(ctx); err != nil {

@@ -109,7 +109,7 @@ func TestStoreThatHangsHoldsUpNoVerb(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"))
+		must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s", ""))
 		must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v@s", Name: "f"}))
 		must[api.Usage](t)(h.Usage(ctx, ""))
 	}()

@@ -35,6 +35,8 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 		if err := s.Removable(force); err != nil {
 			return err
 		}
+		s.Moving.Lock() // no fork of it may be born between its pin and its end
+		defer s.Moving.Unlock()
 	}
 	defer d.BlockGuests()()
 	d.StopShipping(disk.ErrClosing)
@@ -74,6 +76,8 @@ func (h *Host) removeSnapshot(ctx context.Context, n disk.Name, s *disk.Disk, fo
 		return err
 	}
 	defer s.BlockGuests()()
+	s.Moving.Lock()
+	defer s.Moving.Unlock()
 	if st := s.State(); d != nil && st.Generation != "" {
 		if err := h.pins.KeepChildren(ctx, st.Root, st.ID); err != nil { // reachable-is-kept
 			return err

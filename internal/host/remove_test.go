@@ -48,7 +48,7 @@ func TestRemoveIsAllOrNothing(t *testing.T) {
 		must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
 		for i := range snapshots {
 			fill(t, h, "v", uint64(i), 0, 4*kib)
-			must[api.Snapshot](t)(h.Snapshot(ctx, "v", fmt.Sprint("s", i)))
+			must[api.Snapshot](t)(h.Snapshot(ctx, "v", fmt.Sprint("s", i), ""))
 		}
 		mu.Lock()
 		armed = true
@@ -103,7 +103,7 @@ func TestRemoveSnapshotBesideFlush(t *testing.T) {
 		defer close(done)
 		for i := range 30 {
 			fill(t, h, "v", uint64(i), 0, 4*kib)
-			if _, err := h.Snapshot(ctx, "v", "s"); err != nil {
+			if _, err := h.Snapshot(ctx, "v", "s", ""); err != nil {
 				t.Error(err)
 				return
 			}
@@ -146,7 +146,7 @@ func TestRemoveSnapshotOfTheStore(t *testing.T) {
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
 	data := fill(t, h1, "v", 1, 0, 8192)
 	for _, name := range []string{"r", "s"} {
-		must[api.Snapshot](t)(h1.Snapshot(ctx, "v", name))
+		must[api.Snapshot](t)(h1.Snapshot(ctx, "v", name, ""))
 	}
 	must[api.Flush](t)(h1.Flush(ctx, "v"))
 	fill(t, h1, "v", 2, 0, 8192)

@@ -182,7 +182,7 @@ func testIdleShipperRests(t *testing.T) {
 	h := virtual(t, b)
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: 8 << 20, Durability: "sync"}))
 	fill(t, h, "v", 1, 0, 4096)
-	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"))
+	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s", ""))
 	must[api.Flush](t)(h.Flush(ctx, "v"))
 	must[api.Volume](t)(h.Rollback(ctx, "v", "s", true))
 	time.Sleep(time.Hour)

@@ -321,7 +321,7 @@ func rotFile(t *testing.T, path string, content []byte) {
 // ranges.
 func TestBothDamaged(t *testing.T) {
 	b, h, want := scrubBed(t, 4)
-	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "snap"))
+	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "snap", ""))
 	must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v", Name: "kid"}))
 	fill(t, h, "kid", 9, 0, 8192)
 	must[api.Flush](t)(h.Flush(ctx, "kid"))

@@ -265,7 +265,7 @@ func TestFoldsWhileShipping(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i%500 == 400 {
-			must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"+time.Now().Format("150405.000000000")))
+			must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"+time.Now().Format("150405.000000000"), ""))
 		}
 		if err := dev.Flush(); err != nil {
 			t.Fatal(err)
@@ -308,7 +308,7 @@ func TestRollbackWhileShipping(t *testing.T) {
 		}
 	}
 	write(1)
-	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s"))
+	must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s", ""))
 	write(2)
 	write(3)
 	must[api.Volume](t)(h.Rollback(ctx, "v", "s", true))

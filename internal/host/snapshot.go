@@ -9,12 +9,12 @@ import (
 	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
-	"github.com/paraglide/glide/internal/volume"
 )
 
 // Snapshot names the current cut of a volume. When Snapshot returns, the snapshot is
-// durable on this host; the next flush puts it into the store.
-func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapshot, error) {
+// durable on this host; the next flush puts it into the store. expires is how long it is
+// kept, such as 30d; "" means for ever.
+func (h *Host) Snapshot(ctx context.Context, name, snapshot, expires string) (api.Snapshot, error) {
 	d, err := h.disks.Local(name, false)
 	if err != nil {
 		return api.Snapshot{}, err
@@ -27,36 +27,16 @@ func (h *Host) Snapshot(ctx context.Context, name, snapshot string) (api.Snapsho
 		return api.Snapshot{}, err
 	}
 	defer unlock()
-	st := d.State()
-	if n := len(h.disks.SnapshotsOf(d.ID)); n >= commitlog.MaxSnapshots {
-		return api.Snapshot{}, errs.New(errs.Invalid, "volume %q has %d snapshots, which is the limit: remove some with glide rm %s@NAME", d, n, d)
-	}
-	v, err := d.Wake(false)
+	s, err := h.undo.Snapshot(d, snapshot, expires)
 	if err != nil {
 		return api.Snapshot{}, err
 	}
-	snap := volume.State{
-		ID: disk.NewVolumeID(h.disks), Tenant: st.Tenant, Name: st.Name, Snapshot: snapshot, SnapshotOf: d.ID, CreatedAt: h.disks.Now().UTC(),
-		Mode: volume.Active, Durability: st.Durability, RPO: st.RPO, BlockSize: st.BlockSize, Size: st.Size,
-	}
-	s := disk.New(h.disks, snap)
-	s.Op.Lock() // callers that find the snapshot wait until it is created
-	defer s.Op.Unlock()
-	if err := h.disks.Reserve(s); err != nil {
-		return api.Snapshot{}, errs.New(errs.Exists, "volume %q has a snapshot %q already", d, snapshot)
-	}
-	kids, err := h.disks.ForkCut(v, []*volume.State{&snap})
-	if err != nil {
-		h.disks.Unreserve(s)
-		return api.Snapshot{}, err
-	}
-	s.SetVolume(kids[0])
 	return snapshotView(s), nil
 }
 
 func snapshotView(d *disk.Disk) api.Snapshot {
 	st := d.State()
-	return api.Snapshot{Name: st.Snapshot, Volume: disk.Display(st.Tenant, st.Name, ""), Size: st.Size, Generation: st.Generation, CreatedAt: st.CreatedAt}
+	return api.Snapshot{Name: st.Snapshot, Volume: disk.Display(st.Tenant, st.Name, ""), Size: st.Size, Generation: st.Generation, CreatedAt: st.CreatedAt, ExpiresAt: st.ExpiresAt}
 }
 
 // Snapshots lists the volume's snapshots, the oldest first.
@@ -78,12 +58,13 @@ func (h *Host) Snapshots(ctx context.Context, name string) ([]api.Snapshot, erro
 	}
 	for _, s := range tip.State.Snapshots {
 		g := cmp.Or(s.Generation, tip.Generation) // the commit that first lists a snapshot cannot name its own generation
-		out = append(out, api.Snapshot{Name: s.Name, Volume: n.String(), Size: s.Size, Generation: g.String(), CreatedAt: s.CreatedAt})
+		out = append(out, api.Snapshot{Name: s.Name, Volume: n.String(), Size: s.Size, Generation: g.String(), CreatedAt: s.CreatedAt, ExpiresAt: s.ExpiresAt})
 	}
 	return out, nil
 }
 
-// Rollback returns the volume to the state of a snapshot or a commit of it.
+// Rollback returns the volume to the state of a snapshot or a commit of it. What it gives up
+// stays as another snapshot.
 func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.Volume, error) {
 	ctx = h.purpose(ctx, cost.Snapshot, name)
 	d, err := h.disks.Local(name, false)
@@ -101,67 +82,25 @@ func (h *Host) Rollback(ctx context.Context, name, to string, force bool) (api.V
 	if err := d.RefuseIfConnected("roll it back with --force", force); err != nil {
 		return api.Volume{}, err
 	}
-	st := d.State()
-	v, err := d.Wake(false)
-	if err != nil {
+	if err := h.undo.Rollback(ctx, d, to); err != nil {
 		return api.Volume{}, err
-	}
-	n := disk.Name{Tenant: st.Tenant, Volume: st.Name}
-	to, settle, err := h.keepCommit(ctx, n, to)
-	if err != nil {
-		return api.Volume{}, err
-	}
-	published := false
-	defer func() { settle(published) }()
-	c, done, err := h.inspector.CutAt(ctx, n, to) // reads the commit after its announcement
-	if err != nil {
-		return api.Volume{}, err
-	}
-	defer done()
-	d.Disconnect()
-	d.StopShipping(disk.ErrClosing)
-	defer h.durability.StartShipping(d)
-	if err := h.publisher.Rollback(ctx, d, v, c); err != nil {
-		return api.Volume{}, err
-	}
-	if st.Published != nil {
-		// The store must not continue to show the state that was given up.
-		if _, err := h.publisher.Publish(ctx, d, commitlog.CauseRollback, func(*commitlog.State) {}); err != nil {
-			h.disks.Log.Warn("a rollback is not in the store yet", "volume", d.String(), "error", err)
-		} else {
-			published = true
-		}
 	}
 	return h.view(d), nil
 }
 
-// keepCommit announces the commit of the volume that to means, unless it means a snapshot
-// of this host, and returns its generation as text. settle ends the announcement once
-// the volume's newest commit has the same content; if it has not, and the volume lies over
-// that state, the state stays pinned. reachable-is-kept.
-func (h *Host) keepCommit(ctx context.Context, n disk.Name, to string) (_ string, settle func(published bool), _ error) {
-	if h.disks.Find(disk.Name{Tenant: n.Tenant, Volume: n.Volume, Snapshot: to}) != nil {
-		return to, func(bool) {}, nil
+// Restore brings a removed volume back, under another name if as is not "".
+func (h *Host) Restore(ctx context.Context, name, as string) (api.Volume, error) {
+	if err := h.mayGrow(); err != nil {
+		return api.Volume{}, err
 	}
-	state, g, err := h.catalog.Resolve(ctx, n, to)
+	d, err := h.undo.Restore(cost.With(ctx, cost.Manage, cost.Volume{}), name, as)
 	if err != nil {
-		return "", nil, err
+		return api.Volume{}, err
 	}
-	drop, err := h.pins.PinFork(ctx, n.Log().Key(g))
-	if err != nil {
-		return "", nil, err
-	}
-	return g.String(), func(published bool) {
-		ctx := context.WithoutCancel(ctx)
-		err := error(nil)
-		if d := h.disks.Find(n); !published && d != nil && d.State().Root == state.Root {
-			err = h.pins.KeepStale(ctx, state.Root)
-		}
-		if err == nil {
-			err = drop(ctx)
-		}
-		if err != nil {
-			h.disks.Log.Warn("a pin was not dropped", "error", err)
-		}
-	}, nil
+	return h.view(d), nil
+}
+
+// Removed lists the removed volumes of the store that can be restored.
+func (h *Host) Removed(ctx context.Context) ([]api.Removed, error) {
+	return h.undo.Removed(cost.With(ctx, cost.List, cost.Volume{}))
 }

@@ -59,7 +59,7 @@ func TestConnectedOwnerRefuses(t *testing.T) {
 // TestReleasedWakesWithoutAsking: after a portable sleep the old host may be gone.
 func TestReleasedWakesWithoutAsking(t *testing.T) {
 	b, h1, h2, data := twoHosts(t)
-	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s"))
+	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s", ""))
 	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
 	if err := h1.Close(ctx); err != nil {
 		t.Fatal(err)
@@ -258,7 +258,7 @@ func TestDeadOwner(t *testing.T) {
 	}
 	for _, verb := range []func() error{
 		func() error { _, err := h1.Fork(ctx, api.ForkRequest{Source: "v", Name: "g"}); return err },
-		func() error { _, err := h1.Snapshot(ctx, "v", "s"); return err },
+		func() error { _, err := h1.Snapshot(ctx, "v", "s", ""); return err },
 		func() error { _, err := h1.Rename(ctx, "v", "g"); return err },
 		func() error { _, err := h1.Sleep(ctx, "v", true, true); return err },
 	} {

@@ -76,7 +76,7 @@ func TestForkElsewhereHasAnRPO(t *testing.T) {
 // volume.
 func TestSnapshotThatIsNotThere(t *testing.T) {
 	_, h1, h2, _ := twoHosts(t)
-	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s"))
+	must[api.Snapshot](t)(h1.Snapshot(ctx, "v", "s", ""))
 	f := must[api.Flush](t)(h1.Flush(ctx, "v"))
 	for _, err := range []error{
 		func() error { _, err := h1.URI(ctx, "v@t"); return err }(),

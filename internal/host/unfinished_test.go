@@ -91,7 +91,9 @@ func TestMachineStopsWhileVolumesAreMade(t *testing.T) {
 			_, err := h.Create(ctx, api.CreateRequest{Name: "f", Size: mib, Durability: volume.Sync})
 			return err
 		}, []string{"f"}},
-		"an import": {func(h *Host) error { _, err := h.Import(ctx, "f", 0, &bytesSource{b: random(5, mib)}); return err }, []string{"f"}},
+		"a removed volume":       {func(h *Host) error { _, err := h.Restore(ctx, "gone", ""); return err }, []string{"gone"}},
+		"one under another name": {func(h *Host) error { _, err := h.Restore(ctx, "gone", "f"); return err }, []string{"f"}},
+		"an import":              {func(h *Host) error { _, err := h.Import(ctx, "f", 0, &bytesSource{b: random(5, mib)}); return err }, []string{"f"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for at, reached := 1, true; reached; at++ {
@@ -111,6 +113,13 @@ func stopWhile(t *testing.T, at int, after bool, do func(*Host) error, made []st
 	must[api.Volume](t)(other.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
 	fill(t, other, "v", 1, 0, 8192)
 	must[api.Volume](t)(other.Sleep(ctx, "v", true, false))
+	must[api.Volume](t)(other.Create(ctx, api.CreateRequest{Name: "gone", Size: mib, Durability: volume.Sync}))
+	must[api.Snapshot](t)(other.Snapshot(ctx, "gone", "s", ""))
+	fill(t, other, "gone", 1, 0, 8192)
+	must[api.Flush](t)(other.Barrier(ctx, "gone", 1))
+	if err := other.Remove(ctx, "gone", false); err != nil {
+		t.Fatal(err)
+	}
 	disk := operatorsDisk(t)
 	s := &deadly{Store: b.store, after: after, disk: disk, n: 1 << 30}
 	h := small(t, s, disk)

@@ -58,6 +58,12 @@ func (h *Host) upkeep() {
 			h.findMissing()
 			h.cleaner.FindIdle()
 		}
+		if n%expireEvery == 0 && h.expiring.CompareAndSwap(false, true) {
+			h.bg.Go(func() { // the store may be slow
+				defer h.expiring.Store(false)
+				h.undo.Expire(h.disks.Ctx)
+			})
+		}
 		if clock.Pause(h.disks.Ctx, upkeepEvery) != nil {
 			return
 		}
@@ -66,6 +72,7 @@ func (h *Host) upkeep() {
 
 const (
 	stuckEvery   = 30 // rounds between attempts to open a database that does not open although the disk takes writes
+	expireEvery  = 30 // rounds between looks for expired snapshots
 	missingEvery = 5  // rounds between checks for removed files and idle volumes
 )
 

@@ -61,7 +61,7 @@ func TestUsageOfForks(t *testing.T) {
 	wantUsage(t, h, "v", api.Space{Logical: mib, Dirty: 64 * kib, Shared: 48 * kib, Exclusive: 16 * kib, FreedIfRemoved: 16 * kib})
 	wantUsage(t, h, "", api.Space{Logical: 2 * mib, Dirty: 80 * kib, Shared: 48 * kib, Exclusive: 32 * kib, FreedIfRemoved: 80 * kib})
 	// A snapshot belongs to its volume: their removal frees the data of both.
-	must[api.Snapshot](t)(h.Snapshot(ctx, "f", "s"))
+	must[api.Snapshot](t)(h.Snapshot(ctx, "f", "s", ""))
 	if err := vol(t, h, "f").Zero(0, mib); err != nil {
 		t.Fatal(err)
 	}

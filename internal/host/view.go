@@ -39,7 +39,7 @@ func (h *Host) view(d *disk.Disk) api.Volume {
 		Name: d.String(), Tenant: disk.ShowTenant(st.Tenant), ID: st.ID.String(), Size: st.Size, BlockSize: uint64(st.BlockSize),
 		State: string(st.Mode), Reason: st.Reason, Durability: st.Durability, RPOms: float64(st.RPO.Milliseconds()),
 		Owner: h.disks.HostID, CreatedAt: st.CreatedAt, StoreBytes: d.Stored.Load(), Exports: d.Exports(), Device: h.attachments.Device(d.ID), Labels: map[string]string{},
-		IOPS: st.Limits.IOPS, Bandwidth: st.Limits.Bandwidth, DirtyBudget: st.Limits.DirtyBudget,
+		IOPS: st.Limits.IOPS, Bandwidth: st.Limits.Bandwidth, DirtyBudget: st.Limits.DirtyBudget, Keep: st.Keep,
 	}
 	if st.Released {
 		v.Owner = ""
@@ -185,7 +185,7 @@ func remoteView(n disk.Name, tip *commitlog.Object) api.Volume {
 		Name: n.String(), Tenant: disk.ShowTenant(n.Tenant), ID: s.ID.String(), Size: s.Size, BlockSize: uint64(s.BlockSize), State: "remote",
 		Durability: s.Durability, RPOms: float64(disk.RPOOf(s).Milliseconds()), Owner: s.Owner.ID, Epoch: tip.Generation.Epoch, Generation: tip.Generation.String(),
 		CreatedAt: s.CreatedAt, StoreBytes: int64(s.StoredBytes), Labels: map[string]string{},
-		IOPS: s.Limits.IOPS, Bandwidth: s.Limits.Bandwidth, DirtyBudget: s.Limits.DirtyBudget,
+		IOPS: s.Limits.IOPS, Bandwidth: s.Limits.Bandwidth, DirtyBudget: s.Limits.DirtyBudget, Keep: s.Keep,
 	}
 	for k, l := range s.Labels {
 		v.Labels[k] = l

@@ -85,7 +85,7 @@ func (h *Host) release(ctx context.Context, d *disk.Disk) error {
 	d.Moving.Lock()
 	defer d.Moving.Unlock()
 	st := d.State()
-	if err := h.pins.KeepChildren(ctx, st.Root, st.ID); err != nil {
+	if err := h.pins.KeepFamily(ctx, &st); err != nil {
 		return err
 	}
 	if ctx.Err() != nil && !fault.Is("late-release-counts") {

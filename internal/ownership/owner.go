@@ -14,6 +14,7 @@ import (
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pin"
+	"github.com/paraglide/glide/internal/retention"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -67,8 +68,26 @@ func (ow *Owners) NewOwner(st *volume.State) (*commitlog.Owner, error) {
 	}
 	return commitlog.New(commitlog.Options{
 		Store: ow.disks.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: self, Rand: ow.disks.Rand, Now: ow.disks.Now, RollAt: ow.RollAt, RollAge: ow.RollAge,
-		Uptime: ow.disks.Uptime, Pause: clock.Pause,
+		RollStep: ow.rollStep(st), Uptime: ow.disks.Uptime, Pause: clock.Pause,
 	})
+}
+
+// rollStep is how often a volume's log must begin an epoch for its rule. A rule that cannot
+// be read is one of a newer program.
+func (ow *Owners) rollStep(st *volume.State) time.Duration {
+	r, err := retention.Parse(st.Keep)
+	if err != nil {
+		return 0
+	}
+	return r.Step(ow.RollAge)
+}
+
+// Keep makes the disk's log follow the rule in its record from now on. Under op.
+func (ow *Owners) Keep(d *disk.Disk) {
+	if d.Owner != nil {
+		st := d.State()
+		d.Owner.SetRollStep(ow.rollStep(&st))
+	}
 }
 
 // Self returns this host as its commits name it.
@@ -102,6 +121,8 @@ func NameTaken(err error, name string, cause commitlog.Cause) error {
 		return err
 	}
 	switch cause {
+	case commitlog.CauseRestore:
+		return errs.New(errs.Exists, "%w: restore it under another name, with --as NEW", err)
 	case commitlog.CauseCreate, commitlog.CauseImport, commitlog.CauseFork, commitlog.CauseRename:
 		return errs.New(errs.Exists, "%w: choose another name", err)
 	}

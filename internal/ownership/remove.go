@@ -43,7 +43,7 @@ func (ow *Owners) RemoveFromStore(ctx context.Context, d *disk.Disk, st *volume.
 	case st.Mode == volume.Fenced:
 		return nil
 	}
-	if err := ow.pins.KeepChildren(ctx, st.Root, st.ID); err != nil {
+	if err := ow.pins.KeepFamily(ctx, st); err != nil {
 		return err
 	}
 	return ow.tombstone(ctx, d, st)

@@ -260,12 +260,13 @@ func (ow *Owners) adoptSnapshots(s *commitlog.State, g commitlog.Generation) err
 	for _, snap := range s.Snapshots {
 		st := disk.RecordOf(s, disk.NewVolumeID(ow.disks))
 		st.Snapshot, st.SnapshotOf, st.CreatedAt = snap.Name, volume.ID(s.ID), snap.CreatedAt
+		st.ExpiresAt = snap.ExpiresAt
 		st.Root, st.Size, st.Folded, st.Floor, st.Used = snap.Root, snap.Size, snap.Seq, snap.Seq, snap.Seq
 		st.RootBlocks = st.Blocks()
 		if st.Generation = snap.Generation.String(); snap.Generation.IsZero() {
 			st.Generation = g.String()
 		}
-		st.Labels, st.Parent = nil, nil
+		st.Labels, st.Parent, st.Keep = nil, nil, ""
 		if _, err := ow.disks.Add(st); err != nil && !errors.Is(err, errs.Exists) {
 			return err
 		}

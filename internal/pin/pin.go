@@ -147,6 +147,18 @@ func (p *Pins) KeepChildren(ctx context.Context, root blockmap.Root, except volu
 	return p.keep(ctx, root)
 }
 
+// KeepFamily is KeepChildren for the roots of a volume and of its snapshots, which leave the
+// store together, or go to another host.
+func (p *Pins) KeepFamily(ctx context.Context, st *volume.State) error {
+	err := p.KeepChildren(ctx, st.Root, st.ID)
+	for _, s := range p.disks.SnapshotsOf(st.ID) {
+		if snap := s.State(); err == nil && snap.Root != st.Root {
+			err = p.KeepChildren(ctx, snap.Root, snap.ID)
+		}
+	}
+	return err
+}
+
 // KeepStale pins the root that the record of a volume names although the volume's newest
 // commit names another: an earlier process of this host made that commit and died before
 // it recorded it. The epoch that still holds the older root is about to be closed, but

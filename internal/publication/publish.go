@@ -3,6 +3,7 @@ package publication
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
@@ -205,7 +206,7 @@ func (p *publication) run(ctx context.Context) error {
 	if err := h.disks.WithoutCleaning(func() error {
 		return p.v.Published(p.cut, m, func(s *volume.State) {
 			if p.gen.Compare(disk.Generation(s.Published)) > 0 { // a data commit may have followed
-				s.Published, s.RolledBack, s.Unsaid = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}, false, false
+				s.Published, s.RolledBack, s.Unsaid, s.ExpiredAt = &volume.Published{Epoch: p.gen.Epoch, Number: p.gen.Number}, false, false, time.Time{}
 			}
 		})
 	}); err != nil {

@@ -125,7 +125,7 @@ func (w *world) snapshot(d *dice.Dice, l *line, u hardware.Use) string {
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
-	_, err := u.Host.Snapshot(ctx, name, sn)
+	_, err := u.Host.Snapshot(ctx, name, sn, "")
 	res := w.settled(l, name, u.Life, "snapshot", err, func() { s.history, s.size, s.maybe = l.part(from), l.sizes[0], false })
 	if res != "ok" {
 		w.note(func(*world) { s.going = true })

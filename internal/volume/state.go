@@ -84,6 +84,7 @@ type State struct {
 	RPO        time.Duration     `json:"rpo"`
 	Limits     Limits            `json:"limits"`
 	Labels     map[string]string `json:"labels,omitempty"`
+	Keep       string            `json:"keep,omitempty"` // how old commits are thinned; see package retention
 	Parent     *Parent           `json:"parent,omitempty"`
 	// ImportDigest is the digest of the image that the volume was imported from.
 	ImportDigest string `json:"import_digest,omitempty"`
@@ -94,6 +95,8 @@ type State struct {
 	Snapshot   string `json:"snapshot,omitempty"`
 	// Generation is the commit that has the snapshot.
 	Generation string `json:"generation,omitempty"`
+	// ExpiresAt is when the snapshot is removed; zero: never.
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
 
 	// Root is the block map under the log's records. It holds all writes through Folded.
 	Root blockmap.Root `json:"root"`
@@ -138,8 +141,11 @@ type State struct {
 	RolledBack bool `json:"rolled_back,omitempty"`
 	// VerifiedAt is when all of the volume was last read from the store and found whole.
 	VerifiedAt time.Time `json:"verified_at,omitzero"`
-	// Unsaid: labels or limits have changed since the newest commit.
+	// Unsaid: labels, limits, Keep or snapshots have changed since the newest commit.
 	Unsaid bool `json:"unsaid,omitempty"`
+	// ExpiredAt is when the first snapshot was removed that had expired and that the newest
+	// commit still lists; zero if there is none.
+	ExpiredAt time.Time `json:"expired_at,omitzero"`
 
 	// Published is nil for a volume that the store does not know.
 	Published *Published `json:"published,omitempty"`

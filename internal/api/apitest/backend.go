@@ -28,6 +28,7 @@ var Epoch = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 type Backend struct {
 	mu      sync.Mutex
 	volumes map[string]*volume // by the name as printed, snapshots as NAME@SNAPSHOT
+	removed map[string]*volume // those that Restore brings back
 	fail    map[string]error
 	calls   []string
 	ids     int

@@ -68,9 +68,47 @@ func (b *Backend) Remove(_ context.Context, name string, force bool) error {
 			return err
 		}
 		delete(b.volumes, v.Name)
+		if b.removed == nil {
+			b.removed = map[string]*volume{}
+		}
+		if b.removed[v.Name] = v; strings.Contains(v.Name, "@") {
+			delete(b.removed, v.Name)
+		}
 		return nil
 	}, force)
 	return err
+}
+
+// Restore implements api.Backend.
+func (b *Backend) Restore(_ context.Context, name, as string) (api.Volume, error) {
+	err := b.enter("Restore", name, as)
+	defer b.mu.Unlock()
+	v, to := b.removed[name], cmp.Or(as, name)
+	switch {
+	case err != nil:
+		return api.Volume{}, err
+	case v == nil:
+		return api.Volume{}, errs.New(errs.NotFound, "the store has nothing of a volume %s", name)
+	case b.volumes[to] != nil:
+		return api.Volume{}, errs.New(errs.Exists, "there is a volume %s already: use --as", to)
+	}
+	c := *v
+	c.Name = to
+	b.volumes[to] = &c
+	return c.Volume, nil
+}
+
+// Removed implements api.Backend. The collector has flagged all of them.
+func (b *Backend) Removed(context.Context) ([]api.Removed, error) {
+	err := b.enter("Removed")
+	defer b.mu.Unlock()
+	var list []api.Removed
+	until := Epoch.Add(24 * time.Hour)
+	for _, name := range slices.Sorted(maps.Keys(b.removed)) {
+		v := b.removed[name]
+		list = append(list, api.Removed{Name: name, ID: v.ID, Size: v.Size, BlockSize: v.BlockSize, Durability: v.Durability, CreatedAt: Epoch, Labels: map[string]string{}, RemovedAt: Epoch, Until: until})
+	}
+	return list, err
 }
 
 // Rename implements api.Backend.
@@ -104,6 +142,10 @@ func (b *Backend) Resize(_ context.Context, name string, to uint64) (api.Volume,
 func (b *Backend) Set(_ context.Context, name string, s api.Settings) (api.Volume, error) {
 	return b.change("Set", name, func(v *volume) error {
 		for key, value := range s {
+			if key == "keep" {
+				v.Keep = value
+				continue
+			}
 			label, ok := strings.CutPrefix(key, "label.")
 			if !ok {
 				return errs.New(errs.Unsupported, "this release of glide does not set %s yet", key)
@@ -145,7 +187,7 @@ func (b *Backend) Fork(_ context.Context, r api.ForkRequest) ([]api.Fork, error)
 }
 
 // Snapshot implements api.Backend.
-func (b *Backend) Snapshot(_ context.Context, name, snapshot string) (api.Snapshot, error) {
+func (b *Backend) Snapshot(_ context.Context, name, snapshot, expires string) (api.Snapshot, error) {
 	v, err := b.change("Snapshot", name, func(v *volume) error {
 		full := v.Name + "@" + snapshot
 		if b.volumes[full] != nil {
@@ -156,8 +198,12 @@ func (b *Backend) Snapshot(_ context.Context, name, snapshot string) (api.Snapsh
 		b.volumes[full] = &c
 		v.order = append(v.order, snapshot)
 		return nil
-	}, snapshot)
-	return api.Snapshot{Name: snapshot, Volume: v.Name, Size: v.Size, CreatedAt: Epoch}, err
+	}, snapshot, expires)
+	s := api.Snapshot{Name: snapshot, Volume: v.Name, Size: v.Size, CreatedAt: Epoch}
+	if expires != "" {
+		s.ExpiresAt = Epoch.Add(30 * 24 * time.Hour)
+	}
+	return s, err
 }
 
 // Snapshots implements api.Backend.
@@ -456,10 +502,15 @@ func (b *Backend) ForgetHost(_ context.Context, id string, force bool) (api.Forg
 
 // Collect implements api.Backend. Two objects are garbage, and gone if the grace is 0.
 func (b *Backend) Collect(_ context.Context, r api.CollectRequest) (api.Collection, error) {
-	err := b.enter("Collect", r.Grace, r.DryRun)
+	err := b.enter("Collect", r.Grace, r.DryRun, r.Forget, r.Force)
 	defer b.mu.Unlock()
 	c := api.Collection{Round: 3, LiveObjects: 10, LiveBytes: 10 << 20, FlaggedObjects: 2, FlaggedBytes: 2 << 20, ForeignObjects: 1, ElapsedMs: 12.5}
+	if c.ForgottenNames = 1; !r.Forget {
+		c.ForgottenNames = 0
+	}
 	switch {
+	case r.Forget && !r.Force && !r.DryRun && err == nil:
+		err = errs.New(errs.WouldLose, "1 name would be forgotten: --force does it")
 	case r.DryRun:
 		c.Round = 0
 	case r.Grace == "0s":
