@@ -303,14 +303,14 @@ func (c *collector) finish(ctx context.Context, r *round) (bool, error) {
 			return false, err
 		}
 	}
-	v, err := readVerdict(ctx, c.Store, r, f)
-	if err != nil {
-		return false, err
-	}
-	// This process may have slept since it read the round. If the round is over, this
-	// verdict came late, and means nothing.
+	v, verr := readVerdict(ctx, c.Store, r, f)
+	// This process may have slept since it read the round. If the round is over, a flag list
+	// and a verdict that came late mean nothing, and need not fit each other.
 	if again, err := newest(ctx, c.Store, r.domain); err != nil || again.number != r.number || again.closed {
 		return false, err
+	}
+	if verr != nil {
+		return false, verr
 	}
 	if fault.Is("gc-closes-before-it-deletes") {
 		if err := c.close(ctx, r); err != nil {

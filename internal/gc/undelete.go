@@ -112,22 +112,21 @@ func spare(ctx context.Context, store objstore.Store, r *round, f *flags) (*verd
 	if err != nil {
 		return nil, err
 	}
+	var verr error
+	if !mine {
+		v, verr = readVerdict(ctx, store, r, f)
+	}
+	// Only then: a verdict that comes after the end of the round need not be of this flag list.
 	again, err := newest(ctx, store, r.domain)
 	switch {
 	case err != nil:
 		return nil, err
 	case again.number != r.number:
 		return nil, errs.New(errs.Busy, "round %d was closed meanwhile: try again", r.number)
-	case again.closed: // its verdict was deleted with it, so that this one may be no verdict
-		return overVerdict, nil
-	case mine:
-		return v, nil
-	}
-	v, err = readVerdict(ctx, store, r, f)
-	if errors.Is(err, errs.NotFound) {
+	case again.closed || errors.Is(verr, errs.NotFound):
 		return overVerdict, nil
 	}
-	return v, err
+	return v, verr
 }
 
 // overVerdict stands for the verdict of a round that is closed. It spares nothing.

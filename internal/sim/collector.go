@@ -27,6 +27,7 @@ import (
 var (
 	collect  = op{name: "collect", run: (*world).collect}
 	undelete = op{name: "undelete", run: (*world).undelete}
+	restore  = op{name: "restore", run: (*world).restore}
 )
 
 func chooseRetention(seed uint64) time.Duration {
@@ -39,10 +40,12 @@ func chooseRetention(seed uint64) time.Duration {
 // collects returns the step of a collector that takes the place of another.
 func (w *world) collects(step int) *op {
 	switch x := dice.Draw(w.seed, "collect", uint64(step)) % 64; {
-	case w.params.retention == 0 || x >= 10:
+	case w.params.retention == 0 || x >= 12:
 		return nil
 	case x == 0:
 		return &undelete
+	case x < 3:
+		return &restore
 	}
 	return &collect
 }
@@ -121,6 +124,61 @@ func (w *world) undelete(d *dice.Dice) string {
 		w.checkRoots("taking " + key + " back")
 	})
 	return "ok"
+}
+
+// restore brings a removed volume back, under another name.
+func (w *world) restore(d *dice.Dice) string {
+	m := w.someMachine(d)
+	u := m.Use()
+	defer u.End()
+	w.mu.Lock()
+	var names []string
+	for _, name := range sortedKeys(w.logs) {
+		if e := w.logs[name].newest(); e != nil && e.Tombstone && e.State.RenamedTo == "" {
+			names = append(names, name)
+		}
+	}
+	w.mu.Unlock()
+	if u.Host == nil || len(names) == 0 || w.live() >= w.params.volumes+2 {
+		return "skipped"
+	}
+	name := names[d.N(len(names))]
+	w.mu.Lock()
+	g := w.logs[name]
+	k := w.newLine(m, w.newName())
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
+	defer cancel()
+	v, err := u.Host.Restore(ctx, name, k.name)
+	if err != nil {
+		m.ifAlive(u.Life, func() { k.ended = true })
+		w.trace("h%d: restore %s: %v", m.index, name, err)
+		if m.Alive(u.Life) && !w.mayRefuse(err) {
+			w.violate(progress, "host %d cannot restore %s, without a reason (%v): %v", m.index, name, errs.KindOf(err), err)
+		}
+		return hardware.Kind(err)
+	}
+	res := "crash"
+	m.ifAlive(u.Life, func() {
+		res = "ok"
+		mine := w.logs[k.name]
+		if mine == nil || mine.newest() == nil {
+			w.violateLocked(publishedIsComplete, "%s was restored as %s, which the store does not have", name, k.name)
+			return
+		}
+		first := mine.entries[commitlog.Generation{Epoch: 1, Number: 1}]
+		for at, e := range g.entries { // it is what some removal left
+			if e.Bare() || !e.content.equal(first.content) {
+				continue
+			}
+			if next := g.entries[commitlog.Generation{Epoch: at.Epoch + 1, Number: 1}]; e.Closes() && next != nil && next.Tombstone {
+				w.adopt(k, mine.newest(), v.ID)
+				return
+			}
+		}
+		w.violateLocked(flushIsDurable, "%s was restored as %s, and is nothing that a removal left", name, k.name)
+	})
+	return res
 }
 
 // whole tells whether an object of a log is a root: it has a state, it is part of the

@@ -60,7 +60,11 @@ func (u *Undo) Restore(ctx context.Context, name, as string) (*disk.Disk, error)
 	if err != nil {
 		return nil, err
 	}
+	unsettled := false
 	defer func() {
+		if unsettled {
+			return // the first commit may still take effect, which names what only this pin keeps
+		}
 		if err := drop(context.WithoutCancel(ctx)); err != nil {
 			u.disks.Log.Warn("a pin was not dropped", "error", err)
 		}
@@ -69,7 +73,9 @@ func (u *Undo) Restore(ctx context.Context, name, as string) (*disk.Disk, error)
 	if err != nil {
 		return nil, err
 	}
-	return u.bringBack(ctx, to, state)
+	d, sent, err := u.bringBack(ctx, to, state)
+	unsettled = sent
+	return d, err
 }
 
 func taken(n disk.Name, where string) error {
@@ -112,8 +118,9 @@ func (u *Undo) last(ctx context.Context, n disk.Name, tombstone *commitlog.Objec
 	return read() // a round that ended before may have collected the state together with its data commits
 }
 
-// bringBack creates a volume of this host with a published state.
-func (u *Undo) bringBack(ctx context.Context, to disk.Name, state *commitlog.State) (*disk.Disk, error) {
+// bringBack creates a volume of this host with a published state. If it fails, unsettled
+// tells whether the volume may still appear in the store.
+func (u *Undo) bringBack(ctx context.Context, to disk.Name, state *commitlog.State) (_ *disk.Disk, unsettled bool, _ error) {
 	id := disk.NewVolumeID(u.disks)
 	state.Identity = commitlog.Identity{ID: commitlog.VolumeID(id), Tenant: to.Tenant, Name: to.Volume, Cause: commitlog.CauseRestore}
 	state.SealedFrom, state.RenamedFrom, state.Reserved = nil, "", false
@@ -121,7 +128,7 @@ func (u *Undo) bringBack(ctx context.Context, to disk.Name, state *commitlog.Sta
 	d := disk.New(u.disks, rec)
 	finish, err := u.disks.BeginCreate(&rec)
 	if err != nil {
-		return nil, err
+		return nil, unsettled, err
 	}
 	ctx = cost.With(ctx, cost.Manage, d.Payer())
 	d.Op.Lock()
@@ -132,12 +139,14 @@ func (u *Undo) bringBack(ctx context.Context, to disk.Name, state *commitlog.Sta
 	}
 	d.Op.Unlock()
 	if err != nil && reserved {
+		o := d.Owned.Load()
+		unsettled = o != nil && o.Unsettled()
 		err = errors.Join(err, u.durability.UndoCreate(ctx, err, d))
 	}
 	if err = errors.Join(err, finish()); err != nil {
-		return nil, err
+		return nil, unsettled, err
 	}
-	return d, nil
+	return d, false, nil
 }
 
 // open publishes the first commit of a reserved disk, and opens the disk. Under op.
