@@ -286,7 +286,7 @@ func (w *world) collected(vol commitlog.Volume, at commitlog.Generation, stub bo
 	switch {
 	case at.Epoch >= g.tip.Epoch:
 		w.violateLocked(reachableIsKept, "%s %s is collected, and the tip is %s", g.name, at, g.tip)
-	case !g.newest().Tombstone && w.within(g, at):
+	case w.within(g, at):
 		w.violateLocked(reachableIsKept, "%s %s is collected, and is not past the retention of %s", g.name, at, w.params.retention)
 	case !stub && (at.Number == 1 || e.Closes() && g.counts(at)):
 		w.violateLocked(oneWriter, "%s %s is deleted, which fences", g.name, at)
@@ -294,14 +294,20 @@ func (w *world) collected(vol commitlog.Volume, at commitlog.Generation, stub bo
 	e.gone = true
 }
 
-// within tells whether the epoch after that of a commit began less than a retention ago.
-func (w *world) within(g *volumeLog, at commitlog.Generation) bool {
-	for n := at.Epoch + 1; n <= g.tip.Epoch; n++ {
-		if next := g.entries[commitlog.Generation{Epoch: n, Number: 1}]; next != nil {
-			return time.Since(next.landed) < w.params.retention
+// within tells whether the epoch after that of a commit began less than a retention ago,
+// and no removal of the volume followed.
+func (w *world) within(g *volumeLog, at commitlog.Generation) (yes bool) {
+	yes = true
+	for n := g.tip.Epoch; n > at.Epoch; n-- {
+		next := g.entries[commitlog.Generation{Epoch: n, Number: 1}]
+		if next != nil && next.Tombstone {
+			return false
+		}
+		if next != nil {
+			yes = time.Since(next.landed) < w.params.retention
 		}
 	}
-	return true
+	return yes
 }
 
 // atRest lets everything come to rest, collects, and checks that nothing is left in the
