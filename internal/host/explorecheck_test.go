@@ -146,21 +146,31 @@ func (w *explored) removeAll() {
 			broken("an orphan stays")
 		}
 	}
-	w.settle()
-	for _, m := range w.machines {
-		w.must(m.h.Close(ctx), "closing a host")
-	}
-	for range 3 {
-		_, err := gc.Run(ctx, collectorOptions(w.store))
-		w.must(err, "a round in a store without volumes")
-	}
-	var left []string
-	for _, p := range []string{"packs/", "forwards/"} {
-		w.must(objstore.ListAll(ctx, w.store, p, "", func(in objstore.Info) bool { left = append(left, in.Key); return true }), "listing")
-	}
-	if len(left) > 0 {
-		_ = objstore.ListAll(ctx, w.store, "pins/", "", func(in objstore.Info) bool { left = append(left, in.Key); return true })
-		broken("left in a store without volumes: %s", strings.Join(left, " "))
+	// What an earlier process announced, or a failed verb, stays pinned until the host has
+	// started once more.
+	for again := range 2 {
+		if again > 0 {
+			w.open(0)
+			w.open(1)
+		}
+		w.settle()
+		for _, m := range w.machines {
+			w.must(m.h.Close(ctx), "closing a host")
+		}
+		for range 3 {
+			_, err := gc.Run(ctx, collectorOptions(w.store))
+			w.must(err, "a round in a store without volumes")
+		}
+		var left []string
+		for _, p := range []string{"packs/", "forwards/", "pins/"} {
+			w.must(objstore.ListAll(ctx, w.store, p, "", func(in objstore.Info) bool { left = append(left, in.Key); return true }), "listing")
+		}
+		if len(left) == 0 {
+			return
+		}
+		if again > 0 {
+			broken("left in a store without volumes: %s", strings.Join(left, " "))
+		}
 	}
 }
 

@@ -271,8 +271,13 @@ func (w *explored) flush(v int) error {
 func (w *explored) create(v int) error {
 	s, name := &w.slots[v], slotName(v)
 	want := content{0, garbagePage, deadPage}
-	s.failed, s.host, s.at, s.may = 'N', 0, 0, append(s.may, want)
 	h := w.on(0)
+	if s.failed == 0 {
+		if err := w.learn(v, 0); err != nil {
+			return err
+		}
+	}
+	s.failed, s.host, s.at, s.may = 'N', 0, 0, append(s.may, want)
 	_, err := h.Create(ctx, api.CreateRequest{Name: name, Size: explorePages * explorePage, BlockSize: explorePage})
 	if err != nil && !errors.Is(err, errs.Exists) {
 		return err
@@ -305,11 +310,14 @@ func (w *explored) fork(v, host int, local bool) error {
 		return err
 	}
 	c, err := exploreRead(h, slotName(1-v))
+	if err != nil && w.acting.isDead() {
+		return err
+	}
 	w.must(err, "reading a fork")
 	if !kid.may1(c) {
 		broken("a fork has %v, its source %v", c, kid.may)
 	}
-	*kid = slot{exists: true, at: host, live: c, stored: !local, may: []content{c}}
+	*kid = slot{exists: true, at: host, live: c, stored: !local && s.at != host, may: []content{c}}
 	return nil
 }
 
@@ -318,7 +326,7 @@ func (w *explored) fork(v, host int, local bool) error {
 func (w *explored) learn(v, host int) error {
 	h, name := w.machines[host].h, slotName(v)
 	d, err := h.disks.Local(name, false)
-	if err != nil || w.slots[v].at == host {
+	if s := &w.slots[v]; err != nil || s.exists && s.at == host {
 		return nil
 	}
 	d.Op.Lock()
@@ -357,6 +365,9 @@ func (w *explored) claim(v, host int) error {
 		return err
 	}
 	c, err := exploreRead(h, name)
+	if err != nil && w.acting.isDead() {
+		return err
+	}
 	w.must(err, "reading a claimed volume")
 	if !s.may1(c) {
 		broken("%s has %v after a claim, and may have %v", name, c, s.may)
@@ -369,6 +380,7 @@ func (w *explored) claim(v, host int) error {
 func (w *explored) settle() {
 	for _, m := range w.machines {
 		w.must(m.h.settleFormer(ctx), "settling what an earlier process left")
+		m.h.pins.Release(ctx)
 		if m.h.settled() {
 			w.must(m.h.publisher.Session.Rotate(ctx), "rotating a session")
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
@@ -18,7 +19,11 @@ func (h *Host) settled() bool {
 // publish. First it begins a new epoch of each volume that has none of this process, so
 // that a commit of the earlier one that comes late is no part of its log: it may name packs
 // that only those pins keep. reachable-is-kept.
+//
+// It also drops the pins of forks that were removed before they were published. Their
+// removal does not: it works without the store.
 func (h *Host) settleFormer(ctx context.Context) error {
+	h.pins.Release(ctx)
 	if !h.pins.Former() || len(h.disks.OrphanNames()) > 0 {
 		return nil
 	}
@@ -31,11 +36,18 @@ func (h *Host) settleFormer(ctx context.Context) error {
 }
 
 // beginEpoch begins this process's epoch of a volume that the store has, unless it has
-// one already or has given the volume up.
+// one already or has given the volume up. It publishes a volume whose first publication an
+// earlier process began and did not confirm: that one may still come.
 func (h *Host) beginEpoch(ctx context.Context, d *disk.Disk) error {
 	d.Op.Lock()
 	defer d.Op.Unlock()
 	st := d.State()
+	if sent, err := h.owners.FirstMayBeSent(&st); err != nil || sent {
+		if err == nil {
+			_, err = h.publisher.Publish(ctx, d, commitlog.CauseFlush, nil)
+		}
+		return err
+	}
 	if st.SnapshotOf != (volume.ID{}) || st.Published == nil || st.Released || st.Mode == volume.Fenced || h.disks.Find(disk.Name{Tenant: st.Tenant, Volume: st.Name}) != d {
 		return nil
 	}
