@@ -262,7 +262,11 @@ type explorer struct {
 }
 
 func (x *explorer) run(c *exploreCase) outcome {
+	began := time.Now()
 	out := explore(c)
+	if d := time.Since(began); d > 3*time.Second {
+		x.t.Logf("%s took %s", c, d)
+	}
 	x.mu.Lock()
 	for _, s := range out.states {
 		x.states[s] = true
@@ -309,7 +313,7 @@ func (x *explorer) all(start string, depth int, faults bool) {
 	before, faulty := x.sequences.Load(), x.faulty.Load()
 	var wg sync.WaitGroup
 	work := make(chan []string)
-	for range 3 {
+	for range 12 { // most of them wait for a moment now and then
 		wg.Go(func() {
 			for ops := range work {
 				if x.failed.Load() < 10 && (x.until.IsZero() || time.Now().Before(x.until)) {

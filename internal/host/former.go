@@ -58,7 +58,10 @@ func (h *Host) beginEpoch(ctx context.Context, d *disk.Disk) error {
 		return nil
 	}
 	if _, err := h.owners.ClaimOwn(ctx, d, &st); err != nil {
-		if errs.KindOf(err) == errs.Fenced {
+		switch errs.KindOf(err) {
+		case errs.NotFound: // the earlier process removed it, and its log is over
+			return nil
+		case errs.Fenced:
 			_ = h.owners.FenceIfLost(d, err) // what it sent is no part of the log either
 			return nil
 		}
