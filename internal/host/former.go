@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
@@ -18,7 +19,11 @@ func (h *Host) settled() bool {
 // publish. First it begins a new epoch of each volume that has none of this process, so
 // that a commit of the earlier one that comes late is no part of its log: it may name packs
 // that only those pins keep. reachable-is-kept.
+//
+// It also drops the pins of forks that were removed before they were published. Their
+// removal does not: it works without the store.
 func (h *Host) settleFormer(ctx context.Context) error {
+	h.pins.Release(ctx)
 	if !h.pins.Former() || len(h.disks.OrphanNames()) > 0 {
 		return nil
 	}
@@ -31,16 +36,20 @@ func (h *Host) settleFormer(ctx context.Context) error {
 }
 
 // beginEpoch begins this process's epoch of a volume that the store has, unless it has
-// one already or has given the volume up. A volume that the store may have is withdrawn.
+// one already or has given the volume up. It publishes a volume whose first publication an
+// earlier process began and did not confirm: that one may still come.
 func (h *Host) beginEpoch(ctx context.Context, d *disk.Disk) error {
 	d.Op.Lock()
 	defer d.Op.Unlock()
 	st := d.State()
-	if st.SnapshotOf != (volume.ID{}) || st.Released || st.Mode == volume.Fenced || h.disks.Find(disk.Name{Tenant: st.Tenant, Volume: st.Name}) != d {
-		return nil
+	if sent, err := h.owners.FirstMayBeSent(&st); err != nil || sent {
+		if err == nil {
+			_, err = h.publisher.Publish(ctx, d, commitlog.CauseFlush, nil)
+		}
+		return err
 	}
-	if st.Published == nil {
-		return h.owners.Withdraw(ctx, d, &st)
+	if st.SnapshotOf != (volume.ID{}) || st.Published == nil || st.Released || st.Mode == volume.Fenced || h.disks.Find(disk.Name{Tenant: st.Tenant, Volume: st.Name}) != d {
+		return nil
 	}
 	if err := h.owners.Own(d, &st); err != nil {
 		return err
@@ -49,7 +58,10 @@ func (h *Host) beginEpoch(ctx context.Context, d *disk.Disk) error {
 		return nil
 	}
 	if _, err := h.owners.ClaimOwn(ctx, d, &st); err != nil {
-		if errs.KindOf(err) == errs.Fenced {
+		switch errs.KindOf(err) {
+		case errs.NotFound: // the earlier process removed it, and its log is over
+			return nil
+		case errs.Fenced:
 			_ = h.owners.FenceIfLost(d, err) // what it sent is no part of the log either
 			return nil
 		}

@@ -112,6 +112,9 @@ func (h *Host) renamePublished(ctx context.Context, d *disk.Disk, st *volume.Sta
 	if err != nil {
 		return nil, err
 	}
+	if err := h.owners.KeepForFormer(ctx, d); err != nil {
+		return nil, err
+	}
 	g, err := commitlog.Rename(ctx, d.Owner, o, state)
 	if err != nil {
 		return nil, h.owners.FenceIfLost(d, ownership.NameTaken(err, d.String(), commitlog.CauseRename))

@@ -45,16 +45,17 @@ func (ow *Owners) openFirst(ctx context.Context, d *disk.Disk, st *volume.State,
 	return d.Owner.OpenFirst(ctx, state)
 }
 
-// firstMayBeSent reports whether the volume's first publication may have reached the store.
-func (ow *Owners) firstMayBeSent(d *disk.Disk, st *volume.State) (bool, error) {
+// FirstMayBeSent reports whether the volume's first publication may have reached the store
+// and is not recorded.
+func (ow *Owners) FirstMayBeSent(st *volume.State) (bool, error) {
 	b, err := ow.disks.DB.Fact(disk.FirstFact(st))
-	return len(b) == len(d.ID) && volume.ID(b) == d.ID, err
+	return len(b) == len(st.ID) && volume.ID(b) == st.ID, err
 }
 
 // FirstPublished removes the fact that openFirst saved. Call it when the volume's record names
 // its newest commit, or when the volume is gone.
 func (ow *Owners) FirstPublished(d *disk.Disk, st *volume.State) error {
-	if began, err := ow.firstMayBeSent(d, st); err != nil || !began {
+	if began, err := ow.FirstMayBeSent(st); err != nil || !began {
 		return err
 	}
 	return ow.disks.DB.SetFact(disk.FirstFact(st), nil)
@@ -64,7 +65,7 @@ func (ow *Owners) FirstPublished(d *disk.Disk, st *volume.State) error {
 // store under the record's name, and cannot appear there. It makes no request if nothing
 // was sent. Under op.
 func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State) error {
-	began, err := ow.firstMayBeSent(d, st)
+	began, err := ow.FirstMayBeSent(st)
 	if err != nil || !began || fault.Is("first-publication-not-withdrawn") {
 		return err
 	}

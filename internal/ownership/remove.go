@@ -6,6 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -31,7 +32,37 @@ func (ow *Owners) tryTombstone(ctx context.Context, d *disk.Disk, st *volume.Sta
 			return err
 		}
 	}
+	if err := ow.KeepForFormer(ctx, d); err != nil {
+		return err
+	}
 	return d.Owner.Tombstone(ctx, commitlog.CauseRemove, "")
+}
+
+// KeepForFormer pins what a volume that is about to leave its name keeps for hosts from
+// which it was claimed: their forks, and their rescue volumes, lie over that state, and a
+// tombstone does not name it (reachable-is-kept). The pins are the former owners'. They
+// find them at their next start, and drop them when nothing needs them. Under op.
+func (ow *Owners) KeepForFormer(ctx context.Context, d *disk.Disk) error {
+	st := d.State()
+	vol := commitlog.Volume{Tenant: st.Tenant, Name: st.Name}
+	for _, f := range d.Owner.State().SealedFrom {
+		o, err := commitlog.Load(ctx, ow.disks.Store, vol, f.Generation)
+		if errors.Is(err, errs.NotFound) {
+			continue // an earlier attempt has created the pins, and its tombstone took effect
+		}
+		if err == nil {
+			err = ow.pins.KeepFor(ctx, f.Host, o.State.Root)
+		}
+		if err != nil {
+			return err
+		}
+		for _, s := range o.State.Snapshots {
+			if err := ow.pins.KeepFor(ctx, f.Host, s.Root); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // RemoveFromStore removes a volume from the store, if it may be there and this host owns

@@ -181,6 +181,9 @@ func (ow *Owners) claim(ctx context.Context, d *disk.Disk, cause commitlog.Cause
 	if err := ow.FirstPublished(d, &st); err != nil { // a first publication that a call left unfinished has an owner now
 		return err
 	}
+	if err := ow.pins.Expect(); err != nil { // the next owner may create some
+		return err
+	}
 	o, err := ow.NewOwner(&st)
 	if err != nil {
 		return err

@@ -72,6 +72,9 @@ func (p *Pins) Recover(ctx context.Context) error {
 		}
 		for _, r := range pin.Roots {
 			p.children[r] = pin
+			// A record may name it whose volume another host has claimed and removed: what
+			// this host rescues of the volume will lie over that root.
+			p.stale[r] = true
 		}
 		return nil
 	})
@@ -91,14 +94,8 @@ func (p *Pins) Recover(ctx context.Context) error {
 
 // create records that this host has pins, and creates one in the store.
 func (p *Pins) create(ctx context.Context, kind pinobject.Kind, fill func(*pinobject.Pin)) (pinobject.Pin, error) {
-	p.mu.Lock()
-	used := p.used
-	p.used = true
-	p.mu.Unlock()
-	if !used {
-		if err := p.disks.DB.SetFact(pinsFact, []byte{1}); err != nil {
-			return pinobject.Pin{}, err
-		}
+	if err := p.Expect(); err != nil {
+		return pinobject.Pin{}, err
 	}
 	pin, err := pinobject.New(p.disks.Rand, p.disks.HostID, kind, p.disks.Now())
 	if err != nil {
@@ -198,6 +195,32 @@ func (p *Pins) keep(ctx context.Context, root blockmap.Root) error {
 		p.drop(ctx, pin)
 	}
 	return nil
+}
+
+// KeepFor pins a root for the local children of another host.
+func (p *Pins) KeepFor(ctx context.Context, host string, root blockmap.Root) error {
+	if root.IsHole() {
+		return nil
+	}
+	pin, err := pinobject.New(p.disks.Rand, host, pinobject.Children, p.disks.Now())
+	if err != nil {
+		return err
+	}
+	pin.Roots = []blockmap.Root{root}
+	return pinobject.Create(ctx, p.disks.Store, pin)
+}
+
+// Expect records that this host may have pins in the store that it did not create: of
+// those that KeepFor creates the next start takes care.
+func (p *Pins) Expect() error {
+	p.mu.Lock()
+	used := p.used
+	p.used = true
+	p.mu.Unlock()
+	if used {
+		return nil
+	}
+	return p.disks.DB.SetFact(pinsFact, []byte{1})
 }
 
 func (p *Pins) drop(ctx context.Context, pin pinobject.Pin) {

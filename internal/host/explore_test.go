@@ -1,0 +1,346 @@
+package host
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/paraglide/glide/internal/api"
+)
+
+// exploreFault strikes one request of one operation of a sequence.
+type exploreFault struct {
+	op   int // from 0
+	at   int // which of its changes, from 1; 0: no fault
+	blow blow
+}
+
+// exploreCase is one run. Its text is what GLIDE_EXPLORE replays.
+type exploreCase struct {
+	start string // "one" or "two" volumes, and how many steps a collector has made
+	ops   []string
+	fault exploreFault
+}
+
+func (c *exploreCase) String() string {
+	s := c.start + " " + strings.Join(c.ops, " ")
+	if c.fault.at > 0 {
+		s += fmt.Sprintf(" / %d %d %s", c.fault.op, c.fault.at, c.fault.blow)
+	}
+	return s
+}
+
+func parseExploreCase(s string) (c exploreCase) {
+	s, fault, _ := strings.Cut(s, "/")
+	f := strings.Fields(s)
+	c.start, c.ops = f[0], f[1:]
+	_, _ = fmt.Sscan(fault, &c.fault.op, &c.fault.at, &c.fault.blow)
+	return c
+}
+
+// begin makes what a sequence starts from: on the first host v1, with a pack of which a
+// slot is dead, and what a removed volume has left. That host knows the blocks of both, and
+// finds them again when they are written again. Of two volumes, v2 is a fork of v1 on the
+// other host.
+func (w *explored) begin(start string) {
+	h := w.machines[0].h
+	for _, name := range []string{"v1", "w"} {
+		_, err := h.Create(ctx, api.CreateRequest{Name: name, Size: explorePages * explorePage, BlockSize: explorePage})
+		w.must(err, "creating %s", name)
+	}
+	w.must(exploreWrite(h, "w", content{}, content{garbagePage}), "writing")
+	_, err := h.Flush(ctx, "w")
+	w.must(err, "flushing")
+	w.must(h.Remove(ctx, "w", false), "removing")
+	first := content{deadPage, 90, 91}
+	w.must(exploreWrite(h, "v1", content{}, first), "writing")
+	w.slots[0] = slot{exists: true, live: first}
+	w.must(w.flush(0), "flushing")
+	for range 2 {
+		w.must(w.write(0, false), "writing")
+	}
+	w.round("the first")
+	if strings.HasPrefix(start, "two") {
+		w.must(w.fork(0, 1, false), "forking")
+	}
+	w.settle()
+	for range start[3] - '0' {
+		w.must(w.gcStep(), "a step of the collector")
+	}
+	w.acting = nil
+}
+
+// outcome is what a run tells about itself.
+type outcome struct {
+	changes []int // requests that changed something, by operation
+	states  []uint64
+	wrong   string
+}
+
+// explore runs one case.
+func explore(c *exploreCase) (out outcome) {
+	late := time.AfterFunc(time.Minute, func() { panic("it hangs: " + c.String()) })
+	defer late.Stop()
+	w := newExplored()
+	defer func() {
+		if r := recover(); r != nil {
+			v, ok := r.(violation)
+			if !ok {
+				panic(fmt.Sprintf("%s: %v", c, r))
+			}
+			out.wrong = string(v)
+			return // what hangs at a gate is left alone
+		}
+		w.close()
+	}()
+	w.begin(c.start)
+	for i, op := range c.ops {
+		out.changes = append(out.changes, w.run(i, op, &c.fault))
+		if c.fault.at > 0 && i == c.fault.op+1 {
+			w.land()
+		}
+		w.check(fmt.Sprintf("after operation %d, %s", i, op))
+		out.states = append(out.states, w.state())
+	}
+	w.finish()
+	return out
+}
+
+// unsure tells whether an operation is about a volume that may not be there, because what
+// would have made or removed it failed.
+func (w *explored) unsure(op string) (skip, mayFail bool) {
+	if len(op) < 2 {
+		return false, false
+	}
+	v := int(op[1] - '1')
+	for i, s := range w.slots {
+		if i == v || strings.Contains("SDF", op[:1]) {
+			skip = skip || s.failed != 0 && strings.ContainsRune("NSFR", rune(s.failed))
+			mayFail = mayFail || s.failed == 'C'
+		}
+	}
+	return skip, mayFail
+}
+
+// run does the operation with a number, and strikes it if the fault says so.
+func (w *explored) run(i int, op string, f *exploreFault) (changes int) {
+	skip, mayFail := w.unsure(op)
+	if skip {
+		return 0
+	}
+	w.acting = nil
+	n := 0
+	if f.op == i {
+		n = f.at
+	}
+	w.armed = func(p *process) { p.arm(n, f.blow) }
+	err := w.do(op)
+	p := w.acting
+	w.armed, w.acting = nil, nil
+	changes, struck := p.disarm()
+	if struck == "" {
+		if err != nil && !mayFail {
+			broken("operation %d, %s: %v", i, op, err)
+		}
+		return changes
+	}
+	if p.late != nil {
+		w.lates = append(w.lates, p)
+	}
+	if p.isDead() {
+		for k, m := range w.machines {
+			if m.p == p {
+				w.restart(k)
+			}
+		}
+		if w.steps != nil && w.steps.process == p {
+			w.steps.finish()
+			w.steps = nil
+		}
+	}
+	return changes
+}
+
+// exploreModel knows which operations can do anything.
+type exploreModel struct {
+	exists, stored [2]bool
+	at             [2]int
+}
+
+// next is the operations that can follow.
+func (m *exploreModel) next() (ops []string) {
+	for v := range 2 {
+		n := fmt.Sprint(v + 1)
+		if !m.exists[v] {
+			if m.exists[1-v] || v == 0 {
+				ops = append(ops, "N"+n)
+			}
+			continue
+		}
+		ops = append(ops, "W"+n+"n", "W"+n+"g", "R"+n)
+		if m.stored[v] {
+			ops = append(ops, "C"+n)
+		}
+		if !m.exists[1-v] {
+			ops = append(ops, "S"+n, "D"+n)
+			if m.stored[v] {
+				ops = append(ops, "F"+n)
+			}
+		}
+	}
+	// Another verb, such as the restoration of a removed volume, has its letter here, in do
+	// and in does.
+	return append(ops, "G", "H")
+}
+
+// does is the model after an operation.
+func (m exploreModel) does(op string) exploreModel {
+	if len(op) < 2 {
+		return m
+	}
+	v := int(op[1] - '1')
+	switch op[0] {
+	case 'W':
+		m.stored[v] = true
+	case 'N':
+		m.exists[v], m.stored[v], m.at[v] = true, true, 0
+	case 'R':
+		m.exists[v], m.stored[v] = false, false
+	case 'C':
+		m.at[v] = 1 - m.at[v]
+	case 'S', 'D':
+		m.exists[1-v], m.stored[1-v], m.at[1-v] = true, false, m.at[v]
+	case 'F':
+		m.exists[1-v], m.stored[1-v], m.at[1-v] = true, true, 1-m.at[v]
+	}
+	return m
+}
+
+// swaps tells whether two operations in a row do the same in the other order, which comes
+// first in the enumeration: they are of different volumes on different hosts, and neither
+// makes a fork.
+func (m *exploreModel) swaps(first, then string) bool {
+	return len(first) > 1 && len(then) > 1 && first[1] > then[1] && strings.Contains("WR", first[:1]) && strings.Contains("WR", then[:1]) && m.at[0] != m.at[1]
+}
+
+// sequences calls fn with every sequence of a length.
+func sequences(start string, depth int, fn func(ops []string)) {
+	m := exploreModel{exists: [2]bool{true, strings.HasPrefix(start, "two")}, stored: [2]bool{true, true}, at: [2]int{0, 1}}
+	var extend func(m exploreModel, ops []string)
+	extend = func(m exploreModel, ops []string) {
+		if len(ops) == depth {
+			fn(slices.Clone(ops))
+			return
+		}
+		for _, op := range m.next() {
+			// Not of the last two, since the last one is struck.
+			if n := len(ops); n > 0 && n+1 < depth && m.swaps(ops[n-1], op) {
+				continue
+			}
+			extend(m.does(op), append(ops, op))
+		}
+	}
+	extend(m, nil)
+}
+
+// explorer runs cases and counts.
+type explorer struct {
+	t         *testing.T
+	cases     chan func()
+	sequences atomic.Int64
+	faulty    atomic.Int64
+	failed    atomic.Int64
+	until     time.Time // when it gives up
+
+	mu     sync.Mutex
+	states map[uint64]bool
+}
+
+func (x *explorer) run(c *exploreCase) outcome {
+	began := time.Now()
+	out := explore(c)
+	if d := time.Since(began); d > 3*time.Second {
+		x.t.Logf("%s took %s", c, d)
+	}
+	x.mu.Lock()
+	for _, s := range out.states {
+		x.states[s] = true
+	}
+	x.mu.Unlock()
+	if out.wrong != "" {
+		if x.failed.Add(1) <= 10 {
+			x.t.Errorf("%s\n\treplay: GLIDE_EXPLORE='%s' go test -tags invariants -run TestExplore ./internal/host", out.wrong, c)
+		}
+	}
+	return out
+}
+
+// sequence runs a sequence, and if faults is set again with a fault at each request of its
+// last operation, and with a request of the operation before it that takes effect after
+// the last one.
+func (x *explorer) sequence(start string, ops []string, faults bool) {
+	c := exploreCase{start: start, ops: ops}
+	out := x.run(&c)
+	x.sequences.Add(1)
+	if !faults || out.wrong != "" {
+		return
+	}
+	for back := range min(2, len(ops)) {
+		i := len(ops) - 1 - back
+		for _, b := range blows {
+			if back == 1 && b != crashLate && b != replyLate {
+				continue // a shorter sequence, and what follows makes no difference
+			}
+			for n := range out.changes[i] {
+				if b == crashBefore && n > 0 {
+					continue // crashAfter the one before it
+				}
+				c.fault = exploreFault{i, n + 1, b}
+				x.run(&c)
+				x.faulty.Add(1)
+			}
+		}
+	}
+}
+
+// all runs every sequence of a depth from a start.
+func (x *explorer) all(start string, depth int, faults bool) {
+	before, faulty := x.sequences.Load(), x.faulty.Load()
+	var wg sync.WaitGroup
+	work := make(chan []string)
+	for range 12 { // most of them wait for a moment now and then
+		wg.Go(func() {
+			for ops := range work {
+				if x.failed.Load() < 10 && (x.until.IsZero() || time.Now().Before(x.until)) {
+					x.sequence(start, ops, faults)
+				}
+			}
+		})
+	}
+	began := time.Now()
+	sequences(start, depth, func(ops []string) { work <- ops })
+	close(work)
+	wg.Wait()
+	x.t.Logf("%s, depth %d: %d sequences and %d runs with a fault in %.1f s", start, depth, x.sequences.Load()-before, x.faulty.Load()-faulty, time.Since(began).Seconds())
+}
+
+func TestExplore(t *testing.T) {
+	if s := os.Getenv("GLIDE_EXPLORE"); s != "" {
+		c := parseExploreCase(s)
+		if out := explore(&c); out.wrong != "" {
+			t.Fatal(out.wrong)
+		}
+		return
+	}
+	x := &explorer{t: t, states: map[uint64]bool{}}
+	for _, s := range strings.Fields(os.Getenv("XP")) {
+		d := int(s[4] - '0')
+		x.all(s[:4], d, s[5:] == "f")
+	}
+	t.Logf("%d distinct states, %d violations", len(x.states), x.failed.Load())
+}
