@@ -69,7 +69,7 @@ func TestChurn(t *testing.T) {
 		left = append(left, w.volumes...)
 	}
 	t.Logf("%d rounds deleted %d objects, compacted %d packs", c.rounds.Load(), c.deleted.Load(), c.compacted.Load())
-	if c.deleted.Load() == 0 {
+	if c.deleted.Load() == 0 && c.rounds.Load() > 10 {
 		t.Error("nothing was deleted meanwhile")
 	}
 	for _, v := range left {
@@ -312,7 +312,7 @@ func (c *churn) settle(left []*churned) {
 	for range 3 {
 		r, err := c.round(c.hosts[0].cli().Command(context.Background(), "gc", "--grace", "0s", "--json"))
 		must(t, err)
-		t.Logf("a round at rest: deleted %d objects (%.1f MB), compacted %d packs", r.DeletedObjects, float64(r.DeletedBytes)/1e6, r.CompactedPacks)
+		t.Logf("a round at rest: deleted %d objects (%.1f MB), compacted %d packs; %v requests, %.0f ms", r.DeletedObjects, float64(r.DeletedBytes)/1e6, r.CompactedPacks, r.Requests, r.ElapsedMs)
 	}
 	live, stored := reached(t, c.url)
 	t.Logf("%d volumes hold %.1f MB of distinct blocks; commits reach %.1f MB; the bucket holds %.1f MB (%v): %.3f and %.3f times",

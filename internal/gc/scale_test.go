@@ -147,11 +147,12 @@ func (g *gets) GetRange(ctx context.Context, key string, off, n int64) ([]byte, 
 }
 
 // TestMarkReadsSharedPagesOnce marks 1,000 forks of an image of 10 GiB, each of which has
-// written a hundredth of it: what they share costs no more than in one of them.
+// written a hundredth of it: what they share costs no more than in one of them. Without
+// GLIDE_LONG there are 100 forks.
 func TestMarkReadsSharedPagesOnce(t *testing.T) {
-	forks := uint64(1000)
-	if testing.Short() {
-		forks = 100
+	forks := uint64(100)
+	if os.Getenv("GLIDE_LONG") != "" {
+		forks = 1000
 	}
 	const blocks, run = 10 << 30 >> 17, 16 // files of 2 MiB
 	f := newForest(t, objstore.NewMem(objstore.Clock{}))
@@ -192,12 +193,12 @@ func TestMarkReadsSharedPagesOnce(t *testing.T) {
 	}
 }
 
-// TestMarkMemory marks ten million blocks, which are 1.2 TiB, in 512 MiB; without GLIDE_LONG,
-// one million in a tenth of it, and 16 MiB.
+// TestMarkMemory marks ten million blocks, which are 1.2 TiB, in 512 MB; without GLIDE_LONG,
+// half a million in a twentieth of it, and 16 MiB.
 func TestMarkMemory(t *testing.T) {
-	blocks, most := uint64(1_000_000), uint64(512<<20/10+16<<20)
+	blocks, most := uint64(500_000), uint64(512e6/20+16<<20)
 	if os.Getenv("GLIDE_LONG") != "" {
-		blocks, most = 10_000_000, 512<<20
+		blocks, most = 10_000_000, 512e6
 	}
 	store, err := objstore.Open(t.Context(), "file://"+t.TempDir(), objstore.Options{})
 	if err != nil {

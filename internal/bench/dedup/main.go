@@ -5,7 +5,7 @@
 // mounted through the loop device, so that the kernel's ext4 decides where files are placed.
 // Programs run in it by chroot: apt and npm, with the same packages in another order in each
 // fork. What a fork changed is then written to a fork of the volume over NBD, page by page, and
-// flushed; the store's size before and after is what the table says. Blocks of other sizes are
+// flushed. The store's size before and after is what the table says. Blocks of other sizes are
 // hashed and compressed from the same disks, without a daemon.
 package main
 
@@ -73,6 +73,7 @@ func measure(ctx context.Context, glide, cache string, forks int, same bool) (er
 		began := time.Now()
 		disk := filepath.Join(dir, "disk")
 		if err := in.install(ctx, im.Path, disk, n); err != nil {
+			t.print(os.Stdout) // of those before
 			return fmt.Errorf("fork %d: %w", n, err)
 		}
 		runs, err := changes(im.Path, disk)

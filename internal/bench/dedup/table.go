@@ -219,7 +219,7 @@ func (t *table) print(w io.Writer) {
 	}
 	mib := func(n int64) float64 { return float64(n) / (1 << 20) }
 	fmt.Fprintf(w, "\nbase: %.0f MiB of data, %.1f MiB in the store, %.2f times\n", mib(t.data), mib(t.base), float64(t.data)/float64(t.base))
-	fmt.Fprintf(w, "%d forks: %.0f MiB of pages changed, %.1f MiB more in the store, %.2f times\n\n", len(t.rows), mib(changed), mib(t.total-t.base), float64(changed)/float64(t.total-t.base))
+	fmt.Fprintf(w, "%d forks: %.0f MiB of pages changed, %.1f MiB more in the store, %.2f times\n\n", len(t.rows), mib(changed), mib(t.total-t.base), float64(changed)/float64(max(1, t.total-t.base)))
 	fmt.Fprintf(w, "| block | changed | had by the base or an earlier fork: all, from the second fork on | compression of the rest | stored, with references |\n|---|---|---|---|---|\n")
 	for _, s := range t.sizes {
 		fmt.Fprintf(w, "| %d KiB | %d blocks, %.0f MiB | %.1f %%, %.1f %% | %.2f times | %.1f MiB |\n", s.size>>10, s.blocks, mib(s.blocks*int64(s.size)),
