@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/netem"
 	"github.com/paraglide/glide/internal/objstore/s3test"
 	"github.com/paraglide/glide/internal/programs"
 	"github.com/paraglide/glide/nbd/nbdclient"
@@ -29,8 +30,8 @@ const (
 )
 
 // TestChurn has volumes come, change and go on two hosts, while rounds of garbage
-// collection follow each other all the time, without a grace period: through both daemons,
-// and by processes of their own. In the end everything that is left has the contents that it
+// collection follow each other all the time, without a grace period: through the daemons,
+// and by processes of their own. One of the hosts is far from the store, now and then. In the end everything that is left has the contents that it
 // should have, on a third host that has nothing but the store, and after three more rounds
 // the bucket holds little else. GLIDE_SOAK=1h goes on for as long.
 func TestChurn(t *testing.T) {
@@ -43,7 +44,8 @@ func TestChurn(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	url, _ := s3test.Start(t)
-	c := &churn{t: t, url: url, hosts: [2]*daemon{churnHost(t, url), churnHost(t, url)}}
+	far, proxy := behindProxy(t, url)
+	c := &churn{t: t, url: url, far: proxy, hosts: [2]*daemon{churnHost(t, url), churnHost(t, far)}}
 	workers := make([]*churner, churners)
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -85,6 +87,7 @@ type churn struct {
 	t     *testing.T
 	url   string
 	hosts [2]*daemon
+	far   *netem.Proxy // between the store and the second host
 
 	rounds, deleted, compacted atomic.Int64
 }
@@ -95,12 +98,18 @@ func churnHost(t *testing.T, url string) *daemon {
 	return d
 }
 
-// collect runs rounds through the daemons and by itself, until ctx ends.
+// collect runs rounds through a daemon and by itself, until ctx ends.
 func (c *churn) collect(ctx context.Context) {
+	defer c.far.Delay(0)
 	for i := 0; ctx.Err() == nil; i++ {
+		if i%20 == 0 { // rounds pass between an upload and its commit
+			c.far.Delay(150 * time.Millisecond)
+		} else if i%20 == 10 {
+			c.far.Delay(0)
+		}
 		cmd := exec.Command(programs.Glide(c.t), "gc", "--grace", "0s", "--store", c.url, "--json")
-		if i%3 < len(c.hosts) {
-			cmd = c.hosts[i%3].cli().Command(context.Background(), "gc", "--grace", "0s", "--json")
+		if i%2 == 0 { // the other host runs some by itself
+			cmd = c.hosts[0].cli().Command(context.Background(), "gc", "--grace", "0s", "--json")
 		}
 		if _, err := c.round(cmd); err != nil {
 			c.t.Errorf("round %d: %v", i, err)
