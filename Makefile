@@ -14,10 +14,10 @@ export GLIDE_TOOLS := $(TOOLS)
 PACKAGES := qemu-system-x86 qemu-utils fio nbdkit libnbd-bin nbd-client debootstrap btrfs-progs \
             linux-image-cloud-amd64 e2fsprogs zstd cpio busybox-static iproute2 ca-certificates
 
-.PHONY: help build check test race fuzz bench bench-check e2e soak faults simulate demo deps tools generate clean
+.PHONY: help build check test race fuzz bench bench-check bench-dedup e2e soak faults simulate demo deps tools generate clean
 
 help: ## list the targets; times are for two cores, when deps and tools are there
-	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
 
 build: ## one static binary, bin/glide (5 s)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/glide ./cmd/glide
@@ -64,6 +64,9 @@ bench: deps build ## throughput and latency beside nbdkit and qemu-nbd: a table,
 	$(GO) run ./internal/bench -glide $(BIN)/glide -seconds $(or $(SECONDS_EACH),4) -out $(BIN)/bench
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_LONG=1 $(GO) test -count=1 -v -timeout 30m -run Memory ./internal/e2e
 
+bench-dedup: deps build ## what FORKS= forks of a Debian disk, by default 10, share with the same packages installed in each; as root (15 min)
+	$(SUDO) env PATH="$$PATH" $(GO) run ./internal/bench/dedup -glide $(BIN)/glide -cache $(CACHE) -forks $(or $(FORKS),10)
+
 bench-check: deps build ## the ratios to nbdkit file, against those in docs/bench.json: a quarter lower fails (6 min)
 	$(GO) run ./internal/bench -glide $(BIN)/glide -peers file -check docs/bench.json
 
@@ -71,7 +74,7 @@ e2e: deps tools build ## the tests with real daemons and a real S3 server (3 to 
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -v -timeout 20m ./internal/e2e
 
 soak: deps tools build ## bad days, long crash tests and 10,000 seeds of the simulator: SOAK= time for each test, by default 1h (hours)
-	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_LONG=1 GLIDE_SOAK=$(or $(SOAK),1h) $(GO) test -v -timeout 24h -run 'Soak|LossWindow|BadDay|Thousand|ChainOfForks|HugeMap' ./internal/e2e ./internal/volume ./internal/host ./internal/blockmap
+	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_LONG=1 GLIDE_SOAK=$(or $(SOAK),1h) $(GO) test -v -timeout 24h -run 'Soak|Churn|MarkReads|MarkMemory|LossWindow|BadDay|Thousand|ChainOfForks|HugeMap' ./internal/e2e ./internal/volume ./internal/host ./internal/blockmap ./internal/gc
 	$(MAKE) --no-print-directory simulate
 
 faults: ## plant deliberate faults in the engine, and run the simulator until it catches each: FAULTS=NAME,NAME (6 to 10 min)

@@ -43,6 +43,8 @@ type report struct {
 	Beside []figure  `json:"beside"` // a writer on the same disk
 	Fair   []fairRow `json:"fair"`   // work for another volume
 	Far    []figure  `json:"far"`    // what depends on the store
+
+	Collecting []figure `json:"collecting"` // beside rounds of garbage collection
 }
 
 // write writes a report as JSON, and its cells as a plot.
