@@ -64,7 +64,7 @@ bench: deps build ## throughput and latency beside nbdkit and qemu-nbd: a table,
 	$(GO) run ./internal/bench -glide $(BIN)/glide -seconds $(or $(SECONDS_EACH),4) -out $(BIN)/bench
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_LONG=1 $(GO) test -count=1 -v -timeout 30m -run Memory ./internal/e2e
 
-bench-dedup: deps build ## what FORKS= forks of a Debian disk, by default 10, share with the same packages installed in each; as root (15 min)
+bench-dedup: deps build ## what FORKS= forks of a Debian disk, by default 10, share with the same packages installed in each; as root (10 to 30 min)
 	$(SUDO) env PATH="$$PATH" $(GO) run ./internal/bench/dedup -glide $(BIN)/glide -cache $(CACHE) -forks $(or $(FORKS),10)
 
 bench-check: deps build ## the ratios to nbdkit file, against those in docs/bench.json: a quarter lower fails (6 min)
