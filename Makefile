@@ -74,7 +74,7 @@ e2e: deps tools build ## the tests with real daemons and a real S3 server (3 to 
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -v -timeout 20m ./internal/e2e
 
 soak: deps tools build ## bad days, long crash tests and 10,000 seeds of the simulator: SOAK= time for each test, by default 1h (hours)
-	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_LONG=1 GLIDE_SOAK=$(or $(SOAK),1h) $(GO) test -v -timeout 24h -run 'Soak|Churn|MarkReads|MarkMemory|LossWindow|BadDay|Thousand|ChainOfForks|HugeMap' ./internal/e2e ./internal/volume ./internal/host ./internal/blockmap ./internal/gc
+	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_LONG=1 GLIDE_SOAK=$(or $(SOAK),1h) $(GO) test -v -timeout 24h -run 'Soak|Churn|MarkReads|MarkMemory|LossWindow|BadDay|Thousand|ChainOfForks|HugeMap|Explore' ./internal/e2e ./internal/volume ./internal/host ./internal/blockmap ./internal/gc
 	$(MAKE) --no-print-directory simulate
 
 faults: ## plant deliberate faults in the engine, and run the simulator until it catches each: FAULTS=NAME,NAME (6 to 10 min)

@@ -53,7 +53,7 @@ var table = [...]struct {
 }{
 	Internal:    {"internal", http.StatusInternalServerError, exitFail, eio},
 	Invalid:     {"invalid", http.StatusBadRequest, exitUsage, einval},
-	NotFound:    {"not_found", http.StatusNotFound, exitFail, einval},
+	NotFound:    {"not_found", http.StatusNotFound, exitFail, eio},
 	Exists:      {"exists", http.StatusConflict, exitFail, einval},
 	Busy:        {"busy", http.StatusLocked, exitFail, eio},
 	WouldLose:   {"would_lose", http.StatusPreconditionFailed, exitForce, eio},

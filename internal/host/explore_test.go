@@ -3,6 +3,7 @@ package host
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -262,11 +263,7 @@ type explorer struct {
 }
 
 func (x *explorer) run(c *exploreCase) outcome {
-	began := time.Now()
 	out := explore(c)
-	if d := time.Since(began); d > 3*time.Second {
-		x.t.Logf("%s took %s", c, d)
-	}
 	x.mu.Lock()
 	for _, s := range out.states {
 		x.states[s] = true
@@ -312,11 +309,16 @@ func (x *explorer) sequence(start string, ops []string, faults bool) {
 func (x *explorer) all(start string, depth int, faults bool) {
 	before, faulty := x.sequences.Load(), x.faulty.Load()
 	var wg sync.WaitGroup
+	var left atomic.Int64 // sequences for which there was no time
 	work := make(chan []string)
 	for range 12 { // most of them wait for a moment now and then
 		wg.Go(func() {
 			for ops := range work {
-				if x.failed.Load() < 10 && (x.until.IsZero() || time.Now().Before(x.until)) {
+				switch {
+				case x.failed.Load() >= 10:
+				case !x.until.IsZero() && time.Now().After(x.until):
+					left.Add(1)
+				default:
 					x.sequence(start, ops, faults)
 				}
 			}
@@ -326,21 +328,51 @@ func (x *explorer) all(start string, depth int, faults bool) {
 	sequences(start, depth, func(ops []string) { work <- ops })
 	close(work)
 	wg.Wait()
-	x.t.Logf("%s, depth %d: %d sequences and %d runs with a fault in %.1f s", start, depth, x.sequences.Load()-before, x.faulty.Load()-faulty, time.Since(began).Seconds())
+	x.t.Logf("%s, depth %d: %d sequences and %d runs with a fault in %.1f s; no time for %d", start, depth, x.sequences.Load()-before, x.faulty.Load()-faulty, time.Since(began).Seconds(), left.Load())
 }
 
+// What is explored: starts, the lengths of sequences, and f for faults.
+var (
+	exploreShort = []string{"one0 1f", "two0 1f"}
+	exploreTest  = []string{"one0 2f", "one0 3"}
+	exploreLong  = []string{
+		"one0 2f", "one1 2f", "one2 2f", "one3 2f", "one4 2f", "one5 2f", "two0 2f", "two1 2f", "two2 2f", "two3 2f", "two4 2f", "two5 2f",
+		"one0 3f", "two0 3f", "one0 4", "two0 4",
+		"one1 3f", "one2 3f", "one3 3f", "one4 3f", "one5 3f", "two1 3f", "two2 3f", "two3 3f", "two4 3f", "two5 3f",
+		"one0 4f", "two0 4f",
+	}
+)
+
+// TestExplore runs every short sequence of operations on two volumes and two hosts, with
+// collectors that stop between their steps, and with a fault at each request: see
+// docs/simulator.md. GLIDE_EXPLORE replays one case ("one0 W1g R1 / 0 2 late"), or runs
+// what follows a start ("one0 3f": depth 3 with faults; "one0 3": without).
 func TestExplore(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // most of what a run makes lives as long as the run
+	x := &explorer{t: t, states: map[uint64]bool{}}
+	plan := exploreTest
+	if testing.Short() {
+		plan = exploreShort
+	}
+	if os.Getenv("GLIDE_LONG") != "" {
+		plan, x.until = exploreLong, time.Now().Add(time.Hour)
+		if d, err := time.ParseDuration(os.Getenv("GLIDE_SOAK")); err == nil {
+			x.until = time.Now().Add(d)
+		}
+	}
 	if s := os.Getenv("GLIDE_EXPLORE"); s != "" {
 		c := parseExploreCase(s)
-		if out := explore(&c); out.wrong != "" {
-			t.Fatal(out.wrong)
+		if !strings.ContainsAny(c.ops[0][:1], "1234") {
+			if out := explore(&c); out.wrong != "" {
+				t.Fatal(out.wrong)
+			}
+			return
 		}
-		return
+		plan = []string{s}
 	}
-	x := &explorer{t: t, states: map[uint64]bool{}}
-	for _, s := range strings.Fields(os.Getenv("XP")) {
-		d := int(s[4] - '0')
-		x.all(s[:4], d, s[5:] == "f")
+	for _, p := range plan {
+		start, depth, _ := strings.Cut(p, " ")
+		x.all(start, int(depth[0]-'0'), strings.HasSuffix(depth, "f"))
 	}
-	t.Logf("%d distinct states, %d violations", len(x.states), x.failed.Load())
+	t.Logf("%d sequences, %d runs with a fault, %d distinct states, %d violations", x.sequences.Load(), x.faulty.Load(), len(x.states), x.failed.Load())
 }

@@ -1,0 +1,64 @@
+package host
+
+import (
+	"testing"
+)
+
+// TestExploreFound replays what the exploration found, and what was mended since.
+func TestExploreFound(t *testing.T) {
+	for _, s := range []string{
+		// Another host claims a volume and removes it. Its former owner's local forks lie
+		// over what only the removed volume named.
+		"one0 S1 C1 R1",
+		"one0 D1 C1 R1",
+		"one0 D1 C1 C1",
+		"one0 C1 R1 / 1 3 late",
+		// A host dies before its first publication of a volume takes effect. It starts again
+		// and drops the pins of what that commit names.
+		"one0 N2 / 0 4 crash-late",
+		// A volume whose removal was not recorded kept such pins for ever.
+		"one0 W1n R1 / 1 2 crash-after",
+	} {
+		c := parseExploreCase(s)
+		if out := explore(&c); out.wrong != "" {
+			t.Errorf("%s: %s", s, out.wrong)
+		}
+	}
+}
+
+// TestRenamedElsewhere: as a removal, a new name forgets nothing that a former owner needs.
+func TestRenamedElsewhere(t *testing.T) {
+	w := newExplored()
+	defer w.close()
+	w.begin("one0")
+	for _, op := range []string{"S1", "C1"} {
+		if err := w.do(op); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := w.machines[1].h
+	if _, err := h.Rename(ctx, "v1", "x"); err != nil {
+		t.Fatal(err)
+	}
+	before := w.slots[0].live
+	for n := range 2 {
+		after := before
+		after[0] = 80 + n
+		if err := exploreWrite(h, "x", before, after); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Flush(ctx, "x"); err != nil {
+			t.Fatal(err)
+		}
+		before = after
+	}
+	for range 4 {
+		w.round("a round")
+	}
+	if _, err := w.machines[0].h.Flush(ctx, "v2"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := publishedContent(w.store, "v2"); err != nil || got != w.slots[1].live {
+		t.Fatalf("a fork of what was renamed elsewhere: %v, %v", got, err)
+	}
+}
