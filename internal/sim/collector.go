@@ -99,8 +99,6 @@ func (w *world) collector(s objstore.Store, grace time.Duration, seed uint64) gc
 	return gc.Options{Store: s, By: "sim", Grace: grace, Retention: w.params.retention, MinDead: 1, Rand: dice.Entropy(seed)}
 }
 
-func hardwareKind(err error) string { return errs.KindOf(err).String() }
-
 // undelete takes back something that is flagged.
 func (w *world) undelete(d *dice.Dice) string {
 	m := w.someMachine(d)
