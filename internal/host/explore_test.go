@@ -252,7 +252,6 @@ func sequences(start string, depth int, fn func(ops []string)) {
 // explorer runs cases and counts.
 type explorer struct {
 	t         *testing.T
-	cases     chan func()
 	sequences atomic.Int64
 	faulty    atomic.Int64
 	failed    atomic.Int64

@@ -1,8 +1,6 @@
 package host
 
-import (
-	"testing"
-)
+import "testing"
 
 // TestExploreFound replays what the exploration found, and what was mended since.
 func TestExploreFound(t *testing.T) {

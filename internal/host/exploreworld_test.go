@@ -295,6 +295,11 @@ func (w *explored) create(v int) error {
 // fork makes the other slot a fork of v, on a host.
 func (w *explored) fork(v, host int, local bool) error {
 	s, kid := &w.slots[v], &w.slots[1-v]
+	if kid.failed == 0 {
+		if err := w.learn(1-v, host); err != nil { // that host may have had a volume of the name
+			return err
+		}
+	}
 	kid.failed, kid.host, kid.from, kid.at = 'F', host, v, host
 	if local {
 		kid.failed = 'S'
