@@ -356,21 +356,36 @@ func (m *mark) root(ctx context.Context, tenant string, root blockmap.Root) erro
 	m.mu.Lock()
 	m.roots[root.Ref.Hash.String()] = true
 	m.mu.Unlock()
-	return bm.WalkPages(ctx, func(ref pack.Ref) bool {
+	// A page is walked from the moment somebody is about to read it, so that walks side by
+	// side read it once. If the walk fails, none of its pages is: what is under them is not
+	// marked, and another tenant may be tried, who must not find them done.
+	begun := map[pack.Hash]bool{}
+	err = bm.WalkPages(ctx, func(ref pack.Ref) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.reach(&ref)
-		return m.walked[ref.Hash]
+		if m.walked[ref.Hash] {
+			return true
+		}
+		m.walked[ref.Hash], begun[ref.Hash] = true, true
+		return false
 	}, func(ref pack.Ref, p blockmap.Page) error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for _, child := range p.All() {
 			m.reach(&child)
 		}
-		m.walked[ref.Hash] = true
 		m.used++
 		return nil
 	})
+	if err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for h := range begun {
+			delete(m.walked, h)
+		}
+	}
+	return err
 }
 
 // rootOfSomeone marks a root of which the tenant is not known.
