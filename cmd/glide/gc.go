@@ -29,7 +29,8 @@ retention, and what removed volumes and crashed uploads left behind. Guests, for
 and flushes go on meanwhile, on all hosts.
 
 A run flags what seems to be garbage. The first run after the grace period looks
-again, deletes what still is, and ends the round. Until then glide gc plan lists
+again, deletes what still is, and ends the round. A daemon has its own grace period
+(glide serve --gc-grace), which --grace overrules. Until then glide gc plan lists
 what is flagged, and glide gc undelete takes it back. --grace 0s does all of it in
 one run, and leaves no time to take anything back.
 
@@ -56,7 +57,9 @@ daemon's --retention applies. Daemons run rounds by themselves (glide serve --gc
 			case r.Force && !r.Forget:
 				return usage("--force is for --forget-names only")
 			}
-			r.Grace = grace.String()
+			if cmd.Flags().Changed("grace") {
+				r.Grace = grace.String()
+			}
 			collect := a.collect
 			if store != "" {
 				collect = collectStore(store, grace)
@@ -67,7 +70,7 @@ daemon's --retention applies. Daemons run rounds by themselves (glide serve --gc
 			if err != nil {
 				return err
 			}
-			return a.print(c, func(w io.Writer) error { return printCollection(w, &c, &s, grace, &r) })
+			return a.print(c, func(w io.Writer) error { return printCollection(w, &c, &s, &r) })
 		},
 	}
 	cmd.Flags().DurationVar(&grace, "grace", gc.DefaultGrace, "how long flagged objects can be taken back, a `DURATION`; 0s: flag, look again and delete at once")
@@ -106,8 +109,11 @@ func collectStore(url string, grace time.Duration) func(context.Context, client.
 	}
 }
 
-func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus, grace time.Duration, r *client.CollectRequest) (err error) {
-	flagged := size.Human(c.FlaggedBytes)
+func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus, r *client.CollectRequest) (err error) {
+	flagged, until := size.Human(c.FlaggedBytes), s.UndoUntil
+	if grace, err := time.ParseDuration(r.Grace); err == nil {
+		until = s.FlaggedAt.Add(grace)
+	}
 	if c.DeletedObjects > 0 {
 		err = say(w, "deleted %d objects (%s)", c.DeletedObjects, size.Human(c.DeletedBytes))
 	}
@@ -119,7 +125,7 @@ func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus,
 	case r.DryRun && c.FlaggedObjects > 0 && c.Round == 0:
 		err = say(w, "a round would flag %d objects (%s)", c.FlaggedObjects, flagged)
 	case s.Stage == gc.StageFlagged && c.FlaggedObjects > 0:
-		err = say(w, "round %d: %d objects (%s) flagged; they can be deleted from %s on", s.Round, c.FlaggedObjects, flagged, terminal.Day(s.FlaggedAt.Add(grace)))
+		err = say(w, "round %d: %d objects (%s) flagged; they can be deleted from %s on", s.Round, c.FlaggedObjects, flagged, terminal.Day(until))
 	case c.Round == 0:
 		err = say(w, "nothing to collect")
 	case c.DeletedObjects == 0:

@@ -5,7 +5,6 @@ package collect
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -76,15 +75,14 @@ func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Coll
 	}
 	c.running.Lock()
 	defer c.running.Unlock()
-	// The packs of an open upload session are kept, whatever they hold. A commit that may
-	// still take effect needs them.
-	settled := !slices.ContainsFunc(c.disks.All(), func(d *disk.Disk) bool { o := d.Owned.Load(); return o != nil && o.Unsettled() })
 	if !r.DryRun {
 		if err := c.opts.Settle(ctx); err != nil { // its pins keep some garbage longer
-			c.disks.Log.Warn("pins of an earlier run stay", "error", err)
+			c.disks.Log.Warn("pins that nobody needs stay", "error", err)
 		}
 	}
-	if settled && !r.DryRun {
+	// The packs of an open upload session are kept, whatever they hold. A commit that may
+	// still take effect needs them.
+	if !r.DryRun && !c.disks.Unsettled() {
 		if err := c.session.Rotate(ctx); err != nil {
 			return api.Collection{}, err
 		}

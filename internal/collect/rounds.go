@@ -85,7 +85,7 @@ func (s *schedule) add(t time.Duration) {
 // done notes the outcome of a round that began at now.
 func (s *schedule) done(now time.Duration, r *api.Collection) {
 	switch {
-	case r.FlaggedObjects > 0 && r.DeletedObjects == 0:
+	case r.Round > 0 && r.DeletedObjects == 0: // it waits for the grace period; it may only compact
 		s.add(now + s.grace + s.interval)
 	case r.DeletedObjects > 0: // what that made garbage of
 		s.add(now + s.interval)

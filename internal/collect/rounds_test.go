@@ -24,9 +24,9 @@ func TestSchedule(t *testing.T) {
 			r := api.Collection{}
 			switch {
 			case at == 10:
-				garbage, r.FlaggedObjects = 1, 5
+				garbage, r.Round = 1, 7
 			case garbage == 1 && at >= 34:
-				garbage, r.FlaggedObjects, r.DeletedObjects = 2, 5, 5
+				garbage, r.Round, r.DeletedObjects = 2, 7, 5
 			}
 			s.done(time.Duration(at)*hour, &r)
 		}

@@ -127,6 +127,13 @@ func (d *Disk) key() string {
 	return keyOf(st.Tenant, st.Name, st.Snapshot)
 }
 
+// Unsettled reports whether a commit of the disk that was sent may still take effect. Then
+// what it names stays announced.
+func (d *Disk) Unsettled() bool {
+	o := d.Owned.Load()
+	return o != nil && o.Unsettled()
+}
+
 // String returns the name as users write it.
 func (d *Disk) String() string {
 	st := d.State()

@@ -186,6 +186,11 @@ func (t *Table) All() []*Disk {
 	return out
 }
 
+// Unsettled reports whether a commit of any disk that was sent may still take effect.
+func (t *Table) Unsettled() bool {
+	return slices.ContainsFunc(t.All(), (*Disk).Unsettled)
+}
+
 // Since returns the time since began in milliseconds.
 func (t *Table) Since(began time.Time) float64 { return float64(t.Now().Sub(began)) / 1e6 }
 

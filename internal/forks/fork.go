@@ -441,7 +441,7 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 	}
 	done()
 	if err != nil {
-		f.unsettled = slices.ContainsFunc(disks, func(d *disk.Disk) bool { o := d.Owned.Load(); return o != nil && o.Unsettled() })
+		f.unsettled = slices.ContainsFunc(disks, (*disk.Disk).Unsettled)
 		return nil, errors.Join(err, h.durability.UndoCreate(ctx, err, disks...))
 	}
 	return disks, nil

@@ -216,3 +216,15 @@ func (f *Forward) Ref(ref pack.Ref) (pack.Ref, bool) {
 	ref.Pack, ref.Off = f.To, s.To
 	return ref, true
 }
+
+// Past returns a forward from the old pack of f to the new one of next, which continues f:
+// of the slots that both have.
+func (f *Forward) Past(next *Forward) Forward {
+	out := Forward{From: f.From, To: next.To}
+	for _, s := range f.Slots {
+		if n := next.find(s.To); n != nil && n.Len == s.Len {
+			out.Slots = append(out.Slots, Slot{Off: s.Off, Len: s.Len, To: n.To})
+		}
+	}
+	return out
+}

@@ -15,9 +15,9 @@ const (
 	// maxKnown bounds how many packs' forwards a Store remembers. With 25 slots each it
 	// is a few megabytes.
 	maxKnown = 4096
-	// maxHops bounds a chain of forwards. Each compaction halves a pack at least, so a
-	// slot has moved a few times in all; more is a circle.
-	maxHops = 32
+	// MaxHops bounds a chain of forwards. Compaction makes forwards past the packs that it
+	// replaces, so that chains have one or two; many more are a circle.
+	MaxHops = 32
 )
 
 // Store is a store whose packs are where they went: reading a range of a pack that is
@@ -84,7 +84,7 @@ func (s *Store) slots(ctx context.Context, id pack.ID, off, n int64, hops int) (
 			return nil, err
 		}
 	}
-	if hops == maxHops {
+	if hops == MaxHops {
 		return nil, errs.New(errs.Corrupt, "pack %s was forwarded %d times: its forwards are a circle", id, hops)
 	}
 	data, err := s.follow(ctx, id, fs, off, n, hops)
@@ -143,15 +143,15 @@ func (f *Forward) runs(off, n int64) (out []run) {
 func (s *Store) Copies(ctx context.Context, ref pack.Ref) ([]pack.Ref, error) {
 	var out []pack.Ref
 	seen := map[pack.ID]bool{ref.Pack: true}
-	for todo := []pack.Ref{ref}; len(todo) > 0 && len(seen) <= maxHops; todo = todo[1:] {
-		fs, err := Of(ctx, s.Store, todo[0].Pack)
+	for queue := []pack.Ref{ref}; len(queue) > 0 && len(seen) <= MaxHops; queue = queue[1:] {
+		fs, err := Of(ctx, s.Store, queue[0].Pack)
 		if err != nil {
 			return out, err
 		}
 		for _, f := range fs {
-			if c, ok := f.Ref(todo[0]); ok && !seen[c.Pack] {
+			if c, ok := f.Ref(queue[0]); ok && !seen[c.Pack] {
 				seen[c.Pack] = true
-				out, todo = append(out, c), append(todo, c)
+				out, queue = append(out, c), append(queue, c)
 			}
 		}
 	}

@@ -392,9 +392,11 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 	add(f.Keys, v.SparedKeys)
 	late := fault.Is("gc-deletes-before-it-forwards")
 	if !late {
-		if err := c.redirect(ctx, f, v); err != nil {
+		superseded, err := c.redirect(ctx, f, v)
+		if err != nil {
 			return err
 		}
+		keys = append(keys, superseded...)
 	}
 	for _, x := range v.Compacted {
 		keys = append(keys, f.Compact[x.Pack].Key)
@@ -422,7 +424,7 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 		return err
 	}
 	if late {
-		if err := c.redirect(ctx, f, v); err != nil {
+		if _, err := c.redirect(ctx, f, v); err != nil {
 			return err
 		}
 	}

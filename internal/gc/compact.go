@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -231,13 +232,41 @@ func (v *verdict) forwards(f *flags) (out []forward.Forward, err error) {
 	return out, nil
 }
 
-// redirect creates the forwards of a verdict.
-func (c *collector) redirect(ctx context.Context, f *flags, v *verdict) error {
+// redirect creates the forwards of a verdict, and others past the old packs: what led to a
+// slot of one of them leads to where the slot went. So no chain of forwards grows with the
+// number of compactions. It returns the keys of the forwards that are superseded.
+func (c *collector) redirect(ctx context.Context, f *flags, v *verdict) (superseded []string, err error) {
 	list, err := v.forwards(f)
-	if err != nil {
-		return err
+	if err != nil || len(list) == 0 {
+		return nil, err
 	}
-	return sideBySideEach(ctx, list, func(ctx context.Context, fw forward.Forward) error { return createForward(ctx, c.Store, fw) })
+	moved := map[pack.ID][]forward.Forward{} // by the old pack
+	for _, x := range list {
+		moved[x.From] = append(moved[x.From], x)
+	}
+	err = forward.Each(ctx, c.Store, func(_, to pack.ID, in objstore.Info) {
+		if moved[to] != nil {
+			superseded = append(superseded, in.Key)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range superseded {
+		older, err := forward.Read(ctx, c.Store, key)
+		if errors.Is(err, errs.NotFound) {
+			continue // another collector executes the verdict, too
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+		for _, next := range moved[older.To] {
+			if past := older.Past(&next); len(past.Slots) > 0 {
+				list = append(list, past)
+			}
+		}
+	}
+	return superseded, sideBySideEach(ctx, list, func(ctx context.Context, fw forward.Forward) error { return createForward(ctx, c.Store, fw) })
 }
 
 func createForward(ctx context.Context, store objstore.Store, f forward.Forward) error {

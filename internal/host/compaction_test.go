@@ -8,8 +8,10 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
 )
 
 // storedBytes is what the store holds.
@@ -88,6 +90,15 @@ func TestCompaction(t *testing.T) {
 		if _, got, err := published(b.store, "v"); err != nil || !bytes.Equal(got[:len(want)], want) {
 			t.Fatalf("what is live is not there: %v", err)
 		}
+	}
+	// No chain grows: everything leads to a pack that is there.
+	err := forward.Each(ctx, b.store, func(from, to pack.ID, _ objstore.Info) {
+		if _, err := b.store.Head(ctx, to.Key()); err != nil {
+			t.Errorf("the forward of pack %s leads to pack %s: %v", from, to, err)
+		}
+	})
+	if n := countKeys(t, b.store, "forwards/"); err != nil || n == 0 {
+		t.Fatalf("%d forwards, %v", n, err)
 	}
 	if err := h.Remove(ctx, "v", false); err != nil {
 		t.Fatal(err)

@@ -386,7 +386,7 @@ func (w *explored) settle() {
 	for _, m := range w.machines {
 		w.must(m.h.settleFormer(ctx), "settling what an earlier process left")
 		m.h.pins.Release(ctx)
-		if m.h.settled() {
+		if !m.h.disks.Unsettled() {
 			w.must(m.h.publisher.Session.Rotate(ctx), "rotating a session")
 		}
 	}

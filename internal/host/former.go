@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"slices"
 
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
@@ -10,20 +9,17 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// settled reports whether no commit that was sent may still take effect.
-func (h *Host) settled() bool {
-	return !slices.ContainsFunc(h.disks.All(), func(d *disk.Disk) bool { o := d.Owned.Load(); return o != nil && o.Unsettled() })
-}
-
 // settleFormer drops the pins that an earlier process left for what it was about to
 // publish. First it begins a new epoch of each volume that has none of this process, so
 // that a commit of the earlier one that comes late is no part of its log: it may name packs
 // that only those pins keep. reachable-is-kept.
 //
-// It also drops the pins of forks that were removed before they were published. Their
-// removal does not: it works without the store.
+// It also drops the pins that nobody needs: of forks that were removed before they were
+// published (their removal works without the store), and those that came back late.
 func (h *Host) settleFormer(ctx context.Context) error {
-	h.pins.Release(ctx)
+	if err := h.pins.Sweep(ctx); err != nil {
+		return err
+	}
 	if !h.pins.Former() || len(h.disks.OrphanNames()) > 0 {
 		return nil
 	}

@@ -292,7 +292,7 @@ func (h *Host) close(ctx context.Context) error {
 		}
 		d.Op.Unlock()
 	}
-	if h.disks.DB != nil && h.settled() {
+	if h.disks.DB != nil && !h.disks.Unsettled() {
 		// The next start drops the pins that stay, so an unresponsive store does not
 		// delay the stop for long.
 		ctx, cancel := context.WithTimeout(cost.With(ctx, cost.Upkeep, cost.Volume{}), durability.LastShipping)

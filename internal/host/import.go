@@ -53,7 +53,7 @@ func (h *Host) Import(ctx context.Context, name string, size uint64, src api.Sou
 	end := h.publisher.Session.Begin()
 	release := func(context.Context) {}
 	defer func() {
-		if o := d.Owned.Load(); o != nil && o.Unsettled() {
+		if d.Unsettled() {
 			return // the commit may still take effect: the pins of what it names stay
 		}
 		release(context.WithoutCancel(ctx))

@@ -30,14 +30,18 @@ type Pins struct {
 	// former are the pins of an earlier process for its sessions and for what it was about
 	// to publish.
 	former []pinobject.Pin
-	used   bool // a fact records that this host may have pins in the store
+	// known are the pins of this host that it has a use for. found tells whether those that
+	// an earlier process left are among them.
+	known map[pinobject.ID]bool
+	found bool
+	used  bool // a fact records that this host may have pins in the store
 }
 
 const pinsFact = "pins"
 
 // New returns the pins of a host. Recover loads those of an earlier process.
 func New(t *disk.Table) *Pins {
-	return &Pins{disks: t, children: map[blockmap.Root]pinobject.Pin{}, stale: map[blockmap.Root]bool{}}
+	return &Pins{disks: t, children: map[blockmap.Root]pinobject.Pin{}, stale: map[blockmap.Root]bool{}, known: map[pinobject.ID]bool{}}
 }
 
 // RecoverTimeout is how long a start waits while the store lists this host's pins. Guests
@@ -55,39 +59,9 @@ func (p *Pins) Recover(ctx context.Context) error {
 	p.used = true
 	ctx, cancel := context.WithTimeout(ctx, RecoverTimeout)
 	defer cancel()
-	var stale []pinobject.Pin
-	err = pinobject.List(ctx, p.disks.Store, p.disks.HostID, func(pin pinobject.Pin) error {
-		if pin.Kind != pinobject.Children {
-			if fault.Is("former-pins-dropped-at-start") {
-				stale = append(stale, pin)
-			} else {
-				p.former = append(p.former, pin)
-			}
-			return nil
-		}
-		// A crash may have come before the second pin of a root was dropped.
-		if !slices.ContainsFunc(pin.Roots, func(r blockmap.Root) bool { _, twice := p.children[r]; return !twice }) {
-			stale = append(stale, pin)
-			return nil
-		}
-		for _, r := range pin.Roots {
-			p.children[r] = pin
-			// A record may name it whose volume another host has claimed and removed: what
-			// this host rescues of the volume will lie over that root.
-			p.stale[r] = true
-		}
-		return nil
-	})
-	if err != nil {
+	if err := p.find(ctx); err != nil {
 		// Local volumes work without the store, and a pin that stays only keeps garbage.
 		p.disks.Log.Warn("pins of an earlier run could not be listed", "error", err)
-		return nil
-	}
-	for _, pin := range stale {
-		if err := pinobject.Drop(ctx, p.disks.Store, pin); err != nil {
-			p.disks.Log.Warn("a pin of an earlier run was not dropped", "error", err)
-			return nil
-		}
 	}
 	return nil
 }
@@ -102,6 +76,9 @@ func (p *Pins) create(ctx context.Context, kind pinobject.Kind, fill func(*pinob
 		return pin, err
 	}
 	fill(&pin)
+	p.mu.Lock()
+	p.known[pin.ID] = true // before it is in the store, where Sweep looks for those that nobody knows
+	p.mu.Unlock()
 	if fault.Is("no-pins-of-kind-" + string(kind)) {
 		return pin, nil
 	}
@@ -109,7 +86,7 @@ func (p *Pins) create(ctx context.Context, kind pinobject.Kind, fill func(*pinob
 }
 
 func (p *Pins) dropper(pin pinobject.Pin) func(context.Context) error {
-	return func(ctx context.Context) error { return pinobject.Drop(ctx, p.disks.Store, pin) }
+	return func(ctx context.Context) error { return p.forget(ctx, pin) }
 }
 
 // PinSession announces the packs of an upload session.
@@ -224,9 +201,18 @@ func (p *Pins) Expect() error {
 }
 
 func (p *Pins) drop(ctx context.Context, pin pinobject.Pin) {
-	if err := pinobject.Drop(ctx, p.disks.Store, pin); err != nil {
+	if err := p.forget(ctx, pin); err != nil {
 		p.disks.Log.Warn("a pin was not dropped", "error", err)
 	}
+}
+
+// forget removes a pin from the store. If that fails, or if a request that creates the pin
+// comes late, Sweep removes it.
+func (p *Pins) forget(ctx context.Context, pin pinobject.Pin) error {
+	p.mu.Lock()
+	delete(p.known, pin.ID)
+	p.mu.Unlock()
+	return pinobject.Drop(ctx, p.disks.Store, pin)
 }
 
 // needed reports whether an unpublished volume of this host, other than except, uses the

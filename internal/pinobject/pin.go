@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/paraglide/glide/internal/blockmap"
@@ -216,12 +217,21 @@ func Drop(ctx context.Context, store objstore.Store, p Pin) error {
 // that cannot be read is an error that names its key; one that is dropped
 // meanwhile is left out. An error of fn ends it and is returned.
 func List(ctx context.Context, store objstore.Store, host string, fn func(Pin) error) error {
+	return Each(ctx, store, host, func(ID) bool { return false }, fn)
+}
+
+// Each is List without the pins that skip knows by their IDs, which are not read.
+func Each(ctx context.Context, store objstore.Store, host string, skip func(ID) bool, fn func(Pin) error) error {
 	under := prefix
 	if host != "" {
 		under += host + "/"
 	}
 	var failed error
 	err := objstore.ListAll(ctx, store, under, "", func(in objstore.Info) bool {
+		var id ID
+		if id.UnmarshalText([]byte(in.Key[strings.LastIndexByte(in.Key, '/')+1:])) == nil && skip(id) {
+			return true
+		}
 		p, err := load(ctx, store, in.Key)
 		if errors.Is(err, errs.NotFound) {
 			return true

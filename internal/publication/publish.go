@@ -169,7 +169,7 @@ func (p *publication) run(ctx context.Context) error {
 	defer func() {
 		// If the commit may still take effect, the pins of the packs that it refers to
 		// stay.
-		if committed || p.d.Owner == nil || !p.d.Owner.Unsettled() {
+		if committed || !p.d.Unsettled() {
 			release(context.WithoutCancel(ctx))
 			end(context.WithoutCancel(ctx))
 		}

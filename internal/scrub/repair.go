@@ -1,7 +1,6 @@
 package scrub
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -264,8 +263,7 @@ func (r *run) upload(id pack.ID, pieces []piece) (map[uint32]pack.Ref, error) {
 			to.Pack = f.To
 			moved[pieces[i].ref.Off] = to
 		}
-		obj := bytes.Clone(b.Finish())
-		if err := r.disks.Store.Put(r.ctx, f.To.Key(), obj); err != nil {
+		if err := r.disks.Store.Put(r.ctx, f.To.Key(), b.Finish()); err != nil {
 			return nil, err
 		}
 		if err := forward.Create(r.ctx, r.disks.Store, f); err != nil {

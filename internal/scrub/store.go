@@ -217,11 +217,11 @@ func (r *run) packs(c *collector) error {
 			}
 		}
 	}
-	todo := c.packs
+	here := c.packs
 	ill := map[pack.ID]*broken{}
-	for hops := 0; len(todo) > 0 && hops < 32; hops++ {
+	for hops := 0; len(here) > 0 && hops < forward.MaxHops; hops++ {
 		next := map[pack.ID][]want{} // where forwards lead
-		for id, wants := range todo {
+		for id, wants := range here {
 			b, err := r.pack(c, id, wants, next)
 			if err != nil {
 				return err
@@ -239,7 +239,7 @@ func (r *run) packs(c *collector) error {
 				ill[id] = b
 			}
 		}
-		todo = next
+		here = next
 	}
 	if len(ill) == 0 {
 		return nil

@@ -139,8 +139,7 @@ func (u *Undo) bringBack(ctx context.Context, to disk.Name, state *commitlog.Sta
 	}
 	d.Op.Unlock()
 	if err != nil && reserved {
-		o := d.Owned.Load()
-		unsettled = o != nil && o.Unsettled()
+		unsettled = d.Unsettled()
 		err = errors.Join(err, u.durability.UndoCreate(ctx, err, d))
 	}
 	if err = errors.Join(err, finish()); err != nil {
