@@ -269,16 +269,24 @@ func (c *collector) begin(ctx context.Context, last *round, inv *inventory) erro
 	return err
 }
 
-// marked runs the mark: the whole of it the first time, later what is new.
+// marked runs the mark: the whole of it the first time, later what is new. What was listed
+// can be gone when it is read, because another collector runs, too: then all is marked
+// anew. What is missing twice is lost.
 func (c *collector) marked(ctx context.Context) (*logs, error) {
-	if c.mark == nil {
-		c.mark = newMark(c.Store)
-	}
-	l, err := c.mark.run(ctx)
-	if err != nil {
+	for missing := ""; ; {
+		if c.mark == nil {
+			c.mark = newMark(c.Store)
+		}
+		l, err := c.mark.run(ctx)
+		if err == nil {
+			return l, nil
+		}
 		c.mark = nil // parts of it may be missing
+		if !errors.Is(err, errs.NotFound) || err.Error() == missing {
+			return nil, err
+		}
+		missing = err.Error()
 	}
-	return l, err
 }
 
 // finish judges a flagged round, deletes what is condemned and closes it. It reports
@@ -287,6 +295,9 @@ func (c *collector) finish(ctx context.Context, r *round) (bool, error) {
 	c.res.Round = r.number
 	f, err := readFlags(ctx, c.Store, r)
 	if err != nil {
+		if over, oerr := c.over(ctx, r); over || oerr != nil {
+			return false, oerr
+		}
 		return false, err
 	}
 	if !r.judged {
@@ -306,7 +317,7 @@ func (c *collector) finish(ctx context.Context, r *round) (bool, error) {
 	v, verr := readVerdict(ctx, c.Store, r, f)
 	// This process may have slept since it read the round. If the round is over, a flag list
 	// and a verdict that came late mean nothing, and need not fit each other.
-	if again, err := newest(ctx, c.Store, r.domain); err != nil || again.number != r.number || again.closed {
+	if over, err := c.over(ctx, r); over || err != nil {
 		return false, err
 	}
 	if verr != nil {
@@ -321,6 +332,12 @@ func (c *collector) finish(ctx context.Context, r *round) (bool, error) {
 		return false, err
 	}
 	return true, c.close(ctx, r)
+}
+
+// over tells whether another collector has closed a round.
+func (c *collector) over(ctx context.Context, r *round) (bool, error) {
+	now, err := newest(ctx, c.Store, r.domain)
+	return err == nil && (now.number != r.number || now.closed), err
 }
 
 // always is after every time.
@@ -437,6 +454,9 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 // any more.
 func (c *collector) bury(ctx context.Context, e epochFlag) error {
 	raw, err := c.Store.Get(ctx, e.key())
+	if errors.Is(err, errs.NotFound) {
+		return nil // its name was forgotten meanwhile
+	}
 	if err != nil {
 		return err
 	}

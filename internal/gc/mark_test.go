@@ -1,11 +1,14 @@
 package gc
 
 import (
+	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -36,4 +39,66 @@ func TestDamageUnderAPinnedRoot(t *testing.T) {
 	if len(m.walked) != 0 {
 		t.Errorf("%d pages of it count as walked", len(m.walked))
 	}
+}
+
+// TestForwardGoesMeanwhile: a collector that runs beside this one compacts the pack that a
+// forward leads to, and deletes the forward after those past it are there: between this
+// one's list and its read. A forward that is listed and cannot be read ends the mark.
+func TestForwardGoesMeanwhile(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		mem := objstore.NewMem(objstore.Clock{})
+		f := newForest(t, mem)
+		e := f.edit(blockmap.Root{}, 1<<14)
+		f.set(e, 1, 0, 100)
+		root := f.commit("v", e)
+		from := block(1, 3)
+		to := func(n byte) pack.ID { return pack.ID{Content: [12]byte{n}} }
+		lead := func(n byte) forward.Forward {
+			return forward.Forward{From: from.Pack, To: to(n), Slots: []forward.Slot{{Off: from.Off, Len: from.Len, To: pack.HeaderLen}}}
+		}
+		b := lead(2)
+		if err := forward.Create(t.Context(), mem, b); err != nil {
+			t.Fatal(err)
+		}
+		store := &meanwhile{Store: mem, key: b.Key(), do: func() {
+			if lost {
+				return
+			}
+			if err := forward.Create(t.Context(), mem, lead(3)); err != nil {
+				t.Fatal(err)
+			}
+			if err := mem.Delete(t.Context(), b.Key()); err != nil {
+				t.Fatal(err)
+			}
+		}}
+		c := &collector{Options: Options{Store: store}}
+		_, err := c.marked(t.Context())
+		if lost {
+			if !errors.Is(err, errs.NotFound) || !strings.Contains(err.Error(), b.Key()) {
+				t.Errorf("a forward that is listed and not there: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !c.mark.reached(root.Ref.Pack.Key()) || !c.mark.reached(to(3).Key()) {
+			t.Error("where the slots went is not marked")
+		}
+	}
+}
+
+// meanwhile is a store where something happens before a key is read, which then is gone.
+type meanwhile struct {
+	objstore.Store
+	key string
+	do  func()
+}
+
+func (s *meanwhile) Get(ctx context.Context, key string) ([]byte, error) {
+	if key != s.key {
+		return s.Store.Get(ctx, key)
+	}
+	s.do()
+	return nil, errs.New(errs.NotFound, "get %s: no such object", key)
 }

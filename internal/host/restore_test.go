@@ -252,63 +252,75 @@ func (s *stepped) DeleteBatch(ctx context.Context, keys []string) error {
 func TestRestoreBesideACollector(t *testing.T) {
 	for _, durability := range []string{volume.Local, volume.Sync} {
 		for _, dies := range []bool{false, true} {
-			back, gone := 0, 0
-			for at, reached := 1, true; reached; at++ {
-				b := newBed(t)
-				b.retention = time.Nanosecond
-				h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
-				was, snap, head := removedVolume(t, h1, "v", durability)
-				if err := h1.publisher.Session.Rotate(ctx); err != nil {
-					t.Fatal(err)
-				}
-				var err error
-				reached = false
-				restore := func() error {
-					reached = true
-					if !dies {
-						_, err = h2.Restore(ctx, "v", "")
-						return nil
-					}
-					return errStopped
-				}
-				s := &stepped{Store: b.store, n: at, before: restore}
-				for range 2 {
-					if _, rerr := gc.Run(ctx, gc.Options{Store: s, By: "test", Retention: time.Nanosecond}); rerr != nil && (!dies || !errors.Is(rerr, errStopped)) {
-						t.Fatalf("step %d: the collector: %v", at, rerr)
-					} else if rerr != nil {
-						_, err = h2.Restore(ctx, "v", "")
-						break
+			where := fmt.Sprintf("%s, the collector dies: %v", durability, dies)
+			t.Run(where, func(t *testing.T) {
+				back, gone := 0, 0
+				for at, reached := 1, true; reached; at++ {
+					// A step has directories of its own, which go with it: there are hundreds.
+					t.Run(fmt.Sprint("step ", at), func(t *testing.T) {
+						var restored bool
+						if reached, restored = restoreAtStep(t, durability, dies, at); restored {
+							back++
+						} else if reached {
+							gone++
+						}
+					})
+					if t.Failed() {
+						return
 					}
 				}
-				if !reached {
-					continue
+				if back == 0 || gone == 0 {
+					t.Errorf("restored at %d steps, gone at %d", back, gone)
 				}
-				where := fmt.Sprintf("%s, step %d, the collector dies: %v", durability, at, dies)
-				for range 3 {
-					runRound(t, b.store, 0)
-				}
-				if err != nil {
-					gone++
-					if errs.KindOf(err) != errs.NotFound || len(h2.disks.All()) != 0 || len(names(t, h2, true)) != 0 {
-						t.Fatalf("%s: %v; left are %v", where, err, names(t, h2, true))
-					}
-					h1.Close(ctx)
-					h2.Close(ctx)
-					continue
-				}
-				back++
-				isBack(t, h2, must[api.Volume](t)(h2.Show(ctx, "v")), was, snap, head)
-				if _, got, err := published(b.store, "v"); err != nil || !bytes.Equal(got[:mib], head) {
-					t.Fatalf("%s: it is not whole in the store: %v", where, err)
-				}
-				h1.Close(ctx)
-				h2.Close(ctx)
-			}
-			if back == 0 || gone == 0 {
-				t.Errorf("%s, the collector dies: %v: restored at %d steps, gone at %d", durability, dies, back, gone)
-			}
+			})
 		}
 	}
+}
+
+// restoreAtStep restores a removed volume before the at-th request of a collector, which
+// may die then. It tells whether there was such a request, and whether the volume came back.
+func restoreAtStep(t *testing.T, durability string, dies bool, at int) (reached, restored bool) {
+	b := newBed(t)
+	b.retention = time.Nanosecond
+	h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
+	was, snap, head := removedVolume(t, h1, "v", durability)
+	if err := h1.publisher.Session.Rotate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	s := &stepped{Store: b.store, n: at, before: func() error {
+		reached = true
+		if dies {
+			return errStopped
+		}
+		_, err = h2.Restore(ctx, "v", "")
+		return nil
+	}}
+	for range 2 {
+		if _, rerr := gc.Run(ctx, gc.Options{Store: s, By: "test", Retention: time.Nanosecond}); rerr != nil && (!dies || !errors.Is(rerr, errStopped)) {
+			t.Fatalf("the collector: %v", rerr)
+		} else if rerr != nil {
+			_, err = h2.Restore(ctx, "v", "")
+			break
+		}
+	}
+	if !reached {
+		return false, false
+	}
+	for range 3 {
+		runRound(t, b.store, 0)
+	}
+	if err != nil {
+		if errs.KindOf(err) != errs.NotFound || len(h2.disks.All()) != 0 || len(names(t, h2, true)) != 0 {
+			t.Fatalf("%v; left are %v", err, names(t, h2, true))
+		}
+		return true, false
+	}
+	isBack(t, h2, must[api.Volume](t)(h2.Show(ctx, "v")), was, snap, head)
+	if _, got, err := published(b.store, "v"); err != nil || !bytes.Equal(got[:mib], head) {
+		t.Fatalf("it is not whole in the store: %v", err)
+	}
+	return true, true
 }
 
 // TestRestoreWhatIsFlagged: in the grace period everything can be restored, and ls tells
