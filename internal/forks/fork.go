@@ -276,7 +276,8 @@ func (f *forking) reserve(disks []*disk.Disk) (done func(), err error) {
 }
 
 // remote forks a published state. It makes at most six requests, whatever the size of the
-// disk and the length of its history, and a few more if the log moves on meanwhile.
+// disk and the length of its history, and a few more if the log moves on meanwhile. A state
+// that is not the newest as far as this host knows costs two more if it names data commits.
 // reachable-is-kept: announce the commit, check it, and only then refer to it.
 func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	h := f.h
@@ -321,8 +322,9 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 }
 
 // refuseCondemned is an error if a collector has flagged data commits that the fork would
-// name. What the newest commit names is never flagged. Packs need no such check: those that a commit names are flagged in a later round
-// than the commit, and that round sees the announcement.
+// name. What the newest commit names is never flagged. Packs need no such check: those that
+// a commit names are flagged in a later round than the commit, and that round sees the
+// announcement.
 //
 // The commit is read once more after the look: a round that ended just before it may have
 // taken the commit together with its data commits.

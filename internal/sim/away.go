@@ -219,11 +219,12 @@ func (w *world) forkAway(d *dice.Dice) string {
 		if g.tip != at || e.ahead || g.gap(at) {
 			moved = 3 // another list and look, the object before a seal ahead, or one beyond a gap
 		}
-		if w.params.retention > 0 {
-			moved += 4 // a block of a data commit may be in a pack that was compacted: a miss, a list, a forward, the copy
+		looked := uint64(0)
+		if len(e.Carry().DataCommits) > 0 && (!lazy || moved > 0) {
+			looked = 2 // at the collector's round, and at the commit again
 		}
 		r := fs[0].Requests
-		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+w.unfolded(e)+2*uint64(e.Ahead)+renamed+moved && w.weather == (hardware.Weather{}) && !w.troubled {
+		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+w.unfolded(e)+2*uint64(e.Ahead)+renamed+moved+looked && w.weather == (hardware.Weather{}) && !w.troubled {
 			w.violateLocked(forkIsConstant, "the fork of %s made %d requests: %+v", name, n, r)
 		}
 	})
