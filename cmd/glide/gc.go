@@ -18,7 +18,7 @@ import (
 )
 
 func newGC(a *app) *cobra.Command {
-	var grace time.Duration
+	var grace, retention time.Duration
 	var store string
 	var r client.CollectRequest
 	cmd := &cobra.Command{
@@ -39,8 +39,8 @@ from publishing such a volume again. --forget-names removes those that are older
 than the retention and whose history is collected. It wants --force: use it when no
 host is left that had one of them.
 
-With --store it needs no daemon, and keeps replaced commits for 72 hours; else the
-daemon's --retention applies. Daemons run rounds by themselves (glide serve --gc,
+With --store it needs no daemon, and keeps replaced commits for the --retention given
+here; else the daemon's applies. Daemons run rounds by themselves (glide serve --gc,
 --gc-interval, --gc-grace), one host of a store at a time.`,
 		Example: `  glide gc
   glide gc --store s3://bucket/prefix --dry-run`,
@@ -54,6 +54,10 @@ daemon's --retention applies. Daemons run rounds by themselves (glide serve --gc
 			switch {
 			case grace < 0:
 				return usage("--grace %s: a time cannot be negative", grace)
+			case retention < 0:
+				return usage("--retention %s: a time cannot be negative", retention)
+			case cmd.Flags().Changed("retention") && store == "":
+				return usage("--retention is for --store only: a daemon has its own")
 			case r.Force && !r.Forget:
 				return usage("--force is for --forget-names only")
 			}
@@ -62,7 +66,7 @@ daemon's --retention applies. Daemons run rounds by themselves (glide serve --gc
 			}
 			collect := a.collect
 			if store != "" {
-				collect = collectStore(store, grace)
+				collect = collectStore(store, grace, retention)
 			}
 			ctx, stop := a.meter(cmd.Context(), "collecting")
 			c, s, err := collect(ctx, r)
@@ -75,6 +79,7 @@ daemon's --retention applies. Daemons run rounds by themselves (glide serve --gc
 	}
 	cmd.Flags().DurationVar(&grace, "grace", gc.DefaultGrace, "how long flagged objects can be taken back, a `DURATION`; 0s: flag, look again and delete at once")
 	cmd.Flags().StringVar(&store, "store", "", "collect in the store at this `URL`, without a daemon")
+	cmd.Flags().DurationVar(&retention, "retention", collect.DefaultRetention, "with --store: how long replaced commits are kept, a `DURATION`")
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "only count what would be flagged")
 	cmd.Flags().BoolVar(&r.Forget, "forget-names", false, "forget removed volumes of which nothing but the name is left")
 	cmd.Flags().BoolVar(&r.Force, "force", false, "forget names although a host that was away may think that it has such a volume")
@@ -97,7 +102,7 @@ func (a *app) collect(ctx context.Context, r client.CollectRequest) (client.Coll
 }
 
 // collectStore runs a round in this process.
-func collectStore(url string, grace time.Duration) func(context.Context, client.CollectRequest) (client.Collection, client.CollectStatus, error) {
+func collectStore(url string, grace, retention time.Duration) func(context.Context, client.CollectRequest) (client.Collection, client.CollectStatus, error) {
 	return func(ctx context.Context, r client.CollectRequest) (c client.Collection, s client.CollectStatus, err error) {
 		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 19) // guests of this machine go first
 		ctx = objstore.WithRetryBudget(ctx)
@@ -105,7 +110,7 @@ func collectStore(url string, grace time.Duration) func(context.Context, client.
 		if err != nil {
 			return c, s, err
 		}
-		return collect.CollectStore(ctx, store, grace, r)
+		return collect.CollectStore(ctx, store, grace, retention, r)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/image"
+	"github.com/paraglide/glide/internal/installation"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/size"
 	"github.com/paraglide/glide/internal/terminal"
@@ -183,7 +184,7 @@ func openStore(ctx context.Context, url string) (objstore.Store, *objstore.Count
 	counter := &objstore.Counter{}
 	store, err := objstore.Open(ctx, url, objstore.Options{Counter: counter})
 	if err == nil {
-		err = objstore.Probe(ctx, store, objstore.NewNonce())
+		err = installation.Prove(ctx, store, url)
 	}
 	return store, counter, err
 }

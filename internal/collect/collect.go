@@ -94,9 +94,10 @@ func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Coll
 	return out, err
 }
 
-// CollectStore is Collect without a daemon. It also returns the status afterwards.
-func CollectStore(ctx context.Context, store objstore.Store, grace time.Duration, r api.CollectRequest) (api.Collection, api.CollectStatus, error) {
-	o := gc.Options{Store: store, By: "glide-gc", Grace: grace, Retention: DefaultRetention, DryRun: r.DryRun, Log: slog.New(slog.DiscardHandler)}
+// CollectStore is Collect without a daemon, which keeps replaced commits for as long as
+// retention. It also returns the status afterwards.
+func CollectStore(ctx context.Context, store objstore.Store, grace, retention time.Duration, r api.CollectRequest) (api.Collection, api.CollectStatus, error) {
+	o := gc.Options{Store: store, By: "glide-gc", Grace: grace, Retention: retention, DryRun: r.DryRun, Log: slog.New(slog.DiscardHandler)}
 	c, _, err := collect(ctx, o, clock.BootTime, r)
 	if err != nil {
 		return c, api.CollectStatus{}, err

@@ -18,6 +18,7 @@ import (
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/config"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/installation"
 	"github.com/paraglide/glide/internal/kernelnbd"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/size"
@@ -140,7 +141,7 @@ func checkStore(ctx context.Context, url string) client.Check {
 	defer cancel()
 	store, err := objstore.Open(ctx, url, objstore.Options{})
 	if err == nil {
-		err = objstore.Probe(ctx, store, objstore.NewNonce())
+		err = installation.Prove(ctx, store, url)
 	}
 	if err != nil {
 		return failed("store", err, "check --store, its credentials and its network; local volumes work without it")

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/paraglide/glide/internal/objstore/s3test"
 	"github.com/paraglide/glide/nbd"
 	"github.com/paraglide/glide/nbd/nbdclient"
 )
@@ -55,6 +56,50 @@ func TestSecondDaemonAndLongSocket(t *testing.T) {
 	if r.Code == 0 || !strings.Contains(r.Err, "107") {
 		t.Errorf("exit %d, %q", r.Code, r.Err)
 	}
+}
+
+// TestOneStoreTwoInstallations: two platforms that are given one bucket and one prefix by
+// mistake are kept apart, whichever way the second comes; under different prefixes neither
+// touches the other.
+func TestOneStoreTwoInstallations(t *testing.T) {
+	url, _ := s3test.Start(t)
+	at := func(prefix, name string) string {
+		u := strings.Replace(url, "?", "/"+prefix+"?", 1)
+		if name != "" {
+			u += "&installation=" + name
+		}
+		return u
+	}
+	prod := newDaemon(t, at("p", "prod"))
+	prod.start()
+	prod.do("create", "v", "--size", "1M", "--durability", "sync")
+	prod.write("v", pattern(1<<20, 1), 0)
+	for _, name := range []string{"staging", ""} {
+		other := at("p", name)
+		refused(t, run(t, "", newDaemon(t, other).args()...), 2, `belongs to the installation "prod"`)
+		refused(t, run(t, "", "gc", "--grace", "0s", "--store", other), 2, `belongs to the installation "prod"`)
+		image := filepath.Join(t.TempDir(), "image")
+		must(t, os.WriteFile(image, pattern(1<<20, 2), 0o600))
+		refused(t, run(t, "", "import", image, "other", "--store", other), 2, `belongs to the installation "prod"`)
+	}
+	near := newDaemon(t, at("q", "staging"))
+	near.start()
+	near.do("create", "v", "--size", "1M", "--durability", "sync")
+	near.write("v", pattern(1<<20, 3), 0)
+	for _, d := range []*daemon{prod, near} {
+		for range 3 {
+			r := run(t, "", "gc", "--grace", "0s", "--retention", "0s", "--store", d.store, "--json")
+			if r.Code != 0 || !strings.Contains(r.Out, `"foreign_objects": 0`) {
+				t.Errorf("gc: %+v", r)
+			}
+		}
+		d.do("verify", "v", "--cold")
+	}
+	second := newDaemon(t, at("p", "prod"))
+	second.start()
+	second.do("fork", "v", "kid")
+	second.holds("kid", pattern(1<<20, 1), 0)
+	refused(t, run(t, "", "gc", "--retention", "1h"), 2, "--store")
 }
 
 func TestNewerDataDirectory(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/forward"
+	"github.com/paraglide/glide/internal/installation"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -146,7 +147,7 @@ func ours(key string) bool {
 	if _, _, err := commitlog.ParseKey(key); err == nil {
 		return true
 	}
-	return strings.HasPrefix(key, "pins/") || strings.HasPrefix(key, "gc/")
+	return strings.HasPrefix(key, "pins/") || strings.HasPrefix(key, "gc/") || key == installation.Key
 }
 
 // domain goes on with the open round of a domain, and with grace 0 or if none was open,

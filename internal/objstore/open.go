@@ -18,7 +18,7 @@ type Options struct {
 
 // Open opens the store at a URL: file:///DIR (made if missing),
 // s3://BUCKET[/PREFIX] with the parameters endpoint, region, path_style, sse,
-// kms_key and checksum, or mem:// (empty and private, for tests). Requests are counted
+// kms_key, checksum and installation, or mem:// (empty and private, for tests). Requests are counted
 // and retried. It makes no request to an S3 store; use Probe before relying on
 // one. A bad URL is a errs.Invalid that says what is wrong.
 func Open(ctx context.Context, url string, opts Options) (Store, error) {

@@ -24,6 +24,8 @@ type location struct {
 	scheme string
 	dir    string // file: absolute and clean
 
+	installation string // whose the store is; empty: not told
+
 	// s3
 	bucket   string
 	prefix   string // without slashes at its ends; may be empty
@@ -53,7 +55,14 @@ var s3Params = map[string]func(l *location) *string{
 	"sse":        func(l *location) *string { return &l.sse },
 	"kms_key":    func(l *location) *string { return &l.kmsKey },
 	"checksum":   func(l *location) *string { return &l.checksum },
+
+	"installation": func(l *location) *string { return &l.installation },
 }
+
+// fileParams are those of a file URL.
+var fileParams = map[string]func(l *location) *string{"installation": s3Params["installation"]}
+
+var installationName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
 // parseURL takes a store URL apart. Errors, of kind errs.Invalid, say what
 // is wrong with it and never repeat a password.
@@ -90,6 +99,12 @@ func parseURL(raw string) (location, error) {
 	return location{}, badURL("the scheme %q is not known: file:///DIR and s3://BUCKET are possible", u.Scheme)
 }
 
+// Installation is the installation that a store URL names; "" if it names none.
+func Installation(raw string) (string, error) {
+	l, err := parseURL(raw)
+	return l.installation, err
+}
+
 // FileDir is the directory of a file:// URL.
 func FileDir(raw string) (dir string, ok bool) {
 	u, err := url.Parse(raw)
@@ -116,8 +131,8 @@ func parseFile(u *url.URL) (location, error) {
 	switch {
 	case u.Host != "":
 		return location{}, badURL("file://%s…: the directory must be absolute, with three slashes: file:///DIR", u.Host)
-	case u.RawQuery != "" || u.ForceQuery:
-		return location{}, badURL("a file URL takes no parameters; write ? in a directory's name as %%3F")
+	case u.ForceQuery:
+		return location{}, badURL("it ends with a question mark; write ? in a directory's name as %%3F")
 	case strings.ContainsRune(u.Path, 0):
 		return location{}, badURL("the directory has a zero byte in its name")
 	}
@@ -125,7 +140,9 @@ func parseFile(u *url.URL) (location, error) {
 	if dir == "/" {
 		return location{}, badURL("file:/// names no directory: file:///DIR")
 	}
-	return location{scheme: schemeFile, dir: dir}, nil
+	l := location{scheme: schemeFile, dir: dir}
+	err := l.params(u, fileParams)
+	return l, err
 }
 
 func parseS3(u *url.URL) (location, error) {
@@ -141,25 +158,31 @@ func parseS3(u *url.URL) (location, error) {
 			return location{}, badURL("the prefix: %w", err)
 		}
 	}
-	query, err := url.ParseQuery(u.RawQuery)
-	if err != nil {
-		return location{}, badURL("its parameters: %w", err)
-	}
-	for name, values := range query {
-		field := s3Params[name]
-		if field == nil {
-			return location{}, badURL("the parameter %q is not known: there are %s", name,
-				strings.Join(slices.Sorted(maps.Keys(s3Params)), ", "))
-		}
-		if len(values) != 1 || values[0] == "" {
-			return location{}, badURL("the parameter %s wants one value", name)
-		}
-		*field(&l) = values[0]
-	}
-	return l, l.checkParams()
+	err := l.params(u, s3Params)
+	return l, err
 }
 
-func (l location) checkParams() error {
+// params reads the parameters of a URL.
+func (l *location) params(u *url.URL, known map[string]func(l *location) *string) error {
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return badURL("its parameters: %w", err)
+	}
+	for name, values := range query {
+		field := known[name]
+		if field == nil {
+			return badURL("the parameter %q is not known: there are %s (write ? in a name as %%3F)", name,
+				strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		}
+		if len(values) != 1 || values[0] == "" {
+			return badURL("the parameter %s wants one value", name)
+		}
+		*field(l) = values[0]
+	}
+	return l.checkParams()
+}
+
+func (l *location) checkParams() error {
 	if l.endpoint != "" {
 		e, err := url.Parse(l.endpoint)
 		if err != nil || e.Scheme != "http" && e.Scheme != "https" || e.Hostname() == "" || e.RawQuery != "" || e.User != nil || e.Fragment != "" {
@@ -174,6 +197,9 @@ func (l location) checkParams() error {
 	}
 	if l.checksum != "" && l.checksum != checksumCRC32C && l.checksum != checksumMD5 {
 		return badURL("checksum=%s is neither crc32c nor md5", l.checksum)
+	}
+	if l.installation != "" && !installationName.MatchString(l.installation) {
+		return badURL("installation=%s is no name: up to 63 of a-z, 0-9, dots, underscores and hyphens", l.installation)
 	}
 	if l.kmsKey != "" && l.sse != "aws:kms" {
 		return badURL("kms_key needs sse=aws:kms")
@@ -193,22 +219,23 @@ var readable = strings.NewReplacer("%3A", ":", "%2F", "/")
 
 // String is the URL again; there are no secrets in it.
 func (l location) String() string {
+	u := url.URL{Scheme: l.scheme, Host: l.bucket, Path: l.dir}
+	params := fileParams
 	switch l.scheme {
-	case schemeFile:
-		return (&url.URL{Scheme: schemeFile, Path: l.dir}).String()
+	case schemeMem:
+		return l.scheme + "://"
 	case schemeS3:
-		u := url.URL{Scheme: schemeS3, Host: l.bucket}
+		params = s3Params
 		if l.prefix != "" {
 			u.Path = "/" + l.prefix
 		}
-		query := url.Values{}
-		for name, field := range s3Params {
-			if v := *field(&l); v != "" {
-				query.Set(name, v)
-			}
-		}
-		u.RawQuery = readable.Replace(query.Encode())
-		return u.String()
 	}
-	return l.scheme + "://"
+	query := url.Values{}
+	for name, field := range params {
+		if v := *field(&l); v != "" {
+			query.Set(name, v)
+		}
+	}
+	u.RawQuery = readable.Replace(query.Encode())
+	return u.String()
 }

@@ -13,6 +13,7 @@ func TestURL(t *testing.T) {
 		"file:///var/lib/glide/store": {scheme: "file", dir: "/var/lib/glide/store"},
 		"file:///a/../b//c/":          {scheme: "file", dir: "/b/c"},
 		"file:///with%20space%3F":     {scheme: "file", dir: "/with space?"},
+		"file:///d?installation=a-1":  {scheme: "file", dir: "/d", installation: "a-1"},
 		"mem://":                      {scheme: "mem"},
 		"s3://my-bucket":              {scheme: "s3", bucket: "my-bucket"},
 		"s3://my-bucket/":             {scheme: "s3", bucket: "my-bucket"},
@@ -40,7 +41,10 @@ func TestURLBad(t *testing.T) {
 		"file://dir/sub":                            "three slashes",
 		"file:///":                                  "names no directory",
 		"file:dir":                                  "lacks the slashes",
-		"file:///dir?sync=no":                       "takes no parameters",
+		"file:///dir?sync=no":                       "\"sync\" is not known: there are installation",
+		"file:///dir?":                              "ends with a question mark",
+		"file:///dir?installation=A":                "installation=A is no name",
+		"s3://bucket?installation=a/b":              "installation=a/b is no name",
 		"file:///dir#x":                             "fragment",
 		"file:///a%zz":                              "invalid URL escape",
 		"file:///a%00b":                             "zero byte",
@@ -53,7 +57,7 @@ func TestURLBad(t *testing.T) {
 		"s3://key:se%zzret@bucket":                  "is none",
 		"s3://bucket/a//b":                          "empty part",
 		"s3://bucket/../b":                          "begins with a dot",
-		"s3://bucket?regoin=x":                      `"regoin" is not known: there are checksum, endpoint, kms_key, path_style, region, sse`,
+		"s3://bucket?regoin=x":                      `"regoin" is not known: there are checksum, endpoint, installation, kms_key, path_style, region, sse`,
 		"s3://bucket?region=":                       "region wants one value",
 		"s3://bucket?region=a&region=b":             "region wants one value",
 		"s3://bucket?a;b":                           "its parameters",
@@ -83,7 +87,7 @@ func TestURLBad(t *testing.T) {
 // invalid, and that a URL that was understood can be printed and read again.
 func FuzzURL(f *testing.F) {
 	for _, seed := range []string{
-		"file:///dir", "file:///a/../../b%2Fc", "mem://", "s3://bucket/prefix?endpoint=https://h:1/x&region=r&path_style=true",
+		"file:///dir", "file:///dir?installation=prod", "s3://b?installation=prod", "file:///a/../../b%2Fc", "mem://", "s3://bucket/prefix?endpoint=https://h:1/x&region=r&path_style=true",
 		"s3://bucket?sse=aws:kms&kms_key=a%26b", "s3://%62ucket", "s3://bu_cket/%41/b", "s3://[::1]/x", "file://localhost/x", "S3://bucket",
 	} {
 		f.Add(seed)

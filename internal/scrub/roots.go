@@ -18,6 +18,7 @@ import (
 	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/gc"
+	"github.com/paraglide/glide/internal/installation"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/pinobject"
@@ -305,10 +306,10 @@ func (w *roots) data(u use, o *commitlog.Object) error {
 	return nil
 }
 
-// hints checks the small objects that are no roots: forwards, rounds of collectors, boot
-// lists.
+// hints checks the small objects that are no roots: whose the store is, forwards, rounds of
+// collectors, boot lists.
 func (r *run) hints() error {
-	var keys []string
+	keys := []string{installation.Key}
 	if err := forward.Each(r.ctx, r.disks.Store, func(_, _ pack.ID, in objstore.Info) { keys = append(keys, in.Key) }); err != nil {
 		return err
 	}
@@ -343,6 +344,10 @@ func (r *run) hints() error {
 
 // hint checks one of them, and mends a boot list.
 func (r *run) hint(key string) error {
+	if key == installation.Key {
+		_, err := installation.Name(r.ctx, r.disks.Store)
+		return err
+	}
 	if strings.HasPrefix(key, gc.Prefix) {
 		return gc.CheckObject(r.ctx, r.disks.Store, key)
 	}

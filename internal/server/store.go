@@ -16,6 +16,7 @@ import (
 	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/installation"
 	"github.com/paraglide/glide/internal/objstore"
 )
 
@@ -124,7 +125,7 @@ func (s *provedStore) prove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := objstore.Probe(cost.Begin(ctx, cost.Upkeep, cost.Volume{}), store, objstore.NewNonce()); err != nil {
+	if err := installation.Prove(cost.Begin(ctx, cost.Upkeep, cost.Volume{}), store, s.url); err != nil {
 		return err
 	}
 	s.proved.Store(true)
