@@ -107,11 +107,11 @@ func Installation(raw string) (string, error) {
 
 // FileDir is the directory of a file:// URL.
 func FileDir(raw string) (dir string, ok bool) {
-	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != schemeFile {
+	l, err := parseURL(raw)
+	if err != nil || l.scheme != schemeFile {
 		return "", false
 	}
-	return u.Path, true
+	return l.dir, true
 }
 
 func badURL(format string, args ...any) error {

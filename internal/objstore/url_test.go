@@ -109,3 +109,12 @@ func FuzzURL(f *testing.F) {
 		}
 	})
 }
+
+// TestFileDir: a URL that Open refuses has no directory.
+func TestFileDir(t *testing.T) {
+	for raw, want := range map[string]string{"file:///a/../b": "/b", "file:///b?installation=x": "/b", "file://host/absent": "", "file:///b?x": "", "s3://bucket": "", "mem://": ""} {
+		if dir, ok := FileDir(raw); dir != want || ok != (want != "") {
+			t.Errorf("%s: %q, %v", raw, dir, ok)
+		}
+	}
+}
