@@ -23,6 +23,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/listener"
 )
 
 // Options are the settings of a Client. The zero value has the defaults.
@@ -73,7 +74,7 @@ func New(addr string, o Options) (*Client, error) {
 				d := net.Dialer{Timeout: dialTimeout, Control: control(o.Permit)}
 				nc, err := d.DialContext(ctx, a.Network, a.Address)
 				if err == nil {
-					api.WatchPeer(nc, cmp.Or(o.PeerTimeout, api.PeerTimeout))
+					listener.WatchPeer(nc, cmp.Or(o.PeerTimeout, listener.PeerTimeout))
 				}
 				return nc, err
 			},

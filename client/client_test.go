@@ -16,6 +16,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/api/apitest"
+	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/errs"
 )
 
@@ -200,7 +201,12 @@ func TestKinds(t *testing.T) {
 }
 
 func TestToken(t *testing.T) {
-	_, addr := serve(t, api.Options{Token: func() string { return "secret" }})
+	_, addr := serve(t, api.Options{Authenticate: func(r *http.Request) (*auth.Principal, int, error) {
+		if r.Header.Get("Authorization") != "Bearer secret" {
+			return nil, http.StatusUnauthorized, errs.New(errs.Invalid, "this is not the token")
+		}
+		return auth.Owner(), 0, nil
+	}})
 	if _, err := dial(t, addr, Options{}).Host(t.Context()); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "token") {
 		t.Errorf("without a token: %v", err)
 	}

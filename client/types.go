@@ -7,6 +7,12 @@ import (
 
 // The types of the API, under names that programs outside of Glide can use.
 type (
+	// Token is a token as its list shows it.
+	Token = api.Token
+	// NewToken is a token that was just made, with its text.
+	NewToken = api.NewToken
+	// TokenRequest asks for a token.
+	TokenRequest = api.TokenRequest
 	// Volume is what ls and show print.
 	Volume = api.Volume
 	// CreateRequest asks for a new, empty volume.

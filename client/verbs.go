@@ -302,3 +302,19 @@ func (c *Client) Barrier(ctx context.Context, name string, through uint64) (Flus
 func (c *Client) Dump(ctx context.Context, key string) (Dump, error) {
 	return call[Dump](ctx, c, http.MethodGet, path(append([]string{"objects"}, strings.Split(key, "/")...)...), nil)
 }
+
+// NewToken makes a token. Its text is in the answer, and nowhere else.
+func (c *Client) NewToken(ctx context.Context, r TokenRequest) (NewToken, error) {
+	return call[NewToken](ctx, c, http.MethodPost, path("tokens"), r)
+}
+
+// Tokens lists the tokens, without their texts.
+func (c *Client) Tokens(ctx context.Context) ([]Token, error) {
+	return call[[]Token](ctx, c, http.MethodGet, path("tokens"), nil)
+}
+
+// RevokeToken makes a token worthless, at once.
+func (c *Client) RevokeToken(ctx context.Context, id string) error {
+	_, err := call[api.None](ctx, c, http.MethodDelete, path("tokens", id), nil)
+	return err
+}

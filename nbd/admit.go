@@ -3,6 +3,7 @@ package nbd
 import (
 	"errors"
 	"fmt"
+	"github.com/paraglide/glide/nbd/internal/socket"
 	"net"
 	"syscall"
 	"time"
@@ -27,7 +28,7 @@ const (
 // defaultMaxConns leaves half of the files that the process may open to others: to the
 // device, and to the operator who investigates too many connections.
 func defaultMaxConns() int {
-	files := openFiles()
+	files := socket.OpenFiles()
 	if files == 0 || files/2 > mostConns {
 		return mostConns
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/nbd/internal/crowd"
+	"github.com/paraglide/glide/nbd/internal/socket"
 	"github.com/paraglide/glide/nbd/internal/wire"
 )
 
@@ -44,6 +45,7 @@ var (
 // what has no comment on who else may touch it is the receive loop's alone.
 type conn struct {
 	srv *Server
+	exp Exporter // the listener's
 	out *outlet
 	in  net.Conn  // what the client says: the socket, or TLS
 	tls *tls.Conn // nil without
@@ -374,7 +376,7 @@ func (c *conn) look() {
 	case phase%2 == 1:
 		// The receive loop waits for the device or for room, and cannot notice
 		// that the client is gone.
-		if c.out.raw != nil && hungUp(c.out.raw) {
+		if c.out.raw != nil && socket.HungUp(c.out.raw) {
 			c.srv.wg.Go(func() { c.end(errVanished) })
 		}
 	case c.fat.Load():

@@ -1,6 +1,10 @@
 package nbd
 
-import "time"
+import (
+	"crypto/tls"
+	"net"
+	"time"
+)
 
 // Headroom is the size of an NBD request header on the wire. A Device that
 // keeps a log may build a record header of at most this size in place, in
@@ -105,4 +109,17 @@ type Exporter interface {
 	Describe(name string) (*Export, error)
 	// List returns the names for LIST.
 	List() []string
+}
+
+// Peer is a client, as far as its connection tells.
+type Peer struct {
+	Conn net.Conn             // for who is at its other end; not for data
+	TLS  *tls.ConnectionState // nil without TLS
+}
+
+// PerPeer is an Exporter that has other exports for each client. It is asked once in a
+// connection, and again when TLS has begun; the text of an error is sent to the client.
+type PerPeer interface {
+	Exporter
+	For(p Peer) (Exporter, error)
 }

@@ -31,10 +31,11 @@ const (
 type handshake struct {
 	*conn
 	until       time.Time
-	zeroes      bool   // the answer to EXPORT_NAME ends in zeroes
-	contextName string // the export that the contexts were selected for
-	data        []byte // of the current option, reused
-	replies     []byte // to it, reused
+	mine        Exporter // the client's own; nil: not asked for yet
+	zeroes      bool     // the answer to EXPORT_NAME ends in zeroes
+	contextName string   // the export that the contexts were selected for
+	data        []byte   // of the current option, reused
+	replies     []byte   // to it, reused
 }
 
 // handshake negotiates until the client chose an export or the connection is over.
@@ -226,7 +227,7 @@ func (h *handshake) startTLS(opt wire.Option) error {
 	// What was negotiated in plain text may have been forged.
 	h.structured, h.contexts, h.contextName = false, nil, ""
 	h.tls = tls.Server(h.out, h.srv.opt.TLSConfig)
-	h.in = h.tls
+	h.in, h.mine = h.tls, nil
 	if err := h.tls.Handshake(); err != nil {
 		return fmt.Errorf("TLS: %w", err)
 	}
@@ -238,7 +239,13 @@ func (h *handshake) list(opt wire.Option) {
 	if !h.empty(opt) {
 		return
 	}
-	names, err := protect(h.srv, func() ([]string, error) { return h.srv.Exporter.List(), nil })
+	names, err := protect(h.srv, func() ([]string, error) {
+		e, err := h.exporter()
+		if err != nil {
+			return nil, err
+		}
+		return e.List(), nil
+	})
 	if err != nil {
 		h.reply(opt, reasonOf(err), err.Error())
 		return
@@ -302,11 +309,37 @@ func (h *handshake) exportName(name []byte) error {
 	return nil
 }
 
+// exporter returns what the client may ask for.
+func (h *handshake) exporter() (Exporter, error) {
+	if h.mine != nil {
+		return h.mine, nil
+	}
+	per, ok := h.exp.(PerPeer)
+	if !ok {
+		h.mine = h.exp
+		return h.mine, nil
+	}
+	p := Peer{Conn: h.out.Conn}
+	if h.tls != nil {
+		st := h.tls.ConnectionState()
+		p.TLS = &st
+	}
+	var err error
+	h.mine, err = per.For(p)
+	return h.mine, err
+}
+
 // open opens the export for this connection.
 func (h *handshake) open(name string) (*Export, error) {
 	defer h.extend(time.Now())
 	h.deadline.Store(0)
-	export, err := protect(h.srv, func() (*Export, error) { return h.srv.Exporter.Open(name) })
+	export, err := protect(h.srv, func() (*Export, error) {
+		e, err := h.exporter()
+		if err != nil {
+			return nil, err
+		}
+		return e.Open(name)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -320,7 +353,13 @@ func (h *handshake) open(name string) (*Export, error) {
 func (h *handshake) describe(name string) (*Export, error) {
 	defer h.extend(time.Now())
 	h.deadline.Store(0)
-	return protect(h.srv, func() (*Export, error) { return h.srv.Exporter.Describe(name) })
+	return protect(h.srv, func() (*Export, error) {
+		e, err := h.exporter()
+		if err != nil {
+			return nil, err
+		}
+		return e.Describe(name)
+	})
 }
 
 // extend gives the client back the time that we have taken.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/nbd/internal/fifo"
+	"github.com/paraglide/glide/nbd/internal/socket"
 )
 
 // Bounds on the replies due on one connection. Above them it reads no new requests.
@@ -320,7 +321,7 @@ func (o *outlet) drain() {
 func (o *outlet) push(p []byte) error {
 	still := time.Duration(0) // so long without progress
 	for len(p) > 0 {
-		before := unsent(o.raw)
+		before := socket.Unsent(o.raw)
 		if err := o.SetWriteDeadline(time.Now().Add(o.timeout / pushTries)); err != nil {
 			return err
 		}
@@ -329,7 +330,7 @@ func (o *outlet) push(p []byte) error {
 		switch {
 		case err != nil && !os.IsTimeout(err):
 			return err
-		case err == nil || n > 0 || unsent(o.raw) < before:
+		case err == nil || n > 0 || socket.Unsent(o.raw) < before:
 			still = 0
 			o.stalled.Store(0)
 			continue

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/nbd/internal/crowd"
+	"github.com/paraglide/glide/nbd/internal/socket"
 )
 
 // socketBuffer is asked for on each socket, in bytes, in each direction.
@@ -207,6 +208,11 @@ func (s *Server) init() {
 // fails, of which only the last is an error. It closes l. Connections that were
 // accepted live on until their clients or Shutdown end them.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return s.ServeExporter(ctx, l, s.Exporter)
+}
+
+// ServeExporter is Serve with another Exporter for the listener's connections.
+func (s *Server) ServeExporter(ctx context.Context, l net.Listener, e Exporter) error {
 	defer func() { _ = l.Close() }()
 	if err := s.Options.Validate(); err != nil {
 		return err
@@ -233,7 +239,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		switch {
 		case err == nil:
 			pause = 0
-			s.start(nc, false, func() {})
+			s.start(nc, e, false, func() {})
 		case ctx.Err() != nil || s.stopping.Load():
 			return nil
 		case fatal(err):
@@ -263,16 +269,16 @@ func (s *Server) ServeConn(nc net.Conn) error {
 	}
 	s.init()
 	over := make(chan struct{})
-	s.start(nc, true, func() { close(over) })
+	s.start(nc, s.Exporter, true, func() { close(over) })
 	<-over
 	return nil
 }
 
 // start begins to serve a connection; over is called when its receive loop, which
 // is what calls the device for all that changes it, has ended.
-func (s *Server) start(nc net.Conn, exempt bool, over func()) {
+func (s *Server) start(nc net.Conn, e Exporter, exempt bool, over func()) {
 	tune(nc, s.opt.PeerTimeout)
-	c := &conn{srv: s, stallLimit: s.opt.WriteTimeout}
+	c := &conn{srv: s, exp: e, stallLimit: s.opt.WriteTimeout}
 	if _, local := nc.(*net.UnixConn); local {
 		c.stallLimit = s.opt.LocalTimeout
 	}
@@ -326,7 +332,7 @@ func tune(nc net.Conn, peerTimeout time.Duration) {
 			Enable: true, Idle: peerTimeout / 2, Interval: max(time.Second, peerTimeout/6), Count: 3,
 		})
 		if raw, err := t.SyscallConn(); err == nil {
-			setUserTimeout(raw, peerTimeout)
+			socket.SetUserTimeout(raw, peerTimeout)
 		}
 	}
 }

@@ -3,16 +3,21 @@ package api
 import (
 	"net"
 	"net/netip"
+	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/paraglide/glide/internal/errs"
 )
 
-// Addr is where something listens: unix:PATH or tcp:HOST:PORT.
+// Addr is where something listens: unix:PATH or tcp:HOST:PORT. A socket can be bound to a
+// tenant, or to one volume: unix:PATH?tenant=T&volume=V.
 type Addr struct {
 	Network string // unix or tcp
 	Address string // as package net has it
+
+	Tenant, Volume string // whom a socket is bound to; "": not
 }
 
 // maxSocketPath is the longest path of a unix socket, in bytes: the kernel's
@@ -27,7 +32,8 @@ func ParseAddr(s string) (Addr, error) {
 		for strings.HasPrefix(rest, "//") { // written as a URL
 			rest = rest[1:]
 		}
-		a := Addr{network, rest}
+		path, query, bound := strings.Cut(rest, "?")
+		a := Addr{Network: network, Address: path}
 		switch {
 		case a.Address == "":
 			return Addr{}, errs.New(errs.Invalid, "the address %q lacks the socket's path: unix:PATH", s)
@@ -35,6 +41,8 @@ func ParseAddr(s string) (Addr, error) {
 			return Addr{}, errs.New(errs.Invalid, "the address %q has a zero byte in its path", s)
 		case len(a.Address) > maxSocketPath:
 			return Addr{}, errs.New(errs.Invalid, "the path of the socket %.40q… has %d bytes, and at most %d are possible: choose a shorter one", a.Address, len(a.Address), maxSocketPath)
+		case bound:
+			return a, a.bind(query)
 		}
 		return a, nil
 	case ok && network == "tcp":
@@ -46,13 +54,42 @@ func ParseAddr(s string) (Addr, error) {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil || strings.ContainsAny(host, "/ \x00") {
 			return Addr{}, errs.New(errs.Invalid, "the address %.100q is not of the form tcp:HOST:PORT, with a port of 0 to 65535", s)
 		}
-		return Addr{network, rest}, nil
+		return Addr{Network: network, Address: rest}, nil
 	}
 	return Addr{}, errs.New(errs.Invalid, "the address %.100q is neither unix:PATH nor tcp:HOST:PORT", s)
 }
 
+// bind reads whom a socket is bound to.
+func (a *Addr) bind(query string) error {
+	q, err := url.ParseQuery(query)
+	if err != nil {
+		return errs.New(errs.Invalid, "unix:%s?%.100s: %w", a.Address, query, err)
+	}
+	for key, values := range q {
+		if key != "tenant" && key != "volume" || len(values) != 1 || !validName.MatchString(values[0]) {
+			return errs.New(errs.Invalid, "unix:%s?%.100s: a socket is bound by tenant=NAME, or tenant=NAME&volume=NAME", a.Address, query)
+		}
+	}
+	a.Tenant, a.Volume = q.Get("tenant"), q.Get("volume")
+	if a.Tenant == "" {
+		return errs.New(errs.Invalid, "unix:%s?%.100s: whose volume is it? Add tenant=NAME", a.Address, query)
+	}
+	return nil
+}
+
+var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+
 // String is what ParseAddr reads.
-func (a Addr) String() string { return a.Network + ":" + a.Address }
+func (a Addr) String() string {
+	s := a.Network + ":" + a.Address
+	if a.Tenant != "" {
+		s += "?tenant=" + a.Tenant
+	}
+	if a.Volume != "" {
+		s += "&volume=" + a.Volume
+	}
+	return s
+}
 
 // Local tells whether only this machine can reach the address.
 func (a Addr) Local() bool {

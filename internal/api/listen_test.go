@@ -21,6 +21,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/api/apitest"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/listener"
 )
 
 const patience = 10 * time.Second
@@ -70,17 +71,17 @@ func (l *logs) count(s string) int {
 
 // daemon serves the API, with requests counted, until the end of the test.
 type daemon struct {
-	*api.Listener
+	*listener.Listener
 	busy atomic.Int64 // requests under way
 }
 
-func serveAt(t *testing.T, network, address string, o api.ListenOptions, ho api.Options, b api.Backend) *daemon {
+func serveAt(t *testing.T, network, address string, o listener.Options, ho api.Options, b api.Backend) *daemon {
 	t.Helper()
 	l, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{Listener: api.Listen(l, o)}
+	d := &daemon{Listener: listener.Listen(l, o)}
 	h := api.Handler(b, ho)
 	s := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -147,7 +148,7 @@ func withImage(t *testing.T) api.Backend {
 func TestClientsThatStop(t *testing.T) {
 	b := withImage(t)
 	tcp := func(t *testing.T, o api.Options) *daemon {
-		return serveAt(t, "tcp", "127.0.0.1:0", api.ListenOptions{PeerTimeout: 2 * time.Second}, o, b)
+		return serveAt(t, "tcp", "127.0.0.1:0", listener.Options{PeerTimeout: 2 * time.Second}, o, b)
 	}
 	long := api.Options{StallTimeout: time.Hour}
 	for name, c := range map[string]struct {
@@ -195,7 +196,7 @@ func TestClientsThatStop(t *testing.T) {
 func TestSlowButAlive(t *testing.T) {
 	t.Parallel()
 	b := withImage(t)
-	d := serveAt(t, "tcp", "127.0.0.1:0", api.ListenOptions{}, api.Options{StallTimeout: 400 * time.Millisecond}, b)
+	d := serveAt(t, "tcp", "127.0.0.1:0", listener.Options{}, api.Options{StallTimeout: 400 * time.Millisecond}, b)
 	nc := d.dial(t, getImage)
 	n := 0
 	for buf := make([]byte, 4<<20); n < 64<<20; {
@@ -231,8 +232,8 @@ func TestTooManyClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	full := serveAt(t, "tcp", "127.0.0.1:0", api.ListenOptions{MaxConns: 2, Log: slog.New(slog.NewTextHandler(&log, nil))}, api.Options{}, b)
-	operators := serveAt(t, "unix", dir+"/s", api.ListenOptions{MaxConns: 2}, api.Options{}, b)
+	full := serveAt(t, "tcp", "127.0.0.1:0", listener.Options{MaxConns: 2, Log: slog.New(slog.NewTextHandler(&log, nil))}, api.Options{}, b)
+	operators := serveAt(t, "unix", dir+"/s", listener.Options{MaxConns: 2}, api.Options{}, b)
 	held := []net.Conn{full.dial(t, ""), full.dial(t, "")}
 	eventually(t, "it is full", func() bool { return full.conns() == 2 })
 	c, err := client.New("tcp:"+full.Addr().String(), client.Options{})
@@ -292,7 +293,7 @@ func TestAcceptFails(t *testing.T) {
 	}
 	var log logs
 	began := time.Now()
-	_, err = api.Listen(bad, api.ListenOptions{Log: slog.New(slog.NewTextHandler(&log, nil))}).Accept()
+	_, err = listener.Listen(bad, listener.Options{Log: slog.New(slog.NewTextHandler(&log, nil))}).Accept()
 	if !errors.Is(err, net.ErrClosed) || len(bad.errs) != 0 {
 		t.Errorf("%v, %d left", err, len(bad.errs))
 	}

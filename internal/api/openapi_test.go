@@ -30,6 +30,7 @@ type (
 	}
 	operation struct {
 		ID          string              `json:"operationId"`
+		Verb        string              `json:"x-verb"`
 		Summary     string              `json:"summary"`
 		Description string              `json:"description"`
 		Parameters  []parameter         `json:"parameters"`
@@ -139,6 +140,9 @@ func checkOperation(t *testing.T, doc *apiDoc, rt route, op operation) {
 		if strings.Contains(rt.path, "{"+name) != inPath[name] {
 			t.Errorf("%s: parameter %s", where, name)
 		}
+	}
+	if verb, ok := verbOf(&rt); !ok || verb.String() != op.Verb {
+		t.Errorf("%s takes the verb %q, and is described with %q", where, verb, op.Verb)
 	}
 	if open := op.Security != nil && len(*op.Security) == 0; open != rt.open {
 		t.Errorf("%s: the document says open %v, the handler %v", where, open, rt.open)

@@ -2,8 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,15 +14,18 @@ import (
 	"sync"
 	"time"
 
+	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/nearest"
 )
 
 // Options are the settings of a Handler. The zero value has the defaults.
 type Options struct {
-	// Token, if set, returns what every request but those for /healthz must
-	// carry as `Authorization: Bearer TOKEN`, at the time of the request.
-	Token func() string
+	// Authenticate, if set, says who makes a request, or why that is not accepted and
+	// the status of that answer. Nobody is asked who he is for /healthz.
+	Authenticate func(r *http.Request) (*auth.Principal, int, error)
+	// Scope, if set, is the backend as a principal may see it.
+	Scope func(p *auth.Principal) Backend
 	// StallTimeout is how long a request or its answer may make no progress because
 	// of the client: 60 s by default, and 10 min for one on the same machine.
 	StallTimeout time.Duration
@@ -51,13 +52,13 @@ type route struct {
 	query        []string // parameters that it takes
 	status       int      // of success
 	in, out      reflect.Type
-	open         bool // needs no token
+	open         bool // for anyone
 	serve        func(s *server, w http.ResponseWriter, r *http.Request) error
 }
 
 // routes lists every route; the OpenAPI document is checked against it.
 func routes() []route {
-	return slices.Concat(volumeRoutes, imageRoutes, forkRoutes, snapshotRoutes, lifeRoutes, attachRoutes, inspectRoutes, blockRoutes, gcRoutes, scrubRoutes, hostRoutes)
+	return slices.Concat(volumeRoutes, imageRoutes, forkRoutes, snapshotRoutes, lifeRoutes, attachRoutes, inspectRoutes, blockRoutes, gcRoutes, scrubRoutes, tokenRoutes, hostRoutes)
 }
 
 // handle is a route that decodes an In, unless that is None, and answers with
@@ -118,15 +119,22 @@ func Handler(b Backend, o Options) http.Handler {
 	}
 	mux := http.NewServeMux()
 	for _, rt := range routes() {
+		verb, ok := verbOf(&rt)
+		if !ok {
+			panic("no verb is named for " + rt.method + " " + rt.path)
+		}
 		mux.HandleFunc(rt.method+" "+rt.path, func(w http.ResponseWriter, r *http.Request) {
-			if !rt.open && o.Token != nil {
-				token := sha256.Sum256([]byte("Bearer " + o.Token()))
-				got := sha256.Sum256([]byte(r.Header.Get("Authorization")))
-				if subtle.ConstantTimeCompare(got[:], token[:]) != 1 {
+			s := s
+			if !rt.open && o.Authenticate != nil {
+				mine, req, status, err := s.admit(r, verb, &o)
+				if status == http.StatusUnauthorized {
 					w.Header().Set("WWW-Authenticate", "Bearer")
-					s.fail(w, r, http.StatusUnauthorized, errs.New(errs.Invalid, "the API wants a token, and this is not it: give the daemon's --token-file"))
+				}
+				if err != nil {
+					s.fail(w, r, status, err)
 					return
 				}
+				s, r = mine, req
 			}
 			err := rt.checkQuery(r.URL)
 			if err == nil {

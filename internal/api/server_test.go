@@ -6,6 +6,7 @@ import (
 	"errors"
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/api/apitest"
+	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/errs"
 	"io"
 	"net/http"
@@ -138,10 +139,18 @@ func TestEmptyLists(t *testing.T) {
 	}
 }
 
+// secret lets in who says the secret.
+func secret(r *http.Request) (*auth.Principal, int, error) {
+	if r.Header.Get("Authorization") != "Bearer secret" {
+		return nil, http.StatusUnauthorized, errs.New(errs.Invalid, "this is not the token")
+	}
+	return auth.Owner(), 0, nil
+}
+
 func TestToken(t *testing.T) {
-	_, url := serve(t, api.Options{Token: func() string { return "secret" }})
-	for _, auth := range []string{"", "secret", "Bearer", "Bearer secre", "Bearer secret2", "Basic secret"} {
-		status, body := do(t, "GET", url+"/v1/volumes", "", "Authorization", auth)
+	_, url := serve(t, api.Options{Authenticate: secret})
+	for _, says := range []string{"", "secret", "Bearer", "Bearer secre", "Bearer secret2", "Basic secret"} {
+		status, body := do(t, "GET", url+"/v1/volumes", "", "Authorization", says)
 		mustFail(t, status, body, 401, errs.Invalid, "token")
 	}
 	if status, body := do(t, "GET", url+"/v1/volumes", "", "Authorization", "Bearer secret"); status != 200 {

@@ -52,6 +52,8 @@ type Config struct {
 	LogLevel    slog.Level
 	LogFormat   string // text or json
 	TokenFile   string
+	Tokens      string // the file of hashed tokens
+	HasTokens   bool   // the file was named, so that there may be tokens
 	TLS         string // off, allow or require
 	TLSCert     string
 	TLSKey      string
@@ -303,10 +305,14 @@ func (c *Config) finish() (wrong []error) {
 		}
 		*x.list = []api.Addr{a}
 	}
+	c.HasTokens = c.Tokens != ""
 	for _, a := range c.API {
-		if !a.Local() && c.TokenFile == "" {
-			bad("the API at %s can be reached from other machines: it needs --token-file", a)
+		if !a.Local() && c.TokenFile == "" && !c.HasTokens {
+			bad("the API at %s can be reached from other machines: it needs --token-file or --tokens", a)
 		}
+	}
+	if !c.HasTokens {
+		c.Tokens = filepath.Join(c.Data, "tokens")
 	}
 	if c.TLS != "off" && (c.TLSCert == "" || c.TLSKey == "") {
 		bad("--tls %s needs --tls-cert and --tls-key", c.TLS)

@@ -61,11 +61,11 @@ var Settings = []Setting{
 		set: text(func(c *Config) *string { return &c.Store }),
 	},
 	{
-		Name: "nbd", Arg: "ADDR", Usage: "serve NBD at unix:PATH or tcp:HOST:PORT", DefaultText: "unix:DATA/nbd.sock", Many: true,
+		Name: "nbd", Arg: "ADDR", Usage: "serve NBD at unix:PATH[?tenant=T[&volume=V]] or tcp:HOST:PORT", DefaultText: "unix:DATA/nbd.sock", Many: true,
 		set: addresses(func(c *Config) *[]api.Addr { return &c.NBD }),
 	},
 	{
-		Name: "api", Arg: "ADDR", Usage: "serve the API at unix:PATH or tcp:HOST:PORT", DefaultText: "unix:DATA/api.sock", Many: true,
+		Name: "api", Arg: "ADDR", Usage: "serve the API at unix:PATH[?tenant=T[&volume=V]] or tcp:HOST:PORT", DefaultText: "unix:DATA/api.sock", Many: true,
 		set: addresses(func(c *Config) *[]api.Addr { return &c.API }),
 	},
 	{
@@ -171,6 +171,10 @@ var Settings = []Setting{
 	{
 		Name: "token-file", Arg: "FILE", Usage: "file with the token that the API requires over TCP", DefaultText: "none",
 		set: text(func(c *Config) *string { return &c.TokenFile }),
+	},
+	{
+		Name: "tokens", Arg: "FILE", Usage: "file of hashed tokens that the API and NBD accept: see glide token", DefaultText: "DATA/tokens",
+		set: text(func(c *Config) *string { return &c.Tokens }),
 	},
 	{
 		Name: "tls", Arg: "off|allow|require", Usage: "TLS for NBD", Default: "off",

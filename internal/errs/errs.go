@@ -31,6 +31,7 @@ const (
 	Fenced                  // another host owns the volume now
 	Unsupported             // this release does not do that
 	ReadOnly                // a write to something that can only be read
+	Denied                  // who asks may not do that
 )
 
 // NBD error numbers (the protocol's own, equal to Linux's).
@@ -63,6 +64,7 @@ var table = [...]struct {
 	Fenced:      {"fenced", http.StatusGone, exitFail, eio},
 	Unsupported: {"unsupported", http.StatusNotImplemented, exitFail, enotsup},
 	ReadOnly:    {"read_only", http.StatusForbidden, exitFail, eperm},
+	Denied:      {"denied", http.StatusForbidden, exitFail, eperm},
 }
 
 // Error is the kind's name in words.

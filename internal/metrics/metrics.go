@@ -33,6 +33,38 @@ func Handler(b Backend, extra ...prometheus.Collector) http.Handler {
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
 }
 
+// Volumes serves the metrics of some volumes alone.
+func Volumes(list func(ctx context.Context) ([]api.Volume, error)) http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(&volumes{list})
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+}
+
+// volumes is the part of a collector that is about volumes.
+type volumes struct {
+	list func(ctx context.Context) ([]api.Volume, error)
+}
+
+// Describe implements prometheus.Collector.
+func (c *volumes) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descDirty, descUnpublished, descExports, descLocal, descSize, descState, descVolumes} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *volumes) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTime)
+	defer cancel()
+	list, err := c.list(ctx)
+	if err != nil {
+		return
+	}
+	collectVolumes(list, func(d *prometheus.Desc, t prometheus.ValueType, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, t, v, labels...)
+	})
+}
+
 // collector turns List and Stats into metrics, at each scrape.
 type collector struct{ b Backend }
 
@@ -94,9 +126,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	emit := func(d *prometheus.Desc, t prometheus.ValueType, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, t, v, labels...)
 	}
-	volumes, err := c.b.List(ctx, false)
+	list, err := c.b.List(ctx, false)
 	if err == nil {
-		collectVolumes(volumes, emit)
+		collectVolumes(list, emit)
 		var st api.Stats
 		if st, err = c.b.Stats(ctx, ""); err == nil {
 			collectStats(&st, emit)

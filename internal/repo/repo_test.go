@@ -48,7 +48,11 @@ var layers = map[string][]string{
 	"internal/size":         {"internal/errs"},
 	"internal/nearest":      {},
 	"internal/image":        {"internal/errs", "internal/api", "internal/size"},
-	"internal/api":          {"internal/errs", "internal/nearest", "internal/size"},
+	"internal/auth":         {"internal/errs"},
+	"internal/listener":     {"internal/errs", "internal/api"},
+	"internal/doors":        {"internal/errs", "internal/auth", "internal/api", "internal/commitlog", "internal/disk", "internal/retention", "nbd"},
+	"internal/tokencmd":     {"internal/errs", "client"},
+	"internal/api":          {"internal/errs", "internal/auth", "internal/nearest", "internal/size"},
 	"internal/config":       {"internal/cost", "internal/errs", "internal/api", "internal/pack", "internal/host", "internal/nearest", "internal/size"},
 	"internal/clock":        {"internal/errs"},
 	"internal/metrics":      {"internal/api"},
@@ -76,12 +80,12 @@ var layers = map[string][]string{
 	"internal/host": append(lowest, "internal/undo", "internal/retention", "internal/cost", "internal/forward", "internal/objstore", "internal/blockmap", "internal/cache", "internal/commitlog", "internal/pinobject", "internal/meta", "internal/reserve", "internal/datadir", "internal/size", "internal/limits",
 		"internal/volume", "internal/wal", "internal/flush", "internal/api", "internal/kernelnbd", "internal/clock", "internal/event",
 		"internal/disk", "internal/pin", "internal/catalog", "internal/ownership", "internal/publication", "internal/durability", "internal/cleaner", "internal/export", "internal/ingest", "internal/inspect", "internal/hydrate", "internal/scrub", "internal/boot", "internal/forks", "internal/collect", "internal/gc", "internal/peers", "nbd"),
-	"internal/server":       {"internal/installation", "internal/cost", "client", "internal/errs", "internal/config", "internal/host", "internal/api", "internal/objstore", "internal/datadir", "internal/limits", "internal/metrics", "internal/reload", "nbd"},
+	"internal/server":       {"internal/auth", "internal/doors", "internal/listener", "internal/installation", "internal/cost", "client", "internal/errs", "internal/config", "internal/host", "internal/api", "internal/objstore", "internal/datadir", "internal/limits", "internal/metrics", "internal/reload", "nbd"},
 	"internal/kernelnbd":    {"internal/errs"},
 	"internal/sim/dice":     {},
 	"internal/sim/hardware": {"internal/errs", "internal/objstore", "internal/pack", "internal/host", "internal/sim/dice"},
 	"nbd":                   {},
-	"client":                {"internal/api", "internal/errs", "internal/size"},
+	"client":                {"internal/api", "internal/listener", "internal/errs", "internal/size"},
 }
 
 // engine lists the packages that get their clock and their files handed in, so

@@ -9,8 +9,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/limits"
+	"github.com/paraglide/glide/internal/listener"
 	"github.com/paraglide/glide/nbd"
 )
 
@@ -40,23 +40,23 @@ type guards struct {
 	log *slog.Logger
 
 	mu   sync.Mutex
-	byAt map[string]*api.Listener
+	byAt map[string]*listener.Listener
 }
 
 // around limits a listener, which replaces an earlier one at the same address.
 func (g *guards) around(l net.Listener) net.Listener {
-	guard := api.Listen(l, api.ListenOptions{MaxConns: apiConns(), Log: g.log})
+	guard := listener.Listen(l, listener.Options{MaxConns: apiConns(), Log: g.log})
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.byAt == nil {
-		g.byAt = map[string]*api.Listener{}
+		g.byAt = map[string]*listener.Listener{}
 	}
 	g.byAt[addrOf(l).String()] = guard
 	return guard
 }
 
 // each calls fn for every address, in order.
-func (g *guards) each(fn func(address string, l *api.Listener)) {
+func (g *guards) each(fn func(address string, l *listener.Listener)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, at := range slices.Sorted(maps.Keys(g.byAt)) {
@@ -104,7 +104,7 @@ func (m *connMetrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(descNBDLimit, float64(n.Limit))
 	counter(descNBDRefused, n.Refused)
 	counter(descNBDPanics, n.Panics)
-	m.api.each(func(address string, l *api.Listener) {
+	m.api.each(func(address string, l *listener.Listener) {
 		open, limit, refused := l.Counts()
 		gauge(descAPIConns, float64(open), address)
 		gauge(descAPILimit, float64(limit), address)
@@ -116,7 +116,7 @@ func (m *connMetrics) Collect(ch chan<- prometheus.Metric) {
 func (m *connMetrics) uses() []limits.Use {
 	n := m.nbd.Counts()
 	list := []limits.Use{{Name: "nbd_connections", Used: uint64(n.Connections), Limit: uint64(n.Limit), Fix: "disconnect guests, or raise the limit of open files (LimitNOFILE=, ulimit -n); NBD connections may use half of it"}}
-	m.api.each(func(address string, l *api.Listener) {
+	m.api.each(func(address string, l *listener.Listener) {
 		open, limit, _ := l.Counts()
 		list = append(list, limits.Use{Name: "api_connections at " + address, Used: uint64(open), Limit: uint64(limit), Fix: "find the clients that open so many connections; other addresses of the API are not affected"})
 	})

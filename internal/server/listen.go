@@ -14,6 +14,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/config"
 	"github.com/paraglide/glide/internal/errs"
 )
@@ -52,8 +53,8 @@ func openListeners(c *config.Config) (ls *listeners, err error) {
 		return ls, err
 	}
 	for _, a := range ls.api.addrs { // including systemd's
-		if !a.Local() && c.TokenFile == "" {
-			return ls, errs.New(errs.Invalid, "the API at %s can be reached from other machines: it needs --token-file", a)
+		if !a.Local() && c.TokenFile == "" && !c.HasTokens {
+			return ls, errs.New(errs.Invalid, "the API at %s can be reached from other machines: it needs --token-file or --tokens", a)
 		}
 	}
 	return ls, ls.nbd.take(given["nbd"], c.NBD)
@@ -148,6 +149,19 @@ func (ls *listeners) close() {
 
 func addrOf(l net.Listener) api.Addr {
 	return api.Addr{Network: l.Addr().Network(), Address: l.Addr().String()}
+}
+
+// unbound returns the addresses that are bound to nobody: those that others are told of.
+func unbound(addrs []api.Addr) []api.Addr {
+	return slices.DeleteFunc(slices.Clone(addrs), func(a api.Addr) bool { return a.Tenant != "" })
+}
+
+// boundTo is the principal at an address that is bound; nil: it is not.
+func boundTo(a api.Addr) *auth.Principal {
+	if a.Tenant == "" {
+		return nil
+	}
+	return auth.Bound(a.Tenant, a.Volume)
 }
 
 func texts(addrs []api.Addr) []string {

@@ -8,7 +8,9 @@ import (
 	"reflect"
 	"strings"
 	"sync/atomic"
+	"time"
 
+	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/config"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/reload"
@@ -25,6 +27,7 @@ type live struct {
 	files *reload.Watcher
 
 	token  atomic.Pointer[string]
+	tokens *auth.Tokens
 	tls    atomic.Pointer[tls.Config]
 	warned string // the settings that need a restart, as last logged; under the Watcher's lock
 }
@@ -38,6 +41,13 @@ func newLive(c *config.Config, load func() (*config.Config, error), level *slog.
 		if err := l.files.Add("the token", l.readToken, c.TokenFile); err != nil {
 			return nil, err
 		}
+	}
+	var err error
+	if l.tokens, err = auth.OpenTokens(c.Tokens, time.Now); err != nil {
+		return nil, err
+	}
+	if err := l.files.Add("the file of tokens", l.tokens.Read, c.Tokens); err != nil {
+		return nil, err
 	}
 	if c.TLS != "off" {
 		files := []string{c.TLSCert, c.TLSKey}

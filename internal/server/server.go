@@ -22,9 +22,11 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/config"
 	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/datadir"
+	"github.com/paraglide/glide/internal/doors"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/limits"
@@ -121,7 +123,7 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 			return limits.Read()
 		},
 		Data: c.Data, Store: store, StoreURL: c.Store, Counter: counter, Ledger: ledger, Prices: c.Prices, Version: o.Version,
-		Advertise: c.Advertise, NBD: texts(ls.nbd.addrs), API: texts(ls.api.addrs), NBDTLS: c.TLS == "require",
+		Advertise: c.Advertise, NBD: texts(unbound(ls.nbd.addrs)), API: texts(unbound(ls.api.addrs)), NBDTLS: c.TLS == "require",
 		Memory: c.Memory, Cache: c.Cache, WALLimit: c.WALLimit, DirtyBudget: c.DirtyBudget,
 		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, CollectGrace: c.GCGrace, ScrubDisk: c.ScrubDisk, ScrubStore: c.ScrubStore, Log: log,
 		Dial: peers{c.PeersAllow, lv.Token}.dial, Starting: at,
@@ -129,8 +131,8 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 	if c.GC {
 		cfg.CollectEvery = c.GCInterval
 	}
-	if cfg.Advertise == "" {
-		if cfg.Advertise = cfg.API[0]; ls.api.addrs[0].Any() {
+	if all := unbound(ls.api.addrs); cfg.Advertise == "" && len(all) > 0 {
+		if cfg.Advertise = cfg.API[0]; all[0].Any() {
 			log.Warn("other hosts cannot reach this one at its API's address: set --advertise", "api", cfg.Advertise)
 		}
 	}
@@ -143,7 +145,7 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 	if err == nil {
 		mode, tlsConfig := lv.nbdTLS()
 		r := &running{
-			live: lv, log: log, out: o.Out, sup: sup, data: c.Data,
+			live: lv, log: log, out: o.Out, sup: sup, data: c.Data, doors: doors.New(lv.tokens, lv.Token, time.Now),
 			nbd: &nbd.Server{Exporter: h.Exports(), Options: nbd.Options{TLS: mode, TLSConfig: tlsConfig, Logger: log}},
 		}
 		r.conns = &connMetrics{nbd: r.nbd, api: &r.guards}
@@ -157,14 +159,14 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 
 // running holds the servers of a running daemon.
 type running struct {
-	live *live
-	log  *slog.Logger
-	out  io.Writer // gets the ready line
-	sup  *supervisor
-	data string
-	nbd  *nbd.Server
-	// api serves the API: [0] for this machine, [1] for others, which need a token.
-	api    [2]*http.Server
+	live   *live
+	log    *slog.Logger
+	out    io.Writer // gets the ready line
+	sup    *supervisor
+	data   string
+	nbd    *nbd.Server
+	doors  *doors.Doors
+	api    []*http.Server // one for each kind of address
 	socks  sockets
 	guards guards
 	conns  *connMetrics
@@ -198,18 +200,6 @@ func (r *running) run(ctx context.Context, h *host.Host, ls *listeners, cfg host
 	base, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	r.stop = stop
 	r.socks.log, r.socks.data, r.guards.log = r.log, r.data, r.log
-	for i, token := range []func() string{nil, r.live.Token} {
-		r.api[i] = &http.Server{
-			Handler: waiting(ctx, patient(api.Handler(h, api.Options{
-				Log: r.log, Token: token, Panicked: h.PanickedAt, Metrics: metrics.Handler(h, r.conns),
-			}))),
-			ReadHeaderTimeout: 10 * time.Second,
-			IdleTimeout:       2 * time.Minute,
-			MaxHeaderBytes:    64 << 10,
-			BaseContext:       func(net.Listener) context.Context { return base },
-			ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
-		}
-	}
 	var wg sync.WaitGroup
 	fail := func(err error) {
 		select {
@@ -217,41 +207,43 @@ func (r *running) run(ctx context.Context, h *host.Host, ls *listeners, cfg host
 		default: // the first failure is enough
 		}
 	}
-	serveAPI := func(l net.Listener) {
-		defer wg.Done()
-		s := r.api[0]
-		if l.Addr().Network() == "tcp" {
-			s = r.api[1]
-		}
-		if err := s.Serve(r.guards.around(l)); !errors.Is(err, http.ErrServerClosed) && !r.socks.replaced(l) {
-			fail(fmt.Errorf("the API at %s: %w", l.Addr(), err))
+	serveAPI := func(bound *auth.Principal, local bool) func(net.Listener) {
+		s := r.apiServer(ctx, base, h, r.doors.API(bound, local))
+		return func(l net.Listener) {
+			defer wg.Done()
+			if err := s.Serve(r.guards.around(l)); !errors.Is(err, http.ErrServerClosed) && !r.socks.replaced(l) {
+				fail(fmt.Errorf("the API at %s: %w", l.Addr(), err))
+			}
 		}
 	}
-	serveNBD := func(l net.Listener) {
-		defer wg.Done()
-		if err := r.nbd.Serve(base, l); err != nil && !r.socks.replaced(l) {
-			fail(fmt.Errorf("NBD at %s: %w", l.Addr(), err))
+	serveNBD := func(bound *auth.Principal, local bool) func(net.Listener) {
+		exports := r.doors.Exports(h.Exports(), bound, local)
+		return func(l net.Listener) {
+			defer wg.Done()
+			if err := r.nbd.ServeExporter(base, l, exports); err != nil && !r.socks.replaced(l) {
+				fail(fmt.Errorf("NBD at %s: %w", l.Addr(), err))
+			}
 		}
 	}
 	for _, x := range []struct {
 		l     *listening
-		serve func(net.Listener)
+		serve func(bound *auth.Principal, local bool) func(net.Listener)
 	}{{&ls.api, serveAPI}, {&ls.nbd, serveNBD}} {
 		for _, l := range x.l.open {
 			wg.Add(1)
-			go x.serve(l)
+			go x.serve(nil, l.Addr().Network() == "unix")(l)
 		}
-		for _, l := range x.l.own {
-			r.socks.add(&wg, l, x.serve)
+		for i, l := range x.l.own {
+			r.socks.add(&wg, l, x.serve(boundTo(x.l.sockets[i]), true))
 		}
 	}
 	go r.live.files.Run(ctx)
 	go r.socks.keep(ctx, &wg)
 	r.log.Info("serving", "version", cfg.Version, "host", h.ID(), "data", cfg.Data, "store", cfg.StoreURL, "api", cfg.API, "nbd", cfg.NBD, "advertise", cfg.Advertise)
-	if _, err := fmt.Fprintf(r.out, "glide: ready api=%s nbd=%s host=%s\n", strings.Join(cfg.API, ","), strings.Join(cfg.NBD, ","), h.ID()); err != nil {
+	if _, err := fmt.Fprintf(r.out, "glide: ready api=%s nbd=%s host=%s\n", strings.Join(texts(ls.api.addrs), ","), strings.Join(texts(ls.nbd.addrs), ","), h.ID()); err != nil {
 		r.log.Warn("the ready line could not be written", "error", err)
 	}
-	stopping, over := r.sup.serving("serving at "+strings.Join(cfg.NBD, ", "), func(ctx context.Context) error { return alive(ctx, h, cfg.API) })
+	stopping, over := r.sup.serving("serving at "+strings.Join(texts(ls.nbd.addrs), ", "), func(ctx context.Context) error { return alive(ctx, h, ls.api.addrs[0].String()) })
 	defer over()
 
 	var err error
@@ -269,10 +261,39 @@ func (r *running) run(ctx context.Context, h *host.Host, ls *listeners, cfg host
 	return err
 }
 
+// apiServer returns a server of the API for addresses where authenticate says who asks.
+func (r *running) apiServer(ctx, base context.Context, h *host.Host, authenticate func(*http.Request) (*auth.Principal, int, error)) *http.Server {
+	s := &http.Server{
+		Handler: waiting(ctx, patient(api.Handler(h, api.Options{
+			Log: r.log, Authenticate: authenticate, Scope: r.doors.Scope(h), Panicked: h.PanickedAt, Metrics: r.metrics(h),
+		}))),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
+	}
+	r.api = append(r.api, s)
+	return s
+}
+
+// metrics serves the metrics of the host, and to who may see some volumes only, theirs.
+func (r *running) metrics(h *host.Host) http.Handler {
+	all, scope := metrics.Handler(h, r.conns), r.doors.Scope(h)
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		p := auth.From(req.Context())
+		if p == nil || p.Unlimited() {
+			all.ServeHTTP(w, req)
+			return
+		}
+		metrics.Volumes(func(ctx context.Context) ([]api.Volume, error) { return scope(p).List(ctx, false) }).ServeHTTP(w, req)
+	})
+}
+
 // alive is nil if the API answers and the volumes and the log respond. It
 // does not return while they hang.
-func alive(ctx context.Context, h *host.Host, addrs []string) error {
-	c, err := client.New(addrs[0], client.Options{})
+func alive(ctx context.Context, h *host.Host, addr string) error {
+	c, err := client.New(addr, client.Options{})
 	if err != nil {
 		return err
 	}

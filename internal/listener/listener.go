@@ -1,4 +1,6 @@
-package api
+// Package listener accepts connections to the API: it limits them, survives failures that
+// pass, and notices peers whose machines are gone.
+package listener
 
 import (
 	"bytes"
@@ -13,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
 )
 
@@ -40,7 +43,7 @@ func WatchPeer(nc net.Conn, d time.Duration) {
 // answers a connection beyond the limit with an error.
 type Listener struct {
 	net.Listener
-	o       ListenOptions
+	o       Options
 	open    atomic.Int64
 	refused atomic.Uint64
 	turning atomic.Int64
@@ -49,8 +52,8 @@ type Listener struct {
 	said    [2]time.Time // when the log had last that an accept failed, and that one was refused
 }
 
-// ListenOptions are the settings of a Listener. The zero value has the defaults.
-type ListenOptions struct {
+// Options are the settings of a Listener. The zero value has the defaults.
+type Options struct {
 	PeerTimeout time.Duration // PeerTimeout
 	MaxConns    int           // 256
 	Log         *slog.Logger  // none
@@ -67,7 +70,7 @@ const (
 )
 
 // Listen makes a Listener of l.
-func Listen(l net.Listener, o ListenOptions) *Listener {
+func Listen(l net.Listener, o Options) *Listener {
 	if o.PeerTimeout == 0 {
 		o.PeerTimeout = PeerTimeout
 	}
@@ -165,7 +168,7 @@ func (l *Listener) reject(nc net.Conn) {
 // fullAnswer is the answer to an unread request beyond the limit.
 func (l *Listener) fullAnswer() []byte {
 	why := errs.New(errs.Unavailable, "too many connections to the API at %s:%s: there are %d, its limit: try again later, or at another of its addresses", l.Addr().Network(), l.Addr(), l.o.MaxConns)
-	body, err := json.Marshal(errorOf(why))
+	body, err := json.Marshal(api.Error{Error: why.Error(), Kind: errs.KindOf(why).String()})
 	if err != nil {
 		return nil // two strings
 	}

@@ -1,4 +1,5 @@
-package nbd
+// Package socket asks the kernel what package net does not tell of a socket.
+package socket
 
 import (
 	"syscall"
@@ -7,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hungUp tells whether the peer of a socket has closed it, even when there is
+// HungUp tells whether the peer of a socket has closed it, even when there is
 // data from it that nobody has read yet. It does not wait.
-func hungUp(raw syscall.RawConn) bool {
+func HungUp(raw syscall.RawConn) bool {
 	gone := false
 	err := raw.Control(func(fd uintptr) {
 		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
@@ -19,15 +20,15 @@ func hungUp(raw syscall.RawConn) bool {
 	return gone || err != nil // an error: we have closed it ourselves
 }
 
-// setUserTimeout bounds how long data may be unacknowledged.
-func setUserTimeout(raw syscall.RawConn, d time.Duration) {
+// SetUserTimeout bounds how long data may be unacknowledged.
+func SetUserTimeout(raw syscall.RawConn, d time.Duration) {
 	_ = raw.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
 	})
 }
 
-// openFiles is how many files the process may have open, 0 if that is not known.
-func openFiles() uint64 {
+// OpenFiles is how many files the process may have open, 0 if that is not known.
+func OpenFiles() uint64 {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return 0
@@ -35,9 +36,9 @@ func openFiles() uint64 {
 	return limit.Cur
 }
 
-// unsent returns how many bytes the peer has yet to take of what was written to
+// Unsent returns how many bytes the peer has yet to take of what was written to
 // a socket, or to acknowledge.
-func unsent(raw syscall.RawConn) (n int) {
+func Unsent(raw syscall.RawConn) (n int) {
 	if raw == nil {
 		return 0
 	}

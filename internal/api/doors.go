@@ -1,0 +1,126 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/paraglide/glide/internal/auth"
+	"github.com/paraglide/glide/internal/errs"
+)
+
+// Token is a token as its list shows it.
+type Token struct {
+	ID        string     `json:"id"`
+	Tenant    string     `json:"tenant"` // "*": all
+	Verbs     []string   `json:"verbs"`
+	Volumes   []string   `json:"volumes"`              // patterns of names; empty: all
+	ExpiresAt *time.Time `json:"expires_at,omitempty"` // left out: never
+}
+
+// NewToken is a token that was just made.
+type NewToken struct {
+	Token
+	Secret string `json:"token"` // shown this once
+}
+
+// TokenRequest asks for a token.
+type TokenRequest struct {
+	Tenant  string   `json:"tenant"` // "*": all
+	Verbs   []string `json:"verbs"`
+	Volumes []string `json:"volumes,omitempty"` // patterns of names; none: all
+	Expires string   `json:"expires,omitempty"` // how long it lasts, such as 24h or 30d; "": for ever
+}
+
+// TokenKeeper is a Backend that has tokens.
+type TokenKeeper interface {
+	NewToken(ctx context.Context, r TokenRequest) (NewToken, error)
+	Tokens(ctx context.Context) ([]Token, error)
+	RevokeToken(ctx context.Context, id string) error
+}
+
+func keeper(b Backend) (TokenKeeper, error) {
+	if k, ok := b.(TokenKeeper); ok {
+		return k, nil
+	}
+	return nil, errs.New(errs.Unsupported, "this daemon has no tokens")
+}
+
+var tokenRoutes = []route{
+	handle(http.MethodPost, "/v1/tokens", func(ctx context.Context, b Backend, _ params, in TokenRequest) (out NewToken, err error) {
+		k, err := keeper(b)
+		if err != nil {
+			return out, err
+		}
+		return k.NewToken(ctx, in)
+	}),
+	handle(http.MethodGet, "/v1/tokens", func(ctx context.Context, b Backend, _ params, _ None) ([]Token, error) {
+		k, err := keeper(b)
+		if err != nil {
+			return nil, err
+		}
+		list, err := k.Tokens(ctx)
+		return notNull(list), err
+	}),
+	handle(http.MethodDelete, "/v1/tokens/{id}", func(ctx context.Context, b Backend, p params, _ None) (None, error) {
+		k, err := keeper(b)
+		if err != nil {
+			return None{}, err
+		}
+		return None{}, k.RevokeToken(ctx, p.r.PathValue("id"))
+	}),
+}
+
+// needs is the verb that each route takes: method and path. A route without one cannot be
+// served.
+var needs = map[auth.Verbs][]string{
+	0: {"GET /v1/openapi.json", "GET /healthz"},
+	auth.Read: {
+		"GET /v1/host", "GET /v1/volumes", "GET /v1/volumes/{name}", "GET /v1/volumes/{name}/snapshots", "GET /v1/removed",
+		"GET /v1/volumes/{name}/log", "GET /v1/diff", "GET /v1/cost", "GET /v1/volumes/{name}/cost", "GET /v1/usage", "GET /v1/volumes/{name}/usage",
+		"GET /v1/volumes/{name}/uri", "GET /v1/stats", "GET /v1/volumes/{name}/stats", "POST /v1/volumes/{name}/verify", "GET /v1/events",
+	},
+	auth.UseReadOnly: {"GET /v1/volumes/{name}/image"},
+	auth.Use:         {"POST /v1/volumes/{name}/barrier", "POST /v1/volumes/{name}/flush"},
+	auth.Manage: {
+		"POST /v1/volumes", "PATCH /v1/volumes/{name}", "DELETE /v1/volumes/{name}", "POST /v1/volumes/{name}/rename", "POST /v1/volumes/{name}/resize",
+		"PUT /v1/volumes/{name}/image", "POST /v1/forks", "POST /v1/volumes/{name}/snapshots", "POST /v1/volumes/{name}/rollback", "POST /v1/volumes/{name}/restore",
+		"POST /v1/volumes/{name}/sleep", "POST /v1/volumes/{name}/wake", "POST /v1/volumes/{name}/hydrate",
+	},
+	auth.Metrics: {"GET /metrics"},
+	auth.Peer:    {"POST /v1/volumes/{name}/release", "POST /v1/blocks"},
+	auth.Admin: {
+		"POST /v1/gc", "GET /v1/gc/plan", "GET /v1/gc/status", "POST /v1/gc/undelete", "POST /v1/scrub", "GET /v1/doctor", "GET /v1/hosts",
+		"POST /v1/hosts/{name}/forget", "GET /v1/objects/{key...}", "POST /v1/volumes/{name}/attach", "POST /v1/detach",
+		"POST /v1/tokens", "GET /v1/tokens", "DELETE /v1/tokens/{id}",
+	},
+}
+
+// verbOf is the verb that a route takes; ok is false for a route without a rule.
+func verbOf(rt *route) (verb auth.Verbs, ok bool) {
+	for v, list := range needs {
+		for _, x := range list {
+			if x == rt.method+" "+rt.path {
+				return v, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// admit returns the server as the one who asks may see it. Another verb than his own is
+// refused before anything is looked up, so it tells nothing.
+func (s *server) admit(r *http.Request, verb auth.Verbs, o *Options) (*server, *http.Request, int, error) {
+	p, status, err := o.Authenticate(r)
+	if err != nil {
+		return s, r, status, err
+	}
+	if !p.May(verb) {
+		return s, r, 0, errs.New(errs.Denied, "this needs the verb %s, and %s has %s", verb, p.Who, p.Verbs)
+	}
+	mine := *s
+	if o.Scope != nil {
+		mine.Backend = o.Scope(p)
+	}
+	return &mine, r.WithContext(auth.With(r.Context(), p)), 0, nil
+}

@@ -1,0 +1,47 @@
+package auth
+
+import (
+	"crypto/x509"
+	"net/url"
+	"strings"
+
+	"github.com/paraglide/glide/internal/errs"
+)
+
+// Certified returns whom a client's certificate names, which was verified before: it has
+// one URI among its subject's alternative names,
+//
+//	glide://tenant/TENANT               all volumes of a tenant
+//	glide://tenant/TENANT/volume/GLOB   those whose names match
+//
+// nil is a certificate without such a URI: its authority vouches for the whole host. One
+// that names nobody, or two, is errs.Denied.
+func Certified(c *x509.Certificate) (*Principal, error) {
+	var found *Principal
+	for _, u := range c.URIs {
+		if u.Scheme != "glide" {
+			continue
+		}
+		p, err := named(u)
+		if err == nil && found != nil {
+			err = errs.New(errs.Denied, "it names two")
+		}
+		if err != nil {
+			return nil, errs.New(errs.Denied, "the certificate of %.100q does not say whose it is: %w: it wants one URI glide://tenant/TENANT[/volume/GLOB]", c.Subject.String(), err)
+		}
+		found = p
+	}
+	return found, nil
+}
+
+func named(u *url.URL) (*Principal, error) {
+	part := strings.Split(strings.TrimPrefix(u.Path, "/"), "/")
+	ok := u.Host == "tenant" && u.RawQuery == "" && u.Fragment == "" && u.User == nil && part[0] != "" && part[0] != anything
+	switch {
+	case ok && len(part) == 1:
+		return &Principal{Who: u.String(), Tenant: part[0], Verbs: Read | Use | Manage}, nil
+	case ok && len(part) == 3 && part[1] == "volume" && CheckPattern(part[2]) == nil:
+		return &Principal{Who: u.String(), Tenant: part[0], Volumes: part[2:], Verbs: Read | Use | Manage}, nil
+	}
+	return nil, errs.New(errs.Denied, "%.100q names nobody", u)
+}

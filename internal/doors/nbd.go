@@ -1,0 +1,160 @@
+package doors
+
+import (
+	"strings"
+
+	"github.com/paraglide/glide/internal/auth"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/nbd"
+)
+
+func validTenant(name string) bool { return commitlog.ValidName(name) }
+
+// Exports returns the exports for the clients of an address: bound says whose it is, if it
+// is bound, and local that only users of this machine who may open the socket come there.
+func (d *Doors) Exports(all nbd.Exporter, bound *auth.Principal, local bool) nbd.Exporter {
+	if bound != nil {
+		return &exports{all, view{bound}}
+	}
+	return &entrance{d: d, all: all, local: local}
+}
+
+// exports are those of one principal.
+type exports struct {
+	all nbd.Exporter
+	view
+}
+
+// name returns the name of an export as the host knows it. A socket that is bound to one
+// volume has it for its default export.
+func (e *exports) name(name string) (string, error) {
+	if name == "" && len(e.p.Volumes) == 1 && !strings.ContainsAny(e.p.Volumes[0], `*?[\`) {
+		name = e.p.Volumes[0]
+	}
+	if !e.p.May(auth.UseReadOnly) {
+		return "", errs.New(errs.Denied, "this needs the verb %s, and %s has %s", auth.UseReadOnly, e.p.Who, e.p.Verbs)
+	}
+	return e.in(name)
+}
+
+// limited takes the right to write from an export if the principal has not got it.
+func (e *exports) limited(x *nbd.Export, err error) (*nbd.Export, error) {
+	if err != nil {
+		return nil, err
+	}
+	x.Name = e.say(x.Name)
+	x.ReadOnly = x.ReadOnly || !e.p.May(auth.Use)
+	return x, nil
+}
+
+// Open implements nbd.Exporter.
+func (e *exports) Open(name string) (*nbd.Export, error) {
+	name, err := e.name(name)
+	if err != nil {
+		return nil, err
+	}
+	return e.limited(e.all.Open(name))
+}
+
+// Describe implements nbd.Exporter.
+func (e *exports) Describe(name string) (*nbd.Export, error) {
+	name, err := e.name(name)
+	if err != nil {
+		return nil, err
+	}
+	return e.limited(e.all.Describe(name))
+}
+
+// List implements nbd.Exporter.
+func (e *exports) List() (out []string) {
+	if !e.p.May(auth.UseReadOnly) {
+		return nil
+	}
+	for _, name := range e.all.List() {
+		if plain, ok := e.out(name); ok {
+			out = append(out, plain)
+		}
+	}
+	return out
+}
+
+// entrance is where clients say who they are: with a certificate, or with a token at the
+// end of an export's name, after a number sign. It is an nbd.PerPeer.
+type entrance struct {
+	d     *Doors
+	all   nbd.Exporter
+	local bool
+
+	// Once For has been called:
+	peer nbd.Peer
+	cert *auth.Principal // whom the client's certificate names; nil: nobody
+}
+
+// For implements nbd.PerPeer.
+func (e *entrance) For(p nbd.Peer) (nbd.Exporter, error) {
+	mine := &entrance{d: e.d, all: e.all, local: e.local, peer: p}
+	if p.TLS != nil && len(p.TLS.VerifiedChains) > 0 {
+		var err error
+		if mine.cert, err = auth.Certified(p.TLS.PeerCertificates[0]); err != nil {
+			return nil, err
+		}
+	}
+	return mine, nil
+}
+
+// anybody tells whether a client needs to show nothing: at the host's own socket, with a
+// certificate that an authority gave for the whole host, and over TCP as long as there is no
+// token that one could show.
+func (e *entrance) anybody() bool {
+	return e.local || e.cert == nil && e.peer.TLS != nil && len(e.peer.TLS.VerifiedChains) > 0 || e.cert == nil && e.d.tokens.None()
+}
+
+// of returns the exports of who asks for an export, and its name without the token.
+func (e *entrance) of(name string) (nbd.Exporter, string, error) {
+	name, token, shown := strings.Cut(name, "#")
+	switch {
+	case e.cert != nil:
+		return &exports{e.all, view{e.cert}}, name, nil
+	case !shown && e.anybody():
+		return e.all, name, nil
+	case !shown:
+		return nil, "", errs.New(errs.Denied, "a token is wanted at the end of the export's name: NAME#TOKEN")
+	case !e.local && e.peer.TLS == nil:
+		return nil, "", errs.New(errs.Denied, "a token is not taken over a connection that others can read: use TLS, and revoke this token, which they may have read")
+	}
+	p, _, err := e.d.show(host(e.peer.Conn.RemoteAddr().String()), token)
+	if err != nil {
+		return nil, "", err
+	}
+	return &exports{e.all, view{p}}, name, nil
+}
+
+// Open implements nbd.Exporter.
+func (e *entrance) Open(name string) (*nbd.Export, error) {
+	x, name, err := e.of(name)
+	if err != nil {
+		return nil, err
+	}
+	return x.Open(name)
+}
+
+// Describe implements nbd.Exporter.
+func (e *entrance) Describe(name string) (*nbd.Export, error) {
+	x, name, err := e.of(name)
+	if err != nil {
+		return nil, err
+	}
+	return x.Describe(name)
+}
+
+// List implements nbd.Exporter.
+func (e *entrance) List() []string {
+	switch {
+	case e.cert != nil:
+		return (&exports{e.all, view{e.cert}}).List()
+	case e.anybody():
+		return e.all.List()
+	}
+	return nil // who asks has not said who he is
+}
