@@ -185,7 +185,11 @@ func (k *Keyrings) unwrap(ctx context.Context, o *object) (*contents, string, er
 	if len(attempts) == 0 {
 		return nil, "", locked(ErrWrongKey, "keyring %d of domain %08x is wrapped for %s, and this host has none of them", o.number, o.domain, names(o.header.Wraps))
 	}
-	return nil, "", worst(attempts)
+	err := worst(attempts)
+	if errors.Is(err, ErrWrongKey) {
+		err = fmt.Errorf("%w; keyring %d is wrapped for %s", err, o.number, names(o.header.Wraps))
+	}
+	return nil, "", err
 }
 
 func names(wraps []Wrap) string {
