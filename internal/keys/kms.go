@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/seal"
@@ -41,7 +44,11 @@ func (*kmsKey) Kind() string { return kindKMS }
 func (k *kmsKey) client(ctx context.Context) (*kms.Client, error) {
 	// One call needs no connection afterwards.
 	transport := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.DisableKeepAlives = true })
-	cfg, err := config.LoadDefaultConfig(ctx, config.WithRegion(k.region), config.WithHTTPClient(transport), config.WithLogger(logging.Nop{}))
+	retries := func() aws.Retryer {
+		// The SDK waits for up to 20 s between its three attempts, which are to fit into the limit.
+		return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = time.Second })
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithRegion(k.region), config.WithHTTPClient(transport), config.WithRetryer(retries), config.WithLogger(logging.Nop{}))
 	if err != nil {
 		return nil, locked(ErrAway, "%v: the AWS configuration cannot be read: %w", k, err)
 	}
@@ -122,20 +129,20 @@ var answers = map[string]struct {
 
 // fail says what KMS answered, and what to do.
 func (k *kmsKey) fail(err error) error {
-	var api smithy.APIError
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		code := api.ErrorCode()
 		if a, ok := answers[code]; ok {
 			return locked(a.mark, "%v: %s (%s)", k, a.hint, code)
 		}
 		return locked(ErrAway, "%v answers %s: %s", k, code, oneLine(api.ErrorMessage()))
 	}
-	var canceled *aws.RequestCanceledError
-	if errors.As(err, &canceled) {
+	if canceled, ok := errors.AsType[*aws.RequestCanceledError](err); ok {
 		return locked(ErrAway, "%v did not answer in time: check that it can be reached: %w", k, canceled.Err)
 	}
-	var op *smithy.OperationError
-	if errors.As(err, &op) {
+	// The SDK wraps what is wrong in several layers, of which the inmost two say it.
+	if send, ok := errors.AsType[*smithyhttp.RequestSendError](err); ok {
+		err = send.Err
+	} else if op, ok := errors.AsType[*smithy.OperationError](err); ok {
 		err = op.Err
 	}
 	return locked(ErrAway, "%v does not answer: check the network and this host's credentials (%s)", k, oneLine(err.Error()))

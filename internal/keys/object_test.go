@@ -344,7 +344,7 @@ func TestForgedSuccessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*contents){
-		"": func(c *contents) { c.rotate(time.Now()) },
+		"":                         func(c *contents) { c.rotate(time.Now()) },
 		"another secret for names": func(c *contents) { c.Name = count(9) }, "another root": func(c *contents) { c.Roots[1].Key = count(9) },
 		"a root less": func(c *contents) { c.Roots = c.Roots[1:] }, "a root that was retired": func(c *contents) { c.Roots[0].State, c.Roots[0].Key = Old, count(9) },
 	} {

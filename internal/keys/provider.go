@@ -65,5 +65,5 @@ func Parse(text string) (Provider, error) {
 	case kindVault:
 		return parseVault(rest)
 	}
-	return nil, errs.New(errs.Invalid, "%.20q is no kind of key provider: use file, env, credential, passphrase, age, kms or vault", kind)
+	return nil, errs.New(errs.Invalid, "that is no kind of key provider: use file, env, credential, passphrase, age, kms or vault")
 }

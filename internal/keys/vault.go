@@ -104,8 +104,7 @@ func (v *vaultKey) call(ctx context.Context, verb string, domain uint32, field, 
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
+		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err
 		}
 		return "", locked(ErrAway, "%v does not answer: check that it runs and can be reached: %w", v, err)
