@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -210,6 +211,7 @@ func TestAge(t *testing.T) {
 // fakeVault is a fake: it behaves as the documentation of Vault's transit engine says, but
 // no Vault was run against it. It has keys for AEAD, a policy, and can be sealed.
 type fakeVault struct {
+	mu     sync.Mutex // guards all of it; not held while it hangs
 	keys   map[string]seal.Key
 	tokens map[string]bool
 	status int // other than 0: its only answer
@@ -222,7 +224,16 @@ func (v *fakeVault) fail(w http.ResponseWriter, status int, errors ...string) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"errors": errors})
 }
 
+// set changes something between requests, or while one hangs.
+func (v *fakeVault) set(change func()) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	change()
+}
+
 func (v *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.seen = r
 	var ask struct {
 		Plaintext  []byte `json:"plaintext"`
@@ -231,7 +242,10 @@ func (v *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch err := json.NewDecoder(r.Body).Decode(&ask); {
 	case v.hang != nil:
-		<-v.hang
+		hang := v.hang
+		v.mu.Unlock()
+		<-hang
+		v.mu.Lock()
 	case err != nil || r.Method != http.MethodPost:
 		v.fail(w, http.StatusBadRequest, "bad request")
 	case v.status == http.StatusTemporaryRedirect:
@@ -274,8 +288,10 @@ func TestFakeVault(t *testing.T) {
 	if err := roundTrip(t, p, p); err != nil {
 		t.Fatal(err)
 	}
-	if v.seen.URL.Path != "/v1/transit/decrypt/glide" || v.seen.Header.Get("X-Vault-Namespace") != "team" || v.seen.Header.Get("X-Vault-Request") != "true" {
-		t.Errorf("it was asked for %s, %v", v.seen.URL, v.seen.Header)
+	var seen *http.Request
+	v.set(func() { seen = v.seen })
+	if seen.URL.Path != "/v1/transit/decrypt/glide" || seen.Header.Get("X-Vault-Namespace") != "team" || seen.Header.Get("X-Vault-Request") != "true" {
+		t.Errorf("it was asked for %s, %v", seen.URL, seen.Header)
 	}
 	store := newStore()
 	k := keyrings(t, store, spec, newKey(t))
@@ -317,20 +333,19 @@ func TestFakeVault(t *testing.T) {
 	t.Setenv("VAULT_TOKEN_FILE", path)
 	expect("a token in a file", nil)
 	for _, status := range []int{http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusTemporaryRedirect} {
-		v.status = status
+		v.set(func() { v.status = status })
 		expect(fmt.Sprint(status), keys.ErrAway)
 	}
-	v.status = 0
-	was := v.keys["glide"]
-	v.keys["glide"] = seal.NewKey()
+	var was seal.Key
+	v.set(func() { v.status, was, v.keys["glide"] = 0, v.keys["glide"], seal.NewKey() })
 	expect("a key that was replaced", keys.ErrWrongKey)
-	delete(v.keys, "glide")
+	v.set(func() { delete(v.keys, "glide") })
 	expect("a key that was deleted", keys.ErrDenied)
-	v.keys["glide"] = was
-	v.hang = make(chan struct{})
+	hang := make(chan struct{})
+	v.set(func() { v.keys["glide"], v.hang = was, hang })
 	expect("a server that hangs", keys.ErrAway)
-	close(v.hang)
-	v.hang = nil
+	close(hang)
+	v.set(func() { v.hang = nil })
 	expect("in order again", nil)
 	server.Close()
 	expect("down", keys.ErrAway)
