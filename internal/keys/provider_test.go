@@ -214,7 +214,8 @@ type fakeVault struct {
 	mu     sync.Mutex // guards all of it; not held while it hangs
 	keys   map[string]seal.Key
 	tokens map[string]bool
-	status int // other than 0: its only answer
+	status int    // other than 0: its only answer
+	moved  string // where it sends clients
 	hang   chan struct{}
 	seen   *http.Request
 }
@@ -249,7 +250,7 @@ func (v *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err != nil || r.Method != http.MethodPost:
 		v.fail(w, http.StatusBadRequest, "bad request")
 	case v.status == http.StatusTemporaryRedirect:
-		http.Redirect(w, r, "http://127.0.0.1:1/", v.status)
+		http.Redirect(w, r, v.moved, v.status)
 	case v.status != 0:
 		v.fail(w, v.status, "Vault is sealed")
 	case !v.tokens[r.Header.Get("X-Vault-Token")]:
@@ -332,6 +333,11 @@ func TestFakeVault(t *testing.T) {
 	path := write(t, "good-token\n")
 	t.Setenv("VAULT_TOKEN_FILE", path)
 	expect("a token in a file", nil)
+	stranger := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("a stranger is asked, with the token %q", r.Header.Get("X-Vault-Token"))
+	}))
+	defer stranger.Close()
+	v.set(func() { v.moved = stranger.URL })
 	for _, status := range []int{http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusTemporaryRedirect} {
 		v.set(func() { v.status = status })
 		expect(fmt.Sprint(status), keys.ErrAway)

@@ -120,7 +120,7 @@ func TestLife(t *testing.T) {
 		t.Error("a rotation changed ids or hidden names")
 	}
 
-	if _, err := k.Retire(ctx, rotated, 2); !errors.Is(err, errs.Invalid) {
+	if _, err := k.Retire(ctx, rotated, 2); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "rotate first") {
 		t.Errorf("retiring the current root: %v", err)
 	}
 	if _, err := k.Retire(ctx, rotated, 9); !errors.Is(err, errs.Invalid) {

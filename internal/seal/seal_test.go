@@ -31,7 +31,11 @@ func TestFreshNonces(t *testing.T) {
 				for range 20 {
 					sealed := p.seal(d, plain)
 					nonce, text := sealed[p.head:p.head+12], sealed[p.head+suite.Overhead()-16:]
-					for _, part := range [][]byte{nonce, text[:16], text[len(text)-16:]} {
+					parts := [][]byte{nonce, text[:16], text[len(text)-16:]}
+					if p.head != 0 {
+						parts = append(parts, sealed[8:p.head]) // the salt
+					}
+					for _, part := range parts {
 						if seen[string(part)] {
 							t.Fatalf("%s, %v: two seals have %x in common", p.name, suite, part)
 						}
