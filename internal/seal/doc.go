@@ -20,6 +20,8 @@
 //	hash             conv             none: the label key is the key of BLAKE3 for ids
 //	name             name             none: the label key is the key of HMAC for hidden names
 //
+// Package keys derives with labels of its own: header, body and wrap.
+//
 // The words before the salts of local keys keep an AES-CTR key of a log segment apart from
 // every AES-GCM key: without them, a key and a length that agree would agree.
 //

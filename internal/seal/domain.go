@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 
@@ -230,6 +231,7 @@ func (d *Domain) SealSection(dst []byte, p Purpose, objectKey string, header, pl
 	l := d.sealing(p)
 	s := l.state()
 	defer l.put(s)
+	dst = slices.Grow(dst, len(plain)+d.SectionOverhead())
 	dst = append(le.AppendUint32(dst, d.current), byte(d.suite), 0, 0, 0)
 	s.buf = append(s.buf[:0], make([]byte, saltSize)...)
 	_, _ = rand.Read(s.buf)
