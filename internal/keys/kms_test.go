@@ -137,7 +137,7 @@ func TestKMSContext(t *testing.T) {
 	began := time.Now()
 	_, err = ps[0].Unwrap(ctx, domain, w)
 	isLocked(t, err, keys.ErrAway)
-	if time.Since(began) > 5*time.Second || errors.Is(err, errs.NotFound) {
+	if time.Since(began) > time.Minute || errors.Is(err, errs.NotFound) {
 		t.Errorf("without credentials: %v after %v", err, time.Since(began))
 	}
 	t.Log(err)
