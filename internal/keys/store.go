@@ -202,7 +202,8 @@ func names(wraps []Wrap) string {
 
 // Rewrap wraps the secrets of r for these providers, and for nobody else, in a new keyring,
 // and deletes the older ones. Who has a copy of an older one, and could open it, still can.
-// oneKey is as in Birth.
+// oneKey is as in Birth. If only the deletion fails, the new keyring comes with the error;
+// calling it again deletes them.
 func (k *Keyrings) Rewrap(ctx context.Context, r *Ring, to []Provider, oneKey bool) (*Ring, error) {
 	next, err := k.change(ctx, r, func(*Ring, *contents) (bool, error) { return true, nil },
 		func(_ *Ring, kek seal.Key) ([]Wrap, error) { return k.wrapAll(ctx, r.domain, kek, to, oneKey) })
