@@ -28,7 +28,7 @@ deps: ## install the Debian packages that tests and the demo use (1 min, once)
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get update -qq && \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 
-tools: $(TOOLS)/versitygw $(TOOLS)/staticcheck $(TOOLS)/nonblocking ## build the S3 server of the tests, and the linters (1 min, once)
+tools: $(TOOLS)/versitygw $(TOOLS)/localkms $(TOOLS)/staticcheck $(TOOLS)/nonblocking ## build the S3 server and the KMS of the tests, and the linters (1 min, once)
 
 $(TOOLS)/%: tools/go.mod tools/go.sum
 	@mkdir -p $(TOOLS)
@@ -36,6 +36,7 @@ $(TOOLS)/%: tools/go.mod tools/go.sum
 	@cd tools && $(GO) build -o $@ $$($(GO) list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' tool | grep -E '/$*$$')
 
 $(TOOLS)/nonblocking: $(wildcard tools/nonblocking/*.go)
+$(TOOLS)/localkms: $(wildcard tools/localkms/*.go)
 
 check: tools ## formatting, vet, lint, locks, and what the repository demands of itself (1 min)
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }

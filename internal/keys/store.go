@@ -1,0 +1,408 @@
+package keys
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/seal"
+)
+
+const (
+	// waitFor is how long a provider may take unless set otherwise.
+	waitFor = 10 * time.Second
+	// tries bounds how often a change starts again because another one won, and a read
+	// because what it had listed was deleted.
+	tries = 16
+	// tombstone is the name, among the keyrings of a domain, that says it was erased.
+	tombstone = "erased"
+	digits    = 10
+)
+
+func prefix(domain uint32) string { return fmt.Sprintf("keys/%08x/", domain) }
+
+func objectKey(domain uint32, number uint64) string {
+	return fmt.Sprintf("%s%0*d", prefix(domain), digits, number)
+}
+
+// Keyrings are the keyrings in a store, and what opens them here.
+type Keyrings struct {
+	Store     objstore.Store
+	Providers []Provider       // tried in this order
+	Limit     time.Duration    // how long a provider may take; 0 is 10 s
+	Now       func() time.Time // for people only
+}
+
+func (k *Keyrings) limit() time.Duration {
+	if k.Limit > 0 {
+		return k.Limit
+	}
+	return waitFor
+}
+
+// Birth says what a new domain is.
+type Birth struct {
+	Domain uint32
+	Tenant string
+	Suite  seal.Suite
+	OneKey bool // one provider is enough: who loses its key loses the domain
+}
+
+// Create makes the first keyring of a domain, wrapped with all providers. They must be
+// two, unless OneKey is set. A domain that has a keyring, or was erased, is errs.Exists.
+func (k *Keyrings) Create(ctx context.Context, b Birth) (*Ring, error) {
+	number, erased, err := k.newest(ctx, b.Domain)
+	if err != nil {
+		return nil, err
+	}
+	if number != 0 || erased {
+		return nil, errs.New(errs.Exists, "domain %08x has a keyring, or had one: take another number", b.Domain)
+	}
+	c := &contents{Tenant: b.Tenant, Conv: seal.NewKey().Append(nil), Name: seal.NewKey().Append(nil)}
+	c.rotate(k.Now())
+	return k.write(ctx, &draft{domain: b.Domain, number: 1, suite: b.Suite, c: c, wrap: func(kek seal.Key) ([]Wrap, error) {
+		return k.wrapAll(ctx, b.Domain, kek, k.Providers, b.OneKey)
+	}})
+}
+
+// Open opens the keyring that is in force, which must be the tenant's. seen is what
+// the host remembers: an older keyring is ErrOld, another one with the same number or after
+// it errs.Corrupt. A domain that does not open is ErrAway, ErrDenied, ErrWrongKey or ErrErased.
+func (k *Keyrings) Open(ctx context.Context, domain uint32, tenant string, seen Seen) (*Ring, error) {
+	for range tries {
+		number, erased, err := k.newest(ctx, domain)
+		switch {
+		case err != nil:
+			return nil, err
+		case erased:
+			return nil, locked(ErrErased, "domain %08x was erased: what it stored cannot be read again", domain)
+		case number < seen.Number:
+			return nil, &marked{ErrOld, errs.New(errs.Unavailable, "the store shows keyring %d of domain %08x as the newest, and this host has seen %d: "+
+				"the store lost the newer ones, or hides them; restore keys/%08x/ from a backup", number, domain, seen.Number, domain)}
+		case number == 0:
+			return nil, locked(ErrErased, "domain %08x has no keyring: it was deleted without a trace, or the store hides it; restore keys/%08x/ from a backup", domain, domain)
+		}
+		raw, err := k.Store.Get(ctx, objectKey(domain, number))
+		if errors.Is(err, errs.NotFound) {
+			continue // wrapped again meanwhile, or erased
+		}
+		if err != nil {
+			return nil, err
+		}
+		return k.open(ctx, raw, objectKey(domain, number), tenant, seen)
+	}
+	return nil, errs.New(errs.Busy, "the keyrings of domain %08x come and go; try again", domain)
+}
+
+// Refresh opens the keyring that is in force now, and also checks that its author
+// knew the secrets of r. If r is in force still, it is returned, and no provider is asked.
+func (k *Keyrings) Refresh(ctx context.Context, r *Ring) (*Ring, error) {
+	number, erased, err := k.newest(ctx, r.domain)
+	if err == nil && !erased && number == r.number {
+		return r, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	next, err := k.Open(ctx, r.domain, r.Tenant(), r.Seen())
+	if err != nil {
+		return nil, err
+	}
+	if !next.c().follows(r.c()) {
+		return nil, corrupt("%v was not made from %v: whoever wrote it does not know its secrets", next, r)
+	}
+	return next, nil
+}
+
+// newest returns the greatest number of the domain's keyrings, 0 if there are none.
+func (k *Keyrings) newest(ctx context.Context, domain uint32) (number uint64, erased bool, err error) {
+	err = objstore.ListAll(ctx, k.Store, prefix(domain), "", func(in objstore.Info) bool {
+		name := strings.TrimPrefix(in.Key, prefix(domain))
+		if name == tombstone {
+			erased = true
+		} else if n, err := strconv.ParseUint(name, 10, 64); err == nil && objectKey(domain, n) == in.Key {
+			number = max(number, n)
+		}
+		return true
+	})
+	return number, erased, err
+}
+
+func (k *Keyrings) open(ctx context.Context, raw []byte, key, tenant string, seen Seen) (*Ring, error) {
+	o, err := decode(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	none := [32]byte{}
+	switch {
+	case objectKey(o.domain, o.number) != key:
+		return nil, corrupt("%s is keyring %d of domain %08x", key, o.number, o.domain)
+	case o.number == seen.Number && seen.Hash != none && o.hash != seen.Hash,
+		o.number == seen.Number+1 && seen.Hash != none && o.prev != seen.Hash:
+		return nil, corrupt("%s does not follow from keyring %d, which this host has seen: the store has another history", key, seen.Number)
+	}
+	c, by, err := k.unwrap(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if c.Tenant != tenant {
+		return nil, corrupt("%s is not a keyring of tenant %q: what says that it is was changed", key, tenant)
+	}
+	return &Ring{o.domain, o.number, o.hash, o.header, by, func() *contents { return c }}, nil
+}
+
+// unwrap tries the providers on the wraps of their kinds.
+func (k *Keyrings) unwrap(ctx context.Context, o *object) (*contents, string, error) {
+	var attempts []error
+	for _, p := range k.Providers {
+		for _, w := range o.header.Wraps {
+			if w.Kind != p.Kind() {
+				continue
+			}
+			kek, err := limited(ctx, k.limit(), p, func(ctx context.Context) (seal.Key, error) { return p.Unwrap(ctx, o.domain, w) })
+			if err == nil {
+				var c *contents
+				if c, err = o.open(kek); err == nil {
+					return c, p.String(), nil
+				}
+			}
+			if ctx.Err() != nil {
+				return nil, "", err
+			}
+			attempts = append(attempts, fmt.Errorf("domain %08x: %w", o.domain, asLocked(err)))
+		}
+	}
+	if len(attempts) == 0 {
+		return nil, "", locked(ErrWrongKey, "keyring %d of domain %08x is wrapped for %s, and this host has none of them", o.number, o.domain, names(o.header.Wraps))
+	}
+	err := worst(attempts)
+	if errors.Is(err, ErrWrongKey) {
+		err = fmt.Errorf("%w; keyring %d is wrapped for %s", err, o.number, names(o.header.Wraps))
+	}
+	return nil, "", err
+}
+
+func names(wraps []Wrap) string {
+	var out []string
+	for _, w := range wraps {
+		out = append(out, fmt.Sprintf("%.100s", w))
+	}
+	return strings.Join(out, ", ")
+}
+
+// Rewrap wraps the secrets of r for these providers, and for nobody else, in a new keyring,
+// and deletes the older ones. Who has a copy of an older one, and could open it, still can.
+// oneKey is as in Birth. If only the deletion fails, the new keyring comes with the error;
+// calling it again deletes them.
+func (k *Keyrings) Rewrap(ctx context.Context, r *Ring, to []Provider, oneKey bool) (*Ring, error) {
+	next, err := k.change(ctx, r, func(*Ring, *contents) (bool, error) { return true, nil },
+		func(_ *Ring, kek seal.Key) ([]Wrap, error) { return k.wrapAll(ctx, r.domain, kek, to, oneKey) })
+	if err != nil {
+		return nil, err
+	}
+	return next, k.deleteOlder(ctx, next)
+}
+
+// Rotate begins a new root. Old ones open what was sealed with them.
+func (k *Keyrings) Rotate(ctx context.Context, r *Ring) (*Ring, error) {
+	return k.change(ctx, r, func(_ *Ring, c *contents) (bool, error) { c.rotate(k.Now()); return true, nil }, k.sameWraps(ctx))
+}
+
+// Retire drops the key of a root, which must not be the current one. The caller has made
+// sure that nothing is sealed with it, and what was is lost. It is in older keyrings
+// still: Rewrap deletes those.
+func (k *Keyrings) Retire(ctx context.Context, r *Ring, root uint32) (*Ring, error) {
+	return k.change(ctx, r, func(_ *Ring, c *contents) (bool, error) { return c.retire(root) }, k.sameWraps(ctx))
+}
+
+// Allow lets the domain of r open what is of another domain, such as that of public images.
+// It is repeated when the other domain rotates.
+func (k *Keyrings) Allow(ctx context.Context, r, other *Ring) (*Ring, error) {
+	g := grant{Domain: other.domain, Conv: other.c().Conv}
+	for _, root := range other.c().Roots {
+		if root.State != Retired {
+			g.Roots = append(g.Roots, root)
+		}
+	}
+	return k.change(ctx, r, func(_ *Ring, c *contents) (bool, error) { c.allow(g); return true, nil }, k.sameWraps(ctx))
+}
+
+// change writes the next keyring. If another change won, it is made again from the
+// winner's. edit reports whether there is something to write.
+func (k *Keyrings) change(ctx context.Context, r *Ring, edit func(*Ring, *contents) (bool, error), wrap func(*Ring, seal.Key) ([]Wrap, error)) (*Ring, error) {
+	for range tries {
+		var err error
+		if r, err = k.Refresh(ctx, r); err != nil {
+			return nil, err
+		}
+		c := r.c().clone()
+		if needed, err := edit(r, c); err != nil || !needed {
+			return r, err
+		}
+		from := r
+		next, err := k.write(ctx, &draft{domain: r.domain, number: r.number + 1, prev: r.hash, suite: r.header.Suite, c: c,
+			wrap: func(kek seal.Key) ([]Wrap, error) { return wrap(from, kek) }})
+		if !errors.Is(err, errs.Exists) {
+			return next, err
+		}
+	}
+	return nil, errs.New(errs.Busy, "others change the keyring of domain %08x all the time; try again", r.domain)
+}
+
+// draft is a keyring that is to be written.
+type draft struct {
+	domain uint32
+	number uint64
+	prev   [32]byte
+	suite  seal.Suite
+	c      *contents
+	wrap   func(kek seal.Key) ([]Wrap, error)
+}
+
+// write wraps a new KEK and creates the object. errs.Exists means that another one won.
+func (k *Keyrings) write(ctx context.Context, d *draft) (*Ring, error) {
+	if err := d.suite.Check(); err != nil {
+		return nil, err
+	}
+	kek := seal.NewKey()
+	wraps, err := d.wrap(kek)
+	if err != nil {
+		return nil, err
+	}
+	h := header{d.suite, wraps}
+	raw, err := encode(d.domain, d.number, d.prev, h, kek, d.c)
+	if err != nil {
+		return nil, err
+	}
+	key := objectKey(d.domain, d.number)
+	if err := k.Store.PutIfAbsent(ctx, key, raw); err != nil {
+		// An answer may have been lost, and the request sent again.
+		if there, gerr := k.Store.Get(ctx, key); !errors.Is(err, errs.Exists) || gerr != nil || !bytes.Equal(there, raw) {
+			return nil, err
+		}
+	}
+	return &Ring{d.domain, d.number, blake3.Sum256(raw), h, "", func() *contents { return d.c }}, nil
+}
+
+// wrapAll wraps the KEK with all of these providers.
+func (k *Keyrings) wrapAll(ctx context.Context, domain uint32, kek seal.Key, with []Provider, oneKey bool) ([]Wrap, error) {
+	var wraps []Wrap
+	for _, p := range with {
+		w, err := limited(ctx, k.limit(), p, func(ctx context.Context) (Wrap, error) { return p.Wrap(ctx, domain, kek) })
+		if err != nil {
+			return nil, fmt.Errorf("domain %08x: %w", domain, err)
+		}
+		if slices.ContainsFunc(wraps, func(other Wrap) bool { return other.String() == w.String() }) {
+			return nil, errs.New(errs.Invalid, "two of the key providers have the same key, %.100s, or are passphrases, of which there can be one", w)
+		}
+		wraps = append(wraps, w)
+	}
+	if len(wraps) < 2 && !oneKey {
+		return nil, errs.New(errs.Invalid, "a keyring has to be wrapped for two key providers, and has %d: who loses the key of the only one loses all data; "+
+			"add one, such as age:RECIPIENT, or ask for one key", len(wraps))
+	}
+	return wraps, nil
+}
+
+// sameWraps wraps the KEK for everybody for whom a keyring is wrapped.
+func (k *Keyrings) sameWraps(ctx context.Context) func(*Ring, seal.Key) ([]Wrap, error) {
+	return func(r *Ring, kek seal.Key) ([]Wrap, error) {
+		var with []Provider // who is not concerned need not answer
+		for _, p := range k.Providers {
+			if slices.ContainsFunc(r.header.Wraps, func(w Wrap) bool { return w.Kind == p.Kind() }) {
+				with = append(with, p)
+			}
+		}
+		all, err := k.wrapAll(ctx, r.domain, kek, with, true)
+		if err != nil {
+			return nil, err
+		}
+		var wraps []Wrap
+		for _, old := range r.header.Wraps {
+			w, err := k.again(ctx, r.domain, kek, old, all)
+			if err != nil {
+				return nil, err
+			}
+			wraps = append(wraps, w)
+		}
+		return wraps, nil
+	}
+}
+
+// again wraps the KEK for whom the old wrap is. Who can be written to without a secret of
+// theirs need not be among the providers of this host: age and KMS. Not so Vault: its URL
+// would be told this host's token on nothing but the word of the keyring.
+func (k *Keyrings) again(ctx context.Context, domain uint32, kek seal.Key, old Wrap, all []Wrap) (Wrap, error) {
+	for _, w := range all {
+		if w.String() != old.String() {
+			continue
+		}
+		if w.Kind == kindPassphrase {
+			// There is one name for all passphrases. A wrong one must not replace the right one.
+			if err := k.confirm(ctx, domain, old); err != nil {
+				return Wrap{}, err
+			}
+		}
+		return w, nil
+	}
+	if old.Kind == kindAge || old.Kind == kindKMS {
+		p, err := Parse(old.String())
+		if err != nil {
+			return Wrap{}, err
+		}
+		return limited(ctx, k.limit(), p, func(ctx context.Context) (Wrap, error) { return p.Wrap(ctx, domain, kek) })
+	}
+	return Wrap{}, errs.New(errs.Invalid, "the keyring of domain %08x is wrapped for %.100s, too, which is not among the key providers here: "+
+		"add it, or wrap the keyring again without it", domain, old)
+}
+
+// confirm checks that the passphrase of a provider is the one of a wrap.
+func (k *Keyrings) confirm(ctx context.Context, domain uint32, w Wrap) error {
+	for _, p := range k.Providers {
+		if p.Kind() == w.Kind {
+			_, err := limited(ctx, k.limit(), p, func(ctx context.Context) (seal.Key, error) { return p.Unwrap(ctx, domain, w) })
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteOlder deletes the keyrings before r.
+func (k *Keyrings) deleteOlder(ctx context.Context, r *Ring) error {
+	var keys []string
+	err := objstore.ListAll(ctx, k.Store, prefix(r.domain), "", func(in objstore.Info) bool {
+		if in.Key < objectKey(r.domain, r.number) {
+			keys = append(keys, in.Key)
+		}
+		return true
+	})
+	if err != nil || len(keys) == 0 {
+		return err
+	}
+	return k.Store.DeleteBatch(ctx, keys)
+}
+
+// Erase leaves a tombstone in place of the domain's keyrings. It may be repeated, and has to
+// be after an error. Copies of a keyring, such as versions that the store keeps, open
+// until the keys of its providers are destroyed.
+func (k *Keyrings) Erase(ctx context.Context, domain uint32) error {
+	note, err := json.Marshal(map[string]any{"format": "glide-erased", "version": 1, "domain": fmt.Sprintf("%08x", domain), "erased_at": k.Now().UTC()})
+	if err != nil {
+		return err
+	}
+	// First the tombstone: a host that asks meanwhile is told why.
+	if err := k.Store.PutIfAbsent(ctx, prefix(domain)+tombstone, note); err != nil && !errors.Is(err, errs.Exists) {
+		return err
+	}
+	return k.deleteOlder(ctx, &Ring{domain: domain, number: maxNumber + 1})
+}
