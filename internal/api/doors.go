@@ -115,6 +115,7 @@ func (s *server) admit(r *http.Request, verb auth.Verbs, o *Options) (*server, *
 	if err != nil {
 		return s, r, status, err
 	}
+	r = r.WithContext(auth.With(r.Context(), p))
 	if !p.May(verb) {
 		return s, r, 0, errs.New(errs.Denied, "this needs the verb %s, and %s has %s", verb, p.Who, p.Verbs)
 	}
@@ -122,5 +123,5 @@ func (s *server) admit(r *http.Request, verb auth.Verbs, o *Options) (*server, *
 	if o.Scope != nil {
 		mine.Backend = o.Scope(p)
 	}
-	return &mine, r.WithContext(auth.With(r.Context(), p)), 0, nil
+	return &mine, r, 0, nil
 }

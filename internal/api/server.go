@@ -24,6 +24,9 @@ type Options struct {
 	// Authenticate, if set, says who makes a request, or why that is not accepted and
 	// the status of that answer. Nobody is asked who he is for /healthz.
 	Authenticate func(r *http.Request) (*auth.Principal, int, error)
+	// Audit, if set, is told of every request, its principal (nil: it was refused) and the
+	// verb that it takes, when it is over.
+	Audit func(r *http.Request, p *auth.Principal, verb auth.Verbs, err error)
 	// Scope, if set, is the backend as a principal may see it.
 	Scope func(p *auth.Principal) Backend
 	// StallTimeout is how long a request or its answer may make no progress because
@@ -124,24 +127,25 @@ func Handler(b Backend, o Options) http.Handler {
 			panic("no verb is named for " + rt.method + " " + rt.path)
 		}
 		mux.HandleFunc(rt.method+" "+rt.path, func(w http.ResponseWriter, r *http.Request) {
-			s := s
+			s, status := s, 0
+			var err error
 			if !rt.open && o.Authenticate != nil {
-				mine, req, status, err := s.admit(r, verb, &o)
-				if status == http.StatusUnauthorized {
-					w.Header().Set("WWW-Authenticate", "Bearer")
+				s, r, status, err = s.admit(r, verb, &o)
+				if o.Audit != nil {
+					defer func() { o.Audit(r, auth.From(r.Context()), verb, err) }()
 				}
-				if err != nil {
-					s.fail(w, r, status, err)
-					return
-				}
-				s, r = mine, req
 			}
-			err := rt.checkQuery(r.URL)
+			if status == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", "Bearer")
+			}
+			if err == nil {
+				err = rt.checkQuery(r.URL)
+			}
 			if err == nil {
 				err = rt.serve(s, w, r)
 			}
 			if err != nil {
-				s.fail(w, r, 0, err)
+				s.fail(w, r, status, err)
 			}
 		})
 	}

@@ -177,6 +177,10 @@ var Settings = []Setting{
 		set: text(func(c *Config) *string { return &c.Tokens }),
 	},
 	{
+		Name: "audit", Arg: "FILE", Usage: "write who did what, and what was refused, to this file: JSON lines, each with the hash of the one before", DefaultText: "none",
+		set: text(func(c *Config) *string { return &c.Audit }),
+	},
+	{
 		Name: "tls", Arg: "off|allow|require", Usage: "TLS for NBD", Default: "off",
 		set: choice(func(c *Config) *string { return &c.TLS }, "off", "allow", "require"),
 	},

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/audit"
 	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/retention"
@@ -33,6 +34,7 @@ type Doors struct {
 	wrong  *limiter      // wrong tokens, by where they come from
 	calls  *limiter      // requests, by token
 	now    func() time.Time
+	audit  *audit.Log
 }
 
 const (
@@ -45,10 +47,10 @@ const (
 )
 
 // New returns the doors of a daemon. common returns the token that opens everything, "" if
-// there is none.
-func New(tokens *auth.Tokens, common func() string, now func() time.Time) *Doors {
+// there is none. log gets what is done, and what is refused; it may be nil.
+func New(tokens *auth.Tokens, common func() string, now func() time.Time, log *audit.Log) *Doors {
 	return &Doors{
-		tokens: tokens, common: common, now: now,
+		tokens: tokens, common: common, now: now, audit: log,
 		wrong: newLimiter(now, wrongPerSecond, wrongPerSecond), calls: newLimiter(now, callsPerSecond, callsAtOnce),
 	}
 }
@@ -81,14 +83,14 @@ func (d *Doors) show(source, text string) (*auth.Principal, int, error) {
 }
 
 // API returns who makes a request at an address of the API: bound says whose it is, if it
-// is bound, and local that only users of this machine who may open the socket come there.
-func (d *Doors) API(bound *auth.Principal, local bool) func(r *http.Request) (*auth.Principal, int, error) {
+// is bound, and own that only users of this machine who may open the socket come there.
+func (d *Doors) API(bound *auth.Principal, own bool) func(r *http.Request) (*auth.Principal, int, error) {
 	return func(r *http.Request) (*auth.Principal, int, error) {
 		if bound != nil {
 			return bound, 0, nil
 		}
 		header := r.Header.Get("Authorization")
-		if local && header == "" {
+		if own && header == "" {
 			return auth.Owner(), 0, nil
 		}
 		text, ok := strings.CutPrefix(header, "Bearer ")
@@ -99,12 +101,38 @@ func (d *Doors) API(bound *auth.Principal, local bool) func(r *http.Request) (*a
 	}
 }
 
+// local is where who is on this machine comes from.
+const local = "local"
+
 // host is where a connection comes from, without the port, which anybody can change.
 func host(addr string) string {
 	if h, _, err := net.SplitHostPort(addr); err == nil {
 		return h
 	}
-	return "a local socket"
+	return local
+}
+
+// Audit writes down a request of the API: everything that changes something or reads data,
+// and what is refused. Sources that are not listened to any more are not in it.
+func (d *Doors) Audit(r *http.Request, p *auth.Principal, verb auth.Verbs, err error) {
+	kind := errs.KindOf(err)
+	quiet := verb&^(auth.Read|auth.Metrics) == 0 || r.URL.Path == "/v1/blocks"
+	if err == nil && quiet || err != nil && quiet && p != nil && kind != errs.Denied || p == nil && kind == errs.Busy {
+		return
+	}
+	d.note(p, host(r.RemoteAddr), verb, r.Method+" "+r.URL.Path, err)
+}
+
+// note writes down what somebody did, or was refused.
+func (d *Doors) note(p *auth.Principal, from string, verb auth.Verbs, what string, err error) {
+	e := audit.Entry{Who: "nobody", From: from, Verb: verb.String(), What: what, Outcome: "ok"}
+	if p != nil {
+		e.Who = p.Who
+	}
+	if err != nil {
+		e.Outcome = errs.KindOf(err).String()
+	}
+	d.audit.Write(e)
 }
 
 // keeper is the Backend of one who may see everything. Tokens are there, too.

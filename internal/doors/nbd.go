@@ -12,18 +12,20 @@ import (
 func validTenant(name string) bool { return commitlog.ValidName(name) }
 
 // Exports returns the exports for the clients of an address: bound says whose it is, if it
-// is bound, and local that only users of this machine who may open the socket come there.
-func (d *Doors) Exports(all nbd.Exporter, bound *auth.Principal, local bool) nbd.Exporter {
+// is bound, and own that only users of this machine who may open the socket come there.
+func (d *Doors) Exports(all nbd.Exporter, bound *auth.Principal, own bool) nbd.Exporter {
 	if bound != nil {
-		return &exports{all, view{bound}}
+		return &exports{all, view{bound}, d, local}
 	}
-	return &entrance{d: d, all: all, local: local}
+	return &entrance{d: d, all: all, own: own}
 }
 
 // exports are those of one principal.
 type exports struct {
 	all nbd.Exporter
 	view
+	d    *Doors
+	from string
 }
 
 // name returns the name of an export as the host knows it. A socket that is bound to one
@@ -49,12 +51,25 @@ func (e *exports) limited(x *nbd.Export, err error) (*nbd.Export, error) {
 }
 
 // Open implements nbd.Exporter.
-func (e *exports) Open(name string) (*nbd.Export, error) {
-	name, err := e.name(name)
+func (e *exports) Open(name string) (x *nbd.Export, err error) {
+	defer func() { e.d.opened(e.p, e.from, name, x, err) }()
+	full, err := e.name(name)
 	if err != nil {
 		return nil, err
 	}
-	return e.limited(e.all.Open(name))
+	return e.limited(e.all.Open(full))
+}
+
+// opened writes down that an export was opened, or refused.
+func (d *Doors) opened(p *auth.Principal, from, name string, x *nbd.Export, err error) {
+	verb := auth.Use
+	if x != nil && x.ReadOnly {
+		verb = auth.UseReadOnly
+	}
+	if p == nil && errs.KindOf(err) == errs.Busy && err != nil {
+		return // a source that is not listened to any more
+	}
+	d.note(p, from, verb, "NBD "+name, err)
 }
 
 // Describe implements nbd.Exporter.
@@ -82,9 +97,9 @@ func (e *exports) List() (out []string) {
 // entrance is where clients say who they are: with a certificate, or with a token at the
 // end of an export's name, after a number sign. It is an nbd.PerPeer.
 type entrance struct {
-	d     *Doors
-	all   nbd.Exporter
-	local bool
+	d   *Doors
+	all nbd.Exporter
+	own bool // who comes here may open the host's own socket
 
 	// Once For has been called:
 	peer nbd.Peer
@@ -93,7 +108,7 @@ type entrance struct {
 
 // For implements nbd.PerPeer.
 func (e *entrance) For(p nbd.Peer) (nbd.Exporter, error) {
-	mine := &entrance{d: e.d, all: e.all, local: e.local, peer: p}
+	mine := &entrance{d: e.d, all: e.all, own: e.own, peer: p}
 	if p.TLS != nil && len(p.TLS.VerifiedChains) > 0 {
 		var err error
 		if mine.cert, err = auth.Certified(p.TLS.PeerCertificates[0]); err != nil {
@@ -107,7 +122,7 @@ func (e *entrance) For(p nbd.Peer) (nbd.Exporter, error) {
 // certificate that an authority gave for the whole host, and over TCP as long as there is no
 // token that one could show.
 func (e *entrance) anybody() bool {
-	return e.local || e.cert == nil && e.peer.TLS != nil && len(e.peer.TLS.VerifiedChains) > 0 || e.cert == nil && e.d.tokens.None()
+	return e.own || e.cert == nil && e.peer.TLS != nil && len(e.peer.TLS.VerifiedChains) > 0 || e.cert == nil && e.d.tokens.None()
 }
 
 // of returns the exports of who asks for an export, and its name without the token.
@@ -115,28 +130,36 @@ func (e *entrance) of(name string) (nbd.Exporter, string, error) {
 	name, token, shown := strings.Cut(name, "#")
 	switch {
 	case e.cert != nil:
-		return &exports{e.all, view{e.cert}}, name, nil
+		return &exports{e.all, view{e.cert}, e.d, e.from()}, name, nil
 	case !shown && e.anybody():
 		return e.all, name, nil
 	case !shown:
-		return nil, "", errs.New(errs.Denied, "a token is wanted at the end of the export's name: NAME#TOKEN")
-	case !e.local && e.peer.TLS == nil:
-		return nil, "", errs.New(errs.Denied, "a token is not taken over a connection that others can read: use TLS, and revoke this token, which they may have read")
+		return nil, name, errs.New(errs.Denied, "a token is wanted at the end of the export's name: NAME#TOKEN")
+	case !e.own && e.peer.TLS == nil:
+		return nil, name, errs.New(errs.Denied, "a token is not taken over a connection that others can read: use TLS, and revoke this token, which they may have read")
 	}
-	p, _, err := e.d.show(host(e.peer.Conn.RemoteAddr().String()), token)
+	p, _, err := e.d.show(e.from(), token)
 	if err != nil {
-		return nil, "", err
+		return nil, name, err
 	}
-	return &exports{e.all, view{p}}, name, nil
+	return &exports{e.all, view{p}, e.d, e.from()}, name, nil
 }
+
+func (e *entrance) from() string { return host(e.peer.Conn.RemoteAddr().String()) }
 
 // Open implements nbd.Exporter.
 func (e *entrance) Open(name string) (*nbd.Export, error) {
 	x, name, err := e.of(name)
 	if err != nil {
+		e.d.opened(nil, e.from(), name, nil, err)
 		return nil, err
 	}
-	return x.Open(name)
+	if x != e.all {
+		return x.Open(name)
+	}
+	out, err := x.Open(name)
+	e.d.opened(&auth.Principal{Who: "anybody"}, e.from(), name, out, err)
+	return out, err
 }
 
 // Describe implements nbd.Exporter.
@@ -152,7 +175,7 @@ func (e *entrance) Describe(name string) (*nbd.Export, error) {
 func (e *entrance) List() []string {
 	switch {
 	case e.cert != nil:
-		return (&exports{e.all, view{e.cert}}).List()
+		return (&exports{e.all, view{e.cert}, e.d, e.from()}).List()
 	case e.anybody():
 		return e.all.List()
 	}

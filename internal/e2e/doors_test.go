@@ -46,7 +46,8 @@ func tool(t *testing.T, name string, args ...string) (string, error) {
 // the daemon writes.
 func TestTokens(t *testing.T) {
 	tcp := openPort(t)
-	d := newDaemon(t, "", "--api", tcp, "--log-level", "debug")
+	written := filepath.Join(t.TempDir(), "audit")
+	d := newDaemon(t, "", "--api", tcp, "--log-level", "debug", "--audit", written)
 	d.start()
 	for _, name := range []string{"plain", "acme/web", "acme/ci-1", "other/web"} {
 		d.do("create", name, "--size", "1M")
@@ -144,6 +145,33 @@ func TestTokens(t *testing.T) {
 		}
 	}
 	d.stop()
+	if r := run(t, "", "debug", "dump", written); r.Code != 0 || !strings.Contains(r.Out, "each of which follows") {
+		t.Errorf("the audit file: %+v", r)
+	}
+	raw, err := os.ReadFile(written)
+	must(t, err)
+	id := strings.Split(dev, "_")[1]
+	for _, want := range []string{
+		`"who":"local","from":"local","verb":"admin","what":"POST /v1/tokens","outcome":"ok"`,
+		`"who":"token ` + id + `","from":"127.0.0.1","verb":"manage","what":"POST /v1/forks","outcome":"ok"`,
+		`"who":"token ` + id + `","from":"127.0.0.1","verb":"manage","what":"DELETE /v1/volumes/other/web","outcome":"not_found"`,
+		`"who":"token ` + id + `","from":"127.0.0.1","verb":"admin","what":"POST /v1/gc","outcome":"denied"`,
+		`"who":"nobody","from":"127.0.0.1","verb":"read","what":"GET /v1/volumes","outcome":"invalid"`,
+		`"who":"token ` + id + `","from":"local","verb":"use","what":"NBD web","outcome":"ok"`,
+		`"who":"nobody","from":"local","verb":"use","what":"NBD web","outcome":"invalid"`,
+	} {
+		if !bytes.Contains(raw, []byte(want)) {
+			t.Errorf("the audit file lacks %s", want)
+		}
+	}
+	for _, text := range texts {
+		if bytes.Contains(raw, []byte(text[15:40])) {
+			t.Error("the audit file has a token")
+		}
+	}
+	must(t, os.WriteFile(written, bytes.Replace(raw, []byte("manage"), []byte("read"), 1), 0o600))
+	refused(t, run(t, "", "debug", "dump", written), 1, "does not follow")
+	refused(t, run(t, "", d.args()...), 1, "does not follow")
 	texts = append(texts, "wrong_canary")
 	must(t, filepath.WalkDir(d.data, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {

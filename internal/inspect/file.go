@@ -12,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/audit"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/cache"
 	"github.com/paraglide/glide/internal/commitlog"
@@ -61,6 +62,13 @@ func DumpFile(w io.Writer, path string) error {
 	switch ext := filepath.Ext(path); {
 	case bytes.HasPrefix(head, []byte("GLDW")) || ext == ".seg":
 		return wal.Dump(w, path)
+	case bytes.HasPrefix(head, []byte(`{"time":`)):
+		lines, err := audit.Check(path)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		_, err = fmt.Fprintf(w, "audit file: %d lines, each of which follows the one before\n", lines)
+		return err
 	case bytes.HasPrefix(head, []byte("GLDS")) || ext == ".slab":
 		return cache.DumpSlab(w, path)
 	}

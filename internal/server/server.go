@@ -22,6 +22,7 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/audit"
 	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/config"
 	"github.com/paraglide/glide/internal/cost"
@@ -94,6 +95,13 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return datadir.Unusable(c.Data, err)
 	}
+	var written *audit.Log
+	if c.Audit != "" {
+		if written, err = audit.Open(c.Audit, time.Now, log); err != nil {
+			return err
+		}
+		defer func() { _ = written.Close() }()
+	}
 	ls, err := openListeners(c)
 	if err != nil {
 		return err
@@ -145,7 +153,7 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 	if err == nil {
 		mode, tlsConfig := lv.nbdTLS()
 		r := &running{
-			live: lv, log: log, out: o.Out, sup: sup, data: c.Data, doors: doors.New(lv.tokens, lv.Token, time.Now),
+			live: lv, log: log, out: o.Out, sup: sup, data: c.Data, doors: doors.New(lv.tokens, lv.Token, time.Now, written),
 			nbd: &nbd.Server{Exporter: h.Exports(), Options: nbd.Options{TLS: mode, TLSConfig: tlsConfig, Logger: log}},
 		}
 		r.conns = &connMetrics{nbd: r.nbd, api: &r.guards}
@@ -265,7 +273,7 @@ func (r *running) run(ctx context.Context, h *host.Host, ls *listeners, cfg host
 func (r *running) apiServer(ctx, base context.Context, h *host.Host, authenticate func(*http.Request) (*auth.Principal, int, error)) *http.Server {
 	s := &http.Server{
 		Handler: waiting(ctx, patient(api.Handler(h, api.Options{
-			Log: r.log, Authenticate: authenticate, Scope: r.doors.Scope(h), Panicked: h.PanickedAt, Metrics: r.metrics(h),
+			Log: r.log, Authenticate: authenticate, Audit: r.doors.Audit, Scope: r.doors.Scope(h), Panicked: h.PanickedAt, Metrics: r.metrics(h),
 		}))),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
