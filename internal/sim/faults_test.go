@@ -29,7 +29,7 @@ var faults = []string{
 	"owner-does-not-yield", "yields-forever", "acknowledges-while-yielding", "seal-ahead-counts-at-once", "seal-ahead-with-old-state",
 	"gc-one-mark", "gc-ignores-pins", "gc-logs-before-pins", "gc-forgets-snapshots", "gc-forgets-former-owners", "gc-forgets-data-commits",
 	"gc-forgets-forwards", "gc-collects-what-commits-name", "gc-collects-the-tip", "gc-trusts-a-host's-clock", "gc-compacts-before-the-flag",
-	"gc-closes-before-it-deletes", "gc-deletes-before-it-forwards", "gc-deletes-seals", "gc-remembers-by-key", "flags-not-looked-at",
+	"gc-closes-before-it-deletes", "gc-deletes-before-it-forwards", "gc-deletes-seals", "flags-not-looked-at",
 	"no-pins-of-kind-session", "no-pins-of-kind-packs", "no-pins-of-kind-fork", "pins-dropped-before-the-commit", "former-pins-dropped-at-start",
 	"data-commit-before-packs", "block-of-a-later-cut", "bytes-overtake-blocks", "blocks-after-bytes", "older-data-over-newer-fold",
 }
