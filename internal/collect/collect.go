@@ -32,6 +32,8 @@ type Options struct {
 	// Settle ends what an earlier process of the host has left under way, so that its pins
 	// can go.
 	Settle func(ctx context.Context) error
+	// Served counts requests of guests. While there are some, a round takes its time.
+	Served func() uint64
 }
 
 // Collector collects garbage for one daemon. Its methods may be called concurrently.
@@ -40,6 +42,8 @@ type Collector struct {
 	disks   *disk.Table
 	session Session
 	store   objstore.Store // without Watch
+	paced   *paced         // the same, for rounds
+	memory  *gc.Memory     // under running
 	seen    Seen
 	changes *changes
 
@@ -60,7 +64,10 @@ type Seen interface {
 
 // New creates a collector. Its disks must use what Watch returns as their store.
 func New(o Options, disks *disk.Table, session Session, w *Watched, seen Seen) *Collector {
-	return &Collector{opts: o, disks: disks, session: session, store: w.Store, changes: &w.changes, seen: seen}
+	return &Collector{
+		opts: o, disks: disks, session: session, seen: seen,
+		store: w.Store, changes: &w.changes, paced: newPaced(w.Store, o.Served, o.Uptime), memory: gc.NewMemory(),
+	}
 }
 
 // Collect goes on with a round of garbage collection in the store, or begins one.
@@ -87,7 +94,7 @@ func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Coll
 			return api.Collection{}, err
 		}
 	}
-	out, forgotten, err := collect(ctx, gc.Options{Store: c.store, By: c.disks.HostID, Grace: grace, Retention: c.opts.Retention, DryRun: r.DryRun, Rand: c.disks.Rand, Log: c.disks.Log}, c.opts.Uptime, r)
+	out, forgotten, err := collect(ctx, gc.Options{Store: c.paced, By: c.disks.HostID, Grace: grace, Retention: c.opts.Retention, Memory: c.memory, DryRun: r.DryRun, Rand: c.disks.Rand, Log: c.disks.Log}, c.opts.Uptime, r)
 	if !r.DryRun {
 		c.seen.Forget(forgotten)
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/event"
-	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/size"
 )
@@ -120,7 +119,7 @@ func (c *Collector) Loop(ctx context.Context) {
 // byItself runs a round if it is this host's turn.
 func (c *Collector) byItself(ctx context.Context, s *schedule, now time.Duration) {
 	ctx = cost.With(ctx, cost.GC, cost.Volume{})
-	mine, err := gc.TakeTurn(ctx, c.store, c.disks.HostID, c.opts.Interval)
+	mine, err := takeTurn(ctx, c.store, c.disks.HostID, c.opts.Interval)
 	if err == nil && !mine {
 		s.add(now + s.interval) // the other host may have been too early for what is new here
 		return

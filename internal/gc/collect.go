@@ -33,6 +33,7 @@ type Options struct {
 	Retention time.Duration // how long commits that were replaced are kept, by the store's clock
 	Compact   int64         // bytes of packs that a round reads to compact them; 0: 1 GiB, below 0: none
 	MinDead   int64         // bytes of a pack that have to be dead before it is compacted; 0: 32 KiB
+	Memory    *Memory       // what earlier rounds of this process have read; may be nil
 	DryRun    bool          // only tell what would be flagged
 	Rand      io.Reader     // of the names of new packs; nil: the system's
 	Log       *slog.Logger
@@ -84,6 +85,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		if err := c.domain(ctx, d, inv); err != nil {
 			return c.res, fmt.Errorf("collecting garbage: %w", err)
 		}
+	}
+	if c.mark != nil && c.Memory != nil { // else nothing was asked for
+		c.Memory.logs.Turn()
 	}
 	return c.res, nil
 }
@@ -276,13 +280,14 @@ func (c *collector) begin(ctx context.Context, last *round, inv *inventory) erro
 func (c *collector) marked(ctx context.Context) (*logs, error) {
 	for missing := ""; ; {
 		if c.mark == nil {
-			c.mark = newMark(c.Store)
+			c.mark = newMark(c.Store, c.Memory)
 		}
 		l, err := c.mark.run(ctx)
 		if err == nil {
 			return l, nil
 		}
 		c.mark = nil // parts of it may be missing
+		c.Memory.forget()
 		if !errors.Is(err, errs.NotFound) || err.Error() == missing {
 			return nil, err
 		}
@@ -557,4 +562,14 @@ func (c *collector) now(ctx context.Context) (now time.Time, err error) {
 	now, err = StoreTime(ctx, c.Store, c.By)
 	c.at = now
 	return now, err
+}
+
+// StoreTime is the store's clock, by the age of an object that is written for it.
+func StoreTime(ctx context.Context, store objstore.Store, by string) (time.Time, error) {
+	k := "gc/clock/" + by
+	if err := store.Put(ctx, k, []byte("the collector asks what time it is\n")); err != nil {
+		return time.Time{}, err
+	}
+	in, err := store.Head(ctx, k)
+	return in.Modified, err
 }

@@ -12,7 +12,10 @@ import (
 )
 
 // logs are the commit logs of all volumes, as one list of the store shows them.
-type logs struct{ volumes []*log }
+type logs struct {
+	volumes []*log
+	epochs  map[epochID]*epoch
+}
 
 // log is the log of one volume, its newest epoch first.
 type log struct {
@@ -29,6 +32,14 @@ type epoch struct {
 	keep    string    // the rule for old epochs in its newest state
 }
 
+// info is what the list has of an object; nothing if it was not listed.
+func (e *epoch) info(n uint64) objstore.Info {
+	if e == nil {
+		return objstore.Info{}
+	}
+	return e.objects[n]
+}
+
 func (e *epoch) has(n uint64) bool { _, ok := e.objects[n]; return ok }
 
 // run is the last number of the unbroken run from the first object.
@@ -41,7 +52,7 @@ func (e *epoch) run() (n uint64) {
 
 // listLogs lists all logs. Keys that are no commits are not its business.
 func listLogs(ctx context.Context, store objstore.Store) (*logs, error) {
-	l := &logs{}
+	l := &logs{epochs: map[epochID]*epoch{}}
 	var last *log
 	var e *epoch
 	err := objstore.ListAll(ctx, store, "t/", "", func(in objstore.Info) bool {
@@ -57,6 +68,7 @@ func listLogs(ctx context.Context, store objstore.Store) (*logs, error) {
 		if e == nil || e.number != g.Epoch {
 			e = &epoch{number: g.Epoch, objects: map[uint64]objstore.Info{}}
 			last.epochs = append(last.epochs, e)
+			l.epochs[epochID{vol.Tenant, vol.Name, g.Epoch}] = e
 		}
 		e.objects[g.Number] = in
 		return true

@@ -28,9 +28,11 @@ const sideBySide = 32
 // where the first did not. Pins come first: a host publishes before it drops its pin, so
 // what it refers to is seen in one of them.
 type mark struct {
-	store objstore.Store
-	pages *cache.Pages
-	cache *blockmap.PageCache
+	store  objstore.Store
+	memory *Memory // nil: none
+	pages  *cache.Pages
+	cache  *blockmap.PageCache
+	listed map[epochID]*epoch // by the list of this run; nil before it
 
 	mu      sync.Mutex // guards the rest; held over no I/O
 	packs   map[pack.ID]*live
@@ -55,13 +57,16 @@ type commit struct {
 	stub    bool
 	removed bool // tombstone
 	keep    string
-	after   commitlog.Generation
 	epochs  []epochID // whose objects its state names
 }
 
-func newMark(store objstore.Store) *mark {
+func newMark(store objstore.Store, memory *Memory) *mark {
+	pages := blockmap.NewPageCache(4 << 20)
+	if memory != nil {
+		pages = memory.pages
+	}
 	return &mark{
-		store: store, pages: cache.StorePages(store), cache: blockmap.NewPageCache(4 << 20),
+		store: store, memory: memory, pages: cache.StorePages(store), cache: pages,
 		packs: map[pack.ID]*live{}, followed: map[string]*forward.Forward{}, nonces: map[pinobject.Nonce]bool{}, walked: map[pack.Hash]bool{}, read: map[string]*commit{},
 		roots: map[string]bool{}, needed: map[epochID]bool{}, hashers: map[string]*pack.Hasher{}, sources: map[string]*blockmap.Source{},
 	}
@@ -70,6 +75,7 @@ func newMark(store objstore.Store) *mark {
 // run marks everything that roots reach, and returns the logs. An object that cannot be
 // read ends it, with its key: nothing may be condemned then.
 func (m *mark) run(ctx context.Context) (*logs, error) {
+	m.listed = nil // what the last run saw may have been replaced
 	late := fault.Is("gc-logs-before-pins")
 	if !fault.Is("gc-ignores-pins") && !late {
 		if err := m.pins(ctx); err != nil {
@@ -83,6 +89,7 @@ func (m *mark) run(ctx context.Context) (*logs, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.listed = l.epochs
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for _, log := range l.volumes {
@@ -181,13 +188,14 @@ func (m *mark) log(ctx context.Context, l *log) error {
 // epoch marks what the commits of an epoch name, and returns them.
 func (m *mark) epoch(ctx context.Context, vol commitlog.Volume, e *epoch) ([]*commit, error) {
 	n := e.run()
-	list, objects := make([]*commit, n), make([]*commitlog.Object, n)
+	list, says := make([]*commit, n), make([]*told, n)
+	at := func(i int) commitlog.Generation { return commitlog.Generation{Epoch: e.number, Number: uint64(i) + 1} }
 	numbers := make([]int, n)
 	for i := range numbers {
 		numbers[i] = i
 	}
 	err := sideBySideEach(ctx, numbers, func(ctx context.Context, i int) (err error) {
-		list[i], objects[i], err = m.load(ctx, vol, commitlog.Generation{Epoch: e.number, Number: uint64(i) + 1})
+		list[i], says[i], err = m.load(ctx, vol, at(i))
 		return err
 	})
 	if err != nil {
@@ -197,50 +205,43 @@ func (m *mark) epoch(ctx context.Context, vol commitlog.Volume, e *epoch) ([]*co
 	if end := slices.IndexFunc(list, func(c *commit) bool { return c.closes }); end >= 0 {
 		list, numbers = list[:end+1], numbers[:end+1]
 	}
-	return list, sideBySideEach(ctx, numbers, func(ctx context.Context, i int) error { return m.reachAll(ctx, list[i], objects[i]) })
+	return list, sideBySideEach(ctx, numbers, func(ctx context.Context, i int) error { return m.reachAll(ctx, vol, at(i), list[i], says[i]) })
 }
 
 // commit reads an object of a log, once, and marks what it names.
 func (m *mark) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*commit, error) {
-	c, o, err := m.load(ctx, vol, g)
+	c, t, err := m.load(ctx, vol, g)
 	if err == nil {
-		err = m.reachAll(ctx, c, o)
+		err = m.reachAll(ctx, vol, g, c, t)
 	}
 	return c, err
 }
 
-// load reads an object of a log, unless this mark did: then the object is nil. An object
-// may have become a stub since. Whoever takes it for a root keeps more.
-func (m *mark) load(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*commit, *commitlog.Object, error) {
-	key := vol.Key(g)
+// load returns an object of a log, and what it says, unless this mark knows that: then it is
+// nil. An object may have become a stub since. Whoever takes it for a root keeps more.
+func (m *mark) load(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*commit, *told, error) {
 	m.mu.Lock()
-	c := m.read[key]
+	c := m.read[vol.Key(g)]
 	m.mu.Unlock()
 	if c != nil {
 		return c, nil, nil
 	}
-	raw, err := m.store.Get(ctx, key)
+	t, err := m.tell(ctx, vol, g)
 	if err != nil {
 		return nil, nil, err
 	}
-	o, err := commitlog.Decode(raw)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", key, err)
-	}
-	if o.State.Volume() != vol || o.Generation != g {
-		return nil, nil, errs.New(errs.Corrupt, "%s is commit %s of volume %s", key, o.Generation, o.State.Volume())
-	}
-	return &commit{closes: o.Closes(), bare: o.Bare(), stub: o.Kind == commitlog.Stub, removed: o.Tombstone, keep: o.State.Keep, after: o.State.After}, o, nil
+	same := t.commit // without the blocks, which would stay as long as the mark
+	return &same, t, nil
 }
 
 // reachAll marks what an object names that load returned.
-func (m *mark) reachAll(ctx context.Context, c *commit, o *commitlog.Object) error {
-	if o == nil {
+func (m *mark) reachAll(ctx context.Context, vol commitlog.Volume, g commitlog.Generation, c *commit, t *told) error {
+	if t == nil {
 		return nil
 	}
-	key := o.State.Volume().Key(o.Generation)
+	key := vol.Key(g)
 	if !c.bare {
-		if err := m.state(ctx, o, c); err != nil {
+		if err := m.state(ctx, vol.Tenant, t); err != nil {
 			return fmt.Errorf("%s: %w", key, err)
 		}
 	}
@@ -253,35 +254,21 @@ func (m *mark) reachAll(ctx context.Context, c *commit, o *commitlog.Object) err
 
 // state marks what a state names: the blocks of its root and its snapshots, those that its
 // data commits name, and its own data.
-func (m *mark) state(ctx context.Context, o *commitlog.Object, c *commit) error {
-	s := &o.State
-	if err := m.root(ctx, s.Tenant, s.Root); err != nil {
-		return err
-	}
-	for i := range s.Snapshots {
-		if fault.Is("gc-forgets-snapshots") {
-			break
-		}
-		if err := m.root(ctx, s.Tenant, s.Snapshots[i].Root); err != nil {
+func (m *mark) state(ctx context.Context, tenant string, t *told) error {
+	for _, root := range t.roots {
+		if err := m.root(ctx, tenant, root); err != nil {
 			return err
 		}
 	}
-	for _, f := range s.SealedFrom {
-		if fault.Is("gc-forgets-former-owners") {
-			break
-		}
-		c.epochs = append(c.epochs, epochID{s.Tenant, s.Name, f.Generation.Epoch})
-	}
-	for _, run := range s.DataCommits {
-		c.epochs = append(c.epochs, epochID{s.Tenant, run.Name, run.Epoch})
-		vol := commitlog.Volume{Tenant: s.Tenant, Name: run.Name}
+	for _, run := range t.runs {
+		vol := commitlog.Volume{Tenant: tenant, Name: run.Name}
 		for n := run.First; n <= run.Last; n++ {
 			if err := m.data(ctx, vol, commitlog.Generation{Epoch: run.Epoch, Number: n}); err != nil {
 				return err
 			}
 		}
 	}
-	return m.blocks(o.Data)
+	return m.blocks(t)
 }
 
 // data marks the blocks of a data commit that a state names, which may be in an epoch that
@@ -294,15 +281,11 @@ func (m *mark) data(ctx context.Context, vol commitlog.Volume, g commitlog.Gener
 	if done {
 		return nil
 	}
-	raw, err := m.store.Get(ctx, vol.Key(g))
+	t, err := m.tell(ctx, vol, g)
 	if err != nil {
 		return err
 	}
-	o, err := commitlog.Decode(raw)
-	if err == nil {
-		err = m.blocks(o.Data)
-	}
-	if err != nil {
+	if err := m.blocks(t); err != nil {
 		return fmt.Errorf("%s: %w", vol.Key(g), err)
 	}
 	m.mu.Lock()
@@ -312,23 +295,14 @@ func (m *mark) data(ctx context.Context, vol commitlog.Volume, g commitlog.Gener
 	return nil
 }
 
-// blocks marks the blocks that a data section names.
-func (m *mark) blocks(section []byte) error {
-	if len(section) == 0 || fault.Is("gc-forgets-data-commits") {
-		return nil
-	}
-	ranges, err := commitlog.DecodeData(section)
-	if err != nil {
-		return err
-	}
+// blocks marks the blocks that the data of an object names.
+func (m *mark) blocks(t *told) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, r := range ranges {
-		if r.Block != nil && !r.Block.IsHole() {
-			m.reach(r.Block)
-		}
+	for i := range t.blocks {
+		m.reach(&t.blocks[i])
 	}
-	return nil
+	return t.wrong
 }
 
 // source returns the pages of a tenant.

@@ -32,7 +32,7 @@ func TestDamageUnderAPinnedRoot(t *testing.T) {
 	if err := store.Put(t.Context(), key, raw); err != nil {
 		t.Fatal(err)
 	}
-	m := newMark(store)
+	m := newMark(store, nil)
 	if err := m.rootOfSomeone(t.Context(), root); !errors.Is(err, errs.Corrupt) {
 		t.Fatalf("a damaged map: %v", err)
 	}

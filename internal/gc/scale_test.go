@@ -174,7 +174,7 @@ func TestMarkReadsSharedPagesOnce(t *testing.T) {
 		f.commit(fmt.Sprintf("fork-%d", n), e)
 	}
 	g := &gets{Store: f.store}
-	m := newMark(g)
+	m := newMark(g, nil)
 	began := time.Now()
 	if _, err := m.run(t.Context()); err != nil {
 		t.Fatal(err)
@@ -223,7 +223,7 @@ func TestMarkMemory(t *testing.T) {
 		}
 		peak <- top
 	}()
-	m := newMark(store)
+	m := newMark(store, nil)
 	began := time.Now()
 	_, err = m.run(t.Context())
 	took := time.Since(began)

@@ -77,7 +77,7 @@ func (w *explored) again() {
 // round runs a collector to its end, alone.
 func (w *explored) round(when string) gc.Result {
 	w.settle()
-	r, err := gc.Run(ctx, collectorOptions(w.store))
+	r, err := gc.Run(ctx, collectorOptions(w.store, w.memory))
 	w.must(err, "%s: a round", when)
 	return r
 }
@@ -158,7 +158,7 @@ func (w *explored) removeAll() {
 			w.must(m.h.Close(ctx), "closing a host")
 		}
 		for range 3 {
-			_, err := gc.Run(ctx, collectorOptions(w.store))
+			_, err := gc.Run(ctx, collectorOptions(w.store, w.memory))
 			w.must(err, "a round in a store without volumes")
 		}
 		var left []string

@@ -189,7 +189,7 @@ func newSteps(store objstore.Store) *steps {
 	}
 	go func() {
 		<-s.resume
-		_, s.err = gc.Run(ctx, collectorOptions(s.process))
+		_, s.err = gc.Run(ctx, collectorOptions(s.process, nil))
 		s.stops <- true
 	}()
 	return s
@@ -216,6 +216,6 @@ func (s *steps) finish() {
 	}
 }
 
-func collectorOptions(store objstore.Store) gc.Options {
-	return gc.Options{Store: store, By: "explorer", Retention: 1, MinDead: 1}
+func collectorOptions(store objstore.Store, memory *gc.Memory) gc.Options {
+	return gc.Options{Store: store, By: "explorer", Retention: 1, MinDead: 1, Memory: memory}
 }

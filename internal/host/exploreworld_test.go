@@ -78,6 +78,7 @@ type explored struct {
 	armed    func(*process) // arms the process that acts
 	acting   *process
 	lates    []*process // with requests that take effect later
+	memory   *gc.Memory // of the collectors that run to their ends
 }
 
 // violation is what a run panics with.
@@ -92,7 +93,7 @@ func (w *explored) must(err error, format string, args ...any) {
 }
 
 func newExplored() *explored {
-	w := &explored{store: objstore.NewMem(objstore.Clock{}), fresh: 1}
+	w := &explored{store: objstore.NewMem(objstore.Clock{}), fresh: 1, memory: gc.NewMemory()}
 	for i := range w.machines {
 		m := &machine{mem: vfs.NewCrashableMem()}
 		w.must(m.mem.MkdirAll(crashData, 0o755), "mkdir")
@@ -419,7 +420,7 @@ func ignoreRace(err error) error {
 // gcWhole runs another collector to its end.
 func (w *explored) gcWhole() error {
 	w.settle()
-	_, err := gc.Run(ctx, collectorOptions(w.act(&process{Store: w.store})))
+	_, err := gc.Run(ctx, collectorOptions(w.act(&process{Store: w.store}), w.memory))
 	return err
 }
 

@@ -78,10 +78,16 @@ func (h *histogram) summary() api.Latency {
 // ByOp holds one histogram per kind of request.
 type ByOp struct {
 	read, write, flush, trim, zero, other histogram
+
+	served atomic.Uint64
 }
 
-// Of returns the histogram for a kind of request.
+// Served is how many requests Of was called for.
+func (l *ByOp) Served() uint64 { return l.served.Load() }
+
+// Of returns the histogram for a request of a kind.
 func (l *ByOp) Of(op nbd.Op) *histogram {
+	l.served.Add(1)
 	switch op {
 	case nbd.OpRead:
 		return &l.read

@@ -190,7 +190,7 @@ func (f *fileStore) Head(ctx context.Context, key string) (Info, error) {
 	if err != nil {
 		return Info{}, f.fail(OpHead, key, err)
 	}
-	return Info{Key: key, Size: info.Size(), Modified: info.ModTime()}, nil
+	return Info{Key: key, Size: info.Size(), Modified: info.ModTime(), Version: fileVersion(info)}, nil
 }
 
 func (f *fileStore) Put(ctx context.Context, key string, data []byte) error {

@@ -126,6 +126,6 @@ func (w *walk) file(e entry) error {
 	if err != nil {
 		return err
 	}
-	w.found = append(w.found, Info{Key: e.key, Size: info.Size(), Modified: info.ModTime()})
+	w.found = append(w.found, Info{Key: e.key, Size: info.Size(), Modified: info.ModTime(), Version: fileVersion(info)})
 	return nil
 }

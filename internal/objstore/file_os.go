@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strconv"
 	"syscall"
 )
 
@@ -57,5 +58,15 @@ func (osFiles) ReadDir(name string) ([]fs.DirEntry, error) {
 }
 
 func (osFiles) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
+
+// fileVersion is the version of a file. A file that replaces another exists beside it first,
+// so it has another inode; and when an inode is used again, time has passed.
+func fileVersion(in fs.FileInfo) string {
+	st, ok := in.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	return strconv.FormatUint(st.Ino, 36) + "." + strconv.FormatInt(st.Ctim.Nano(), 36)
+}
 
 func sameFile(a, b fs.FileInfo) bool { return os.SameFile(a, b) }

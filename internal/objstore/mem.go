@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ type mem struct {
 	now func() time.Time
 
 	mu      sync.RWMutex
+	puts    uint64
 	keys    []string // sorted; exactly the keys of objects
 	objects map[string]memObject
 }
@@ -25,6 +27,7 @@ type mem struct {
 type memObject struct {
 	data     []byte // never changed once stored
 	modified time.Time
+	number   uint64 // of the Put
 }
 
 // NewMem returns an empty store in memory, for tests. Only Now of the clock is
@@ -79,7 +82,7 @@ func (m *mem) object(key string) (memObject, bool) {
 }
 
 func (o memObject) info(key string) Info {
-	return Info{Key: key, Size: int64(len(o.data)), Modified: o.modified}
+	return Info{Key: key, Size: int64(len(o.data)), Modified: o.modified, Version: strconv.FormatUint(o.number, 10)}
 }
 
 func (m *mem) Put(ctx context.Context, key string, data []byte) error {
@@ -104,6 +107,8 @@ func (m *mem) put(ctx context.Context, op Op, key string, data []byte) error {
 	} else if err := m.insert(op, key); err != nil {
 		return err
 	}
+	m.puts++
+	o.number = m.puts
 	m.objects[key] = o
 	return nil
 }

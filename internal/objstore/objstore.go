@@ -36,6 +36,9 @@ type Info struct {
 	Key      string
 	Size     int64     // bytes
 	Modified time.Time // the store's own clock; never used for safety
+	// Version is another one whenever the content is; "" if the store cannot tell. It means
+	// nothing else: the same content may have several.
+	Version string
 }
 
 // Store is an object store. Every method may be called concurrently. Keys are

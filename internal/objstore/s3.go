@@ -341,7 +341,7 @@ func (s *s3Store) Head(ctx context.Context, key string) (Info, error) {
 	if out.ETag == nil {
 		return Info{}, s.noStore(OpHead, key)
 	}
-	return Info{Key: key, Size: aws.ToInt64(out.ContentLength), Modified: aws.ToTime(out.LastModified)}, nil
+	return Info{Key: key, Size: aws.ToInt64(out.ContentLength), Modified: aws.ToTime(out.LastModified), Version: *out.ETag}, nil
 }
 
 // List makes one request where the store fills its pages, as Amazon's does.
@@ -368,7 +368,7 @@ func (s *s3Store) List(ctx context.Context, prefix, after string, limit int) ([]
 			return nil, persistent(errs.New(errs.Unavailable, "list %s: what answers at %s is no S3 server (its answer is no list): check the address, and what lies between", prefix, s))
 		}
 		for _, o := range out.Contents {
-			infos = append(infos, Info{Key: aws.ToString(o.Key), Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)})
+			infos = append(infos, Info{Key: aws.ToString(o.Key), Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified), Version: aws.ToString(o.ETag)})
 		}
 		if len(infos) >= limit || !aws.ToBool(out.IsTruncated) {
 			return infos, nil

@@ -33,6 +33,7 @@ func Conformance(t *testing.T, open func(t *testing.T) objstore.Store) {
 		{"create race", testCreateRace},
 		{"get range", testGetRange},
 		{"head", testHead},
+		{"version", testVersion},
 		{"list", testList},
 		{"list at random", testListRandom},
 		{"list pages", testListPages},
@@ -222,6 +223,27 @@ func testHead(t *testing.T, s objstore.Store) {
 	}
 	_, err = s.Head(t.Context(), "a")
 	wantKind(t, errs.NotFound, err)
+}
+
+// testVersion: an object that is replaced has another version, even if its size and the time
+// are the same; until then it has one.
+func testVersion(t *testing.T, s objstore.Store) {
+	versions := map[string]bool{}
+	for i := range 4 {
+		put(t, s, "a/b", random(uint64(i), 100))
+		info, err := s.Head(t.Context(), "a/b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Version == "" || versions[info.Version] {
+			t.Fatalf("other content has the version %q, too", info.Version)
+		}
+		versions[info.Version] = true
+		listed, err := s.List(t.Context(), "a/b", "", 0)
+		if err != nil || len(listed) != 1 || listed[0].Version != info.Version {
+			t.Fatalf("list says %+v, %v, head %+v", listed, err, info)
+		}
+	}
 }
 
 // listed are keys whose order a tree walk gets wrong easily: '-' and '.' sort

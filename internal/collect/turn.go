@@ -1,4 +1,4 @@
-package gc
+package collect
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
 )
 
@@ -17,10 +18,10 @@ import (
 // cost only: several collectors do no harm.
 const turnPrefix = "gc/turns/"
 
-// TakeTurn reports whether it is this collector's turn to run a round: whether nobody has
+// takeTurn reports whether it is this collector's turn to run a round: whether nobody has
 // taken one for about as long as every, by the store's clock. A turn of a collector that
 // died just ages. by names the collector.
-func TakeTurn(ctx context.Context, store objstore.Store, by string, every time.Duration) (bool, error) {
+func takeTurn(ctx context.Context, store objstore.Store, by string, every time.Duration) (bool, error) {
 	var last objstore.Info
 	var old []string
 	number := uint64(0)
@@ -39,7 +40,7 @@ func TakeTurn(ctx context.Context, store objstore.Store, by string, every time.D
 		return false, err
 	}
 	if number > 0 {
-		now, err := StoreTime(ctx, store, by)
+		now, err := gc.StoreTime(ctx, store, by)
 		if err != nil || now.Sub(last.Modified) < every-every/10 {
 			return false, err
 		}
@@ -53,14 +54,4 @@ func TakeTurn(ctx context.Context, store objstore.Store, by string, every time.D
 		err = store.DeleteBatch(ctx, old)
 	}
 	return err == nil, err
-}
-
-// StoreTime is the store's clock, by the age of an object that is written for it.
-func StoreTime(ctx context.Context, store objstore.Store, by string) (time.Time, error) {
-	k := "gc/clock/" + by
-	if err := store.Put(ctx, k, []byte("the collector asks what time it is\n")); err != nil {
-		return time.Time{}, err
-	}
-	in, err := store.Head(ctx, k)
-	return in.Modified, err
 }

@@ -1,0 +1,122 @@
+package gc
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/recall"
+)
+
+// memoryLogs and memoryPages are how many bytes a Memory may take.
+const (
+	memoryLogs  = 16 << 20
+	memoryPages = 16 << 20
+)
+
+// Memory is what a collector remembers between its rounds: what objects of logs say, and map
+// pages, by their hashes. Marks read nothing of it again. What they reach is marked anew each
+// time, from what a list shows to be there after the pins were read. Its zero value is of no
+// use; nil is a collector that remembers nothing.
+type Memory struct {
+	logs  *recall.Memory[*told]
+	pages *blockmap.PageCache
+}
+
+// NewMemory returns an empty memory. One round at a time may use it.
+func NewMemory() *Memory {
+	return &Memory{recall.New[*told](memoryLogs), blockmap.NewPageCache(memoryPages)}
+}
+
+// forget forgets everything: something was not as it was remembered.
+func (m *Memory) forget() {
+	if m != nil {
+		m.logs.Forget()
+		m.pages = blockmap.NewPageCache(memoryPages)
+	}
+}
+
+// told is what an object of a log says. It never changes.
+type told struct {
+	commit
+	roots  []blockmap.Root // of its state and of its snapshots
+	runs   []commitlog.DataRun
+	blocks []pack.Ref // of its own data
+	wrong  error      // of its data
+}
+
+// newTold takes from an object what a mark needs.
+func newTold(o *commitlog.Object) *told {
+	s := &o.State
+	t := &told{commit: commit{closes: o.Closes(), bare: o.Bare(), stub: o.Kind == commitlog.Stub, removed: o.Tombstone, keep: s.Keep}}
+	t.blocks, t.wrong = blocksOf(o.Data)
+	if t.bare {
+		return t
+	}
+	t.roots, t.runs = append(t.roots, s.Root), s.DataCommits
+	for i := range s.Snapshots {
+		if !fault.Is("gc-forgets-snapshots") {
+			t.roots = append(t.roots, s.Snapshots[i].Root)
+		}
+	}
+	for _, f := range s.SealedFrom {
+		if !fault.Is("gc-forgets-former-owners") {
+			t.epochs = append(t.epochs, epochID{s.Tenant, s.Name, f.Generation.Epoch})
+		}
+	}
+	for _, run := range s.DataCommits {
+		t.epochs = append(t.epochs, epochID{s.Tenant, run.Name, run.Epoch})
+	}
+	return t
+}
+
+// blocksOf returns the blocks that a data section names.
+func blocksOf(section []byte) (refs []pack.Ref, err error) {
+	if len(section) == 0 || fault.Is("gc-forgets-data-commits") {
+		return nil, nil
+	}
+	ranges, err := commitlog.DecodeData(section)
+	for _, r := range ranges {
+		if r.Block != nil && !r.Block.IsHole() {
+			refs = append(refs, *r.Block)
+		}
+	}
+	return refs, err
+}
+
+// size is about what it takes, in bytes.
+func (t *told) size() int64 {
+	return int64(200 + 80*len(t.roots) + 100*len(t.epochs) + 120*len(t.runs) + 80*len(t.blocks))
+}
+
+// tell returns what an object of a log says: from memory if the list of this run shows that
+// it is still the one that was read.
+func (m *mark) tell(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*told, error) {
+	in := m.listed[epochID{vol.Tenant, vol.Name, g.Epoch}].info(g.Number)
+	if m.memory != nil {
+		if t, ok := m.memory.logs.Recall(in); ok {
+			return t, nil
+		}
+	}
+	key := vol.Key(g)
+	raw, err := m.store.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	o, err := commitlog.Decode(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	if o.State.Volume() != vol || o.Generation != g {
+		return nil, errs.New(errs.Corrupt, "%s is commit %s of volume %s", key, o.Generation, o.State.Volume())
+	}
+	t := newTold(o)
+	if m.memory != nil && t.wrong == nil && int64(len(raw)) == in.Size {
+		m.memory.logs.Remember(in, t, t.size())
+	}
+	return t, nil
+}
