@@ -148,10 +148,8 @@ func (c *collector) inventory(ctx context.Context) (*inventory, error) {
 
 // ours tells whether a key that is neither a pack nor a boot list is Glide's.
 func ours(key string) bool {
-	if _, _, err := commitlog.ParseKey(key); err == nil {
-		return true
-	}
-	return strings.HasPrefix(key, "pins/") || strings.HasPrefix(key, "gc/") || key == installation.Key
+	_, _, err := commitlog.ParseKey(key)
+	return err == nil || strings.HasPrefix(key, "pins/") || strings.HasPrefix(key, "gc/") || key == installation.Key
 }
 
 // domain goes on with the open round of a domain, and with grace 0 or if none was open,

@@ -62,11 +62,10 @@ func (osFiles) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
 // fileVersion is the version of a file. A file that replaces another exists beside it first,
 // so it has another inode; and when an inode is used again, time has passed.
 func fileVersion(in fs.FileInfo) string {
-	st, ok := in.Sys().(*syscall.Stat_t)
-	if !ok {
-		return ""
+	if st, ok := in.Sys().(*syscall.Stat_t); ok {
+		return strconv.FormatUint(st.Ino, 36) + "." + strconv.FormatInt(st.Ctim.Nano(), 36)
 	}
-	return strconv.FormatUint(st.Ino, 36) + "." + strconv.FormatInt(st.Ctim.Nano(), 36)
+	return ""
 }
 
 func sameFile(a, b fs.FileInfo) bool { return os.SameFile(a, b) }

@@ -21,9 +21,8 @@ const (
 
 // location is a store URL, taken apart.
 type location struct {
-	scheme string
-	dir    string // file: absolute and clean
-
+	scheme       string
+	dir          string // file: absolute and clean
 	installation string // whose the store is; empty: not told
 
 	// s3
@@ -49,17 +48,15 @@ var bucketName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$`)
 
 // s3Params are the query parameters of an s3 URL.
 var s3Params = map[string]func(l *location) *string{
-	"endpoint":   func(l *location) *string { return &l.endpoint },
-	"region":     func(l *location) *string { return &l.region },
-	"path_style": func(l *location) *string { return &l.pathStyle },
-	"sse":        func(l *location) *string { return &l.sse },
-	"kms_key":    func(l *location) *string { return &l.kmsKey },
-	"checksum":   func(l *location) *string { return &l.checksum },
-
+	"endpoint":     func(l *location) *string { return &l.endpoint },
+	"region":       func(l *location) *string { return &l.region },
+	"path_style":   func(l *location) *string { return &l.pathStyle },
+	"sse":          func(l *location) *string { return &l.sse },
+	"kms_key":      func(l *location) *string { return &l.kmsKey },
+	"checksum":     func(l *location) *string { return &l.checksum },
 	"installation": func(l *location) *string { return &l.installation },
 }
 
-// fileParams are those of a file URL.
 var fileParams = map[string]func(l *location) *string{"installation": s3Params["installation"]}
 
 var installationName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
@@ -91,15 +88,15 @@ func parseURL(raw string) (location, error) {
 	case schemeS3:
 		return parseS3(u)
 	case schemeMem:
-		if u.Host+u.Path+u.RawQuery != "" {
-			return location{}, badURL("mem:// takes nothing more")
+		if u.Host+u.Path+u.RawQuery == "" {
+			return location{scheme: schemeMem}, nil
 		}
-		return location{scheme: schemeMem}, nil
+		return location{}, badURL("mem:// takes nothing more")
 	}
 	return location{}, badURL("the scheme %q is not known: file:///DIR and s3://BUCKET are possible", u.Scheme)
 }
 
-// Installation is the installation that a store URL names; "" if it names none.
+// Installation is whose the store at a URL is; "": it does not say.
 func Installation(raw string) (string, error) {
 	l, err := parseURL(raw)
 	return l.installation, err
@@ -107,11 +104,10 @@ func Installation(raw string) (string, error) {
 
 // FileDir is the directory of a file:// URL.
 func FileDir(raw string) (dir string, ok bool) {
-	l, err := parseURL(raw)
-	if err != nil || l.scheme != schemeFile {
-		return "", false
+	if l, err := parseURL(raw); err == nil && l.scheme == schemeFile {
+		return l.dir, true
 	}
-	return l.dir, true
+	return "", false
 }
 
 func badURL(format string, args ...any) error {
@@ -141,8 +137,7 @@ func parseFile(u *url.URL) (location, error) {
 		return location{}, badURL("file:/// names no directory: file:///DIR")
 	}
 	l := location{scheme: schemeFile, dir: dir}
-	err := l.params(u, fileParams)
-	return l, err
+	return l.params(u, fileParams)
 }
 
 func parseS3(u *url.URL) (location, error) {
@@ -158,31 +153,30 @@ func parseS3(u *url.URL) (location, error) {
 			return location{}, badURL("the prefix: %w", err)
 		}
 	}
-	err := l.params(u, s3Params)
-	return l, err
+	return l.params(u, s3Params)
 }
 
 // params reads the parameters of a URL.
-func (l *location) params(u *url.URL, known map[string]func(l *location) *string) error {
+func (l location) params(u *url.URL, known map[string]func(l *location) *string) (location, error) {
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return badURL("its parameters: %w", err)
+		return location{}, badURL("its parameters: %w", err)
 	}
 	for name, values := range query {
 		field := known[name]
 		if field == nil {
-			return badURL("the parameter %q is not known: there are %s (write ? in a name as %%3F)", name,
+			return location{}, badURL("the parameter %q is not known: there are %s (write ? in a name as %%3F)", name,
 				strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		}
 		if len(values) != 1 || values[0] == "" {
-			return badURL("the parameter %s wants one value", name)
+			return location{}, badURL("the parameter %s wants one value", name)
 		}
-		*field(l) = values[0]
+		*field(&l) = values[0]
 	}
-	return l.checkParams()
+	return l, l.checkParams()
 }
 
-func (l *location) checkParams() error {
+func (l location) checkParams() error {
 	if l.endpoint != "" {
 		e, err := url.Parse(l.endpoint)
 		if err != nil || e.Scheme != "http" && e.Scheme != "https" || e.Hostname() == "" || e.RawQuery != "" || e.User != nil || e.Fragment != "" {
@@ -226,9 +220,9 @@ func (l location) String() string {
 		return l.scheme + "://"
 	case schemeS3:
 		params = s3Params
-		if l.prefix != "" {
-			u.Path = "/" + l.prefix
-		}
+	}
+	if l.prefix != "" {
+		u.Path = "/" + l.prefix
 	}
 	query := url.Values{}
 	for name, field := range params {

@@ -168,6 +168,9 @@ func (w *world) mayRefuse(err error) bool {
 	return w.excused(err) || errors.Is(err, errs.Unavailable)
 }
 
+// stormy tells whether the store is not as it should be. Under mu.
+func (w *world) stormy() bool { return w.weather != (hardware.Weather{}) || w.troubled }
+
 // forkAway forks a volume that another host has.
 func (w *world) forkAway(d *dice.Dice) string {
 	name, m := w.abroad(d)
@@ -224,7 +227,7 @@ func (w *world) forkAway(d *dice.Dice) string {
 			looked = 2 // at the collector's round, and at the commit again
 		}
 		r := fs[0].Requests
-		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+w.unfolded(e)+2*uint64(e.Ahead)+renamed+moved+looked && w.weather == (hardware.Weather{}) && !w.troubled {
+		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+w.unfolded(e)+2*uint64(e.Ahead)+renamed+moved+looked && !w.stormy() {
 			w.violateLocked(forkIsConstant, "the fork of %s made %d requests: %+v", name, n, r)
 		}
 	})

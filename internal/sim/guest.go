@@ -64,6 +64,8 @@ func (w *world) judge(l *line, name string, life int, what string, err error) {
 	case w.excused(err), l.ended, l.ending, l.leaving, l.name != name, l.fenced, l.broken, len(l.names) > 0:
 	case l.m.hadBadSync && errs.KindOf(err) == errs.Internal:
 		l.broken = true
+	case l.m.hadBadSync && errs.KindOf(err) == errs.NoSpace && w.stormy():
+		// What is in a segment that could not be synced stays until the store has it.
 	default:
 		w.violateLocked(progress, "%s of %s fails without a reason (%v): %v", what, l, errs.KindOf(err), err)
 	}
