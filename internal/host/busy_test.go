@@ -12,6 +12,7 @@ import (
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/objstore/objstoretest"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
@@ -20,7 +21,7 @@ import (
 // until that fails. Other hosts cannot ask it.
 func busyOwner(t *testing.T, b *bed) (h *Host, flushes *atomic.Int64, ended chan error) {
 	store := b.store
-	b.store = objstore.Latency(store, objstore.LatencyOptions{Fixed: time.Millisecond})
+	b.store = objstoretest.Latency(store, objstoretest.LatencyOptions{Fixed: time.Millisecond})
 	h = b.host(t.TempDir(), "a")
 	b.store = store
 	delete(b.peers, "a")
@@ -55,7 +56,7 @@ func busyOwner(t *testing.T, b *bed) (h *Host, flushes *atomic.Int64, ended chan
 func TestForceAgainstABusyOwner(t *testing.T) {
 	b := newBed(t)
 	a, flushes, ended := busyOwner(t, b)
-	b.store = objstore.Latency(b.store, objstore.LatencyOptions{Fixed: 20 * time.Millisecond})
+	b.store = objstoretest.Latency(b.store, objstoretest.LatencyOptions{Fixed: 20 * time.Millisecond})
 	c := b.host(t.TempDir(), "c")
 	for flushes.Load() < 50 {
 		time.Sleep(time.Millisecond)

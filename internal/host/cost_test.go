@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/objstore/objstoretest"
 )
 
 var longAgo = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -120,7 +121,7 @@ func TestCostOfManyVolumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	slow := b.store
-	b.store = objstore.Latency(slow, objstore.LatencyOptions{Fixed: 20 * time.Millisecond})
+	b.store = objstoretest.Latency(slow, objstoretest.LatencyOptions{Fixed: 20 * time.Millisecond})
 	h := b.host(t.TempDir(), "b")
 	began := time.Now()
 	var list []api.Volume

@@ -14,6 +14,7 @@ import (
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/objstore/objstoretest"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
@@ -331,7 +332,7 @@ func TestFaultsOneWriter(t *testing.T) {
 func TestSlowStore(t *testing.T) {
 	mem := objstore.NewMem(objstore.Clock{})
 	b := &faultBed{t: t, mem: mem, image: make([]byte, faultSize)}
-	b.h = b.open("a", objstore.Latency(mem, objstore.LatencyOptions{Fixed: 15 * time.Millisecond}))
+	b.h = b.open("a", objstoretest.Latency(mem, objstoretest.LatencyOptions{Fixed: 15 * time.Millisecond}))
 	must[api.Volume](t)(b.h.Create(ctx, api.CreateRequest{Name: "v", Size: faultSize}))
 	b.write()
 	for d := time.Duration(0); ; d += 7 * time.Millisecond {

@@ -456,3 +456,15 @@ func selfSigned(t *testing.T) []byte {
 	}
 	return der
 }
+
+// TestLiveEncryptionDropped: a server that takes sse and encrypts nothing is refused before
+// anything is stored in it.
+func TestLiveEncryptionDropped(t *testing.T) {
+	url, _ := s3test.Start(t)
+	for _, sse := range []string{"&sse=AES256", "&sse=aws:kms&kms_key=k"} {
+		s := open(t, url+sse, objstore.Options{Retry: impatient})
+		if err := objstore.Probe(t.Context(), s, objstore.NewNonce()); !errors.Is(err, errs.Unsupported) || !strings.Contains(err.Error(), "did not encrypt it") {
+			t.Errorf("%s: %v", sse, err)
+		}
+	}
+}

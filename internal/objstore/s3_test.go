@@ -200,6 +200,8 @@ func TestS3Requests(t *testing.T) {
 	s := fake(t, "&sse=aws:kms&kms_key=key-1&region=eu-central-1", func(w http.ResponseWriter, r *http.Request) {
 		got = r.Clone(context.Background())
 		body, _ = io.ReadAll(r.Body)
+		w.Header().Set("X-Amz-Server-Side-Encryption", "aws:kms")
+		w.Header().Set("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", "arn:aws:kms:eu-central-1:1:key/key-1")
 	})
 	if err := s.PutIfAbsent(t.Context(), "a b/c", []byte("data")); err != nil {
 		t.Fatal(err)
@@ -217,6 +219,36 @@ func TestS3Requests(t *testing.T) {
 	}
 	if err := s.Put(t.Context(), "a", nil); err != nil || got.Header.Get("If-None-Match") != "" {
 		t.Errorf("a plain put: %v, %q", err, got.Header)
+	}
+}
+
+// TestS3Encrypted: what was to be encrypted and was not is an error.
+func TestS3Encrypted(t *testing.T) {
+	for _, c := range []struct{ asked, how, key, want string }{
+		{"", "", "", ""},
+		{"&sse=AES256", "AES256", "", ""},
+		{"&sse=AES256", "", "", "did not encrypt it"},
+		{"&sse=AES256", "aws:kms", "k", "with aws:kms, and not"},
+		{"&sse=aws:kms", "aws:kms", "arn:aws:kms:r:1:key/any", ""},
+		{"&sse=aws:kms&kms_key=k1", "aws:kms", "arn:aws:kms:r:1:key/k1", ""},
+		{"&sse=aws:kms&kms_key=k1", "aws:kms", "k1", ""},
+		{"&sse=aws:kms&kms_key=k1", "aws:kms", "arn:aws:kms:r:1:key/xk1", "and not with kms_key=k1"},
+		{"&sse=aws:kms&kms_key=k1", "aws:kms", "", "and not with kms_key=k1"},
+		{"&sse=aws:kms&kms_key=alias/a", "aws:kms", "arn:aws:kms:r:1:key/k1", ""},
+		{"&sse=aws:kms&kms_key=k1", "AES256", "", "with AES256, and not"},
+	} {
+		s := fake(t, c.asked, func(w http.ResponseWriter, _ *http.Request) {
+			if c.how != "" {
+				w.Header().Set("X-Amz-Server-Side-Encryption", c.how)
+				w.Header().Set("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", c.key)
+			}
+		})
+		for _, put := range []func(context.Context, string, []byte) error{s.Put, s.PutIfAbsent} {
+			err := put(t.Context(), "key", []byte("data"))
+			if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, errs.Unsupported) || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%+v: %v", c, err)
+			}
+		}
 	}
 }
 

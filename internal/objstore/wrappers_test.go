@@ -22,7 +22,7 @@ func TestWrappersConform(t *testing.T) {
 		f.Inject(objstore.Fault{Rate: 1. / 7})
 		f.Inject(objstore.Fault{Rate: 1.1 / 7, Effect: objstore.FailAfter})
 		f.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpGetRange}, Rate: 1.4 / 7, Effect: objstore.Truncate})
-		s := objstore.Latency(f, objstore.LatencyOptions{Jitter: time.Microsecond, Rate: 10 << 30, Rand: objstore.SeededRand(1)})
+		s := objstoretest.Latency(f, objstoretest.LatencyOptions{Jitter: time.Microsecond, Rate: 10 << 30, Rand: objstore.SeededRand(1)})
 		s = objstore.Retry(objstore.Count(s, &objstore.Counter{}), objstore.RetryOptions{MaxTries: 100, Backoff: time.Microsecond, MaxBackoff: time.Microsecond})
 		return objstore.Prefix(s, "some/where")
 	})
@@ -64,7 +64,7 @@ func TestCount(t *testing.T) {
 
 func TestLatency(t *testing.T) {
 	c := &clock{}
-	s := objstore.Latency(objstore.NewMem(objstore.Clock{}), objstore.LatencyOptions{
+	s := objstoretest.Latency(objstore.NewMem(objstore.Clock{}), objstoretest.LatencyOptions{
 		Fixed: 10 * time.Millisecond, Jitter: 4 * time.Millisecond, Rate: 1 << 20, Clock: c.clock(), Rand: func() float64 { return 0.5 },
 	})
 	if err := s.Put(t.Context(), "a", make([]byte, 1<<20)); err != nil {
