@@ -1,6 +1,9 @@
 package host
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+)
 
 // TestExploreFound replays what the exploration found, and what was mended since.
 func TestExploreFound(t *testing.T) {
@@ -16,6 +19,11 @@ func TestExploreFound(t *testing.T) {
 		"one0 N2 / 0 4 crash-late",
 		// A volume whose removal was not recorded kept such pins for ever.
 		"one0 W1n R1 / 1 2 crash-after",
+		// A host dies before the first publication of a fork, or of what it restores, takes
+		// effect, under the name of a removed volume. What its next process withdrew came back.
+		"was0 F1 / 0 4 crash-late",
+		"was0 B22a / 0 4 crash-late",
+		"was3 B22b / 0 4 crash-late",
 	} {
 		c := parseExploreCase(s)
 		if out := explore(&c); out.wrong != "" {
@@ -58,5 +66,42 @@ func TestRenamedElsewhere(t *testing.T) {
 	}
 	if got, err := publishedContent(w.store, "v2"); err != nil || got != w.slots[1].live {
 		t.Fatalf("a fork of what was renamed elsewhere: %v, %v", got, err)
+	}
+}
+
+// TestRestoreBehindAFailedFork: a fork that failed under the name of a removed volume is
+// not what the name's next restoration brings back, whatever it left in the log.
+func TestRestoreBehindAFailedFork(t *testing.T) {
+	for _, b := range []blow{crashAfter, crashLate, replyLost} {
+		for n := 1; n <= 6; n++ {
+			t.Run(fmt.Sprint(b, n), func(t *testing.T) {
+				w := newExplored()
+				defer func() {
+					if r := recover(); r != nil {
+						t.Error(r)
+					}
+					w.close()
+				}()
+				w.begin("two0")
+				w.run(0, "W2n", &exploreFault{})
+				w.run(1, "R1", &exploreFault{})
+				w.run(2, "F2", &exploreFault{2, n, b})
+				w.noOrphans()
+				w.land()
+				if w.slots[0].exists {
+					w.must(w.remove(0), "removing the fork")
+				} else {
+					w.slots[0].becomes(slot{})
+				}
+				h := w.machines[1].h
+				if list, err := h.Removed(ctx); err != nil || len(list) != 1 || list[0].Name != "v1" {
+					t.Errorf("removed: %+v, %v", list, err)
+				}
+				if w.must(w.restore(0, 0, 1), "restoring"); !w.slots[0].exists {
+					t.Error("it cannot be restored")
+				}
+				w.finish()
+			})
+		}
 	}
 }

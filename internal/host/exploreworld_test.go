@@ -54,7 +54,8 @@ type slot struct {
 	may    []content // what the store may have of it; of a volume that may exist, what it may hold
 	failed byte      // the verb that failed and has to be repeated; 0: none
 	host   int       // on which it failed
-	from   int       // and the source, if it was a fork
+	from   int       // and the source, if it was a fork or a restoration
+	gone   []content // what its newest removal took from the store; nil: it had nothing there
 }
 
 func (s *slot) may1(c content) bool { return slices.Contains(s.may, c) }
@@ -288,7 +289,7 @@ func (w *explored) create(v int) error {
 	if _, err := h.Flush(ctx, name); err != nil {
 		return err
 	}
-	*s = slot{exists: true, live: want, stored: true, may: []content{want}}
+	s.becomes(slot{exists: true, live: want, stored: true, may: []content{want}})
 	return nil
 }
 
@@ -314,15 +315,14 @@ func (w *explored) fork(v, host int, local bool) error {
 	if err != nil && !errors.Is(err, errs.Exists) {
 		return err
 	}
-	c, err := exploreRead(h, slotName(1-v))
-	if err != nil && w.acting.isDead() {
+	c, err := w.readBack(h, slotName(1-v))
+	if err != nil {
 		return err
 	}
-	w.must(err, "reading a fork")
 	if !kid.may1(c) {
 		broken("a fork has %v, its source %v", c, kid.may)
 	}
-	*kid = slot{exists: true, at: host, live: c, stored: !local && s.at != host, may: []content{c}}
+	kid.becomes(slot{exists: true, at: host, live: c, stored: !local && s.at != host, may: []content{c}})
 	return nil
 }
 
@@ -352,7 +352,7 @@ func (w *explored) remove(v int) error {
 		s.failed, s.host = 'R', s.at
 		return err
 	}
-	*s = slot{}
+	s.removed()
 	return nil
 }
 
@@ -369,15 +369,14 @@ func (w *explored) claim(v, host int) error {
 	if _, err := h.Wake(ctx, name, true, ""); err != nil {
 		return err
 	}
-	c, err := exploreRead(h, name)
-	if err != nil && w.acting.isDead() {
+	c, err := w.readBack(h, name)
+	if err != nil {
 		return err
 	}
-	w.must(err, "reading a claimed volume")
 	if !s.may1(c) {
 		broken("%s has %v after a claim, and may have %v", name, c, s.may)
 	}
-	*s = slot{exists: true, at: host, live: c, stored: true, may: []content{c}}
+	s.becomes(slot{exists: true, at: host, live: c, stored: true, may: []content{c}})
 	return nil
 }
 
@@ -455,6 +454,8 @@ func (w *explored) do(op string) error {
 		return w.claim(v, 1-s.at)
 	case 'N':
 		return w.create(v)
+	case 'B':
+		return w.restore(v, int(op[2]-'1'), int(op[3]-'a'))
 	}
 	panic("no such operation: " + op)
 }

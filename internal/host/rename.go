@@ -51,7 +51,7 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	defer release()
 	published := st.Published
 	if published == nil {
-		if err := h.owners.Withdraw(ctx, d, &st); err != nil {
+		if err := h.owners.Withdraw(ctx, d, &st, commitlog.CauseWithdraw); err != nil {
 			return api.Volume{}, err
 		}
 	} else {

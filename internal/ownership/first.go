@@ -25,7 +25,7 @@ func (ow *Owners) openFirst(ctx context.Context, d *disk.Disk, st *volume.State,
 	if copy(before[:], b) == len(before) && before != d.ID && ow.disks.ByID(before) == nil {
 		o, err := ow.NewOwner(st)
 		if err == nil {
-			err = o.Withdraw(ctx, commitlog.VolumeID(before))
+			err = o.Withdraw(ctx, commitlog.VolumeID(before), commitlog.CauseWithdraw)
 		}
 		if err != nil {
 			return commitlog.Generation{}, err
@@ -64,7 +64,7 @@ func (ow *Owners) FirstPublished(d *disk.Disk, st *volume.State) error {
 // Withdraw makes sure that a volume whose publication was never confirmed is not in the
 // store under the record's name, and cannot appear there. It makes no request if nothing
 // was sent. Under op.
-func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State) error {
+func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State, cause commitlog.Cause) error {
 	began, err := ow.FirstMayBeSent(st)
 	if err != nil || !began || fault.Is("first-publication-not-withdrawn") {
 		return err
@@ -72,7 +72,7 @@ func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State) 
 	if err := ow.Own(d, st); err != nil {
 		return err
 	}
-	if err := d.Owner.Withdraw(ctx, commitlog.VolumeID(d.ID)); err != nil {
+	if err := d.Owner.Withdraw(ctx, commitlog.VolumeID(d.ID), cause); err != nil {
 		return err
 	}
 	d.SetOwner(nil)
@@ -113,7 +113,7 @@ func (ow *Owners) withdrawOrphan(ctx context.Context, id volume.ID, n disk.Name)
 	st := volume.State{ID: id, Tenant: n.Tenant, Name: n.Volume}
 	o, err := ow.NewOwner(&st)
 	if err == nil {
-		err = o.Withdraw(ctx, commitlog.VolumeID(id))
+		err = o.Withdraw(ctx, commitlog.VolumeID(id), commitlog.CauseWithdraw)
 	}
 	if err != nil {
 		return err
