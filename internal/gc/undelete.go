@@ -206,8 +206,12 @@ func SpareCommits(ctx context.Context, store objstore.Store, keys []string) (boo
 			continue
 		}
 		if v == nil {
-			if v, err = spare(ctx, store, &r, f); err != nil || v == overVerdict {
-				return err == nil, err
+			v, err = spare(ctx, store, &r, f)
+			if err != nil && errs.KindOf(err) == errs.Busy || v == overVerdict {
+				return true, nil // closed meanwhile; a later round sees the pin
+			}
+			if err != nil {
+				return false, err
 			}
 		}
 		if !v.spares(kindCommits, i) {

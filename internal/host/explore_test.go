@@ -158,7 +158,8 @@ func (w *explored) run(i int, op string, f *exploreFault) (changes int) {
 	p := w.acting
 	w.armed, w.acting = nil, nil
 	changes, struck := p.disarm()
-	if struck == "" {
+	w.must(w.paused, "operation %d, %s: a round while it waited", i, op)
+	if struck == "" || f.blow == pause {
 		if err != nil && !mayFail {
 			broken("operation %d, %s: %v", i, op, err)
 		}

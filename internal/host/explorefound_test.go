@@ -24,6 +24,10 @@ func TestExploreFound(t *testing.T) {
 		"was0 F1 / 0 4 crash-late",
 		"was0 B22a / 0 4 crash-late",
 		"was3 B22b / 0 4 crash-late",
+		// What is restored has been condemned, and rounds go on before its first commit: one
+		// collects the state that the pin names, and the next its packs.
+		"was4 B22a / 0 4 pause",
+		"was4 B22b / 0 2 pause",
 	} {
 		c := parseExploreCase(s)
 		if out := explore(&c); out.wrong != "" {

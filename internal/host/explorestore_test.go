@@ -20,9 +20,10 @@ const (
 	crashLate   blow = "crash-late"   // the process dies, and the request takes effect later
 	replyLost   blow = "reply-lost"   // the request takes effect, and its sender gets an error
 	replyLate   blow = "late"         // its sender gets an error, and the request takes effect later
+	pause       blow = "pause"        // three rounds run, and then the request takes effect and is answered
 )
 
-var blows = []blow{crashBefore, crashAfter, crashLate, replyLost, replyLate}
+var blows = []blow{crashBefore, crashAfter, crashLate, replyLost, replyLate, pause}
 
 func (b blow) kills() bool { return strings.HasPrefix(string(b), "crash") }
 
@@ -32,6 +33,7 @@ func (b blow) kills() bool { return strings.HasPrefix(string(b), "crash") }
 type process struct {
 	objstore.Store
 	died func() // called once, when the process dies
+	wait func() // runs rounds
 	gate func(moment, key string)
 
 	mu      sync.Mutex
@@ -76,15 +78,21 @@ func (p *process) change(ctx context.Context, key string, do func(context.Contex
 		return noPower()
 	}
 	p.changes++
-	if p.changes != p.at {
+	strikes := p.changes == p.at
+	if strikes {
+		p.struck = key
+	}
+	if !strikes || p.blow == pause {
 		p.mu.Unlock()
+		if strikes {
+			p.wait()
+		}
 		err := do(ctx)
 		if p.gate != nil && err == nil {
 			p.gate("after", key)
 		}
 		return err
 	}
-	p.struck = key
 	ctx = context.WithoutCancel(ctx)
 	switch p.blow {
 	case crashAfter, replyLost:
@@ -172,8 +180,8 @@ type steps struct {
 	over   bool
 }
 
-func newSteps(store objstore.Store) *steps {
-	s := &steps{process: &process{Store: store}, resume: make(chan struct{}), stops: make(chan bool)}
+func newSteps(p *process) *steps {
+	s := &steps{process: p, resume: make(chan struct{}), stops: make(chan bool)}
 	s.gate = func(moment, key string) {
 		_, part, _ := strings.Cut(strings.TrimPrefix(key, "gc/rounds/"), "/")
 		_, part, _ = strings.Cut(part, "/")

@@ -79,6 +79,7 @@ type explored struct {
 	armed    func(*process) // arms the process that acts
 	acting   *process
 	lates    []*process // with requests that take effect later
+	paused   error      // of the rounds during a pause
 }
 
 // violation is what a run panics with.
@@ -112,7 +113,7 @@ func newExplored() *explored {
 func (w *explored) open(i int) {
 	m := w.machines[i]
 	m.life++
-	m.p = &process{Store: w.store}
+	m.p = w.process()
 	m.p.died = func() {
 		// Power is not what is lost here: that the disk keeps what was synced is tested
 		// elsewhere.
@@ -125,6 +126,17 @@ func (w *explored) open(i int) {
 	})
 	w.must(err, "starting host %d", i)
 	m.h = h
+}
+
+func (w *explored) process() *process { return &process{Store: w.store, wait: w.pause} }
+
+// pause is what happens while a request is on its way. It runs in any goroutine of the
+// process that sent the request.
+func (w *explored) pause() {
+	for range 3 {
+		_, err := gc.Run(ctx, collectorOptions(w.store))
+		w.paused = errors.Join(w.paused, ignoreRace(err))
+	}
 }
 
 // restart ends a host and starts it again, with what it had on its disk when it died.
@@ -395,7 +407,7 @@ func (w *explored) settle() {
 func (w *explored) gcStep() error {
 	if w.steps == nil {
 		w.settle()
-		w.steps = newSteps(w.store)
+		w.steps = newSteps(w.process())
 	}
 	w.act(w.steps.process)
 	w.steps.step()
@@ -418,7 +430,11 @@ func ignoreRace(err error) error {
 // gcWhole runs another collector to its end.
 func (w *explored) gcWhole() error {
 	w.settle()
-	_, err := gc.Run(ctx, collectorOptions(w.act(&process{Store: w.store})))
+	p := w.act(w.process())
+	_, err := gc.Run(ctx, collectorOptions(p))
+	if _, struck := p.disarm(); struck != "" { // others ran meanwhile
+		err = ignoreRace(err)
+	}
 	return err
 }
 
