@@ -1,8 +1,12 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"testing"
+
+	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // TestExploreFound replays what the exploration found, and what was mended since.
@@ -106,6 +110,95 @@ func TestRestoreBehindAFailedFork(t *testing.T) {
 				}
 				w.finish()
 			})
+		}
+	}
+}
+
+// TestRemoveAfterAFailedRename: what a rename that failed reserved, or may still reserve, is
+// gone with the volume: it would name what nothing keeps, and end every round.
+func TestRemoveAfterAFailedRename(t *testing.T) {
+	for _, to := range []string{"x", "w"} { // w was used and removed
+		for _, b := range []blow{replyLost, replyLate, crashAfter, crashLate} {
+			for n := 1; n <= 10; n++ {
+				for _, other := range []string{"", "y"} {
+					t.Run(fmt.Sprint(to, b, n, other), func(t *testing.T) { removeAfterAFailedRename(t, to, b, n, other) })
+				}
+			}
+		}
+	}
+}
+
+func removeAfterAFailedRename(t *testing.T, to string, b blow, n int, other string) {
+	w := newExplored()
+	defer func() {
+		if r := recover(); r != nil {
+			t.Error(r)
+		}
+		w.close()
+	}()
+	w.begin("one0")
+	p := w.machines[0].p
+	p.arm(n, b)
+	_, err := w.machines[0].h.Rename(ctx, "v1", to)
+	p.disarm()
+	if p.isDead() {
+		w.restart(0)
+	}
+	h, name := w.machines[0].h, "v1"
+	if err == nil && !p.isDead() {
+		name = to
+	} else if _, local := h.disks.Local("v1", false); local != nil {
+		name = to
+	}
+	if other != "" {
+		if _, err := h.Rename(ctx, name, other); err == nil {
+			name = other
+		} else if !errors.Is(err, errs.Busy) {
+			t.Errorf("another name: %v", err)
+		}
+	}
+	if err := h.Remove(ctx, name, true); errors.Is(err, errs.Busy) { // half of it was renamed
+		_, err = h.Rename(ctx, name, to)
+		w.must(err, "renaming it again")
+		w.must(h.Remove(ctx, to, true), "removing it by its new name")
+	} else {
+		w.must(err, "removing it")
+	}
+	for range 4 {
+		w.round("a round")
+	}
+	p.land()
+	w.removeAll()
+}
+
+// TestNameOfAFailedRename: another volume does not get a name under which a rename may still
+// take effect; it does when the renamed one got another.
+func TestNameOfAFailedRename(t *testing.T) {
+	w := newExplored()
+	defer w.close()
+	w.begin("one0")
+	p := w.machines[0].p
+	p.arm(4, replyLate)
+	h := w.machines[0].h
+	if _, err := h.Rename(ctx, "v1", "x"); err == nil {
+		t.Fatal("a rename succeeds whose request fails")
+	}
+	p.disarm()
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "x", Size: explorePages * explorePage, BlockSize: explorePage}))
+	if err := exploreWrite(h, "x", content{}, content{50}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := h.Flush(ctx, "x")
+	wantKind(t, err, errs.Exists)
+	must[api.Volume](t)(h.Rename(ctx, "v1", "y"))
+	must[api.Flush](t)(h.Flush(ctx, "x"))
+	p.land()
+	for range 4 {
+		w.round("a round")
+	}
+	for name, want := range map[string]content{"x": {50}, "y": w.slots[0].live} {
+		if c, err := publishedContent(w.store, name); err != nil || c != want {
+			t.Errorf("%s has %v, not %v: %v", name, c, want, err)
 		}
 	}
 }

@@ -22,15 +22,27 @@ func (ow *Owners) tombstone(ctx context.Context, d *disk.Disk, st *volume.State,
 }
 
 func (ow *Owners) tryTombstone(ctx context.Context, d *disk.Disk, st *volume.State, cause commitlog.Cause) error {
+	begun, err := ow.disks.NamesBegun(d.ID, st.Name)
+	if err != nil {
+		return err
+	}
+	if len(begun) > 0 { // the tombstone of a rename may be on its way: only a new epoch stops it
+		d.SetOwner(nil)
+	}
 	if err := ow.Own(d, st); err != nil {
 		return err
 	}
 	if d.Owner.Generation().IsZero() {
-		if _, err := ow.ClaimOwn(ctx, d, st); errors.Is(err, errRemovedHere) {
-			return nil
-		} else if err != nil {
+		_, err := ow.ClaimOwn(ctx, d, st)
+		if errors.Is(err, errRemovedHere) {
+			return ow.WithdrawRenames(ctx, d.ID, begun)
+		}
+		if err != nil {
 			return err
 		}
+	}
+	if err := ow.WithdrawRenames(ctx, d.ID, begun); err != nil {
+		return err
 	}
 	if err := ow.KeepForFormer(ctx, d); err != nil {
 		return err
