@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -340,8 +341,8 @@ func (x *explorer) sequence(start string, ops []string, faults bool) {
 	}
 }
 
-// all runs every sequence of a depth from a start.
-func (x *explorer) all(start string, depth int, faults bool) {
+// all runs every sequence of a depth from a start, or if nth is not 1 every nth of them.
+func (x *explorer) all(start string, depth int, faults bool, nth int) {
 	before, faulty := x.ran.Load(), x.faulty.Load()
 	var wg sync.WaitGroup
 	var left atomic.Int64 // sequences for which there was no time
@@ -360,10 +361,15 @@ func (x *explorer) all(start string, depth int, faults bool) {
 		})
 	}
 	began := time.Now()
-	x.sequences(start, depth, func(ops []string) { work <- ops })
+	n := 0
+	x.sequences(start, depth, func(ops []string) {
+		if n++; (n-1)%nth == 0 {
+			work <- ops
+		}
+	})
 	close(work)
 	wg.Wait()
-	x.t.Logf("%s, depth %d: %d sequences and %d runs with a fault in %.1f s; no time for %d", start, depth, x.ran.Load()-before, x.faulty.Load()-faulty, time.Since(began).Seconds(), left.Load())
+	x.t.Logf("%s, depth %d: %d of %d sequences and %d runs with a fault in %.1f s; no time for %d", start, depth, x.ran.Load()-before, n, x.faulty.Load()-faulty, time.Since(began).Seconds(), left.Load())
 }
 
 // What is explored: starts, the lengths of sequences, and f for faults.
@@ -382,7 +388,8 @@ var (
 // TestExplore runs every short sequence of operations on two volumes and two hosts, with
 // collectors that stop between their steps, and with a fault at each request: see
 // docs/simulator.md. GLIDE_EXPLORE replays one case ("one0 W1g R1 / 0 2 late"), or runs
-// what follows a start ("one0 3f": depth 3 with faults; "one0 3": without).
+// what follows a start ("one0 3f": depth 3 with faults; "one0 3": without; "one0 4f/50":
+// every 50th sequence), for as long as GLIDE_SOAK says.
 func TestExplore(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // most of what a run makes lives as long as the run
 	x := &explorer{t: t, states: map[uint64]bool{}}
@@ -392,9 +399,9 @@ func TestExplore(t *testing.T) {
 	}
 	if os.Getenv("GLIDE_LONG") != "" {
 		plan, x.until = exploreLong, time.Now().Add(time.Hour)
-		if d, err := time.ParseDuration(os.Getenv("GLIDE_SOAK")); err == nil {
-			x.until = time.Now().Add(d)
-		}
+	}
+	if d, err := time.ParseDuration(os.Getenv("GLIDE_SOAK")); err == nil {
+		x.until = time.Now().Add(d)
 	}
 	if s := os.Getenv("GLIDE_EXPLORE"); s != "" {
 		c := parseExploreCase(s)
@@ -408,7 +415,9 @@ func TestExplore(t *testing.T) {
 	}
 	for _, p := range plan {
 		start, depth, _ := strings.Cut(p, " ")
-		x.all(start, int(depth[0]-'0'), strings.HasSuffix(depth, "f"))
+		depth, every, _ := strings.Cut(depth, "/")
+		nth, _ := strconv.Atoi(every)
+		x.all(start, int(depth[0]-'0'), strings.HasSuffix(depth, "f"), max(nth, 1))
 	}
 	t.Logf("%d sequences, %d runs with a fault, %d distinct states, %d violations", x.ran.Load(), x.faulty.Load(), len(x.states), x.failed.Load())
 }
