@@ -134,6 +134,7 @@ func (w *explored) unsure(op string) (skip, mayFail bool) {
 		f := w.slots[to].failed
 		return f != 0 && (f != 'R' || to != v), f == 'R'
 	}
+	skip = !w.slots[v].stored && strings.Contains("CF", op[:1]) // its first flush failed, and the other host does not know it
 	for i, s := range w.slots {
 		if i == v || strings.Contains("SDF", op[:1]) {
 			skip = skip || s.failed != 0 && strings.ContainsRune("NSFRB", rune(s.failed))
