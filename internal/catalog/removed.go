@@ -17,13 +17,20 @@ import (
 const epochsAtOnce = 16
 
 // LastRemoval returns the tombstone of the newest removal in a log, or nil if the volume was
-// never removed, or had nothing in the store then. A tombstone of a rename is none. tip is
-// the newest object of the log. A GET for each epoch since the removal.
+// never removed, or had nothing in the store then. A tombstone of a rename is none, nor is
+// one of a call that failed to create a volume. tip is the newest object of the log. A GET
+// for each epoch since the removal.
 func (cat *Catalog) LastRemoval(ctx context.Context, n disk.Name) (tombstone, tip *commitlog.Object, err error) {
 	if tip, err = cat.newest(ctx, n, cat.readNewest); err != nil {
 		return nil, nil, err
 	}
-	for top := tip.Generation.Epoch; top > 1; {
+	tombstone, err = cat.removalBefore(ctx, n, tip.Generation.Epoch)
+	return tombstone, tip, err
+}
+
+// removalBefore returns the tombstone of the newest removal among the epochs through top.
+func (cat *Catalog) removalBefore(ctx context.Context, n disk.Name, top uint64) (*commitlog.Object, error) {
+	for top > 1 {
 		list := make([]*commitlog.Object, min(epochsAtOnce, top-1))
 		g, gctx := errgroup.WithContext(ctx)
 		for i := range list {
@@ -37,21 +44,27 @@ func (cat *Catalog) LastRemoval(ctx context.Context, n disk.Name) (tombstone, ti
 			})
 		}
 		if err := g.Wait(); err != nil {
-			return nil, tip, err
+			return nil, err
 		}
 		for _, o := range list {
 			if isRemoval(o) {
-				return o, tip, nil
+				return o, nil
 			}
 		}
 		top -= uint64(len(list))
 	}
-	return nil, tip, nil
+	return nil, nil
 }
 
 // isRemoval tells whether the first object of an epoch removed a volume that was in the
 // store.
 func isRemoval(first *commitlog.Object) bool {
+	return isTombstone(first) && first.State.Cause != commitlog.CauseWithdraw
+}
+
+// isTombstone tells whether the first object of an epoch ended a volume, but gave it no
+// other name.
+func isTombstone(first *commitlog.Object) bool {
 	return first != nil && first.Tombstone && first.State.RenamedTo == "" && !first.State.After.IsZero()
 }
 
@@ -109,6 +122,11 @@ func (cat *Catalog) removed(ctx context.Context, n disk.Name, at commitlog.Gener
 	tombstone = tip
 	if tip.Generation.Number > 1 {
 		if tombstone, err = commitlog.Load(ctx, cat.disks.Store, n.Log(), commitlog.Generation{Epoch: tip.Generation.Epoch, Number: 1}); err != nil {
+			return nil, nil, err
+		}
+	}
+	if isTombstone(tombstone) && !isRemoval(tombstone) { // of what followed a removal, perhaps
+		if tombstone, err = cat.removalBefore(ctx, n, tip.Generation.Epoch-1); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -155,28 +155,35 @@ var errOther = errors.New("the name is another volume's")
 // with this ID into the log. A name that is not in the store gets a tombstone, and so
 // does the volume itself if it is there and belongs to this host. Use it for a first
 // publication that was abandoned, or may have been in flight when an earlier process
-// ended, and to remove a volume of this host that is not claimed. A name that belongs
-// to another volume stays as it is.
-func (o *Owner) Withdraw(ctx context.Context, id VolumeID) error {
+// ended, with CauseWithdraw; and with CauseRemove to remove a volume of this host that is
+// not claimed. A name that belongs to another volume stays as it is.
+func (o *Owner) Withdraw(ctx context.Context, id VolumeID, cause Cause) error {
 	defer o.lock()()
 	if err := o.unclaimed(ctx); err != nil {
 		return err
 	}
 	if o.claimed() {
-		return o.bury(ctx, CauseRemove, "")
+		return o.bury(ctx, cause, "")
 	}
 	grave := func(*Object) *Object {
-		return &Object{Kind: First, Tombstone: true, State: State{Identity: Identity{ID: id, Cause: CauseRemove}}}
+		return &Object{Kind: First, Tombstone: true, State: State{Identity: Identity{ID: id, Cause: cause}}}
 	}
 	if found, err := o.first(ctx, Generation{1, 1}, grave(nil)); err != nil || found == nil {
 		return err
 	}
-	err := o.race(ctx, "", func(tip *Object) error {
-		if tip.Tombstone || tip.State.ID != id || tip.State.Owner.ID != o.opts.Host.ID {
+	approve := func(tip *Object) error {
+		// A removed name is used again after a seal behind its tombstone: then a request may
+		// be on its way to the next epoch, and another tombstone takes its place.
+		reused := tip.Tombstone && tip.Kind == Seal
+		if !reused && (tip.Tombstone || tip.State.ID != id || tip.State.Owner.ID != o.opts.Host.ID) {
 			return errOther
 		}
 		return nil
-	}, grave)
+	}
+	err := o.race(ctx, "", approve, grave)
+	if errs.KindOf(err) == errs.Busy && err != nil { // another host took that place
+		err = o.race(ctx, "", approve, grave)
+	}
 	if errors.Is(err, errOther) {
 		return nil
 	}

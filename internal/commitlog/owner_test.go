@@ -135,7 +135,7 @@ func TestNextProcess(t *testing.T) {
 	wantShape(t, historyOf(t, store, disk), "1.1 first", "1.2 seal", "2.1 first", "2.2 commit")
 	wantKind(t, errOf(again.Claim(ctx, CauseOpen, nil)), errs.Invalid)
 	wantKind(t, errOf(again.OpenFirst(ctx, someState(3))), errs.Invalid)
-	wantKind(t, again.Withdraw(ctx, volumeID(1)), errs.Invalid)
+	wantKind(t, again.Withdraw(ctx, volumeID(1), CauseRemove), errs.Invalid)
 }
 
 func TestRollsByItself(t *testing.T) {

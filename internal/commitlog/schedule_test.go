@@ -190,10 +190,10 @@ func TestWithdraw(t *testing.T) {
 	hold(store, Generation{1, 1})
 	wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), errs.Unavailable)
 	again := newOwner(t, store, "a", 2) // after a crash
-	check(t, again.Withdraw(ctx, volumeID(1)))
+	check(t, again.Withdraw(ctx, volumeID(1), CauseWithdraw))
 	wantKind(t, store.Held()[0].Release(), errs.Exists)
 	wantShape(t, historyOf(t, store, disk), "1.1 first tombstone")
-	check(t, newOwner(t, store, "a", 3).Withdraw(ctx, volumeID(1))) // again is no error
+	check(t, newOwner(t, store, "a", 3).Withdraw(ctx, volumeID(1), CauseWithdraw)) // again is no error
 	b := newOwner(t, store, "b", 1)
 	_, err := b.OpenFirst(ctx, someState(5))
 	check(t, err)
@@ -202,14 +202,14 @@ func TestWithdraw(t *testing.T) {
 	store = newStore()
 	opened(t, store, "a")
 	again = newOwner(t, store, "a", 2)
-	check(t, again.Withdraw(ctx, volumeID(1)))
+	check(t, again.Withdraw(ctx, volumeID(1), CauseWithdraw))
 	wantShape(t, historyOf(t, store, disk), "1.1 first", "1.2 seal", "2.1 first tombstone")
 
 	// The name is another's.
 	store = newStore()
 	b = opened(t, store, "b")
-	check(t, newOwner(t, store, "a", 2).Withdraw(ctx, volumeID(1)))
-	check(t, newOwner(t, store, "b", 2).Withdraw(ctx, volumeID(2)))
+	check(t, newOwner(t, store, "a", 2).Withdraw(ctx, volumeID(1), CauseWithdraw))
+	check(t, newOwner(t, store, "b", 2).Withdraw(ctx, volumeID(2), CauseWithdraw))
 	commit(t, b, 2)
 
 	// The same process gives up what it sent.
@@ -217,8 +217,29 @@ func TestWithdraw(t *testing.T) {
 	a = newOwner(t, store, "a", 1)
 	hold(store, Generation{1, 1})
 	wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), errs.Unavailable)
-	check(t, a.Withdraw(ctx, volumeID(1)))
+	check(t, a.Withdraw(ctx, volumeID(1), CauseWithdraw))
 	wantShape(t, historyOf(t, store, disk), "1.1 first", "1.2 seal", "2.1 first tombstone")
+}
+
+// Nor may it appear under the name of a volume that was removed, in the epoch after that
+// of the tombstone, whose seal had been created before.
+func TestWithdrawFromAUsedName(t *testing.T) {
+	for _, winner := range []string{"", "b"} {
+		store := newStore()
+		check(t, opened(t, store, "b").Tombstone(ctx, CauseRemove, ""))
+		a := newOwner(t, store, "a", 1)
+		hold(store, Generation{3, 1})
+		wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), errs.Unavailable)
+		if winner != "" { // another volume got the name
+			_, err := newOwner(t, store, winner, 2).OpenNew(ctx, someState(2))
+			check(t, err)
+		}
+		check(t, newOwner(t, store, "a", 2).Withdraw(ctx, volumeID(1), CauseWithdraw)) // after a crash
+		wantKind(t, store.Held()[0].Release(), errs.Exists)
+		if tip := newest(t, store, disk); tip.Tombstone == (winner != "") || tip.State.Owner.ID == "a" && winner != "" {
+			t.Errorf("the name is host %s's, with a tombstone: %t", tip.State.Owner.ID, tip.Tombstone)
+		}
+	}
 }
 
 // A first publication that took effect after its sender stopped waiting is the

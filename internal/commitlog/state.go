@@ -92,6 +92,7 @@ const (
 	CauseForget   Cause = "forget" // an operator released what was kept for a former owner
 	CauseRename   Cause = "rename"
 	CauseRemove   Cause = "remove"
+	CauseWithdraw Cause = "withdraw" // the call that created the volume failed
 	CauseRelease  Cause = "release"
 	CauseOpen     Cause = "open"     // a process began an epoch for its own volume
 	CauseWake     Cause = "wake"     // a host began an epoch for a volume that its owner released

@@ -140,3 +140,16 @@ func (t *Table) ForgetOrphan(id volume.ID) {
 	defer t.Mu.Unlock()
 	delete(t.Orphans, id)
 }
+
+// NamesBegun returns the names other than name under which this host may have begun to
+// publish the volume.
+func (t *Table) NamesBegun(id volume.ID, name string) (names []Name, err error) {
+	err = t.DB.Facts(firstFacts, func(fact string, value []byte) error {
+		tenant, other, ok := strings.Cut(strings.TrimPrefix(fact, firstFacts), "/")
+		if ok && other != name && len(value) == len(id) && volume.ID(value) == id {
+			names = append(names, Name{tenant, other, ""})
+		}
+		return nil
+	})
+	return names, err
+}

@@ -246,7 +246,7 @@ func (k *Keeper) undoCreateOne(ctx context.Context, d *disk.Disk) error {
 	d.Moving.Lock()
 	defer d.Moving.Unlock()
 	st := d.State()
-	if err := k.owners.RemoveFromStore(ctx, d, &st); err != nil {
+	if err := k.owners.RemoveFromStore(ctx, d, &st, commitlog.CauseWithdraw); err != nil {
 		if errs.KindOf(err) != errs.Unavailable {
 			k.disks.Log.Warn("a volume whose creation failed may be in the store", "volume", d.String(), "error", err)
 		}

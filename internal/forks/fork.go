@@ -297,8 +297,8 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 			h.disks.Log.Warn("a pin was not dropped", "error", err)
 		}
 	}()
-	newest := tip
-	if tip, err = f.look(ctx, gen, tip); err != nil {
+	tip, condemned, err := f.look(ctx, gen, tip)
+	if err != nil {
 		return nil, "", err
 	}
 	if tip.Bare() {
@@ -312,55 +312,44 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	if snapshot != nil {
 		disk.TakeSnapshot(&from, snapshot)
 	}
-	if tip != newest && snapshot == nil {
-		if err := f.refuseCondemned(ctx, &from, gen); err != nil {
-			return nil, "", err
-		}
+	if condemned != nil && f.condemned(condemned, &from, gen) {
+		return nil, "", errs.New(errs.NotFound, "that state of %q is past retention and is being collected: fork a newer one", f.src)
 	}
 	disks, err := f.publish(ctx, &from, gen)
 	return disks, gen.String(), err
 }
 
-// refuseCondemned is an error if a collector has flagged data commits that the fork would
-// name. What the newest commit names is never flagged. Packs need no such check: those that
-// a commit names are flagged in a later round than the commit, and that round sees the
-// announcement.
-//
-// The commit is read once more after the look: a round that ended just before it may have
-// taken the commit together with its data commits.
-func (f *forking) refuseCondemned(ctx context.Context, from *commitlog.State, gen commitlog.Generation) error {
-	if len(from.DataCommits) == 0 {
-		return nil
-	}
-	c, err := gc.Look(ctx, f.h.disks.Store, 0)
-	if err != nil {
-		return err
-	}
-	for _, run := range from.DataCommits {
-		if c.Commit(commitlog.Volume{Tenant: f.src.Tenant, Name: run.Name}, run.Epoch) {
-			return f.collected()
-		}
-	}
-	o, err := commitlog.Load(ctx, f.h.disks.Store, f.src.Log(), gen)
-	if errors.Is(err, errs.NotFound) || err == nil && o.Bare() {
-		return f.collected()
-	}
-	return err
-}
-
-func (f *forking) collected() error {
-	return errs.New(errs.NotFound, "that state of %q is past retention and is being collected: fork a newer one", f.src)
+// condemned tells whether a collector has flagged the commit, or data commits that the fork
+// would name. Of a commit that is collected nothing is kept, not even by the announcement: a
+// later round flags its packs, and may end before the fork names them.
+func (f *forking) condemned(c *gc.Condemned, from *commitlog.State, gen commitlog.Generation) bool {
+	return c.Commit(f.src.Log(), gen.Epoch) || slices.ContainsFunc(from.DataCommits, func(run commitlog.DataRun) bool {
+		return c.Commit(commitlog.Volume{Tenant: f.src.Tenant, Name: run.Name}, run.Epoch)
+	})
 }
 
 // look makes sure that an announced commit still has its state. The newest commit has it
-// as long as nothing follows. Any other commit, or one that was overtaken, is read again.
-func (f *forking) look(ctx context.Context, gen commitlog.Generation, tip *commitlog.Object) (*commitlog.Object, error) {
+// as long as nothing follows. Any other commit, or one that was overtaken, is read again,
+// after a look at what collectors have flagged: a round that ended just before may have
+// taken the commit together with its data commits.
+func (f *forking) look(ctx context.Context, gen commitlog.Generation, tip *commitlog.Object) (*commitlog.Object, *gc.Condemned, error) {
 	if tip != nil {
 		if moved, err := commitlog.Moved(ctx, f.h.disks.Store, f.src.Log(), tip); err != nil || !moved {
-			return tip, err
+			return tip, nil, err
 		}
 	}
-	return commitlog.Load(ctx, f.h.disks.Store, f.src.Log(), gen)
+	if tip == nil && f.at == "" { // its owner has just published it: only its data commits may be flagged
+		o, err := commitlog.Load(ctx, f.h.disks.Store, f.src.Log(), gen)
+		if err != nil || len(o.State.DataCommits) == 0 {
+			return o, nil, err
+		}
+	}
+	c, err := gc.Look(ctx, f.h.disks.Store, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	tip, err = commitlog.Load(ctx, f.h.disks.Store, f.src.Log(), gen)
+	return tip, c, err
 }
 
 // place returns the commit to fork: the newest one, after its owner has flushed, or the
@@ -369,6 +358,11 @@ func (f *forking) look(ctx context.Context, gen commitlog.Generation, tip *commi
 func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commitlog.Object, _ *commitlog.Snapshot, _ error) {
 	h := f.h
 	if f.at != "" {
+		if _, err := commitlog.ParseGeneration(f.at); err == nil { // it comes before a snapshot of that name
+			if _, g, err := h.catalog.Resolve(ctx, f.src, f.at); err == nil {
+				return g, nil, nil, nil
+			}
+		}
 		g, s, err := f.snapshot(ctx)
 		if err == nil && s == nil {
 			_, g, err = h.catalog.Resolve(ctx, f.src, f.at)

@@ -2,6 +2,7 @@ package gc
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"strconv"
 	"strings"
@@ -27,8 +28,7 @@ func CheckObject(ctx context.Context, store objstore.Store, k string) error {
 	if err1 != nil || err2 != nil || len(domain) != 4 {
 		return errs.New(errs.Corrupt, "%s is no key of a round", k)
 	}
-	d := uint32(domain[0])<<24 | uint32(domain[1])<<16 | uint32(domain[2])<<8 | uint32(domain[3])
-	r := &round{domain: d, number: ^number}
+	r := &round{domain: binary.BigEndian.Uint32(domain), number: ^number}
 	switch parts[2] {
 	case partFlags:
 		_, err := readFlags(ctx, store, r)

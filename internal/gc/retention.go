@@ -10,10 +10,9 @@ import (
 // the store's clock. Later the rule keeps none of the others: see package retention.
 func (l *log) keptByRule(now time.Time) map[*epoch]bool {
 	kept := map[*epoch]bool{}
-	var text string
+	text, tip := "", true
 	var whole []*epoch // closed ones that hold states
 	var ended []time.Time
-	tip := true
 	for _, e := range l.epochs {
 		switch {
 		case e.first == nil:

@@ -206,8 +206,10 @@ func SpareCommits(ctx context.Context, store objstore.Store, keys []string) (boo
 			continue
 		}
 		if v == nil {
-			if v, err = spare(ctx, store, &r, f); err != nil || v == overVerdict {
-				return err == nil, err
+			if v, err = spare(ctx, store, &r, f); v == overVerdict || errors.Is(err, errs.Busy) {
+				return true, nil // closed meanwhile; a later round sees the pin
+			} else if err != nil {
+				return false, err
 			}
 		}
 		if !v.spares(kindCommits, i) {

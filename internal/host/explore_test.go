@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,7 +24,7 @@ type exploreFault struct {
 
 // exploreCase is one run. Its text is what GLIDE_EXPLORE replays.
 type exploreCase struct {
-	start string // "one" or "two" volumes, and how many steps a collector has made
+	start string // "one" or "two" volumes, or one and there "was" another, and how many steps a collector has made
 	ops   []string
 	fault exploreFault
 }
@@ -47,7 +48,7 @@ func parseExploreCase(s string) (c exploreCase) {
 // begin makes what a sequence starts from: on the first host v1, with a pack of which a
 // slot is dead, and what a removed volume has left. That host knows the blocks of both, and
 // finds them again when they are written again. Of two volumes, v2 is a fork of v1 on the
-// other host.
+// other host, which was written, flushed and removed if there was one.
 func (w *explored) begin(start string) {
 	h := w.machines[0].h
 	for _, name := range []string{"v1", "w"} {
@@ -66,8 +67,12 @@ func (w *explored) begin(start string) {
 		w.must(w.write(0, false), "writing")
 	}
 	w.round("the first")
-	if strings.HasPrefix(start, "two") {
+	if !strings.HasPrefix(start, "one") {
 		w.must(w.fork(0, 1, false), "forking")
+	}
+	if strings.HasPrefix(start, "was") {
+		w.must(w.write(1, false), "writing")
+		w.must(w.remove(1), "removing")
 	}
 	w.settle()
 	for range start[3] - '0' {
@@ -83,8 +88,13 @@ type outcome struct {
 	wrong   string
 }
 
-// explore runs one case.
-func explore(c *exploreCase) (out outcome) {
+// explore runs one case, and brings it to its end.
+func explore(c *exploreCase) outcome {
+	return explorePrefix(c, (*explored).finish)
+}
+
+// explorePrefix runs one case, and then end.
+func explorePrefix(c *exploreCase, end func(*explored)) (out outcome) {
 	late := time.AfterFunc(time.Minute, func() { panic("it hangs: " + c.String()) })
 	defer late.Stop()
 	w := newExplored()
@@ -108,7 +118,7 @@ func explore(c *exploreCase) (out outcome) {
 		w.check(fmt.Sprintf("after operation %d, %s", i, op))
 		out.states = append(out.states, w.state())
 	}
-	w.finish()
+	end(w)
 	return out
 }
 
@@ -119,9 +129,15 @@ func (w *explored) unsure(op string) (skip, mayFail bool) {
 		return false, false
 	}
 	v := int(op[1] - '1')
+	if op[0] == 'B' {
+		to := int(op[2] - '1')
+		f := w.slots[to].failed
+		return f != 0 && (f != 'R' || to != v), f == 'R'
+	}
+	skip = !w.slots[v].stored && strings.Contains("CF", op[:1]) // its first flush failed, and the other host does not know it
 	for i, s := range w.slots {
 		if i == v || strings.Contains("SDF", op[:1]) {
-			skip = skip || s.failed != 0 && strings.ContainsRune("NSFR", rune(s.failed))
+			skip = skip || s.failed != 0 && strings.ContainsRune("NSFRB", rune(s.failed))
 			mayFail = mayFail || s.failed == 'C'
 		}
 	}
@@ -144,7 +160,8 @@ func (w *explored) run(i int, op string, f *exploreFault) (changes int) {
 	p := w.acting
 	w.armed, w.acting = nil, nil
 	changes, struck := p.disarm()
-	if struck == "" {
+	w.must(w.paused, "operation %d, %s: a round while it waited", i, op)
+	if struck == "" || f.blow.pauses() {
 		if err != nil && !mayFail {
 			broken("operation %d, %s: %v", i, op, err)
 		}
@@ -171,12 +188,28 @@ func (w *explored) run(i int, op string, f *exploreFault) (changes int) {
 type exploreModel struct {
 	exists, stored [2]bool
 	at             [2]int
+	removed        [2]bool // there is something to restore, or there was
+	collected      [2]bool // it is gone
 }
 
-// next is the operations that can follow.
-func (m *exploreModel) next() (ops []string) {
+// model is what the operations so far have made.
+func (w *explored) model() (m exploreModel) {
+	for v := range w.slots {
+		s := &w.slots[v]
+		m.exists[v], m.stored[v], m.at[v], m.removed[v] = s.exists, s.stored, s.at, s.gone != nil
+		m.collected[v] = s.gone != nil && w.collected(v)
+	}
+	return m
+}
+
+// next is the operations that can follow. What is gone is restored only by the last one:
+// that changes nothing.
+func (m *exploreModel) next(last bool) (ops []string) {
 	for v := range 2 {
 		n := fmt.Sprint(v + 1)
+		if to := m.free(v); m.removed[v] && to >= 0 && (last || !m.collected[v]) {
+			ops = append(ops, fmt.Sprintf("B%s%da", n, to+1), fmt.Sprintf("B%s%db", n, to+1))
+		}
 		if !m.exists[v] {
 			if m.exists[1-v] || v == 0 {
 				ops = append(ops, "N"+n)
@@ -194,32 +227,18 @@ func (m *exploreModel) next() (ops []string) {
 			}
 		}
 	}
-	// Another verb, such as the restoration of a removed volume, has its letter here, in do
-	// and in does.
 	return append(ops, "G", "H")
 }
 
-// does is the model after an operation.
-func (m exploreModel) does(op string) exploreModel {
-	if len(op) < 2 {
-		return m
+// free is the slot for a removed volume: its own, or else the other; -1 if there is none.
+func (m *exploreModel) free(v int) int {
+	switch {
+	case !m.exists[v]:
+		return v
+	case !m.exists[1-v]:
+		return 1 - v
 	}
-	v := int(op[1] - '1')
-	switch op[0] {
-	case 'W':
-		m.stored[v] = true
-	case 'N':
-		m.exists[v], m.stored[v], m.at[v] = true, true, 0
-	case 'R':
-		m.exists[v], m.stored[v] = false, false
-	case 'C':
-		m.at[v] = 1 - m.at[v]
-	case 'S', 'D':
-		m.exists[1-v], m.stored[1-v], m.at[1-v] = true, false, m.at[v]
-	case 'F':
-		m.exists[1-v], m.stored[1-v], m.at[1-v] = true, true, 1-m.at[v]
-	}
-	return m
+	return -1
 }
 
 // swaps tells whether two operations in a row do the same in the other order, which comes
@@ -229,33 +248,40 @@ func (m *exploreModel) swaps(first, then string) bool {
 	return len(first) > 1 && len(then) > 1 && first[1] > then[1] && strings.Contains("WR", first[:1]) && strings.Contains("WR", then[:1]) && m.at[0] != m.at[1]
 }
 
-// sequences calls fn with every sequence of a length.
-func sequences(start string, depth int, fn func(ops []string)) {
-	m := exploreModel{exists: [2]bool{true, strings.HasPrefix(start, "two")}, stored: [2]bool{true, true}, at: [2]int{0, 1}}
-	var extend func(m exploreModel, ops []string)
-	extend = func(m exploreModel, ops []string) {
+// sequences calls fn with every sequence of a length. Which operations can follow others
+// is known when those have run: a restoration may be refused.
+func (x *explorer) sequences(start string, depth int, fn func(ops []string)) {
+	var extend func(ops []string)
+	extend = func(ops []string) {
 		if len(ops) == depth {
 			fn(slices.Clone(ops))
 			return
 		}
-		for _, op := range m.next() {
+		var m exploreModel
+		c := exploreCase{start: start, ops: ops}
+		if out := explorePrefix(&c, func(w *explored) { m = w.model() }); out.wrong != "" {
+			x.wrong(&c, &out)
+			return
+		}
+		last := len(ops)+1 == depth
+		for _, op := range m.next(last) {
 			// Not of the last two, since the last one is struck.
-			if n := len(ops); n > 0 && n+1 < depth && m.swaps(ops[n-1], op) {
+			if n := len(ops); n > 0 && !last && m.swaps(ops[n-1], op) {
 				continue
 			}
-			extend(m.does(op), append(ops, op))
+			extend(append(ops, op))
 		}
 	}
-	extend(m, nil)
+	extend(nil)
 }
 
 // explorer runs cases and counts.
 type explorer struct {
-	t         *testing.T
-	sequences atomic.Int64
-	faulty    atomic.Int64
-	failed    atomic.Int64
-	until     time.Time // when it gives up
+	t      *testing.T
+	ran    atomic.Int64 // sequences
+	faulty atomic.Int64
+	failed atomic.Int64
+	until  time.Time // when it gives up
 
 	mu     sync.Mutex
 	states map[uint64]bool
@@ -269,11 +295,16 @@ func (x *explorer) run(c *exploreCase) outcome {
 	}
 	x.mu.Unlock()
 	if out.wrong != "" {
-		if x.failed.Add(1) <= 10 {
-			x.t.Errorf("%s\n\treplay: GLIDE_EXPLORE='%s' go test -tags invariants -run TestExplore ./internal/host", out.wrong, c)
-		}
+		x.wrong(c, &out)
 	}
 	return out
+}
+
+// wrong reports a violation.
+func (x *explorer) wrong(c *exploreCase, out *outcome) {
+	if x.failed.Add(1) <= 10 {
+		x.t.Errorf("%s\n\treplay: GLIDE_EXPLORE='%s' go test -tags invariants -run TestExplore ./internal/host", out.wrong, c)
+	}
 }
 
 // sequence runs a sequence, and if faults is set again with a fault at each request of its
@@ -282,13 +313,20 @@ func (x *explorer) run(c *exploreCase) outcome {
 func (x *explorer) sequence(start string, ops []string, faults bool) {
 	c := exploreCase{start: start, ops: ops}
 	out := x.run(&c)
-	x.sequences.Add(1)
+	x.ran.Add(1)
 	if !faults || out.wrong != "" {
 		return
 	}
 	for back := range min(2, len(ops)) {
 		i := len(ops) - 1 - back
-		for _, b := range blows {
+		list := blows
+		if len(ops) == 1 {
+			list = shortBlows
+		}
+		for _, b := range list {
+			if b.pauses() && b != pause && ops[i] == "G" {
+				continue // it is the collector that waits
+			}
 			if back == 1 && b != crashLate && b != replyLate {
 				continue // a shorter sequence, and what follows makes no difference
 			}
@@ -304,9 +342,9 @@ func (x *explorer) sequence(start string, ops []string, faults bool) {
 	}
 }
 
-// all runs every sequence of a depth from a start.
-func (x *explorer) all(start string, depth int, faults bool) {
-	before, faulty := x.sequences.Load(), x.faulty.Load()
+// all runs every sequence of a depth from a start, or if nth is not 1 every nth of them.
+func (x *explorer) all(start string, depth int, faults bool, nth int) {
+	before, faulty := x.ran.Load(), x.faulty.Load()
 	var wg sync.WaitGroup
 	var left atomic.Int64 // sequences for which there was no time
 	work := make(chan []string)
@@ -324,18 +362,24 @@ func (x *explorer) all(start string, depth int, faults bool) {
 		})
 	}
 	began := time.Now()
-	sequences(start, depth, func(ops []string) { work <- ops })
+	n := 0
+	x.sequences(start, depth, func(ops []string) {
+		if n++; (n-1)%nth == 0 {
+			work <- ops
+		}
+	})
 	close(work)
 	wg.Wait()
-	x.t.Logf("%s, depth %d: %d sequences and %d runs with a fault in %.1f s; no time for %d", start, depth, x.sequences.Load()-before, x.faulty.Load()-faulty, time.Since(began).Seconds(), left.Load())
+	x.t.Logf("%s, depth %d: %d of %d sequences and %d runs with a fault in %.1f s; no time for %d", start, depth, x.ran.Load()-before, n, x.faulty.Load()-faulty, time.Since(began).Seconds(), left.Load())
 }
 
 // What is explored: starts, the lengths of sequences, and f for faults.
 var (
-	exploreShort = []string{"one0 1f", "two0 1f"}
-	exploreTest  = []string{"one0 2f", "one1 1f", "one3 1f", "one0 3"}
+	exploreShort = []string{"one0 1f", "two0 1f", "was0 1f"}
+	exploreTest  = []string{"one0 2f", "one1 1f", "one3 1f", "was0 1f", "was4 1f", "one0 3"}
 	exploreLong  = []string{
 		"one0 2f", "one1 2f", "one2 2f", "one3 2f", "one4 2f", "one5 2f", "two0 2f", "two1 2f", "two2 2f", "two3 2f", "two4 2f", "two5 2f",
+		"was0 2f", "was1 2f", "was2 2f", "was3 2f", "was4 2f", "was5 2f",
 		"one0 3f", "two0 3f", "one0 4", "two0 4",
 		"one1 3f", "one2 3f", "one3 3f", "one4 3f", "one5 3f", "two1 3f", "two2 3f", "two3 3f", "two4 3f", "two5 3f",
 		"one0 4f", "two0 4f",
@@ -345,7 +389,8 @@ var (
 // TestExplore runs every short sequence of operations on two volumes and two hosts, with
 // collectors that stop between their steps, and with a fault at each request: see
 // docs/simulator.md. GLIDE_EXPLORE replays one case ("one0 W1g R1 / 0 2 late"), or runs
-// what follows a start ("one0 3f": depth 3 with faults; "one0 3": without).
+// what follows a start ("one0 3f": depth 3 with faults; "one0 3": without; "one0 4f/50":
+// every 50th sequence), for as long as GLIDE_SOAK says.
 func TestExplore(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // most of what a run makes lives as long as the run
 	x := &explorer{t: t, states: map[uint64]bool{}}
@@ -355,9 +400,9 @@ func TestExplore(t *testing.T) {
 	}
 	if os.Getenv("GLIDE_LONG") != "" {
 		plan, x.until = exploreLong, time.Now().Add(time.Hour)
-		if d, err := time.ParseDuration(os.Getenv("GLIDE_SOAK")); err == nil {
-			x.until = time.Now().Add(d)
-		}
+	}
+	if d, err := time.ParseDuration(os.Getenv("GLIDE_SOAK")); err == nil {
+		x.until = time.Now().Add(d)
 	}
 	if s := os.Getenv("GLIDE_EXPLORE"); s != "" {
 		c := parseExploreCase(s)
@@ -371,7 +416,9 @@ func TestExplore(t *testing.T) {
 	}
 	for _, p := range plan {
 		start, depth, _ := strings.Cut(p, " ")
-		x.all(start, int(depth[0]-'0'), strings.HasSuffix(depth, "f"))
+		depth, every, _ := strings.Cut(depth, "/")
+		nth, _ := strconv.Atoi(every)
+		x.all(start, int(depth[0]-'0'), strings.HasSuffix(depth, "f"), max(nth, 1))
 	}
-	t.Logf("%d sequences, %d runs with a fault, %d distinct states, %d violations", x.sequences.Load(), x.faulty.Load(), len(x.states), x.failed.Load())
+	t.Logf("%d sequences, %d runs with a fault, %d distinct states, %d violations", x.ran.Load(), x.faulty.Load(), len(x.states), x.failed.Load())
 }

@@ -6,7 +6,6 @@ import (
 	"hash/fnv"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
@@ -58,14 +57,18 @@ func (w *explored) again() {
 			case 'S', 'F':
 				if _, here := w.machines[s.host].h.disks.Local(slotName(v), false); here != nil && !w.slots[s.from].exists {
 					// Its source is gone, so it cannot be repeated.
-					*s = slot{}
+					s.becomes(slot{})
 					continue
 				}
 				err = w.fork(s.from, s.host, s.failed == 'S')
 			case 'R':
 				if err = w.remove(v); errors.Is(err, errs.NotFound) {
-					*s, err = slot{}, nil
+					s.removed()
+					err = nil
 				}
+			case 'B':
+				w.noOrphans()
+				err = w.restore(s.from, v, s.host)
 			case 'C':
 				err = w.claim(v, s.host)
 			}
@@ -141,11 +144,7 @@ func (w *explored) removeAll() {
 			w.must(m.h.Remove(ctx, d.String(), true), "removing %s", d)
 		}
 	}
-	for deadline := time.Now().Add(5 * time.Second); len(w.machines[0].h.disks.OrphanNames())+len(w.machines[1].h.disks.OrphanNames()) > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			broken("an orphan stays")
-		}
-	}
+	w.noOrphans()
 	// What an earlier process announced, or a failed verb, stays pinned until the host has
 	// started once more.
 	for again := range 2 {

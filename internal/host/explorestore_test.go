@@ -3,6 +3,7 @@ package host
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,18 +21,27 @@ const (
 	crashLate   blow = "crash-late"   // the process dies, and the request takes effect later
 	replyLost   blow = "reply-lost"   // the request takes effect, and its sender gets an error
 	replyLate   blow = "late"         // its sender gets an error, and the request takes effect later
+	pause       blow = "pause"        // three rounds run, and then the request takes effect and is answered
+	oneStep     blow = "pause1"       // as pause, but the collector that waits makes one step
+	twoSteps    blow = "pause2"       // two steps
+	threeSteps  blow = "pause3"       // three steps
 )
 
-var blows = []blow{crashBefore, crashAfter, crashLate, replyLost, replyLate}
+var (
+	blows      = []blow{crashBefore, crashAfter, crashLate, replyLost, replyLate, pause}
+	shortBlows = append(slices.Clone(blows), oneStep, twoSteps, threeSteps) // of a single operation
+)
 
-func (b blow) kills() bool { return strings.HasPrefix(string(b), "crash") }
+func (b blow) kills() bool  { return strings.HasPrefix(string(b), "crash") }
+func (b blow) pauses() bool { return strings.HasPrefix(string(b), "pause") }
 
 // process is the store as one process sees it: a life of a host, or a run of a collector.
 // Reads are never struck: a process that dies at one leaves what it leaves if it dies at
 // the change before or after it.
 type process struct {
 	objstore.Store
-	died func() // called once, when the process dies
+	died func()     // called once, when the process dies
+	wait func(blow) // what happens during a pause
 	gate func(moment, key string)
 
 	mu      sync.Mutex
@@ -76,15 +86,21 @@ func (p *process) change(ctx context.Context, key string, do func(context.Contex
 		return noPower()
 	}
 	p.changes++
-	if p.changes != p.at {
+	strikes := p.changes == p.at
+	if strikes {
+		p.struck = key
+	}
+	if b := p.blow; !strikes || b.pauses() {
 		p.mu.Unlock()
+		if strikes {
+			p.wait(b)
+		}
 		err := do(ctx)
 		if p.gate != nil && err == nil {
 			p.gate("after", key)
 		}
 		return err
 	}
-	p.struck = key
 	ctx = context.WithoutCancel(ctx)
 	switch p.blow {
 	case crashAfter, replyLost:
@@ -159,22 +175,38 @@ func (p *process) List(ctx context.Context, prefix, after string, limit int) ([]
 	if p.isDead() {
 		return nil, noPower()
 	}
+	if p.gate != nil && after == "" {
+		p.gate("list", prefix)
+	}
 	return p.Store.List(ctx, prefix, after, limit)
 }
 
 // steps is a run of a collector that stops at its gates: before and after it creates the
-// flag list and the verdict, and before it closes the round.
+// flag list and the verdict, and before it closes the round; and if it makes small steps,
+// also between the pins and the logs of a mark.
 type steps struct {
 	*process
+	small  bool
+	marks  bool // the first of the two was listed
 	resume chan struct{}
 	stops  chan bool // whether the run is over
 	err    error
 	over   bool
 }
 
-func newSteps(store objstore.Store) *steps {
-	s := &steps{process: &process{Store: store}, resume: make(chan struct{}), stops: make(chan bool)}
+func newSteps(p *process) *steps {
+	s := &steps{process: p, resume: make(chan struct{}), stops: make(chan bool)}
 	s.gate = func(moment, key string) {
+		if moment == "list" {
+			if key != "pins/" && key != "t/" {
+				return
+			}
+			if s.marks = !s.marks; !s.marks && s.small {
+				s.stops <- false
+				<-s.resume
+			}
+			return
+		}
 		_, part, _ := strings.Cut(strings.TrimPrefix(key, "gc/rounds/"), "/")
 		_, part, _ = strings.Cut(part, "/")
 		if !strings.HasPrefix(key, "gc/rounds/") || part == "closed" && moment == "after" {

@@ -33,17 +33,14 @@ const (
 	deadPage    = 101
 )
 
-func (c content) bytes() []byte {
-	var b []byte
-	for _, seed := range c {
-		if seed == 0 {
-			b = append(b, make([]byte, explorePage)...)
-		} else {
-			b = append(b, random(uint64(seed), explorePage)...)
-		}
+// pages are the pages by seed.
+var pages = func() (all [120][]byte) {
+	all[0] = make([]byte, explorePage)
+	for seed := 1; seed < len(all); seed++ {
+		all[seed] = random(uint64(seed), explorePage)
 	}
-	return b
-}
+	return all
+}()
 
 // slot is the model of one of the two volumes.
 type slot struct {
@@ -54,7 +51,8 @@ type slot struct {
 	may    []content // what the store may have of it; of a volume that may exist, what it may hold
 	failed byte      // the verb that failed and has to be repeated; 0: none
 	host   int       // on which it failed
-	from   int       // and the source, if it was a fork
+	from   int       // and the source, if it was a fork or a restoration
+	gone   []content // what its newest removal took from the store; nil: it had nothing there
 }
 
 func (s *slot) may1(c content) bool { return slices.Contains(s.may, c) }
@@ -79,6 +77,7 @@ type explored struct {
 	acting   *process
 	lates    []*process // with requests that take effect later
 	memory   *gc.Memory // of the collectors that run to their ends
+	paused   error      // of the rounds during a pause
 }
 
 // violation is what a run panics with.
@@ -112,7 +111,7 @@ func newExplored() *explored {
 func (w *explored) open(i int) {
 	m := w.machines[i]
 	m.life++
-	m.p = &process{Store: w.store}
+	m.p = w.process()
 	m.p.died = func() {
 		// Power is not what is lost here: that the disk keeps what was synced is tested
 		// elsewhere.
@@ -125,6 +124,28 @@ func (w *explored) open(i int) {
 	})
 	w.must(err, "starting host %d", i)
 	m.h = h
+}
+
+func (w *explored) process() *process { return &process{Store: w.store, wait: w.pause} }
+
+// pause is what happens while a request is on its way. It runs in any goroutine of the
+// process that sent the request.
+func (w *explored) pause(b blow) {
+	if b != pause {
+		if w.steps == nil {
+			w.steps = newSteps(w.process())
+		}
+		w.steps.small = true
+		for range slices.Index(shortBlows, b) - slices.Index(shortBlows, oneStep) + 1 {
+			w.steps.step()
+		}
+		w.steps.small = false
+		return
+	}
+	for range 3 {
+		_, err := gc.Run(ctx, collectorOptions(w.store, nil))
+		w.paused = errors.Join(w.paused, ignoreRace(err))
+	}
 }
 
 // restart ends a host and starts it again, with what it had on its disk when it died.
@@ -176,7 +197,7 @@ func exploreWrite(h *Host, name string, before, after content) error {
 	}
 	for i := range after {
 		if before[i] != after[i] {
-			if err := v.WriteAt(random(uint64(after[i]), explorePage), uint64(i)*explorePage); err != nil {
+			if err := v.WriteAt(pages[after[i]], uint64(i)*explorePage); err != nil {
 				return err
 			}
 		}
@@ -203,9 +224,9 @@ func exploreRead(h *Host, name string) (content, error) {
 }
 
 var knownPages = func() map[[8]byte]int {
-	m := map[[8]byte]int{{}: 0}
-	for seed := 1; seed < 120; seed++ {
-		m[[8]byte(random(uint64(seed), 8))] = seed
+	m := map[[8]byte]int{}
+	for seed, page := range pages {
+		m[[8]byte(page)] = seed
 	}
 	return m
 }()
@@ -213,14 +234,15 @@ var knownPages = func() map[[8]byte]int {
 // contentOf recognizes what pages hold.
 func contentOf(b []byte) (c content, err error) {
 	for i := range c {
-		seed, ok := knownPages[[8]byte(b[i*explorePage:])]
+		page := b[i*explorePage:][:explorePage]
+		seed, ok := knownPages[[8]byte(page)]
 		if !ok {
 			return c, errors.New("a page has what nobody wrote")
 		}
+		if !bytes.Equal(pages[seed], page) {
+			return c, errors.New("a page is torn")
+		}
 		c[i] = seed
-	}
-	if !bytes.Equal(c.bytes(), b) {
-		return c, errors.New("a page is torn")
 	}
 	return c, nil
 }
@@ -289,7 +311,7 @@ func (w *explored) create(v int) error {
 	if _, err := h.Flush(ctx, name); err != nil {
 		return err
 	}
-	*s = slot{exists: true, live: want, stored: true, may: []content{want}}
+	s.becomes(slot{exists: true, live: want, stored: true, may: []content{want}})
 	return nil
 }
 
@@ -315,15 +337,14 @@ func (w *explored) fork(v, host int, local bool) error {
 	if err != nil && !errors.Is(err, errs.Exists) {
 		return err
 	}
-	c, err := exploreRead(h, slotName(1-v))
-	if err != nil && w.acting.isDead() {
+	c, err := w.readBack(h, slotName(1-v))
+	if err != nil {
 		return err
 	}
-	w.must(err, "reading a fork")
 	if !kid.may1(c) {
 		broken("a fork has %v, its source %v", c, kid.may)
 	}
-	*kid = slot{exists: true, at: host, live: c, stored: !local && s.at != host, may: []content{c}}
+	kid.becomes(slot{exists: true, at: host, live: c, stored: !local && s.at != host, may: []content{c}})
 	return nil
 }
 
@@ -353,7 +374,7 @@ func (w *explored) remove(v int) error {
 		s.failed, s.host = 'R', s.at
 		return err
 	}
-	*s = slot{}
+	s.removed()
 	return nil
 }
 
@@ -370,15 +391,14 @@ func (w *explored) claim(v, host int) error {
 	if _, err := h.Wake(ctx, name, true, ""); err != nil {
 		return err
 	}
-	c, err := exploreRead(h, name)
-	if err != nil && w.acting.isDead() {
+	c, err := w.readBack(h, name)
+	if err != nil {
 		return err
 	}
-	w.must(err, "reading a claimed volume")
 	if !s.may1(c) {
 		broken("%s has %v after a claim, and may have %v", name, c, s.may)
 	}
-	*s = slot{exists: true, at: host, live: c, stored: true, may: []content{c}}
+	s.becomes(slot{exists: true, at: host, live: c, stored: true, may: []content{c}})
 	return nil
 }
 
@@ -397,7 +417,7 @@ func (w *explored) settle() {
 func (w *explored) gcStep() error {
 	if w.steps == nil {
 		w.settle()
-		w.steps = newSteps(w.store)
+		w.steps = newSteps(w.process())
 	}
 	w.act(w.steps.process)
 	w.steps.step()
@@ -420,7 +440,11 @@ func ignoreRace(err error) error {
 // gcWhole runs another collector to its end.
 func (w *explored) gcWhole() error {
 	w.settle()
-	_, err := gc.Run(ctx, collectorOptions(w.act(&process{Store: w.store}), w.memory))
+	p := w.act(w.process())
+	_, err := gc.Run(ctx, collectorOptions(p, w.memory))
+	if _, struck := p.disarm(); struck != "" { // others ran meanwhile
+		err = ignoreRace(err)
+	}
 	return err
 }
 
@@ -456,6 +480,8 @@ func (w *explored) do(op string) error {
 		return w.claim(v, 1-s.at)
 	case 'N':
 		return w.create(v)
+	case 'B':
+		return w.restore(v, int(op[2]-'1'), int(op[3]-'a'))
 	}
 	panic("no such operation: " + op)
 }

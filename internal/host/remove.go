@@ -44,7 +44,7 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	st := d.State()
 	d.Moving.Lock()
 	defer d.Moving.Unlock()
-	err = h.owners.RemoveFromStore(ctx, d, &st)
+	err = h.owners.RemoveFromStore(ctx, d, &st, commitlog.CauseRemove)
 	if gone := (ownership.RemovedElsewhere{}); st.Released && errors.As(err, &gone) {
 		err = nil // it had been released, and is already gone from the store
 	}

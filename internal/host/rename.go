@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
@@ -51,7 +52,7 @@ func (h *Host) Rename(ctx context.Context, name, to string) (api.Volume, error) 
 	defer release()
 	published := st.Published
 	if published == nil {
-		if err := h.owners.Withdraw(ctx, d, &st); err != nil {
+		if err := h.owners.Withdraw(ctx, d, &st, commitlog.CauseWithdraw); err != nil {
 			return api.Volume{}, err
 		}
 	} else {
@@ -115,10 +116,31 @@ func (h *Host) renamePublished(ctx context.Context, d *disk.Disk, st *volume.Sta
 	if err := h.owners.KeepForFormer(ctx, d); err != nil {
 		return nil, err
 	}
+	finish, err := h.beginRename(ctx, st, &renamed)
+	if err != nil {
+		return nil, err
+	}
 	g, err := commitlog.Rename(ctx, d.Owner, o, state)
 	if err != nil {
 		return nil, h.owners.FenceIfLost(d, ownership.NameTaken(err, d.String(), commitlog.CauseRename))
 	}
+	if err := finish(); err != nil {
+		return nil, err
+	}
 	d.SetOwner(o)
 	return &volume.Published{Epoch: g.Epoch, Number: g.Number}, nil
+}
+
+// beginRename records that a volume may be published under its new name, and withdraws it
+// from others, to which renames failed. Under op.
+func (h *Host) beginRename(ctx context.Context, st, renamed *volume.State) (finish func() error, err error) {
+	begun, err := h.disks.NamesBegun(st.ID, st.Name)
+	if err != nil {
+		return nil, err
+	}
+	begun = slices.DeleteFunc(begun, func(n disk.Name) bool { return n.Volume == renamed.Name })
+	if err := h.owners.WithdrawRenames(ctx, st.ID, begun); err != nil {
+		return nil, err
+	}
+	return h.owners.BeginRename(ctx, renamed)
 }

@@ -17,21 +17,11 @@ import (
 // another volume under the name and gave up, that publication is withdrawn first. Under
 // op.
 func (ow *Owners) openFirst(ctx context.Context, d *disk.Disk, st *volume.State, state commitlog.State) (commitlog.Generation, error) {
-	b, err := ow.disks.DB.Fact(disk.FirstFact(st))
+	begun, err := ow.freeName(ctx, st)
 	if err != nil {
 		return commitlog.Generation{}, err
 	}
-	var before volume.ID
-	if copy(before[:], b) == len(before) && before != d.ID && ow.disks.ByID(before) == nil {
-		o, err := ow.NewOwner(st)
-		if err == nil {
-			err = o.Withdraw(ctx, commitlog.VolumeID(before))
-		}
-		if err != nil {
-			return commitlog.Generation{}, err
-		}
-	}
-	if before != d.ID {
+	if !begun {
 		ow.firstPublishMu.Lock()
 		err := ow.disks.DB.SetFact(disk.FirstFact(st), d.ID[:])
 		ow.firstPublishMu.Unlock()
@@ -43,6 +33,28 @@ func (ow *Owners) openFirst(ctx context.Context, d *disk.Disk, st *volume.State,
 		return g, err
 	}
 	return d.Owner.OpenFirst(ctx, state)
+}
+
+// freeName withdraws another volume that this host earlier began to publish under the name.
+// begun tells whether it was this one.
+func (ow *Owners) freeName(ctx context.Context, st *volume.State) (begun bool, err error) {
+	b, err := ow.disks.DB.Fact(disk.FirstFact(st))
+	var before volume.ID
+	if err != nil || copy(before[:], b) != len(before) {
+		return false, err
+	}
+	if before == st.ID {
+		return true, nil
+	}
+	if d := ow.disks.ByID(before); d != nil {
+		name := disk.Display(st.Tenant, st.Name, "")
+		return false, errs.New(errs.Exists, "the name %q is reserved by a rename of volume %q that failed: run glide rename %s %s again, or give it another name", name, d, d, name)
+	}
+	o, err := ow.NewOwner(st)
+	if err == nil {
+		err = o.Withdraw(ctx, commitlog.VolumeID(before), commitlog.CauseWithdraw)
+	}
+	return false, err
 }
 
 // FirstMayBeSent reports whether the volume's first publication may have reached the store
@@ -64,7 +76,7 @@ func (ow *Owners) FirstPublished(d *disk.Disk, st *volume.State) error {
 // Withdraw makes sure that a volume whose publication was never confirmed is not in the
 // store under the record's name, and cannot appear there. It makes no request if nothing
 // was sent. Under op.
-func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State) error {
+func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State, cause commitlog.Cause) error {
 	began, err := ow.FirstMayBeSent(st)
 	if err != nil || !began || fault.Is("first-publication-not-withdrawn") {
 		return err
@@ -72,11 +84,36 @@ func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State) 
 	if err := ow.Own(d, st); err != nil {
 		return err
 	}
-	if err := d.Owner.Withdraw(ctx, commitlog.VolumeID(d.ID)); err != nil {
+	if err := d.Owner.Withdraw(ctx, commitlog.VolumeID(d.ID), cause); err != nil {
 		return err
 	}
 	d.SetOwner(nil)
 	return ow.FirstPublished(d, st)
+}
+
+// BeginRename records that a volume may appear in the store under another name, until the
+// function that it returns is called. A rename that fails leaves the fact behind: its
+// requests may still take effect.
+func (ow *Owners) BeginRename(ctx context.Context, renamed *volume.State) (finish func() error, err error) {
+	if _, err := ow.freeName(ctx, renamed); err != nil {
+		return nil, err
+	}
+	ow.firstPublishMu.Lock()
+	defer ow.firstPublishMu.Unlock()
+	fact := disk.FirstFact(renamed)
+	return func() error { return ow.disks.DB.SetFact(fact, nil) }, ow.disks.DB.SetFact(fact, renamed.ID[:])
+}
+
+// WithdrawRenames makes sure that a volume is not in the store under the names that renames
+// which failed were about to give it, and cannot appear there. Its log must not name one
+// of them.
+func (ow *Owners) WithdrawRenames(ctx context.Context, id volume.ID, names []disk.Name) error {
+	for _, n := range names {
+		if err := ow.withdrawOrphan(ctx, id, n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Pauses between attempts to withdraw orphans while the store does not respond.
@@ -113,7 +150,7 @@ func (ow *Owners) withdrawOrphan(ctx context.Context, id volume.ID, n disk.Name)
 	st := volume.State{ID: id, Tenant: n.Tenant, Name: n.Volume}
 	o, err := ow.NewOwner(&st)
 	if err == nil {
-		err = o.Withdraw(ctx, commitlog.VolumeID(id))
+		err = o.Withdraw(ctx, commitlog.VolumeID(id), commitlog.CauseWithdraw)
 	}
 	if err != nil {
 		return err

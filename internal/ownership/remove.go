@@ -12,30 +12,42 @@ import (
 )
 
 // tombstone removes a published volume of this host from the store. Under op.
-func (ow *Owners) tombstone(ctx context.Context, d *disk.Disk, st *volume.State) error {
-	err := ow.tryTombstone(ctx, d, st)
+func (ow *Owners) tombstone(ctx context.Context, d *disk.Disk, st *volume.State, cause commitlog.Cause) error {
+	err := ow.tryTombstone(ctx, d, st, cause)
 	if err != nil && d.ClaimEnded() {
 		d.SetOwner(nil)
-		err = ow.tryTombstone(ctx, d, st)
+		err = ow.tryTombstone(ctx, d, st, cause)
 	}
 	return ow.FenceIfLost(d, err)
 }
 
-func (ow *Owners) tryTombstone(ctx context.Context, d *disk.Disk, st *volume.State) error {
+func (ow *Owners) tryTombstone(ctx context.Context, d *disk.Disk, st *volume.State, cause commitlog.Cause) error {
+	begun, err := ow.disks.NamesBegun(d.ID, st.Name)
+	if err != nil {
+		return err
+	}
+	if len(begun) > 0 { // the tombstone of a rename may be on its way: only a new epoch stops it
+		d.SetOwner(nil)
+	}
 	if err := ow.Own(d, st); err != nil {
 		return err
 	}
 	if d.Owner.Generation().IsZero() {
-		if _, err := ow.ClaimOwn(ctx, d, st); errors.Is(err, errRemovedHere) {
-			return nil
-		} else if err != nil {
+		_, err := ow.ClaimOwn(ctx, d, st)
+		if errors.Is(err, errRemovedHere) {
+			return ow.WithdrawRenames(ctx, d.ID, begun)
+		}
+		if err != nil {
 			return err
 		}
+	}
+	if err := ow.WithdrawRenames(ctx, d.ID, begun); err != nil {
+		return err
 	}
 	if err := ow.KeepForFormer(ctx, d); err != nil {
 		return err
 	}
-	return d.Owner.Tombstone(ctx, commitlog.CauseRemove, "")
+	return d.Owner.Tombstone(ctx, cause, "")
 }
 
 // KeepForFormer pins what a volume that is about to leave its name keeps for hosts from
@@ -66,18 +78,19 @@ func (ow *Owners) KeepForFormer(ctx context.Context, d *disk.Disk) error {
 }
 
 // RemoveFromStore removes a volume from the store, if it may be there and this host owns
-// it. Under op and Moving.
-func (ow *Owners) RemoveFromStore(ctx context.Context, d *disk.Disk, st *volume.State) error {
+// it. cause is commitlog.CauseRemove, or commitlog.CauseWithdraw if the call that created it
+// failed: then it is nothing that can be restored. Under op and Moving.
+func (ow *Owners) RemoveFromStore(ctx context.Context, d *disk.Disk, st *volume.State, cause commitlog.Cause) error {
 	switch {
 	case st.Published == nil:
-		return ow.Withdraw(ctx, d, st)
+		return ow.Withdraw(ctx, d, st, cause)
 	case st.Mode == volume.Fenced:
 		return nil
 	}
 	if err := ow.pins.KeepFamily(ctx, st); err != nil {
 		return err
 	}
-	return ow.tombstone(ctx, d, st)
+	return ow.tombstone(ctx, d, st, cause)
 }
 
 // EraseAll removes a volume and its snapshots from this host. Even after a crash either

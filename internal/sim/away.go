@@ -223,7 +223,7 @@ func (w *world) forkAway(d *dice.Dice) string {
 			moved = 3 // another list and look, the object before a seal ahead, or one beyond a gap
 		}
 		looked := uint64(0)
-		if len(e.Carry().DataCommits) > 0 && (!lazy || moved > 0) {
+		if len(e.Carry().DataCommits) > 0 && !lazy {
 			looked = 2 // at the collector's round, and at the commit again
 		}
 		r := fs[0].Requests

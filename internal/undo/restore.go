@@ -99,16 +99,10 @@ func (u *Undo) last(ctx context.Context, n disk.Name, tombstone *commitlog.Objec
 		return &s, nil
 	}
 	state, err := read()
-	if err != nil || len(state.DataCommits) == 0 {
-		return state, err
+	if err != nil {
+		return nil, err
 	}
-	// A collector may have flagged the data commits before they were announced. Packs need
-	// no such care: those that a commit names are flagged in a later round than the commit.
-	var keys []string
-	for _, run := range state.DataCommits {
-		keys = append(keys, commitlog.Volume{Tenant: n.Tenant, Name: run.Name}.Key(commitlog.Generation{Epoch: run.Epoch, Number: run.First}))
-	}
-	kept, err := gc.SpareCommits(ctx, u.disks.Store, keys)
+	kept, err := u.spare(ctx, n, tombstone.State.After, state)
 	switch {
 	case err != nil:
 		return nil, err
@@ -116,6 +110,19 @@ func (u *Undo) last(ctx context.Context, n disk.Name, tombstone *commitlog.Objec
 		return nil, gone()
 	}
 	return read() // a round that ended before may have collected the state together with its data commits
+}
+
+// spare keeps the open round from collecting a commit that is announced, and its data
+// commits: the round may have flagged them before. It reports false if they are condemned. Of
+// a commit that is collected nothing is kept, not even by a pin that names it: the next
+// round flags its packs, and may end before anything else names them. What spare kept must
+// be read after it, since a round may have ended before.
+func (u *Undo) spare(ctx context.Context, n disk.Name, at commitlog.Generation, state *commitlog.State) (bool, error) {
+	keys := []string{n.Log().Key(at)}
+	for _, run := range state.DataCommits {
+		keys = append(keys, commitlog.Volume{Tenant: n.Tenant, Name: run.Name}.Key(commitlog.Generation{Epoch: run.Epoch, Number: run.First}))
+	}
+	return gc.SpareCommits(ctx, u.disks.Store, keys)
 }
 
 // bringBack creates a volume of this host with a published state. If it fails, unsettled

@@ -2,6 +2,7 @@ package undo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -119,6 +120,13 @@ func (u *Undo) keepCommit(ctx context.Context, n disk.Name, to string) (_ string
 	drop, err := u.pins.PinFork(ctx, n.Log().Key(g))
 	if err != nil {
 		return "", nil, err
+	}
+	kept, err := u.spare(ctx, n, g, state)
+	if err == nil && !kept {
+		err = errs.New(errs.NotFound, "commit %s of volume %q is past retention and is being collected: roll back to a newer one", g, n)
+	}
+	if err != nil {
+		return "", nil, errors.Join(err, drop(context.WithoutCancel(ctx)))
 	}
 	return g.String(), func(published bool) {
 		ctx := context.WithoutCancel(ctx)
