@@ -179,6 +179,47 @@ func TestTokenFile(t *testing.T) {
 	}
 }
 
+// TestUsers: root and the daemon's own user own the host; others are who the file says, or
+// nobody.
+func TestUsers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users")
+	check(t, os.WriteFile(path, []byte("# comment\n4711 acme use,manage ci-*,web # more\nnobody * metrics *\n"), 0o600))
+	u, err := OpenUsers(path)
+	check(t, err)
+	if p := u.Of(4711); p == nil || p.Tenant != "acme" || len(p.Volumes) != 2 || p.Verbs != Use|Manage {
+		t.Errorf("%+v", p)
+	}
+	if p := u.Of(65534); p == nil || p.Tenant != "" || p.Verbs != Metrics {
+		t.Errorf("%+v", p)
+	}
+	for _, id := range []uint32{0, uint32(os.Geteuid())} {
+		if p := u.Of(id); p == nil || p.Verbs != All {
+			t.Errorf("user %d: %+v", id, p)
+		}
+	}
+	if p := u.Of(4712); p != nil {
+		t.Errorf("a user who is not there: %+v", p)
+	}
+	if p := (*Users)(nil).Of(4712); p == nil || p.Verbs != All {
+		t.Errorf("without a file: %+v", p)
+	}
+	for text, want := range map[string]string{
+		"4711 acme use": "not 4", "no-such-user acme use *": "no user", "1 a use [": "pattern", "1 a root *": "no verb", "1 a use *\n1 b use *": "twice", "99999999999 a use *": "no user",
+	} {
+		check(t, os.WriteFile(path, []byte(text), 0o600))
+		if err := u.Read(); errs.KindOf(err) != errs.Invalid || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if u.Of(4711) == nil {
+		t.Error("a bad file replaced the users")
+	}
+	check(t, os.Chmod(path, 0o620))
+	if err := u.Read(); err == nil || !strings.Contains(err.Error(), "written by others") {
+		t.Error(err)
+	}
+}
+
 // FuzzTokens: no text is a token but the token.
 func FuzzTokens(f *testing.F) {
 	tok, text := NewToken("a", nil, All, time.Time{})

@@ -115,13 +115,8 @@ func parseLine(line string) (*Token, error) {
 	if t.Verbs, err = ParseVerbs(f[3]); err != nil {
 		return nil, fmt.Errorf("token %s: %w", t.ID, err)
 	}
-	if f[4] != anything {
-		for p := range strings.SplitSeq(f[4], ",") {
-			if err := CheckPattern(p); err != nil {
-				return nil, fmt.Errorf("token %s: %w", t.ID, err)
-			}
-			t.Volumes = append(t.Volumes, p)
-		}
+	if t.Volumes, err = parsePatterns(f[4]); err != nil {
+		return nil, fmt.Errorf("token %s: %w", t.ID, err)
 	}
 	if f[5] != "-" {
 		if t.Until, err = time.Parse(time.RFC3339, f[5]); err != nil {
@@ -129,4 +124,18 @@ func parseLine(line string) (*Token, error) {
 		}
 	}
 	return t, nil
+}
+
+// parsePatterns reads patterns with commas between them; * alone is none, which means all.
+func parsePatterns(s string) (list []string, err error) {
+	if s == anything {
+		return nil, nil
+	}
+	for p := range strings.SplitSeq(s, ",") {
+		if err := CheckPattern(p); err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	return list, nil
 }
