@@ -198,6 +198,29 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
+// TestHostCertificate: the certificate of another host opens nothing over NBD, not even
+// with a token beside it.
+func TestHostCertificate(t *testing.T) {
+	_, remote := ends(t)
+	b := newBed(t)
+	s := &shop{}
+	e, err := b.d.Exports(s, nil, false).(nbd.PerPeer).For(nbd.Peer{Conn: remote, TLS: certificate(t, "glide://host/0a1b")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := b.token("*", "use")
+	for _, name := range []string{"plain", "acme/web", "", "none", "plain#" + token} {
+		for _, ask := range []func(string) (*nbd.Export, error){e.Open, e.Describe} {
+			if _, err := ask(name); errs.KindOf(err) != errs.Denied || err == nil {
+				t.Errorf("%q: %v", name, err)
+			}
+		}
+	}
+	if list := e.List(); len(list) > 0 || len(s.asked) > 0 {
+		t.Errorf("it lists %q, and the host was asked for %q", list, s.asked)
+	}
+}
+
 // TestGuessing: a source that shows wrong tokens is not listened to for a while, not even
 // with a right one, and others are.
 func TestGuessing(t *testing.T) {
