@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/certs"
 	"github.com/paraglide/glide/internal/errs"
 )
 
 // hostAt asks the host at an address what it is.
 func hostAt(ctx context.Context, p peers, addr string) (api.Host, error) {
-	c, err := p.dial(addr)
+	c, err := p.dial(addr, "host")
 	if err != nil {
 		return api.Host{}, err
 	}
@@ -25,7 +26,7 @@ func hostAt(ctx context.Context, p peers, addr string) (api.Host, error) {
 
 // A token goes only where the operator allows it, whatever a name stands for.
 func TestPeersAllow(t *testing.T) {
-	p := peers{allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}}
+	p := peers{certs: func() *certs.Set { return nil }, allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}}
 	for addr, want := range map[string]bool{
 		"127.0.0.1": true, "::1": true, "127.3.4.5": true, "::ffff:127.0.0.1": true, "10.1.2.3": true, "::ffff:10.1.2.3": true, "fd00::1": true,
 		"11.0.0.1": false, "192.168.1.1": false, "169.254.169.254": false, "::ffff:11.0.0.1": false, "fe80::1%eth0": false, "0.0.0.0": false,
