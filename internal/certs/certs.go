@@ -7,6 +7,7 @@ package certs
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"os"
 
 	"github.com/paraglide/glide/internal/auth"
@@ -42,15 +43,19 @@ func Read(f Files) (*Set, error) {
 	if f.CA == "" {
 		return s, nil
 	}
-	if s.roots, err = authority(f.CA); err != nil {
+	var rsa bool
+	if s.roots, rsa, err = authority(f.CA); err != nil {
 		return nil, err
 	}
 	s.NBD.ClientCAs, s.API.ClientCAs = s.roots, s.roots
 	s.NBD.ClientAuth, s.API.ClientAuth = tls.RequireAndVerifyClientCert, tls.VerifyClientCertIfGiven
-	// In TLS 1.3, Go does not ask for certificates with the RSA signatures that most
-	// authorities use, except in an extension that GnuTLS ignores: QEMU and libnbd
-	// would send no certificate. Clients of the API are not made with GnuTLS.
-	s.NBD.MaxVersion = tls.VersionTLS12
+	if rsa {
+		// In TLS 1.3, Go does not ask for certificates with the RSA signatures that most
+		// authorities use, except in an extension that GnuTLS ignores: QEMU and libnbd
+		// would send no certificate. In TLS 1.2, they would send none with an Ed25519 key.
+		// Clients of the API are not made with GnuTLS.
+		s.NBD.MaxVersion = tls.VersionTLS12
+	}
 	return s, nil
 }
 
@@ -62,16 +67,33 @@ func pair(f Files) (tls.Certificate, error) {
 	return own, nil
 }
 
-func authority(path string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(path)
+// authority reads certificates of authorities. rsa tells whether one of them signs with RSA.
+func authority(path string) (pool *x509.CertPool, rsa bool, err error) {
+	rest, err := os.ReadFile(path)
 	if err != nil {
-		return nil, errs.New(errs.Invalid, "the authority of TLS: %w", err)
+		return nil, false, errs.New(errs.Invalid, "the authority of TLS: %w", err)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, errs.New(errs.Invalid, "the authority of TLS: %s holds no certificate in PEM", path)
+	none := true
+	pool = x509.NewCertPool()
+	for {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			break
+		}
+		if b.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(b.Bytes)
+		if err != nil {
+			return nil, false, errs.New(errs.Invalid, "the authority of TLS: %s: %w", path, err)
+		}
+		pool.AddCert(c)
+		none, rsa = false, rsa || c.PublicKeyAlgorithm == x509.RSA
 	}
-	return pool, nil
+	if none {
+		return nil, false, errs.New(errs.Invalid, "the authority of TLS: %s holds no certificate in PEM", path)
+	}
+	return pool, rsa, nil
 }
 
 // Mutual tells whether the daemon can speak TLS with other hosts: it has a certificate to
@@ -134,7 +156,7 @@ func Client(f Files) (*tls.Config, error) {
 	}
 	if f.CA != "" {
 		var err error
-		if t.RootCAs, err = authority(f.CA); err != nil {
+		if t.RootCAs, _, err = authority(f.CA); err != nil {
 			return nil, err
 		}
 	}
