@@ -187,6 +187,13 @@ func testTLSDoors(t *testing.T, key certstest.NewKey, all bool) {
 	if r := finish(t, cmd); r.Code != 0 || !strings.Contains(r.Out, "web-2") {
 		t.Errorf("%+v", r)
 	}
+	if r := d.try("doctor"); strings.Contains(r.Out, "WRONG") && strings.Contains(r.Out, "TLS") {
+		t.Errorf("%+v", r)
+	}
+	must(t, os.Chmod(server.Key, 0o644))
+	if r := d.try("doctor"); r.Code != 1 || !strings.Contains(r.Out, "TLS key") || !strings.Contains(r.Out, "can be read by others") {
+		t.Errorf("%+v", r)
+	}
 	d.stop()
 }
 

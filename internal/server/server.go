@@ -144,6 +144,9 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 		return err
 	}
 	started()
+	if set := lv.certs.Load(); set.Mutual() && strings.HasPrefix(cfg.Advertise, "tcp:") && !set.Is(h.ID()) {
+		log.Warn("other hosts will not believe that this is the host that it says: issue its certificate with the URI", "certificate", c.TLSCert, "uri", auth.HostURI(h.ID()))
+	}
 	err = ls.openSockets() // only now: no other daemon uses the directory
 	if err == nil {
 		mode, tlsConfig := lv.nbdTLS()
