@@ -7,13 +7,17 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/certs"
 	"github.com/paraglide/glide/internal/certs/certstest"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/programs"
 )
 
 func read(t *testing.T, f certs.Files) *certs.Set {
@@ -233,5 +237,55 @@ func TestFiles(t *testing.T) {
 	var none *certs.Set
 	if none.Mutual() || read(t, certs.Files{Cert: x.Cert, Key: x.Key}).Mutual() {
 		t.Error("without an authority hosts cannot tell each other")
+	}
+}
+
+// TestDocumented runs the commands of docs/operations.md that make certificates.
+func TestDocumented(t *testing.T) {
+	bash, openssl := programs.Need(t, "bash"), programs.Need(t, "openssl")
+	doc, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(doc), "<!-- test: certificates -->\n```sh\n")
+	script, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("the commands are not there")
+	}
+	cmd := exec.Command(bash, "-e", "-c", script)
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), "HOST_ID=0a1b", "PATH="+filepath.Dir(openssl)+":"+os.Getenv("PATH"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	files := func(name string) certs.Files {
+		at := func(file string) string { return filepath.Join(cmd.Dir, file) }
+		return certs.Files{Cert: at(name + ".pem"), Key: at(name + ".key"), CA: at("ca.pem")}
+	}
+	host := read(t, files("host-a"))
+	if !host.Is("0a1b") {
+		t.Error("the host's certificate is not the host's")
+	}
+	if _, _, err := meet(t, at(host.API), certs.Peer(func() *certs.Set { return host }, "0a1b")); err != nil {
+		t.Errorf("another host: %v", err)
+	}
+	for name, who := range map[string]string{"acme": "glide://tenant/acme", "ci": "glide://tenant/acme/volume/ci-*", "admin": ""} {
+		c, err := certs.Client(files(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.ServerName = "10.0.0.5"
+		state, _, err := meet(t, at(host.API), c)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		p, err := auth.Certified(state.PeerCertificates[0])
+		if err != nil || (p == nil) != (who == "") || p != nil && p.Who != who {
+			t.Errorf("%s: %+v, %v", name, p, err)
+		}
+		if st, err := os.Stat(files(name).Key); err != nil || st.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: its key can be read by others: %v", name, err)
+		}
 	}
 }
