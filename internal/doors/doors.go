@@ -108,6 +108,9 @@ func (d *Doors) API(bound *auth.Principal, local bool) func(r *http.Request) (*a
 // opens everything, as with NBD: its authority gave it for the whole host.
 func (d *Doors) certified(state *tls.ConnectionState) (*auth.Principal, int, error) {
 	c := state.PeerCertificates[0]
+	if d.now().After(c.NotAfter) { // since the connection began
+		return nil, http.StatusUnauthorized, errs.New(errs.Denied, "the certificate of %.100q has expired", c.Subject.String())
+	}
 	p, err := auth.Certified(c)
 	switch {
 	case err != nil:

@@ -383,6 +383,13 @@ func certificates(t *testing.T, op operation) {
 	if status, kind, body := b.ask(op, &auth.Principal{Who: "nobody", Tenant: "acme"}, true, "", "web"); (kind == "denied") == (op.Verb == "") {
 		t.Errorf("a socket that is bound: %d %s", status, body)
 	}
+	b = newBed(t)
+	b.tls = certificate(t)
+	b.tls.PeerCertificates[0].NotAfter = time.Now().Add(-time.Second)
+	if status, _, body := b.ask(op, nil, true, "common", "acme/web"); status != http.StatusUnauthorized || !strings.Contains(body, "expired") {
+		t.Errorf("a certificate that has expired since the connection began: %d %s", status, body)
+	}
+	b.tls = certificate(t)
 	b.tls.VerifiedChains = nil
 	if status, _, body := b.ask(op, nil, false, "", "acme/web"); status != http.StatusUnauthorized {
 		t.Errorf("a certificate that was not verified: %d %s", status, body)

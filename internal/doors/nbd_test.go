@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/errs"
@@ -34,7 +35,7 @@ func (s *shop) List() []string { return s.names() }
 // certificate is a client's, verified, with URIs.
 func certificate(t *testing.T, uris ...string) *tls.ConnectionState {
 	t.Helper()
-	c := &x509.Certificate{}
+	c := &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}
 	for _, s := range uris {
 		u, err := url.Parse(s)
 		if err != nil {

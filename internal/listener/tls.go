@@ -3,6 +3,7 @@ package listener
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -54,6 +55,7 @@ type eitherConn struct {
 
 	mu    sync.Mutex
 	state *tls.ConnectionState // nil: no TLS, or none yet
+	by    *tls.Config          // that the client's certificate was verified with
 	tls   *tls.Conn
 }
 
@@ -87,7 +89,8 @@ func (c *eitherConn) begin() error {
 // handshake begins TLS. The connection's deadline for reads bounds it.
 func (c *eitherConn) handshake(whole net.Conn) error {
 	_ = c.SetWriteDeadline(time.Now().Add(handshakeTime))
-	t := tls.Server(whole, c.l.Config())
+	config := c.l.Config()
+	t := tls.Server(whole, config)
 	err := t.Handshake()
 	_ = c.SetWriteDeadline(time.Time{})
 	if err != nil {
@@ -98,8 +101,30 @@ func (c *eitherConn) handshake(whole net.Conn) error {
 	state := t.ConnectionState()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.over, c.tls, c.state = t, t, &state
+	c.over, c.tls, c.state, c.by = t, t, &state, config
 	return nil
+}
+
+// current is what is known of the client now. When the authority has changed, its certificate
+// is verified again: it may stay connected for long.
+func (c *eitherConn) current() *tls.ConnectionState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	config := c.l.Config()
+	if c.state == nil || c.by == config || len(c.state.VerifiedChains) == 0 {
+		return c.state
+	}
+	o := x509.VerifyOptions{Roots: config.ClientCAs, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	for _, x := range c.state.PeerCertificates[1:] {
+		o.Intermediates.AddCert(x)
+	}
+	state := *c.state // the other one is in use
+	var err error
+	if state.VerifiedChains, err = c.state.PeerCertificates[0].Verify(o); err != nil || config.ClientCAs == nil { // no pool would be the system's
+		state.VerifiedChains = nil
+	}
+	c.state, c.by = &state, config
+	return c.state
 }
 
 // Write implements net.Conn.
@@ -178,11 +203,8 @@ func ConnContext(ctx context.Context, nc net.Conn) context.Context {
 func WithState(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if c, ok := r.Context().Value(connKey{}).(*eitherConn); ok {
-			c.mu.Lock()
-			state := c.state
-			c.mu.Unlock()
 			with := *r
-			with.TLS = state
+			with.TLS = c.current()
 			r = &with
 		}
 		next.ServeHTTP(w, r)

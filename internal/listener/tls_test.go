@@ -2,6 +2,7 @@ package listener_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -9,7 +10,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -236,6 +240,70 @@ func TestTLSErrors(t *testing.T) {
 			t.Errorf("%s: an error of the kind %v", c.what, errs.KindOf(err))
 		case err != nil:
 			t.Log(err)
+		}
+	}
+}
+
+// TestTLSAuthorityChanges: who has a certificate of an authority that is trusted no more is
+// nobody from then on, in a connection that he has already, too; others stay who they are.
+func TestTLSAuthorityChanges(t *testing.T) {
+	t.Parallel()
+	ours, theirs := certstest.New(t, certstest.ECDSA), certstest.New(t, certstest.ECDSA)
+	both := filepath.Join(t.TempDir(), "both.pem")
+	var pems []byte
+	for _, a := range []*certstest.Authority{ours, theirs} {
+		b, err := os.ReadFile(a.CA)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pems = append(pems, b...)
+	}
+	if err := os.WriteFile(both, pems, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, files := ours.Issue(certstest.Want{})
+	files.CA = both
+	var now atomic.Pointer[tls.Config]
+	use := func(ca string) {
+		files.CA = ca
+		now.Store(daemon(t, files)())
+	}
+	use(both)
+	d := serve(t, now.Load, true, listener.Options{}, who)
+	keep := func(a *certstest.Authority) func() string {
+		_, f := a.Issue(certstest.Want{URI: "glide://tenant/acme"})
+		f.CA = ours.CA
+		dials := 0
+		h := &http.Client{Transport: &http.Transport{TLSClientConfig: config(t, f), MaxConnsPerHost: 1, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials++
+			return (&net.Dialer{}).DialContext(ctx, network, addr)
+		}}}
+		t.Cleanup(h.CloseIdleConnections)
+		return func() string {
+			resp, err := h.Get("https://" + d.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			if err != nil || dials != 1 {
+				t.Fatalf("%v, %d connections", err, dials)
+			}
+			return string(b)
+		}
+	}
+	one, other := keep(ours), keep(theirs)
+	for i, ca := range []string{both, ours.CA, ours.CA, both, ""} {
+		use(ca)
+		wantOne, wantOther := "TLS glide://tenant/acme", "TLS"
+		if i == 0 {
+			wantOther = wantOne
+		}
+		if ca == "" {
+			wantOne = "TLS"
+		}
+		if a, b := one(), other(); a != wantOne || b != wantOther {
+			t.Errorf("step %d: %q and %q", i, a, b)
 		}
 	}
 }
