@@ -217,7 +217,11 @@ func inPlace(t *testing.T, addr string, f *certs.Files) (h *heard, stop func()) 
 				if err != nil {
 					return
 				}
-				_ = c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+				_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+				b := make([]byte, 4096)
+				n, _ := c.Read(b)
+				h.bytes.Write(b[:n])
+				_ = c.SetDeadline(time.Now().Add(100 * time.Millisecond))
 				_, _ = io.Copy(&h.bytes, c)
 				_ = c.Close()
 			}
@@ -258,7 +262,7 @@ func TestPeersTLS(t *testing.T) {
 		return d
 	}
 	a, b := host(), host()
-	image := pattern(8<<20, 5)
+	image := pattern(32<<20, 5) // enough for more than one try on a busy machine
 	path := filepath.Join(t.TempDir(), "image")
 	must(t, os.WriteFile(path, image, 0o600))
 	a.do("import", path, "image")

@@ -27,7 +27,24 @@ import (
 )
 
 // door is an API whose clients may speak TLS.
-type door struct{ addr string }
+type door struct {
+	addr  string
+	guard *listener.Listener
+}
+
+// holds waits until so many connections are open.
+func (d *door) holds(t *testing.T, n int) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		open, _, _ := d.guard.Counts()
+		if open == n {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d connections are open, not %d", open, n)
+		}
+	}
+}
 
 func serve(t *testing.T, config func() *tls.Config, require bool, o listener.Options, h http.Handler) *door {
 	t.Helper()
@@ -35,10 +52,10 @@ func serve(t *testing.T, config func() *tls.Config, require bool, o listener.Opt
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &door{addr: l.Addr().String()}
-	either := &listener.TLS{Listener: listener.Listen(l, o), Config: config, Require: require, Log: slog.New(slog.DiscardHandler)}
+	d := &door{l.Addr().String(), listener.Listen(l, o)}
+	either := &listener.TLS{Listener: d.guard, Config: config, Require: require, Log: slog.New(slog.DiscardHandler)}
 	s := &http.Server{
-		Handler: listener.WithState(h), ConnContext: listener.ConnContext, ReadHeaderTimeout: time.Second,
+		Handler: listener.WithState(h), ConnContext: listener.ConnContext, ReadHeaderTimeout: 2 * time.Second,
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
 	go func() { _ = s.Serve(either) }()
@@ -134,13 +151,14 @@ func TestTLSSlow(t *testing.T) {
 		}
 		slow = append(slow, c)
 	}
+	d.holds(t, len(slow))
 	began := time.Now()
 	for _, url := range []string{"http://" + d.addr, "https://" + d.addr} {
 		if status, body, err := get(url, config(t, certs.Files{CA: a.CA})); status != 200 {
 			t.Errorf("%s: %d %q, %v", url, status, body, err)
 		}
 	}
-	if took := time.Since(began); took > 900*time.Millisecond {
+	if took := time.Since(began); took > 8*time.Second {
 		t.Errorf("others waited %v", took)
 	}
 	for i, c := range slow {
@@ -166,20 +184,16 @@ func TestTLSLimit(t *testing.T) {
 			}
 			defer c.Close()
 		}
-		time.Sleep(100 * time.Millisecond)
+		d.holds(t, 2)
 		_, _, err := get("https://"+d.addr, config(t, certs.Files{CA: a.CA}))
 		if err == nil || errors.Is(err, http.ErrSchemeMismatch) {
 			t.Fatalf("beyond the limit: %v", err)
 		}
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) { // the silent ones are given up
-			if status, _, _ := get("https://"+d.addr, config(t, certs.Files{CA: a.CA})); status == 200 {
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatal("no place is free")
-			}
+		d.holds(t, 0) // the silent ones are given up
+		if status, _, err := get("https://"+d.addr, config(t, certs.Files{CA: a.CA})); status != 200 {
+			t.Fatalf("with free places: %d, %v", status, err)
 		}
-		time.Sleep(100 * time.Millisecond)
+		d.holds(t, 0)
 	}
 }
 
