@@ -252,7 +252,7 @@ func (c *Client) broken(req *http.Request, err error) error {
 	case errs.KindOf(err) != errs.Internal: // Permit's, or that of TLS
 		return err
 	case overTLS(err) != "":
-		return errs.New(errs.Unavailable, "glide serve at %s %s", c.addr, overTLS(err))
+		return errs.New(errs.Denied, "glide serve at %s %s", c.addr, overTLS(err)) // it will not pass
 	case errors.As(err, &dial) && dial.Op == "dial":
 		return errs.New(errs.Unavailable, "glide serve cannot be reached at %s: %w", c.addr, dial.Err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

@@ -187,6 +187,7 @@ func testTLSDoors(t *testing.T, key certstest.NewKey, all bool) {
 	if r := finish(t, cmd); r.Code != 0 || !strings.Contains(r.Out, "web-2") {
 		t.Errorf("%+v", r)
 	}
+	refused(t, run(t, "", "doctor", "--api", tcp, "--tls-ca", theirs.CA), 1, "unknown authority")
 	if r := d.try("doctor"); strings.Contains(r.Out, "WRONG") && strings.Contains(r.Out, "TLS") {
 		t.Errorf("%+v", r)
 	}

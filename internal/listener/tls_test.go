@@ -250,7 +250,7 @@ func TestTLSErrors(t *testing.T) {
 			t.Errorf("%s: %v", c.what, err)
 		case c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n")):
 			t.Errorf("%s: %v", c.what, err)
-		case err != nil && errs.KindOf(err) != errs.Unavailable && c.what != "plain to TLS":
+		case err != nil && errs.KindOf(err) != errs.Denied && c.what != "plain to TLS":
 			t.Errorf("%s: an error of the kind %v", c.what, errs.KindOf(err))
 		case err != nil:
 			t.Log(err)
