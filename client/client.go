@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -30,6 +31,9 @@ import (
 type Options struct {
 	// Token is the token that a daemon with --token-file requires.
 	Token string
+	// TLS, if set, is spoken with the daemon at an address of TCP. Its certificate must be
+	// for that address, unless TLS verifies it in another way.
+	TLS *tls.Config
 	// Permit, if set, is called before a TCP connection to an address, after names
 	// are resolved. Its error becomes the request's.
 	Permit func(netip.Addr) error
@@ -64,7 +68,10 @@ func New(addr string, o Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{addr: a, token: o.Token, base: "http://glide", beat: beat}
-	if a.Network == "tcp" {
+	switch {
+	case a.Network == "tcp" && o.TLS != nil:
+		c.base, o.TLS = "https://"+a.Address, named(o.TLS, a.Address)
+	case a.Network == "tcp":
 		c.base = "http://" + a.Address
 	}
 	c.http = &http.Client{
@@ -78,6 +85,8 @@ func New(addr string, o Options) (*Client, error) {
 				}
 				return nc, err
 			},
+			TLSClientConfig:       o.TLS,
+			TLSHandshakeTimeout:   dialTimeout,
 			ExpectContinueTimeout: continueTimeout,
 			DisableCompression:    true,
 			MaxIdleConnsPerHost:   4,
@@ -240,8 +249,10 @@ func (c *Client) broken(req *http.Request, err error) error {
 		return errs.New(errs.Unavailable, "%s", notRunning(c.addr))
 	case errors.Is(err, fs.ErrPermission):
 		return errs.New(errs.Unavailable, "no permission to connect to %s: use the user (or group) that runs glide serve", c.addr)
-	case errs.KindOf(err) != errs.Internal: // Permit's
+	case errs.KindOf(err) != errs.Internal: // Permit's, or that of TLS
 		return err
+	case overTLS(err) != "":
+		return errs.New(errs.Denied, "glide serve at %s %s", c.addr, overTLS(err)) // it will not pass
 	case errors.As(err, &dial) && dial.Op == "dial":
 		return errs.New(errs.Unavailable, "glide serve cannot be reached at %s: %w", c.addr, dial.Err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

@@ -7,12 +7,11 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/paraglide/glide/client"
-	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/connect"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/terminal"
@@ -20,11 +19,10 @@ import (
 
 // app holds what every command uses: the standard streams and the global flags.
 type app struct {
-	in        *os.File
-	out, err  io.Writer
-	api       string
-	tokenFile string
-	json      bool
+	in       *os.File
+	out, err io.Writer
+	daemon   connect.Flags
+	json     bool
 }
 
 // usage is an error of the command line: exit status 2.
@@ -44,23 +42,7 @@ func takes(least, most int) cobra.PositionalArgs {
 }
 
 // client connects to the daemon.
-func (a *app) client() (*client.Client, error) {
-	addr, tokenFile := a.api, a.tokenFile
-	if addr == "" {
-		addr, _, _ = strings.Cut(os.Getenv("GLIDE_API"), ",")
-	}
-	if addr == "" {
-		addr = config.DefaultAPI(config.ProcessSources(nil))
-	}
-	if tokenFile == "" {
-		tokenFile = os.Getenv("GLIDE_TOKEN_FILE")
-	}
-	token, err := config.ReadToken(tokenFile)
-	if err != nil {
-		return nil, err
-	}
-	return client.New(addr, client.Options{Token: token})
-}
+func (a *app) client() (*client.Client, error) { return a.daemon.Client() }
 
 // checkNames refuses invalid volume names before the daemon is asked. Names of
 // snapshots are valid where the volume is only read.

@@ -244,3 +244,33 @@ func TestTLS(t *testing.T) {
 		refused(t, run(t, glide(t, append([]string{"serve", "--data", shortDir(t)}, args...)...)), 2, words)
 	}
 }
+
+// TestWatchdogOverTLS: a daemon whose API speaks TLS only finds itself alive.
+func TestWatchdogOverTLS(t *testing.T) {
+	cert, key := selfSigned(t)
+	dir := shortDir(t)
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = notify.Close() }()
+	d := start(t, shortDir(t), []string{"NOTIFY_SOCKET=" + filepath.Join(dir, "notify"), "WATCHDOG_USEC=200000"},
+		"--api", "tcp:127.0.0.1:0", "--tls", "require", "--tls-cert", cert, "--tls-key", key)
+	_ = notify.SetReadDeadline(time.Now().Add(20 * time.Second))
+	b := make([]byte, 400)
+	for alive := 0; alive < 3; {
+		n, err := notify.Read(b)
+		if err != nil {
+			t.Fatalf("%d signs of life: %v", alive, err)
+		}
+		if string(b[:n]) == "WATCHDOG=1" {
+			alive++
+		}
+	}
+	if strings.Contains(d.Log.String(), "check of itself failed") {
+		t.Error("it does not find itself alive")
+	}
+	refused(t, d.try("ls"), 2, "TLS only")
+	refused(t, d.try("--tls-ca", cert, "ls"), 2, "token")
+	d.stop()
+}

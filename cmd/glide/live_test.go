@@ -124,7 +124,7 @@ func TestFilesChange(t *testing.T) {
 	ask := func(token string) bool {
 		f := filepath.Join(dir, "mine")
 		write(f, token)
-		return run(t, glide(t, "--api", d.field("api"), "--token-file", f, "ls")).Code == 0
+		return run(t, glide(t, "--api", d.field("api"), "--token-file", f, "--tls-ca", cert, "ls")).Code == 0
 	}
 	if !ask("first") || ask("second") {
 		t.Fatal("the token does not work from the start")
@@ -141,7 +141,18 @@ func TestFilesChange(t *testing.T) {
 	}
 
 	shown := func() string { return serverCert(t, d.field("nbd")) }
+	ofAPI := func() string {
+		c, err := tls.Dial("tcp", strings.TrimPrefix(d.field("api"), "tcp:"), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		return string(c.ConnectionState().PeerCertificates[0].Raw)
+	}
 	before := shown()
+	if ofAPI() != before {
+		t.Error("the API and NBD have different certificates")
+	}
 	cert2, key2 := selfSigned(t)
 	for name, from := range map[string]string{"cert.pem": cert2, "key.pem": key2} {
 		b, err := os.ReadFile(from)
@@ -153,9 +164,12 @@ func TestFilesChange(t *testing.T) {
 	}
 	until(t, "the new certificate is used", func() bool { return shown() != before })
 	after := shown()
+	if ofAPI() != after {
+		t.Error("the API has the old certificate")
+	}
 	write(files["cert.pem"], "none")
 	until(t, "the bad certificate is told", func() bool { return strings.Contains(d.Log.String(), "the certificates of TLS") })
-	if shown() != after {
+	if shown() != after || ofAPI() != after {
 		t.Error("a bad certificate takes the good one away")
 	}
 

@@ -77,8 +77,7 @@ and needs --force.`,
 		}
 		return usage("%s: %w%s (see %s --help)", cmd.CommandPath(), err, hint, cmd.CommandPath())
 	})
-	root.PersistentFlags().StringVar(&a.api, "api", "", "daemon to ask: an `ADDR` unix:PATH or tcp:HOST:PORT (default $GLIDE_API, or the socket in the default data directory)")
-	root.PersistentFlags().StringVar(&a.tokenFile, "token-file", "", "`FILE` with the daemon's token, for TCP (default $GLIDE_TOKEN_FILE)")
+	a.daemon.Declare(root.PersistentFlags())
 
 	add := func(group, title string, verbs ...*cobra.Command) {
 		root.AddGroup(&cobra.Group{ID: group, Title: title})

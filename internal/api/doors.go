@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/paraglide/glide/internal/auth"
@@ -71,17 +72,18 @@ var tokenRoutes = []route{
 	}),
 }
 
-// needs is the verb that each route takes: method and path. A route without one cannot be
-// served.
+// needs is the verb that each route takes: method and path. Of two, either will do. A
+// route without one cannot be served.
 var needs = map[auth.Verbs][]string{
 	0: {"GET /v1/openapi.json", "GET /healthz"},
 	auth.Read: {
-		"GET /v1/host", "GET /v1/volumes", "GET /v1/volumes/{name}", "GET /v1/volumes/{name}/snapshots", "GET /v1/removed",
+		"GET /v1/volumes", "GET /v1/volumes/{name}", "GET /v1/volumes/{name}/snapshots", "GET /v1/removed",
 		"GET /v1/volumes/{name}/log", "GET /v1/diff", "GET /v1/cost", "GET /v1/volumes/{name}/cost", "GET /v1/usage", "GET /v1/volumes/{name}/usage",
 		"GET /v1/volumes/{name}/uri", "GET /v1/stats", "GET /v1/volumes/{name}/stats", "POST /v1/volumes/{name}/verify", "GET /v1/events",
 	},
-	auth.UseReadOnly: {"GET /v1/volumes/{name}/image"},
-	auth.Use:         {"POST /v1/volumes/{name}/barrier", "POST /v1/volumes/{name}/flush"},
+	auth.Read | auth.Peer: {"GET /v1/host"},
+	auth.UseReadOnly:      {"GET /v1/volumes/{name}/image"},
+	auth.Use:              {"POST /v1/volumes/{name}/barrier", "POST /v1/volumes/{name}/flush"},
 	auth.Manage: {
 		"POST /v1/volumes", "PATCH /v1/volumes/{name}", "DELETE /v1/volumes/{name}", "POST /v1/volumes/{name}/rename", "POST /v1/volumes/{name}/resize",
 		"PUT /v1/volumes/{name}/image", "POST /v1/forks", "POST /v1/volumes/{name}/snapshots", "POST /v1/volumes/{name}/rollback", "POST /v1/volumes/{name}/restore",
@@ -116,8 +118,8 @@ func (s *server) admit(r *http.Request, verb auth.Verbs, o *Options) (*server, *
 		return s, r, status, err
 	}
 	r = r.WithContext(auth.With(r.Context(), p))
-	if !p.May(verb) {
-		return s, r, 0, errs.New(errs.Denied, "this needs the verb %s, and %s has %s", verb, p.Who, p.Verbs)
+	if !p.MayAny(verb) {
+		return s, r, 0, errs.New(errs.Denied, "this needs the verb %s, and %s has %s", strings.ReplaceAll(verb.String(), ",", " or "), p.Who, p.Verbs)
 	}
 	mine := *s
 	if o.Scope != nil {

@@ -1,8 +1,11 @@
 package auth
 
 import (
+	"crypto/x509"
+	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -217,6 +220,50 @@ func TestUsers(t *testing.T) {
 	check(t, os.Chmod(path, 0o620))
 	if err := u.Read(); err == nil || !strings.Contains(err.Error(), "written by others") {
 		t.Error(err)
+	}
+}
+
+// TestCertificate: whom a certificate names, and which host's it is.
+func TestCertificate(t *testing.T) {
+	const id = "0a1b2c3d"
+	for _, c := range []struct {
+		uris []string
+		who  string // "": it is refused; "-": nobody
+		host bool   // it is that of id
+		p    Principal
+	}{
+		{uris: nil, who: "-"},
+		{uris: []string{"spiffe://x/y"}, who: "-"},
+		{uris: []string{"glide://tenant/acme"}, who: "glide://tenant/acme", p: Principal{Tenant: "acme", Verbs: Read | Use | Manage}},
+		{uris: []string{"spiffe://x/y", "glide://tenant/acme/volume/ci-*"}, who: "glide://tenant/acme/volume/ci-*", p: Principal{Tenant: "acme", Volumes: []string{"ci-*"}, Verbs: Read | Use | Manage}},
+		{uris: []string{"glide://host/" + id}, who: "glide://host/" + id, host: true, p: Principal{Verbs: Peer}},
+		{uris: []string{"glide://host/" + id + "0"}, who: "glide://host/" + id + "0", p: Principal{Verbs: Peer}},
+		{uris: []string{"glide://host/0%61" + id[2:]}, who: "glide://host/0%61" + id[2:], p: Principal{Verbs: Peer}},
+		{uris: []string{"glide://tenant/" + id}, who: "glide://tenant/" + id, p: Principal{Tenant: id, Verbs: Read | Use | Manage}},
+		{uris: []string{"glide://host/" + id, "glide://host/" + id}},
+		{uris: []string{"glide://host/" + id, "glide://tenant/acme"}},
+		{uris: []string{"glide://host/"}}, {uris: []string{"glide://host"}}, {uris: []string{"glide://host/*"}},
+		{uris: []string{"glide://host/" + id + "/x"}}, {uris: []string{"glide://host/" + id + "/volume/x"}}, {uris: []string{"glide://host/" + id + "?x"}},
+		{uris: []string{"glide://user@host/" + id}}, {uris: []string{"glide://host:1/" + id}}, {uris: []string{"glide://HOST/" + id}}, {uris: []string{"glide:host/" + id}},
+	} {
+		cert := &x509.Certificate{}
+		for _, s := range c.uris {
+			u, err := url.Parse(s)
+			check(t, err)
+			cert.URIs = append(cert.URIs, u)
+		}
+		p, err := Certified(cert)
+		switch {
+		case c.who == "" && (err == nil || errs.KindOf(err) != errs.Denied), c.who == "-" && (p != nil || err != nil):
+			t.Errorf("%q: %+v, %v", c.uris, p, err)
+		case c.who != "" && c.who != "-":
+			if c.p.Who = c.who; err != nil || !reflect.DeepEqual(*p, c.p) {
+				t.Errorf("%q: %+v, %v", c.uris, p, err)
+			}
+		}
+		if IsHost(cert, id) != c.host || IsHost(cert, "") {
+			t.Errorf("%q: the host's: %v", c.uris, IsHost(cert, id))
+		}
 	}
 }
 

@@ -99,6 +99,9 @@ func Bound(tenant, volume string) *Principal {
 // May tells whether the principal has all of the verbs.
 func (p *Principal) May(v Verbs) bool { return p.Verbs.complete()&v == v }
 
+// MayAny tells whether the principal has one of the verbs, or none is needed.
+func (p *Principal) MayAny(v Verbs) bool { return v == 0 || p.Verbs.complete()&v != 0 }
+
 // Unlimited tells whether the principal may see every volume.
 func (p *Principal) Unlimited() bool { return p.Tenant == "" && len(p.Volumes) == 0 }
 

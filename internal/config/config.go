@@ -308,8 +308,8 @@ func (c *Config) finish() (wrong []error) {
 	}
 	c.HasTokens = c.Tokens != ""
 	for _, a := range c.API {
-		if !a.Local() && c.TokenFile == "" && !c.HasTokens {
-			bad("the API at %s can be reached from other machines: it needs --token-file or --tokens", a)
+		if err := c.Guarded(a); err != nil {
+			wrong = append(wrong, err)
 		}
 	}
 	if !c.HasTokens {
@@ -325,4 +325,13 @@ func (c *Config) finish() (wrong []error) {
 		bad("--pack-blocks %d: %w", c.PackBlocks, err)
 	}
 	return wrong
+}
+
+// Guarded is an error if other machines can reach an address of the API, and nothing is named
+// by which to tell who asks.
+func (c *Config) Guarded(a api.Addr) error {
+	if a.Local() || c.TokenFile != "" || c.HasTokens || c.TLS != "off" && c.TLSCA != "" {
+		return nil
+	}
+	return errs.New(errs.Invalid, "the API at %s can be reached from other machines: it needs --token-file, --tokens or --tls-ca", a)
 }

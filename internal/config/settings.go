@@ -181,11 +181,11 @@ var Settings = []Setting{
 		set: text(func(c *Config) *string { return &c.Audit }),
 	},
 	{
-		Name: "tls", Arg: "off|allow|require", Usage: "TLS for NBD", Default: "off",
+		Name: "tls", Arg: "off|allow|require", Usage: "TLS for NBD, and for the API over TCP", Default: "off",
 		set: choice(func(c *Config) *string { return &c.TLS }, "off", "allow", "require"),
 	},
 	{
-		Name: "tls-cert", Arg: "FILE", Usage: "certificate of the NBD server, PEM", DefaultText: "none",
+		Name: "tls-cert", Arg: "FILE", Usage: "certificate of this host, PEM", DefaultText: "none",
 		set: text(func(c *Config) *string { return &c.TLSCert }),
 	},
 	{
@@ -193,11 +193,11 @@ var Settings = []Setting{
 		set: text(func(c *Config) *string { return &c.TLSKey }),
 	},
 	{
-		Name: "tls-ca", Arg: "FILE", Usage: "NBD clients must have a certificate of this authority, PEM; without it any client may connect", DefaultText: "none",
+		Name: "tls-ca", Arg: "FILE", Usage: "authority of clients and other hosts, PEM: clients of NBD must have a certificate of it, those of the API may have one, and hosts speak TLS with each other", DefaultText: "none",
 		set: text(func(c *Config) *string { return &c.TLSCA }),
 	},
 	{
-		Name: "peers-allow", Arg: "CIDR", Usage: "network of other hosts to which this one may send its token", DefaultText: "this machine only", Many: true,
+		Name: "peers-allow", Arg: "CIDR", Usage: "network of other hosts to which this one may send its token; with --tls-ca it sends none", DefaultText: "this machine only", Many: true,
 		set: func(c *Config, values []string) (err error) { c.PeersAllow, err = prefixes(values); return err },
 	},
 	{

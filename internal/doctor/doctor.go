@@ -51,7 +51,8 @@ func Run(ctx context.Context, c *client.Client, version string, flags map[string
 	checks = append(checks, client.Check{Name: "daemon", OK: true, Detail: err.Error()})
 	checks = append(checks, client.Check{Name: "settings", OK: true, Detail: "they make sense"})
 	kernel := client.Check{Name: "kernel devices", OK: true, Detail: kernelnbd.Describe(kernelnbd.Kernel{}.Check())}
-	return append(checks, checkData(cfg.Data), checkStore(ctx, cfg.Store), kernel), nil
+	checks = append(checks, checkData(cfg.Data), checkStore(ctx, cfg.Store), kernel)
+	return append(checks, Files(cfg, "")...), nil
 }
 
 // atData are the settings for a daemon at an address: unless a data directory is

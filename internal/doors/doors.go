@@ -4,8 +4,9 @@
 // Who somebody is comes from the first of these that there is:
 //
 //  1. the socket, if it is bound to a tenant, and perhaps to one volume;
-//  2. the token that he shows;
-//  3. the host's own sockets, for those who may open them.
+//  2. the certificate of a client that has a verified one;
+//  3. the token that he shows;
+//  4. the host's own sockets, for those who may open them.
 //
 // Everybody else is refused. A name that is not for a principal is answered like one that
 // does not exist, before anything is looked up.
@@ -15,6 +16,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"strings"
@@ -32,7 +34,7 @@ type Doors struct {
 	tokens *auth.Tokens
 	common func() string // the token of --token-file; "": there is none
 	wrong  *limiter      // wrong tokens, by where they come from
-	calls  *limiter      // requests, by token
+	calls  *limiter      // requests, by token or certificate
 	now    func() time.Time
 	audit  *audit.Log
 }
@@ -77,7 +79,7 @@ func (d *Doors) show(source, text string) (*auth.Principal, int, error) {
 		return nil, http.StatusUnauthorized, errs.New(errs.Invalid, "the API wants a token, and this is not it, or not any more: give one of glide token new, or the daemon's --token-file")
 	}
 	if p.Who != "token file" && !d.calls.take(p.Who) {
-		return nil, http.StatusTooManyRequests, errs.New(errs.Busy, "%s makes more than %d requests a second: wait a moment", p.Who, callsPerSecond)
+		return nil, http.StatusTooManyRequests, tooMany(p)
 	}
 	return p, 0, nil
 }
@@ -89,13 +91,16 @@ func (d *Doors) API(bound *auth.Principal, own bool) func(r *http.Request) (*aut
 		if bound != nil {
 			return bound, 0, nil
 		}
+		if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+			return d.certified(r.TLS)
+		}
 		header := r.Header.Get("Authorization")
 		if own && header == "" {
 			return auth.Owner(), 0, nil
 		}
 		text, ok := strings.CutPrefix(header, "Bearer ")
 		if !ok {
-			return nil, http.StatusUnauthorized, errs.New(errs.Invalid, "the API wants a token, and this is not it: give one of glide token new, or the daemon's --token-file")
+			return nil, http.StatusUnauthorized, errs.New(errs.Invalid, "the API wants a token, and this is not it: give one of glide token new, or the daemon's --token-file, or a certificate of its --tls-ca")
 		}
 		return d.show(host(r.RemoteAddr), text)
 	}
@@ -103,6 +108,30 @@ func (d *Doors) API(bound *auth.Principal, own bool) func(r *http.Request) (*aut
 
 // local is where who is on this machine comes from.
 const local = "local"
+
+// certified returns whom the verified certificate of a client names. One that names nobody
+// opens everything, as with NBD: its authority gave it for the whole host.
+func (d *Doors) certified(state *tls.ConnectionState) (*auth.Principal, int, error) {
+	c := state.PeerCertificates[0]
+	if d.now().After(c.NotAfter) { // since the connection began
+		return nil, http.StatusUnauthorized, errs.New(errs.Denied, "the certificate of %.100q has expired", c.Subject.String())
+	}
+	p, err := auth.Certified(c)
+	switch {
+	case err != nil:
+		return nil, http.StatusForbidden, err
+	case p == nil:
+		return &auth.Principal{Who: "certificate of " + c.Subject.String(), Verbs: auth.All}, 0, nil
+	case p.Tenant != "" && !d.calls.take(p.Who):
+		return nil, http.StatusTooManyRequests, tooMany(p)
+	}
+	return p, 0, nil
+}
+
+// tooMany is the error of a principal that asks too often.
+func tooMany(p *auth.Principal) error {
+	return errs.New(errs.Busy, "%s makes more than %d requests a second: wait a moment", p.Who, callsPerSecond)
+}
 
 // host is where a connection comes from, without the port, which anybody can change.
 func host(addr string) string {
@@ -116,7 +145,7 @@ func host(addr string) string {
 // and what is refused. Sources that are not listened to any more are not in it.
 func (d *Doors) Audit(r *http.Request, p *auth.Principal, verb auth.Verbs, err error) {
 	kind := errs.KindOf(err)
-	quiet := verb&^(auth.Read|auth.Metrics) == 0 || r.URL.Path == "/v1/blocks"
+	quiet := verb == 0 || verb&(auth.Read|auth.Metrics) != 0 || r.URL.Path == "/v1/blocks"
 	if err == nil && quiet || err != nil && quiet && p != nil && kind != errs.Denied || p == nil && kind == errs.Busy {
 		return
 	}

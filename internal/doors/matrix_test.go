@@ -1,6 +1,7 @@
 package doors
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -71,6 +72,8 @@ type bed struct {
 	t *testing.T
 	d *Doors
 	b *apitest.Backend
+
+	tls *tls.ConnectionState // of requests
 }
 
 func newBed(t *testing.T) *bed {
@@ -129,6 +132,7 @@ func (b *bed) ask(op operation, bound *auth.Principal, local bool, token, volume
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
+	r.TLS = b.tls
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	raw, err := io.ReadAll(w.Body)
@@ -177,11 +181,12 @@ func TestEveryRoute(t *testing.T) {
 				t.Run(verb, func(t *testing.T) { oneVerb(t, op, verb) })
 			}
 			bounds(t, op)
+			certificates(t, op)
 		})
 	}
 }
 
-// may tells whether a verb allows what needs another.
+// may tells whether verbs allow what needs one of others.
 func may(verb, needs string) bool {
 	v, err := auth.ParseVerbs(verb)
 	if err != nil {
@@ -194,7 +199,7 @@ func may(verb, needs string) bool {
 	if err != nil {
 		panic(err)
 	}
-	return (&auth.Principal{Verbs: v}).May(n)
+	return (&auth.Principal{Verbs: v}).MayAny(n)
 }
 
 // oneVerb asks for a route with tokens of one verb.
@@ -322,5 +327,71 @@ func bounds(t *testing.T, op operation) {
 			status, _, body := b.ask(op, p, true, "", name)
 			return status, body, b.b.Calls()[before:]
 		}, names...)
+	}
+}
+
+// certificates asks with certificates of clients, over TCP and at the host's own socket.
+func certificates(t *testing.T, op operation) {
+	for _, c := range []struct {
+		uri    string // "": a certificate that names nobody
+		verbs  string
+		tenant bool
+	}{{"", auth.All.String(), false}, {"glide://host/0a1b", "peer", false}, {"glide://tenant/acme", "read,use,manage", true}, {"glide://tenant/acme/volume/web", "read,use,manage", true}} {
+		var uris []string
+		if c.uri != "" {
+			uris = []string{c.uri}
+		}
+		// Whatever token is shown, the certificate decides.
+		for _, token := range []string{"", "common", "wrong"} {
+			b := newBed(t)
+			b.tls = certificate(t, uris...)
+			status, kind, body := b.ask(op, nil, false, token, "acme/web")
+			if c.tenant && (slices.Contains(ofHost, op.path) || op.path == "/v1/forks" || strings.HasSuffix(op.path, "/rename") || op.path == "/v1/volumes" && op.method == http.MethodPost) {
+				continue // checked for tokens and bound sockets
+			}
+			if status == http.StatusUnauthorized || (kind == "denied") == (op.open || op.Verb == "" || may(c.verbs, op.Verb)) {
+				t.Errorf("a certificate of %q, token %q: %d %s", c.uri, token, status, body)
+			}
+			if c.tenant {
+				tellsNothing(t, op, body)
+			}
+		}
+		if !c.tenant || !may(c.verbs, op.Verb) {
+			continue
+		}
+		foreign(t, op, func(name string) (int, string, []string) {
+			b := newBed(t)
+			b.tls = certificate(t, uris...)
+			before := len(b.b.Calls())
+			status, _, body := b.ask(op, nil, false, "", name)
+			return status, body, b.b.Calls()[before:]
+		}, "other/web", "other/none", "default/plain")
+	}
+	if op.open {
+		return
+	}
+	for _, uris := range [][]string{{"glide://tenant/acme", "glide://host/0a1b"}, {"glide://host/"}, {"glide://admin/x"}} {
+		b := newBed(t)
+		b.tls = certificate(t, uris...)
+		if status, _, body := b.ask(op, nil, true, "common", "acme/web"); status != http.StatusForbidden {
+			t.Errorf("a certificate of %q: %d %s", uris, status, body)
+		}
+	}
+	// A bound socket wins over a certificate; one that was not verified says nothing.
+	b := newBed(t)
+	b.tls = certificate(t)
+	if status, kind, body := b.ask(op, &auth.Principal{Who: "nobody", Tenant: "acme"}, true, "", "web"); (kind == "denied") == (op.Verb == "") {
+		t.Errorf("a socket that is bound: %d %s", status, body)
+	}
+	b = newBed(t)
+	b.tls = certificate(t)
+	b.tls.PeerCertificates[0].NotAfter = time.Now().Add(-time.Second)
+	if status, _, body := b.ask(op, nil, true, "common", "acme/web"); status != http.StatusUnauthorized || !strings.Contains(body, "expired") {
+		t.Errorf("a certificate that has expired since the connection began: %d %s", status, body)
+	}
+	b.tls = certificate(t)
+	b.tls.VerifiedChains = nil
+	if status, _, body := b.ask(op, nil, false, "", "acme/web"); status != http.StatusUnauthorized {
+		t.Errorf("a certificate that was not verified: %d %s", status, body)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/errs"
@@ -34,7 +35,7 @@ func (s *shop) List() []string { return s.names() }
 // certificate is a client's, verified, with URIs.
 func certificate(t *testing.T, uris ...string) *tls.ConnectionState {
 	t.Helper()
-	c := &x509.Certificate{}
+	c := &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}
 	for _, s := range uris {
 		u, err := url.Parse(s)
 		if err != nil {
@@ -195,6 +196,29 @@ func TestCertificates(t *testing.T) {
 		if _, err := e.For(nbd.Peer{Conn: remote, TLS: certificate(t, uris...)}); errs.KindOf(err) != errs.Denied || err == nil {
 			t.Errorf("%q: %v", uris, err)
 		}
+	}
+}
+
+// TestHostCertificate: the certificate of another host opens nothing over NBD, not even
+// with a token beside it.
+func TestHostCertificate(t *testing.T) {
+	_, remote := ends(t)
+	b := newBed(t)
+	s := &shop{}
+	e, err := b.d.Exports(s, nil, false).(nbd.PerPeer).For(nbd.Peer{Conn: remote, TLS: certificate(t, "glide://host/0a1b")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := b.token("*", "use")
+	for _, name := range []string{"plain", "acme/web", "", "none", "plain#" + token} {
+		for _, ask := range []func(string) (*nbd.Export, error){e.Open, e.Describe} {
+			if _, err := ask(name); errs.KindOf(err) != errs.Denied || err == nil {
+				t.Errorf("%q: %v", name, err)
+			}
+		}
+	}
+	if list := e.List(); len(list) > 0 || len(s.asked) > 0 {
+		t.Errorf("it lists %q, and the host was asked for %q", list, s.asked)
 	}
 }
 

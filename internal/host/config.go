@@ -65,8 +65,8 @@ type Config struct {
 
 	// Kernel creates the block devices of attached volumes; this machine's.
 	Kernel export.Kernel
-	// Dial returns the peer at an advertised address.
-	Dial func(addr string) (Peer, error)
+	// Dial returns a host, which a commit names, at the address that it advertises.
+	Dial func(addr, id string) (Peer, error)
 	// Now is the clock, Rand the source of randomness. Log gets errors that no caller
 	// waits for. Uptime is a clock that is never set and that counts suspensions of the
 	// machine.

@@ -125,8 +125,8 @@ func newHost(cfg Config) *Host {
 	h.catalog = catalog.New(h.disks)
 	own, exchange := ownership.Options{Advertise: cfg.Advertise, RollAt: cfg.RollAt, RollAge: cfg.Retention, Saw: h.learn}, peers.Options{On: cfg.Peers, Uptime: cfg.Uptime, Local: h.localBlock}
 	if cfg.Dial != nil {
-		own.Dial = func(addr string) (ownership.Peer, error) { return cfg.Dial(addr) }
-		exchange.Dial = func(addr string) (peers.Peer, error) { return cfg.Dial(addr) }
+		own.Dial = func(addr, id string) (ownership.Peer, error) { return cfg.Dial(addr, id) }
+		exchange.Dial = func(addr, id string) (peers.Peer, error) { return cfg.Dial(addr, id) }
 	}
 	h.peers = peers.New(exchange)
 	h.owners = ownership.New(own, h.disks, h.pins, h.catalog)

@@ -38,7 +38,7 @@ func newBed(t *testing.T) *bed {
 }
 
 // Dial finds a host of the bed by its address.
-func (b *bed) dial(addr string) (Peer, error) {
+func (b *bed) dial(addr, _ string) (Peer, error) {
 	if h := b.peers[addr]; h != nil {
 		return livePeer{h}, nil
 	}

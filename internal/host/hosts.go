@@ -68,7 +68,7 @@ func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 // learn notes a host that may have blocks of a tenant's volumes.
 func (h *Host) learn(tenant string, owner commitlog.Host) {
 	if owner.ID != h.disks.HostID {
-		h.peers.Learn(tenant, owner.Addresses)
+		h.peers.Learn(tenant, owner.ID, owner.Addresses)
 	}
 }
 

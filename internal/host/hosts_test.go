@@ -111,9 +111,12 @@ func TestForgetAsksOnce(t *testing.T) {
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "w", Size: mib, Durability: "sync"}))
 	delete(b.peers, "a")
 	asked := 0
-	h2.owners.Dial = func(addr string) (ownership.Peer, error) {
+	h2.owners.Dial = func(addr, id string) (ownership.Peer, error) {
 		asked++
-		return b.dial(addr)
+		if id != h1.ID() {
+			t.Errorf("it is asked as host %q, and the log names %q", id, h1.ID())
+		}
+		return b.dial(addr, id)
 	}
 	must[api.Volume](t)(h2.Wake(ctx, "v", true, ""))
 	asked = 0

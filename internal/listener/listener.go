@@ -3,13 +3,12 @@
 package listener
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -151,30 +150,30 @@ func (l *Listener) reject(nc net.Conn) {
 	go func() {
 		defer l.turning.Add(-1)
 		defer func() { _ = nc.Close() }()
-		_ = nc.SetDeadline(time.Now().Add(rejectTime))
-		// Unread data at the close of a socket would discard the answer.
-		if _, err := nc.Read(make([]byte, 4096)); err != nil {
-			return
-		}
-		if _, err := nc.Write(l.fullAnswer()); err != nil {
-			return
-		}
-		if half, ok := nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-			_, _ = io.Copy(io.Discard, nc)
-		}
+		refuse(nc, http.StatusServiceUnavailable, errs.New(errs.Unavailable, "too many connections to the API at %s:%s: there are %d, its limit: try again later, or at another of its addresses", l.Addr().Network(), l.Addr(), l.o.MaxConns))
 	}()
 }
 
-// fullAnswer is the answer to an unread request beyond the limit.
-func (l *Listener) fullAnswer() []byte {
-	why := errs.New(errs.Unavailable, "too many connections to the API at %s:%s: there are %d, its limit: try again later, or at another of its addresses", l.Addr().Network(), l.Addr(), l.o.MaxConns)
+// refuse answers a request that nobody has read, but for one over TLS, whose client could not
+// read the answer. It leaves the connection to be closed.
+func refuse(nc net.Conn, status int, why error) {
+	_ = nc.SetDeadline(time.Now().Add(rejectTime))
+	b := make([]byte, 4096)
+	if n, err := nc.Read(b); err != nil || n > 0 && b[0] == handshakeRecord {
+		return
+	}
+	if _, err := nc.Write(answer(status, why)); err == nil {
+		linger(nc)
+	}
+}
+
+// answer is a whole answer with an error.
+func answer(status int, why error) []byte {
 	body, err := json.Marshal(api.Error{Error: why.Error(), Kind: errs.KindOf(why).String()})
 	if err != nil {
 		return nil // two strings
 	}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(body), body)
-	return b.Bytes()
+	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", status, http.StatusText(status), len(body), body)
 }
 
 // conn is a connection that counts against the limit.
@@ -183,6 +182,9 @@ type conn struct {
 	l    *Listener
 	once sync.Once
 }
+
+// CloseWrite ends what the client gets, and leaves what it sends.
+func (c *conn) CloseWrite() error { return closeWrite(c.Conn) }
 
 // Close implements net.Conn.
 func (c *conn) Close() error {

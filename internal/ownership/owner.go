@@ -31,10 +31,10 @@ type Peer interface {
 
 // Options say how a host presents itself to others.
 type Options struct {
-	Advertise string                          // the address at which other hosts reach this one's API, "" if none
-	Dial      func(addr string) (Peer, error) // returns the peer at an advertised address; nil: no peer can be asked
-	RollAt    uint64                          // objects per epoch before a new epoch begins; 0: commitlog's default
-	RollAge   time.Duration                   // age of an epoch after which a new one begins; 0: any
+	Advertise string                              // the address at which other hosts reach this one's API, "" if none
+	Dial      func(addr, id string) (Peer, error) // returns a host at the address that it advertises; nil: no peer can be asked
+	RollAt    uint64                              // objects per epoch before a new epoch begins; 0: commitlog's default
+	RollAge   time.Duration                       // age of an epoch after which a new one begins; 0: any
 	// Saw is called with the owner of a volume that is about to be taken over; nil: nobody
 	// wants to know.
 	Saw func(tenant string, owner commitlog.Host)

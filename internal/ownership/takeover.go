@@ -23,7 +23,7 @@ func (ow *Owners) Reachable(ctx context.Context, host commitlog.Host) bool {
 			return false
 		}
 		var got api.Host
-		err := ow.ask(ctx, addr, func(ctx context.Context, p Peer) (err error) { got, err = p.Host(ctx); return err })
+		err := ow.ask(ctx, addr, host.ID, func(ctx context.Context, p Peer) (err error) { got, err = p.Host(ctx); return err })
 		if err == nil && got.ID == host.ID {
 			return true
 		}
@@ -31,10 +31,10 @@ func (ow *Owners) Reachable(ctx context.Context, host commitlog.Host) bool {
 	return false
 }
 
-// ask calls fn with the host at an advertised address, which has askTimeout to answer. It
-// keeps no connection.
-func (ow *Owners) ask(ctx context.Context, addr string, fn func(context.Context, Peer) error) error {
-	p, err := ow.Dial(addr)
+// ask calls fn with a host at the address that it advertises. The host has askTimeout to
+// answer. ask keeps no connection.
+func (ow *Owners) ask(ctx context.Context, addr, id string, fn func(context.Context, Peer) error) error {
+	p, err := ow.Dial(addr, id)
 	if err != nil {
 		return errs.New(errs.Unavailable, "the owner's address: %w", err)
 	}
@@ -298,7 +298,7 @@ func (ow *Owners) AskOwner(ctx context.Context, n disk.Name, tip *commitlog.Obje
 	for _, addr := range owner.Addresses {
 		r := api.ReleaseRequest{Host: ow.disks.HostID, Epoch: tip.Generation.Epoch, WithinMs: float64(askTimeout.Milliseconds()), FlushOnly: flushOnly}
 		var v api.Volume
-		err := ow.ask(ctx, addr, func(ctx context.Context, p Peer) (err error) { v, err = p.Release(ctx, n.String(), r); return err })
+		err := ow.ask(ctx, addr, owner.ID, func(ctx context.Context, p Peer) (err error) { v, err = p.Release(ctx, n.String(), r); return err })
 		if err == nil {
 			return v, nil
 		}

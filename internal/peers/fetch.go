@@ -19,6 +19,7 @@ const (
 
 // host is another host that may have blocks.
 type host struct {
+	id      string // as the commit log has it
 	addr    string
 	tenants []string // that it had volumes of; under Peers.mu
 	asking  chan struct{}
@@ -28,7 +29,9 @@ type host struct {
 	peer   Peer // nil: not connected
 }
 
-func newHost(addr string) *host { return &host{addr: addr, asking: make(chan struct{}, askedAtOnce)} }
+func newHost(id, addr string) *host {
+	return &host{id: id, addr: addr, asking: make(chan struct{}, askedAtOnce)}
+}
 
 // errBad ends a request whose answer has a block that does not match its hash.
 var errBad = errors.New("a block does not match its hash")
@@ -185,11 +188,11 @@ func (f *fetching) request(h *host, ask []wanted, here []bool) error {
 }
 
 // connect returns the host's API.
-func (h *host) connect(dial func(addr string) (Peer, error)) (Peer, error) {
+func (h *host) connect(dial func(addr, id string) (Peer, error)) (Peer, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.peer == nil {
-		peer, err := dial(h.addr)
+		peer, err := dial(h.addr, h.id)
 		if err != nil {
 			return nil, err
 		}

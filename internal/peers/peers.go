@@ -21,9 +21,9 @@ type Peer interface {
 
 // Options configure Peers.
 type Options struct {
-	On     bool                            // ask other hosts, and answer them
-	Dial   func(addr string) (Peer, error) // returns the peer at an advertised address; nil: no peer can be asked
-	Uptime func() time.Duration            // a clock that is never set
+	On     bool                                // ask other hosts, and answer them
+	Dial   func(addr, id string) (Peer, error) // returns a host at the address that it advertises; nil: no peer can be asked
+	Uptime func() time.Duration                // a clock that is never set
 	// Local fills p with a block of the SSD tier, and reports whether the tier has it.
 	Local func(h *pack.Hash, p []byte) bool
 }
@@ -59,15 +59,15 @@ func New(o Options) *Peers {
 
 // Learn tells that the commit log names a host, with its addresses, as an owner of a
 // volume of the tenant.
-func (p *Peers) Learn(tenant string, addrs []string) {
+func (p *Peers) Learn(tenant, id string, addrs []string) {
 	if !p.o.On || p.o.Dial == nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, addr := range addrs[:min(len(addrs), maxAsked)] {
-		h := newHost(addr)
-		if i := slices.IndexFunc(p.hosts, func(h *host) bool { return h.addr == addr }); i >= 0 {
+		h := newHost(id, addr)
+		if i := slices.IndexFunc(p.hosts, func(h *host) bool { return h.addr == addr && h.id == id }); i >= 0 {
 			h = p.hosts[i]
 			p.hosts = slices.Delete(p.hosts, i, i+1)
 		}

@@ -47,11 +47,14 @@ func newLab(t *testing.T, blocks int, others ...*other) *lab {
 		_, _ = r.Read(raw)
 		l.raw, l.hashes = append(l.raw, raw), append(l.hashes, l.hasher.Sum(raw))
 	}
-	l.p = New(Options{On: true, Uptime: func() time.Duration { return l.now }, Dial: func(addr string) (Peer, error) {
+	l.p = New(Options{On: true, Uptime: func() time.Duration { return l.now }, Dial: func(addr, id string) (Peer, error) {
+		if id != "host "+addr {
+			t.Errorf("%s is taken for host %q", addr, id)
+		}
 		return others[addr[0]-'0'], nil
 	}})
 	for i := range others {
-		l.p.Learn("t", []string{string(rune('0' + i))})
+		l.p.Learn("t", "host "+string(rune('0'+i)), []string{string(rune('0' + i))})
 	}
 	return l
 }
@@ -236,9 +239,9 @@ func TestMemoryIsBounded(t *testing.T) {
 // TestHostsAreBounded: however many hosts the commit log names.
 func TestHostsAreBounded(t *testing.T) {
 	o := &other{}
-	p := New(Options{On: true, Uptime: func() time.Duration { return 0 }, Dial: func(string) (Peer, error) { return o, nil }})
+	p := New(Options{On: true, Uptime: func() time.Duration { return 0 }, Dial: func(string, string) (Peer, error) { return o, nil }})
 	for i := range 1000 {
-		p.Learn("tenant"+string(rune('a'+i%100)), []string{hex.EncodeToString([]byte{byte(i >> 8), byte(i)}), "x", "y", "z", "u"})
+		p.Learn("tenant"+string(rune('a'+i%100)), "h", []string{hex.EncodeToString([]byte{byte(i >> 8), byte(i)}), "x", "y", "z", "u"})
 	}
 	if len(p.hosts) != maxHosts {
 		t.Errorf("%d hosts are remembered", len(p.hosts))

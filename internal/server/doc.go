@@ -9,8 +9,11 @@
 //	               not those of another daemon; a file that is no socket is never replaced
 //	probed-first   nothing is created in a store that has not passed the probe
 //	local-first    a store that does not answer does not keep the daemon from serving
-//	token-guarded  an API that other machines can reach needs a token; the host's own token
-//	               is sent only to this machine and to addresses that the operator allowed
+//	token-guarded  an API that other machines can reach needs tokens or certificates; the
+//	               host's own token is sent only to this machine and to addresses that the
+//	               operator allowed, and by a host with certificates to nobody
+//	proved-peer    a host with certificates says nothing to another before that has proved
+//	               that it is the one that a commit names
 //	old-stays      what cannot be read again stays in use as it was
 //	stop-in-order  a stop finishes requests, or ends them after a time; then the host syncs
 //	               the log and closes. No stray signal ends the process

@@ -1,8 +1,6 @@
 package server
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -53,8 +51,8 @@ func openListeners(c *config.Config) (ls *listeners, err error) {
 		return ls, err
 	}
 	for _, a := range ls.api.addrs { // including systemd's
-		if !a.Local() && c.TokenFile == "" && !c.HasTokens {
-			return ls, errs.New(errs.Invalid, "the API at %s can be reached from other machines: it needs --token-file or --tokens", a)
+		if err := c.Guarded(a); err != nil {
+			return ls, err
 		}
 	}
 	return ls, ls.nbd.take(given["nbd"], c.NBD)
@@ -170,30 +168,4 @@ func texts(addrs []api.Addr) []string {
 		list[i] = a.String()
 	}
 	return list
-}
-
-// nbdTLS reads the certificates of NBD connections.
-func nbdTLS(c *config.Config) (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
-	if err != nil {
-		return nil, errs.New(errs.Invalid, "the certificate and key of TLS: %w", err)
-	}
-	t := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true}
-	if c.TLSCA == "" {
-		return t, nil
-	}
-	pem, err := os.ReadFile(c.TLSCA)
-	if err != nil {
-		return nil, errs.New(errs.Invalid, "the authority of TLS: %w", err)
-	}
-	t.ClientCAs = x509.NewCertPool()
-	if !t.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, errs.New(errs.Invalid, "the authority of TLS: %s holds no certificate in PEM", c.TLSCA)
-	}
-	t.ClientAuth = tls.RequireAndVerifyClientCert
-	// In TLS 1.3, Go does not ask for certificates with the RSA signatures that most
-	// authorities use, except in an extension that GnuTLS ignores: QEMU and libnbd
-	// would send no certificate.
-	t.MaxVersion = tls.VersionTLS12
-	return t, nil
 }

@@ -5,13 +5,16 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net"
 	"reflect"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/paraglide/glide/internal/auth"
+	"github.com/paraglide/glide/internal/certs"
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/listener"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/reload"
 	"github.com/paraglide/glide/nbd"
@@ -28,8 +31,8 @@ type live struct {
 
 	token  atomic.Pointer[string]
 	tokens *auth.Tokens
-	tls    atomic.Pointer[tls.Config]
-	warned string // the settings that need a restart, as last logged; under the Watcher's lock
+	certs  atomic.Pointer[certs.Set] // nil: TLS is off
+	warned string                    // the settings that need a restart, as last logged; under the Watcher's lock
 }
 
 // newLive reads the files that the settings name.
@@ -78,9 +81,9 @@ func (l *live) readToken() error {
 }
 
 func (l *live) readTLS() error {
-	t, err := nbdTLS(l.first)
+	set, err := certs.Read(certs.Files{Cert: l.first.TLSCert, Key: l.first.TLSKey, CA: l.first.TLSCA})
 	if err == nil {
-		l.tls.Store(t)
+		l.certs.Store(set)
 	}
 	return err
 }
@@ -94,8 +97,17 @@ func (l *live) nbdTLS() (nbd.TLSMode, *tls.Config) {
 	}
 	return mode, &tls.Config{
 		MinVersion:         tls.VersionTLS12,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return l.tls.Load(), nil },
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return l.certs.Load().NBD, nil },
 	}
+}
+
+// apiTLS lets clients of a listener of the API speak TLS, if that is on and others than this
+// machine's may come there.
+func (l *live) apiTLS(below net.Listener) net.Listener {
+	if l.first.TLS == "off" || addrOf(below).Network == "unix" {
+		return below
+	}
+	return &listener.TLS{Listener: below, Config: func() *tls.Config { return l.certs.Load().API }, Require: l.first.TLS == "require", Log: l.log}
 }
 
 // readSettings applies the settings that may change, and names the others.

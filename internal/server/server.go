@@ -24,13 +24,16 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/audit"
 	"github.com/paraglide/glide/internal/auth"
+	"github.com/paraglide/glide/internal/certs"
 	"github.com/paraglide/glide/internal/config"
 	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/datadir"
+	"github.com/paraglide/glide/internal/doctor"
 	"github.com/paraglide/glide/internal/doors"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/limits"
+	"github.com/paraglide/glide/internal/listener"
 	"github.com/paraglide/glide/internal/metrics"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/nbd"
@@ -134,7 +137,7 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 		Advertise: c.Advertise, NBD: texts(unbound(ls.nbd.addrs)), API: texts(unbound(ls.api.addrs)), NBDTLS: c.TLS == "require",
 		Memory: c.Memory, Cache: c.Cache, WALLimit: c.WALLimit, DirtyBudget: c.DirtyBudget,
 		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, CollectGrace: c.GCGrace, ScrubDisk: c.ScrubDisk, ScrubStore: c.ScrubStore, Log: log,
-		Dial: peers{c.PeersAllow, lv.Token}.dial, Starting: at,
+		Dial: peers{c.PeersAllow, lv.Token, lv.certs.Load}.dial, Starting: at,
 	}
 	if c.GC {
 		cfg.CollectEvery = c.GCInterval
@@ -149,6 +152,9 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 		return err
 	}
 	started()
+	if set := lv.certs.Load(); set.Mutual() && strings.HasPrefix(cfg.Advertise, "tcp:") && !set.Is(h.ID()) {
+		log.Warn("other hosts will not believe that this is the host that it says: issue its certificate with the URI", "certificate", c.TLSCert, "uri", auth.HostURI(h.ID()))
+	}
 	err = ls.openSockets() // only now: no other daemon uses the directory
 	if err == nil {
 		mode, tlsConfig := lv.nbdTLS()
@@ -219,7 +225,7 @@ func (r *running) run(ctx context.Context, h *host.Host, ls *listeners, cfg host
 		s := r.apiServer(ctx, base, h, r.doors.API(bound, local))
 		return func(l net.Listener) {
 			defer wg.Done()
-			if err := s.Serve(r.guards.around(l)); !errors.Is(err, http.ErrServerClosed) && !r.socks.replaced(l) {
+			if err := s.Serve(r.live.apiTLS(r.guards.around(l))); !errors.Is(err, http.ErrServerClosed) && !r.socks.replaced(l) {
 				fail(fmt.Errorf("the API at %s: %w", l.Addr(), err))
 			}
 		}
@@ -251,7 +257,7 @@ func (r *running) run(ctx context.Context, h *host.Host, ls *listeners, cfg host
 	if _, err := fmt.Fprintf(r.out, "glide: ready api=%s nbd=%s host=%s\n", strings.Join(texts(ls.api.addrs), ","), strings.Join(texts(ls.nbd.addrs), ","), h.ID()); err != nil {
 		r.log.Warn("the ready line could not be written", "error", err)
 	}
-	stopping, over := r.sup.serving("serving at "+strings.Join(texts(ls.nbd.addrs), ", "), func(ctx context.Context) error { return alive(ctx, h, ls.api.addrs[0].String()) })
+	stopping, over := r.sup.serving("serving at "+strings.Join(texts(ls.nbd.addrs), ", "), func(ctx context.Context) error { return r.alive(ctx, h, ls.api.addrs[0].String()) })
 	defer over()
 
 	var err error
@@ -271,10 +277,12 @@ func (r *running) run(ctx context.Context, h *host.Host, ls *listeners, cfg host
 
 // apiServer returns a server of the API for addresses where authenticate says who asks.
 func (r *running) apiServer(ctx, base context.Context, h *host.Host, authenticate func(*http.Request) (*auth.Principal, int, error)) *http.Server {
+	all := checked{h, r.live.first, h.ID()}
 	s := &http.Server{
-		Handler: waiting(ctx, patient(api.Handler(h, api.Options{
-			Log: r.log, Authenticate: authenticate, Audit: r.doors.Audit, Scope: r.doors.Scope(h), Panicked: h.PanickedAt, Metrics: r.metrics(h),
-		}))),
+		Handler: listener.WithState(waiting(ctx, patient(api.Handler(all, api.Options{
+			Log: r.log, Authenticate: authenticate, Audit: r.doors.Audit, Scope: r.doors.Scope(all), Panicked: h.PanickedAt, Metrics: r.metrics(h),
+		})))),
+		ConnContext:       listener.ConnContext,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
@@ -283,6 +291,19 @@ func (r *running) apiServer(ctx, base context.Context, h *host.Host, authenticat
 	}
 	r.api = append(r.api, s)
 	return s
+}
+
+// checked is a host whose doctor looks at the daemon's files, too.
+type checked struct {
+	api.Backend
+	c  *config.Config
+	id string
+}
+
+// Doctor checks what the host depends on.
+func (h checked) Doctor(ctx context.Context) ([]api.Check, error) {
+	list, err := h.Backend.Doctor(ctx)
+	return append(list, doctor.Files(h.c, h.id)...), err
 }
 
 // metrics serves the metrics of the host, and to who may see some volumes only, theirs.
@@ -300,8 +321,12 @@ func (r *running) metrics(h *host.Host) http.Handler {
 
 // alive is nil if the API answers and the volumes and the log respond. It
 // does not return while they hang.
-func alive(ctx context.Context, h *host.Host, addr string) error {
-	c, err := client.New(addr, client.Options{})
+func (r *running) alive(ctx context.Context, h *host.Host, addr string) error {
+	var o client.Options
+	if r.live.first.TLS == "require" {
+		o.TLS = certs.Self()
+	}
+	c, err := client.New(addr, o)
 	if err != nil {
 		return err
 	}

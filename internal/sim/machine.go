@@ -49,7 +49,7 @@ func (m *machine) Config(life int) host.Config {
 		Advertise: string(rune('a' + m.index)),
 		Memory:    p.memory, Cache: host.Share{Bytes: p.cache}, WALLimit: host.Share{Bytes: p.walLimit},
 		DirtyBudget: p.dirtyBudget, PackBlocks: p.packBlocks, Compression: pack.CompressionNone,
-		Dial:      func(addr string) (host.Peer, error) { return peer{m, life, m.w.machines[addr[0]-'a']}, nil },
+		Dial:      func(addr, _ string) (host.Peer, error) { return peer{m, life, m.w.machines[addr[0]-'a']}, nil },
 		FoldAfter: p.foldAfter, BulkBytes: p.bulk, RollAt: p.rollAt, Retention: p.retention,
 	}
 }
