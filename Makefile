@@ -12,7 +12,7 @@ export GLIDE_TOOLS := $(TOOLS)
 
 # What tests and the demo run: NBD clients and servers, and a VM with a Debian guest.
 PACKAGES := qemu-system-x86 qemu-utils fio nbdkit libnbd-bin nbd-client debootstrap btrfs-progs \
-            linux-image-cloud-amd64 e2fsprogs zstd cpio busybox-static iproute2 ca-certificates
+            linux-image-cloud-amd64 e2fsprogs zstd cpio busybox-static iproute2 ca-certificates curl
 
 .PHONY: help build check test race fuzz bench bench-check bench-dedup e2e soak faults simulate demo deps tools generate clean
 

@@ -54,6 +54,7 @@ type Config struct {
 	TokenFile   string
 	Tokens      string // the file of hashed tokens
 	HasTokens   bool   // the file was named, so that there may be tokens
+	Users       string // file; "": none
 	Audit       string // file; "": none
 	TLS         string // off, allow or require
 	TLSCert     string

@@ -177,6 +177,10 @@ var Settings = []Setting{
 		set: text(func(c *Config) *string { return &c.Tokens }),
 	},
 	{
+		Name: "users", Arg: "FILE", Usage: "file of the users of this machine, with what each may do at the host's own sockets; without it who may open these may do everything", DefaultText: "none",
+		set: text(func(c *Config) *string { return &c.Users }),
+	},
+	{
 		Name: "audit", Arg: "FILE", Usage: "write who did what, and what was refused, to this file: JSON lines, each with the hash of the one before", DefaultText: "none",
 		set: text(func(c *Config) *string { return &c.Audit }),
 	},

@@ -37,6 +37,7 @@ type Doors struct {
 	calls  *limiter      // requests, by token or certificate
 	now    func() time.Time
 	audit  *audit.Log
+	users  *auth.Users // nil: who may open the host's own socket may do everything
 }
 
 const (
@@ -49,10 +50,11 @@ const (
 )
 
 // New returns the doors of a daemon. common returns the token that opens everything, "" if
-// there is none. log gets what is done, and what is refused; it may be nil.
-func New(tokens *auth.Tokens, common func() string, now func() time.Time, log *audit.Log) *Doors {
+// there is none. users are the users of this machine, nil if all who may open the host's own
+// socket own it. log gets what is done, and what is refused; it may be nil.
+func New(tokens *auth.Tokens, common func() string, users *auth.Users, now func() time.Time, log *audit.Log) *Doors {
 	return &Doors{
-		tokens: tokens, common: common, now: now, audit: log,
+		tokens: tokens, common: common, users: users, now: now, audit: log,
 		wrong: newLimiter(now, wrongPerSecond, wrongPerSecond), calls: newLimiter(now, callsPerSecond, callsAtOnce),
 	}
 }
@@ -96,7 +98,10 @@ func (d *Doors) API(bound *auth.Principal, own bool) func(r *http.Request) (*aut
 		}
 		header := r.Header.Get("Authorization")
 		if own && header == "" {
-			return auth.Owner(), 0, nil
+			if p := d.user(connOf(r.Context())); p != nil {
+				return p, 0, nil
+			}
+			return nil, http.StatusUnauthorized, errs.New(errs.Denied, "this user of the machine is not in the daemon's --users, and shows no token")
 		}
 		text, ok := strings.CutPrefix(header, "Bearer ")
 		if !ok {

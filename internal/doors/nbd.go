@@ -104,6 +104,7 @@ type entrance struct {
 	// Once For has been called:
 	peer nbd.Peer
 	cert *auth.Principal // whom the client's certificate names; nil: nobody
+	user *auth.Principal // the user of this machine at the host's own socket; nil: nobody
 }
 
 // For implements nbd.PerPeer.
@@ -115,14 +116,20 @@ func (e *entrance) For(p nbd.Peer) (nbd.Exporter, error) {
 			return nil, err
 		}
 	}
+	if e.own {
+		mine.user = e.d.user(p.Conn)
+	}
 	return mine, nil
 }
 
-// anybody tells whether a client needs to show nothing: at the host's own socket, with a
-// certificate that an authority gave for the whole host, and over TCP as long as there is no
-// token that one could show.
+// anybody tells whether a client needs to show nothing: at the host's own socket unless users
+// are told apart, with a certificate that an authority gave for the whole host, and over TCP
+// as long as there is no token that one could show.
 func (e *entrance) anybody() bool {
-	return e.own || e.cert == nil && e.peer.TLS != nil && len(e.peer.TLS.VerifiedChains) > 0 || e.cert == nil && e.d.tokens.None()
+	if e.own {
+		return e.user != nil && e.user.Unlimited() && e.user.May(auth.Use)
+	}
+	return e.cert == nil && e.peer.TLS != nil && len(e.peer.TLS.VerifiedChains) > 0 || e.cert == nil && e.d.tokens.None()
 }
 
 // of returns the exports of who asks for an export, and its name without the token.
@@ -133,6 +140,8 @@ func (e *entrance) of(name string) (nbd.Exporter, string, error) {
 		return &exports{e.all, view{e.cert}, e.d, e.from()}, name, nil
 	case !shown && e.anybody():
 		return e.all, name, nil
+	case !shown && e.user != nil:
+		return &exports{e.all, view{e.user}, e.d, local}, name, nil
 	case !shown:
 		return nil, name, errs.New(errs.Denied, "a token is wanted at the end of the export's name: NAME#TOKEN")
 	case !e.own && e.peer.TLS == nil:
@@ -178,6 +187,8 @@ func (e *entrance) List() []string {
 		return (&exports{e.all, view{e.cert}, e.d, e.from()}).List()
 	case e.anybody():
 		return e.all.List()
+	case e.user != nil:
+		return (&exports{e.all, view{e.user}, e.d, local}).List()
 	}
 	return nil // who asks has not said who he is
 }

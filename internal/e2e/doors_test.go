@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -232,7 +234,7 @@ func TestBoundSockets(t *testing.T) {
 	if r := run(t, "", "--api", "unix:"+at("api-acme"), "ls", "--json"); r.Code != 0 || strings.Contains(r.Out, "other") || !strings.Contains(r.Out, `"name": "web"`) || !strings.Contains(r.Out, `"name": "db"`) {
 		t.Errorf("%+v", r)
 	}
-	if r := run(t, "", "--api", "unix:"+at("api-web"), "ls", "--json"); r.Code != 0 || strings.Contains(r.Out, "db") || !strings.Contains(r.Out, `"name": "web"`) {
+	if r := run(t, "", "--api", "unix:"+at("api-web"), "ls", "--json"); r.Code != 0 || strings.Contains(r.Out, `"name": "db"`) || !strings.Contains(r.Out, `"name": "web"`) {
 		t.Errorf("%+v", r)
 	}
 	refused(t, run(t, "", "--api", "unix:"+at("api-web"), "show", "db"), 1, "there is no volume")
@@ -255,5 +257,66 @@ func TestBoundSockets(t *testing.T) {
 	}
 	for _, bad := range []string{"?tenant=", "?volume=web", "?tenant=a&x=b", "?tenant=a/b", "?tenant=a&tenant=b", "?"} {
 		refused(t, run(t, "", "serve", "--data", t.TempDir(), "--nbd", "unix:"+at("bad")+bad), 2, "tenant")
+	}
+}
+
+// TestUsersOfTheMachine: with a file of users, the kernel says who is at the host's own
+// sockets; root goes on to own the host.
+func TestUsersOfTheMachine(t *testing.T) {
+	users := filepath.Join(t.TempDir(), "users")
+	must(t, os.WriteFile(users, []byte("4711 acme read,use *\n4712 * use-ro web\n"), 0o600))
+	d := newDaemon(t, "", "--users", users)
+	d.start()
+	for _, name := range []string{"web", "acme/web", "acme/db", "other/web"} {
+		d.do("create", name, "--size", "1M")
+	}
+	must(t, os.Chmod(d.sock, 0o755))
+	for _, name := range []string{"nbd", "api"} {
+		must(t, os.Chmod(filepath.Join(d.sock, name), 0o666))
+	}
+	by := func(user uint32, args ...string) (string, error) {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	for _, c := range []struct {
+		user  uint32
+		names []string // that it may open
+		list  []string
+	}{{4711, []string{"web", "db", "acme/web"}, []string{"db", "web"}}, {4712, []string{"web", "acme/web", "other/web"}, []string{"acme/web", "other/web", "web"}}, {4713, nil, nil}} {
+		for _, name := range []string{"web", "db", "acme/web", "other/web"} {
+			out, err := by(c.user, "nbdinfo", "--size", "nbd+unix:///"+name+"?socket="+d.nbd())
+			if (err == nil) != slices.Contains(c.names, name) {
+				t.Errorf("user %d, %s: %v %s", c.user, name, err, out)
+			}
+		}
+		out, err := by(c.user, "curl", "-s", "--unix-socket", filepath.Join(d.sock, "api"), "http://glide/v1/volumes")
+		var list []api.Volume
+		if err != nil || (json.Unmarshal([]byte(out), &list) == nil) != (c.list != nil) {
+			t.Errorf("user %d: %v %s", c.user, err, out)
+		}
+		var names []string
+		for _, v := range list {
+			names = append(names, v.Name)
+		}
+		if slices.Sort(names); !slices.Equal(names, c.list) {
+			t.Errorf("user %d sees %q", c.user, names)
+		}
+	}
+	if out, err := by(4712, "qemu-io", "-f", "raw", "-c", "write 0 4k", "nbd+unix:///web?socket="+d.nbd()); err == nil {
+		t.Errorf("who may only read wrote: %s", out)
+	}
+	d.do("ls")
+	must(t, os.WriteFile(users, []byte("4711 other use *\n"), 0o600))
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		out, _ := by(4711, "curl", "-s", "--unix-socket", filepath.Join(d.sock, "api"), "http://glide/v1/volumes")
+		if strings.Count(out, `"name"`) == 1 && strings.Contains(out, `"tenant":"other"`) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the file was not read again: %s", out)
+		}
 	}
 }

@@ -186,6 +186,9 @@ type conn struct {
 // CloseWrite ends what the client gets, and leaves what it sends.
 func (c *conn) CloseWrite() error { return closeWrite(c.Conn) }
 
+// NetConn is the connection below.
+func (c *conn) NetConn() net.Conn { return c.Conn }
+
 // Close implements net.Conn.
 func (c *conn) Close() error {
 	c.once.Do(func() { c.l.open.Add(-1) })

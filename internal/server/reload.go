@@ -31,6 +31,7 @@ type live struct {
 
 	token  atomic.Pointer[string]
 	tokens *auth.Tokens
+	users  *auth.Users               // nil: no file
 	certs  atomic.Pointer[certs.Set] // nil: TLS is off
 	warned string                    // the settings that need a restart, as last logged; under the Watcher's lock
 }
@@ -48,6 +49,14 @@ func newLive(c *config.Config, load func() (*config.Config, error), level *slog.
 	var err error
 	if l.tokens, err = auth.OpenTokens(c.Tokens, time.Now); err != nil {
 		return nil, err
+	}
+	if c.Users != "" {
+		if l.users, err = auth.OpenUsers(c.Users); err != nil {
+			return nil, err
+		}
+		if err := l.files.Add("the file of users", l.users.Read, c.Users); err != nil {
+			return nil, err
+		}
 	}
 	if err := l.files.Add("the file of tokens", l.tokens.Read, c.Tokens); err != nil {
 		return nil, err

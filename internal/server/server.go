@@ -159,7 +159,7 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 	if err == nil {
 		mode, tlsConfig := lv.nbdTLS()
 		r := &running{
-			live: lv, log: log, out: o.Out, sup: sup, data: c.Data, doors: doors.New(lv.tokens, lv.Token, time.Now, written),
+			live: lv, log: log, out: o.Out, sup: sup, data: c.Data, doors: doors.New(lv.tokens, lv.Token, lv.users, time.Now, written),
 			nbd: &nbd.Server{Exporter: h.Exports(), Options: nbd.Options{TLS: mode, TLSConfig: tlsConfig, Logger: log}},
 		}
 		r.conns = &connMetrics{nbd: r.nbd, api: &r.guards}
@@ -282,7 +282,9 @@ func (r *running) apiServer(ctx, base context.Context, h *host.Host, authenticat
 		Handler: listener.WithState(waiting(ctx, patient(api.Handler(all, api.Options{
 			Log: r.log, Authenticate: authenticate, Audit: r.doors.Audit, Scope: r.doors.Scope(all), Panicked: h.PanickedAt, Metrics: r.metrics(h),
 		})))),
-		ConnContext:       listener.ConnContext,
+		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
+			return doors.ConnContext(listener.ConnContext(ctx, nc), nc)
+		},
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
