@@ -35,10 +35,9 @@ func (s *slot) removed() {
 func (w *explored) restore(from, v, host int) error {
 	src, s, name := &w.slots[from], &w.slots[v], slotName(v)
 	again, unsure := s.failed == 'B', src.failed == 'R'
-	if s.failed == 0 {
-		if err := w.learn(v, host); err != nil { // that host may have had a volume of the name
-			return err
-		}
+	s.from = from
+	if err := w.enter(v, host, 'B'); err != nil {
+		return err
 	}
 	may, as := slices.Clone(src.gone), ""
 	if unsure {
@@ -48,7 +47,10 @@ func (w *explored) restore(from, v, host int) error {
 		as = name
 	}
 	was := *s
-	s.failed, s.host, s.from, s.at, s.may = 'B', host, from, host, append(s.may, may...)
+	s.failed, s.host, s.at, s.may = 'B', host, host, append(s.may, may...)
+	if again {
+		may = s.may // an earlier request may have taken effect since
+	}
 	h := w.on(host)
 	_, err := h.Restore(ctx, slotName(from), as)
 	_, gone := h.disks.Local(name, false)

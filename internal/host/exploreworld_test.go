@@ -44,15 +44,16 @@ var pages = func() (all [120][]byte) {
 
 // slot is the model of one of the two volumes.
 type slot struct {
-	exists bool
-	at     int       // the host that has it
-	live   content   // what it reads there
-	stored bool      // a publication was acknowledged
-	may    []content // what the store may have of it; of a volume that may exist, what it may hold
-	failed byte      // the verb that failed and has to be repeated; 0: none
-	host   int       // on which it failed
-	from   int       // and the source, if it was a fork or a restoration
-	gone   []content // what its newest removal took from the store; nil: it had nothing there
+	exists    bool
+	at        int       // the host that has it
+	live      content   // what it reads there
+	stored    bool      // a publication was acknowledged
+	may       []content // what the store may have of it; of a volume that may exist, what it may hold
+	failed    byte      // the verb that failed and has to be repeated; 0: none
+	host      int       // on which it failed
+	from      int       // and the source, if it was a fork or a restoration
+	unlearned bool      // that verb has not got further than enter
+	gone      []content // what its newest removal took from the store; nil: it had nothing there
 }
 
 func (s *slot) may1(c content) bool { return slices.Contains(s.may, c) }
@@ -295,10 +296,8 @@ func (w *explored) create(v int) error {
 	s, name := &w.slots[v], slotName(v)
 	want := content{0, garbagePage, deadPage}
 	h := w.on(0)
-	if s.failed == 0 {
-		if err := w.learn(v, 0); err != nil {
-			return err
-		}
+	if err := w.enter(v, 0, 'N'); err != nil {
+		return err
 	}
 	s.failed, s.host, s.at, s.may = 'N', 0, 0, append(s.may, want)
 	_, err := h.Create(ctx, api.CreateRequest{Name: name, Size: explorePages * explorePage, BlockSize: explorePage})
@@ -317,15 +316,16 @@ func (w *explored) create(v int) error {
 
 // fork makes the other slot a fork of v, on a host.
 func (w *explored) fork(v, host int, local bool) error {
-	s, kid := &w.slots[v], &w.slots[1-v]
-	if kid.failed == 0 {
-		if err := w.learn(1-v, host); err != nil { // that host may have had a volume of the name
-			return err
-		}
-	}
-	kid.failed, kid.host, kid.from, kid.at = 'F', host, v, host
+	s, kid, verb := &w.slots[v], &w.slots[1-v], byte('F')
 	if local {
-		kid.failed = 'S'
+		verb = 'S'
+	}
+	kid.from = v
+	if err := w.enter(1-v, host, verb); err != nil {
+		return err
+	}
+	kid.failed, kid.host, kid.at = verb, host, host
+	if local {
 		kid.may = append(kid.may, s.live)
 	}
 	kid.may = append(kid.may, s.may...)
@@ -346,6 +346,20 @@ func (w *explored) fork(v, host int, local bool) error {
 	}
 	kid.becomes(slot{exists: true, at: host, live: c, stored: !local && s.at != host, may: []content{c}})
 	return nil
+}
+
+// enter has a host learn what it does not know of a name, before it makes a volume with that
+// name for the first time. If that fails, so does the verb.
+func (w *explored) enter(v, host int, verb byte) error {
+	s := &w.slots[v]
+	if s.failed != 0 && !s.unlearned {
+		return nil
+	}
+	err := w.learn(v, host)
+	if s.unlearned = err != nil; err != nil {
+		s.failed, s.host, s.at = verb, host, host
+	}
+	return err
 }
 
 // learn makes a host that had a volume before, and was not told that it was claimed, find
