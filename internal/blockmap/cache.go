@@ -29,8 +29,10 @@ const (
 )
 
 // PageCache holds recently used pages of any number of trees, in a bounded number of
-// bytes. It finds pages by their hash, which is keyed by tenant, so tenants can share a
-// cache. It may be used concurrently.
+// bytes. It may be used concurrently.
+//
+// domains-apart: it finds pages by their domain and hash, so tenants can share a cache,
+// and who knows the hash of another's page does not find that page with it.
 type PageCache struct {
 	shards [shards]shard
 }
@@ -44,17 +46,25 @@ type shard struct {
 	mu      sync.Mutex // guards everything below; not held while a page is loaded
 	budget  int64      // bytes
 	bytes   int64
-	entries map[pack.Hash]*entry
+	entries map[pageKey]*entry
 	ring    []*entry
 	hand    int
-	flights map[pack.Hash]*flight
+	flights map[pageKey]*flight
 	stats   CacheStats
 }
+
+// pageKey is by what a page is found.
+type pageKey struct {
+	domain uint32
+	hash   pack.Hash
+}
+
+func keyOf(ref *pack.Ref) pageKey { return pageKey{ref.Pack.Domain, ref.Hash} }
 
 type entry struct {
 	sum  invariants.Sum // of the page
 	page Page
-	hash pack.Hash
+	key  pageKey
 	used bool
 }
 
@@ -79,16 +89,19 @@ func NewPageCache(bytes int64) *PageCache {
 	for i := range c.shards {
 		c.shards[i] = shard{
 			budget:  bytes / shards,
-			entries: make(map[pack.Hash]*entry),
-			flights: make(map[pack.Hash]*flight),
+			entries: make(map[pageKey]*entry),
+			flights: make(map[pageKey]*flight),
 		}
 	}
 	return c
 }
 
-// Cached returns the page with the hash if it is in the cache. It does not allocate, and
-// it never waits for a load.
-func (c *PageCache) Cached(hash pack.Hash) (Page, bool) { return c.get(&hash) }
+// Cached returns the page at a place if it is in the cache. It does not allocate, and it
+// never waits for a load.
+func (c *PageCache) Cached(ref pack.Ref) (Page, bool) {
+	key := keyOf(&ref)
+	return c.get(&key)
+}
 
 // Stats returns the statistics of the cache since it was created.
 func (c *PageCache) Stats() (sum CacheStats) {
@@ -104,25 +117,25 @@ func (c *PageCache) Stats() (sum CacheStats) {
 	return sum
 }
 
-func (c *PageCache) shard(hash *pack.Hash) *shard { return &c.shards[hash[0]%shards] }
+func (c *PageCache) shard(key *pageKey) *shard { return &c.shards[key.hash[0]%shards] }
 
-func (c *PageCache) get(hash *pack.Hash) (Page, bool) {
-	s := c.shard(hash)
+func (c *PageCache) get(key *pageKey) (Page, bool) {
+	s := c.shard(key)
 	s.mu.Lock()
-	p, ok := s.look(hash)
+	p, ok := s.look(key)
 	s.mu.Unlock()
 	return p, ok
 }
 
-func (c *PageCache) put(hash pack.Hash, p Page) {
-	s := c.shard(&hash)
+func (c *PageCache) put(key *pageKey, p Page) {
+	s := c.shard(key)
 	s.mu.Lock()
-	s.insert(hash, p)
+	s.insert(key, p)
 	s.mu.Unlock()
 }
 
-func (s *shard) look(hash *pack.Hash) (Page, bool) {
-	e := s.entries[*hash]
+func (s *shard) look(key *pageKey) (Page, bool) {
+	e := s.entries[*key]
 	if e == nil {
 		s.stats.Misses++
 		return nil, false
@@ -130,21 +143,21 @@ func (s *shard) look(hash *pack.Hash) (Page, bool) {
 	s.stats.Hits++
 	e.used = true
 	if invariants.Enabled {
-		invariants.Check(e.hash == *hash && e.sum.Matches(e.page), "the map page %s was changed in the cache", hash)
+		invariants.Check(e.key == *key && e.sum.Matches(e.page), "the map page %s was changed in the cache", key.hash)
 	}
 	return e.page, true
 }
 
-func (s *shard) insert(hash pack.Hash, p Page) {
-	if s.entries[hash] != nil {
+func (s *shard) insert(key *pageKey, p Page) {
+	if s.entries[*key] != nil {
 		return // the hash is the same, so the content is
 	}
 	size := int64(len(p)) + entryOverhead
 	for s.bytes+size > s.budget && len(s.ring) > 0 {
 		s.evict()
 	}
-	e := &entry{sum: invariants.SumOf(p), hash: hash, page: p}
-	s.entries[hash] = e
+	e := &entry{sum: invariants.SumOf(p), key: *key, page: p}
+	s.entries[*key] = e
 	s.ring = append(s.ring, e)
 	s.bytes += size
 }
@@ -167,7 +180,7 @@ func (s *shard) evict() {
 	s.ring[s.hand], s.ring[last] = s.ring[last], nil
 	s.ring = s.ring[:last]
 	s.bytes -= int64(len(e.page)) + entryOverhead
-	delete(s.entries, e.hash)
+	delete(s.entries, e.key)
 }
 
 // Source is where the maps of one tenant find their pages: in a cache, or through a
@@ -179,7 +192,8 @@ type Source struct {
 }
 
 // Source returns a source that loads the pages which the cache does not hold. hasher must
-// be the one with which the pages were published.
+// be the one with which the pages were published. It leads to those of the domains that
+// the tenant was granted; what is in any other domain is errs.Corrupt.
 func (c *PageCache) Source(pages Pages, hasher *pack.Hasher) *Source {
 	return &Source{cache: c, pages: pages, hasher: hasher}
 }
@@ -199,13 +213,18 @@ func (s *Source) Page(ctx context.Context, ref *pack.Ref, level int) (Page, erro
 }
 
 func (s *Source) load(ctx context.Context, ref *pack.Ref) (Page, error) {
+	h, err := s.hasher.In(ref.Pack.Domain) // also for what another tenant has put into the cache
+	if err != nil {
+		return nil, err
+	}
+	key := keyOf(ref)
 	for {
-		f, p, mine := s.cache.shard(&ref.Hash).join(&ref.Hash)
+		f, p, mine := s.cache.shard(&key).join(&key)
 		if f == nil {
 			return p, nil
 		}
 		if mine {
-			s.fly(ctx, ref, f)
+			s.fly(ctx, ref, h, f)
 			return f.page, f.err
 		}
 		select {
@@ -221,50 +240,56 @@ func (s *Source) load(ctx context.Context, ref *pack.Ref) (Page, error) {
 
 // join returns the page if it is cached. Otherwise it returns the flight that loads the
 // page; mine is true if the caller must fly it.
-func (s *shard) join(hash *pack.Hash) (f *flight, p Page, mine bool) {
+func (s *shard) join(key *pageKey) (f *flight, p Page, mine bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p, ok := s.look(hash); ok {
+	if p, ok := s.look(key); ok {
 		return nil, p, false
 	}
-	if f := s.flights[*hash]; f != nil {
+	if f := s.flights[*key]; f != nil {
 		return f, nil, false
 	}
 	f = &flight{done: make(chan struct{})}
-	s.flights[*hash] = f
+	s.flights[*key] = f
 	return f, nil, true
 }
 
 // fly loads the page, verifies it, and ends the flight.
-func (s *Source) fly(ctx context.Context, ref *pack.Ref, f *flight) {
+func (s *Source) fly(ctx context.Context, ref *pack.Ref, h *pack.Hasher, f *flight) {
 	f.err = errors.New("loading it panicked")
+	key := keyOf(ref)
 	defer func() {
-		sh := s.cache.shard(&ref.Hash)
+		sh := s.cache.shard(&key)
 		sh.mu.Lock()
-		delete(sh.flights, ref.Hash)
+		delete(sh.flights, key)
 		if f.err == nil {
-			sh.insert(ref.Hash, f.page)
+			sh.insert(&key, f.page)
 		}
 		sh.mu.Unlock()
 		close(f.done)
 	}()
-	f.page, f.err = s.fetch(ctx, ref)
+	f.page, f.err = s.fetch(ctx, ref, h)
 	f.gaveUp = f.err != nil && ctx.Err() != nil
 }
 
-func (s *Source) fetch(ctx context.Context, ref *pack.Ref) (Page, error) {
+func (s *Source) fetch(ctx context.Context, ref *pack.Ref, h *pack.Hasher) (Page, error) {
 	raw, err := s.pages.Page(ctx, *ref)
 	if err != nil {
 		return nil, err
 	}
 	// verified: whatever Pages has verified itself, nothing is looked up in bytes that do
 	// not match the hash.
-	if s.hasher.Sum(raw) != ref.Hash {
+	if h.Sum(raw) != ref.Hash {
 		return nil, errs.New(errs.Corrupt, "its %d bytes do not have the hash %s", len(raw), ref.Hash)
 	}
 	p, err := parsePage(raw)
 	if err != nil {
 		return nil, err
+	}
+	for i := range p.packs() {
+		if _, err := s.hasher.In(p.packID(i).Domain); err != nil {
+			return nil, err // a writer of this tenant cannot have named it
+		}
 	}
 	if cap(p) > len(p)+len(p)/4 {
 		p = slices.Clone(p) // the page may be a small part of a larger buffer: do not keep that

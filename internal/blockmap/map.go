@@ -55,10 +55,13 @@ func (m *Map) TryLookup(idx uint64) (ref pack.Ref, ok bool) {
 	if idx >= m.blocks || m.root.IsHole() {
 		return pack.Ref{}, true
 	}
-	hash := &m.root.Ref.Hash
+	key := keyOf(&m.root.Ref)
 	for level := int(m.root.Height) - 1; ; level-- {
-		p, ok := m.src.cache.get(hash)
-		if !ok || p.Level() != level { // Lookup distinguishes a wrong level from a missing page
+		if _, err := m.src.hasher.In(key.domain); err != nil {
+			return pack.Ref{}, false
+		}
+		p, ok := m.src.cache.get(&key)
+		if !ok || p.Level() != level { // Lookup says what is wrong with a page, or loads it
 			return pack.Ref{}, false
 		}
 		e := p.entry(slotOf(idx, level))
@@ -68,7 +71,7 @@ func (m *Map) TryLookup(idx uint64) (ref pack.Ref, ok bool) {
 		if level == 0 {
 			return p.decode(e), true
 		}
-		hash = (*pack.Hash)(e)
+		key = pageKey{p.domain(e), pack.Hash(e[:32])}
 	}
 }
 

@@ -119,3 +119,44 @@ func BenchmarkPack(b *testing.B) {
 		builder.Finish()
 	}
 }
+
+// BenchmarkSealed compares sealed slots with plain ones, in turns: what a fold does, hash
+// and encode, and what a read does, decode and hash.
+func BenchmarkSealed(b *testing.B) {
+	blocks := benchBlocks()
+	hashers := map[string]*Hasher{"plain": NewHasher("tenant")}
+	for _, suite := range suites {
+		hashers[suite.String()] = NewSealedHasher(domainOf(b, home, suite, 1))
+	}
+	for _, how := range []Compression{CompressionZstd, CompressionNone} {
+		for _, name := range []string{"plain", "AES-256-GCM", "XChaCha20-Poly1305"} {
+			h := hashers[name]
+			b.Run(fmt.Sprintf("encode/%s/%s", how, name), func(b *testing.B) {
+				b.SetBytes(benchBlock)
+				b.ReportAllocs()
+				dst := make([]byte, 0, maxSlotLen)
+				for i := 0; b.Loop(); i++ {
+					block := blocks[i%len(blocks)]
+					dst = h.Codec().EncodeSlot(dst[:0], KindBlock, h.Sum(block), block, how)
+				}
+			})
+			refs, slots := make([]Ref, len(blocks)), make([][]byte, len(blocks))
+			for i, block := range blocks {
+				refs[i].Hash, refs[i].Pack.Domain = h.Sum(block), h.domain()
+				slots[i] = h.Codec().EncodeSlot(nil, KindBlock, refs[i].Hash, block, how)
+				refs[i].Len = uint32(len(slots[i]))
+			}
+			b.Run(fmt.Sprintf("open/%s/%s", how, name), func(b *testing.B) {
+				b.SetBytes(benchBlock)
+				b.ReportAllocs()
+				dst := make([]byte, benchBlock)
+				for i := 0; b.Loop(); i++ {
+					var err error
+					if dst, err = Open(h, refs[i%len(refs)], slots[i%len(refs)], dst, benchBlock); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
