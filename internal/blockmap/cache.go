@@ -46,7 +46,7 @@ type shard struct {
 	mu      sync.Mutex // guards everything below; not held while a page is loaded
 	budget  int64      // bytes
 	bytes   int64
-	entries map[pageKey]*entry
+	entries map[pack.Hash]*entry // by their mixed hashes
 	ring    []*entry
 	hand    int
 	flights map[pageKey]*flight
@@ -57,6 +57,19 @@ type shard struct {
 type pageKey struct {
 	domain uint32
 	hash   pack.Hash
+}
+
+// mixed returns where in a shard's entries the page is: at its hash, into which its domain
+// is mixed. buf is for that. Several keys can have one place: then one of them is cached.
+func mixed(hash *pack.Hash, domain uint32, buf *pack.Hash) *pack.Hash {
+	if domain == 0 {
+		return hash
+	}
+	*buf = *hash
+	for i := range 4 {
+		buf[28+i] ^= byte(domain >> (8 * i))
+	}
+	return buf
 }
 
 func keyOf(ref *pack.Ref) pageKey { return pageKey{ref.Pack.Domain, ref.Hash} }
@@ -89,7 +102,7 @@ func NewPageCache(bytes int64) *PageCache {
 	for i := range c.shards {
 		c.shards[i] = shard{
 			budget:  bytes / shards,
-			entries: make(map[pageKey]*entry),
+			entries: make(map[pack.Hash]*entry),
 			flights: make(map[pageKey]*flight),
 		}
 	}
@@ -99,8 +112,7 @@ func NewPageCache(bytes int64) *PageCache {
 // Cached returns the page at a place if it is in the cache. It does not allocate, and it
 // never waits for a load.
 func (c *PageCache) Cached(ref pack.Ref) (Page, bool) {
-	key := keyOf(&ref)
-	return c.get(&key)
+	return c.get(&ref.Hash, ref.Pack.Domain)
 }
 
 // Stats returns the statistics of the cache since it was created.
@@ -117,47 +129,50 @@ func (c *PageCache) Stats() (sum CacheStats) {
 	return sum
 }
 
-func (c *PageCache) shard(key *pageKey) *shard { return &c.shards[key.hash[0]%shards] }
+func (c *PageCache) shard(hash *pack.Hash) *shard { return &c.shards[hash[0]%shards] }
 
-func (c *PageCache) get(key *pageKey) (Page, bool) {
-	s := c.shard(key)
+func (c *PageCache) get(hash *pack.Hash, domain uint32) (Page, bool) {
+	s := c.shard(hash)
 	s.mu.Lock()
-	p, ok := s.look(key)
+	p, ok := s.look(hash, domain)
 	s.mu.Unlock()
 	return p, ok
 }
 
 func (c *PageCache) put(key *pageKey, p Page) {
-	s := c.shard(key)
+	s := c.shard(&key.hash)
 	s.mu.Lock()
 	s.insert(key, p)
 	s.mu.Unlock()
 }
 
-func (s *shard) look(key *pageKey) (Page, bool) {
-	e := s.entries[*key]
-	if e == nil {
+func (s *shard) look(hash *pack.Hash, domain uint32) (Page, bool) {
+	var buf pack.Hash
+	e := s.entries[*mixed(hash, domain, &buf)]
+	if e == nil || e.key.domain != domain {
 		s.stats.Misses++
 		return nil, false
 	}
 	s.stats.Hits++
 	e.used = true
 	if invariants.Enabled {
-		invariants.Check(e.key == *key && e.sum.Matches(e.page), "the map page %s was changed in the cache", key.hash)
+		invariants.Check(e.key.hash == *hash && e.sum.Matches(e.page), "the map page %s was changed in the cache", hash)
 	}
 	return e.page, true
 }
 
 func (s *shard) insert(key *pageKey, p Page) {
-	if s.entries[*key] != nil {
-		return // the hash is the same, so the content is
+	var buf pack.Hash
+	at := mixed(&key.hash, key.domain, &buf)
+	if s.entries[*at] != nil {
+		return // the hash is the same, so the content is; or another page has the place
 	}
 	size := int64(len(p)) + entryOverhead
 	for s.bytes+size > s.budget && len(s.ring) > 0 {
 		s.evict()
 	}
 	e := &entry{sum: invariants.SumOf(p), key: *key, page: p}
-	s.entries[*key] = e
+	s.entries[*at] = e
 	s.ring = append(s.ring, e)
 	s.bytes += size
 }
@@ -180,7 +195,8 @@ func (s *shard) evict() {
 	s.ring[s.hand], s.ring[last] = s.ring[last], nil
 	s.ring = s.ring[:last]
 	s.bytes -= int64(len(e.page)) + entryOverhead
-	delete(s.entries, e.key)
+	var buf pack.Hash
+	delete(s.entries, *mixed(&e.key.hash, e.key.domain, &buf))
 }
 
 // Source is where the maps of one tenant find their pages: in a cache, or through a
@@ -196,6 +212,12 @@ type Source struct {
 // the tenant was granted; what is in any other domain is errs.Corrupt.
 func (c *PageCache) Source(pages Pages, hasher *pack.Hasher) *Source {
 	return &Source{cache: c, pages: pages, hasher: hasher}
+}
+
+// reads tells whether the tenant may read what is in a domain.
+func (s *Source) reads(domain uint32) bool {
+	_, err := s.hasher.In(domain)
+	return err == nil
 }
 
 // Page returns the page at ref, which must have the given level, from the cache. If
@@ -219,7 +241,7 @@ func (s *Source) load(ctx context.Context, ref *pack.Ref) (Page, error) {
 	}
 	key := keyOf(ref)
 	for {
-		f, p, mine := s.cache.shard(&key).join(&key)
+		f, p, mine := s.cache.shard(&key.hash).join(&key)
 		if f == nil {
 			return p, nil
 		}
@@ -243,7 +265,7 @@ func (s *Source) load(ctx context.Context, ref *pack.Ref) (Page, error) {
 func (s *shard) join(key *pageKey) (f *flight, p Page, mine bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p, ok := s.look(key); ok {
+	if p, ok := s.look(&key.hash, key.domain); ok {
 		return nil, p, false
 	}
 	if f := s.flights[*key]; f != nil {
@@ -259,7 +281,7 @@ func (s *Source) fly(ctx context.Context, ref *pack.Ref, h *pack.Hasher, f *flig
 	f.err = errors.New("loading it panicked")
 	key := keyOf(ref)
 	defer func() {
-		sh := s.cache.shard(&key)
+		sh := s.cache.shard(&key.hash)
 		sh.mu.Lock()
 		delete(sh.flights, key)
 		if f.err == nil {

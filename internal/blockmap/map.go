@@ -55,12 +55,12 @@ func (m *Map) TryLookup(idx uint64) (ref pack.Ref, ok bool) {
 	if idx >= m.blocks || m.root.IsHole() {
 		return pack.Ref{}, true
 	}
-	key := keyOf(&m.root.Ref)
+	hash, domain := &m.root.Ref.Hash, m.root.Ref.Pack.Domain
+	if !m.src.reads(domain) {
+		return pack.Ref{}, false
+	}
 	for level := int(m.root.Height) - 1; ; level-- {
-		if _, err := m.src.hasher.In(key.domain); err != nil {
-			return pack.Ref{}, false
-		}
-		p, ok := m.src.cache.get(&key)
+		p, ok := m.src.cache.get(hash, domain)
 		if !ok || p.Level() != level { // Lookup says what is wrong with a page, or loads it
 			return pack.Ref{}, false
 		}
@@ -71,7 +71,12 @@ func (m *Map) TryLookup(idx uint64) (ref pack.Ref, ok bool) {
 		if level == 0 {
 			return p.decode(e), true
 		}
-		key = pageKey{p.domain(e), pack.Hash(e[:32])}
+		hash = (*pack.Hash)(e)
+		if d := p.domain(e); d != domain {
+			if domain = d; !m.src.reads(d) {
+				return pack.Ref{}, false
+			}
+		}
 	}
 }
 

@@ -123,7 +123,7 @@ func (e *Edit) merge(ctx context.Context, sink Sink, n *node, level int, under p
 // assertRoot asserts that the page of the root, if it is in the cache, has the
 // level that the root's height asks for.
 func (s *Source) assertRoot(root Root) {
-	if p, ok := s.cache.Cached(root.Ref); ok {
+	if p, ok := s.cache.get(&root.Ref.Hash, root.Ref.Pack.Domain); ok {
 		invariants.Check(p.Level() == int(root.Height)-1, "a root of height %d is a page of level %d", root.Height, p.Level())
 	}
 }

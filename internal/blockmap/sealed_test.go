@@ -157,3 +157,26 @@ func TestForksWriteHome(t *testing.T) {
 		}
 	}
 }
+
+// TestOnePlaceTwoPages: a key whose hash and domain give the place of another page in the
+// cache does not find that page, nor does it drive it out.
+func TestOnePlaceTwoPages(t *testing.T) {
+	c := NewPageCache(1 << 20)
+	var refs [Fanout]pack.Ref
+	refs[0] = blockRef(1)
+	page := encodePage(0, &refs)
+	owned := pageKey{0x01020304, pack.Hash{7, 31: 0xff}}
+	c.put(&owned, page)
+	var buf pack.Hash
+	forged := pageKey{0, *mixed(&owned.hash, owned.domain, &buf)}
+	c.put(&forged, page)
+	if _, ok := c.get(&forged.hash, 0); ok {
+		t.Error("a page was found under another domain")
+	}
+	if _, ok := c.Cached(pack.Ref{Hash: owned.hash, Pack: pack.ID{Domain: owned.domain}}); !ok {
+		t.Error("the page is gone")
+	}
+	if _, ok := c.get(&owned.hash, 5); ok {
+		t.Error("a page was found by its hash alone")
+	}
+}
