@@ -2,6 +2,7 @@ package commitlog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -137,6 +138,32 @@ func TestGoldenSealed(t *testing.T) {
 		}
 		if got, want := clear(mustSeal(t, o, d)), clear(raw); !bytes.Equal(got, want) {
 			t.Errorf("%s: in clear it is\n%x\nwas\n%x", name, got, want)
+		}
+	}
+}
+
+// TestOpensBySpecification opens a golden object with nothing but the secrets and what
+// docs/formats/commit.md says.
+func TestOpensBySpecification(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join("testdata", "sealed", "commit.commit"))
+	check(t, err)
+	o := sealable(t)["commit"]
+	le := binary.LittleEndian
+	stateLen := le.Uint32(raw[44:])
+	root, err := seal.KeyOf(bytes.Repeat([]byte{2}, seal.KeySize))
+	check(t, err)
+	for label, section := range map[string][]byte{"state": raw[56 : 56+stateLen], "data": raw[56+stateLen:]} {
+		if !bytes.Equal(section[:8], []byte{2, 0, 0, 0, 1, 0, 0, 0}) {
+			t.Errorf("%s begins with %x", label, section[:8])
+		}
+		mac := root.Derive(label, home).MAC(section[8:24])
+		key, err := seal.KeyOf(mac[:])
+		check(t, err)
+		aad := append([]byte(label+"t/acme/volumes/db/log/fffffffffffffffb/0000000003"), raw[:52]...)
+		plain, err := key.Open(nil, seal.AES256GCM, aad, section[24:])
+		check(t, err)
+		if label == "data" && !bytes.Equal(plain, o.Data) || label == "state" && !bytes.Contains(plain, []byte(`"domains":[0,168496141],`)) && !bytes.HasSuffix(plain, []byte(`"domains":[0,168496141]}`)) {
+			t.Errorf("%s is %q", label, plain)
 		}
 	}
 }
@@ -278,6 +305,9 @@ func TestLockedAndDowngraded(t *testing.T) {
 		_, err := o.Encode()
 		t.Run(name, func(t *testing.T) { wantKind(t, err, errs.Invalid) })
 	}
+	bare := &Object{Generation: Generation{1, 1}, Kind: First, State: sampleObjects(t)["first"].State, Domain: home}
+	_, err = bare.Stub().Encode()
+	wantKind(t, err, errs.Invalid)
 	_, err = back.EncodeFor(domainWith(t, home+1, seal.AES256GCM, 1))
 	wantKind(t, err, errs.Invalid)
 	// A sealed stub has its identity, for collectors with keys.
@@ -506,11 +536,36 @@ func TestLockedOwner(t *testing.T) {
 	if _, err = create(ctx, store, disk, s.object, s.raw); !errors.Is(err, away) {
 		t.Errorf("another's object without keys: %v", err)
 	}
-	if _, err := (WithKeys(mem, func() (Keys, error) { return Keys{}, nil })).(*keyedStore).keys(); err != nil {
-		t.Fatal(err)
+	// No keys, and no reason: that is not plain text.
+	plain := opened(t, newStore(), "a").opts.Store
+	none := func() (Keys, error) { return Keys{}, nil }
+	for _, store := range []objstore.Store{mem, plain} {
+		if _, err := Newest(ctx, WithKeys(store, none), disk); !errors.Is(err, seal.ErrLocked) {
+			t.Errorf("no keys and no reason: %v", err)
+		}
 	}
-	if _, err := Newest(ctx, WithKeys(mem, func() (Keys, error) { return Keys{}, nil }), disk); !errors.Is(err, seal.ErrLocked) {
+	if _, err := newOwner(t, WithKeys(newStore(), none), "a", 1).OpenFirst(ctx, someState(1)); !errors.Is(err, seal.ErrLocked) {
 		t.Errorf("no keys and no reason: %v", err)
+	}
+}
+
+// TestDomainsOfUnfoldedData: a commit names the domains of the data commits below it, also
+// if its caller knows nothing of them; once they are folded it does not.
+func TestDomainsOfUnfoldedData(t *testing.T) {
+	store := keyed(newStore(), domainWith(t, home, seal.AES256GCM, 1))
+	a := opened(t, store, "a")
+	data, err := EncodeData([]Range{{Off: 1 << 17, Len: 1 << 17, Block: domainRef(1, 77)}})
+	check(t, err)
+	sh, err := a.Ship(ctx, 3, data, func(*State) {})
+	check(t, err)
+	check(t, errOf(sh.Wait(ctx)))
+	commit(t, a, 2)
+	if got := newest(t, store, disk).State.Domains; !slices.Equal(got, []uint32{0, 77, home}) {
+		t.Errorf("not folded: domains %x", got)
+	}
+	commit(t, a, 3)
+	if got := newest(t, store, disk).State.Domains; !slices.Equal(got, []uint32{0, home}) {
+		t.Errorf("folded: domains %x", got)
 	}
 }
 

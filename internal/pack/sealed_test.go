@@ -328,8 +328,14 @@ func TestNoDowngrade(t *testing.T) {
 	corrupt("a sealed pack in domain 0", err)
 	_, err = Check(inZero, obj)
 	corrupt("a sealed pack in domain 0", err)
-	_, err = h.Codec().Slots(inZero, obj)
-	corrupt("a pack of another domain", err)
+	elsewhere := id
+	elsewhere.Domain++
+	for _, other := range []ID{inZero, elsewhere} {
+		_, err = h.Codec().Slots(other, obj)
+		corrupt("a pack under another domain", err)
+		_, err = h.Codec().decode(nil, slot, other.Domain, refs[0].Hash, maxRawLen)
+		corrupt("a slot under another domain", err)
+	}
 
 	b := NewBuilder(home, nonce, Limits{})
 	for name, misuse := range map[string]func(){
