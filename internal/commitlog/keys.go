@@ -19,9 +19,8 @@ type Keys struct {
 // WithKeys returns the store for the logs of a tenant that seals: with it, the functions
 // of this package and Owners write sealed objects and read nothing else. keys is called
 // for every object, so a rotation counts from the next one. Its error, why the tenant is
-// locked, is that of the call; nothing is sent then. It may be called concurrently.
-//
-// glide:nonblocking
+// locked, is that of the call; nothing is sent then. It is called concurrently, and under
+// the locks of Owners: it must not wait.
 func WithKeys(store objstore.Store, keys func() (Keys, error)) objstore.Store {
 	return &keyedStore{store, keys}
 }
