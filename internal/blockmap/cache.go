@@ -29,8 +29,10 @@ const (
 )
 
 // PageCache holds recently used pages of any number of trees, in a bounded number of
-// bytes. It finds pages by their hash, which is keyed by tenant, so tenants can share a
-// cache. It may be used concurrently.
+// bytes. It may be used concurrently.
+//
+// domains-apart: it finds pages by their domain and hash, so tenants can share a cache,
+// and who knows the hash of another's page does not find that page with it.
 type PageCache struct {
 	shards [shards]shard
 }
@@ -44,17 +46,38 @@ type shard struct {
 	mu      sync.Mutex // guards everything below; not held while a page is loaded
 	budget  int64      // bytes
 	bytes   int64
-	entries map[pack.Hash]*entry
+	entries map[pack.Hash]*entry // by their mixed hashes
 	ring    []*entry
 	hand    int
-	flights map[pack.Hash]*flight
+	flights map[pageKey]*flight
 	stats   CacheStats
 }
+
+// pageKey is by what a page is found.
+type pageKey struct {
+	domain uint32
+	hash   pack.Hash
+}
+
+// mixed returns where in a shard's entries the page is: at its hash, into which its domain
+// is mixed. buf is for that. Several keys can have one place: then one of them is cached.
+func mixed(hash *pack.Hash, domain uint32, buf *pack.Hash) *pack.Hash {
+	if domain == 0 {
+		return hash
+	}
+	*buf = *hash
+	for i := range 4 {
+		buf[28+i] ^= byte(domain >> (8 * i))
+	}
+	return buf
+}
+
+func keyOf(ref *pack.Ref) pageKey { return pageKey{ref.Pack.Domain, ref.Hash} }
 
 type entry struct {
 	sum  invariants.Sum // of the page
 	page Page
-	hash pack.Hash
+	key  pageKey
 	used bool
 }
 
@@ -80,15 +103,17 @@ func NewPageCache(bytes int64) *PageCache {
 		c.shards[i] = shard{
 			budget:  bytes / shards,
 			entries: make(map[pack.Hash]*entry),
-			flights: make(map[pack.Hash]*flight),
+			flights: make(map[pageKey]*flight),
 		}
 	}
 	return c
 }
 
-// Cached returns the page with the hash if it is in the cache. It does not allocate, and
-// it never waits for a load.
-func (c *PageCache) Cached(hash pack.Hash) (Page, bool) { return c.get(&hash) }
+// Cached returns the page at a place if it is in the cache. It does not allocate, and it
+// never waits for a load.
+func (c *PageCache) Cached(ref pack.Ref) (Page, bool) {
+	return c.get(&ref.Hash, ref.Pack.Domain)
+}
 
 // Stats returns the statistics of the cache since it was created.
 func (c *PageCache) Stats() (sum CacheStats) {
@@ -106,45 +131,48 @@ func (c *PageCache) Stats() (sum CacheStats) {
 
 func (c *PageCache) shard(hash *pack.Hash) *shard { return &c.shards[hash[0]%shards] }
 
-func (c *PageCache) get(hash *pack.Hash) (Page, bool) {
+func (c *PageCache) get(hash *pack.Hash, domain uint32) (Page, bool) {
 	s := c.shard(hash)
 	s.mu.Lock()
-	p, ok := s.look(hash)
+	p, ok := s.look(hash, domain)
 	s.mu.Unlock()
 	return p, ok
 }
 
-func (c *PageCache) put(hash pack.Hash, p Page) {
-	s := c.shard(&hash)
+func (c *PageCache) put(key *pageKey, p Page) {
+	s := c.shard(&key.hash)
 	s.mu.Lock()
-	s.insert(hash, p)
+	s.insert(key, p)
 	s.mu.Unlock()
 }
 
-func (s *shard) look(hash *pack.Hash) (Page, bool) {
-	e := s.entries[*hash]
-	if e == nil {
+func (s *shard) look(hash *pack.Hash, domain uint32) (Page, bool) {
+	var buf pack.Hash
+	e := s.entries[*mixed(hash, domain, &buf)]
+	if e == nil || e.key.domain != domain {
 		s.stats.Misses++
 		return nil, false
 	}
 	s.stats.Hits++
 	e.used = true
 	if invariants.Enabled {
-		invariants.Check(e.hash == *hash && e.sum.Matches(e.page), "the map page %s was changed in the cache", hash)
+		invariants.Check(e.key.hash == *hash && e.sum.Matches(e.page), "the map page %s was changed in the cache", hash)
 	}
 	return e.page, true
 }
 
-func (s *shard) insert(hash pack.Hash, p Page) {
-	if s.entries[hash] != nil {
-		return // the hash is the same, so the content is
+func (s *shard) insert(key *pageKey, p Page) {
+	var buf pack.Hash
+	at := mixed(&key.hash, key.domain, &buf)
+	if s.entries[*at] != nil {
+		return // the hash is the same, so the content is; or another page has the place
 	}
 	size := int64(len(p)) + entryOverhead
 	for s.bytes+size > s.budget && len(s.ring) > 0 {
 		s.evict()
 	}
-	e := &entry{sum: invariants.SumOf(p), hash: hash, page: p}
-	s.entries[hash] = e
+	e := &entry{sum: invariants.SumOf(p), key: *key, page: p}
+	s.entries[*at] = e
 	s.ring = append(s.ring, e)
 	s.bytes += size
 }
@@ -167,7 +195,8 @@ func (s *shard) evict() {
 	s.ring[s.hand], s.ring[last] = s.ring[last], nil
 	s.ring = s.ring[:last]
 	s.bytes -= int64(len(e.page)) + entryOverhead
-	delete(s.entries, e.hash)
+	var buf pack.Hash
+	delete(s.entries, *mixed(&e.key.hash, e.key.domain, &buf))
 }
 
 // Source is where the maps of one tenant find their pages: in a cache, or through a
@@ -179,9 +208,16 @@ type Source struct {
 }
 
 // Source returns a source that loads the pages which the cache does not hold. hasher must
-// be the one with which the pages were published.
+// be the one with which the pages were published. It leads to those of the domains that
+// the tenant was granted; what is in any other domain is errs.Corrupt.
 func (c *PageCache) Source(pages Pages, hasher *pack.Hasher) *Source {
 	return &Source{cache: c, pages: pages, hasher: hasher}
+}
+
+// reads tells whether the tenant may read what is in a domain.
+func (s *Source) reads(domain uint32) bool {
+	_, err := s.hasher.In(domain)
+	return err == nil
 }
 
 // Page returns the page at ref, which must have the given level, from the cache. If
@@ -199,13 +235,18 @@ func (s *Source) Page(ctx context.Context, ref *pack.Ref, level int) (Page, erro
 }
 
 func (s *Source) load(ctx context.Context, ref *pack.Ref) (Page, error) {
+	h, err := s.hasher.In(ref.Pack.Domain) // also for what another tenant has put into the cache
+	if err != nil {
+		return nil, err
+	}
+	key := keyOf(ref)
 	for {
-		f, p, mine := s.cache.shard(&ref.Hash).join(&ref.Hash)
+		f, p, mine := s.cache.shard(&key.hash).join(&key)
 		if f == nil {
 			return p, nil
 		}
 		if mine {
-			s.fly(ctx, ref, f)
+			s.fly(ctx, ref, h, f)
 			return f.page, f.err
 		}
 		select {
@@ -221,50 +262,56 @@ func (s *Source) load(ctx context.Context, ref *pack.Ref) (Page, error) {
 
 // join returns the page if it is cached. Otherwise it returns the flight that loads the
 // page; mine is true if the caller must fly it.
-func (s *shard) join(hash *pack.Hash) (f *flight, p Page, mine bool) {
+func (s *shard) join(key *pageKey) (f *flight, p Page, mine bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p, ok := s.look(hash); ok {
+	if p, ok := s.look(&key.hash, key.domain); ok {
 		return nil, p, false
 	}
-	if f := s.flights[*hash]; f != nil {
+	if f := s.flights[*key]; f != nil {
 		return f, nil, false
 	}
 	f = &flight{done: make(chan struct{})}
-	s.flights[*hash] = f
+	s.flights[*key] = f
 	return f, nil, true
 }
 
 // fly loads the page, verifies it, and ends the flight.
-func (s *Source) fly(ctx context.Context, ref *pack.Ref, f *flight) {
+func (s *Source) fly(ctx context.Context, ref *pack.Ref, h *pack.Hasher, f *flight) {
 	f.err = errors.New("loading it panicked")
+	key := keyOf(ref)
 	defer func() {
-		sh := s.cache.shard(&ref.Hash)
+		sh := s.cache.shard(&key.hash)
 		sh.mu.Lock()
-		delete(sh.flights, ref.Hash)
+		delete(sh.flights, key)
 		if f.err == nil {
-			sh.insert(ref.Hash, f.page)
+			sh.insert(&key, f.page)
 		}
 		sh.mu.Unlock()
 		close(f.done)
 	}()
-	f.page, f.err = s.fetch(ctx, ref)
+	f.page, f.err = s.fetch(ctx, ref, h)
 	f.gaveUp = f.err != nil && ctx.Err() != nil
 }
 
-func (s *Source) fetch(ctx context.Context, ref *pack.Ref) (Page, error) {
+func (s *Source) fetch(ctx context.Context, ref *pack.Ref, h *pack.Hasher) (Page, error) {
 	raw, err := s.pages.Page(ctx, *ref)
 	if err != nil {
 		return nil, err
 	}
 	// verified: whatever Pages has verified itself, nothing is looked up in bytes that do
 	// not match the hash.
-	if s.hasher.Sum(raw) != ref.Hash {
+	if h.Sum(raw) != ref.Hash {
 		return nil, errs.New(errs.Corrupt, "its %d bytes do not have the hash %s", len(raw), ref.Hash)
 	}
 	p, err := parsePage(raw)
 	if err != nil {
 		return nil, err
+	}
+	for i := range p.packs() {
+		if _, err := s.hasher.In(p.packID(i).Domain); err != nil {
+			return nil, err // a writer of this tenant cannot have named it
+		}
 	}
 	if cap(p) > len(p)+len(p)/4 {
 		p = slices.Clone(p) // the page may be a small part of a larger buffer: do not keep that

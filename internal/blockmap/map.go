@@ -55,10 +55,13 @@ func (m *Map) TryLookup(idx uint64) (ref pack.Ref, ok bool) {
 	if idx >= m.blocks || m.root.IsHole() {
 		return pack.Ref{}, true
 	}
-	hash := &m.root.Ref.Hash
+	hash, domain := &m.root.Ref.Hash, m.root.Ref.Pack.Domain
+	if !m.src.reads(domain) {
+		return pack.Ref{}, false
+	}
 	for level := int(m.root.Height) - 1; ; level-- {
-		p, ok := m.src.cache.get(hash)
-		if !ok || p.Level() != level { // Lookup distinguishes a wrong level from a missing page
+		p, ok := m.src.cache.get(hash, domain)
+		if !ok || p.Level() != level { // Lookup says what is wrong with a page, or loads it
 			return pack.Ref{}, false
 		}
 		e := p.entry(slotOf(idx, level))
@@ -69,6 +72,11 @@ func (m *Map) TryLookup(idx uint64) (ref pack.Ref, ok bool) {
 			return p.decode(e), true
 		}
 		hash = (*pack.Hash)(e)
+		if d := p.domain(e); d != domain {
+			if domain = d; !m.src.reads(d) {
+				return pack.Ref{}, false
+			}
+		}
 	}
 }
 

@@ -105,6 +105,14 @@ func (p Page) readID(i int, id *pack.ID) {
 	id.Content, id.Nonce = [12]byte(b[:12]), [12]byte(b[12:24])
 }
 
+// domain returns the domain of the pack in an entry.
+func (p Page) domain(e []byte) uint32 {
+	if p[2] == versionOne {
+		return 0
+	}
+	return binary.LittleEndian.Uint32(p[headerSize+domainPackSize*int(e[40]):])
+}
+
 func (p Page) decode(e []byte) (ref pack.Ref) {
 	copy(ref.Hash[:], e)
 	p.readID(int(e[40]), &ref.Pack)

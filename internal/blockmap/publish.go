@@ -123,7 +123,7 @@ func (e *Edit) merge(ctx context.Context, sink Sink, n *node, level int, under p
 // assertRoot asserts that the page of the root, if it is in the cache, has the
 // level that the root's height asks for.
 func (s *Source) assertRoot(root Root) {
-	if p, ok := s.cache.get(&root.Ref.Hash); ok {
+	if p, ok := s.cache.get(&root.Ref.Hash, root.Ref.Pack.Domain); ok {
 		invariants.Check(p.Level() == int(root.Height)-1, "a root of height %d is a page of level %d", root.Height, p.Level())
 	}
 }
@@ -134,13 +134,20 @@ func (e *Edit) add(ctx context.Context, sink Sink, p Page, under pack.Ref) (pack
 		return pack.Ref{}, nil
 	}
 	hash := e.src.hasher.Sum(p)
-	if !under.IsHole() && hash == under.Hash {
-		return under, nil
+	if !under.IsHole() {
+		// What lies in another domain has that domain's hash.
+		h, err := e.src.hasher.In(under.Pack.Domain)
+		if err != nil {
+			return pack.Ref{}, err
+		}
+		if h == e.src.hasher && hash == under.Hash || h != e.src.hasher && h.Sum(p) == under.Hash {
+			return under, nil
+		}
 	}
 	ref, err := sink.AddPage(ctx, hash, p)
 	if err != nil {
 		return pack.Ref{}, err
 	}
-	e.src.cache.put(hash, p)
+	e.src.cache.put(&pageKey{ref.Pack.Domain, hash}, p)
 	return ref, nil
 }

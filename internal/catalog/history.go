@@ -35,13 +35,9 @@ func (cat *Catalog) Log(ctx context.Context, name, before string, count uint64) 
 		return out, nil // the store may have an unrelated volume of that name
 	}
 	err = commitlog.History(ctx, cat.disks.Store, n.Log(), from, int(count), func(o *commitlog.Object) error {
-		raw, err := o.Encode()
-		if err != nil {
-			return err
-		}
 		out = append(out, api.Commit{
 			Generation: o.Generation.String(), Time: o.State.Time, Kind: o.Kind.String(), Cause: string(o.State.Cause),
-			Owner: o.State.Owner.ID, Size: o.State.Size, Bytes: int64(len(raw)),
+			Owner: o.State.Owner.ID, Size: o.State.Size, Bytes: int64(o.Size),
 		})
 		return nil
 	})

@@ -234,7 +234,7 @@ func (o *Owner) race(ctx context.Context, cause Cause, approve func(tip *Object)
 			}
 			continue
 		}
-		o.closed = sealed.Generation
+		o.closed = closedWith(sealed)
 		winner, err := o.first(ctx, sealed.Generation.NextEpoch(), next(sealed))
 		if err != nil || winner == nil {
 			return err
@@ -298,6 +298,6 @@ func (o *Owner) prepareSeal(tip *Object) (err error) {
 	}
 	state := tip.Carry()
 	state.Cause, state.SealedBy = CauseSeal, o.opts.Host.ID
-	o.claim.seal, err = o.encode(&Object{Kind: Seal, Tombstone: tip.Tombstone, State: state}, at)
+	o.claim.seal, err = o.encode(&Object{Kind: Seal, Tombstone: tip.Tombstone, State: state}, at, tip.Hash)
 	return err
 }

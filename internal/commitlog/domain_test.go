@@ -3,12 +3,10 @@ package commitlog
 import (
 	"bytes"
 	"encoding/binary"
-	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/paraglide/glide/internal/blockmap"
-	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -71,65 +69,6 @@ func TestBareObjectsHaveNoDomains(t *testing.T) {
 		_, err = Decode(raw)
 		check(t, err)
 	}
-}
-
-// TestDomainPlaces: the places of blocks have domains if and only if one is not 0.
-func TestDomainPlaces(t *testing.T) {
-	ranges := domainRanges()
-	section, err := EncodeData(ranges)
-	check(t, err)
-	if section[0] != domainPlaces|encodingZstd || !hasDomains(section) {
-		t.Errorf("the section begins with %x", section[:dataHeaderSize])
-	}
-	back, err := DecodeData(section)
-	check(t, err)
-	if !reflect.DeepEqual(back, ranges) {
-		t.Errorf("%v came back as %v", ranges, back)
-	}
-	body := encodeBody(ranges, 1<<10)
-	if want := bodyHeaderSize + len(ranges)*rangeSize + 8 + 3*pack.DomainRefLen; len(body) != want {
-		t.Errorf("the body has %d bytes, want %d", len(body), want)
-	}
-	at := bodyHeaderSize + len(ranges)*rangeSize + 8 // the places
-	if got := body[at : at+4]; !bytes.Equal(got, []byte{4, 3, 2, 1}) {
-		t.Errorf("the first place begins with %x", got)
-	}
-	sealed := func(body []byte, n, place int) []byte {
-		section, err := compress(body, n, place)
-		check(t, err)
-		return section
-	}
-	all0 := bytes.Clone(body)
-	for i := range 3 {
-		copy(all0[at+i*pack.DomainRefLen:], make([]byte, 4))
-	}
-	plain := encodeBody(manyBlocks(3), 1<<10)
-	raw := append([]byte{domainPlaces, 3, 0, 0, byte(len(body)), byte(len(body) >> 8), 0, 0}, body...)
-	_, err = DecodeData(raw) // not compressed
-	check(t, err)
-	for name, bad := range map[string][]byte{
-		"all in domain 0":      sealed(all0, 3, pack.DomainRefLen),
-		"no domains":           sealed(plain, 3, pack.DomainRefLen),
-		"domains unannounced":  sealed(body, 3, pack.RefLen),
-		"a place cut short":    sealed(body[:len(body)-1], 3, pack.DomainRefLen),
-		"a place too many":     sealed(append(bytes.Clone(body), body[len(body)-pack.DomainRefLen:]...), 3, pack.DomainRefLen),
-		"no blocks":            sealed(encodeBody([]Range{{Off: 0, Len: 9}}, 1<<10), 0, pack.DomainRefLen),
-		"another bit":          append([]byte{4 | domainPlaces}, raw[1:]...),
-		"domain without ID":    sealed(noPack(body, at), 3, pack.DomainRefLen),
-		"header of fewer":      append([]byte{domainPlaces, 2}, raw[2:]...),
-		"nothing but a header": {domainPlaces, 0, 0, 0, 0, 0, 0, 0},
-	} {
-		_, err := DecodeData(bad)
-		t.Run(name, func(t *testing.T) { wantKind(t, err, errs.Corrupt) })
-	}
-	wantKind(t, errOf(EncodeData([]Range{{Off: 0, Len: 4096, Block: &pack.Ref{Len: 100, Pack: pack.ID{Domain: 1}}}})), errs.Invalid)
-}
-
-// noPack is the body with a place that has a domain, and no content or nonce.
-func noPack(body []byte, at int) []byte {
-	b := bytes.Clone(body)
-	clear(b[at+4+32 : at+4+32+24])
-	return b
 }
 
 // TestDomainsAreCarried: forks and seals keep the domains of roots, and a dump shows them.

@@ -46,6 +46,7 @@ type run struct {
 	late   []*step
 	trace  []string
 	clock  time.Duration // of every actor; waiting moves it on
+	keys   func(objstore.Store) objstore.Store
 
 	mu      sync.Mutex
 	waiting []*step // requests of which the actors wait for the answers
@@ -95,7 +96,10 @@ func (p *port) do(what string, fated bool, exec func() error) error {
 
 // rest lets a third of the time pass for which an owner yields.
 func (r *run) rest(store objstore.Store) error {
-	p := store.(*port)
+	p, ok := store.(*port)
+	if !ok {
+		p = store.(*keyedStore).Store.(*port)
+	}
 	return p.do("WAIT", false, func() error { r.clock += yieldFor / 3; return nil })
 }
 
@@ -132,7 +136,7 @@ type actor func(r *run, store objstore.Store)
 // play runs the actors to their end, then lets what is late take effect.
 func (r *run) play(actors []actor, most map[int]int) {
 	for i, act := range actors {
-		go act(r, &port{Store: r.store, r: r, actor: i, most: most[i]})
+		go act(r, r.keys(&port{Store: r.store, r: r, actor: i, most: most[i]}))
 	}
 	for synctest.Wait(); len(r.waiting) > 0; synctest.Wait() {
 		slices.SortFunc(r.waiting, func(a, b *step) int { return cmp.Or(a.actor-b.actor, strings.Compare(a.what, b.what)) })
@@ -194,6 +198,7 @@ type scenario struct {
 	dies   map[int]int // requests that an actor makes before it dies
 	begin  func(tb, objstore.Store)
 	actors []actor
+	keys   func(objstore.Store) objstore.Store // WithKeys, if the log is sealed
 }
 
 func explore(t *testing.T, most, faults int, begin func(tb, objstore.Store), actors ...actor) {
@@ -210,13 +215,16 @@ func (s scenario) explore(t *testing.T) {
 func (s scenario) runs(t *testing.T) {
 	most := s.most * *depth
 	base := newStore().Store
-	s.begin(t, base)
+	if s.keys == nil {
+		s.keys = func(store objstore.Store) objstore.Store { return store }
+	}
+	s.begin(t, s.keys(base))
 	var prefix []int // choices of the next run; 0 after their end
 	all, runs := true, 0
 	rng := rand.New(rand.NewPCG(1, 2))
 	for ; ; runs++ {
 		var made, among []int
-		r := &run{t: t, store: clone(t, base), faults: s.faults, sent: map[string][]byte{}, counts: map[int]int{}}
+		r := &run{t: t, store: clone(t, base), faults: s.faults, sent: map[string][]byte{}, counts: map[int]int{}, keys: s.keys}
 		r.choose = func(n int) int {
 			c := 0
 			switch {
@@ -269,7 +277,8 @@ func clone(t tb, from objstore.Store) objstore.Store {
 
 // verify checks the invariants on what a run has left.
 func (r *run) verify() {
-	log := historyOf(r.t, r.store, disk)
+	store := r.keys(r.store)
+	log := historyOf(r.t, store, disk)
 	bySeq := map[uint64]*Object{}
 	owners := map[uint64]string{}
 	var before *Object
@@ -297,7 +306,7 @@ func (r *run) verify() {
 		}
 		before = o
 	}
-	if tip := newest(r.t, r.store, disk); tip.State.Through() != before.State.Through() {
+	if tip := newest(r.t, store, disk); tip.State.Through() != before.State.Through() {
 		r.t.Errorf("the tip has sequence %d, its log %d", tip.State.Through(), before.State.Through())
 	}
 	for _, a := range r.acks {
@@ -339,7 +348,7 @@ func (r *run) commits(store objstore.Store, o *Owner, seq uint64) error {
 
 // noRanges is a data section without ranges. It was not compressed: the coder
 // is shared by tests, and must not be made in the bubble of one.
-var noRanges = []byte{0, 0, 0, 0, bodyHeaderSize, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+var noRanges = []byte{0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 // ships is an actor's way to send data commits, up to three under way at once.
 func (r *run) ships(store objstore.Store, o *Owner, seqs []uint64) error {

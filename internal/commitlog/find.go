@@ -161,16 +161,24 @@ func getAll(ctx context.Context, store objstore.Store, vol Volume, first Generat
 	return list, g.Wait()
 }
 
-// get reads one object and checks that it belongs at its key.
+// get reads one object and checks that it belongs at its key. If it only lacks keys for
+// it, it returns its header with the error.
 func get(ctx context.Context, store objstore.Store, vol Volume, g Generation) (*Object, error) {
 	key := vol.Key(g)
 	raw, err := store.Get(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("commit %s of %s: %w", g, vol, err)
 	}
-	o, err := Decode(raw)
+	k, err := keysOf(store)
+	var o *Object
+	if err == nil {
+		o, err = DecodeFor(raw, key, k.Domain)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("commit %s of %s (%s): %w", g, vol, key, err)
+		if errors.Is(err, errs.Unavailable) {
+			o, _ = DecodeHeader(raw) // damaged: nil
+		}
+		return o, fmt.Errorf("commit %s of %s (%s): %w", g, vol, key, err)
 	}
 	if o.Generation != g || o.State.Volume() != vol {
 		return nil, errs.New(errs.Corrupt, "%s holds commit %s of %s", key, o.Generation, o.State.Volume())

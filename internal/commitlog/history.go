@@ -61,10 +61,15 @@ type history struct {
 	vol   Volume
 	fn    func(*Object) error
 	left  int        // objects still to report
+	later *Object    // what was reported last
 	open  Generation // the tip, if nothing before it may be missing from its epoch; else zero
 }
 
 func (h *history) report(o *Object) error {
+	if n := h.later; n != nil && !n.follows(o) {
+		return errs.New(errs.Corrupt, "commit %s of %s does not follow the %s that the store has at %s", n.Generation, h.vol, o.Kind, o.Generation)
+	}
+	h.later = o
 	if err := h.fn(o); err != nil {
 		return err
 	}
@@ -72,6 +77,14 @@ func (h *history) report(o *Object) error {
 		return errEnough
 	}
 	return nil
+}
+
+// follows tells whether an object may follow another, so that nobody can mix two sealed
+// histories: if it is in the next place, it has the other's hash. A stub has replaced what
+// is named.
+func (o *Object) follows(before *Object) bool {
+	next := before.Generation.Next() == o.Generation || o.Generation.Number == 1 && o.State.After == before.Generation
+	return !next || o.State.Prev == ObjectHash{} || o.State.Prev == before.Hash || before.Kind == Stub
 }
 
 // before reports the objects before one that was reported.

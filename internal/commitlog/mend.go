@@ -18,7 +18,10 @@ func (o *Owner) Mend(ctx context.Context, g Generation) (bool, error) {
 	if o.tip == nil || o.left != nil || o.tip.Generation != g || o.pending != nil || len(o.flights) > 0 {
 		return false, nil
 	}
-	raw, err := o.tip.Encode()
+	raw, err := o.raw, error(nil)
+	if raw == nil {
+		raw, err = o.tip.Encode()
+	}
 	if err != nil || blake3.Sum256(raw) != o.tip.Hash {
 		return false, err
 	}

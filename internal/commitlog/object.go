@@ -1,40 +1,33 @@
 package commitlog
 
 import (
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"hash/crc32"
 
 	"github.com/zeebo/blake3"
 
+	"github.com/paraglide/glide/internal/commitlog/internal/frame"
+	"github.com/paraglide/glide/internal/commitlog/internal/section"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/invariants"
+	"github.com/paraglide/glide/internal/seal"
 )
 
-// Bounds on the sections of an object. They are enforced on every write, so that
-// every written object can be read, and on every read, before memory is allocated.
+// Bounds of an object. They are enforced on every write, so that every written object can
+// be read, and on every read, before memory is allocated.
 const (
-	maxState = 1 << 20  // bytes of JSON
-	MaxData  = 32 << 20 // bytes, encoded as well as decoded
-	maxAhead = 1024     // commits in flight at once
+	MaxData  = frame.MaxData // bytes, encoded as well as decoded
+	maxAhead = 1024          // commits in flight at once
 )
 
+// The versions of objects that are not sealed.
 const (
-	magic         = "GLDC"
-	version       = 4 // of an object that names a pack of a domain other than 0
-	versionBlocks = 3 // of any other data commit that names blocks
-	versionAhead  = 2 // of a seal ahead
-	versionOne    = 1 // of every other object
-	headerSize    = 56
-	crcAt         = headerSize - 4
-
-	flagReleased  = 1 << 0
-	flagTombstone = 1 << 1
+	versionDomains = 4 // of an object that names a pack of a domain other than 0
+	versionBlocks  = 3 // of any other data commit that names blocks
+	versionAhead   = 2 // of a seal ahead
+	versionOne     = 1 // of every other object
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Kind is what an object does in a log.
 type Kind uint8
@@ -89,8 +82,11 @@ type Object struct {
 	State State
 	// Data is the data section of a data commit, as EncodeData made it; empty in others.
 	Data []byte
-	// Hash is the hash of the object's bytes, set in decoded and sent objects.
+	// Domain is the domain in which the object is sealed; 0: it is plain.
+	Domain uint32
+	// Hash and Size are of the object's bytes, set in decoded and sent objects.
 	Hash ObjectHash
+	Size int
 }
 
 // Carry is the state with which a successor of the object begins, be it a seal or a
@@ -133,7 +129,7 @@ func (o *Object) closing(last *Object) *Object {
 		seal.State = last.Carry()
 	}
 	seal.State.Cause, seal.State.SealedBy, seal.State.Time = o.State.Cause, o.State.SealedBy, o.State.Time
-	seal.State.After = Generation{}
+	seal.State.After, seal.State.Prev = Generation{}, o.State.Prev
 	return &seal
 }
 
@@ -141,14 +137,27 @@ func (o *Object) closing(last *Object) *Object {
 // retention: it fences as that object did, and is not a root.
 func (o *Object) Stub() *Object {
 	return &Object{
-		Generation: o.Generation, Kind: Stub, Released: o.Released, Tombstone: o.Tombstone, Mark: o.Mark,
+		Generation: o.Generation, Kind: Stub, Released: o.Released, Tombstone: o.Tombstone, Mark: o.Mark, Domain: o.Domain,
 		State: State{Identity: o.State.Identity},
 	}
 }
 
-// Encode returns the object's bytes. An object that Decode would refuse is errs.Invalid.
-func (o *Object) Encode() ([]byte, error) {
-	if wrong := o.check(); wrong != "" {
+// Encode is EncodeFor without a domain: it returns the bytes of a plain object.
+func (o *Object) Encode() ([]byte, error) { return o.EncodeFor(nil) }
+
+// EncodeFor returns the object's bytes, sealed in a domain and for its place in the store
+// if d is not nil. An object that DecodeFor would refuse is errs.Invalid; so is one that
+// names keys, if it is not to be sealed (sealed-home).
+func (o *Object) EncodeFor(d *seal.Domain) ([]byte, error) {
+	if d != nil && o.Domain == 0 {
+		c := *o
+		c.Domain, o = d.ID(), &c
+	}
+	wrong := o.check()
+	if d == nil && o.Domain != 0 || d != nil && d.ID() != o.Domain {
+		wrong = fmt.Sprintf("it is to be sealed in domain %08x", o.Domain)
+	}
+	if wrong != "" {
 		return nil, errs.New(errs.Invalid, "commit %s of %s cannot be written: %s", o.Generation, o.State.Volume(), wrong)
 	}
 	var state any = &o.State
@@ -159,16 +168,19 @@ func (o *Object) Encode() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("commit %s of %s: %w", o.Generation, o.State.Volume(), err)
 	}
-	if len(text) > maxState {
+	if len(text) > frame.MaxState {
 		return nil, errs.New(errs.Invalid, "commit %s of %s cannot be written: its state has %d bytes, at most %d are possible",
-			o.Generation, o.State.Volume(), len(text), maxState)
+			o.Generation, o.State.Volume(), len(text), frame.MaxState)
 	}
-	raw := make([]byte, headerSize, headerSize+len(text)+len(o.Data))
-	o.putHeader(raw, len(text))
-	raw = append(append(raw, text...), o.Data...)
-	binary.LittleEndian.PutUint32(raw[crcAt:], checksum(raw))
+	h, key := o.header(), o.State.Volume().Key(o.Generation)
+	var raw []byte
+	if d == nil {
+		raw = h.Encode(text, o.Data)
+	} else {
+		raw = h.EncodeSealed(d, key, text, o.Data)
+	}
 	if invariants.Enabled {
-		back, err := Decode(raw)
+		back, err := DecodeFor(raw, key, d)
 		invariants.Check(err == nil, "an object was made at %s that cannot be read: %v", o.Generation, err)
 		invariants.Check(back.Generation == o.Generation && back.Mark == o.Mark && back.Kind == o.Kind && back.State.Seq == o.State.Seq && back.State.DataSeq == o.State.DataSeq || o.Bare(),
 			"the object at %s is read as that at %s", o.Generation, back.Generation)
@@ -176,90 +188,82 @@ func (o *Object) Encode() ([]byte, error) {
 	return raw, nil
 }
 
-func (o *Object) putHeader(raw []byte, stateLen int) {
-	copy(raw, magic)
-	binary.LittleEndian.PutUint16(raw[4:], o.version())
-	raw[6] = byte(o.Kind)
-	if o.Released {
-		raw[7] |= flagReleased
+func (o *Object) header() *frame.Header {
+	return &frame.Header{
+		Version: o.version(), Kind: uint8(o.Kind), Released: o.Released, Tombstone: o.Tombstone,
+		Epoch: o.Generation.Epoch, Number: o.Generation.Number, Mark: o.Mark, Ahead: o.Ahead,
 	}
-	if o.Tombstone {
-		raw[7] |= flagTombstone
-	}
-	binary.LittleEndian.PutUint64(raw[8:], o.Generation.Epoch)
-	binary.LittleEndian.PutUint64(raw[16:], o.Generation.Number)
-	copy(raw[24:], o.Mark[:])
-	binary.LittleEndian.PutUint32(raw[40:], o.Ahead)
-	binary.LittleEndian.PutUint32(raw[44:], uint32(stateLen))
-	binary.LittleEndian.PutUint32(raw[48:], uint32(len(o.Data)))
 }
 
 func (o *Object) version() uint16 {
 	switch {
+	case o.Domain != 0:
+		return frame.Sealed
 	case o.SealAhead():
 		return versionAhead
-	case hasDomains(o.Data) || !o.Bare() && o.State.domains():
-		return version
-	case blockRanges(o.Data) > 0:
+	case section.HasDomains(o.Data) || !o.Bare() && o.State.domains():
+		return versionDomains
+	case section.Blocks(o.Data) > 0:
 		return versionBlocks
 	}
 	return versionOne
 }
 
-// checksum covers everything but its own four bytes.
-func checksum(raw []byte) uint32 {
-	return crc32.Update(crc32.Checksum(raw[:crcAt], castagnoli), castagnoli, raw[headerSize:])
-}
+// Decode is DecodeFor without keys: it reads plain objects.
+func Decode(raw []byte) (*Object, error) { return DecodeFor(raw, "", nil) }
 
-// Decode reads an object. A newer version is errs.Unsupported; anything else that
-// Encode does not write is errs.Corrupt.
-func Decode(raw []byte) (*Object, error) {
-	if len(raw) < headerSize || string(raw[:4]) != magic {
-		return nil, errs.New(errs.Corrupt, "not a commit (%d bytes)", len(raw))
-	}
-	v := binary.LittleEndian.Uint16(raw[4:])
-	if v > version {
-		return nil, errs.New(errs.Unsupported, "commit of version %d, this release reads up to %d; use a newer glide", v, version)
-	}
-	stateLen, dataLen := binary.LittleEndian.Uint32(raw[44:]), binary.LittleEndian.Uint32(raw[48:])
-	if stateLen > maxState || dataLen > MaxData || len(raw) != headerSize+int(stateLen)+int(dataLen) {
-		return nil, errs.New(errs.Corrupt, "commit of %d bytes with %d of state and %d of data", len(raw), stateLen, dataLen)
-	}
-	if sum := checksum(raw); sum != binary.LittleEndian.Uint32(raw[crcAt:]) {
-		return nil, errs.New(errs.Corrupt, "commit with checksum %08x, its bytes have %08x", raw[crcAt:headerSize], sum)
-	}
-	o, err := decodeHeader(raw)
+// DecodeFor reads the object that has this key in the store: a sealed one, of the domain,
+// or a plain one if d is nil. A newer version is errs.Unsupported. A sealed object that
+// cannot be opened is seal.ErrTag (corrupt), seal.ErrNoRoot or, without d, seal.ErrLocked
+// (both unavailable). Anything else that EncodeFor does not write is errs.Corrupt: with d,
+// every plain object.
+func DecodeFor(raw []byte, key string, d *seal.Domain) (*Object, error) {
+	f, err := frame.Decode(raw)
 	if err != nil {
 		return nil, err
 	}
-	o.Data = raw[headerSize+stateLen:]
-	text := raw[headerSize : headerSize+stateLen]
-	if o.State, err = decodeState(text, o.Bare()); err != nil {
+	if err := f.Open(d, key); err != nil {
+		return nil, err
+	}
+	o := objectOf(f, raw)
+	if d != nil {
+		o.Domain = d.ID()
+	}
+	o.Data = f.Data
+	if o.State, err = decodeState(f.State, o.Bare()); err != nil {
 		return nil, errs.New(errs.Corrupt, "commit with a bad state: %w", err)
 	}
-	if v != o.version() {
-		return nil, errs.New(errs.Corrupt, "%s of version %d", o.Kind, v)
+	if f.Version != o.version() {
+		return nil, errs.New(errs.Corrupt, "%s of version %d", o.Kind, f.Version)
 	}
-	o.Hash = blake3.Sum256(raw)
 	if wrong := o.check(); wrong != "" {
 		return nil, errs.New(errs.Corrupt, "bad commit: %s", wrong)
 	}
 	return o, nil
 }
 
-func decodeHeader(raw []byte) (*Object, error) {
-	flags := raw[7]
-	if flags&^(flagReleased|flagTombstone) != 0 {
-		return nil, errs.New(errs.Corrupt, "commit with flags %#x", flags)
+// DecodeHeader reads what every object says in clear, without State and Data: place,
+// kind and mark are enough for fencing and listing. Of a sealed object nothing proves
+// that its owner wrote it.
+func DecodeHeader(raw []byte) (*Object, error) {
+	f, err := frame.Decode(raw)
+	if err != nil {
+		return nil, err
 	}
+	o := objectOf(f, raw)
+	if wrong := o.checkHeader(); wrong != "" {
+		return nil, errs.New(errs.Corrupt, "bad commit: %s", wrong)
+	}
+	return o, nil
+}
+
+// objectOf is the object without its sections.
+func objectOf(f *frame.Frame, raw []byte) *Object {
 	return &Object{
-		Generation: Generation{Epoch: binary.LittleEndian.Uint64(raw[8:]), Number: binary.LittleEndian.Uint64(raw[16:])},
-		Kind:       Kind(raw[6]),
-		Released:   flags&flagReleased != 0,
-		Tombstone:  flags&flagTombstone != 0,
-		Mark:       Mark(raw[24:40]),
-		Ahead:      binary.LittleEndian.Uint32(raw[40:]),
-	}, nil
+		Generation: Generation{Epoch: f.Epoch, Number: f.Number}, Kind: Kind(f.Kind),
+		Released: f.Released, Tombstone: f.Tombstone, Mark: f.Mark, Ahead: f.Ahead,
+		Hash: blake3.Sum256(raw), Size: len(raw),
+	}
 }
 
 // full tells whether a successor has no room to name the object's data.
@@ -268,8 +272,8 @@ func (o *Object) full() bool {
 	return len(o.Data) > 0 && (count >= maxDataCommits || len(o.State.DataCommits) >= maxDataCommits)
 }
 
-// check describes what is wrong with the object, "" if nothing is.
-func (o *Object) check() string {
+// checkHeader describes what is wrong with the object's header, "" if nothing is.
+func (o *Object) checkHeader() string {
 	switch {
 	case !o.Generation.valid():
 		return fmt.Sprintf("its generation is %s", o.Generation)
@@ -281,16 +285,30 @@ func (o *Object) check() string {
 		return fmt.Sprintf("a %s that releases", o.Kind)
 	case o.Tombstone && o.Kind == Commit:
 		return "a commit that removes"
-	case !o.State.After.IsZero() && (o.Generation.Number > 1 || o.State.After.Epoch != o.Generation.Epoch-1):
-		return fmt.Sprintf("it comes after %s", o.State.After)
 	case uint64(o.Ahead) > min(maxAhead, o.Generation.Number-1):
 		return fmt.Sprintf("it is %d objects ahead", o.Ahead)
+	}
+	return ""
+}
+
+// check describes what is wrong with the object, "" if nothing is.
+func (o *Object) check() string {
+	if wrong := o.checkHeader(); wrong != "" {
+		return wrong
+	}
+	switch {
+	case !o.State.After.IsZero() && (o.Generation.Number > 1 || o.State.After.Epoch != o.Generation.Epoch-1):
+		return fmt.Sprintf("it comes after %s", o.State.After)
 	case len(o.Data) > MaxData || len(o.Data) > 0 && o.Kind != Commit:
 		return fmt.Sprintf("a %s with %d bytes of data", o.Kind, len(o.Data))
 	case o.full():
 		return fmt.Sprintf("data after %d runs of data commits that are not folded", len(o.State.DataCommits))
+	case o.Domain == 0 && o.State.names():
+		return "it names keys, and is not sealed"
 	case o.Bare():
 		return o.State.Identity.check()
+	case o.Domain != 0 && !o.State.allNamed():
+		return fmt.Sprintf("it has a root in a domain that is none of %x", o.State.Domains)
 	}
 	return o.State.check()
 }

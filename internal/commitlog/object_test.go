@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog/internal/frame"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/pack"
@@ -134,7 +135,10 @@ func TestObjectRoundTrip(t *testing.T) {
 		if back.Hash == (ObjectHash{}) {
 			t.Errorf("%s: it has no hash", name)
 		}
-		back.Hash = ObjectHash{}
+		if back.Size != len(raw) {
+			t.Errorf("%s: it has %d bytes, and says %d", name, len(raw), back.Size)
+		}
+		back.Hash, back.Size = ObjectHash{}, 0
 		if len(back.Data) == 0 {
 			back.Data = nil
 		}
@@ -150,7 +154,7 @@ func TestDecodeRefuses(t *testing.T) {
 	edit := func(at int, b ...byte) []byte {
 		c := bytes.Clone(raw)
 		copy(c[at:], b)
-		binary.LittleEndian.PutUint32(c[crcAt:], checksum(c))
+		binary.LittleEndian.PutUint32(c[frame.CRCAt:], frame.Checksum(c))
 		return c
 	}
 	flipped := bytes.Clone(raw)
@@ -162,10 +166,11 @@ func TestDecodeRefuses(t *testing.T) {
 		"nothing":       {nil, errs.Corrupt},
 		"other magic":   {edit(0, 'X'), errs.Corrupt},
 		"version 0":     {edit(4, 0), errs.Corrupt},
-		"newer version": {edit(4, 5), errs.Unsupported},
-		"version 4":     {edit(4, 4), errs.Corrupt}, // which only objects with domains have
-		"version 3":     {edit(4, 3), errs.Corrupt}, // which only data with blocks has
-		"version 2":     {edit(4, 2), errs.Corrupt}, // which only seals ahead have
+		"newer version": {edit(4, 6), errs.Unsupported},
+		"version 5":     {edit(4, 5), errs.Unavailable}, // which is sealed
+		"version 4":     {edit(4, 4), errs.Corrupt},     // which only objects with domains have
+		"version 3":     {edit(4, 3), errs.Corrupt},     // which only data with blocks has
+		"version 2":     {edit(4, 2), errs.Corrupt},     // which only seals ahead have
 		"kind 0":        {edit(6, 0), errs.Corrupt},
 		"kind 5":        {edit(6, 5), errs.Corrupt},
 		"first at 3":    {edit(6, 1), errs.Corrupt},
@@ -179,7 +184,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"short":         {raw[:len(raw)-1], errs.Corrupt},
 		"flipped":       {flipped, errs.Corrupt},
 		"data in seal":  {edit(6, 3), errs.Corrupt},
-		"not JSON":      {edit(headerSize, '!'), errs.Corrupt},
+		"not JSON":      {edit(frame.HeaderSize, '!'), errs.Corrupt},
 	} {
 		o, err := Decode(c.raw)
 		if o != nil {
@@ -285,7 +290,7 @@ func TestLargestState(t *testing.T) {
 	s.SealedFrom = slices.Repeat([]SealedFrom{{long, most}}, maxSealedFrom)
 	raw, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: s}).Encode()
 	check(t, err)
-	t.Logf("%d bytes of %d", len(raw), maxState)
+	t.Logf("%d bytes of %d", len(raw), frame.MaxState)
 	_, err = Decode(raw)
 	check(t, err)
 }
@@ -297,8 +302,8 @@ func FuzzDecode(f *testing.F) {
 		f.Add(raw)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if raw = bytes.Clone(raw); len(raw) >= headerSize { // let the fuzzer past the checksum
-			binary.LittleEndian.PutUint32(raw[crcAt:], checksum(raw))
+		if raw = bytes.Clone(raw); len(raw) >= frame.HeaderSize { // let the fuzzer past the checksum
+			binary.LittleEndian.PutUint32(raw[frame.CRCAt:], frame.Checksum(raw))
 		}
 		var o *Object
 		var err error
@@ -314,100 +319,6 @@ func FuzzDecode(f *testing.F) {
 		}
 		_ = Dump(&bytes.Buffer{}, raw)
 	})
-}
-
-func TestDataRoundTrip(t *testing.T) {
-	random := make([]byte, 5000)
-	for i := range random {
-		random[i] = byte(i * i >> 3)
-	}
-	for _, ranges := range [][]Range{
-		{},
-		{{0, 1, []byte{0}, nil}},
-		{{0, 5000, random, nil}, {5000, 10, nil, nil}, {1 << 40, 4096, make([]byte, 4096), nil}},
-		{{maxSize - 1, 1, []byte{9}, nil}},
-		{{0, maxSize, nil, nil}},
-		{{0, 4096, nil, someRef(1)}},
-		{{0, 5000, random, nil}, {1 << 20, 1 << 20, nil, someRef(1)}, {2 << 20, 1, []byte{1}, nil}, {3 << 20, 1 << 20, nil, someRef(2)}, {4 << 20, 9, nil, nil}},
-		{{maxSize - 4096, 4096, nil, someRef(1)}},
-	} {
-		section, err := EncodeData(ranges)
-		check(t, err)
-		back, err := DecodeData(section)
-		check(t, err)
-		if !reflect.DeepEqual(back, ranges) {
-			t.Errorf("%v came back as %v", ranges, back)
-		}
-	}
-	pages, err := EncodeData([]Range{{0, 1 << 20, make([]byte, 1<<20), nil}})
-	check(t, err)
-	if len(pages) > 1000 {
-		t.Errorf("1 MiB of zeros takes %d bytes", len(pages))
-	}
-}
-
-func TestDataRefuses(t *testing.T) {
-	for name, ranges := range map[string][]Range{
-		"empty range":  {{0, 0, nil, nil}},
-		"wrong length": {{0, 5, []byte{1}, nil}},
-		"overlap":      {{0, 10, nil, nil}, {9, 10, nil, nil}},
-		"order":        {{10, 10, nil, nil}, {0, 10, nil, nil}},
-		"beyond":       {{maxSize, 1, nil, nil}},
-		"overflow":     {{1<<64 - 1, 2, nil, nil}},
-		"huge":         {{0, 1 << 63, nil, nil}},
-		"too much":     {{0, MaxData, make([]byte, MaxData), nil}},
-		"half a block": {{4096, 8192, nil, someRef(1)}},
-		"small block":  {{0, 2048, nil, someRef(1)}},
-		"large block":  {{0, 2 << 20, nil, someRef(1)}},
-		"odd block":    {{0, 12288, nil, someRef(1)}},
-		"both":         {{0, 4096, make([]byte, 4096), someRef(1)}},
-		"hole":         {{0, 4096, nil, &pack.Ref{Pack: someRef(1).Pack}}},
-		"no pack":      {{0, 4096, nil, &pack.Ref{Len: 100}}},
-		"huge slot":    {{0, 4096, nil, &pack.Ref{Len: 2 << 20, Pack: someRef(1).Pack}}},
-		"too many":     manyBlocks(32),
-	} {
-		_, err := EncodeData(ranges)
-		t.Run(name, func(t *testing.T) { wantKind(t, err, errs.Invalid) })
-	}
-	section, err := EncodeData([]Range{{0, 8, []byte("12345678"), nil}, {100, 8, nil, nil}})
-	check(t, err)
-	for i := range section {
-		bad := bytes.Clone(section)
-		bad[i] ^= 0x80
-		if _, err := DecodeData(bad); err == nil && i < dataHeaderSize+bodyHeaderSize {
-			t.Errorf("accepted with byte %d changed", i)
-		}
-		_, err := DecodeData(section[:i])
-		wantKind(t, err, errs.Corrupt)
-	}
-	wantKind(t, errOf(DecodeData(append(section, 0))), errs.Corrupt)
-}
-
-// manyBlocks is n MiB of blocks.
-func manyBlocks(n int) (ranges []Range) {
-	for i := range n {
-		ranges = append(ranges, Range{uint64(i) << 20, 1 << 20, nil, someRef(byte(i))})
-	}
-	return ranges
-}
-
-// TestBlockRangesAreRefused: a section with block ranges that are cut short, are not as
-// many as the header says, or stand for too many bytes.
-func TestBlockRangesAreRefused(t *testing.T) {
-	section, err := EncodeData(append(manyBlocks(3), Range{4 << 20, 1, []byte{9}, nil}))
-	check(t, err)
-	for i := range section {
-		wantKind(t, errOf(DecodeData(section[:i])), errs.Corrupt)
-	}
-	for _, n := range []byte{0, 2, 4, 255} {
-		bad := bytes.Clone(section)
-		bad[1] = n
-		wantKind(t, errOf(DecodeData(bad)), errs.Corrupt)
-	}
-	many := manyBlocks(33)
-	section, err = compress(encodeBody(many, 1<<13), len(many), pack.RefLen)
-	check(t, err)
-	wantKind(t, errOf(DecodeData(section)), errs.Corrupt)
 }
 
 // TestOlderReleasesRefuseBlocks: an object whose data names blocks has a version that
@@ -428,9 +339,9 @@ func TestOlderReleasesRefuseBlocks(t *testing.T) {
 		if v := binary.LittleEndian.Uint16(raw[4:]); v != want {
 			t.Errorf("%s has version %d, want %d", name, v, want)
 		}
-		for v := range uint16(6) {
+		for v := range uint16(7) {
 			binary.LittleEndian.PutUint16(raw[4:], v)
-			binary.LittleEndian.PutUint32(raw[crcAt:], checksum(raw))
+			binary.LittleEndian.PutUint32(raw[frame.CRCAt:], frame.Checksum(raw))
 			if _, err := Decode(raw); v != want && err == nil {
 				t.Errorf("%s was read as version %d", name, v)
 			}
@@ -448,55 +359,6 @@ func TestBlocksCountWhole(t *testing.T) {
 }
 
 func errOf[T any](_ T, err error) error { return err }
-
-// TestDataThatExpands: a small section makes the reader take no more memory
-// than it may become, and one that lies about it none.
-func TestDataThatExpands(t *testing.T) {
-	section, err := EncodeData([]Range{{0, 16 << 20, make([]byte, 16<<20), nil}})
-	check(t, err)
-	if _, err := DecodeData(section); err != nil {
-		t.Fatal(err)
-	}
-	for _, size := range []uint32{16, 16<<20 - 1, MaxData - dataHeaderSize} {
-		binary.LittleEndian.PutUint32(section[4:], size)
-		fuzztest.Bound(t, int(size), 4<<20, 2, func() { _, err = DecodeData(section) })
-		wantKind(t, err, errs.Corrupt)
-	}
-	short := append(bytes.Clone(section[:dataHeaderSize]), section[dataHeaderSize:][:20]...)
-	fuzztest.Bound(t, len(short), 0, 64, func() { _, err = DecodeData(short) })
-	wantKind(t, err, errs.Corrupt)
-}
-
-func FuzzDecodeData(f *testing.F) {
-	for _, ranges := range [][]Range{{}, {{0, 8, []byte("12345678"), nil}, {100, 8, nil, nil}}, {{0, 1 << 16, make([]byte, 1<<16), nil}}, manyBlocks(3), domainRanges()} {
-		section, err := EncodeData(ranges)
-		check(f, err)
-		f.Add(section)
-	}
-	f.Fuzz(func(t *testing.T, section []byte) {
-		var ranges []Range
-		var err error
-		// A table entry of 16 bytes becomes a Range of 48, and the 64 or 68 bytes of a
-		// block's place become 80. What is compressed may
-		// become 32,768 times as much (a block of 128 KiB in 4 bytes), as the
-		// header has to say beforehand, up to MaxData; the decoder has 4 MiB of its own.
-		times := uint64(4)
-		if len(section) > 0 && section[0]&^domainPlaces == encodingZstd {
-			times = 4 * maxExpansion
-		}
-		fuzztest.Bound(t, min(len(section), MaxData/maxExpansion), 4<<20, times, func() { ranges, err = DecodeData(section) })
-		if err != nil {
-			return
-		}
-		again, err := EncodeData(ranges)
-		check(t, err)
-		back, err := DecodeData(again)
-		check(t, err)
-		if !reflect.DeepEqual(back, ranges) {
-			t.Errorf("%v came back as %v", ranges, back)
-		}
-	})
-}
 
 func TestFork(t *testing.T) {
 	parent := fullState()

@@ -107,11 +107,11 @@ func (o *Owner) sealAhead(tip *Object, now, at Generation) (*sent, error) {
 	if fault.Is("seal-ahead-with-old-state") {
 		state := tip.Carry()
 		state.Cause, state.SealedBy = CauseSeal, o.opts.Host.ID
-		return o.encode(&Object{Kind: Seal, State: state}, at)
+		return o.encode(&Object{Kind: Seal, State: state}, at, ObjectHash{})
 	}
 	id := tip.State.Identity
 	id.Cause, id.SealedBy = CauseSeal, o.opts.Host.ID
-	return o.encode(&Object{Kind: Seal, Ahead: uint32(ahead), State: State{Identity: id}}, at)
+	return o.encode(&Object{Kind: Seal, Ahead: uint32(ahead), State: State{Identity: id}}, at, ObjectHash{})
 }
 
 // meetAhead ends our own epoch at a number where we placed a seal while we expected

@@ -93,7 +93,8 @@ type Owner struct {
 	mu       sync.Mutex    // guards the rest; held during requests, except those of flights
 	tip      *Object       // the newest object, which is ours; nil: nothing was claimed
 	next     Generation    // where the next object goes; number 1: the previous epoch is closed
-	closed   Generation    // the seal that closed the previous epoch, if it is closed
+	raw      []byte        // the bytes of tip, if they are sealed and cannot be made again
+	closed   closed        // the seal that closed the previous epoch, if it is closed
 	yield    *yield        // set if that seal is another host's
 	pending  *sent         // sent, and not known to have taken effect
 	flights  []*flight     // sent without waiting, in order; none while pending is set
@@ -106,6 +107,14 @@ type Owner struct {
 	interval int64         // of RollStep, in which that epoch began
 	rollStep atomic.Int64  // see SetRollStep
 }
+
+// closed is the end of an epoch.
+type closed struct {
+	at   Generation
+	hash ObjectHash // of the seal
+}
+
+func closedWith(seal *Object) closed { return closed{seal.Generation, seal.Hash} }
 
 type sent struct {
 	object *Object
@@ -381,14 +390,17 @@ func (o *Owner) send(ctx context.Context, obj *Object) error {
 // prepare makes obj the object that settle sends.
 func (o *Owner) prepare(obj *Object, at Generation) (err error) {
 	if obj.Kind == First && at.Epoch > 1 {
-		obj.State.After = o.closed
+		obj.State.After = o.closed.at
 	}
-	o.pending, err = o.encode(obj, at)
+	o.pending, err = o.encode(obj, at, o.before(at))
 	return err
 }
 
-// encode stamps, marks and encodes obj, once.
-func (o *Owner) encode(obj *Object, at Generation) (*sent, error) {
+// encode stamps, marks and encodes obj, once. prev is the hash of the object before it, as
+// far as it is known.
+//
+// sealed-once: whatever becomes of the request, these bytes are sent for that number.
+func (o *Owner) encode(obj *Object, at Generation, prev ObjectHash) (*sent, error) {
 	obj.Generation = at
 	s := obj.State.Clone()
 	s.Tenant, s.Name, s.Time = o.opts.Volume.Tenant, o.opts.Volume.Name, o.opts.Now().UTC()
@@ -399,14 +411,21 @@ func (o *Owner) encode(obj *Object, at Generation) (*sent, error) {
 		s.After = Generation{}
 	}
 	obj.State = s
-	if _, err := io.ReadFull(o.opts.Rand, obj.Mark[:]); err != nil {
-		return nil, fmt.Errorf("commit of %s: no random bytes for its mark: %w", o.opts.Volume, err)
+	k, err := keysOf(o.opts.Store)
+	if err == nil && k.Domain != nil {
+		err = o.sealing(k, obj, prev)
 	}
-	raw, err := obj.Encode()
 	if err != nil {
 		return nil, err
 	}
-	obj.Hash = blake3.Sum256(raw)
+	if _, err := io.ReadFull(o.opts.Rand, obj.Mark[:]); err != nil {
+		return nil, fmt.Errorf("commit of %s: no random bytes for its mark: %w", o.opts.Volume, err)
+	}
+	raw, err := obj.EncodeFor(k.Domain)
+	if err != nil {
+		return nil, err
+	}
+	obj.Hash, obj.Size = blake3.Sum256(raw), len(raw)
 	return &sent{object: obj, raw: raw}, nil
 }
 
@@ -447,7 +466,7 @@ func (o *Owner) resolve(ctx context.Context) (found *Object, err error) {
 	}
 	o.pending = nil
 	if found == nil {
-		o.took(p.object)
+		o.took(p)
 	}
 	return found, nil
 }
@@ -467,7 +486,8 @@ func (o *Owner) lost(found *Object) error {
 
 // create creates the object, or finds another object at its key. After every error but
 // errs.Exists it is unknown whether the object was created. Exists may be the echo of
-// our own earlier request: only the mark of the object found there counts (rule 5).
+// our own earlier request: only the mark of the object found there counts (rule 5). It
+// is in clear, and counts without keys, too.
 func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, raw []byte) (found *Object, err error) {
 	err = store.PutIfAbsent(ctx, vol.Key(obj.Generation), raw)
 	if err == nil {
@@ -478,7 +498,7 @@ func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, 
 	}
 	found, readErr := get(ctx, store, vol, obj.Generation)
 	switch {
-	case readErr == nil && (found.Mark == obj.Mark || fault.Is("collision-believed-ours")):
+	case found != nil && found.Mark == obj.Mark, readErr == nil && fault.Is("collision-believed-ours"):
 		return nil, nil
 	case readErr == nil:
 		return found, nil
@@ -494,17 +514,21 @@ func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, 
 }
 
 // took makes an object that took effect the tip.
-func (o *Owner) took(obj *Object) {
+func (o *Owner) took(s *sent) {
+	obj := s.object
+	if o.raw = nil; obj.Domain != 0 {
+		o.raw = s.raw
+	}
 	if obj.Kind == First {
 		o.inherit(&obj.State)
 	}
 	o.tip, o.left = obj, nil
-	o.next, o.closed, o.yield = obj.Generation.Next(), Generation{}, nil
+	o.next, o.closed, o.yield = obj.Generation.Next(), closed{}, nil
 	switch {
 	case obj.Kind == Seal && obj.Released:
 		o.left = errs.New(errs.Invalid, "volume %s was released at %s; claim it first", o.opts.Volume, obj.Generation)
 	case obj.Kind == Seal:
-		o.next, o.closed = obj.Generation.NextEpoch(), obj.Generation
+		o.next, o.closed = obj.Generation.NextEpoch(), closedWith(obj)
 	case obj.Tombstone:
 		o.left = errs.New(errs.Invalid, "volume %s was removed at %s", o.opts.Volume, obj.Generation)
 	}

@@ -238,7 +238,7 @@ func TestRequests(t *testing.T) {
 // Every claim and commit of another's data commits must carry them on.
 func TestDataCommitsAreCarried(t *testing.T) {
 	store := newStore()
-	data, err := EncodeData([]Range{{0, 4, []byte("abcd"), nil}})
+	data, err := EncodeData([]Range{{Off: 0, Len: 4, Data: []byte("abcd")}})
 	check(t, err)
 	put(t, store, &Object{Generation: Generation{1, 1}, Kind: First})
 	put(t, store, &Object{Generation: Generation{1, 2}, Kind: Commit, Data: data})
@@ -300,7 +300,7 @@ func TestFencedByANewerRelease(t *testing.T) {
 	store := newStore()
 	a := opened(t, store, "a")
 	newer := make([]byte, 100)
-	copy(newer, magic+"\xff\x00")
+	copy(newer, "GLDC"+"\xff\x00")
 	check(t, store.Put(ctx, disk.Key(Generation{1, 2}), newer))
 	_, err := Look(ctx, store, disk, Generation{1, 1}, "a")
 	wantKind(t, err, errs.Fenced)

@@ -130,7 +130,7 @@ func (o *Owner) fly(f *flight, at Generation, state State, through uint64, data 
 	if len(data) > 0 {
 		state.DataSeq = through
 	}
-	s, err := o.encode(&Object{Kind: Commit, Ahead: uint32(len(o.flights)), State: state, Data: data}, at)
+	s, err := o.encode(&Object{Kind: Commit, Ahead: uint32(len(o.flights)), State: state, Data: data}, at, o.before(at))
 	if err != nil {
 		o.unfolded = before
 		return err
@@ -227,7 +227,7 @@ func (o *Owner) reap() {
 		}
 		o.flights = o.flights[1:]
 		f.took = true
-		o.took(f.object)
+		o.took(f.sent)
 	}
 }
 

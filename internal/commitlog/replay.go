@@ -3,6 +3,7 @@ package commitlog
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -80,6 +81,8 @@ func (r *replay) object(o *Object) error {
 	for i := 0; i < len(ranges) && err == nil; i++ {
 		if x := &ranges[i]; x.Block != nil && x.Len != uint64(o.State.BlockSize) {
 			err = errs.New(errs.Corrupt, "it names a block of %d bytes, and the volume has blocks of %d", x.Len, o.State.BlockSize)
+		} else if x.Block != nil && o.Domain != 0 && !slices.Contains(o.State.Domains, x.Block.Pack.Domain) {
+			err = errs.New(errs.Corrupt, "it names a block in domain %08x, and only domains %08x", x.Block.Pack.Domain, o.State.Domains)
 		}
 	}
 	if err == nil {

@@ -23,6 +23,7 @@ const (
 	MaxLabels      = 64
 	maxAddresses   = 16
 	maxSealedFrom  = 256
+	maxDomains     = 64
 	MaxText        = 256     // bytes of a label's value, an address, a digest
 	maxSize        = 1 << 62 // bytes of a volume
 	maxCount       = 1 << 62 // of writes, bytes, blocks: sums do not overflow
@@ -128,6 +129,11 @@ type Identity struct {
 	// After is, in the first object of every epoch except the first, the seal of the
 	// previous epoch: its end, whatever objects follow it.
 	After Generation `json:"after,omitzero"`
+	// Prev is, in a sealed object, the hash of the object before it: of the seal of the
+	// previous epoch in a first object. Zero: its sender could not know it.
+	Prev ObjectHash `json:"prev,omitzero"`
+	// Keyring is, in a sealed object, the number of the keyring that its sender had.
+	Keyring uint64 `json:"keyring,omitempty"`
 }
 
 // State is the whole small state of a volume, as each of its commits carries it.
@@ -172,6 +178,9 @@ type State struct {
 	Reserved    bool   `json:"reserved,omitempty"`
 	// SealedFrom lists the cuts that former owners may still need (rule 12).
 	SealedFrom []SealedFrom `json:"sealed_from,omitempty"`
+	// Domains are, in a sealed object, all domains of packs that Root, Snapshots and data
+	// may name, in order; 0 among them if plain packs are.
+	Domains []uint32 `json:"domains,omitempty"`
 }
 
 // Limits bound what a volume may use; 0 is no limit.
@@ -233,6 +242,7 @@ func (s *State) Clone() State {
 	c.DataCommits = slices.Clone(s.DataCommits)
 	c.Snapshots = slices.Clone(s.Snapshots)
 	c.SealedFrom = slices.Clone(s.SealedFrom)
+	c.Domains = slices.Clone(s.Domains)
 	if s.Parent != nil {
 		parent := *s.Parent
 		c.Parent = &parent

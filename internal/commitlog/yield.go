@@ -58,7 +58,7 @@ func (o *Owner) closedBy(seal *Object) {
 	o.pending = nil
 	o.flights, o.again = nil, append(o.flights, o.again...)
 	o.restUnfolded()
-	o.closed, o.next = seal.Generation, seal.Generation.NextEpoch()
+	o.closed, o.next = closedWith(seal), seal.Generation.NextEpoch()
 	if o.yield = nil; !seal.SealAhead() || seal.State.SealedBy != o.opts.Host.ID {
 		o.yieldTo(seal)
 	}

@@ -7,6 +7,9 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/paraglide/glide/internal/seal"
 )
 
 const benchBlock = 128 << 10
@@ -117,5 +120,50 @@ func BenchmarkPack(b *testing.B) {
 			i++
 		}
 		builder.Finish()
+	}
+}
+
+// BenchmarkSealed compares sealed slots with plain ones, block by block in turns, so that a
+// busy machine slows both: what a fold does, hash and encode, and what a read does, decode
+// and hash.
+func BenchmarkSealed(b *testing.B) {
+	blocks := benchBlocks()
+	plain := NewHasher("tenant")
+	for _, how := range []Compression{CompressionZstd, CompressionNone} {
+		for _, suite := range suites {
+			sealed := NewSealedHasher(domainOf(b, home, suite, 1))
+			slot, dst := make([]byte, 0, maxSlotLen+seal.MaxOverhead), make([]byte, benchBlock)
+			encode := func(h *Hasher, block []byte) Ref {
+				sum := h.Sum(block)
+				slot = h.Codec().EncodeSlot(slot[:0], KindBlock, sum, block, how)
+				return Ref{Hash: sum, Pack: ID{Domain: h.domain()}, Len: uint32(len(slot))}
+			}
+			inTurns := func(name string, prepare, work func(h *Hasher, block []byte)) {
+				b.Run(fmt.Sprintf("%s/%s/%s", name, how, suite), func(b *testing.B) {
+					var took [2]time.Duration
+					n := 0
+					for ; b.Loop(); n++ {
+						for turn := range 2 {
+							i := (n + turn) % 2
+							h := []*Hasher{plain, sealed}[i]
+							prepare(h, blocks[n%len(blocks)])
+							began := time.Now()
+							work(h, blocks[n%len(blocks)])
+							took[i] += time.Since(began)
+						}
+					}
+					b.ReportMetric(float64(took[0].Nanoseconds())/float64(n), "plain-ns")
+					b.ReportMetric(float64(took[1].Nanoseconds())/float64(n), "sealed-ns")
+					b.ReportMetric(float64(took[0])/float64(took[1]), "speed")
+				})
+			}
+			inTurns("encode", func(*Hasher, []byte) {}, func(h *Hasher, block []byte) { encode(h, block) })
+			var ref Ref
+			inTurns("open", func(h *Hasher, block []byte) { ref = encode(h, block) }, func(h *Hasher, _ []byte) {
+				if _, err := Open(h, ref, slot, dst, benchBlock); err != nil {
+					b.Fatal(err)
+				}
+			})
+		}
 	}
 }

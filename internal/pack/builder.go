@@ -8,6 +8,7 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/invariants"
+	"github.com/paraglide/glide/internal/seal"
 )
 
 // Limits say when a pack is full.
@@ -41,6 +42,7 @@ func (l Limits) Validate() error {
 // call out of order is a bug and panics. A Builder belongs to one goroutine.
 type Builder struct {
 	limits  Limits
+	codec   Codec
 	id      ID
 	buf     []byte
 	entries []indexEntry // of the slots in buf
@@ -58,8 +60,8 @@ const (
 
 func (s stage) String() string { return [...]string{"filling", "sealed", "finished"}[s] }
 
-// NewBuilder begins a pack of a domain with this nonce in its key. The nonce must never
-// have been used before, in any domain. Invalid limits are replaced by the nearest valid
+// NewBuilder begins a plain pack of a domain with this nonce in its key. The nonce must
+// never have been used before, in any domain. Invalid limits are replaced by the nearest valid
 // ones.
 func NewBuilder(domain uint32, nonce [12]byte, limits Limits) *Builder {
 	if limits.Blocks <= 0 {
@@ -73,11 +75,20 @@ func NewBuilder(domain uint32, nonce [12]byte, limits Limits) *Builder {
 	return b
 }
 
-// Reset begins another pack in the memory of the last one, whose finished object must no
-// longer be in use.
+// Reset begins another plain pack in the memory of the last one, whose finished object
+// must no longer be in use.
 func (b *Builder) Reset(domain uint32, nonce [12]byte) {
-	b.id = ID{Domain: domain, Nonce: nonce}
-	b.buf = appendHeader(b.buf[:0])
+	b.begin(Codec{}, ID{Domain: domain, Nonce: nonce})
+}
+
+// ResetSealed is Reset for a pack of a sealed domain, all of whose slots are sealed.
+func (b *Builder) ResetSealed(d *seal.Domain, nonce [12]byte) {
+	b.begin(Codec{d}, ID{Domain: d.ID(), Nonce: nonce})
+}
+
+func (b *Builder) begin(c Codec, id ID) {
+	b.codec, b.id = c, id
+	b.buf = appendHeader(b.buf[:0], c.version())
 	b.entries, b.blocks, b.stage = b.entries[:0], 0, filling
 }
 
@@ -103,7 +114,9 @@ func (b *Builder) Blocks() int { return b.blocks }
 func (b *Builder) SlotsEnd() int { return len(b.buf) }
 
 // Len returns the length that the object would have if it were finished now, in bytes.
-func (b *Builder) Len() int { return len(b.buf) + len(b.entries)*entryLen + trailerLen }
+func (b *Builder) Len() int {
+	return len(b.buf) + len(b.entries)*entryLen + b.codec.overhead() + trailerLen
+}
 
 // Room returns the length of the largest slot that AddPage still accepts. A longer one
 // has to go into another pack.
@@ -111,27 +124,46 @@ func (b *Builder) Room() int {
 	if len(b.entries) == maxSlots {
 		return 0
 	}
-	return max(0, min(maxSlotLen, MaxObject-b.Len()-entryLen))
+	return max(0, min(b.maxSlot(), MaxObject-b.Len()-entryLen))
+}
+
+// maxSlot is the largest length of a slot. What is copied may be of another suite.
+func (b *Builder) maxSlot() int {
+	if b.codec.Domain != nil {
+		return maxSlotLen + seal.MaxOverhead
+	}
+	return maxSlotLen
 }
 
 // Seal ends the blocks and fixes the pack's identity. A pack without blocks differs from
 // others only by its nonce. Seal may be called again.
 func (b *Builder) Seal() ID {
 	if b.stage == filling {
-		b.id.Content = contentID(b.entries)
+		var err error
+		if b.id.Content, err = b.codec.contentID(b.codec.root(), b.id.Nonce, b.entries); err != nil {
+			panic(err) // a domain has the root that it seals with
+		}
 		b.stage = sealed
 	}
 	return b.id
 }
 
-// contentID returns the part of the identity that comes from the data slots.
-func contentID(blocks []indexEntry) (content [12]byte) {
+// contentID returns the part of the identity that comes from the data slots; in a sealed
+// pack also from the nonce, and from a root that the domain may lack (seal.ErrNoRoot).
+func (c Codec) contentID(root uint32, nonce [12]byte, blocks []indexEntry) (content [12]byte, err error) {
+	if c.Domain != nil {
+		ids := make([]byte, 0, len(blocks)*len(Hash{}))
+		for i := range blocks {
+			ids = append(ids, blocks[i].Hash[:]...)
+		}
+		return c.Domain.PackContent(root, nonce, ids)
+	}
 	h := blake3.New()
 	for i := range blocks {
 		_, _ = h.Write(blocks[i].Hash[:])
 	}
 	copy(content[:], h.Sum(nil))
-	return content
+	return content, nil
 }
 
 // Refs returns the references to the blocks, in the order in which they were added. The
@@ -159,10 +191,10 @@ func (b *Builder) AddPage(hash Hash, slot []byte) Ref {
 }
 
 func (b *Builder) add(hash Hash, slot []byte, kind Kind) {
-	if len(slot) < SlotHeaderLen || len(slot) > maxSlotLen || slot[0] != slotMagic || Kind(slot[3]) != kind {
-		panic(fmt.Sprintf("pack: %d bytes that are no slot of a %s", len(slot), kind))
+	if len(slot) < SlotHeaderLen || len(slot) > b.maxSlot() || slot[0] != slotMagic || Kind(slot[3]) != kind || slot[1] != b.codec.version() {
+		panic(fmt.Sprintf("pack: %d bytes that are no slot of a %s of version %d", len(slot), kind, b.codec.version()))
 	}
-	b.entries = append(b.entries, indexEntry{Hash: hash, Off: uint32(len(b.buf)), Len: uint32(len(slot)), slotHeader: readSlot(slot)})
+	b.entries = append(b.entries, indexEntry{Hash: hash, Off: uint32(len(b.buf)), Len: uint32(len(slot)), slotHeader: readSlot(slot).indexed()})
 	b.buf = append(b.buf, slot...)
 }
 
@@ -172,9 +204,9 @@ func (b *Builder) Finish() []byte {
 	b.Seal()
 	b.must(sealed)
 	b.stage = finished
-	b.buf = appendIndex(b.buf, b.id, b.entries, b.blocks)
+	b.buf = b.codec.appendIndex(b.buf, b.id, b.entries, b.blocks)
 	if invariants.Enabled {
-		x, err := readIndex(b.id.Domain, b.buf)
+		x, err := b.codec.readIndex(b.id.Domain, b.buf)
 		invariants.Check(err == nil, "a pack was made that cannot be read: %v", err)
 		invariants.Check(x.ID == b.id && x.Blocks == b.blocks && slices.Equal(x.Entries, b.entries), "the index of pack %s is not that of its slots", b.id.Key())
 	}

@@ -1,36 +1,76 @@
 package pack
 
 import (
+	"errors"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/seal"
 )
 
 // Check checks everything in a whole pack that needs no tenant's key: header, index and
 // trailer, that they are those of this identity, and the checksum of every slot. It
-// returns the number of slots. Damage is errs.Corrupt.
+// returns the number of slots. Damage is errs.Corrupt. Of a sealed pack it does not see
+// what is in the index, and whether somebody changed the pack.
 func Check(id ID, obj []byte) (slots int, err error) {
-	x, err := readIndex(id.Domain, obj)
+	x, err := Codec{}.indexOf(id, obj)
+	if errors.Is(err, seal.ErrLocked) {
+		x, err = outline(id, obj)
+	} else if err == nil {
+		err = Codec{}.checkContent(x)
+	}
 	if err != nil {
-		return 0, errs.New(errs.KindOf(err), "%s: %w", id.Key(), err)
+		return 0, err
 	}
-	if content := contentID(x.Entries[:x.Blocks]); x.ID != id || content != id.Content {
-		return 0, errs.New(errs.Corrupt, "%s: it says that it is %s, and its blocks are those of a pack %x", id.Key(), x.ID.Key(), content)
+	return x.check(obj)
+}
+
+// Check is Check for packs of the Codec's domain. With keys it opens the index.
+func (c Codec) Check(id ID, obj []byte) (slots int, err error) {
+	if c.Domain == nil {
+		return Check(id, obj)
 	}
+	x, err := c.indexOf(id, obj)
+	if err == nil {
+		err = c.checkContent(x)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return x.check(obj)
+}
+
+// check checks the checksum of every slot, and returns their number.
+func (x *packIndex) check(obj []byte) (slots int, err error) {
 	for i := range x.Entries {
-		e := &x.Entries[i]
-		slot := obj[e.Off : e.Off+e.Len]
-		s, err := parseSlot(slot)
-		if err == nil && s != e.slotHeader {
-			err = errs.New(errs.Corrupt, "its index says otherwise: %s", e.describe())
-		}
-		if err != nil {
-			return 0, inPack(e.ref(id), err)
+		if err := x.Entries[i].compare(obj); err != nil {
+			return 0, inPack(x.Ref(i), err)
 		}
 	}
 	return len(x.Entries), nil
+}
+
+// outline is an index made from the slots of a sealed pack, whose own is sealed, sound
+// and parsed by indexOf up to there. It has no hashes.
+func outline(id ID, obj []byte) (*packIndex, error) {
+	t, err := parseTrailer(id.Domain, obj, int64(len(obj)))
+	if err != nil || t.ID != id {
+		return nil, errs.New(errs.Corrupt, "%s: it says that it is %s", id.Key(), t.ID.Key())
+	}
+	x := &packIndex{ID: id, root: t.root, Blocks: t.Blocks, Entries: scan(obj[:t.IndexOff])}
+	end := int64(HeaderLen)
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		if end += int64(e.Len); (e.Kind == KindBlock) != (i < x.Blocks) || e.version != versionSealed {
+			return nil, inPack(x.Ref(i), errs.New(errs.Corrupt, "a %s of version %d at %d, of %d blocks", e.Kind, e.version, i, x.Blocks))
+		}
+	}
+	if end != t.IndexOff || len(x.Entries) != t.Blocks+t.Pages {
+		return nil, errs.New(errs.Corrupt, "%s: it has %d slots up to %d, and claims %d up to %d", id.Key(), len(x.Entries), end, t.Blocks+t.Pages, t.IndexOff)
+	}
+	return x, nil
 }
 
 // KindOf returns the kind of a whole slot.
@@ -48,11 +88,16 @@ const (
 	skipHeader = 8
 )
 
-// EncodeSlotOf returns a slot of exactly n bytes that holds raw, in the place of a damaged
-// one: references say how long a slot is. ok is false if there is none.
+// EncodeSlotOf returns a plain slot of exactly n bytes that holds raw, in the place of a
+// damaged one: references say how long a slot is. ok is false if there is none.
 func EncodeSlotOf(kind Kind, raw []byte, n int) (slot []byte, ok bool) {
-	for _, c := range []Compression{CompressionZstd, CompressionS2, CompressionNone} {
-		if slot = EncodeSlot(nil, kind, raw, c); len(slot) == n {
+	return Codec{}.EncodeSlotOf(kind, Hash{}, raw, n)
+}
+
+// EncodeSlotOf is EncodeSlotOf for packs of the Codec's domain. The hash is that of raw.
+func (c Codec) EncodeSlotOf(kind Kind, hash Hash, raw []byte, n int) (slot []byte, ok bool) {
+	for _, how := range []Compression{CompressionZstd, CompressionS2, CompressionNone} {
+		if slot = c.EncodeSlot(nil, kind, hash, raw, how); len(slot) == n {
 			return slot, true
 		}
 	}
@@ -62,16 +107,16 @@ func EncodeSlotOf(kind Kind, raw []byte, n int) (slot []byte, ok bool) {
 		return nil, false
 	}
 	slot = e.EncodeAll(raw, make([]byte, SlotHeaderLen, max(n, SlotHeaderLen)))
-	fill := n - len(slot)
+	fill := n - len(slot) - c.overhead()
 	if fill < skipHeader {
 		return nil, false
 	}
 	slot = le.AppendUint32(slot, skipMagic)
 	slot = le.AppendUint32(slot, uint32(fill-skipHeader))
 	slot = append(slot, make([]byte, fill-skipHeader)...)
-	slot[0], slot[1], slot[2], slot[3] = slotMagic, version, byte(EncodingZstd), byte(kind)
-	le.PutUint32(slot[12:], uint32(len(raw)))
-	le.PutUint32(slot[16:], uint32(n-SlotHeaderLen))
-	le.PutUint32(slot[20:], slotChecksum(slot))
+	if c.Domain != nil {
+		return c.sealSlot(nil, kind, EncodingZstd, hash, len(raw), slot[SlotHeaderLen:]), true
+	}
+	putHeader(slot, kind, EncodingZstd, len(raw))
 	return slot, true
 }

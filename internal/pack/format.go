@@ -2,6 +2,9 @@
 // and map pages. Each of those can be fetched with one ranged read and verified by
 // itself. The package does no I/O.
 //
+// Packs of domain 0 are plain text, in version 1. Those of sealed domains are in version
+// 2, and Codec has the keys. Where the versions differ, the second comes after ";".
+//
 // # Object
 //
 // All integers are little-endian. A pack is
@@ -11,7 +14,7 @@
 // without gaps. It has at most 64 MiB and 65,536 slots. Its key is packs/<2
 // hex>/<content>-<nonce>, in a domain other than 0 d/<domain>/packs/<2
 // hex>/<content>-<nonce>. content is the beginning of the BLAKE3 of the hashes of the
-// data slots, in order. The nonce is unique to the upload. The identity depends only on
+// data slots, in order; of the HMAC of nonce and hashes, with a key of the domain. The nonce is unique to the upload. The identity depends only on
 // the domain and the data slots, because map pages of the same pack refer to it: it must
 // be known before they are encoded. The domain is in the key only. Integrity does not
 // come from the identity but from the hash in each reference.
@@ -24,24 +27,28 @@
 //
 //	off len
 //	  0   8  magic "glidepak"
-//	  8   4  version, 1
+//	  8   4  version, 1; 2
 //	 12   4  CRC32C of the bytes before
 //
 // # Slot, 24 bytes and its payload
 //
 //	off len
 //	  0   1  magic, 0xB5
-//	  1   1  version, 1
+//	  1   1  version, 1; 2
 //	  2   1  encoding: 0 raw, 1 zstd, 2 s2; 3 is set aside for a patch over a base block
 //	  3   1  kind: 1 block, 2 map page
 //	  4   1  length of the extension, e; 0 in version 1 (a patch will have its base's hash there)
-//	  5   3  zero
-//	  8   4  key: 0 not encrypted, else the number of the key it is encrypted with
+//	  5   1  zero; the suite (see package seal)
+//	  6   2  zero
+//	  8   4  key: 0; the number of the root with which it is sealed
 //	 12   4  raw length, 1 to 1 MiB
 //	 16   4  payload length, p
 //	 20   4  CRC32C of the 20 bytes before and of all bytes after
 //	 24   e  extension
-//	      p  payload: the raw bytes, encoded
+//	      p  payload: the raw bytes, encoded; nonce, what version 1 has here encrypted, tag
+//
+// The key of a sealed slot comes from the hash of the raw bytes, and the tag covers the
+// header. Neither knows the pack: slots can be copied.
 //
 // The magic, the two lengths and the checksum have the same place in every version, so
 // that damage can always be told from a newer format.
@@ -59,6 +66,9 @@
 //	 50   2  zero           │
 //	 52   4  key            ┘
 //
+// A sealed index is nonce, these entries encrypted, tag. Its key comes from the identity,
+// and the tag covers the first 40 bytes of the trailer.
+//
 // # Trailer, the last 64 bytes
 //
 //	off len
@@ -69,8 +79,8 @@
 //	 16  12  identity: content
 //	 28  12  identity: nonce
 //	 40   4  CRC32C of the index
-//	 44   4  zero
-//	 48   4  version, 1
+//	 44   4  zero; the number of the root with which the index is sealed
+//	 48   4  version, 1; 2
 //	 52   4  CRC32C of the bytes before
 //	 56   8  magic "kapedilg"
 //
@@ -104,10 +114,11 @@ const (
 )
 
 const (
-	version      = 1
-	slotMagic    = 0xB5
-	headerMagic  = "glidepak"
-	trailerMagic = "kapedilg"
+	version       = 1
+	versionSealed = 2
+	slotMagic     = 0xB5
+	headerMagic   = "glidepak"
+	trailerMagic  = "kapedilg"
 )
 
 // Kind is what a slot holds.

@@ -62,7 +62,7 @@ func FuzzReadIndex(f *testing.F) {
 		var x *packIndex
 		var err error
 		// An entry of 56 bytes becomes an indexEntry of 64.
-		fuzztest.Bound(t, len(obj), 0, 4, func() { x, err = readIndex(0, obj) })
+		fuzztest.Bound(t, len(obj), 0, 4, func() { x, err = unsealed.readIndex(0, obj) })
 		if !expected(err) {
 			t.Fatal(err)
 		}

@@ -66,7 +66,7 @@ func TestGolden(t *testing.T) {
 	if err := verifyObject(h, id, obj); err != nil {
 		t.Fatal(err)
 	}
-	x, err := readIndex(0, obj)
+	x, err := unsealed.readIndex(0, obj)
 	if err != nil || len(x.Entries) != 3 || x.Blocks != 2 {
 		t.Fatalf("%+v, %v", x, err)
 	}

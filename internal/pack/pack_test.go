@@ -12,6 +12,9 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 )
 
+// unsealed is the codec of packs that are not sealed.
+var unsealed Codec
+
 var nonce = [12]byte{0xa0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 1}
 
 // sample builds a pack and returns it with the raw contents of its slots.
@@ -72,7 +75,7 @@ func TestPack(t *testing.T) {
 				t.Fatalf("slot %d: %v", i, err)
 			}
 		}
-		x, err := readIndex(domain, obj)
+		x, err := unsealed.readIndex(domain, obj)
 		if err != nil || x.ID != id || id.Domain != domain || len(x.Entries) != len(refs) {
 			t.Fatalf("%+v, %v", x, err)
 		}
@@ -102,7 +105,7 @@ func TestRangedIndex(t *testing.T) {
 		if err != nil || tr.ID != id || tr.Blocks != 10 || tr.Pages != 2 {
 			t.Fatalf("a tail of %d: %+v, %v", n, tr, err)
 		}
-		if _, err := parseIndex(tr, obj[tr.IndexOff:tr.IndexOff+tr.IndexLen]); err != nil {
+		if _, err := unsealed.parseIndex(tr, obj[tr.IndexOff:tr.IndexOff+tr.IndexLen]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -270,8 +273,10 @@ func TestPackHostile(t *testing.T) {
 		change func(o []byte)
 		kind   errs.Kind
 	}{
-		"a newer trailer":      {func(o []byte) { le.PutUint32(o[trailer+48:], 2) }, errs.Unsupported},
-		"a newer header":       {func(o []byte) { le.PutUint32(o[8:], 2); le.PutUint32(o[12:], checksum(o[:12])) }, errs.Unsupported},
+		"a newer trailer":      {func(o []byte) { le.PutUint32(o[trailer+48:], 3) }, errs.Unsupported},
+		"a newer header":       {func(o []byte) { le.PutUint32(o[8:], 3); le.PutUint32(o[12:], checksum(o[:12])) }, errs.Unsupported},
+		"one sealed end":       {func(o []byte) { le.PutUint32(o[8:], 2); le.PutUint32(o[12:], checksum(o[:12])) }, errs.Corrupt},
+		"a root":               {func(o []byte) { le.PutUint32(o[trailer+44:], 1) }, errs.Corrupt},
 		"an index before":      {func(o []byte) { le.PutUint32(o[trailer:], 0) }, errs.Corrupt},
 		"an index beyond":      {func(o []byte) { le.PutUint32(o[trailer:], 1<<32-1) }, errs.Corrupt},
 		"a long index":         {func(o []byte) { le.PutUint32(o[trailer+4:], 1<<32-1) }, errs.Corrupt},

@@ -12,31 +12,83 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/seal"
 )
 
 // Hash identifies the raw bytes of a block or map page. It is BLAKE3, keyed with the
-// tenant's deduplication key, so that a tenant cannot probe for the content of another.
+// deduplication key of the domain, so that a tenant cannot probe for the content of
+// another. In domain 0 that key comes from the tenant's name alone.
 type Hash [32]byte
 
 // String returns the hash in hexadecimal.
 func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 
-// Hasher computes the hashes of one tenant's blocks. It may be used concurrently.
-type Hasher struct{ states sync.Pool }
+// Hasher computes the hashes of one tenant's blocks in one domain. It has the keys that
+// open the blocks, too, and leads to the hashers of other domains that the tenant may
+// read. It may be used concurrently.
+type Hasher struct {
+	states  sync.Pool
+	codec   Codec
+	granted map[uint32]*Hasher // of other domains; nil: see In
+}
 
-// NewHasher returns the hasher of the tenant with this name.
+// NewHasher returns the hasher of the tenant with this name, for plain packs.
 func NewHasher(tenant string) *Hasher {
 	var key [32]byte
 	blake3.DeriveKey("glide 2026 block hash", []byte(tenant), key[:])
-	h := &Hasher{}
+	return hasherWith(key[:], Codec{})
+}
+
+// NewSealedHasher returns the hasher of a sealed domain.
+func NewSealedHasher(d *seal.Domain) *Hasher {
+	return hasherWith(d.DedupSecret().Append(nil), Codec{d})
+}
+
+func hasherWith(key []byte, c Codec) *Hasher {
+	h := &Hasher{codec: c}
 	h.states.New = func() any {
-		s, err := blake3.NewKeyed(key[:])
+		s, err := blake3.NewKeyed(key)
 		if err != nil {
 			panic(err) // only a key of the wrong length causes an error
 		}
 		return s
 	}
 	return h
+}
+
+// Codec reads and writes packs with the hasher's keys.
+func (h *Hasher) Codec() Codec { return h.codec }
+
+// domain is the hasher's own.
+func (h *Hasher) domain() uint32 {
+	if h.codec.Domain == nil {
+		return 0
+	}
+	return h.codec.Domain.ID()
+}
+
+// Granting returns a hasher like h whose tenant may read what is of the other hashers'
+// domains, and of no further one.
+func (h *Hasher) Granting(others ...*Hasher) *Hasher {
+	c := &Hasher{codec: h.codec, granted: map[uint32]*Hasher{}}
+	c.states.New = h.states.New
+	for _, o := range others {
+		c.granted[o.domain()] = o
+	}
+	return c
+}
+
+// In returns the hasher for what is of a domain, whose hashes differ. A domain that is
+// not granted is errs.Corrupt: a map that names one was forged. The hasher of plain packs
+// serves for all domains unless Granting made it: what is sealed it does not open.
+func (h *Hasher) In(domain uint32) (*Hasher, error) {
+	if domain == h.domain() || h.granted == nil && h.codec.Domain == nil {
+		return h, nil
+	}
+	if o := h.granted[domain]; o != nil {
+		return o, nil
+	}
+	return nil, errs.New(errs.Corrupt, "domain %08x is none of those that the tenant may read", domain)
 }
 
 // Sum hashes raw. It does not allocate: keyed states of 2 KiB each are reused.

@@ -152,11 +152,12 @@ func TestSlotNewer(t *testing.T) {
 		change func(s []byte)
 		says   string
 	}{
-		"version":   {func(s []byte) { s[1] = 2 }, "version 2"},
+		"version":   {func(s []byte) { s[1] = 3 }, "version 3"},
 		"encoding":  {func(s []byte) { s[2] = 3 }, "encoding is 3"},
 		"kind":      {func(s []byte) { s[3] = 9 }, "kind is 9"},
 		"extension": {func(s []byte) { s[4] = 32; le.PutUint32(s[16:], le.Uint32(s[16:])-32) }, "32 bytes of extension"},
 		"flags":     {func(s []byte) { s[6] = 1 }, "flags 000100"},
+		"suite":     {func(s []byte) { s[5] = 1 }, "flags 010000"},
 		"key":       {func(s []byte) { le.PutUint32(s[8:], 7) }, "key 7"},
 	} {
 		_, err := DecodeSlot(nil, rewrite(slot, c.change), maxRawLen)

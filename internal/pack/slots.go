@@ -1,7 +1,5 @@
 package pack
 
-import "github.com/paraglide/glide/internal/errs"
-
 // Slot is one slot of a pack, as it is stored.
 type Slot struct {
 	Hash  Hash
@@ -10,22 +8,29 @@ type Slot struct {
 	Bytes []byte // header and payload; part of the object
 }
 
-// Slots returns the slots of a whole pack in their order, after it has decoded each. It
-// does not verify hashes, because it does not know the tenant's key. The errors are
+// Slots returns the slots of a whole plain pack in their order, after it has decoded each.
+// It does not verify hashes, because it does not know the tenant's key. The errors are
 // errs.Corrupt for damage, errs.Unsupported for a newer format.
-func Slots(id ID, obj []byte) ([]Slot, error) {
-	x, err := readIndex(id.Domain, obj)
+func Slots(id ID, obj []byte) ([]Slot, error) { return Codec{}.Slots(id, obj) }
+
+// Slots is Slots for packs of the Codec's domain. Of a sealed pack it opens the index,
+// for which the keys of structure do, and compares each slot's header and checksum with
+// it. It opens no slot: nothing binds a slot to its place, so it can be copied as it is.
+func (c Codec) Slots(id ID, obj []byte) ([]Slot, error) {
+	x, err := c.indexOf(id, obj)
 	if err != nil {
-		return nil, errs.New(errs.KindOf(err), "%s: %w", id.Key(), err)
-	}
-	if x.ID != id {
-		return nil, errs.New(errs.Corrupt, "%s: it says that it is %s", id.Key(), x.ID.Key())
+		return nil, err
 	}
 	out := make([]Slot, len(x.Entries))
 	var raw []byte
 	for i := range x.Entries {
 		e := &x.Entries[i]
-		if raw, err = e.inspect(raw, obj); err != nil {
+		if x.root != 0 {
+			err = e.compare(obj)
+		} else {
+			raw, err = c.inspect(raw, x, i, obj)
+		}
+		if err != nil {
 			return nil, inPack(e.ref(id), err)
 		}
 		out[i] = Slot{Hash: e.Hash, Off: e.Off, Kind: e.Kind, Bytes: obj[e.Off : e.Off+e.Len]}
@@ -33,7 +38,10 @@ func Slots(id ID, obj []byte) ([]Slot, error) {
 	return out, nil
 }
 
-// SizeWith returns the size of a pack with that many slots, which have that many bytes.
-func SizeWith(slots int, bytes int64) int64 {
-	return HeaderLen + bytes + int64(slots)*entryLen + trailerLen
+// SizeWith returns the size of a plain pack with that many slots, which have that many bytes.
+func SizeWith(slots int, bytes int64) int64 { return Codec{}.SizeWith(slots, bytes) }
+
+// SizeWith is SizeWith for packs that the Codec writes.
+func (c Codec) SizeWith(slots int, bytes int64) int64 {
+	return HeaderLen + bytes + int64(slots)*entryLen + int64(c.overhead()) + trailerLen
 }

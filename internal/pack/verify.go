@@ -14,21 +14,18 @@ import (
 // the bytes of its hash, and that index and slots agree. Damage is an errs.Corrupt error
 // that names the pack and the place.
 func verifyObject(h *Hasher, id ID, obj []byte) error {
-	x, err := readIndex(id.Domain, obj)
+	x, err := h.codec.indexOf(id, obj)
+	if err == nil {
+		err = h.codec.checkContent(x)
+	}
 	if err != nil {
-		return errs.New(errs.KindOf(err), "%s: %w", id.Key(), err)
-	}
-	if x.ID != id {
-		return errs.New(errs.Corrupt, "%s: it says that it is %s", id.Key(), x.ID.Key())
-	}
-	if content := contentID(x.Entries[:x.Blocks]); content != id.Content {
-		return errs.New(errs.Corrupt, "%s: its blocks are those of a pack %x", id.Key(), content)
+		return err
 	}
 	var raw []byte
 	for i := range x.Entries {
 		e := &x.Entries[i]
 		ref := e.ref(id)
-		if raw, err = e.inspect(raw, obj); err != nil {
+		if raw, err = h.codec.inspect(raw, x, i, obj); err != nil {
 			return inPack(ref, err)
 		}
 		if err := checkHash(h, ref, raw); err != nil {
@@ -38,25 +35,40 @@ func verifyObject(h *Hasher, id ID, obj []byte) error {
 	return nil
 }
 
-// Dump writes the content of a pack of a domain as text, and returns the first error that
-// it finds. If the index cannot be read, it goes from slot to slot. It does not verify
-// hashes, because it does not know the tenant's key.
-func Dump(w io.Writer, domain uint32, obj []byte) error {
-	x, err := readIndex(domain, obj)
+// checkContent checks that the name of a pack is that of its blocks.
+func (c Codec) checkContent(x *packIndex) error {
+	content, err := c.contentID(x.root, x.ID.Nonce, x.Entries[:x.Blocks])
+	if err == nil && content != x.ID.Content {
+		err = errs.New(errs.Corrupt, "its blocks are those of a pack %x", content)
+	}
+	if err != nil {
+		return errs.New(errs.KindOf(err), "%s: %w", x.ID.Key(), err)
+	}
+	return nil
+}
+
+// Dump writes the content of a plain pack of a domain as text, and returns the first error
+// that it finds. If the index cannot be read, as that of a sealed pack, it goes from slot
+// to slot. It does not verify hashes, because it does not know the tenant's key.
+func Dump(w io.Writer, domain uint32, obj []byte) error { return Codec{}.Dump(w, domain, obj) }
+
+// Dump is Dump for packs of the Codec's domain.
+func (c Codec) Dump(w io.Writer, domain uint32, obj []byte) error {
+	x, err := c.readIndex(domain, obj)
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if err != nil {
 		_, _ = fmt.Fprintf(out, "pack\t%v\nbytes\t%d\n\n", err, len(obj))
-		x = &packIndex{Entries: scan(obj)}
+		x = &packIndex{ID: ID{Domain: domain}, Entries: scan(obj)}
 	} else {
 		_, _ = fmt.Fprintf(out, "pack\t%s\nversion\t%d\nbytes\t%d\nblocks\t%d\npages\t%d\n\n",
-			x.ID.Key(), version, len(obj), x.Blocks, len(x.Entries)-x.Blocks)
+			x.ID.Key(), c.version(), len(obj), x.Blocks, len(x.Entries)-x.Blocks)
 	}
 	_, _ = fmt.Fprintf(out, "slot\tkind\toffset\tlength\traw\tencoding\tkey\tcrc32c\thash\tstate\n")
 	var raw []byte
 	for i := range x.Entries {
 		e := &x.Entries[i]
 		state := "ok"
-		data, serr := e.inspect(raw, obj)
+		data, serr := c.inspect(raw, x, i, obj)
 		if serr != nil {
 			state = serr.Error()
 			err = cmp.Or(err, errs.New(errs.KindOf(serr), "slot %d at %d: %w", i, e.Off, serr))
@@ -69,14 +81,23 @@ func Dump(w io.Writer, domain uint32, obj []byte) error {
 	return cmp.Or(out.Flush(), err)
 }
 
-// inspect decodes the slot of an entry and compares slot and entry.
-func (e *indexEntry) inspect(dst, obj []byte) ([]byte, error) {
-	slot := obj[e.Off : e.Off+e.Len]
-	raw, err := DecodeSlot(dst, slot, maxRawLen)
-	if err == nil && readSlot(slot) != e.slotHeader {
-		err = errs.New(errs.Corrupt, "its index says otherwise: %s", e.describe())
+// inspect decodes the i-th slot of an index and compares slot and entry.
+func (c Codec) inspect(dst []byte, x *packIndex, i int, obj []byte) ([]byte, error) {
+	e := &x.Entries[i]
+	raw, err := c.decode(dst, obj[e.Off:e.Off+e.Len], x.ID.Domain, e.Hash, maxRawLen)
+	if err == nil {
+		err = e.compare(obj)
 	}
 	return raw, err
+}
+
+// compare checks that the slot of an entry is undamaged, and the one that the entry says.
+func (e *indexEntry) compare(obj []byte) error {
+	s, err := parseSlot(obj[e.Off : e.Off+e.Len])
+	if err == nil && s.indexed() != e.slotHeader {
+		err = errs.New(errs.Corrupt, "its index says otherwise: %s", e.describe())
+	}
+	return err
 }
 
 // scan finds the slots by their headers alone, one after the other. Their hashes stay
@@ -89,7 +110,7 @@ func scan(obj []byte) []indexEntry {
 		if length > uint64(len(obj)-off) {
 			break
 		}
-		entries = append(entries, indexEntry{Off: uint32(off), Len: uint32(length), slotHeader: s})
+		entries = append(entries, indexEntry{Off: uint32(off), Len: uint32(length), slotHeader: s.indexed()})
 		off += int(length)
 	}
 	return entries

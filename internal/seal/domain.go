@@ -21,6 +21,10 @@ import (
 // may have it. The kind is errs.Unavailable: the bytes may be in order.
 var ErrNoRoot = errors.New("the keyring lacks a root")
 
+// ErrLocked: bytes are sealed, and whoever reads them was given no keys. The kind is
+// errs.Unavailable: they may be in order. Package keys says why a domain is locked.
+var ErrLocked = errors.New("locked: sealed, and the keys are not here")
+
 // Purpose is what is sealed. Each has a key of its own under every root.
 type Purpose uint8
 

@@ -29,6 +29,9 @@ const (
 
 const tagSize = 16
 
+// MaxOverhead is the greatest Overhead of a suite.
+const MaxOverhead = chacha20poly1305.NonceSizeX + tagSize
+
 // String is the suite's name.
 func (s Suite) String() string {
 	switch s {
