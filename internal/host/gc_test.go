@@ -282,6 +282,39 @@ func TestCollectedChurn(t *testing.T) {
 	}
 }
 
+// TestLastLocalFork: a published volume moves on over what a local fork needs, which a pin
+// keeps. When the fork goes, so does the pin, although nothing is published then.
+func TestLastLocalFork(t *testing.T) {
+	b := newBed(t)
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
+	fill(t, h, "v", 1, 0, mib)
+	must[api.Flush](t)(h.Flush(ctx, "v"))
+	must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: "v", Name: "kid"}))
+	fill(t, h, "v", 2, 0, mib)
+	must[api.Flush](t)(h.Flush(ctx, "v"))
+	if err := h.publisher.Session.Rotate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := countKeys(t, b.store, "pins/"); n != 1 {
+		t.Fatalf("%d pins keep what the fork needs", n)
+	}
+	if err := h.Remove(ctx, "kid", false); err != nil {
+		t.Fatal(err)
+	}
+	if n := countKeys(t, b.store, "pins/"); n != 0 {
+		t.Errorf("%d pins are left without the fork", n)
+	}
+	before := b.count.Counts()
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "w", Size: mib}))
+	if err := h.Remove(ctx, "w", false); err != nil {
+		t.Fatal(err)
+	}
+	if after := b.count.Counts(); after != before {
+		t.Errorf("a volume that was only here made requests: %+v, %+v", before, after)
+	}
+}
+
 // TestCollectedMeanwhile: two collectors run all the time beside such a history.
 func TestCollectedMeanwhile(t *testing.T) {
 	for seed := range uint64(4) {

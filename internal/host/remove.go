@@ -8,6 +8,7 @@ import (
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/ownership"
 )
 
@@ -54,9 +55,12 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	if err := h.owners.EraseAll(d); err != nil {
 		return err
 	}
-	if st.Published != nil {
-		h.pins.Release(ctx)
+	if st.Published == nil { // it may have been the last that needed a pin; the store need not answer
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, durability.LastShipping)
+		defer cancel()
 	}
+	h.pins.Release(ctx)
 	return nil
 }
 
