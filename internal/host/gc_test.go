@@ -269,6 +269,15 @@ func TestCollectedChurn(t *testing.T) {
 			}
 		}
 		for _, h := range c.hosts {
+			// A host keeps its record of what it has released, and pins what that names, until
+			// it hears that the volume is gone.
+			for _, d := range h.disks.All() {
+				if d.State().Released {
+					if err := h.Remove(ctx, d.String(), false); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
 			if err := h.Close(ctx); err != nil {
 				t.Fatal(err)
 			}
