@@ -28,6 +28,7 @@ type Tokens struct {
 
 	mu     sync.RWMutex // guards the rest
 	byID   map[string]*Token
+	begun  bool       // there is a file, or there was one since the daemon started
 	change sync.Mutex // held while the file is changed
 }
 
@@ -46,14 +47,16 @@ func (t *Tokens) Read() error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.begun = t.begun || byID != nil
 	t.byID = byID
 	return nil
 }
 
+// readFile returns the tokens of a file, nil if there is none.
 func readFile(path string) (map[string]*Token, error) {
 	st, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return map[string]*Token{}, nil
+		return nil, nil
 	}
 	if err != nil {
 		return nil, errs.New(errs.Invalid, "the file of tokens: %w", err)
@@ -110,11 +113,19 @@ func (t *Tokens) Check(text string) *Principal {
 	return tok.principal()
 }
 
-// None tells whether there is no token.
+// Begin says that tokens are in use, although there may be no file yet.
+func (t *Tokens) Begin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.begun = true
+}
+
+// None tells whether nobody has begun to use tokens. It does not hold any more when the last
+// one is revoked, or the file is removed: that must open nothing.
 func (t *Tokens) None() bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return len(t.byID) == 0
+	return !t.begun
 }
 
 // List returns the tokens, by id.
@@ -159,13 +170,16 @@ func (t *Tokens) edit(change func(byID map[string]*Token) error) error {
 	if err != nil {
 		return err
 	}
+	if byID == nil {
+		byID = map[string]*Token{}
+	}
 	if err := change(byID); err != nil {
 		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.byID
-	t.byID = byID
+	t.byID, t.begun = byID, true
 	if err := t.writeLocked(); err != nil {
 		t.byID = before
 		return errs.New(errs.Unavailable, "the file of tokens cannot be written: %w", err)

@@ -74,15 +74,18 @@ type bed struct {
 	b *apitest.Backend
 
 	tls *tls.ConnectionState // of requests
+
+	file string // of tokens
 }
 
 func newBed(t *testing.T) *bed {
 	t.Helper()
-	tokens, err := auth.OpenTokens(filepath.Join(t.TempDir(), "tokens"), time.Now)
+	file := filepath.Join(t.TempDir(), "tokens")
+	tokens, err := auth.OpenTokens(file, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bed{t: t, d: New(tokens, func() string { return "common" }, nil, time.Now, nil), b: &apitest.Backend{}}
+	b := &bed{t: t, file: file, d: New(tokens, func() string { return "common" }, nil, time.Now, nil), b: &apitest.Backend{}}
 	for _, name := range []string{"plain", "acme/web", "acme/db", "other/web"} {
 		if _, err := b.b.Create(t.Context(), api.CreateRequest{Name: name, Size: 1 << 20}); err != nil {
 			t.Fatal(err)

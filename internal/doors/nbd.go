@@ -124,7 +124,7 @@ func (e *entrance) For(p nbd.Peer) (nbd.Exporter, error) {
 
 // anybody tells whether a client needs to show nothing: at the host's own socket unless users
 // are told apart, with a certificate that an authority gave for the whole host, and over TCP
-// as long as there is no token that one could show.
+// as long as nobody has begun to use tokens.
 func (e *entrance) anybody() bool {
 	if e.own {
 		return e.user != nil && e.user.Unlimited() && e.user.May(auth.Use)

@@ -3,8 +3,10 @@ package doors
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -145,7 +147,8 @@ func TestNBD(t *testing.T) {
 	}
 }
 
-// TestNoTokens: over TCP everything is open as long as there is no token that one could show.
+// TestNoTokens: over TCP everything is open as long as nobody has begun to use tokens. To
+// revoke the last one, or to remove the file, opens nothing.
 func TestNoTokens(t *testing.T) {
 	_, remote := ends(t)
 	b := newBed(t)
@@ -159,9 +162,21 @@ func TestNoTokens(t *testing.T) {
 	if err := open(); err != nil {
 		t.Error(err)
 	}
-	b.token("acme", "read")
-	if err := open(); errs.KindOf(err) != errs.Denied || err == nil {
-		t.Errorf("with a token in the file: %v", err)
+	id := strings.Split(b.token("acme", "read"), "_")[1]
+	for _, state := range []string{"with a token in the file", "when the last one was revoked", "without the file"} {
+		if err := open(); errs.KindOf(err) != errs.Denied || err == nil {
+			t.Errorf("%s: %v", state, err)
+		}
+		switch state {
+		case "with a token in the file":
+			if err := b.d.tokens.Revoke(id); err != nil {
+				t.Fatal(err)
+			}
+		case "when the last one was revoked":
+			if err := errors.Join(os.Remove(b.file), b.d.tokens.Read()); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 

@@ -320,3 +320,16 @@ func TestUsersOfTheMachine(t *testing.T) {
 		}
 	}
 }
+
+// TestTokensGiven: a daemon that is told of a file of tokens lets nobody in over TCP without
+// one, although the file is not there yet; the host's own socket stays as it is.
+func TestTokensGiven(t *testing.T) {
+	tcp := openPort(t)
+	d := newDaemon(t, "", "--nbd", tcp, "--tokens", filepath.Join(t.TempDir(), "tokens"))
+	d.start()
+	d.do("create", "v", "--size", "1M")
+	d.write("v", pattern(1<<20, 1), 0)
+	if c, err := nbdclient.Dial(t.Context(), "tcp", strings.TrimPrefix(tcp, "tcp:"), nbdclient.Options{Export: "v"}); err == nil {
+		t.Error("somebody without a token was let in", c.Close())
+	}
+}

@@ -58,6 +58,9 @@ func newLive(c *config.Config, load func() (*config.Config, error), level *slog.
 			return nil, err
 		}
 	}
+	if c.HasTokens {
+		l.tokens.Begin()
+	}
 	if err := l.files.Add("the file of tokens", l.tokens.Read, c.Tokens); err != nil {
 		return nil, err
 	}
