@@ -237,7 +237,12 @@ func (s *Source) Page(ctx context.Context, ref *pack.Ref, level int) (Page, erro
 func (s *Source) load(ctx context.Context, ref *pack.Ref) (Page, error) {
 	h, err := s.hasher.In(ref.Pack.Domain) // also for what another tenant has put into the cache
 	if err != nil {
-		return nil, err
+		if _, rerr := s.hasher.Ready(ctx); rerr != nil {
+			return nil, rerr
+		}
+		if h, err = s.hasher.In(ref.Pack.Domain); err != nil {
+			return nil, err
+		}
 	}
 	key := keyOf(ref)
 	for {

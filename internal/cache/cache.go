@@ -29,6 +29,7 @@ import (
 	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/seal"
 )
 
 // Options configure a Cache.
@@ -348,12 +349,22 @@ func (d *Domain) fetch(ctx context.Context, ref *pack.Ref, size int) ([]byte, er
 }
 
 func (d *Domain) fetchAt(ctx context.Context, ref *pack.Ref, size int) ([]byte, error) {
+	if _, err := d.hasher.Ready(ctx); err != nil {
+		return nil, err
+	}
 	slot, err := d.cache.packs.GetRange(ctx, ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
 	if err != nil {
 		return nil, err
 	}
 	d.cache.Stats.Fetched.Add(uint64(len(slot)))
-	return d.open(ref, slot, size)
+	raw, err := d.open(ref, slot, size)
+	if errors.Is(err, seal.ErrNoRoot) {
+		if _, err := d.hasher.Renewed(ctx); err != nil {
+			return nil, err
+		}
+		raw, err = d.open(ref, slot, size)
+	}
+	return raw, err
 }
 
 func (d *Domain) open(ref *pack.Ref, slot []byte, size int) ([]byte, error) {

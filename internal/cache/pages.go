@@ -10,6 +10,7 @@ import (
 	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/seal"
 )
 
 // LocalPages stores block map pages on this host. Both methods may be called
@@ -80,7 +81,10 @@ type domainPages struct {
 
 // Page returns the verified raw bytes of the page at ref.
 func (p domainPages) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
-	if page, err := p.local.Page(ref.Hash); err == nil && page != nil && p.hasher.Sum(page) == ref.Hash {
+	if _, err := p.hasher.Ready(ctx); err != nil {
+		return nil, err
+	}
+	if page, err := p.local.Page(ref.Hash); err == nil && page != nil && p.is(&ref, page) {
 		return page, nil
 	}
 	page, err := p.fromWindow(&ref)
@@ -99,6 +103,12 @@ func (p domainPages) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
 	// If the copy cannot be saved, the next load costs a request.
 	_ = p.local.AddPage(ref.Hash, page)
 	return page, nil
+}
+
+// is tells whether a page is the one at ref, which may be of another domain.
+func (p domainPages) is(ref *pack.Ref, page []byte) bool {
+	h, err := p.hasher.In(ref.Pack.Domain)
+	return err == nil && h.Sum(page) == ref.Hash
 }
 
 // fromWindow returns the page from what was fetched earlier, or nil if it is not entirely
@@ -141,6 +151,12 @@ func (p domainPages) fetch(ctx context.Context, ref *pack.Ref) ([]byte, error) {
 	}
 	p.fetched(len(data))
 	page, err := pack.Open(p.hasher, *ref, data[ref.Off-from:], nil, blockmap.MaxPageSize)
+	if errors.Is(err, seal.ErrNoRoot) {
+		if _, err := p.hasher.Renewed(ctx); err != nil {
+			return nil, err
+		}
+		page, err = pack.Open(p.hasher, *ref, data[ref.Off-from:], nil, blockmap.MaxPageSize)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -169,11 +169,7 @@ func get(ctx context.Context, store objstore.Store, vol Volume, g Generation) (*
 	if err != nil {
 		return nil, fmt.Errorf("commit %s of %s: %w", g, vol, err)
 	}
-	k, err := keysOf(store)
-	var o *Object
-	if err == nil {
-		o, err = DecodeFor(raw, key, k.Domain)
-	}
+	o, err := read(ctx, store, vol.Tenant, key, raw)
 	if err != nil {
 		if errors.Is(err, errs.Unavailable) {
 			o, _ = DecodeHeader(raw) // damaged: nil

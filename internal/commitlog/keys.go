@@ -1,46 +1,94 @@
 package commitlog
 
 import (
+	"context"
+	"errors"
 	"slices"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog/internal/frame"
 	"github.com/paraglide/glide/internal/commitlog/internal/section"
-	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/seal"
 )
 
-// Keys seal and open the objects of a tenant's logs.
+// Keys seal and open the objects of a tenant's logs. Without a Domain they are for plain
+// ones.
 type Keys struct {
 	Domain  *seal.Domain
 	Keyring uint64 // the number of the keyring that they are from
+	// Plain objects are read, too: the tenant is being moved into its domain. Otherwise
+	// one among sealed objects is errs.Corrupt (no-downgrade).
+	Plain bool
 }
 
-// WithKeys returns the store for the logs of a tenant that seals: with it, the functions
-// of this package and Owners write sealed objects and read nothing else. keys is called
-// for every object, so a rotation counts from the next one. Its error, why the tenant is
-// locked, is that of the call; nothing is sent then. It is called concurrently, and under
-// the locks of Owners: it must not wait.
-func WithKeys(store objstore.Store, keys func() (Keys, error)) objstore.Store {
-	return &keyedStore{store, keys}
+// KeyRing has the keys of tenants. Its methods are called concurrently.
+type KeyRing interface {
+	// Keys returns the keys of a tenant, or why it is locked. It is called for every object
+	// that is written, under the locks of Owners: for a tenant that it was asked for before
+	// it must not wait.
+	Keys(ctx context.Context, tenant string) (Keys, error)
+	// Plain tells whether the tenant may be a plain one, as far as is known without
+	// asking anybody.
+	Plain(tenant string) bool
+	// Renew looks for newer keys of a tenant: an object is sealed with a root that those
+	// here lack.
+	Renew(ctx context.Context, tenant string) error
 }
+
+// WithKeys returns the store with the keys of its tenants: with it, the functions of this
+// package and Owners read and write sealed objects of those that have keys. A rotation
+// counts from the next object. If keys are missing the call fails with the reason, and
+// nothing is sent.
+func WithKeys(store objstore.Store, keys KeyRing) objstore.Store { return &keyedStore{store, keys} }
 
 type keyedStore struct {
 	objstore.Store
-	keys func() (Keys, error)
+	keys KeyRing
 }
 
-// keysOf returns the keys for what is in a store; none for plain objects.
-func keysOf(store objstore.Store) (Keys, error) {
+// keysOf returns the keys with which a tenant's objects are written to a store; none for
+// plain ones.
+func keysOf(ctx context.Context, store objstore.Store, tenant string) (Keys, error) {
+	if s, ok := store.(*keyedStore); ok {
+		return s.keys.Keys(ctx, tenant)
+	}
+	return Keys{}, nil
+}
+
+// Read is DecodeFor with the keys that the store has for the object with this key.
+func Read(ctx context.Context, store objstore.Store, key string, raw []byte) (*Object, error) {
+	vol, _, err := ParseKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return read(ctx, store, vol.Tenant, key, raw)
+}
+
+// read is Read for the object of a tenant. As long as nothing says that the tenant is
+// sealed, nobody is asked about a plain object: a store that forged it would forge the
+// answer.
+func read(ctx context.Context, store objstore.Store, tenant, key string, raw []byte) (*Object, error) {
 	s, ok := store.(*keyedStore)
-	if !ok {
-		return Keys{}, nil
+	if !ok || !frame.IsSealed(raw) && s.keys.Plain(tenant) {
+		return DecodeFor(raw, key, nil)
 	}
-	k, err := s.keys()
-	if err == nil && k.Domain == nil {
-		err = errs.New(errs.Unavailable, "commits of this tenant are %w", seal.ErrLocked)
+	for again := false; ; again = true {
+		k, err := s.keys.Keys(ctx, tenant)
+		if err != nil {
+			return nil, err
+		}
+		if k.Plain && !frame.IsSealed(raw) {
+			return DecodeFor(raw, key, nil)
+		}
+		o, err := DecodeFor(raw, key, k.Domain)
+		if again || !errors.Is(err, seal.ErrNoRoot) {
+			return o, err
+		}
+		if err := s.keys.Renew(ctx, tenant); err != nil {
+			return nil, err
+		}
 	}
-	return k, err
 }
 
 // names tells whether the state has what only sealed objects have.

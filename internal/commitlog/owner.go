@@ -411,7 +411,7 @@ func (o *Owner) encode(obj *Object, at Generation, prev ObjectHash) (*sent, erro
 		s.After = Generation{}
 	}
 	obj.State = s
-	k, err := keysOf(o.opts.Store)
+	k, err := keysOf(context.Background(), o.opts.Store, o.opts.Volume.Tenant)
 	if err == nil && k.Domain != nil {
 		err = o.sealing(k, obj, prev)
 	}

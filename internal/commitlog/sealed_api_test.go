@@ -28,7 +28,7 @@ func TestSealedLogFromOutside(t *testing.T) {
 	must(err)
 	now := func() time.Time { return time.Unix(1e9, 0) }
 	mem := objstore.NewMem(objstore.Clock{Now: now})
-	store := commitlog.WithKeys(mem, func() (commitlog.Keys, error) { return commitlog.Keys{Domain: d, Keyring: 1}, nil })
+	store := commitlog.WithKeys(mem, ring{commitlog.Keys{Domain: d, Keyring: 1}})
 	o, err := commitlog.New(commitlog.Options{
 		Store: store, Volume: vol, Host: commitlog.Host{ID: "host"}, Rand: rand.NewChaCha8([32]byte{}), Now: now,
 		Uptime: func() time.Duration { return 0 }, Pause: func(context.Context, time.Duration) error { return nil },
@@ -64,3 +64,10 @@ func TestSealedLogFromOutside(t *testing.T) {
 		t.Errorf("the tip is %s, after %s", tip.Generation, tip.State.Prev)
 	}
 }
+
+// ring has the keys of every tenant.
+type ring struct{ keys commitlog.Keys }
+
+func (r ring) Keys(context.Context, string) (commitlog.Keys, error) { return r.keys, nil }
+func (ring) Plain(string) bool                                      { return false }
+func (ring) Renew(context.Context, string) error                    { return nil }

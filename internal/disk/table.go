@@ -18,27 +18,29 @@ import (
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/tenants"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
 )
 
 // Base holds what the volumes of a host share. It does not change once the host is open.
 type Base struct {
-	HostID string // the data directory's identity
-	Store  objstore.Store
-	Ledger *cost.Ledger // counts the requests to Store
-	DB     *meta.DB
-	WAL    *wal.Pool
-	Cache  *cache.Cache
-	Pages  *blockmap.PageCache // of all tenants
-	Loader *cache.Pages        // loads the pages that are not in Pages
-	Rand   io.Reader
-	Now    func() time.Time
-	Uptime func() time.Duration // monotonic; it counts the time that the machine is suspended
-	Log    *slog.Logger
-	Events *event.Log
-	Ctx    context.Context // canceled when the host stops
-	BG     *sync.WaitGroup // background work, which the host waits for when it stops
+	HostID  string         // the data directory's identity
+	Store   objstore.Store // with the keys of Tenants
+	Tenants *tenants.Tenants
+	Ledger  *cost.Ledger // counts the requests to Store
+	DB      *meta.DB
+	WAL     *wal.Pool
+	Cache   *cache.Cache
+	Pages   *blockmap.PageCache // of all tenants
+	Loader  *cache.Pages        // loads the pages that are not in Pages
+	Rand    io.Reader
+	Now     func() time.Time
+	Uptime  func() time.Duration // monotonic; it counts the time that the machine is suspended
+	Log     *slog.Logger
+	Events  *event.Log
+	Ctx     context.Context // canceled when the host stops
+	BG      *sync.WaitGroup // background work, which the host waits for when it stops
 }
 
 // Hooks are the calls of this package into the packages above it. All are set before the
@@ -150,7 +152,7 @@ func (t *Table) tenantLocked(name string) *Tenant {
 	if n := t.tenants[name]; n != nil {
 		return n
 	}
-	n := &Tenant{name: name, Hasher: pack.NewHasher(name)}
+	n := &Tenant{name: name, Hasher: t.Tenants.Hasher(name)}
 	n.Index = &dedupIndex{db: t.DB, tenant: name}
 	n.Domain = t.Cache.Domain(name, n.Hasher, n.Index.Block)
 	n.Pages = t.Pages.Source(t.Loader.For(n.Hasher), n.Hasher)

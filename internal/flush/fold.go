@@ -21,6 +21,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/seal"
 )
 
 // Change is what a source yields: a run of blocks that are now holes, or one block with
@@ -81,9 +82,11 @@ type Index interface {
 
 // Options configure a Folder.
 type Options struct {
-	Hasher      *pack.Hasher
-	Index       Index
-	Domain      uint32 // of the packs
+	Hasher *pack.Hasher // what it is when the fold begins has the keys
+	Index  Index
+	Domain uint32 // of the packs; a hasher with keys has its own
+	// Home stores also what the base has in another domain again, in that of the hasher.
+	Home        bool
 	Limits      pack.Limits
 	Compression pack.Compression
 	// Uploads is how many packs may be uploaded in parallel; 0 means 4.
@@ -116,6 +119,7 @@ type Result struct {
 type folder struct {
 	opts    Options
 	session *Session
+	codec   pack.Codec
 	edit    *blockmap.Edit // nil: there is no map, and res.Blocks gets the places
 	base    *blockmap.Map  // nil if edit is
 	res     Result
@@ -176,6 +180,12 @@ func run(ctx context.Context, f *folder, src Source, early string) (Result, erro
 	uploads.SetLimit(f.opts.Uploads)
 	f.ctx, f.uploads = uctx, uploads
 	f.waiting, f.recent, f.res.Reused = map[pack.Hash][]uint64{}, map[pack.Hash]pack.Ref{}, map[pack.ID][]pack.Hash{}
+	changing := f.opts.Hasher
+	var err error
+	if f.opts.Hasher, err = changing.Renewed(ctx); err != nil {
+		return f.res, err
+	}
+	f.codec = f.opts.Hasher.Codec()
 	work := make(chan *encoded, workers)
 	queue := make(chan any, 2*workers) // *encoded and Change, in order
 	g.Go(func() (err error) {
@@ -198,9 +208,13 @@ func run(ctx context.Context, f *folder, src Source, early string) (Result, erro
 		defer errs.Catch(&err)
 		return f.take(ctx, queue)
 	})
-	err := g.Wait()
+	err = g.Wait()
 	if err == nil {
 		err = f.finish()
+	}
+	if err == nil && !changing.Is(f.opts.Hasher) {
+		// Blocks, and pages of the map, would be of two domains under hashes of one.
+		err = errs.New(errs.Busy, "the tenant became a sealed one meanwhile; try again")
 	}
 	if fault.Is(early) {
 		return f.res, err
@@ -246,17 +260,13 @@ func (f *folder) encode(ctx context.Context, e *encoded) {
 		return
 	}
 	e.hash = f.opts.Hasher.Sum(e.raw)
-	if old, err := f.before(e.idx); err != nil {
-		e.err = err
-		return
-	} else if old.Hash == e.hash && !old.IsHole() {
-		e.known = old
+	if e.known, e.err = f.same(e); e.err != nil || !e.known.IsHole() {
 		return
 	}
 	if e.known, e.err = f.opts.Index.Block(e.hash); e.err != nil || !e.known.IsHole() {
 		return
 	}
-	e.slot = pack.EncodeSlot(newSlot(len(e.raw)+pack.SlotHeaderLen), pack.KindBlock, e.raw, f.opts.Compression)
+	e.slot = f.codec.EncodeSlot(newSlot(len(e.raw)+pack.SlotHeaderLen+seal.MaxOverhead), pack.KindBlock, e.hash, e.raw, f.opts.Compression)
 }
 
 // zeros is for comparison: comparing memory is the fastest test for zeros.
@@ -314,6 +324,23 @@ func (f *folder) before(idx uint64) (pack.Ref, error) {
 	return f.base.Lookup(f.ctx, idx)
 }
 
+// same returns what the base has at the block's index if that is the block; else a hole.
+// What lies in another domain has that domain's hash.
+func (f *folder) same(e *encoded) (pack.Ref, error) {
+	old, err := f.before(e.idx)
+	if err != nil || old.IsHole() {
+		return pack.Ref{}, err
+	}
+	h, err := f.opts.Hasher.In(old.Pack.Domain)
+	switch {
+	case err != nil:
+		return pack.Ref{}, err
+	case h == f.opts.Hasher && old.Hash == e.hash, h != f.opts.Hasher && !f.opts.Home && old.Hash == h.Sum(e.raw):
+		return old, nil
+	}
+	return pack.Ref{}, nil
+}
+
 // set records where a block is.
 func (f *folder) set(idx uint64, ref pack.Ref) error {
 	if f.edit == nil {
@@ -346,7 +373,11 @@ func (f *folder) block(e *encoded) error {
 		f.opts.Progress(f.bytes)
 	}
 	if f.opts.Folded != nil {
-		f.opts.Folded(e.idx, e.hash, e.raw)
+		hash := e.hash
+		if !e.known.IsHole() {
+			hash = e.known.Hash // of another domain, it may be
+		}
+		f.opts.Folded(e.idx, hash, e.raw)
 	}
 	if ref, ok := f.recent[e.hash]; ok {
 		e.known = ref
@@ -359,7 +390,7 @@ func (f *folder) block(e *encoded) error {
 		return nil
 	}
 	if f.cur == nil {
-		b, err := f.session.newPack(f.ctx, f.opts.Domain, f.opts.Limits)
+		b, err := f.session.newPack(f.ctx, f.codec, f.opts.Domain, f.opts.Limits)
 		if err != nil {
 			return err
 		}
@@ -396,7 +427,7 @@ func (f *folder) known(e *encoded) error {
 		}
 		if old != e.known {
 			f.res.Hits++
-			f.res.Reused[e.known.Pack] = append(f.res.Reused[e.known.Pack], e.hash)
+			f.res.Reused[e.known.Pack] = append(f.res.Reused[e.known.Pack], e.known.Hash)
 		}
 	} else {
 		f.res.Hits++
@@ -471,13 +502,13 @@ func (f *folder) AddPage(_ context.Context, hash pack.Hash, page []byte) (pack.R
 	if f.opts.Page != nil {
 		f.opts.Page(hash, page)
 	}
-	slot := pack.EncodeSlot(nil, pack.KindPage, page, f.opts.Compression)
+	slot := f.codec.EncodeSlot(nil, pack.KindPage, hash, page, f.opts.Compression)
 	if f.pages != nil && f.pages.Room() < len(slot) {
 		f.upload(f.pages, nil)
 		f.pages = nil
 	}
 	if f.pages == nil {
-		b, err := f.session.newPack(f.ctx, f.opts.Domain, f.opts.Limits)
+		b, err := f.session.newPack(f.ctx, f.codec, f.opts.Domain, f.opts.Limits)
 		if err != nil {
 			return pack.Ref{}, err
 		}

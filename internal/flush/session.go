@@ -78,9 +78,9 @@ func (s *Session) Begin() (end func(context.Context)) {
 	}
 }
 
-// newPack begins a pack of the session, in a domain. Domains share the session: no nonce is
+// newPack begins a pack of the session, in a domain, or that of the keys. Domains share the session: no nonce is
 // used in two of them. If needed it first opens or rotates the session.
-func (s *Session) newPack(ctx context.Context, domain uint32, limits pack.Limits) (*pack.Builder, error) {
+func (s *Session) newPack(ctx context.Context, c pack.Codec, domain uint32, limits pack.Limits) (*pack.Builder, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open && s.count >= sessionPacks {
@@ -104,11 +104,13 @@ func (s *Session) newPack(ctx context.Context, domain uint32, limits pack.Limits
 	if last := len(s.spare) - 1; last >= 0 && s.limits == limits {
 		b := s.spare[last]
 		s.spare = s.spare[:last]
-		b.Reset(domain, n)
+		b.Begin(c, domain, n)
 		return b, nil
 	}
 	s.spare, s.limits = nil, limits
-	return pack.NewBuilder(domain, n, limits), nil
+	b := pack.NewBuilder(domain, n, limits)
+	b.Begin(c, domain, n)
+	return b, nil
 }
 
 // spareBuilders is how many builders, of about 3 MB each, are kept for reuse while folds

@@ -16,6 +16,7 @@ import (
 	"github.com/paraglide/glide/internal/export"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/kernelnbd"
+	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/limits"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/ownership"
@@ -54,6 +55,8 @@ type Config struct {
 	NoPrefetch   bool             // fetch nothing that no guest has asked for
 	BulkBytes    int64            // bytes of whole blocks from which on they go into packs at once; see durability.Options; 1 MiB
 	Peers        bool             // exchange blocks with other hosts
+	Keys         []keys.Provider  // that open the keyrings of sealed tenants
+	SealedOnly   bool             // refuse plain tenants
 	RoomWait     time.Duration    // how long a writer waits for room in the log before it gets an error; 20 s
 	RollAt       uint64           // objects per epoch before a new epoch begins; commitlog's default
 

@@ -83,6 +83,11 @@ func TestCostOfALongHistory(t *testing.T) {
 		fs, err := h.Fork(ctx, api.ForkRequest{Source: "v", Name: name, At: at, Lazy: true})
 		return must[[]api.Fork](t)(fs, err)[0]
 	}
+	b.costing(t, "to find out whether the tenant is sealed, once a process", 1, func() {
+		if err := h.disks.Tenants.Ready(ctx, "default"); err != nil {
+			t.Fatal(err)
+		}
+	})
 	b.costing(t, "fork", 6, func() { fork("f1", "") })
 	b.costing(t, "fork --at GENERATION", 6, func() { fork("f2", "3.500") })
 	for i, second := range []int{0, 1, 898, 899, 900, 12_345, commits - 2, commits - 1} {

@@ -42,6 +42,7 @@ import (
 	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/reserve"
 	"github.com/paraglide/glide/internal/scrub"
+	"github.com/paraglide/glide/internal/tenants"
 	"github.com/paraglide/glide/internal/undo"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/internal/wal"
@@ -74,6 +75,7 @@ type Host struct {
 	panics          atomic.Uint64
 	lastLost        atomic.Pointer[pack.ID] // of which a block was last missed
 	expiring        atomic.Bool             // Expire is at work
+	renewing        atomic.Bool             // keys are looked at again
 	missingReported atomic.Pointer[string]  // what of the data directory was last said to be missing
 
 	closing sync.Once
@@ -116,14 +118,15 @@ func newHost(cfg Config) *Host {
 	ctx, stop := context.WithCancel(context.Background())
 	h.stop = stop
 	store := collect.Watch(cfg.Store)
+	known := tenants.New(tenants.Options{Store: cfg.Store, Providers: cfg.Keys, SealedOnly: cfg.SealedOnly, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log})
 	h.disks = disk.NewTable(disk.Base{
-		Store: store, Ledger: cfg.Ledger, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
+		Store: known.Keyed(store), Tenants: known, Ledger: cfg.Ledger, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
 		Events: event.New(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,
 	})
 	cfg.Ledger.Known = func(v cost.Volume) bool { return h.disks.ByID(volume.ID(v)) != nil }
 	h.pins = pin.New(h.disks)
 	h.catalog = catalog.New(h.disks)
-	own, exchange := ownership.Options{Advertise: cfg.Advertise, RollAt: cfg.RollAt, RollAge: cfg.Retention, Saw: h.learn}, peers.Options{On: cfg.Peers, Uptime: cfg.Uptime, Local: h.localBlock}
+	own, exchange := ownership.Options{Advertise: cfg.Advertise, RollAt: cfg.RollAt, RollAge: cfg.Retention, Saw: h.learn}, peers.Options{On: cfg.Peers, Uptime: cfg.Uptime, Local: h.localBlock, Hasher: known.Hasher}
 	if cfg.Dial != nil {
 		own.Dial = func(addr, id string) (ownership.Peer, error) { return cfg.Dial(addr, id) }
 		exchange.Dial = func(addr, id string) (peers.Peer, error) { return cfg.Dial(addr, id) }
@@ -182,6 +185,9 @@ func (h *Host) open(ctx context.Context) error {
 	}
 	h.cfg.Starting("opening the metadata")
 	if h.disks.DB, err = meta.Open(meta.Options{FS: fs, Dir: join(h.cfg.Data, "meta"), Give: h.room.Give, Changed: h.metaChanged}); err != nil {
+		return err
+	}
+	if err := h.disks.Tenants.Recall(h.disks.DB); err != nil {
 		return err
 	}
 	h.cfg.Starting("opening the log and the cache")

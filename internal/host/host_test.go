@@ -12,7 +12,9 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
@@ -30,11 +32,17 @@ type bed struct {
 	// retention is theirs; 0: the default
 	retention time.Duration
 	exchange  bool // they exchange blocks
+	keys      []keys.Provider
 }
 
 func newBed(t *testing.T) *bed {
 	c := &objstore.Counter{}
-	return &bed{t: t, count: c, store: objstore.Count(objstore.NewMem(objstore.Clock{}), c), peers: map[string]*Host{}}
+	b := &bed{t: t, count: c, store: objstore.Count(objstore.NewMem(objstore.Clock{}), c), peers: map[string]*Host{}}
+	if tenantstest.Sealed() {
+		b.keys = append(b.keys, tenantstest.Key(t))
+		tenantstest.Create(t, b.store, b.keys[0], "default")
+	}
+	return b
 }
 
 // Dial finds a host of the bed by its address.
@@ -82,7 +90,7 @@ func (b *bed) host(dir, addr string) *Host {
 	h, err := Open(context.Background(), Config{
 		Data: dir, Store: b.store, Counter: b.count, Advertise: addr, Dial: b.dial, NBD: []string{"unix:/run/x.sock"},
 		Cache: Share{Bytes: cmp.Or(b.cache, 256<<20)}, WALLimit: Share{Bytes: 256 << 20},
-		Uptime: b.uptime, BulkBytes: b.bulk, Retention: b.retention, Peers: b.exchange,
+		Uptime: b.uptime, BulkBytes: b.bulk, Retention: b.retention, Peers: b.exchange, Keys: b.keys,
 	})
 	if err != nil {
 		b.t.Fatal(err)

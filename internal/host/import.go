@@ -183,7 +183,7 @@ func ImportToStore(ctx context.Context, cfg Config, name string, size uint64, sr
 	h := newHost(cfg)
 	defer h.stop()
 	h.disks.HostID = "import-" + disk.ShortID(disk.NewVolumeID(h.disks))
-	hasher := pack.NewHasher(n.Tenant)
+	hasher := h.disks.Tenants.Hasher(n.Tenant)
 	tip, err := h.catalog.Tip(ctx, n)
 	if err == nil {
 		out, err := unchanged(ctx, hasher, remoteView(n, tip), tip.State.ImportDigest, src, size)

@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/clock"
+	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
@@ -64,6 +65,12 @@ func (h *Host) upkeep() {
 				h.undo.Expire(h.disks.Ctx)
 			})
 		}
+		if n%keysEvery == keysEvery-1 && h.renewing.CompareAndSwap(false, true) {
+			h.bg.Go(func() {
+				defer h.renewing.Store(false)
+				h.disks.Tenants.Refresh(cost.Begin(h.disks.Ctx, cost.Upkeep, cost.Volume{}))
+			})
+		}
 		if clock.Pause(h.disks.Ctx, upkeepEvery) != nil {
 			return
 		}
@@ -73,6 +80,7 @@ func (h *Host) upkeep() {
 const (
 	stuckEvery   = 30 // rounds between attempts to open a database that does not open although the disk takes writes
 	expireEvery  = 30 // rounds between looks for expired snapshots
+	keysEvery    = 60 // rounds between looks for newer keys of the tenants in use
 	missingEvery = 5  // rounds between checks for removed files and idle volumes
 )
 

@@ -90,8 +90,12 @@ func blockSource(src api.Source, blockSize uint64, read *uint64) flush.Source {
 
 // DigestOf returns the digest of an image. It reads all of it and stores nothing.
 func DigestOf(ctx context.Context, h *pack.Hasher, src api.Source, size uint64, read *uint64) (string, error) {
+	h, err := h.Ready(ctx)
+	if err != nil {
+		return "", err
+	}
 	d := newImageDigest(size, disk.DefaultBlockSize)
-	err := blockSource(src, disk.DefaultBlockSize, read)(ctx, func(c flush.Change) error {
+	err = blockSource(src, disk.DefaultBlockSize, read)(ctx, func(c flush.Change) error {
 		if !isZero(c.Raw) {
 			d.add(c.First, h.Sum(c.Raw))
 		}

@@ -30,6 +30,7 @@ type contents struct {
 	Conv   []byte       `json:"conv"`
 	Name   []byte       `json:"name"`
 	Grants []grant      `json:"grants,omitempty"` // by domain
+	Plain  bool         `json:"plain,omitempty"`  // see Ring.Plain
 }
 
 type storedRoot struct {
@@ -138,6 +139,22 @@ func (r *Ring) Wraps() []Wrap { return slices.Clone(r.header.Wraps) }
 
 // OpenedBy is the provider that opened it: "" of one that was just written.
 func (r *Ring) OpenedBy() string { return r.by }
+
+// Suite is how what is new in the domain is sealed.
+func (r *Ring) Suite() seal.Suite { return r.header.Suite }
+
+// Plain tells whether the tenant is being moved into the domain: what it stored before is
+// read as it is. Only a keyring may say so. A store that could would have plain text taken
+// for what the tenant wrote.
+func (r *Ring) Plain() bool { return r.c().Plain }
+
+// Grants are the other domains that this one may open.
+func (r *Ring) Grants() (domains []uint32) {
+	for _, g := range r.c().Grants {
+		domains = append(domains, g.Domain)
+	}
+	return domains
+}
 
 // Roots are the roots by number, the current one last.
 func (r *Ring) Roots() []Root {

@@ -56,6 +56,7 @@ type Birth struct {
 	Tenant string
 	Suite  seal.Suite
 	OneKey bool // one provider is enough: who loses its key loses the domain
+	Plain  bool // the tenant has plain volumes, which are moved
 }
 
 // Create makes the first keyring of a domain, wrapped with all providers. They must be
@@ -68,7 +69,7 @@ func (k *Keyrings) Create(ctx context.Context, b Birth) (*Ring, error) {
 	if number != 0 || erased {
 		return nil, errs.New(errs.Exists, "domain %08x has a keyring, or had one: take another number", b.Domain)
 	}
-	c := &contents{Tenant: b.Tenant, Conv: seal.NewKey().Append(nil), Name: seal.NewKey().Append(nil)}
+	c := &contents{Tenant: b.Tenant, Conv: seal.NewKey().Append(nil), Name: seal.NewKey().Append(nil), Plain: b.Plain}
 	c.rotate(k.Now())
 	return k.write(ctx, &draft{domain: b.Domain, number: 1, suite: b.Suite, c: c, wrap: func(kek seal.Key) ([]Wrap, error) {
 		return k.wrapAll(ctx, b.Domain, kek, k.Providers, b.OneKey)
@@ -223,6 +224,11 @@ func (k *Keyrings) Rotate(ctx context.Context, r *Ring) (*Ring, error) {
 // still: Rewrap deletes those.
 func (k *Keyrings) Retire(ctx context.Context, r *Ring, root uint32) (*Ring, error) {
 	return k.change(ctx, r, func(_ *Ring, c *contents) (bool, error) { return c.retire(root) }, k.sameWraps(ctx))
+}
+
+// Moved ends the time in which what the tenant stored before is read: nothing needs it.
+func (k *Keyrings) Moved(ctx context.Context, r *Ring) (*Ring, error) {
+	return k.change(ctx, r, func(_ *Ring, c *contents) (bool, error) { was := c.Plain; c.Plain = false; return was, nil }, k.sameWraps(ctx))
 }
 
 // Allow lets the domain of r open what is of another domain, such as that of public images.

@@ -77,16 +77,16 @@ func NewBuilder(domain uint32, nonce [12]byte, limits Limits) *Builder {
 
 // Reset begins another plain pack in the memory of the last one, whose finished object
 // must no longer be in use.
-func (b *Builder) Reset(domain uint32, nonce [12]byte) {
-	b.begin(Codec{}, ID{Domain: domain, Nonce: nonce})
-}
+func (b *Builder) Reset(domain uint32, nonce [12]byte) { b.Begin(Codec{}, domain, nonce) }
 
-// ResetSealed is Reset for a pack of a sealed domain, all of whose slots are sealed.
-func (b *Builder) ResetSealed(d *seal.Domain, nonce [12]byte) {
-	b.begin(Codec{d}, ID{Domain: d.ID(), Nonce: nonce})
-}
-
-func (b *Builder) begin(c Codec, id ID) {
+// Begin is Reset for a pack of the Codec: with keys it is of their domain, and all of its
+// slots are sealed.
+func (b *Builder) Begin(c Codec, domain uint32, nonce [12]byte) {
+	c.mustWrite()
+	id := ID{Domain: domain, Nonce: nonce}
+	if c.Domain != nil {
+		id.Domain = c.ID()
+	}
 	b.codec, b.id = c, id
 	b.buf = appendHeader(b.buf[:0], c.version())
 	b.entries, b.blocks, b.stage = b.entries[:0], 0, filling

@@ -3,11 +3,13 @@ package pack
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/zeebo/blake3"
 
@@ -26,7 +28,16 @@ func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 // Hasher computes the hashes of one tenant's blocks in one domain. It has the keys that
 // open the blocks, too, and leads to the hashers of other domains that the tenant may
 // read. It may be used concurrently.
+//
+// What it is made of can be replaced while it is in use (see Become): a tenant gets a new
+// root, or its keys arrive after the hasher. Ready returns one that does not change.
 type Hasher struct {
+	keys atomic.Pointer[hashing]
+	open func(ctx context.Context, renew bool) error // nil: what there is, is ready
+}
+
+// hashing is what a Hasher is made of. It does not change.
+type hashing struct {
 	states  sync.Pool
 	codec   Codec
 	granted map[uint32]*Hasher // of other domains; nil: see In
@@ -41,51 +52,95 @@ func NewHasher(tenant string) *Hasher {
 
 // NewSealedHasher returns the hasher of a sealed domain.
 func NewSealedHasher(d *seal.Domain) *Hasher {
-	return hasherWith(d.DedupSecret().Append(nil), Codec{d})
+	return hasherWith(d.DedupSecret().Append(nil), Codec{Domain: d})
+}
+
+// NewLockedHasher returns a hasher without keys. Whatever needs them fails with the
+// reason; its sums are those of nothing.
+func NewLockedHasher(reason error) *Hasher {
+	return hasherWith(seal.NewKey().Append(nil), Codec{Locked: reason})
 }
 
 func hasherWith(key []byte, c Codec) *Hasher {
-	h := &Hasher{codec: c}
-	h.states.New = func() any {
+	k := &hashing{codec: c}
+	k.states.New = func() any {
 		s, err := blake3.NewKeyed(key)
 		if err != nil {
 			panic(err) // only a key of the wrong length causes an error
 		}
 		return s
 	}
+	return k.hasher()
+}
+
+func (k *hashing) hasher() *Hasher {
+	h := &Hasher{}
+	h.keys.Store(k)
 	return h
 }
 
+// Become makes h what other is now. What began with h before may end with either.
+func (h *Hasher) Become(other *Hasher) { h.keys.Store(other.keys.Load()) }
+
+// Opening makes Ready and Renewed call open, which may call Become; renew asks for the
+// newest keys. It is called once, before h is used.
+func (h *Hasher) Opening(open func(ctx context.Context, renew bool) error) *Hasher {
+	h.open = open
+	return h
+}
+
+// Ready waits until the keys are here, and returns a hasher that does not change, or why
+// there are none. It may ask the store, and others.
+func (h *Hasher) Ready(ctx context.Context) (*Hasher, error) { return h.opened(ctx, false) }
+
+// Renewed is Ready for who is about to write, or lacks a root: it looks for newer keys,
+// unless somebody just has.
+func (h *Hasher) Renewed(ctx context.Context) (*Hasher, error) { return h.opened(ctx, true) }
+
+func (h *Hasher) opened(ctx context.Context, renew bool) (*Hasher, error) {
+	if h.open != nil {
+		if err := h.open(ctx, renew); err != nil {
+			return nil, err
+		}
+	}
+	k := h.keys.Load()
+	return k.hasher(), k.codec.Locked
+}
+
+// Is tells whether h is still of the domain of other, as far as what is new is concerned.
+func (h *Hasher) Is(other *Hasher) bool { return h.domain() == other.domain() }
+
 // Codec reads and writes packs with the hasher's keys.
-func (h *Hasher) Codec() Codec { return h.codec }
+func (h *Hasher) Codec() Codec { return h.keys.Load().codec }
 
 // domain is the hasher's own.
-func (h *Hasher) domain() uint32 {
-	if h.codec.Domain == nil {
-		return 0
-	}
-	return h.codec.Domain.ID()
-}
+func (h *Hasher) domain() uint32 { return h.Codec().ID() }
 
 // Granting returns a hasher like h whose tenant may read what is of the other hashers'
 // domains, and of no further one.
 func (h *Hasher) Granting(others ...*Hasher) *Hasher {
-	c := &Hasher{codec: h.codec, granted: map[uint32]*Hasher{}}
-	c.states.New = h.states.New
+	from := h.keys.Load()
+	k := &hashing{codec: from.codec, granted: map[uint32]*Hasher{}}
+	k.states.New = from.states.New
 	for _, o := range others {
-		c.granted[o.domain()] = o
+		k.granted[o.domain()] = o
 	}
-	return c
+	return k.hasher()
 }
 
 // In returns the hasher for what is of a domain, whose hashes differ. A domain that is
 // not granted is errs.Corrupt: a map that names one was forged. The hasher of plain packs
-// serves for all domains unless Granting made it: what is sealed it does not open.
+// serves for all domains unless Granting made it: what is sealed it does not open. Of a
+// hasher without keys the error is why it has none.
 func (h *Hasher) In(domain uint32) (*Hasher, error) {
-	if domain == h.domain() || h.granted == nil && h.codec.Domain == nil {
+	k := h.keys.Load()
+	switch {
+	case k.codec.Locked != nil:
+		return nil, k.codec.Locked
+	case domain == k.codec.ID() || k.granted == nil && k.codec.Domain == nil:
 		return h, nil
 	}
-	if o := h.granted[domain]; o != nil {
+	if o := k.granted[domain]; o != nil {
 		return o, nil
 	}
 	return nil, errs.New(errs.Corrupt, "domain %08x is none of those that the tenant may read", domain)
@@ -93,11 +148,12 @@ func (h *Hasher) In(domain uint32) (*Hasher, error) {
 
 // Sum hashes raw. It does not allocate: keyed states of 2 KiB each are reused.
 func (h *Hasher) Sum(raw []byte) (sum Hash) {
-	s := h.states.Get().(*blake3.Hasher)
+	k := h.keys.Load()
+	s := k.states.Get().(*blake3.Hasher)
 	s.Reset()
 	_, _ = s.Write(raw)
 	s.Sum(sum[:0])
-	h.states.Put(s)
+	k.states.Put(s)
 	return sum
 }
 

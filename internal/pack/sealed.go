@@ -17,7 +17,26 @@ import (
 // no-downgrade: with a Domain, everything that is not sealed is errs.Corrupt, and so is
 // whatever is sealed in domain 0. What is sealed and cannot be opened is seal.ErrTag
 // (corrupt), seal.ErrNoRoot or, without a Domain, seal.ErrLocked (both unavailable).
-type Codec struct{ Domain *seal.Domain }
+type Codec struct {
+	Domain *seal.Domain
+	// Locked is why a domain has no keys here. Then whatever would use them fails with it,
+	// and nothing can be written: a bug that tries panics (sealed-home).
+	Locked error
+}
+
+// ID is the domain of packs that the Codec writes.
+func (c Codec) ID() uint32 {
+	if c.Domain != nil {
+		return c.Domain.ID()
+	}
+	return 0
+}
+
+func (c Codec) mustWrite() {
+	if c.Locked != nil {
+		panic("pack: written without keys: " + c.Locked.Error())
+	}
+}
 
 // version is that of what the Codec writes.
 func (c Codec) version() uint8 {
@@ -38,6 +57,8 @@ func (c Codec) overhead() int {
 // accepts returns why bytes of a version, in a pack of a domain, are not to be read.
 func (c Codec) accepts(domain uint32, v uint8) error {
 	switch {
+	case c.Locked != nil:
+		return c.Locked
 	case c.Domain != nil && c.Domain.ID() != domain:
 		return errs.New(errs.Corrupt, "it is in domain %08x, and the keys are those of domain %08x", domain, c.Domain.ID())
 	case c.Domain != nil && v == version:
@@ -64,6 +85,7 @@ var scratches = sync.Pool{New: func() any { return new([]byte) }}
 // EncodeSlot appends to dst a slot that holds raw, which has this hash. It panics unless
 // raw has 1 to maxRawLen bytes.
 func (c Codec) EncodeSlot(dst []byte, kind Kind, hash Hash, raw []byte, how Compression) []byte {
+	c.mustWrite()
 	if c.Domain == nil {
 		return EncodeSlot(dst, kind, raw, how)
 	}

@@ -12,7 +12,7 @@ import (
 func goldenSealed(d *seal.Domain) []byte {
 	h, raws := NewSealedHasher(d), goldenRaws()
 	b := NewBuilder(0, [12]byte{}, Limits{})
-	b.ResetSealed(d, [12]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})
+	b.Begin(Codec{Domain: d}, 0, [12]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})
 	add := func(i int, kind Kind, how Compression) (Hash, []byte) {
 		return h.Sum(raws[i]), h.Codec().EncodeSlot(nil, kind, h.Sum(raws[i]), raws[i], how)
 	}

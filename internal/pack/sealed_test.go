@@ -42,7 +42,7 @@ var suites = []seal.Suite{seal.AES256GCM, seal.XChaCha20Poly1305}
 func sealedSample(d *seal.Domain, blocks, pages int) (*Hasher, ID, []byte, []Ref, [][]byte) {
 	h := NewSealedHasher(d)
 	b := NewBuilder(0, [12]byte{}, Limits{Blocks: blocks + 1})
-	b.ResetSealed(d, nonce)
+	b.Begin(Codec{Domain: d}, 0, nonce)
 	var raws [][]byte
 	for i := range blocks {
 		raw := text(uint64(i), 3000+i)
@@ -85,7 +85,7 @@ func TestSealedPack(t *testing.T) {
 				}
 				bytesOfSlots += int64(ref.Len)
 			}
-			x, err := Codec{d}.readIndex(home, obj)
+			x, err := Codec{Domain: d}.readIndex(home, obj)
 			if err != nil || x.ID != id || x.root != 2 || x.Blocks != blocks || len(x.Entries) != len(refs) {
 				t.Fatalf("%+v, %v", x, err)
 			}
@@ -97,16 +97,16 @@ func TestSealedPack(t *testing.T) {
 			if err := verifyObject(h, id, obj); err != nil {
 				t.Fatal(err)
 			}
-			if n := (Codec{d}).SizeWith(len(refs), bytesOfSlots); n != int64(len(obj)) || n != SizeWith(len(refs), bytesOfSlots)+int64(suite.Overhead()) {
+			if n := (Codec{Domain: d}).SizeWith(len(refs), bytesOfSlots); n != int64(len(obj)) || n != SizeWith(len(refs), bytesOfSlots)+int64(suite.Overhead()) {
 				t.Fatalf("%d bytes were foretold, there are %d", n, len(obj))
 			}
-			if n, err := (Codec{d}).Check(id, obj); err != nil || n != len(refs) {
+			if n, err := (Codec{Domain: d}).Check(id, obj); err != nil || n != len(refs) {
 				t.Fatalf("%d slots, %v", n, err)
 			}
 			if n, err := Check(id, obj); err != nil || n != len(refs) { // without keys
 				t.Fatalf("%d slots, %v", n, err)
 			}
-			if err := (Codec{d}).Dump(io.Discard, home, obj); err != nil {
+			if err := (Codec{Domain: d}).Dump(io.Discard, home, obj); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -116,7 +116,7 @@ func TestSealedPack(t *testing.T) {
 // TestSealedSlotsAreLonger by what sealing costs, and no more.
 func TestSealedSlotsAreLonger(t *testing.T) {
 	for _, suite := range suites {
-		c := Codec{domainOf(t, home, suite, 1)}
+		c := Codec{Domain: domainOf(t, home, suite, 1)}
 		for _, raw := range [][]byte{{7}, text(1, 5000), noise(1, 5000), make([]byte, maxRawLen), noise(2, maxRawLen)} {
 			for _, how := range settings {
 				plainSlot, slot := EncodeSlot(nil, KindBlock, raw, how), c.EncodeSlot([]byte("before"), KindBlock, Hash{1}, raw, how)
@@ -139,7 +139,7 @@ func TestSealedSlotsAreLonger(t *testing.T) {
 // TestSealedAgainDiffers: nonces are never used again, and packs of equal blocks have
 // other names, without the nonces in their keys being the reason.
 func TestSealedAgainDiffers(t *testing.T) {
-	c := Codec{domainOf(t, home, seal.AES256GCM, 1)}
+	c := Codec{Domain: domainOf(t, home, seal.AES256GCM, 1)}
 	seen := map[string]bool{}
 	for range 100 {
 		nonce := c.EncodeSlot(nil, KindBlock, Hash{}, []byte("same"), CompressionNone)[SlotHeaderLen:][:12]
@@ -149,9 +149,9 @@ func TestSealedAgainDiffers(t *testing.T) {
 		seen[string(nonce)] = true
 	}
 	b := NewBuilder(0, nonce, Limits{})
-	b.ResetSealed(c.Domain, [12]byte{1})
+	b.Begin(Codec{Domain: c.Domain}, 0, [12]byte{1})
 	one := b.Seal()
-	b.ResetSealed(c.Domain, [12]byte{2})
+	b.Begin(Codec{Domain: c.Domain}, 0, [12]byte{2})
 	if two := b.Seal(); one.Content == two.Content {
 		t.Error("the content in the name of a sealed pack tells which packs are equal")
 	}
@@ -339,7 +339,7 @@ func TestNoDowngrade(t *testing.T) {
 
 	b := NewBuilder(home, nonce, Limits{})
 	for name, misuse := range map[string]func(){
-		"a plain slot in a sealed pack": func() { b.ResetSealed(d, nonce); b.AddBlock(refs[0].Hash, open) },
+		"a plain slot in a sealed pack": func() { b.Begin(Codec{Domain: d}, 0, nonce); b.AddBlock(refs[0].Hash, open) },
 		"a sealed slot in a plain pack": func() { b.Reset(home, nonce); b.AddBlock(refs[0].Hash, slot) },
 	} {
 		func() {
@@ -388,12 +388,12 @@ func TestGrants(t *testing.T) {
 func TestSealedSlotsAreCopied(t *testing.T) {
 	d, rotated := domainOf(t, home, seal.XChaCha20Poly1305, 1), domainOf(t, home, seal.AES256GCM, 2)
 	_, id, obj, _, raws := sealedSample(d, 3, 1)
-	slots, err := Codec{rotated}.Slots(id, obj)
+	slots, err := Codec{Domain: rotated}.Slots(id, obj)
 	if err != nil || len(slots) != 4 {
 		t.Fatalf("%d slots, %v", len(slots), err)
 	}
 	b := NewBuilder(0, nonce, Limits{})
-	b.ResetSealed(rotated, [12]byte{9})
+	b.Begin(Codec{Domain: rotated}, 0, [12]byte{9})
 	h, refs := NewSealedHasher(rotated), []Ref(nil)
 	for _, s := range []Slot{slots[2], slots[0]} {
 		b.AddBlock(s.Hash, s.Bytes)
@@ -415,7 +415,7 @@ func TestSealedSlotsAreCopied(t *testing.T) {
 // TestASealedSlotAsLongAsItWas is TestASlotAsLongAsItWas.
 func TestASealedSlotAsLongAsItWas(t *testing.T) {
 	raw := bytes.Repeat([]byte("all work and no play "), 500)
-	c := Codec{domainOf(t, home, seal.AES256GCM, 1)}
+	c := Codec{Domain: domainOf(t, home, seal.AES256GCM, 1)}
 	for _, how := range settings {
 		was := len(c.EncodeSlot(nil, KindPage, Hash{3}, raw, how))
 		for _, n := range []int{was, was + 100} {
@@ -440,7 +440,7 @@ func TestCanary(t *testing.T) {
 		d := domainOf(t, home, suite, 1)
 		h := NewSealedHasher(d)
 		b := NewBuilder(0, nonce, Limits{})
-		b.ResetSealed(d, nonce)
+		b.Begin(Codec{Domain: d}, 0, nonce)
 		var ids []Hash
 		for i, how := range settings {
 			raw := append(noise(uint64(i), 100), mark...)
@@ -479,8 +479,8 @@ func TestSealedDump(t *testing.T) {
 
 // FuzzOpenSealed opens slots with arbitrary bytes and a valid checksum.
 func FuzzOpenSealed(f *testing.F) {
-	c := Codec{domainOf(f, home, seal.AES256GCM, 1)}
-	x := Codec{domainOf(f, home, seal.XChaCha20Poly1305, 1)}
+	c := Codec{Domain: domainOf(f, home, seal.AES256GCM, 1)}
+	x := Codec{Domain: domainOf(f, home, seal.XChaCha20Poly1305, 1)}
 	for _, how := range settings {
 		f.Add(c.EncodeSlot(nil, KindBlock, Hash{}, text(1, 5000), how), 8192, true)
 		f.Add(x.EncodeSlot(nil, KindPage, Hash{}, noise(1, 50), how), 8192, false)
@@ -522,16 +522,16 @@ func FuzzSealedIndex(f *testing.F) {
 		}
 		var err error
 		// An entry of 56 bytes, opened, becomes an indexEntry of 80; a slot of 25 does.
-		fuzztest.Bound(t, len(obj), 0, 16, func() { _, err = h.codec.readIndex(home, obj) })
+		fuzztest.Bound(t, len(obj), 0, 16, func() { _, err = h.Codec().readIndex(home, obj) })
 		if !known(err) {
 			t.Fatal(err)
 		}
-		for _, err := range []error{errOf(h.codec.Slots(id, obj)), errOf(Check(id, obj)), errOf(h.codec.Check(id, obj)), verifyObject(h, id, obj)} {
+		for _, err := range []error{errOf(h.Codec().Slots(id, obj)), errOf(Check(id, obj)), errOf(h.Codec().Check(id, obj)), verifyObject(h, id, obj)} {
 			if !known(err) {
 				t.Fatal(err)
 			}
 		}
-		for _, c := range []Codec{h.codec, {}} {
+		for _, c := range []Codec{h.Codec(), {}} {
 			if err := c.Dump(io.Discard, home, obj); !known(err) {
 				t.Fatal(err)
 			}

@@ -142,7 +142,7 @@ func Open(h *Hasher, ref Ref, slot, dst []byte, maxRaw int) ([]byte, error) {
 	if err != nil {
 		return nil, inPack(ref, err)
 	}
-	raw, err := h.codec.decode(dst, slot, ref.Pack.Domain, ref.Hash, maxRaw)
+	raw, err := h.Codec().decode(dst, slot, ref.Pack.Domain, ref.Hash, maxRaw)
 	if err != nil {
 		return nil, inPack(ref, err)
 	}

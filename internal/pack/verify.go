@@ -14,9 +14,9 @@ import (
 // the bytes of its hash, and that index and slots agree. Damage is an errs.Corrupt error
 // that names the pack and the place.
 func verifyObject(h *Hasher, id ID, obj []byte) error {
-	x, err := h.codec.indexOf(id, obj)
+	x, err := h.Codec().indexOf(id, obj)
 	if err == nil {
-		err = h.codec.checkContent(x)
+		err = h.Codec().checkContent(x)
 	}
 	if err != nil {
 		return err
@@ -25,7 +25,7 @@ func verifyObject(h *Hasher, id ID, obj []byte) error {
 	for i := range x.Entries {
 		e := &x.Entries[i]
 		ref := e.ref(id)
-		if raw, err = h.codec.inspect(raw, x, i, obj); err != nil {
+		if raw, err = h.Codec().inspect(raw, x, i, obj); err != nil {
 			return inPack(ref, err)
 		}
 		if err := checkHash(h, ref, raw); err != nil {

@@ -26,6 +26,8 @@ type Options struct {
 	Uptime func() time.Duration                // a clock that is never set
 	// Local fills p with a block of the SSD tier, and reports whether the tier has it.
 	Local func(h *pack.Hash, p []byte) bool
+	// Hasher returns the hasher of a tenant.
+	Hasher func(tenant string) *pack.Hasher
 }
 
 // Stats are counters since the start.

@@ -265,7 +265,7 @@ func TestServe(t *testing.T) {
 		r.Hashes = append(r.Hashes, h.String())
 	}
 	serve := func(on bool, r api.BlocksRequest) (sent []int, err error) {
-		err = New(Options{On: on, Local: local}).Serve(t.Context(), r, func(i int, raw []byte) error {
+		err = New(Options{On: on, Local: local, Hasher: pack.NewHasher}).Serve(t.Context(), r, func(i int, raw []byte) error {
 			if sent = append(sent, i); !bytes.Equal(raw, l.raw[i]) {
 				t.Errorf("block %d is sent with other bytes", i)
 			}

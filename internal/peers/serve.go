@@ -40,7 +40,7 @@ func (p *Peers) Serve(ctx context.Context, r api.BlocksRequest, send func(i int,
 	if n := int(r.BlockSize); cap(*buf) < n {
 		*buf = make([]byte, n)
 	}
-	raw, hasher := (*buf)[:r.BlockSize], pack.NewHasher(r.Tenant)
+	raw, hasher := (*buf)[:r.BlockSize], p.o.Hasher(r.Tenant)
 	for i := range hashes {
 		if ctx.Err() != nil {
 			return ctx.Err()

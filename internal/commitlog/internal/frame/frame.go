@@ -107,6 +107,9 @@ func Checksum(raw []byte) uint32 {
 	return crc32.Update(crc32.Checksum(raw[:CRCAt], castagnoli), castagnoli, raw[HeaderSize:])
 }
 
+// IsSealed tells whether the bytes of an object say that it is sealed.
+func IsSealed(raw []byte) bool { return len(raw) >= HeaderSize && le.Uint16(raw[4:]) == Sealed }
+
 // Decode reads an object's frame, whose sections share the memory of raw. A version that
 // this release does not know is errs.Unsupported; anything that cannot have been encoded
 // is errs.Corrupt. It needs no keys.

@@ -1,0 +1,121 @@
+package tenants
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/sealed"
+)
+
+const (
+	prefix  = "tenants/"
+	format  = "glide-tenant"
+	version = 1
+)
+
+// Record is what the store says of a tenant. Nothing proves it: who can write to the store
+// can change it. What matters is in the keyring, or is remembered.
+type Record struct {
+	Tenant    string
+	Domain    uint32 // 0: it is plain
+	Public    bool   // others may fork what it publishes
+	SSE       string // encryption by the store: "" or as in PutObject
+	KMSKey    string // for SSE
+	CreatedAt time.Time
+}
+
+// wire is a Record in the store.
+type wire struct {
+	Format    string    `json:"format"`
+	Version   int       `json:"version"`
+	Tenant    string    `json:"tenant"`
+	Domain    string    `json:"domain,omitempty"` // 8 hexadecimal digits
+	Public    bool      `json:"public,omitempty"`
+	SSE       string    `json:"sse,omitempty"`
+	KMSKey    string    `json:"kms_key,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// DomainText is a domain in text: 8 hexadecimal digits; "" is plain.
+func DomainText(domain uint32) string {
+	if domain == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%08x", domain)
+}
+
+func (r *Record) encode() ([]byte, error) {
+	return sealed.Marshal(wire{format, version, r.Tenant, DomainText(r.Domain), r.Public, r.SSE, r.KMSKey, r.CreatedAt.UTC()})
+}
+
+// decode reads the record of a tenant. What encode cannot have written is errs.Corrupt, a
+// newer version errs.Unsupported.
+func decode(name string, raw []byte) (*Record, error) {
+	body, is, err := sealed.Open(raw)
+	var w wire
+	switch {
+	case err != nil:
+	case !is || json.Unmarshal(body, &w) != nil || w.Format != format || w.Version < version:
+		err = errs.New(errs.Corrupt, "it is no record of a tenant")
+	case w.Version > version:
+		err = errs.New(errs.Unsupported, "it is of version %d; update Glide", w.Version)
+	case w.Tenant != name:
+		err = errs.New(errs.Corrupt, "it is the record of another tenant")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s%s: %w", prefix, name, err)
+	}
+	r := &Record{Tenant: w.Tenant, Public: w.Public, SSE: w.SSE, KMSKey: w.KMSKey, CreatedAt: w.CreatedAt}
+	if w.Domain != "" {
+		n, err := strconv.ParseUint(w.Domain, 16, 32)
+		if r.Domain = uint32(n); err != nil || DomainText(r.Domain) != w.Domain {
+			return nil, errs.New(errs.Corrupt, "%s%s: the domain %.20q is none", prefix, name, w.Domain)
+		}
+	}
+	return r, nil
+}
+
+// load returns the record of a tenant; one that has none is errs.NotFound.
+func load(ctx context.Context, store objstore.Store, name string) (*Record, error) {
+	raw, err := store.Get(ctx, prefix+name)
+	if err != nil {
+		return nil, err
+	}
+	return decode(name, raw)
+}
+
+// Records calls fn for the record of every tenant that has one, by name. One that cannot be
+// read is passed with the error and nothing but its name.
+func Records(ctx context.Context, store objstore.Store, fn func(Record, error) error) error {
+	var names []string
+	err := objstore.ListAll(ctx, store, prefix, "", func(in objstore.Info) bool {
+		if name := strings.TrimPrefix(in.Key, prefix); commitlog.ValidName(name) {
+			names = append(names, name)
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		r, err := load(ctx, store, name)
+		switch {
+		case errors.Is(err, errs.NotFound):
+			continue
+		case err != nil:
+			r = &Record{Tenant: name}
+		}
+		if err := fn(*r, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}

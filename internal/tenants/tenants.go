@@ -1,0 +1,362 @@
+package tenants
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/keys"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// freshFor is how long the keys of a tenant are taken for the newest.
+const freshFor = time.Minute
+
+// retryAfter is how long the reason for which a tenant is locked is taken for granted. It
+// keeps the requests of many guests from becoming calls of a provider.
+const retryAfter = 2 * time.Second
+
+// Memory is where a host remembers the tenants that it saw sealed; package meta's DB.
+type Memory interface {
+	SetFact(name string, value []byte) error
+	Facts(prefix string, fn func(name string, value []byte) error) error
+}
+
+// factPrefix begins the names of facts about tenants.
+const factPrefix = "tenant/"
+
+// remembered is a fact about a tenant, as JSON.
+type remembered struct {
+	Domain  uint32 `json:"domain"`
+	Keyring uint64 `json:"keyring"`
+	Hash    []byte `json:"hash"` // of the keyring
+}
+
+// Options configure Tenants. Store is required.
+type Options struct {
+	Store      objstore.Store
+	Providers  []keys.Provider // what opens keyrings here
+	SealedOnly bool            // plain tenants are refused
+	Now        func() time.Time
+	Uptime     func() time.Duration
+	Log        *slog.Logger
+	// Saw is called with each record that is read: encryption by the store is its
+	// business. nil: never.
+	Saw func(Record)
+}
+
+// Tenants has the keys of the tenants of a store.
+type Tenants struct {
+	o        Options
+	keyrings *keys.Keyrings
+
+	mu     sync.Mutex
+	memory Memory
+	byName map[string]*tenant
+}
+
+// tenant is what is known of one tenant. It is created when its name is used, and stays.
+type tenant struct {
+	name   string
+	hasher *pack.Hasher
+	keys   atomic.Pointer[commitlog.Keys] // nil: not looked up, or locked
+	used   atomic.Bool                    // since the last Refresh
+	active bool                           // before that one, too; of Refresh
+	turn   chan struct{}                  // holds a token while nobody asks the store or a provider
+
+	// The rest is whose turn it is.
+	record *Record // nil: none was seen
+	seen   *remembered
+	ring   *keys.Ring
+	why    error         // it is locked
+	tried  time.Duration // when that was found, or the store was asked for newer keys
+}
+
+// New returns Tenants without a Memory.
+func New(o Options) *Tenants {
+	return &Tenants{o: o, byName: map[string]*tenant{}, keyrings: &keys.Keyrings{Store: o.Store, Providers: o.Providers, Now: o.Now}}
+}
+
+// Recall loads what a host remembers, and makes m remember from now on. It is called
+// before anything is read or written for a tenant.
+func (t *Tenants) Recall(m Memory) error {
+	t.memory = m
+	return m.Facts(factPrefix, func(fact string, value []byte) error {
+		r := &remembered{}
+		if err := json.Unmarshal(value, r); err != nil || len(r.Hash) != len(keys.Seen{}.Hash) {
+			return errs.New(errs.Corrupt, "what this host remembers of %s is unreadable: %s", fact, value)
+		}
+		e := t.of(strings.TrimPrefix(fact, factPrefix))
+		e.seen = r
+		e.hasher.Become(pack.NewLockedHasher(locked(e.name, "its keys were not needed yet")))
+		return nil
+	})
+}
+
+func locked(name, format string, args ...any) error {
+	return errs.New(errs.Unavailable, "tenant %q is locked: "+format, append([]any{name}, args...)...)
+}
+
+func (t *Tenants) of(name string) *tenant {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.byName[name]
+	if e == nil {
+		e = &tenant{name: name, turn: make(chan struct{}, 1)}
+		e.turn <- struct{}{}
+		e.hasher = pack.NewHasher(name).Opening(func(ctx context.Context, renew bool) error { return t.ready(ctx, e, renew) })
+		t.byName[name] = e
+	}
+	return e
+}
+
+// Keyed returns a store with the keys for the logs of all tenants.
+func (t *Tenants) Keyed(store objstore.Store) objstore.Store { return commitlog.WithKeys(store, t) }
+
+// Keys implements commitlog.KeyRing.
+func (t *Tenants) Keys(ctx context.Context, name string) (commitlog.Keys, error) {
+	return t.keysOf(ctx, t.of(name))
+}
+
+// Plain implements commitlog.KeyRing.
+func (t *Tenants) Plain(name string) bool {
+	sealed, why := t.Sealed(name)
+	return !sealed && why == nil
+}
+
+// Hasher returns the hasher of a tenant: always the same, which follows the tenant's keys.
+func (t *Tenants) Hasher(name string) *pack.Hasher { return t.of(name).hasher }
+
+// Ready returns nil when the tenant can be read and written: it is plain, or its keys are
+// here. It asks for them if it has to.
+func (t *Tenants) Ready(ctx context.Context, name string) error {
+	_, err := t.Keys(ctx, name)
+	return err
+}
+
+// Sealed tells whether this process knows that the tenant is sealed, and why it is locked if
+// it is. It asks nobody.
+func (t *Tenants) Sealed(name string) (sealed bool, why error) {
+	e := t.of(name)
+	if k := e.keys.Load(); k != nil {
+		return k.Domain != nil, nil
+	}
+	why = e.hasher.Codec().Locked
+	return why != nil, why
+}
+
+// keysOf returns the tenant's keys; none for a plain one. The error is why it is locked.
+func (t *Tenants) keysOf(ctx context.Context, e *tenant) (commitlog.Keys, error) {
+	e.used.Store(true)
+	if k := e.keys.Load(); k != nil {
+		return *k, nil
+	}
+	if err := e.take(ctx); err != nil {
+		return commitlog.Keys{}, err
+	}
+	defer e.give()
+	if k := e.keys.Load(); k != nil {
+		return *k, nil
+	}
+	if e.why != nil && t.o.Uptime()-e.tried < retryAfter {
+		return commitlog.Keys{}, e.why
+	}
+	if err := t.look(ctx, e); err != nil {
+		return commitlog.Keys{}, err
+	}
+	return *e.keys.Load(), nil
+}
+
+// ready is keysOf; renew asks for the newest keys, unless the store was asked within the
+// last minute.
+func (t *Tenants) ready(ctx context.Context, e *tenant, renew bool) error {
+	known := e.keys.Load() != nil
+	if _, err := t.keysOf(ctx, e); err != nil || !renew || !known {
+		return err
+	}
+	return t.renew(ctx, e, freshFor)
+}
+
+// Renew implements commitlog.KeyRing.
+func (t *Tenants) Renew(ctx context.Context, name string) error { return t.renew(ctx, t.of(name), 0) }
+
+// renew looks for newer keys if the store was not asked for so long. If the store cannot be
+// asked, those that are here do.
+func (t *Tenants) renew(ctx context.Context, e *tenant, after time.Duration) error {
+	if err := e.take(ctx); err != nil {
+		return err
+	}
+	defer e.give()
+	if e.keys.Load() != nil && t.o.Uptime()-e.tried >= after {
+		t.refresh(ctx, e)
+	}
+	return e.why
+}
+
+// take waits for the turn of a tenant.
+func (e *tenant) take(ctx context.Context) error {
+	select {
+	case <-e.turn:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (e *tenant) give() { e.turn <- struct{}{} }
+
+// look reads the tenant's record, and opens its keyring.
+func (t *Tenants) look(ctx context.Context, e *tenant) error {
+	r, err := load(ctx, t.o.Store, e.name)
+	switch {
+	case errors.Is(err, errs.NotFound):
+		r, err = &Record{Tenant: e.name}, nil
+	case err == nil && t.o.Saw != nil:
+		t.o.Saw(*r)
+	case err != nil && e.seen == nil && errs.KindOf(err) == errs.Unavailable:
+		return err // it may be plain
+	}
+	if err == nil {
+		err = t.accept(ctx, e, r)
+	}
+	if err != nil && ctx.Err() == nil {
+		t.lock(e, err)
+	}
+	return err
+}
+
+// accept takes a record, which may be an empty one, for the truth if it can be.
+func (t *Tenants) accept(ctx context.Context, e *tenant, r *Record) error {
+	switch {
+	case e.seen != nil && r.Domain == 0:
+		return locked(e.name, "this host has seen it sealed, and the store shows no record of that: it lost %s%s, or hides it; restore it from a backup", prefix, e.name)
+	case e.seen != nil && r.Domain != e.seen.Domain:
+		return errs.New(errs.Corrupt, "tenant %q is locked: the store says that its domain is %08x, and this host has seen %08x: %s%s was changed", e.name, r.Domain, e.seen.Domain, prefix, e.name)
+	case r.Domain == 0 && t.o.SealedOnly:
+		return errs.New(errs.Denied, "tenant %q is not sealed, and this host serves sealed tenants only (sealed-only): glide tenant create %s --key PROVIDER", e.name, e.name)
+	case r.Domain == 0:
+		e.record = r
+		e.tried, e.why = t.o.Uptime(), nil
+		e.keys.Store(&commitlog.Keys{})
+		return nil
+	}
+	var seen keys.Seen
+	if e.seen != nil {
+		seen = keys.Seen{Number: e.seen.Keyring, Hash: [32]byte(e.seen.Hash)}
+	}
+	ring, err := t.keyrings.Open(ctx, r.Domain, e.name, seen)
+	if err != nil {
+		return fmt.Errorf("tenant %q: %w", e.name, err)
+	}
+	e.record = r
+	return t.adopt(e, ring)
+}
+
+// adopt makes the keys of a ring those of the tenant, after it has remembered them.
+func (t *Tenants) adopt(e *tenant, ring *keys.Ring) error {
+	k, err := ring.Keys()
+	if err != nil {
+		return err
+	}
+	others := []*pack.Hasher{}
+	for _, domain := range ring.Grants() {
+		granted, err := ring.Granted(domain)
+		if err != nil {
+			return err
+		}
+		others = append(others, pack.NewSealedHasher(granted))
+	}
+	if ring.Plain() {
+		others = append(others, pack.NewHasher(e.name))
+	}
+	seen := ring.Seen()
+	if e.seen == nil || e.seen.Keyring != seen.Number {
+		r := &remembered{Domain: ring.Domain(), Keyring: seen.Number, Hash: seen.Hash[:]}
+		value, err := json.Marshal(r)
+		if err == nil && t.memory != nil {
+			err = t.memory.SetFact(factPrefix+e.name, value)
+		}
+		if err != nil {
+			return err
+		}
+		e.seen = r
+	}
+	if e.ring == nil || e.ring.Seen() != seen {
+		t.o.Log.Info("the keys of a tenant are here", "tenant", e.name, "keyring", seen.Number, "domain", DomainText(ring.Domain()), "by", ring.OpenedBy())
+	}
+	e.ring, e.why, e.tried = ring, nil, t.o.Uptime()
+	e.hasher.Become(pack.NewSealedHasher(k).Granting(others...))
+	e.keys.Store(&commitlog.Keys{Domain: k, Keyring: seen.Number, Plain: ring.Plain()})
+	return nil
+}
+
+// lock takes the tenant's keys away.
+func (t *Tenants) lock(e *tenant, why error) {
+	if e.why == nil || e.why.Error() != why.Error() {
+		t.o.Log.Warn("a tenant is locked", "tenant", e.name, "error", why)
+	}
+	e.why, e.tried = why, t.o.Uptime()
+	e.hasher.Become(pack.NewLockedHasher(why))
+	e.keys.Store(nil)
+}
+
+// Refresh looks again at the tenants that are used all the time: between the last two calls,
+// and since then. Another host may have rotated a keyring, sealed a tenant or erased one.
+// Trouble other than that leaves the keys that are here in use.
+func (t *Tenants) Refresh(ctx context.Context) {
+	t.mu.Lock()
+	all := make([]*tenant, 0, len(t.byName))
+	for _, e := range t.byName {
+		all = append(all, e)
+	}
+	t.mu.Unlock()
+	slices.SortFunc(all, func(a, b *tenant) int { return strings.Compare(a.name, b.name) })
+	for _, e := range all {
+		was := e.active
+		if e.active = e.used.Swap(false); was && e.active && e.keys.Load() != nil {
+			_ = t.renew(ctx, e, freshFor)
+		}
+	}
+}
+
+// refresh looks again at one tenant.
+func (t *Tenants) refresh(ctx context.Context, e *tenant) {
+	err := t.again(ctx, e)
+	e.tried = t.o.Uptime()
+	switch {
+	case err == nil || ctx.Err() != nil:
+	case errors.Is(err, keys.ErrErased):
+		t.lock(e, err)
+	default:
+		t.o.Log.Warn("the keys of a tenant could not be looked at again", "tenant", e.name, "error", err)
+	}
+}
+
+func (t *Tenants) again(ctx context.Context, e *tenant) error {
+	if e.ring == nil {
+		r, err := load(ctx, t.o.Store, e.name)
+		if errors.Is(err, errs.NotFound) || err == nil && r.Domain == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		e.keys.Store(nil) // it became a sealed one: nothing plain from here on
+		return t.look(ctx, e)
+	}
+	ring, err := t.keyrings.Refresh(ctx, e.ring)
+	if err != nil || ring.Seen() == e.ring.Seen() {
+		return err
+	}
+	return t.adopt(e, ring)
+}

@@ -1,0 +1,56 @@
+// Package tenantstest makes sealed tenants for tests. With GLIDE_SEALED=1 in the
+// environment, tests that ask Sealed run with every tenant of theirs sealed.
+package tenantstest
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/paraglide/glide/internal/keys"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/seal"
+	"github.com/paraglide/glide/internal/tenants"
+)
+
+// Sealed tells whether the tenants of tests that can have either are to be sealed.
+func Sealed() bool { return os.Getenv("GLIDE_SEALED") != "" }
+
+// Key returns a provider with a new key in a file.
+func Key(tb testing.TB) keys.Provider {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "key")
+	b := make([]byte, seal.KeySize)
+	_, _ = rand.Read(b)
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	p, err := keys.Parse("file:" + path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return p
+}
+
+// New returns the tenants of a store, as a process with these providers sees them.
+func New(store objstore.Store, with ...keys.Provider) *tenants.Tenants {
+	began := time.Now()
+	return tenants.New(tenants.Options{
+		Store: store, Providers: with, Now: time.Now, Uptime: func() time.Duration { return time.Since(began) }, Log: slog.New(slog.DiscardHandler),
+	})
+}
+
+// Create makes sealed tenants with one key.
+func Create(tb testing.TB, store objstore.Store, key keys.Provider, names ...string) {
+	tb.Helper()
+	t := New(store, key)
+	for _, name := range names {
+		if _, err := t.Create(context.Background(), tenants.Birth{Name: name, Keys: []keys.Provider{key}, OneKey: true, Suite: seal.AES256GCM}); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
