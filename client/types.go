@@ -9,6 +9,14 @@ import (
 type (
 	// Token is a token as its list shows it.
 	Token = api.Token
+	// Tenant is what is known of a tenant and its keys.
+	Tenant = api.Tenant
+	// TenantRequest describes a new tenant.
+	TenantRequest = api.TenantRequest
+	// RewrapRequest wraps a tenant's keys anew.
+	RewrapRequest = api.RewrapRequest
+	// KeyCheck is whether a provider opens a keyring.
+	KeyCheck = api.KeyCheck
 	// NewToken is a token that was just made, with its text.
 	NewToken = api.NewToken
 	// TokenRequest asks for a token.

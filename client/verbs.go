@@ -313,6 +313,42 @@ func (c *Client) Tokens(ctx context.Context) ([]Token, error) {
 	return call[[]Token](ctx, c, http.MethodGet, path("tokens"), nil)
 }
 
+// CreateTenant makes a tenant with keys.
+func (c *Client) CreateTenant(ctx context.Context, r TenantRequest) (Tenant, error) {
+	return call[Tenant](ctx, c, http.MethodPost, path("tenants"), r)
+}
+
+// Tenants lists the tenants of the store and of the host, by name.
+func (c *Client) Tenants(ctx context.Context) ([]Tenant, error) {
+	return call[[]Tenant](ctx, c, http.MethodGet, path("tenants"), nil)
+}
+
+// Tenant shows a tenant.
+func (c *Client) Tenant(ctx context.Context, name string) (Tenant, error) {
+	return call[Tenant](ctx, c, http.MethodGet, path("tenants", name), nil)
+}
+
+// EraseTenant deletes the keys of a tenant. The answer names the providers whose keys open
+// copies of them.
+func (c *Client) EraseTenant(ctx context.Context, name string) (Tenant, error) {
+	return call[Tenant](ctx, c, http.MethodDelete, path("tenants", name), nil)
+}
+
+// CheckTenant tries everything that should open a tenant's keys.
+func (c *Client) CheckTenant(ctx context.Context, name string) ([]KeyCheck, error) {
+	return call[[]KeyCheck](ctx, c, http.MethodGet, path("tenants", name, "check"), nil)
+}
+
+// RewrapTenant wraps a tenant's keys for other providers.
+func (c *Client) RewrapTenant(ctx context.Context, name string, r RewrapRequest) (Tenant, error) {
+	return call[Tenant](ctx, c, http.MethodPost, path("tenants", name, "rewrap"), r)
+}
+
+// RotateTenant begins a new root of a tenant's keys.
+func (c *Client) RotateTenant(ctx context.Context, name string) (Tenant, error) {
+	return call[Tenant](ctx, c, http.MethodPost, path("tenants", name, "rotate"), nil)
+}
+
 // RevokeToken makes a token worthless, at once.
 func (c *Client) RevokeToken(ctx context.Context, id string) error {
 	_, err := call[api.None](ctx, c, http.MethodDelete, path("tokens", id), nil)

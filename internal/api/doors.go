@@ -40,34 +40,26 @@ type TokenKeeper interface {
 	RevokeToken(ctx context.Context, id string) error
 }
 
-func keeper(b Backend) (TokenKeeper, error) {
-	if k, ok := b.(TokenKeeper); ok {
-		return k, nil
-	}
-	return nil, errs.New(errs.Unsupported, "this daemon has no tokens")
+// with is handle for what a Backend need not have, K.
+func with[K, In, Out any](method, path string, do func(ctx context.Context, k K, p params, in In) (Out, error)) route {
+	return handle(method, path, func(ctx context.Context, b Backend, p params, in In) (out Out, err error) {
+		k, ok := b.(K)
+		if !ok {
+			return out, errs.New(errs.Unsupported, "this daemon has nothing of that kind")
+		}
+		return do(ctx, k, p, in)
+	})
 }
 
 var tokenRoutes = []route{
-	handle(http.MethodPost, "/v1/tokens", func(ctx context.Context, b Backend, _ params, in TokenRequest) (out NewToken, err error) {
-		k, err := keeper(b)
-		if err != nil {
-			return out, err
-		}
+	with(http.MethodPost, "/v1/tokens", func(ctx context.Context, k TokenKeeper, _ params, in TokenRequest) (NewToken, error) {
 		return k.NewToken(ctx, in)
 	}),
-	handle(http.MethodGet, "/v1/tokens", func(ctx context.Context, b Backend, _ params, _ None) ([]Token, error) {
-		k, err := keeper(b)
-		if err != nil {
-			return nil, err
-		}
+	with(http.MethodGet, "/v1/tokens", func(ctx context.Context, k TokenKeeper, _ params, _ None) ([]Token, error) {
 		list, err := k.Tokens(ctx)
 		return notNull(list), err
 	}),
-	handle(http.MethodDelete, "/v1/tokens/{id}", func(ctx context.Context, b Backend, p params, _ None) (None, error) {
-		k, err := keeper(b)
-		if err != nil {
-			return None{}, err
-		}
+	with(http.MethodDelete, "/v1/tokens/{id}", func(ctx context.Context, k TokenKeeper, p params, _ None) (None, error) {
 		return None{}, k.RevokeToken(ctx, p.r.PathValue("id"))
 	}),
 }
@@ -95,6 +87,8 @@ var needs = map[auth.Verbs][]string{
 		"POST /v1/gc", "GET /v1/gc/plan", "GET /v1/gc/status", "POST /v1/gc/undelete", "POST /v1/scrub", "GET /v1/doctor", "GET /v1/hosts",
 		"POST /v1/hosts/{name}/forget", "GET /v1/objects/{key...}", "POST /v1/volumes/{name}/attach", "POST /v1/detach",
 		"POST /v1/tokens", "GET /v1/tokens", "DELETE /v1/tokens/{id}",
+		"POST /v1/tenants", "GET /v1/tenants", "GET /v1/tenants/{name}", "DELETE /v1/tenants/{name}", "GET /v1/tenants/{name}/check",
+		"POST /v1/tenants/{name}/rewrap", "POST /v1/tenants/{name}/rotate",
 	},
 }
 

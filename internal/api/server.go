@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/paraglide/glide/internal/api/internal/stall"
 	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/nearest"
@@ -61,7 +62,7 @@ type route struct {
 
 // routes lists every route; the OpenAPI document is checked against it.
 func routes() []route {
-	return slices.Concat(volumeRoutes, imageRoutes, forkRoutes, snapshotRoutes, lifeRoutes, attachRoutes, inspectRoutes, blockRoutes, gcRoutes, scrubRoutes, tokenRoutes, hostRoutes)
+	return slices.Concat(volumeRoutes, imageRoutes, forkRoutes, snapshotRoutes, lifeRoutes, attachRoutes, inspectRoutes, blockRoutes, gcRoutes, scrubRoutes, tokenRoutes, tenantRoutes, hostRoutes)
 }
 
 // handle is a route that decodes an In, unless that is None, and answers with
@@ -152,7 +153,7 @@ func Handler(b Backend, o Options) http.Handler {
 	// A web page in the user's browser must not reach a daemon on the user's machine.
 	origin := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w, r, done := limitStalls(w, r, &o)
+		w, r, done := stall.Limit(w, r, o.StallTimeout)
 		defer done()
 		defer s.recover(w, r)
 		r = withTenant(r)

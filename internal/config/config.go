@@ -23,6 +23,7 @@ import (
 	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/nearest"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -49,6 +50,8 @@ type Config struct {
 	ScrubDisk   uint64        // bytes a second that are checked in the background
 	ScrubStore  uint64        // the same of the store
 	GCGrace     time.Duration // between flag and deletion
+	Keys        []keys.Provider
+	SealedOnly  bool
 	LogLevel    slog.Level
 	LogFormat   string // text or json
 	TokenFile   string

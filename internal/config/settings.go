@@ -14,6 +14,7 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/size"
 )
@@ -133,6 +134,24 @@ var Settings = []Setting{
 	{
 		Name: "gc-interval", Arg: "DURATION", Usage: "time between rounds, if something was published or removed", Default: "1h",
 		set: positive(func(c *Config) *time.Duration { return &c.GCInterval }, "1h"),
+	},
+	{
+		Name: "key", Arg: "PROVIDER", Usage: "open the keys of sealed tenants with file:PATH, env:NAME, credential:NAME, passphrase:file=PATH, age:identity=PATH, kms:ARN or vault:URL", DefaultText: "none: sealed tenants are locked", Many: true,
+		set: func(c *Config, values []string) error {
+			c.Keys = nil
+			for _, v := range values {
+				p, err := keys.Parse(v)
+				if err != nil {
+					return err
+				}
+				c.Keys = append(c.Keys, p)
+			}
+			return nil
+		},
+	},
+	{
+		Name: "sealed-only", Arg: "on|off", Usage: "serve sealed tenants only, and store nothing in clear", Default: "off",
+		set: onOff(func(c *Config) *bool { return &c.SealedOnly }),
 	},
 	{
 		Name: "gc-grace", Arg: "DURATION", Usage: "how long garbage can be taken back before it is deleted", Default: "24h",

@@ -175,6 +175,12 @@ type keeper struct {
 	d *Doors
 }
 
+// keyKeeper is a keeper of a host that keeps the keys of tenants.
+type keyKeeper struct {
+	keeper
+	api.TenantKeeper
+}
+
 var _ api.TokenKeeper = keeper{}
 
 // NewToken implements api.TokenKeeper.

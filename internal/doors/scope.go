@@ -18,6 +18,9 @@ import (
 func (d *Doors) Scope(b api.Backend) func(*auth.Principal) api.Backend {
 	return func(p *auth.Principal) api.Backend {
 		if p.Unlimited() {
+			if k, ok := b.(api.TenantKeeper); ok {
+				return keyKeeper{keeper{b, d}, k}
+			}
 			return keeper{b, d}
 		}
 		return &scoped{b, view{p}}

@@ -102,6 +102,9 @@ func (h *Host) Hydrate(ctx context.Context, name string, rate uint64) (api.Hydra
 	return h.hydrator.Hydrate(ctx, name, rate)
 }
 
+// Custody returns the verbs that are about tenants and their keys.
+func (h *Host) Custody() api.TenantKeeper { return h.custody }
+
 // Scrub checks what this host and the store hold, or one of them, and repairs it.
 func (h *Host) Scrub(ctx context.Context, r api.ScrubRequest) (api.Scrub, error) {
 	return h.scrubber.Scrub(ctx, r)

@@ -214,6 +214,66 @@ func (k *Keyrings) Rewrap(ctx context.Context, r *Ring, to []Provider, oneKey bo
 	return next, k.deleteOlder(ctx, next)
 }
 
+// Add wraps the secrets of r for these providers, too. It deletes nothing.
+func (k *Keyrings) Add(ctx context.Context, r *Ring, more []Provider) (*Ring, error) {
+	same := k.sameWraps(ctx)
+	return k.change(ctx, r, func(*Ring, *contents) (bool, error) { return len(more) > 0, nil }, func(from *Ring, kek seal.Key) ([]Wrap, error) {
+		wraps, err := same(from, kek)
+		if err != nil {
+			return nil, err
+		}
+		added, err := k.wrapAll(ctx, r.domain, kek, more, true)
+		for _, w := range added {
+			if slices.ContainsFunc(wraps, func(old Wrap) bool { return old.String() == w.String() }) {
+				return nil, errs.New(errs.Exists, "the keyring is wrapped for %.100s already", w)
+			}
+		}
+		return append(wraps, added...), err
+	})
+}
+
+// Attempt is what came of opening a keyring by one of its wraps.
+type Attempt struct {
+	Wrap Wrap
+	With Provider // nil: there is none of that kind here
+	Err  error    // why it does not open; nil if With is
+}
+
+// Check tries every wrap of the keyring that is in force with every provider of its kind: a
+// wrap that somebody relies on for the day when another fails may be broken since long.
+func (k *Keyrings) Check(ctx context.Context, domain uint32) (list []Attempt, err error) {
+	number, erased, err := k.newest(ctx, domain)
+	if err != nil {
+		return nil, err
+	}
+	if erased || number == 0 {
+		return nil, locked(ErrErased, "domain %08x was erased: it has no keyring", domain)
+	}
+	raw, err := k.Store.Get(ctx, objectKey(domain, number))
+	if err != nil {
+		return nil, err
+	}
+	o, err := decode(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", objectKey(domain, number), err)
+	}
+	for _, w := range o.header.Wraps {
+		tried := Attempt{Wrap: w}
+		for _, p := range k.Providers {
+			if p.Kind() != w.Kind || tried.With != nil && tried.Err == nil {
+				continue
+			}
+			kek, err := limited(ctx, k.limit(), p, func(ctx context.Context) (seal.Key, error) { return p.Unwrap(ctx, domain, w) })
+			if err == nil {
+				_, err = o.open(kek)
+			}
+			tried.With, tried.Err = p, err
+		}
+		list = append(list, tried)
+	}
+	return list, nil
+}
+
 // Rotate begins a new root. Old ones open what was sealed with them.
 func (k *Keyrings) Rotate(ctx context.Context, r *Ring) (*Ring, error) {
 	return k.change(ctx, r, func(_ *Ring, c *contents) (bool, error) { c.rotate(k.Now()); return true, nil }, k.sameWraps(ctx))

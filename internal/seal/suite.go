@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/crypto/chacha20poly1305"
 
@@ -41,6 +42,16 @@ func (s Suite) String() string {
 		return "XChaCha20-Poly1305"
 	}
 	return fmt.Sprintf("suite %d", uint8(s))
+}
+
+// ParseSuite is the inverse of String, in any case of letters. Another name is errs.Invalid.
+func ParseSuite(name string) (Suite, error) {
+	for _, s := range []Suite{AES256GCM, XChaCha20Poly1305} {
+		if strings.EqualFold(s.String(), name) {
+			return s, nil
+		}
+	}
+	return 0, errs.New(errs.Invalid, "the suite %.60q is not known: there are %v and %v", name, AES256GCM, XChaCha20Poly1305)
 }
 
 // Check returns an errs.Unsupported error for a suite that this release, or this process,

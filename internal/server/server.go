@@ -136,7 +136,7 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 		Data: c.Data, Store: store, StoreURL: c.Store, Counter: counter, Ledger: ledger, Prices: c.Prices, Version: o.Version,
 		Advertise: c.Advertise, NBD: texts(unbound(ls.nbd.addrs)), API: texts(unbound(ls.api.addrs)), NBDTLS: c.TLS == "require",
 		Memory: c.Memory, Cache: c.Cache, WALLimit: c.WALLimit, DirtyBudget: c.DirtyBudget,
-		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, CollectGrace: c.GCGrace, ScrubDisk: c.ScrubDisk, ScrubStore: c.ScrubStore, Log: log,
+		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, CollectGrace: c.GCGrace, ScrubDisk: c.ScrubDisk, ScrubStore: c.ScrubStore, Keys: c.Keys, SealedOnly: c.SealedOnly, Log: log,
 		Dial: peers{c.PeersAllow, lv.Token, lv.certs.Load}.dial, Starting: at,
 	}
 	if c.GC {
@@ -277,7 +277,7 @@ func (r *running) run(ctx context.Context, h *host.Host, ls *listeners, cfg host
 
 // apiServer returns a server of the API for addresses where authenticate says who asks.
 func (r *running) apiServer(ctx, base context.Context, h *host.Host, authenticate func(*http.Request) (*auth.Principal, int, error)) *http.Server {
-	all := checked{h, r.live.first, h.ID()}
+	all := checked{h, h.Custody(), r.live.first, h.ID()}
 	s := &http.Server{
 		Handler: listener.WithState(waiting(ctx, patient(api.Handler(all, api.Options{
 			Log: r.log, Authenticate: authenticate, Audit: r.doors.Audit, Scope: r.doors.Scope(all), Panicked: h.PanickedAt, Metrics: r.metrics(h),
@@ -298,6 +298,7 @@ func (r *running) apiServer(ctx, base context.Context, h *host.Host, authenticat
 // checked is a host whose doctor looks at the daemon's files, too.
 type checked struct {
 	api.Backend
+	api.TenantKeeper
 	c  *config.Config
 	id string
 }

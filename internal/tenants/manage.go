@@ -213,6 +213,32 @@ func (t *Tenants) Rewrap(ctx context.Context, name string, to []keys.Provider, o
 	return t.change(ctx, name, func(r *keys.Ring) (*keys.Ring, error) { return t.keyrings.Rewrap(ctx, r, to, oneKey) })
 }
 
+// Add wraps the tenant's keys for these providers, too.
+func (t *Tenants) Add(ctx context.Context, name string, more []keys.Provider) (Info, error) {
+	return t.change(ctx, name, func(r *keys.Ring) (*keys.Ring, error) { return t.keyrings.Add(ctx, r, more) })
+}
+
+// Check tries each wrap of the tenant's keyring with what this process has.
+func (t *Tenants) Check(ctx context.Context, name string) ([]keys.Attempt, error) {
+	r, err := t.sealedRecord(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return t.keyrings.Check(ctx, r.Domain)
+}
+
+// sealedRecord returns the record of a tenant that must be sealed.
+func (t *Tenants) sealedRecord(ctx context.Context, name string) (*Record, error) {
+	r, err := load(ctx, t.o.Store, name)
+	switch {
+	case errors.Is(err, errs.NotFound):
+		return nil, errs.New(errs.NotFound, "there is no tenant %q with keys: glide tenant ls lists them", name)
+	case err == nil && r.Domain == 0:
+		return nil, errs.New(errs.Invalid, "tenant %q is plain and has no keys", name)
+	}
+	return r, err
+}
+
 // Rotate begins a new root. What is new is sealed with it, what is there stays as it is.
 func (t *Tenants) Rotate(ctx context.Context, name string) (Info, error) {
 	return t.change(ctx, name, func(r *keys.Ring) (*keys.Ring, error) { return t.keyrings.Rotate(ctx, r) })
@@ -221,14 +247,9 @@ func (t *Tenants) Rotate(ctx context.Context, name string) (Info, error) {
 // Erase deletes the tenant's keys: nothing that it has in the store can be read again, by
 // anybody who has no copy of a keyring.
 func (t *Tenants) Erase(ctx context.Context, name string) error {
-	r, err := load(ctx, t.o.Store, name)
-	switch {
-	case errors.Is(err, errs.NotFound):
-		return errs.New(errs.NotFound, "there is no tenant %q: glide tenant ls lists them", name)
-	case err != nil:
+	r, err := t.sealedRecord(ctx, name)
+	if err != nil {
 		return err
-	case r.Domain == 0:
-		return errs.New(errs.Invalid, "tenant %q is plain and has no keys to erase: remove its volumes", name)
 	}
 	e := t.of(name)
 	if err := e.take(ctx); err != nil {

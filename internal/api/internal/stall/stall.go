@@ -1,4 +1,5 @@
-package api
+// Package stall ends requests over HTTP that make no progress, and no others.
+package stall
 
 import (
 	"io"
@@ -18,25 +19,24 @@ const (
 	stallPiece = 64 << 10
 )
 
-// limitStalls bounds how long a request may make no progress. The time to produce the
-// answer does not count.
-// Call done when the request is finished.
-func limitStalls(w http.ResponseWriter, r *http.Request, o *Options) (lw *limitedWriter, lr *http.Request, done func()) {
-	d := o.StallTimeout
+// Limit bounds how long a request may make no progress: d, or if that is 0 a minute, and
+// ten from this machine. The time to produce the answer does not count. Call done when the
+// request is finished.
+func Limit(w http.ResponseWriter, r *http.Request, d time.Duration) (lw http.ResponseWriter, lr *http.Request, done func()) {
 	if d == 0 {
 		d = stallTimeout
 		if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && a.Network() == "unix" {
 			d = localStallTimeout
 		}
 	}
-	lw = &limitedWriter{ResponseWriter: w, rc: http.NewResponseController(w), d: d}
+	limited := &limitedWriter{ResponseWriter: w, rc: http.NewResponseController(w), d: d}
 	if r.Body == nil || r.Body == http.NoBody {
-		return lw, r, func() {}
+		return limited, r, func() {}
 	}
-	body := &limitedBody{ReadCloser: r.Body, w: lw}
+	body := &limitedBody{ReadCloser: r.Body, w: limited}
 	with := *r
 	with.Body = body
-	return lw, &with, body.extend // for what nobody has read, and is thrown away now
+	return limited, &with, body.extend // for what nobody has read, and is thrown away now
 }
 
 // limitedWriter sets a deadline for each piece that it writes. One goroutine

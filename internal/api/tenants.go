@@ -1,0 +1,102 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// The states of a tenant.
+const (
+	TenantPlain  = "plain"  // it has no keys
+	TenantSealed = "sealed" // what it has in the store is under its keys
+	TenantMoving = "moving" // sealed, and some of what it had before is still plain
+	TenantLocked = "locked" // sealed, and the keys are not here
+)
+
+// Tenant is what is known of a tenant and its keys.
+type Tenant struct {
+	Name      string     `json:"name"`
+	State     string     `json:"state"`
+	Reason    string     `json:"reason,omitempty"` // why it is locked
+	Domain    string     `json:"domain,omitempty"`
+	Suite     string     `json:"suite,omitempty"`
+	Keyring   uint64     `json:"keyring,omitempty"`
+	OpenedBy  string     `json:"opened_by,omitempty"` // the provider that opened the keyring here
+	Keys      []string   `json:"keys"`                // providers for whom it is wrapped
+	Roots     []Root     `json:"roots"`
+	Public    bool       `json:"public"`
+	SSE       string     `json:"sse,omitempty"`
+	KMSKey    string     `json:"kms_key,omitempty"`
+	CreatedAt *time.Time `json:"created_at,omitempty"`
+}
+
+// Root is a root of a tenant's keys, without the key.
+type Root struct {
+	Number    uint64    `json:"number"`
+	State     string    `json:"state"` // current, old, retired
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// TenantRequest describes a new tenant.
+type TenantRequest struct {
+	Name   string   `json:"name"`
+	Keys   []string `json:"keys,omitempty"`    // providers for whom to wrap its keyring; none: it is plain
+	OneKey bool     `json:"one_key,omitempty"` // one provider is enough
+	Suite  string   `json:"suite,omitempty"`   // aes-256-gcm or xchacha20-poly1305
+	Public bool     `json:"public,omitempty"`  // others may fork what it publishes
+	SSE    string   `json:"sse,omitempty"`     // encryption by the store
+	KMSKey string   `json:"kms_key,omitempty"`
+}
+
+// RewrapRequest wraps a tenant's keys anew.
+type RewrapRequest struct {
+	Keys   []string `json:"keys,omitempty"`
+	Add    bool     `json:"add,omitempty"`     // Keys in addition to who has it now
+	OneKey bool     `json:"one_key,omitempty"` // one provider is enough
+}
+
+// KeyCheck is whether a provider of this host opens a keyring.
+type KeyCheck struct {
+	Key   string `json:"key"`            // for whom the keyring is wrapped
+	With  string `json:"with,omitempty"` // what this host tried; none: it has nothing of that kind
+	Opens bool   `json:"opens"`
+	Error string `json:"error,omitempty"`
+}
+
+// TenantKeeper is a Backend that keeps the keys of tenants.
+type TenantKeeper interface {
+	CreateTenant(ctx context.Context, r TenantRequest) (Tenant, error)
+	Tenants(ctx context.Context) ([]Tenant, error)
+	Tenant(ctx context.Context, name string) (Tenant, error)
+	EraseTenant(ctx context.Context, name string) (Tenant, error)
+	CheckTenant(ctx context.Context, name string) ([]KeyCheck, error)
+	RewrapTenant(ctx context.Context, name string, r RewrapRequest) (Tenant, error)
+	RotateTenant(ctx context.Context, name string) (Tenant, error)
+}
+
+var tenantRoutes = []route{
+	with(http.MethodPost, "/v1/tenants", func(ctx context.Context, k TenantKeeper, _ params, in TenantRequest) (Tenant, error) {
+		return k.CreateTenant(ctx, in)
+	}),
+	with(http.MethodGet, "/v1/tenants", func(ctx context.Context, k TenantKeeper, _ params, _ None) ([]Tenant, error) {
+		list, err := k.Tenants(ctx)
+		return notNull(list), err
+	}),
+	with(http.MethodGet, "/v1/tenants/{name}", func(ctx context.Context, k TenantKeeper, p params, _ None) (Tenant, error) {
+		return k.Tenant(ctx, p.name())
+	}),
+	with(http.MethodDelete, "/v1/tenants/{name}", func(ctx context.Context, k TenantKeeper, p params, _ None) (Tenant, error) {
+		return k.EraseTenant(ctx, p.name())
+	}),
+	with(http.MethodGet, "/v1/tenants/{name}/check", func(ctx context.Context, k TenantKeeper, p params, _ None) ([]KeyCheck, error) {
+		list, err := k.CheckTenant(ctx, p.name())
+		return notNull(list), err
+	}),
+	with(http.MethodPost, "/v1/tenants/{name}/rewrap", func(ctx context.Context, k TenantKeeper, p params, in RewrapRequest) (Tenant, error) {
+		return k.RewrapTenant(ctx, p.name(), in)
+	}),
+	with(http.MethodPost, "/v1/tenants/{name}/rotate", func(ctx context.Context, k TenantKeeper, p params, _ None) (Tenant, error) {
+		return k.RotateTenant(ctx, p.name())
+	}),
+}
