@@ -22,7 +22,7 @@ type Volume struct {
 	ID          string            `json:"id"`
 	Size        uint64            `json:"size"`
 	BlockSize   uint64            `json:"block_size"`
-	State       string            `json:"state"` // active, asleep, fenced, remote, failed
+	State       string            `json:"state"` // active, asleep, fenced, remote, failed, locked
 	Reason      string            `json:"reason,omitempty"`
 	Durability  string            `json:"durability"`
 	RPOms       float64           `json:"rpo_ms"`
@@ -46,6 +46,7 @@ type Volume struct {
 	Keep        string            `json:"keep"`                 // how old commits are thinned; "": they are not
 	BootBlocks  int               `json:"boot_blocks"`          // in the boot list of its image; only Show tells
 	BootUsed    int               `json:"boot_used"`            // of these, read by the last boot; only Show tells
+	Encrypted   bool              `json:"encrypted"`            // what the store has of it is sealed with keys of its tenant
 	VerifiedAt  time.Time         `json:"verified_at,omitzero"` // when glide verify --cold last found all of it whole; only Show tells
 }
 
@@ -69,7 +70,7 @@ type Removed struct {
 }
 
 // States lists what the state of a Volume can be.
-var States = []string{"active", "asleep", "fenced", "remote", "failed"}
+var States = []string{"active", "asleep", "fenced", "remote", "failed", "locked"}
 
 // CreateRequest asks for a new, empty volume.
 type CreateRequest struct {

@@ -44,7 +44,7 @@ func (ex *Exports) Open(name string) (*nbd.Export, error) {
 
 // openDisk opens an export of a disk that the caller has found.
 func (ex *Exports) openDisk(d *disk.Disk) (*nbd.Export, error) {
-	err := cmp.Or(d.RefuseFenced(), d.RefuseWhileCreated())
+	err := cmp.Or(d.RefuseFenced(), d.RefuseWhileCreated(), ex.refuseLocked(d))
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +76,16 @@ func (ex *Exports) openDisk(d *disk.Disk) (*nbd.Export, error) {
 		d.Disconnected(x)
 	}
 	return e, nil
+}
+
+// refuseLocked returns why the keys of a sealed tenant are not here, if they are not. Of a
+// tenant that is plain as far as is known, it asks nobody.
+func (ex *Exports) refuseLocked(d *disk.Disk) error {
+	tenant := d.State().Tenant
+	if sealed, _ := ex.disks.Tenants.Sealed(tenant); !sealed {
+		return nil
+	}
+	return ex.disks.Tenants.Ready(ex.disks.Ctx, tenant)
 }
 
 func (ex *Exports) export(d *disk.Disk, x *Device) *nbd.Export {

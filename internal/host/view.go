@@ -3,6 +3,7 @@ package host
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -15,6 +16,7 @@ import (
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/export"
+	"github.com/paraglide/glide/internal/seal"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -84,7 +86,11 @@ func (h *Host) view(d *disk.Disk) api.Volume {
 			v.Unpublished = h.disks.Since(st.OldestAtSleep)
 		}
 	}
+	sealed, why := h.disks.Tenants.Sealed(st.Tenant)
+	v.Encrypted = sealed
 	switch {
+	case why != nil && st.Mode != volume.Fenced:
+		v.State, v.Reason = api.TenantLocked, why.Error()
 	case failed == nil || st.Mode == volume.Fenced:
 	case errs.KindOf(failed) == errs.Fenced: // its rescue volume is about to be created
 		v.State, v.Reason = string(volume.Fenced), failed.Error()
@@ -167,9 +173,14 @@ func (h *Host) listStore(ctx context.Context) ([]api.Volume, error) {
 		if tip, err = h.catalog.CheckTip(ctx, n, tip, err); err == nil {
 			out = append(out, remoteView(n, tip))
 		} else if errs.KindOf(err) != errs.NotFound {
-			last = err
-			bad++
-			out = append(out, api.Volume{Name: n.String(), Tenant: disk.ShowTenant(n.Tenant), State: string(volume.Failed), Reason: err.Error(), Labels: map[string]string{}})
+			v := api.Volume{Name: n.String(), Tenant: disk.ShowTenant(n.Tenant), State: string(volume.Failed), Reason: err.Error(), Labels: map[string]string{}}
+			if errors.Is(err, seal.ErrLocked) {
+				v.State, v.Encrypted = api.TenantLocked, true
+			} else {
+				last = err
+				bad++
+			}
+			out = append(out, v)
 		}
 		return ctx.Err()
 	})
@@ -184,7 +195,7 @@ func remoteView(n disk.Name, tip *commitlog.Object) api.Volume {
 	v := api.Volume{
 		Name: n.String(), Tenant: disk.ShowTenant(n.Tenant), ID: s.ID.String(), Size: s.Size, BlockSize: uint64(s.BlockSize), State: "remote",
 		Durability: s.Durability, RPOms: float64(disk.RPOOf(s).Milliseconds()), Owner: s.Owner.ID, Epoch: tip.Generation.Epoch, Generation: tip.Generation.String(),
-		CreatedAt: s.CreatedAt, StoreBytes: int64(s.StoredBytes), Labels: map[string]string{},
+		CreatedAt: s.CreatedAt, StoreBytes: int64(s.StoredBytes), Labels: map[string]string{}, Encrypted: tip.Domain != 0,
 		IOPS: s.Limits.IOPS, Bandwidth: s.Limits.Bandwidth, DirtyBudget: s.Limits.DirtyBudget, Keep: s.Keep,
 	}
 	for k, l := range s.Labels {

@@ -102,6 +102,12 @@ func nameOf(key seal.Key) string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// other tells whether the wrap is certainly for another key.
+func (k *rawKey) other(w Wrap) bool {
+	key, err := k.key()
+	return err == nil && nameOf(key) != w.ID
+}
+
 // Wrap implements Provider.
 func (k *rawKey) Wrap(_ context.Context, domain uint32, kek seal.Key) (Wrap, error) {
 	key, err := k.key()

@@ -108,6 +108,7 @@ type Ring struct {
 	hash   [32]byte
 	header header
 	by     string
+	raw    []byte
 	c      func() *contents // behind a function, into which nothing that prints looks
 }
 
@@ -130,6 +131,10 @@ func (r *Ring) Domain() uint32 { return r.domain }
 
 // Tenant is the tenant whose domain it is.
 func (r *Ring) Tenant() string { return r.c().Tenant }
+
+// Bytes are the object's, which say nothing to who cannot open it (see Saved). They must not
+// be changed.
+func (r *Ring) Bytes() []byte { return r.raw }
 
 // Seen is what to remember.
 func (r *Ring) Seen() Seen { return Seen{r.number, r.hash} }

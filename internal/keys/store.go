@@ -105,6 +105,19 @@ func (k *Keyrings) Open(ctx context.Context, domain uint32, tenant string, seen 
 	return nil, errs.New(errs.Busy, "the keyrings of domain %08x come and go; try again", domain)
 }
 
+// Saved opens the bytes of a keyring that this host opened before (see Ring.Bytes), without
+// the store. There may be a newer one.
+func (k *Keyrings) Saved(ctx context.Context, raw []byte, domain uint32, tenant string) (*Ring, error) {
+	o, err := decode(raw)
+	if err != nil {
+		return nil, err
+	}
+	if o.domain != domain {
+		return nil, corrupt("what this host remembers is a keyring of domain %08x, not of %08x", o.domain, domain)
+	}
+	return k.open(ctx, raw, objectKey(domain, o.number), tenant, Seen{})
+}
+
 // Refresh opens the keyring that is in force now, and also checks that its author
 // knew the secrets of r. If r is in force still, it is returned, and no provider is asked.
 func (k *Keyrings) Refresh(ctx context.Context, r *Ring) (*Ring, error) {
@@ -159,7 +172,7 @@ func (k *Keyrings) open(ctx context.Context, raw []byte, key, tenant string, see
 	if c.Tenant != tenant {
 		return nil, corrupt("%s is not a keyring of tenant %q: what says that it is was changed", key, tenant)
 	}
-	return &Ring{o.domain, o.number, o.hash, o.header, by, func() *contents { return c }}, nil
+	return &Ring{o.domain, o.number, o.hash, o.header, by, raw, func() *contents { return c }}, nil
 }
 
 // unwrap tries the providers on the wraps of their kinds.
@@ -263,6 +276,9 @@ func (k *Keyrings) Check(ctx context.Context, domain uint32) (list []Attempt, er
 			if p.Kind() != w.Kind || tried.With != nil && tried.Err == nil {
 				continue
 			}
+			if raw, is := p.(*rawKey); is && raw.other(w) {
+				continue // a key that is for somebody else
+			}
 			kek, err := limited(ctx, k.limit(), p, func(ctx context.Context) (seal.Key, error) { return p.Unwrap(ctx, domain, w) })
 			if err == nil {
 				_, err = o.open(kek)
@@ -357,7 +373,7 @@ func (k *Keyrings) write(ctx context.Context, d *draft) (*Ring, error) {
 			return nil, err
 		}
 	}
-	return &Ring{d.domain, d.number, blake3.Sum256(raw), h, "", func() *contents { return d.c }}, nil
+	return &Ring{d.domain, d.number, blake3.Sum256(raw), h, "", raw, func() *contents { return d.c }}, nil
 }
 
 // wrapAll wraps the KEK with all of these providers.

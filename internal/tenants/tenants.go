@@ -17,6 +17,7 @@ import (
 	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/seal"
 )
 
 // freshFor is how long the keys of a tenant are taken for the newest.
@@ -39,7 +40,8 @@ const factPrefix = "tenant/"
 type remembered struct {
 	Domain  uint32 `json:"domain"`
 	Keyring uint64 `json:"keyring"`
-	Hash    []byte `json:"hash"` // of the keyring
+	Hash    []byte `json:"hash"`  // of the keyring
+	Bytes   []byte `json:"bytes"` // the keyring, as the store has it
 }
 
 // Options configure Tenants. Store is required.
@@ -98,10 +100,13 @@ func (t *Tenants) Recall(m Memory) error {
 		}
 		e := t.of(strings.TrimPrefix(fact, factPrefix))
 		e.seen = r
-		e.hasher.Become(pack.NewLockedHasher(locked(e.name, "its keys were not needed yet")))
+		e.hasher.Become(pack.NewLockedHasher(lockedError{locked(e.name, "%w", errNotYet)}))
 		return nil
 	})
 }
+
+// errNotYet is why a tenant that a host remembers has no keys after a start.
+var errNotYet = errors.New("nobody has needed its keys since the start")
 
 func locked(name, format string, args ...any) error {
 	return errs.New(errs.Unavailable, "tenant %q is locked: "+format, append([]any{name}, args...)...)
@@ -130,8 +135,8 @@ func (t *Tenants) Keys(ctx context.Context, name string) (commitlog.Keys, error)
 
 // Plain implements commitlog.KeyRing.
 func (t *Tenants) Plain(name string) bool {
-	sealed, why := t.Sealed(name)
-	return !sealed && why == nil
+	sealed, _ := t.Sealed(name)
+	return !sealed
 }
 
 // Hasher returns the hasher of a tenant: always the same, which follows the tenant's keys.
@@ -144,14 +149,16 @@ func (t *Tenants) Ready(ctx context.Context, name string) error {
 	return err
 }
 
-// Sealed tells whether this process knows that the tenant is sealed, and why it is locked if
-// it is. It asks nobody.
+// Sealed tells whether this process knows that the tenant is sealed, and why it is locked,
+// if somebody needed its keys and did not get them. It asks nobody.
 func (t *Tenants) Sealed(name string) (sealed bool, why error) {
 	e := t.of(name)
 	if k := e.keys.Load(); k != nil {
 		return k.Domain != nil, nil
 	}
-	why = e.hasher.Codec().Locked
+	if why = e.hasher.Codec().Locked; errors.Is(why, errNotYet) {
+		return true, nil
+	}
 	return why != nil, why
 }
 
@@ -223,14 +230,21 @@ func (t *Tenants) look(ctx context.Context, e *tenant) error {
 		r, err = &Record{Tenant: e.name}, nil
 	case err == nil && t.o.Saw != nil:
 		t.o.Saw(*r)
-	case err != nil && e.seen == nil && errs.KindOf(err) == errs.Unavailable:
+	case errs.KindOf(err) == errs.Unavailable && err != nil && e.seen == nil:
 		return err // it may be plain
+	case errs.KindOf(err) == errs.Unavailable && err != nil && ctx.Err() == nil:
+		// Guests whose blocks are on this host need the store for nothing else.
+		var ring *keys.Ring
+		if ring, err = t.keyrings.Saved(ctx, e.seen.Bytes, e.seen.Domain, e.name); err == nil {
+			err = t.adopt(e, ring)
+		}
 	}
-	if err == nil {
+	if err == nil && r != nil {
 		err = t.accept(ctx, e, r)
 	}
 	if err != nil && ctx.Err() == nil {
 		t.lock(e, err)
+		return e.why
 	}
 	return err
 }
@@ -281,7 +295,7 @@ func (t *Tenants) adopt(e *tenant, ring *keys.Ring) error {
 	}
 	seen := ring.Seen()
 	if e.seen == nil || e.seen.Keyring != seen.Number {
-		r := &remembered{Domain: ring.Domain(), Keyring: seen.Number, Hash: seen.Hash[:]}
+		r := &remembered{Domain: ring.Domain(), Keyring: seen.Number, Hash: seen.Hash[:], Bytes: ring.Bytes()}
 		value, err := json.Marshal(r)
 		if err == nil && t.memory != nil {
 			err = t.memory.SetFact(factPrefix+e.name, value)
@@ -300,8 +314,15 @@ func (t *Tenants) adopt(e *tenant, ring *keys.Ring) error {
 	return nil
 }
 
+// lockedError is why a tenant is locked. It is seal.ErrLocked as well.
+type lockedError struct{ error }
+
+func (l lockedError) Unwrap() error      { return l.error }
+func (lockedError) Is(target error) bool { return target == seal.ErrLocked }
+
 // lock takes the tenant's keys away.
 func (t *Tenants) lock(e *tenant, why error) {
+	why = lockedError{why}
 	if e.why == nil || e.why.Error() != why.Error() {
 		t.o.Log.Warn("a tenant is locked", "tenant", e.name, "error", why)
 	}

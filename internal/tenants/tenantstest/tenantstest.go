@@ -36,8 +36,8 @@ func Key(tb testing.TB) keys.Provider {
 	return p
 }
 
-// New returns the tenants of a store, as a process with these providers sees them.
-func New(store objstore.Store, with ...keys.Provider) *tenants.Tenants {
+// known returns the tenants of a store, as a process with these providers sees them.
+func known(store objstore.Store, with ...keys.Provider) *tenants.Tenants {
 	began := time.Now()
 	return tenants.New(tenants.Options{
 		Store: store, Providers: with, Now: time.Now, Uptime: func() time.Duration { return time.Since(began) }, Log: slog.New(slog.DiscardHandler),
@@ -47,7 +47,7 @@ func New(store objstore.Store, with ...keys.Provider) *tenants.Tenants {
 // Create makes sealed tenants with one key.
 func Create(tb testing.TB, store objstore.Store, key keys.Provider, names ...string) {
 	tb.Helper()
-	t := New(store, key)
+	t := known(store, key)
 	for _, name := range names {
 		if _, err := t.Create(context.Background(), tenants.Birth{Name: name, Keys: []keys.Provider{key}, OneKey: true, Suite: seal.AES256GCM}); err != nil {
 			tb.Fatal(err)
