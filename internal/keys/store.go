@@ -238,7 +238,7 @@ func (k *Keyrings) Add(ctx context.Context, r *Ring, more []Provider) (*Ring, er
 		added, err := k.wrapAll(ctx, r.domain, kek, more, true)
 		for _, w := range added {
 			if slices.ContainsFunc(wraps, func(old Wrap) bool { return old.String() == w.String() }) {
-				return nil, errs.New(errs.Exists, "the keyring is wrapped for %.100s already", w)
+				return nil, errs.New(errs.Invalid, "the keyring is wrapped for %.100s already", w)
 			}
 		}
 		return append(wraps, added...), err

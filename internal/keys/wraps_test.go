@@ -28,7 +28,7 @@ func TestAddAndCheck(t *testing.T) {
 		t.Errorf("a key of the second is not here, and was wrapped for: %v", err)
 	}
 	k.Providers = parse(t, first, second)
-	if _, err := k.Add(t.Context(), added, parse(t, second)); errs.KindOf(err) != errs.Exists {
+	if _, err := k.Add(t.Context(), added, parse(t, second)); errs.KindOf(err) != errs.Invalid {
 		t.Errorf("added twice: %v", err)
 	}
 	for _, with := range []string{first, second, identity} {
