@@ -37,7 +37,7 @@
 //	slot     "slot" ‖ domain u32 ‖ bytes 0 to 19 of its header
 //	index    bytes 0 to 39 of the pack's trailer
 //	section  "state" or "data" ‖ object key of the commit ‖ bytes 0 to 51 of its header
-//	slab     "slab" ‖ id ‖ domain u32 ‖ host ID
+//	slab     "slab" ‖ id ‖ domain u32 ‖ host ID ‖ number of the page u32
 //	meta     "meta" ‖ key ‖ domain u32 ‖ host ID
 //
 // A section begins with 24 bytes: number of the root u32, suite u8, three zero bytes, salt 16.

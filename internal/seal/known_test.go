@@ -189,10 +189,10 @@ func places(suite seal.Suite) []place {
 			open: func(d *seal.Domain, b []byte) ([]byte, error) {
 				return d.OpenIndex(nil, number, suite, content12, nonce12, trailer, b)
 			}},
-		{name: "slab", label: "local" + host, salt: join("slab", id[:]), aad: join("slab", id[:], number32, []byte(host)),
-			seal: func(d *seal.Domain, plain []byte) []byte { return d.Local(host).SealBlock(nil, &id, plain) },
+		{name: "slab", label: "local" + host, salt: join("slab", id[:]), aad: join("slab", id[:], number32, []byte(host), []byte{7, 0, 0, 0}),
+			seal: func(d *seal.Domain, plain []byte) []byte { return sealPage(d.Local(host), &id, 7, plain) },
 			open: func(d *seal.Domain, b []byte) ([]byte, error) {
-				return d.Local(host).OpenBlock(nil, number, suite, &id, b)
+				return openPage(d.Local(host), number, suite, &id, 7, b)
 			}},
 		{name: "meta", label: "local" + host, salt: []byte("metam/key"), aad: join("metam/key", number32, []byte(host)),
 			seal: func(d *seal.Domain, plain []byte) []byte { return d.Local(host).SealValue(nil, []byte("m/key"), plain) },
@@ -200,6 +200,22 @@ func places(suite seal.Suite) []place {
 				return d.Local(host).OpenValue(nil, number, suite, []byte("m/key"), b)
 			}},
 	}
+}
+
+func sealPage(l *seal.Local, id *[32]byte, n uint32, plain []byte) []byte {
+	p, err := l.Pages(l.Mark(), id)
+	if err != nil {
+		panic(err)
+	}
+	return p.Seal(nil, n, plain)
+}
+
+func openPage(l *seal.Local, root uint32, suite seal.Suite, id *[32]byte, n uint32, sealed []byte) ([]byte, error) {
+	p, err := l.Pages(seal.Mark{Domain: l.Mark().Domain, Root: root, Suite: suite}, id)
+	if err != nil {
+		return nil, err
+	}
+	return p.Open(nil, n, sealed)
 }
 
 func join(s string, more ...[]byte) []byte { return append([]byte(s), bytes.Join(more, nil)...) }

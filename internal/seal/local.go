@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+
+	"github.com/paraglide/glide/internal/errs"
 )
 
 // Local seals what one host keeps on its own SSD, of granted domains as well. Another
@@ -40,6 +42,57 @@ func (l *Local) label(n uint32) (*labelKey, error) {
 	}
 	return l.labels[n], nil
 }
+
+// Mark says with which keys something local is sealed. Whoever stores what is sealed stores
+// the mark in clear beside it, MarkSize bytes: domain u32, number of the root u32, suite u8,
+// three zero bytes. The zero Mark is that of plaintext.
+type Mark struct {
+	Domain, Root uint32
+	Suite        Suite
+}
+
+// MarkSize is the length of a stored Mark, in bytes.
+const MarkSize = 12
+
+// Append appends the bytes of the mark.
+func (m Mark) Append(b []byte) []byte {
+	b = le.AppendUint32(le.AppendUint32(b, m.Domain), m.Root)
+	return append(b, byte(m.Suite), 0, 0, 0)
+}
+
+// ReadMark is the mark at the start of b, which has at least MarkSize bytes. ok is false if
+// nothing is stored so.
+func ReadMark(b []byte) (m Mark, ok bool) {
+	m = Mark{le.Uint32(b), le.Uint32(b[4:]), Suite(b[8])}
+	return m, m.Domain != 0 && m.Root != 0 && m.Suite != 0 && b[9]|b[10]|b[11] == 0
+}
+
+// Mark is the mark of what is sealed from now on; of no keys, the zero Mark.
+func (l *Local) Mark() Mark {
+	if l == nil {
+		return Mark{}
+	}
+	return Mark{l.d.id, l.d.current, l.d.suite}
+}
+
+// Check returns nil if what has this mark opens with these keys: else ErrLocked without
+// keys, and with those of another domain, ErrNoRoot, or an errs.Unsupported error.
+func (l *Local) Check(m Mark) error {
+	switch {
+	case l == nil:
+		return errs.New(errs.Unavailable, "it is sealed with the host's own key: start with the --local-key that it had (%w)", ErrLocked)
+	case m.Domain != l.d.id:
+		return errs.New(errs.Unavailable, "it is sealed with keys of domain %08x, and those of this data directory are of domain %08x: "+
+			"restore its keyring, keys/%08x/, from a backup (%w)", m.Domain, l.d.id, m.Domain, ErrLocked)
+	}
+	if _, err := l.d.root(m.Root); err != nil {
+		return err
+	}
+	return m.Suite.Check()
+}
+
+// HideName is HideName of the domain, for names in the keys of the host's metadata.
+func (l *Local) HideName(name string) string { return l.d.HideName(name) }
 
 // What is local is of one of these kinds, which begin its salts. None begins another.
 const (
@@ -77,15 +130,40 @@ func (l *Local) open(dst []byte, root uint32, suite Suite, kind string, id, seal
 	return suite.open(dst, s.objectKey(s.buf[:salt]), s.buf, sealed)
 }
 
-// SealBlock appends a block of the SSD tier, sealed with the domain's current root and suite.
-func (l *Local) SealBlock(dst []byte, id *[32]byte, plain []byte) []byte {
-	return l.seal(dst, slab, id[:], plain)
+// Pages seals and opens the pages of one block of the SSD tier, each by itself: a guest reads
+// a page of a long block. One goroutine at a time uses it.
+type Pages struct {
+	aead  cipher.AEAD
+	bound []byte // additional data without the number of the page
 }
 
-// OpenBlock is the inverse of SealBlock. That it opens proves the block, as its hash
-// would: only verified blocks were sealed, by this host. Errors are those of OpenSlot.
-func (l *Local) OpenBlock(dst []byte, root uint32, suite Suite, id *[32]byte, sealed []byte) ([]byte, error) {
-	return l.open(dst, root, suite, slab, id[:], sealed)
+// Pages returns the keys of a block, under what a mark says. Errors are those of Check.
+func (l *Local) Pages(m Mark, id *[32]byte) (p Pages, err error) {
+	if err := l.Check(m); err != nil {
+		return p, err
+	}
+	key := l.labels[m.Root]
+	s := key.state()
+	defer key.put(s)
+	var salt int
+	p.bound, salt = l.place(make([]byte, 0, boundSize), slab, id[:])
+	p.aead, err = m.Suite.aead(s.objectKey(p.bound[:salt]))
+	return p, err
+}
+
+// boundSize has room for the additional data of a page: of a host with a common ID.
+const boundSize = 96
+
+// Seal appends page number n, sealed.
+func (p Pages) Seal(dst []byte, n uint32, plain []byte) []byte {
+	return sealWith(p.aead, dst, le.AppendUint32(p.bound, n), plain)
+}
+
+// Open appends page number n, of which these are the sealed bytes. That it opens proves the
+// page, as the block's hash would: only verified blocks were sealed, by this host. The error
+// is ErrTag. sealed must not overlap dst.
+func (p Pages) Open(dst []byte, n uint32, sealed []byte) ([]byte, error) {
+	return openWith(p.aead, dst, le.AppendUint32(p.bound, n), sealed)
 }
 
 // SealValue appends the value of a key of the host's metadata, sealed with the domain's

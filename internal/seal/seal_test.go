@@ -2,6 +2,7 @@ package seal_test
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -121,8 +122,12 @@ func TestEachForItsPlace(t *testing.T) {
 		if _, err := d.OpenSection(nil, seal.State, commitKey+"1", header, section); !errors.Is(err, seal.ErrTag) {
 			t.Errorf("another object: %v", err)
 		}
-		if _, err := d.Local("host-2").OpenBlock(nil, number, suite, &id, d.Local(host).SealBlock(nil, &id, plaintext)); !errors.Is(err, seal.ErrTag) {
+		page := sealPage(d.Local(host), &id, 3, plaintext)
+		if _, err := openPage(d.Local("host-2"), number, suite, &id, 3, page); !errors.Is(err, seal.ErrTag) {
 			t.Errorf("another host: %v", err)
+		}
+		if _, err := openPage(d.Local(host), number, suite, &id, 4, page); !errors.Is(err, seal.ErrTag) {
+			t.Errorf("another page of the block: %v", err)
 		}
 	}
 }
@@ -143,7 +148,7 @@ func TestRoots(t *testing.T) {
 		_, err1 := d.OpenSlot(nil, seal.Block, root, d.Suite(), id, header, sealed)
 		_, err2 := d.OpenIndex(nil, root, d.Suite(), content12, nonce12, trailer, sealed)
 		_, err3 := d.OpenSection(nil, seal.Data, commitKey, header, append(le.AppendUint32(nil, root), make([]byte, 99)...))
-		_, err4 := d.Local(host).OpenBlock(nil, root, d.Suite(), &id, sealed)
+		_, err4 := openPage(d.Local(host), root, d.Suite(), &id, 0, sealed)
 		_, err5 := d.Local(host).Segment(root, 1, 1, [16]byte{})
 		_, err6 := d.PackContent(root, nonce12, nil)
 		for i, err := range []error{err1, err2, err3, err4, err5, err6} {
@@ -248,13 +253,17 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 func TestAllocations(t *testing.T) {
 	d, id, plain := open(t, seal.AES256GCM), fill(9), make([]byte, 128<<10)
 	dst := make([]byte, 0, len(plain)+d.SectionOverhead())
-	local, slabbed := d.Local(host), []byte(nil)
-	slabbed = local.SealBlock(slabbed, &id, plain)
+	local := d.Local(host)
+	slabbed := sealPage(local, &id, 0, plain)
 	for name, fn := range map[string]func(){
 		"slot":    func() { d.SealSlot(dst, seal.Block, id, header, plain) },
 		"index":   func() { d.SealIndex(dst, content12, nonce12, trailer, plain) },
 		"section": func() { d.SealSection(dst, seal.Data, commitKey, header, plain) },
-		"slab":    func() { _, _ = local.OpenBlock(dst, number, 1, &id, slabbed) },
+		"slab": func() {
+			if p, err := local.Pages(local.Mark(), &id); err == nil {
+				_, _ = p.Open(dst, 0, slabbed)
+			}
+		},
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -263,6 +272,36 @@ func TestAllocations(t *testing.T) {
 		if bytes := (after.TotalAlloc - before.TotalAlloc) / 100; n > 6 || bytes > 4<<10 {
 			t.Errorf("%s: %v allocations, %d bytes", name, n, bytes)
 		}
+	}
+}
+
+// TestMark: a mark is stored as it is, and tells which keys are missing.
+func TestMark(t *testing.T) {
+	l := open(t, seal.AES256GCM).Local(host)
+	m := l.Mark()
+	b := m.Append(nil)
+	if want := "0d0c0b0a"; len(b) != seal.MarkSize || hex.EncodeToString(b[:4]) != want {
+		t.Errorf("stored as %x", b)
+	}
+	if got, ok := seal.ReadMark(b); !ok || got != m || l.Check(got) != nil {
+		t.Errorf("read as %v: %v, %v", got, ok, l.Check(got))
+	}
+	if _, ok := seal.ReadMark(make([]byte, seal.MarkSize)); ok {
+		t.Error("zeros are a mark")
+	}
+	other, unknown, newer := m, m, m
+	other.Domain, newer.Root, unknown.Suite = 1, 9, 9
+	for _, x := range []struct {
+		l    *seal.Local
+		m    seal.Mark
+		want error
+	}{{nil, m, seal.ErrLocked}, {l, other, seal.ErrLocked}, {l, newer, seal.ErrNoRoot}, {l, unknown, errs.Unsupported}} {
+		if err := x.l.Check(x.m); !errors.Is(err, x.want) {
+			t.Errorf("%v: %v", x.m, err)
+		}
+	}
+	if (*seal.Local)(nil).Mark() != (seal.Mark{}) {
+		t.Error("no keys have a mark")
 	}
 }
 
@@ -301,7 +340,7 @@ func BenchmarkSeal(b *testing.B) {
 			sealed := d.SealSlot(nil, seal.Block, id, header, plain)
 			dst := make([]byte, 0, len(sealed))
 			local := d.Local(host)
-			slab := local.SealBlock(nil, &id, plain)
+			slab := sealPage(local, &id, 0, plain)
 			run := func(name string, fn func()) {
 				b.Run(fmt.Sprintf("%s/%v/%dKiB", name, suite, n>>10), func(b *testing.B) {
 					b.ReportAllocs()
@@ -318,7 +357,11 @@ func BenchmarkSeal(b *testing.B) {
 				}
 			})
 			run("open-local", func() {
-				if _, err := local.OpenBlock(dst, number, suite, &id, slab); err != nil {
+				p, err := local.Pages(local.Mark(), &id)
+				if err == nil {
+					_, err = p.Open(dst, 0, slab)
+				}
+				if err != nil {
 					b.Fatal(err)
 				}
 			})

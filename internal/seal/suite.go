@@ -94,10 +94,7 @@ func (s Suite) seal(dst []byte, key *[KeySize]byte, aad, plain []byte) []byte {
 	if err != nil {
 		panic(err) // Check found that it can be used
 	}
-	dst = slices.Grow(dst, len(plain)+s.Overhead())
-	nonce := dst[len(dst) : len(dst)+a.NonceSize()]
-	_, _ = rand.Read(nonce) // never fails; of suite 1 there is nothing to fill
-	return a.Seal(dst[:len(dst)+len(nonce)], nonce, plain, aad)
+	return sealWith(a, dst, aad, plain)
 }
 
 func (s Suite) open(dst []byte, key *[KeySize]byte, aad, sealed []byte) ([]byte, error) {
@@ -105,10 +102,21 @@ func (s Suite) open(dst []byte, key *[KeySize]byte, aad, sealed []byte) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	if len(sealed) < s.Overhead() {
+	return openWith(a, dst, aad, sealed)
+}
+
+func sealWith(a cipher.AEAD, dst, aad, plain []byte) []byte {
+	dst = slices.Grow(dst, len(plain)+a.NonceSize()+a.Overhead())
+	nonce := dst[len(dst) : len(dst)+a.NonceSize()]
+	_, _ = rand.Read(nonce) // never fails; of suite 1 there is nothing to fill
+	return a.Seal(dst[:len(dst)+len(nonce)], nonce, plain, aad)
+}
+
+func openWith(a cipher.AEAD, dst, aad, sealed []byte) ([]byte, error) {
+	n := a.NonceSize()
+	if len(sealed) < n+a.Overhead() {
 		return nil, errs.New(errs.Corrupt, "%d bytes are fewer than a nonce and a tag have", len(sealed))
 	}
-	n := a.NonceSize()
 	out, err := a.Open(dst, sealed[:n], sealed[n:], aad)
 	if err != nil {
 		return nil, errs.New(errs.Corrupt, "%w", ErrTag)
