@@ -34,7 +34,7 @@ var layers = map[string][]string{
 	"internal/blockmap":     {"internal/errs", "internal/pack"},
 	"internal/cost":         {"internal/objstore"},
 	"internal/sharing":      {"internal/pack", "internal/blockmap"},
-	"internal/wal":          {"internal/errs", "internal/fault", "internal/extent", "internal/datadir"},
+	"internal/wal":          {"internal/errs", "internal/fault", "internal/extent", "internal/datadir", "internal/seal"},
 	"internal/meta":         {"internal/errs", "internal/pack", "internal/reserve"},
 	"internal/cache":        {"internal/seal", "internal/cost", "internal/forward", "internal/errs", "internal/fault", "internal/datadir", "internal/pack", "internal/objstore", "internal/blockmap", "internal/readahead"},
 	"internal/peers":        {"internal/errs", "internal/pack", "internal/api"},

@@ -12,7 +12,7 @@ import (
 
 func benchLog(b *testing.B) (*Pool, *testLog) {
 	var n uint64
-	p, err := Open(Options{FS: vfs.Default, Dir: b.TempDir(), Rand: func() uint64 { n++; return n }})
+	p, err := Open(Options{FS: vfs.Default, Dir: b.TempDir(), Local: local, Rand: func() uint64 { n++; return n }})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+
+	"github.com/paraglide/glide/internal/wal/internal/segfile"
 )
 
 // Checked is what Check found in a segment.
@@ -22,16 +24,16 @@ func (s *Segment) Check(through uint64, pace func(bytes int64) error) (c Checked
 	if err := s.readAt(page, 0); err != nil {
 		return c, err
 	}
-	want := header{kind: s.kind, incarnation: s.incarnation, writer: s.writer, number: s.number, size: s.size}
-	if h, err := decodeHeader(page); err != nil || h != want {
-		if _, err := s.file.WriteAt(want.encode(), 0); err != nil {
+	want := s.header()
+	if h, err := segfile.DecodeHeader(page); err != nil || h != want {
+		if _, err := s.file.WriteAt(want.Encode(), 0); err != nil {
 			return c, s.pool.diskError("write the header of "+s.name(), err)
 		}
 		c.Mended++
 	}
 	known := uint32(0) // where the records end that this process wrote or found
-	if l := s.sums.Load(); l != nil && l.n.Load() > 0 {
-		known = l.all[l.n.Load()-1].end()
+	if all := s.sums.All(); len(all) > 0 {
+		known = all[len(all)-1].end()
 	}
 	x, err := s.index()
 	if err == nil && !x.trailer {
@@ -40,15 +42,15 @@ func (s *Segment) Check(through uint64, pace func(bytes int64) error) (c Checked
 	if err != nil || !x.trailer {
 		return c, err
 	}
-	w, _ := window{seg: s}, s.strays.Add(1)
+	w, _ := s.window(), s.strays.Add(1)
 	for i := range x.recs {
 		r := &x.recs[i]
 		n := HeaderSize + r.payload()
-		b, err := w.at(r.Pos, n)
+		b, err := w.At(r.Pos, n)
 		if err = errors.Join(err, pace(int64(n))); err != nil {
 			return c, err
 		}
-		if got, ok := checkRecord(b, s.seed); !ok || got.Seq != r.Seq || got.Off != r.Off || got.Len != r.Len {
+		if got, ok := checkRecord(b, s.seed, s.iv()); !ok || got.Seq != r.Seq || got.Off != r.Off || got.Len != r.Len {
 			c.add(s.damaged(r), r.Seq)
 		}
 		c.Records, c.Bytes = c.Records+1, c.Bytes+int64(n)
@@ -73,7 +75,7 @@ func (s *Segment) checkScanned(c *Checked, x index, known uint32, through uint64
 		if c.add(s.mismatch(x.end, next), 0); next >= known {
 			return nil
 		}
-		if x.recs, x.end, err = s.scan(next); err != nil {
+		if x, err = s.scan(next); err != nil {
 			return err
 		}
 	}
@@ -82,14 +84,14 @@ func (s *Segment) checkScanned(c *Checked, x index, known uint32, through uint64
 		return err
 	}
 	old := crc32.Checksum(page[:52], castagnoli) == binary.LittleEndian.Uint32(page[52:]) && binary.LittleEndian.Uint64(page[8:]) != s.incarnation
-	if old || string(page[:footerUsed]) == string(make([]byte, footerUsed)) {
+	if old || string(page[:segfile.TrailerUsed]) == string(make([]byte, segfile.TrailerUsed)) {
 		return nil // the host stopped before it was written
 	} else if s.kind == kindCompacted || len(all.recs) == 0 {
 		c.add(s.mismatch(pageSize, s.size), 0) // only the index knows how many records there must be
 		return nil
 	}
 	c.Mended++
-	return s.writeIndex(encodeIndex(all.recs), all.end)
+	return s.writeIndex(encodeIndex(all.recs, all.ivs), all.end)
 }
 
 func (c *Checked) add(err error, seq uint64) {
@@ -101,13 +103,11 @@ func (c *Checked) add(err error, seq uint64) {
 // recordAfter returns where the next known record behind pos begins, or else where they end.
 func (s *Segment) recordAfter(pos uint32) uint32 {
 	end := s.size
-	if l := s.sums.Load(); l != nil {
-		for _, p := range l.all[:l.n.Load()] {
-			if p.at > pos && p.first {
-				return p.at
-			} else if p.end() > pos {
-				end = p.end()
-			}
+	for _, p := range s.sums.All() {
+		if p.at > pos && p.first {
+			return p.at
+		} else if p.end() > pos {
+			end = p.end()
 		}
 	}
 	return end

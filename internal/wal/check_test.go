@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/paraglide/glide/internal/wal/internal/segfile"
 )
 
 func atOnce(int64) error { return nil }
@@ -51,11 +53,11 @@ func TestEveryByteOfASegment(t *testing.T) {
 	w := l.write(t, 8192, bytes.Repeat([]byte{2}, 300))[0]
 	l.write(t, 20000, bytes.Repeat([]byte{3}, 9000))
 	open := p.Segment(w.Place)
-	end := open.sums.Load().all[open.sums.Load().n.Load()-1].end()
+	end := open.sums.All()[len(open.sums.All())-1].end()
 	open.Hold()
 	defer open.Release()
 	records := func(pos uint32, c Checked) {
-		if pos < headerUsed && (c.Mended != 1 || len(c.Damage) > 0) {
+		if pos < segfile.HeaderUsed && (c.Mended != 1 || len(c.Damage) > 0) {
 			t.Fatalf("byte %d of the header: %+v", pos, c)
 		}
 		if pos >= pageSize && pos < end {
@@ -69,7 +71,7 @@ func TestEveryByteOfASegment(t *testing.T) {
 		}
 	}
 	t.Run("open", func(t *testing.T) {
-		checkEach(t, fs, open, 0, [][2]uint32{{0, headerUsed + 2}, {pageSize, pageSize + 800}}, records)
+		checkEach(t, fs, open, 0, [][2]uint32{{0, segfile.HeaderUsed + 2}, {pageSize, pageSize + 800}}, records)
 	})
 	if err := l.Sync(); err != nil {
 		t.Fatal(err)
@@ -86,15 +88,15 @@ func TestEveryByteOfASegment(t *testing.T) {
 	full := open
 	page := make([]byte, pageSize)
 	_ = full.readAt(page, full.size-pageSize)
-	tr, ok := decodeTrailer(page, full.incarnation, full.size)
+	tr, ok := segfile.DecodeTrailer(page, full.incarnation, full.size, HeaderSize)
 	if !ok {
 		t.Fatal("the segment has no index")
 	}
-	end = tr.end
+	end = tr.End
 	t.Run("full", func(t *testing.T) {
-		checkEach(t, fs, full, full.End(), [][2]uint32{{pageSize, pageSize + 40}, {tr.indexPos, tr.indexPos + tr.indexLen}, {full.size - pageSize, full.size - pageSize + 60}}, func(pos uint32, c Checked) {
+		checkEach(t, fs, full, full.End(), [][2]uint32{{pageSize, pageSize + 40}, {tr.IndexPos, tr.IndexPos + tr.IndexLen}, {full.size - pageSize, full.size - pageSize + 60}}, func(pos uint32, c Checked) {
 			records(pos, c)
-			index := pos >= tr.indexPos && pos < tr.indexPos+tr.indexLen || pos >= full.size-pageSize && pos < full.size-pageSize+footerUsed
+			index := pos >= tr.IndexPos && pos < tr.IndexPos+tr.IndexLen || pos >= full.size-pageSize && pos < full.size-pageSize+segfile.TrailerUsed
 			if index && (c.Mended != 1 || len(c.Damage) > 0) {
 				t.Fatalf("byte %d of the index: %+v", pos, c)
 			}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/seal"
+	"github.com/paraglide/glide/internal/wal/internal/window"
 )
 
 // Compactor copies the live parts of one writer's old segments into new ones. Each copied
@@ -31,47 +33,49 @@ func (p *Pool) NewCompactor(writer Identity, live int64) *Compactor {
 // Add copies a live range. body is its content (empty for a zero record); r.Off and r.Len
 // are the range. Add returns the new place.
 func (c *Compactor) Add(r Record, body []byte) (extent.Place, error) {
-	var flags uint32
 	if r.Zero {
-		flags = flagZero
 		body = binary.LittleEndian.AppendUint64(nil, r.Len)
 	}
-	if c.seg != nil && capacity(c.pos+size(uint32(len(body))), c.index+HeaderSize+zeroPayload) > uint64(c.seg.size) {
+	stored := uint32(len(body))
+	if !r.Zero {
+		stored += c.pool.iv()
+	}
+	if c.seg != nil && capacity(c.pos+size(stored), c.index+c.pool.longestEntry()) > uint64(c.seg.size) {
 		if err := c.end(); err != nil {
 			return 0, err
 		}
 	}
 	if c.seg == nil {
 		// An eighth for headers and index, which are 56 bytes for each piece.
-		need := max(uint64(max(c.live, 0))*9/8, capacity(pageSize+size(uint32(len(body))), HeaderSize+zeroPayload))
+		need := max(uint64(max(c.live, 0))*9/8, capacity(pageSize+size(stored), c.pool.longestEntry()))
 		seg, err := c.pool.take(kindCompacted, c.writer, c.pool.sizeFor(need))
 		if err != nil {
 			return 0, err
 		}
 		c.seg, c.pos, c.index, c.recs = seg, pageSize, 0, nil
 	}
-	r.Pos, r.More, r.Cont = c.pos, false, false
+	r.Pos, r.More, r.Cont, r.sealed = c.pos, false, false, c.seg.cipher != nil && !r.Zero
 	if fault.Is("cleaning-forgets-order") {
 		r.Seq = 1
 	}
 	c.recs = append(c.recs, r)
-	n := len(c.buf)
-	c.buf = append(c.buf, make([]byte, HeaderSize)...)
-	c.buf = append(c.buf, body...)
-	putHeader(c.buf[n:], uint32(len(body)), flags, r.Off, r.Seq, r.Seq)
 	if r.Zero {
+		n := len(c.buf)
+		c.buf = append(c.buf, make([]byte, HeaderSize)...)
+		c.buf = append(c.buf, body...)
+		putHeader(c.buf[n:], stored, flagZero, r.Off, r.Seq, r.Seq)
 		sign(c.buf[n:], c.seg.seed)
 	} else {
-		binary.LittleEndian.PutUint32(c.buf[n:], c.seg.sum(c.pos, r.Off, c.buf[n:], body))
+		c.buf = c.seg.appendData(c.buf, c.pos, &r, r.Seq, body)
 	}
 	for len(c.buf)&3 != 0 {
 		c.buf = append(c.buf, 0)
 	}
-	c.pos += size(uint32(len(body)))
-	c.index += HeaderSize + zeroPayload
+	c.pos += size(stored)
+	c.index += c.pool.longestEntry()
 	c.live -= int64(len(body))
 	c.pool.Stats.Cleaned.Add(uint64(HeaderSize + len(body)))
-	if len(c.buf) >= windowSize {
+	if len(c.buf) >= window.Size {
 		if err := c.drain(); err != nil {
 			return 0, err
 		}
@@ -94,7 +98,7 @@ func (c *Compactor) end() error {
 	if err := c.drain(); err != nil {
 		return err
 	}
-	if err := c.seg.writeIndex(encodeIndex(c.recs), c.pos); err != nil {
+	if err := c.seg.writeIndex(encodeIndex(c.recs, c.seg.vectors()), c.pos); err != nil {
 		return err
 	}
 	if fault.Is("cleaning-without-sync") {
@@ -135,7 +139,7 @@ func (c *Compactor) Abort() {
 	c.seg, c.done = nil, nil
 }
 
-// ReadRecord returns the payload of a whole record and verifies it. The copy gets a
+// ReadRecord returns the bytes of a whole record and verifies it. The copy gets a
 // checksum of its own, which must not hide damage.
 func (s *Segment) ReadRecord(r *Record, buf []byte) ([]byte, error) {
 	n := HeaderSize + int(r.payload())
@@ -149,6 +153,11 @@ func (s *Segment) ReadRecord(r *Record, buf []byte) ([]byte, error) {
 	if crc32.Update(s.seed, castagnoli, buf[4:]) != binary.LittleEndian.Uint32(buf) {
 		s.bad.Store(true)
 		return nil, s.damaged(r)
+	}
+	if r.sealed {
+		body := buf[HeaderSize+ivSize:]
+		s.cipher.XOR(body, body, seal.IV(buf[HeaderSize:]), 0)
+		return body, nil
 	}
 	return buf[HeaderSize:], nil
 }

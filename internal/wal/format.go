@@ -11,29 +11,16 @@
 //	…           index: the record headers again (with the payloads of zero records), at a multiple of 4096
 //	last 4096   trailer
 //
+// Package segfile has the bytes of header and trailer.
+//
 // Index and trailer are written when the segment is full or its volume goes to sleep.
 // Without a valid trailer, recovery finds the records by scanning.
-//
-// # Header
-//
-//	 0  4  magic "GLDW"
-//	 4  2  version, 1
-//	 6  1  kind: 0 spare, 1 log, 2 compacted
-//	 7  1  0
-//	 8  8  incarnation: random, new at each use of the file
-//	16 16  identity of the volume that writes
-//	32  4  segment number, as in the file's name
-//	36  4  size of the file, bytes
-//	40  4  CRC32C of bytes 0 to 39
-//
-// Magic, version and checksum keep their places in every version: a damaged byte must not
-// look like the work of a newer program, which stops the whole host.
 //
 // # Record
 //
 //	 0  4  CRC32C of bytes 4 to the end, seeded with the incarnation, so that a
 //	       recycled segment's old records do not validate
-//	 4  4  bits 0–25 payload length; bit 26 zero record; bit 27 more: the write goes on in the next record;
+//	 4  4  bits 0–25 payload length, with the vector of a sealed one; bit 26 zero record; bit 27 more: the write goes on in the next record;
 //	       bit 28 continuation: it began in an earlier one
 //	 8  8  offset on the volume, bytes
 //	16  8  sequence number
@@ -41,23 +28,13 @@
 //	       known durable when the record was written; all ones if that is more
 //	28  …  the bytes written; of a zero record, 8 bytes: the length of the range
 //
+// In a sealed segment the payload is 16 random bytes, the initialization vector, and what
+// was written, encrypted with AES-256-CTR: see sealed.go. The checksum is that of these
+// bytes, and the index has the vectors behind the headers. Zero records hold nothing of
+// guests, and are as in a plain segment.
+//
 // The header is as long as that of an NBD request, so that a received request becomes a
 // record in place.
-//
-// # Trailer
-//
-//	 0  4  magic "GLDF"
-//	 4  2  version, 1
-//	 6  2  0
-//	 8  8  incarnation
-//	16  4  number of records
-//	20  4  end of the records, bytes from the start of the file
-//	24  4  position of the index
-//	28  4  length of the index, bytes
-//	32  8  first sequence number
-//	40  8  last sequence number
-//	48  4  CRC32C of the index
-//	52  4  CRC32C of bytes 0 to 51
 //
 // In a log segment, sequence numbers rise by one from record to record. A compacted
 // segment holds the live parts of older segments of one writer, in any order. They keep
@@ -74,8 +51,8 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 
-	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
+	"github.com/paraglide/glide/internal/wal/internal/segfile"
 )
 
 const (
@@ -84,12 +61,7 @@ const (
 	// maxPayload bounds a record's payload: the longest NBD write.
 	maxPayload = 32 << 20
 
-	pageSize    = 4096
-	formatNow   = 1
-	magicHeader = "GLDW"
-	magicFooter = "GLDF"
-	headerUsed  = 44
-	footerUsed  = 56
+	pageSize = segfile.PageSize
 
 	lengthMask   = 1<<26 - 1
 	flagZero     = 1 << 26
@@ -101,14 +73,18 @@ const (
 	farBehind   = 1<<32 - 1
 )
 
-// Kinds of segments.
+// Kinds and sizes of segments, and what else wal shares with package segfile.
 const (
-	kindSpare     = 0
-	kindLog       = 1
-	kindCompacted = 2
+	kindSpare     = segfile.Spare
+	kindLog       = segfile.Log
+	kindCompacted = segfile.Compacted
+	minSegment    = segfile.MinSize
+	maxSegment    = segfile.MaxSize
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+type header = segfile.Header
+
+var castagnoli = segfile.Castagnoli
 
 // seedOf returns the CRC from which a record's checksum starts.
 func seedOf(incarnation uint64) uint32 {
@@ -127,6 +103,7 @@ type Record struct {
 	Zero    bool   // the range reads as zeros
 	More    bool   // the write continues in the record with the next number
 	Cont    bool   // the write began in an earlier record
+	sealed  bool   // a vector precedes its bytes in the segment
 }
 
 // size returns the space that a record with this payload length takes.
@@ -137,7 +114,29 @@ func (r *Record) payload() uint32 {
 	if r.Zero {
 		return zeroPayload
 	}
-	return uint32(r.Len)
+	return r.head() - HeaderSize + uint32(r.Len)
+}
+
+// head returns the length of what precedes the record's bytes in its segment.
+func (r *Record) head() uint32 {
+	if r.sealed {
+		return HeaderSize + ivSize
+	}
+	return HeaderSize
+}
+
+// flags returns the flags in the record's header.
+func (r *Record) flags() (flags uint32) {
+	if r.Zero {
+		flags |= flagZero
+	}
+	if r.More {
+		flags |= flagMore
+	}
+	if r.Cont {
+		flags |= flagContinue
+	}
+	return flags
 }
 
 // putHeader fills h except for the checksum.
@@ -158,12 +157,12 @@ func sign(rec []byte, seed uint32) {
 }
 
 // parseHeader decodes a record header and does not check its checksum. ok is false if no
-// valid record has such a header in a segment with room for limit bytes of payload. The
-// length of a zero record's range is in its payload.
-func parseHeader(h []byte, limit uint32) (r Record, ok bool) {
+// valid record has such a header in a segment with room for limit bytes of payload, which
+// begin with iv bytes of vector. The length of a zero record's range is in its payload.
+func parseHeader(h []byte, limit, iv uint32) (r Record, ok bool) {
 	word := binary.LittleEndian.Uint32(h[4:])
 	length := word & lengthMask
-	if word&^flagsKnown != 0 || length == 0 || length > limit || length > maxPayload {
+	if word&^flagsKnown != 0 || length == 0 || length > limit || length > maxPayload+iv {
 		return r, false
 	}
 	r = Record{
@@ -174,7 +173,10 @@ func parseHeader(h []byte, limit uint32) (r Record, ok bool) {
 		More: word&flagMore != 0,
 		Cont: word&flagContinue != 0,
 	}
-	if r.Zero && length != zeroPayload || r.Seq == 0 {
+	if !r.Zero {
+		r.sealed, r.Len = iv > 0, r.Len-uint64(iv)
+	}
+	if r.Zero && length != zeroPayload || !r.Zero && length <= iv || r.Seq == 0 {
 		return r, false
 	}
 	if behind := uint64(binary.LittleEndian.Uint32(h[24:])); behind != farBehind && behind <= r.Seq {
@@ -184,11 +186,11 @@ func parseHeader(h []byte, limit uint32) (r Record, ok bool) {
 }
 
 // checkRecord decodes the record at the start of b and verifies its checksum.
-func checkRecord(b []byte, seed uint32) (r Record, ok bool) {
+func checkRecord(b []byte, seed, iv uint32) (r Record, ok bool) {
 	if len(b) < HeaderSize {
 		return r, false
 	}
-	r, ok = parseHeader(b, uint32(min(len(b)-HeaderSize, maxPayload)))
+	r, ok = parseHeader(b, uint32(min(len(b)-HeaderSize, maxPayload+int(ivSize))), iv)
 	if !ok {
 		return r, false
 	}
@@ -200,100 +202,4 @@ func checkRecord(b []byte, seed uint32) (r Record, ok bool) {
 		r.Len = binary.LittleEndian.Uint64(b[HeaderSize:])
 	}
 	return r, true
-}
-
-// header is the decoded page 0.
-type header struct {
-	kind        byte
-	incarnation uint64
-	writer      [16]byte
-	number      uint32
-	size        uint32
-}
-
-func (h *header) encode() []byte {
-	b := make([]byte, pageSize)
-	copy(b, magicHeader)
-	binary.LittleEndian.PutUint16(b[4:], formatNow)
-	b[6] = h.kind
-	binary.LittleEndian.PutUint64(b[8:], h.incarnation)
-	copy(b[16:], h.writer[:])
-	binary.LittleEndian.PutUint32(b[32:], h.number)
-	binary.LittleEndian.PutUint32(b[36:], h.size)
-	binary.LittleEndian.PutUint32(b[40:], crc32.Checksum(b[:40], castagnoli))
-	return b
-}
-
-func decodeHeader(b []byte) (h header, err error) {
-	if len(b) < headerUsed || string(b[:4]) != magicHeader {
-		return h, errs.New(errs.Corrupt, "not a log segment: no magic at its start")
-	}
-	if binary.LittleEndian.Uint32(b[40:]) != crc32.Checksum(b[:40], castagnoli) {
-		return h, errs.New(errs.Corrupt, "the segment's header does not match its checksum")
-	}
-	if v := binary.LittleEndian.Uint16(b[4:]); v > formatNow {
-		return h, errs.New(errs.Unsupported, "the segment's format is version %d, this program knows up to %d: use a newer glide", v, formatNow)
-	}
-	h = header{
-		kind:        b[6],
-		incarnation: binary.LittleEndian.Uint64(b[8:]),
-		number:      binary.LittleEndian.Uint32(b[32:]),
-		size:        binary.LittleEndian.Uint32(b[36:]),
-	}
-	copy(h.writer[:], b[16:])
-	if h.size < minSegment || h.size > maxSegment || h.size%pageSize != 0 {
-		return h, errs.New(errs.Corrupt, "the segment's header gives a size of %d bytes", h.size)
-	}
-	return h, nil
-}
-
-// trailer is the decoded last page.
-type trailer struct {
-	incarnation       uint64
-	records           uint32
-	end               uint32
-	indexPos          uint32
-	indexLen          uint32
-	firstSeq, lastSeq uint64
-	indexCRC          uint32
-}
-
-func (t *trailer) encode() []byte {
-	b := make([]byte, pageSize)
-	copy(b, magicFooter)
-	binary.LittleEndian.PutUint16(b[4:], formatNow)
-	binary.LittleEndian.PutUint64(b[8:], t.incarnation)
-	binary.LittleEndian.PutUint32(b[16:], t.records)
-	binary.LittleEndian.PutUint32(b[20:], t.end)
-	binary.LittleEndian.PutUint32(b[24:], t.indexPos)
-	binary.LittleEndian.PutUint32(b[28:], t.indexLen)
-	binary.LittleEndian.PutUint64(b[32:], t.firstSeq)
-	binary.LittleEndian.PutUint64(b[40:], t.lastSeq)
-	binary.LittleEndian.PutUint32(b[48:], t.indexCRC)
-	binary.LittleEndian.PutUint32(b[52:], crc32.Checksum(b[:52], castagnoli))
-	return b
-}
-
-// decodeTrailer decodes a trailer. ok is true only if it belongs to this incarnation and
-// fits a segment of this size.
-func decodeTrailer(b []byte, incarnation uint64, segment uint32) (t trailer, ok bool) {
-	if len(b) < footerUsed || string(b[:4]) != magicFooter ||
-		binary.LittleEndian.Uint16(b[4:]) != formatNow ||
-		binary.LittleEndian.Uint32(b[52:]) != crc32.Checksum(b[:52], castagnoli) {
-		return t, false
-	}
-	t = trailer{
-		incarnation: binary.LittleEndian.Uint64(b[8:]),
-		records:     binary.LittleEndian.Uint32(b[16:]),
-		end:         binary.LittleEndian.Uint32(b[20:]),
-		indexPos:    binary.LittleEndian.Uint32(b[24:]),
-		indexLen:    binary.LittleEndian.Uint32(b[28:]),
-		firstSeq:    binary.LittleEndian.Uint64(b[32:]),
-		lastSeq:     binary.LittleEndian.Uint64(b[40:]),
-		indexCRC:    binary.LittleEndian.Uint32(b[48:]),
-	}
-	ok = t.incarnation == incarnation && t.end >= pageSize && t.end <= t.indexPos &&
-		uint64(t.indexPos)+uint64(t.indexLen) <= uint64(segment-pageSize) &&
-		uint64(t.records)*HeaderSize <= uint64(t.indexLen)
-	return t, ok
 }

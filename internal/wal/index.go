@@ -3,6 +3,9 @@ package wal
 import (
 	"encoding/binary"
 	"hash/crc32"
+
+	"github.com/paraglide/glide/internal/wal/internal/cipher"
+	"github.com/paraglide/glide/internal/wal/internal/segfile"
 )
 
 // fullSegment is what finish needs to know of a segment that has just become full.
@@ -23,50 +26,43 @@ func (s *Segment) finish() error {
 
 // writeIndex writes an index, and the trailer that makes it valid.
 func (s *Segment) writeIndex(index []byte, end uint32) error {
-	t := trailer{
-		incarnation: s.incarnation, end: end, indexPos: pageUp(end), indexLen: uint32(len(index)),
-		firstSeq: 1<<64 - 1, indexCRC: crc32.Checksum(index, castagnoli),
+	t := segfile.Trailer{
+		Incarnation: s.incarnation, End: end, IndexPos: pageUp(end), IndexLen: uint32(len(index)),
+		FirstSeq: 1<<64 - 1, IndexCRC: crc32.Checksum(index, castagnoli),
 	}
-	for b := index; len(b) >= HeaderSize; t.records++ {
+	for b := index; len(b) >= HeaderSize; t.Records++ {
 		seq := binary.LittleEndian.Uint64(b[16:])
-		t.firstSeq, t.lastSeq = min(t.firstSeq, seq), max(t.lastSeq, seq)
-		skip := HeaderSize
+		t.FirstSeq, t.LastSeq = min(t.FirstSeq, seq), max(t.LastSeq, seq)
+		skip := HeaderSize + s.iv()
 		if binary.LittleEndian.Uint32(b[4:])&flagZero != 0 {
-			skip += zeroPayload
+			skip = HeaderSize + zeroPayload
 		}
 		b = b[skip:]
 	}
-	if _, err := s.file.WriteAt(index, int64(t.indexPos)); err != nil {
+	if _, err := s.file.WriteAt(index, int64(t.IndexPos)); err != nil {
 		return s.pool.diskError("write the index of "+s.name(), err)
 	}
-	if _, err := s.file.WriteAt(t.encode(), int64(s.size-pageSize)); err != nil {
+	if _, err := s.file.WriteAt(t.Encode(), int64(s.size-pageSize)); err != nil {
 		return s.pool.diskError("write the trailer of "+s.name(), err)
 	}
 	return nil
 }
 
-func encodeIndex(recs []Record) []byte {
-	index := make([]byte, 0, len(recs)*HeaderSize)
+// encodeIndex returns the index of records. ivs are the vectors of those that are sealed.
+func encodeIndex(recs []Record, ivs []cipher.Vector) []byte {
+	index := make([]byte, 0, len(recs)*HeaderSize+len(ivs)*int(ivSize))
 	for i := range recs {
 		r := &recs[i]
-		var h [HeaderSize + zeroPayload]byte
-		var flags uint32
-		if r.Zero {
-			flags |= flagZero
+		n := len(index)
+		index = append(index, make([]byte, HeaderSize)...)
+		putHeader(index[n:], r.payload(), r.flags(), r.Off, r.Seq, r.Durable)
+		switch {
+		case r.Zero:
+			index = binary.LittleEndian.AppendUint64(index, r.Len)
+		case r.sealed:
+			index = append(index, ivs[0].IV[:]...)
+			ivs = ivs[1:]
 		}
-		if r.More {
-			flags |= flagMore
-		}
-		if r.Cont {
-			flags |= flagContinue
-		}
-		putHeader(h[:], r.payload(), flags, r.Off, r.Seq, r.Durable)
-		n := HeaderSize
-		if r.Zero {
-			binary.LittleEndian.PutUint64(h[HeaderSize:], r.Len)
-			n += zeroPayload
-		}
-		index = append(index, h[:n]...)
 	}
 	return index
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/invariants"
+	"github.com/paraglide/glide/internal/wal/internal/vectored"
 )
 
 // Written says where a part of an append lies now.
@@ -49,6 +50,7 @@ type Log struct {
 	iov      []unix.Iovec
 	queued   uint32 // bytes in iov
 	heads    []byte // headers of payloads without room in front of them
+	sealed   []byte // queued records of a sealed segment
 	written  []Written
 	taken    uint64        // bytes of the segments since the log is not idle any more
 	need     uint64        // what the next segment must have room for
@@ -160,7 +162,7 @@ func (l *Log) add(off uint64, frame []byte) error {
 			flags |= flagContinue
 			head = l.spareHead()
 		}
-		if err := l.room(uint32(len(part)), false); err != nil {
+		if err := l.room(uint32(len(part))+l.pool.iv(), false); err != nil {
 			return err
 		}
 		pos := l.pos + l.queued
@@ -197,12 +199,12 @@ func (l *Log) roomForAll(length, longest int) error {
 		room = uint64(l.cur.size)
 	}
 	for ; length > 0; length -= longest {
-		n := uint64(size(uint32(min(length, longest))))
-		if capacity(uint32(end+n), uint32(index+HeaderSize)) > room {
+		n, head := uint64(size(uint32(min(length, longest))+l.pool.iv())), uint64(HeaderSize+l.pool.iv())
+		if capacity(uint32(end+n), uint32(index+head)) > room {
 			end, index, room = pageSize, 0, uint64(l.pool.opts.SegmentBytes)
 			more++
 		}
-		end, index = end+n, index+HeaderSize
+		end, index = end+n, index+head
 	}
 	if more > 0 {
 		if err := l.dropShort(room); err != nil {
@@ -225,7 +227,11 @@ func (l *Log) spareHead() []byte {
 // record signs and queues a record. There must be room for it.
 func (l *Log) record(head, body []byte, flags uint32, off uint64) {
 	l.seq++
-	putHeader(head, uint32(len(body)), flags, off, l.seq, l.durable.Load())
+	if l.cur.cipher != nil && flags&flagZero == 0 {
+		head, body = l.sealInto(body)
+	}
+	stored := uint32(len(head) - HeaderSize + len(body))
+	putHeader(head, stored, flags, off, l.seq, l.durable.Load())
 	var crc uint32
 	if flags&flagZero == 0 {
 		crc = l.cur.sum(l.pos+l.queued, off, head, body)
@@ -235,7 +241,7 @@ func (l *Log) record(head, body []byte, flags uint32, off uint64) {
 	binary.LittleEndian.PutUint32(head, crc)
 	if invariants.Enabled {
 		pos := l.pos + l.queued
-		invariants.Check(pos&3 == 0 && pos >= pageSize && uint64(pos)+uint64(size(uint32(len(body)))) <= uint64(l.cur.size), "a record of %d bytes at %d in a segment of %d", len(body), pos, l.cur.size)
+		invariants.Check(pos&3 == 0 && pos >= pageSize && uint64(pos)+uint64(size(stored)) <= uint64(l.cur.size), "a record of %d bytes at %d in a segment of %d", stored, pos, l.cur.size)
 		invariants.Check(l.seq > l.wrote && l.whole <= l.wrote && l.last.Load() <= l.whole && l.durable.Load() <= l.last.Load(), "record %d after %d in a file, %d whole, %d given out, %d durable",
 			l.seq, l.wrote, l.whole, l.last.Load(), l.durable.Load())
 	}
@@ -275,6 +281,8 @@ func (l *Log) room(payload uint32, zero bool) error {
 	index := uint32(len(l.index)) + HeaderSize
 	if zero {
 		index += zeroPayload
+	} else {
+		index += l.pool.iv()
 	}
 	if l.cur != nil && capacity(l.pos+l.queued+size(payload), index) <= uint64(l.cur.size) {
 		if len(l.iov)+4 > maxIov {
@@ -285,7 +293,7 @@ func (l *Log) room(payload uint32, zero bool) error {
 	if err := l.write(); err != nil {
 		return err
 	}
-	return l.rotate(capacity(pageSize+size(payload), HeaderSize+zeroPayload))
+	return l.rotate(capacity(pageSize+size(payload), l.pool.longestEntry()))
 }
 
 // flushQueue writes the queue and returns the parts that were written.
@@ -299,6 +307,9 @@ func (l *Log) flushQueue(err error) ([]Written, error) {
 		err = l.torn
 	}
 	l.last.Store(l.whole)
+	if l.sealed != nil {
+		l.freeSealed()
+	}
 	return l.written, err
 }
 
@@ -385,23 +396,8 @@ func (s *Segment) writev(iov []unix.Iovec, pos uint32) error {
 		}
 		return nil
 	}
-	for len(iov) > 0 {
-		n, err := pwritev(s.fd, iov, int64(pos))
-		if err == nil && n == 0 {
-			err = unix.EIO
-		}
-		if err != nil {
-			return s.pool.diskError("append to "+s.name(), err)
-		}
-		pos += uint32(n)
-		for len(iov) > 0 && uint64(n) >= iov[0].Len {
-			n -= int(iov[0].Len)
-			iov = iov[1:]
-		}
-		if n > 0 {
-			iov[0].Base = (*byte)(unsafe.Add(unsafe.Pointer(iov[0].Base), n))
-			iov[0].Len -= uint64(n)
-		}
+	if err := vectored.Write(s.fd, iov, pos); err != nil {
+		return s.pool.diskError("append to "+s.name(), err)
 	}
 	return nil
 }

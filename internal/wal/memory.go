@@ -1,6 +1,10 @@
 package wal
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/paraglide/glide/internal/wal/internal/vectored"
+)
 
 // Guests mostly read what was just written. That is still in the page cache, and only the
 // disk can damage bytes. Verification takes a fifth of the time of a long read. So if a
@@ -25,7 +29,6 @@ import "golang.org/x/sys/unix"
 // reads the file at the same time, and an append that begins in a page which the kernel
 // has dropped from memory since the append before. What leaves the log is verified in any
 // case.
-// any case.
 
 // trusted reports whether nothing of the segment has come from the disk.
 func (s *Segment) trusted() bool { return s.fd >= 0 && s.strays.Load() == 0 }
@@ -34,7 +37,7 @@ func (s *Segment) trusted() bool { return s.fd >= 0 && s.strays.Load() == 0 }
 // in memory, and own is true if all of it is as this program wrote it.
 func (s *Segment) readMemory(iov []unix.Iovec, pos, n uint32) (ok, own bool) {
 	s.reading.Add(1)
-	got, errno := preadv2(s.fd, iov, pos, unix.RWF_NOWAIT)
+	got, errno := vectored.Read(s.fd, iov, pos, unix.RWF_NOWAIT)
 	ok = errno == 0 && got == n
 	if !ok {
 		s.strays.Add(1)

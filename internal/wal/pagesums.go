@@ -1,9 +1,6 @@
 package wal
 
-import (
-	"hash/crc32"
-	"sync/atomic"
-)
+import "hash/crc32"
 
 // Bytes can rot while the program runs, and a record's checksum alone does not help a
 // read of a page in the middle of the record. So the records of a segment are kept in
@@ -28,81 +25,40 @@ type pageSum struct {
 
 func (p *pageSum) end() uint32 { return p.at + uint32(p.n) }
 
-// pageSums are the pieces of a segment's records, in the order of their positions. Zero
-// records have none, because they are not read. One goroutine at a time adds pieces. The
-// first n of them do not change.
-type pageSums struct {
-	all    []pageSum
-	n      atomic.Int32
-	queued int32 // number of pieces after n, for records that are not written yet
-}
-
-// leastSums is the initial capacity: a page of memory.
-const leastSums = 340
-
-// room returns the list with capacity for one more piece. Readers of the old list are not
-// disturbed.
-func (s *Segment) room() *pageSums {
-	l := s.sums.Load()
-	if l == nil {
-		l = &pageSums{all: make([]pageSum, leastSums)}
-		s.sums.Store(l)
-	}
-	n := l.n.Load() + l.queued
-	if int(n) == len(l.all) {
-		more := &pageSums{all: make([]pageSum, 2*len(l.all)), queued: l.queued}
-		copy(more.all, l.all)
-		more.n.Store(l.n.Load())
-		s.sums.Store(more)
-		l = more
-	}
-	return l
-}
-
-// queuePiece adds a piece of a record that is not written yet.
-func (s *Segment) queuePiece(p pageSum) {
-	l := s.room()
-	l.all[l.n.Load()+l.queued] = p
-	l.queued++
-}
-
-// keepSums makes the queued pieces valid. dropSums discards them.
+// keepSums makes the queued pieces valid, and the vectors of their records. dropSums
+// discards them, and trimSums frees the spare memory once no more will come.
 func (s *Segment) keepSums() {
-	if l := s.sums.Load(); l != nil {
-		l.n.Add(l.queued)
-		l.queued = 0
+	s.sums.Keep()
+	if s.cipher != nil {
+		s.cipher.Keep()
 	}
 }
 
 func (s *Segment) dropSums() {
-	if l := s.sums.Load(); l != nil {
-		l.queued = 0
+	s.sums.Drop()
+	if s.cipher != nil {
+		s.cipher.Drop()
 	}
 }
 
-// trimSums frees the spare capacity once no more pieces will come.
 func (s *Segment) trimSums() {
-	l := s.sums.Load()
-	if l == nil {
-		return
+	s.sums.Trim()
+	if s.cipher != nil {
+		s.cipher.Trim()
 	}
-	n := l.n.Load()
-	less := &pageSums{all: make([]pageSum, n)}
-	copy(less.all, l.all)
-	less.n.Store(n)
-	s.sums.Store(less)
 }
 
 // sum computes the checksum of the record of a write at pos in the segment, and queues
-// its pieces.
+// its pieces. head is what precedes the bytes, body: the header, and the vector of a sealed
+// record.
 func (s *Segment) sum(pos uint32, off uint64, head, body []byte) uint32 {
-	crc := crc32.Update(s.seed, castagnoli, head[4:HeaderSize])
-	at, n := pos, HeaderSize
+	crc := crc32.Update(s.seed, castagnoli, head[4:])
+	at, n := pos, len(head)
 	for first := true; len(body) > 0; first = false {
 		part := body[:min(len(body), pieceBytes-int(off%pieceBytes))]
 		crc = crc32.Update(crc, castagnoli, part)
 		n += len(part)
-		s.queuePiece(pageSum{at, crc, uint16(n), first})
+		s.sums.Queue(pageSum{at, crc, uint16(n), first})
 		at, n = at+uint32(n), 0
 		off, body = off+uint64(len(part)), body[len(part):]
 	}
@@ -114,22 +70,22 @@ func (s *Segment) layout(r *Record) {
 	if r.Zero {
 		return
 	}
-	at, n := r.Pos, uint64(HeaderSize)
+	at, n := r.Pos, uint64(r.head())
 	for off, left := r.Off, r.Len; left > 0; {
 		part := min(left, pieceBytes-off%pieceBytes)
 		n += part
-		s.queuePiece(pageSum{at, 0, uint16(n), off == r.Off})
+		s.sums.Queue(pageSum{at, 0, uint16(n), off == r.Off})
 		at, n = at+uint32(n), 0
 		off, left = off+part, left-part
 	}
 }
 
 // find returns the index of the piece that contains pos, which must lie in a record.
-func (l *pageSums) find(pos uint32) int {
-	lo, hi := 0, int(l.n.Load()) // all[lo].at <= pos, all[hi].at > pos
+func find(all []pageSum, pos uint32) int {
+	lo, hi := 0, len(all) // all[lo].at <= pos, all[hi].at > pos
 	for hi-lo > 1 {
 		mid := int(uint(lo+hi) >> 1)
-		if l.all[mid].at <= pos {
+		if all[mid].at <= pos {
 			lo = mid
 		} else {
 			hi = mid
@@ -150,22 +106,23 @@ type span struct {
 // span returns the span of [pos, pos+n) in the file. ok is false if the segment has no
 // such record.
 func (s *Segment) span(pos, n uint32) (sp span, ok bool) {
-	l := s.sums.Load()
-	if l == nil || l.n.Load() == 0 {
+	all := s.sums.All()
+	if len(all) == 0 {
 		return sp, false
 	}
-	i := l.find(pos)
-	p := &l.all[i]
+	i := find(all, pos)
+	p := &all[i]
 	sp.from = p.at
 	if p.first {
 		sp.before, sp.skip = s.seed, 4
 	} else {
-		sp.before = l.all[i-1].sum
+		sp.before = all[i-1].sum
 	}
-	for last := int(l.n.Load()) - 1; p.end() < pos+n; p = &l.all[i] {
-		if i++; i > last {
+	for p.end() < pos+n {
+		if i++; i == len(all) {
 			return sp, false
 		}
+		p = &all[i]
 	}
 	sp.to, sp.want = p.end(), p.sum
 	return sp, pos >= sp.from

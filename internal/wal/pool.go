@@ -17,6 +17,10 @@ import (
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/seal"
+	"github.com/paraglide/glide/internal/wal/internal/cipher"
+	"github.com/paraglide/glide/internal/wal/internal/segfile"
+	"github.com/paraglide/glide/internal/wal/internal/window"
 )
 
 // Options configure a Pool.
@@ -45,6 +49,9 @@ type Options struct {
 	Pace func()
 	// Rand returns random numbers, for incarnations.
 	Rand func() uint64
+	// Local seals what is written from now on; nil: it is plain. What is plain can be read
+	// with it, and what is sealed cannot without it.
+	Local *seal.Local
 }
 
 // Stats are counters since the start.
@@ -139,7 +146,7 @@ func (p *Pool) find() error {
 // openSegment opens a file found at the start. If its header is not valid, the segment
 // gets no incarnation, so that no Claim can match it.
 func (p *Pool) openSegment(n uint32) (*Segment, error) {
-	s := &Segment{pool: p, number: n, fd: -1}
+	s := &Segment{pool: p, number: n, fd: -1, old: p.opts.Local != nil}
 	f, err := p.opts.FS.OpenReadWrite(p.path(n), vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", p.path(n), err)
@@ -152,32 +159,20 @@ func (p *Pool) openSegment(n uint32) (*Segment, error) {
 	if s.size < minSegment || s.readAt(page, 0) != nil {
 		return s, nil
 	}
-	h, err := decodeHeader(page)
-	switch {
-	case errs.KindOf(err) == errs.Unsupported:
+	h, err := segfile.DecodeHeader(page)
+	if errs.KindOf(err) == errs.Unsupported {
 		return nil, fmt.Errorf("%s: %w", s.name(), err)
-	case err == nil && h.number == n && h.size == s.size && h.kind != kindSpare:
-		s.use(h.kind, h.incarnation, h.writer)
+	}
+	if err == nil && h.Number == n && h.Size == s.size && h.Kind != kindSpare {
+		c, err := cipher.New(p.opts.Local, &h)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name(), err)
+		}
+		s.old = s.old && c == nil
+		s.use(&h, c)
 		s.strays.Store(1) // all of it is on the disk, and nothing is verified yet
 	}
 	return s, nil
-}
-
-func (s *Segment) setFile(f vfs.File) {
-	s.file = f
-	if fd := f.Fd(); fd != vfs.InvalidFd {
-		s.fd = int(fd)
-	}
-}
-
-func (s *Segment) use(kind byte, incarnation uint64, writer Identity) {
-	s.kind, s.incarnation, s.writer = kind, incarnation, writer
-	s.begun.Store(false)
-	s.end.Store(0)
-	s.bad.Store(false)
-	s.strays.Store(0)
-	s.verified.Store(0)
-	s.seed = seedOf(incarnation)
 }
 
 // enter adds the segment to the table.
@@ -201,7 +196,7 @@ func (p *Pool) Claim(r Ref) (*Segment, error) {
 		return nil, errs.New(errs.Corrupt, "log segment %s is missing, though a volume needs it", p.path(r.Number))
 	}
 	s := table[r.Number]
-	if s.incarnation != r.Incarnation || s.kind == kindSpare {
+	if s.incarnation != r.Incarnation || s.kind == kindSpare || r.Sealed != (s.cipher != nil) {
 		return nil, errs.New(errs.Corrupt, "log segment %s does not have the header that it was given: it is damaged or was replaced", p.path(r.Number))
 	}
 	s.Hold()
@@ -250,15 +245,19 @@ func (p *Pool) take(kind byte, writer Identity, size uint32) (*Segment, error) {
 	if inc == 0 {
 		inc = 1
 	}
-	h := header{kind: kind, incarnation: inc, writer: writer, number: s.number, size: s.size}
-	if _, err = s.file.WriteAt(h.encode(), 0); err == nil {
+	h := header{Kind: kind, Incarnation: inc, Writer: writer, Number: s.number, Size: s.size, Seal: p.opts.Local.Mark()}
+	c, err := cipher.New(p.opts.Local, &h)
+	if err == nil {
+		_, err = s.file.WriteAt(h.Encode(), 0)
+	}
+	if err == nil {
 		err = s.file.SyncData()
 	}
 	if err != nil {
 		p.recycle(s)
 		return nil, p.diskError("prepare "+s.name(), err)
 	}
-	s.use(kind, inc, writer)
+	s.use(&h, c)
 	s.holders.Store(1)
 	p.wantSpare()
 	return s, nil
@@ -365,7 +364,7 @@ func (s *Segment) allocate(zeroed bool) error {
 // zero fills the segment with zeros and syncs after each part, so that a guest's sync
 // waits for one part at most.
 func (s *Segment) zero() error {
-	zeros := make([]byte, min(windowSize, s.size))
+	zeros := make([]byte, min(window.Size, s.size))
 	for pos := uint32(0); pos < s.size; pos += uint32(len(zeros)) {
 		if _, err := s.file.WriteAt(zeros[:min(uint32(len(zeros)), s.size-pos)], int64(pos)); err != nil {
 			return err
@@ -441,10 +440,10 @@ func (p *Pool) recycle(s *Segment) {
 		p.mu.Unlock()
 		return // another volume may still claim it
 	}
-	s.sums.Store(nil)
+	s.sums.Clear()
 	s.unchecked.Store(nil)
 	fits := p.opts.Limit == 0 || p.files <= p.opts.Limit
-	if !p.closed && len(p.spares[s.size]) < p.keeps(s.size) && fits {
+	if !p.closed && !s.old && len(p.spares[s.size]) < p.keeps(s.size) && fits {
 		p.pushSpare(s)
 		p.mu.Unlock()
 		return

@@ -7,11 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/wal/internal/cipher"
+	"github.com/paraglide/glide/internal/wal/internal/vectored"
 )
 
 // maxGap is the longest gap between two places that one read bridges: a record header and
 // the padding of the record before it.
-const maxGap = HeaderSize + 3
+const maxGap = HeaderSize + ivSize + 3
 
 // gapSink receives the bytes of gaps, which are not used.
 var gapSink [maxGap + 1]byte
@@ -28,6 +30,28 @@ type vector struct {
 	iov    []unix.Iovec
 	spans  []wanted
 	around []byte // its length is what is in use
+	sealed []ciphertext
+}
+
+// ciphertext is what a read has to decrypt once it has all bytes.
+type ciphertext struct {
+	cipher *cipher.Cipher
+	b      []byte
+	pos    uint32
+}
+
+// decrypt decrypts what was read, all of it: the caller has no more to read or to verify.
+func (v *vector) decrypt() {
+	for i := range v.sealed {
+		v.sealed[i].cipher.Open(v.sealed[i].b, v.sealed[i].pos, HeaderSize+ivSize)
+	}
+}
+
+// wants notes that b, of what is at pos, has to be decrypted.
+func (v *vector) wants(seg *Segment, b []byte, pos uint32) {
+	if seg.cipher != nil {
+		v.sealed = append(v.sealed, ciphertext{seg.cipher, b, pos})
+	}
 }
 
 // wanted is a span and the memory for its bytes.
@@ -91,6 +115,7 @@ func (p *Pool) readTrusted(b []byte, off uint64, extents []extent.Extent) bool {
 	v := vectors.Get().(*vector)
 	defer vectors.Put(v)
 	v.reset()
+	v.sealed = v.sealed[:0]
 	for _, e := range extents {
 		dst := b[e.Start-off : e.End-off]
 		if e.Place == extent.Zero {
@@ -109,12 +134,15 @@ func (p *Pool) readTrusted(b []byte, off uint64, extents []extent.Extent) bool {
 		}
 		v.bridge(seg, pos)
 		v.take(dst)
+		v.wants(seg, dst, pos)
 	}
-	if len(v.iov) == 0 {
-		return true
+	if len(v.iov) > 0 {
+		if _, own := v.seg.readMemory(v.iov, v.pos, v.end-v.pos); !own {
+			return false
+		}
 	}
-	_, own := v.seg.readMemory(v.iov, v.pos, v.end-v.pos)
-	return own
+	v.decrypt()
+	return true
 }
 
 // readVerified fills b and reports whether it did. With nowait it reads only from memory.
@@ -122,6 +150,7 @@ func (p *Pool) readVerified(b []byte, off uint64, extents []extent.Extent, nowai
 	v := vectors.Get().(*vector)
 	defer vectors.Put(v)
 	v.reset()
+	v.sealed = v.sealed[:0]
 	for _, e := range extents {
 		dst := b[e.Start-off : e.End-off]
 		if e.Place == extent.Zero {
@@ -147,8 +176,12 @@ func (p *Pool) readVerified(b []byte, off uint64, extents []extent.Extent, nowai
 			}
 		}
 		v.add(seg, wanted{span: sp, body: dst, off: e.Start}, pos)
+		v.wants(seg, dst, pos)
 	}
-	return v.read(nowait)
+	if done, err = v.read(nowait); done && err == nil {
+		v.decrypt()
+	}
+	return done, err
 }
 
 func (v *vector) reset() { v.iov, v.spans, v.around = v.iov[:0], v.spans[:0], v.around[:0] }
@@ -229,7 +262,7 @@ func (v *vector) fill(nowait bool) (done bool, err error) {
 			return ok, nil
 		}
 		seg.strays.Add(1)
-		if n, errno := preadv2(seg.fd, v.iov, pos, 0); errno == 0 && n == v.end-pos {
+		if n, errno := vectored.Read(seg.fd, v.iov, pos, 0); errno == 0 && n == v.end-pos {
 			return true, nil
 		}
 	}

@@ -81,7 +81,7 @@ func (p *Pool) indexOf(s *Segment) (index, error) {
 		return index{}, err
 	}
 	p.mu.Lock()
-	s.adopt(x.recs)
+	s.adopt(&x)
 	if p.found != nil {
 		p.found[s] = x
 	}

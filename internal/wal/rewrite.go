@@ -1,7 +1,6 @@
 package wal
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"github.com/paraglide/glide/internal/errs"
@@ -35,15 +34,15 @@ func (l *Log) Rewrite() ([]Rewritten, error) {
 	var out []Rewritten
 	next := durable + 1
 	for _, s := range old {
-		recs, end, err := s.scan(pageSize)
+		x, err := s.scan(pageSize)
 		if err != nil {
 			return nil, err
 		}
-		for i := range recs {
-			if recs[i].Seq != next {
+		for i := range x.recs {
+			if x.recs[i].Seq != next {
 				continue
 			}
-			r, err := l.copyRecord(s, &recs[i])
+			r, err := l.copyRecord(s, &x.recs[i])
 			if err != nil {
 				return nil, err
 			}
@@ -51,7 +50,7 @@ func (l *Log) Rewrite() ([]Rewritten, error) {
 			next++
 		}
 		if next <= s.End() {
-			return nil, s.damage(end, s.size, 0, 0, fmt.Sprintf("the record behind number %d, at byte %d, cannot be read back", next-1, end))
+			return nil, s.damage(x.end, s.size, 0, 0, fmt.Sprintf("the record behind number %d, at byte %d, cannot be read back", next-1, x.end))
 		}
 	}
 	if next != last+1 {
@@ -78,26 +77,29 @@ func (l *Log) copyRecord(s *Segment, r *Record) (Rewritten, error) {
 	if err != nil {
 		return Rewritten{}, err
 	}
-	index := encodeIndex([]Record{*r})
-	need := size(uint32(len(body)))
-	if l.cur == nil || capacity(l.pos+need, uint32(len(l.index)+len(index))) > uint64(l.cur.size) {
+	need, entry := size(uint32(len(body))), HeaderSize+uint32(zeroPayload)
+	if !r.Zero {
+		need, entry = size(uint32(len(body))+l.pool.iv()), HeaderSize+l.pool.iv()
+	}
+	if l.cur == nil || capacity(l.pos+need, uint32(len(l.index))+entry) > uint64(l.cur.size) {
 		full := l.cur
-		if err := l.rotate(capacity(pageSize+need, uint32(len(index)))); err != nil {
+		if err := l.rotate(capacity(pageSize+need, entry)); err != nil {
 			return Rewritten{}, err
 		}
 		if full != nil {
 			full.end.Store(r.Seq - 1)
 		}
 	}
-	rec := make([]byte, need)
-	copy(rec, index[:HeaderSize])
+	var rec []byte
 	// What was known durable then still is. Nothing newer may be claimed yet.
-	copy(rec[HeaderSize:], body)
 	if r.Zero {
-		sign(rec[:HeaderSize+len(body)], l.cur.seed)
+		rec = encodeIndex([]Record{*r}, nil)
+		sign(rec, l.cur.seed)
 	} else {
-		binary.LittleEndian.PutUint32(rec, l.cur.sum(l.pos, r.Off, rec, body))
+		rec = l.cur.appendData(nil, l.pos, r, r.Durable, body)
 	}
+	index := rec[:entry]
+	rec = append(rec, zeroPage[:need-uint32(len(rec))]...)
 	if _, err := l.cur.file.WriteAt(rec, int64(l.pos)); err != nil {
 		l.cur.dropSums()
 		return Rewritten{}, l.pool.diskError("append to "+l.cur.name(), err)

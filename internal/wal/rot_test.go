@@ -116,7 +116,7 @@ func inMemory(t *testing.T, s *Segment) bool {
 func poolIn(t *testing.T, fs vfs.FS, dir string) *Pool {
 	t.Helper()
 	var n uint64
-	p, err := Open(Options{FS: fs, Dir: dir, SegmentBytes: 1 << 20, Rand: func() uint64 { n++; return n }})
+	p, err := Open(Options{FS: fs, Dir: dir, SegmentBytes: 1 << 20, Local: local, Rand: func() uint64 { n++; return n }})
 	if err != nil {
 		t.Fatal(err)
 	}

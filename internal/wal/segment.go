@@ -15,13 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paraglide/glide/internal/extent"
-)
-
-// Sizes of a segment in bytes. A quarter of the smallest one must hold more than a page.
-// Positions in a segment fit 32 bits.
-const (
-	minSegment = 64 << 10
-	maxSegment = 1 << 30
+	"github.com/paraglide/glide/internal/seal"
+	"github.com/paraglide/glide/internal/wal/internal/cipher"
+	"github.com/paraglide/glide/internal/wal/internal/growing"
+	"github.com/paraglide/glide/internal/wal/internal/segfile"
+	"github.com/paraglide/glide/internal/wal/internal/window"
 )
 
 // Identity identifies a volume to the log: 16 random bytes.
@@ -41,6 +39,11 @@ type Segment struct {
 	incarnation uint64
 	writer      Identity
 	seed        uint32
+	cipher      *cipher.Cipher // nil: the records are plain
+
+	// old says that the file may have plaintext of an earlier use, and that this host seals
+	// what it writes. Such a file is not used again.
+	old bool
 
 	holders atomic.Int32
 	logHeld atomic.Bool // one of the holds is that of the Log that writes the segment
@@ -56,10 +59,36 @@ type Segment struct {
 	reading  atomic.Int32
 	verified atomic.Uint64 // bytes verified for guests since the whole segment was verified
 	// sums are the checksums by which reads of the records are verified.
-	sums atomic.Pointer[pageSums]
+	sums growing.List[pageSum]
 	// unchecked is set for a segment found at the start. Each record is verified before
 	// its first read, until the whole segment was verified.
 	unchecked atomic.Pointer[unchecked]
+}
+
+func (s *Segment) setFile(f vfs.File) {
+	s.file = f
+	if fd := f.Fd(); fd != vfs.InvalidFd {
+		s.fd = int(fd)
+	}
+}
+
+func (s *Segment) use(h *header, c *cipher.Cipher) {
+	s.kind, s.incarnation, s.writer, s.cipher = h.Kind, h.Incarnation, h.Writer, c
+	s.begun.Store(false)
+	s.end.Store(0)
+	s.bad.Store(false)
+	s.strays.Store(0)
+	s.verified.Store(0)
+	s.seed = seedOf(h.Incarnation)
+}
+
+// header returns the segment's header.
+func (s *Segment) header() header {
+	h := header{Kind: s.kind, Incarnation: s.incarnation, Writer: s.writer, Number: s.number, Size: s.size}
+	if s.cipher != nil {
+		h.Seal = s.cipher.Mark
+	}
+	return h
 }
 
 // Ref names a segment that a volume needs, in metadata.
@@ -70,10 +99,12 @@ type Ref struct {
 	Limit uint64 `json:"limit,omitempty"`
 	// First is the number of the first record; 0: there was none when this was saved.
 	First uint64 `json:"first,omitempty"`
+	// Sealed says that its records are: a plain one must not take its place.
+	Sealed bool `json:"sealed,omitempty"`
 }
 
 // Ref names the whole segment.
-func (s *Segment) Ref() Ref { return Ref{Number: s.number, Incarnation: s.incarnation} }
+func (s *Segment) Ref() Ref { return Ref{Number: s.number, Incarnation: s.incarnation, Sealed: s.cipher != nil} }
 
 // Number returns the segment's number, as in its file name.
 func (s *Segment) Number() uint32 { return s.number }
@@ -126,7 +157,7 @@ func (s *Segment) Release() {
 
 // place returns the place of the payload of a record at pos.
 func (s *Segment) place(pos uint32) extent.Place {
-	return extent.Place(uint64(s.number)<<32 | uint64(pos) + HeaderSize)
+	return extent.Place(uint64(s.number)<<32 | uint64(pos) + uint64(HeaderSize+s.iv()))
 }
 
 // PlaceOf returns the place of the record's bytes, or extent.Zero for a zero record.
@@ -176,8 +207,9 @@ func (s *Segment) name() string { return s.pool.path(s.number) }
 // index is what is known about a segment's records.
 type index struct {
 	recs    []Record
-	end     uint32 // end of the records in the file
-	trailer bool   // true if it comes from the index that was written when the segment became full
+	ivs     []cipher.Vector // of the sealed ones
+	end     uint32          // end of the records in the file
+	trailer bool            // true if it comes from the index that was written when the segment became full
 }
 
 // Index returns the records of a complete segment in the order of their positions: all of
@@ -205,73 +237,81 @@ func (s *Segment) index() (index, error) {
 	if err := s.readAt(page, s.size-pageSize); err != nil {
 		return index{}, err
 	}
-	if t, ok := decodeTrailer(page, s.incarnation, s.size); ok {
-		if recs, ok := s.readIndex(&t); ok {
-			return index{recs, t.end, true}, nil
+	if t, ok := segfile.DecodeTrailer(page, s.incarnation, s.size, HeaderSize); ok {
+		if x, ok := s.readIndex(&t); ok {
+			return x, nil
 		}
 	}
-	recs, end, err := s.scan(pageSize)
-	return index{recs: recs, end: end}, err
+	return s.scan(pageSize)
 }
 
 // readIndex decodes the index to which the trailer points.
-func (s *Segment) readIndex(t *trailer) ([]Record, bool) {
-	b := make([]byte, t.indexLen)
-	if s.readAt(b, t.indexPos) != nil || crc32.Checksum(b, castagnoli) != t.indexCRC {
-		return nil, false
+func (s *Segment) readIndex(t *segfile.Trailer) (x index, ok bool) {
+	b := make([]byte, t.IndexLen)
+	if s.readAt(b, t.IndexPos) != nil || crc32.Checksum(b, castagnoli) != t.IndexCRC {
+		return x, false
 	}
-	recs := make([]Record, 0, t.records)
+	x = index{recs: make([]Record, 0, t.Records), end: t.End, trailer: true}
 	pos := uint32(pageSize)
 	for len(b) >= HeaderSize {
-		r, ok := parseHeader(b, maxPayload)
+		r, ok := parseHeader(b, maxPayload+s.iv(), s.iv())
 		if !ok {
-			return nil, false
+			return x, false
 		}
 		b = b[HeaderSize:]
 		stored := r.payload()
 		if r.Zero {
 			if len(b) < zeroPayload {
-				return nil, false
+				return x, false
 			}
 			r.Len = binary.LittleEndian.Uint64(b)
 			b = b[zeroPayload:]
+		} else if r.sealed {
+			if len(b) < int(ivSize) {
+				return x, false
+			}
+			x.ivs = append(x.ivs, cipher.Vector{At: pos, IV: seal.IV(b)})
+			b = b[ivSize:]
 		}
 		r.Pos = pos
-		if uint64(pos)+uint64(size(stored)) > uint64(t.end) {
-			return nil, false
+		if uint64(pos)+uint64(size(stored)) > uint64(t.End) {
+			return x, false
 		}
 		pos += size(stored)
-		recs = append(recs, r)
+		x.recs = append(x.recs, r)
 	}
-	return recs, len(b) == 0 && uint32(len(recs)) == t.records
+	return x, len(b) == 0 && uint32(len(x.recs)) == t.Records
 }
 
 // scan reads records from pos on until one is not whole.
-func (s *Segment) scan(pos uint32) ([]Record, uint32, error) {
-	var recs []Record
+func (s *Segment) scan(pos uint32) (x index, err error) {
 	s.strays.Add(1)
-	w := window{seg: s}
+	w := s.window()
 	for {
-		b, err := w.at(pos, HeaderSize)
+		x.end = pos
+		b, err := w.At(pos, HeaderSize)
 		if err != nil {
-			return nil, 0, err
+			return index{}, err
 		}
-		r, ok := parseHeader(b, s.size)
+		r, ok := parseHeader(b, s.size, s.iv())
 		if !ok || uint64(pos)+uint64(size(r.payload())) > uint64(s.size) {
-			return recs, pos, nil
+			return x, nil
 		}
-		if b, err = w.at(pos, HeaderSize+r.payload()); err != nil {
-			return nil, 0, err
+		if b, err = w.At(pos, HeaderSize+r.payload()); err != nil {
+			return index{}, err
 		}
-		r, ok = checkRecord(b, s.seed)
+		r, ok = checkRecord(b, s.seed, s.iv())
 		if !ok {
-			return recs, pos, nil
+			return x, nil
 		}
-		if s.kind == kindLog && len(recs) > 0 && r.Seq != recs[len(recs)-1].Seq+1 {
-			return recs, pos, nil
+		if s.kind == kindLog && len(x.recs) > 0 && r.Seq != x.recs[len(x.recs)-1].Seq+1 {
+			return x, nil
 		}
 		r.Pos = pos
-		recs = append(recs, r)
+		x.recs = append(x.recs, r)
+		if r.sealed {
+			x.ivs = append(x.ivs, cipher.Vector{At: pos, IV: seal.IV(b[HeaderSize:])})
+		}
 		pos += size(r.payload())
 	}
 }
@@ -280,9 +320,9 @@ func (s *Segment) scan(pos uint32) ([]Record, uint32, error) {
 // after. It returns the greatest durable mark of those that it finds.
 func (s *Segment) beyond(pos uint32, after uint64) (mark uint64, err error) {
 	s.strays.Add(1)
-	w := window{seg: s}
+	w := s.window()
 	for ; uint64(pos)+HeaderSize+4 <= uint64(s.size); pos += 4 {
-		b, err := w.at(pos, HeaderSize)
+		b, err := w.At(pos, HeaderSize)
 		if err != nil {
 			return 0, err
 		}
@@ -290,48 +330,23 @@ func (s *Segment) beyond(pos uint32, after uint64) (mark uint64, err error) {
 		if seq := binary.LittleEndian.Uint64(b[16:]); seq <= after || seq-after > 1<<28 {
 			continue
 		}
-		r, ok := parseHeader(b, s.size)
+		r, ok := parseHeader(b, s.size, s.iv())
 		if !ok || uint64(pos)+uint64(size(r.payload())) > uint64(s.size) || r.Durable <= mark {
 			continue
 		}
-		if b, err = w.at(pos, HeaderSize+r.payload()); err != nil {
+		if b, err = w.At(pos, HeaderSize+r.payload()); err != nil {
 			return 0, err
 		}
-		if r, ok := checkRecord(b, s.seed); ok {
+		if r, ok := checkRecord(b, s.seed, s.iv()); ok {
 			mark = max(mark, r.Durable)
 		}
 	}
 	return mark, nil
 }
 
-// window reads a segment forwards in large parts. Its user counts the strays.
-type window struct {
-	seg  *Segment
-	buf  []byte
-	from uint32
-}
-
-const windowSize = 1 << 20
-
-// at returns n bytes at pos. At the end of the segment they are padded with zeros. They
-// are valid until the next call.
-func (w *window) at(pos, n uint32) ([]byte, error) {
-	if pos >= w.from && uint64(pos)+uint64(n) <= uint64(w.from)+uint64(len(w.buf)) {
-		return w.buf[pos-w.from:][:n], nil
-	}
-	want := max(n, windowSize)
-	if uint64(cap(w.buf)) < uint64(want) {
-		w.buf = make([]byte, want)
-	}
-	w.buf = w.buf[:want]
-	got := uint32(min(uint64(want), uint64(w.seg.size-min(pos, w.seg.size))))
-	if err := w.seg.readQuietly(w.buf[:got], pos); err != nil {
-		w.buf = w.buf[:0]
-		return nil, err
-	}
-	clear(w.buf[got:])
-	w.from = pos
-	return w.buf[:n], nil
+// window returns a window on the segment. Its user counts the strays.
+func (s *Segment) window() window.Window {
+	return window.Window{Read: s.readQuietly, End: s.size}
 }
 
 // unchecked records which records of a segment found at the start were verified, so that
@@ -344,16 +359,22 @@ type unchecked struct {
 }
 
 // adopt registers the records that recovery found in the segment, unverified.
-func (s *Segment) adopt(recs []Record) {
-	if s.sums.Load() != nil {
+func (s *Segment) adopt(x *index) {
+	if !s.sums.Empty() {
 		return // this process wrote the segment, or adopted it before
+	}
+	recs := x.recs
+	if s.cipher != nil {
+		for _, iv := range x.ivs {
+			s.cipher.Queue(iv)
+		}
 	}
 	u := &unchecked{recs: make([]Record, 0, len(recs)), first: make([]int32, 0, len(recs))}
 	for i := range recs {
 		if recs[i].Zero {
 			continue
 		}
-		u.recs, u.first = append(u.recs, recs[i]), append(u.first, s.room().queued)
+		u.recs, u.first = append(u.recs, recs[i]), append(u.first, s.sums.Queued())
 		s.layout(&recs[i])
 	}
 	u.good = make([]bool, len(u.recs))
@@ -385,7 +406,7 @@ func (s *Segment) check(pos, n uint32) error {
 
 // checkRecord verifies record i and sets the sums of its pieces. Under u.mu.
 func (s *Segment) checkRecord(u *unchecked, i int) error {
-	r, all := &u.recs[i], s.sums.Load().all
+	r, all := &u.recs[i], s.sums.All()
 	end := r.Pos + HeaderSize + r.payload()
 	crc, want := s.seed, uint32(0)
 	var buf []byte
@@ -394,7 +415,7 @@ func (s *Segment) checkRecord(u *unchecked, i int) error {
 		if len(buf) < int(p.n) {
 			// Long records are read in parts that end at the ends of pieces.
 			last := k
-			for all[last].end() < end && all[last+1].end()-pos <= windowSize {
+			for all[last].end() < end && all[last+1].end()-pos <= window.Size {
 				last++
 			}
 			buf = make([]byte, all[last].end()-pos)
@@ -404,8 +425,8 @@ func (s *Segment) checkRecord(u *unchecked, i int) error {
 		}
 		b := buf[:p.n]
 		if p.first {
-			got, ok := parseHeader(b, maxPayload)
-			if !ok || got.Seq != r.Seq || got.Off != r.Off || got.payload() != r.payload() {
+			got, ok := parseHeader(b, maxPayload+s.iv(), s.iv())
+			if !ok || got.Seq != r.Seq || got.Off != r.Off || got.payload() != r.payload() || !s.hasVector(b, r.Pos) {
 				return s.damaged(r)
 			}
 			want, b = binary.LittleEndian.Uint32(b), b[4:]
@@ -462,16 +483,15 @@ func (s *Segment) Verify() error {
 	if err := s.CheckAll(); err != nil {
 		return err
 	}
-	l := s.sums.Load()
-	if l == nil {
+	if s.sums.Empty() {
 		return nil
 	}
 	done := s.verifying()
-	all := l.all[:l.n.Load()]
-	w, crc := window{seg: s}, uint32(0)
+	all := s.sums.All()
+	w, crc := s.window(), uint32(0)
 	for i := range all {
 		p := &all[i]
-		b, err := w.at(p.at, uint32(p.n))
+		b, err := w.At(p.at, uint32(p.n))
 		if err != nil {
 			return err
 		}

@@ -19,7 +19,7 @@ func growingPool(t testing.TB, fs vfs.FS, limit int64) *Pool {
 		t.Fatal(err)
 	}
 	var n atomic.Uint64
-	p, err := Open(Options{FS: fs, Dir: "wal", SegmentBytes: 1 << 20, FirstBytes: minSegment, Limit: limit, Rand: func() uint64 { return n.Add(1) }})
+	p, err := Open(Options{FS: fs, Dir: "wal", SegmentBytes: 1 << 20, FirstBytes: minSegment, Limit: limit, Local: local, Rand: func() uint64 { return n.Add(1) }})
 	if err != nil {
 		t.Fatal(err)
 	}

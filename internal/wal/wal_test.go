@@ -17,6 +17,8 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
 	"github.com/paraglide/glide/internal/fuzztest"
+	"github.com/paraglide/glide/internal/wal/internal/cipher"
+	"github.com/paraglide/glide/internal/wal/internal/segfile"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -36,7 +38,7 @@ func testPool(t testing.TB, fs vfs.FS) *Pool {
 
 func openPool(fs vfs.FS) (*Pool, error) {
 	var n atomic.Uint64
-	return Open(Options{FS: fs, Dir: "wal", SegmentBytes: minSegment, Rand: func() uint64 { return n.Add(1) }})
+	return Open(Options{FS: fs, Dir: "wal", SegmentBytes: minSegment, Local: local, Rand: func() uint64 { return n.Add(1) }})
 }
 
 // testLog is a log, and the sources that its volume's metadata would list.
@@ -92,6 +94,7 @@ func (l *testLog) recoverAll(t testing.TB, fs vfs.FS, used uint64) (Recovered, e
 // TestGoldenSegment pins the format: the bytes that this program writes must be readable
 // by every later one.
 func TestGoldenSegment(t *testing.T) {
+	withKey(t, nil) // TestSealedSegment has the other form
 	fs := vfs.NewMem()
 	p := testPool(t, fs)
 	l := newTestLog(p, 41)
@@ -256,17 +259,17 @@ func TestNewerFormatIsRefused(t *testing.T) {
 		if _, err := f.WriteAt(header, 0); err != nil {
 			t.Fatal(err)
 		}
-		p, err := Open(Options{FS: fs, Dir: "wal", Rand: func() uint64 { return 1 }})
+		p, err := Open(Options{FS: fs, Dir: "wal", Local: local, Rand: func() uint64 { return 1 }})
 		if err == nil {
 			p.Close()
 		}
 		return err
 	}
-	header := make([]byte, headerUsed)
+	header := make([]byte, segfile.HeaderUsed)
 	if _, err := f.ReadAt(header, 0); err != nil {
 		t.Fatal(err)
 	}
-	header[4] = 2
+	header[4] = 3
 	// Without a valid checksum it is damage, which affects one volume, not the host.
 	if err := open(header); err != nil {
 		t.Fatal(err)
@@ -322,17 +325,22 @@ func FuzzRecord(f *testing.F) {
 	rec := frame([]byte("seed"))
 	putHeader(rec, 4, 0, 4096, 9, 3)
 	sign(rec, 77)
-	f.Add(rec, uint32(77))
-	f.Add([]byte{}, uint32(0))
-	f.Fuzz(func(t *testing.T, b []byte, seed uint32) {
+	f.Add(rec, uint32(77), false)
+	f.Add(append(rec, make([]byte, 16)...), uint32(77), true)
+	f.Add([]byte{}, uint32(0), false)
+	f.Fuzz(func(t *testing.T, b []byte, seed uint32, sealed bool) {
+		iv := uint32(0)
+		if sealed {
+			iv = ivSize
+		}
 		var r Record
 		var ok bool
-		fuzztest.Bound(t, len(b), 0, 1, func() { r, ok = checkRecord(b, seed) })
+		fuzztest.Bound(t, len(b), 0, 1, func() { r, ok = checkRecord(b, seed, iv) })
 		if !ok {
 			return
 		}
 		// A record that validates was written in this form.
-		again := encodeIndex([]Record{r})[:HeaderSize]
+		again := encodeIndex([]Record{r}, make([]cipher.Vector, 1))[:HeaderSize]
 		copy(again, b[:4])
 		binary.LittleEndian.PutUint32(again[24:], binary.LittleEndian.Uint32(b[24:]))
 		if !bytes.Equal(again, b[:HeaderSize]) {
