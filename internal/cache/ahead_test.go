@@ -59,7 +59,7 @@ func until(t *testing.T, what string, ok func() bool) {
 func TestAhead(t *testing.T) {
 	s := newStock(t, 40)
 	now := time.Duration(0)
-	c, err := Open(Options{FS: vfs.NewMem(), Memory: 0, Disk: 1 << 30, Store: s.store, Uptime: func() time.Duration { return now }})
+	c, err := Open(Options{FS: vfs.NewMem(), Memory: 0, Disk: 1 << 30, Local: local, Store: s.store, Uptime: func() time.Duration { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestAheadStopsWithoutUse(t *testing.T) {
 func TestAheadBounds(t *testing.T) {
 	s := newStock(t, 400)
 	h := &held{Store: s.store, free: make(chan struct{})}
-	c, err := Open(Options{FS: vfs.NewMem(), Disk: 1 << 30, Store: h})
+	c, err := Open(Options{FS: vfs.NewMem(), Disk: 1 << 30, Local: local, Store: h})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func expired(t *testing.T) context.Context {
 func TestFollowEnds(t *testing.T) {
 	s := newStock(t, 200)
 	h := &held{Store: s.store, free: make(chan struct{})}
-	c, err := Open(Options{FS: vfs.NewMem(), Disk: 1 << 30, Store: h})
+	c, err := Open(Options{FS: vfs.NewMem(), Disk: 1 << 30, Local: local, Store: h})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func TestFollowEnds(t *testing.T) {
 func TestCloseEndsFetches(t *testing.T) {
 	s := newStock(t, 40)
 	h := &stuck{Store: s.store}
-	c, err := Open(Options{FS: vfs.NewMem(), Disk: 1 << 30, Store: h})
+	c, err := Open(Options{FS: vfs.NewMem(), Disk: 1 << 30, Local: local, Store: h})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +290,7 @@ func (s short) GetRange(ctx context.Context, key string, off, n int64) ([]byte, 
 func TestPanicAhead(t *testing.T) {
 	s := newStock(t, 8)
 	told := make(chan string, 10)
-	c, err := Open(Options{FS: vfs.NewMem(), Disk: 1 << 30, Store: short{s.store}, Panicked: func(doing string, _ any) error { told <- doing; return nil }})
+	c, err := Open(Options{FS: vfs.NewMem(), Disk: 1 << 30, Local: local, Store: short{s.store}, Panicked: func(doing string, _ any) error { told <- doing; return nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

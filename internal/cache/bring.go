@@ -43,7 +43,7 @@ func (d *Domain) Fits(blocks uint64, size int) bool {
 		return false
 	}
 	slabs := (blocks + uint64(perSlab(slot)) - 1) / uint64(perSlab(slot))
-	return slabs*uint64(slabLen(slot)) <= uint64(max(d.cache.disk.limit, 0))
+	return slabs*uint64(d.cache.disk.slabLen(slot)) <= uint64(max(d.cache.disk.limit, 0))
 }
 
 // ErrNoRoom is the error of blocks that the SSD tier does not take.

@@ -45,6 +45,8 @@ type Options struct {
 	Room  func(bytes int64) bool
 	Store objstore.Store
 	Peers Peers // asked before the store; nil: none
+	// Local seals the blocks of the SSD tier; nil: they are plain.
+	Local *seal.Local
 	// Fetches is how many requests for blocks that a guest announced may be in progress;
 	// 0 means 16.
 	Fetches int
@@ -106,7 +108,7 @@ func Open(opts Options) (*Cache, error) {
 	if opts.Room == nil {
 		opts.Room = func(int64) bool { return true }
 	}
-	d, err := openDisk(opts.FS, opts.Dir, opts.Disk, opts.Room)
+	d, err := openDisk(opts.FS, opts.Dir, opts.Disk, opts.Room, opts.Local)
 	if err != nil {
 		return nil, err
 	}

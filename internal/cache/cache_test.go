@@ -15,6 +15,7 @@ import (
 	"github.com/paraglide/glide/internal/fuzztest"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/seal/sealtest"
 )
 
 const size = 128 << 10
@@ -66,7 +67,7 @@ func (s *stock) open(t testing.TB, fs vfs.FS, memory, disk int64) (*Cache, *Doma
 	if err := fs.MkdirAll("slabs", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	c, err := Open(Options{FS: fs, Dir: "slabs", Memory: memory, Disk: disk, Store: s.store})
+	c, err := Open(Options{FS: fs, Dir: "slabs", Memory: memory, Disk: disk, Local: local, Store: s.store})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +115,7 @@ func TestRot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt([]byte{1, 2, 3}, slabBase(size)+777); err != nil {
+	if _, err := f.WriteAt([]byte{1, 2, 3}, layout{local}.slabBase(size)+777); err != nil {
 		t.Fatal(err)
 	}
 	s.want(t, d, 0)
@@ -161,48 +162,6 @@ func TestPrefetchTakesNeighboursTogether(t *testing.T) {
 	}
 }
 
-// A single scan of everything does not evict what is used again and again.
-func TestScanResistance(t *testing.T) {
-	p := newPolicy()
-	key := map[uint32]uint64{}
-	slotOf := map[uint64]uint32{}
-	const slots = 100
-	next := uint32(0)
-	read := func(k uint64) bool {
-		if s, ok := slotOf[k]; ok {
-			p.use(s)
-			return true
-		}
-		s := next
-		if next < slots {
-			next++
-		} else {
-			s = p.evict(func(s uint32) uint64 { return key[s] })
-			delete(slotOf, key[s])
-		}
-		key[s], slotOf[k] = k, s
-		p.add(s, k)
-		return false
-	}
-	for range 5 {
-		for k := uint64(0); k < 50; k++ {
-			read(k)
-		}
-	}
-	for k := uint64(1000); k < 5000; k++ {
-		read(k)
-	}
-	hits := 0
-	for k := uint64(0); k < 50; k++ {
-		if read(k) {
-			hits++
-		}
-	}
-	if hits < 45 {
-		t.Fatalf("a scan left %d of 50 hot blocks", hits)
-	}
-}
-
 // FuzzSlab opens slabs with arbitrary content. With signed, the header's checksum is
 // valid.
 func FuzzSlab(f *testing.F) {
@@ -214,6 +173,7 @@ func FuzzSlab(f *testing.F) {
 	encodeEntry(head[slabHeader:][:entrySize(minClass)], &pack.Hash{1}, make([]byte, 4096))
 	f.Add(head, true)
 	f.Add([]byte(slabMagic), false)
+	f.Add(layout{sealtest.Local("host-1")}.slabHead(minClass), true)
 	f.Fuzz(func(t *testing.T, b []byte, sign bool) {
 		fs := vfs.NewMem()
 		if err := fs.MkdirAll("slabs", 0o755); err != nil {
@@ -238,7 +198,7 @@ func FuzzSlab(f *testing.F) {
 		// A slab has at most 16,384 slots. Its table takes 48 bytes per slot, and so does
 		// the state that is kept.
 		fuzztest.Bound(t, len(b), 8<<20, 1, func() {
-			d, err := openDisk(fs, "slabs", 1<<30, func(int64) bool { return true })
+			d, err := openDisk(fs, "slabs", 1<<30, func(int64) bool { return true }, local)
 			if err == nil {
 				d.close()
 			}

@@ -3,8 +3,6 @@ package cache
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"hash/crc32"
 
 	"golang.org/x/sys/unix"
 
@@ -73,7 +71,7 @@ func (d *disk) checked(c *class, slot uint32) (p place, key uint64, state claimS
 // checkHeader writes the header of a slab again if it is damaged: the next start would
 // drop the slab.
 func (d *disk) checkHeader(s *slab, bad func(BadSlot)) {
-	want, got := slabHead(s.size), make([]byte, slabHeader)
+	want, got := s.slabHead(s.size), make([]byte, slabHeader)
 	if _, err := s.file.ReadAt(got, 0); err != nil || bytes.Equal(got, want) {
 		return
 	}
@@ -82,21 +80,10 @@ func (d *disk) checkHeader(s *slab, bad func(BadSlot)) {
 	}
 }
 
-// slabHead returns the first bytes of a slab of slots of a size.
-func slabHead(size int) []byte {
-	head := make([]byte, slabHeader)
-	copy(head, slabMagic)
-	binary.LittleEndian.PutUint32(head[4:], slabVersion)
-	binary.LittleEndian.PutUint32(head[8:], uint32(size))
-	binary.LittleEndian.PutUint32(head[12:], uint32(perSlab(size)))
-	binary.LittleEndian.PutUint32(head[16:], crc32.Checksum(head[:16], castagnoli))
-	return head
-}
-
 // checkSlot checks a slot in use, and returns the bytes that it read. A damaged block
 // leaves the tier.
 func (d *disk) checkSlot(c *class, slot uint32, key uint64, at place, good func(*pack.Hash, []byte) bool, bad func(BadSlot)) int64 {
-	entry := make([]byte, entrySize(at.size))
+	entry := make([]byte, at.entrySize(at.size))
 	_, err := at.file.ReadAt(entry, at.entryAt())
 	found := BadSlot{Path: at.path, Size: at.size}
 	if at.table != nil {
@@ -107,14 +94,14 @@ func (d *disk) checkSlot(c *class, slot uint32, key uint64, at place, good func(
 			copy(entry, known)
 		}
 	}
-	h, n, ok := decodeEntry(entry)
+	h, n, ok := at.decodeEntry(entry, at.size)
 	var raw []byte
 	if ok {
 		raw = make([]byte, n)
 	}
 	if ok = ok && err == nil && keyOf(&h) == key; ok {
 		found.Hash, found.Size = h, n
-		ok = at.readOnce(raw) && matches(entry, &h, 0, raw) && good(&h, raw)
+		ok = at.readOnce(raw, entry, &h) && good(&h, raw)
 	}
 	if !ok {
 		found.Mended = false
@@ -132,9 +119,17 @@ func (d *disk) checkSlot(c *class, slot uint32, key uint64, at place, good func(
 	return int64(len(entry) + len(raw))
 }
 
-// readOnce reads the block of a slot. What was not in the kernel's page cache does not
-// stay there.
-func (p place) readOnce(raw []byte) bool {
+// readOnce reads the block of a slot, and verifies it. What was not in the kernel's page
+// cache does not stay there.
+func (p place) readOnce(raw, entry []byte, h *pack.Hash) bool {
+	if p.local == nil {
+		return p.readWhole(raw) && matches(entry, h, 0, raw)
+	}
+	stored := make([]byte, p.stored(len(raw)))
+	return p.readWhole(stored) && p.open(raw, h, 0, 0, stored, new(scratch))
+}
+
+func (p place) readWhole(raw []byte) bool {
 	if p.fd >= 0 && readCached(p.fd, raw, p.at()) {
 		return true
 	}

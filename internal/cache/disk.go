@@ -11,14 +11,17 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/paraglide/glide/internal/cache/internal/s3fifo"
 	"github.com/paraglide/glide/internal/datadir"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/seal"
 )
 
 // disk is the SSD tier: slabs of each size class, which grow up to a budget.
 type disk struct {
+	layout
 	fs    vfs.FS
 	dir   string
 	limit int64
@@ -50,16 +53,17 @@ type class struct {
 	keys    []uint64 // by slot; undefined for empty slots
 	index   map[uint64]uint32
 	free    []uint32
-	pol     *policy
+	pol     *s3fifo.Policy
 	growing bool // a slab is being created
 }
 
 // slab is one file of slots.
 type slab struct {
+	layout
 	path string
 	file vfs.File
 	fd   int   // -1: the file is not a kernel file
-	size int   // of a slot
+	size int   // of the blocks in its slots, at most
 	base int64 // position of the first slot
 
 	// table has the entries, or is nil if they are read from the file. A slot's entry
@@ -73,16 +77,16 @@ type slab struct {
 // slabBytes is the approximate size of a slab.
 const slabBytes = 64 << 20
 
-func newSlab(path string, f vfs.File, size int, table []byte) *slab {
-	s := &slab{path: path, file: f, fd: -1, size: size, base: slabBase(size), table: table, inUse: make([]atomic.Int32, perSlab(size))}
+func (l layout) newSlab(path string, f vfs.File, size int, table []byte) *slab {
+	s := &slab{layout: l, path: path, file: f, fd: -1, size: size, base: l.slabBase(size), table: table, inUse: make([]atomic.Int32, perSlab(size))}
 	if fd := f.Fd(); fd != vfs.InvalidFd {
 		s.fd = int(fd)
 	}
 	return s
 }
 
-func openDisk(fs vfs.FS, dir string, limit int64, room func(int64) bool) (*disk, error) {
-	d := &disk{fs: fs, dir: dir, limit: limit, room: room}
+func openDisk(fs vfs.FS, dir string, limit int64, room func(int64) bool, local *seal.Local) (*disk, error) {
+	d := &disk{layout: layout{local}, fs: fs, dir: dir, limit: limit, room: room}
 	d.grown.L = &d.mu
 	names, err := fs.List(dir)
 	if err != nil {
@@ -103,28 +107,28 @@ func openDisk(fs vfs.FS, dir string, limit int64, room func(int64) bool) (*disk,
 }
 
 // load opens a slab of an earlier run. A slab that is damaged, of an older version, or
-// over the budget is removed: it is only a cache.
+// of another form or with other keys, or over the budget is removed: it is only a cache.
 func (d *disk) load(name string) error {
 	path := d.fs.PathJoin(d.dir, name)
 	f, err := d.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return fmt.Errorf("open the cache: %w", err)
 	}
-	size, table, err := readSlab(f)
+	size, mark, table, err := readSlab(f)
 	if errs.KindOf(err) == errs.Unsupported {
 		_ = f.Close()
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if err != nil || d.bytes+slabLen(size) > d.limit {
+	if err != nil || mark != d.local.Mark() || d.bytes+d.slabLen(size) > d.limit {
 		_ = f.Close()
 		return d.fs.Remove(path)
 	}
 	c := d.class(size)
 	first := uint32(len(c.keys))
-	c.addSlab(newSlab(path, f, size, d.keepTable(table)))
-	d.bytes += slabLen(size)
+	c.addSlab(d.newSlab(path, f, size, d.keepTable(table)))
+	d.bytes += d.slabLen(size)
 	for i := range c.perSlab {
-		h, _, ok := decodeEntry(table[i*entrySize(size):][:entrySize(size)])
+		h, _, ok := d.decodeEntry(table[i*d.entrySize(size):][:d.entrySize(size)], size)
 		slot := first + uint32(i)
 		if _, twice := c.index[keyOf(&h)]; !ok || twice {
 			c.free = append(c.free, slot)
@@ -149,7 +153,7 @@ func classIndex(size int) int { return bits.TrailingZeros(uint(size / minClass))
 func (d *disk) class(size int) *class {
 	c := d.classes[classIndex(size)]
 	if c == nil {
-		c = &class{size: size, perSlab: perSlab(size), index: map[uint64]uint32{}, pol: newPolicy()}
+		c = &class{size: size, perSlab: perSlab(size), index: map[uint64]uint32{}, pol: s3fifo.New()}
 		d.classes[classIndex(size)] = c
 	}
 	return c
@@ -159,13 +163,13 @@ func (d *disk) class(size int) *class {
 func (c *class) addSlab(s *slab) {
 	c.slabs = append(c.slabs, s)
 	c.keys = append(c.keys, make([]uint64, c.perSlab)...)
-	c.pol.grow(len(c.keys))
+	c.pol.Grow(len(c.keys))
 }
 
 func (c *class) enter(slot uint32, key uint64) {
 	c.keys[slot] = key
 	c.index[key] = slot
-	c.pol.add(slot, key)
+	c.pol.Add(slot, key)
 }
 
 // place is a slot in use. Its user must call done.
@@ -177,17 +181,17 @@ type place struct {
 func (p place) done() { p.inUse[p.i].Add(-1) }
 
 // at returns the position of the slot in the file.
-func (p place) at() int64 { return p.base + int64(p.i)*int64(p.size) }
+func (p place) at() int64 { return p.base + int64(p.i)*int64(p.stored(p.size)) }
 
 // entryAt returns the position of the slot's entry in the file.
-func (p place) entryAt() int64 { return slabHeader + int64(p.i)*int64(entrySize(p.size)) }
+func (p place) entryAt() int64 { return slabHeader + int64(p.i)*int64(p.entrySize(p.size)) }
 
 // use marks a slot as in use. Under disk.mu.
 func (c *class) use(slot uint32) place {
 	s := c.slabs[int(slot)/c.perSlab]
 	p := place{s, int(slot) % c.perSlab}
 	if invariants.Enabled {
-		within := int(slot) < len(c.keys) && p.size == c.size && p.at()+int64(p.size) <= slabLen(c.size)
+		within := int(slot) < len(c.keys) && p.size == c.size && p.at()+int64(p.stored(p.size)) <= p.slabLen(c.size)
 		invariants.Check(within, "a slot does not lie in its slab")
 	}
 	s.inUse[p.i].Add(1)
@@ -220,7 +224,7 @@ func (d *disk) look(h *pack.Hash, n int, use bool) (place, bool) {
 		invariants.Check(c.keys[slot] == keyOf(h), "a slot holds another block than the one that is looked up")
 	}
 	if use {
-		c.pol.use(slot)
+		c.pol.Use(slot)
 	}
 	return c.use(slot), true
 }
@@ -247,9 +251,15 @@ func (d *disk) put(h *pack.Hash, raw []byte) bool {
 	defer p.done()
 	buf := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(buf)
-	entry := buf.entry[:entrySize(p.size)]
-	encodeEntry(entry, h, raw)
-	_, err := p.file.WriteAt(raw, p.at())
+	entry := buf.entry[:p.entrySize(p.size)]
+	p.encodeEntry(entry, h, raw)
+	stored, err := p.seal(buf.pages, h, raw)
+	if p.local != nil {
+		buf.pages = stored
+	}
+	if err == nil {
+		_, err = p.file.WriteAt(stored, p.at())
+	}
 	if err == nil {
 		_, err = p.file.WriteAt(entry, p.entryAt())
 	}
@@ -307,12 +317,12 @@ func (d *disk) claim(h *pack.Hash, size int) (*class, uint32, place, claimState)
 // evict removes a slot from the index that is not in use.
 func (c *class) evict() (uint32, bool) {
 	for range 8 {
-		if c.pol.len() == 0 {
+		if c.pol.Len() == 0 {
 			return 0, false
 		}
-		slot := c.pol.evict(func(s uint32) uint64 { return c.keys[s] })
+		slot := c.pol.Evict(func(s uint32) uint64 { return c.keys[s] })
 		if c.slabs[int(slot)/c.perSlab].inUse[int(slot)%c.perSlab].Load() > 0 {
-			c.pol.add(slot, c.keys[slot])
+			c.pol.Add(slot, c.keys[slot])
 			continue
 		}
 		if at, ok := c.index[c.keys[slot]]; ok && at == slot {
@@ -326,7 +336,7 @@ func (c *class) evict() (uint32, bool) {
 // grow adds a slab if the budget and the disk have room. It is called with mu held, and
 // creates the file without it.
 func (d *disk) grow(c *class) {
-	n := slabLen(c.size)
+	n := d.slabLen(c.size)
 	if d.bytes+n > d.limit {
 		return
 	}
@@ -337,7 +347,7 @@ func (d *disk) grow(c *class) {
 	d.mu.Unlock()
 	var f vfs.File
 	if d.room(n) {
-		f = createSlab(d.fs, path, c.size)
+		f = d.createSlab(d.fs, path, c.size)
 	}
 	d.mu.Lock()
 	c.growing = false
@@ -347,7 +357,7 @@ func (d *disk) grow(c *class) {
 		return
 	}
 	first := len(c.keys)
-	c.addSlab(newSlab(path, f, c.size, d.keepTable(make([]byte, c.perSlab*entrySize(c.size)))))
+	c.addSlab(d.newSlab(path, f, c.size, d.keepTable(make([]byte, c.perSlab*d.entrySize(c.size)))))
 	for i := c.perSlab - 1; i >= 0; i-- {
 		c.free = append(c.free, uint32(first+i))
 	}
@@ -355,13 +365,13 @@ func (d *disk) grow(c *class) {
 
 // createSlab creates a slab of empty slots. It returns nil if the disk does not permit
 // it.
-func createSlab(fs vfs.FS, path string, size int) vfs.File {
+func (l layout) createSlab(fs vfs.FS, path string, size int) vfs.File {
 	f, err := fs.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil
 	}
-	head := make([]byte, slabBase(size))
-	copy(head, slabHead(size))
+	head := make([]byte, l.slabBase(size))
+	copy(head, l.slabHead(size))
 	if _, err := f.WriteAt(head, 0); err != nil {
 		_ = f.Close()
 		_ = fs.Remove(path)

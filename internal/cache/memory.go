@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"sync"
 
+	"github.com/paraglide/glide/internal/cache/internal/s3fifo"
 	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -27,7 +28,7 @@ type memoryShard struct {
 	slots map[uint64]uint32
 	items []memoryItem
 	free  []uint32
-	pol   *policy
+	pol   *s3fifo.Policy
 }
 
 type memoryItem struct {
@@ -39,7 +40,7 @@ type memoryItem struct {
 func newMemory(limit int64) *memory {
 	m := &memory{}
 	for i := range m.shards {
-		m.shards[i] = memoryShard{limit: limit / memoryShards, slots: map[uint64]uint32{}, pol: newPolicy()}
+		m.shards[i] = memoryShard{limit: limit / memoryShards, slots: map[uint64]uint32{}, pol: s3fifo.New()}
 	}
 	return m
 }
@@ -55,7 +56,7 @@ func (m *memory) get(h *pack.Hash) ([]byte, bool) {
 	if !ok || s.items[slot].hash != *h {
 		return nil, false
 	}
-	s.pol.use(slot)
+	s.pol.Use(slot)
 	it := &s.items[slot]
 	if invariants.Enabled {
 		invariants.Check(it.sum.Matches(it.raw), "the block %s was changed in the cache", h)
@@ -75,7 +76,7 @@ func (m *memory) put(h *pack.Hash, raw []byte) {
 		return
 	}
 	for s.bytes+int64(len(raw)) > s.limit {
-		s.drop(s.pol.evict(func(slot uint32) uint64 { return keyOf(&s.items[slot].hash) }))
+		s.drop(s.pol.Evict(func(slot uint32) uint64 { return keyOf(&s.items[slot].hash) }))
 	}
 	var slot uint32
 	if n := len(s.free); n > 0 {
@@ -87,7 +88,7 @@ func (m *memory) put(h *pack.Hash, raw []byte) {
 	s.items[slot] = memoryItem{invariants.SumOf(raw), *h, raw}
 	s.slots[keyOf(h)] = slot
 	s.bytes += int64(len(raw))
-	s.pol.add(slot, keyOf(h))
+	s.pol.Add(slot, keyOf(h))
 	if invariants.Enabled {
 		invariants.Check(s.bytes <= s.limit && len(s.slots)+len(s.free) == len(s.items), "%d of %d bytes, %d blocks and %d free slots of %d",
 			s.bytes, s.limit, len(s.slots), len(s.free), len(s.items))

@@ -53,6 +53,11 @@ func (d *Domain) fromPeer(ctx context.Context, ref *pack.Ref, size int) (raw []b
 // tier has it. The block does not become more valuable to this host.
 func (c *Cache) ReadFor(h *pack.Hash, p []byte) bool {
 	return c.disk.entryOf(h, len(p), func(at place, entry []byte) bool {
+		if c.disk.local != nil {
+			buf := scratchPool.Get().(*scratch)
+			defer scratchPool.Put(buf)
+			return at.readSealed(h, p, 0, 0, len(p), true, buf) == whole
+		}
 		return at.fill(p, at.at(), true) == whole && matches(entry, h, 0, p)
 	})
 }

@@ -47,7 +47,7 @@ func TestPeersAreNotBelieved(t *testing.T) {
 		"nothing": func(int, pack.Hash) []byte { return nil },
 	} {
 		t.Run(what, func(t *testing.T) {
-			c, err := Open(Options{FS: vfs.NewMem(), Memory: 4 << 20, Disk: 1 << 30, Store: s.store, Peers: p})
+			c, err := Open(Options{FS: vfs.NewMem(), Memory: 4 << 20, Disk: 1 << 30, Local: local, Store: s.store, Peers: p})
 			if err != nil {
 				t.Fatal(err)
 			}

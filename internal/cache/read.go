@@ -17,6 +17,7 @@ import (
 type scratch struct {
 	entry [entryHead + maxClass/pageSize*4]byte
 	pages []byte
+	page  [pageSize]byte // an opened one, of which a part is wanted
 }
 
 var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
@@ -44,7 +45,7 @@ func (d *disk) read(h *pack.Hash, n int, p []byte, off int, wait bool) found {
 	}
 	first, last := off&^(pageSize-1), min((off+len(p)+pageSize-1)&^(pageSize-1), n)
 	var buf *scratch
-	if at.table == nil || first != off || last != off+len(p) {
+	if at.table == nil || first != off || last != off+len(p) || d.local != nil {
 		buf = scratchPool.Get().(*scratch)
 		defer scratchPool.Put(buf)
 	}
@@ -54,6 +55,9 @@ func (d *disk) read(h *pack.Hash, n int, p []byte, off int, wait bool) found {
 	}
 	if !bytes.Equal(entry[:len(h)], h[:]) {
 		return absent // another block with the same key
+	}
+	if d.local != nil {
+		return at.readSealed(h, p, off, first, last, wait, buf)
 	}
 	pages := p
 	if first != off || last != off+len(p) {
@@ -71,6 +75,18 @@ func (d *disk) read(h *pack.Hash, n int, p []byte, off int, wait bool) found {
 	return whole
 }
 
+// readSealed is read for the pages from first to last of a sealed block.
+func (p place) readSealed(h *pack.Hash, b []byte, off, first, last int, wait bool, buf *scratch) found {
+	stored := buf.room(p.stored(last - first))
+	if got := p.fill(stored, p.at()+int64(p.stored(first)), wait); got != whole {
+		return got
+	}
+	if !p.open(b, h, first/pageSize, off-first, stored, buf) && !fault.Is("cache-not-verified") {
+		return damaged
+	}
+	return whole
+}
+
 // room returns n bytes of scratch memory.
 func (s *scratch) room(n int) []byte {
 	if cap(s.pages) < n {
@@ -81,7 +97,7 @@ func (s *scratch) room(n int) []byte {
 
 // entry returns the slot's entry. It is read into buf unless the table is in memory.
 func (p place) entry(buf *scratch, wait bool) ([]byte, found) {
-	n := entrySize(p.size)
+	n := p.entrySize(p.size)
 	if p.table != nil {
 		return p.table[p.i*n:][:n], whole
 	}
@@ -89,7 +105,7 @@ func (p place) entry(buf *scratch, wait bool) ([]byte, found) {
 	if got := p.fill(entry, p.entryAt(), wait); got != whole {
 		return nil, got
 	}
-	if _, _, ok := decodeEntry(entry); !ok {
+	if _, _, ok := p.decodeEntry(entry, p.size); !ok {
 		return nil, damaged
 	}
 	return entry, whole
@@ -128,6 +144,6 @@ func (d *disk) willNeed(h *pack.Hash, n int) bool {
 		return false
 	}
 	defer at.done()
-	_ = at.file.Prefetch(at.at(), int64(n)) // a hint
+	_ = at.file.Prefetch(at.at(), int64(at.stored(n))) // a hint
 	return true
 }

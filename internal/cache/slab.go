@@ -7,6 +7,7 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/seal"
 )
 
 // # Slab file, version 2
@@ -30,7 +31,8 @@ import (
 //	       Entries are padded to a multiple of 8 bytes.
 //	…      the slots, from a multiple of 4096 on
 //
-// Magic, version and checksum have the same place in every version. Nothing in a slab is
+// Magic, version and checksum have the same place in every version; sealed.go has version
+// 3. Nothing in a slab is
 // ever synced: an entry may reach the disk before its block, or be there when the block
 // is gone. A block matched its hash when its page sums were computed, and everything that
 // is read is verified against them. Version 1 had no page sums; its slabs are removed,
@@ -47,44 +49,47 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func readSlab(f io.ReaderAt) (size int, table []byte, err error) {
+func readSlab(f io.ReaderAt) (size int, mark seal.Mark, table []byte, err error) {
 	head := make([]byte, slabHeader)
 	if _, err := f.ReadAt(head, 0); err != nil {
-		return 0, nil, err
+		return 0, mark, nil, err
 	}
 	if string(head[:4]) != slabMagic {
-		return 0, nil, errs.New(errs.Corrupt, "not a slab: no magic at its start")
+		return 0, mark, nil, errs.New(errs.Corrupt, "not a slab: no magic at its start")
 	}
 	if crc32.Checksum(head[:16], castagnoli) != binary.LittleEndian.Uint32(head[16:]) {
-		return 0, nil, errs.New(errs.Corrupt, "the slab's header does not match its checksum")
+		return 0, mark, nil, errs.New(errs.Corrupt, "the slab's header does not match its checksum")
 	}
 	switch v := binary.LittleEndian.Uint32(head[4:]); {
 	case v < slabVersion:
-		return 0, nil, errs.New(errs.Corrupt, "the slab's format is version %d, which has no page sums", v)
-	case v > slabVersion:
-		return 0, nil, errs.New(errs.Unsupported, "the slab's format is version %d, this program knows up to %d: use a newer glide", v, slabVersion)
+		return 0, mark, nil, errs.New(errs.Corrupt, "the slab's format is version %d, which has no page sums", v)
+	case v > sealedVersion:
+		return 0, mark, nil, errs.New(errs.Unsupported, "the slab's format is version %d, this program knows up to %d: use a newer glide", v, sealedVersion)
 	}
 	size = int(binary.LittleEndian.Uint32(head[8:]))
 	if size == 0 || classOf(size) != size {
-		return 0, nil, errs.New(errs.Corrupt, "the slab's slots have %d bytes, which is no size class", size)
+		return 0, mark, nil, errs.New(errs.Corrupt, "the slab's slots have %d bytes, which is no size class", size)
 	}
 	n := perSlab(size)
 	if int(binary.LittleEndian.Uint32(head[12:])) != n {
-		return 0, nil, errs.New(errs.Corrupt, "the slab has another number of slots than its size class")
+		return 0, mark, nil, errs.New(errs.Corrupt, "the slab has another number of slots than its size class")
 	}
-	table = make([]byte, n*entrySize(size))
+	mark, ok := markOf(head)
+	if !ok {
+		return 0, mark, nil, errs.New(errs.Corrupt, "what the slab's header says of its keys does not match its checksum")
+	}
+	entry := entrySize(size)
+	if mark != (seal.Mark{}) {
+		entry = entryHead
+	}
+	table = make([]byte, n*entry)
 	if _, err := f.ReadAt(table, slabHeader); err != nil {
-		return 0, nil, err
+		return 0, mark, nil, err
 	}
-	return size, table, nil
+	return size, mark, table, nil
 }
 
 func perSlab(size int) int { return max(1, slabBytes/size) }
-
-// slabBase returns the position of the first slot in a slab for slots of this size.
-func slabBase(size int) int64 { return int64(slabHeader+perSlab(size)*entrySize(size)+4095) &^ 4095 }
-
-func slabLen(size int) int64 { return slabBase(size) + int64(perSlab(size))*int64(size) }
 
 // entrySize returns the length of an entry for slots of this size.
 func entrySize(size int) int { return (entryHead + size/pageSize*4 + 7) &^ 7 }

@@ -20,14 +20,14 @@ func TestSlabIsMadeWithoutTheLock(t *testing.T) {
 		}
 		d.mu.Unlock()
 		return true
-	})
+	}, local)
 	if err != nil {
 		t.Fatal(err)
 	}
 	raw := make([]byte, 4096)
 	d.put(&pack.Hash{1}, raw)
 	size := classOf(len(raw))
-	if _, ok := d.class(size).index[keyOf(&pack.Hash{1})]; !ok || asked != 1 || d.bytes != slabLen(size) {
+	if _, ok := d.class(size).index[keyOf(&pack.Hash{1})]; !ok || asked != 1 || d.bytes != d.slabLen(size) {
 		t.Errorf("kept: %v; room was asked for %d times, %d bytes are accounted", ok, asked, d.bytes)
 	}
 	d.close()

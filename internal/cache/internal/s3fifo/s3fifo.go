@@ -1,10 +1,11 @@
-package cache
+// Package s3fifo decides which blocks a tier of the cache keeps.
+package s3fifo
 
-// policy is S3-FIFO (Yang et al., SOSP 2023) over numbered slots. New slots enter a small
+// Policy is S3-FIFO (Yang et al., SOSP 2023) over numbered slots. New slots enter a small
 // queue, and stay only if they are used again. Then they move to a main queue, which
 // works like CLOCK. The policy also remembers the keys that left the small queue. A scan
 // passes through the small queue and does not touch the main one. The caller locks.
-type policy struct {
+type Policy struct {
 	small, main ring
 	freq        []uint8 // by slot: uses since it was last examined, at most 3
 	inMain      []bool
@@ -15,19 +16,20 @@ type policy struct {
 
 const maxFreq = 3
 
-func newPolicy() *policy { return &policy{ghost: map[uint64]struct{}{}} }
+// New returns a policy without slots.
+func New() *Policy { return &Policy{ghost: map[uint64]struct{}{}} }
 
-// grow makes room for slots below n.
-func (p *policy) grow(n int) {
+// Grow makes room for slots below n.
+func (p *Policy) Grow(n int) {
 	for len(p.freq) < n {
 		p.freq = append(p.freq, 0)
 		p.inMain = append(p.inMain, false)
 	}
 }
 
-// add adds a slot that now holds the key.
-func (p *policy) add(slot uint32, key uint64) {
-	p.grow(int(slot) + 1)
+// Add adds a slot that now holds the key.
+func (p *Policy) Add(slot uint32, key uint64) {
+	p.Grow(int(slot) + 1)
 	p.freq[slot] = 0
 	_, known := p.ghost[key]
 	p.inMain[slot] = known
@@ -39,16 +41,16 @@ func (p *policy) add(slot uint32, key uint64) {
 	}
 }
 
-// use records that a slot was read.
-func (p *policy) use(slot uint32) {
+// Use records that a slot was read.
+func (p *Policy) Use(slot uint32) {
 	if p.freq[slot] < maxFreq {
 		p.freq[slot]++
 	}
 }
 
-// evict removes the least valuable slot and returns it. key returns the key that a slot
+// Evict removes the least valuable slot and returns it. key returns the key that a slot
 // holds. There must be a slot.
-func (p *policy) evict(key func(slot uint32) uint64) uint32 {
+func (p *Policy) Evict(key func(slot uint32) uint64) uint32 {
 	for {
 		if p.small.n > 0 && (p.small.n*10 >= p.small.n+p.main.n || p.main.n == 0) {
 			slot := p.small.pop()
@@ -72,7 +74,7 @@ func (p *policy) evict(key func(slot uint32) uint64) uint32 {
 
 // remember remembers the key of a slot that left the small queue. It keeps as many keys
 // as there are slots.
-func (p *policy) remember(key uint64) {
+func (p *Policy) remember(key uint64) {
 	if len(p.ghosts) < len(p.freq) {
 		p.ghosts = append(p.ghosts, key)
 	} else {
@@ -83,8 +85,8 @@ func (p *policy) remember(key uint64) {
 	p.ghost[key] = struct{}{}
 }
 
-// len returns the number of slots in the queues.
-func (p *policy) len() int { return p.small.n + p.main.n }
+// Len returns the number of slots in the queues.
+func (p *Policy) Len() int { return p.small.n + p.main.n }
 
 // ring is a queue of slots.
 type ring struct {
