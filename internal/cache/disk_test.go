@@ -78,7 +78,7 @@ func TestTryReadAllocatesNothing(t *testing.T) {
 			if !d.TryRead(&s.refs[0].Hash, size, p, off) {
 				t.Fatal("it is not in memory")
 			}
-		}); local == nil && n > 0 || n > 6 {
+		}); local == nil && n > 0 || n > 12 {
 			t.Errorf("%v allocations of a read at %d", n, off)
 		}
 	}

@@ -29,11 +29,12 @@ func Dump(w io.Writer, fs vfs.FS, dir string) error {
 		return errs.New(errs.Busy, "the metadata in %s is in use by a daemon (or cannot be locked: %v): stop it first, or ask it: glide show, glide ls", dir, err)
 	}
 	defer func() { _ = lock.Close() }() // nothing was written
-	in, err := openInstance(fs, dir, func() bool { return false }, func(o *pebble.Options) { o.ReadOnly = true })
+	vals := &values{}
+	in, err := openInstance(fs, dir, vals, func() bool { return false }, func(o *pebble.Options) { o.ReadOnly = true })
 	if err != nil {
 		return err
 	}
-	m := &DB{in: in, ahead: map[string]ahead{}}
+	m := &DB{in: in, vals: vals, ahead: map[string]ahead{}}
 	return errors.Join(m.dump(w, dir), in.close())
 }
 
@@ -65,6 +66,13 @@ func (m *DB) dump(w io.Writer, dir string) error {
 }
 
 func dumpKey(w io.Writer, key, value []byte) (err error) {
+	if isSealed(value) {
+		if bytes.HasPrefix(key, []byte("m/")) {
+			key = fmt.Appendf(nil, "m/%x", key[len("m/"):])
+		}
+		_, err = fmt.Fprintf(w, "%s: sealed, %d bytes\n", key, len(value))
+		return err
+	}
 	kind, rest, _ := bytes.Cut(key, []byte("/"))
 	switch string(kind) {
 	case "h":

@@ -127,7 +127,7 @@ func TestDiskFails(t *testing.T) {
 			disk := newBreakable(err)
 			must(t, disk.MkdirAll("meta", 0o700))
 			told := make(chan error, 100)
-			db, err := Open(Options{FS: disk, Dir: "meta", Changed: func(err error) { told <- err }})
+			db, err := Open(Options{Local: local, FS: disk, Dir: "meta", Changed: func(err error) { told <- err }})
 			must(t, err)
 			rng := rand.New(rand.NewPCG(uint64(n), 1))
 			m := model{}
@@ -144,7 +144,7 @@ func TestDiskFails(t *testing.T) {
 			clone := disk.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng})
 			m.check(t, db, "when it went on")
 			must(t, db.Close())
-			again, err := Open(Options{FS: clone, Dir: "meta"})
+			again, err := Open(Options{Local: local, FS: clone, Dir: "meta"})
 			must(t, err)
 			m.check(t, again, "after a power loss")
 			must(t, again.Close())
@@ -160,12 +160,12 @@ func TestOpenOnBadDisk(t *testing.T) {
 	for _, errno := range []error{syscall.ENOSPC, syscall.EIO, syscall.EROFS} {
 		disk := newBreakable(errno)
 		must(t, disk.MkdirAll("meta", 0o700))
-		db, err := Open(Options{FS: disk, Dir: "meta"})
+		db, err := Open(Options{Local: local, FS: disk, Dir: "meta"})
 		must(t, err)
 		must(t, db.SaveVolumes(Record{"v", []byte("x")}))
 		must(t, db.Close())
 		disk.from.Store(1)
-		db, err = Open(Options{FS: disk, Dir: "meta"})
+		db, err = Open(Options{Local: local, FS: disk, Dir: "meta"})
 		must(t, err)
 		model{"v": []byte("x")}.check(t, db, "on the bad disk")
 		if err := db.SaveVolumes(Record{"w", []byte("x")}); err == nil || db.Err() == nil {
@@ -181,7 +181,7 @@ func TestOpenOnBadDisk(t *testing.T) {
 func TestVanished(t *testing.T) {
 	disk := newBreakable(syscall.EIO)
 	must(t, disk.MkdirAll("meta", 0o700))
-	db, err := Open(Options{FS: disk, Dir: "meta"})
+	db, err := Open(Options{Local: local, FS: disk, Dir: "meta"})
 	must(t, err)
 	must(t, db.SaveVolumes(Record{"v", []byte("x")}))
 	disk.from.Store(1)
@@ -209,7 +209,7 @@ func TestGive(t *testing.T) {
 	disk := newBreakable(syscall.ENOSPC)
 	must(t, disk.MkdirAll("meta", 0o700))
 	given := 0
-	db, err := Open(Options{FS: disk, Dir: "meta", Give: func() bool {
+	db, err := Open(Options{Local: local, FS: disk, Dir: "meta", Give: func() bool {
 		given++
 		disk.mended.Store(true)
 		return true
@@ -255,7 +255,7 @@ func must(t *testing.T, err error) {
 
 // A panic of Pebble's fails the instance, and nothing else.
 func TestPanic(t *testing.T) {
-	in := &instance{fence: newFence(vfs.NewMem(), nil)}
+	in := &instance{vals: &values{}, fence: newFence(vfs.NewMem(), nil)}
 	err := in.run(func() error { panic("no") })
 	if err == nil || !errors.Is(in.fence.err(), err) {
 		t.Errorf("run gives %v", err)
@@ -267,7 +267,7 @@ func TestOpenFailsHalfway(t *testing.T) {
 	for n := int64(1); n < 40; n++ {
 		disk := newBreakable(syscall.ENOSPC)
 		must(t, disk.MkdirAll("meta", 0o700))
-		db, err := Open(Options{FS: disk, Dir: "meta"})
+		db, err := Open(Options{Local: local, FS: disk, Dir: "meta"})
 		must(t, err)
 		m := model{}
 		for i := range 30 {
@@ -281,7 +281,7 @@ func TestOpenFailsHalfway(t *testing.T) {
 		again.mem = disk.mem
 		again.wrap()
 		again.from.Store(n)
-		db, err = Open(Options{FS: again, Dir: "meta"})
+		db, err = Open(Options{Local: local, FS: again, Dir: "meta"})
 		if err != nil {
 			t.Fatalf("change %d: %v", n, err)
 		}
@@ -310,7 +310,7 @@ func (n noCompactions) Create(name string, c vfs.DiskWriteCategory) (vfs.File, e
 func TestOpenWaitsForNoCompaction(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	must(t, fs.MkdirAll("meta", 0o700))
-	db, err := Open(Options{FS: fs, Dir: "meta"})
+	db, err := Open(Options{Local: local, FS: fs, Dir: "meta"})
 	must(t, err)
 	must(t, db.Close())
 	p, err := pebble.Open("meta", &pebble.Options{FS: fs, FormatMajorVersion: pebble.FormatVirtualSSTables, DisableAutomaticCompactions: true})
@@ -324,7 +324,7 @@ func TestOpenWaitsForNoCompaction(t *testing.T) {
 	for range 20 { // whether the compaction begins before Open waits is a matter of luck
 		opened := make(chan error, 1)
 		go func() {
-			db, err := Open(Options{FS: noCompactions{fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})}, Dir: "meta"})
+			db, err := Open(Options{Local: local, FS: noCompactions{fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})}, Dir: "meta"})
 			if err == nil {
 				err = db.Close()
 			}

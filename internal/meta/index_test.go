@@ -18,7 +18,7 @@ func TestIndexEntries(t *testing.T) {
 	if err := fs.MkdirAll("meta", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	db, err := Open(Options{FS: fs, Dir: "meta"})
+	db, err := Open(Options{Local: local, FS: fs, Dir: "meta"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 // replaced by another, which is read-only until writes succeed again.
 type instance struct {
 	db       *pebble.DB
+	vals     *values
 	fence    *fence
 	readOnly bool
 	closed   chan struct{}
@@ -21,7 +22,7 @@ type instance struct {
 
 // openInstance opens the database in dir. After an error, a half-opened database is
 // abandoned.
-func openInstance(fs vfs.FS, dir string, give func() bool, change func(*pebble.Options)) (*instance, error) {
+func openInstance(fs vfs.FS, dir string, vals *values, give func() bool, change func(*pebble.Options)) (*instance, error) {
 	f := newFence(fs, give)
 	opts := &pebble.Options{
 		FS:                 f,
@@ -34,7 +35,7 @@ func openInstance(fs vfs.FS, dir string, give func() bool, change func(*pebble.O
 	opts.Cache = pebble.NewCache(8 << 20)
 	defer opts.Cache.Unref()
 	f.setHurry(true)
-	in := &instance{fence: f, readOnly: opts.ReadOnly, closed: make(chan struct{})}
+	in := &instance{vals: vals, fence: f, readOnly: opts.ReadOnly, closed: make(chan struct{})}
 	db, err := call(in, func() (*pebble.DB, error) { return pebble.Open(dir, opts) })
 	switch {
 	case err == nil:

@@ -29,9 +29,10 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/seal"
 )
 
-// formatVersion is the newest layout that this program reads and writes.
+// formatVersion is the layout of plain metadata; sealed.go has that of sealed metadata.
 const formatVersion = 1
 
 // maxPages bounds the stored pages of block maps, in bytes. Beyond it all of them are
@@ -48,6 +49,9 @@ type Options struct {
 	// Changed, if set, is called with the reason when the metadata can no longer be
 	// written, and with nil when it can again. It must not call the DB.
 	Changed func(error)
+	// Local seals the values; nil: they are plain, and sealed metadata is refused. Plain
+	// metadata is sealed when it is opened with keys for the first time.
+	Local *seal.Local
 }
 
 // DB is the metadata of one host.
@@ -58,6 +62,7 @@ type Options struct {
 // write.
 type DB struct {
 	opts  Options
+	vals  *values
 	lock  *pebble.Lock
 	pages atomic.Int64 // bytes added since they were last dropped
 
@@ -96,7 +101,7 @@ func Open(opts Options) (*DB, error) {
 	if err != nil {
 		return nil, errs.New(errs.Busy, "the metadata in %s is in use by another daemon (or cannot be locked: %w)", opts.Dir, err)
 	}
-	m := &DB{opts: opts, lock: lock, ahead: map[string]ahead{}}
+	m := &DB{opts: opts, vals: &values{local: opts.Local}, lock: lock, ahead: map[string]ahead{}}
 	if err := m.begin(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -108,10 +113,10 @@ func Open(opts Options) (*DB, error) {
 
 func (m *DB) checkVersion(dir string) error {
 	v, err := m.version(dir)
-	if err == nil && v == 0 {
-		return m.SetFact("format", binary.BigEndian.AppendUint32(nil, formatVersion))
+	if err != nil {
+		return err
 	}
-	return err
+	return m.beginSealed(v)
 }
 
 // version is the format of the metadata, 0 if there is none yet.
@@ -124,8 +129,8 @@ func (m *DB) version(dir string) (uint32, error) {
 		return 0, errs.New(errs.Corrupt, "the metadata in %s has no format version", dir)
 	}
 	v := binary.BigEndian.Uint32(b)
-	if v > formatVersion {
-		return v, errs.New(errs.Unsupported, "the metadata in %s is of format %d, this program knows up to %d: use a newer glide", dir, v, formatVersion)
+	if v > formatSealing {
+		return v, errs.New(errs.Unsupported, "the metadata in %s is of format %d, this program knows up to %d: use a newer glide", dir, v, formatSealing)
 	}
 	return v, nil
 }
@@ -135,6 +140,9 @@ func (m *DB) version(dir string) (uint32, error) {
 func (m *DB) Close() error {
 	m.access.Lock()
 	defer m.access.Unlock()
+	if m.in == nil { // sealing was begun, and could not be ended
+		return m.lock.Close()
+	}
 	if in := m.in; in.fence.err() == nil && !in.readOnly {
 		if err := in.run(func() error { return in.db.LogData(nil, pebble.Sync) }); err != nil {
 			m.opts.Changed(m.describe(err))
@@ -162,14 +170,16 @@ func (m *DB) view(fn func(*instance) error) error {
 // read returns the value of a key, nil if there is none.
 func (in *instance) read(key []byte) ([]byte, error) {
 	value, err := call(in, func() ([]byte, error) {
-		v, closer, err := in.db.Get(key)
+		stored := in.vals.stored(key)
+		v, closer, err := in.db.Get(stored)
 		if errors.Is(err, pebble.ErrNotFound) {
 			return nil, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		return append([]byte{}, v...), closer.Close()
+		_, value, err := in.vals.open(stored, v)
+		return value, errors.Join(err, closer.Close())
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the metadata: %w", err)
@@ -255,7 +265,7 @@ func (m *DB) each(prefix string, fn func(key string, value []byte) error) error 
 // under returns all keys and values under a prefix.
 func (m *DB) under(prefix string) (all map[string][]byte, err error) {
 	err = m.view(func(in *instance) (err error) {
-		if all, err = call(in, func() (map[string][]byte, error) { return collect(in.db, prefix) }); err != nil {
+		if all, err = call(in, func() (map[string][]byte, error) { return in.collect(prefix) }); err != nil {
 			return fmt.Errorf("read the metadata: %w", err)
 		}
 		m.mu.Lock()
@@ -274,16 +284,28 @@ func (m *DB) under(prefix string) (all map[string][]byte, err error) {
 	return all, err
 }
 
-func collect(db *pebble.DB, prefix string) (map[string][]byte, error) {
+// collect reads all keys and values under a prefix. Those of facts whose names are hidden
+// are in another order.
+func (in *instance) collect(prefix string) (map[string][]byte, error) {
 	all := map[string][]byte{}
-	end := []byte(prefix)
+	from := []byte(prefix)
+	if in.vals.hides(from) {
+		from = []byte("h/")
+	}
+	end := bytes.Clone(from)
 	end[len(end)-1]++
-	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte(prefix), UpperBound: end})
+	it, err := in.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: end})
 	if err != nil {
 		return nil, err
 	}
 	for ok := it.First(); ok; ok = it.Next() {
-		all[string(it.Key())] = bytes.Clone(it.Value())
+		key, value, err := in.vals.open(it.Key(), it.Value())
+		if err != nil {
+			return nil, errors.Join(err, it.Close())
+		}
+		if bytes.HasPrefix(key, []byte(prefix)) {
+			all[string(key)] = value
+		}
 	}
 	return all, it.Close()
 }
@@ -367,7 +389,11 @@ func (m *DB) ForgetBlock(tenant string, h pack.Hash) error {
 // Page returns a stored page of a block map, nil if it is not stored. The caller
 // checks its hash.
 func (m *DB) Page(h pack.Hash) ([]byte, error) {
-	return m.lookup(append([]byte("m/"), h[:]...))
+	page, err := m.lookup(append([]byte("m/"), h[:]...))
+	if errs.KindOf(err) == errs.Corrupt && err != nil {
+		return nil, nil // it can be fetched again
+	}
+	return page, err
 }
 
 // AddPage stores a page, like AddBlocks.
@@ -379,7 +405,8 @@ func (m *DB) AddPage(h pack.Hash, page []byte) error {
 				return err
 			}
 		}
-		return b.Set(append([]byte("m/"), h[:]...), page, nil)
+		key := append([]byte("m/"), h[:]...)
+		return b.Set(key, m.vals.seal(key, key, page), nil)
 	})
 }
 

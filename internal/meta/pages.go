@@ -2,10 +2,12 @@ package meta
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
 )
 
@@ -29,7 +31,11 @@ func (m *DB) PagesAfter(after *pack.Hash, n int) (list []StoredPage, err error) 
 				return nil, err
 			}
 			for ok := it.First(); ok && len(list) < n; ok = it.Next() {
-				p := StoredPage{Page: bytes.Clone(it.Value())}
+				_, page, err := in.vals.open(it.Key(), it.Value())
+				if err != nil && errs.KindOf(err) != errs.Corrupt {
+					return nil, errors.Join(err, it.Close())
+				}
+				p := StoredPage{Page: page} // none, if it is damaged
 				copy(p.Hash[:], it.Key()[len("m/"):])
 				list = append(list, p)
 			}

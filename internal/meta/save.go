@@ -114,18 +114,20 @@ func (m *DB) store(list []pair, how *pebble.WriteOptions) error {
 	if in.readOnly {
 		return pebble.ErrReadOnly
 	}
-	return in.run(func() error { return storeIn(in.db, list, how) })
+	return in.run(func() error { return in.storeAll(list, how) })
 }
 
-func storeIn(db *pebble.DB, list []pair, how *pebble.WriteOptions) error {
-	b := db.NewBatch()
+func (in *instance) storeAll(list []pair, how *pebble.WriteOptions) error {
+	b := in.db.NewBatch()
 	defer func() { _ = b.Close() }()
 	for _, p := range list {
 		var err error
+		key := []byte(p.key)
+		stored := in.vals.stored(key)
 		if p.value == nil {
-			err = b.Delete([]byte(p.key), nil)
+			err = b.Delete(stored, nil)
 		} else {
-			err = b.Set([]byte(p.key), p.value, nil)
+			err = b.Set(stored, in.vals.seal(stored, key, p.value), nil)
 		}
 		if err != nil {
 			return err
@@ -219,7 +221,7 @@ func (m *DB) reopen() error {
 	for key, a := range m.ahead {
 		list = append(list, pair{key, a.value})
 	}
-	if err := in.run(func() error { return storeIn(in.db, list, pebble.Sync) }); err != nil {
+	if err := in.run(func() error { return in.storeAll(list, pebble.Sync) }); err != nil {
 		in.fence.fail(err)
 		return err
 	}
@@ -257,7 +259,7 @@ func (m *DB) open(readOnly bool) (*instance, error) {
 			m.in.fence.drain()
 		}
 	}
-	return openInstance(m.opts.FS, m.opts.Dir, m.opts.Give, func(o *pebble.Options) {
+	return openInstance(m.opts.FS, m.opts.Dir, m.vals, m.opts.Give, func(o *pebble.Options) {
 		o.ReadOnly = readOnly
 		o.ErrorIfNotExists = readOnly || m.in != nil // an empty directory is not the database
 	})
