@@ -59,6 +59,7 @@ type Config struct {
 	HasTokens   bool   // the file was named, so that there may be tokens
 	Users       string // file; "": none
 	Audit       string // file; "": none
+	LocalKey    string // provider of the key that seals the data directory; "": none
 	TLS         string // off, allow or require
 	TLSCert     string
 	TLSKey      string

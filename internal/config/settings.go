@@ -204,6 +204,14 @@ var Settings = []Setting{
 		set: text(func(c *Config) *string { return &c.Audit }),
 	},
 	{
+		Name: "local-key", Arg: "PROVIDER", Usage: "seal the log, the SSD tier and the metadata in the data directory with a key of this host: file:PATH, env:NAME, credential:NAME, passphrase:file=PATH, age:identity=PATH, kms:ARN or vault:URL", DefaultText: "none",
+		set: one(func(c *Config, v string) error {
+			c.LocalKey = v
+			_, err := keys.Parse(v)
+			return err
+		}),
+	},
+	{
 		Name: "tls", Arg: "off|allow|require", Usage: "TLS for NBD, and for the API over TCP", Default: "off",
 		set: choice(func(c *Config) *string { return &c.TLS }, "off", "allow", "require"),
 	},

@@ -14,6 +14,7 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/auth"
 	"github.com/paraglide/glide/internal/config"
+	"github.com/paraglide/glide/internal/localkey"
 )
 
 // soon is how long before its end a certificate is complained about.
@@ -36,6 +37,7 @@ func Files(c *config.Config, host string) (list []client.Check) {
 	if !errors.Is(err, fs.ErrNotExist) { // that is no token yet
 		add("tokens", c.Tokens, "only its owner can write to "+c.Tokens, err, "chmod 600 it, and look at what glide token ls shows")
 	}
+	list = append(list, atRest(c))
 	if c.TLS == "off" {
 		return list
 	}
@@ -52,6 +54,24 @@ func Files(c *config.Config, host string) (list []client.Check) {
 	until, err = lasts(c.TLSCA)
 	add("TLS authority", c.TLSCA, fmt.Sprintf("%s is valid until %s", c.TLSCA, until.Format(time.RFC3339)), err, "put a new one beside it into the file, and issue certificates of that")
 	return list
+}
+
+// atRest tells how what the data directory holds is protected from who gets the disk. That
+// it is not is a note: others may see to it.
+func atRest(c *config.Config) client.Check {
+	check := client.Check{Name: "disk encryption", OK: true, Detail: "sealed with the host's own key (" + c.LocalKey + ")"}
+	if c.LocalKey != "" {
+		return check
+	}
+	switch yes, known := localkey.Encrypted(c.Data); {
+	case yes:
+		check.Detail = "the disk of " + c.Data + " is encrypted by the kernel"
+	case known:
+		check.Detail = "none: who gets the disk of " + c.Data + " can read volumes; --local-key seals what is on it"
+	default:
+		check.Detail = "whether the disk of " + c.Data + " is encrypted cannot be told; --local-key seals what is on it"
+	}
+	return check
 }
 
 // guarded is an error if others than should have rights to a file. "" is no file.

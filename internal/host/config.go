@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"github.com/paraglide/glide/internal/ownership"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/peers"
+	"github.com/paraglide/glide/internal/seal"
 )
 
 // Config configures a Host. A zero value means the default that the field's comment
@@ -59,6 +61,11 @@ type Config struct {
 	SealedOnly   bool             // refuse plain tenants
 	RoomWait     time.Duration    // how long a writer waits for room in the log before it gets an error; 20 s
 	RollAt       uint64           // objects per epoch before a new epoch begins; commitlog's default
+
+	// Local returns the keys with which the host, which has this ID, seals what it keeps on
+	// its disk; nil keys: it is plain. It is called once the data directory is locked; nil:
+	// it is plain.
+	Local func(ctx context.Context, host string) (*seal.Local, error)
 
 	// Starting reports the progress of Open. It may be called by several goroutines.
 	Starting func(format string, args ...any)

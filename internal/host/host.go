@@ -43,6 +43,7 @@ import (
 	"github.com/paraglide/glide/internal/publication"
 	"github.com/paraglide/glide/internal/reserve"
 	"github.com/paraglide/glide/internal/scrub"
+	"github.com/paraglide/glide/internal/seal"
 	"github.com/paraglide/glide/internal/tenants"
 	"github.com/paraglide/glide/internal/undo"
 	"github.com/paraglide/glide/internal/volume"
@@ -186,8 +187,15 @@ func (h *Host) open(ctx context.Context) error {
 	if h.disks.HostID, err = datadir.Identify(fs, h.cfg.Data, h.cfg.Rand); err != nil {
 		return err
 	}
+	var local *seal.Local
+	if h.cfg.Local != nil {
+		h.cfg.Starting("opening the host's own key")
+		if local, err = h.cfg.Local(ctx, h.disks.HostID); err != nil {
+			return err
+		}
+	}
 	h.cfg.Starting("opening the metadata")
-	if h.disks.DB, err = meta.Open(meta.Options{FS: fs, Dir: join(h.cfg.Data, "meta"), Give: h.room.Give, Changed: h.metaChanged}); err != nil {
+	if h.disks.DB, err = meta.Open(meta.Options{FS: fs, Dir: join(h.cfg.Data, "meta"), Give: h.room.Give, Changed: h.metaChanged, Local: local}); err != nil {
 		return err
 	}
 	if err := h.disks.Tenants.Recall(h.disks.DB); err != nil {
@@ -197,7 +205,7 @@ func (h *Host) open(ctx context.Context) error {
 	limit := h.cfg.WALLimit.of(total)
 	h.disks.WAL, err = wal.Open(wal.Options{
 		FS: fs, Dir: join(h.cfg.Data, "wal"), SegmentBytes: segmentBytes(limit), FirstBytes: firstBytes(segmentBytes(limit)), Limit: limit,
-		Spares: 2, Reserve: 1, Rand: h.disks.Random64,
+		Spares: 2, Reserve: 1, Rand: h.disks.Random64, Local: local,
 		Pace: func() { _ = clock.Pause(h.disks.Ctx, zeroingPause) },
 	})
 	if err != nil {
@@ -206,7 +214,7 @@ func (h *Host) open(ctx context.Context) error {
 	h.disks.Cache, err = cache.Open(cache.Options{
 		FS: fs, Dir: join(h.cfg.Data, "slabs"), Memory: h.cfg.Memory, Disk: h.cfg.Cache.of(total),
 		Room: h.roomForCache, Store: h.disks.Store, Peers: h.peers, NoAhead: h.cfg.NoPrefetch, Uptime: h.cfg.Uptime, Panicked: h.Panicked,
-		Gone: h.lost,
+		Gone: h.lost, Local: local,
 	})
 	if err != nil {
 		return err

@@ -34,8 +34,10 @@ import (
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/limits"
 	"github.com/paraglide/glide/internal/listener"
+	"github.com/paraglide/glide/internal/localkey"
 	"github.com/paraglide/glide/internal/metrics"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/seal"
 	"github.com/paraglide/glide/nbd"
 )
 
@@ -138,6 +140,9 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 		Memory: c.Memory, Cache: c.Cache, WALLimit: c.WALLimit, DirtyBudget: c.DirtyBudget,
 		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, CollectGrace: c.GCGrace, ScrubDisk: c.ScrubDisk, ScrubStore: c.ScrubStore, Keys: c.Keys, SealedOnly: c.SealedOnly, Log: log,
 		Dial: peers{c.PeersAllow, lv.Token, lv.certs.Load}.dial, Starting: at,
+	}
+	cfg.Local = func(ctx context.Context, host string) (*seal.Local, error) {
+		return localkey.Open(ctx, c.Data, c.LocalKey, host)
 	}
 	if c.GC {
 		cfg.CollectEvery = c.GCInterval
