@@ -75,14 +75,16 @@ type badDay struct {
 	h     *Host
 	m     modelDisk
 	rng   *rand.Rand
-	made  map[string]bool // volumes and snapshots whose creation was acknowledged
-	n     int
+	// sealed: the host seals what it has on its disk.
+	sealed bool
+	made   map[string]bool // volumes and snapshots whose creation was acknowledged
+	n      int
 }
 
 const badDaySize = 2 << 20
 
 func newBadDay(t *testing.T, disk *badDisk, seed uint64) *badDay {
-	b := &badDay{t: t, disk: disk, rng: rand.New(rand.NewPCG(seed, 7)), made: map[string]bool{}, store: objstore.NewMem(objstore.Clock{})}
+	b := &badDay{t: t, disk: disk, rng: rand.New(rand.NewPCG(seed, 7)), made: map[string]bool{}, store: objstore.NewMem(objstore.Clock{}), sealed: seed%2 == 1}
 	b.m = modelDisk{name: "v", size: badDaySize, start: make([]byte, badDaySize)}
 	b.open(disk)
 	must[api.Volume](t)(b.h.Create(ctx, api.CreateRequest{Name: "v", Size: badDaySize}))
@@ -94,6 +96,7 @@ func (b *badDay) open(fs vfs.FS) {
 	h, err := Open(ctx, Config{
 		Data: "data", FS: fs, Store: b.store, PackBlocks: 2,
 		Memory: 1 << 20, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 6 << 20}, RoomWait: 20 * time.Millisecond, Rand: &lockedReader{b: randomSource(b.rng.Uint64())},
+		Local: sealedFrom(b.sealed),
 	})
 	if err != nil {
 		b.t.Fatal(err)

@@ -16,6 +16,8 @@ import (
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/seal"
+	"github.com/paraglide/glide/internal/seal/sealtest"
 )
 
 const (
@@ -75,7 +77,8 @@ func (w *crashWorld) must(err error) {
 	}
 }
 
-// open starts the host's next life.
+// open starts the host's next life. A quarter of the hosts is sealed, and another one from
+// its second life on.
 func (w *crashWorld) open(seed uint64) {
 	w.t.Helper()
 	w.mu.Lock()
@@ -86,12 +89,20 @@ func (w *crashWorld) open(seed uint64) {
 	h, err := Open(ctx, Config{
 		Data: crashData, FS: crashFS{w.mem, func(where string) { w.tick(gen, where) }}, Store: crashStore{w.store, w, gen},
 		Memory: 1 << 20, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 24 << 20}, PackBlocks: 2,
-		Rand: entropy(seed<<8 + uint64(gen)),
+		Rand: entropy(seed<<8 + uint64(gen)), Local: sealedFrom(seed%4 == 1 || seed%4 == 3 && gen > 1),
 	})
 	if err != nil {
 		w.t.Fatalf("life %d: %v", gen, err)
 	}
 	w.h = h
+}
+
+// sealedFrom are the keys of a host that seals what it has on its disk from now on, or not.
+func sealedFrom(now bool) func(context.Context, string) (*seal.Local, error) {
+	if !now {
+		return nil
+	}
+	return func(_ context.Context, host string) (*seal.Local, error) { return sealtest.Local(host), nil }
 }
 
 func (w *crashWorld) alive(gen int) bool {

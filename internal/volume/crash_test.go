@@ -81,7 +81,7 @@ func (w *world) open() {
 	mem := w.mem // what a dead host still does is not counted
 	w.fs = crashtest.NewFS(mem, func(where string) { w.hook(mem, where) })
 	var err error
-	w.pool, err = wal.Open(wal.Options{FS: w.fs, Dir: "wal", SegmentBytes: testSegment, Rand: w.incarnation})
+	w.pool, err = wal.Open(wal.Options{FS: w.fs, Dir: "wal", SegmentBytes: testSegment, Local: local, Rand: w.incarnation})
 	if err != nil {
 		w.t.Fatal(err)
 	}

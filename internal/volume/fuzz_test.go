@@ -88,7 +88,7 @@ func openRecord(t *testing.T, st State) {
 	if err := fs.MkdirAll("wal", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	p, err := wal.Open(wal.Options{FS: fs, Dir: "wal", SegmentBytes: 64 << 10, Rand: func() uint64 { return 1 }})
+	p, err := wal.Open(wal.Options{FS: fs, Dir: "wal", SegmentBytes: 64 << 10, Local: local, Rand: func() uint64 { return 1 }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -104,7 +104,9 @@ type Ref struct {
 }
 
 // Ref names the whole segment.
-func (s *Segment) Ref() Ref { return Ref{Number: s.number, Incarnation: s.incarnation, Sealed: s.cipher != nil} }
+func (s *Segment) Ref() Ref {
+	return Ref{Number: s.number, Incarnation: s.incarnation, Sealed: s.cipher != nil}
+}
 
 // Number returns the segment's number, as in its file name.
 func (s *Segment) Number() uint32 { return s.number }
