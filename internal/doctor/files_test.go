@@ -89,3 +89,14 @@ func TestFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestAtRest: how the data directory is protected is told, and never a failure.
+func TestAtRest(t *testing.T) {
+	for key, want := range map[string]string{"file:/k": "sealed with the host's own key (file:/k)", "": "disk of"} {
+		c := &config.Config{TLS: "off", Data: t.TempDir(), LocalKey: key, Tokens: filepath.Join(t.TempDir(), "none")}
+		list := Files(c, "")
+		if len(list) != 1 || list[0].Name != "disk encryption" || !list[0].OK || !strings.Contains(list[0].Detail, want) {
+			t.Errorf("with --local-key %q: %+v", key, list)
+		}
+	}
+}

@@ -355,6 +355,35 @@ func TestPlainIsNotTakenForSealed(t *testing.T) {
 	}
 }
 
+// TestWrongIndex: if an index has another vector than the record, and a right checksum, the
+// record is damage, and not other bytes.
+func TestWrongIndex(t *testing.T) {
+	withKey(t, sealtest.Local("host-1"))
+	fs := vfs.NewMem()
+	log := newTestLog(testPool(t, fs), 0)
+	w := log.write(t, 0, []byte("secret"))[0]
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := openPool(fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	s, err := p.Claim(log.refs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Recover(Identity{7}, []Source{{Segment: s}}, 0, 0, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	s.vectors()[0].IV[3] ^= 1
+	b := make([]byte, w.Len)
+	if err := p.ReadExtents(b, 0, []extent.Extent{{Start: 0, End: w.Len, Place: w.Place}}); errs.KindOf(err) != errs.Corrupt {
+		t.Fatalf("%q, %v", b, err)
+	}
+}
+
 // TestFlippedVectors: a vector that differs from the one in the index is damage, and not
 // other bytes.
 func TestFlippedVectors(t *testing.T) {
