@@ -115,7 +115,7 @@ func TestRot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt([]byte{1, 2, 3}, layout{local}.slabBase(size)+777); err != nil {
+	if _, err := f.WriteAt([]byte{1, 2, 3}, layout{local: local}.slabBase(size)+777); err != nil {
 		t.Fatal(err)
 	}
 	s.want(t, d, 0)
@@ -173,7 +173,7 @@ func FuzzSlab(f *testing.F) {
 	encodeEntry(head[slabHeader:][:entrySize(minClass)], &pack.Hash{1}, make([]byte, 4096))
 	f.Add(head, true)
 	f.Add([]byte(slabMagic), false)
-	f.Add(layout{sealtest.Local("host-1")}.slabHead(minClass), true)
+	f.Add(layout{local: sealtest.Local("host-1")}.slabHead(minClass), true)
 	f.Fuzz(func(t *testing.T, b []byte, sign bool) {
 		fs := vfs.NewMem()
 		if err := fs.MkdirAll("slabs", 0o755); err != nil {

@@ -86,7 +86,7 @@ func (l layout) newSlab(path string, f vfs.File, size int, table []byte) *slab {
 }
 
 func openDisk(fs vfs.FS, dir string, limit int64, room func(int64) bool, local *seal.Local) (*disk, error) {
-	d := &disk{layout: layout{local}, fs: fs, dir: dir, limit: limit, room: room}
+	d := &disk{layout: layout{local: local}, fs: fs, dir: dir, limit: limit, room: room}
 	d.grown.L = &d.mu
 	names, err := fs.List(dir)
 	if err != nil {
@@ -114,18 +114,23 @@ func (d *disk) load(name string) error {
 	if err != nil {
 		return fmt.Errorf("open the cache: %w", err)
 	}
-	size, mark, table, err := readSlab(f)
+	size, how, table, err := readSlab(f)
 	if errs.KindOf(err) == errs.Unsupported {
 		_ = f.Close()
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if err != nil || mark != d.local.Mark() || d.bytes+d.slabLen(size) > d.limit {
+	if err != nil || how.mark != d.local.Mark() || d.bytes+d.slabLen(size) > d.limit {
 		_ = f.Close()
 		return d.fs.Remove(path)
 	}
+	l, err := d.of(how)
+	if err != nil {
+		_ = f.Close()
+		return err
+	}
 	c := d.class(size)
 	first := uint32(len(c.keys))
-	c.addSlab(d.newSlab(path, f, size, d.keepTable(table)))
+	c.addSlab(l.newSlab(path, f, size, d.keepTable(table)))
 	d.bytes += d.slabLen(size)
 	for i := range c.perSlab {
 		h, _, ok := d.decodeEntry(table[i*d.entrySize(size):][:d.entrySize(size)], size)
@@ -253,13 +258,11 @@ func (d *disk) put(h *pack.Hash, raw []byte) bool {
 	defer scratchPool.Put(buf)
 	entry := buf.entry[:p.entrySize(p.size)]
 	p.encodeEntry(entry, h, raw)
-	stored, err := p.seal(buf.pages, h, raw)
+	stored := p.seal(buf.pages, h, raw)
 	if p.local != nil {
 		buf.pages = stored
 	}
-	if err == nil {
-		_, err = p.file.WriteAt(stored, p.at())
-	}
+	_, err := p.file.WriteAt(stored, p.at())
 	if err == nil {
 		_, err = p.file.WriteAt(entry, p.entryAt())
 	}
@@ -346,8 +349,9 @@ func (d *disk) grow(c *class) {
 	d.next++
 	d.mu.Unlock()
 	var f vfs.File
-	if d.room(n) {
-		f = d.createSlab(d.fs, path, c.size)
+	l, err := d.fresh()
+	if err == nil && d.room(n) {
+		f = l.createSlab(d.fs, path, c.size)
 	}
 	d.mu.Lock()
 	c.growing = false
@@ -357,7 +361,7 @@ func (d *disk) grow(c *class) {
 		return
 	}
 	first := len(c.keys)
-	c.addSlab(d.newSlab(path, f, c.size, d.keepTable(make([]byte, c.perSlab*d.entrySize(c.size)))))
+	c.addSlab(l.newSlab(path, f, c.size, d.keepTable(make([]byte, c.perSlab*d.entrySize(c.size)))))
 	for i := c.perSlab - 1; i >= 0; i-- {
 		c.free = append(c.free, uint32(first+i))
 	}

@@ -69,7 +69,7 @@ func TestReadRanges(t *testing.T) {
 	}
 }
 
-// A read from the page cache does not allocate, unless it has to make a cipher.
+// A read from the page cache does not allocate.
 func TestTryReadAllocatesNothing(t *testing.T) {
 	s, _, d, _ := onDisk(t, 1)
 	p := make([]byte, 4096)
@@ -78,7 +78,7 @@ func TestTryReadAllocatesNothing(t *testing.T) {
 			if !d.TryRead(&s.refs[0].Hash, size, p, off) {
 				t.Fatal("it is not in memory")
 			}
-		}); local == nil && n > 0 || n > 12 {
+		}); n > 0 {
 			t.Errorf("%v allocations of a read at %d", n, off)
 		}
 	}
@@ -240,7 +240,7 @@ func TestOtherSlabs(t *testing.T) {
 // every byte that is returned is right.
 func TestEvictionBesideReaders(t *testing.T) {
 	s, dir := newStock(t, 600), t.TempDir()
-	c, err := Open(Options{FS: vfs.Default, Dir: dir, Disk: layout{local}.slabLen(size), Local: local, Store: s.store}) // room for 512
+	c, err := Open(Options{FS: vfs.Default, Dir: dir, Disk: layout{local: local}.slabLen(size), Local: local, Store: s.store}) // room for 512
 	if err != nil {
 		t.Fatal(err)
 	}

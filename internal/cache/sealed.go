@@ -14,7 +14,8 @@ import (
 //
 //	 4  4  version, 3
 //	20 12  with which keys the blocks are sealed, as package seal stores it
-//	32  4  CRC32C of bytes 20 to 31
+//	32 16  random, new in every slab: its key comes from them
+//	48  4  CRC32C of bytes 20 to 47
 //	entry  bytes 0 to 39 only: there are no page sums
 //	slot   the 4 KiB pages of the block, each sealed by itself: nonce, ciphertext, tag
 //
@@ -24,12 +25,44 @@ import (
 // are not those of the host is removed: it is only a cache.
 const (
 	sealedVersion = 3
-	markAt        = 20
-	markEnd       = markAt + seal.MarkSize
+	formAt        = 20
+	saltAt        = formAt + seal.MarkSize
+	formEnd       = saltAt + len(seal.SlabSalt{})
 )
 
-// layout is the form of the slabs of a host: plain, or sealed with its keys.
-type layout struct{ local *seal.Local }
+// form says with which keys a slab is sealed. The zero form is plain.
+type form struct {
+	mark seal.Mark
+	salt seal.SlabSalt
+}
+
+// layout is how the slabs of a host are laid out: plain, or sealed with its keys. That of one
+// slab has the keys of it.
+type layout struct {
+	local *seal.Local
+	form  form
+	keys  *seal.Slab
+}
+
+// of returns the layout of a slab with this form.
+func (l layout) of(f form) (layout, error) {
+	l.form = f
+	if l.local == nil {
+		return l, nil
+	}
+	var err error
+	l.keys, err = l.local.Slab(f.mark, f.salt)
+	return l, err
+}
+
+// fresh returns the layout of a new slab.
+func (l layout) fresh() (layout, error) {
+	f := form{mark: l.local.Mark()}
+	if l.local != nil {
+		f.salt = seal.NewSlabSalt()
+	}
+	return l.of(f)
+}
 
 // version returns the version of a slab.
 func (l layout) version() uint32 {
@@ -68,7 +101,7 @@ func (l layout) slabLen(size int) int64 {
 	return l.slabBase(size) + int64(perSlab(size))*int64(l.stored(size))
 }
 
-// slabHead returns the first bytes of a slab for blocks of this class.
+// slabHead returns the first bytes of this slab for blocks of this class.
 func (l layout) slabHead(size int) []byte {
 	head := make([]byte, slabHeader)
 	copy(head, slabMagic)
@@ -77,19 +110,21 @@ func (l layout) slabHead(size int) []byte {
 	binary.LittleEndian.PutUint32(head[12:], uint32(perSlab(size)))
 	binary.LittleEndian.PutUint32(head[16:], crc32.Checksum(head[:16], castagnoli))
 	if l.local != nil {
-		l.local.Mark().Append(head[markAt:markAt])
-		binary.LittleEndian.PutUint32(head[markEnd:], crc32.Checksum(head[markAt:markEnd], castagnoli))
+		l.form.mark.Append(head[formAt:formAt])
+		copy(head[saltAt:], l.form.salt[:])
+		binary.LittleEndian.PutUint32(head[formEnd:], crc32.Checksum(head[formAt:formEnd], castagnoli))
 	}
 	return head
 }
 
-// markOf returns with which keys a slab with this header is sealed.
-func markOf(head []byte) (m seal.Mark, ok bool) {
+// formOf returns the form of a slab with this header.
+func formOf(head []byte) (f form, ok bool) {
 	if binary.LittleEndian.Uint32(head[4:]) != sealedVersion {
-		return m, true
+		return f, true
 	}
-	m, ok = seal.ReadMark(head[markAt:])
-	return m, ok && binary.LittleEndian.Uint32(head[markEnd:]) == crc32.Checksum(head[markAt:markEnd], castagnoli)
+	f.mark, ok = seal.ReadMark(head[formAt:])
+	f.salt = seal.SlabSalt(head[saltAt:])
+	return f, ok && binary.LittleEndian.Uint32(head[formEnd:]) == crc32.Checksum(head[formAt:formEnd], castagnoli)
 }
 
 // encodeEntry writes the entry of a block, which must match its hash, to b.
@@ -120,40 +155,32 @@ func decodeSealed(b []byte, size int) (h pack.Hash, n int, ok bool) {
 }
 
 // seal returns what the slot of a block stores: the block, or its sealed pages in b.
-func (l layout) seal(b []byte, h *pack.Hash, raw []byte) ([]byte, error) {
+func (l layout) seal(b []byte, h *pack.Hash, raw []byte) []byte {
 	if l.local == nil {
-		return raw, nil
-	}
-	pages, err := l.local.Pages(l.local.Mark(), (*[32]byte)(h))
-	if err != nil {
-		return nil, err
+		return raw
 	}
 	b = b[:0]
 	for i := uint32(0); len(raw) > 0; i++ {
 		n := min(pageSize, len(raw))
-		b, raw = pages.Seal(b, i, raw[:n]), raw[n:]
+		b, raw = l.keys.Seal(b, (*[32]byte)(h), i, raw[:n]), raw[n:]
 	}
-	return b, nil
+	return b
 }
 
 // open opens stored pages of a block, from page first on, into raw. It reports whether all
 // of them are that. raw begins skip bytes behind the beginning of the first page, and may
 // end before the end of the last one.
 func (l layout) open(raw []byte, h *pack.Hash, first, skip int, stored []byte, buf *scratch) bool {
-	pages, err := l.local.Pages(l.local.Mark(), (*[32]byte)(h))
-	if err != nil {
-		return false
-	}
 	for i := uint32(first); len(stored) > 0; i++ {
 		n := min(pageSize+l.overhead(), len(stored))
 		size := n - l.overhead()
 		if skip == 0 && size <= len(raw) {
-			if _, err := pages.Open(raw[:0:size], i, stored[:n]); err != nil {
+			if _, err := l.keys.Open(raw[:0:size], (*[32]byte)(h), i, stored[:n]); err != nil {
 				return false
 			}
 			raw = raw[size:]
 		} else {
-			page, err := pages.Open(buf.page[:0], i, stored[:n])
+			page, err := l.keys.Open(buf.page[:0], (*[32]byte)(h), i, stored[:n])
 			if err != nil {
 				return false
 			}

@@ -29,9 +29,12 @@ func withKey(t testing.TB, l *seal.Local) {
 
 // TestGoldenSealedSlab pins the bytes: docs/formats/slab.md has them.
 func TestGoldenSealedSlab(t *testing.T) {
-	l := layout{sealtest.Local("host-1")}
+	l, err := layout{local: sealtest.Local("host-1")}.of(form{seal.Mark{Domain: 0x1a2b3c4d, Root: 1, Suite: seal.AES256GCM}, seal.SlabSalt{1, 2, 3}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	head := hex.EncodeToString(l.slabHead(8192))
-	if want := "474c4453" + "03000000" + "00200000" + "00200000" + "9c7f7938" + "4d3c2b1a" + "01000000" + "01000000" + "6eb1589d"; !strings.HasPrefix(head, want) {
+	if want := "474c4453" + "03000000" + "00200000" + "00200000" + "9c7f7938" + "4d3c2b1a" + "01000000" + "01000000" + "01020300000000000000000000000000" + "36446266"; !strings.HasPrefix(head, want) {
 		t.Errorf("the header is\n%s, not\n%s", head, want)
 	}
 	h := pack.Hash{1, 2, 3}
@@ -41,18 +44,14 @@ func TestGoldenSealedSlab(t *testing.T) {
 	if got, want := hex.EncodeToString(entry), hex.EncodeToString(h[:])+"88130000"+"7b3a1237"; got != want {
 		t.Errorf("the entry is\n%s, not\n%s", got, want)
 	}
-	stored, err := l.seal(nil, &h, raw)
-	if err != nil || len(stored) != 5000+2*28 || len(stored) != l.stored(5000) {
-		t.Fatalf("%d bytes, %v", len(stored), err)
+	stored := l.seal(nil, &h, raw)
+	if len(stored) != 5000+2*28 || len(stored) != l.stored(5000) {
+		t.Fatalf("%d bytes", len(stored))
 	}
-	pages, err := l.local.Pages(seal.Mark{Domain: 0x1a2b3c4d, Root: 1, Suite: seal.AES256GCM}, (*[32]byte)(&h))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := pages.Open(nil, 1, stored[4096+28:]); err != nil || !bytes.Equal(got, raw[4096:]) {
+	if got, err := l.keys.Open(nil, (*[32]byte)(&h), 1, stored[4096+28:]); err != nil || !bytes.Equal(got, raw[4096:]) {
 		t.Errorf("page 1 opens as %q: %v", got, err)
 	}
-	again, _ := l.seal(nil, &h, raw)
+	again := l.seal(nil, &h, raw)
 	if bytes.Equal(again[:12], stored[:12]) || bytes.Equal(stored[:12], stored[4124:4136]) {
 		t.Error("a nonce is used twice")
 	}

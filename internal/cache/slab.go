@@ -7,7 +7,6 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/pack"
-	"github.com/paraglide/glide/internal/seal"
 )
 
 // # Slab file, version 2
@@ -49,44 +48,44 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func readSlab(f io.ReaderAt) (size int, mark seal.Mark, table []byte, err error) {
+func readSlab(f io.ReaderAt) (size int, how form, table []byte, err error) {
 	head := make([]byte, slabHeader)
 	if _, err := f.ReadAt(head, 0); err != nil {
-		return 0, mark, nil, err
+		return 0, how, nil, err
 	}
 	if string(head[:4]) != slabMagic {
-		return 0, mark, nil, errs.New(errs.Corrupt, "not a slab: no magic at its start")
+		return 0, how, nil, errs.New(errs.Corrupt, "not a slab: no magic at its start")
 	}
 	if crc32.Checksum(head[:16], castagnoli) != binary.LittleEndian.Uint32(head[16:]) {
-		return 0, mark, nil, errs.New(errs.Corrupt, "the slab's header does not match its checksum")
+		return 0, how, nil, errs.New(errs.Corrupt, "the slab's header does not match its checksum")
 	}
 	switch v := binary.LittleEndian.Uint32(head[4:]); {
 	case v < slabVersion:
-		return 0, mark, nil, errs.New(errs.Corrupt, "the slab's format is version %d, which has no page sums", v)
+		return 0, how, nil, errs.New(errs.Corrupt, "the slab's format is version %d, which has no page sums", v)
 	case v > sealedVersion:
-		return 0, mark, nil, errs.New(errs.Unsupported, "the slab's format is version %d, this program knows up to %d: use a newer glide", v, sealedVersion)
+		return 0, how, nil, errs.New(errs.Unsupported, "the slab's format is version %d, this program knows up to %d: use a newer glide", v, sealedVersion)
 	}
 	size = int(binary.LittleEndian.Uint32(head[8:]))
 	if size == 0 || classOf(size) != size {
-		return 0, mark, nil, errs.New(errs.Corrupt, "the slab's slots have %d bytes, which is no size class", size)
+		return 0, how, nil, errs.New(errs.Corrupt, "the slab's slots have %d bytes, which is no size class", size)
 	}
 	n := perSlab(size)
 	if int(binary.LittleEndian.Uint32(head[12:])) != n {
-		return 0, mark, nil, errs.New(errs.Corrupt, "the slab has another number of slots than its size class")
+		return 0, how, nil, errs.New(errs.Corrupt, "the slab has another number of slots than its size class")
 	}
-	mark, ok := markOf(head)
+	how, ok := formOf(head)
 	if !ok {
-		return 0, mark, nil, errs.New(errs.Corrupt, "what the slab's header says of its keys does not match its checksum")
+		return 0, how, nil, errs.New(errs.Corrupt, "what the slab's header says of its keys does not match its checksum")
 	}
 	entry := entrySize(size)
-	if mark != (seal.Mark{}) {
+	if how != (form{}) {
 		entry = entryHead
 	}
 	table = make([]byte, n*entry)
 	if _, err := f.ReadAt(table, slabHeader); err != nil {
-		return 0, mark, nil, err
+		return 0, how, nil, err
 	}
-	return size, mark, table, nil
+	return size, how, table, nil
 }
 
 func perSlab(size int) int { return max(1, slabBytes/size) }

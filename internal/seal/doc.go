@@ -16,7 +16,7 @@
 //	page             root n           id of the map page, 32 bytes
 //	index            root n           content ‖ nonce of the pack, 24 bytes
 //	state, data      root n           16 random bytes, in the section's head
-//	local ‖ host ID  root n           "slab" ‖ id · "meta" ‖ key · "wal" ‖ incarnation u64 ‖ number u32 ‖ writer 16
+//	local ‖ host ID  root n           "slab" ‖ salt of the slab 16 · "meta" ‖ key · "wal" ‖ incarnation u64 ‖ number u32 ‖ writer 16
 //	hash             conv             none: the label key is the key of BLAKE3 for ids
 //	name             name             none: the label key is the key of HMAC for hidden names
 //

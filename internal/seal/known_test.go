@@ -189,7 +189,7 @@ func places(suite seal.Suite) []place {
 			open: func(d *seal.Domain, b []byte) ([]byte, error) {
 				return d.OpenIndex(nil, number, suite, content12, nonce12, trailer, b)
 			}},
-		{name: "slab", label: "local" + host, salt: join("slab", id[:]), aad: join("slab", id[:], number32, []byte(host), []byte{7, 0, 0, 0}),
+		{name: "slab", label: "local" + host, salt: join("slab", slabSalt[:]), aad: join("slab", id[:], number32, []byte(host), []byte{7, 0, 0, 0}),
 			seal: func(d *seal.Domain, plain []byte) []byte { return sealPage(d.Local(host), &id, 7, plain) },
 			open: func(d *seal.Domain, b []byte) ([]byte, error) {
 				return openPage(d.Local(host), number, suite, &id, 7, b)
@@ -202,20 +202,22 @@ func places(suite seal.Suite) []place {
 	}
 }
 
+var slabSalt = seal.SlabSalt{0x51, 0x52, 15: 0x5f}
+
 func sealPage(l *seal.Local, id *[32]byte, n uint32, plain []byte) []byte {
-	p, err := l.Pages(l.Mark(), id)
+	s, err := l.Slab(l.Mark(), slabSalt)
 	if err != nil {
 		panic(err)
 	}
-	return p.Seal(nil, n, plain)
+	return s.Seal(nil, id, n, plain)
 }
 
 func openPage(l *seal.Local, root uint32, suite seal.Suite, id *[32]byte, n uint32, sealed []byte) ([]byte, error) {
-	p, err := l.Pages(seal.Mark{Domain: l.Mark().Domain, Root: root, Suite: suite}, id)
+	s, err := l.Slab(seal.Mark{Domain: l.Mark().Domain, Root: root, Suite: suite}, slabSalt)
 	if err != nil {
 		return nil, err
 	}
-	return p.Open(nil, n, sealed)
+	return s.Open(nil, id, n, sealed)
 }
 
 func join(s string, more ...[]byte) []byte { return append([]byte(s), bytes.Join(more, nil)...) }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"sync"
 
 	"github.com/paraglide/glide/internal/errs"
 )
@@ -130,40 +131,70 @@ func (l *Local) open(dst []byte, root uint32, suite Suite, kind string, id, seal
 	return suite.open(dst, s.objectKey(s.buf[:salt]), s.buf, sealed)
 }
 
-// Pages seals and opens the pages of one block of the SSD tier, each by itself: a guest reads
-// a page of a long block. One goroutine at a time uses it.
-type Pages struct {
-	aead  cipher.AEAD
-	bound []byte // additional data without the number of the page
+// SlabSalt makes the key of one slab of the SSD tier: random, and stored in clear in it.
+type SlabSalt [16]byte
+
+// NewSlabSalt returns a random one.
+func NewSlabSalt() (s SlabSalt) {
+	_, _ = rand.Read(s[:])
+	return s
 }
 
-// Pages returns the keys of a block, under what a mark says. Errors are those of Check.
-func (l *Local) Pages(m Mark, id *[32]byte) (p Pages, err error) {
+// Slab seals and opens the pages of the blocks in one slab of the SSD tier, each by itself: a
+// guest reads a page of a long block. A key of the slab's own costs a read no derivation, and
+// keeps the number of pages sealed with it far below 2³². It may be used concurrently.
+type Slab struct {
+	aead cipher.AEAD
+	end  []byte // of additional data, before the number of the page
+}
+
+// Slab returns the keys of a slab, under what its mark says. Errors are those of Check.
+func (l *Local) Slab(m Mark, salt SlabSalt) (*Slab, error) {
 	if err := l.Check(m); err != nil {
-		return p, err
+		return nil, err
 	}
 	key := l.labels[m.Root]
 	s := key.state()
 	defer key.put(s)
-	var salt int
-	p.bound, salt = l.place(make([]byte, 0, boundSize), slab, id[:])
-	p.aead, err = m.Suite.aead(s.objectKey(p.bound[:salt]))
-	return p, err
+	s.buf = append(append(s.buf[:0], slab...), salt[:]...)
+	a, err := m.Suite.aead(s.objectKey(s.buf))
+	if err != nil {
+		return nil, err
+	}
+	return &Slab{a, append(le.AppendUint32(nil, l.d.id), l.host...)}, nil
 }
 
-// boundSize has room for the additional data of a page: of a host with a common ID.
-const boundSize = 96
+// String is [secret].
+func (*Slab) String() string { return hidden }
 
-// Seal appends page number n, sealed.
-func (p Pages) Seal(dst []byte, n uint32, plain []byte) []byte {
-	return sealWith(p.aead, dst, le.AppendUint32(p.bound, n), plain)
+// Format prints [secret] for every verb.
+func (*Slab) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, hidden) }
+
+// bounds has memory for additional data.
+var bounds = sync.Pool{New: func() any { return new([]byte) }}
+
+// bound returns the additional data of page n of a block.
+func (s *Slab) bound(b []byte, id *[32]byte, n uint32) []byte {
+	b = append(append(append(b, slab...), id[:]...), s.end...)
+	return le.AppendUint32(b, n)
 }
 
-// Open appends page number n, of which these are the sealed bytes. That it opens proves the
-// page, as the block's hash would: only verified blocks were sealed, by this host. The error
-// is ErrTag. sealed must not overlap dst.
-func (p Pages) Open(dst []byte, n uint32, sealed []byte) ([]byte, error) {
-	return openWith(p.aead, dst, le.AppendUint32(p.bound, n), sealed)
+// Seal appends page number n of a block, sealed.
+func (s *Slab) Seal(dst []byte, id *[32]byte, n uint32, plain []byte) []byte {
+	b := bounds.Get().(*[]byte)
+	defer bounds.Put(b)
+	*b = s.bound((*b)[:0], id, n)
+	return sealWith(s.aead, dst, *b, plain)
+}
+
+// Open appends page number n of a block, of which these are the sealed bytes. That it opens
+// proves the page, as the block's hash would: only verified blocks were sealed, by this
+// host. The error is ErrTag. sealed must not overlap dst.
+func (s *Slab) Open(dst []byte, id *[32]byte, n uint32, sealed []byte) ([]byte, error) {
+	b := bounds.Get().(*[]byte)
+	defer bounds.Put(b)
+	*b = s.bound((*b)[:0], id, n)
+	return openWith(s.aead, dst, *b, sealed)
 }
 
 // SealValue appends the value of a key of the host's metadata, sealed with the domain's

@@ -255,15 +255,15 @@ func TestAllocations(t *testing.T) {
 	dst := make([]byte, 0, len(plain)+d.SectionOverhead())
 	local := d.Local(host)
 	slabbed := sealPage(local, &id, 0, plain)
+	slab, err := local.Slab(local.Mark(), slabSalt)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, fn := range map[string]func(){
 		"slot":    func() { d.SealSlot(dst, seal.Block, id, header, plain) },
 		"index":   func() { d.SealIndex(dst, content12, nonce12, trailer, plain) },
 		"section": func() { d.SealSection(dst, seal.Data, commitKey, header, plain) },
-		"slab": func() {
-			if p, err := local.Pages(local.Mark(), &id); err == nil {
-				_, _ = p.Open(dst, 0, slabbed)
-			}
-		},
+		"slab":    func() { _, _ = slab.Open(dst, &id, 0, slabbed) },
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -341,6 +341,10 @@ func BenchmarkSeal(b *testing.B) {
 			dst := make([]byte, 0, len(sealed))
 			local := d.Local(host)
 			slab := sealPage(local, &id, 0, plain)
+			keys, err := local.Slab(local.Mark(), slabSalt)
+			if err != nil {
+				b.Fatal(err)
+			}
 			run := func(name string, fn func()) {
 				b.Run(fmt.Sprintf("%s/%v/%dKiB", name, suite, n>>10), func(b *testing.B) {
 					b.ReportAllocs()
@@ -357,11 +361,7 @@ func BenchmarkSeal(b *testing.B) {
 				}
 			})
 			run("open-local", func() {
-				p, err := local.Pages(local.Mark(), &id)
-				if err == nil {
-					_, err = p.Open(dst, 0, slab)
-				}
-				if err != nil {
+				if _, err := keys.Open(dst, &id, 0, slab); err != nil {
 					b.Fatal(err)
 				}
 			})
