@@ -43,7 +43,6 @@ var layers = map[string][]string{
 	"internal/readahead":    {"internal/cost", "internal/pack", "internal/blockmap"},
 	"internal/commitlog":    {"internal/errs", "internal/fault", "internal/pack", "internal/objstore", "internal/blockmap", "internal/seal"},
 	"internal/sealed":       {"internal/errs"},
-	"internal/keys":         {"internal/errs", "internal/objstore", "internal/seal"},
 	"internal/tenants":      {"internal/errs", "internal/sealed", "internal/seal", "internal/objstore", "internal/pack", "internal/keys", "internal/commitlog"},
 	"internal/installation": {"internal/errs", "internal/objstore", "internal/sealed"},
 	"internal/forward":      {"internal/errs", "internal/pack", "internal/objstore", "internal/sealed"},
