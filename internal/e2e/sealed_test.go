@@ -1,0 +1,181 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/rand"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/paraglide/glide/internal/api"
+)
+
+// ask reads a path of a daemon's API, whole.
+func (d *daemon) ask(path string) []byte {
+	d.tb.Helper()
+	c := http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) {
+		return net.Dial("unix", strings.TrimPrefix(d.api(), "unix:"))
+	}}}
+	resp, err := c.Get("http://glide" + path)
+	must(d.tb, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	must(d.tb, err)
+	return b
+}
+
+// TestSealedTenant: disks of a sealed tenant move between hosts, with every policy, and
+// nothing of what a guest wrote, and no key, is in the bucket, in what the daemons write, or
+// in their answers. With a key of the hosts' own, nothing is on their disks either. The same
+// with a plain tenant finds it: the search works.
+func TestSealedTenant(t *testing.T) {
+	for _, sealed := range []bool{true, false} {
+		name := "plain"
+		if sealed {
+			name = "sealed"
+		}
+		t.Run(name, func(t *testing.T) { sealedTenant(t, sealed) })
+	}
+}
+
+func sealedTenant(t *testing.T, sealed bool) {
+	bucket := t.TempDir()
+	provider, key := keyFile(t)
+	var flags []string
+	if sealed {
+		own, _ := keyFile(t)
+		flags = []string{"--key", provider, "--local-key", own, "--sealed-only", "on", "--log-level", "debug"}
+	}
+	one, two := newDaemon(t, "file://"+bucket, flags...), newDaemon(t, "file://"+bucket, flags...)
+	one.start()
+	two.start()
+	if sealed {
+		one.do("tenant", "create", "acme", "--key", provider, "--one-key")
+		refused(t, one.try("create", "open", "--size", "1M"), 0, "")
+		refused(t, one.try("flush", "open"), 1, "sealed-only")
+	}
+	image, marks := guestMarks()
+	labels := [][]byte{[]byte("ledger-of-acme"), []byte("label-secret")}
+	for _, policy := range []string{"local", "continuous", "sync"} {
+		vol := "acme/ledger-of-acme-" + policy
+		one.do("create", vol, "--size", "64M", "--durability", policy)
+		one.do("set", vol, "label.x=label-secret")
+		c := one.dial(vol)
+		must(t, c.Write(image, 1<<20, 0))
+		must(t, c.Flush())
+		must(t, c.Close())
+		one.do("snapshot", vol, "s")
+		one.do("flush", vol)
+		two.do("fork", vol+"@s", vol+"-fork")
+		two.holds(vol+"-fork", image, 1<<20)
+		two.write(vol+"-fork", image[:1<<20], 32<<20)
+		two.do("flush", vol+"-fork")
+		two.do("verify", vol+"-fork", "--cold")
+		one.do("sleep", vol, "--portable")
+	}
+	one.kill()
+	one.start()
+	for _, policy := range []string{"local", "continuous", "sync"} {
+		vol := "acme/ledger-of-acme-" + policy
+		two.do("wake", vol)
+		two.holds(vol, image, 1<<20)
+		two.do("verify", vol, "--cold")
+	}
+	var v api.Volume
+	two.json(&v, "show", "acme/ledger-of-acme-sync")
+	if v.Encrypted != sealed {
+		t.Errorf("encrypted: %v", v.Encrypted)
+	}
+	secrets := append(append([][]byte{key}, marks...), labels[1])
+	found := hits(t, bucket, append(secrets, labels[0])...)
+	inClear := 0
+	for i, files := range found[:len(secrets)] {
+		if inClear += len(files); sealed && len(files) > 0 {
+			t.Errorf("secret %d is in the bucket, in %v", i, files)
+		}
+	}
+	if !sealed {
+		if inClear == 0 {
+			t.Error("the search finds nothing in the bucket of a plain tenant")
+		}
+		return
+	}
+	if len(found[len(secrets)]) > 0 {
+		t.Error("names are in objects, not only in their keys")
+	}
+	for _, d := range []*daemon{one, two} {
+		for i, files := range hits(t, d.data, append(secrets, labels[0])...) {
+			if len(files) > 0 {
+				t.Errorf("secret %d is on the disk of a host, in %v", i, files)
+			}
+		}
+		for what, text := range map[string][]byte{
+			"log": []byte(d.log.String()), "metrics": d.ask("/metrics"), "events": d.ask("/v1/events"), "stats": d.ask("/v1/stats"), "tenants": d.ask("/v1/tenants"), "volumes": d.ask("/v1/volumes"),
+		} {
+			for i, secret := range secrets[:len(secrets)-1] { // labels are the API's own
+				if bytes.Contains(text, secret) {
+					t.Errorf("secret %d is in the %s", i, what)
+				}
+			}
+		}
+	}
+}
+
+// TestLockedTenant: a daemon without the right key serves its other tenants, and says of the
+// locked one why, everywhere; nothing of it is lost, and when the key is back, it is there.
+func TestLockedTenant(t *testing.T) {
+	store := "file://" + t.TempDir()
+	path := filepath.Join(t.TempDir(), "key")
+	key := make([]byte, 32)
+	_, _ = rand.Read(key)
+	must(t, os.WriteFile(path, key, 0o600))
+	d := newDaemon(t, store, "--key", "file:"+path)
+	d.start()
+	d.do("tenant", "create", "acme", "--one-key")
+	for _, name := range []string{"acme/v", "open"} {
+		d.do("create", name, "--size", "8M")
+		d.write(name, pattern(4<<20, 7), 0)
+		d.do("flush", name)
+		d.write(name, pattern(1<<20, 8), 4<<20)
+	}
+	for name, spoil := range map[string]func(){
+		"opened":            func() { must(t, os.Chmod(path, 0o644)) },
+		"another key":       func() { _, _ = rand.Read(key[:1]); must(t, os.WriteFile(path, key, 0o600)) },
+		"the key is absent": func() { must(t, os.Remove(path)) },
+	} {
+		good := bytes.Clone(key)
+		d.kill()
+		spoil()
+		d.start()
+		if r := d.try("tenant", "show", "acme"); r.Code != 0 || !strings.Contains(r.Out, "locked") {
+			t.Errorf("%s: %+v", name, r)
+		}
+		d.holds("open", pattern(4<<20, 7), 0)
+		d.do("flush", "open")
+		if out, err := tool(t, "nbdinfo", d.uri("acme/v")); err == nil {
+			t.Errorf("%s: a guest of a locked tenant got in: %s", name, out)
+		}
+		refused(t, d.try("flush", "acme/v"), 1, "acme")
+		refused(t, d.try("verify", "acme/v", "--cold"), 1, "acme")
+		if state, reason := d.state("acme/v"); state != "locked" || reason == "" {
+			t.Errorf("%s: it is %s: %s", name, state, reason)
+		}
+		if r := d.try("gc"); r.Code != 0 {
+			t.Errorf("%s: collection: %+v", name, r)
+		}
+		copy(key, good)
+		must(t, os.WriteFile(path, key, 0o600))
+		must(t, os.Chmod(path, 0o600))
+		d.kill()
+		d.start()
+		d.holds("acme/v", pattern(4<<20, 7), 0)
+		d.holds("acme/v", pattern(1<<20, 8), 4<<20)
+		d.do("verify", "acme/v")
+	}
+	d.do("flush", "acme/v")
+	d.do("verify", "acme/v", "--cold")
+}
