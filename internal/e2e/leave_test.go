@@ -124,7 +124,7 @@ func TestGuestsLeave(t *testing.T) {
 	api := strings.TrimPrefix(tcp, "tcp:")
 	follow := make(chan string, 1)
 	go func() {
-		out, err := exec.Command("curl", "-sS", "-H", "Authorization: Bearer "+leaver, "-w", " %{http_code}", "http://"+api+"/v1/events?after=100000&wait_ms=60000").CombinedOutput()
+		out, err := exec.Command("curl", "-sS", "-H", "Authorization: Bearer "+leaver, "-w", " %{http_code}", "http://"+api+"/v1/events?after=9000000000000000&wait_ms=60000").CombinedOutput()
 		follow <- fmt.Sprint(err, " ", string(out))
 	}()
 	sent := make(chan string, 1)
