@@ -123,7 +123,7 @@ const (
 func withImage(t *testing.T) api.Backend {
 	t.Helper()
 	b := &apitest.Backend{}
-	if _, err := b.Import(t.Context(), "big", 64<<20, apitest.Full(64 << 20)); err != nil {
+	if _, err := b.Import(t.Context(), "big", 64<<20, apitest.Full(64<<20)); err != nil {
 		t.Fatal(err)
 	}
 	return b

@@ -334,7 +334,7 @@ func TestTLSBodies(t *testing.T) {
 	}
 	defer c.Close()
 	for range 2 {
-		out, err := c.Import(t.Context(), "v", 8<<20, apitest.Full(8 << 20))
+		out, err := c.Import(t.Context(), "v", 8<<20, apitest.Full(8<<20))
 		if err != nil || out.BytesRead != 8<<20 {
 			t.Errorf("%+v, %v", out, err)
 		}
