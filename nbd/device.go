@@ -115,6 +115,9 @@ type Exporter interface {
 type Peer struct {
 	Conn net.Conn             // for who is at its other end; not for data
 	TLS  *tls.ConnectionState // nil without TLS
+	// End ends the connection, whatever it is doing: what is under way is answered to
+	// nobody. Any goroutine may call it, and may do so when the connection is over.
+	End func(why error)
 }
 
 // PerPeer is an Exporter that has other exports for each client. It is asked once in a

@@ -319,7 +319,7 @@ func (h *handshake) exporter() (Exporter, error) {
 		h.mine = h.exp
 		return h.mine, nil
 	}
-	p := Peer{Conn: h.out.Conn}
+	p := Peer{Conn: h.out.Conn, End: h.abort}
 	if h.tls != nil {
 		st := h.tls.ConnectionState()
 		p.TLS = &st

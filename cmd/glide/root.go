@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/paraglide/glide/internal/contextcmd"
 	"github.com/paraglide/glide/internal/nearest"
 	"github.com/paraglide/glide/internal/tenantcmd"
 	"github.com/paraglide/glide/internal/tokencmd"
@@ -79,6 +80,7 @@ and needs --force.`,
 		return usage("%s: %w%s (see %s --help)", cmd.CommandPath(), err, hint, cmd.CommandPath())
 	})
 	a.daemon.Declare(root.PersistentFlags())
+	_ = root.RegisterFlagCompletionFunc("context", contextcmd.Complete) // the flag is there
 
 	add := func(group, title string, verbs ...*cobra.Command) {
 		root.AddGroup(&cobra.Group{ID: group, Title: title})
@@ -96,7 +98,8 @@ and needs --force.`,
 	add(groupLook, "Looking:",
 		newURI(a), newLog(a), newDiff(a), newDf(a), newCost(a), newVerify(a), newHydrate(a), newStats(a), newDebug(a))
 	add(groupDaemon, "Daemon and program:",
-		newServe(a), newHosts(a), newHost(a), newEvents(a), newDoctor(a), newGC(a), newScrub(a), tokencmd.New(tokencmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag}), tenantcmd.New(tenantcmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag}), newVersion(a), newCompletion(a))
+		newServe(a), newHosts(a), newHost(a), newEvents(a), newDoctor(a), newGC(a), newScrub(a), tokencmd.New(tokencmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag}), tenantcmd.New(tenantcmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag}),
+		contextcmd.New(contextcmd.Program{Daemon: &a.daemon, Print: a.print, JSONFlag: a.jsonFlag}), newVersion(a), newCompletion(a))
 	add(groupLater, "Not in this release yet:", newLater()...)
 	help := &cobra.Command{
 		Use: "help [COMMAND]", Short: "Explain a command",

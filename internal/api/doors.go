@@ -2,8 +2,11 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/paraglide/glide/internal/auth"
@@ -120,4 +123,37 @@ func (s *server) admit(r *http.Request, verb auth.Verbs, o *Options) (*server, *
 		mine.Backend = o.Scope(p)
 	}
 	return &mine, r, 0, nil
+}
+
+// watched is a request that ends when its principal may not make it any more.
+func watched(w http.ResponseWriter, r *http.Request, verb auth.Verbs, o *Options) (*http.Request, func()) {
+	p := auth.From(r.Context())
+	ctx, cancel := context.WithCancelCause(r.Context())
+	var mu sync.Mutex
+	over := false // the connection is another request's by then
+	done := o.Watch(p, func(now *auth.Principal) bool {
+		return now.MayAny(verb) && now.Tenant == p.Tenant && slices.Equal(now.Volumes, p.Volumes)
+	}, func(why error) {
+		mu.Lock()
+		defer mu.Unlock()
+		cancel(why)
+		if !over && r.Body != nil && r.Body != http.NoBody { // an image may still come
+			_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+		}
+	})
+	return r.WithContext(ctx), func() {
+		done()
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		cancel(nil)
+	}
+}
+
+// ended is why a request was ended by the daemon, such as its own end; nil: it was not.
+func ended(ctx context.Context) error {
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"net/http"
 	"reflect"
@@ -53,7 +54,7 @@ var hostRoutes = []route{
 			return nil, err
 		}
 		events, err := b.Events(ctx, after, time.Duration(min(wait, maxWait))*time.Millisecond)
-		return notNull(events), err
+		return notNull(events), cmp.Or(err, ended(ctx))
 	}, "after", "wait_ms"),
 	handle(http.MethodGet, "/v1/objects/{key...}", func(ctx context.Context, b Backend, p params, _ None) (Dump, error) {
 		d := Dump{Key: p.r.PathValue("key")}

@@ -113,20 +113,6 @@ func (d *daemon) dial(t *testing.T, request string) net.Conn {
 
 func (d *daemon) conns() int { n, _, _ := d.Counts(); return n }
 
-// disk is a source of so many bytes of data.
-type disk struct{ pos, size uint64 }
-
-func (d *disk) Size() uint64 { return d.size }
-
-func (d *disk) Next() (api.Extent, error) {
-	if d.pos == d.size {
-		return api.Extent{}, io.EOF
-	}
-	e := api.Extent{Off: d.pos, Data: bytes.Repeat([]byte{7}, 1<<20)}
-	d.pos += 1 << 20
-	return e, nil
-}
-
 const (
 	putImage = "PUT /v1/volumes/v/image?size=1048576 HTTP/1.1\r\nHost: glide\r\nContent-Type: application/vnd.glide.image\r\nTransfer-Encoding: chunked\r\n\r\n"
 	getImage = "GET /v1/volumes/big/image HTTP/1.1\r\nHost: glide\r\n\r\n"
@@ -137,7 +123,7 @@ const (
 func withImage(t *testing.T) api.Backend {
 	t.Helper()
 	b := &apitest.Backend{}
-	if _, err := b.Import(t.Context(), "big", 64<<20, &disk{size: 64 << 20}); err != nil {
+	if _, err := b.Import(t.Context(), "big", 64<<20, apitest.Full(64<<20)); err != nil {
 		t.Fatal(err)
 	}
 	return b

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,9 @@ type Options struct {
 	Audit func(r *http.Request, p *auth.Principal, verb auth.Verbs, err error)
 	// Scope, if set, is the backend as a principal may see it.
 	Scope func(p *auth.Principal) Backend
+	// Watch, if set, calls end when p may not go on with a request, because may does not
+	// hold for what its credential is worth by then, or it is worth nothing. done ends that.
+	Watch func(p *auth.Principal, may func(now *auth.Principal) bool, end func(why error)) (done func())
 	// StallTimeout is how long a request or its answer may make no progress because
 	// of the client: 60 s by default, and 10 min for one on the same machine.
 	StallTimeout time.Duration
@@ -132,6 +136,11 @@ func Handler(b Backend, o Options) http.Handler {
 			var err error
 			if !rt.open && o.Authenticate != nil {
 				s, r, status, err = s.admit(r, verb, &o)
+				if err == nil && o.Watch != nil {
+					var done func()
+					r, done = watched(w, r, verb, &o)
+					defer done()
+				}
 				if o.Audit != nil {
 					defer func() { o.Audit(r, auth.From(r.Context()), verb, err) }()
 				}
@@ -255,9 +264,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, status int, err er
 	if errors.Is(err, http.ErrAbortHandler) {
 		panic(http.ErrAbortHandler) // the answer has begun: cut it off
 	}
-	if cause := context.Cause(r.Context()); errors.Is(err, context.Canceled) && cause != nil && !errors.Is(cause, context.Canceled) {
-		err = cause // such as: the daemon is stopping
-	}
+	err = cmp.Or(ended(r.Context()), err)
 	if p, ok := errors.AsType[*errs.Panic](err); ok {
 		s.log.Error("panic in a request", "request", r.Method+" "+r.URL.Path, "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
 	}

@@ -373,7 +373,7 @@ type Forgotten struct {
 
 // Event is something that happened on a host.
 type Event struct {
-	Sequence uint64    `json:"sequence"` // counts from 1 since the daemon started
+	Sequence uint64    `json:"sequence"` // grows from one to the next; its time, in microseconds since 1970
 	Time     time.Time `json:"time"`
 	Kind     string    `json:"kind"` // volume, store, disk or host
 	Volume   string    `json:"volume,omitempty"`

@@ -107,10 +107,25 @@ func (t *Tokens) Check(text string) *Principal {
 	if !known {
 		tok = &Token{}
 	}
-	if !tok.is(text) || !known || !tok.Until.IsZero() && !t.now().Before(tok.Until) {
+	if !tok.is(text) || !known || tok.over(t.now()) {
 		return nil
 	}
-	return tok.principal()
+	return t.principal(tok)
+}
+
+// principal is who holds a token.
+func (t *Tokens) principal(tok *Token) *Principal {
+	p := tok.principal()
+	p.Current = func() *Principal {
+		t.mu.RLock()
+		now := t.byID[tok.ID]
+		t.mu.RUnlock()
+		if now == nil || now.hash != tok.hash || now.over(t.now()) {
+			return nil
+		}
+		return t.principal(now)
+	}
+	return p
 }
 
 // Begin says that tokens are in use, although there may be no file yet.

@@ -79,6 +79,9 @@ type Principal struct {
 	Verbs   Verbs
 	// Until is when it ends; the zero time: never.
 	Until time.Time
+	// Current returns who shows the same credential now; nil: it is worth nothing any more.
+	// Any goroutine may call it. A principal without one stays what it is.
+	Current func() *Principal
 }
 
 // Owner is the principal who may do everything: the one at a socket of the host that is

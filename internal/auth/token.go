@@ -72,6 +72,9 @@ func (t *Token) is(text string) bool {
 	return subtle.ConstantTimeCompare(h[:], t.hash[:]) == 1
 }
 
+// over tells whether the token has ended.
+func (t *Token) over(now time.Time) bool { return !t.Until.IsZero() && !now.Before(t.Until) }
+
 func (t *Token) principal() *Principal {
 	return &Principal{Who: "token " + t.ID, Tenant: t.Tenant, Volumes: t.Volumes, Verbs: t.Verbs, Until: t.Until}
 }

@@ -58,6 +58,7 @@ func (u *Users) Read() error {
 		if err != nil {
 			return fmt.Errorf("%s, line %d: %w", u.path, n, err)
 		}
+		p.Current = func() *Principal { return u.Of(id) }
 		byID[id] = p
 	}
 	if err := in.Err(); err != nil {

@@ -69,12 +69,25 @@ func pair(f Files) (tls.Certificate, error) {
 
 // authority reads certificates of authorities. rsa tells whether one of them signs with RSA.
 func authority(path string) (pool *x509.CertPool, rsa bool, err error) {
-	rest, err := os.ReadFile(path)
+	list, err := FromPEM(path)
 	if err != nil {
 		return nil, false, errs.New(errs.Invalid, "the authority of TLS: %w", err)
 	}
-	none := true
 	pool = x509.NewCertPool()
+	for _, c := range list {
+		pool.AddCert(c)
+		rsa = rsa || c.PublicKeyAlgorithm == x509.RSA
+	}
+	return pool, rsa, nil
+}
+
+// FromPEM reads the certificates of a file, and passes over what else it holds. None is an
+// error.
+func FromPEM(path string) (list []*x509.Certificate, err error) {
+	rest, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
 	for {
 		var b *pem.Block
 		if b, rest = pem.Decode(rest); b == nil {
@@ -85,15 +98,27 @@ func authority(path string) (pool *x509.CertPool, rsa bool, err error) {
 		}
 		c, err := x509.ParseCertificate(b.Bytes)
 		if err != nil {
-			return nil, false, errs.New(errs.Invalid, "the authority of TLS: %s: %w", path, err)
+			return nil, errs.New(errs.Invalid, "%s: %w", path, err)
 		}
-		pool.AddCert(c)
-		none, rsa = false, rsa || c.PublicKeyAlgorithm == x509.RSA
+		list = append(list, c)
 	}
-	if none {
-		return nil, false, errs.New(errs.Invalid, "the authority of TLS: %s holds no certificate in PEM", path)
+	if len(list) == 0 {
+		return nil, errs.New(errs.Invalid, "%s holds no certificate in PEM", path)
 	}
-	return pool, rsa, nil
+	return list, nil
+}
+
+// Verify verifies the certificate that a client has shown, with those that came with it, by
+// roots. Without these it is good for nothing.
+func Verify(shown []*x509.Certificate, roots *x509.CertPool) ([][]*x509.Certificate, error) {
+	if roots == nil { // it would be the system's
+		return nil, errs.New(errs.Denied, "there is no authority for the certificates of clients")
+	}
+	o := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	for _, c := range shown[1:] {
+		o.Intermediates.AddCert(c)
+	}
+	return shown[0].Verify(o)
 }
 
 // Mutual tells whether the daemon can speak TLS with other hosts: it has a certificate to

@@ -121,7 +121,7 @@ func TestPrecedence(t *testing.T) {
 func TestMany(t *testing.T) {
 	c := load(t, Sources{
 		Root:  true,
-		Env:   []string{"GLIDE_NBD=unix:/a,tcp:127.0.0.1:1"},
+		Env:   []string{"GLIDE_NBD=unix:/a,tcp:127.0.0.1:1", "GLIDE_CONTEXT=lab"}, // the latter is for other commands
 		Flags: map[string][]string{"api": {"unix:/c", "tcp:localhost:2"}, "config": {tomlFile(t, `advertise = "tcp:h:1"`)}},
 	})
 	if fmt.Sprint(c.NBD, c.API, " ", c.Advertise) != "[unix:/a tcp:127.0.0.1:1] [unix:/c tcp:localhost:2] tcp:h:1" {

@@ -3,16 +3,17 @@ package doctor
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/auth"
+	"github.com/paraglide/glide/internal/certs"
 	"github.com/paraglide/glide/internal/config"
 	"github.com/paraglide/glide/internal/localkey"
 )
@@ -92,30 +93,13 @@ func lasts(path string) (until time.Time, err error) {
 	if path == "" {
 		return until, nil
 	}
-	rest, err := os.ReadFile(path)
+	list, err := certs.FromPEM(path)
 	if err != nil {
 		return until, err
 	}
-	for {
-		var b *pem.Block
-		if b, rest = pem.Decode(rest); b == nil {
-			break
-		}
-		if b.Type != "CERTIFICATE" {
-			continue
-		}
-		c, err := x509.ParseCertificate(b.Bytes)
-		switch {
-		case err != nil:
-			return until, fmt.Errorf("%s: %w", path, err)
-		case until.IsZero() || c.NotAfter.Before(until):
-			until = c.NotAfter
-		}
-	}
+	until = slices.MinFunc(list, func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }).NotAfter
 	left := time.Until(until)
 	switch {
-	case until.IsZero():
-		err = fmt.Errorf("%s holds no certificate in PEM", path)
 	case left <= 0:
 		err = fmt.Errorf("%s expired at %s", path, until.Format(time.RFC3339))
 	case left < soon:

@@ -16,7 +16,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"net/http"
 	"strings"
@@ -37,7 +37,9 @@ type Doors struct {
 	calls  *limiter      // requests, by token or certificate
 	now    func() time.Time
 	audit  *audit.Log
-	users  *auth.Users // nil: who may open the host's own socket may do everything
+	users  *auth.Users           // nil: who may open the host's own socket may do everything
+	roots  func() *x509.CertPool // of clients' certificates, as it is now
+	visits visits
 }
 
 const (
@@ -51,10 +53,11 @@ const (
 
 // New returns the doors of a daemon. common returns the token that opens everything, "" if
 // there is none. users are the users of this machine, nil if all who may open the host's own
-// socket own it. log gets what is done, and what is refused; it may be nil.
-func New(tokens *auth.Tokens, common func() string, users *auth.Users, now func() time.Time, log *audit.Log) *Doors {
+// socket own it. roots returns the authority of clients' certificates as it is now, nil if
+// there is none. log gets what is done, and what is refused; it may be nil.
+func New(tokens *auth.Tokens, common func() string, users *auth.Users, roots func() *x509.CertPool, now func() time.Time, log *audit.Log) *Doors {
 	return &Doors{
-		tokens: tokens, common: common, users: users, now: now, audit: log,
+		tokens: tokens, common: common, users: users, roots: roots, now: now, audit: log,
 		wrong: newLimiter(now, wrongPerSecond, wrongPerSecond), calls: newLimiter(now, callsPerSecond, callsAtOnce),
 	}
 }
@@ -64,7 +67,14 @@ func (d *Doors) check(text string) *auth.Principal {
 	if c := d.common(); c != "" {
 		a, b := sha256.Sum256([]byte(text)), sha256.Sum256([]byte(c))
 		if subtle.ConstantTimeCompare(a[:], b[:]) == 1 {
-			return &auth.Principal{Who: "token file", Verbs: auth.All}
+			p := &auth.Principal{Who: "token file", Verbs: auth.All}
+			p.Current = func() *auth.Principal {
+				if d.common() != c {
+					return nil
+				}
+				return p
+			}
+			return p
 		}
 	}
 	return d.tokens.Check(text)
@@ -114,26 +124,6 @@ func (d *Doors) API(bound *auth.Principal, own bool) func(r *http.Request) (*aut
 // local is where who is on this machine comes from.
 const local = "local"
 
-// certified returns whom the verified certificate of a client names. One that names nobody
-// opens everything, as with NBD: its authority gave it for the whole host.
-func (d *Doors) certified(state *tls.ConnectionState) (*auth.Principal, int, error) {
-	c := state.PeerCertificates[0]
-	if d.now().After(c.NotAfter) { // since the connection began
-		return nil, http.StatusUnauthorized, errs.New(errs.Denied, "the certificate of %.100q has expired", c.Subject.String())
-	}
-	p, err := auth.Certified(c)
-	switch {
-	case err != nil:
-		return nil, http.StatusForbidden, err
-	case p == nil:
-		return &auth.Principal{Who: "certificate of " + c.Subject.String(), Verbs: auth.All}, 0, nil
-	case p.Tenant != "" && !d.calls.take(p.Who):
-		return nil, http.StatusTooManyRequests, tooMany(p)
-	}
-	return p, 0, nil
-}
-
-// tooMany is the error of a principal that asks too often.
 func tooMany(p *auth.Principal) error {
 	return errs.New(errs.Busy, "%s makes more than %d requests a second: wait a moment", p.Who, callsPerSecond)
 }

@@ -2,6 +2,7 @@ package doors
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -85,7 +86,7 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bed{t: t, file: file, d: New(tokens, func() string { return "common" }, nil, time.Now, nil), b: &apitest.Backend{}}
+	b := &bed{t: t, file: file, d: New(tokens, func() string { return "common" }, nil, func() *x509.CertPool { return nil }, time.Now, nil), b: &apitest.Backend{}}
 	for _, name := range []string{"plain", "acme/web", "acme/db", "other/web"} {
 		if _, err := b.b.Create(t.Context(), api.CreateRequest{Name: name, Size: 1 << 20}); err != nil {
 			t.Fatal(err)

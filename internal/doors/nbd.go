@@ -1,6 +1,7 @@
 package doors
 
 import (
+	"cmp"
 	"strings"
 
 	"github.com/paraglide/glide/internal/auth"
@@ -15,7 +16,7 @@ func validTenant(name string) bool { return commitlog.ValidName(name) }
 // is bound, and own that only users of this machine who may open the socket come there.
 func (d *Doors) Exports(all nbd.Exporter, bound *auth.Principal, own bool) nbd.Exporter {
 	if bound != nil {
-		return &exports{all, view{bound}, d, local}
+		return &exports{all: all, view: view{bound}, d: d, from: local}
 	}
 	return &entrance{d: d, all: all, own: own}
 }
@@ -26,6 +27,8 @@ type exports struct {
 	view
 	d    *Doors
 	from string
+	peer nbd.Peer        // none at a socket that is bound
+	also *auth.Principal // whose certificate must stay good, too; nil: nobody's
 }
 
 // name returns the name of an export as the host knows it. A socket that is bound to one
@@ -57,7 +60,15 @@ func (e *exports) Open(name string) (x *nbd.Export, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.limited(e.all.Open(full))
+	if x, err = e.limited(e.all.Open(full)); err != nil {
+		return nil, err
+	}
+	for _, p := range []*auth.Principal{e.p, e.also} {
+		if p != nil {
+			e.d.stays(x, p, e.peer, full)
+		}
+	}
+	return x, nil
 }
 
 // opened writes down that an export was opened, or refused.
@@ -102,18 +113,24 @@ type entrance struct {
 	own bool // who comes here may open the host's own socket
 
 	// Once For has been called:
-	peer nbd.Peer
-	cert *auth.Principal // whom the client's certificate names; nil: nobody
-	user *auth.Principal // the user of this machine at the host's own socket; nil: nobody
+	peer  nbd.Peer
+	cert  *auth.Principal // whom the client's certificate names; nil: nobody
+	whole *auth.Principal // whom its authority vouches for, for the whole host; nil: nobody
+	user  *auth.Principal // the user of this machine at the host's own socket; nil: nobody
 }
 
 // For implements nbd.PerPeer.
 func (e *entrance) For(p nbd.Peer) (nbd.Exporter, error) {
 	mine := &entrance{d: e.d, all: e.all, own: e.own, peer: p}
 	if p.TLS != nil && len(p.TLS.VerifiedChains) > 0 {
-		var err error
-		if mine.cert, err = auth.Certified(p.TLS.PeerCertificates[0]); err != nil {
+		who, err := e.d.certificate(p.TLS)
+		if err != nil {
 			return nil, err
+		}
+		if who.Verbs == auth.All {
+			mine.whole = who
+		} else {
+			mine.cert = who
 		}
 	}
 	if e.own {
@@ -129,7 +146,7 @@ func (e *entrance) anybody() bool {
 	if e.own {
 		return e.user != nil && e.user.Unlimited() && e.user.May(auth.Use)
 	}
-	return e.cert == nil && e.peer.TLS != nil && len(e.peer.TLS.VerifiedChains) > 0 || e.cert == nil && e.d.tokens.None()
+	return e.whole != nil || e.cert == nil && e.d.tokens.None()
 }
 
 // of returns the exports of who asks for an export, and its name without the token.
@@ -137,11 +154,11 @@ func (e *entrance) of(name string) (nbd.Exporter, string, error) {
 	name, token, shown := strings.Cut(name, "#")
 	switch {
 	case e.cert != nil:
-		return &exports{e.all, view{e.cert}, e.d, e.from()}, name, nil
+		return e.exports(e.cert), name, nil
 	case !shown && e.anybody():
 		return e.all, name, nil
 	case !shown && e.user != nil:
-		return &exports{e.all, view{e.user}, e.d, local}, name, nil
+		return e.exports(e.user), name, nil
 	case !shown:
 		return nil, name, errs.New(errs.Denied, "a token is wanted at the end of the export's name: NAME#TOKEN")
 	case !e.own && e.peer.TLS == nil:
@@ -151,7 +168,12 @@ func (e *entrance) of(name string) (nbd.Exporter, string, error) {
 	if err != nil {
 		return nil, name, err
 	}
-	return &exports{e.all, view{p}, e.d, e.from()}, name, nil
+	return e.exports(p), name, nil
+}
+
+// exports are those of a principal that the client has shown itself to be.
+func (e *entrance) exports(p *auth.Principal) *exports {
+	return &exports{all: e.all, view: view{p}, d: e.d, from: e.from(), peer: e.peer, also: e.whole}
 }
 
 func (e *entrance) from() string { return host(e.peer.Conn.RemoteAddr().String()) }
@@ -167,7 +189,11 @@ func (e *entrance) Open(name string) (*nbd.Export, error) {
 		return x.Open(name)
 	}
 	out, err := x.Open(name)
-	e.d.opened(&auth.Principal{Who: "anybody"}, e.from(), name, out, err)
+	p := cmp.Or(e.whole, e.user, &auth.Principal{Who: "anybody"})
+	if err == nil {
+		e.d.stays(out, p, e.peer, out.Name)
+	}
+	e.d.opened(p, e.from(), name, out, err)
 	return out, err
 }
 
@@ -184,11 +210,11 @@ func (e *entrance) Describe(name string) (*nbd.Export, error) {
 func (e *entrance) List() []string {
 	switch {
 	case e.cert != nil:
-		return (&exports{e.all, view{e.cert}, e.d, e.from()}).List()
+		return e.exports(e.cert).List()
 	case e.anybody():
 		return e.all.List()
 	case e.user != nil:
-		return (&exports{e.all, view{e.user}, e.d, local}).List()
+		return e.exports(e.user).List()
 	}
 	return nil // who asks has not said who he is
 }

@@ -29,7 +29,7 @@ type Log struct {
 
 	mu   sync.Mutex
 	all  []api.Event
-	next uint64
+	last uint64        // the number of the newest one
 	wake chan struct{} // closed when an event is added
 }
 
@@ -44,8 +44,8 @@ func (l *Log) Add(kind, vol, format string, args ...any) {
 	l.log.Info(text, "event", kind, "volume", vol)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.next++
-	l.all = append(l.all, api.Event{Sequence: l.next, Time: l.now().UTC(), Kind: kind, Volume: vol, Message: text})
+	n, at := l.numberLocked()
+	l.all = append(l.all, api.Event{Sequence: n, Time: at, Kind: kind, Volume: vol, Message: text})
 	if len(l.all) > keptEvents {
 		l.all = append(l.all[:0:0], l.all[len(l.all)-keptEvents:]...)
 	}
@@ -53,6 +53,22 @@ func (l *Log) Add(kind, vol, format string, args ...any) {
 		close(l.wake)
 		l.wake = nil
 	}
+}
+
+// numberLocked returns the number and the time of a new event. The number is the time, in
+// microseconds: it says nothing more than the time does to who may see some events only, and
+// a follower goes on with it after a restart of the daemon. Where the clock does not advance,
+// or goes back, numbers go on nevertheless; such an event's time is as much later as its
+// number, so that the two do not tell of another event either.
+func (l *Log) numberLocked() (uint64, time.Time) {
+	at := l.now().UTC().Truncate(time.Microsecond)
+	n := uint64(max(1, at.UnixMicro()))
+	if n <= l.last {
+		at = at.Add(time.Duration(l.last+1-n) * time.Microsecond)
+		n = l.last + 1
+	}
+	l.last = n
+	return n, at
 }
 
 // After returns the events after the one with the given number, the oldest first; 0 means

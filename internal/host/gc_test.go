@@ -291,6 +291,97 @@ func TestCollectedChurn(t *testing.T) {
 	}
 }
 
+// choosy is a store that takes so many objects of a kind, and no more.
+type choosy struct {
+	objstore.Store
+	kind string // "": all are taken
+	left int
+}
+
+func (s *choosy) takes(key string) error {
+	if s.kind != "" && strings.HasPrefix(key, s.kind) {
+		if s.left--; s.left < 0 {
+			return errs.New(errs.Unavailable, "no %s for now", s.kind)
+		}
+	}
+	return nil
+}
+
+func (s *choosy) Put(ctx context.Context, key string, data []byte) error {
+	if err := s.takes(key); err != nil {
+		return err
+	}
+	return s.Store.Put(ctx, key, data)
+}
+
+func (s *choosy) PutIfAbsent(ctx context.Context, key string, data []byte) error {
+	if err := s.takes(key); err != nil {
+		return err
+	}
+	return s.Store.PutIfAbsent(ctx, key, data)
+}
+
+// TestLastLocalSnapshot: a snapshot was uploaded, and the commit that was to list it did not
+// come about, so a pin keeps it. When the snapshot goes, so does the pin, although nothing is
+// published then; but not while that commit may still take effect.
+func TestLastLocalSnapshot(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		expires bool // else it is removed
+		fails   string
+		takes   int
+		left    int // pins, without the snapshot
+	}{
+		{"removed", false, "packs/", 1, 0}, {"expired", true, "packs/", 1, 0},
+		{"removed under a commit", false, "t/", 0, 1}, {"expired under a commit", true, "t/", 0, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBed(t)
+			store := &choosy{Store: b.store}
+			b.store = store
+			h := b.host(t.TempDir(), "a")
+			for _, name := range []string{"v", "w"} {
+				must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: name, Size: mib}))
+			}
+			fill(t, h, "v", 1, 0, mib)
+			must[api.Flush](t)(h.Flush(ctx, "v"))
+			fill(t, h, "v", 2, 0, mib)
+			must[api.Snapshot](t)(h.Snapshot(ctx, "v", "s", ""))
+			fill(t, h, "v", 3, 0, mib)
+			store.kind, store.left = c.fails, c.takes
+			_, err := h.Flush(ctx, "v")
+			wantKind(t, err, errs.Unavailable)
+			store.kind = ""
+			if n := len(pinned(t, store, h.ID())); n != 1 {
+				t.Fatalf("%d roots are pinned for a snapshot that no commit lists", n)
+			}
+			if c.expires {
+				s := must[*disk.Disk](t)(h.disks.Local("v@s", true))
+				if err := s.Update(func(s *volume.State) { s.ExpiresAt = h.disks.Now().Add(-time.Hour) }); err != nil {
+					t.Fatal(err)
+				}
+				h.undo.Expire(ctx)
+			} else if err := h.Remove(ctx, "v@s", false); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := h.disks.Local("v@s", true); err == nil {
+				t.Fatal("the snapshot is still there")
+			}
+			if n := len(pinned(t, store, h.ID())); n != c.left {
+				t.Errorf("%d roots are pinned without the snapshot, and %d are to be", n, c.left)
+			}
+			must[api.Flush](t)(h.Flush(ctx, "w")) // which may drop pins, too
+			if n := len(pinned(t, store, h.ID())); n != c.left {
+				t.Errorf("%d roots are pinned when another volume was published, and %d are to be", n, c.left)
+			}
+			must[api.Flush](t)(h.Flush(ctx, "v"))
+			if n := len(pinned(t, store, h.ID())); n != 0 {
+				t.Errorf("%d roots are pinned when the volume was published", n)
+			}
+		})
+	}
+}
+
 // TestLastLocalFork: a published volume moves on over what a local fork needs, which a pin
 // keeps. When the fork goes, so does the pin, although nothing is published then.
 func TestLastLocalFork(t *testing.T) {

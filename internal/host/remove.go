@@ -55,13 +55,19 @@ func (h *Host) Remove(ctx context.Context, name string, force bool) error {
 	if err := h.owners.EraseAll(d); err != nil {
 		return err
 	}
-	if st.Published == nil { // it may have been the last that needed a pin; the store need not answer
+	h.releasePins(ctx, st.Published == nil)
+	return nil
+}
+
+// releasePins drops the pins that a removed disk was the last to need. For one that only this
+// host knew, the store need not answer.
+func (h *Host) releasePins(ctx context.Context, local bool) {
+	if local {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, durability.LastShipping)
 		defer cancel()
 	}
 	h.pins.Release(ctx)
-	return nil
 }
 
 // removeSnapshot removes a snapshot of a volume, from the store first if the store has
@@ -95,5 +101,9 @@ func (h *Host) removeSnapshot(ctx context.Context, n disk.Name, s *disk.Disk, fo
 	}
 	s.Op.Lock()
 	defer s.Op.Unlock()
-	return h.owners.Erase(s)
+	if err := h.owners.Erase(s); err != nil {
+		return err
+	}
+	h.releasePins(ctx, s.State().Generation == "")
+	return nil
 }

@@ -3,7 +3,6 @@ package listener
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -12,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/paraglide/glide/internal/certs"
 	"github.com/paraglide/glide/internal/errs"
 )
 
@@ -114,13 +114,9 @@ func (c *eitherConn) current() *tls.ConnectionState {
 	if c.state == nil || c.by == config || len(c.state.VerifiedChains) == 0 {
 		return c.state
 	}
-	o := x509.VerifyOptions{Roots: config.ClientCAs, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	for _, x := range c.state.PeerCertificates[1:] {
-		o.Intermediates.AddCert(x)
-	}
 	state := *c.state // the other one is in use
 	var err error
-	if state.VerifiedChains, err = c.state.PeerCertificates[0].Verify(o); err != nil || config.ClientCAs == nil { // no pool would be the system's
+	if state.VerifiedChains, err = certs.Verify(state.PeerCertificates, config.ClientCAs); err != nil {
 		state.VerifiedChains = nil
 	}
 	c.state, c.by = &state, config

@@ -1,7 +1,6 @@
 package listener_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -335,7 +334,7 @@ func TestTLSBodies(t *testing.T) {
 	}
 	defer c.Close()
 	for range 2 {
-		out, err := c.Import(t.Context(), "v", 8<<20, &disk{size: 8 << 20})
+		out, err := c.Import(t.Context(), "v", 8<<20, apitest.Full(8<<20))
 		if err != nil || out.BytesRead != 8<<20 {
 			t.Errorf("%+v, %v", out, err)
 		}
@@ -343,18 +342,4 @@ func TestTLSBodies(t *testing.T) {
 			t.Error(err)
 		}
 	}
-}
-
-// disk is a source of a disk that is full.
-type disk struct{ pos, size uint64 }
-
-func (d *disk) Size() uint64 { return d.size }
-
-func (d *disk) Next() (client.Extent, error) {
-	if d.pos == d.size {
-		return client.Extent{}, io.EOF
-	}
-	e := client.Extent{Off: d.pos, Data: bytes.Repeat([]byte{7}, 1<<20)}
-	d.pos += 1 << 20
-	return e, nil
 }

@@ -31,6 +31,7 @@ import (
 type fileStore struct {
 	fs   fileSystem
 	root string // absolute
+	encryption
 
 	mu sync.Mutex
 	// durable has the directories, relative to root, that are known to be
@@ -203,7 +204,7 @@ func (f *fileStore) PutIfAbsent(ctx context.Context, key string, data []byte) er
 
 // put writes the data aside and publishes it under its name.
 func (f *fileStore) put(ctx context.Context, op Op, key string, data []byte, publish func(tmp, name string) error) error {
-	if err := checkPut(ctx, op, key, data); err != nil {
+	if err := cmp.Or(checkPut(ctx, op, key, data), f.refuse(op, key, f)); err != nil {
 		return err
 	}
 	tmp := f.path(tmpDir, rand.Text())

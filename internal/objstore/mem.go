@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 // stricter store would refuse.
 type mem struct {
 	now func() time.Time
+	encryption
 
 	mu      sync.RWMutex
 	puts    uint64
@@ -94,7 +96,7 @@ func (m *mem) PutIfAbsent(ctx context.Context, key string, data []byte) error {
 }
 
 func (m *mem) put(ctx context.Context, op Op, key string, data []byte) error {
-	if err := checkPut(ctx, op, key, data); err != nil {
+	if err := cmp.Or(checkPut(ctx, op, key, data), m.refuse(op, key, m)); err != nil {
 		return err
 	}
 	o := memObject{data: bytes.Clone(data), modified: m.now()}

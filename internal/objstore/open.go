@@ -54,3 +54,21 @@ func openDriver(ctx context.Context, loc location, opts Options) (Store, error) 
 		return NewMem(opts.Retry.Clock), nil
 	}
 }
+
+// driver is the store that Open's wrappers are around, and the prefix of its keys.
+func driver(s Store) (bare Store, prefix string) {
+	for {
+		switch w := s.(type) {
+		case *retrying:
+			s = w.Store
+		case listChecked:
+			s = w.Store
+		case *counting:
+			s = w.Store
+		case *prefixed:
+			s, prefix = w.Store, w.prefix+prefix
+		default:
+			return s, prefix
+		}
+	}
+}

@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -42,6 +41,7 @@ type s3Store struct {
 	loc    location
 	creds  *credentials
 	client atomic.Pointer[s3.Client] // replaced when the authorities that it trusts change
+	encryption
 
 	mu      sync.Mutex
 	trusted fileMark // of the file of authorities that the client was made with
@@ -300,35 +300,24 @@ func (s *s3Store) PutIfAbsent(ctx context.Context, key string, data []byte) erro
 	return s.put(ctx, OpPutIfAbsent, key, data, aws.String("*"))
 }
 
-// checkEncrypted checks what the store says of an object that it was to encrypt. Some stores
-// take the setting, answer 200, and encrypt nothing. A key may be named by its ID, and be
-// told by its ARN, which ends with it.
-func (s *s3Store) checkEncrypted(op Op, key, how, keyID string) error {
-	switch {
-	case s.loc.sse == "":
-		return nil
-	case how == "":
-		return errs.New(errs.Unsupported, "%s %s: %s took the object and did not encrypt it: it does not know sse=%s; use another store, or leave sse out", op, key, s, s.loc.sse)
-	case how != s.loc.sse:
-		return errs.New(errs.Unsupported, "%s %s: %s encrypted the object with %s, and not with sse=%s", op, key, s, how, s.loc.sse)
-	case s.loc.kmsKey != "" && !strings.HasPrefix(s.loc.kmsKey, "alias/") && !strings.Contains(s.loc.kmsKey, ":alias/") && keyID != s.loc.kmsKey && !strings.HasSuffix(keyID, "/"+s.loc.kmsKey):
-		return errs.New(errs.Unsupported, "%s %s: %s encrypted the object with the key %.200q, and not with kms_key=%s", op, key, s, keyID, s.loc.kmsKey)
-	}
-	return nil
-}
-
 func (s *s3Store) put(ctx context.Context, op Op, key string, data []byte, ifNoneMatch *string) error {
 	if err := checkPut(ctx, op, key, data); err != nil {
+		return err
+	}
+	enc, err := s.encryption.of(key, s.loc.encryption())
+	if err != nil {
 		return err
 	}
 	in := &s3.PutObjectInput{
 		Bucket: &s.loc.bucket, Key: &key,
 		Body: bytes.NewReader(data), ContentLength: aws.Int64(int64(len(data))),
-		IfNoneMatch:          ifNoneMatch,
-		ServerSideEncryption: types.ServerSideEncryption(s.loc.sse),
+		IfNoneMatch: ifNoneMatch, ServerSideEncryption: types.ServerSideEncryption(enc.Mode),
 	}
-	if s.loc.kmsKey != "" {
-		in.SSEKMSKeyId = &s.loc.kmsKey
+	if enc.KMSKey != "" {
+		in.SSEKMSKeyId = &enc.KMSKey
+	}
+	if enc.BucketKey {
+		in.BucketKeyEnabled = &enc.BucketKey
 	}
 	switch s.loc.checksum {
 	case checksumCRC32C:
@@ -345,7 +334,7 @@ func (s *s3Store) put(ctx context.Context, op Op, key string, data []byte, ifNon
 	if out.ETag == nil {
 		return s.noStore(op, key)
 	}
-	return s.checkEncrypted(op, key, string(out.ServerSideEncryption), aws.ToString(out.SSEKMSKeyId))
+	return enc.check(op, key, s, out)
 }
 
 func (s *s3Store) Head(ctx context.Context, key string) (Info, error) {

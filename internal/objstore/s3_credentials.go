@@ -181,25 +181,11 @@ func (s *s3Store) Reload(ctx context.Context) error {
 	return nil
 }
 
-// reloader is a store that can read its credentials again.
-type reloader interface {
-	// Reload reads credentials again; if that fails, the old ones stay in use.
-	Reload(ctx context.Context) error
-}
-
-// Reload makes a store, however wrapped, read its credentials again.
+// Reload makes a store, however wrapped by Open, read its credentials again.
 func Reload(ctx context.Context, s Store) error {
-	switch s := s.(type) {
-	case reloader:
-		return s.Reload(ctx)
-	case *retrying:
-		return Reload(ctx, s.Store)
-	case listChecked:
-		return Reload(ctx, s.Store)
-	case *counting:
-		return Reload(ctx, s.Store)
-	case *prefixed:
-		return Reload(ctx, s.Store)
+	bare, _ := driver(s)
+	if r, ok := bare.(interface{ Reload(context.Context) error }); ok {
+		return r.Reload(ctx)
 	}
 	return nil
 }

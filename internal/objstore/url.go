@@ -186,8 +186,8 @@ func (l location) checkParams() error {
 	if l.pathStyle != "" && l.pathStyle != "true" && l.pathStyle != "false" {
 		return badURL("path_style=%s is neither true nor false", l.pathStyle)
 	}
-	if l.sse != "" && l.sse != "AES256" && l.sse != "aws:kms" {
-		return badURL("sse=%s is neither AES256 nor aws:kms", l.sse)
+	if err := l.encryption().Validate(); err != nil {
+		return badURL("%w", err)
 	}
 	if l.checksum != "" && l.checksum != checksumCRC32C && l.checksum != checksumMD5 {
 		return badURL("checksum=%s is neither crc32c nor md5", l.checksum)
@@ -195,11 +195,10 @@ func (l location) checkParams() error {
 	if l.installation != "" && !installationName.MatchString(l.installation) {
 		return badURL("installation=%s is no name: up to 63 of a-z, 0-9, dots, underscores and hyphens", l.installation)
 	}
-	if l.kmsKey != "" && l.sse != "aws:kms" {
-		return badURL("kms_key needs sse=aws:kms")
-	}
 	return nil
 }
+
+func (l location) encryption() Encryption { return Encryption{Mode: l.sse, KMSKey: l.kmsKey} }
 
 // usesPathStyle tells where the bucket's name goes; servers other than
 // Amazon's seldom have a host name for each bucket.

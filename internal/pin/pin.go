@@ -234,8 +234,12 @@ func (p *Pins) inUse(root blockmap.Root) bool {
 }
 
 // Release drops the pins of roots that no unpublished volume needs any more and that no
-// record with an older root names.
+// record with an older root names. While a commit that was sent may still take effect, it
+// drops none: that commit may list a snapshot that this host has no more.
 func (p *Pins) Release(ctx context.Context) {
+	if p.disks.Unsettled() {
+		return
+	}
 	p.mu.Lock()
 	var drop []pinobject.Pin
 	for root, pin := range p.children {

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
@@ -98,6 +99,14 @@ func (l *live) readTLS() error {
 		l.certs.Store(set)
 	}
 	return err
+}
+
+// roots are the authority of clients' certificates, nil if there is none.
+func (l *live) roots() *x509.CertPool {
+	if set := l.certs.Load(); set != nil {
+		return set.API.ClientCAs
+	}
+	return nil
 }
 
 // nbdTLS says how NBD connections are encrypted: each uses what was last read when

@@ -164,7 +164,7 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 	if err == nil {
 		mode, tlsConfig := lv.nbdTLS()
 		r := &running{
-			live: lv, log: log, out: o.Out, sup: sup, data: c.Data, doors: doors.New(lv.tokens, lv.Token, lv.users, time.Now, written),
+			live: lv, log: log, out: o.Out, sup: sup, data: c.Data, doors: doors.New(lv.tokens, lv.Token, lv.users, lv.roots, time.Now, written),
 			nbd: &nbd.Server{Exporter: h.Exports(), Options: nbd.Options{TLS: mode, TLSConfig: tlsConfig, Logger: log}},
 		}
 		r.conns = &connMetrics{nbd: r.nbd, api: &r.guards}
@@ -257,6 +257,7 @@ func (r *running) run(ctx context.Context, h *host.Host, ls *listeners, cfg host
 		}
 	}
 	go r.live.files.Run(ctx)
+	go r.doors.Run(ctx)
 	go r.socks.keep(ctx, &wg)
 	r.log.Info("serving", "version", cfg.Version, "host", h.ID(), "data", cfg.Data, "store", cfg.StoreURL, "api", cfg.API, "nbd", cfg.NBD, "advertise", cfg.Advertise)
 	if _, err := fmt.Fprintf(r.out, "glide: ready api=%s nbd=%s host=%s\n", strings.Join(texts(ls.api.addrs), ","), strings.Join(texts(ls.nbd.addrs), ","), h.ID()); err != nil {
@@ -285,7 +286,7 @@ func (r *running) apiServer(ctx, base context.Context, h *host.Host, authenticat
 	all := checked{h, h.Custody(), r.live.first, h.ID()}
 	s := &http.Server{
 		Handler: listener.WithState(waiting(ctx, patient(api.Handler(all, api.Options{
-			Log: r.log, Authenticate: authenticate, Audit: r.doors.Audit, Scope: r.doors.Scope(all), Panicked: h.PanickedAt, Metrics: r.metrics(h),
+			Log: r.log, Authenticate: authenticate, Audit: r.doors.Audit, Scope: r.doors.Scope(all), Watch: r.doors.Watch, Panicked: h.PanickedAt, Metrics: r.metrics(h),
 		})))),
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
 			return doors.ConnContext(listener.ConnContext(ctx, nc), nc)

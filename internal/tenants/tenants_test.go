@@ -237,7 +237,7 @@ func TestNoDowngrade(t *testing.T) {
 	if _, err := first.Rotate(ctx, "acme"); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.drop("keys/"+DomainText(i.Domain)+"/0000000002"); err != nil {
+	if err := b.drop("keys/" + DomainText(i.Domain) + "/0000000002"); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.store.Put(ctx, "keys/"+DomainText(i.Domain)+"/0000000001", old); err != nil {

@@ -139,7 +139,7 @@ func table(w io.Writer, tokens []client.Token) error {
 func revoke(p Program) *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke ID...", Short: "Make tokens worthless, at once",
-		Long: "Makes tokens worthless, at once. NBD connections that were opened with one stay open:\nglide sleep --force ends those of a volume.",
+		Long: "Makes tokens worthless, at once. NBD connections and requests of the API that\nthey opened end within two seconds.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errs.New(errs.Invalid, "glide token revoke: an argument is missing: the ID of a token, as glide token ls has it")

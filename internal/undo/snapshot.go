@@ -7,6 +7,7 @@ import (
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/disk"
+	"github.com/paraglide/glide/internal/durability"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/retention"
 	"github.com/paraglide/glide/internal/volume"
@@ -141,5 +142,11 @@ func (u *Undo) discard(ctx context.Context, d, s *disk.Disk) (gone bool, _ error
 			return false, err
 		}
 	}
-	return true, u.owners.Erase(s)
+	if err := u.owners.Erase(s); err != nil {
+		return true, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, durability.LastShipping) // the store need not answer
+	defer cancel()
+	u.pins.Release(ctx) // it may have been the last that needed a pin
+	return true, nil
 }

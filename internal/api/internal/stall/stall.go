@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -43,9 +44,11 @@ func Limit(w http.ResponseWriter, r *http.Request, d time.Duration) (lw http.Res
 // writes at a time, and one reads the body.
 type limitedWriter struct {
 	http.ResponseWriter
-	rc    *http.ResponseController
-	d     time.Duration
-	fixed bool // somebody has set the deadline of reads
+	rc *http.ResponseController
+	d  time.Duration
+
+	mu    sync.Mutex // guards the deadline of reads of the body
+	fixed bool       // somebody has set it
 }
 
 func (w *limitedWriter) begin() { _ = w.rc.SetWriteDeadline(time.Now().Add(w.d)) }
@@ -73,8 +76,11 @@ func (w *limitedWriter) FlushError() error {
 	return w.rc.Flush()
 }
 
-// SetReadDeadline is called by http.ResponseController: one deadline for the whole body.
+// SetReadDeadline is called by http.ResponseController: one deadline for the whole body. Any
+// goroutine may call it.
 func (w *limitedWriter) SetReadDeadline(t time.Time) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.fixed = true
 	return w.rc.SetReadDeadline(t)
 }
@@ -91,6 +97,8 @@ type limitedBody struct {
 
 // extend gives the next piece the full time.
 func (b *limitedBody) extend() {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
 	if !b.eof && !b.w.fixed {
 		_ = b.w.rc.SetReadDeadline(time.Now().Add(b.w.d))
 	}
