@@ -83,6 +83,11 @@ type counted struct {
 // Reload makes the store read its credentials again.
 func (s *counted) Reload(ctx context.Context) error { return objstore.Reload(ctx, s.Store) }
 
+// SetEncryption is called by objstore.SetEncryption.
+func (s *counted) SetEncryption(by objstore.EncryptFor) error {
+	return objstore.SetEncryption(s.Store, by)
+}
+
 // Get implements objstore.Store.
 func (s *counted) Get(ctx context.Context, key string) ([]byte, error) {
 	return s.Store.Get(s.ledger.count(ctx), key)

@@ -62,11 +62,8 @@ func (c *Custody) CreateTenant(ctx context.Context, r api.TenantRequest) (api.Te
 	if b.Keys, err = c.providers(r.Keys); err != nil {
 		return api.Tenant{}, err
 	}
-	if len(b.Keys) == 0 && r.SSE == "" {
+	if len(b.Keys) == 0 {
 		return api.Tenant{}, errs.New(errs.Invalid, "tenant %q needs keys: name key providers (--key), or have this daemon know some (glide serve --key); a plain tenant need not be created", r.Name)
-	}
-	if r.SSE != "" && len(r.Keys) == 0 {
-		b.Keys = nil // encrypted by the store alone
 	}
 	info, err := c.disks.Tenants.Create(ctx, b)
 	return shown(&info), err

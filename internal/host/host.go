@@ -36,6 +36,7 @@ import (
 	"github.com/paraglide/glide/internal/hydrate"
 	"github.com/paraglide/glide/internal/inspect"
 	"github.com/paraglide/glide/internal/meta"
+	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/ownership"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/peers"
@@ -121,7 +122,9 @@ func newHost(cfg Config) *Host {
 	ctx, stop := context.WithCancel(context.Background())
 	h.stop = stop
 	store := collect.Watch(cfg.Store)
-	known := tenants.New(tenants.Options{Store: cfg.Store, Providers: cfg.Keys, SealedOnly: cfg.SealedOnly, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log})
+	var known *tenants.Tenants
+	encrypts := objstore.SetEncryption(cfg.Store, func(key string) objstore.Encryption { return known.Encryption(key) }) == nil
+	known = tenants.New(tenants.Options{Store: cfg.Store, Encrypts: encrypts, Providers: cfg.Keys, SealedOnly: cfg.SealedOnly, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log})
 	h.disks = disk.NewTable(disk.Base{
 		Store: known.Keyed(store), Tenants: known, Ledger: cfg.Ledger, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
 		Events: event.New(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,

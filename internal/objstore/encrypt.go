@@ -44,6 +44,9 @@ func (e Encryption) Validate() error {
 // encrypt refuses to write an object for which by is not the zero value, and so does one that
 // takes the setting and does not do it: with errs.Unsupported. It may be called at any time.
 func SetEncryption(s Store, by EncryptFor) error {
+	if w, ok := s.(interface{ SetEncryption(by EncryptFor) error }); ok { // one that opens a store later
+		return w.SetEncryption(by)
+	}
 	bare, prefix := driver(s)
 	e, ok := bare.(interface{ setEncryption(by EncryptFor) })
 	switch {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,8 +41,10 @@ type provedStore struct {
 	known  bool // the marker named it when the daemon started
 	proved atomic.Bool
 
-	mu    sync.Mutex // held while the store is opened
-	store atomic.Pointer[objstore.Store]
+	mu      sync.Mutex // held while the store is opened
+	bare    objstore.Store
+	encrypt objstore.EncryptFor
+	store   atomic.Pointer[objstore.Store]
 }
 
 // openStore opens the store, and probes it unless it passed at an earlier start. A
@@ -98,9 +101,28 @@ func (s *provedStore) open(ctx context.Context) (objstore.Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.encrypt != nil {
+		if err := objstore.SetEncryption(store, s.encrypt); err != nil {
+			return nil, err
+		}
+	}
+	s.bare = store
 	store = s.ledger.Wrap(store)
 	s.store.Store(&store)
 	return store, nil
+}
+
+// SetEncryption is called by objstore.SetEncryption.
+func (s *provedStore) SetEncryption(by objstore.EncryptFor) error {
+	if !strings.HasPrefix(s.url, "s3:") {
+		return errs.New(errs.Unsupported, "%s: this store has no encryption for each key", s.url)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.encrypt = by; s.bare != nil {
+		return objstore.SetEncryption(s.bare, by)
+	}
+	return nil
 }
 
 // checkGone finds a store directory that has disappeared: a new, empty one in its

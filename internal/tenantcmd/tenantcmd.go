@@ -116,6 +116,8 @@ A tenant that has volumes already is moved with glide tenant seal.`,
 	f := cmd.Flags()
 	f.StringArrayVar(&r.Keys, "key", nil, "wrap its keys for the `PROVIDER` (may be repeated)")
 	f.BoolVar(&r.OneKey, "one-key", false, "one provider is enough")
+	f.StringVar(&r.SSE, "sse", "", "have the store encrypt it as well: `MODE` AES256 or aws:kms")
+	f.StringVar(&r.KMSKey, "kms-key", "", "with this key of the store's KMS, an `ID`, ARN or alias (with --sse aws:kms)")
 	f.StringVar(&r.Suite, "suite", "", "the `CIPHER`: aes-256-gcm (default) or xchacha20-poly1305, for processors without AES instructions")
 	return named(p, cmd, func(ctx context.Context, c *client.Client, name string) error {
 		r.Name = name
@@ -157,7 +159,7 @@ func describe(w io.Writer, t *client.Tenant) error {
 		roots = append(roots, fmt.Sprintf("%d %s since %s", r.Number, r.State, r.CreatedAt.Format("2006-01-02")))
 	}
 	line("roots", strings.Join(roots, "\n\t"))
-	line("sse", strings.TrimSpace(t.SSE+" "+t.KMSKey))
+	line("store encrypts", strings.TrimSpace(t.SSE+" "+t.KMSKey))
 	return errors.Join(errors.Join(failed...), tw.Flush())
 }
 

@@ -54,12 +54,11 @@ func (t *Tenants) Create(ctx context.Context, b Birth) (Info, error) {
 			return Info{}, err
 		}
 		r.Domain = ring.Domain()
+	} else if b.SSE != "" {
+		return Info{}, errs.New(errs.Invalid, "tenant %q has no keys, and packs of plain tenants are stored side by side: a tenant that the store is to encrypt with a key of its own needs key providers, too; for all of a store, put sse= into its URL", b.Name)
 	}
 	if err := t.write(ctx, r); err != nil {
 		return Info{}, err
-	}
-	if t.o.Saw != nil {
-		t.o.Saw(*r)
 	}
 	e.record = r
 	if ring == nil {
@@ -90,6 +89,10 @@ func (t *Tenants) bear(ctx context.Context, b Birth, plain bool) (*keys.Ring, er
 		domain := binary.LittleEndian.Uint32(n[:])
 		if domain == 0 {
 			continue
+		}
+		// The keyring is the first object for which the store proves that it encrypts.
+		if err := t.encryptAs(&Record{Tenant: b.Name, Domain: domain, SSE: b.SSE, KMSKey: b.KMSKey}); err != nil {
+			return nil, err
 		}
 		ring, err := with.Create(ctx, keys.Birth{Domain: domain, Tenant: b.Name, Suite: b.Suite, OneKey: b.OneKey, Plain: plain})
 		if errors.Is(err, errs.Exists) {

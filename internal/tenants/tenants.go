@@ -42,6 +42,8 @@ type remembered struct {
 	Keyring uint64 `json:"keyring"`
 	Hash    []byte `json:"hash"`  // of the keyring
 	Bytes   []byte `json:"bytes"` // the keyring, as the store has it
+	SSE     string `json:"sse,omitempty"`
+	KMSKey  string `json:"kms_key,omitempty"`
 }
 
 // Options configure Tenants. Store is required.
@@ -52,15 +54,15 @@ type Options struct {
 	Now        func() time.Time
 	Uptime     func() time.Duration
 	Log        *slog.Logger
-	// Saw is called with each record that is read: encryption by the store is its
-	// business. nil: never.
-	Saw func(Record)
+	Encrypts   bool // the Store encrypts as Encryption says
 }
 
 // Tenants has the keys of the tenants of a store.
 type Tenants struct {
 	o        Options
 	keyrings *keys.Keyrings
+
+	encrypt atomic.Pointer[map[string]objstore.Encryption] // by the first two parts of keys
 
 	mu     sync.Mutex
 	memory Memory
@@ -228,12 +230,11 @@ func (t *Tenants) look(ctx context.Context, e *tenant) error {
 	switch {
 	case errors.Is(err, errs.NotFound):
 		r, err = &Record{Tenant: e.name}, nil
-	case err == nil && t.o.Saw != nil:
-		t.o.Saw(*r)
 	case errs.KindOf(err) == errs.Unavailable && err != nil && e.seen == nil:
 		return err // it may be plain
 	case errs.KindOf(err) == errs.Unavailable && err != nil && ctx.Err() == nil:
 		// Guests whose blocks are on this host need the store for nothing else.
+		e.record = &Record{Tenant: e.name, Domain: e.seen.Domain, SSE: e.seen.SSE, KMSKey: e.seen.KMSKey}
 		var ring *keys.Ring
 		if ring, err = t.keyrings.Saved(ctx, e.seen.Bytes, e.seen.Domain, e.name); err == nil {
 			err = t.adopt(e, ring)
@@ -279,6 +280,9 @@ func (t *Tenants) accept(ctx context.Context, e *tenant, r *Record) error {
 // adopt makes the keys of a ring those of the tenant, after it has remembered them.
 func (t *Tenants) adopt(e *tenant, ring *keys.Ring) error {
 	k, err := ring.Keys()
+	if err == nil {
+		err = t.encryptAs(e.record)
+	}
 	if err != nil {
 		return err
 	}
@@ -295,7 +299,7 @@ func (t *Tenants) adopt(e *tenant, ring *keys.Ring) error {
 	}
 	seen := ring.Seen()
 	if e.seen == nil || e.seen.Keyring != seen.Number {
-		r := &remembered{Domain: ring.Domain(), Keyring: seen.Number, Hash: seen.Hash[:], Bytes: ring.Bytes()}
+		r := &remembered{Domain: ring.Domain(), Keyring: seen.Number, Hash: seen.Hash[:], Bytes: ring.Bytes(), SSE: e.record.SSE, KMSKey: e.record.KMSKey}
 		value, err := json.Marshal(r)
 		if err == nil && t.memory != nil {
 			err = t.memory.SetFact(factPrefix+e.name, value)
