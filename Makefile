@@ -14,7 +14,7 @@ export GLIDE_TOOLS := $(TOOLS)
 PACKAGES := qemu-system-x86 qemu-utils fio nbdkit libnbd-bin nbd-client debootstrap btrfs-progs \
             linux-image-cloud-amd64 e2fsprogs zstd cpio busybox-static iproute2 ca-certificates curl
 
-.PHONY: help build check test race fuzz bench bench-check bench-dedup e2e soak faults simulate demo deps tools generate clean
+.PHONY: help build check test race fuzz bench bench-check bench-dedup bench-sealed e2e soak faults simulate demo deps tools generate clean
 
 help: ## list the targets; times are for two cores, when deps and tools are there
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
@@ -67,6 +67,10 @@ bench: deps build ## throughput and latency beside nbdkit and qemu-nbd: a table,
 
 bench-dedup: deps build ## what FORKS= forks of a Debian disk, by default 10, share with the same packages installed in each; as root (10 to 30 min)
 	$(SUDO) env PATH="$$PATH" $(GO) run ./internal/bench/dedup -glide $(BIN)/glide -cache $(CACHE) -forks $(or $(FORKS),10)
+
+bench-sealed: deps build ## what keys of a tenant, and of the host, cost: time and bytes with them over without (10 min)
+	$(GO) run ./internal/bench -glide $(BIN)/glide -only sealed
+	$(GO) run ./internal/bench -glide $(BIN)/glide -only local
 
 bench-check: deps build ## the ratios to nbdkit file, against those in docs/bench.json: a quarter lower fails (6 min)
 	$(GO) run ./internal/bench -glide $(BIN)/glide -peers file -check docs/bench.json
