@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/programs"
 )
 
 // ask reads a path of a daemon's API, whole.
@@ -178,4 +180,79 @@ func TestLockedTenant(t *testing.T) {
 	}
 	d.do("flush", "acme/v")
 	d.do("verify", "acme/v", "--cold")
+}
+
+// TestKeysChangeUnderGuests: roots and wraps change all the time, on two hosts and across
+// kill -9, while fio writes and verifies what it wrote; no guest gets an error, and another
+// host reads all of it.
+func TestKeysChangeUnderGuests(t *testing.T) {
+	programs.Need(t, "fio")
+	store := "file://" + t.TempDir()
+	first, _ := keyFile(t)
+	second, _ := keyFile(t)
+	d, other := newDaemon(t, store, "--key", first, "--key", second), newDaemon(t, store, "--key", first, "--key", second)
+	d.start()
+	other.start()
+	d.do("tenant", "create", "acme", "--key", first, "--one-key")
+	d.do("create", "acme/v", "--size", "64M", "--durability", "continuous")
+	image := pattern(16<<20, 5)
+	d.write("acme/v", image, 48<<20)
+	changes := func(done <-chan struct{}) (n int) {
+		for n = 0; ; n++ {
+			select {
+			case <-done:
+				return n
+			default:
+			}
+			who := []*daemon{d, other}[n%2]
+			switch n % 3 {
+			case 0:
+				who.do("tenant", "rotate", "acme")
+			case 1:
+				who.do("tenant", "rewrap", "acme", "--key", []string{first, second}[n/3%2], "--one-key")
+			case 2:
+				d.do("flush", "acme/v")
+			}
+		}
+	}
+	for round := range 3 {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if _, err := fio(t.Context(), d.uri("acme/v"), "--rw=randwrite --bs=4k-64k --iodepth=16 --size=48m --io_size=24m --verify=crc32c --verify_fatal=1 --do_verify=1"); err != nil {
+				t.Error(err)
+			}
+		}()
+		n := changes(done)
+		if n < 6 {
+			t.Errorf("round %d: only %d changes", round, n)
+		}
+		// One more that is cut off in the middle.
+		cut := make(chan struct{})
+		go func() {
+			defer close(cut)
+			d.try("tenant", "rotate", "acme")
+			d.try("tenant", "rewrap", "acme", "--key", second, "--one-key")
+		}()
+		time.Sleep(time.Duration(round*7) * time.Millisecond)
+		d.kill()
+		<-cut
+		d.start()
+		d.holds("acme/v", image, 48<<20)
+	}
+	d.do("flush", "acme/v")
+	d.do("verify", "acme/v", "--cold")
+	other.do("fork", "acme/v", "acme/fork")
+	c := d.dial("acme/v")
+	defer c.Close()
+	for off := uint64(0); off < 64<<20; off += 16 << 20 {
+		part := make([]byte, 16<<20)
+		must(t, c.Read(part, off))
+		other.holds("acme/fork", part, off)
+	}
+	var x api.Tenant
+	other.json(&x, "tenant", "show", "acme")
+	if x.Keyring < 10 || len(x.Roots) < 5 || x.State != api.TenantSealed {
+		t.Errorf("%+v", x)
+	}
 }
