@@ -52,6 +52,8 @@ type Config struct {
 	GCGrace     time.Duration // between flag and deletion
 	Keys        []keys.Provider
 	SealedOnly  bool
+	KeyTTL      time.Duration
+	OnRevoke    string
 	LogLevel    slog.Level
 	LogFormat   string // text or json
 	TokenFile   string

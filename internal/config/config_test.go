@@ -72,7 +72,7 @@ func TestPrecedence(t *testing.T) {
 		"data": {"/f", "/e", "/a"}, "store": {"file:///f", "file:///e", "s3://a"},
 		"nbd": {"unix:/f", "unix:/e", "unix:/a"}, "api": {"unix:/f", "unix:/e", "unix:/a"},
 		"advertise": {"tcp:f:1", "tcp:e:1", "tcp:a:1"}, "memory": {"1M", "2M", "3M"}, "cache": {"10%", "20%", "3G"}, "wal-limit": {"1G", "2G", "30%"},
-		"dirty-budget": {"1G", "2G", "3G"}, "compression": {"s2", "none", "zstd"}, "pack-blocks": {"1", "2", "3"}, "prefetch": {"off", "on", "off"}, "peers": {"on", "off", "on"}, "retention": {"1h", "2h", "3h"}, "gc": {"off", "on", "off"}, "gc-interval": {"1h", "2h", "3h"}, "gc-grace": {"1h", "2h", "3h"}, "key": {"env:A", "env:B", "env:C"}, "sealed-only": {"on", "off", "on"},
+		"dirty-budget": {"1G", "2G", "3G"}, "compression": {"s2", "none", "zstd"}, "pack-blocks": {"1", "2", "3"}, "prefetch": {"off", "on", "off"}, "peers": {"on", "off", "on"}, "retention": {"1h", "2h", "3h"}, "gc": {"off", "on", "off"}, "gc-interval": {"1h", "2h", "3h"}, "gc-grace": {"1h", "2h", "3h"}, "key": {"env:A", "env:B", "env:C"}, "sealed-only": {"on", "off", "on"}, "key-ttl": {"1h", "2h", "off"}, "on-revoke": {"stop", "refuse", "stop"},
 		"scrub-rate": {"1M", "2M,3M", "0,1M"},
 		"log-level":  {"debug", "warn", "error"}, "log-format": {"json", "text", "json"}, "token-file": {"f", "e", "a"}, "tokens": {"f", "e", "a"}, "audit": {"f", "e", "a"}, "users": {"f", "e", "a"}, "local-key": {"file:f", "env:e", "credential:a"},
 		"tls": {"allow", "require", "allow"}, "tls-cert": {"f", "e", "a"}, "tls-key": {"f", "e", "a"}, "tls-ca": {"f", "e", "a"},

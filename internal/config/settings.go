@@ -150,6 +150,28 @@ var Settings = []Setting{
 		},
 	},
 	{
+		Name: "key-ttl", Arg: "DURATION|off", Usage: "ask the providers again for the keys of open tenants after this time", Default: "off",
+		set: one(func(c *Config, v string) error {
+			if c.KeyTTL = 0; v == "off" {
+				return nil
+			}
+			d, err := time.ParseDuration(v)
+			if c.KeyTTL = d; err != nil || d < time.Minute {
+				return errors.New("it must be off, or at least 1m, such as 1h")
+			}
+			return nil
+		}),
+	},
+	{
+		Name: "on-revoke", Arg: "refuse|stop", Usage: "what becomes of the guests of a tenant whose keys are denied then: refuse new ones, or stop all", Default: host.RevokeRefuse,
+		set: one(func(c *Config, v string) error {
+			if c.OnRevoke = v; v != host.RevokeRefuse && v != host.RevokeStop {
+				return errors.New("it must be refuse or stop")
+			}
+			return nil
+		}),
+	},
+	{
 		Name: "sealed-only", Arg: "on|off", Usage: "serve sealed tenants only, and store nothing in clear", Default: "off",
 		set: onOff(func(c *Config) *bool { return &c.SealedOnly }),
 	},

@@ -59,6 +59,8 @@ type Config struct {
 	Peers        bool             // exchange blocks with other hosts
 	Keys         []keys.Provider  // that open the keyrings of sealed tenants
 	SealedOnly   bool             // refuse plain tenants
+	KeyTTL       time.Duration    // see tenants.Options.TTL
+	OnRevoke     string           // of a tenant whose keys are denied then: RevokeRefuse, or RevokeStop; RevokeRefuse
 	RoomWait     time.Duration    // how long a writer waits for room in the log before it gets an error; 20 s
 	RollAt       uint64           // objects per epoch before a new epoch begins; commitlog's default
 
@@ -85,6 +87,12 @@ type Config struct {
 	Rand   io.Reader
 	Log    *slog.Logger
 }
+
+// What happens to the guests of a tenant that has lost its keys.
+const (
+	RevokeRefuse = "refuse" // they go on with what is on this host; new ones are refused
+	RevokeStop   = "stop"   // they are disconnected
+)
 
 // Peer is another host, seen through its API.
 type Peer interface {

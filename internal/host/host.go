@@ -124,7 +124,7 @@ func newHost(cfg Config) *Host {
 	store := collect.Watch(cfg.Store)
 	var known *tenants.Tenants
 	encrypts := objstore.SetEncryption(cfg.Store, func(key string) objstore.Encryption { return known.Encryption(key) }) == nil
-	known = tenants.New(tenants.Options{Store: cfg.Store, Encrypts: encrypts, Providers: cfg.Keys, SealedOnly: cfg.SealedOnly, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log})
+	known = tenants.New(tenants.Options{Store: cfg.Store, Encrypts: encrypts, Providers: cfg.Keys, SealedOnly: cfg.SealedOnly, TTL: cfg.KeyTTL, Locked: h.keysLost, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log})
 	h.disks = disk.NewTable(disk.Base{
 		Store: known.Keyed(store), Tenants: known, Ledger: cfg.Ledger, Pages: blockmap.NewPageCache(pageCacheBytes), Rand: cfg.Rand, Now: cfg.Now, Uptime: cfg.Uptime, Log: cfg.Log,
 		Events: event.New(cfg.Now, cfg.Log), Ctx: ctx, BG: &h.bg,

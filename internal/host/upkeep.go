@@ -84,6 +84,18 @@ const (
 	missingEvery = 5  // rounds between checks for removed files and idle volumes
 )
 
+// keysLost disconnects the guests of a tenant that has lost its keys, if it is to be so.
+func (h *Host) keysLost(tenant string, why error) {
+	n := 0
+	for _, d := range h.disks.All() {
+		if h.cfg.OnRevoke == RevokeStop && d.State().Tenant == tenant {
+			n += d.Exports()
+			d.Disconnect()
+		}
+	}
+	h.disks.Event(event.Host, "", "tenant %q has lost its keys, and %d of its NBD connections were ended: %v", tenant, n, why)
+}
+
 // keepRoom refills the reserve. It reports an event when that fails, and another when it
 // succeeds again.
 func (h *Host) keepRoom(full bool) bool {

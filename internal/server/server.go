@@ -138,7 +138,7 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 		Data: c.Data, Store: store, StoreURL: c.Store, Counter: counter, Ledger: ledger, Prices: c.Prices, Version: o.Version,
 		Advertise: c.Advertise, NBD: texts(unbound(ls.nbd.addrs)), API: texts(unbound(ls.api.addrs)), NBDTLS: c.TLS == "require",
 		Memory: c.Memory, Cache: c.Cache, WALLimit: c.WALLimit, DirtyBudget: c.DirtyBudget,
-		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, CollectGrace: c.GCGrace, ScrubDisk: c.ScrubDisk, ScrubStore: c.ScrubStore, Keys: c.Keys, SealedOnly: c.SealedOnly, Log: log,
+		Compression: c.Compression, PackBlocks: c.PackBlocks, NoPrefetch: !c.Prefetch, Peers: c.Peers, Retention: c.Retention, CollectGrace: c.GCGrace, ScrubDisk: c.ScrubDisk, ScrubStore: c.ScrubStore, Keys: c.Keys, SealedOnly: c.SealedOnly, KeyTTL: c.KeyTTL, OnRevoke: c.OnRevoke, Log: log,
 		Dial: peers{c.PeersAllow, lv.Token, lv.certs.Load}.dial, Starting: at,
 	}
 	cfg.Local = func(ctx context.Context, host string) (*seal.Local, error) {

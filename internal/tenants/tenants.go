@@ -55,6 +55,11 @@ type Options struct {
 	Uptime     func() time.Duration
 	Log        *slog.Logger
 	Encrypts   bool // the Store encrypts as Encryption says
+	// TTL is how long keys are used before the provider is asked again; 0: for ever. If it
+	// denies them then, the tenant is locked. A provider that is away changes nothing.
+	TTL time.Duration
+	// Locked is called when a tenant loses its keys. nil: never.
+	Locked func(tenant string, why error)
 }
 
 // Tenants has the keys of the tenants of a store.
@@ -82,6 +87,7 @@ type tenant struct {
 	record *Record // nil: none was seen
 	seen   *remembered
 	ring   *keys.Ring
+	asked  time.Duration // when a provider opened the keyring
 	why    error         // it is locked
 	tried  time.Duration // when that was found, or the store was asked for newer keys
 }
@@ -312,7 +318,7 @@ func (t *Tenants) adopt(e *tenant, ring *keys.Ring) error {
 	if e.ring == nil || e.ring.Seen() != seen {
 		t.o.Log.Info("the keys of a tenant are here", "tenant", e.name, "keyring", seen.Number, "domain", DomainText(ring.Domain()), "by", ring.OpenedBy())
 	}
-	e.ring, e.why, e.tried = ring, nil, t.o.Uptime()
+	e.ring, e.why, e.tried, e.asked = ring, nil, t.o.Uptime(), t.o.Uptime()
 	e.hasher.Become(pack.NewSealedHasher(k).Granting(others...))
 	e.keys.Store(&commitlog.Keys{Domain: k, Keyring: seen.Number, Plain: ring.Plain()})
 	return nil
@@ -330,9 +336,12 @@ func (t *Tenants) lock(e *tenant, why error) {
 	if e.why == nil || e.why.Error() != why.Error() {
 		t.o.Log.Warn("a tenant is locked", "tenant", e.name, "error", why)
 	}
+	had := e.keys.Load() != nil
 	e.why, e.tried = why, t.o.Uptime()
 	e.hasher.Become(pack.NewLockedHasher(why))
-	e.keys.Store(nil)
+	if e.keys.Store(nil); had && t.o.Locked != nil {
+		t.o.Locked(e.name, why)
+	}
 }
 
 // Refresh looks again at the tenants that are used all the time: between the last two calls,
@@ -351,6 +360,30 @@ func (t *Tenants) Refresh(ctx context.Context) {
 		if e.active = e.used.Swap(false); was && e.active && e.keys.Load() != nil {
 			_ = t.renew(ctx, e, freshFor)
 		}
+		t.ask(ctx, e)
+	}
+}
+
+// ask has a provider open the keyring of a tenant again if it is time. Who denies it, or
+// has another key now, locks the tenant.
+func (t *Tenants) ask(ctx context.Context, e *tenant) {
+	if t.o.TTL == 0 || e.take(ctx) != nil {
+		return
+	}
+	defer e.give()
+	if e.ring == nil || e.keys.Load() == nil || t.o.Uptime()-e.asked < t.o.TTL {
+		return
+	}
+	ring, err := t.keyrings.Open(ctx, e.ring.Domain(), e.name, e.ring.Seen())
+	switch {
+	case err == nil:
+		if err = t.adopt(e, ring); err != nil {
+			t.o.Log.Warn("the keys of a tenant could not be taken over", "tenant", e.name, "error", err)
+		}
+	case errors.Is(err, keys.ErrDenied) || errors.Is(err, keys.ErrWrongKey) || errors.Is(err, keys.ErrErased):
+		t.lock(e, fmt.Errorf("tenant %q: %w", e.name, err))
+	case ctx.Err() == nil:
+		t.o.Log.Warn("the provider of a tenant's keys could not be asked again; they stay in use", "tenant", e.name, "error", err)
 	}
 }
 

@@ -432,3 +432,57 @@ func TestLockedWritesNothing(t *testing.T) {
 		}()
 	}
 }
+
+// TestTTL: keys are asked for again when their time is over. Who has no right to them any
+// more loses them then; a provider that is away changes nothing.
+func TestTTL(t *testing.T) {
+	b := newBed(t)
+	path := filepath.Join(t.TempDir(), "k")
+	key := func(fill byte) {
+		t.Helper()
+		if err := os.WriteFile(path, bytes.Repeat([]byte{fill}, 32), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key(1)
+	p, err := keys.Parse("file:" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lost []string
+	open := New(Options{
+		Store: b.store, Providers: []keys.Provider{p}, Now: time.Now, Uptime: func() time.Duration { return b.now }, Log: slog.New(slog.DiscardHandler),
+		TTL: time.Hour, Locked: func(tenant string, _ error) { lost = append(lost, tenant) },
+	})
+	b.create(open, "acme", p)
+	look := func(after time.Duration) {
+		b.now += after
+		open.Refresh(ctx)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	look(2 * time.Hour)
+	if b.current(open, "acme") != 1 || len(lost) > 0 {
+		t.Error("the provider is away, and the keys are gone")
+	}
+	key(2)
+	look(time.Minute)
+	if _, err := open.Keys(ctx, "acme"); !errors.Is(err, keys.ErrWrongKey) || len(lost) != 1 {
+		t.Errorf("%v, %v", err, lost)
+	}
+	key(1)
+	b.now += retryAfter
+	if b.current(open, "acme") != 1 {
+		t.Error("the right key is back")
+	}
+	key(2)
+	look(59 * time.Minute)
+	if len(lost) != 1 {
+		t.Error("asked before the time was over")
+	}
+	look(time.Minute)
+	if len(lost) != 2 {
+		t.Error("not asked when the time was over")
+	}
+}
