@@ -97,7 +97,7 @@ func TestSealedPack(t *testing.T) {
 			if err := verifyObject(h, id, obj); err != nil {
 				t.Fatal(err)
 			}
-			if n := (Codec{Domain: d}).SizeWith(len(refs), bytesOfSlots); n != int64(len(obj)) || n != SizeWith(len(refs), bytesOfSlots)+int64(suite.Overhead()) {
+			if n := (Codec{Domain: d}).SizeWith(len(refs), bytesOfSlots); n != int64(len(obj)) || n != (Codec{}).SizeWith(len(refs), bytesOfSlots)+int64(suite.Overhead()) {
 				t.Fatalf("%d bytes were foretold, there are %d", n, len(obj))
 			}
 			if n, err := (Codec{Domain: d}).Check(id, obj); err != nil || n != len(refs) {

@@ -38,10 +38,8 @@ func (c Codec) Slots(id ID, obj []byte) ([]Slot, error) {
 	return out, nil
 }
 
-// SizeWith returns the size of a plain pack with that many slots, which have that many bytes.
-func SizeWith(slots int, bytes int64) int64 { return Codec{}.SizeWith(slots, bytes) }
-
-// SizeWith is SizeWith for packs that the Codec writes.
+// SizeWith returns the size of a pack that the Codec writes with that many slots, which have
+// that many bytes.
 func (c Codec) SizeWith(slots int, bytes int64) int64 {
 	return HeaderLen + bytes + int64(slots)*entryLen + int64(c.overhead()) + trailerLen
 }

@@ -69,7 +69,7 @@ var layers = map[string][]string{
 	"internal/retention":    {"internal/errs"},
 	"internal/ownership":    append(lowest, "internal/retention", "internal/cost", "internal/commitlog", "internal/meta", "internal/volume", "internal/api", "internal/clock", "internal/event", "internal/disk", "internal/pin", "internal/catalog"),
 	"internal/recall":       {"internal/fault", "internal/objstore"},
-	"internal/gc":           append(lowest, "internal/recall", "internal/installation", "internal/retention", "internal/sealed", "internal/forward", "internal/objstore", "internal/blockmap", "internal/cache", "internal/commitlog", "internal/pinobject", "internal/boot"),
+	"internal/gc":           append(lowest, "internal/tenants", "internal/recall", "internal/installation", "internal/retention", "internal/sealed", "internal/forward", "internal/objstore", "internal/blockmap", "internal/cache", "internal/commitlog", "internal/pinobject", "internal/boot"),
 	"internal/publication":  append(lowest, "internal/cost", "internal/gc", "internal/objstore", "internal/blockmap", "internal/commitlog", "internal/volume", "internal/flush", "internal/api", "internal/disk", "internal/pin", "internal/ownership"),
 	"internal/durability":   append(lowest, "internal/cost", "internal/commitlog", "internal/volume", "internal/api", "internal/clock", "internal/event", "internal/disk", "internal/pin", "internal/ownership", "internal/publication"),
 	"internal/cleaner":      append(lowest, "internal/volume", "internal/clock", "internal/event", "internal/disk", "internal/publication"),

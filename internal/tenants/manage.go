@@ -111,7 +111,7 @@ func (t *Tenants) write(ctx context.Context, r *Record) error {
 	if err != nil {
 		return err
 	}
-	key := prefix + r.Tenant
+	key := Prefix + r.Tenant
 	if err = t.o.Store.PutIfAbsent(ctx, key, raw); err == nil {
 		return nil
 	}
