@@ -12,6 +12,7 @@ import (
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 )
 
 // storedBytes is what the store holds.
@@ -127,7 +128,7 @@ func TestCompactionCrashes(t *testing.T) {
 		runRound(t, b.store, 0)
 		f := objstore.NewFaults(b.store, 1)
 		f.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPut, objstore.OpPutIfAbsent, objstore.OpDelete, objstore.OpDeleteBatch}, Skip: n, Effect: objstore.FailBefore})
-		_, err := gc.Run(ctx, gc.Options{Store: f, By: "dies", Retention: time.Nanosecond, MinDead: 1})
+		_, err := gc.Run(ctx, gc.Options{Store: f, Tenants: tenantstest.New(f, tenantstest.Shared(t)), By: "dies", Retention: time.Nanosecond, MinDead: 1})
 		if err != nil && errs.KindOf(err) != errs.Unavailable {
 			t.Fatalf("write %d: %v", n, err)
 		}

@@ -19,12 +19,13 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 	"github.com/paraglide/glide/internal/volume"
 )
 
 func runRound(t *testing.T, store objstore.Store, grace time.Duration) gc.Result {
 	t.Helper()
-	return must[gc.Result](t)(gc.Run(ctx, gc.Options{Store: store, By: "test", Grace: grace, Retention: time.Nanosecond, MinDead: 1}))
+	return must[gc.Result](t)(gc.Run(ctx, gc.Options{Store: store, Tenants: tenantstest.New(store, tenantstest.Shared(t)), By: "test", Grace: grace, Retention: time.Nanosecond, MinDead: 1}))
 }
 
 func countKeys(t *testing.T, store objstore.Store, prefix string) (n int) {
@@ -333,7 +334,7 @@ func TestCollectedMeanwhile(t *testing.T) {
 		for i := range 2 {
 			collectors.Go(func() {
 				for stop.Err() == nil {
-					_, err := gc.Run(stop, gc.Options{Store: c.b.store, By: fmt.Sprint("c", i), Retention: time.Nanosecond, MinDead: 1})
+					_, err := gc.Run(stop, gc.Options{Store: c.b.store, Tenants: tenantstest.New(c.b.store, tenantstest.Shared(t)), By: fmt.Sprint("c", i), Retention: time.Nanosecond, MinDead: 1})
 					if err != nil && stop.Err() == nil && !errors.Is(err, errs.NotFound) {
 						t.Errorf("collector: %v", err)
 						return
@@ -372,7 +373,7 @@ func TestUnreadableRootStopsTheRound(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := countKeys(t, b.store, "packs/")
-	_, err := gc.Run(ctx, gc.Options{Store: b.store, By: "test", Retention: time.Nanosecond})
+	_, err := gc.Run(ctx, gc.Options{Store: b.store, Tenants: tenantstest.New(b.store, tenantstest.Shared(t)), By: "test", Retention: time.Nanosecond})
 	if err == nil || !strings.Contains(err.Error(), key) {
 		t.Errorf("an unreadable root: %v", err)
 	}

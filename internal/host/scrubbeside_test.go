@@ -17,6 +17,7 @@ import (
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/scrub"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -345,7 +346,7 @@ func TestScrubBesideEverything(t *testing.T) {
 			default:
 			}
 			_ = h.publisher.Session.Rotate(ctx)
-			if _, err := gc.Run(ctx, gc.Options{Store: b.store, By: "test", Retention: time.Nanosecond}); err != nil {
+			if _, err := gc.Run(ctx, gc.Options{Store: b.store, Tenants: tenantstest.New(b.store, tenantstest.Shared(t)), By: "test", Retention: time.Nanosecond}); err != nil {
 				t.Log(err) // it stops when a root vanishes, and goes on later
 			}
 			time.Sleep(5 * time.Millisecond)

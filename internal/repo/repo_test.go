@@ -80,7 +80,7 @@ var layers = map[string][]string{
 	"internal/hydrate":      append(lowest, "internal/cost", "internal/api", "internal/clock", "internal/event", "internal/blockmap", "internal/cache", "internal/disk", "internal/inspect"),
 	"internal/boot":         append(lowest, "internal/cost", "internal/blockmap", "internal/volume", "internal/disk"),
 	"internal/forget":       append(lowest, "internal/objstore", "internal/commitlog", "internal/pinobject", "internal/gc"),
-	"internal/collect":      append(lowest, "internal/forget", "internal/commitlog", "internal/cost", "internal/objstore", "internal/api", "internal/clock", "internal/event", "internal/size", "internal/disk", "internal/gc", "internal/publication"),
+	"internal/collect":      append(lowest, "internal/keys", "internal/tenants", "internal/forget", "internal/commitlog", "internal/cost", "internal/objstore", "internal/api", "internal/clock", "internal/event", "internal/size", "internal/disk", "internal/gc", "internal/publication"),
 	"internal/forks":        append(lowest, "internal/cost", "internal/commitlog", "internal/volume", "internal/api", "internal/event", "internal/disk", "internal/pin", "internal/catalog", "internal/ownership", "internal/publication", "internal/durability", "internal/gc"),
 	"internal/undo":         append(lowest, "internal/retention", "internal/cost", "internal/commitlog", "internal/volume", "internal/api", "internal/disk", "internal/pin", "internal/catalog", "internal/ownership", "internal/publication", "internal/durability", "internal/inspect", "internal/gc"),
 	"internal/custody":      append(lowest, "internal/keys", "internal/seal", "internal/tenants", "internal/commitlog", "internal/api", "internal/disk"),

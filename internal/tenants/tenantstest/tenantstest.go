@@ -5,9 +5,11 @@ package tenantstest
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,6 +32,26 @@ func Key(tb testing.TB) keys.Provider {
 		tb.Fatal(err)
 	}
 	p, err := keys.Parse("file:" + path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return p
+}
+
+// sharedName is the variable that has the key of Shared.
+const sharedName = "GLIDE_KEY_OF_TESTS"
+
+var shared = sync.OnceValues(func() (keys.Provider, error) {
+	if err := os.Setenv(sharedName, hex.EncodeToString(seal.NewKey().Append(nil))); err != nil {
+		return nil, err
+	}
+	return keys.Parse("env:" + sharedName)
+})
+
+// Shared returns a provider that is the same for all tests of a process.
+func Shared(tb testing.TB) keys.Provider {
+	tb.Helper()
+	p, err := shared()
 	if err != nil {
 		tb.Fatal(err)
 	}
