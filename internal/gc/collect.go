@@ -181,10 +181,14 @@ func (c *collector) inventory(ctx context.Context) (*inventory, error) {
 
 // note notes whose an object is.
 func (inv *inventory) note(key string) {
-	if strings.HasPrefix(key, "t/") || strings.HasPrefix(key, tenants.Prefix) {
-		if t := reach.TenantOf(key); commitlog.ValidName(t) {
-			inv.tenants[t] = true
-		}
+	name, record := strings.CutPrefix(key, tenants.Prefix)
+	if strings.HasPrefix(key, "t/") {
+		name = reach.TenantOf(key)
+	} else if !record {
+		return
+	}
+	if commitlog.ValidName(name) {
+		inv.tenants[name] = true
 	}
 }
 

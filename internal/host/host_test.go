@@ -40,7 +40,7 @@ func newBed(t *testing.T) *bed {
 	c := &objstore.Counter{}
 	b := &bed{t: t, count: c, store: objstore.Count(objstore.NewMem(objstore.Clock{}), c), peers: map[string]*Host{}}
 	if tenantstest.Sealed() || strings.HasPrefix(t.Name(), "TestSealedSlice/") {
-		b.keys = append(b.keys, tenantstest.Shared(t))
+		b.keys = append(b.keys, tenantstest.Shared())
 		tenantstest.Create(t, b.store, b.keys[0], "default")
 	}
 	return b

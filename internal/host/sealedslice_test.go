@@ -18,7 +18,7 @@ func TestSealedSlice(t *testing.T) {
 		"unreadable root": TestUnreadableRootStopsTheRound,
 		"compaction":      TestCompaction, "compaction crashes": TestCompactionCrashes,
 		"restore": TestRestore, "restore beside a collector": TestRestoreBesideACollector, "restore what is flagged": TestRestoreWhatIsFlagged,
-		"forget": TestForgetNames, "expiry": TestExpiry,
+		"forget": TestForgetNames,
 		"scrub": TestScrubOfAWholeStore, "slot": TestSlotDamagedAndStoreGood, "pack": TestPackMissingOrTruncated, "both": TestBothDamaged, "page": TestMapPageInTheMetadata,
 		"scrub beside a collection": TestScrubBesideACollection, "verify": TestVerifiedAt,
 	} {

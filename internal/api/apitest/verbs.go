@@ -524,7 +524,7 @@ func (b *Backend) Scrub(ctx context.Context, r api.ScrubRequest) (api.Scrub, err
 	work(ctx)
 	err := b.enter("Scrub", r.StoreOnly, r.LocalOnly)
 	defer b.mu.Unlock()
-	out := api.Scrub{Blocks: 12, Bytes: 12 << 17, Damaged: 1, Repaired: 1, Lost: []api.Lost{}, ElapsedMs: 12.5}
+	out := api.Scrub{Blocks: 12, Bytes: 12 << 17, Damaged: 1, Repaired: 1, Lost: []api.Lost{}, Locked: []string{}, ElapsedMs: 12.5}
 	if r.StoreOnly {
 		out.Damaged = 2
 		out.Lost = append(out.Lost, api.Lost{Key: "packs/00/00", Volumes: []string{"vm1"}, Ranges: []api.Range{{Offset: 4096, Length: 8192}}})

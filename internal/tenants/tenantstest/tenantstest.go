@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -41,22 +42,15 @@ func Key(tb testing.TB) keys.Provider {
 // sharedName is the variable that has the key of Shared.
 const sharedName = "GLIDE_KEY_OF_TESTS"
 
-var shared = sync.OnceValues(func() (keys.Provider, error) {
-	if err := os.Setenv(sharedName, hex.EncodeToString(seal.NewKey().Append(nil))); err != nil {
-		return nil, err
-	}
-	return keys.Parse("env:" + sharedName)
-})
-
-// Shared returns a provider that is the same for all tests of a process.
-func Shared(tb testing.TB) keys.Provider {
-	tb.Helper()
-	p, err := shared()
-	if err != nil {
-		tb.Fatal(err)
+// Shared is a provider that is the same for all tests of a process.
+var Shared = sync.OnceValue(func() keys.Provider {
+	err := os.Setenv(sharedName, hex.EncodeToString(seal.NewKey().Append(nil)))
+	p, perr := keys.Parse("env:" + sharedName)
+	if err = errors.Join(err, perr); err != nil {
+		panic(err)
 	}
 	return p
-}
+})
 
 // New returns the tenants of a store, as a process with these providers sees them.
 func New(store objstore.Store, with ...keys.Provider) *tenants.Tenants {

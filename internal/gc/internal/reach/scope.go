@@ -74,7 +74,7 @@ func (s *Scope) candidates(domain uint32) (list []candidate) {
 	}
 	for _, t := range from {
 		h := s.hasher(t)
-		if _, err := h.In(domain); err == nil {
+		if _, err := h.In(domain); err == nil && (!s.Limited || h.Codec().Domain != nil) { // a plain one reads only what is plain
 			list = append(list, candidate{t, h})
 		}
 	}
