@@ -1,7 +1,10 @@
 package pack
 
 import (
+	"context"
+
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/objstore"
 )
 
 // Reseal returns a slot of the Codec's domain under its current root: opened, and sealed
@@ -30,24 +33,45 @@ func (c Codec) Reseal(slot []byte, hash Hash) ([]byte, error) {
 	return c.sealSlot(nil, s.Kind, s.Encoding, hash, int(s.RawLen), payload), nil
 }
 
-// Roots returns the numbers of the oldest and the newest root with which something of a
-// pack is sealed, its index or a slot; zeros if it is not sealed. end is the end of an
-// object of this size: if it is not long enough, need is how many bytes are.
-func (c Codec) Roots(id ID, end []byte, size int64) (oldest, newest uint32, need int64, err error) {
-	t, err := parseTrailer(id.Domain, end, size)
-	if err != nil || t.suite == 0 {
-		return 0, 0, 0, err
+// tailBytes is what is read of the end of a pack: the index of most is in it.
+const tailBytes = 16 << 10
+
+// OldestRoot returns the smallest number of a root with which something of a stored pack is
+// sealed, its index or a slot; 0 if it is not sealed. size is that of the object.
+func (c Codec) OldestRoot(ctx context.Context, store objstore.Store, id ID, size int64) (uint32, error) {
+	for n := min(int64(tailBytes), size); ; {
+		end, err := store.GetRange(ctx, id.Key(), size-n, n)
+		if err != nil {
+			return 0, err
+		}
+		t, err := parseTrailer(id.Domain, end, size)
+		if err == nil && t.ID != id {
+			err = errs.New(errs.Corrupt, "it says that it is %s", t.ID.Key())
+		}
+		if err == nil && t.suite != 0 && size-t.IndexOff > n {
+			n = size - t.IndexOff
+			continue
+		}
+		root := uint32(0)
+		if err == nil && t.suite != 0 {
+			root, err = c.oldestIn(t, end[n-(size-t.IndexOff):][:t.IndexLen])
+		}
+		if err != nil {
+			return 0, errs.New(errs.KindOf(err), "%s: %w", id.Key(), err)
+		}
+		return root, nil
 	}
-	if need = size - t.IndexOff; need > int64(len(end)) {
-		return 0, 0, need, nil
-	}
-	x, err := c.parseIndex(t, end[int64(len(end))-need:][:t.IndexLen])
+}
+
+// oldestIn returns the smallest root of a trailer and of the slots in its index.
+func (c Codec) oldestIn(t packTrailer, index []byte) (uint32, error) {
+	x, err := c.parseIndex(t, index)
 	if err != nil {
-		return 0, 0, 0, errs.New(errs.KindOf(err), "%s: %w", id.Key(), err)
+		return 0, err
 	}
-	oldest, newest = t.root, t.root
+	root := t.root
 	for i := range x.Entries {
-		oldest, newest = min(oldest, x.Entries[i].KeyID), max(newest, x.Entries[i].KeyID)
+		root = min(root, x.Entries[i].KeyID)
 	}
-	return oldest, newest, 0, nil
+	return root, nil
 }

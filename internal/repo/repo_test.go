@@ -67,6 +67,7 @@ var layers = map[string][]string{
 	"internal/pin":          append(lowest, "internal/blockmap", "internal/pinobject", "internal/volume", "internal/flush", "internal/disk"),
 	"internal/catalog":      append(lowest, "internal/objstore", "internal/commitlog", "internal/volume", "internal/api", "internal/disk"),
 	"internal/retention":    {"internal/errs"},
+	"internal/rekey":        append(lowest, "internal/clock", "internal/commitlog", "internal/gc", "internal/keys", "internal/objstore", "internal/tenants"),
 	"internal/ownership":    append(lowest, "internal/retention", "internal/cost", "internal/commitlog", "internal/meta", "internal/volume", "internal/api", "internal/clock", "internal/event", "internal/disk", "internal/pin", "internal/catalog"),
 	"internal/recall":       {"internal/fault", "internal/objstore"},
 	"internal/gc":           append(lowest, "internal/tenants", "internal/recall", "internal/installation", "internal/retention", "internal/sealed", "internal/forward", "internal/objstore", "internal/blockmap", "internal/cache", "internal/commitlog", "internal/pinobject", "internal/boot"),

@@ -244,6 +244,12 @@ func (t *Tenants) Rotate(ctx context.Context, name string) (Info, error) {
 	return t.change(ctx, name, func(r *keys.Ring) (*keys.Ring, error) { return t.keyrings.Rotate(ctx, r) })
 }
 
+// Retire drops the key of an old root. The caller has made sure that nothing is sealed with
+// it (package rekey does): what was is lost.
+func (t *Tenants) Retire(ctx context.Context, name string, root uint32) (Info, error) {
+	return t.change(ctx, name, func(r *keys.Ring) (*keys.Ring, error) { return t.keyrings.Retire(ctx, r, root) })
+}
+
 // Erase deletes the tenant's keys: nothing that it has in the store can be read again, by
 // anybody who has no copy of a keyring.
 func (t *Tenants) Erase(ctx context.Context, name string) error {
