@@ -19,7 +19,7 @@ func TestSealedSlice(t *testing.T) {
 		"compaction":      TestCompaction, "compaction crashes": TestCompactionCrashes,
 		"restore": TestRestore, "restore beside a collector": TestRestoreBesideACollector, "restore what is flagged": TestRestoreWhatIsFlagged,
 		"forget": TestForgetNames,
-		"scrub": TestScrubOfAWholeStore, "slot": TestSlotDamagedAndStoreGood, "pack": TestPackMissingOrTruncated, "both": TestBothDamaged, "page": TestMapPageInTheMetadata,
+		"scrub":  TestScrubOfAWholeStore, "slot": TestSlotDamagedAndStoreGood, "pack": TestPackMissingOrTruncated, "both": TestBothDamaged, "page": TestMapPageInTheMetadata,
 		"scrub beside a collection": TestScrubBesideACollection, "verify": TestVerifiedAt,
 	} {
 		t.Run(name, func(t *testing.T) {

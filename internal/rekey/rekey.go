@@ -57,7 +57,9 @@ func (o Options) withDefaults() Options {
 		o.Now = time.Now
 	}
 	if o.Roll == nil {
-		o.Roll = func(context.Context, commitlog.Volume) error { return errs.New(errs.NotFound, "no volume is of this process") }
+		o.Roll = func(context.Context, commitlog.Volume) error {
+			return errs.New(errs.NotFound, "no volume is of this process")
+		}
 	}
 	if o.Rate > 0 {
 		o.Store = newPaced(o.Store, o.Rate, o.Pause)

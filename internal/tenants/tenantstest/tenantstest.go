@@ -17,6 +17,7 @@ import (
 	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/seal"
+	"github.com/paraglide/glide/internal/sealed"
 	"github.com/paraglide/glide/internal/tenants"
 )
 
@@ -68,5 +69,23 @@ func Create(tb testing.TB, store objstore.Store, key keys.Provider, names ...str
 		if _, err := t.Create(context.Background(), tenants.Birth{Name: name, Keys: []keys.Provider{key}, OneKey: true, Suite: seal.AES256GCM}); err != nil {
 			tb.Fatal(err)
 		}
+	}
+}
+
+// Move makes a tenant that has plain volumes one that is being moved into a domain.
+func Move(tb testing.TB, store objstore.Store, key keys.Provider, name string) {
+	tb.Helper()
+	const domain = 0x00c0ffee
+	rings := &keys.Keyrings{Store: store, Providers: []keys.Provider{key}, Now: time.Now}
+	_, err := rings.Create(context.Background(), keys.Birth{Domain: domain, Tenant: name, Suite: seal.AES256GCM, OneKey: true, Plain: true})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	raw, err := sealed.Marshal(map[string]any{"format": "glide-tenant", "version": 1, "tenant": name, "domain": tenants.DomainText(domain), "moving": true, "created_at": time.Now().UTC()})
+	if err == nil {
+		err = store.PutIfAbsent(context.Background(), tenants.Prefix+name, raw)
+	}
+	if err != nil {
+		tb.Fatal(err)
 	}
 }
