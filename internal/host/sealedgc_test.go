@@ -237,3 +237,32 @@ func TestMovingTenant(t *testing.T) {
 		t.Errorf("what it had before: %v", err)
 	}
 }
+
+// TestDumpSealed: what is in clear is shown without keys, the rest with them.
+func TestDumpSealed(t *testing.T) {
+	b := newBed(t)
+	b.keys = append(b.keys, tenantstest.Shared())
+	tenantstest.Create(t, b.store, tenantstest.Shared(), "acme")
+	h := b.host(t.TempDir(), "a")
+	withGarbage(t, h, "acme")
+	b.keys = nil
+	locked := b.host(t.TempDir(), "b")
+	log := keysOf(t, b.store, "t/acme/volumes/stays/")[0]
+	for key, want := range map[string][2]string{log: {"generation 1.1", `"cause"`}, keysOf(t, b.store, "packs/")[0]: {"slot", "ok"}} {
+		var open, shut strings.Builder
+		if err := h.Dump(ctx, key, &open); err != nil || !strings.Contains(open.String(), want[1]) || strings.Contains(open.String(), "locked") {
+			t.Errorf("%s with keys: %v\n%s", key, err, open.String())
+		}
+		if err := locked.Dump(ctx, key, &shut); err != nil || !strings.Contains(shut.String(), want[0]) || !strings.Contains(shut.String(), "locked") || strings.Contains(shut.String(), `"cause"`) {
+			t.Errorf("%s without keys: %v\n%s", key, err, shut.String())
+		}
+	}
+	// Scrubs and figures pass over what is locked.
+	if s := must[api.Scrub](t)(locked.Scrub(ctx, api.ScrubRequest{})); s.Damaged > 0 || len(s.Locked) != 1 || !strings.Contains(s.Locked[0], "acme") {
+		t.Errorf("a scrub without keys: %+v", s)
+	}
+	must[api.Usage](t)(locked.Usage(ctx, ""))
+	if s := must[api.Scrub](t)(h.Scrub(ctx, api.ScrubRequest{})); s.Damaged > 0 || len(s.Locked) > 0 || s.Blocks == 0 {
+		t.Errorf("a scrub with keys: %+v", s)
+	}
+}

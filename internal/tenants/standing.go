@@ -6,6 +6,7 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/keys"
+	"github.com/paraglide/glide/internal/pack"
 )
 
 // Standing is which domains a tenant has to do with, for who must know all that can name
@@ -75,4 +76,22 @@ func (t *Tenants) lockedOut(ctx context.Context, e *tenant, s Standing, why erro
 		}
 	}
 	return s
+}
+
+// HasherOf returns the hasher of the tenant that has a domain, whose keys must be here.
+func (t *Tenants) HasherOf(ctx context.Context, domain uint32) (*pack.Hasher, error) {
+	found := ""
+	err := Records(ctx, t.o.Store, func(r Record, err error) error {
+		if err == nil && r.Domain == domain {
+			found = r.Tenant
+		}
+		return nil
+	})
+	if err == nil && found == "" {
+		err = errs.New(errs.NotFound, "no tenant is known whose domain %08x is", domain)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t.Hasher(found).Renewed(ctx)
 }
