@@ -14,7 +14,6 @@ import (
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/inspect"
-	"github.com/paraglide/glide/internal/keys"
 )
 
 func newDebug(a *app) *cobra.Command {
@@ -48,15 +47,8 @@ daemon has the keys; of a file in the directory of a store, if --key opens them.
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := args[0]
 			_, err := os.Stat(path)
-			if err == nil && len(key) > 0 {
-				with, err := keys.ParseAll(key)
-				if err != nil {
-					return err
-				}
-				return a.dumped(path, func(w io.Writer) error { return inspect.DumpSealed(cmd.Context(), w, path, with) })
-			}
 			if err == nil {
-				return a.dumped(path, func(w io.Writer) error { return inspect.DumpFile(w, path) })
+				return a.dumped(path, func(w io.Writer) error { return inspect.DumpFile(cmd.Context(), w, path, key...) })
 			}
 			if !errors.Is(err, fs.ErrNotExist) {
 				return err

@@ -12,7 +12,6 @@ import (
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/collect"
 	"github.com/paraglide/glide/internal/gc"
-	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/size"
 	"github.com/paraglide/glide/internal/terminal"
@@ -115,11 +114,7 @@ func collectStore(url string, key []string, grace, retention time.Duration) func
 		if err != nil {
 			return c, s, err
 		}
-		with, err := keys.ParseAll(key)
-		if err != nil {
-			return c, s, err
-		}
-		return collect.CollectStore(ctx, store, with, grace, retention, r)
+		return collect.CollectStore(ctx, store, key, grace, retention, r)
 	}
 }
 

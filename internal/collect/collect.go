@@ -110,9 +110,13 @@ func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Coll
 	return out, err
 }
 
-// CollectStore is Collect without a daemon, with what opens keyrings here, which keeps
+// CollectStore is Collect without a daemon, with providers that open keyrings, which keeps
 // replaced commits for as long as retention. It also returns the status afterwards.
-func CollectStore(ctx context.Context, store objstore.Store, with []keys.Provider, grace, retention time.Duration, r api.CollectRequest) (api.Collection, api.CollectStatus, error) {
+func CollectStore(ctx context.Context, store objstore.Store, key []string, grace, retention time.Duration, r api.CollectRequest) (api.Collection, api.CollectStatus, error) {
+	with, err := keys.ParseAll(key)
+	if err != nil {
+		return api.Collection{}, api.CollectStatus{}, err
+	}
 	log := slog.New(slog.DiscardHandler)
 	known := tenants.New(tenants.Options{Store: store, Providers: with, Now: time.Now, Uptime: clock.BootTime, Log: log})
 	o := gc.Options{Store: store, Tenants: known, By: "glide-gc", Grace: grace, Retention: retention, DryRun: r.DryRun, Log: log}

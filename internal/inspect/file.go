@@ -43,7 +43,13 @@ var whole = []struct {
 
 // DumpFile writes a file of Glide as text. It recognizes the kind by the first bytes or, if those
 // are damaged, by the name.
-func DumpFile(w io.Writer, path string) error {
+//
+// With providers it opens an object of a sealed tenant in the directory of a store, or of a
+// copy of one.
+func DumpFile(ctx context.Context, w io.Writer, path string, with ...string) error {
+	if len(with) > 0 {
+		return dumpSealed(ctx, w, path, with)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -104,32 +110,36 @@ func DumpFile(w io.Writer, path string) error {
 		}
 	}
 	if key != "" {
-		return DumpObject(context.Background(), w, key, raw, nil)
+		return DumpObject(ctx, w, key, raw, nil)
 	}
 	return errs.New(errs.Invalid, "%s is not a file of Glide: glide writes nothing that begins like it", path)
 }
 
-// DumpSealed is DumpFile for an object in the directory of a store, or of a copy of one,
+// dumpSealed is DumpFile for an object in the directory of a store, or of a copy of one,
 // which it opens with these providers.
-func DumpSealed(ctx context.Context, w io.Writer, path string, with []keys.Provider) error {
+func dumpSealed(ctx context.Context, w io.Writer, path string, key []string) error {
+	with, err := keys.ParseAll(key)
+	if err != nil {
+		return err
+	}
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return err
 	}
-	key := keyIn(abs)
-	if key == "" {
+	object := keyIn(abs)
+	if object == "" {
 		return errs.New(errs.Invalid, "%s is not in the directory of a store: without its key, which tells whose it is, it cannot be opened", path)
 	}
 	raw, err := os.ReadFile(abs)
 	if err != nil {
 		return err
 	}
-	store, err := objstore.Open(ctx, "file://"+strings.TrimSuffix(abs, key), objstore.Options{})
+	store, err := objstore.Open(ctx, "file://"+strings.TrimSuffix(abs, object), objstore.Options{})
 	if err != nil {
 		return err
 	}
 	known := tenants.New(tenants.Options{Store: store, Providers: with, Now: time.Now, Uptime: clock.BootTime, Log: slog.New(slog.DiscardHandler)})
-	return DumpObject(ctx, w, key, raw, known)
+	return DumpObject(ctx, w, object, raw, known)
 }
 
 // keyIn returns the key of the object that a file in the directory of a store is, to judge

@@ -42,7 +42,7 @@ var layers = map[string][]string{
 	"internal/commitlog":    {"internal/errs", "internal/fault", "internal/pack", "internal/objstore", "internal/blockmap", "internal/seal"},
 	"internal/sealed":       {"internal/errs"},
 	"internal/keys":         {"internal/errs", "internal/objstore", "internal/seal"},
-	"internal/tenants":      {"internal/errs", "internal/sealed", "internal/objstore", "internal/pack", "internal/keys", "internal/commitlog"},
+	"internal/tenants":      {"internal/errs", "internal/seal", "internal/sealed", "internal/objstore", "internal/pack", "internal/keys", "internal/commitlog"},
 	"internal/installation": {"internal/errs", "internal/objstore", "internal/sealed"},
 	"internal/forward":      {"internal/errs", "internal/pack", "internal/objstore", "internal/sealed"},
 	"internal/pinobject":    {"internal/errs", "internal/pack", "internal/sealed", "internal/objstore", "internal/blockmap", "internal/commitlog"},
