@@ -81,6 +81,8 @@ type (
 	Scrub = api.Scrub
 	// Collection is what a run of the garbage collector found and did.
 	Collection = api.Collection
+	// Skipped is a domain whose garbage stays for now.
+	Skipped = api.Skipped
 	// Planned is something that an open round of it has flagged.
 	Planned = api.Planned
 	// CollectStatus describes its newest round.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,14 +29,16 @@ func newDebug(a *app) *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	debug.AddCommand(a.jsonFlag(&cobra.Command{
-		Use:   "dump FILE|KEY",
+	var key []string
+	dump := &cobra.Command{
+		Use:   "dump FILE|KEY [--key PROVIDER]...",
 		Short: "Print a file or an object of Glide, decoded",
 		Long: `Prints the content of a file of Glide: a log segment, a slab, a pack, a map page,
 a commit, a pin, an object of a
 collector's round or host.json, or the directory meta of a stopped host. That needs
 no daemon. An argument that is not a file is the key of an object in the daemon's
-store.`,
+store. Of an object of a sealed tenant it shows what is in clear, and the rest if the
+daemon has the keys; of a file in the directory of a store, if --key opens them.`,
 		Example: `  glide debug dump /var/lib/glide/wal/12.seg
   glide debug dump /var/lib/glide/meta
   glide debug dump packs/65/65ea8a83081ed58bc32eacf3-0102030405060708090a0b0c`,
@@ -45,13 +48,13 @@ store.`,
 			path := args[0]
 			_, err := os.Stat(path)
 			if err == nil {
-				return a.dumped(path, func(w io.Writer) error { return inspect.DumpFile(w, path) })
+				return a.dumped(path, func(w io.Writer) error { return inspect.DumpFile(cmd.Context(), w, path, key...) })
 			}
 			if !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			if key, _, _ := strings.Cut(path, "/"); key != "packs" && key != "d" && key != "pins" && key != "t" && key != "gc" {
-				return errs.New(errs.NotFound, "there is no file %s, and keys of objects begin with packs/, d/, pins/, t/ or gc/", path)
+			if kind, _, _ := strings.Cut(path, "/"); !slices.Contains([]string{"packs", "d", "pins", "t", "tenants", "gc"}, kind) {
+				return errs.New(errs.NotFound, "there is no file %s, and keys of objects begin with packs/, d/, pins/, t/, tenants/ or gc/", path)
 			}
 			c, err := a.client()
 			if err != nil {
@@ -68,7 +71,9 @@ store.`,
 				return errs.New(errs.Corrupt, "%s", d.Damage)
 			})
 		},
-	}))
+	}
+	dump.Flags().StringArrayVar(&key, "key", nil, "of a file of a store: open the keys of sealed tenants with this `PROVIDER` (may be repeated)")
+	debug.AddCommand(a.jsonFlag(dump))
 	return debug
 }
 

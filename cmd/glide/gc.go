@@ -20,6 +20,7 @@ import (
 func newGC(a *app) *cobra.Command {
 	var grace, retention time.Duration
 	var store string
+	var key []string
 	var r client.CollectRequest
 	cmd := &cobra.Command{
 		Use:   "gc [--grace DURATION] [--store URL] [--dry-run] [--forget-names [--force]]",
@@ -58,6 +59,8 @@ here; else the daemon's applies. Daemons run rounds by themselves (glide serve -
 				return usage("--retention %s: a time cannot be negative", retention)
 			case cmd.Flags().Changed("retention") && store == "":
 				return usage("--retention is for --store only: a daemon has its own")
+			case len(key) > 0 && store == "":
+				return usage("--key is for --store only: a daemon has its own")
 			case r.Force && !r.Forget:
 				return usage("--force is for --forget-names only")
 			}
@@ -66,7 +69,7 @@ here; else the daemon's applies. Daemons run rounds by themselves (glide serve -
 			}
 			collect := a.collect
 			if store != "" {
-				collect = collectStore(store, grace, retention)
+				collect = collectStore(store, key, grace, retention)
 			}
 			ctx, stop := a.meter(cmd.Context(), "collecting")
 			c, s, err := collect(ctx, r)
@@ -79,6 +82,7 @@ here; else the daemon's applies. Daemons run rounds by themselves (glide serve -
 	}
 	cmd.Flags().DurationVar(&grace, "grace", gc.DefaultGrace, "how long flagged objects can be taken back, a `DURATION`; 0s: flag, look again and delete at once")
 	cmd.Flags().StringVar(&store, "store", "", "collect in the store at this `URL`, without a daemon")
+	cmd.Flags().StringArrayVar(&key, "key", nil, keyUsage)
 	cmd.Flags().DurationVar(&retention, "retention", collect.DefaultRetention, "with --store: how long replaced commits are kept, a `DURATION`")
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "only count what would be flagged")
 	cmd.Flags().BoolVar(&r.Forget, "forget-names", false, "forget removed volumes of which nothing but the name is left")
@@ -102,7 +106,7 @@ func (a *app) collect(ctx context.Context, r client.CollectRequest) (client.Coll
 }
 
 // collectStore runs a round in this process.
-func collectStore(url string, grace, retention time.Duration) func(context.Context, client.CollectRequest) (client.Collection, client.CollectStatus, error) {
+func collectStore(url string, key []string, grace, retention time.Duration) func(context.Context, client.CollectRequest) (client.Collection, client.CollectStatus, error) {
 	return func(ctx context.Context, r client.CollectRequest) (c client.Collection, s client.CollectStatus, err error) {
 		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 19) // guests of this machine go first
 		ctx = objstore.WithRetryBudget(ctx)
@@ -110,7 +114,7 @@ func collectStore(url string, grace, retention time.Duration) func(context.Conte
 		if err != nil {
 			return c, s, err
 		}
-		return collect.CollectStore(ctx, store, grace, retention, r)
+		return collect.CollectStore(ctx, store, key, grace, retention, r)
 	}
 }
 
@@ -124,6 +128,11 @@ func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus,
 	}
 	if c.CompactedPacks > 0 && err == nil {
 		err = say(w, "compacted %d packs; what was live in them takes %s now", c.CompactedPacks, size.Human(c.CompactedBytes))
+	}
+	for _, x := range c.Skipped {
+		if err == nil {
+			err = say(w, "garbage of domain %s stays: %s", x.Domain, x.Why)
+		}
 	}
 	switch {
 	case err != nil:

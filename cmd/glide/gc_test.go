@@ -180,6 +180,7 @@ func TestCollectCommands(t *testing.T) {
   "compacted_bytes": 0,
   "foreign_objects": 1,
   "forgotten_names": 0,
+  "skipped": [],
   "store_requests": {
     "put": 0,
     "get": 0,

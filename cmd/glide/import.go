@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/host"
 	"github.com/paraglide/glide/internal/image"
 	"github.com/paraglide/glide/internal/installation"
+	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/size"
 	"github.com/paraglide/glide/internal/terminal"
@@ -33,9 +34,10 @@ type imageFlags struct{ size, format, sha256, length string }
 
 func newImport(a *app) *cobra.Command {
 	var store string
+	var key []string
 	var flags imageFlags
 	cmd := &cobra.Command{
-		Use:   "import FILE|- NAME [--size SIZE] [--store URL]",
+		Use:   "import FILE|- NAME [--size SIZE] [--store URL [--key PROVIDER]...]",
 		Short: "Create a volume from a raw or qcow2 image",
 		Long: `Creates a volume from a disk image, raw or qcow2, and publishes it to the store.
 Holes stay holes. Importing the same image to the same name again changes nothing.
@@ -67,7 +69,7 @@ With --store it needs no daemon: any host can wake the volume from the store.`,
 			}
 			into := a.importToDaemon
 			if store != "" {
-				into = importToStore(store)
+				into = importToStore(store, key)
 			}
 			out, err := a.importFile(cmd.Context(), args[0], args[1], opts, into)
 			if err != nil {
@@ -77,6 +79,7 @@ With --store it needs no daemon: any host can wake the volume from the store.`,
 		},
 	}
 	cmd.Flags().StringVar(&flags.size, "size", "", "`SIZE` of the volume; zeros fill what is beyond the image (default: the image's size)")
+	cmd.Flags().StringArrayVar(&key, "key", nil, keyUsage)
 	cmd.Flags().StringVar(&store, "store", "", "import into the store at this `URL`, without a daemon")
 	cmd.Flags().StringVar(&flags.format, "format", "", "`FORMAT` of the image, raw or qcow2; auto: convert what only qemu-img reads (default: recognize raw and qcow2)")
 	cmd.Flags().StringVar(&flags.sha256, "sha256", "", "SHA-256 of the input, as `HEX`, to compare with")
@@ -166,15 +169,22 @@ func (a *app) importToDaemon(ctx context.Context, name string, size uint64, src 
 	return c.Import(ctx, name, size, src)
 }
 
+// keyUsage says what --key is beside --store.
+const keyUsage = "with --store: open the keys of sealed tenants with this `PROVIDER` (may be repeated)"
+
 // importToStore imports without a daemon.
-func importToStore(url string) importFunc {
+func importToStore(url string, key []string) importFunc {
 	return func(ctx context.Context, name string, size uint64, src client.Source) (client.Import, error) {
 		ctx = objstore.WithRetryBudget(ctx)
 		store, counter, err := openStore(ctx, url)
 		if err != nil {
 			return client.Import{}, err
 		}
-		return host.ImportToStore(ctx, host.Config{Store: store, StoreURL: store.String(), Counter: counter, Version: version}, name, size, src)
+		with, err := keys.ParseAll(key)
+		if err != nil {
+			return client.Import{}, err
+		}
+		return host.ImportToStore(ctx, host.Config{Store: store, Keys: with, StoreURL: store.String(), Counter: counter, Version: version}, name, size, src)
 	}
 }
 

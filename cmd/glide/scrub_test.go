@@ -18,7 +18,7 @@ func TestScrub(t *testing.T) {
 		t.Errorf("exit %d, %q, %q", o.Code, o.Out, o.Err)
 	}
 	o = f.try(t, "scrub", "--store-only", "--json")
-	const want = `{"checked_blocks":12,"checked_bytes":1572864,"damaged":2,"repaired":1,"lost":[{"key":"packs/00/00","volumes":["vm1"],"ranges":[{"offset":4096,"length":8192}]}],"elapsed_ms":12.5}`
+	const want = `{"checked_blocks":12,"checked_bytes":1572864,"damaged":2,"repaired":1,"lost":[{"key":"packs/00/00","volumes":["vm1"],"ranges":[{"offset":4096,"length":8192}]}],"locked":[],"elapsed_ms":12.5}`
 	if got := strings.Join(strings.Fields(o.Out), ""); o.Code != 1 || got != want {
 		t.Errorf("exit %d, %s", o.Code, got)
 	}

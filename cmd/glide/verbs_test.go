@@ -157,8 +157,8 @@ func TestRm(t *testing.T) {
 	}
 }
 
-// keys lists the fields of a JSON object, those of objects within as a.b.
-func keys(t *testing.T, text string) []string {
+// fieldsIn lists the fields of a JSON object, those of objects within as a.b.
+func fieldsIn(t *testing.T, text string) []string {
 	t.Helper()
 	v := decode[any](t, text)
 	if list, ok := v.([]any); ok {
@@ -204,7 +204,7 @@ func TestJSON(t *testing.T) {
 		{"hosts", "id addresses self volumes kept pins last_commit"}, {"host forget host-2", "host pins volumes left"}, {"events", "sequence time kind volume message"},
 		{"show vm1", "sequence published_sequence boot_blocks boot_used"}, {"flush vm1 --through 0", "generation"},
 	} {
-		have := keys(t, f.must(t, append(strings.Fields(c.args), "--json")...))
+		have := fieldsIn(t, f.must(t, append(strings.Fields(c.args), "--json")...))
 		for _, want := range strings.Fields(c.fields) {
 			if !slices.Contains(have, want) {
 				t.Errorf("glide %s --json has no %s among %v", c.args, want, have)

@@ -16,19 +16,26 @@ type CollectRequest struct {
 
 // Collection is what gc prints: what the store holds, and what was done about it.
 type Collection struct {
-	Round          uint64   `json:"round"` // 0: none was needed
-	LiveObjects    int      `json:"live_objects"`
-	LiveBytes      int64    `json:"live_bytes"`
-	FlaggedObjects int      `json:"flagged_objects"`
-	FlaggedBytes   int64    `json:"flagged_bytes"`
-	DeletedObjects int      `json:"deleted_objects"`
-	DeletedBytes   int64    `json:"deleted_bytes"`
-	CompactedPacks int      `json:"compacted_packs"` // packs with much dead content that gave way to new ones; among the deleted
-	CompactedBytes int64    `json:"compacted_bytes"` // of the new ones
-	ForeignObjects int      `json:"foreign_objects"` // not Glide's; never touched
-	ForgottenNames int      `json:"forgotten_names"` // in a dry run, those that would be forgotten
-	Requests       Requests `json:"store_requests"`
-	ElapsedMs      float64  `json:"elapsed_ms"`
+	Round          uint64    `json:"round"` // 0: none was needed
+	LiveObjects    int       `json:"live_objects"`
+	LiveBytes      int64     `json:"live_bytes"`
+	FlaggedObjects int       `json:"flagged_objects"`
+	FlaggedBytes   int64     `json:"flagged_bytes"`
+	DeletedObjects int       `json:"deleted_objects"`
+	DeletedBytes   int64     `json:"deleted_bytes"`
+	CompactedPacks int       `json:"compacted_packs"` // packs with much dead content that gave way to new ones; among the deleted
+	CompactedBytes int64     `json:"compacted_bytes"` // of the new ones
+	ForeignObjects int       `json:"foreign_objects"` // not Glide's; never touched
+	ForgottenNames int       `json:"forgotten_names"` // in a dry run, those that would be forgotten
+	Skipped        []Skipped `json:"skipped"`
+	Requests       Requests  `json:"store_requests"`
+	ElapsedMs      float64   `json:"elapsed_ms"`
+}
+
+// Skipped is a domain whose garbage stays for now: of a locked tenant, mostly.
+type Skipped struct {
+	Domain string `json:"domain"` // 8 hexadecimal digits
+	Why    string `json:"why"`
 }
 
 // Planned is something that an open round has flagged.
@@ -37,7 +44,7 @@ type Planned struct {
 	Bytes     int64     `json:"bytes"`
 	FlaggedAt time.Time `json:"flagged_at"` // by the store's clock
 	LastRoot  string    `json:"last_root"`  // "" if not known
-	Kind      string    `json:"kind"`       // pack, commits, boot-list, forward, compaction
+	Kind      string    `json:"kind"`       // pack, commits, boot-list, forward, compaction, erased
 }
 
 // CollectStatus describes the newest round.
@@ -46,6 +53,7 @@ type CollectStatus struct {
 	Stage     string    `json:"stage"`      // none, flagged, judged, closed
 	FlaggedAt time.Time `json:"flagged_at"` // zero unless it is flagged or judged
 	UndoUntil time.Time `json:"undo_until"` // when its grace period is over; zero unless it is flagged
+	Skipped   []Skipped `json:"skipped"`    // by the last round of this daemon
 }
 
 // UndeleteRequest names objects by their keys.

@@ -13,12 +13,13 @@ type ScrubRequest struct {
 
 // Scrub is what a scrub found.
 type Scrub struct {
-	Blocks    uint64  `json:"checked_blocks"` // slots of packs and of the SSD tier, map pages, log records
-	Bytes     uint64  `json:"checked_bytes"`
-	Damaged   int     `json:"damaged"`  // objects or slots
-	Repaired  int     `json:"repaired"` // of the damaged ones
-	Lost      []Lost  `json:"lost"`     // what no good copy was found of
-	ElapsedMs float64 `json:"elapsed_ms"`
+	Blocks    uint64   `json:"checked_blocks"` // slots of packs and of the SSD tier, map pages, log records
+	Bytes     uint64   `json:"checked_bytes"`
+	Damaged   int      `json:"damaged"`  // objects or slots
+	Repaired  int      `json:"repaired"` // of the damaged ones
+	Lost      []Lost   `json:"lost"`     // what no good copy was found of
+	Locked    []string `json:"locked"`   // why tenants were passed over, of which the keys are not here
+	ElapsedMs float64  `json:"elapsed_ms"`
 }
 
 // ScrubStats count what scrubs have found since the start, in the background and on demand.

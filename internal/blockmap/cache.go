@@ -304,6 +304,11 @@ func (s *Source) fetch(ctx context.Context, ref *pack.Ref, h *pack.Hasher) (Page
 	if err != nil {
 		return nil, err
 	}
+	// The keys may have arrived while it was loaded: of a tenant that is being moved, h was
+	// the plain hasher, and is another one now.
+	if h, err = s.hasher.In(ref.Pack.Domain); err != nil {
+		return nil, err
+	}
 	// verified: whatever Pages has verified itself, nothing is looked up in bytes that do
 	// not match the hash.
 	if h.Sum(raw) != ref.Hash {

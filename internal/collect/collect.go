@@ -4,6 +4,7 @@ package collect
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -16,8 +17,10 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/forget"
 	"github.com/paraglide/glide/internal/gc"
+	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/publication"
+	"github.com/paraglide/glide/internal/tenants"
 )
 
 // DefaultRetention is how long replaced commits are kept where nobody says otherwise.
@@ -48,6 +51,9 @@ type Collector struct {
 	changes *changes
 
 	running sync.Mutex // held by the round in progress
+
+	mu      sync.Mutex // guards skipped
+	skipped []api.Skipped
 }
 
 // Session is the upload session of the host.
@@ -94,23 +100,40 @@ func (c *Collector) Collect(ctx context.Context, r api.CollectRequest) (api.Coll
 			return api.Collection{}, err
 		}
 	}
-	out, forgotten, err := collect(ctx, gc.Options{Store: c.paced, By: c.disks.HostID, Grace: grace, Retention: c.opts.Retention, Memory: c.memory, DryRun: r.DryRun, Rand: c.disks.Rand, Log: c.disks.Log}, c.opts.Uptime, r)
+	out, forgotten, err := collect(ctx, gc.Options{Store: c.paced, Tenants: c.disks.Tenants, By: c.disks.HostID, Grace: grace, Retention: c.opts.Retention, Memory: c.memory, DryRun: r.DryRun, Rand: c.disks.Rand, Log: c.disks.Log}, c.opts.Uptime, r)
 	if !r.DryRun {
 		c.seen.Forget(forgotten)
 	}
+	c.mu.Lock()
+	c.skipped = out.Skipped
+	c.mu.Unlock()
 	return out, err
 }
 
-// CollectStore is Collect without a daemon, which keeps replaced commits for as long as
-// retention. It also returns the status afterwards.
-func CollectStore(ctx context.Context, store objstore.Store, grace, retention time.Duration, r api.CollectRequest) (api.Collection, api.CollectStatus, error) {
-	o := gc.Options{Store: store, By: "glide-gc", Grace: grace, Retention: retention, DryRun: r.DryRun, Log: slog.New(slog.DiscardHandler)}
+// CollectStore is Collect without a daemon, with providers that open keyrings, which keeps
+// replaced commits for as long as retention. It also returns the status afterwards.
+func CollectStore(ctx context.Context, store objstore.Store, key []string, grace, retention time.Duration, r api.CollectRequest) (api.Collection, api.CollectStatus, error) {
+	with, err := keys.ParseAll(key)
+	if err != nil {
+		return api.Collection{}, api.CollectStatus{}, err
+	}
+	log := slog.New(slog.DiscardHandler)
+	known := tenants.New(tenants.Options{Store: store, Providers: with, Now: time.Now, Uptime: clock.BootTime, Log: log})
+	o := gc.Options{Store: store, Tenants: known, By: "glide-gc", Grace: grace, Retention: retention, DryRun: r.DryRun, Log: log}
 	c, _, err := collect(ctx, o, clock.BootTime, r)
 	if err != nil {
 		return c, api.CollectStatus{}, err
 	}
 	s, err := gc.ReadStatus(ctx, store)
-	return c, api.CollectStatus(s), err
+	return c, status(&s, c.Skipped), err
+}
+
+// status is a status for callers.
+func status(s *gc.Status, skipped []api.Skipped) api.CollectStatus {
+	if skipped == nil {
+		skipped = []api.Skipped{}
+	}
+	return api.CollectStatus{Round: s.Round, Stage: s.Stage, FlaggedAt: s.FlaggedAt, UndoUntil: s.UndoUntil, Skipped: skipped}
 }
 
 func collect(ctx context.Context, o gc.Options, uptime func() time.Duration, q api.CollectRequest) (api.Collection, []commitlog.Volume, error) {
@@ -130,8 +153,12 @@ func collect(ctx context.Context, o gc.Options, uptime func() time.Duration, q a
 	if r.ForeignObjects > 0 {
 		o.Log.Info("objects in the store are not Glide's, and stay", "objects", r.ForeignObjects, "such_as", r.ForeignExample)
 	}
+	skipped := []api.Skipped{}
+	for _, s := range r.Skipped {
+		skipped = append(skipped, api.Skipped{Domain: fmt.Sprintf("%08x", s.Domain), Why: s.Why})
+	}
 	return api.Collection{
-		Round: r.Round, LiveObjects: r.LiveObjects, LiveBytes: r.LiveBytes, FlaggedObjects: r.FlaggedObjects, FlaggedBytes: r.FlaggedBytes,
+		Skipped: skipped, Round: r.Round, LiveObjects: r.LiveObjects, LiveBytes: r.LiveBytes, FlaggedObjects: r.FlaggedObjects, FlaggedBytes: r.FlaggedBytes,
 		DeletedObjects: r.DeletedObjects, DeletedBytes: r.DeletedBytes, CompactedPacks: r.CompactedPacks, CompactedBytes: r.CopiedBytes, ForeignObjects: r.ForeignObjects, ForgottenNames: len(forgotten),
 		Requests: publication.Requests(counter), ElapsedMs: float64(uptime()-began) / float64(time.Millisecond),
 	}, forgotten, err
@@ -152,7 +179,9 @@ func (c *Collector) Plan(ctx context.Context) ([]api.Planned, error) {
 func (c *Collector) Status(ctx context.Context) (api.CollectStatus, error) {
 	ctx = cost.With(ctx, cost.GC, cost.Volume{})
 	s, err := gc.ReadStatus(ctx, c.store)
-	return api.CollectStatus(s), err
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return status(&s, c.skipped), err
 }
 
 // Undelete takes flagged objects back.

@@ -257,6 +257,16 @@ func DecodeHeader(raw []byte) (*Object, error) {
 	return o, nil
 }
 
+// OldestRoot returns the smallest number of a root with which an object says that it is
+// sealed; 0: it is plain. It needs no keys.
+func OldestRoot(raw []byte) (uint32, error) {
+	f, err := frame.Decode(raw)
+	if err != nil {
+		return 0, err
+	}
+	return f.OldestRoot(), nil
+}
+
 // objectOf is the object without its sections.
 func objectOf(f *frame.Frame, raw []byte) *Object {
 	return &Object{

@@ -105,6 +105,7 @@ type Owner struct {
 	aging    uint64        // an epoch in which this process has committed,
 	since    time.Duration // and since when
 	interval int64         // of RollStep, in which that epoch began
+	root     uint32        // with which its objects were sealed then; 0: they are plain
 	rollStep atomic.Int64  // see SetRollStep
 }
 
@@ -305,16 +306,21 @@ func (o *Owner) ready(ctx context.Context) error {
 }
 
 // full tells whether the next object belongs into the next epoch. An epoch also ends when
-// it is old, so that its commits can be collected.
+// it is old, so that its commits can be collected, and when the tenant has a new root, so that
+// nothing that stays is under the old one.
 func (o *Owner) full() bool {
 	now, interval := o.opts.Uptime(), int64(0)
 	if step := o.rollStep.Load(); step > 0 {
 		interval = o.opts.Now().UnixNano() / step
 	}
-	if o.next.Epoch != o.aging {
-		o.aging, o.since, o.interval = o.next.Epoch, now, interval
+	root := o.root
+	if k, err := keysOf(context.Background(), o.opts.Store, o.opts.Volume.Tenant); err == nil && k.Domain != nil {
+		root = k.Domain.Current()
 	}
-	old := o.opts.RollAge > 0 && now-o.since >= o.opts.RollAge || interval != o.interval
+	if o.next.Epoch != o.aging {
+		o.aging, o.since, o.interval, o.root = o.next.Epoch, now, interval, root
+	}
+	old := o.opts.RollAge > 0 && now-o.since >= o.opts.RollAge || interval != o.interval || root != o.root
 	return o.next.Number >= o.opts.RollAt || o.next.Number > 2 && old
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 // TestSealedLog: Owners, readers and collectors work on a sealed log as on a plain one,
-// each object names the one before it, and a rotation counts from the next object.
+// each object names the one before it, and a rotation begins an epoch.
 func TestSealedLog(t *testing.T) {
 	plain := newStore()
 	root := 1
@@ -41,8 +41,8 @@ func TestSealedLog(t *testing.T) {
 	commit(t, b, 10)
 	check(t, b.Release(ctx))
 	log := historyOf(t, store, disk)
-	wantShape(t, log, "1.1 first", "1.2 commit", "1.3 commit", "1.4 commit", "1.5 commit", "1.6 seal",
-		"2.1 first", "2.2 commit", "2.3 seal", "3.1 first", "3.2 commit", "3.3 seal released")
+	wantShape(t, log, "1.1 first", "1.2 commit", "1.3 seal", "2.1 first", "2.2 commit", "2.3 commit", "2.4 commit", "2.5 seal",
+		"3.1 first", "3.2 commit", "3.3 seal", "4.1 first", "4.2 commit", "4.3 seal released")
 	for i, o := range log {
 		if i > 0 && o.State.Prev != log[i-1].Hash || o.Domain != home {
 			t.Errorf("%s names %s, its predecessor is %s", o.Generation, o.State.Prev, log[i-1].Hash)
@@ -57,29 +57,29 @@ func TestSealedLog(t *testing.T) {
 	// The log without keys: its end is found, and what is there is locked.
 	g, err := find(ctx, plain, disk)
 	check(t, err)
-	if g != (Generation{3, 3}) {
+	if g != (Generation{4, 3}) {
 		t.Errorf("the tip is %s", g)
 	}
 	if _, err := Newest(ctx, plain, disk); !errors.Is(err, seal.ErrLocked) {
 		t.Errorf("without keys: %v", err)
 	}
 	// Another history's object in this one, and a stub.
-	check(t, plain.Put(ctx, disk.Key(Generation{1, 6}), mustSeal(t, log[5].Stub(), domainWith(t, home, seal.AES256GCM, 3))))
+	check(t, plain.Put(ctx, disk.Key(Generation{2, 5}), mustSeal(t, log[7].Stub(), domainWith(t, home, seal.AES256GCM, 3))))
 	root = 3
 	if got := len(historyOf(t, store, disk)); got != len(log) {
 		t.Errorf("%d objects beside a stub", got)
 	}
-	forged := *log[4]
+	forged := *log[6]
 	forged.Mark[0]++
 	raw, err := forged.EncodeFor(domainWith(t, home, seal.AES256GCM, 2))
 	check(t, err)
 	check(t, plain.Put(ctx, disk.Key(forged.Generation), raw))
-	check(t, plain.Delete(ctx, disk.Key(Generation{1, 6})))
-	put6 := *log[5]
-	raw, err = put6.EncodeFor(domainWith(t, home, seal.AES256GCM, 2))
+	check(t, plain.Delete(ctx, disk.Key(Generation{2, 5})))
+	seal5 := *log[7]
+	raw, err = seal5.EncodeFor(domainWith(t, home, seal.AES256GCM, 2))
 	check(t, err)
-	check(t, plain.Put(ctx, disk.Key(put6.Generation), raw))
-	err = History(ctx, store, disk, Generation{1, 6}.NextEpoch(), 0, func(*Object) error { return nil })
+	check(t, plain.Put(ctx, disk.Key(seal5.Generation), raw))
+	err = History(ctx, store, disk, Generation{2, 5}.NextEpoch(), 0, func(*Object) error { return nil })
 	wantKind(t, err, errs.Corrupt)
 }
 

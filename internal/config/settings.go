@@ -137,16 +137,9 @@ var Settings = []Setting{
 	},
 	{
 		Name: "key", Arg: "PROVIDER", Usage: "open the keys of sealed tenants with file:PATH, env:NAME, credential:NAME, passphrase:file=PATH, age:identity=PATH, kms:ARN or vault:URL", DefaultText: "none: sealed tenants are locked", Many: true,
-		set: func(c *Config, values []string) error {
-			c.Keys = nil
-			for _, v := range values {
-				p, err := keys.Parse(v)
-				if err != nil {
-					return err
-				}
-				c.Keys = append(c.Keys, p)
-			}
-			return nil
+		set: func(c *Config, values []string) (err error) {
+			c.Keys, err = keys.ParseAll(values)
+			return err
 		},
 	},
 	{

@@ -89,9 +89,13 @@ func forgettable(ctx context.Context, o *gc.Options) ([]*log, error) {
 	if err != nil {
 		return nil, err
 	}
-	flagged, err := gc.Look(ctx, o.Store, 0)
+	flagged, err := gc.LookAll(ctx, o.Store)
 	if err != nil {
 		return nil, err
+	}
+	keyed := o.Store
+	if o.Tenants != nil {
+		keyed = o.Tenants.Keyed(o.Store)
 	}
 	var mu sync.Mutex
 	var out []*log
@@ -103,7 +107,7 @@ func forgettable(ctx context.Context, o *gc.Options) ([]*log, error) {
 		}
 		g.Go(func() (err error) {
 			defer errs.Catch(&err)
-			ok, err := l.onlyStubs(gctx, o.Store)
+			ok, err := l.onlyStubs(gctx, keyed)
 			mu.Lock()
 			defer mu.Unlock()
 			if ok {
@@ -172,9 +176,9 @@ func (l *log) onlyStubs(ctx context.Context, store objstore.Store) (bool, error)
 		if err != nil {
 			return false, err
 		}
-		o, err := commitlog.Decode(raw)
+		o, err := commitlog.Read(ctx, store, l.vol.Key(at), raw)
 		if err != nil {
-			return false, nil // a newer program's, or damaged: glide gc says so
+			return false, nil // a newer program's, damaged, or of a locked tenant: glide gc says so
 		}
 		if removal := o.Tombstone && o.State.RenamedTo == ""; o.Kind != commitlog.Stub && (at.Epoch < l.tip() || !removal) {
 			return false, nil

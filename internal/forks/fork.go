@@ -344,7 +344,7 @@ func (f *forking) look(ctx context.Context, gen commitlog.Generation, tip *commi
 			return o, nil, err
 		}
 	}
-	c, err := gc.Look(ctx, f.h.disks.Store, 0)
+	c, err := gc.Look(ctx, f.h.disks.Store, 0, f.h.disks.Tenant(f.src.Tenant).Hasher.Codec().ID())
 	if err != nil {
 		return nil, nil, err
 	}

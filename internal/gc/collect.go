@@ -8,34 +8,34 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"path"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/paraglide/glide/internal/boot"
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/forward"
+	"github.com/paraglide/glide/internal/gc/internal/reach"
 	"github.com/paraglide/glide/internal/installation"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/tenants"
 )
 
 // Options are the settings of a collector.
 type Options struct {
 	Store     objstore.Store
-	By        string        // names the collector in its objects; for people only
-	Grace     time.Duration // between flag and verdict, by the store's clock; for undelete, not for safety
-	Retention time.Duration // how long commits that were replaced are kept, by the store's clock
-	Compact   int64         // bytes of packs that a round reads to compact them; 0: 1 GiB, below 0: none
-	MinDead   int64         // bytes of a pack that have to be dead before it is compacted; 0: 32 KiB
-	Memory    *Memory       // what earlier rounds of this process have read; may be nil
-	DryRun    bool          // only tell what would be flagged
-	Rand      io.Reader     // of the names of new packs; nil: the system's
+	Tenants   *tenants.Tenants // of the store; nil: all are plain
+	By        string           // names the collector in its objects; for people only
+	Grace     time.Duration    // between flag and verdict, by the store's clock; for undelete, not for safety
+	Retention time.Duration    // how long commits that were replaced are kept, by the store's clock
+	Compact   int64            // bytes of packs that a round reads to compact them; 0: 1 GiB, below 0: none
+	MinDead   int64            // bytes of a pack that have to be dead before it is compacted; 0: 32 KiB
+	Memory    *Memory          // what earlier rounds of this process have read; may be nil
+	DryRun    bool             // only tell what would be flagged
+	Rand      io.Reader        // of the names of new packs; nil: the system's
 	Log       *slog.Logger
 }
 
@@ -52,22 +52,29 @@ type Result struct {
 	CopiedBytes      int64 // into new packs
 	ForeignObjects   int
 	ForeignExample   string
+	Skipped          []Skipped     // domains of which no round could be run
 	WaitsForGraceFor time.Duration // the open round is this young
 }
 
 // collector is one run.
 type collector struct {
 	Options
-	mark *mark     // of this process's first mark; nil before it
-	at   time.Time // when the run last asked, by the store's clock
-	res  Result
+	marks *reach.Marks // of the domain that is worked on
+	realm *realm       // the same
+	at    time.Time    // when the run last asked, by the store's clock
+	res   Result
 
 	early []compacted // a planted fault
 }
 
-// Run goes on with the open round of each domain, or begins one. With grace 0 the round is
-// over when it returns, unless there was nothing to collect.
-func Run(ctx context.Context, o Options) (Result, error) {
+// Memory is what a collector remembers between its rounds.
+type Memory = reach.Memory
+
+// NewMemory returns an empty memory. One round at a time may use it.
+func NewMemory() *Memory { return reach.NewMemory() }
+
+// withDefaults fills in what may be left out.
+func (o Options) withDefaults() Options {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -76,32 +83,57 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	o.Compact = cmp.Or(o.Compact, defaultCompact)
 	o.MinDead = cmp.Or(o.MinDead, defaultMinDead)
-	c := &collector{Options: o}
+	return o
+}
+
+// Run goes on with the open round of each domain, or begins one. With grace 0 the round is
+// over when it returns, unless there was nothing to collect. Trouble with one domain keeps
+// no other waiting.
+func Run(ctx context.Context, o Options) (Result, error) {
+	c := &collector{Options: o.withDefaults()}
 	inv, err := c.inventory(ctx)
 	if err != nil {
 		return c.res, err
 	}
-	for _, d := range inv.domains() {
-		if err := c.domain(ctx, d, inv); err != nil {
-			return c.res, fmt.Errorf("collecting garbage: %w", err)
+	rs, err := c.realms(ctx, inv)
+	if err != nil {
+		return c.res, err
+	}
+	marked := false
+	var failed []error
+	for _, d := range rs.domains(inv) {
+		if c.realm = rs.realm(d); c.realm.why != nil {
+			c.skip(c.realm)
+			continue
 		}
+		c.marks = &reach.Marks{Scope: c.scope(c.realm, rs), Memory: c.Memory}
+		if err := c.domain(ctx, d, inv); err != nil {
+			failed = append(failed, fmt.Errorf("collecting garbage: %w", err))
+			if ctx.Err() != nil {
+				break
+			}
+		}
+		marked = marked || c.marks.Mark != nil
 	}
-	if c.mark != nil && c.Memory != nil { // else nothing was asked for
-		c.Memory.logs.Turn()
+	if marked && len(failed) == 0 { // else nothing was asked for
+		c.Memory.Turn()
 	}
-	return c.res, nil
+	return c.res, errors.Join(failed...)
 }
 
 // inventory is all that the store holds.
 type inventory struct {
-	packs   map[uint32][]flaggedObject
-	open    map[uint32]bool            // domains with a flag list or a verdict
-	keys    map[uint32][]flaggedObject // forwards, and in domain 0 boot lists
-	objects int
-	bytes   int64
-	newest  time.Time // when the newest object was written, by the store's clock
+	packs    map[uint32][]flaggedObject
+	open     map[uint32]bool // domains with a flag list or a verdict
+	forwards map[uint32][]flaggedObject
+	boots    map[string][]flaggedObject // boot lists, by tenant
+	tenants  map[string]bool            // that have something, a record at least
+	objects  int
+	bytes    int64
+	newest   time.Time // when the newest object was written, by the store's clock
 }
 
+// domains are those of which there are packs or an open round, and domain 0.
 func (inv *inventory) domains() []uint32 {
 	d := []uint32{0}
 	for x := range inv.packs {
@@ -117,15 +149,16 @@ func (inv *inventory) domains() []uint32 {
 // inventory lists the store. It comes before the mark, so that what is new is not taken
 // for garbage.
 func (c *collector) inventory(ctx context.Context) (*inventory, error) {
-	inv := &inventory{packs: map[uint32][]flaggedObject{}, keys: map[uint32][]flaggedObject{}, open: map[uint32]bool{}}
+	inv := &inventory{packs: map[uint32][]flaggedObject{}, forwards: map[uint32][]flaggedObject{}, boots: map[string][]flaggedObject{}, open: map[uint32]bool{}, tenants: map[string]bool{}}
 	err := objstore.ListAll(ctx, c.Store, "", "", func(in objstore.Info) bool {
 		f := flaggedObject{in.Key, in.Size}
+		inv.note(in.Key)
 		if id, err := pack.ParseKey(in.Key); err == nil {
 			inv.packs[id.Domain] = append(inv.packs[id.Domain], f)
 		} else if boot.IsKey(in.Key) {
-			inv.keys[0] = append(inv.keys[0], f)
+			inv.boots[reach.TenantOf(in.Key)] = append(inv.boots[reach.TenantOf(in.Key)], f)
 		} else if from, _, is := forward.ParseKey(in.Key); is {
-			inv.keys[from.Domain] = append(inv.keys[from.Domain], f)
+			inv.forwards[from.Domain] = append(inv.forwards[from.Domain], f)
 		} else if !ours(in.Key) {
 			if c.res.ForeignObjects++; c.res.ForeignExample == "" {
 				c.res.ForeignExample = in.Key
@@ -146,10 +179,36 @@ func (c *collector) inventory(ctx context.Context) (*inventory, error) {
 	return inv, err
 }
 
+// note notes whose an object is.
+func (inv *inventory) note(key string) {
+	name, record := strings.CutPrefix(key, tenants.Prefix)
+	if strings.HasPrefix(key, "t/") {
+		name = reach.TenantOf(key)
+	} else if !record {
+		return
+	}
+	if commitlog.ValidName(name) {
+		inv.tenants[name] = true
+	}
+}
+
+// keys are the forwards of a realm, and the boot lists of its tenants.
+func (inv *inventory) keys(r *realm) []flaggedObject {
+	list := slices.Clone(inv.forwards[r.domain])
+	if !r.all || r.domain == 0 {
+		for _, t := range slices.Sorted(maps.Keys(inv.boots)) {
+			if r.owns(t) {
+				list = append(list, inv.boots[t]...)
+			}
+		}
+	}
+	return list
+}
+
 // ours tells whether a key that is neither a pack nor a boot list is Glide's.
 func ours(key string) bool {
 	_, _, err := commitlog.ParseKey(key)
-	return err == nil || strings.HasPrefix(key, "pins/") || strings.HasPrefix(key, "gc/") || key == installation.Key
+	return err == nil || key == installation.Key || slices.ContainsFunc([]string{"pins/", "gc/", "keys/", tenants.Prefix}, func(p string) bool { return strings.HasPrefix(key, p) })
 }
 
 // domain goes on with the open round of a domain, and with grace 0 or if none was open,
@@ -174,7 +233,7 @@ func (c *collector) domain(ctx context.Context, d uint32, inv *inventory) error 
 		if inv, err = c.inventory(ctx); err != nil {
 			return err
 		}
-		c.mark = nil
+		c.marks.Mark = nil
 	}
 	return c.begin(ctx, &r, inv)
 }
@@ -212,7 +271,7 @@ func (f *flags) total() (objects int, bytes int64) {
 	return objects, bytes
 }
 
-// begin marks, and flags what was not marked.
+// begin flags what seems to be garbage.
 func (c *collector) begin(ctx context.Context, last *round, inv *inventory) error {
 	now := inv.newest // a dry run writes nothing, not even to learn the time
 	if c.at = now; !c.DryRun {
@@ -221,29 +280,17 @@ func (c *collector) begin(ctx context.Context, last *round, inv *inventory) erro
 			return err
 		}
 	}
-	l, err := c.marked(ctx)
+	grace := c.Grace.Milliseconds()
+	f := flags{header: header{formatFlags, version, last.domain, last.number + 1, c.By}, GraceMs: &grace}
+	var err error
+	if c.realm.erased {
+		err = c.flagErased(ctx, &f, inv)
+	} else {
+		err = c.flagGarbage(ctx, &f, inv, now)
+	}
 	if err != nil {
 		return err
 	}
-	grace := c.Grace.Milliseconds()
-	f := flags{header: header{formatFlags, version, last.domain, last.number + 1, c.By}, GraceMs: &grace}
-	for _, p := range inv.packs[last.domain] {
-		if !c.mark.reached(p.Key) && len(f.Packs) < maxFlags {
-			f.Packs = append(f.Packs, p)
-		}
-	}
-	for _, k := range inv.keys[last.domain] {
-		if !c.mark.kept(k.Key) && len(f.Keys) < maxFlags {
-			f.Keys = append(f.Keys, k)
-		}
-	}
-	if last.domain == 0 {
-		if fault.Is("gc-trusts-a-host's-clock") {
-			now = now.Add(2 * c.Retention)
-		}
-		f.Epochs = l.past(now.Add(-c.Retention), c.at, c.mark.needed)
-	}
-	f.Compact = c.candidates(inv.packs[last.domain])
 	if fault.Is("gc-compacts-before-the-flag") {
 		if c.early, err = c.compact(ctx, last.domain, f.Compact); err != nil {
 			return err
@@ -272,25 +319,41 @@ func (c *collector) begin(ctx context.Context, last *round, inv *inventory) erro
 	return err
 }
 
-// marked runs the mark: the whole of it the first time, later what is new. What was listed
-// can be gone when it is read, because another collector runs, too: then all is marked
-// anew. What is missing twice is lost.
-func (c *collector) marked(ctx context.Context) (*logs, error) {
-	for missing := ""; ; {
-		if c.mark == nil {
-			c.mark = newMark(c.Store, c.Memory)
-		}
-		l, err := c.mark.run(ctx)
-		if err == nil {
-			return l, nil
-		}
-		c.mark = nil // parts of it may be missing
-		c.Memory.forget()
-		if !errors.Is(err, errs.NotFound) || err.Error() == missing {
-			return nil, err
-		}
-		missing = err.Error()
+// flagGarbage marks, and flags what was not marked.
+func (c *collector) flagGarbage(ctx context.Context, f *flags, inv *inventory, now time.Time) error {
+	l, err := c.marks.Next(ctx)
+	if err != nil {
+		return err
 	}
+	for _, p := range inv.packs[f.Domain] {
+		if !c.marks.Reached(p.Key) && len(f.Packs) < maxFlags {
+			f.Packs = append(f.Packs, p)
+		}
+	}
+	for _, k := range inv.keys(c.realm) {
+		if !c.marks.Kept(k.Key) && len(f.Keys) < maxFlags {
+			f.Keys = append(f.Keys, k)
+		}
+	}
+	if fault.Is("gc-trusts-a-host's-clock") {
+		now = now.Add(2 * c.Retention)
+	}
+	f.Epochs = c.past(l, now.Add(-c.Retention))
+	codec, err := c.codec(ctx, c.realm)
+	if err != nil {
+		return err
+	}
+	f.Compact = c.candidates(codec, inv.packs[f.Domain])
+	return nil
+}
+
+// past returns the epochs that rounds of the realm collect.
+func (c *collector) past(l *reach.Logs, before time.Time) []reach.PastEpoch {
+	if c.realm.all && c.realm.domain != 0 {
+		return nil
+	}
+	list := l.Past(before, c.at, c.marks.Needed())
+	return slices.DeleteFunc(list, func(e reach.PastEpoch) bool { return !c.realm.owns(e.Tenant) })
 }
 
 // finish judges a flagged round, deletes what is condemned and closes it. It reports
@@ -350,51 +413,47 @@ var always = time.Unix(1<<40, 0)
 // judge marks again and creates the verdict, unless another collector was faster.
 func (c *collector) judge(ctx context.Context, r *round, f *flags) error {
 	v := verdict{header: header{formatVerdict, version, r.domain, r.number, c.By}}
-	if !fault.Is("gc-one-mark") {
-		l, err := c.marked(ctx)
-		if err != nil {
+	switch {
+	case c.realm.erased:
+		c.judgeErased(f, &v)
+	case !fault.Is("gc-one-mark"):
+		if err := c.judgeGarbage(ctx, f, &v); err != nil {
 			return err
-		}
-		for i, p := range f.Packs {
-			if c.mark.reached(p.Key) {
-				v.SparedPacks = append(v.SparedPacks, i)
-			}
-		}
-		past := map[epochID]bool{}
-		for _, e := range l.past(always, c.at, c.mark.needed) { // the age was judged at the flag
-			past[e.epochID] = true
-		}
-		for i, e := range f.Epochs {
-			if !past[e.epochID] {
-				v.SparedEpochs = append(v.SparedEpochs, i)
-			}
-		}
-		for i, k := range f.Keys {
-			if c.mark.kept(k.Key) {
-				v.SparedKeys = append(v.SparedKeys, i)
-			}
-		}
-		if v.Compacted = c.early; c.early == nil {
-			if v.Compacted, err = c.compact(ctx, r.domain, f.Compact); err != nil {
-				return err
-			}
 		}
 	}
 	_, err := create(ctx, c.Store, key(r.domain, r.number, partVerdict), v)
 	return err
 }
 
-// sideBySideEach calls fn for each of the list, some of them at a time.
-func sideBySideEach[T any](ctx context.Context, list []T, fn func(context.Context, T) error) error {
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(sideBySide)
-	for _, x := range list {
-		g.Go(func() (err error) {
-			defer errs.Catch(&err)
-			return fn(gctx, x)
-		})
+// judgeGarbage marks again, and spares what is marked.
+func (c *collector) judgeGarbage(ctx context.Context, f *flags, v *verdict) error {
+	l, err := c.marks.Next(ctx)
+	if err != nil {
+		return err
 	}
-	return g.Wait()
+	for i, p := range f.Packs {
+		if c.marks.Reached(p.Key) {
+			v.SparedPacks = append(v.SparedPacks, i)
+		}
+	}
+	past := map[reach.EpochID]bool{}
+	for _, e := range l.Past(always, c.at, c.marks.Needed()) { // the age was judged at the flag
+		past[e.EpochID] = true
+	}
+	for i, e := range f.Epochs {
+		if !past[e.EpochID] {
+			v.SparedEpochs = append(v.SparedEpochs, i)
+		}
+	}
+	for i, k := range f.Keys {
+		if c.marks.Kept(k.Key) {
+			v.SparedKeys = append(v.SparedKeys, i)
+		}
+	}
+	if v.Compacted = c.early; c.early == nil {
+		v.Compacted, err = c.compact(ctx, v.Domain, f.Compact)
+	}
+	return err
 }
 
 // execute deletes what the verdict condemns, and puts stubs where epochs were.
@@ -424,18 +483,21 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 		bytes += f.Compact[x.Pack].Bytes
 	}
 	c.res.CompactedPacks += len(v.Compacted)
-	var epochs []epochFlag
+	var epochs []reach.PastEpoch
 	for i, e := range f.Epochs {
 		if _, kept := slices.BinarySearch(v.SparedEpochs, i); !kept {
 			epochs = append(epochs, e)
 		}
 	}
+	if c.realm.erased {
+		epochs = nil // of a verdict before that: the next round flags their objects
+	}
 	// All of them stop being roots before anything that one of them names goes.
-	if err := sideBySideEach(ctx, epochs, c.bury); err != nil {
+	if err := reach.SideBySide(ctx, epochs, c.bury); err != nil {
 		return err
 	}
 	for _, e := range epochs {
-		if err := c.collect(ctx, e.epochID); err != nil {
+		if err := c.collect(ctx, e.EpochID); err != nil {
 			return err
 		}
 		c.res.DeletedBytes += e.Bytes
@@ -452,85 +514,6 @@ func (c *collector) execute(ctx context.Context, f *flags, v *verdict) error {
 	c.res.DeletedObjects += len(keys)
 	c.res.DeletedBytes += bytes
 	return nil
-}
-
-// bury puts a stub in the place of an epoch's first object, so that nothing of it is a root
-// any more.
-func (c *collector) bury(ctx context.Context, e epochFlag) error {
-	raw, err := c.Store.Get(ctx, e.key())
-	if errors.Is(err, errs.NotFound) {
-		return nil // its name was forgotten meanwhile
-	}
-	if err != nil {
-		return err
-	}
-	o, err := commitlog.Decode(raw)
-	if err != nil || o.Kind == commitlog.Stub {
-		return err
-	}
-	if raw, err = o.Stub().Encode(); err != nil {
-		return err
-	}
-	return c.Store.Put(ctx, e.key(), raw)
-}
-
-// collect collects a buried epoch: a stub for its seal, nothing for the rest. It may be
-// called again.
-func (c *collector) collect(ctx context.Context, e epochID) error {
-	p := path.Dir(e.key()) + "/"
-	at := func(n uint64) string { return e.log().Key(commitlog.Generation{Epoch: e.Epoch, Number: n}) }
-	var numbers []uint64
-	err := objstore.ListAll(ctx, c.Store, p, "", func(in objstore.Info) bool {
-		if _, g, err := commitlog.ParseKey(in.Key); err == nil {
-			numbers = append(numbers, g.Number)
-		}
-		return true
-	})
-	if err != nil {
-		return err
-	}
-	objects := make([]*commitlog.Object, len(numbers))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(sideBySide)
-	for i, n := range numbers {
-		g.Go(func() (err error) {
-			defer errs.Catch(&err)
-			raw, err := c.Store.Get(gctx, at(n))
-			if errors.Is(err, errs.NotFound) {
-				return nil // another collector is at it, too
-			}
-			if err == nil {
-				objects[i], err = commitlog.Decode(raw)
-			}
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	var gone []string
-	sealed := false
-	for i, o := range objects {
-		switch {
-		case o == nil:
-		case o.Generation.Number == 1:
-		case o.Closes() && !sealed && !fault.Is("gc-deletes-seals"):
-			sealed = true
-			if o.Kind == commitlog.Stub {
-				break
-			}
-			raw, err := o.Stub().Encode()
-			if err == nil {
-				err = c.Store.Put(ctx, at(numbers[i]), raw)
-			}
-			if err != nil {
-				return err
-			}
-		default:
-			gone = append(gone, at(numbers[i]))
-		}
-	}
-	return c.remove(ctx, gone)
 }
 
 // remove deletes objects, a thousand at a time.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/forward"
+	"github.com/paraglide/glide/internal/gc/internal/reach"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
@@ -50,7 +51,7 @@ type went struct {
 
 // candidates returns the packs to compact, those with the most dead content first, as far
 // as the budget goes.
-func (c *collector) candidates(packs []flaggedObject) []flaggedObject {
+func (c *collector) candidates(codec pack.Codec, packs []flaggedObject) []flaggedObject {
 	type candidate struct {
 		flaggedObject
 		dead float64 // share
@@ -58,15 +59,15 @@ func (c *collector) candidates(packs []flaggedObject) []flaggedObject {
 	var all []candidate
 	for _, p := range packs {
 		id, err := pack.ParseKey(p.Key)
-		slots := c.mark.alive(id)
+		slots := c.marks.Alive(id)
 		if err != nil || len(slots) == 0 {
 			continue
 		}
 		used := int64(0)
 		for _, s := range slots {
-			used += int64(s.len)
+			used += int64(s.Len)
 		}
-		if dead := p.Bytes - pack.SizeWith(len(slots), used); dead >= c.MinDead && dead >= p.Bytes/deadShare {
+		if dead := p.Bytes - codec.SizeWith(len(slots), used); dead >= c.MinDead && dead >= p.Bytes/deadShare {
 			all = append(all, candidate{p, float64(dead) / float64(p.Bytes)})
 		}
 	}
@@ -85,7 +86,19 @@ func (c *collector) candidates(packs []flaggedObject) []flaggedObject {
 // compact uploads new packs with the live slots of flagged packs, and returns where they
 // went. A pack that is pinned, gone or damaged is left as it is.
 func (c *collector) compact(ctx context.Context, domain uint32, flagged []flaggedObject) ([]compacted, error) {
-	k := &copier{c: c, domain: domain, out: make([]compacted, len(flagged))}
+	if len(flagged) == 0 {
+		return nil, nil
+	}
+	if domain != 0 && c.Tenants != nil { // others may have sealed with a newer root since
+		if err := c.Tenants.Renew(ctx, c.realm.owners[0]); err != nil {
+			return nil, err
+		}
+	}
+	codec, err := c.codec(ctx, c.realm)
+	if err != nil {
+		return nil, err
+	}
+	k := &copier{c: c, domain: domain, codec: codec, out: make([]compacted, len(flagged))}
 	if _, err := io.ReadFull(c.Rand, k.session[:]); err != nil {
 		return nil, err
 	}
@@ -95,14 +108,21 @@ func (c *collector) compact(ctx context.Context, domain uint32, flagged []flagge
 		if err != nil {
 			return nil, err
 		}
-		live := c.mark.alive(id)
+		live := c.marks.Alive(id)
 		if len(live) == 0 {
 			continue
 		}
 		obj, err := c.Store.Get(ctx, p.Key)
 		var all []pack.Slot
 		if err == nil {
-			all, err = pack.Slots(id, obj)
+			all, err = codec.Slots(id, obj)
+		}
+		var chosen []pack.Slot
+		if err == nil {
+			chosen, err = choose(all, live)
+		}
+		if err == nil {
+			chosen, err = resealed(codec, chosen)
 		}
 		if kind := errs.KindOf(err); err != nil && (kind == errs.NotFound || kind == errs.Corrupt || kind == errs.Unsupported) {
 			c.Log.Warn("a pack is not compacted; glide scrub tells more", "pack", p.Key, "error", err)
@@ -110,11 +130,6 @@ func (c *collector) compact(ctx context.Context, domain uint32, flagged []flagge
 		}
 		if err != nil {
 			return nil, err
-		}
-		chosen := choose(all, live)
-		if chosen == nil {
-			c.Log.Warn("a pack is not compacted: it has no such slots as volumes refer to; glide scrub tells more", "pack", p.Key)
-			continue
 		}
 		for _, s := range chosen {
 			if err := k.add(ctx, i, s); err != nil {
@@ -128,22 +143,40 @@ func (c *collector) compact(ctx context.Context, domain uint32, flagged []flagge
 	return slices.DeleteFunc(k.out, func(x compacted) bool { return len(x.To) == 0 }), nil
 }
 
-// choose returns the slots that are live; nil if one of them is not there.
-func choose(all []pack.Slot, live []slot) (out []pack.Slot) {
+// choose returns the slots that are live. One that is not there is errs.Corrupt.
+func choose(all []pack.Slot, live []reach.Slot) (out []pack.Slot, err error) {
 	for _, l := range live {
-		i, found := slices.BinarySearchFunc(all, l.off, func(s pack.Slot, off uint32) int { return cmp.Compare(s.Off, off) })
-		if !found || uint32(len(all[i].Bytes)) != l.len {
-			return nil
+		i, found := slices.BinarySearchFunc(all, l.Off, func(s pack.Slot, off uint32) int { return cmp.Compare(s.Off, off) })
+		if !found || uint32(len(all[i].Bytes)) != l.Len {
+			return nil, errs.New(errs.Corrupt, "it has no slot of %d bytes at %d, to which a volume refers", l.Len, l.Off)
 		}
 		out = append(out, all[i])
 	}
-	return out
+	return out, nil
+}
+
+// resealed puts slots that are under an old root under the current one; the others are
+// copied as they are.
+func resealed(codec pack.Codec, slots []pack.Slot) ([]pack.Slot, error) {
+	for i := range slots {
+		s := &slots[i]
+		if codec.Domain == nil {
+			break
+		}
+		b, err := codec.Reseal(s.Bytes, s.Hash)
+		if err != nil {
+			return nil, fmt.Errorf("the slot at %d: %w", s.Off, err)
+		}
+		s.Bytes = b
+	}
+	return slots, nil
 }
 
 // copier fills new packs. Blocks come first in a pack, so pages wait for its end.
 type copier struct {
 	c       *collector
 	domain  uint32
+	codec   pack.Codec
 	session [8]byte
 	n       uint32 // packs so far
 	b       *pack.Builder
@@ -166,6 +199,7 @@ func (k *copier) add(ctx context.Context, of int, s pack.Slot) error {
 		binary.BigEndian.PutUint32(nonce[8:], k.n)
 		k.n++
 		k.b = pack.NewBuilder(k.domain, nonce, pack.Limits{})
+		k.b.Begin(k.codec, k.domain, nonce)
 	}
 	s.Bytes = slices.Clone(s.Bytes) // else one page would keep all of a pack in memory
 	if s.Kind == pack.KindBlock {
@@ -266,7 +300,7 @@ func (c *collector) redirect(ctx context.Context, f *flags, v *verdict) (superse
 			}
 		}
 	}
-	return superseded, sideBySideEach(ctx, list, func(ctx context.Context, fw forward.Forward) error { return createForward(ctx, c.Store, fw) })
+	return superseded, reach.SideBySide(ctx, list, func(ctx context.Context, fw forward.Forward) error { return createForward(ctx, c.Store, fw) })
 }
 
 func createForward(ctx context.Context, store objstore.Store, f forward.Forward) error {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/boot"
+	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 )
@@ -22,6 +23,7 @@ const (
 	kindBootList = "boot-list"
 	kindForward  = "forward"
 	kindCompact  = "compaction" // a pack whose live slots are copied into another
+	kindErased   = "erased"     // an object of a log of a tenant whose keys were erased
 )
 
 // Planned is what an open round has flagged. The key of an epoch is that of its first
@@ -105,12 +107,14 @@ func (f *flags) planned(at time.Time) []Planned {
 		out = append(out, Planned{Key: p.Key, Bytes: p.Bytes, FlaggedAt: at, Kind: kindPack})
 	}
 	for _, e := range f.Epochs {
-		out = append(out, Planned{Key: e.key(), Bytes: e.Bytes, FlaggedAt: at, Kind: kindCommits})
+		out = append(out, Planned{Key: e.Key(), Bytes: e.Bytes, FlaggedAt: at, Kind: kindCommits})
 	}
 	for _, k := range f.Keys {
 		p := Planned{Key: k.Key, Bytes: k.Bytes, FlaggedAt: at, Kind: kindForward}
 		if boot.IsKey(k.Key) {
 			p.Kind, p.LastRoot = kindBootList, k.Key[strings.LastIndexByte(k.Key, '/')+1:]
+		} else if _, _, err := commitlog.ParseKey(k.Key); err == nil {
+			p.Kind = kindErased
 		}
 		out = append(out, p)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/gc/internal/reach"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/pinobject"
@@ -18,7 +19,7 @@ import (
 var (
 	somePack = pack.ID{Content: [12]byte{1}, Nonce: [12]byte{2}}.Key()
 	farPack  = pack.ID{Domain: 42, Content: [12]byte{3}, Nonce: [12]byte{4}}.Key()
-	anEpoch  = epochID{"default", "vm1", 2}
+	anEpoch  = reach.EpochID{Tenant: "default", Volume: "vm1", Epoch: 2}
 	bootList = "t/default/boot/" + strings.Repeat("ab", 32)
 )
 
@@ -27,7 +28,7 @@ func flaggedStore(t *testing.T) objstore.Store {
 	t.Helper()
 	s := objstore.NewMem(objstore.Clock{})
 	for _, f := range []flags{
-		{header: header{formatFlags, version, 0, 7, "test"}, Packs: []flaggedObject{{somePack, 100}}, Epochs: []epochFlag{{anEpoch, 30, 3}}, Keys: []flaggedObject{{bootList, 20}}},
+		{header: header{formatFlags, version, 0, 7, "test"}, Packs: []flaggedObject{{somePack, 100}}, Epochs: []reach.PastEpoch{{EpochID: anEpoch, Bytes: 30, Objects: 3}}, Keys: []flaggedObject{{bootList, 20}}},
 		{header: header{formatFlags, version, 42, 1, "test"}, Packs: []flaggedObject{{farPack, 200}}},
 	} {
 		if _, err := create(t.Context(), s, key(f.Domain, f.Round, partFlags), f); err != nil {
@@ -58,7 +59,7 @@ func TestPlanAndStatus(t *testing.T) {
 	}
 	for i, want := range []Planned{
 		{Key: somePack, Bytes: 100, Kind: "pack"},
-		{Key: anEpoch.key(), Bytes: 30, Kind: "commits"},
+		{Key: anEpoch.Key(), Bytes: 30, Kind: "commits"},
 		{Key: bootList, Bytes: 20, Kind: "boot-list", LastRoot: strings.Repeat("ab", 32)},
 		{Key: farPack, Bytes: 200, Kind: "pack"},
 	} {
@@ -104,7 +105,7 @@ func TestUndelete(t *testing.T) {
 		keys  []string
 	}{
 		{errs.NotFound, "is not flagged", []string{somePack, "packs/1"}},
-		{errs.NotFound, "is not flagged", []string{epochID{"default", "vm1", 3}.key()}},
+		{errs.NotFound, "is not flagged", []string{reach.EpochID{Tenant: "default", Volume: "vm1", Epoch: 3}.Key()}},
 		{errs.Invalid, "only a hint", []string{somePack, bootList}},
 	} {
 		err := Undelete(ctx, s, rand.Reader, time.Now(), c.keys)
@@ -115,7 +116,7 @@ func TestUndelete(t *testing.T) {
 	if pins := pinsIn(t, s); len(pins) != 0 {
 		t.Errorf("refused, with pins: %+v", pins)
 	}
-	inEpoch := anEpoch.log().Key(commitlog.Generation{Epoch: 2, Number: 3})
+	inEpoch := anEpoch.Log().Key(commitlog.Generation{Epoch: 2, Number: 3})
 	if err := Undelete(ctx, s, rand.Reader, time.Now(), []string{somePack, farPack, inEpoch}); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +130,7 @@ func TestUndelete(t *testing.T) {
 			kept[pack.ID(n).Key()] = true
 		}
 	}
-	if !kept[somePack] || !kept[farPack] || !kept[anEpoch.key()] {
+	if !kept[somePack] || !kept[farPack] || !kept[anEpoch.Key()] {
 		t.Errorf("the pins keep %v", kept)
 	}
 }

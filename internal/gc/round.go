@@ -12,6 +12,7 @@ import (
 
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/gc/internal/reach"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/sealed"
@@ -28,18 +29,6 @@ const (
 	// the next round, too.
 	maxFlags = 200_000
 )
-
-// epochID names an epoch of a volume's log.
-type epochID struct {
-	Tenant string `json:"tenant"`
-	Volume string `json:"volume"`
-	Epoch  uint64 `json:"epoch"`
-}
-
-func (e epochID) log() commitlog.Volume { return commitlog.Volume{Tenant: e.Tenant, Name: e.Volume} }
-
-// key is the key of the epoch's first object.
-func (e epochID) key() string { return e.log().Key(commitlog.Generation{Epoch: e.Epoch, Number: 1}) }
 
 // flaggedObject is an object that seems to be garbage.
 type flaggedObject struct {
@@ -64,10 +53,10 @@ type flags struct {
 	// GraceMs is the grace period of the collector that flagged; nil: DefaultGrace.
 	GraceMs *int64 `json:"grace_ms,omitempty"`
 
-	Packs   []flaggedObject `json:"packs,omitempty"`
-	Epochs  []epochFlag     `json:"epochs,omitempty"`
-	Keys    []flaggedObject `json:"keys,omitempty"`
-	Compact []flaggedObject `json:"compact,omitempty"`
+	Packs   []flaggedObject   `json:"packs,omitempty"`
+	Epochs  []reach.PastEpoch `json:"epochs,omitempty"`
+	Keys    []flaggedObject   `json:"keys,omitempty"`
+	Compact []flaggedObject   `json:"compact,omitempty"`
 }
 
 // grace is the time between flag and verdict that the round began with. Whoever judges it
@@ -77,12 +66,6 @@ func (f *flags) grace() time.Duration {
 		return DefaultGrace
 	}
 	return time.Duration(*f.GraceMs) * time.Millisecond
-}
-
-type epochFlag struct {
-	epochID
-	Bytes   int64 `json:"bytes"`
-	Objects int   `json:"objects"`
 }
 
 // verdict names what of the flag list is kept, by index. All the rest is condemned; of the
@@ -246,7 +229,7 @@ func create(ctx context.Context, store objstore.Store, k string, v any) (bool, e
 // Condemned is what the open rounds have flagged. Hosts must not refer to it.
 type Condemned struct {
 	packs  map[string]bool
-	epochs map[epochID]bool
+	epochs map[reach.EpochID]bool
 }
 
 // Pack tells whether a pack is flagged.
@@ -254,16 +237,30 @@ func (c *Condemned) Pack(id pack.ID) bool { return c.packs[id.Key()] }
 
 // Commit tells whether a commit is in a flagged epoch.
 func (c *Condemned) Commit(v commitlog.Volume, epoch uint64) bool {
-	return c.epochs[epochID{v.Tenant, v.Name, epoch}]
+	return c.epochs[reach.EpochID{Tenant: v.Tenant, Volume: v.Name, Epoch: epoch}]
 }
 
-// Look returns what the open rounds of the domains have flagged. A host calls it after it
+// LookAll is Look for all domains.
+func LookAll(ctx context.Context, store objstore.Store) (*Condemned, error) {
+	all, err := rounds(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	domains := make([]uint32, len(all))
+	for i := range all {
+		domains[i] = all[i].domain
+	}
+	return Look(ctx, store, domains...)
+}
+
+// Look returns what the open rounds of the domains have flagged: commits are flagged in their
+// tenant's, and may have been in domain 0. A host calls it after it
 // has announced what it is about to refer to, and before it checks that the objects are
 // there: in the other order a round can pass between. One LIST for each domain without an
 // open round.
 func Look(ctx context.Context, store objstore.Store, domains ...uint32) (*Condemned, error) {
-	c := &Condemned{packs: map[string]bool{}, epochs: map[epochID]bool{}}
-	for _, d := range domains {
+	c := &Condemned{packs: map[string]bool{}, epochs: map[reach.EpochID]bool{}}
+	for _, d := range distinct(domains) {
 		r, err := newest(ctx, store, d)
 		if err != nil {
 			return nil, err
@@ -282,7 +279,7 @@ func Look(ctx context.Context, store objstore.Store, domains ...uint32) (*Condem
 			c.packs[p.Key] = true
 		}
 		for _, e := range f.Epochs {
-			c.epochs[e.epochID] = true
+			c.epochs[e.EpochID] = true
 		}
 	}
 	return c, nil

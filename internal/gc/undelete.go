@@ -10,6 +10,7 @@ import (
 
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/gc/internal/reach"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/pinobject"
@@ -33,7 +34,10 @@ func Undelete(ctx context.Context, store objstore.Store, random io.Reader, now t
 	}
 	pins := make([]pinobject.Pin, len(keys))
 	for i, k := range keys { // all are checked before the first is taken back
-		f, ok := found[epochKey(k)]
+		f, ok := found[k]
+		if !ok {
+			f, ok = found[epochKey(k)]
+		}
 		if !ok {
 			return errs.New(errs.NotFound, "%.300q is not flagged: glide gc plan lists what is", k)
 		}
@@ -48,7 +52,10 @@ func Undelete(ctx context.Context, store objstore.Store, random io.Reader, now t
 	}
 	spared := map[*round]*verdict{}
 	for _, k := range keys {
-		f := found[epochKey(k)]
+		f, ok := found[k]
+		if !ok {
+			f = found[epochKey(k)]
+		}
 		if spared[f.round] == nil {
 			if spared[f.round], err = spare(ctx, store, f.round, f.flags); err != nil {
 				return dropAll(ctx, store, pins, err)
@@ -93,7 +100,7 @@ func findFlagged(ctx context.Context, store objstore.Store) (map[string]flaggedA
 		n := map[string]int{} // of each list so far
 		for _, p := range f.planned(r.flaggedAt) {
 			list := p.Kind
-			if list == kindForward {
+			if list == kindForward || list == kindErased {
 				list = kindBootList
 			}
 			found[p.Key] = flaggedAs{r, f, p, n[list]}
@@ -132,14 +139,16 @@ func spare(ctx context.Context, store objstore.Store, r *round, f *flags) (*verd
 // overVerdict stands for the verdict of a round that is closed. It spares nothing.
 var overVerdict = &verdict{}
 
+// upTo is all numbers below n.
+func upTo(n int) (list []int) {
+	for i := range n {
+		list = append(list, i)
+	}
+	return list
+}
+
 // sparing is a verdict that condemns nothing.
 func sparing(r *round, f *flags) *verdict {
-	upTo := func(n int) (list []int) {
-		for i := range n {
-			list = append(list, i)
-		}
-		return list
-	}
 	return &verdict{
 		header:      header{formatVerdict, version, r.domain, r.number, undeleteHost},
 		SparedPacks: upTo(len(f.Packs)), SparedEpochs: upTo(len(f.Epochs)), SparedKeys: upTo(len(f.Keys)),
@@ -152,7 +161,7 @@ func (v *verdict) spares(kind string, i int) bool {
 	switch kind {
 	case kindCommits:
 		list = v.SparedEpochs
-	case kindBootList, kindForward:
+	case kindBootList, kindForward, kindErased:
 		list = v.SparedKeys
 	case kindCompact:
 		return v != overVerdict && !slices.ContainsFunc(v.Compacted, func(c compacted) bool { return c.Pack == i })
@@ -176,16 +185,38 @@ func stillThere(ctx context.Context, store objstore.Store, p Planned) (bool, err
 	if err != nil || p.Kind != kindCommits {
 		return err == nil, err
 	}
-	o, err := commitlog.Decode(raw)
+	o, err := commitlog.DecodeHeader(raw)
 	return err == nil && o.Kind != commitlog.Stub, err
 }
 
-// SpareCommits keeps the open round from collecting commits, given by their keys, all of
-// which a pin of the caller keeps: it names them, or a commit whose state does. It reports
-// false if the round condemns one of them. What the caller needs must still be there when
-// it is read after this call: a round may have been closed before.
-func SpareCommits(ctx context.Context, store objstore.Store, keys []string) (bool, error) {
-	r, err := newest(ctx, store, 0)
+// SpareCommits keeps the open rounds of these domains from collecting commits, given by
+// their keys, all of which a pin of the caller keeps: it names them, or a commit whose state
+// does. Commits are collected in rounds of their tenant's domain, or, before the tenant was
+// sealed, of domain 0. It reports false if a round condemns one of them. What the caller
+// needs must still be there when it is read after this call: a round may have been closed
+// before.
+func SpareCommits(ctx context.Context, store objstore.Store, keys []string, domains ...uint32) (bool, error) {
+	needed := map[string]bool{}
+	for _, k := range keys {
+		needed[epochKey(k)] = true
+	}
+	for _, d := range distinct(domains) {
+		if ok, err := spareCommits(ctx, store, d, needed); !ok || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// distinct are domains, once each.
+func distinct(domains []uint32) []uint32 {
+	d := slices.Clone(domains)
+	slices.Sort(d)
+	return slices.Compact(d)
+}
+
+func spareCommits(ctx context.Context, store objstore.Store, domain uint32, needed map[string]bool) (bool, error) {
+	r, err := newest(ctx, store, domain)
 	if err != nil || !r.open() {
 		return err == nil, err
 	}
@@ -196,13 +227,9 @@ func SpareCommits(ctx context.Context, store objstore.Store, keys []string) (boo
 	if err != nil {
 		return false, err
 	}
-	needed := map[string]bool{}
-	for _, k := range keys {
-		needed[epochKey(k)] = true
-	}
 	var v *verdict
 	for i, e := range f.Epochs {
-		if !needed[e.key()] {
+		if !needed[e.Key()] {
 			continue
 		}
 		if v == nil {
@@ -226,7 +253,7 @@ func epochKey(key string) string {
 	if err != nil {
 		return key
 	}
-	return epochID{vol.Tenant, vol.Name, g.Epoch}.key()
+	return reach.EpochID{Tenant: vol.Tenant, Volume: vol.Name, Epoch: g.Epoch}.Key()
 }
 
 // pinFor makes the pin that keeps what is flagged. That of an epoch names its first
@@ -247,38 +274,47 @@ func pinFor(p Planned, random io.Reader, now time.Time) (pinobject.Pin, error) {
 		pin.Commit = p.Key
 		return pin, err
 	}
-	if p.Kind == kindForward {
+	switch p.Kind {
+	case kindErased:
+		return pinobject.Pin{}, errs.New(errs.Invalid, "%s is of a tenant whose keys were erased: nobody can read it any more", p.Key)
+	case kindForward:
 		return pinobject.Pin{}, errs.New(errs.Invalid, "%s is a forward of a pack that nothing refers to: there is nothing to take back", p.Key)
 	}
 	return pinobject.Pin{}, errs.New(errs.Invalid, "%s is a boot list, which cannot be taken back: it is only a hint, and the next boots write it again", p.Key)
 }
 
-// Ends returns when the commits that the open round has flagged may be collected, by the key
-// of their epoch's first object: when the grace period of the round is over; if they are
+// Ends returns when the commits that open rounds have flagged may be collected, by the key of
+// their epoch's first object: when the grace period of the round is over; if they are
 // condemned already, when they were flagged.
 func Ends(ctx context.Context, store objstore.Store) (map[string]time.Time, error) {
 	ends := map[string]time.Time{}
-	r, err := newest(ctx, store, 0)
-	if err != nil || !r.open() {
-		return ends, err
-	}
-	f, err := readFlags(ctx, store, &r)
-	var v *verdict
-	if err == nil && r.judged {
-		v, err = readVerdict(ctx, store, &r, f)
-	}
-	if errors.Is(err, errs.NotFound) {
-		return ends, nil // closed meanwhile
-	}
+	all, err := rounds(ctx, store)
 	if err != nil {
 		return nil, err
 	}
-	for i, e := range f.Epochs {
-		switch {
-		case v == nil:
-			ends[e.key()] = r.flaggedAt.Add(f.grace())
-		case !v.spares(kindCommits, i):
-			ends[e.key()] = r.flaggedAt
+	for i := range all {
+		r := &all[i]
+		if !r.open() {
+			continue
+		}
+		f, err := readFlags(ctx, store, r)
+		var v *verdict
+		if err == nil && r.judged {
+			v, err = readVerdict(ctx, store, r, f)
+		}
+		if errors.Is(err, errs.NotFound) {
+			continue // closed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		for i, e := range f.Epochs {
+			switch {
+			case v == nil:
+				ends[e.Key()] = r.flaggedAt.Add(f.grace())
+			case !v.spares(kindCommits, i):
+				ends[e.Key()] = r.flaggedAt
+			}
 		}
 	}
 	return ends, nil

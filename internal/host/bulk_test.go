@@ -127,7 +127,7 @@ type unreliable struct {
 var errUnreliable = errs.New(errs.Unavailable, "the store is out of order")
 
 func (u *unreliable) Put(ctx context.Context, key string, b []byte) error {
-	if u.packs.Load() && strings.HasPrefix(key, "packs/") {
+	if u.packs.Load() && isPack(key) {
 		return errUnreliable
 	}
 	return u.Store.Put(ctx, key, b)

@@ -37,7 +37,7 @@ func (s *held) PutIfAbsent(ctx context.Context, key string, b []byte) error {
 }
 
 func (s *held) Put(ctx context.Context, key string, b []byte) error {
-	if strings.HasPrefix(key, "packs/") {
+	if isPack(key) {
 		s.begun.Add(1)
 		select {
 		case <-s.open:

@@ -12,13 +12,14 @@ import (
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 )
 
 // storedBytes is what the store holds.
 func storedBytes(t *testing.T, store objstore.Store, prefix string) (n int64) {
 	t.Helper()
-	if err := objstore.ListAll(ctx, store, prefix, "", func(in objstore.Info) bool { n += in.Size; return true }); err != nil {
-		t.Fatal(err)
+	for _, in := range infosOf(t, store, prefix) {
+		n += in.Size
 	}
 	return n
 }
@@ -127,7 +128,7 @@ func TestCompactionCrashes(t *testing.T) {
 		runRound(t, b.store, 0)
 		f := objstore.NewFaults(b.store, 1)
 		f.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPut, objstore.OpPutIfAbsent, objstore.OpDelete, objstore.OpDeleteBatch}, Skip: n, Effect: objstore.FailBefore})
-		_, err := gc.Run(ctx, gc.Options{Store: f, By: "dies", Retention: time.Nanosecond, MinDead: 1})
+		_, err := gc.Run(ctx, gc.Options{Store: f, Tenants: tenantstest.New(f, tenantstest.Shared()), By: "dies", Retention: time.Nanosecond, MinDead: 1})
 		if err != nil && errs.KindOf(err) != errs.Unavailable {
 			t.Fatalf("write %d: %v", n, err)
 		}
@@ -168,9 +169,7 @@ func TestLostPackAlarm(t *testing.T) {
 	if err := vol(t, far, "kid").ReadAt(make([]byte, 1), 3*mib); err != nil { // its pages are here
 		t.Fatal(err)
 	}
-	var gone []string
-	_ = objstore.ListAll(ctx, b.store, "packs/", "", func(in objstore.Info) bool { gone = append(gone, in.Key); return true })
-	if err := b.store.DeleteBatch(ctx, gone); err != nil {
+	if err := b.store.DeleteBatch(ctx, keysOf(t, b.store, "packs/")); err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {

@@ -15,6 +15,7 @@ import (
 	"github.com/paraglide/glide/internal/forget"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 )
 
 // inStore lists the snapshots that the newest commit of v has.
@@ -243,7 +244,7 @@ func TestForgetNames(t *testing.T) {
 		}
 	}
 	// Flagged and taken back, its history is not collected; nor that of a young removal.
-	must[gc.Result](t)(gc.Run(ctx, gc.Options{Store: b.store, By: "test", Grace: time.Hour, Retention: time.Nanosecond}))
+	must[gc.Result](t)(gc.Run(ctx, gc.Options{Store: b.store, Tenants: tenantstest.New(b.store, tenantstest.Shared()), By: "test", Grace: time.Hour, Retention: time.Nanosecond}))
 	for _, p := range must[[]api.Planned](t)(h.CollectPlan(ctx)) {
 		if strings.Contains(p.Key, "/pinned/") {
 			if err := h.Undelete(ctx, []string{p.Key}); err != nil {
@@ -325,7 +326,7 @@ func TestForgetIsInterrupted(t *testing.T) {
 			for range 2 {
 				runRound(t, b.store, 0)
 			}
-			o := gc.Options{Store: b.store, By: "test", Retention: time.Nanosecond}
+			o := gc.Options{Store: b.store, Tenants: tenantstest.New(b.store, tenantstest.Shared()), By: "test", Retention: time.Nanosecond}
 			stopped := o
 			stopped.Store = &stepped{Store: b.store, n: at, before: func() error { return errStopped }}
 			_, _, err := forget.Names(ctx, stopped, true)

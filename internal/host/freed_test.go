@@ -10,6 +10,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 )
 
 // TestRemovingFreesWhatDfSays: what df says that removing a volume frees is what
@@ -77,7 +78,7 @@ func TestStoreForbidsDeletions(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		_, err := gc.Run(ctx, gc.Options{Store: keeps{b.store}, By: "test", Retention: 1})
+		_, err := gc.Run(ctx, gc.Options{Store: keeps{b.store}, Tenants: tenantstest.New(keeps{b.store}, tenantstest.Shared()), By: "test", Retention: 1})
 		if err == nil || !strings.Contains(err.Error(), "forbids deletions") || strings.Contains(err.Error(), "\n") {
 			t.Fatalf("a store that forbids deletions: %v", err)
 		}

@@ -19,20 +19,25 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 	"github.com/paraglide/glide/internal/volume"
 )
 
 func runRound(t *testing.T, store objstore.Store, grace time.Duration) gc.Result {
 	t.Helper()
-	return must[gc.Result](t)(gc.Run(ctx, gc.Options{Store: store, By: "test", Grace: grace, Retention: time.Nanosecond, MinDead: 1}))
+	return must[gc.Result](t)(gc.Run(ctx, gc.Options{Store: store, Tenants: tenantstest.New(store, tenantstest.Shared()), By: "test", Grace: grace, Retention: time.Nanosecond, MinDead: 1}))
 }
 
-func countKeys(t *testing.T, store objstore.Store, prefix string) (n int) {
+func countKeys(t *testing.T, store objstore.Store, prefix string) int {
 	t.Helper()
-	if err := objstore.ListAll(ctx, store, prefix, "", func(objstore.Info) bool { n++; return true }); err != nil {
-		t.Fatal(err)
-	}
-	return n
+	return len(keysOf(t, store, prefix))
+}
+
+// isPack tells whether a key is that of a pack, of any domain.
+func isPack(key string) bool {
+	_, err := pack.ParseKey(key)
+	return err == nil
 }
 
 // TestGarbageGoes: what nothing reaches is gone after three rounds; what something
@@ -218,7 +223,7 @@ func (c *churn) step() {
 
 // history is the generations that the store has of a volume.
 func (c *churn) history(name string) (gens []string) {
-	err := commitlog.History(ctx, c.b.store, commitlog.Volume{Tenant: "default", Name: name}, commitlog.Generation{}, 0, func(o *commitlog.Object) error {
+	err := commitlog.History(ctx, tenantstest.New(c.b.store, tenantstest.Shared()).Keyed(c.b.store), commitlog.Volume{Tenant: "default", Name: name}, commitlog.Generation{}, 0, func(o *commitlog.Object) error {
 		if !o.Bare() {
 			gens = append(gens, o.Generation.String())
 		}
@@ -424,7 +429,7 @@ func TestCollectedMeanwhile(t *testing.T) {
 		for i := range 2 {
 			collectors.Go(func() {
 				for stop.Err() == nil {
-					_, err := gc.Run(stop, gc.Options{Store: c.b.store, By: fmt.Sprint("c", i), Retention: time.Nanosecond, MinDead: 1})
+					_, err := gc.Run(stop, gc.Options{Store: c.b.store, Tenants: tenantstest.New(c.b.store, tenantstest.Shared()), By: fmt.Sprint("c", i), Retention: time.Nanosecond, MinDead: 1})
 					if err != nil && stop.Err() == nil && !errors.Is(err, errs.NotFound) {
 						t.Errorf("collector: %v", err)
 						return
@@ -463,7 +468,7 @@ func TestUnreadableRootStopsTheRound(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := countKeys(t, b.store, "packs/")
-	_, err := gc.Run(ctx, gc.Options{Store: b.store, By: "test", Retention: time.Nanosecond})
+	_, err := gc.Run(ctx, gc.Options{Store: b.store, Tenants: tenantstest.New(b.store, tenantstest.Shared()), By: "test", Retention: time.Nanosecond})
 	if err == nil || !strings.Contains(err.Error(), key) {
 		t.Errorf("an unreadable root: %v", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -297,7 +298,7 @@ func restoreAtStep(t *testing.T, durability string, dies bool, at int) (reached,
 		return nil
 	}}
 	for range 2 {
-		if _, rerr := gc.Run(ctx, gc.Options{Store: s, By: "test", Retention: time.Nanosecond}); rerr != nil && (!dies || !errors.Is(rerr, errStopped)) {
+		if _, rerr := gc.Run(ctx, gc.Options{Store: s, Tenants: tenantstest.New(b.store, tenantstest.Shared()), By: "test", Retention: time.Nanosecond}); rerr != nil && (!dies || !errors.Is(rerr, errStopped)) {
 			t.Fatalf("the collector: %v", rerr)
 		} else if rerr != nil {
 			_, err = h2.Restore(ctx, "v", "")

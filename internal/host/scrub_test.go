@@ -41,10 +41,29 @@ func flip(t *testing.T, store objstore.Store, key string, at int) {
 
 func keysOf(t *testing.T, store objstore.Store, prefix string) (keys []string) {
 	t.Helper()
-	if err := objstore.ListAll(ctx, store, prefix, "", func(in objstore.Info) bool { keys = append(keys, in.Key); return true }); err != nil {
-		t.Fatal(err)
+	for _, in := range infosOf(t, store, prefix) {
+		keys = append(keys, in.Key)
 	}
 	return keys
+}
+
+// infosOf lists the objects below a prefix; packs/ are the packs of all domains.
+func infosOf(t *testing.T, store objstore.Store, prefix string) (list []objstore.Info) {
+	t.Helper()
+	under := prefix
+	if prefix == "packs/" {
+		under = ""
+	}
+	err := objstore.ListAll(ctx, store, under, "", func(in objstore.Info) bool {
+		if prefix != "packs/" || isPack(in.Key) {
+			list = append(list, in)
+		}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
 }
 
 // scrubBed is a bed with a host "a" that has published a volume "v" of blocks of 4 KiB.

@@ -17,6 +17,7 @@ import (
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/scrub"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -68,7 +69,7 @@ func TestScrubBesideACollection(t *testing.T) {
 	packs := keysOf(t, b.store, "packs/")
 	var once atomic.Bool
 	g.hook = func(op, key string) error {
-		if op == "get" && strings.HasPrefix(key, "packs/") && !once.Swap(true) {
+		if op == "get" && isPack(key) && !once.Swap(true) {
 			if err := h.Remove(ctx, "v", false); err != nil {
 				t.Error(err)
 			}
@@ -113,7 +114,7 @@ func TestScrubCancelled(t *testing.T) {
 	_, h, g, _ := gatedBed(t)
 	cctx, cancel := context.WithCancel(ctx)
 	g.hook = func(op, key string) error {
-		if op == "get" && strings.HasPrefix(key, "packs/") {
+		if op == "get" && isPack(key) {
 			cancel()
 		}
 		return nil
@@ -298,7 +299,7 @@ func TestDamagedOnItsWay(t *testing.T) {
 	_, h, g, _ := gatedBed(t)
 	var once atomic.Bool
 	g.data = func(key string, raw []byte) {
-		if strings.HasPrefix(key, "packs/") && !once.Swap(true) {
+		if isPack(key) && !once.Swap(true) {
 			raw[100] ^= 1
 		}
 	}
@@ -345,7 +346,7 @@ func TestScrubBesideEverything(t *testing.T) {
 			default:
 			}
 			_ = h.publisher.Session.Rotate(ctx)
-			if _, err := gc.Run(ctx, gc.Options{Store: b.store, By: "test", Retention: time.Nanosecond}); err != nil {
+			if _, err := gc.Run(ctx, gc.Options{Store: b.store, Tenants: tenantstest.New(b.store, tenantstest.Shared()), By: "test", Retention: time.Nanosecond}); err != nil {
 				t.Log(err) // it stops when a root vanishes, and goes on later
 			}
 			time.Sleep(5 * time.Millisecond)

@@ -35,20 +35,20 @@ func TestEveryByteOfAStore(t *testing.T) {
 			if got.Damaged == 0 {
 				t.Fatalf("%s, byte %d: not found", key, at)
 			}
-			if strings.HasPrefix(key, "packs/") && (got.Repaired != got.Damaged || len(got.Lost) > 0) {
+			if isPack(key) && (got.Repaired != got.Damaged || len(got.Lost) > 0) {
 				t.Fatalf("%s, byte %d: %+v", key, at, got)
 			}
-			if !strings.HasPrefix(key, "packs/") && got.Repaired+len(got.Lost) != 1 {
+			if !isPack(key) && got.Repaired+len(got.Lost) != 1 {
 				t.Fatalf("%s, byte %d: %+v", key, at, got)
 			}
-			if strings.HasPrefix(key, "packs/") {
+			if isPack(key) {
 				if again := must[api.Scrub](t)(h.Scrub(ctx, api.ScrubRequest{StoreOnly: true})); again.Damaged != 0 {
 					t.Fatalf("%s, byte %d: %+v after the repair", key, at, again)
 				}
 			}
 			if at%64 == 0 || step > 1 && at%(5*step) == 0 {
 				p := elsewhere(t, b, len(want))
-				if p != nil && !bytes.Equal(p, want) || p == nil && strings.HasPrefix(key, "packs/") {
+				if p != nil && !bytes.Equal(p, want) || p == nil && isPack(key) {
 					t.Fatalf("%s, byte %d: another host read %d bytes, and other ones", key, at, len(p))
 				}
 			}

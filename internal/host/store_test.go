@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 )
 
 // slots reads pages and blocks from the store only. No tier, index or map of a host can
@@ -24,6 +25,9 @@ type slots struct {
 
 // Page implements blockmap.Pages.
 func (s slots) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
+	if _, err := s.hasher.Ready(ctx); err != nil {
+		return nil, err
+	}
 	raw, err := forward.Follow(s.store).GetRange(ctx, ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
 	if err != nil {
 		return nil, err
@@ -32,8 +36,8 @@ func (s slots) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
 }
 
 // imageOf reads everything that a map in the store holds: published-is-complete.
-func imageOf(store objstore.Store, tenant string, root blockmap.Root, size uint64, blockSize uint32) ([]byte, error) {
-	s := slots{store, pack.NewHasher(tenant)}
+func imageOf(store objstore.Store, hasher *pack.Hasher, root blockmap.Root, size uint64, blockSize uint32) ([]byte, error) {
+	s := slots{store, hasher}
 	m, err := blockmap.New(blockmap.NewPageCache(1<<20).Source(s, s.hasher), root, (size+uint64(blockSize)-1)/uint64(blockSize))
 	if err != nil {
 		return nil, err
@@ -57,6 +61,8 @@ func published(store objstore.Store, name string) (*commitlog.Object, []byte, er
 	if err != nil {
 		return nil, nil, err
 	}
+	known := tenantstest.New(store, tenantstest.Shared())
+	store = known.Keyed(store)
 	tip, err := commitlog.Newest(ctx, store, n.Log())
 	if err != nil {
 		return nil, nil, err
@@ -66,18 +72,18 @@ func published(store objstore.Store, name string) (*commitlog.Object, []byte, er
 	}
 	s := &tip.State
 	for _, snap := range s.Snapshots {
-		if _, err := imageOf(store, n.Tenant, snap.Root, snap.Size, s.BlockSize); err != nil {
+		if _, err := imageOf(store, known.Hasher(n.Tenant), snap.Root, snap.Size, s.BlockSize); err != nil {
 			return tip, nil, errors.Join(fmt.Errorf("published-is-complete: %s@%s of commit %s", name, snap.Name, tip.Generation), incomplete(err))
 		}
 	}
-	image, err := imageOf(store, n.Tenant, s.Root, s.Size, s.BlockSize)
+	image, err := imageOf(store, known.Hasher(n.Tenant), s.Root, s.Size, s.BlockSize)
 	if err != nil {
 		return tip, nil, errors.Join(fmt.Errorf("published-is-complete: commit %s of %s", tip.Generation, name), incomplete(err))
 	}
 	err = commitlog.Replay(ctx, store, tip, func(ranges []commitlog.Range) error {
 		for _, r := range ranges {
 			if r.Block != nil {
-				raw, err := slots{store, pack.NewHasher(n.Tenant)}.Page(ctx, *r.Block)
+				raw, err := slots{store, known.Hasher(n.Tenant)}.Page(ctx, *r.Block)
 				if err != nil {
 					return err
 				}

@@ -124,5 +124,5 @@ func (h *Host) Dump(ctx context.Context, key string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return inspect.DumpObject(w, key, raw)
+	return inspect.DumpObject(ctx, w, key, raw, h.disks.Tenants)
 }

@@ -1,6 +1,8 @@
 package inspect
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -10,19 +12,25 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/forward"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/tenants"
 )
 
-// DumpObject writes an object with the given key as text.
-func DumpObject(w io.Writer, key string, raw []byte) error {
+// DumpObject writes an object with the given key as text. Of a sealed one it writes what is
+// in clear, and the rest if known has the keys, or else why it has not. known may be nil.
+func DumpObject(ctx context.Context, w io.Writer, key string, raw []byte, known *tenants.Tenants) error {
+	err := dumpObject(ctx, w, key, raw, known)
+	if err != nil && errs.KindOf(err) == errs.Unavailable {
+		_, err = fmt.Fprintf(w, "locked     %v\n", err)
+	}
+	return err
+}
+
+func dumpObject(ctx context.Context, w io.Writer, key string, raw []byte, known *tenants.Tenants) error {
 	switch {
 	case strings.HasPrefix(key, "packs/"):
 		return pack.Dump(w, 0, raw)
 	case strings.HasPrefix(key, pack.DomainPrefix):
-		id, err := pack.ParseKey(key)
-		if err != nil {
-			return err
-		}
-		return pack.Dump(w, id.Domain, raw)
+		return dumpPack(ctx, w, key, raw, known)
 	case strings.HasPrefix(key, "pins/"):
 		return dumpPin(w, key, raw)
 	case strings.HasPrefix(key, "forwards/"):
@@ -40,12 +48,42 @@ func DumpObject(w io.Writer, key string, raw []byte) error {
 	case boot.IsKey(key):
 		return boot.Dump(w, raw)
 	case strings.HasPrefix(key, "t/"):
-		return commitlog.Dump(w, raw)
-	case strings.HasPrefix(key, "gc/rounds/"):
+		return dumpCommit(ctx, w, key, raw, known)
+	case strings.HasPrefix(key, "gc/rounds/"), strings.HasPrefix(key, tenants.Prefix):
 		return dumpJSON(w, raw)
 	case strings.HasPrefix(key, "gc/"): // a line of text, written for its time
 		_, err := w.Write(raw)
 		return err
 	}
-	return errs.New(errs.Invalid, "%q is not the key of a glide object: those begin with packs/, d/, forwards/, pins/, t/ or gc/", key)
+	return errs.New(errs.Invalid, "%q is not the key of a glide object: those begin with packs/, d/, forwards/, pins/, tenants/, t/ or gc/", key)
+}
+
+// dumpPack writes a pack of a domain.
+func dumpPack(ctx context.Context, w io.Writer, key string, raw []byte, known *tenants.Tenants) error {
+	id, err := pack.ParseKey(key)
+	if err != nil {
+		return err
+	}
+	codec, locked := pack.Codec{}, error(nil)
+	if known != nil {
+		var h *pack.Hasher
+		if h, locked = known.HasherOf(ctx, id.Domain); locked == nil {
+			codec = h.Codec()
+		}
+	}
+	err = codec.Dump(w, id.Domain, raw)
+	return cmp.Or(locked, err)
+}
+
+// dumpCommit writes an object of a log.
+func dumpCommit(ctx context.Context, w io.Writer, key string, raw []byte, known *tenants.Tenants) error {
+	if root, err := commitlog.OldestRoot(raw); err != nil || root == 0 || known == nil {
+		return commitlog.Dump(w, raw)
+	}
+	o, err := commitlog.Read(ctx, known.Keyed(nil), key, raw)
+	if err != nil {
+		_ = commitlog.Dump(w, raw) // what is in clear
+		return err
+	}
+	return o.Dump(w)
 }

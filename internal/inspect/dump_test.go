@@ -19,12 +19,12 @@ func TestDumpPacks(t *testing.T) {
 	const key = "packs/65/65ea8a83081ed58bc32eacf3-0102030405060708090a0b0c"
 	for _, key := range []string{key, "d/0000002a/" + key} {
 		var out bytes.Buffer
-		if err := DumpObject(&out, key, raw); err != nil || !strings.Contains(out.String(), " "+key+"\n") {
+		if err := DumpObject(t.Context(), &out, key, raw, nil); err != nil || !strings.Contains(out.String(), " "+key+"\n") {
 			t.Errorf("%s: %v\n%s", key, err, out.String())
 		}
 	}
 	for _, bad := range []string{"d/", "d/00000000/" + key, "d/2a/" + key, "d/0000002a/refs/x", "x/" + key} {
-		if err := DumpObject(&bytes.Buffer{}, bad, raw); !errors.Is(err, errs.Invalid) {
+		if err := DumpObject(t.Context(), &bytes.Buffer{}, bad, raw, nil); !errors.Is(err, errs.Invalid) {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}

@@ -2,26 +2,32 @@ package inspect
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/audit"
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/cache"
+	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/meta"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/pinobject"
 	"github.com/paraglide/glide/internal/sealed"
+	"github.com/paraglide/glide/internal/tenants"
 	"github.com/paraglide/glide/internal/wal"
 )
 
@@ -37,7 +43,13 @@ var whole = []struct {
 
 // DumpFile writes a file of Glide as text. It recognizes the kind by the first bytes or, if those
 // are damaged, by the name.
-func DumpFile(w io.Writer, path string) error {
+//
+// With providers it opens an object of a sealed tenant in the directory of a store, or of a
+// copy of one.
+func DumpFile(ctx context.Context, w io.Writer, path string, with ...string) error {
+	if len(with) > 0 {
+		return dumpSealed(ctx, w, path, with)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -98,9 +110,36 @@ func DumpFile(w io.Writer, path string) error {
 		}
 	}
 	if key != "" {
-		return DumpObject(w, key, raw)
+		return DumpObject(ctx, w, key, raw, nil)
 	}
 	return errs.New(errs.Invalid, "%s is not a file of Glide: glide writes nothing that begins like it", path)
+}
+
+// dumpSealed is DumpFile for an object in the directory of a store, or of a copy of one,
+// which it opens with these providers.
+func dumpSealed(ctx context.Context, w io.Writer, path string, key []string) error {
+	with, err := keys.ParseAll(key)
+	if err != nil {
+		return err
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	object := keyIn(abs)
+	if object == "" {
+		return errs.New(errs.Invalid, "%s is not in the directory of a store: without its key, which tells whose it is, it cannot be opened", path)
+	}
+	raw, err := os.ReadFile(abs)
+	if err != nil {
+		return err
+	}
+	store, err := objstore.Open(ctx, "file://"+strings.TrimSuffix(abs, object), objstore.Options{})
+	if err != nil {
+		return err
+	}
+	known := tenants.New(tenants.Options{Store: store, Providers: with, Now: time.Now, Uptime: clock.BootTime, Log: slog.New(slog.DiscardHandler)})
+	return DumpObject(ctx, w, object, raw, known)
 }
 
 // keyIn returns the key of the object that a file in the directory of a store is, to judge

@@ -41,6 +41,9 @@ func (in *Inspector) Usage(ctx context.Context, name string) (api.Usage, error) 
 		if asked, err = in.disks.Local(name, true); err != nil {
 			return api.Usage{}, err
 		}
+		if err := in.disks.Tenants.Ready(ctx, asked.State().Tenant); err != nil {
+			return api.Usage{}, err
+		}
 	}
 	u := &in.usages
 	select {
@@ -49,7 +52,7 @@ func (in *Inspector) Usage(ctx context.Context, name string) (api.Usage, error) 
 	case <-ctx.Done():
 		return api.Usage{}, ctx.Err()
 	}
-	disks, places := in.content()
+	disks, places := in.content(ctx)
 	counted := make([]sharing.Disk, 0, len(disks))
 	for i := range disks {
 		if m := disks[i].base; m != nil {
@@ -112,11 +115,15 @@ type placed struct {
 }
 
 // content returns all disks of this host with their maps, and what their overlays point
-// at. A failed or fenced disk is not counted.
-func (in *Inspector) content() (disks []content, places []placed) {
+// at. A failed or fenced disk is not counted, and none of a locked tenant.
+func (in *Inspector) content(ctx context.Context) (disks []content, places []placed) {
 	n := 0
 	for _, d := range in.disks.All() {
 		c := content{State: d.State()}
+		if in.disks.Tenants.Ready(ctx, c.Tenant) != nil {
+			disks = append(disks, c)
+			continue
+		}
 		m, err := in.baseOf(d, &c.State, func(place, length uint64) { places = append(places, placed{place, place + length, n}) })
 		if err == nil {
 			c.base = m

@@ -31,6 +31,18 @@ type Provider interface {
 	String() string
 }
 
+// ParseAll is Parse for several.
+func ParseAll(texts []string) (list []Provider, err error) {
+	for _, text := range texts {
+		p, err := Parse(text)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
 // Parse returns the provider that a text names:
 //
 //	file:PATH                a key in a file that only its owner can read

@@ -138,6 +138,13 @@ func (k *Keyrings) Refresh(ctx context.Context, r *Ring) (*Ring, error) {
 	return next, nil
 }
 
+// Erased tells whether the domain was erased: a tombstone says so. A domain without keyrings
+// may have lost them.
+func (k *Keyrings) Erased(ctx context.Context, domain uint32) (bool, error) {
+	_, erased, err := k.newest(ctx, domain)
+	return erased, err
+}
+
 // newest returns the greatest number of the domain's keyrings, 0 if there are none.
 func (k *Keyrings) newest(ctx context.Context, domain uint32) (number uint64, erased bool, err error) {
 	err = objstore.ListAll(ctx, k.Store, prefix(domain), "", func(in objstore.Info) bool {

@@ -10,30 +10,15 @@ import (
 	"github.com/paraglide/glide/internal/seal"
 )
 
-// Check checks everything in a whole pack that needs no tenant's key: header, index and
-// trailer, that they are those of this identity, and the checksum of every slot. It
-// returns the number of slots. Damage is errs.Corrupt. Of a sealed pack it does not see
-// what is in the index, and whether somebody changed the pack.
-func Check(id ID, obj []byte) (slots int, err error) {
-	x, err := Codec{}.indexOf(id, obj)
-	if errors.Is(err, seal.ErrLocked) {
+// Check checks everything in a whole pack of the Codec's domain that needs no tenant's key:
+// header, index and trailer, that they are those of this identity, and the checksum of every
+// slot. It returns the number of slots. Damage is errs.Corrupt. Without keys it does not see
+// what is in the index of a sealed pack, and whether somebody changed the pack.
+func (c Codec) Check(id ID, obj []byte) (slots int, err error) {
+	x, err := c.indexOf(id, obj)
+	if c.Domain == nil && errors.Is(err, seal.ErrLocked) {
 		x, err = outline(id, obj)
 	} else if err == nil {
-		err = Codec{}.checkContent(x)
-	}
-	if err != nil {
-		return 0, err
-	}
-	return x.check(obj)
-}
-
-// Check is Check for packs of the Codec's domain. With keys it opens the index.
-func (c Codec) Check(id ID, obj []byte) (slots int, err error) {
-	if c.Domain == nil {
-		return Check(id, obj)
-	}
-	x, err := c.indexOf(id, obj)
-	if err == nil {
 		err = c.checkContent(x)
 	}
 	if err != nil {
@@ -88,13 +73,8 @@ const (
 	skipHeader = 8
 )
 
-// EncodeSlotOf returns a plain slot of exactly n bytes that holds raw, in the place of a
-// damaged one: references say how long a slot is. ok is false if there is none.
-func EncodeSlotOf(kind Kind, raw []byte, n int) (slot []byte, ok bool) {
-	return Codec{}.EncodeSlotOf(kind, Hash{}, raw, n)
-}
-
-// EncodeSlotOf is EncodeSlotOf for packs of the Codec's domain. The hash is that of raw.
+// EncodeSlotOf returns a slot of exactly n bytes that holds raw, which has this hash, in the
+// place of a damaged one: references say how long a slot is. ok is false if there is none.
 func (c Codec) EncodeSlotOf(kind Kind, hash Hash, raw []byte, n int) (slot []byte, ok bool) {
 	for _, how := range []Compression{CompressionZstd, CompressionS2, CompressionNone} {
 		if slot = c.EncodeSlot(nil, kind, hash, raw, how); len(slot) == n {

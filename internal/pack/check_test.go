@@ -19,17 +19,17 @@ func TestCheckFindsEveryByte(t *testing.T) {
 	page := bytes.Repeat([]byte("page"), 20)
 	b.AddPage(h.Sum(page), EncodeSlot(nil, KindPage, page, CompressionNone))
 	obj := bytes.Clone(b.Finish())
-	if n, err := Check(id, obj); n != 4 || err != nil {
+	if n, err := (Codec{}).Check(id, obj); n != 4 || err != nil {
 		t.Fatalf("%d slots, %v", n, err)
 	}
 	for i := range obj {
 		obj[i] ^= 4
-		if _, err := Check(id, obj); errs.KindOf(err) != errs.Corrupt && errs.KindOf(err) != errs.Unsupported {
+		if _, err := (Codec{}).Check(id, obj); errs.KindOf(err) != errs.Corrupt && errs.KindOf(err) != errs.Unsupported {
 			t.Fatalf("byte %d: %v", i, err)
 		}
 		obj[i] ^= 4
 	}
-	if _, err := Check(id, obj[:len(obj)-1]); errs.KindOf(err) != errs.Corrupt {
+	if _, err := (Codec{}).Check(id, obj[:len(obj)-1]); errs.KindOf(err) != errs.Corrupt {
 		t.Fatalf("a byte less: %v", err)
 	}
 }
@@ -41,7 +41,7 @@ func TestASlotAsLongAsItWas(t *testing.T) {
 	for _, c := range []Compression{CompressionZstd, CompressionS2, CompressionNone} {
 		was := len(EncodeSlot(nil, KindBlock, raw, c))
 		for _, n := range []int{was, was + 100} {
-			slot, ok := EncodeSlotOf(KindBlock, raw, n)
+			slot, ok := (Codec{}).EncodeSlotOf(KindBlock, Hash{}, raw, n)
 			if !ok || len(slot) != n {
 				t.Fatalf("%s, %d bytes: %d, %v", c, n, len(slot), ok)
 			}
@@ -50,7 +50,7 @@ func TestASlotAsLongAsItWas(t *testing.T) {
 			}
 		}
 	}
-	if _, ok := EncodeSlotOf(KindBlock, raw, 30); ok {
+	if _, ok := (Codec{}).EncodeSlotOf(KindBlock, Hash{}, raw, 30); ok {
 		t.Fatal("no slot is that short")
 	}
 }

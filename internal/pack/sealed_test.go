@@ -97,13 +97,13 @@ func TestSealedPack(t *testing.T) {
 			if err := verifyObject(h, id, obj); err != nil {
 				t.Fatal(err)
 			}
-			if n := (Codec{Domain: d}).SizeWith(len(refs), bytesOfSlots); n != int64(len(obj)) || n != SizeWith(len(refs), bytesOfSlots)+int64(suite.Overhead()) {
+			if n := (Codec{Domain: d}).SizeWith(len(refs), bytesOfSlots); n != int64(len(obj)) || n != (Codec{}).SizeWith(len(refs), bytesOfSlots)+int64(suite.Overhead()) {
 				t.Fatalf("%d bytes were foretold, there are %d", n, len(obj))
 			}
 			if n, err := (Codec{Domain: d}).Check(id, obj); err != nil || n != len(refs) {
 				t.Fatalf("%d slots, %v", n, err)
 			}
-			if n, err := Check(id, obj); err != nil || n != len(refs) { // without keys
+			if n, err := (Codec{}).Check(id, obj); err != nil || n != len(refs) { // without keys
 				t.Fatalf("%d slots, %v", n, err)
 			}
 			if err := (Codec{Domain: d}).Dump(io.Discard, home, obj); err != nil {
@@ -202,7 +202,7 @@ func TestSealedPackDamage(t *testing.T) {
 	for i := range 8 * len(obj) {
 		bad := bytes.Clone(obj)
 		bad[i/8] ^= 1 << (i % 8)
-		for name, err := range map[string]error{"keys": verifyObject(h, id, bad), "no keys": errOf(Check(id, bad)), "structure": errOf(h.Codec().Check(id, bad))} {
+		for name, err := range map[string]error{"keys": verifyObject(h, id, bad), "no keys": errOf((Codec{}).Check(id, bad)), "structure": errOf(h.Codec().Check(id, bad))} {
 			if errs.KindOf(err) != errs.Corrupt || errors.Is(err, seal.ErrTag) || !strings.Contains(err.Error(), id.Key()) {
 				t.Fatalf("%s: bit %d of byte %d of %d: %v", name, i%8, i/8, len(obj), err)
 			}
@@ -320,13 +320,13 @@ func TestNoDowngrade(t *testing.T) {
 	corrupt("a plain pack in a sealed domain", err)
 	_, err = h.Codec().Check(plainID, plainObj)
 	corrupt("a plain pack in a sealed domain", err)
-	_, err = Slots(id, obj)
+	_, err = (Codec{}).Slots(id, obj)
 	locked("slots", err)
 	inZero := id
 	inZero.Domain = 0
-	_, err = Slots(inZero, obj)
+	_, err = (Codec{}).Slots(inZero, obj)
 	corrupt("a sealed pack in domain 0", err)
-	_, err = Check(inZero, obj)
+	_, err = (Codec{}).Check(inZero, obj)
 	corrupt("a sealed pack in domain 0", err)
 	elsewhere := id
 	elsewhere.Domain++
@@ -526,7 +526,7 @@ func FuzzSealedIndex(f *testing.F) {
 		if !known(err) {
 			t.Fatal(err)
 		}
-		for _, err := range []error{errOf(h.Codec().Slots(id, obj)), errOf(Check(id, obj)), errOf(h.Codec().Check(id, obj)), verifyObject(h, id, obj)} {
+		for _, err := range []error{errOf(h.Codec().Slots(id, obj)), errOf((Codec{}).Check(id, obj)), errOf(h.Codec().Check(id, obj)), verifyObject(h, id, obj)} {
 			if !known(err) {
 				t.Fatal(err)
 			}

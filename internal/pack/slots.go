@@ -8,14 +8,12 @@ type Slot struct {
 	Bytes []byte // header and payload; part of the object
 }
 
-// Slots returns the slots of a whole plain pack in their order, after it has decoded each.
-// It does not verify hashes, because it does not know the tenant's key. The errors are
-// errs.Corrupt for damage, errs.Unsupported for a newer format.
-func Slots(id ID, obj []byte) ([]Slot, error) { return Codec{}.Slots(id, obj) }
-
-// Slots is Slots for packs of the Codec's domain. Of a sealed pack it opens the index,
-// for which the keys of structure do, and compares each slot's header and checksum with
-// it. It opens no slot: nothing binds a slot to its place, so it can be copied as it is.
+// Slots returns the slots of a whole pack of the Codec's domain in their order. Of a plain
+// pack it decodes each; it does not verify hashes, because it does not know the tenant's key.
+// Of a sealed pack it opens the index, for which the keys of structure do, and compares each
+// slot's header and checksum with it. It opens no slot: nothing binds a slot to its place, so
+// it can be copied as it is. The errors are errs.Corrupt for damage, errs.Unsupported for a
+// newer format, and those of Codec.
 func (c Codec) Slots(id ID, obj []byte) ([]Slot, error) {
 	x, err := c.indexOf(id, obj)
 	if err != nil {
@@ -38,10 +36,8 @@ func (c Codec) Slots(id ID, obj []byte) ([]Slot, error) {
 	return out, nil
 }
 
-// SizeWith returns the size of a plain pack with that many slots, which have that many bytes.
-func SizeWith(slots int, bytes int64) int64 { return Codec{}.SizeWith(slots, bytes) }
-
-// SizeWith is SizeWith for packs that the Codec writes.
+// SizeWith returns the size of a pack that the Codec writes with that many slots, which have
+// that many bytes.
 func (c Codec) SizeWith(slots int, bytes int64) int64 {
 	return HeaderLen + bytes + int64(slots)*entryLen + int64(c.overhead()) + trailerLen
 }

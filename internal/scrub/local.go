@@ -162,7 +162,7 @@ func (r *run) pages() error {
 			p := &list[i]
 			after = &p.Hash
 			n += int64(len(p.Page))
-			if r.someones(&p.Hash, p.Page) {
+			if r.someones(&p.Hash, p.Page) || len(r.locked) > 0 { // it may be of one of those
 				continue
 			}
 			r.damaged(1, event.Disk, file, errs.New(errs.Corrupt, "the map page %s does not match its hash", p.Hash))
@@ -264,8 +264,8 @@ func (checkedPages) AddPage(pack.Hash, []byte) error { return nil }
 func (f *finder) disks(ctx context.Context) error {
 	for _, d := range f.run.disks.All() {
 		st := d.State()
-		if st.Mode == volume.Failed && st.BlockSize == 0 {
-			continue // a name that is being changed
+		if st.Mode == volume.Failed && st.BlockSize == 0 || f.run.locked[st.Tenant] != nil {
+			continue // a name that is being changed, or nobody can tell
 		}
 		if err := f.root(ctx, use{st.Tenant, d.String(), uint64(st.BlockSize), st.Size}, st.Root); err != nil {
 			return err

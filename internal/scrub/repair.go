@@ -68,7 +68,11 @@ func (r *run) repair(c *collector, id pack.ID, b *broken, used map[slotID]*user)
 	if len(mended) == 0 && (b.structure == nil || len(pieces) == 0) {
 		return nil
 	}
-	moved, err := r.upload(id, pieces)
+	codec, err := r.codec(c.tenants[b.wants[0].tenant], id.Domain)
+	if err != nil {
+		return err
+	}
+	moved, err := r.upload(id, codec, pieces)
 	if err != nil {
 		return fmt.Errorf("repairing %s: %w", key, err)
 	}
@@ -90,7 +94,11 @@ func (r *run) repair(c *collector, id pack.ID, b *broken, used map[slotID]*user)
 
 // whole reports whether a pack and the slots that are wanted of it are whole.
 func (r *run) whole(c *collector, id pack.ID, wants []want, obj []byte) bool {
-	if _, err := pack.Check(id, obj); err != nil {
+	codec, err := r.codec(c.tenants[wants[0].tenant], id.Domain)
+	if err != nil {
+		return false
+	}
+	if _, err := codec.Check(id, obj); err != nil {
 		return false
 	}
 	for i := range wants {
@@ -103,8 +111,12 @@ func (r *run) whole(c *collector, id pack.ID, wants []want, obj []byte) bool {
 
 // rebuild writes a damaged forward again, from its key and from the index of the new pack.
 // It has what is needed of the old one.
-func (r *run) rebuild(key string, wants []want) error {
+func (r *run) rebuild(c *collector, key string, wants []want) error {
 	from, to, _ := forward.ParseKey(key)
+	if len(wants) == 0 && len(r.locked) > 0 {
+		r.lose(key, "", nil, "a tenant is locked that may need it: scrub again when its keys are here")
+		return nil
+	}
 	if len(wants) == 0 {
 		if err := r.disks.Store.Delete(r.ctx, key); err != nil {
 			return err
@@ -115,7 +127,10 @@ func (r *run) rebuild(key string, wants []want) error {
 	obj, err := r.disks.Store.Get(r.ctx, to.Key())
 	var slots []pack.Slot
 	if err == nil {
-		slots, err = pack.Slots(to, obj)
+		var codec pack.Codec
+		if codec, err = r.codec(c.tenants[wants[0].tenant], to.Domain); err == nil {
+			slots, err = codec.Slots(to, obj)
+		}
 	}
 	if err != nil && !isDamage(err) {
 		return err
@@ -163,12 +178,15 @@ func (r *run) missed(c *collector, key string, w *want, u *user, err error) {
 // another, or from another pack.
 func (r *run) copyOf(c *collector, w *want) ([]byte, error) {
 	tenant := c.tenants[w.tenant]
+	h, err := r.hasher(tenant).In(w.ref.Pack.Domain)
+	if err != nil {
+		return nil, err
+	}
 	var raw []byte
-	var err error
 	kind := pack.KindBlock
 	if w.page {
 		kind = pack.KindPage
-		if raw, err = r.disks.DB.Page(w.ref.Hash); err != nil || r.hasher(tenant).Sum(raw) != w.ref.Hash {
+		if raw, err = r.disks.DB.Page(w.ref.Hash); err != nil || h.Sum(raw) != w.ref.Hash {
 			raw = nil
 		}
 	}
@@ -183,7 +201,7 @@ func (r *run) copyOf(c *collector, w *want) ([]byte, error) {
 	if raw == nil {
 		return nil, errs.New(errs.Corrupt, "no copy of it is in the store, on this host or on another that it may ask")
 	}
-	slot, ok := pack.EncodeSlotOf(kind, raw, int(w.ref.Len))
+	slot, ok := h.Codec().EncodeSlotOf(kind, w.ref.Hash, raw, int(w.ref.Len))
 	if !ok {
 		return nil, errs.New(errs.Corrupt, "this host has a copy, and it does not fit the place: read it here and write it again")
 	}
@@ -219,7 +237,7 @@ const dropTimeout = 5 * time.Second
 // reachable-is-kept: a pin announces the new packs before they are uploaded, and goes when
 // the forwards are there. If their creation fails, it may still succeed later: then the
 // pin stays until the next start of this host.
-func (r *run) upload(id pack.ID, pieces []piece) (map[uint32]pack.Ref, error) {
+func (r *run) upload(id pack.ID, codec pack.Codec, pieces []piece) (map[uint32]pack.Ref, error) {
 	slices.SortStableFunc(pieces, func(a, b piece) int { return int(pack.KindOf(a.slot)) - int(pack.KindOf(b.slot)) }) // blocks first
 	var nonce [12]byte
 	if _, err := io.ReadFull(r.disks.Rand, nonce[:8]); err != nil {
@@ -232,6 +250,7 @@ func (r *run) upload(id pack.ID, pieces []piece) (map[uint32]pack.Ref, error) {
 	moved := map[uint32]pack.Ref{}
 	for len(pieces) > 0 {
 		b := pack.NewBuilder(id.Domain, nonce, repairLimits)
+		b.Begin(codec, id.Domain, nonce)
 		binary.BigEndian.PutUint32(nonce[8:], binary.BigEndian.Uint32(nonce[8:])+1)
 		n, sealed := 0, false
 		f := forward.Forward{From: id}

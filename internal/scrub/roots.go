@@ -51,6 +51,7 @@ func (r *run) walkStore(v visitor) error {
 	}
 	slices.Sort(tenants)
 	r.tenants = slices.Compact(tenants)
+	r.lockOut()
 	pins, err := w.pins()
 	if err != nil {
 		return err
@@ -59,7 +60,7 @@ func (r *run) walkStore(v visitor) error {
 		return err
 	}
 	for _, d := range r.disks.All() {
-		if st := d.State(); st.BlockSize > 0 {
+		if st := d.State(); st.BlockSize > 0 && r.locked[st.Tenant] == nil {
 			if err := v.root(r.ctx, use{st.Tenant, d.String(), uint64(st.BlockSize), st.Size}, st.Root); err != nil {
 				return err
 			}
@@ -122,17 +123,29 @@ func (w *roots) pinned(p pinobject.Pin) error {
 		}
 	}
 	for _, root := range p.Roots {
-		for i, t := range w.tenants {
-			_, err := w.source(blockmap.NewPageCache(walkPages), w.storePages(), t).Page(w.ctx, &root.Ref, int(root.Height)-1)
-			if err != nil && !isDamage(err) {
-				return err
-			}
-			if err == nil || i == len(w.tenants)-1 { // hashes are keyed by the tenant
-				if err := w.v.root(w.ctx, use{tenant: t}, root); err != nil {
-					return err
-				}
-				break
-			}
+		if err := w.pinnedRoot(root); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pinnedRoot visits a root of which the tenant is not known: hashes are keyed by that. It is
+// of nobody's if those who may read its domain are locked.
+func (w *roots) pinnedRoot(root blockmap.Root) error {
+	var of []string
+	for _, t := range w.tenants {
+		if _, err := w.hasher(t).In(root.Ref.Pack.Domain); err == nil {
+			of = append(of, t)
+		}
+	}
+	for i, t := range of {
+		_, err := w.source(blockmap.NewPageCache(walkPages), w.storePages(), t).Page(w.ctx, &root.Ref, int(root.Height)-1)
+		if err != nil && !isDamage(err) {
+			return err
+		}
+		if err == nil || i == len(of)-1 && len(w.locked) == 0 {
+			return w.v.root(w.ctx, use{tenant: t}, root)
 		}
 	}
 	return nil
@@ -253,6 +266,9 @@ func (w *roots) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Ge
 // and for volumes apart; nil if it is damaged, was read before, or is gone.
 func (w *roots) object(ctx context.Context, vol commitlog.Volume, g commitlog.Generation, name, as string) (*commitlog.Object, error) {
 	key := vol.Key(g)
+	if w.locked[vol.Tenant] != nil {
+		return nil, nil
+	}
 	w.mu.Lock()
 	if name == "" {
 		as += "of pin "
@@ -270,7 +286,10 @@ func (w *roots) object(ctx context.Context, vol commitlog.Volume, g commitlog.Ge
 	if err != nil {
 		return nil, err
 	}
-	o, err := commitlog.Decode(raw)
+	o, err := commitlog.Read(ctx, w.disks.Store, key, raw)
+	if errs.KindOf(err) == errs.Unavailable && err != nil {
+		return nil, err // its keys are not here any more
+	}
 	if err == nil && (o.Generation != g || o.State.Volume() != vol) {
 		err = errs.New(errs.Corrupt, "it is commit %s of volume %s", o.Generation, o.State.Volume())
 	}

@@ -81,11 +81,12 @@ func (s *Scrubber) run(ctx context.Context, local, store, all bool, rates Rates)
 	ctx, stop := context.WithCancel(cost.With(ctx, cost.Scrub, cost.Volume{}))
 	defer stop()
 	defer context.AfterFunc(s.disks.Ctx, stop)() // a stop of the host ends it
-	r := &run{Scrubber: s, ctx: ctx, all: all, report: api.Progress(ctx), lost: map[string]*loss{}, forwards: map[pack.ID][]string{}, out: api.Scrub{Lost: []api.Lost{}}}
+	r := &run{Scrubber: s, ctx: ctx, all: all, report: api.Progress(ctx), lost: map[string]*loss{}, forwards: map[pack.ID][]string{}, locked: map[string]error{}, out: api.Scrub{Lost: []api.Lost{}, Locked: []string{}}}
 	var err error
 	if r.tenants, err = s.tenantNames(); err != nil {
 		return r.out, err
 	}
+	r.lockOut()
 	if local {
 		r.pace = s.pacer(rates.Disk)
 		err = r.local()
@@ -108,6 +109,7 @@ type run struct {
 	ctx     context.Context
 	all     bool
 	tenants []string
+	locked  map[string]error // tenants whose keys are not here: nothing of theirs is looked at
 	pace    func(ctx context.Context, bytes int64) error
 	report  func(done, total uint64) // nil: nobody wants to know
 	total   uint64                   // bytes that are expected in all
@@ -246,12 +248,42 @@ func isDamage(err error) bool {
 	return err != nil && (k == errs.Corrupt || k == errs.NotFound)
 }
 
+// lockOut takes those out of the tenants whose keys are not here. What they have is neither
+// damaged nor whole.
+func (r *run) lockOut() {
+	r.tenants = slices.DeleteFunc(r.tenants, func(t string) bool {
+		err := r.disks.Tenants.Ready(r.ctx, t)
+		if _, known := r.locked[t]; err != nil && !known && r.ctx.Err() == nil {
+			r.locked[t] = err
+			r.out.Locked = append(r.out.Locked, err.Error())
+			r.tell(event.Host, "", "scrub passes over a tenant: %v", err)
+		}
+		return err != nil
+	})
+}
+
 // hasher returns the hasher of a tenant.
 func (r *run) hasher(tenant string) *pack.Hasher { return r.disks.Tenant(tenant).Hasher }
 
-// someones reports whether bytes have the hash in some tenant.
+// codec reads and writes what a tenant has in a domain.
+func (r *run) codec(tenant string, domain uint32) (pack.Codec, error) {
+	h, err := r.hasher(tenant).In(domain)
+	if err != nil {
+		return pack.Codec{}, err
+	}
+	return h.Codec(), nil
+}
+
+// someones reports whether bytes have the hash in some tenant. A tenant that is being moved
+// has plain blocks, too.
 func (r *run) someones(h *pack.Hash, raw []byte) bool {
-	return slices.ContainsFunc(r.tenants, func(t string) bool { return r.hasher(t).Sum(raw) == *h })
+	return slices.ContainsFunc(r.tenants, func(t string) bool {
+		if r.hasher(t).Sum(raw) == *h {
+			return true
+		}
+		plain, err := r.hasher(t).In(0)
+		return err == nil && plain.Sum(raw) == *h
+	})
 }
 
 // passEvery is the time from the beginning of one pass in the background to that of the

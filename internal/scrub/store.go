@@ -211,7 +211,7 @@ func (r *run) packs(c *collector) error {
 	for id, keys := range r.forwards {
 		for _, key := range keys {
 			if c.mine(id) {
-				if err := r.rebuild(key, c.packs[id]); err != nil {
+				if err := r.rebuild(c, key, c.packs[id]); err != nil {
 					return err
 				}
 			}
@@ -295,8 +295,12 @@ func (r *run) pack(c *collector, id pack.ID, wants []want, next map[pack.ID][]wa
 	}
 	b := &broken{bad: map[slotID]error{}, structure: err}
 	if err == nil {
-		_, b.structure = pack.Check(id, obj)
-		if errs.KindOf(b.structure) == errs.Unsupported && b.structure != nil {
+		codec, cerr := r.codec(c.tenants[wants[0].tenant], id.Domain)
+		if cerr != nil {
+			return nil, cerr
+		}
+		_, b.structure = codec.Check(id, obj)
+		if kind := errs.KindOf(b.structure); b.structure != nil && (kind == errs.Unsupported || kind == errs.Unavailable) {
 			return nil, b.structure
 		}
 	}

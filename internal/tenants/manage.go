@@ -114,7 +114,7 @@ func (t *Tenants) write(ctx context.Context, r *Record) error {
 	if err != nil {
 		return err
 	}
-	key := prefix + r.Tenant
+	key := Prefix + r.Tenant
 	if err = t.o.Store.PutIfAbsent(ctx, key, raw); err == nil {
 		return nil
 	}
@@ -245,6 +245,12 @@ func (t *Tenants) sealedRecord(ctx context.Context, name string) (*Record, error
 // Rotate begins a new root. What is new is sealed with it, what is there stays as it is.
 func (t *Tenants) Rotate(ctx context.Context, name string) (Info, error) {
 	return t.change(ctx, name, func(r *keys.Ring) (*keys.Ring, error) { return t.keyrings.Rotate(ctx, r) })
+}
+
+// Retire drops the key of an old root. The caller has made sure that nothing is sealed with
+// it (package rekey does): what was is lost.
+func (t *Tenants) Retire(ctx context.Context, name string, root uint32) (Info, error) {
+	return t.change(ctx, name, func(r *keys.Ring) (*keys.Ring, error) { return t.keyrings.Retire(ctx, r, root) })
 }
 
 // Erase deletes the tenant's keys: nothing that it has in the store can be read again, by

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	prefix  = "tenants/"
+	// Prefix begins the keys of the records of tenants.
+	Prefix  = "tenants/"
 	format  = "glide-tenant"
 	version = 1
 )
@@ -27,6 +28,7 @@ type Record struct {
 	Tenant    string
 	Domain    uint32 // 0: it is plain
 	Public    bool   // others may fork what it publishes
+	Moving    bool   // it had plain volumes when it was sealed, which may be in use still
 	SSE       string // encryption by the store: "" or as in PutObject
 	KMSKey    string // for SSE
 	CreatedAt time.Time
@@ -39,6 +41,7 @@ type wire struct {
 	Tenant    string    `json:"tenant"`
 	Domain    string    `json:"domain,omitempty"` // 8 hexadecimal digits
 	Public    bool      `json:"public,omitempty"`
+	Moving    bool      `json:"moving,omitempty"`
 	SSE       string    `json:"sse,omitempty"`
 	KMSKey    string    `json:"kms_key,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
@@ -53,7 +56,7 @@ func DomainText(domain uint32) string {
 }
 
 func (r *Record) encode() ([]byte, error) {
-	return sealed.Marshal(wire{format, version, r.Tenant, DomainText(r.Domain), r.Public, r.SSE, r.KMSKey, r.CreatedAt.UTC()})
+	return sealed.Marshal(wire{format, version, r.Tenant, DomainText(r.Domain), r.Public, r.Moving, r.SSE, r.KMSKey, r.CreatedAt.UTC()})
 }
 
 // decode reads the record of a tenant. What encode cannot have written is errs.Corrupt, a
@@ -71,13 +74,13 @@ func decode(name string, raw []byte) (*Record, error) {
 		err = errs.New(errs.Corrupt, "it is the record of another tenant")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s%s: %w", prefix, name, err)
+		return nil, fmt.Errorf("%s%s: %w", Prefix, name, err)
 	}
-	r := &Record{Tenant: w.Tenant, Public: w.Public, SSE: w.SSE, KMSKey: w.KMSKey, CreatedAt: w.CreatedAt}
+	r := &Record{Tenant: w.Tenant, Public: w.Public, Moving: w.Moving, SSE: w.SSE, KMSKey: w.KMSKey, CreatedAt: w.CreatedAt}
 	if w.Domain != "" {
 		n, err := strconv.ParseUint(w.Domain, 16, 32)
 		if r.Domain = uint32(n); err != nil || DomainText(r.Domain) != w.Domain {
-			return nil, errs.New(errs.Corrupt, "%s%s: the domain %.20q is none", prefix, name, w.Domain)
+			return nil, errs.New(errs.Corrupt, "%s%s: the domain %.20q is none", Prefix, name, w.Domain)
 		}
 	}
 	return r, nil
@@ -85,7 +88,7 @@ func decode(name string, raw []byte) (*Record, error) {
 
 // load returns the record of a tenant; one that has none is errs.NotFound.
 func load(ctx context.Context, store objstore.Store, name string) (*Record, error) {
-	raw, err := store.Get(ctx, prefix+name)
+	raw, err := store.Get(ctx, Prefix+name)
 	if err != nil {
 		return nil, err
 	}
@@ -96,8 +99,8 @@ func load(ctx context.Context, store objstore.Store, name string) (*Record, erro
 // read is passed with the error and nothing but its name.
 func Records(ctx context.Context, store objstore.Store, fn func(Record, error) error) error {
 	var names []string
-	err := objstore.ListAll(ctx, store, prefix, "", func(in objstore.Info) bool {
-		if name := strings.TrimPrefix(in.Key, prefix); commitlog.ValidName(name) {
+	err := objstore.ListAll(ctx, store, Prefix, "", func(in objstore.Info) bool {
+		if name := strings.TrimPrefix(in.Key, Prefix); commitlog.ValidName(name) {
 			names = append(names, name)
 		}
 		return true

@@ -122,7 +122,7 @@ func (u *Undo) spare(ctx context.Context, n disk.Name, at commitlog.Generation, 
 	for _, run := range state.DataCommits {
 		keys = append(keys, commitlog.Volume{Tenant: n.Tenant, Name: run.Name}.Key(commitlog.Generation{Epoch: run.Epoch, Number: run.First}))
 	}
-	return gc.SpareCommits(ctx, u.disks.Store, keys)
+	return gc.SpareCommits(ctx, u.disks.Store, keys, 0, u.disks.Tenant(n.Tenant).Hasher.Codec().ID())
 }
 
 // bringBack creates a volume of this host with a published state. If it fails, unsettled

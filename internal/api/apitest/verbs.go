@@ -504,7 +504,7 @@ func (b *Backend) ForgetHost(_ context.Context, id string, force bool) (api.Forg
 func (b *Backend) Collect(_ context.Context, r api.CollectRequest) (api.Collection, error) {
 	err := b.enter("Collect", r.Grace, r.DryRun, r.Forget, r.Force)
 	defer b.mu.Unlock()
-	c := api.Collection{Round: 3, LiveObjects: 10, LiveBytes: 10 << 20, FlaggedObjects: 2, FlaggedBytes: 2 << 20, ForeignObjects: 1, ElapsedMs: 12.5}
+	c := api.Collection{Round: 3, LiveObjects: 10, LiveBytes: 10 << 20, FlaggedObjects: 2, FlaggedBytes: 2 << 20, ForeignObjects: 1, Skipped: []api.Skipped{}, ElapsedMs: 12.5}
 	if c.ForgottenNames = 1; !r.Forget {
 		c.ForgottenNames = 0
 	}
@@ -524,7 +524,7 @@ func (b *Backend) Scrub(ctx context.Context, r api.ScrubRequest) (api.Scrub, err
 	work(ctx)
 	err := b.enter("Scrub", r.StoreOnly, r.LocalOnly)
 	defer b.mu.Unlock()
-	out := api.Scrub{Blocks: 12, Bytes: 12 << 17, Damaged: 1, Repaired: 1, Lost: []api.Lost{}, ElapsedMs: 12.5}
+	out := api.Scrub{Blocks: 12, Bytes: 12 << 17, Damaged: 1, Repaired: 1, Lost: []api.Lost{}, Locked: []string{}, ElapsedMs: 12.5}
 	if r.StoreOnly {
 		out.Damaged = 2
 		out.Lost = append(out.Lost, api.Lost{Key: "packs/00/00", Volumes: []string{"vm1"}, Ranges: []api.Range{{Offset: 4096, Length: 8192}}})
@@ -543,7 +543,7 @@ func (b *Backend) CollectPlan(context.Context) ([]api.Planned, error) {
 func (b *Backend) CollectStatus(context.Context) (api.CollectStatus, error) {
 	err := b.enter("CollectStatus")
 	defer b.mu.Unlock()
-	return api.CollectStatus{Round: 3, Stage: "flagged", FlaggedAt: Epoch, UndoUntil: Epoch.Add(24 * time.Hour)}, err
+	return api.CollectStatus{Round: 3, Stage: "flagged", FlaggedAt: Epoch, UndoUntil: Epoch.Add(24 * time.Hour), Skipped: []api.Skipped{}}, err
 }
 
 // Undelete implements api.Backend. Only packs/good is flagged.

@@ -5,15 +5,19 @@ package tenantstest
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/seal"
+	"github.com/paraglide/glide/internal/sealed"
 	"github.com/paraglide/glide/internal/tenants"
 )
 
@@ -36,8 +40,21 @@ func Key(tb testing.TB) keys.Provider {
 	return p
 }
 
-// known returns the tenants of a store, as a process with these providers sees them.
-func known(store objstore.Store, with ...keys.Provider) *tenants.Tenants {
+// sharedName is the variable that has the key of Shared.
+const sharedName = "GLIDE_KEY_OF_TESTS"
+
+// Shared is a provider that is the same for all tests of a process.
+var Shared = sync.OnceValue(func() keys.Provider {
+	err := os.Setenv(sharedName, hex.EncodeToString(seal.NewKey().Append(nil)))
+	p, perr := keys.Parse("env:" + sharedName)
+	if err = errors.Join(err, perr); err != nil {
+		panic(err)
+	}
+	return p
+})
+
+// New returns the tenants of a store, as a process with these providers sees them.
+func New(store objstore.Store, with ...keys.Provider) *tenants.Tenants {
 	began := time.Now()
 	return tenants.New(tenants.Options{
 		Store: store, Providers: with, Now: time.Now, Uptime: func() time.Duration { return time.Since(began) }, Log: slog.New(slog.DiscardHandler),
@@ -47,10 +64,28 @@ func known(store objstore.Store, with ...keys.Provider) *tenants.Tenants {
 // Create makes sealed tenants with one key.
 func Create(tb testing.TB, store objstore.Store, key keys.Provider, names ...string) {
 	tb.Helper()
-	t := known(store, key)
+	t := New(store, key)
 	for _, name := range names {
 		if _, err := t.Create(context.Background(), tenants.Birth{Name: name, Keys: []keys.Provider{key}, OneKey: true, Suite: seal.AES256GCM}); err != nil {
 			tb.Fatal(err)
 		}
+	}
+}
+
+// Move makes a tenant that has plain volumes one that is being moved into a domain.
+func Move(tb testing.TB, store objstore.Store, key keys.Provider, name string) {
+	tb.Helper()
+	const domain = 0x00c0ffee
+	rings := &keys.Keyrings{Store: store, Providers: []keys.Provider{key}, Now: time.Now}
+	_, err := rings.Create(context.Background(), keys.Birth{Domain: domain, Tenant: name, Suite: seal.AES256GCM, OneKey: true, Plain: true})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	raw, err := sealed.Marshal(map[string]any{"format": "glide-tenant", "version": 1, "tenant": name, "domain": tenants.DomainText(domain), "moving": true, "created_at": time.Now().UTC()})
+	if err == nil {
+		err = store.PutIfAbsent(context.Background(), tenants.Prefix+name, raw)
+	}
+	if err != nil {
+		tb.Fatal(err)
 	}
 }

@@ -110,6 +110,18 @@ func Checksum(raw []byte) uint32 {
 // IsSealed tells whether the bytes of an object say that it is sealed.
 func IsSealed(raw []byte) bool { return len(raw) >= HeaderSize && le.Uint16(raw[4:]) == Sealed }
 
+// OldestRoot is the smallest number of a root with which a section is sealed; 0 of a plain
+// object. Nothing proves it.
+func (f *Frame) OldestRoot() uint32 {
+	root := uint32(0)
+	for _, section := range [][]byte{f.State, f.Data} {
+		if f.Version == Sealed && len(section) >= 4 && (root == 0 || le.Uint32(section) < root) {
+			root = le.Uint32(section)
+		}
+	}
+	return root
+}
+
 // Decode reads an object's frame, whose sections share the memory of raw. A version that
 // this release does not know is errs.Unsupported; anything that cannot have been encoded
 // is errs.Corrupt. It needs no keys.

@@ -1,4 +1,4 @@
-package gc
+package reach
 
 import (
 	"context"
@@ -30,6 +30,13 @@ type Memory struct {
 // NewMemory returns an empty memory. One round at a time may use it.
 func NewMemory() *Memory {
 	return &Memory{recall.New[*told](memoryLogs), blockmap.NewPageCache(memoryPages)}
+}
+
+// Turn ends a turn: what no mark asked for since the last one is gone.
+func (m *Memory) Turn() {
+	if m != nil {
+		m.logs.Turn()
+	}
 }
 
 // forget forgets everything: something was not as it was remembered.
@@ -65,11 +72,11 @@ func newTold(o *commitlog.Object) *told {
 	}
 	for _, f := range s.SealedFrom {
 		if !fault.Is("gc-forgets-former-owners") {
-			t.epochs = append(t.epochs, epochID{s.Tenant, s.Name, f.Generation.Epoch})
+			t.epochs = append(t.epochs, EpochID{s.Tenant, s.Name, f.Generation.Epoch})
 		}
 	}
 	for _, run := range s.DataCommits {
-		t.epochs = append(t.epochs, epochID{s.Tenant, run.Name, run.Epoch})
+		t.epochs = append(t.epochs, EpochID{s.Tenant, run.Name, run.Epoch})
 	}
 	return t
 }
@@ -95,8 +102,8 @@ func (t *told) size() int64 {
 
 // tell returns what an object of a log says: from memory if the list of this run shows that
 // it is still the one that was read.
-func (m *mark) tell(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*told, error) {
-	in := m.listed[epochID{vol.Tenant, vol.Name, g.Epoch}].info(g.Number)
+func (m *Mark) tell(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*told, error) {
+	in := m.listed[EpochID{vol.Tenant, vol.Name, g.Epoch}].info(g.Number)
 	if m.memory != nil {
 		if t, ok := m.memory.logs.Recall(in); ok {
 			return t, nil
@@ -107,7 +114,7 @@ func (m *mark) tell(ctx context.Context, vol commitlog.Volume, g commitlog.Gener
 	if err != nil {
 		return nil, err
 	}
-	o, err := commitlog.Decode(raw)
+	o, err := commitlog.Read(ctx, m.store, key, raw)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}

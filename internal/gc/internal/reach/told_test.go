@@ -1,4 +1,4 @@
-package gc
+package reach
 
 import (
 	"context"
@@ -27,10 +27,10 @@ func TestRemembered(t *testing.T) {
 	f.commit("base", e)
 	g := &gets{Store: f.store}
 	memory := NewMemory()
-	var first *mark
+	var first *Mark
 	for i := range 3 {
-		m := newMark(g, memory)
-		if _, err := m.run(t.Context()); err != nil {
+		m := newMark(plain(g), memory)
+		if _, err := m.Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		memory.logs.Turn()
@@ -119,8 +119,8 @@ func TestRememberedIsReplaced(t *testing.T) {
 			}
 			for again := range 2 {
 				g.n.Store(0)
-				m := newMark(s, memory)
-				l, err := m.run(t.Context())
+				m := newMark(plain(s), memory)
+				l, err := m.Run(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -151,20 +151,20 @@ func TestMemoryIsWrong(t *testing.T) {
 	e := f.edit(blockmap.Root{}, 1<<14)
 	f.set(e, 1, 0, 100)
 	root := f.commit("v", e)
-	c := &collector{Options: Options{Store: store, Memory: NewMemory()}}
-	if _, err := c.marked(t.Context()); err != nil {
+	c := &Marks{Scope: plain(store), Memory: NewMemory()}
+	if _, err := c.Next(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	// The pages are in memory, so nobody misses the pack; a memory without pages does.
 	if err := store.Delete(t.Context(), root.Ref.Pack.Key()); err != nil {
 		t.Fatal(err)
 	}
-	c.mark = nil
-	if _, err := c.marked(t.Context()); err != nil {
+	c.Mark = nil
+	if _, err := c.Next(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c.mark, c.Memory.pages = nil, blockmap.NewPageCache(memoryPages)
-	if _, err := c.marked(t.Context()); !errors.Is(err, errs.NotFound) {
+	c.Mark, c.Memory.pages = nil, blockmap.NewPageCache(memoryPages)
+	if _, err := c.Next(t.Context()); !errors.Is(err, errs.NotFound) {
 		t.Fatalf("a map that is gone: %v", err)
 	}
 	in, err := store.List(t.Context(), "t/", "", 0)

@@ -1,4 +1,4 @@
-package gc
+package reach
 
 import (
 	"context"
@@ -19,6 +19,9 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
 )
+
+// plain is the scope of a store with one plain tenant.
+func plain(store objstore.Store) *Scope { return &Scope{Store: store, Tenants: []string{"default"}} }
 
 // forest makes block maps without blocks: a mark does not read these.
 type forest struct {
@@ -174,9 +177,9 @@ func TestMarkReadsSharedPagesOnce(t *testing.T) {
 		f.commit(fmt.Sprintf("fork-%d", n), e)
 	}
 	g := &gets{Store: f.store}
-	m := newMark(g, nil)
+	m := newMark(plain(g), nil)
 	began := time.Now()
-	if _, err := m.run(t.Context()); err != nil {
+	if _, err := m.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	took := time.Since(began)
@@ -223,9 +226,9 @@ func TestMarkMemory(t *testing.T) {
 		}
 		peak <- top
 	}()
-	m := newMark(store, nil)
+	m := newMark(plain(store), nil)
 	began := time.Now()
-	_, err = m.run(t.Context())
+	_, err = m.Run(t.Context())
 	took := time.Since(began)
 	stop()
 	top := <-peak

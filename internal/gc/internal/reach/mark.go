@@ -1,8 +1,7 @@
-package gc
+package reach
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,29 +23,35 @@ import (
 // sideBySide is how many objects a mark reads at a time.
 const sideBySide = 32
 
-// mark is what roots reach. A second run of it reads pins and logs again, and goes only
-// where the first did not. Pins come first: a host publishes before it drops its pin, so
-// what it refers to is seen in one of them.
-type mark struct {
-	store  objstore.Store
-	memory *Memory // nil: none
+// Mark is what roots reach, as far as it is of the domain of its scope. A second Run of it
+// reads pins and logs again, and goes only where the first did not. Pins come first: a host
+// publishes before it drops its pin, so what it refers to is seen in one of them.
+type Mark struct {
+	scope  *Scope
+	store  objstore.Store // of the scope
+	memory *Memory        // nil: none
 	pages  *cache.Pages
 	cache  *blockmap.PageCache
-	listed map[epochID]*epoch // by the list of this run; nil before it
+	listed map[EpochID]*epoch // by the list of this run; nil before it
 
 	mu      sync.Mutex // guards the rest; held over no I/O
 	packs   map[pack.ID]*live
-	nonces  map[pinobject.Nonce]bool // of upload sessions in progress
-	walked  map[pack.Hash]bool       // map pages
-	read    map[string]*commit       // by key
-	roots   map[string]bool          // hashes of roots in text, whose boot lists are kept
-	needed  map[epochID]bool         // by pins
-	hashers map[string]*pack.Hasher
-	sources map[string]*blockmap.Source
-	used    uint64 // objects read
+	nonces  map[pinobject.Nonce]bool    // of upload sessions in progress
+	walked  map[pageID]bool             // map pages
+	read    map[string]*commit          // by key
+	roots   map[string]bool             // hashes of roots in text, whose boot lists are kept
+	needed  map[EpochID]bool            // by pins
+	sources map[string]*blockmap.Source // of tenants
+	used    uint64                      // objects read
 
 	forwards map[pack.ID][]string        // keys, by the old pack
 	followed map[string]*forward.Forward // by key: those of reached packs
+}
+
+// pageID names a map page (domains-apart).
+type pageID struct {
+	domain uint32
+	hash   pack.Hash
 }
 
 // commit is what a mark remembers of an object of a log. Objects never change, but for
@@ -57,24 +62,25 @@ type commit struct {
 	stub    bool
 	removed bool // tombstone
 	keep    string
-	epochs  []epochID // whose objects its state names
+	epochs  []EpochID // whose objects its state names
 }
 
-func newMark(store objstore.Store, memory *Memory) *mark {
+// newMark returns a mark of nothing yet.
+func newMark(scope *Scope, memory *Memory) *Mark {
 	pages := blockmap.NewPageCache(4 << 20)
 	if memory != nil {
 		pages = memory.pages
 	}
-	return &mark{
-		store: store, memory: memory, pages: cache.StorePages(store), cache: pages,
-		packs: map[pack.ID]*live{}, followed: map[string]*forward.Forward{}, nonces: map[pinobject.Nonce]bool{}, walked: map[pack.Hash]bool{}, read: map[string]*commit{},
-		roots: map[string]bool{}, needed: map[epochID]bool{}, hashers: map[string]*pack.Hasher{}, sources: map[string]*blockmap.Source{},
+	return &Mark{
+		scope: scope, store: scope.Store, memory: memory, pages: cache.StorePages(scope.Store), cache: pages,
+		packs: map[pack.ID]*live{}, followed: map[string]*forward.Forward{}, nonces: map[pinobject.Nonce]bool{}, walked: map[pageID]bool{}, read: map[string]*commit{},
+		roots: map[string]bool{}, needed: map[EpochID]bool{}, sources: map[string]*blockmap.Source{},
 	}
 }
 
-// run marks everything that roots reach, and returns the logs. An object that cannot be
+// Run marks everything that roots reach, and returns the logs. An object that cannot be
 // read ends it, with its key: nothing may be condemned then.
-func (m *mark) run(ctx context.Context) (*logs, error) {
+func (m *Mark) Run(ctx context.Context) (*Logs, error) {
 	m.listed = nil // what the last run saw may have been replaced
 	late := fault.Is("gc-logs-before-pins")
 	if !fault.Is("gc-ignores-pins") && !late {
@@ -85,7 +91,7 @@ func (m *mark) run(ctx context.Context) (*logs, error) {
 	if err := m.listForwards(ctx); err != nil {
 		return nil, err
 	}
-	l, err := listLogs(ctx, m.store)
+	l, err := listLogs(ctx, m.scope)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +116,7 @@ func (m *mark) run(ctx context.Context) (*logs, error) {
 }
 
 // pins marks what pins name.
-func (m *mark) pins(ctx context.Context) error {
+func (m *Mark) pins(ctx context.Context) error {
 	var all []pinobject.Pin
 	if err := pinobject.List(ctx, m.store, "", func(p pinobject.Pin) error { all = append(all, p); return nil }); err != nil {
 		return err
@@ -134,20 +140,21 @@ func (m *mark) pins(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("pin %s: %w", p.Key(), err)
 			}
+			if !m.scope.reads(vol.Tenant) {
+				continue // what it reaches is of other domains
+			}
 			c, err := m.commit(ctx, vol, gen)
 			if err != nil {
 				return fmt.Errorf("pin %s: %w", p.Key(), err)
 			}
 			m.mu.Lock()
-			m.needed[epochID{vol.Tenant, vol.Name, gen.Epoch}] = true
+			m.needed[EpochID{vol.Tenant, vol.Name, gen.Epoch}] = true
 			for _, e := range c.epochs {
 				m.needed[e] = true
 			}
 			m.mu.Unlock()
 		}
 		for _, root := range p.Roots {
-			// A pin does not say whose root it is. Pages are checked by the tenant's key, so
-			// the tenants are tried.
 			if err := m.rootOfSomeone(ctx, root); err != nil {
 				return fmt.Errorf("pin %s: %w", p.Key(), err)
 			}
@@ -158,7 +165,7 @@ func (m *mark) pins(ctx context.Context) error {
 
 // log marks what the commits of a log name: those of its epochs that are in the run from
 // the first object to the first gap or seal. What lies beyond is no root.
-func (m *mark) log(ctx context.Context, l *log) error {
+func (m *Mark) log(ctx context.Context, l *log) error {
 	for _, e := range l.epochs {
 		if !e.has(1) {
 			continue // not begun
@@ -186,7 +193,7 @@ func (m *mark) log(ctx context.Context, l *log) error {
 }
 
 // epoch marks what the commits of an epoch name, and returns them.
-func (m *mark) epoch(ctx context.Context, vol commitlog.Volume, e *epoch) ([]*commit, error) {
+func (m *Mark) epoch(ctx context.Context, vol commitlog.Volume, e *epoch) ([]*commit, error) {
 	n := e.run()
 	list, says := make([]*commit, n), make([]*told, n)
 	at := func(i int) commitlog.Generation { return commitlog.Generation{Epoch: e.number, Number: uint64(i) + 1} }
@@ -194,7 +201,7 @@ func (m *mark) epoch(ctx context.Context, vol commitlog.Volume, e *epoch) ([]*co
 	for i := range numbers {
 		numbers[i] = i
 	}
-	err := sideBySideEach(ctx, numbers, func(ctx context.Context, i int) (err error) {
+	err := SideBySide(ctx, numbers, func(ctx context.Context, i int) (err error) {
 		list[i], says[i], err = m.load(ctx, vol, at(i))
 		return err
 	})
@@ -205,11 +212,11 @@ func (m *mark) epoch(ctx context.Context, vol commitlog.Volume, e *epoch) ([]*co
 	if end := slices.IndexFunc(list, func(c *commit) bool { return c.closes }); end >= 0 {
 		list, numbers = list[:end+1], numbers[:end+1]
 	}
-	return list, sideBySideEach(ctx, numbers, func(ctx context.Context, i int) error { return m.reachAll(ctx, vol, at(i), list[i], says[i]) })
+	return list, SideBySide(ctx, numbers, func(ctx context.Context, i int) error { return m.reachAll(ctx, vol, at(i), list[i], says[i]) })
 }
 
 // commit reads an object of a log, once, and marks what it names.
-func (m *mark) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*commit, error) {
+func (m *Mark) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*commit, error) {
 	c, t, err := m.load(ctx, vol, g)
 	if err == nil {
 		err = m.reachAll(ctx, vol, g, c, t)
@@ -219,7 +226,7 @@ func (m *mark) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Gen
 
 // load returns an object of a log, and what it says, unless this mark knows that: then it is
 // nil. An object may have become a stub since. Whoever takes it for a root keeps more.
-func (m *mark) load(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*commit, *told, error) {
+func (m *Mark) load(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*commit, *told, error) {
 	m.mu.Lock()
 	c := m.read[vol.Key(g)]
 	m.mu.Unlock()
@@ -235,7 +242,7 @@ func (m *mark) load(ctx context.Context, vol commitlog.Volume, g commitlog.Gener
 }
 
 // reachAll marks what an object names that load returned.
-func (m *mark) reachAll(ctx context.Context, vol commitlog.Volume, g commitlog.Generation, c *commit, t *told) error {
+func (m *Mark) reachAll(ctx context.Context, vol commitlog.Volume, g commitlog.Generation, c *commit, t *told) error {
 	if t == nil {
 		return nil
 	}
@@ -254,7 +261,7 @@ func (m *mark) reachAll(ctx context.Context, vol commitlog.Volume, g commitlog.G
 
 // state marks what a state names: the blocks of its root and its snapshots, those that its
 // data commits name, and its own data.
-func (m *mark) state(ctx context.Context, tenant string, t *told) error {
+func (m *Mark) state(ctx context.Context, tenant string, t *told) error {
 	for _, root := range t.roots {
 		if err := m.root(ctx, tenant, root); err != nil {
 			return err
@@ -273,7 +280,7 @@ func (m *mark) state(ctx context.Context, tenant string, t *told) error {
 
 // data marks the blocks of a data commit that a state names, which may be in an epoch that
 // is no root any more.
-func (m *mark) data(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) error {
+func (m *Mark) data(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) error {
 	key := "data of " + vol.Key(g)
 	m.mu.Lock()
 	done := m.read[key] != nil || m.read[vol.Key(g)] != nil
@@ -296,7 +303,7 @@ func (m *mark) data(ctx context.Context, vol commitlog.Volume, g commitlog.Gener
 }
 
 // blocks marks the blocks that the data of an object names.
-func (m *mark) blocks(t *told) error {
+func (m *Mark) blocks(t *told) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range t.blocks {
@@ -306,24 +313,29 @@ func (m *mark) blocks(t *told) error {
 }
 
 // source returns the pages of a tenant.
-func (m *mark) source(tenant string) *blockmap.Source {
+func (m *Mark) source(tenant string) *blockmap.Source {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.sources[tenant]
 	if s == nil {
-		h := pack.NewHasher(tenant)
+		h := m.scope.hasher(tenant)
 		s = m.cache.Source(m.pages.For(h), h)
 		m.sources[tenant] = s
 	}
 	return s
 }
 
-// root marks the packs of a map's pages and blocks. Pages that maps share are read once.
-func (m *mark) root(ctx context.Context, tenant string, root blockmap.Root) error {
+// root marks the packs of the pages and blocks of a tenant's map.
+func (m *Mark) root(ctx context.Context, tenant string, root blockmap.Root) error {
 	if root.IsHole() {
 		return nil
 	}
-	bm, err := blockmap.New(m.source(tenant), root, root.Span())
+	return m.walk(ctx, m.source(tenant), root)
+}
+
+// walk marks the packs of a map's pages and blocks. Pages that maps share are read once.
+func (m *Mark) walk(ctx context.Context, src *blockmap.Source, root blockmap.Root) error {
+	bm, err := blockmap.New(src, root, root.Span())
 	if err != nil {
 		return err
 	}
@@ -333,15 +345,16 @@ func (m *mark) root(ctx context.Context, tenant string, root blockmap.Root) erro
 	// A page is walked from the moment somebody is about to read it, so that walks side by
 	// side read it once. If the walk fails, none of its pages is: what is under them is not
 	// marked, and another tenant may be tried, who must not find them done.
-	begun := map[pack.Hash]bool{}
+	begun := map[pageID]bool{}
 	err = bm.WalkPages(ctx, func(ref pack.Ref) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.reach(&ref)
-		if m.walked[ref.Hash] {
+		id := pageID{ref.Pack.Domain, ref.Hash}
+		if m.walked[id] {
 			return true
 		}
-		m.walked[ref.Hash], begun[ref.Hash] = true, true
+		m.walked[id], begun[id] = true, true
 		return false
 	}, func(ref pack.Ref, p blockmap.Page) error {
 		m.mu.Lock()
@@ -363,27 +376,41 @@ func (m *mark) root(ctx context.Context, tenant string, root blockmap.Root) erro
 }
 
 // rootOfSomeone marks a root of which the tenant is not known.
-func (m *mark) rootOfSomeone(ctx context.Context, root blockmap.Root) (err error) {
-	tenants := []string{"default"} // which may have nothing in the store yet
-	if err := commitlog.Tenants(ctx, m.store, func(t string) error { tenants = append(tenants, t); return nil }); err != nil {
-		return err
-	}
-	err = errs.New(errs.NotFound, "no tenant has the root %s", root)
-	for _, t := range tenants {
-		if err = m.root(ctx, t, root); err == nil || !errors.Is(err, errs.Corrupt) {
+func (m *Mark) rootOfSomeone(ctx context.Context, root blockmap.Root) (err error) {
+	for _, x := range m.scope.candidates(root.Ref.Pack.Domain) {
+		if err = m.walk(ctx, m.cache.Source(m.pages.For(x.hasher), x.hasher), root); err == nil || !isOther(err) {
 			return err
 		}
 	}
 	return err
 }
 
-// kept tells whether what a key is about is marked: the root of a boot list, or the old
-// pack of a forward.
-func (m *mark) kept(key string) bool {
+// Kept tells whether what a key is about is marked: the root of a boot list, or the old
+// pack of a forward. What the mark does not read, it keeps.
+func (m *Mark) Kept(key string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, _, is := forward.ParseKey(key); is {
 		return m.followed[key] != nil
 	}
+	if !m.scope.reads(TenantOf(key)) {
+		return true
+	}
 	return m.roots[key[strings.LastIndexByte(key, '/')+1:]]
+}
+
+// Needed are the epochs that pins name.
+func (m *Mark) Needed() map[EpochID]bool { return m.needed }
+
+// SideBySide calls fn for each of the list, some of them at a time.
+func SideBySide[T any](ctx context.Context, list []T, fn func(context.Context, T) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(sideBySide)
+	for _, x := range list {
+		g.Go(func() (err error) {
+			defer errs.Catch(&err)
+			return fn(gctx, x)
+		})
+	}
+	return g.Wait()
 }

@@ -1,4 +1,4 @@
-package gc
+package reach
 
 import (
 	"context"
@@ -32,7 +32,7 @@ func TestDamageUnderAPinnedRoot(t *testing.T) {
 	if err := store.Put(t.Context(), key, raw); err != nil {
 		t.Fatal(err)
 	}
-	m := newMark(store, nil)
+	m := newMark(plain(store), nil)
 	if err := m.rootOfSomeone(t.Context(), root); !errors.Is(err, errs.Corrupt) {
 		t.Fatalf("a damaged map: %v", err)
 	}
@@ -71,8 +71,8 @@ func TestForwardGoesMeanwhile(t *testing.T) {
 				t.Fatal(err)
 			}
 		}}
-		c := &collector{Options: Options{Store: store}}
-		_, err := c.marked(t.Context())
+		c := &Marks{Scope: plain(store)}
+		_, err := c.Next(t.Context())
 		if lost {
 			if !errors.Is(err, errs.NotFound) || !strings.Contains(err.Error(), b.Key()) {
 				t.Errorf("a forward that is listed and not there: %v", err)
@@ -82,7 +82,7 @@ func TestForwardGoesMeanwhile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !c.mark.reached(root.Ref.Pack.Key()) || !c.mark.reached(to(3).Key()) {
+		if !c.Reached(root.Ref.Pack.Key()) || !c.Reached(to(3).Key()) {
 			t.Error("where the slots went is not marked")
 		}
 	}

@@ -1,4 +1,4 @@
-package gc
+package reach
 
 import (
 	"cmp"
@@ -11,10 +11,10 @@ import (
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// logs are the commit logs of all volumes, as one list of the store shows them.
-type logs struct {
+// Logs are the commit logs of the volumes of a scope, as one list of the store shows them.
+type Logs struct {
 	volumes []*log
-	epochs  map[epochID]*epoch
+	epochs  map[EpochID]*epoch
 }
 
 // log is the log of one volume, its newest epoch first.
@@ -28,7 +28,7 @@ type epoch struct {
 	number  uint64
 	objects map[uint64]objstore.Info
 	first   *commit   // nil: not begun
-	names   []epochID // epochs whose objects its states name
+	names   []EpochID // epochs whose objects its states name
 	keep    string    // the rule for old epochs in its newest state
 }
 
@@ -50,14 +50,23 @@ func (e *epoch) run() (n uint64) {
 	return n
 }
 
-// listLogs lists all logs. Keys that are no commits are not its business.
-func listLogs(ctx context.Context, store objstore.Store) (*logs, error) {
-	l := &logs{epochs: map[epochID]*epoch{}}
+// listLogs lists the logs that are read. Keys that are no commits are not its business.
+func listLogs(ctx context.Context, scope *Scope) (*Logs, error) {
+	l := &Logs{epochs: map[EpochID]*epoch{}}
+	for _, prefix := range scope.prefixes() {
+		if err := l.list(ctx, scope, prefix); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+func (l *Logs) list(ctx context.Context, scope *Scope, prefix string) error {
 	var last *log
 	var e *epoch
-	err := objstore.ListAll(ctx, store, "t/", "", func(in objstore.Info) bool {
+	return objstore.ListAll(ctx, scope.Store, prefix, "", func(in objstore.Info) bool {
 		vol, g, err := commitlog.ParseKey(in.Key)
-		if err != nil {
+		if err != nil || !scope.reads(vol.Tenant) {
 			return true
 		}
 		if last == nil || last.vol != vol {
@@ -68,26 +77,25 @@ func listLogs(ctx context.Context, store objstore.Store) (*logs, error) {
 		if e == nil || e.number != g.Epoch {
 			e = &epoch{number: g.Epoch, objects: map[uint64]objstore.Info{}}
 			last.epochs = append(last.epochs, e)
-			l.epochs[epochID{vol.Tenant, vol.Name, g.Epoch}] = e
+			l.epochs[EpochID{vol.Tenant, vol.Name, g.Epoch}] = e
 		}
 		e.objects[g.Number] = in
 		return true
 	})
-	return l, err
 }
 
-// past returns the epochs that are to be collected: closed ones whose successor began
+// Past returns the epochs that are to be collected: closed ones whose successor began
 // before the given time and that the volume's rule does not keep now, and all closed ones of
 // a removed volume; but none that a kept epoch, directly or not, or a pin names.
-func (l *logs) past(before, now time.Time, pinned map[epochID]bool) []epochFlag {
+func (l *Logs) Past(before, now time.Time, pinned map[EpochID]bool) []PastEpoch {
 	type entry struct {
 		log *log
 		e   *epoch
 	}
-	all := map[epochID]entry{}
-	kept := []epochID{}
-	seen := map[epochID]bool{}
-	keep := func(e epochID) {
+	all := map[EpochID]entry{}
+	kept := []EpochID{}
+	seen := map[EpochID]bool{}
+	keep := func(e EpochID) {
 		if !seen[e] {
 			seen[e] = true
 			kept = append(kept, e)
@@ -100,7 +108,7 @@ func (l *logs) past(before, now time.Time, pinned map[epochID]bool) []epochFlag 
 		var successor *epoch
 		removed, byRule := false, log.keptByRule(now)
 		for _, e := range log.epochs {
-			id := epochID{log.vol.Tenant, log.vol.Name, e.number}
+			id := EpochID{log.vol.Tenant, log.vol.Name, e.number}
 			if e.first == nil {
 				continue // not begun: a late request, or one that is about to be sealed
 			}
@@ -127,12 +135,12 @@ func (l *logs) past(before, now time.Time, pinned map[epochID]bool) []epochFlag 
 			}
 		}
 	}
-	var out []epochFlag
+	var out []PastEpoch
 	for id, x := range all {
 		if seen[id] || x.e.first.stub && len(x.e.orphans()) == 0 {
 			continue
 		}
-		f := epochFlag{epochID: id}
+		f := PastEpoch{EpochID: id}
 		for n, in := range x.e.objects {
 			if n > 1 || !x.e.first.stub {
 				f.Bytes += in.Size
@@ -141,7 +149,7 @@ func (l *logs) past(before, now time.Time, pinned map[epochID]bool) []epochFlag 
 		}
 		out = append(out, f)
 	}
-	slices.SortFunc(out, func(a, b epochFlag) int {
+	slices.SortFunc(out, func(a, b PastEpoch) int {
 		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Volume, b.Volume), cmp.Compare(a.Epoch, b.Epoch))
 	})
 	return out

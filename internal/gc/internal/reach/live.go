@@ -1,4 +1,4 @@
-package gc
+package reach
 
 import (
 	"cmp"
@@ -16,17 +16,17 @@ import (
 // live is what of a pack is reached.
 type live struct {
 	whole bool   // a pin names the pack
-	slots []slot // by offset
+	slots []Slot // by offset
 	went  int    // how many of them were looked up in the pack's forwards
 }
 
-// slot is a slot of a pack.
-type slot struct{ off, len uint32 }
+// Slot is the place of a slot of a pack.
+type Slot struct{ Off, Len uint32 }
 
-func bySlot(s slot, off uint32) int { return cmp.Compare(s.off, off) }
+func bySlot(s Slot, off uint32) int { return cmp.Compare(s.Off, off) }
 
 // pack returns what of a pack is reached, and reaches the pack. Under mu.
-func (m *mark) pack(id pack.ID) *live {
+func (m *Mark) pack(id pack.ID) *live {
 	l := m.packs[id]
 	if l == nil {
 		l = &live{}
@@ -36,18 +36,18 @@ func (m *mark) pack(id pack.ID) *live {
 }
 
 // reach marks a slot. Under mu.
-func (m *mark) reach(ref *pack.Ref) {
+func (m *Mark) reach(ref *pack.Ref) {
 	if ref.IsHole() {
 		return
 	}
 	l := m.pack(ref.Pack)
 	if i, found := slices.BinarySearchFunc(l.slots, ref.Off, bySlot); !found {
-		l.slots = slices.Insert(l.slots, i, slot{ref.Off, ref.Len})
+		l.slots = slices.Insert(l.slots, i, Slot{ref.Off, ref.Len})
 	}
 }
 
-// reached tells whether a pack is marked. Only keys of packs are asked for.
-func (m *mark) reached(key string) bool {
+// Reached tells whether a pack is marked. Only keys of packs are asked for.
+func (m *Mark) Reached(key string) bool {
 	id, err := pack.ParseKey(key)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -55,11 +55,11 @@ func (m *mark) reached(key string) bool {
 }
 
 // uploading tells whether a pack is of an upload session in progress. Under mu.
-func (m *mark) uploading(id pack.ID) bool { return m.nonces[pinobject.Nonce(id.Nonce[:8])] }
+func (m *Mark) uploading(id pack.ID) bool { return m.nonces[pinobject.Nonce(id.Nonce[:8])] }
 
-// alive returns the slots of a pack that are reached; nil if they are not all that is
+// Alive returns the slots of a pack that are reached; nil if they are not all that is
 // needed of it.
-func (m *mark) alive(id pack.ID) []slot {
+func (m *Mark) Alive(id pack.ID) []Slot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l := m.packs[id]
@@ -71,7 +71,7 @@ func (m *mark) alive(id pack.ID) []slot {
 
 // listForwards lists the forwards. It comes after the pins: whoever repairs a pack
 // creates the forward before it drops its pin.
-func (m *mark) listForwards(ctx context.Context) error {
+func (m *Mark) listForwards(ctx context.Context) error {
 	m.forwards = map[pack.ID][]string{}
 	return forward.Each(ctx, m.store, func(from, _ pack.ID, in objstore.Info) {
 		m.forwards[from] = append(m.forwards[from], in.Key)
@@ -79,7 +79,7 @@ func (m *mark) listForwards(ctx context.Context) error {
 }
 
 // follow marks where the marked slots of packs went, and from there on.
-func (m *mark) follow(ctx context.Context) error {
+func (m *Mark) follow(ctx context.Context) error {
 	if fault.Is("gc-forgets-forwards") {
 		return nil
 	}
@@ -102,7 +102,7 @@ func (m *mark) follow(ctx context.Context) error {
 	return nil
 }
 
-func (m *mark) followOne(ctx context.Context, key string, l *live) (err error) {
+func (m *Mark) followOne(ctx context.Context, key string, l *live) (err error) {
 	f := m.followed[key]
 	if f == nil {
 		if f, err = forward.Read(ctx, m.store, key); err != nil {

@@ -1,0 +1,113 @@
+package reach
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/pack"
+)
+
+// Scope is all that can name what is of a domain.
+type Scope struct {
+	Domain uint32
+	Store  objstore.Store // with the keys of those that are read
+	// Reads has the tenants whose logs and pins are read. Without Limited it is everybody.
+	Reads   []string
+	Limited bool
+	// Tenants are all that are known. In domain 0 one of them is whose root a pin keeps.
+	Tenants []string
+	// Hasher returns a tenant's; nil: that of a plain one.
+	Hasher func(tenant string) *pack.Hasher
+}
+
+// reads tells whether a tenant's logs are read.
+func (s *Scope) reads(tenant string) bool { return !s.Limited || slices.Contains(s.Reads, tenant) }
+
+// hasher returns the hasher of a tenant that is read.
+func (s *Scope) hasher(tenant string) *pack.Hasher {
+	if s.Hasher == nil {
+		return pack.NewHasher(tenant)
+	}
+	return s.Hasher(tenant)
+}
+
+// prefixes are where the logs begin that are read. All are listed at once if most of them
+// may be read.
+func (s *Scope) prefixes() (list []string) {
+	if !s.Limited || s.Domain == 0 {
+		return []string{"t/"}
+	}
+	for _, t := range s.Reads {
+		list = append(list, "t/"+t+"/")
+	}
+	return list
+}
+
+// candidate is a tenant whose a root may be, with the hasher that tells.
+type candidate struct {
+	tenant string
+	hasher *pack.Hasher
+}
+
+// candidates are whose a pinned root may be that lies in a domain. Pins do not say so: the
+// domain does, as far as there is one, and else the hash is keyed by the tenant's name. There
+// are none if nothing that the root reaches is of the domain of the scope: what lies in
+// domain 0 names nothing of another.
+func (s *Scope) candidates(domain uint32) (list []candidate) {
+	if domain == 0 {
+		if s.Limited && s.Domain != 0 {
+			return nil
+		}
+		// No keys are needed for plain pages, also not of who was moved meanwhile.
+		for _, t := range s.Tenants {
+			list = append(list, candidate{t, pack.NewHasher(t)})
+		}
+		return list
+	}
+	from := s.Reads
+	if !s.Limited {
+		from = s.Tenants
+	}
+	for _, t := range from {
+		h := s.hasher(t)
+		if _, err := h.In(domain); err == nil && (!s.Limited || h.Codec().Domain != nil) { // a plain one reads only what is plain
+			list = append(list, candidate{t, h})
+		}
+	}
+	return list
+}
+
+// TenantOf is the tenant in the key of something below t/.
+func TenantOf(key string) string {
+	tenant, _, _ := strings.Cut(strings.TrimPrefix(key, "t/"), "/")
+	return tenant
+}
+
+// EpochID names an epoch of a volume's log.
+type EpochID struct {
+	Tenant string `json:"tenant"`
+	Volume string `json:"volume"`
+	Epoch  uint64 `json:"epoch"`
+}
+
+// Log is the volume whose log it is in.
+func (e EpochID) Log() commitlog.Volume { return commitlog.Volume{Tenant: e.Tenant, Name: e.Volume} }
+
+// Key is the key of the epoch's first object.
+func (e EpochID) Key() string {
+	return e.Log().Key(commitlog.Generation{Epoch: e.Epoch, Number: 1})
+}
+
+// PastEpoch is an epoch that is to be collected.
+type PastEpoch struct {
+	EpochID
+	Bytes   int64 `json:"bytes"`
+	Objects int   `json:"objects"`
+}
+
+// isOther tells whether an error means that a map is another tenant's, or damaged.
+func isOther(err error) bool { return errors.Is(err, errs.Corrupt) }
