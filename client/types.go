@@ -15,6 +15,8 @@ type (
 	TenantRequest = api.TenantRequest
 	// RewrapRequest wraps a tenant's keys anew.
 	RewrapRequest = api.RewrapRequest
+	// Rekey is what was sealed again, and what is left.
+	Rekey = api.Rekey
 	// KeyCheck is whether a provider opens a keyring.
 	KeyCheck = api.KeyCheck
 	// NewToken is a token that was just made, with its text.

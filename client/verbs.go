@@ -349,6 +349,12 @@ func (c *Client) RotateTenant(ctx context.Context, name string) (Tenant, error) 
 	return call[Tenant](ctx, c, http.MethodPost, path("tenants", name, "rotate"), nil)
 }
 
+// RekeyTenant brings what a tenant has in the store under its current root, at a rate in
+// bytes a second (0: no limit), and retires the roots that nothing is sealed with any more.
+func (c *Client) RekeyTenant(ctx context.Context, name string, rate uint64) (Rekey, error) {
+	return call[Rekey](ctx, c, http.MethodPost, path("tenants", name, "rekey"), api.RekeyRequest{Rate: rate})
+}
+
 // RevokeToken makes a token worthless, at once.
 func (c *Client) RevokeToken(ctx context.Context, id string) error {
 	_, err := call[api.None](ctx, c, http.MethodDelete, path("tokens", id), nil)

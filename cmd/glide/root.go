@@ -98,7 +98,7 @@ and needs --force.`,
 	add(groupLook, "Looking:",
 		newURI(a), newLog(a), newDiff(a), newDf(a), newCost(a), newVerify(a), newHydrate(a), newStats(a), newDebug(a))
 	add(groupDaemon, "Daemon and program:",
-		newServe(a), newHosts(a), newHost(a), newEvents(a), newDoctor(a), newGC(a), newScrub(a), tokencmd.New(tokencmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag}), tenantcmd.New(tenantcmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag}),
+		newServe(a), newHosts(a), newHost(a), newEvents(a), newDoctor(a), newGC(a), newScrub(a), tokencmd.New(tokencmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag}), tenantcmd.New(tenantcmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag, Meter: a.meter}),
 		contextcmd.New(contextcmd.Program{Daemon: &a.daemon, Print: a.print, JSONFlag: a.jsonFlag}), newVersion(a), newCompletion(a))
 	add(groupLater, "Not in this release yet:", newLater()...)
 	help := &cobra.Command{

@@ -64,6 +64,23 @@ type KeyCheck struct {
 	Error string `json:"error,omitempty"`
 }
 
+// RekeyRequest brings what a tenant has in the store under its current root.
+type RekeyRequest struct {
+	Rate uint64 `json:"rate,omitempty"` // bytes a second; 0: no limit
+}
+
+// Rekey is what was sealed again, and what is left.
+type Rekey struct {
+	Tenant
+	Root        uint64   `json:"root"`         // the current one
+	Packs       int      `json:"packs"`        // that gave way to new ones
+	Bytes       int64    `json:"bytes"`        // of the new ones
+	PacksLeft   int      `json:"packs_left"`   // under older roots: pinned, in use by an upload, or garbage
+	CommitsLeft int      `json:"commits_left"` // under older roots, which go past retention
+	Volumes     []string `json:"volumes"`      // whose newest commit is among those: they are to be flushed once
+	Retired     []uint64 `json:"retired"`      // roots that are gone now
+}
+
 // TenantKeeper is a Backend that keeps the keys of tenants.
 type TenantKeeper interface {
 	CreateTenant(ctx context.Context, r TenantRequest) (Tenant, error)
@@ -73,6 +90,7 @@ type TenantKeeper interface {
 	CheckTenant(ctx context.Context, name string) ([]KeyCheck, error)
 	RewrapTenant(ctx context.Context, name string, r RewrapRequest) (Tenant, error)
 	RotateTenant(ctx context.Context, name string) (Tenant, error)
+	RekeyTenant(ctx context.Context, name string, r RekeyRequest) (Rekey, error)
 }
 
 var tenantRoutes = []route{
@@ -98,5 +116,8 @@ var tenantRoutes = []route{
 	}),
 	with(http.MethodPost, "/v1/tenants/{name}/rotate", func(ctx context.Context, k TenantKeeper, p params, _ None) (Tenant, error) {
 		return k.RotateTenant(ctx, p.name())
+	}),
+	with(http.MethodPost, "/v1/tenants/{name}/rekey", func(ctx context.Context, k TenantKeeper, p params, in RekeyRequest) (Rekey, error) {
+		return k.RekeyTenant(ctx, p.name(), in)
 	}),
 }

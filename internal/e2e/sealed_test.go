@@ -255,4 +255,11 @@ func TestKeysChangeUnderGuests(t *testing.T) {
 	if x.Keyring < 10 || len(x.Roots) < 5 || x.State != api.TenantSealed {
 		t.Errorf("%+v", x)
 	}
+	var r api.Rekey
+	other.json(&r, "tenant", "rekey", "acme")
+	if r.Root != x.Roots[len(x.Roots)-1].Number || r.Packs == 0 || len(r.Retired) > 0 { // roots stay for some minutes
+		t.Errorf("%+v", r)
+	}
+	d.do("verify", "acme/v", "--cold")
+	other.do("verify", "acme/fork", "--cold")
 }

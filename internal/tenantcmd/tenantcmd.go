@@ -15,6 +15,7 @@ import (
 
 	"github.com/paraglide/glide/client"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/size"
 )
 
 // Program is what the command needs of the command line it belongs to.
@@ -24,6 +25,8 @@ type Program struct {
 	Print func(v any, human func(w io.Writer) error) error
 	// JSONFlag adds --json to a command.
 	JSONFlag func(*cobra.Command) *cobra.Command
+	// Meter shows the progress of long work until stop is called.
+	Meter func(ctx context.Context, doing string) (_ context.Context, stop func())
 }
 
 // New returns the command.
@@ -49,13 +52,13 @@ A tenant whose keys a daemon cannot have is locked there: its volumes stay, and 
 them can be read or written until the keys are back.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return errs.New(errs.Invalid, "glide tenant: there is no command %q, only create, ls, show, check, rewrap, rotate and erase", args[0])
+				return errs.New(errs.Invalid, "glide tenant: there is no command %q, only create, ls, show, check, rewrap, rotate, rekey and erase", args[0])
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(create(p), list(p), show(p), check(p), rewrap(p), rotate(p), erase(p))
+	cmd.AddCommand(create(p), list(p), show(p), check(p), rewrap(p), rotate(p), rekey(p), erase(p))
 	return cmd
 }
 
@@ -260,6 +263,46 @@ and deduplication goes on. Other hosts follow within a minute of using the tenan
 	return named(p, cmd, func(ctx context.Context, c *client.Client, name string) error {
 		t, err := c.RotateTenant(ctx, name)
 		return p.tenant(t, err)
+	})
+}
+
+func rekey(p Program) *cobra.Command {
+	rate := ""
+	cmd := &cobra.Command{
+		Use: "rekey NAME [--rate 100M]", Short: "Bring what is stored under the current root",
+		Long: `Seals again, with the current root of the tenant's keys, what is in the store under older
+ones (glide tenant rotate), and retires the roots that nothing needs any more. Guests go on
+meanwhile. It can be interrupted, and repeated: what is left is found by looking. Some of it
+takes time: older commits go past retention (glide gc), and volumes of other hosts begin with
+the new root when they are flushed. Repeat the command then.`,
+	}
+	cmd.Flags().StringVar(&rate, "rate", "", "at most so many bytes a second, such as 100M (default: no limit)")
+	return named(p, cmd, func(ctx context.Context, c *client.Client, name string) error {
+		var bytes uint64
+		if rate != "" {
+			var err error
+			if bytes, err = size.Parse(rate); err != nil || bytes == 0 {
+				return errs.New(errs.Invalid, "--rate %.60s is not a rate: give bytes a second, like 100M", rate)
+			}
+		}
+		ctx, stop := p.Meter(ctx, "sealing again")
+		r, err := c.RekeyTenant(ctx, name, bytes)
+		stop()
+		if err != nil {
+			return err
+		}
+		return p.Print(r, func(w io.Writer) error {
+			_, err := fmt.Fprintf(w, "%d packs (%d bytes) are under root %d now, %d roots retired\n", r.Packs, r.Bytes, r.Root, len(r.Retired))
+			if r.PacksLeft+r.CommitsLeft > 0 {
+				_, lerr := fmt.Fprintf(w, "under older roots: %d packs, %d commits, which go with time; repeat this then\n", r.PacksLeft, r.CommitsLeft)
+				err = errors.Join(err, lerr)
+			}
+			if len(r.Volumes) > 0 {
+				_, lerr := fmt.Fprintf(w, "to be written and flushed once: %s\n", strings.Join(r.Volumes, ", "))
+				err = errors.Join(err, lerr)
+			}
+			return err
+		})
 	})
 }
 
