@@ -28,12 +28,18 @@ const sideBySide = 32
 type Custody struct {
 	disks *disk.Table
 	with  []keys.Provider // of this host
+	// unpin ends the host's upload session, and drops what an earlier process pinned: those
+	// packs can be sealed again then.
+	unpin func(ctx context.Context) error
 }
 
 var _ api.TenantKeeper = (*Custody)(nil)
 
-// New returns the verbs of a host that opens keyrings with these providers.
-func New(disks *disk.Table, with []keys.Provider) *Custody { return &Custody{disks, with} }
+// New returns the verbs of a host that opens keyrings with these providers. unpin ends its
+// upload session, and drops what an earlier process of it pinned.
+func New(disks *disk.Table, with []keys.Provider, unpin func(context.Context) error) *Custody {
+	return &Custody{disks, with, unpin}
+}
 
 // providers reads the texts of providers; none: those of the host.
 func (c *Custody) providers(texts []string) ([]keys.Provider, error) {

@@ -26,6 +26,9 @@ func (c *Custody) RekeyTenant(ctx context.Context, name string, r api.RekeyReque
 			}
 		}
 	}
+	if err := c.unpin(ctx); err != nil {
+		return api.Rekey{}, err
+	}
 	report, err := rekey.Run(ctx, o)
 	if err != nil {
 		return api.Rekey{}, err

@@ -256,8 +256,9 @@ func TestKeysChangeUnderGuests(t *testing.T) {
 		t.Errorf("%+v", x)
 	}
 	var r api.Rekey
-	other.json(&r, "tenant", "rekey", "acme")
+	d.json(&r, "tenant", "rekey", "acme")
 	if r.Root != x.Roots[len(x.Roots)-1].Number || r.Packs == 0 || len(r.Retired) > 0 { // roots stay for some minutes
+		r.Roots = nil
 		t.Errorf("%+v", r)
 	}
 	d.do("verify", "acme/v", "--cold")

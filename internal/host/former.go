@@ -9,6 +9,18 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
+// unpin ends the upload session, unless a commit may still take effect that needs it, and
+// drops the pins of an earlier process, if they can be.
+func (h *Host) unpin(ctx context.Context) error {
+	if err := h.settleFormer(ctx); err != nil {
+		h.disks.Log.Warn("pins that nobody needs stay", "error", err)
+	}
+	if h.disks.Unsettled() {
+		return nil
+	}
+	return h.publisher.Session.Rotate(ctx)
+}
+
 // settleFormer drops the pins that an earlier process left for what it was about to
 // publish. First it begins a new epoch of each volume that has none of this process, so
 // that a commit of the earlier one that comes late is no part of its log: it may name packs
