@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"strconv"
 	"time"
@@ -118,6 +119,13 @@ func collectStore(url string, key []string, grace, retention time.Duration) func
 	}
 }
 
+func printSkipped(w io.Writer, list []client.Skipped) (err error) {
+	for _, x := range list {
+		err = errors.Join(err, say(w, "garbage of domain %s stays: %s", x.Domain, x.Why))
+	}
+	return err
+}
+
 func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus, r *client.CollectRequest) (err error) {
 	flagged, until := size.Human(c.FlaggedBytes), s.UndoUntil
 	if grace, err := time.ParseDuration(r.Grace); err == nil {
@@ -129,10 +137,8 @@ func printCollection(w io.Writer, c *client.Collection, s *client.CollectStatus,
 	if c.CompactedPacks > 0 && err == nil {
 		err = say(w, "compacted %d packs; what was live in them takes %s now", c.CompactedPacks, size.Human(c.CompactedBytes))
 	}
-	for _, x := range c.Skipped {
-		if err == nil {
-			err = say(w, "garbage of domain %s stays: %s", x.Domain, x.Why)
-		}
+	if err == nil {
+		err = printSkipped(w, c.Skipped)
 	}
 	switch {
 	case err != nil:
@@ -196,6 +202,9 @@ Stages are flagged, judged (being deleted) and closed.`,
 				return err
 			}
 			return a.print(s, func(w io.Writer) error {
+				if err := printSkipped(w, s.Skipped); err != nil {
+					return err
+				}
 				switch s.Stage {
 				case gc.StageNone:
 					return say(w, "there was no round yet")

@@ -100,7 +100,7 @@ and needs --force.`,
 	add(groupDaemon, "Daemon and program:",
 		newServe(a), newHosts(a), newHost(a), newEvents(a), newDoctor(a), newGC(a), newScrub(a), tokencmd.New(tokencmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag}), tenantcmd.New(tenantcmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag, Meter: a.meter}),
 		contextcmd.New(contextcmd.Program{Daemon: &a.daemon, Print: a.print, JSONFlag: a.jsonFlag}), newVersion(a), newCompletion(a))
-	add(groupLater, "Not in this release yet:", newLater()...)
+	add(groupLater, "Not in this release yet:", newLater())
 	help := &cobra.Command{
 		Use: "help [COMMAND]", Short: "Explain a command",
 		Long:                  "Explains a command, or lists them.",
