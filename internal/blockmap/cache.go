@@ -235,12 +235,11 @@ func (s *Source) Page(ctx context.Context, ref *pack.Ref, level int) (Page, erro
 }
 
 func (s *Source) load(ctx context.Context, ref *pack.Ref) (Page, error) {
-	h, err := s.hasher.In(ref.Pack.Domain) // also for what another tenant has put into the cache
-	if err != nil {
-		if _, rerr := s.hasher.Ready(ctx); rerr != nil {
-			return nil, rerr
+	if !s.reads(ref.Pack.Domain) { // also for what another tenant has put into the cache
+		if _, err := s.hasher.Ready(ctx); err != nil {
+			return nil, err
 		}
-		if h, err = s.hasher.In(ref.Pack.Domain); err != nil {
+		if _, err := s.hasher.In(ref.Pack.Domain); err != nil {
 			return nil, err
 		}
 	}
@@ -251,7 +250,7 @@ func (s *Source) load(ctx context.Context, ref *pack.Ref) (Page, error) {
 			return p, nil
 		}
 		if mine {
-			s.fly(ctx, ref, h, f)
+			s.fly(ctx, ref, f)
 			return f.page, f.err
 		}
 		select {
@@ -282,7 +281,7 @@ func (s *shard) join(key *pageKey) (f *flight, p Page, mine bool) {
 }
 
 // fly loads the page, verifies it, and ends the flight.
-func (s *Source) fly(ctx context.Context, ref *pack.Ref, h *pack.Hasher, f *flight) {
+func (s *Source) fly(ctx context.Context, ref *pack.Ref, f *flight) {
 	f.err = errors.New("loading it panicked")
 	key := keyOf(ref)
 	defer func() {
@@ -295,18 +294,18 @@ func (s *Source) fly(ctx context.Context, ref *pack.Ref, h *pack.Hasher, f *flig
 		sh.mu.Unlock()
 		close(f.done)
 	}()
-	f.page, f.err = s.fetch(ctx, ref, h)
+	f.page, f.err = s.fetch(ctx, ref)
 	f.gaveUp = f.err != nil && ctx.Err() != nil
 }
 
-func (s *Source) fetch(ctx context.Context, ref *pack.Ref, h *pack.Hasher) (Page, error) {
+func (s *Source) fetch(ctx context.Context, ref *pack.Ref) (Page, error) {
 	raw, err := s.pages.Page(ctx, *ref)
 	if err != nil {
 		return nil, err
 	}
-	// The keys may have arrived while it was loaded: of a tenant that is being moved, h was
-	// the plain hasher, and is another one now.
-	if h, err = s.hasher.In(ref.Pack.Domain); err != nil {
+	// Not before: the keys may have arrived while it was loaded.
+	h, err := s.hasher.In(ref.Pack.Domain)
+	if err != nil {
 		return nil, err
 	}
 	// verified: whatever Pages has verified itself, nothing is looked up in bytes that do

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"io"
 	"net"
@@ -19,7 +20,7 @@ import (
 // ask reads a path of a daemon's API, whole.
 func (d *daemon) ask(path string) []byte {
 	d.tb.Helper()
-	c := http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) {
+	c := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", strings.TrimPrefix(d.api(), "unix:"))
 	}}}
 	resp, err := c.Get("http://glide" + path)
