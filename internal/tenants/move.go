@@ -74,9 +74,6 @@ func (t *Tenants) begin(ctx context.Context, b *Birth) error {
 	if err != nil {
 		return err
 	}
-	if t.o.Saw != nil {
-		t.o.Saw(*r)
-	}
 	e.record = r
 	return t.adopt(e, ring)
 }
@@ -98,7 +95,7 @@ func (t *Tenants) replace(ctx context.Context, r *Record) (*Record, error) {
 		}
 		raw = there
 	}
-	return r, t.o.Store.Put(ctx, prefix+r.Tenant, raw)
+	return r, t.o.Store.Put(ctx, Prefix+r.Tenant, raw)
 }
 
 // Moved ends the time in which what a tenant stored before it was sealed is read: the caller
@@ -113,7 +110,7 @@ func (t *Tenants) Moved(ctx context.Context, name string) (Info, error) {
 	raw, err := r.encode()
 	if err == nil {
 		// Only who has no keys believes it, and does less as long as it is there.
-		err = t.o.Store.Put(ctx, prefix+name, raw)
+		err = t.o.Store.Put(ctx, Prefix+name, raw)
 	}
 	i.Record = r
 	return i, err
