@@ -23,8 +23,7 @@ type Keys struct {
 	Plain bool
 }
 
-// ErrPlain: an object of a sealed tenant is plain. It is from before the tenant was sealed,
-// or forged. The kind is errs.Corrupt.
+// ErrPlain (errs.Corrupt): an object of a sealed tenant is from before it was, or forged.
 var ErrPlain = errors.New("plain")
 
 // KeyRing has the keys of tenants. Its methods are called concurrently.
@@ -179,8 +178,7 @@ func (o *Owner) sealing(k Keys, obj *Object, prev ObjectHash) error {
 	if last != nil && len(s.DataCommits) > 0 { // those may name them; what is plain, the state names itself
 		others = append(others, slices.DeleteFunc(slices.Clone(last.State.Domains), func(d uint32) bool { return d == 0 })...)
 	}
-	// A sender that says nothing may go on with what was there before.
-	if k.Plain && len(s.Domains) == 0 && (last == nil || last.NamesPlain()) {
+	if k.Plain && len(s.Domains) == 0 && (last == nil || last.NamesPlain()) { // it may go on with what was there
 		others = append(others, 0)
 	}
 	return s.name(obj.Data, others...)

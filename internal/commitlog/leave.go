@@ -64,8 +64,7 @@ func (o *Owner) bury(ctx context.Context, cause Cause, renamedTo string) error {
 	return o.send(ctx, &Object{Kind: First, Tombstone: true, State: grave})
 }
 
-// Rebury writes the tombstone with which a log ends once more, with the keys that the tenant
-// has now. If the log ends in something else, the error is errs.Busy.
+// Rebury writes the tombstone that ends a log again, with keys; errs.Busy: nothing ends it.
 func (o *Owner) Rebury(ctx context.Context) error {
 	defer o.lock()()
 	if err := o.unclaimed(ctx); err != nil {

@@ -33,7 +33,9 @@ const (
 type Options struct {
 	// HandOver publishes a volume and releases it to the store. Under op.
 	HandOver func(ctx context.Context, d *disk.Disk) error
-	Step     int64 // bytes of a step; 0: stepBytes
+	// Wake claims and opens a volume that was released.
+	Wake func(ctx context.Context, name string) error
+	Step int64 // bytes of a step; 0: stepBytes
 }
 
 // Mover moves tenants. Its methods may be called concurrently.
