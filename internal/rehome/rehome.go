@@ -73,6 +73,7 @@ type run struct {
 	next  map[volume.ID]uint64            // the first block of a disk that was not looked at
 	ways  map[volume.ID]way               // what was made of its map
 	moved map[volume.ID]bool              // disks of which something was stored again
+	looks map[volume.ID]int               // see again
 	stuck map[string]string               // why volumes could not be moved
 	out   api.Sealing
 	total uint64
@@ -125,7 +126,7 @@ func (m *Mover) Move(ctx context.Context, tenant string, rate uint64) (api.Seali
 	defer context.AfterFunc(m.disks.Ctx, stop)() // a stop of the host ends it
 	r := &run{
 		Mover: m, tenant: tenant, home: info.Domain, rate: rate, pace: pacer{rate: rate, uptime: m.disks.Uptime, began: m.disks.Uptime()},
-		clean: map[pack.Hash]bool{}, twins: map[blockmap.Root]blockmap.Root{}, next: map[volume.ID]uint64{}, ways: map[volume.ID]way{},
+		clean: map[pack.Hash]bool{}, twins: map[blockmap.Root]blockmap.Root{}, next: map[volume.ID]uint64{}, ways: map[volume.ID]way{}, looks: map[volume.ID]int{},
 		moved: map[volume.ID]bool{}, out: api.Sealing{Left: []api.Unsealed{}},
 	}
 	began := m.disks.Now()

@@ -60,7 +60,7 @@ func (r *run) nobodys(ctx context.Context) error {
 		return err
 	}
 	for _, n := range names {
-		if err := r.borrow(ctx, n); err != nil {
+		if err := r.visit(ctx, n); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -70,8 +70,8 @@ func (r *run) nobodys(ctx context.Context) error {
 	return nil
 }
 
-// borrow wakes a volume here, moves it and gives it back.
-func (r *run) borrow(ctx context.Context, n disk.Name) error {
+// visit wakes a volume here, moves it and gives it back.
+func (r *run) visit(ctx context.Context, n disk.Name) error {
 	if err := r.opts.Wake(ctx, n.String()); err != nil {
 		return err
 	}

@@ -126,6 +126,9 @@ func (r *run) part(ctx context.Context, d *disk.Disk, do func(context.Context, *
 	w := r.ways[d.ID]
 	if from == m.Blocks() { // all was looked at; what was put in place meanwhile was not
 		r.next[d.ID] = 0
+		if err := r.again(d); err != nil {
+			return false, err
+		}
 		whole, err := r.whole(ctx, st.Root)
 		if err != nil {
 			return false, err
@@ -163,6 +166,15 @@ func (r *run) part(ctx context.Context, d *disk.Disk, do func(context.Context, *
 	return true, nil
 }
 
+// again bounds how often a disk is looked at: what is looked at and moved stays so, unless it
+// is rolled back all the time.
+func (r *run) again(d *disk.Disk) error {
+	if r.looks[d.ID]++; r.looks[d.ID] > 64 {
+		return errs.New(errs.Busy, "what is plain of %q comes back again and again: try again", d)
+	}
+	return nil
+}
+
 // most is how many blocks a step takes.
 func (r *run) most(blockSize uint32) uint64 {
 	n := uint64(r.opts.Step)
@@ -193,6 +205,9 @@ func (r *run) say(ctx context.Context, d *disk.Disk) (bool, error) {
 		if err != nil && !errors.Is(err, commitlog.ErrPlain) {
 			return false, err
 		}
+	}
+	if err := r.again(d); err != nil {
+		return false, err
 	}
 	_, err := r.publisher.Publish(ctx, d, commitlog.CauseMove, func(s *commitlog.State) { s.Domains = []uint32{r.home} })
 	return err == nil, err
