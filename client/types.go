@@ -13,6 +13,12 @@ type (
 	Tenant = api.Tenant
 	// TenantRequest describes a new tenant.
 	TenantRequest = api.TenantRequest
+	// SealRequest gives a plain tenant keys.
+	SealRequest = api.SealRequest
+	// Sealing is what a call that seals a tenant has done.
+	Sealing = api.Sealing
+	// Unsealed is something of a tenant that is plain still.
+	Unsealed = api.Unsealed
 	// RewrapRequest wraps a tenant's keys anew.
 	RewrapRequest = api.RewrapRequest
 	// Rekey is what was sealed again, and what is left.

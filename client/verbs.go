@@ -344,6 +344,11 @@ func (c *Client) RewrapTenant(ctx context.Context, name string, r RewrapRequest)
 	return call[Tenant](ctx, c, http.MethodPost, path("tenants", name, "rewrap"), r)
 }
 
+// SealTenant gives a plain tenant keys, and moves what it has stored.
+func (c *Client) SealTenant(ctx context.Context, name string, r SealRequest) (Sealing, error) {
+	return call[Sealing](ctx, c, http.MethodPost, path("tenants", name, "seal"), r)
+}
+
 // RotateTenant begins a new root of a tenant's keys.
 func (c *Client) RotateTenant(ctx context.Context, name string) (Tenant, error) {
 	return call[Tenant](ctx, c, http.MethodPost, path("tenants", name, "rotate"), nil)

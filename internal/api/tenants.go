@@ -56,6 +56,31 @@ type RewrapRequest struct {
 	OneKey bool     `json:"one_key,omitempty"` // one provider is enough
 }
 
+// SealRequest gives a plain tenant keys, and moves what it has stored.
+type SealRequest struct {
+	Keys   []string `json:"keys,omitempty"`    // providers for whom to wrap its keyring
+	OneKey bool     `json:"one_key,omitempty"` // one provider is enough
+	Suite  string   `json:"suite,omitempty"`   // aes-256-gcm or xchacha20-poly1305
+	Rate   uint64   `json:"rate,omitempty"`    // bytes a second to read at most; 0: no limit
+}
+
+// Sealing is what a call that seals a tenant has done.
+type Sealing struct {
+	Tenant    Tenant     `json:"tenant"`
+	Volumes   uint64     `json:"volumes"` // of which something was stored again; snapshots count
+	Blocks    uint64     `json:"blocks"`  // that were stored again
+	Bytes     uint64     `json:"bytes"`   // of those blocks
+	Left      []Unsealed `json:"left"`    // what keeps the tenant from being sealed
+	ElapsedMs float64    `json:"elapsed_ms"`
+}
+
+// Unsealed is something of a tenant that is plain still.
+type Unsealed struct {
+	Volume string `json:"volume,omitempty"`
+	Host   string `json:"host,omitempty"` // who has it
+	Reason string `json:"reason"`
+}
+
 // KeyCheck is whether a provider of this host opens a keyring.
 type KeyCheck struct {
 	Key   string `json:"key"`            // for whom the keyring is wrapped
@@ -91,6 +116,7 @@ type TenantKeeper interface {
 	RewrapTenant(ctx context.Context, name string, r RewrapRequest) (Tenant, error)
 	RotateTenant(ctx context.Context, name string) (Tenant, error)
 	RekeyTenant(ctx context.Context, name string, r RekeyRequest) (Rekey, error)
+	SealTenant(ctx context.Context, name string, r SealRequest) (Sealing, error)
 }
 
 var tenantRoutes = []route{
@@ -119,5 +145,10 @@ var tenantRoutes = []route{
 	}),
 	with(http.MethodPost, "/v1/tenants/{name}/rekey", func(ctx context.Context, k TenantKeeper, p params, in RekeyRequest) (Rekey, error) {
 		return k.RekeyTenant(ctx, p.name(), in)
+	}),
+	with(http.MethodPost, "/v1/tenants/{name}/seal", func(ctx context.Context, k TenantKeeper, p params, in SealRequest) (Sealing, error) {
+		out, err := k.SealTenant(ctx, p.name(), in)
+		out.Left = notNull(out.Left)
+		return out, err
 	}),
 }

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/fault"
 )
 
 // maxLogPage is the largest number of commits that Log returns.
@@ -41,6 +43,9 @@ func (cat *Catalog) Log(ctx context.Context, name, before string, count uint64) 
 		})
 		return nil
 	})
+	if errors.Is(err, commitlog.ErrPlain) && len(out) > 0 {
+		err = nil // what is older is from before the tenant was sealed
+	}
 	return out, err
 }
 
@@ -66,7 +71,7 @@ func (cat *Catalog) lookUpAt(ctx context.Context, n disk.Name, at string) (*comm
 		if errs.KindOf(err) == errs.NotFound && err != nil {
 			return nil, g, errs.New(errs.NotFound, "volume %q has no generation %s in the store: glide log lists those that exist", n, at)
 		}
-		if err != nil {
+		if err := cat.RefusePlain(ctx, n, g, o, err); err != nil {
 			return nil, g, err
 		}
 		if o.Bare() {
@@ -87,11 +92,34 @@ func (cat *Catalog) lookUpAt(ctx context.Context, n disk.Name, at string) (*comm
 	if errs.KindOf(err) == errs.NotFound && err != nil {
 		return nil, commitlog.Generation{}, errs.New(errs.NotFound, "volume %q has no state of %s in the store: %w", n, when.Format(time.RFC3339), err)
 	}
-	if err != nil {
+	var g commitlog.Generation
+	if found != nil {
+		g = found.Generation
+	}
+	if err := cat.RefusePlain(ctx, n, g, found, err); err != nil {
 		return nil, commitlog.Generation{}, err
 	}
 	state := found.Carry()
 	return &state, found.Generation, nil
+}
+
+// RefusePlain returns the error for a state of the past that is not to be brought back: it is
+// plain, or may have something plain, and its tenant is sealed by now. err is that of reading
+// the object o at a generation.
+func (cat *Catalog) RefusePlain(ctx context.Context, n disk.Name, g commitlog.Generation, o *commitlog.Object, err error) error {
+	if err == nil {
+		sealed, _, serr := cat.disks.Tenants.Sealing(ctx, n.Tenant)
+		if serr != nil || !sealed || !o.NamesPlain() || fault.Is("plain-past-brought-back") {
+			return serr
+		}
+	} else if !errors.Is(err, commitlog.ErrPlain) {
+		return err
+	}
+	at := "that state"
+	if !g.IsZero() {
+		at = "generation " + g.String()
+	}
+	return errs.New(errs.NotFound, "%s of %q is from before tenant %q was sealed, or has blocks from then: only what is newest, and snapshots, were moved", at, n, n.Tenant)
 }
 
 // parseTime parses a duration, which means that long before now, or an RFC 3339 time.

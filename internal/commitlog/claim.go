@@ -195,7 +195,12 @@ func (o *Owner) first(ctx context.Context, at Generation, obj *Object) (found *O
 	if err := o.prepare(obj, at); err != nil {
 		return nil, err
 	}
-	return o.resolve(ctx)
+	found, err = o.resolve(ctx)
+	if errors.Is(err, ErrPlain) && at.Epoch == 1 { // the name was used before the tenant was sealed
+		o.pending = nil
+		return &Object{Generation: at}, nil
+	}
+	return found, err
 }
 
 // race seals the log after its tip and opens the next epoch with the state that next

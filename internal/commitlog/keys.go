@@ -8,6 +8,7 @@ import (
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog/internal/frame"
 	"github.com/paraglide/glide/internal/commitlog/internal/section"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/seal"
 )
@@ -18,9 +19,12 @@ type Keys struct {
 	Domain  *seal.Domain
 	Keyring uint64 // the number of the keyring that they are from
 	// Plain objects are read, too: the tenant is being moved into its domain. Otherwise
-	// one among sealed objects is errs.Corrupt (no-downgrade).
+	// one among sealed objects is ErrPlain (no-downgrade).
 	Plain bool
 }
+
+// ErrPlain (errs.Corrupt): an object of a sealed tenant is from before it was, or forged.
+var ErrPlain = errors.New("plain")
 
 // KeyRing has the keys of tenants. Its methods are called concurrently.
 type KeyRing interface {
@@ -81,8 +85,12 @@ func read(ctx context.Context, store objstore.Store, tenant, key string, raw []b
 		if k.Plain && !frame.IsSealed(raw) {
 			return DecodeFor(raw, key, nil)
 		}
+		if k.Domain != nil && !frame.IsSealed(raw) {
+			return nil, errs.New(errs.Corrupt, "it is %w, and tenant %q is sealed: it is from before that, or was put there by somebody else", ErrPlain, tenant)
+		}
 		o, err := DecodeFor(raw, key, k.Domain)
-		if again || !errors.Is(err, seal.ErrNoRoot) {
+		late := k.Domain == nil && errors.Is(err, seal.ErrLocked) // another host sealed the tenant
+		if again || !late && !errors.Is(err, seal.ErrNoRoot) {
 			return o, err
 		}
 		if err := s.keys.Renew(ctx, tenant); err != nil {
@@ -166,9 +174,15 @@ func (o *Owner) sealing(k Keys, obj *Object, prev ObjectHash) error {
 	if obj.Bare() {
 		return nil
 	}
-	others := []uint32{k.Domain.ID()}
-	if last := o.newest(); last != nil && len(s.DataCommits) > 0 {
-		others = append(others, last.State.Domains...) // those data commits may name them
+	others, last := []uint32{k.Domain.ID()}, o.newest()
+	if last != nil && len(s.DataCommits) > 0 { // those may name them; what is plain, the state names itself
+		others = append(others, slices.DeleteFunc(slices.Clone(last.State.Domains), func(d uint32) bool { return d == 0 })...)
+	}
+	if k.Plain && len(s.Domains) == 0 && (last == nil || last.NamesPlain()) { // it may go on with what was there
+		others = append(others, 0)
 	}
 	return s.name(obj.Data, others...)
 }
+
+// NamesPlain tells whether the object is plain, or may name what is.
+func (o *Object) NamesPlain() bool { return o.Domain == 0 || slices.Contains(o.State.Domains, 0) }

@@ -64,6 +64,22 @@ func (o *Owner) bury(ctx context.Context, cause Cause, renamedTo string) error {
 	return o.send(ctx, &Object{Kind: First, Tombstone: true, State: grave})
 }
 
+// Rebury writes the tombstone that ends a log again, with keys; errs.Busy: nothing ends it.
+func (o *Owner) Rebury(ctx context.Context) error {
+	defer o.lock()()
+	if err := o.unclaimed(ctx); err != nil {
+		return err
+	}
+	return o.race(ctx, "", func(tip *Object) error {
+		if !tip.Tombstone {
+			return busy(o.opts.Volume, tip)
+		}
+		return nil
+	}, func(sealed *Object) *Object {
+		return &Object{Kind: First, Tombstone: true, State: State{Identity: sealed.State.Identity}}
+	})
+}
+
 // Rename moves a volume from one owner's name to another's in three steps: it
 // reserves the new name, tombstones the old one so that it names the new, and
 // activates the new. from owns the old name; to has claimed nothing. state is

@@ -90,6 +90,7 @@ const (
 	CauseSet      Cause = "set"
 	CauseData     Cause = "data"   // changed pages, by the volume's durability policy
 	CauseFold     Cause = "fold"   // data commits became blocks
+	CauseMove     Cause = "move"   // the tenant was sealed: what was plain is in its domain
 	CauseForget   Cause = "forget" // an operator released what was kept for a former owner
 	CauseRename   Cause = "rename"
 	CauseRemove   Cause = "remove"

@@ -17,6 +17,7 @@ import (
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/keys"
+	"github.com/paraglide/glide/internal/rehome"
 	"github.com/paraglide/glide/internal/seal"
 	"github.com/paraglide/glide/internal/tenants"
 )
@@ -31,14 +32,15 @@ type Custody struct {
 	// unpin ends the host's upload session, and drops what an earlier process pinned: those
 	// packs can be sealed again then.
 	unpin func(ctx context.Context) error
+	mover *rehome.Mover
 }
 
 var _ api.TenantKeeper = (*Custody)(nil)
 
 // New returns the verbs of a host that opens keyrings with these providers. unpin ends its
 // upload session, and drops what an earlier process of it pinned.
-func New(disks *disk.Table, with []keys.Provider, unpin func(context.Context) error) *Custody {
-	return &Custody{disks, with, unpin}
+func New(disks *disk.Table, with []keys.Provider, m *rehome.Mover, unpin func(context.Context) error) *Custody {
+	return &Custody{disks, with, unpin, m}
 }
 
 // providers reads the texts of providers; none: those of the host.
@@ -56,16 +58,39 @@ func (c *Custody) providers(texts []string) ([]keys.Provider, error) {
 	return list, nil
 }
 
-// CreateTenant implements api.TenantKeeper.
-func (c *Custody) CreateTenant(ctx context.Context, r api.TenantRequest) (api.Tenant, error) {
-	b := tenants.Birth{Name: r.Name, OneKey: r.OneKey, Suite: seal.AES256GCM, Public: r.Public, SSE: r.SSE, KMSKey: r.KMSKey}
-	var err error
-	if r.Suite != "" {
-		if b.Suite, err = seal.ParseSuite(r.Suite); err != nil {
-			return api.Tenant{}, err
+// birth reads how the keys of a tenant are to be.
+func (c *Custody) birth(b *tenants.Birth, texts []string, suite string) (err error) {
+	b.Suite = seal.AES256GCM
+	if suite != "" {
+		if b.Suite, err = seal.ParseSuite(suite); err != nil {
+			return err
 		}
 	}
-	if b.Keys, err = c.providers(r.Keys); err != nil {
+	b.Keys, err = c.providers(texts)
+	return err
+}
+
+// SealTenant implements api.TenantKeeper.
+func (c *Custody) SealTenant(ctx context.Context, name string, r api.SealRequest) (api.Sealing, error) {
+	b := tenants.Birth{Name: name, OneKey: r.OneKey}
+	if err := c.birth(&b, r.Keys, r.Suite); err != nil {
+		return api.Sealing{}, err
+	}
+	if _, err := c.disks.Tenants.Seal(ctx, b); err != nil {
+		return api.Sealing{}, err
+	}
+	out, err := c.mover.Move(ctx, name, r.Rate)
+	if err != nil {
+		return out, err
+	}
+	out.Tenant, err = c.Tenant(ctx, name)
+	return out, err
+}
+
+// CreateTenant implements api.TenantKeeper.
+func (c *Custody) CreateTenant(ctx context.Context, r api.TenantRequest) (api.Tenant, error) {
+	b := tenants.Birth{Name: r.Name, OneKey: r.OneKey, Public: r.Public, SSE: r.SSE, KMSKey: r.KMSKey}
+	if err := c.birth(&b, r.Keys, r.Suite); err != nil {
 		return api.Tenant{}, err
 	}
 	if len(b.Keys) == 0 {

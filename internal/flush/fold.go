@@ -175,6 +175,7 @@ func run(ctx context.Context, f *folder, src Source, early string) (Result, erro
 	if f.opts.Uploads == 0 {
 		f.opts.Uploads = 4
 	}
+	caller := ctx
 	uploads, uctx := errgroup.WithContext(ctx)
 	g, ctx := errgroup.WithContext(uctx) // a failed upload also ends the reading
 	uploads.SetLimit(f.opts.Uploads)
@@ -212,16 +213,19 @@ func run(ctx context.Context, f *folder, src Source, early string) (Result, erro
 	if err == nil {
 		err = f.finish()
 	}
-	if err == nil && !changing.Is(f.opts.Hasher) {
-		// Blocks, and pages of the map, would be of two domains under hashes of one.
-		err = errs.New(errs.Busy, "the tenant became a sealed one meanwhile; try again")
-	}
 	if fault.Is(early) {
 		return f.res, err
 	}
 	// A failed upload ends the reading, which then reports only that.
 	if uerr := uploads.Wait(); uerr != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		err = uerr
+	}
+	if err == nil { // a fold may take long
+		_, err = changing.Renewed(caller)
+	}
+	if err == nil && !changing.Is(f.opts.Hasher) {
+		// Blocks, and pages of the map, would be of two domains under hashes of one.
+		err = errs.New(errs.Busy, "the tenant became a sealed one meanwhile; try again")
 	}
 	return f.res, err
 }

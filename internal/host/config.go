@@ -61,6 +61,7 @@ type Config struct {
 	SealedOnly   bool             // refuse plain tenants
 	KeyTTL       time.Duration    // see tenants.Options.TTL
 	OnRevoke     string           // of a tenant whose keys are denied then: RevokeRefuse, or RevokeStop; RevokeRefuse
+	MoveBytes    int64            // what a tenant that is sealed stores again in one step; 128 MiB
 	RoomWait     time.Duration    // how long a writer waits for room in the log before it gets an error; 20 s
 	RollAt       uint64           // objects per epoch before a new epoch begins; commitlog's default
 

@@ -32,7 +32,8 @@ type bed struct {
 	bulk   int64 // their BulkBytes; 0: the default
 	// retention is theirs; 0: the default
 	retention time.Duration
-	exchange  bool // they exchange blocks
+	exchange  bool  // they exchange blocks
+	move      int64 // their MoveBytes; 0: the default
 	keys      []keys.Provider
 }
 
@@ -91,7 +92,7 @@ func (b *bed) host(dir, addr string) *Host {
 	h, err := Open(context.Background(), Config{
 		Data: dir, Store: b.store, Counter: b.count, Advertise: addr, Dial: b.dial, NBD: []string{"unix:/run/x.sock"},
 		Cache: Share{Bytes: cmp.Or(b.cache, 256<<20)}, WALLimit: Share{Bytes: 256 << 20},
-		Uptime: b.uptime, BulkBytes: b.bulk, Retention: b.retention, Peers: b.exchange, Keys: b.keys,
+		Uptime: b.uptime, BulkBytes: b.bulk, Retention: b.retention, Peers: b.exchange, Keys: b.keys, MoveBytes: b.move,
 	})
 	if err != nil {
 		b.t.Fatal(err)

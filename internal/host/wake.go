@@ -148,6 +148,12 @@ func (h *Host) Wake(ctx context.Context, name string, force bool, expect string)
 	return h.view(d), nil
 }
 
+// wakeReleased wakes a volume that nobody owns.
+func (h *Host) wakeReleased(ctx context.Context, name string) error {
+	_, err := h.Wake(ctx, name, false, "")
+	return err
+}
+
 // clearFenced removes a fenced volume from this host, so that it can be claimed like any
 // other. Its unpublished data is in its rescue volume.
 func (h *Host) clearFenced(d *disk.Disk, force bool) error {

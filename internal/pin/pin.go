@@ -133,6 +133,9 @@ func (p *Pins) KeepFamily(ctx context.Context, st *volume.State) error {
 	return err
 }
 
+// KeepNext pins a root that the record of a volume, which no commit names, is about to have.
+func (p *Pins) KeepNext(ctx context.Context, root blockmap.Root) error { return p.keep(ctx, root) }
+
 // KeepStale pins the root that the record of a volume names although the volume's newest
 // commit names another: an earlier process of this host made that commit and died before
 // it recorded it. The epoch that still holds the older root is about to be closed, but

@@ -117,8 +117,12 @@ func dirtyBlockBytes(c *volume.Cut) (total uint64) {
 	return total
 }
 
-// foldCut folds a cut. It repeats the fold if the dedup index was stale.
-func (pub *Publisher) foldCut(ctx context.Context, t *disk.Tenant, c *volume.Cut) (flush.Result, func(context.Context), error) {
+// foldCut folds a cut, and a part of what its base has in plain packs, if it is not nil. It
+// repeats the fold if the dedup index was stale.
+func (pub *Publisher) foldCut(ctx context.Context, t *disk.Tenant, c *volume.Cut, part *flush.Plain) (flush.Result, func(context.Context), error) {
+	if part != nil {
+		return pub.foldHome(ctx, t, c, part, flush.CutSource(c))
+	}
 	for {
 		edit := c.Base().Edit()
 		if err := edit.Grow(c.State.Blocks()); err != nil {
@@ -135,6 +139,10 @@ func (pub *Publisher) foldCut(ctx context.Context, t *disk.Tenant, c *volume.Cut
 func (pub *Publisher) fold(ctx context.Context, t *disk.Tenant, base *blockmap.Map, edit *blockmap.Edit, src flush.Source, folded func(uint64, pack.Hash, []byte), progress func(uint64)) (flush.Result, func(context.Context), error) {
 	opts := pub.flushOptions(t, folded)
 	opts.Page, opts.Progress = pub.KeepPage, progress
+	return pub.foldWith(ctx, t, base, edit, src, opts)
+}
+
+func (pub *Publisher) foldWith(ctx context.Context, t *disk.Tenant, base *blockmap.Map, edit *blockmap.Edit, src flush.Source, opts flush.Options) (flush.Result, func(context.Context), error) {
 	res, err := flush.Fold(ctx, pub.Session, base, edit, src, opts)
 	if err != nil {
 		return res, nil, err

@@ -59,6 +59,12 @@ func (pub *Publisher) PublishCut(ctx context.Context, d *disk.Disk, cause commit
 // TryPublish is PublishCut without fencing. It is for a shipper, because fencing would
 // stop the shipper that calls it. Under op.
 func (pub *Publisher) TryPublish(ctx context.Context, d *disk.Disk, cause commitlog.Cause, change func(*commitlog.State), begin func() (*volume.Cut, error)) (api.Flush, error) {
+	return pub.publish(ctx, publication{pub: pub, d: d, cause: cause, change: change}, begin)
+}
+
+// publish makes a publication of the cut that begin takes. Under op.
+func (pub *Publisher) publish(ctx context.Context, p publication, begin func() (*volume.Cut, error)) (api.Flush, error) {
+	d := p.d
 	began := pub.disks.Now()
 	ctx, counter := Count(cost.With(ctx, cost.Flush, d.Payer()))
 	v, err := d.Wake(false)
@@ -69,7 +75,7 @@ func (pub *Publisher) TryPublish(ctx context.Context, d *disk.Disk, cause commit
 		return api.Flush{}, err
 	}
 	st := v.State()
-	if st.Published != nil && change == nil && !v.Dirty() && !pub.changed(d, &st) {
+	if st.Published != nil && p.change == nil && !v.Dirty() && !pub.changed(d, &st) {
 		return api.Flush{Generation: disk.Generation(st.Published).String(), ElapsedMs: pub.disks.Since(began), Requests: Requests(counter)}, nil
 	}
 	snaps, err := pub.PublishSnapshots(ctx, d)
@@ -87,7 +93,7 @@ func (pub *Publisher) TryPublish(ctx context.Context, d *disk.Disk, cause commit
 		return api.Flush{}, err
 	}
 	defer v.EndFold(c)
-	p := publication{pub: pub, d: d, v: v, cut: c, cause: cause, snapshots: snaps, change: change}
+	p.v, p.cut, p.snapshots = v, c, snaps
 	if err := p.run(ctx); err != nil {
 		return api.Flush{}, err
 	}
@@ -152,6 +158,7 @@ type publication struct {
 	cause     commitlog.Cause
 	snapshots []commitlog.Snapshot
 	change    func(*commitlog.State)
+	part      *flush.Plain // what is stored again though it did not change; nil: nothing
 
 	res flush.Result
 	gen commitlog.Generation
@@ -175,7 +182,7 @@ func (p *publication) run(ctx context.Context) error {
 		}
 	}()
 	t := h.disks.Tenant(st.Tenant)
-	res, drop, err := h.foldCut(ctx, t, p.cut)
+	res, drop, err := h.foldCut(ctx, t, p.cut, p.part)
 	if err != nil {
 		return err
 	}

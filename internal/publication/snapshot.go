@@ -58,7 +58,7 @@ func (pub *Publisher) foldSnapshot(ctx context.Context, d, s *disk.Disk) error {
 	end := pub.Session.Begin()
 	defer func() { end(context.WithoutCancel(ctx)) }()
 	t := pub.disks.Tenant(st.Tenant)
-	res, release, err := pub.foldCut(ctx, t, c)
+	res, release, err := pub.foldCut(ctx, t, c, nil)
 	if err != nil {
 		return err
 	}

@@ -52,13 +52,13 @@ A tenant whose keys a daemon cannot have is locked there: its volumes stay, and 
 them can be read or written until the keys are back.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return errs.New(errs.Invalid, "glide tenant: there is no command %q, only create, ls, show, check, rewrap, rotate, rekey and erase", args[0])
+				return errs.New(errs.Invalid, "glide tenant: there is no command %q, only create, ls, show, check, seal, rewrap, rotate, rekey and erase", args[0])
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(create(p), list(p), show(p), check(p), rewrap(p), rotate(p), rekey(p), erase(p))
+	cmd.AddCommand(create(p), list(p), show(p), check(p), seal(p), rewrap(p), rotate(p), rekey(p), erase(p))
 	return cmd
 }
 

@@ -92,7 +92,7 @@ func (u *Undo) last(ctx context.Context, n disk.Name, tombstone *commitlog.Objec
 		if errs.KindOf(err) == errs.NotFound && err != nil || err == nil && o.Bare() {
 			return nil, gone()
 		}
-		if err != nil {
+		if err := u.catalog.RefusePlain(ctx, n, tombstone.State.After, o, err); err != nil {
 			return nil, err
 		}
 		s := o.Carry()

@@ -475,6 +475,23 @@ func (v *Volume) Rollback(c *Cut, change func(*State)) error {
 	return nil
 }
 
+// Rebase puts another map under the volume that maps the same content as that of c, which
+// BeginFold took. change, if not nil, is applied to the record that is saved.
+func (v *Volume) Rebase(c *Cut, m *blockmap.Map, change func(*State)) error {
+	if invariants.Enabled {
+		invariants.Check(c.base.Blocks() == m.Blocks(), "%s gets a map of %d blocks for one of %d", v.id, m.Blocks(), c.base.Blocks())
+	}
+	v.omu.Lock()
+	v.base = m
+	v.omu.Unlock()
+	return v.Update(func(st *State) {
+		st.Root = m.Root()
+		if change != nil {
+			change(st)
+		}
+	})
+}
+
 // Resize grows the volume; the new bytes read as zeros.
 func (v *Volume) Resize(size uint64) error {
 	v.foldMu.Lock()

@@ -2,6 +2,7 @@ package reach
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/paraglide/glide/internal/blockmap"
@@ -115,6 +116,11 @@ func (m *Mark) tell(ctx context.Context, vol commitlog.Volume, g commitlog.Gener
 		return nil, err
 	}
 	o, err := commitlog.Read(ctx, m.store, key, raw)
+	if errors.Is(err, commitlog.ErrPlain) { // from before the tenant was sealed: it names nothing that is
+		if o, err = commitlog.DecodeHeader(raw); err == nil {
+			return &told{commit: commit{closes: o.Closes(), bare: true, stub: o.Kind == commitlog.Stub, removed: o.Tombstone}}, nil
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
