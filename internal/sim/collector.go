@@ -268,7 +268,7 @@ func (w *world) there(ref pack.Ref) error {
 	}
 	raw, err := forward.Follow(w.store).GetRange(context.Background(), ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
 	if err == nil {
-		_, err = pack.Open(w.hasher, ref, raw, nil, 1<<20)
+		_, err = pack.Open(w.tenant.Hasher(), ref, raw, nil, 1<<20)
 	}
 	return err
 }
