@@ -21,7 +21,7 @@ import (
 // inStore lists the snapshots that the newest commit of v has.
 func inStore(t *testing.T, b *bed) string {
 	t.Helper()
-	tip := must[*commitlog.Object](t)(commitlog.Newest(ctx, b.store, commitlog.Volume{Tenant: "default", Name: "v"}))
+	tip := must[*commitlog.Object](t)(commitlog.Newest(ctx, b.logs(), commitlog.Volume{Tenant: "default", Name: "v"}))
 	var list []string
 	for _, s := range tip.State.Snapshots {
 		list = append(list, s.Name)

@@ -24,10 +24,7 @@ var (
 	rotate  = op{name: "rotate", run: (*world).rotate}
 )
 
-// chooseSealed takes half of the seeds that have no collectors.
-func chooseSealed(seed uint64, retention time.Duration) bool {
-	return retention == 0 && dice.Draw(seed, "sealed")%2 == 0
-}
+func chooseSealed(seed uint64) bool { return dice.Draw(seed, "sealed")%4 == 0 }
 
 // sealTenant makes the tenant, with keys.
 func (w *world) sealTenant() *tenant.Tenant {

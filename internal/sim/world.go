@@ -144,7 +144,7 @@ func chooseParams(seed uint64) (p params, wx hardware.Weather) {
 	p.foldAfter, p.rollAt = []uint64{2, 5, 0}[d.N(3)], []uint64{4, 8, 0}[d.N(3)]
 	p.bulk = []int64{1, 64 << 10, 0}[d.N(3)]
 	p.retention = chooseRetention(seed)
-	p.sealed = chooseSealed(seed, p.retention)
+	p.sealed = chooseSealed(seed)
 	return p, wx
 }
 

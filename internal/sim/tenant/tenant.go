@@ -31,13 +31,23 @@ func Plain(store objstore.Store, name string) *Tenant {
 
 // Seal makes a sealed tenant in the store. Its domain and keys are new, from crypto/rand.
 func Seal(store objstore.Store, name string) (*Tenant, error) {
-	began, provider := time.Now(), &Provider{key: seal.NewKey()}
-	known := tenants.New(tenants.Options{
+	provider := &Provider{key: seal.NewKey()}
+	known := Known(store, provider)
+	_, err := known.Create(context.Background(), tenants.Birth{Name: name, Keys: []keys.Provider{provider}, OneKey: true, Suite: seal.AES256GCM})
+	return &Tenant{known.Keyed(store), known.Hasher(name), provider}, err
+}
+
+// Known returns the tenants of a store, as a process sees them that has this way to the
+// keys; nil for the way to those of a plain tenant, which is nil.
+func Known(store objstore.Store, provider *Provider) *tenants.Tenants {
+	if provider == nil {
+		return nil
+	}
+	began := time.Now()
+	return tenants.New(tenants.Options{
 		Store: store, Providers: []keys.Provider{provider}, Log: slog.New(slog.DiscardHandler),
 		Now: time.Now, Uptime: func() time.Duration { return time.Since(began) },
 	})
-	_, err := known.Create(context.Background(), tenants.Birth{Name: name, Keys: []keys.Provider{provider}, OneKey: true, Suite: seal.AES256GCM})
-	return &Tenant{known.Keyed(store), known.Hasher(name), provider}, err
 }
 
 // Provider returns a way to the keys for a host; nil if the tenant is plain.
