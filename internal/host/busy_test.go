@@ -12,8 +12,8 @@ import (
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
-	"github.com/paraglide/glide/internal/tenants/tenantstest"
 	"github.com/paraglide/glide/internal/objstore/objstoretest"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
