@@ -8,8 +8,12 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 )
 
 // hiding is a store that does not show some keys.
@@ -88,4 +92,40 @@ func TestHiddenIsNotTaken(t *testing.T) {
 			same(t, h, "v", mib, more)
 		})
 	}
+}
+
+// TestForgedSealDoesNotFence: a plain seal, and a plain first commit of another host, in the
+// log of a sealed tenant are damage: they fence nobody. When they are gone the host goes on.
+func TestForgedSealDoesNotFence(t *testing.T) {
+	b := newBed(t)
+	b.keys = []keys.Provider{tenantstest.Shared()}
+	tenantstest.Create(t, b.store, tenantstest.Shared(), "acme")
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "acme/v", Size: 64 * mib}))
+	fill(t, h, "acme/v", 1, 0, mib)
+	must[api.Flush](t)(h.Flush(ctx, "acme/v"))
+	tip := must[*commitlog.Object](t)(commitlog.Newest(ctx, b.logs(), commitlog.Volume{Tenant: "acme", Name: "v"}))
+	seal := commitlog.Object{Generation: tip.Generation.Next(), Kind: commitlog.Seal, Mark: commitlog.Mark{1}, State: tip.Carry()}
+	seal.State.SealedBy, seal.State.Cause = "other", commitlog.CauseSeal
+	first := commitlog.Object{Generation: seal.Generation.NextEpoch(), Kind: commitlog.First, Mark: commitlog.Mark{2}, State: seal.Carry()}
+	first.State.Owner, first.State.SealedBy, first.State.Cause = commitlog.Host{ID: "other"}, "", commitlog.CauseTakeover
+	var forged []string
+	for _, o := range []*commitlog.Object{&seal, &first} {
+		o.State.Prev, o.State.Keyring, o.State.Domains, o.State.Root = commitlog.ObjectHash{}, 0, nil, blockmap.Root{}
+		forged = append(forged, o.State.Volume().Key(o.Generation))
+		if err := b.store.PutIfAbsent(ctx, forged[len(forged)-1], must[[]byte](t)(o.Encode())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := fill(t, h, "acme/v", 2, 0, mib)
+	_, err := h.Flush(ctx, "acme/v")
+	wantKind(t, err, errs.Corrupt)
+	if v := must[api.Volume](t)(h.Show(ctx, "acme/v")); v.State != "active" {
+		t.Fatalf("it is %s: %s", v.State, v.Reason)
+	}
+	if err := b.store.DeleteBatch(ctx, forged); err != nil {
+		t.Fatal(err)
+	}
+	must[api.Flush](t)(h.Flush(ctx, "acme/v"))
+	same(t, h, "acme/v", 0, data)
 }
