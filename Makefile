@@ -14,7 +14,7 @@ export GLIDE_TOOLS := $(TOOLS)
 PACKAGES := qemu-system-x86 qemu-utils fio nbdkit libnbd-bin nbd-client debootstrap btrfs-progs \
             linux-image-cloud-amd64 e2fsprogs zstd cpio busybox-static iproute2 ca-certificates curl
 
-.PHONY: help build check test race fuzz bench bench-check bench-dedup bench-sealed e2e soak faults simulate demo deps tools generate clean
+.PHONY: help build check test race fuzz bench bench-check bench-dedup bench-sealed e2e sealed soak faults simulate demo deps tools generate clean
 
 help: ## list the targets; times are for two cores, when deps and tools are there
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
@@ -77,6 +77,10 @@ bench-check: deps build ## the ratios to nbdkit file, against those in docs/benc
 
 e2e: deps tools build ## the tests with real daemons and a real S3 server (3 to 5 min)
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -v -timeout 20m ./internal/e2e
+
+sealed: ## the tests of the host with every tenant sealed, and 1,000 seeds of a store that lies (8 to 15 min)
+	GLIDE_SEALED=1 $(GO) test -count=1 -tags invariants -timeout 30m -skip TestHostileStore ./internal/host
+	GLIDE_MALICE=$(or $(SEEDS),1-1000) $(GO) test -count=1 -tags invariants -timeout 6h -run TestHostileStore ./internal/host
 
 soak: deps tools build ## bad days, long crash tests and 10,000 seeds of the simulator: SOAK= time for each test, by default 1h (hours)
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_LONG=1 GLIDE_SOAK=$(or $(SOAK),1h) $(GO) test -v -timeout 24h -run 'Soak|Churn|MarkReads|MarkMemory|LossWindow|BadDay|Thousand|ChainOfForks|HugeMap|Explore' ./internal/e2e ./internal/volume ./internal/host ./internal/blockmap ./internal/gc

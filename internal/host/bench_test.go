@@ -23,7 +23,7 @@ import (
 // how much.
 func TestForkCost(t *testing.T) {
 	b := newBed(t)
-	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Counter: b.count, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 16 << 30}})
+	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Keys: b.keys, Counter: b.count, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 16 << 30}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func newProbe(t *testing.T) func() time.Duration {
 // of the log's segments is enough.
 func TestOpenWithDirtyData(t *testing.T) {
 	b := newBed(t)
-	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Counter: b.count, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 16 << 30}})
+	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Keys: b.keys, Counter: b.count, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 16 << 30}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,13 +2,13 @@ package host
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/disk"
-	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/volume"
 )
 
@@ -266,13 +266,13 @@ func TestBootListNamesWhatIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone := 0
-	if err := objstore.ListAll(ctx, b.store, "packs/", "", func(in objstore.Info) bool {
-		if in.Key != first.Pack.Key() && in.Key != v.State().Root.Ref.Pack.Key() {
+	for _, key := range keysOf(t, b.store, "packs/") {
+		if key != first.Pack.Key() && key != v.State().Root.Ref.Pack.Key() {
 			gone++
-			err = b.store.Delete(ctx, in.Key)
+			err = errors.Join(err, b.store.Delete(ctx, key))
 		}
-		return err == nil
-	}); err != nil || gone == 0 {
+	}
+	if err != nil || gone == 0 {
 		t.Fatal(gone, err)
 	}
 	same(t, h, "f", 0, data[:4096])
@@ -285,7 +285,7 @@ func TestBootListNamesWhatIsGone(t *testing.T) {
 func TestPrefetchOff(t *testing.T) {
 	b := newBed(t)
 	data := portable(t, b, 100<<17)
-	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Dial: b.dial, Cache: Share{Bytes: 256 << 20}, WALLimit: Share{Bytes: 256 << 20}, NoPrefetch: true})
+	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Keys: b.keys, Dial: b.dial, Cache: Share{Bytes: 256 << 20}, WALLimit: Share{Bytes: 256 << 20}, NoPrefetch: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/objstore/objstoretest"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
 )
@@ -130,7 +131,7 @@ func TestOwnerGoesOnAfterADeadClaim(t *testing.T) {
 // sealed it, and is fenced when that host takes it over.
 func TestFlushWaitsWhileYielding(t *testing.T) {
 	b, h1, _, _ := twoHosts(t)
-	tip, err := commitlog.Newest(ctx, b.store, commitlog.Volume{Tenant: "default", Name: "v"})
+	tip, err := commitlog.Newest(ctx, b.logs(), commitlog.Volume{Tenant: "default", Name: "v"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +158,7 @@ func TestFlushWaitsWhileYielding(t *testing.T) {
 // original. The message says so.
 func TestFencedByACopy(t *testing.T) {
 	b, h1, _, _ := twoHosts(t)
-	tip, err := commitlog.Newest(ctx, b.store, commitlog.Volume{Tenant: "default", Name: "v"})
+	tip, err := commitlog.Newest(ctx, b.logs(), commitlog.Volume{Tenant: "default", Name: "v"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +175,11 @@ func TestFencedByACopy(t *testing.T) {
 
 func plant(t *testing.T, b *bed, o *commitlog.Object) {
 	t.Helper()
-	raw, err := o.Encode()
+	k, err := tenantstest.New(b.store, tenantstest.Shared()).Keys(ctx, "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := o.EncodeFor(k.Domain)
 	if err == nil {
 		err = b.store.PutIfAbsent(ctx, o.State.Volume().Key(o.Generation), raw)
 	}
@@ -195,7 +200,7 @@ func TestReleasedThenSealed(t *testing.T) {
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "v", Size: mib}))
 	data := fill(t, h, "v", 1, 0, 4096)
 	must[api.Flush](t)(h.Flush(ctx, "v"))
-	tip, err := commitlog.Newest(ctx, b.store, commitlog.Volume{Tenant: "default", Name: "v"})
+	tip, err := commitlog.Newest(ctx, b.logs(), commitlog.Volume{Tenant: "default", Name: "v"})
 	if err != nil {
 		t.Fatal(err)
 	}

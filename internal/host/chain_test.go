@@ -91,7 +91,7 @@ func (w work) String() string {
 func TestChainOfForks(t *testing.T) {
 	n := chainLength()
 	b := newBed(t)
-	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Dial: b.dial, Cache: Share{Bytes: 4 << 30}, WALLimit: Share{Bytes: 24 << 30}})
+	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Keys: b.keys, Dial: b.dial, Cache: Share{Bytes: 4 << 30}, WALLimit: Share{Bytes: 24 << 30}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,7 +95,7 @@ func TestCostOfALongHistory(t *testing.T) {
 		var f api.Fork
 		b.costing(t, fmt.Sprintf("fork --at the time of commit %d", second), 32, func() { f = fork(fmt.Sprint("t", i), at.Format(time.RFC3339Nano)) })
 		g, _ := commitlog.ParseGeneration(f.Generation)
-		o, err := commitlog.Load(ctx, b.store, commitlog.Volume{Tenant: "default", Name: "v"}, g)
+		o, err := commitlog.Load(ctx, b.logs(), commitlog.Volume{Tenant: "default", Name: "v"}, g)
 		if err != nil || o.State.Seq != uint64(second) {
 			t.Errorf("commit %d is not %s: %v", second, g, err)
 		}

@@ -15,9 +15,11 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/seal"
 	"github.com/paraglide/glide/internal/seal/sealtest"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 )
 
 const (
@@ -38,6 +40,7 @@ type crashWorld struct {
 	gen     int
 	disks   []*modelDisk
 	removed map[string]string // names by ID, acknowledged as removed
+	keys    []keys.Provider   // of the tenant, if it is sealed
 	late    []func() error    // requests of dead hosts that are still in flight
 	ops     int
 	crashAt int
@@ -66,6 +69,10 @@ func newCrashWorld(t *testing.T, seed uint64) *crashWorld {
 			w.must(f.Sync())
 		}
 	}
+	if tenantstest.Sealed() || seed%3 == 2 { // whatever its disk is
+		w.keys = []keys.Provider{tenantstest.Shared()}
+		tenantstest.Create(t, w.store, tenantstest.Shared(), "default")
+	}
 	w.open(seed)
 	return w
 }
@@ -89,7 +96,7 @@ func (w *crashWorld) open(seed uint64) {
 	h, err := Open(ctx, Config{
 		Data: crashData, FS: crashFS{w.mem, func(where string) { w.tick(gen, where) }}, Store: crashStore{w.store, w, gen},
 		Memory: 1 << 20, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 24 << 20}, PackBlocks: 2,
-		Rand: entropy(seed<<8 + uint64(gen)), Local: sealedFrom(seed%4 == 1 || seed%4 == 3 && gen > 1),
+		Rand: entropy(seed<<8 + uint64(gen)), Local: sealedFrom(seed%4 == 1 || seed%4 == 3 && gen > 1), Keys: w.keys,
 	})
 	if err != nil {
 		w.t.Fatalf("life %d: %v", gen, err)

@@ -15,6 +15,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/tenants"
 	"github.com/paraglide/glide/internal/tenants/tenantstest"
 	"github.com/paraglide/glide/internal/volume"
 	"github.com/paraglide/glide/nbd"
@@ -45,6 +46,22 @@ func newBed(t *testing.T) *bed {
 		tenantstest.Create(t, b.store, b.keys[0], "default")
 	}
 	return b
+}
+
+// logs is the store with the keys of its tenants: package commitlog reads sealed commits
+// from it.
+func (b *bed) logs() objstore.Store { return withKeys(b.store) }
+
+func withKeys(store objstore.Store) objstore.Store {
+	return tenantstest.New(store, tenantstest.Shared()).Keyed(store)
+}
+
+// domain is that of the tenant default: 8 hexadecimal digits.
+func (b *bed) domain() string {
+	if len(b.keys) == 0 {
+		return "00000000"
+	}
+	return tenants.DomainText(must[tenants.Info](b.t)(tenantstest.New(b.store, tenantstest.Shared()).Show(ctx, "default")).Domain)
 }
 
 // Dial finds a host of the bed by its address.
@@ -322,7 +339,7 @@ func TestImport(t *testing.T) {
 	_, err := h.Import(ctx, "img", 0, &bytesSource{b: img})
 	wantKind(t, err, errs.Exists)
 	img[0] ^= 1
-	cfg := Config{Store: b.store}
+	cfg := Config{Store: b.store, Keys: b.keys}
 	must[api.Import](t)(ImportToStore(ctx, cfg, "offline", 40*mib, &bytesSource{b: img}))
 	r = must[api.Import](t)(ImportToStore(ctx, cfg, "offline", 40*mib, &bytesSource{b: img}))
 	if !r.Unchanged {

@@ -61,7 +61,7 @@ func TestForgetHost(t *testing.T) {
 	if len(f.Volumes) != 1 || f.Volumes[0] != "v" || len(f.Left) != 0 {
 		t.Errorf("%+v", f)
 	}
-	tip, err := commitlog.Newest(ctx, b.store, commitlog.Volume{Tenant: "default", Name: "v"})
+	tip, err := commitlog.Newest(ctx, b.logs(), commitlog.Volume{Tenant: "default", Name: "v"})
 	if err != nil || len(tip.State.SealedFrom) != 0 {
 		t.Errorf("%+v, %v", tip.State.SealedFrom, err)
 	}

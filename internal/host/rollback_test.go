@@ -64,7 +64,7 @@ func TestOlderStore(t *testing.T) {
 	fill(t, h1, "v", 3, 0, 4096)
 	_, err := h1.Flush(ctx, "v")
 	wantKind(t, err, errs.Unsupported)
-	if tip, err := commitlog.Newest(ctx, old, commitlog.Volume{Tenant: "default", Name: "v"}); err != nil || tip.Generation.Epoch != 1 || tip.Closes() {
+	if tip, err := commitlog.Newest(ctx, withKeys(old), commitlog.Volume{Tenant: "default", Name: "v"}); err != nil || tip.Generation.Epoch != 1 || tip.Closes() {
 		t.Errorf("the host claimed it in the older store: %v", err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 // collecting opens a host that runs rounds by itself.
 func collecting(t *testing.T, b *bed, every time.Duration) *Host {
 	t.Helper()
-	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Retention: time.Nanosecond, CollectEvery: every, CollectGrace: time.Nanosecond})
+	h, err := Open(ctx, Config{Data: t.TempDir(), Store: b.store, Keys: b.keys, Retention: time.Nanosecond, CollectEvery: every, CollectGrace: time.Nanosecond})
 	if err != nil {
 		t.Fatal(err)
 	}

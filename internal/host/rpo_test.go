@@ -45,7 +45,7 @@ func virtualOn(t *testing.T, b *bed, fs vfs.FS) *Host {
 	}
 	start := time.Now()
 	h, err := Open(ctx, Config{
-		Data: "data", FS: fs, Store: b.store, Counter: b.count, Cache: Share{Bytes: 16 << 20}, WALLimit: Share{Bytes: 64 << 20},
+		Data: "data", FS: fs, Store: b.store, Keys: b.keys, Counter: b.count, Cache: Share{Bytes: 16 << 20}, WALLimit: Share{Bytes: 64 << 20},
 		Uptime: func() time.Duration { return time.Since(start) + time.Hour },
 		// Coders that are created in a bubble cannot be used outside.
 		Compression: pack.CompressionNone,

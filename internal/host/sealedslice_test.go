@@ -7,8 +7,8 @@ import (
 	"github.com/paraglide/glide/internal/tenants/tenantstest"
 )
 
-// TestSealedSlice runs tests of what is collected, repaired and taken back with a sealed
-// tenant. GLIDE_SEALED=1 runs all tests of the package like that.
+// TestSealedSlice runs tests of what is collected, repaired, taken back, opened elsewhere and
+// read ahead with a sealed tenant. GLIDE_SEALED=1 runs all tests of the package like that.
 func TestSealedSlice(t *testing.T) {
 	if tenantstest.Sealed() {
 		t.Skip("all tests are like that")
@@ -21,6 +21,12 @@ func TestSealedSlice(t *testing.T) {
 		"forget": TestForgetNames,
 		"scrub":  TestScrubOfAWholeStore, "slot": TestSlotDamagedAndStoreGood, "pack": TestPackMissingOrTruncated, "both": TestBothDamaged, "page": TestMapPageInTheMetadata,
 		"scrub beside a collection": TestScrubBesideACollection, "verify": TestVerifiedAt,
+		"boot list": TestBootList, "boot here": TestBootHere, "boot elsewhere": TestBootElsewhere, "boot list names what is gone": TestBootListNamesWhatIsGone,
+		"prefetch off": TestPrefetchOff, "bulk": TestBulkIsUploadedOnce, "bulk without packs": TestBulkWithoutPacks, "lost pack of a data commit": TestLostPackOfADataCommit,
+		"takeover during an upload": TestTakeoverDuringAnUpload, "hydrate": TestHydrate, "expiry": TestExpiry, "older store": TestOlderStore,
+		"hidden": TestHiddenIsNotTaken, "dead owner": TestDeadOwner, "woken under another name": TestWokenUnderAnotherName,
+		"rollback while shipping": TestRollbackWhileShipping, "rename in use": TestRenameOfAVolumeInUse, "copy": TestTwoHostsOfOneIdentity, "busy owner": TestForceAgainstABusyOwner,
+		"released then sealed": TestReleasedThenSealed, "promise": TestSyncSurvivesTheHost, "flush, fork and back": TestFlushForkElsewhereAndBack, "import": TestImport,
 	} {
 		t.Run(name, func(t *testing.T) {
 			if only := os.Getenv("GLIDE_SLICE"); only == "" || only == name {

@@ -10,8 +10,10 @@ import (
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/inspect"
+	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/pack"
+	"github.com/paraglide/glide/internal/tenants/tenantstest"
 )
 
 // small opens a host on an in-memory file system.
@@ -19,6 +21,7 @@ func small(t *testing.T, store objstore.Store, fs vfs.FS) *Host {
 	t.Helper()
 	h, err := Open(ctx, Config{
 		Data: "data", FS: fs, Store: store, Memory: 1 << 20, Cache: Share{Bytes: 64 << 20}, WALLimit: Share{Bytes: 64 << 20}, PackBlocks: 2,
+		Keys: []keys.Provider{tenantstest.Shared()},
 	})
 	if err != nil {
 		t.Fatal(err)

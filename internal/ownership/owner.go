@@ -205,8 +205,10 @@ func (ow *Owners) whyRemoved(ctx context.Context, d *disk.Disk, st *volume.State
 	switch {
 	case findErr != nil:
 		return errors.Join(err, findErr)
-	case !tip.Tombstone || tip.State.ID != commitlog.VolumeID(d.ID) || tip.State.Owner.ID != ow.disks.HostID:
+	case tip.State.ID != commitlog.VolumeID(d.ID) || tip.State.Owner.ID != ow.disks.HostID || !tip.Tombstone && ow.CommittedByTwin(tip.State.Owner):
 		return takenBy(d, tip)
+	case !tip.Tombstone: // it was not removed, and nobody took it
+		return errs.New(errs.Unavailable, "the store showed nothing of volume %q, and then generation %s of this host: its lists are incomplete", d, tip.Generation)
 	case tip.State.RenamedTo != "":
 		to := tip.State.RenamedTo
 		whole := disk.Display(st.Tenant, to, "")

@@ -98,6 +98,7 @@ var layers = map[string][]string{
 	"internal/kernelnbd":    {"internal/errs"},
 	"internal/sim/dice":     {},
 	"internal/sim/hardware": {"internal/errs", "internal/objstore", "internal/pack", "internal/host", "internal/sim/dice"},
+	"internal/sim/tenant":   {"internal/errs", "internal/objstore", "internal/pack", "internal/seal", "internal/keys", "internal/commitlog", "internal/tenants"},
 	"nbd":                   {},
 	"client":                {"internal/api", "internal/listener", "internal/errs", "internal/size"},
 }

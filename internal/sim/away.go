@@ -227,7 +227,7 @@ func (w *world) forkAway(d *dice.Dice) string {
 			looked = 2 // at the collector's round, and at the commit again
 		}
 		r := fs[0].Requests
-		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+w.unfolded(e)+2*uint64(e.Ahead)+renamed+moved+looked && !w.stormy() {
+		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+w.unfolded(e)+2*uint64(e.Ahead)+renamed+moved+looked+w.keysNeed() && !w.stormy() {
 			w.violateLocked(forkIsConstant, "the fork of %s made %d requests: %+v", name, n, r)
 		}
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/sim/dice"
 	"github.com/paraglide/glide/internal/sim/hardware"
+	"github.com/paraglide/glide/internal/sim/tenant"
 )
 
 // Garbage is collected in one seed of two. The collectors are those of hosts, and
@@ -73,7 +74,7 @@ func (w *world) collect(d *dice.Dice) string {
 		r, err = u.Host.Collect(ctx, api.CollectRequest{Grace: grace.String()})
 	default:
 		var res gc.Result
-		res, err = gc.Run(ctx, w.collector(m.Store(u.Life), grace, d.Next()))
+		res, err = gc.Run(ctx, w.collector(m.Store(u.Life), m.keys, grace, d.Next()))
 		r.DeletedObjects, r.CompactedPacks = res.DeletedObjects, res.CompactedPacks
 	}
 	w.note(func(w *world) { w.checkRoots("a collector's run") })
@@ -95,8 +96,8 @@ func (w *world) collect(d *dice.Dice) string {
 	return hardware.Kind(err)
 }
 
-func (w *world) collector(s objstore.Store, grace time.Duration, seed uint64) gc.Options {
-	return gc.Options{Store: s, By: "sim", Grace: grace, Retention: w.params.retention, MinDead: 1, Rand: dice.Entropy(seed)}
+func (w *world) collector(s objstore.Store, with *tenant.Provider, grace time.Duration, seed uint64) gc.Options {
+	return gc.Options{Store: s, Tenants: tenant.Known(s, with), By: "sim", Grace: grace, Retention: w.params.retention, MinDead: 1, Rand: dice.Entropy(seed)}
 }
 
 // undelete takes back something that is flagged.
@@ -268,7 +269,7 @@ func (w *world) there(ref pack.Ref) error {
 	}
 	raw, err := forward.Follow(w.store).GetRange(context.Background(), ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
 	if err == nil {
-		_, err = pack.Open(w.hasher, ref, raw, nil, 1<<20)
+		_, err = pack.Open(w.tenant.Hasher(), ref, raw, nil, 1<<20)
 	}
 	return err
 }
@@ -327,7 +328,7 @@ func (w *world) atRest() {
 				}
 			}
 		}
-		if _, err := gc.Run(ctx, w.collector(w.store, 0, n)); err != nil && !w.excused(err) && n > 0 {
+		if _, err := gc.Run(ctx, w.collector(w.store, w.tenant.Provider(), 0, n)); err != nil && !w.excused(err) && n > 0 {
 			w.violate(progress, "in the end a collector: %v", err)
 		}
 	}

@@ -18,6 +18,7 @@ const (
 	zeroIsFree          invariant = "zero-is-free"
 	noSilentRollback    invariant = "no-silent-rollback"
 	bounded             invariant = "bounded"
+	sealedHome          invariant = "sealed-home"
 	progress            invariant = "progress"
 )
 

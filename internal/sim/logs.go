@@ -103,6 +103,7 @@ func (g *volumeLog) counts(at commitlog.Generation) bool {
 func (w *world) created(key string, data []byte, from sender) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.checkSealed(key, data)
 	if strings.HasPrefix(key, "pins/") {
 		if pin, err := pinobject.Decode(data); err == nil {
 			w.pins[key] = pin
@@ -113,7 +114,7 @@ func (w *world) created(key string, data []byte, from sender) {
 	if err != nil {
 		return
 	}
-	o, err := commitlog.Decode(data)
+	o, err := w.tenant.Decode(key, data)
 	if err != nil {
 		w.violateLocked(publishedIsComplete, "commit %s of %s: %v", at, vol.Name, err)
 		return
@@ -174,11 +175,12 @@ func (w *world) deleted(key string) {
 func (w *world) replaced(key string, data []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.checkSealed(key, data)
 	vol, at, err := commitlog.ParseKey(key)
 	if err != nil {
 		return
 	}
-	if o, err := commitlog.Decode(data); err != nil || o.Kind != commitlog.Stub {
+	if o, err := w.tenant.Decode(key, data); err != nil || o.Kind != commitlog.Stub {
 		w.violateLocked(oneWriter, "%s %s is overwritten by what is no stub", vol.Name, at)
 		return
 	}

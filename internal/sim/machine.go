@@ -4,8 +4,10 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/host"
+	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/sim/hardware"
+	"github.com/paraglide/glide/internal/sim/tenant"
 )
 
 // machine is a computer on which a host runs, and what the model knows about it. It
@@ -14,6 +16,7 @@ type machine struct {
 	*hardware.Machine
 	w     *world
 	index int
+	keys  *tenant.Provider // nil: its tenant is plain
 
 	// Under world.mu.
 	hadBadSync, rotten bool
@@ -22,7 +25,7 @@ type machine struct {
 }
 
 func newMachine(w *world, i int) *machine {
-	m := &machine{w: w, index: i}
+	m := &machine{w: w, index: i, keys: w.tenant.Provider()}
 	m.Machine = hardware.New(hardware.Options{Index: i, Seed: w.seed, World: m, Store: w.store, Weather: &w.weather})
 	return m
 }
@@ -45,13 +48,17 @@ func (m *machine) isRotten() (yes bool) {
 // Config implements hardware.World.
 func (m *machine) Config(life int) host.Config {
 	p := &m.w.params
-	return host.Config{
+	c := host.Config{
 		Advertise: string(rune('a' + m.index)),
 		Memory:    p.memory, Cache: host.Share{Bytes: p.cache}, WALLimit: host.Share{Bytes: p.walLimit},
 		DirtyBudget: p.dirtyBudget, PackBlocks: p.packBlocks, Compression: pack.CompressionNone,
 		Dial:      func(addr, _ string) (host.Peer, error) { return peer{m, life, m.w.machines[addr[0]-'a']}, nil },
 		FoldAfter: p.foldAfter, BulkBytes: p.bulk, RollAt: p.rollAt, Retention: p.retention,
 	}
+	if m.keys != nil {
+		c.Keys = []keys.Provider{m.keys}
+	}
+	return c
 }
 
 // Opened implements hardware.World.

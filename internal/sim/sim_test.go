@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 
@@ -131,6 +132,7 @@ func one(t *testing.T, o options) (r result) {
 			panic(p)
 		}
 	}()
+	cryptotest.SetGlobalRandom(t, o.Seed)
 	synctest.Test(t, func(t *testing.T) { runSeed(o, &r) })
 	return r
 }

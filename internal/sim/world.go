@@ -14,6 +14,7 @@ import (
 	"github.com/paraglide/glide/internal/pinobject"
 	"github.com/paraglide/glide/internal/sim/dice"
 	"github.com/paraglide/glide/internal/sim/hardware"
+	"github.com/paraglide/glide/internal/sim/tenant"
 )
 
 // params are what a seed chooses for a whole run.
@@ -26,6 +27,7 @@ type params struct {
 	foldAfter, rollAt        uint64
 	bulk                     int64
 	retention                time.Duration // 0: nothing is collected
+	sealed                   bool          // the tenant has keys
 	rot                      bool
 	badDisk                  bool
 }
@@ -42,7 +44,7 @@ type world struct {
 	bg       sync.WaitGroup // everything that was begun
 	verbs    sync.WaitGroup // verbs under way
 	slots    chan struct{}
-	hasher   *pack.Hasher
+	tenant   *tenant.Tenant // of all volumes
 	source   *blockmap.Source
 	reader   reader
 	began    time.Time
@@ -142,6 +144,7 @@ func chooseParams(seed uint64) (p params, wx hardware.Weather) {
 	p.foldAfter, p.rollAt = []uint64{2, 5, 0}[d.N(3)], []uint64{4, 8, 0}[d.N(3)]
 	p.bulk = []int64{1, 64 << 10, 0}[d.N(3)]
 	p.retention = chooseRetention(seed)
+	p.sealed = chooseSealed(seed)
 	return p, wx
 }
 
@@ -189,15 +192,19 @@ func newWorld(o options) *world {
 	w := &world{
 		seed: o.Seed, out: o.Out, hash: fnv.New64a(), began: time.Now(), slots: make(chan struct{}, 6),
 		logs: map[string]*volumeLog{}, pins: map[string]pinobject.Pin{}, trees: map[rootKey]*tree{}, blocks: map[pack.Hash]image{},
-		stats: map[string]int{}, done: make(chan struct{}), hasher: pack.NewHasher("default"),
+		stats: map[string]int{}, done: make(chan struct{}),
 	}
 	w.params, w.weather = chooseParams(o.Seed)
 	if o.Calm {
 		w.weather = hardware.Weather{}
 	}
 	w.store = objstore.NewMem(objstore.Clock{})
-	w.reader = reader{w, w.hasher}
-	w.source = blockmap.NewPageCache(4<<20).Source(w.reader, w.hasher)
+	w.tenant = tenant.Plain(w.store, tenantName)
+	if w.params.sealed {
+		w.tenant = w.sealTenant()
+	}
+	w.reader = reader{w, w.tenant.Hasher()}
+	w.source = blockmap.NewPageCache(4<<20).Source(w.reader, w.tenant.Hasher())
 	wx := &w.weather
 	w.trace("params %+v weather {before:%d after:%d late:%d slow:%d twice:%d flip:%d}", w.params, wx.Before, wx.After, wx.Late, wx.Slow, wx.Twice, wx.Flip)
 	return w
@@ -292,6 +299,9 @@ func (w *world) take(i int) {
 	if c := w.collects(i); c != nil {
 		op = c
 	}
+	if k := w.turnsKeys(i); k != nil {
+		op = k
+	}
 	if i < 2 {
 		op = &ops[0] // there has to be something
 	}
@@ -329,6 +339,7 @@ func (w *world) finish() {
 	w.weather = hardware.Weather{}
 	for _, m := range w.machines {
 		m.Heal()
+		m.keysBack()
 	}
 	w.landing.Wait()
 	for !w.failed() {
