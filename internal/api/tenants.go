@@ -127,28 +127,21 @@ var tenantRoutes = []route{
 		list, err := k.Tenants(ctx)
 		return notNull(list), err
 	}),
-	with(http.MethodGet, "/v1/tenants/{name}", func(ctx context.Context, k TenantKeeper, p params, _ None) (Tenant, error) {
-		return k.Tenant(ctx, p.name())
-	}),
-	with(http.MethodDelete, "/v1/tenants/{name}", func(ctx context.Context, k TenantKeeper, p params, _ None) (Tenant, error) {
-		return k.EraseTenant(ctx, p.name())
-	}),
-	with(http.MethodGet, "/v1/tenants/{name}/check", func(ctx context.Context, k TenantKeeper, p params, _ None) ([]KeyCheck, error) {
-		list, err := k.CheckTenant(ctx, p.name())
-		return notNull(list), err
-	}),
-	with(http.MethodPost, "/v1/tenants/{name}/rewrap", func(ctx context.Context, k TenantKeeper, p params, in RewrapRequest) (Tenant, error) {
-		return k.RewrapTenant(ctx, p.name(), in)
-	}),
-	with(http.MethodPost, "/v1/tenants/{name}/rotate", func(ctx context.Context, k TenantKeeper, p params, _ None) (Tenant, error) {
-		return k.RotateTenant(ctx, p.name())
-	}),
-	with(http.MethodPost, "/v1/tenants/{name}/rekey", func(ctx context.Context, k TenantKeeper, p params, in RekeyRequest) (Rekey, error) {
-		return k.RekeyTenant(ctx, p.name(), in)
-	}),
-	with(http.MethodPost, "/v1/tenants/{name}/seal", func(ctx context.Context, k TenantKeeper, p params, in SealRequest) (Sealing, error) {
-		out, err := k.SealTenant(ctx, p.name(), in)
-		out.Left = notNull(out.Left)
-		return out, err
-	}),
+	named(http.MethodGet, "/v1/tenants/{name}", TenantKeeper.Tenant),
+	named(http.MethodDelete, "/v1/tenants/{name}", TenantKeeper.EraseTenant),
+	named(http.MethodGet, "/v1/tenants/{name}/check", TenantKeeper.CheckTenant),
+	named(http.MethodPost, "/v1/tenants/{name}/rotate", TenantKeeper.RotateTenant),
+	changing(http.MethodPost, "/v1/tenants/{name}/rewrap", TenantKeeper.RewrapTenant),
+	changing(http.MethodPost, "/v1/tenants/{name}/rekey", TenantKeeper.RekeyTenant),
+	changing(http.MethodPost, "/v1/tenants/{name}/seal", TenantKeeper.SealTenant),
+}
+
+// named is a route about the tenant in its path.
+func named[Out any](method, path string, do func(TenantKeeper, context.Context, string) (Out, error)) route {
+	return with(method, path, func(ctx context.Context, k TenantKeeper, p params, _ None) (Out, error) { return do(k, ctx, p.name()) })
+}
+
+// changing is named for a request with a body.
+func changing[In, Out any](method, path string, do func(TenantKeeper, context.Context, string, In) (Out, error)) route {
+	return with(method, path, func(ctx context.Context, k TenantKeeper, p params, in In) (Out, error) { return do(k, ctx, p.name(), in) })
 }

@@ -83,6 +83,9 @@ func (c *Custody) SealTenant(ctx context.Context, name string, r api.SealRequest
 	if err != nil {
 		return out, err
 	}
+	if out.Left == nil {
+		out.Left = []api.Unsealed{}
+	}
 	out.Tenant, err = c.Tenant(ctx, name)
 	return out, err
 }
