@@ -66,12 +66,11 @@ type SealRequest struct {
 
 // Sealing is what a call that seals a tenant has done.
 type Sealing struct {
-	Tenant    Tenant     `json:"tenant"`
-	Volumes   uint64     `json:"volumes"` // of which something was stored again; snapshots count
-	Blocks    uint64     `json:"blocks"`  // that were stored again
-	Bytes     uint64     `json:"bytes"`   // of those blocks
-	Left      []Unsealed `json:"left"`    // what keeps the tenant from being sealed
-	ElapsedMs float64    `json:"elapsed_ms"`
+	Tenant  Tenant     `json:"tenant"`
+	Volumes uint64     `json:"volumes"` // of which something was stored again; snapshots count
+	Blocks  uint64     `json:"blocks"`  // that were stored again
+	Bytes   uint64     `json:"bytes"`   // of those blocks
+	Left    []Unsealed `json:"left"`    // what keeps the tenant from being sealed
 }
 
 // Unsealed is something of a tenant that is plain still.
@@ -124,8 +123,7 @@ var tenantRoutes = []route{
 		return k.CreateTenant(ctx, in)
 	}),
 	with(http.MethodGet, "/v1/tenants", func(ctx context.Context, k TenantKeeper, _ params, _ None) ([]Tenant, error) {
-		list, err := k.Tenants(ctx)
-		return notNull(list), err
+		return k.Tenants(ctx)
 	}),
 	with(http.MethodGet, "/v1/tenants/{name}", func(ctx context.Context, k TenantKeeper, p params, _ None) (Tenant, error) {
 		return k.Tenant(ctx, p.name())
@@ -134,8 +132,7 @@ var tenantRoutes = []route{
 		return k.EraseTenant(ctx, p.name())
 	}),
 	with(http.MethodGet, "/v1/tenants/{name}/check", func(ctx context.Context, k TenantKeeper, p params, _ None) ([]KeyCheck, error) {
-		list, err := k.CheckTenant(ctx, p.name())
-		return notNull(list), err
+		return k.CheckTenant(ctx, p.name())
 	}),
 	with(http.MethodPost, "/v1/tenants/{name}/rewrap", func(ctx context.Context, k TenantKeeper, p params, in RewrapRequest) (Tenant, error) {
 		return k.RewrapTenant(ctx, p.name(), in)
@@ -147,8 +144,6 @@ var tenantRoutes = []route{
 		return k.RekeyTenant(ctx, p.name(), in)
 	}),
 	with(http.MethodPost, "/v1/tenants/{name}/seal", func(ctx context.Context, k TenantKeeper, p params, in SealRequest) (Sealing, error) {
-		out, err := k.SealTenant(ctx, p.name(), in)
-		out.Left = notNull(out.Left)
-		return out, err
+		return k.SealTenant(ctx, p.name(), in)
 	}),
 }

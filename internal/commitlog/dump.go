@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/paraglide/glide/internal/commitlog/internal/frame"
+	"github.com/paraglide/glide/internal/commitlog/internal/section"
 	"github.com/paraglide/glide/internal/seal"
 )
 
@@ -45,7 +46,7 @@ func (o *Object) Dump(w io.Writer) error {
 	if err != nil || len(o.Data) == 0 {
 		return err
 	}
-	return dumpData(w, o.Data)
+	return section.Dump(w, o.Data)
 }
 
 func (o *Object) dumpHeader(w io.Writer, version uint16) error {
@@ -59,27 +60,4 @@ func (o *Object) dumpHeader(w io.Writer, version uint16) error {
 	_, err := fmt.Fprintf(w, "commit log object: version %d, %s%s\ngeneration %s\nmark       %s\nhash       %s\nahead      %d\n",
 		version, o.Kind, flags, o.Generation, o.Mark, o.Hash, o.Ahead)
 	return err
-}
-
-func dumpData(w io.Writer, section []byte) error {
-	ranges, err := DecodeData(section)
-	if err != nil {
-		return err
-	}
-	if _, err := fmt.Fprintf(w, "data       %d bytes, %d ranges\n", len(section), len(ranges)); err != nil {
-		return err
-	}
-	for _, r := range ranges {
-		what, place := "data", ""
-		switch {
-		case r.Block != nil:
-			what, place = "block", fmt.Sprintf(" %s in %s, %d+%d", r.Block.Hash, r.Block.Pack.Key(), r.Block.Off, r.Block.Len)
-		case r.Data == nil:
-			what = "zeros"
-		}
-		if _, err := fmt.Fprintf(w, "  %-5s %d+%d%s\n", what, r.Off, r.Len, place); err != nil {
-			return err
-		}
-	}
-	return nil
 }
