@@ -90,8 +90,7 @@ var needs = map[auth.Verbs][]string{
 		"POST /v1/gc", "GET /v1/gc/plan", "GET /v1/gc/status", "POST /v1/gc/undelete", "POST /v1/scrub", "GET /v1/doctor", "GET /v1/hosts",
 		"POST /v1/hosts/{name}/forget", "GET /v1/objects/{key...}", "POST /v1/volumes/{name}/attach", "POST /v1/detach",
 		"POST /v1/tokens", "GET /v1/tokens", "DELETE /v1/tokens/{id}",
-		"POST /v1/tenants", "GET /v1/tenants", "GET /v1/tenants/{name}", "DELETE /v1/tenants/{name}", "GET /v1/tenants/{name}/check",
-		"POST /v1/tenants/{name}/rewrap", "POST /v1/tenants/{name}/rotate", "POST /v1/tenants/{name}/rekey", "POST /v1/tenants/{name}/seal",
+		"POST /v1/tenants", "GET /v1/tenants", "GET /v1/tenants/{name}", "DELETE /v1/tenants/{name}", "GET /v1/tenants/{name}/check", "POST /v1/tenants/{name}/rewrap", "POST /v1/tenants/{name}/rotate", "POST /v1/tenants/{name}/rekey", "POST /v1/tenants/{name}/seal",
 	},
 }
 

@@ -66,12 +66,11 @@ type SealRequest struct {
 
 // Sealing is what a call that seals a tenant has done.
 type Sealing struct {
-	Tenant    Tenant     `json:"tenant"`
-	Volumes   uint64     `json:"volumes"` // of which something was stored again; snapshots count
-	Blocks    uint64     `json:"blocks"`  // that were stored again
-	Bytes     uint64     `json:"bytes"`   // of those blocks
-	Left      []Unsealed `json:"left"`    // what keeps the tenant from being sealed
-	ElapsedMs float64    `json:"elapsed_ms"`
+	Tenant  Tenant     `json:"tenant"`
+	Volumes uint64     `json:"volumes"` // of which something was stored again; snapshots count
+	Blocks  uint64     `json:"blocks"`  // that were stored again
+	Bytes   uint64     `json:"bytes"`   // of those blocks
+	Left    []Unsealed `json:"left"`    // what keeps the tenant from being sealed
 }
 
 // Unsealed is something of a tenant that is plain still.
@@ -124,8 +123,7 @@ var tenantRoutes = []route{
 		return k.CreateTenant(ctx, in)
 	}),
 	with(http.MethodGet, "/v1/tenants", func(ctx context.Context, k TenantKeeper, _ params, _ None) ([]Tenant, error) {
-		list, err := k.Tenants(ctx)
-		return notNull(list), err
+		return k.Tenants(ctx)
 	}),
 	named(http.MethodGet, "/v1/tenants/{name}", TenantKeeper.Tenant),
 	named(http.MethodDelete, "/v1/tenants/{name}", TenantKeeper.EraseTenant),

@@ -107,7 +107,7 @@ func (c *Custody) CreateTenant(ctx context.Context, r api.TenantRequest) (api.Te
 // here or in the store.
 func (c *Custody) Tenants(ctx context.Context) ([]api.Tenant, error) {
 	names := map[string]bool{}
-	var broken []api.Tenant
+	broken := []api.Tenant{} // an empty list is no null
 	err := tenants.Records(ctx, c.disks.Store, func(r tenants.Record, err error) error {
 		if names[r.Tenant] = true; err != nil {
 			names[r.Tenant] = false

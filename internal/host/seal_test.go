@@ -386,7 +386,7 @@ func TestSealWaits(t *testing.T) {
 	h := b.host(t.TempDir(), "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "acme/v", Size: 16 * mib}))
 	fill(t, h, "acme/v", 1, 0, mib)
-	must[api.Flush](t)(h.Flush(ctx, "acme/v"))
+	old := must[api.Flush](t)(h.Flush(ctx, "acme/v")).Generation
 	short, stop := context.WithTimeout(ctx, 2*time.Second)
 	defer stop()
 	if out, err := h.Custody().SealTenant(short, "acme", api.SealRequest{Keys: []string{b.key.String()}, OneKey: true}); err == nil {
@@ -395,5 +395,7 @@ func TestSealWaits(t *testing.T) {
 	if i := must[api.Tenant](t)(h.Custody().Tenant(ctx, "acme")); i.State != api.TenantMoving {
 		t.Errorf("%+v", i)
 	}
+	_, err := h.Fork(ctx, api.ForkRequest{Source: "acme/v", Name: "acme/past", At: old})
+	wantKind(t, err, errs.NotFound)
 	b.seal(h, "acme")
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -65,7 +64,7 @@ key.`,
 
 // sealing writes what a call has done.
 func sealing(w io.Writer, name string, s *client.Sealing) error {
-	_, err := fmt.Fprintf(w, "%d volumes and snapshots, %d blocks, %s stored again in %s\n", s.Volumes, s.Blocks, size.Human(s.Bytes), time.Duration(s.ElapsedMs*1e6).Round(time.Second))
+	_, err := fmt.Fprintf(w, "%d volumes and snapshots, %d blocks, %s stored again\n", s.Volumes, s.Blocks, size.Human(s.Bytes))
 	for _, l := range s.Left {
 		what := l.Volume
 		if what == "" {
