@@ -141,5 +141,7 @@ func named[Out any](method, path string, do func(TenantKeeper, context.Context, 
 
 // changing is named for a request with a body.
 func changing[In, Out any](method, path string, do func(TenantKeeper, context.Context, string, In) (Out, error)) route {
-	return with(method, path, func(ctx context.Context, k TenantKeeper, p params, in In) (Out, error) { return do(k, ctx, p.name(), in) })
+	return with(method, path, func(ctx context.Context, k TenantKeeper, p params, in In) (Out, error) {
+		return do(k, ctx, p.name(), in)
+	})
 }
