@@ -399,3 +399,46 @@ func TestSealWaits(t *testing.T) {
 	wantKind(t, err, errs.NotFound)
 	b.seal(h, "acme")
 }
+
+// TestSealThenCollect: what a tenant stored in clear is garbage once it is sealed, at the
+// first rounds and with its plain history still there; what it has now, and other tenants'
+// plain packs, stay.
+func TestSealThenCollect(t *testing.T) {
+	b := newSealing(t)
+	h := b.host(t.TempDir(), "a")
+	plain := func() (n int) {
+		for key := range stored(t, b.store) {
+			if strings.HasPrefix(key, "packs/") {
+				n++
+			}
+		}
+		return n
+	}
+	data := map[string][]byte{}
+	of := map[string]int{}
+	for _, name := range []string{"other/v", "acme/v"} {
+		before := plain()
+		must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: name, Size: 64 * mib}))
+		data[name] = fill(t, h, name, 1, 0, 8*mib)
+		must[api.Flush](t)(h.Flush(ctx, name))
+		of[name] = plain() - before
+	}
+	b.seal(h, "acme")
+	for range 3 {
+		if c := must[api.Collection](t)(h.Collect(ctx, api.CollectRequest{Grace: "0s"})); len(c.Skipped) > 0 {
+			t.Errorf("skipped: %+v", c.Skipped)
+		}
+	}
+	if n := plain(); n != of["other/v"] || of["acme/v"] == 0 {
+		t.Errorf("%d plain packs are left, %d are another tenant's", n, of["other/v"])
+	}
+	if s := must[api.Scrub](t)(h.Scrub(ctx, api.ScrubRequest{})); s.Damaged > 0 || len(s.Lost) > 0 {
+		t.Errorf("a scrub found %+v", s)
+	}
+	for name, want := range data {
+		same(t, h, name, 0, want)
+		if v := must[api.Verify](t)(h.Verify(ctx, name, true)); v.Blocks == 0 || len(v.Damaged) > 0 {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+}

@@ -319,6 +319,9 @@ func (m *Mark) source(tenant string) *blockmap.Source {
 	s := m.sources[tenant]
 	if s == nil {
 		h := m.scope.hasher(tenant)
+		if m.scope.past() {
+			h = h.Granting(pack.NewHasher(tenant))
+		}
 		s = m.cache.Source(m.pages.For(h), h)
 		m.sources[tenant] = s
 	}
@@ -351,7 +354,7 @@ func (m *Mark) walk(ctx context.Context, src *blockmap.Source, root blockmap.Roo
 		defer m.mu.Unlock()
 		m.reach(&ref)
 		id := pageID{ref.Pack.Domain, ref.Hash}
-		if m.walked[id] {
+		if m.walked[id] || ref.Pack.Domain == 0 && m.scope.past() {
 			return true
 		}
 		m.walked[id], begun[id] = true, true

@@ -24,6 +24,11 @@ type Scope struct {
 	Hasher func(tenant string) *pack.Hasher
 }
 
+// past tells whether maps of the past may name what is plain, from the time when the tenant
+// of a sealed domain was moved into it. That is not of the domain, names nothing of it, and
+// may be gone.
+func (s *Scope) past() bool { return s.Limited && s.Domain != 0 }
+
 // reads tells whether a tenant's logs are read.
 func (s *Scope) reads(tenant string) bool { return !s.Limited || slices.Contains(s.Reads, tenant) }
 
