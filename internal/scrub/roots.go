@@ -2,6 +2,7 @@ package scrub
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -224,7 +225,7 @@ func (w *roots) epoch(vol commitlog.Volume, run []commitlog.Generation) error {
 // is nil if it is damaged, was visited before, or is gone.
 func (w *roots) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Generation, name string) (*commitlog.Object, error) {
 	o, err := w.object(ctx, vol, g, name, "commit ")
-	if o == nil || o.Bare() || err != nil {
+	if o == nil || o.Bare() || err != nil || w.past(o, vol.Tenant) {
 		return o, err
 	}
 	s := &o.State
@@ -262,6 +263,14 @@ func (w *roots) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Ge
 	return o, nil
 }
 
+// past tells whether an object is from before its tenant was sealed, or from the time when
+// it was moved: what it names in clear nobody can go back to, and may be gone.
+func (w *roots) past(o *commitlog.Object, tenant string) bool {
+	h := w.hasher(tenant)
+	_, plain := h.In(0)
+	return h.Codec().Domain != nil && plain != nil && o.NamesPlain()
+}
+
 // object reads an object of a log, once as each thing that it is asked for, and for pins
 // and for volumes apart; nil if it is damaged, was read before, or is gone.
 func (w *roots) object(ctx context.Context, vol commitlog.Volume, g commitlog.Generation, name, as string) (*commitlog.Object, error) {
@@ -287,6 +296,9 @@ func (w *roots) object(ctx context.Context, vol commitlog.Volume, g commitlog.Ge
 		return nil, err
 	}
 	o, err := commitlog.Read(ctx, w.disks.Store, key, raw)
+	if errors.Is(err, commitlog.ErrPlain) {
+		return commitlog.DecodeHeader(raw)
+	}
 	if errs.KindOf(err) == errs.Unavailable && err != nil {
 		return nil, err // its keys are not here any more
 	}
