@@ -81,13 +81,17 @@ type domainPages struct {
 
 // Page returns the verified raw bytes of the page at ref.
 func (p domainPages) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
+	page, err := p.local.Page(ref.Hash)
+	if err == nil && page != nil && p.is(&ref, page) {
+		return page, nil
+	}
 	if _, err := p.hasher.Ready(ctx); err != nil {
 		return nil, err
 	}
-	if page, err := p.local.Page(ref.Hash); err == nil && page != nil && p.is(&ref, page) {
+	if page != nil && p.is(&ref, page) { // with keys it can be told
 		return page, nil
 	}
-	page, err := p.fromWindow(&ref)
+	page, err = p.fromWindow(&ref)
 	if page == nil {
 		if page, err = p.fetch(ctx, &ref); errs.KindOf(err) == errs.Corrupt && err != nil {
 			page, err = p.fetch(ctx, &ref) // once more: it may have been damaged in transit
@@ -151,7 +155,7 @@ func (p domainPages) fetch(ctx context.Context, ref *pack.Ref) ([]byte, error) {
 	}
 	p.fetched(len(data))
 	page, err := pack.Open(p.hasher, *ref, data[ref.Off-from:], nil, blockmap.MaxPageSize)
-	if errors.Is(err, seal.ErrNoRoot) {
+	if errors.Is(err, seal.ErrNoRoot) || errors.Is(err, seal.ErrLocked) {
 		if _, err := p.hasher.Renewed(ctx); err != nil {
 			return nil, err
 		}

@@ -373,6 +373,9 @@ func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commi
 	if err != nil {
 		return commitlog.Generation{}, nil, nil, err
 	}
+	if tip.Domain == 0 {
+		h.disks.Tenants.SawPlain(f.src.Tenant)
+	}
 	if f.lazy || tip.Closes() && tip.Released || tip.State.Owner.ID == h.disks.HostID || tip.State.Owner.ID == "" {
 		return tip.Generation, tip, nil, nil
 	}

@@ -90,7 +90,7 @@ func blockSource(src api.Source, blockSize uint64, read *uint64) flush.Source {
 
 // DigestOf returns the digest of an image. It reads all of it and stores nothing.
 func DigestOf(ctx context.Context, h *pack.Hasher, src api.Source, size uint64, read *uint64) (string, error) {
-	h, err := h.Ready(ctx)
+	h, err := h.Renewed(ctx)
 	if err != nil {
 		return "", err
 	}
