@@ -192,7 +192,7 @@ func (o *Owner) Withdraw(ctx context.Context, id VolumeID, cause Cause) error {
 
 // first sends the first object of an epoch.
 func (o *Owner) first(ctx context.Context, at Generation, obj *Object) (found *Object, err error) {
-	if err := o.prepare(obj, at); err != nil {
+	if err := o.prepare(ctx, obj, at); err != nil {
 		return nil, err
 	}
 	found, err = o.resolve(ctx)
@@ -269,7 +269,7 @@ func (o *Owner) closeAfter(ctx context.Context, tip *Object) (*Object, error) {
 	if tip.Closes() || fault.Is("claim-without-seal") {
 		return tip, nil
 	}
-	if err := o.prepareSeal(tip); err != nil {
+	if err := o.prepareSeal(ctx, tip); err != nil {
 		return nil, err
 	}
 	found, err := create(ctx, o.opts.Store, o.opts.Volume, o.claim.seal.object, o.claim.seal.raw)
@@ -292,7 +292,7 @@ func (o *Owner) closeAfter(ctx context.Context, tip *Object) (*Object, error) {
 
 // prepareSeal makes the seal that follows tip. If one was sent before, it reuses that
 // one (rule 5).
-func (o *Owner) prepareSeal(tip *Object) (err error) {
+func (o *Owner) prepareSeal(ctx context.Context, tip *Object) (err error) {
 	at := tip.Generation.Next()
 	if o.claim.seal != nil && o.claim.seal.object.Generation == at {
 		return nil
@@ -303,6 +303,6 @@ func (o *Owner) prepareSeal(tip *Object) (err error) {
 	}
 	state := tip.Carry()
 	state.Cause, state.SealedBy = CauseSeal, o.opts.Host.ID
-	o.claim.seal, err = o.encode(&Object{Kind: Seal, Tombstone: tip.Tombstone, State: state}, at, tip.Hash)
+	o.claim.seal, err = o.encode(ctx, &Object{Kind: Seal, Tombstone: tip.Tombstone, State: state}, at, tip.Hash)
 	return err
 }

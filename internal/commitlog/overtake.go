@@ -56,7 +56,7 @@ func (o *Owner) overtake(ctx context.Context, cause Cause, tip *Object) error {
 		if c.ahead[at] != nil || len(c.ahead) >= maxSealsAhead {
 			continue
 		}
-		s, err := o.sealAhead(tip, now, at)
+		s, err := o.sealAhead(ctx, tip, now, at)
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (c *claim) places(tip Generation) (list []Generation) {
 }
 
 // sealAhead makes a seal beyond now. tip is an object of the volume at or before now.
-func (o *Owner) sealAhead(tip *Object, now, at Generation) (*sent, error) {
+func (o *Owner) sealAhead(ctx context.Context, tip *Object, now, at Generation) (*sent, error) {
 	ahead := at.Number - 1
 	if at.Epoch == now.Epoch {
 		ahead = at.Number - now.Number - 1
@@ -107,11 +107,11 @@ func (o *Owner) sealAhead(tip *Object, now, at Generation) (*sent, error) {
 	if fault.Is("seal-ahead-with-old-state") {
 		state := tip.Carry()
 		state.Cause, state.SealedBy = CauseSeal, o.opts.Host.ID
-		return o.encode(&Object{Kind: Seal, State: state}, at, ObjectHash{})
+		return o.encode(ctx, &Object{Kind: Seal, State: state}, at, ObjectHash{})
 	}
 	id := tip.State.Identity
 	id.Cause, id.SealedBy = CauseSeal, o.opts.Host.ID
-	return o.encode(&Object{Kind: Seal, Ahead: uint32(ahead), State: State{Identity: id}}, at, ObjectHash{})
+	return o.encode(ctx, &Object{Kind: Seal, Ahead: uint32(ahead), State: State{Identity: id}}, at, ObjectHash{})
 }
 
 // meetAhead ends our own epoch at a number where we placed a seal while we expected

@@ -305,6 +305,11 @@ func (o *Owner) ready(ctx context.Context) error {
 	return errs.New(errs.Busy, "volume %s is sealed by others again and again", o.opts.Volume)
 }
 
+// atOnce is for what is not worth waiting for.
+var atOnce, cancelAtOnce = context.WithCancel(context.Background())
+
+func init() { cancelAtOnce() }
+
 // full tells whether the next object belongs into the next epoch. An epoch also ends when
 // it is old, so that its commits can be collected, and when the tenant has a new root, so that
 // nothing that stays is under the old one.
@@ -314,7 +319,7 @@ func (o *Owner) full() bool {
 		interval = o.opts.Now().UnixNano() / step
 	}
 	root := o.root
-	if k, err := keysOf(context.Background(), o.opts.Store, o.opts.Volume.Tenant); err == nil && k.Domain != nil {
+	if k, err := keysOf(atOnce, o.opts.Store, o.opts.Volume.Tenant); err == nil && k.Domain != nil {
 		root = k.Domain.Current()
 	}
 	if o.next.Epoch != o.aging {
@@ -358,7 +363,7 @@ func (o *Owner) append(ctx context.Context, made func() (*Object, error)) error 
 		before := o.unfolded
 		obj, err := made()
 		if err == nil {
-			err = o.prepare(obj, o.next)
+			err = o.prepare(ctx, obj, o.next)
 		}
 		if err != nil { // nothing was sent
 			o.unfolded = before
@@ -387,18 +392,18 @@ func (o *Owner) sendSeal(ctx context.Context, cause Cause, released bool) error 
 
 // send makes obj the next object of our epoch.
 func (o *Owner) send(ctx context.Context, obj *Object) error {
-	if err := o.prepare(obj, o.next); err != nil {
+	if err := o.prepare(ctx, obj, o.next); err != nil {
 		return err
 	}
 	return o.settle(ctx)
 }
 
 // prepare makes obj the object that settle sends.
-func (o *Owner) prepare(obj *Object, at Generation) (err error) {
+func (o *Owner) prepare(ctx context.Context, obj *Object, at Generation) (err error) {
 	if obj.Kind == First && at.Epoch > 1 {
 		obj.State.After = o.closed.at
 	}
-	o.pending, err = o.encode(obj, at, o.before(at))
+	o.pending, err = o.encode(ctx, obj, at, o.before(at))
 	return err
 }
 
@@ -406,7 +411,7 @@ func (o *Owner) prepare(obj *Object, at Generation) (err error) {
 // far as it is known.
 //
 // sealed-once: whatever becomes of the request, these bytes are sent for that number.
-func (o *Owner) encode(obj *Object, at Generation, prev ObjectHash) (*sent, error) {
+func (o *Owner) encode(ctx context.Context, obj *Object, at Generation, prev ObjectHash) (*sent, error) {
 	obj.Generation = at
 	s := obj.State.Clone()
 	s.Tenant, s.Name, s.Time = o.opts.Volume.Tenant, o.opts.Volume.Name, o.opts.Now().UTC()
@@ -417,7 +422,7 @@ func (o *Owner) encode(obj *Object, at Generation, prev ObjectHash) (*sent, erro
 		s.After = Generation{}
 	}
 	obj.State = s
-	k, err := keysOf(context.Background(), o.opts.Store, o.opts.Volume.Tenant)
+	k, err := keysOf(ctx, o.opts.Store, o.opts.Volume.Tenant)
 	if err == nil && k.Domain != nil {
 		err = o.sealing(k, obj, prev)
 	}

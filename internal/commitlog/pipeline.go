@@ -101,7 +101,7 @@ func (o *Owner) place(ctx context.Context) (Generation, error) {
 // launch sends a commit.
 func (o *Owner) launch(ctx context.Context, at Generation, state State, through uint64, data []byte) (*Shipment, error) {
 	f := &flight{ctx: objstore.WithRetryBudget(ctx)} // a budget of its own
-	if err := o.fly(f, at, state, through, data); err != nil {
+	if err := o.fly(ctx, f, at, state, through, data); err != nil {
 		return nil, err
 	}
 	return &Shipment{o, f}, nil
@@ -111,7 +111,7 @@ func (o *Owner) launch(ctx context.Context, at Generation, state State, through 
 func (o *Owner) relaunch() error {
 	for at := o.next; len(o.again) > 0 && at.Number < o.opts.RollAt; at = at.Next() {
 		f := o.again[0]
-		if err := o.fly(f, at, f.object.State, f.object.State.DataSeq, f.object.Data); err != nil {
+		if err := o.fly(f.ctx, f, at, f.object.State, f.object.State.DataSeq, f.object.Data); err != nil {
 			return err
 		}
 		o.again = o.again[1:]
@@ -121,7 +121,7 @@ func (o *Owner) relaunch() error {
 
 // fly sends a commit after those in flight. It names the data commits that come before
 // it in that order.
-func (o *Owner) fly(f *flight, at Generation, state State, through uint64, data []byte) error {
+func (o *Owner) fly(ctx context.Context, f *flight, at Generation, state State, through uint64, data []byte) error {
 	before := o.unfolded
 	o.carry(&state)
 	if through <= state.Seq && !fault.Is("older-data-over-newer-fold") {
@@ -130,7 +130,7 @@ func (o *Owner) fly(f *flight, at Generation, state State, through uint64, data 
 	if len(data) > 0 {
 		state.DataSeq = through
 	}
-	s, err := o.encode(&Object{Kind: Commit, Ahead: uint32(len(o.flights)), State: state, Data: data}, at, o.before(at))
+	s, err := o.encode(ctx, &Object{Kind: Commit, Ahead: uint32(len(o.flights)), State: state, Data: data}, at, o.before(at))
 	if err != nil {
 		o.unfolded = before
 		return err

@@ -160,7 +160,7 @@ func TestLockedOwner(t *testing.T) {
 	commit(t, a, 2)
 	// An answer is lost, and the keys go.
 	obj := &Object{Kind: Commit, State: a.tip.State}
-	s, err := a.encode(obj, Generation{1, 3}, a.tip.Hash)
+	s, err := a.encode(ctx, obj, Generation{1, 3}, a.tip.Hash)
 	check(t, err)
 	check(t, mem.PutIfAbsent(ctx, disk.Key(Generation{1, 3}), s.raw))
 	locked = away

@@ -48,6 +48,9 @@ func TestSyncIsNotMadeWithoutStore(t *testing.T) {
 	s := &awayStore{Store: b.store}
 	b.store = s
 	h := b.host(t.TempDir(), "a")
+	if err := h.disks.Tenants.Ready(ctx, "default"); err != nil { // else nothing is sent that had to be taken back
+		t.Fatal(err)
+	}
 	s.away.Store(true)
 	for _, policy := range []string{volume.Sync, volume.Continuous} {
 		_, err := h.Create(ctx, api.CreateRequest{Name: policy, Size: mib, Durability: policy})
