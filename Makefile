@@ -50,7 +50,7 @@ check: tools ## formatting, vet, lint, locks, and what the repository demands of
 
 # Many tests wait for guests, servers and timeouts: three packages at a time keep two cores busy.
 test: deps tools build ## all tests (4 min)
-	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -tags invariants -p 3 -timeout 14m ./...
+	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -tags invariants -p 3 -timeout 25m ./...
 
 race: deps tools ## the tests, and the daemon that they run, under the race detector (30 min)
 	$(GO) build -race -tags invariants -o $(BIN)/glide-race ./cmd/glide
