@@ -264,6 +264,13 @@ func TestFlushForkElsewhereAndBack(t *testing.T) {
 	// Not flushed by the owner: the fork makes the owner flush.
 	patch = fill(t, h1, "v", 3, 5*mib, 4096)
 	copy(data[5*mib-3*mib-12345:], patch)
+	if len(b.keys) > 0 {
+		b.costing(t, "the keys of a sealed tenant, once a process", 3, func() {
+			if err := h2.disks.Tenants.Ready(ctx, "default"); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
 	fs := must[[]api.Fork](t)(h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "w"}))
 	if r := fs[0].Requests; r.Put+r.Get+r.List+r.Head+r.Delete > 6 {
 		t.Fatalf("%+v", fs[0])

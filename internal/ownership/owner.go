@@ -135,6 +135,9 @@ func (ow *Owners) tryCommit(ctx context.Context, d *disk.Disk, state commitlog.S
 		return commitlog.Generation{}, err
 	}
 	if d.Owner.Generation().IsZero() {
+		if err := ow.disks.Tenants.Fresh(ctx, st.Tenant); err != nil {
+			return commitlog.Generation{}, err
+		}
 		if st.Published == nil {
 			return ow.openFirst(ctx, d, &st, state)
 		}

@@ -47,9 +47,8 @@ type Mover struct {
 	owners    *ownership.Owners
 	publisher *publication.Publisher
 
-	mu    sync.Mutex
-	since map[string]time.Duration // uptime at which this process saw that a tenant has keys
-	busy  map[string]bool
+	mu   sync.Mutex
+	busy map[string]bool
 }
 
 // New returns a Mover.
@@ -57,7 +56,7 @@ func New(o Options, t *disk.Table, p *pin.Pins, c *catalog.Catalog, ow *ownershi
 	if o.Step == 0 {
 		o.Step = stepBytes
 	}
-	return &Mover{opts: o, disks: t, pins: p, catalog: c, owners: ow, publisher: pub, since: map[string]time.Duration{}, busy: map[string]bool{}}
+	return &Mover{opts: o, disks: t, pins: p, catalog: c, owners: ow, publisher: pub, busy: map[string]bool{}}
 }
 
 // run is one call of Move.
@@ -84,17 +83,14 @@ type run struct {
 type way struct{ from, to blockmap.Root }
 
 // begin notes that a tenant is being moved.
-func (m *Mover) begin(tenant string) (since time.Duration, end func(), err error) {
+func (m *Mover) begin(tenant string) (end func(), err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.busy[tenant] {
-		return 0, nil, errs.New(errs.Busy, "tenant %q is being sealed by another call on this host", tenant)
-	}
-	if _, seen := m.since[tenant]; !seen {
-		m.since[tenant] = m.disks.Uptime()
+		return nil, errs.New(errs.Busy, "tenant %q is being sealed by another call on this host", tenant)
 	}
 	m.busy[tenant] = true
-	return m.since[tenant], func() {
+	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		delete(m.busy, tenant)
@@ -116,7 +112,7 @@ func (m *Mover) Move(ctx context.Context, tenant string, rate uint64) (api.Seali
 	case !info.Moving:
 		return api.Sealing{Left: []api.Unsealed{}}, nil
 	}
-	since, end, err := m.begin(tenant)
+	end, err := m.begin(tenant)
 	if err != nil {
 		return api.Sealing{}, err
 	}
@@ -129,13 +125,13 @@ func (m *Mover) Move(ctx context.Context, tenant string, rate uint64) (api.Seali
 		clean: map[pack.Hash]bool{}, twins: map[blockmap.Root]blockmap.Root{}, next: map[volume.ID]uint64{}, ways: map[volume.ID]way{}, looks: map[volume.ID]int{},
 		moved: map[volume.ID]bool{}, out: api.Sealing{Left: []api.Unsealed{}},
 	}
-	err = r.all(ctx, since)
+	err = r.all(ctx)
 	r.out.Volumes = uint64(len(r.moved))
 	return r.out, err
 }
 
 // all moves what is here, and then looks at everything. Twice: see moved-is-all.
-func (r *run) all(ctx context.Context, since time.Duration) error {
+func (r *run) all(ctx context.Context) error {
 	if err := r.count(ctx); err != nil {
 		return err
 	}
@@ -146,6 +142,9 @@ func (r *run) all(ctx context.Context, since time.Duration) error {
 		if err := r.nobodys(ctx); err != nil {
 			return err
 		}
+		// Until here somebody may have read a plain newest commit, and takes the tenant for a
+		// plain one on the strength of that.
+		since := r.disks.Uptime()
 		left, err := r.look(ctx)
 		if r.out.Left = left; err != nil || len(left) > 0 && !fault.Is("moved-too-early") {
 			return err

@@ -14,11 +14,12 @@ import (
 // agree on its domain, if it has a plain record: the first one has the record to be.
 const claims = "sealing/"
 
-// SettleFor is how long after its keys are in the store a tenant may still be taken for a
-// plain one by a host that is healthy. A host that stores something looks for keys when it
-// begins and when it ends, if it did not within freshFor; the commit, one request of at most
-// 30 s of tries and a last one of 20 s and what its bytes take, follows. The rest is for
-// hosts that are slow.
+// SettleFor is how long a tenant may still be taken for a plain one after its keys are in the
+// store and no newest commit of it is plain. A host that stores something looks for keys when
+// it begins and when it ends, and a host that begins a log looks for them (Fresh), if neither
+// did so, nor read a plain newest commit, within freshFor; the commit, one request of at most
+// 30 s of tries and a last one of 20 s and what its bytes take, follows. The rest is for hosts
+// that are slow.
 const SettleFor = freshFor + 4*freshFor
 
 // Seal gives a plain tenant keys. From then on what it stores is sealed, and what is plain

@@ -88,6 +88,7 @@ type tenant struct {
 	seen   *remembered
 	ring   *keys.Ring
 	asked  time.Duration // when a provider opened the keyring
+	sure   time.Duration // when the store last showed that the tenant is plain
 	why    error         // it is locked
 	tried  time.Duration // when that was found, or the store was asked for newer keys
 }
@@ -203,10 +204,34 @@ func (t *Tenants) SawPlain(name string) {
 		return // somebody is asking
 	}
 	defer e.give()
-	if e.keys.Load() == nil && e.seen == nil && e.why == nil && !t.o.SealedOnly {
-		e.record, e.tried = &Record{Tenant: name}, t.o.Uptime()
+	if e.ring != nil || e.seen != nil || e.why != nil || t.o.SealedOnly {
+		return
+	}
+	if e.tried, e.sure = t.o.Uptime(), t.o.Uptime(); e.keys.Load() == nil {
+		e.record = &Record{Tenant: name}
 		e.keys.Store(&commitlog.Keys{})
 	}
+}
+
+// Fresh is Ready for who begins the log of a volume, which no mover of a tenant has seen: it
+// takes a tenant for a plain one only if the store has shown that within freshFor.
+func (t *Tenants) Fresh(ctx context.Context, name string) error {
+	e := t.of(name)
+	if _, err := t.keysOf(ctx, e); err != nil {
+		return err
+	}
+	if err := e.take(ctx); err != nil {
+		return err
+	}
+	defer e.give()
+	if e.ring != nil || e.why != nil || t.o.Uptime()-e.sure < freshFor {
+		return e.why
+	}
+	if err := t.again(ctx, e); err != nil {
+		return err
+	}
+	e.tried, e.sure = t.o.Uptime(), t.o.Uptime()
+	return nil
 }
 
 // ready is keysOf; renew asks for the newest keys, unless the store was asked within the
@@ -288,7 +313,7 @@ func (t *Tenants) accept(ctx context.Context, e *tenant, r *Record) error {
 		return errs.New(errs.Denied, "tenant %q is not sealed, and this host serves sealed tenants only (sealed-only): glide tenant create %s --key PROVIDER", e.name, e.name)
 	case r.Domain == 0:
 		e.record = r
-		e.tried, e.why = t.o.Uptime(), nil
+		e.tried, e.sure, e.why = t.o.Uptime(), t.o.Uptime(), nil
 		e.keys.Store(&commitlog.Keys{})
 		return nil
 	}
@@ -411,7 +436,9 @@ func (t *Tenants) ask(ctx context.Context, e *tenant) {
 // refresh looks again at one tenant.
 func (t *Tenants) refresh(ctx context.Context, e *tenant) {
 	err := t.again(ctx, e)
-	e.tried = t.o.Uptime()
+	if e.tried = t.o.Uptime(); err == nil {
+		e.sure = e.tried
+	}
 	switch {
 	case err == nil || ctx.Err() != nil:
 	case errors.Is(err, keys.ErrErased):

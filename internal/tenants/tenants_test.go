@@ -486,3 +486,39 @@ func TestTTL(t *testing.T) {
 		t.Error("not asked when the time was over")
 	}
 }
+
+// TestFresh: who begins a log takes a tenant for a plain one only if the store has shown
+// that within a minute; a plain newest commit shows it.
+func TestFresh(t *testing.T) {
+	b := newBed(t)
+	key := b.key("k", 1)
+	p := b.process(facts{}, key)
+	away := errs.New(errs.Unavailable, "the store is away")
+	fresh := func(want error) {
+		t.Helper()
+		if err := p.Fresh(ctx, "acme"); !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+	fresh(nil)
+	b.fail = away
+	b.now += freshFor - 1
+	fresh(nil)
+	b.now++
+	fresh(away)
+	_, _ = p.Hasher("acme").Renewed(ctx) // which goes on with what it has
+	fresh(away)
+	p.SawPlain("acme")
+	fresh(nil)
+	b.now += freshFor
+	fresh(away)
+	b.fail = nil
+	b.create(b.process(nil, key), "acme", key)
+	fresh(nil)
+	if b.current(p, "acme") != 1 {
+		t.Error("it became a sealed one, and was taken for plain")
+	}
+	b.fail = away
+	b.now += time.Hour
+	fresh(nil) // what is sealed can be begun with the keys that are here
+}
