@@ -403,20 +403,42 @@ func TestSealWaits(t *testing.T) {
 	b.seal(h, "acme")
 }
 
+// blind is a store that does not answer what a tenant is, while it is on.
+type blind struct {
+	objstore.Store
+	on atomic.Bool
+}
+
+func (s *blind) Get(ctx context.Context, key string) ([]byte, error) {
+	if s.on.Load() && strings.HasPrefix(key, tenants.Prefix) {
+		return nil, errs.New(errs.Unavailable, "no answer")
+	}
+	return s.Store.Get(ctx, key)
+}
+
 // TestSealKnownAsPlain: a host that took the tenant for a plain one, and did nothing for it
-// while it was moved, begins no plain log afterwards.
+// while it was moved, begins no plain log afterwards, also not if it cannot find out.
 func TestSealKnownAsPlain(t *testing.T) {
 	b := newSealing(t)
-	h, idle := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
+	h := b.host(t.TempDir(), "a")
+	all := &blind{Store: b.store}
+	b.store = all
+	idle := b.host(t.TempDir(), "b")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "acme/v", Size: 16 * mib}))
 	data := fill(t, h, "acme/v", 1, 0, mib)
 	must[api.Flush](t)(h.Flush(ctx, "acme/v"))
-	must[[]api.Fork](t)(idle.Fork(ctx, api.ForkRequest{Source: "acme/v", Name: "acme/gone"}))
-	if err := idle.Remove(ctx, "acme/gone", true); err != nil {
+	if err := idle.disks.Tenants.Ready(ctx, "acme"); err != nil {
 		t.Fatal(err)
 	}
 	b.seal(h, "acme")
-	must[api.Volume](t)(idle.Create(ctx, api.CreateRequest{Name: "acme/new", Size: 16 * mib, Durability: volume.Sync}))
+	fresh := api.CreateRequest{Name: "acme/new", Size: 16 * mib, Durability: volume.Sync}
+	all.on.Store(true)
+	_, err := idle.Create(ctx, fresh)
+	wantKind(t, err, errs.Unavailable)
+	_, err = h.Show(ctx, "acme/new")
+	wantKind(t, err, errs.NotFound)
+	all.on.Store(false)
+	must[api.Volume](t)(idle.Create(ctx, fresh))
 	if v := must[api.Volume](t)(h.Show(ctx, "acme/new")); !v.Encrypted {
 		t.Errorf("%+v", v)
 	}
