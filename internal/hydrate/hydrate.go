@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/blockmap"
@@ -120,32 +119,11 @@ func (y *Hydrator) Resume() {
 	}
 }
 
-// pacer spreads requests over time.
-type pacer struct {
-	rate   uint64
-	uptime func() time.Duration
-	began  time.Duration
-	bytes  int64
-}
-
-// wait waits until so many bytes more may be asked for.
-func (p *pacer) wait(ctx context.Context, bytes int64) error {
-	if p.rate == 0 {
-		return ctx.Err()
-	}
-	due := p.began + time.Duration(float64(p.bytes)/float64(p.rate)*float64(time.Second))
-	p.bytes += bytes
-	if err := clock.Pause(ctx, due-p.uptime()); err != nil {
-		return ctx.Err()
-	}
-	return ctx.Err()
-}
-
 // hydration is one run.
 type hydration struct {
 	t      *disk.Tenant
 	size   int
-	pace   *pacer
+	pace   *clock.Pacer
 	report func(done, total uint64) // nil: nobody wants to know
 	total  uint64                   // bytes of the volume
 	refs   []pack.Ref
@@ -164,7 +142,7 @@ func (y *Hydrator) run(ctx context.Context, n disk.Name, rate uint64) (api.Hydra
 	defer done()
 	r := &hydration{
 		t: y.disks.Tenant(n.Tenant), size: int(c.State.BlockSize), report: api.Progress(ctx), total: c.Size(),
-		pace: &pacer{rate: rate, uptime: y.disks.Uptime, began: y.disks.Uptime()}, out: api.Hydrate{Name: n.String()},
+		pace: clock.NewPacer(rate, y.disks.Uptime), out: api.Hydrate{Name: n.String()},
 	}
 	base := c.Base()
 	err = base.Walk(ctx, 0, base.Blocks(), func(idx uint64, ref pack.Ref) error {
@@ -210,7 +188,7 @@ func (r *hydration) bring(ctx context.Context, idx uint64) error {
 	if !r.t.Domain.Fits(r.out.Blocks+uint64(len(r.refs)), r.size) {
 		return cache.ErrNoRoom // rather than throw out what came first
 	}
-	n, err := r.t.Domain.Bring(ctx, r.refs, r.size, r.pace.wait)
+	n, err := r.t.Domain.Bring(ctx, r.refs, r.size, r.pace.Wait)
 	if err != nil {
 		for i := range r.refs { // some may have come
 			if r.t.Domain.Has(&r.refs[i].Hash, r.size) {

@@ -65,7 +65,7 @@ type run struct {
 	tenant string
 	home   uint32
 	rate   uint64
-	pace   pacer
+	pace   *clock.Pacer
 
 	clean map[pack.Hash]bool              // map pages under which nothing is plain
 	twins map[blockmap.Root]blockmap.Root // plain roots, and what has the same content
@@ -121,7 +121,7 @@ func (m *Mover) Move(ctx context.Context, tenant string, rate uint64) (api.Seali
 	defer stop()
 	defer context.AfterFunc(m.disks.Ctx, stop)() // a stop of the host ends it
 	r := &run{
-		Mover: m, tenant: tenant, home: info.Domain, rate: rate, pace: pacer{rate: rate, uptime: m.disks.Uptime, began: m.disks.Uptime()},
+		Mover: m, tenant: tenant, home: info.Domain, rate: rate, pace: clock.NewPacer(rate, m.disks.Uptime),
 		clean: map[pack.Hash]bool{}, twins: map[blockmap.Root]blockmap.Root{}, next: map[volume.ID]uint64{}, ways: map[volume.ID]way{}, looks: map[volume.ID]int{},
 		moved: map[volume.ID]bool{}, out: api.Sealing{Left: []api.Unsealed{}},
 	}
@@ -233,22 +233,4 @@ func (r *run) report(ctx context.Context, n uint64) {
 	if report := api.Progress(ctx); report != nil {
 		report(min(r.done, r.total), r.total)
 	}
-}
-
-// pacer spreads reads over time.
-type pacer struct {
-	rate   uint64
-	uptime func() time.Duration
-	began  time.Duration
-	bytes  uint64
-}
-
-// wait waits until so many bytes more may be read.
-func (p *pacer) wait(ctx context.Context, bytes uint64) error {
-	if p.rate == 0 {
-		return ctx.Err()
-	}
-	due := p.began + time.Duration(float64(p.bytes)/float64(p.rate)*float64(time.Second))
-	p.bytes += bytes
-	return clock.Pause(ctx, due-p.uptime())
 }

@@ -153,7 +153,7 @@ func (r *run) part(ctx context.Context, d *disk.Disk, do func(context.Context, *
 	}
 	p := &flush.Plain{Base: m, From: from, Most: r.most(st.BlockSize), Pace: func(ctx context.Context, n int64) error {
 		r.report(ctx, uint64(n))
-		return r.pace.wait(ctx, uint64(n))
+		return r.pace.Wait(ctx, int64(n))
 	}}
 	if err := do(ctx, d, p); err != nil {
 		return false, err
