@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -66,16 +65,19 @@ func (d *daemon) loose(f flood, export string, stop <-chan struct{}) (answered [
 }
 
 // within5 checks that a load keeps to a limit of so many requests a second, and gets what
-// the limit allows. Whole requests are counted, so one more or less does not matter, and
-// those that are answered when the clock stops may be off by one for each connection.
-func within5(answered []time.Time, began time.Time, seconds, rate float64) error {
+// the limit allows: at least half of what it gets without a limit, if that is less, since
+// a busy machine may not be able to give more. Whole requests are counted, so one more or
+// less does not matter, and those that are answered when the clock stops may be off by one
+// for each connection.
+func within5(answered []time.Time, began time.Time, seconds, rate float64, free func() float64) error {
 	var n float64
 	for _, a := range answered {
 		if at := a.Sub(began).Seconds(); at >= 0 && at < seconds {
 			n++
 		}
 	}
-	if want := rate * seconds; math.Abs(n-want) > 0.05*want+1 {
+	slack := 0.05*rate*seconds + 1
+	if over := n - rate*seconds; over > slack || -over > slack && n < free()/2*seconds {
 		return fmt.Errorf("%.1f requests a second, the limit is %.1f", n/seconds, rate)
 	}
 	return nil
@@ -114,14 +116,21 @@ func TestLimitsHold(t *testing.T) {
 				rate /= float64(c.flood.size)
 			}
 			attempts(t, func() bool {
+				loose := func(long time.Duration) []time.Time {
+					stop := make(chan struct{})
+					time.AfterFunc(long, func() { close(stop) })
+					return d.loose(c.flood, "v", stop)
+				}
+				free := func() float64 {
+					d.do("set", "v", "iops=0", "bandwidth=0")
+					return float64(len(loose(500*time.Millisecond))) / 0.5
+				}
 				d.do("set", "v", "iops=0", "bandwidth=0")
 				d.do("set", "v", fmt.Sprintf("%s=%d", c.setting, c.value))
-				stop := make(chan struct{})
 				began := time.Now()
-				time.AfterFunc(1700*time.Millisecond, func() { close(stop) })
-				answered := d.loose(c.flood, "v", stop)
-				err := within5(answered, began, 1, rate)
-				if late := within5(answered, began.Add(600*time.Millisecond), 1, rate); err == nil && late != nil {
+				answered := loose(1700 * time.Millisecond)
+				err := within5(answered, began, 1, rate, free)
+				if late := within5(answered, began.Add(600*time.Millisecond), 1, rate, free); err == nil && late != nil {
 					err = fmt.Errorf("later: %w", late)
 				}
 				if err != nil {

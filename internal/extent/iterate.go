@@ -101,13 +101,17 @@ func (it *Iterator) forward() bool {
 // assertPlaced asserts the invariants of extent i of a leaf and of its neighbours.
 func (l *leaf) assertPlaced(i int) {
 	e := l.at(i)
-	invariants.Check(e.Start < e.End, "an extent of [%d, %d)", e.Start, e.End)
-	invariants.Check(e.Place == Zero || e.Place < Zero-Place(e.Len()), "an extent of %d bytes at place %d", e.Len(), e.Place)
-	if i > 0 {
-		invariants.Check(l.end[i-1] <= e.Start, "an extent from %d overlaps one that ends at %d", e.Start, l.end[i-1])
+	if e.Start >= e.End {
+		invariants.Fail("an extent of [%d, %d)", e.Start, e.End)
 	}
-	if i+1 < l.n {
-		invariants.Check(e.End <= l.start[i+1], "an extent that ends at %d overlaps one from %d", e.End, l.start[i+1])
+	if e.Place != Zero && e.Place >= Zero-Place(e.Len()) {
+		invariants.Fail("an extent of %d bytes at place %d", e.Len(), e.Place)
+	}
+	if i > 0 && l.end[i-1] > e.Start {
+		invariants.Fail("an extent from %d overlaps one that ends at %d", e.Start, l.end[i-1])
+	}
+	if i+1 < l.n && e.End > l.start[i+1] {
+		invariants.Fail("an extent that ends at %d overlaps one from %d", e.End, l.start[i+1])
 	}
 }
 

@@ -121,7 +121,7 @@ func (w *explored) open(i int) {
 	h, err := Open(ctx, Config{
 		Data: crashData, FS: m.mem, Store: m.p, Advertise: string("ab"[i]), NoPrefetch: true, PackBlocks: 4,
 		Memory: 256 << 10, Cache: Share{Bytes: 256 << 10}, WALLimit: Share{Bytes: 1536 << 10}, Retention: time.Nanosecond,
-		Rand: entropy(uint64(i)<<8 + uint64(m.life)),
+		Rand: entropy(uint64(i)<<8 + uint64(m.life)), Uptime: hurried,
 	})
 	w.must(err, "starting host %d", i)
 	m.h = h

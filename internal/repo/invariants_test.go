@@ -29,7 +29,7 @@ func isInvariants(sel *ast.SelectorExpr) bool {
 func asserting(name string) bool { return split(name)[0] == "assert" }
 
 // unguarded returns the assertions of a file that cost something in a program
-// that does not check invariants: calls of invariants.Check, and of functions that
+// that does not check invariants: calls of invariants.Check and Fail, and of functions that
 // make assertions, outside such functions and not behind the constant.
 func unguarded(f *ast.File) (calls []string) {
 	var visit func(n ast.Node) bool
@@ -51,7 +51,7 @@ func unguarded(f *ast.File) (calls []string) {
 					calls = append(calls, fn.Name)
 				}
 			case *ast.SelectorExpr:
-				if asserting(fn.Sel.Name) || isInvariants(fn) && fn.Sel.Name == "Check" {
+				if asserting(fn.Sel.Name) || isInvariants(fn) && (fn.Sel.Name == "Check" || fn.Sel.Name == "Fail") {
 					calls = append(calls, fn.Sel.Name)
 				}
 			}

@@ -2,7 +2,7 @@ package volume
 
 import (
 	"cmp"
-	"fmt"
+	"encoding/binary"
 	"slices"
 	"sort"
 
@@ -81,7 +81,7 @@ func FindVictims(vols []*Volume, share float64, most int) []Victims {
 		seg     *wal.Segment
 		holders []*Volume
 		live    int64
-		key     string
+		key     []byte // the writer and the holders with their limits: what a group has in common
 	}
 	vols = slices.Clone(vols)
 	slices.SortFunc(vols, func(a, b *Volume) int { return slices.Compare(a.id[:], b.id[:]) })
@@ -90,21 +90,24 @@ func FindVictims(vols []*Volume, share float64, most int) []Victims {
 		for _, u := range v.Uses() {
 			f := bySegment[u.Segment]
 			if f == nil {
-				f = &found{seg: u.Segment, key: fmt.Sprintf("%x", u.Segment.Writer())}
+				writer := u.Segment.Writer()
+				f = &found{seg: u.Segment, key: slices.Clone(writer[:])}
 				bySegment[u.Segment] = f
 			}
 			f.holders = append(f.holders, v)
 			f.live += u.Live
-			f.key += fmt.Sprintf(" %v", v.id)
-			if u.Limit > 0 && u.Limit < u.Segment.End() {
-				f.key += fmt.Sprintf("<%d", u.Limit)
+			limit := u.Limit
+			if limit >= u.Segment.End() {
+				limit = 0
 			}
+			f.key = append(f.key, v.id[:]...)
+			f.key = binary.LittleEndian.AppendUint64(f.key, limit)
 		}
 	}
 	groups := map[string][]*found{}
 	for _, f := range bySegment {
 		if float64(f.live) < share*float64(f.seg.Size()) && f.seg.Holders() == len(f.holders) && !f.seg.Damaged() {
-			groups[f.key] = append(groups[f.key], f)
+			groups[string(f.key)] = append(groups[string(f.key)], f)
 		}
 	}
 	var out []Victims

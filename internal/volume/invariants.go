@@ -18,7 +18,9 @@ func (v *Volume) assertWritten(written []wal.Written) {
 	v.stMu.Lock()
 	defer v.stMu.Unlock()
 	for _, w := range written {
-		invariants.Check(w.Len > 0 && holds(v.segs, w.Place), "a write of %d bytes at %d lies in segment %d, which %s does not hold", w.Len, w.Off, wal.NumberOf(w.Place), v.id)
+		if !(w.Len > 0 && holds(v.segs, w.Place)) {
+			invariants.Fail("a write of %d bytes at %d lies in segment %d, which %s does not hold", w.Len, w.Off, wal.NumberOf(w.Place), v.id)
+		}
 	}
 }
 
@@ -33,12 +35,16 @@ func assertOverlay(id ID, tree *extent.Tree, segs []held, live map[uint32]int64,
 		if e.Place != extent.Zero {
 			bytes[wal.NumberOf(e.Place)] += int64(e.Len())
 			sum += int64(e.Len())
-			invariants.Check(holds(segs, e.Place), "the overlay of %s has [%d, %d) in segment %d, which is not held", id, e.Start, e.End, wal.NumberOf(e.Place))
+			if !holds(segs, e.Place) {
+				invariants.Fail("the overlay of %s has [%d, %d) in segment %d, which is not held", id, e.Start, e.End, wal.NumberOf(e.Place))
+			}
 		}
 	}
 	invariants.Check(sum == dirty, "the overlay of %s has %d bytes and is accounted %d", id, sum, dirty)
 	for number, n := range live {
-		invariants.Check(bytes[number] == n, "the overlay of %s has %d bytes in segment %d and is accounted %d", id, bytes[number], number, n)
+		if bytes[number] != n {
+			invariants.Fail("the overlay of %s has %d bytes in segment %d and is accounted %d", id, bytes[number], number, n)
+		}
 	}
 }
 

@@ -11,11 +11,11 @@ import (
 // guest's read finds all of its bytes in memory, in a segment of which nothing has come
 // from the disk, it takes them unverified. Every other read is verified.
 //
-// Whether anything has come from the disk is known without asking the kernel, because all
-// reads of segments are made here. A read that may not wait for the disk (RWF_NOWAIT)
-// either finds everything in memory, or it makes the kernel fetch what is missing, and
-// more. If it fails, the read that follows and may wait does so. The segment then counts
-// a stray, and guests' reads of it are verified. That ends when the whole segment was
+// All reads of segments are made here. One that may not wait for the disk (RWF_NOWAIT)
+// fails if something is missing in memory. But first it makes the kernel fetch that, and
+// more, and if this is done at once, it succeeds. So the kernel is asked before
+// (cachestat) whether all is there. If not, or if it cannot say, the segment counts a
+// stray, and guests' reads of it are verified. That ends when the whole segment was
 // verified without another stray meanwhile. This happens in the background, once guests'
 // reads have verified as many bytes as the segment has. So it at most doubles the work.
 //
@@ -25,10 +25,11 @@ import (
 // that there were no strays. If another read is still in progress, it cannot know, and
 // verifies.
 //
-// One case is not covered: what the kernel fetches for others. These are a program that
+// Two cases are not covered. One is what the kernel fetches for others: a program that
 // reads the file at the same time, and an append that begins in a page which the kernel
-// has dropped from memory since the append before. What leaves the log is verified in any
-// case.
+// has dropped from memory since the append before. The other is a page that the kernel
+// drops after it said that it is there, and fetches again before the read that follows at
+// once looks. What leaves the log is verified in any case.
 
 // trusted reports whether nothing of the segment has come from the disk.
 func (s *Segment) trusted() bool { return s.fd >= 0 && s.strays.Load() == 0 }
@@ -37,9 +38,10 @@ func (s *Segment) trusted() bool { return s.fd >= 0 && s.strays.Load() == 0 }
 // in memory, and own is true if all of it is as this program wrote it.
 func (s *Segment) readMemory(iov []unix.Iovec, pos, n uint32) (ok, own bool) {
 	s.reading.Add(1)
+	there := vectored.Cached(s.fd, pos, n)
 	got, errno := vectored.Read(s.fd, iov, pos, unix.RWF_NOWAIT)
 	ok = errno == 0 && got == n
-	if !ok {
+	if !ok || !there {
 		s.strays.Add(1)
 	}
 	alone := s.reading.Load() == 1

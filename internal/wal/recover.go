@@ -290,9 +290,10 @@ func (r *recovery) assertEntries(folded uint64) {
 	before := folded
 	for i := range r.out.Entries {
 		e := &r.out.Entries[i]
-		invariants.Check(e.Seq > folded && e.Seq >= before && e.Seq <= r.out.Last, "record %d after %d, in a log that is folded through %d and ends at %d", e.Seq, before, folded, r.out.Last)
-		invariants.Check(e.Pos&3 == 0 && e.Pos >= pageSize, "record %d at %d", e.Seq, e.Pos)
-		invariants.Check(e.Place == extent.Zero || r.hasSource(NumberOf(e.Place)), "record %d lies in segment %d, which is not needed", e.Seq, NumberOf(e.Place))
+		inOrder, aligned := e.Seq > folded && e.Seq >= before && e.Seq <= r.out.Last, e.Pos&3 == 0 && e.Pos >= pageSize
+		if held := e.Place == extent.Zero || r.hasSource(NumberOf(e.Place)); !(inOrder && aligned && held) {
+			invariants.Fail("record %d after %d, at %d of segment %d, in a log that is folded through %d and ends at %d", e.Seq, before, e.Pos, NumberOf(e.Place), folded, r.out.Last)
+		}
 		before = e.Seq
 	}
 }

@@ -201,8 +201,9 @@ func TestVerifiedSegmentsAreTrustedAgain(t *testing.T) {
 	e := []extent.Extent{{Start: 0, End: w.Len, Place: w.Place}}
 	b := make([]byte, w.Len)
 	drop(t, seg)
-	if p.TryServeExtents(b, 0, e) || seg.trusted() {
-		t.Fatal("what was dropped is in memory")
+	// The kernel may fetch it before it looks for it: it is served then, but verified.
+	if _ = p.TryServeExtents(b, 0, e); seg.trusted() {
+		t.Fatal("what was dropped is trusted")
 	}
 	if err := p.ServeExtents(b, 0, e); err != nil || seg.trusted() {
 		t.Fatalf("one read made the segment trusted (%v), %v", seg.trusted(), err)

@@ -52,3 +52,15 @@ func Read(fd int, iov []unix.Iovec, pos uint32, flags int) (uint32, syscall.Errn
 		uintptr(pos), 0, uintptr(flags))
 	return uint32(n), errno
 }
+
+// Cached reports whether all of n bytes at pos are in the page cache. A kernel that cannot
+// say (before 6.5) reports false.
+func Cached(fd int, pos, n uint32) bool {
+	first, last := pos/pageSize, (pos+n-1)/pageSize
+	of := unix.CachestatRange{Off: uint64(first) * pageSize, Len: uint64(last-first+1) * pageSize}
+	var is unix.Cachestat_t
+	return n == 0 || unix.Cachestat(uint(fd), &of, &is, 0) == nil && is.Cache == of.Len/pageSize
+}
+
+// pageSize is the kernel's, on the machines that Glide runs on.
+const pageSize = 4096
