@@ -92,13 +92,14 @@ and needs --force.`,
 	}
 	add(groupVolumes, "Volumes:",
 		newCreate(a), newImport(a), newExport(a), newLs(a), newShow(a), newRm(a), newRestore(a), newRename(a), newResize(a), newSet(a))
+	tenancy := tenantcmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag, Meter: a.meter}
 	add(groupMove, "Copies and moves:",
-		newFork(a), newSnapshot(a), newSnapshots(a), newRollback(a), newFlush(a), newSleep(a), newWake(a),
+		newFork(a), newSnapshot(a), newSnapshots(a), tenantcmd.NewPublish(tenancy, a.volumes(1)), newRollback(a), newFlush(a), newSleep(a), newWake(a),
 		newAttach(a), newDetach(a))
 	add(groupLook, "Looking:",
 		newURI(a), newLog(a), newDiff(a), newDf(a), newCost(a), newVerify(a), newHydrate(a), newStats(a), newDebug(a))
 	add(groupDaemon, "Daemon and program:",
-		newServe(a), newHosts(a), newHost(a), newEvents(a), newDoctor(a), newGC(a), newScrub(a), tokencmd.New(tokencmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag}), tenantcmd.New(tenantcmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag, Meter: a.meter}),
+		newServe(a), newHosts(a), newHost(a), newEvents(a), newDoctor(a), newGC(a), newScrub(a), tokencmd.New(tokencmd.Program{Client: a.client, Print: a.print, JSONFlag: a.jsonFlag}), tenantcmd.New(tenancy),
 		contextcmd.New(contextcmd.Program{Daemon: &a.daemon, Print: a.print, JSONFlag: a.jsonFlag}), newVersion(a), newCompletion(a))
 	add(groupLater, "Not in this release yet:", newLater())
 	help := &cobra.Command{

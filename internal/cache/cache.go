@@ -361,7 +361,7 @@ func (d *Domain) fetchAt(ctx context.Context, ref *pack.Ref, size int) ([]byte, 
 	d.cache.Stats.Fetched.Add(uint64(len(slot)))
 	raw, err := d.open(ref, slot, size)
 	if errors.Is(err, seal.ErrNoRoot) || errors.Is(err, seal.ErrLocked) {
-		if _, err := d.hasher.Renewed(ctx); err != nil {
+		if _, err := d.hasher.Newest(ctx); err != nil {
 			return nil, err
 		}
 		raw, err = d.open(ref, slot, size)

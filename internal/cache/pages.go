@@ -156,7 +156,7 @@ func (p domainPages) fetch(ctx context.Context, ref *pack.Ref) ([]byte, error) {
 	p.fetched(len(data))
 	page, err := pack.Open(p.hasher, *ref, data[ref.Off-from:], nil, blockmap.MaxPageSize)
 	if errors.Is(err, seal.ErrNoRoot) || errors.Is(err, seal.ErrLocked) {
-		if _, err := p.hasher.Renewed(ctx); err != nil {
+		if _, err := p.hasher.Newest(ctx); err != nil {
 			return nil, err
 		}
 		page, err = pack.Open(p.hasher, *ref, data[ref.Off-from:], nil, blockmap.MaxPageSize)

@@ -90,11 +90,11 @@ func read(ctx context.Context, store objstore.Store, tenant, key string, raw []b
 		}
 		o, err := DecodeFor(raw, key, k.Domain)
 		late := k.Domain == nil && errors.Is(err, seal.ErrLocked) // another host sealed the tenant
-		if again || !late && !errors.Is(err, seal.ErrNoRoot) {
+		if again || !late && !errors.Is(err, seal.ErrNoRoot) && (err != nil || o.State.Keyring <= k.Keyring) {
 			return o, err
-		}
-		if err := s.keys.Renew(ctx, tenant); err != nil {
-			return nil, err
+		} // a newer keyring may let it read more
+		if rerr := s.keys.Renew(ctx, tenant); rerr != nil && err != nil {
+			return nil, rerr
 		}
 	}
 }

@@ -194,6 +194,7 @@ type Limits struct {
 // Parent says what a volume was forked from. Generation is zero if the cut was
 // never published.
 type Parent struct {
+	Tenant     string     `json:"tenant,omitempty"` // if it is not the fork's own
 	Name       string     `json:"name"`
 	ID         VolumeID   `json:"id"`
 	Generation Generation `json:"generation,omitzero"`
@@ -345,7 +346,7 @@ func (s *State) check() string {
 		return fmt.Sprintf("its import digest is %.80q", s.ImportDigest)
 	case s.Parent != nil && len(s.Parent.Root) > 2*len(ObjectHash{}):
 		return fmt.Sprintf("its parent's root is %.80q", s.Parent.Root)
-	case s.Parent != nil && !ValidName(s.Parent.Name):
+	case s.Parent != nil && (!ValidName(s.Parent.Name) || s.Parent.Tenant != "" && !ValidName(s.Parent.Tenant)):
 		return fmt.Sprintf("its parent is %.110q", s.Parent.Name)
 	case s.RenamedFrom != "" && !ValidName(s.RenamedFrom):
 		return fmt.Sprintf("it was renamed from %.110q", s.RenamedFrom)

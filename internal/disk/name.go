@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"strings"
 
 	"github.com/paraglide/glide/internal/commitlog"
@@ -85,12 +86,21 @@ func ShowTenant(tenant string) string {
 	return tenant
 }
 
-// inTenant returns the name without its tenant, as commits store it.
-func inTenant(name string) string {
-	if n, err := ParseName(name, false); err == nil {
-		return n.Volume
+// ParentName returns the name of the parent that a commit of the tenant has.
+func ParentName(tenant string, p *commitlog.Parent) string {
+	return Display(cmp.Or(p.Tenant, tenant), p.Name, "")
+}
+
+// parentIn is the inverse of ParentName.
+func parentIn(tenant, name string) (of, volume string) {
+	n, err := ParseName(name, false)
+	if err != nil {
+		return "", name // the commit refuses it
 	}
-	return name // the commit refuses it
+	if n.Tenant != tenant {
+		of = n.Tenant
+	}
+	return of, n.Volume
 }
 
 func keyOf(tenant, name, snapshot string) string {

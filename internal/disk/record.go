@@ -143,7 +143,8 @@ func (t *Table) CommitState(st *volume.State, cause commitlog.Cause) commitlog.S
 	}
 	if st.Parent != nil {
 		g, _ := commitlog.ParseGeneration(st.Parent.Generation) // zero if it was never published
-		s.Parent = &commitlog.Parent{Name: inTenant(st.Parent.Name), ID: commitlog.VolumeID(st.Parent.ID), Generation: g, Root: st.Parent.Root}
+		tenant, name := parentIn(st.Tenant, st.Parent.Name)
+		s.Parent = &commitlog.Parent{Tenant: tenant, Name: name, ID: commitlog.VolumeID(st.Parent.ID), Generation: g, Root: st.Parent.Root}
 	}
 	return s
 }
@@ -176,7 +177,7 @@ func RecordOf(s *commitlog.State, id volume.ID) volume.State {
 	}
 	st.RootBlocks = st.Blocks()
 	if s.Parent != nil {
-		st.Parent = &volume.Parent{Name: Display(s.Tenant, s.Parent.Name, ""), ID: volume.ID(s.Parent.ID), Root: s.Parent.Root}
+		st.Parent = &volume.Parent{Name: ParentName(s.Tenant, s.Parent), ID: volume.ID(s.Parent.ID), Root: s.Parent.Root}
 		if !s.Parent.Generation.IsZero() {
 			st.Parent.Generation = s.Parent.Generation.String()
 		}

@@ -169,8 +169,10 @@ func (s *scoped) Set(ctx context.Context, name string, x api.Settings) (out api.
 }
 
 func (s *scoped) Fork(ctx context.Context, r api.ForkRequest) (out []api.Fork, err error) {
-	if r.Source, err = s.in(r.Source); err != nil {
-		return nil, err
+	if !s.foreign(r.Source) {
+		if r.Source, err = s.in(r.Source); err != nil {
+			return nil, err
+		}
 	}
 	for i := range max(r.Count, 1) {
 		name := r.Name
@@ -189,6 +191,14 @@ func (s *scoped) Fork(ctx context.Context, r api.ForkRequest) (out []api.Fork, e
 		out[i].Name, out[i].Parent = s.say(out[i].Name), s.say(out[i].Parent)
 	}
 	return out, err
+}
+
+// foreign tells whether a source is named with the name of another tenant than the
+// principal's own. If that is a public one, everybody may fork its snapshots; others, and
+// those that there are not, are refused with one answer.
+func (s *scoped) foreign(source string) bool {
+	n, err := disk.ParseName(source, true)
+	return err == nil && s.p.Tenant != "" && strings.Contains(source, "/") && n.Tenant != s.p.Tenant
 }
 
 func (s *scoped) Snapshot(ctx context.Context, name, snapshot, expires string) (out api.Snapshot, err error) {

@@ -134,13 +134,13 @@ type forking struct {
 }
 
 func (f *forking) run(ctx context.Context) ([]*disk.Disk, string, error) {
-	if f.src.Tenant != f.names[0].Tenant {
-		return nil, "", errs.New(errs.Invalid, "%q and %q belong to different tenants: tenants share no blocks", f.src, f.names[0])
-	}
 	for _, n := range f.names { // check first, so that another host does not flush for nothing
 		if f.h.disks.Find(n) != nil {
 			return nil, "", disk.OnThisHost(n)
 		}
+	}
+	if f.src.Tenant != f.names[0].Tenant {
+		return f.foreign(ctx)
 	}
 	d := f.h.disks.Find(f.src)
 	if d != nil && f.at != "" {
@@ -319,6 +319,19 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	return disks, gen.String(), err
 }
 
+// foreign forks a snapshot of a public tenant, as the store has it: the forks' maps name
+// blocks of that tenant's domain, which their own keyring says that they may read. What they
+// write, they have under their own keys.
+func (f *forking) foreign(ctx context.Context) ([]*disk.Disk, string, error) {
+	if f.at == "" {
+		return nil, "", errs.New(errs.Invalid, "%q is another tenant's, of whom only snapshots can be forked: name one, as in %s@NAME", f.src, f.src)
+	}
+	if err := f.h.disks.Tenants.Grant(ctx, f.names[0].Tenant, f.src.Tenant); err != nil {
+		return nil, "", err
+	}
+	return f.remote(ctx)
+}
+
 // condemned tells whether a collector has flagged the commit, or data commits that the fork
 // would name. Of a commit that is collected nothing is kept, not even by the announcement: a
 // later round flags its packs, and may end before the fork names them.
@@ -357,6 +370,16 @@ func (f *forking) look(ctx context.Context, gen commitlog.Generation, tip *commi
 // tip.
 func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commitlog.Object, _ *commitlog.Snapshot, _ error) {
 	h := f.h
+	if f.src.Tenant != f.names[0].Tenant {
+		tip, s, err := f.published(ctx)
+		if err == nil && s == nil {
+			err = errs.New(errs.NotFound, "%q has no snapshot %q that others can fork: glide publish %s@%s makes it one", f.src, f.at, f.src, f.at)
+		}
+		if err != nil {
+			return commitlog.Generation{}, nil, nil, err
+		}
+		return tip.Generation, tip, s, nil
+	}
 	if f.at != "" {
 		if _, err := commitlog.ParseGeneration(f.at); err == nil { // it comes before a snapshot of that name
 			if _, g, err := h.catalog.Resolve(ctx, f.src, f.at); err == nil {
@@ -396,19 +419,29 @@ func (f *forking) snapshot(ctx context.Context) (g commitlog.Generation, found *
 	if d != nil && d.State().Published == nil {
 		return g, nil, nil
 	}
-	tip, err := f.h.catalog.Listed(ctx, f.src)
+	tip, s, err := f.published(ctx)
 	if errs.KindOf(err) == errs.NotFound && err != nil {
 		return g, nil, nil // the volume was removed, but its history may still be there
 	}
-	if err != nil || d != nil && d.ID != volume.ID(tip.State.ID) {
+	if err != nil || s == nil || d != nil && d.ID != volume.ID(tip.State.ID) {
 		return g, nil, err
+	}
+	return tip.Generation, s, nil
+}
+
+// published returns the newest commit of the source, and its snapshot --at; nil if there is
+// no such snapshot.
+func (f *forking) published(ctx context.Context) (*commitlog.Object, *commitlog.Snapshot, error) {
+	tip, err := f.h.catalog.Listed(ctx, f.src)
+	if err != nil {
+		return nil, nil, err
 	}
 	for i := range tip.State.Snapshots {
 		if s := &tip.State.Snapshots[i]; s.Name == f.at {
-			return tip.Generation, s, nil
+			return tip, s, nil
 		}
 	}
-	return g, nil, nil
+	return tip, nil, nil
 }
 
 // publish creates the children: the first commit of each copies the source's state.
@@ -421,6 +454,9 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 		id := disk.NewVolumeID(h.disks)
 		states[i] = from.Fork(n.Volume, commitlog.VolumeID(id), gen, h.disks.Now().UTC())
 		states[i].Tenant, states[i].Cause = n.Tenant, commitlog.CauseFork
+		if n.Tenant != f.src.Tenant {
+			states[i].Parent.Tenant = f.src.Tenant
+		}
 		rec := disk.RecordOf(&states[i], id)
 		rec.Name = n.Volume
 		disks[i], records[i] = disk.New(h.disks, rec), &rec

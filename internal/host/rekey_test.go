@@ -63,10 +63,17 @@ func rekeying(h *Host, store objstore.Store) rekey.Options {
 }
 
 // rekeyed runs rounds and runs until nothing is left.
-func rekeyed(t *testing.T, h *Host, store objstore.Store) (all rekey.Report) {
+func rekeyed(t *testing.T, h *Host, store objstore.Store) rekey.Report {
+	t.Helper()
+	return rekeyedAs(t, h, store, "acme")
+}
+
+func rekeyedAs(t *testing.T, h *Host, store objstore.Store, tenant string) (all rekey.Report) {
 	t.Helper()
 	for range 8 {
-		r, err := rekey.Run(ctx, rekeying(h, store))
+		o := rekeying(h, store)
+		o.Name = tenant
+		r, err := rekey.Run(ctx, o)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -205,7 +205,7 @@ func remoteView(n disk.Name, tip *commitlog.Object) api.Volume {
 		v.Owner = ""
 	}
 	if s.Parent != nil {
-		v.Parent = disk.Display(n.Tenant, s.Parent.Name, "")
+		v.Parent = disk.ParentName(n.Tenant, s.Parent)
 	}
 	return v
 }

@@ -31,6 +31,7 @@ type contents struct {
 	Name   []byte       `json:"name"`
 	Grants []grant      `json:"grants,omitempty"` // by domain
 	Plain  bool         `json:"plain,omitempty"`  // see Ring.Plain
+	Public bool         `json:"public,omitempty"` // see Ring.Public
 }
 
 type storedRoot struct {
@@ -43,6 +44,7 @@ type storedRoot struct {
 // grant is another domain that this one may open.
 type grant struct {
 	Domain uint32       `json:"domain"`
+	Tenant string       `json:"tenant,omitempty"`
 	Roots  []storedRoot `json:"roots"`
 	Conv   []byte       `json:"conv"`
 }
@@ -69,7 +71,7 @@ func (c *contents) check(domain uint32) string {
 	}
 	last := uint32(0)
 	for _, g := range c.Grants {
-		if g.Domain <= last || g.Domain == domain || len(g.Conv) != seal.KeySize {
+		if g.Domain <= last || g.Domain == domain || len(g.Conv) != seal.KeySize || len(g.Tenant) > 100 {
 			return fmt.Sprintf("a grant of domain %08x is wrong", g.Domain)
 		}
 		if wrong := checkRoots(g.Roots); wrong != "" {
@@ -153,12 +155,27 @@ func (r *Ring) Suite() seal.Suite { return r.header.Suite }
 // for what the tenant wrote.
 func (r *Ring) Plain() bool { return r.c().Plain }
 
+// Public tells whether other tenants may fork what the tenant has. Only a keyring may say so:
+// a store that could would open one tenant's volumes to others.
+func (r *Ring) Public() bool { return r.c().Public }
+
+// Grant names another domain that this one may open, and the tenant whose it is.
+type Grant struct {
+	Domain uint32
+	Tenant string
+}
+
 // Grants are the other domains that this one may open.
-func (r *Ring) Grants() (domains []uint32) {
+func (r *Ring) Grants() (list []Grant) {
 	for _, g := range r.c().Grants {
-		domains = append(domains, g.Domain)
+		list = append(list, Grant{g.Domain, g.Tenant})
 	}
-	return domains
+	return list
+}
+
+// Lent are the keys of the domain for those to whom it is granted, who only read.
+func (r *Ring) Lent() (*seal.Domain, error) {
+	return keysOf(seal.Secrets{Domain: r.domain, Suite: r.header.Suite, Granted: true}, r.c().Roots, r.c().Conv)
 }
 
 // Roots are the roots by number, the current one last.
@@ -251,11 +268,23 @@ func (c *contents) retire(n uint32) (bool, error) {
 	return true, nil
 }
 
-// allow adds, or replaces, a grant of another domain.
-func (c *contents) allow(g grant) {
+// opens tells whether a grant has the secrets of another one of the same domain.
+func (g *grant) opens(other *grant) bool {
+	return bytes.Equal(g.Conv, other.Conv) && slices.EqualFunc(g.Roots, other.Roots, func(a, b storedRoot) bool {
+		return a.Number == b.Number && a.State == b.State && bytes.Equal(a.Key, b.Key)
+	})
+}
+
+// allow adds, or replaces, a grant of another domain. It reports whether that is new.
+func (c *contents) allow(g grant) bool {
+	i, there := slices.BinarySearchFunc(c.Grants, g.Domain, func(old grant, d uint32) int { return cmp.Compare(old.Domain, d) })
+	if there && c.Grants[i].opens(&g) {
+		return false
+	}
 	c.Grants = slices.DeleteFunc(c.Grants, func(old grant) bool { return old.Domain == g.Domain })
 	c.Grants = append(c.Grants, g)
 	slices.SortFunc(c.Grants, func(a, b grant) int { return cmp.Compare(a.Domain, b.Domain) })
+	return true
 }
 
 // follows reports whether c can come after an earlier keyring of the domain: who cannot

@@ -57,6 +57,7 @@ type Birth struct {
 	Suite  seal.Suite
 	OneKey bool // one provider is enough: who loses its key loses the domain
 	Plain  bool // the tenant has plain volumes, which are moved
+	Public bool // others may fork what it has
 }
 
 // Create makes the first keyring of a domain, wrapped with all providers. They must be
@@ -69,7 +70,7 @@ func (k *Keyrings) Create(ctx context.Context, b Birth) (*Ring, error) {
 	if number != 0 || erased {
 		return nil, errs.New(errs.Exists, "domain %08x has a keyring, or had one: take another number", b.Domain)
 	}
-	c := &contents{Tenant: b.Tenant, Conv: seal.NewKey().Append(nil), Name: seal.NewKey().Append(nil), Plain: b.Plain}
+	c := &contents{Tenant: b.Tenant, Conv: seal.NewKey().Append(nil), Name: seal.NewKey().Append(nil), Plain: b.Plain, Public: b.Public}
 	c.rotate(k.Now())
 	return k.write(ctx, &draft{domain: b.Domain, number: 1, suite: b.Suite, c: c, wrap: func(kek seal.Key) ([]Wrap, error) {
 		return k.wrapAll(ctx, b.Domain, kek, k.Providers, b.OneKey)
@@ -315,15 +316,24 @@ func (k *Keyrings) Moved(ctx context.Context, r *Ring) (*Ring, error) {
 }
 
 // Allow lets the domain of r open what is of another domain, such as that of public images.
-// It is repeated when the other domain rotates.
+// It is repeated when the other domain has rotated, and writes nothing if nothing is new.
 func (k *Keyrings) Allow(ctx context.Context, r, other *Ring) (*Ring, error) {
-	g := grant{Domain: other.domain, Conv: other.c().Conv}
-	for _, root := range other.c().Roots {
+	g := other.grant()
+	return k.change(ctx, r, func(_ *Ring, c *contents) (bool, error) { return c.allow(g), nil }, k.sameWraps(ctx))
+}
+
+// Allows tells whether the keyring has a grant of all that another one has now.
+func (r *Ring) Allows(other *Ring) bool { return !r.c().clone().allow(other.grant()) }
+
+// grant is what lets others open what is of the domain.
+func (r *Ring) grant() grant {
+	g := grant{Domain: r.domain, Tenant: r.c().Tenant, Conv: r.c().Conv}
+	for _, root := range r.c().Roots {
 		if root.State != Retired {
 			g.Roots = append(g.Roots, root)
 		}
 	}
-	return k.change(ctx, r, func(_ *Ring, c *contents) (bool, error) { c.allow(g); return true, nil }, k.sameWraps(ctx))
+	return g
 }
 
 // change writes the next keyring. If another change won, it is made again from the

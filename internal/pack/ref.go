@@ -6,10 +6,13 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -33,7 +36,7 @@ func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 // root, or its keys arrive after the hasher. Ready returns one that does not change.
 type Hasher struct {
 	keys atomic.Pointer[hashing]
-	open func(ctx context.Context, renew bool) error // nil: what there is, is ready
+	open func(ctx context.Context, age time.Duration) error // nil: what there is, is ready
 }
 
 // hashing is what a Hasher is made of. It does not change.
@@ -82,24 +85,28 @@ func (k *hashing) hasher() *Hasher {
 // Become makes h what other is now. What began with h before may end with either.
 func (h *Hasher) Become(other *Hasher) { h.keys.Store(other.keys.Load()) }
 
-// Opening makes Ready and Renewed call open, which may call Become; renew asks for the
-// newest keys. It is called once, before h is used.
-func (h *Hasher) Opening(open func(ctx context.Context, renew bool) error) *Hasher {
+// Opening makes Ready, Renewed and Newest call open, which may call Become: it looks for newer
+// keys if nobody has within age. It is called once, before h is used.
+func (h *Hasher) Opening(open func(ctx context.Context, age time.Duration) error) *Hasher {
 	h.open = open
 	return h
 }
 
 // Ready waits until the keys are here, and returns a hasher that does not change, or why
 // there are none. It may ask the store, and others.
-func (h *Hasher) Ready(ctx context.Context) (*Hasher, error) { return h.opened(ctx, false) }
+func (h *Hasher) Ready(ctx context.Context) (*Hasher, error) { return h.opened(ctx, math.MaxInt64) }
 
-// Renewed is Ready for who is about to write, or lacks a root: it looks for newer keys,
-// unless somebody just has.
-func (h *Hasher) Renewed(ctx context.Context) (*Hasher, error) { return h.opened(ctx, true) }
+// Renewed is Ready for who is about to write: it looks for newer keys, unless somebody has
+// within a minute.
+func (h *Hasher) Renewed(ctx context.Context) (*Hasher, error) { return h.opened(ctx, time.Minute) }
 
-func (h *Hasher) opened(ctx context.Context, renew bool) (*Hasher, error) {
+// Newest is Ready for who lacks a root: somebody has sealed with one that was made after the
+// last look for newer keys, however short ago that was.
+func (h *Hasher) Newest(ctx context.Context) (*Hasher, error) { return h.opened(ctx, 0) }
+
+func (h *Hasher) opened(ctx context.Context, age time.Duration) (*Hasher, error) {
 	if h.open != nil {
-		if err := h.open(ctx, renew); err != nil {
+		if err := h.open(ctx, age); err != nil {
 			return nil, err
 		}
 	}
@@ -117,10 +124,11 @@ func (h *Hasher) Codec() Codec { return h.keys.Load().codec }
 func (h *Hasher) domain() uint32 { return h.Codec().ID() }
 
 // Granting returns a hasher like h whose tenant may read what is of the other hashers'
-// domains, and of no further one.
+// domains, too.
 func (h *Hasher) Granting(others ...*Hasher) *Hasher {
 	from := h.keys.Load()
 	k := &hashing{codec: from.codec, granted: map[uint32]*Hasher{}}
+	maps.Copy(k.granted, from.granted)
 	k.states.New = from.states.New
 	for _, o := range others {
 		k.granted[o.domain()] = o
@@ -155,6 +163,19 @@ func (h *Hasher) Sum(raw []byte) (sum Hash) {
 	s.Sum(sum[:0])
 	k.states.Put(s)
 	return sum
+}
+
+// Names tells whether a hash is that of raw in a domain that the tenant may read.
+func (h *Hasher) Names(hash *Hash, raw []byte) bool {
+	if h.Sum(raw) == *hash {
+		return true
+	}
+	for _, o := range h.keys.Load().granted {
+		if o.Sum(raw) == *hash {
+			return true
+		}
+	}
+	return false
 }
 
 // ID names a pack. Domain says whose keys it is under and with what it is deduplicated; 0

@@ -369,6 +369,11 @@ func TestGrants(t *testing.T) {
 	if all.Sum(raws[0]) != mine.Sum(raws[0]) || all.Sum(raws[0]) == theirs.Sum(raws[0]) || mine.Sum(raws[0]) == old.Sum(raws[0]) {
 		t.Error("ids are not those of the hasher's own domain")
 	}
+	for h, want := range map[*Hasher]bool{all: true, mine: false, theirs: true} {
+		if id := theirs.Sum(raws[0]); h.Names(&id, raws[0]) != want {
+			t.Errorf("an id of a domain is taken for one: %v, want %v", !want, want)
+		}
+	}
 	for _, c := range []struct {
 		h      *Hasher
 		domain uint32
@@ -376,6 +381,7 @@ func TestGrants(t *testing.T) {
 	}{
 		{mine, home, true}, {mine, 0, false}, {mine, 77, false}, {all, home, true}, {all, 0, true}, {all, 77, true}, {all, 78, false},
 		{old, 0, true}, {old, 9, true}, {old.Granting(), 0, true}, {old.Granting(), 9, false}, {old.Granting(theirs), 77, true},
+		{mine.Granting(theirs).Granting(old), 77, true}, {mine.Granting(theirs).Granting(old), 0, true},
 	} {
 		if _, err := c.h.In(c.domain); (err == nil) != c.ok || err != nil && errs.KindOf(err) != errs.Corrupt {
 			t.Errorf("domain %d: %v, want %v", c.domain, err, c.ok)

@@ -45,7 +45,7 @@ func (p *Peers) Serve(ctx context.Context, r api.BlocksRequest, send func(i int,
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if !p.o.Local(&hashes[i], raw) || hasher.Sum(raw) != hashes[i] {
+		if !p.o.Local(&hashes[i], raw) || !hasher.Names(&hashes[i], raw) {
 			continue
 		}
 		if err := send(i, raw); err != nil {

@@ -105,7 +105,7 @@ func names(ctx context.Context, p Program, have int) (list []string) {
 func create(p Program) *cobra.Command {
 	var r client.TenantRequest
 	cmd := &cobra.Command{
-		Use:   "create NAME [--key PROVIDER]... [--one-key]",
+		Use:   "create NAME [--key PROVIDER]... [--one-key] [--public]",
 		Short: "Make a sealed tenant",
 		Long: `Makes a tenant whose volumes are sealed from the first one on. Without --key its keyring
 is wrapped for the providers of the daemon (glide serve --key). Who loses the keys of all
@@ -119,6 +119,7 @@ A tenant that has volumes already is moved with glide tenant seal.`,
 	f := cmd.Flags()
 	f.StringArrayVar(&r.Keys, "key", nil, "wrap its keys for the `PROVIDER` (may be repeated)")
 	f.BoolVar(&r.OneKey, "one-key", false, "one provider is enough")
+	f.BoolVar(&r.Public, "public", false, "other tenants may fork what it publishes (see glide publish)")
 	f.StringVar(&r.SSE, "sse", "", "have the store encrypt it as well: `MODE` AES256 or aws:kms")
 	f.StringVar(&r.KMSKey, "kms-key", "", "with this key of the store's KMS, an `ID`, ARN or alias (with --sse aws:kms)")
 	f.StringVar(&r.Suite, "suite", "", "the `CIPHER`: aes-256-gcm (default) or xchacha20-poly1305, for processors without AES instructions")
@@ -162,6 +163,9 @@ func describe(w io.Writer, t *client.Tenant) error {
 		roots = append(roots, fmt.Sprintf("%d %s since %s", r.Number, r.State, r.CreatedAt.Format("2006-01-02")))
 	}
 	line("roots", strings.Join(roots, "\n\t"))
+	if t.Public {
+		line("public", "others may fork its snapshots")
+	}
 	line("store encrypts", strings.TrimSpace(t.SSE+" "+t.KMSKey))
 	return errors.Join(errors.Join(failed...), tw.Flush())
 }

@@ -54,6 +54,8 @@ func (t *Tenants) Create(ctx context.Context, b Birth) (Info, error) {
 			return Info{}, err
 		}
 		r.Domain = ring.Domain()
+	} else if b.Public {
+		return Info{}, errs.New(errs.Invalid, "tenant %q has no keys, which a public tenant needs: name key providers (--key), or have this daemon know some (glide serve --key)", b.Name)
 	} else if b.SSE != "" {
 		return Info{}, errs.New(errs.Invalid, "tenant %q has no keys, and packs of plain tenants are stored side by side: a tenant that the store is to encrypt with a key of its own needs key providers, too; for all of a store, put sse= into its URL", b.Name)
 	}
@@ -94,7 +96,7 @@ func (t *Tenants) bear(ctx context.Context, b Birth, plain bool) (*keys.Ring, er
 		if err := t.encryptAs(&Record{Tenant: b.Name, Domain: domain, SSE: b.SSE, KMSKey: b.KMSKey}); err != nil {
 			return nil, err
 		}
-		ring, err := with.Create(ctx, keys.Birth{Domain: domain, Tenant: b.Name, Suite: b.Suite, OneKey: b.OneKey, Plain: plain})
+		ring, err := with.Create(ctx, keys.Birth{Domain: domain, Tenant: b.Name, Suite: b.Suite, OneKey: b.OneKey, Plain: plain, Public: b.Public})
 		if errors.Is(err, errs.Exists) {
 			continue
 		}
@@ -149,7 +151,7 @@ func (t *Tenants) info(e *tenant) Info {
 		i.Locked = e.why.Error()
 	}
 	if r := e.ring; r != nil && e.why == nil {
-		i.Moving, i.Keyring, i.OpenedBy, i.Suite, i.Wraps, i.Roots = r.Plain(), r.Seen().Number, r.OpenedBy(), r.Suite(), r.Wraps(), r.Roots()
+		i.Public, i.Moving, i.Keyring, i.OpenedBy, i.Suite, i.Wraps, i.Roots = r.Public(), r.Plain(), r.Seen().Number, r.OpenedBy(), r.Suite(), r.Wraps(), r.Roots()
 	}
 	return i
 }

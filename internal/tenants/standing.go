@@ -27,7 +27,7 @@ type Standing struct {
 // somebody just has. The error is only the context's.
 func (t *Tenants) Stands(ctx context.Context, name string) (Standing, error) {
 	e := t.of(name)
-	err := t.ready(ctx, e, true)
+	err := t.ready(ctx, e, freshFor)
 	if ctx.Err() != nil {
 		return Standing{}, ctx.Err()
 	}
@@ -41,7 +41,11 @@ func (t *Tenants) Stands(ctx context.Context, name string) (Standing, error) {
 			s.Public = e.record.Public
 		}
 		if r := e.ring; r != nil {
-			s.Domain, s.Reads, s.Moving = r.Domain(), r.Grants(), r.Plain()
+			s.Domain, s.Moving = r.Domain(), r.Plain()
+			s.Public = s.Public || r.Public()
+			for _, g := range r.Grants() {
+				s.Reads = append(s.Reads, g.Domain)
+			}
 		}
 		return s, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -79,6 +80,7 @@ type tenant struct {
 	name   string
 	hasher *pack.Hasher
 	keys   atomic.Pointer[commitlog.Keys] // nil: not looked up, or locked
+	lent   atomic.Pointer[seal.Domain]    // what others to whom the domain is granted read with; stays when it is locked
 	used   atomic.Bool                    // since the last Refresh
 	active bool                           // before that one, too; of Refresh
 	turn   chan struct{}                  // holds a token while nobody asks the store or a provider
@@ -128,7 +130,7 @@ func (t *Tenants) of(name string) *tenant {
 	if e == nil {
 		e = &tenant{name: name, turn: make(chan struct{}, 1)}
 		e.turn <- struct{}{}
-		e.hasher = pack.NewHasher(name).Opening(func(ctx context.Context, renew bool) error { return t.ready(ctx, e, renew) })
+		e.hasher = pack.NewHasher(name).Opening(func(ctx context.Context, age time.Duration) error { return t.ready(ctx, e, age) })
 		t.byName[name] = e
 	}
 	return e
@@ -234,32 +236,34 @@ func (t *Tenants) Fresh(ctx context.Context, name string) error {
 	return nil
 }
 
-// ready is keysOf; renew asks for the newest keys, unless the store was asked within the
-// last minute. To read, a tenant of which nothing is known is a plain one: what is sealed
+// ready is keysOf; it looks for newer keys, unless the store was asked for them so short ago.
+// To read, a tenant of which nothing is known is a plain one: what is sealed
 // does not open, and then the newest keys are asked for.
-func (t *Tenants) ready(ctx context.Context, e *tenant, renew bool) error {
-	known := e.keys.Load() != nil
+func (t *Tenants) ready(ctx context.Context, e *tenant, age time.Duration) error {
+	known, renew := e.keys.Load() != nil, age < math.MaxInt64
 	if !renew && !known && e.hasher.Codec().Locked == nil {
 		return nil
 	}
 	if _, err := t.keysOf(ctx, e); err != nil || !renew || !known {
 		return err
 	}
-	return t.renew(ctx, e, freshFor)
+	return t.renew(ctx, e, age)
 }
 
 // Renew implements commitlog.KeyRing.
 func (t *Tenants) Renew(ctx context.Context, name string) error { return t.renew(ctx, t.of(name), 0) }
 
-// renew looks for newer keys if the store was not asked for so long. If the store cannot be
-// asked, those that are here do.
+// renew looks for newer keys if the store was not asked for so long before the call. If the
+// store cannot be asked, those that are here do.
 func (t *Tenants) renew(ctx context.Context, e *tenant, after time.Duration) error {
+	since := t.o.Uptime() - after
 	if err := e.take(ctx); err != nil {
 		return err
 	}
 	defer e.give()
-	if e.keys.Load() != nil && t.o.Uptime()-e.tried >= after {
+	if e.keys.Load() != nil && e.tried <= since {
 		t.refresh(ctx, e)
+		t.renewGrants(ctx, e, after)
 	}
 	return e.why
 }
@@ -338,16 +342,13 @@ func (t *Tenants) adopt(e *tenant, ring *keys.Ring) error {
 	if err != nil {
 		return err
 	}
-	others := []*pack.Hasher{}
-	for _, domain := range ring.Grants() {
-		granted, err := ring.Granted(domain)
-		if err != nil {
-			return err
-		}
-		others = append(others, pack.NewSealedHasher(granted))
+	hasher, err := t.hasherOf(ring, k)
+	if err != nil {
+		return err
 	}
-	if ring.Plain() {
-		others = append(others, pack.NewHasher(e.name))
+	lent, err := ring.Lent()
+	if err != nil {
+		return err
 	}
 	seen := ring.Seen()
 	if e.seen == nil || e.seen.Keyring != seen.Number {
@@ -365,7 +366,8 @@ func (t *Tenants) adopt(e *tenant, ring *keys.Ring) error {
 		t.o.Log.Info("the keys of a tenant are here", "tenant", e.name, "keyring", seen.Number, "domain", DomainText(ring.Domain()), "by", ring.OpenedBy())
 	}
 	e.ring, e.why, e.tried, e.asked = ring, nil, t.o.Uptime(), t.o.Uptime()
-	e.hasher.Become(pack.NewSealedHasher(k).Granting(others...))
+	e.hasher.Become(hasher)
+	e.lent.Store(lent)
 	e.keys.Store(&commitlog.Keys{Domain: k, Keyring: seen.Number, Plain: ring.Plain()})
 	return nil
 }
@@ -435,9 +437,10 @@ func (t *Tenants) ask(ctx context.Context, e *tenant) {
 
 // refresh looks again at one tenant.
 func (t *Tenants) refresh(ctx context.Context, e *tenant) {
+	began := t.o.Uptime() // what another host writes from now on may be missed
 	err := t.again(ctx, e)
-	if e.tried = t.o.Uptime(); err == nil {
-		e.sure = e.tried
+	if e.tried = began; err == nil {
+		e.sure = began
 	}
 	switch {
 	case err == nil || ctx.Err() != nil:

@@ -192,7 +192,7 @@ func (u *Undo) Removed(ctx context.Context) ([]api.Removed, error) {
 			r.Labels[k] = l
 		}
 		if s.Parent != nil {
-			r.Parent = disk.Display(n.Tenant, s.Parent.Name, "")
+			r.Parent = disk.ParentName(n.Tenant, s.Parent)
 		}
 		r.Until = ends[n.Log().Key(commitlog.Generation{Epoch: last.Generation.Epoch, Number: 1})]
 		out = append(out, r)

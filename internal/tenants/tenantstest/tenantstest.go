@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"os"
@@ -84,6 +85,31 @@ func Move(tb testing.TB, store objstore.Store, key keys.Provider, name string) {
 	raw, err := sealed.Marshal(map[string]any{"format": "glide-tenant", "version": 1, "tenant": name, "domain": tenants.DomainText(domain), "moving": true, "created_at": time.Now().UTC()})
 	if err == nil {
 		err = store.PutIfAbsent(context.Background(), tenants.Prefix+name, raw)
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Publish changes a tenant's record as one who can write to the store could: it says that the
+// tenant is public.
+func Publish(tb testing.TB, store objstore.Store, name string) {
+	tb.Helper()
+	raw, err := store.Get(context.Background(), tenants.Prefix+name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	body, _, err := sealed.Open(raw)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(body, &fields); err != nil {
+		tb.Fatal(err)
+	}
+	fields["public"] = true
+	if raw, err = sealed.Marshal(fields); err == nil {
+		err = store.Put(context.Background(), tenants.Prefix+name, raw)
 	}
 	if err != nil {
 		tb.Fatal(err)
