@@ -116,23 +116,23 @@ func TestDiscard(t *testing.T) {
 	defer c.Close()
 	must(t, c.Write(bytes.Repeat([]byte{1}, 1<<20), 7<<40, 0))
 	const step = 1<<32 - 65536
-	began := time.Now()
-	for off := uint64(0); off < 16<<40; off += step {
-		n := uint32(min(step, 16<<40-off))
-		must(t, c.Trim(off, n, 0))
-		must(t, c.Zero(off, n, 0))
-	}
-	took := time.Since(began)
-	t.Logf("16 TiB trimmed and zeroed in %v", took)
-	if took > time.Second {
-		t.Errorf("discarding 16 TiB took %v", took)
-	}
+	attempts(t, func() bool {
+		began := time.Now()
+		for off := uint64(0); off < 16<<40; off += step {
+			n := uint32(min(step, 16<<40-off))
+			must(t, c.Trim(off, n, 0))
+			must(t, c.Zero(off, n, 0))
+		}
+		took := time.Since(began)
+		t.Logf("16 TiB trimmed and zeroed in %v", took)
+		return took <= time.Second
+	})
 	b := make([]byte, 4096)
 	must(t, c.Read(b, 7<<40))
 	if !bytes.Equal(b, make([]byte, 4096)) {
 		t.Error("discarded bytes are not zeros")
 	}
-	began = time.Now()
+	began := time.Now()
 	d.do("flush", "huge")
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("flushing a discarded disk took %v", took)
