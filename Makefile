@@ -80,9 +80,10 @@ bench-check: deps build ## the ratios to nbdkit file, against those in docs/benc
 e2e: deps tools build ## the tests with real daemons and a real S3 server (3 to 5 min)
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -v -timeout 20m ./internal/e2e
 
-sealed: ## the tests of the host with every tenant sealed, and 1,000 seeds of a store that lies (8 to 15 min)
+sealed: ## the tests of the host, and the demo, with every tenant sealed, and 1,000 seeds of a store that lies (10 to 20 min)
 	GLIDE_SEALED=1 $(GO) test -count=1 -tags invariants -timeout 30m -skip TestHostileStore ./internal/host
 	GLIDE_MALICE=$(or $(SEEDS),1-1000) $(GO) test -count=1 -tags invariants -timeout 6h -run TestHostileStore ./internal/host
+	$(MAKE) --no-print-directory demo SEALED=1
 
 soak: deps tools build ## bad days, long crash tests and 10,000 seeds of the simulator: SOAK= time for each test, by default 1h (hours)
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide GLIDE_LONG=1 GLIDE_SOAK=$(or $(SOAK),1h) $(GO) test -v -timeout 24h -run 'Soak|Churn|MarkReads|MarkMemory|LossWindow|BadDay|Thousand|ChainOfForks|HugeMap|Explore' ./internal/e2e ./internal/volume ./internal/host ./internal/blockmap ./internal/gc
@@ -94,9 +95,9 @@ faults: ## plant deliberate faults in the engine, and run the simulator until it
 simulate: ## the simulator: SEEDS=FROM-TO, by default 1-10000 (4 to 6 min)
 	$(GO) test -count=1 -tags invariants -v -timeout 6h -run 'TestSim$$' ./internal/sim -sim.seed=$(or $(SEEDS),1-10000)
 
-demo: deps build ## the main job, end to end: IMAGE=path for your own disk, STORE=s3 for the S3 server (1 min; the first time 3)
+demo: deps build ## the main job, end to end: IMAGE=path for your own disk, STORE=s3 for the S3 server, SEALED=1 with keys (1 min; the first time 3)
 	@[ "$(STORE)" != s3 ] || $(MAKE) --no-print-directory tools
-	$(GO) run ./internal/demo -glide $(BIN)/glide -cache $(CACHE) -image "$(IMAGE)" -store "$(or $(STORE),file)"
+	$(GO) run ./internal/demo -glide $(BIN)/glide -cache $(CACHE) -image "$(IMAGE)" -store "$(or $(STORE),file)" $(if $(SEALED),-sealed)
 
 clean: ## remove what was built
 	rm -rf $(BIN) $(CACHE)

@@ -6,13 +6,17 @@ package custody
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/catalog"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
@@ -31,16 +35,17 @@ type Custody struct {
 	with  []keys.Provider // of this host
 	// unpin ends the host's upload session, and drops what an earlier process pinned: those
 	// packs can be sealed again then.
-	unpin func(ctx context.Context) error
-	mover *rehome.Mover
+	unpin   func(ctx context.Context) error
+	mover   *rehome.Mover
+	catalog *catalog.Catalog
 }
 
 var _ api.TenantKeeper = (*Custody)(nil)
 
 // New returns the verbs of a host that opens keyrings with these providers. unpin ends its
 // upload session, and drops what an earlier process of it pinned.
-func New(disks *disk.Table, with []keys.Provider, m *rehome.Mover, unpin func(context.Context) error) *Custody {
-	return &Custody{disks, with, unpin, m}
+func New(disks *disk.Table, with []keys.Provider, m *rehome.Mover, cat *catalog.Catalog, unpin func(context.Context) error) *Custody {
+	return &Custody{disks, with, unpin, m, cat}
 }
 
 // providers reads the texts of providers; none: those of the host.
@@ -175,6 +180,11 @@ func (c *Custody) EraseTenant(ctx context.Context, name string) (api.Tenant, err
 	if err != nil {
 		return api.Tenant{}, err
 	}
+	if before.Public {
+		if err := c.unused(ctx, &before); err != nil {
+			return api.Tenant{}, err
+		}
+	}
 	if err := c.disks.Tenants.Erase(ctx, name); err != nil {
 		return api.Tenant{}, err
 	}
@@ -185,6 +195,28 @@ func (c *Custody) EraseTenant(ctx context.Context, name string) (api.Tenant, err
 		t.Keys = append(t.Keys, w.String())
 	}
 	return t, err
+}
+
+// unused refuses to erase a public tenant as long as volumes of others in the store name what
+// it has, or may: they would lose it.
+func (c *Custody) unused(ctx context.Context, public *tenants.Info) error {
+	var users []string
+	err := c.catalog.EachStored(ctx, func(n disk.Name) bool { return n.Tenant != public.Tenant }, func(n disk.Name, tip *commitlog.Object, err error) error {
+		switch {
+		case errors.Is(err, keys.ErrErased) || errs.KindOf(err) == errs.NotFound && err != nil:
+			return nil // it can read nothing any more
+		case err != nil:
+			return fmt.Errorf("whether %s was forked from an image of %s: %w", n, public.Tenant, err)
+		case !tip.Tombstone && slices.Contains(tip.State.Domains, public.Domain):
+			users = append(users, n.String())
+		}
+		return nil
+	})
+	if err != nil || len(users) == 0 {
+		return err
+	}
+	slices.Sort(users)
+	return errs.New(errs.WouldLose, "%d volumes of others are forks of what tenant %q has, and would lose it: %s; remove them first", len(users), public.Tenant, strings.Join(users[:min(len(users), 5)], ", "))
 }
 
 // CheckTenant implements api.TenantKeeper.

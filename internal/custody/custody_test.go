@@ -50,7 +50,7 @@ func newCustody(store objstore.Store, with ...keys.Provider) *Custody {
 	known := tenants.New(tenants.Options{
 		Store: store, Providers: with, Now: time.Now, Uptime: func() time.Duration { return time.Since(began) }, Log: slog.New(slog.DiscardHandler),
 	})
-	return New(disk.NewTable(disk.Base{Store: known.Keyed(store), Tenants: known, Log: slog.New(slog.DiscardHandler)}), with, nil, nil)
+	return New(disk.NewTable(disk.Base{Store: known.Keyed(store), Tenants: known, Log: slog.New(slog.DiscardHandler)}), with, nil, nil, nil)
 }
 
 // TestRewrapMany: the keys of many tenants are wrapped anew within a minute, though the

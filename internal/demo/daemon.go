@@ -29,13 +29,13 @@ type host struct {
 }
 
 // serve starts a daemon and waits until it is ready.
-func serve(ctx context.Context, glide, dir, name, store string, env []string) (*host, error) {
+func serve(ctx context.Context, glide, dir, name, store string, env, flags []string) (*host, error) {
 	data := filepath.Join(dir, name)
 	if err := os.Mkdir(data, 0o755); err != nil {
 		return nil, err
 	}
 	h := &host{name: name, Verbs: daemon.Verbs{Glide: glide, API: "unix:" + filepath.Join(data, "api.sock")}}
-	cmd := exec.Command(glide, "serve", "--data", data, "--store", store, "--nbd", "unix:"+filepath.Join(data, "nbd.sock"), "--api", h.API)
+	cmd := exec.Command(glide, append([]string{"serve", "--data", data, "--store", store, "--nbd", "unix:" + filepath.Join(data, "nbd.sock"), "--api", h.API}, flags...)...)
 	cmd.Env = append(os.Environ(), env...)
 	p, err := daemon.Serve(ctx, cmd, nil, 30*time.Second)
 	if err != nil {

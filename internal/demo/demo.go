@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -112,16 +114,30 @@ func (d *demo) hosts(ctx context.Context) (err error) {
 	if d.objects, err = d.openStore(ctx); err != nil {
 		return err
 	}
+	var flags []string
+	provider := "file:" + filepath.Join(d.dir, "key")
+	if d.sealed {
+		key := make([]byte, 32)
+		_, _ = rand.Read(key)
+		if err := os.WriteFile(filepath.Join(d.dir, "key"), key, 0o600); err != nil {
+			return err
+		}
+		flags = []string{"--key", provider, "--sealed-only", "on"}
+	}
 	for _, h := range []struct {
 		name string
 		to   **host
 	}{{"host-1", &d.one}, {"host-2", &d.two}} {
-		if *h.to, err = serve(ctx, d.glide, d.dir, h.name, d.objects.url, d.objects.env); err != nil {
+		if *h.to, err = serve(ctx, d.glide, d.dir, h.name, d.objects.url, d.objects.env, flags); err != nil {
 			return err
 		}
 		d.processes = append(d.processes, *h.to)
 	}
-	return nil
+	if !d.sealed {
+		return nil
+	}
+	d.out.detail("what they store is sealed with keys of the tenant")
+	return d.one.do(ctx, nil, "tenant", "create", "default", "--key", provider, "--one-key")
 }
 
 func (d *demo) importDisk(ctx context.Context) error {

@@ -21,6 +21,7 @@ func main() {
 	flag.StringVar(&o.cache, "cache", ".cache", "where the Debian disk is kept from one time to the next")
 	flag.StringVar(&o.image, "image", "", "a raw or qcow2 disk to use, in place of the Debian disk")
 	flag.StringVar(&o.store, "store", "file", "file, or s3 for a real S3 server on this machine")
+	flag.BoolVar(&o.sealed, "sealed", false, "with a tenant that has keys of its own")
 	flag.Parse()
 	ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := show(ctx, o)
@@ -35,6 +36,7 @@ func main() {
 
 type options struct {
 	glide, cache, image, store string
+	sealed                     bool
 }
 
 // show checks the options, makes a place for everything, runs the demo there

@@ -149,7 +149,7 @@ func newHost(cfg Config) *Host {
 	h.forker = forks.New(forks.Options{MayGrow: h.mayGrow, Learn: h.learn}, h.disks, h.pins, h.catalog, h.owners, h.publisher, h.durability)
 	h.undo = undo.New(h.disks, h.pins, h.catalog, h.owners, h.publisher, h.durability, h.inspector)
 	h.collector = collect.New(collect.Options{Interval: cfg.CollectEvery, Grace: cfg.CollectGrace, Retention: cfg.Retention, Uptime: cfg.Uptime, Settle: h.settleFormer, Served: h.exports.Latency.Served}, h.disks, h.publisher.Session, store, &h.catalog.Seen)
-	h.custody = custody.New(h.disks, cfg.Keys, rehome.New(rehome.Options{HandOver: h.handOver, Wake: h.wakeReleased, Step: cfg.MoveBytes}, h.disks, h.pins, h.catalog, h.owners, h.publisher), h.unpin)
+	h.custody = custody.New(h.disks, cfg.Keys, rehome.New(rehome.Options{HandOver: h.handOver, Wake: h.wakeReleased, Step: cfg.MoveBytes}, h.disks, h.pins, h.catalog, h.owners, h.publisher), h.catalog, h.unpin)
 	h.hydrator = hydrate.New(h.disks, h.inspector)
 	h.boots = boot.New(h.disks, cfg.NoPrefetch)
 	h.scrubber = scrub.New(h.disks, h.pins, h.boots, scrub.Rates{Disk: cfg.ScrubDisk, Store: cfg.ScrubStore})

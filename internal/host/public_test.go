@@ -77,6 +77,9 @@ func TestPublicImage(t *testing.T) {
 	if n := bytesOf(t, b); float64(n) > 1.05*float64(alone+unique) {
 		t.Errorf("the store has %d bytes; the image alone has %d, and the forks wrote %d", n, alone, unique)
 	}
+	if _, err := a.Custody().EraseTenant(ctx, "public"); errs.KindOf(err) != errs.WouldLose || !strings.Contains(err.Error(), "t0/first") {
+		t.Errorf("erased under its forks: %v", err)
+	}
 	// Rewriting what was there costs nothing, though it is another tenant's.
 	before := bytesOf(t, b)
 	if err := vol(t, h, "t0/vm").WriteAt(image[4*mib:6*mib], 4*mib); err != nil {
