@@ -60,6 +60,14 @@ func TestPublicImage(t *testing.T) {
 	two.do("flush", "acme/web")
 	two.do("flush", "beta/vm")
 
+	// A host that can open only acme reads its fork, and makes none of the image.
+	four := newDaemon(t, bucket, "--key", acme)
+	four.start()
+	four.do("fork", "acme/web", "acme/web-four", "--lazy")
+	four.holds("acme/web-four", own, 0)
+	four.holds("acme/web-four", image[1<<20:], 1<<20)
+	refused(t, four.try("fork", "public/debian@12", "acme/again"), 1, "public")
+
 	one.do("rm", "public/debian", "--force")
 	one.do("gc", "--grace", "0s")
 	r := run(t, "", "gc", "--store", bucket, "--grace", "0s", "--retention", "1s", "--key", images, "--key", acme, "--key", beta)

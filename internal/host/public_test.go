@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -54,6 +55,9 @@ func forkOf(t *testing.T, h *Host, source, name string) api.Fork {
 // them is gone, whoever collects.
 func TestPublicImage(t *testing.T) {
 	b, a, image := publicBed(t)
+	far := b.host(t.TempDir(), "c") // it has keys of t0 that say nothing of the image yet
+	must[api.Volume](t)(far.Create(ctx, api.CreateRequest{Name: "t0/early", Size: mib}))
+	must[api.Flush](t)(far.Flush(ctx, "t0/early"))
 	alone := bytesOf(t, b)
 	h := b.host(t.TempDir(), "b")
 	unique := int64(0)
@@ -103,7 +107,6 @@ func TestPublicImage(t *testing.T) {
 	if r := collectWith(t, b.store, b.keys...); len(r.Skipped) > 0 {
 		t.Errorf("skipped: %+v", r.Skipped)
 	}
-	far := b.host(t.TempDir(), "c")
 	check := func() {
 		t.Helper()
 		for name, data := range want {
@@ -130,7 +133,7 @@ func TestPublicImage(t *testing.T) {
 	}
 	collectWith(t, b.store, b.keys...)
 	check()
-	if err := h.Remove(ctx, "t3/vm", false); err != nil {
+	if err := errors.Join(h.Remove(ctx, "t3/vm", false), far.Remove(ctx, "t0/early", false)); err != nil {
 		t.Fatal(err)
 	}
 	for _, h := range []*Host{h, far} {
