@@ -169,7 +169,7 @@ func (s *scoped) Set(ctx context.Context, name string, x api.Settings) (out api.
 }
 
 func (s *scoped) Fork(ctx context.Context, r api.ForkRequest) (out []api.Fork, err error) {
-	if !s.foreign(r.Source) {
+	if !s.foreign(&r) {
 		if r.Source, err = s.in(r.Source); err != nil {
 			return nil, err
 		}
@@ -193,12 +193,12 @@ func (s *scoped) Fork(ctx context.Context, r api.ForkRequest) (out []api.Fork, e
 	return out, err
 }
 
-// foreign tells whether a source is named with the name of another tenant than the
+// foreign tells whether the source is a snapshot that is named as another tenant's than the
 // principal's own. If that is a public one, everybody may fork its snapshots; others, and
-// those that there are not, are refused with one answer.
-func (s *scoped) foreign(source string) bool {
-	n, err := disk.ParseName(source, true)
-	return err == nil && s.p.Tenant != "" && strings.Contains(source, "/") && n.Tenant != s.p.Tenant
+// those that there are not, the host refuses with one answer.
+func (s *scoped) foreign(r *api.ForkRequest) bool {
+	n, err := disk.ParseName(r.Source, true)
+	return err == nil && s.p.Tenant != "" && strings.Contains(r.Source, "/") && n.Tenant != s.p.Tenant && (n.Snapshot != "" || r.At != "")
 }
 
 func (s *scoped) Snapshot(ctx context.Context, name, snapshot, expires string) (out api.Snapshot, err error) {

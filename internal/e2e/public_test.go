@@ -43,7 +43,7 @@ func TestPublicImage(t *testing.T) {
 	if r := as(t, tcp, token.Token, "fork", "public/debian@12", "web"); r.Code != 0 {
 		t.Fatalf("with a token of acme: %+v", r)
 	}
-	refused(t, as(t, tcp, token.Token, "fork", "public/debian", "x"), 2, "@NAME")
+	refused(t, as(t, tcp, token.Token, "fork", "public/debian", "x"), 1, "no volume")
 	refused(t, as(t, tcp, token.Token, "show", "public/debian"), 1, "no volume")
 	refused(t, as(t, tcp, token.Token, "fork", "beta/vm@s", "x"), 2, "not public")
 	refused(t, as(t, tcp, token.Token, "fork", "public/debian@12", "beta/x"), 1, "")

@@ -167,7 +167,7 @@ const (
 // shorten publishes a volume that has inherited the log of many ancestors, if the store
 // takes it: the cost of a volume must not grow with the length of its chain.
 func (h *Forker) shorten(ctx context.Context, d *disk.Disk, v *volume.Volume) {
-	if v.Account().Ancestors < deepChain || int64(h.disks.Uptime()) < h.shortenAfter.Load() {
+	if v.Ancestors() < deepChain || int64(h.disks.Uptime()) < h.shortenAfter.Load() {
 		return
 	}
 	if !d.Op.TryLock() {

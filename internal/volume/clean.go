@@ -80,8 +80,16 @@ func FindVictims(vols []*Volume, share float64, most int) []Victims {
 	type found struct {
 		seg     *wal.Segment
 		holders []*Volume
+		limits  []uint64 // of the holders; 0: none
 		live    int64
-		key     []byte // the writer and the holders with their limits: what a group has in common
+	}
+	key := func(f *found) string { // what a group has in common: the writer, and the holders with their limits
+		writer := f.seg.Writer()
+		k := slices.Clone(writer[:])
+		for i, v := range f.holders {
+			k = binary.LittleEndian.AppendUint64(append(k, v.id[:]...), f.limits[i])
+		}
+		return string(k)
 	}
 	vols = slices.Clone(vols)
 	slices.SortFunc(vols, func(a, b *Volume) int { return slices.Compare(a.id[:], b.id[:]) })
@@ -90,24 +98,20 @@ func FindVictims(vols []*Volume, share float64, most int) []Victims {
 		for _, u := range v.Uses() {
 			f := bySegment[u.Segment]
 			if f == nil {
-				writer := u.Segment.Writer()
-				f = &found{seg: u.Segment, key: slices.Clone(writer[:])}
+				f = &found{seg: u.Segment}
 				bySegment[u.Segment] = f
 			}
-			f.holders = append(f.holders, v)
-			f.live += u.Live
-			limit := u.Limit
-			if limit >= u.Segment.End() {
-				limit = 0
+			if u.Limit >= u.Segment.End() {
+				u.Limit = 0
 			}
-			f.key = append(f.key, v.id[:]...)
-			f.key = binary.LittleEndian.AppendUint64(f.key, limit)
+			f.holders, f.limits = append(f.holders, v), append(f.limits, u.Limit)
+			f.live += u.Live
 		}
 	}
 	groups := map[string][]*found{}
 	for _, f := range bySegment {
 		if float64(f.live) < share*float64(f.seg.Size()) && f.seg.Holders() == len(f.holders) && !f.seg.Damaged() {
-			groups[string(f.key)] = append(groups[string(f.key)], f)
+			groups[key(f)] = append(groups[key(f)], f)
 		}
 	}
 	var out []Victims

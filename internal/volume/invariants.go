@@ -18,9 +18,7 @@ func (v *Volume) assertWritten(written []wal.Written) {
 	v.stMu.Lock()
 	defer v.stMu.Unlock()
 	for _, w := range written {
-		if !(w.Len > 0 && holds(v.segs, w.Place)) {
-			invariants.Fail("a write of %d bytes at %d lies in segment %d, which %s does not hold", w.Len, w.Off, wal.NumberOf(w.Place), v.id)
-		}
+		invariants.Check(w.Len > 0 && holds(v.segs, w.Place), "a write of %d bytes at %d lies in segment %d, which %s does not hold", w.Len, w.Off, wal.NumberOf(w.Place), v.id)
 	}
 }
 
@@ -42,9 +40,7 @@ func assertOverlay(id ID, tree *extent.Tree, segs []held, live map[uint32]int64,
 	}
 	invariants.Check(sum == dirty, "the overlay of %s has %d bytes and is accounted %d", id, sum, dirty)
 	for number, n := range live {
-		if bytes[number] != n {
-			invariants.Fail("the overlay of %s has %d bytes in segment %d and is accounted %d", id, bytes[number], number, n)
-		}
+		invariants.Check(bytes[number] == n, "the overlay of %s has %d bytes in segment %d and is accounted %d", id, bytes[number], number, n)
 	}
 }
 

@@ -364,17 +364,13 @@ type Account struct {
 	Extents int // extents of the overlay
 	// Open is the log segments to which more may be appended, bytes; they are in Log.
 	Open int64
-	// Ancestors is how many other volumes wrote log segments that this one has inherited.
-	Ancestors int
 }
 
 // Account returns what the volume uses.
 func (v *Volume) Account() Account {
 	v.stMu.Lock()
 	var bytes, open int64
-	writers := map[wal.Identity]struct{}{wal.Identity(v.id): {}}
 	for _, h := range v.segs {
-		writers[h.seg.Writer()] = struct{}{}
 		bytes += int64(h.seg.Size())
 		if h.limit == 0 && h.seg.End() == 0 && !h.seg.Compacted() {
 			open += int64(h.seg.Size())
@@ -383,7 +379,18 @@ func (v *Volume) Account() Account {
 	v.stMu.Unlock()
 	v.omu.RLock()
 	defer v.omu.RUnlock()
-	return Account{Dirty: v.dirty, Log: bytes, Oldest: v.oldest, Extents: v.tree.Count(), Open: open, Ancestors: len(writers) - 1}
+	return Account{Dirty: v.dirty, Log: bytes, Oldest: v.oldest, Extents: v.tree.Count(), Open: open}
+}
+
+// Ancestors is how many other volumes wrote log segments that this one has inherited.
+func (v *Volume) Ancestors() int {
+	v.stMu.Lock()
+	defer v.stMu.Unlock()
+	writers := map[wal.Identity]struct{}{wal.Identity(v.id): {}}
+	for _, h := range v.segs {
+		writers[h.seg.Writer()] = struct{}{}
+	}
+	return len(writers) - 1
 }
 
 // ShrinkLog ends the volume's log segment, so that what is live of it can be copied

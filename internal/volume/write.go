@@ -118,9 +118,7 @@ func (v *Volume) displaced(e extent.Extent) {
 		v.live[wal.NumberOf(e.Place)] -= int64(e.Len())
 		v.dirty -= int64(e.Len())
 		if invariants.Enabled {
-			if !(v.live[wal.NumberOf(e.Place)] >= 0 && v.dirty >= 0) {
-				invariants.Fail("%d bytes of segment %d are live, %d in all", v.live[wal.NumberOf(e.Place)], wal.NumberOf(e.Place), v.dirty)
-			}
+			invariants.Check(v.live[wal.NumberOf(e.Place)] >= 0 && v.dirty >= 0, "%d bytes of segment %d are live, %d in all", v.live[wal.NumberOf(e.Place)], wal.NumberOf(e.Place), v.dirty)
 		}
 	}
 }
