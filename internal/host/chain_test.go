@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/invariants"
 	"github.com/paraglide/glide/internal/objstore"
 )
 
@@ -86,6 +85,41 @@ func (w work) String() string {
 	return fmt.Sprintf("%d objects, %d bytes, %d requests", w.objects, w.bytes, w.requests)
 }
 
+// byForks is what forks of this process have allocated, whatever goes on beside, but for
+// assertions, which look at all that there is: the rate of the memory profile must be 1.
+func byForks() (w work) {
+	runtime.GC() // the profile is as of the collection before the last
+	runtime.GC()
+	var all []runtime.MemProfileRecord
+	for n, ok := runtime.MemProfile(nil, true); !ok; {
+		all = make([]runtime.MemProfileRecord, n+100)
+		if n, ok = runtime.MemProfile(all, true); ok {
+			all = all[:n]
+		}
+	}
+	for i := range all {
+		forks, asserts := false, false
+		for frames := runtime.CallersFrames(all[i].Stack()); ; {
+			f, more := frames.Next()
+			forks = forks || strings.HasSuffix(f.Function, "forks.(*Forker).Fork")
+			asserts = asserts || strings.Contains(f.Function, "assert")
+			if !more {
+				break
+			}
+		}
+		if forks && !asserts {
+			w.objects += uint64(all[i].AllocObjects)
+			w.bytes += uint64(all[i].AllocBytes)
+		}
+	}
+	return w
+}
+
+// each is the mean from an earlier count on.
+func (w work) each(before work, n int) work {
+	return work{objects: (w.objects - before.objects) / uint64(n), bytes: (w.bytes - before.bytes) / uint64(n)}
+}
+
 // TestChainOfForks makes a chain of forks, each with one changed block: opening and
 // reading the last costs what it costs for the first, and every ancestor can be removed.
 // Costs are allocations and requests to the store: times would say more of the machine.
@@ -100,23 +134,31 @@ func TestChainOfForks(t *testing.T) {
 	name := func(i int) string { return fmt.Sprint("c-", i) }
 	at := func(i int) uint64 { return uint64(i) << 17 }
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: name(0), Size: uint64(n+1) << 17}))
+	defer func(rate int) { runtime.MemProfileRate = rate }(runtime.MemProfileRate)
+	runtime.MemProfileRate = 1
 	forks := make([]work, n)
+	counts := map[int]work{}
 	most := 0
 	for i := range n {
+		if i == 64 || i == n/2 {
+			counts[i] = byForks()
+		}
 		fill(t, h, name(i), uint64(i), at(i), 4096)
 		forks[i] = b.work(func() { must[[]api.Fork](t)(h.Fork(ctx, api.ForkRequest{Source: name(i), Name: name(i + 1)})) })
 		most = max(most, len(vol(t, h, name(i+1)).State().Segments))
 	}
 	// From the 64th on, the chain is as long as a fork can tell.
-	early, late := least(forks[64:n/2]), least(forks[n/2:])
-	t.Logf("%d forks: at least %v from the 64th on, %v at the end; at most %d segments in a record", n, early, late, most)
+	counts[n] = byForks()
+	early, late := counts[n/2].each(counts[64], n/2-64), counts[n].each(counts[n/2], n-n/2)
+	early.requests, late.requests = least(forks[64:n/2]).requests, least(forks[n/2:]).requests
+	t.Logf("%d forks: %v from the 64th on, %v at the end; at most %d segments in a record", n, early, late, most)
+	if early.objects == 0 {
+		t.Fatal("the profile has no forks")
+	}
 	if most > 65 {
 		t.Errorf("a fork has inherited %d segments", most)
 	}
 	early.bytes += uint64(n) * perVolume
-	if invariants.Enabled {
-		early.objects += uint64(n) / 10 // Pebble's own assertions have the tag, too; a cost that grows with the chain is more than that
-	}
 	if late.exceeds(early) {
 		t.Error("a fork costs more, the longer its chain")
 	}
