@@ -69,9 +69,9 @@ func Read(ctx context.Context, store objstore.Store, key string, raw []byte) (*O
 	return read(ctx, store, vol.Tenant, key, raw)
 }
 
-// read is Read for the object of a tenant. As long as nothing says that the tenant is
-// sealed, nobody is asked about a plain object: a store that forged it would forge the
-// answer.
+// read is Read for the object of a tenant. As long as nothing says that the tenant is sealed,
+// nobody is asked about a plain object: a store that forged it would forge the answer. A
+// keyring that is newer than the one here is looked for: it may let the tenant read more.
 func read(ctx context.Context, store objstore.Store, tenant, key string, raw []byte) (*Object, error) {
 	s, ok := store.(*keyedStore)
 	if !ok || !frame.IsSealed(raw) && s.keys.Plain(tenant) {
@@ -92,7 +92,7 @@ func read(ctx context.Context, store objstore.Store, tenant, key string, raw []b
 		late := k.Domain == nil && errors.Is(err, seal.ErrLocked) // another host sealed the tenant
 		if again || !late && !errors.Is(err, seal.ErrNoRoot) && (err != nil || o.State.Keyring <= k.Keyring) {
 			return o, err
-		} // a newer keyring may let it read more
+		}
 		if rerr := s.keys.Renew(ctx, tenant); rerr != nil && err != nil {
 			return nil, rerr
 		}

@@ -376,7 +376,7 @@ func (x *explorer) all(start string, depth int, faults bool, nth int) {
 // What is explored: starts, the lengths of sequences, and f for faults.
 var (
 	exploreShort = []string{"one0 1f", "two0 1f", "was0 1f"}
-	exploreTest  = []string{"one0 2f/2", "one1 1f", "one3 1f", "was0 1f", "was4 1f", "one0 3"}
+	exploreTest  = []string{"one0 2f", "one1 1f", "one3 1f", "was0 1f", "was4 1f", "one0 3"}
 	exploreLong  = []string{
 		"one0 2f", "one1 2f", "one2 2f", "one3 2f", "one4 2f", "one5 2f", "two0 2f", "two1 2f", "two2 2f", "two3 2f", "two4 2f", "two5 2f",
 		"was0 2f", "was1 2f", "was2 2f", "was3 2f", "was4 2f", "was5 2f",

@@ -85,6 +85,13 @@ func (k *hashing) hasher() *Hasher {
 // Become makes h what other is now. What began with h before may end with either.
 func (h *Hasher) Become(other *Hasher) { h.keys.Store(other.keys.Load()) }
 
+// FreshFor is how long the keys of a tenant are taken for the newest by who writes, and AnyAge
+// stands for keys that were looked for at any time.
+const (
+	FreshFor = time.Minute
+	AnyAge   = time.Duration(math.MaxInt64)
+)
+
 // Opening makes Ready, Renewed and Newest call open, which may call Become: it looks for newer
 // keys if nobody has within age. It is called once, before h is used.
 func (h *Hasher) Opening(open func(ctx context.Context, age time.Duration) error) *Hasher {
@@ -94,11 +101,11 @@ func (h *Hasher) Opening(open func(ctx context.Context, age time.Duration) error
 
 // Ready waits until the keys are here, and returns a hasher that does not change, or why
 // there are none. It may ask the store, and others.
-func (h *Hasher) Ready(ctx context.Context) (*Hasher, error) { return h.opened(ctx, math.MaxInt64) }
+func (h *Hasher) Ready(ctx context.Context) (*Hasher, error) { return h.opened(ctx, AnyAge) }
 
 // Renewed is Ready for who is about to write: it looks for newer keys, unless somebody has
-// within a minute.
-func (h *Hasher) Renewed(ctx context.Context) (*Hasher, error) { return h.opened(ctx, time.Minute) }
+// within FreshFor.
+func (h *Hasher) Renewed(ctx context.Context) (*Hasher, error) { return h.opened(ctx, FreshFor) }
 
 // Newest is Ready for who lacks a root: somebody has sealed with one that was made after the
 // last look for newer keys, however short ago that was.

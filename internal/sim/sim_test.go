@@ -86,7 +86,7 @@ func TestSim(t *testing.T) {
 
 func seeds(t *testing.T) (from, to uint64) {
 	if *seedFlag == "" {
-		return 1, 150
+		return 1, 300
 	}
 	a, b, both := strings.Cut(*seedFlag, "-")
 	from, err := strconv.ParseUint(a, 10, 64)

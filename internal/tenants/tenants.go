@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -22,7 +21,7 @@ import (
 )
 
 // freshFor is how long the keys of a tenant are taken for the newest.
-const freshFor = time.Minute
+const freshFor = pack.FreshFor
 
 // retryAfter is how long the reason for which a tenant is locked is taken for granted. It
 // keeps the requests of many guests from becoming calls of a provider.
@@ -229,18 +228,14 @@ func (t *Tenants) Fresh(ctx context.Context, name string) error {
 	if e.ring != nil || e.why != nil || t.o.Uptime()-e.sure < freshFor {
 		return e.why
 	}
-	if err := t.again(ctx, e); err != nil {
-		return err
-	}
-	e.tried, e.sure = t.o.Uptime(), t.o.Uptime()
-	return nil
+	return t.again(ctx, e)
 }
 
 // ready is keysOf; it looks for newer keys, unless the store was asked for them so short ago.
 // To read, a tenant of which nothing is known is a plain one: what is sealed
 // does not open, and then the newest keys are asked for.
 func (t *Tenants) ready(ctx context.Context, e *tenant, age time.Duration) error {
-	known, renew := e.keys.Load() != nil, age < math.MaxInt64
+	known, renew := e.keys.Load() != nil, age != pack.AnyAge
 	if !renew && !known && e.hasher.Codec().Locked == nil {
 		return nil
 	}
@@ -437,11 +432,7 @@ func (t *Tenants) ask(ctx context.Context, e *tenant) {
 
 // refresh looks again at one tenant.
 func (t *Tenants) refresh(ctx context.Context, e *tenant) {
-	began := t.o.Uptime() // what another host writes from now on may be missed
 	err := t.again(ctx, e)
-	if e.tried = began; err == nil {
-		e.sure = began
-	}
 	switch {
 	case err == nil || ctx.Err() != nil:
 	case errors.Is(err, keys.ErrErased):
@@ -451,7 +442,18 @@ func (t *Tenants) refresh(ctx context.Context, e *tenant) {
 	}
 }
 
+// again asks the store for what is newer, and notes when: what another host writes after the
+// call began may be missed.
 func (t *Tenants) again(ctx context.Context, e *tenant) error {
+	began := t.o.Uptime()
+	err := t.newer(ctx, e)
+	if e.tried = began; err == nil {
+		e.sure = began
+	}
+	return err
+}
+
+func (t *Tenants) newer(ctx context.Context, e *tenant) error {
 	if e.ring == nil {
 		r, err := load(ctx, t.o.Store, e.name)
 		if errors.Is(err, errs.NotFound) || err == nil && r.Domain == 0 {

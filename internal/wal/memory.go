@@ -61,7 +61,7 @@ func (s *Segment) verifying() (done func() bool) {
 // servedVerified counts bytes that were verified for a guest. The caller holds the
 // segment.
 func (s *Segment) servedVerified(n int) {
-	if s.fd < 0 || s.verified.Add(uint64(n)) < uint64(s.size) {
+	if s.fd < 0 || !vectored.Tells() || s.verified.Add(uint64(n)) < uint64(s.size) {
 		return
 	}
 	s.verified.Store(0)

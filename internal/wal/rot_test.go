@@ -14,6 +14,7 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/extent"
+	"github.com/paraglide/glide/internal/wal/internal/vectored"
 )
 
 // rot flips a byte in a segment's file while it is open.
@@ -240,6 +241,28 @@ func TestVerifiedSegmentsAreTrustedAgain(t *testing.T) {
 		t.Fatalf("a read that was not alone: %v", err)
 	}
 	seg.reading.Add(-1)
+}
+
+// TestKernelThatCannotTell: where the kernel cannot say what is in memory, every read of a
+// guest is verified, and nothing is verified in the background for nothing.
+func TestKernelThatCannotTell(t *testing.T) {
+	defer func(tells func() bool) { vectored.Tells = tells }(vectored.Tells)
+	vectored.Tells = func() bool { return false }
+	p := poolIn(t, vfs.Default, diskDir(t))
+	l := newTestLog(p, 0)
+	w := l.write(t, 0, bytes.Repeat([]byte{1}, 64<<10))[0]
+	seg := p.Segment(w.Place)
+	e := []extent.Extent{{Start: 0, End: w.Len, Place: w.Place}}
+	b := make([]byte, w.Len)
+	for range 100 {
+		if err := p.ServeExtents(b, 0, e); err != nil || seg.trusted() || seg.verified.Load() != 0 {
+			t.Fatalf("trusted %v, %d bytes counted, %v", seg.trusted(), seg.verified.Load(), err)
+		}
+	}
+	rot(t, vfs.Default, seg.name(), int64(uint32(w.Place))+9000)
+	if err := p.ServeExtents(b, 0, e); errs.KindOf(err) != errs.Corrupt {
+		t.Fatalf("a read of damage: %v", err)
+	}
 }
 
 // TestRotStaysWithItsPiece: one bad byte does not make a whole long record unreadable.

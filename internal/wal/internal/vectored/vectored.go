@@ -2,6 +2,7 @@
 package vectored
 
 import (
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -53,13 +54,18 @@ func Read(fd int, iov []unix.Iovec, pos uint32, flags int) (uint32, syscall.Errn
 	return uint32(n), errno
 }
 
-// Cached reports whether all of n bytes at pos are in the page cache. A kernel that cannot
-// say (before 6.5) reports false.
+// Tells reports whether the kernel can say what is in the page cache: Linux 6.5 can.
+var Tells = sync.OnceValue(func() bool {
+	return unix.Cachestat(^uint(0), &unix.CachestatRange{}, &unix.Cachestat_t{}, 0) != unix.ENOSYS
+})
+
+// Cached reports whether all of n bytes at pos are in the page cache. If the kernel cannot
+// say, it reports false.
 func Cached(fd int, pos, n uint32) bool {
 	first, last := pos/pageSize, (pos+n-1)/pageSize
 	of := unix.CachestatRange{Off: uint64(first) * pageSize, Len: uint64(last-first+1) * pageSize}
 	var is unix.Cachestat_t
-	return n == 0 || unix.Cachestat(uint(fd), &of, &is, 0) == nil && is.Cache == of.Len/pageSize
+	return n == 0 || Tells() && unix.Cachestat(uint(fd), &of, &is, 0) == nil && is.Cache == of.Len/pageSize
 }
 
 // pageSize is the kernel's, on the machines that Glide runs on.
