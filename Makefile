@@ -50,7 +50,7 @@ check: tools ## formatting, vet, lint, locks, and what the repository demands of
 
 # Many tests wait for guests, servers and timeouts: three packages at a time keep two cores busy.
 # Those with real daemons and guests measure what is promised in seconds: they run apart.
-test: deps tools build ## all tests (12 to 18 min)
+test: deps tools build ## all tests (15 to 30 min)
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -tags invariants -p 3 -timeout 25m $$($(GO) list ./... | grep -vE "internal/(e2e|guest)$$")
 	GLIDE_BIN=$(CURDIR)/$(BIN)/glide $(GO) test -tags invariants -p 2 -timeout 20m ./internal/e2e ./internal/guest
 
