@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"io"
 	"time"
 
@@ -11,17 +12,20 @@ import (
 )
 
 func newCreate(a *app) *cobra.Command {
-	var sizeText, blockSize, durability, rpo string
+	var r client.CreateRequest
+	var sizeText, blockSize, rpo string
 	cmd := &cobra.Command{
 		Use:   "create NAME --size SIZE",
 		Short: "Create an empty volume",
 		Long: `Creates an empty volume and serves it. Its size is a multiple of 512 bytes. It
-takes no space until it is written to.`,
+takes no space until it is written to. With --isolate it gets, in a sealed tenant, keys of
+its own, which its forks share: it can be erased alone (glide tenant erase), and shares no
+blocks with the tenant's other volumes.`,
 		Example: "  glide create vm1 --size 20G",
 		Args:    takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r := client.CreateRequest{Name: args[0], Durability: durability}
-			if err := checkNames(false, r.Name); err != nil {
+			r.Name = args[0]
+			if err := cmp.Or(checkNames(false, r.Name), checkDurability(r.Durability)); err != nil {
 				return err
 			}
 			if sizeText == "" {
@@ -35,9 +39,6 @@ takes no space until it is written to.`,
 				if r.BlockSize, err = size.ParseBlock(blockSize); err != nil {
 					return err
 				}
-			}
-			if err := checkDurability(durability); err != nil {
-				return err
 			}
 			if rpo != "" {
 				d, err := positive("--rpo", rpo)
@@ -59,8 +60,9 @@ takes no space until it is written to.`,
 	}
 	cmd.Flags().StringVar(&sizeText, "size", "", "`SIZE` of the volume, such as 20G (required)")
 	cmd.Flags().StringVar(&blockSize, "block-size", "", "`SIZE` of a block, the unit of sharing and transfer, 4K to 1M (default 128K)")
-	cmd.Flags().StringVar(&durability, "durability", "", "what an acknowledged flush means, a `POLICY`: local, continuous or sync (default local)")
+	cmd.Flags().StringVar(&r.Durability, "durability", "", "what an acknowledged flush means, a `POLICY`: local, continuous or sync (default local)")
 	cmd.Flags().StringVar(&rpo, "rpo", "", "time of writes that continuous may lose, a `DURATION` (default 5s)")
+	cmd.Flags().BoolVar(&r.Isolate, "isolate", false, "give it and its forks keys of their own")
 	return a.jsonFlag(cmd)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 
@@ -31,9 +32,6 @@ fork fails (exit 3), or with --lazy takes the newest commit and says how old it 
 		ValidArgsFunction: a.volumes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Source, r.Name = args[0], args[1]
-			if err := checkNames(true, r.Source); err != nil {
-				return err
-			}
 			names := []string{r.Name}
 			many := cmd.Flags().Changed("count")
 			if many {
@@ -42,10 +40,7 @@ fork fails (exit 3), or with --lazy takes the newest commit and says how old it 
 				}
 				names = []string{fmt.Sprintf("%s-%d", r.Name, r.Count)}
 			}
-			if err := checkNames(false, names...); err != nil {
-				return err
-			}
-			if err := checkDurability(r.Durability); err != nil {
+			if err := cmp.Or(checkNames(true, r.Source), checkNames(false, names...), checkDurability(r.Durability)); err != nil {
 				return err
 			}
 			c, err := a.client()
@@ -67,6 +62,7 @@ fork fails (exit 3), or with --lazy takes the newest commit and says how old it 
 	cmd.Flags().StringVar(&r.At, "at", "", "fork a `PAST` state: a snapshot, a generation (3.10), a time (RFC 3339) or an age (30s)")
 	cmd.Flags().StringVar(&r.Durability, "durability", "", "`POLICY`: local, continuous or sync (default local)")
 	cmd.Flags().BoolVar(&r.Lazy, "lazy", false, "take the newest commit if the owner cannot flush")
+	cmd.Flags().BoolVar(&r.Isolate, "isolate", false, "give a fork of another tenant's snapshot keys of its own")
 	return a.jsonFlag(cmd)
 }
 

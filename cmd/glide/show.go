@@ -69,8 +69,10 @@ func printVolume(w io.Writer, v *client.Volume) error {
 		{"boot list", fmt.Sprintf("%d blocks, the last boot read %d", v.BootBlocks, v.BootUsed)},
 		{"dirty budget", unless0(v.DirtyBudget, size.Human(v.DirtyBudget), "the host's")},
 	}
-	if v.Keep != "" {
-		rows = append(rows, []string{"keep", v.Keep})
+	for _, row := range [][]string{{"isolated in", v.Isolated}, {"keep", v.Keep}} {
+		if row[1] != "" {
+			rows = append(rows, row)
+		}
 	}
 	if v.Reason != "" {
 		rows = slices.Insert(rows, 3, []string{"because", v.Reason})

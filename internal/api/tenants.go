@@ -28,6 +28,7 @@ type Tenant struct {
 	Public    bool       `json:"public"`
 	SSE       string     `json:"sse,omitempty"`
 	KMSKey    string     `json:"kms_key,omitempty"`
+	Isolated  []string   `json:"isolated,omitempty"` // names of the domains of its isolated volumes; not in lists
 	CreatedAt *time.Time `json:"created_at,omitempty"`
 }
 

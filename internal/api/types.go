@@ -47,6 +47,7 @@ type Volume struct {
 	BootBlocks  int               `json:"boot_blocks"`          // in the boot list of its image; only Show tells
 	BootUsed    int               `json:"boot_used"`            // of these, read by the last boot; only Show tells
 	Encrypted   bool              `json:"encrypted"`            // what the store has of it is sealed with keys of its tenant
+	Isolated    string            `json:"isolated,omitempty"`   // what its domain is called, if it was isolated: TENANT+DOMAIN
 	VerifiedAt  time.Time         `json:"verified_at,omitzero"` // when glide verify --cold last found all of it whole; only Show tells
 }
 
@@ -79,6 +80,7 @@ type CreateRequest struct {
 	BlockSize  uint64  `json:"block_size,omitempty"` // 0: 128 KiB
 	Durability string  `json:"durability,omitempty"` // "": local
 	RPOms      float64 `json:"rpo_ms,omitempty"`     // 0: 5 s
+	Isolate    bool    `json:"isolate,omitempty"`    // with keys of its own
 }
 
 // ForkRequest asks for a fork, or for Count of them (named NEW-1 …).
@@ -89,6 +91,7 @@ type ForkRequest struct {
 	At         string `json:"at,omitempty"`         // snapshot, generation or time
 	Durability string `json:"durability,omitempty"` // "": local
 	Lazy       bool   `json:"lazy,omitempty"`
+	Isolate    bool   `json:"isolate,omitempty"` // with keys of its own; only of another tenant's
 }
 
 // Fork is one fork that was made.
@@ -99,8 +102,7 @@ type Fork struct {
 	Generation string   `json:"generation"`
 	ElapsedMs  float64  `json:"elapsed_ms"`
 	Requests   Requests `json:"store_requests"`
-	// AgeMs is set for a lazy fork: how old the commit is that was taken.
-	AgeMs float64 `json:"age_ms,omitempty"`
+	AgeMs      float64  `json:"age_ms,omitempty"` // of a lazy fork: how old the commit is that was taken
 }
 
 // Flush is what a flush did.
@@ -315,9 +317,8 @@ type ReleaseRequest struct {
 	Epoch uint64 `json:"epoch"` // the owner's epoch, as the asker saw it; another one has no effect
 	// Deadline: the asker has given up at this time, and the request has no
 	// effect any more; by the owner's clock, from the remaining time sent.
-	WithinMs float64 `json:"within_ms"`
-	// FlushOnly asks for a flush without a release (a fork of a volume held elsewhere).
-	FlushOnly bool `json:"flush_only"`
+	WithinMs  float64 `json:"within_ms"`
+	FlushOnly bool    `json:"flush_only"` // a flush without a release, for a fork elsewhere
 }
 
 // Extent is a piece of an image; Data nil means a hole.

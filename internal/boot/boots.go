@@ -13,7 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/volume"
 )
 
-// facts are the names of the lists that this host has; the rest of a name is tenant and
+// facts are the names of the lists that this host has; the rest of a name is domain and
 // root.
 const facts = "boot/"
 
@@ -38,15 +38,15 @@ func New(t *disk.Table, off bool) *Boots {
 	return &Boots{disks: t, off: off, unstored: map[string]bool{}}
 }
 
-// image is what a list belongs to.
-type image struct{ tenant, root string }
+// image is what a list belongs to: the root of a map, in a domain.
+type image struct{ domain, root string }
 
-func (im image) fact() string { return facts + im.tenant + "/" + im.root }
+func (im image) fact() string { return facts + im.domain + "/" + im.root }
 
 // imageOf returns the image of a volume: what it was forked from, or else itself. ok is
 // false if the image has no blocks.
 func imageOf(st *volume.State) (im image, ok bool) {
-	im = image{st.Tenant, rootText(st.Root)}
+	im = image{disk.DomainName(st), rootText(st.Root)}
 	if st.Parent != nil && isRoot(st.Parent.Root) {
 		im.root = st.Parent.Root
 	}
@@ -139,7 +139,7 @@ func (b *Boots) listOf(ctx context.Context, im image) *list {
 
 // stored returns the list that the store has, or nil.
 func (b *Boots) stored(ctx context.Context, im image) *list {
-	key := keyOf(im.tenant, im.root)
+	key := keyOf(im.domain, im.root)
 	info, err := b.disks.Store.Head(ctx, key)
 	switch {
 	case err != nil:
@@ -164,7 +164,7 @@ func (b *Boots) stored(ctx context.Context, im image) *list {
 
 func (b *Boots) bad(im image, err error) {
 	b.BadLists.Add(1)
-	b.disks.Log.Warn("a boot list is not used", "tenant", im.tenant, "image", im.root, "error", err)
+	b.disks.Log.Warn("a boot list is not used", "domain", im.domain, "image", im.root, "error", err)
 }
 
 // save keeps a list on this host.
@@ -247,7 +247,7 @@ func (b *Boots) store(ctx context.Context, im image) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	if err := b.disks.Store.Put(ctx, keyOf(im.tenant, im.root), l.encode()); err != nil {
+	if err := b.disks.Store.Put(ctx, keyOf(im.domain, im.root), l.encode()); err != nil {
 		b.disks.Log.Warn("a boot list was not stored", "image", im.root, "error", err)
 		b.mu.Lock()
 		b.unstored[im.fact()] = true

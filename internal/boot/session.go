@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/cost"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -157,7 +158,7 @@ func (s *session) follow() {
 	}
 	s.mu.Unlock()
 	st := s.v.State()
-	s.b.disks.Tenant(st.Tenant).Domain.Follow(ctx, s.refs(ctx, l), int(st.BlockSize))
+	s.b.disks.Tenant(disk.DomainName(&st)).Domain.Follow(ctx, s.refs(ctx, l), int(st.BlockSize))
 }
 
 // refs yields where the blocks of a list are now.

@@ -36,7 +36,7 @@ func (cat *Catalog) CutOfState(ctx context.Context, s *commitlog.State) (*volume
 func (cat *Catalog) openState(ctx context.Context, s *commitlog.State) (*volume.Volume, error) {
 	st := disk.RecordOf(s, disk.NewVolumeID(cat.disks))
 	st.Durability = disk.Local
-	env := cat.disks.Env(cat.disks.Tenant(s.Tenant))
+	env := cat.disks.Env(cat.disks.Tenant(s.DomainName()))
 	env.Save = func(...*volume.State) error { return nil }
 	v, err := volume.Open(env, st, false)
 	if err != nil {
@@ -60,7 +60,7 @@ func closeState(v *volume.Volume) {
 func (cat *Catalog) Replay(ctx context.Context, v *volume.Volume, s *commitlog.State) error {
 	var last []commitlog.Range // with a planted fault, what is written after all others
 	err := commitlog.Replay(ctx, cat.disks.Store, &commitlog.Object{State: *s}, func(ranges []commitlog.Range) error {
-		if err := cat.fetchBlocks(ctx, s.Tenant, ranges); err != nil {
+		if err := cat.fetchBlocks(ctx, s.DomainName(), ranges); err != nil {
 			return err
 		}
 		for _, r := range ranges {
@@ -92,8 +92,8 @@ const fetchAtOnce = 32
 // fetchBlocks gets the blocks that a data commit names, verified, as the data of their
 // ranges. A data commit has at most 32 MiB of them. The dedup index learns where they
 // are, so that the fold of the volume need not upload them again.
-func (cat *Catalog) fetchBlocks(ctx context.Context, tenant string, ranges []commitlog.Range) error {
-	t := cat.disks.Tenant(tenant)
+func (cat *Catalog) fetchBlocks(ctx context.Context, domain string, ranges []commitlog.Range) error {
+	t := cat.disks.Tenant(domain)
 	var learned []pack.Ref
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchAtOnce)

@@ -125,6 +125,7 @@ func (o *Owner) takeOver(ctx context.Context, cause Cause, approve func(tip *Obj
 		return approve(tip)
 	}, func(sealed *Object) *Object {
 		state := sealed.Carry()
+		o.opts.Isolated = state.Isolated
 		state.Cause, state.Reserved = cause, false // the old name's tombstone shows that the rename is finished
 		state.SealedFrom = sealedFrom(sealed, o.opts.Host.ID)
 		return &Object{Kind: First, State: state}

@@ -47,6 +47,25 @@ func (v Volume) Check() error {
 	return nil
 }
 
+// DomainName is how the domain of a volume is called: as its tenant, or, if the volume was
+// isolated in a further one, TENANT+DOMAIN with the 8 hexadecimal digits of its number.
+func DomainName(tenant string, isolated uint32) string {
+	if isolated == 0 {
+		return tenant
+	}
+	return fmt.Sprintf("%s+%08x", tenant, isolated)
+}
+
+// ParseDomainName reads exactly what DomainName writes.
+func ParseDomainName(name string) (tenant string, isolated uint32, err error) {
+	tenant, hex, _ := strings.Cut(name, "+")
+	n, _ := strconv.ParseUint(hex, 16, 32)
+	if !ValidName(tenant) || DomainName(tenant, uint32(n)) != name {
+		return "", 0, errs.New(errs.Invalid, "%.120q is neither a tenant nor TENANT+DOMAIN", name)
+	}
+	return tenant, uint32(n), nil
+}
+
 func tenantPrefix(tenant string) string { return "t/" + tenant + "/volumes/" }
 
 // prefix is the common prefix of the keys of the volume's log.

@@ -26,18 +26,18 @@ type Keys struct {
 // ErrPlain (errs.Corrupt): an object of a sealed tenant is from before it was, or forged.
 var ErrPlain = errors.New("plain")
 
-// KeyRing has the keys of tenants. Its methods are called concurrently.
+// KeyRing has the keys of domains, by their names (see DomainName). Its methods are called concurrently.
 type KeyRing interface {
-	// Keys returns the keys of a tenant, or why it is locked. It is called for every object
-	// that is written, under the locks of Owners: for a tenant that it was asked for before
+	// Keys returns the keys of a domain, or why it is locked. It is called for every object
+	// that is written, under the locks of Owners: for a domain that it was asked for before
 	// it must not wait.
-	Keys(ctx context.Context, tenant string) (Keys, error)
+	Keys(ctx context.Context, domain string) (Keys, error)
 	// Plain tells whether the tenant may be a plain one, as far as is known without
 	// asking anybody.
 	Plain(tenant string) bool
-	// Renew looks for newer keys of a tenant: an object is sealed with a root that those
+	// Renew looks for newer keys of a domain: an object is sealed with a root that those
 	// here lack.
-	Renew(ctx context.Context, tenant string) error
+	Renew(ctx context.Context, domain string) error
 }
 
 // WithKeys returns the store with the keys of its tenants: with it, the functions of this
@@ -51,11 +51,11 @@ type keyedStore struct {
 	keys KeyRing
 }
 
-// keysOf returns the keys with which a tenant's objects are written to a store; none for
+// keysOf returns the keys with which a domain's objects are written to a store; none for
 // plain ones.
-func keysOf(ctx context.Context, store objstore.Store, tenant string) (Keys, error) {
+func keysOf(ctx context.Context, store objstore.Store, domain string) (Keys, error) {
 	if s, ok := store.(*keyedStore); ok {
-		return s.keys.Keys(ctx, tenant)
+		return s.keys.Keys(ctx, domain)
 	}
 	return Keys{}, nil
 }
@@ -77,8 +77,9 @@ func read(ctx context.Context, store objstore.Store, tenant, key string, raw []b
 	if !ok || !frame.IsSealed(raw) && s.keys.Plain(tenant) {
 		return DecodeFor(raw, key, nil)
 	}
+	domain := DomainName(tenant, frame.Domain(raw))
 	for again := false; ; again = true {
-		k, err := s.keys.Keys(ctx, tenant)
+		k, err := s.keys.Keys(ctx, domain)
 		if err != nil {
 			return nil, err
 		}
@@ -93,7 +94,7 @@ func read(ctx context.Context, store objstore.Store, tenant, key string, raw []b
 		if again || !late && !errors.Is(err, seal.ErrNoRoot) && (err != nil || o.State.Keyring <= k.Keyring) {
 			return o, err
 		}
-		if rerr := s.keys.Renew(ctx, tenant); rerr != nil && err != nil {
+		if rerr := s.keys.Renew(ctx, domain); rerr != nil && err != nil {
 			return nil, rerr
 		}
 	}

@@ -191,12 +191,14 @@ func (o *Object) EncodeFor(d *seal.Domain) ([]byte, error) {
 func (o *Object) header() *frame.Header {
 	return &frame.Header{
 		Version: o.version(), Kind: uint8(o.Kind), Released: o.Released, Tombstone: o.Tombstone,
-		Epoch: o.Generation.Epoch, Number: o.Generation.Number, Mark: o.Mark, Ahead: o.Ahead,
+		Epoch: o.Generation.Epoch, Number: o.Generation.Number, Mark: o.Mark, Ahead: o.Ahead, Domain: o.State.Isolated,
 	}
 }
 
 func (o *Object) version() uint16 {
 	switch {
+	case o.State.Isolated != 0:
+		return frame.Isolated
 	case o.Domain != 0:
 		return frame.Sealed
 	case o.SealAhead():
@@ -233,7 +235,7 @@ func DecodeFor(raw []byte, key string, d *seal.Domain) (*Object, error) {
 	if o.State, err = decodeState(f.State, o.Bare()); err != nil {
 		return nil, errs.New(errs.Corrupt, "commit with a bad state: %w", err)
 	}
-	if f.Version != o.version() {
+	if f.Version != o.version() || f.Domain != o.State.Isolated {
 		return nil, errs.New(errs.Corrupt, "%s of version %d", o.Kind, f.Version)
 	}
 	if wrong := o.check(); wrong != "" {
@@ -242,8 +244,8 @@ func DecodeFor(raw []byte, key string, d *seal.Domain) (*Object, error) {
 	return o, nil
 }
 
-// DecodeHeader reads what every object says in clear, without State and Data: place,
-// kind and mark are enough for fencing and listing. Of a sealed object nothing proves
+// DecodeHeader reads what every object says in clear, without Data, and of State only
+// Isolated: place, kind and mark are enough for fencing and listing. Of a sealed object nothing proves
 // that its owner wrote it.
 func DecodeHeader(raw []byte) (*Object, error) {
 	f, err := frame.Decode(raw)
@@ -258,10 +260,11 @@ func DecodeHeader(raw []byte) (*Object, error) {
 }
 
 // OldestRoot returns the smallest number of a root with which an object says that it is
-// sealed; 0: it is plain. It needs no keys.
-func OldestRoot(raw []byte) (uint32, error) {
+// sealed; 0: it is plain, or not sealed in this domain: 0 is the tenant's own, others are
+// those of isolated volumes. It needs no keys.
+func OldestRoot(raw []byte, isolated uint32) (uint32, error) {
 	f, err := frame.Decode(raw)
-	if err != nil {
+	if err != nil || f.Domain != isolated {
 		return 0, err
 	}
 	return f.OldestRoot(), nil
@@ -272,7 +275,7 @@ func objectOf(f *frame.Frame, raw []byte) *Object {
 	return &Object{
 		Generation: Generation{Epoch: f.Epoch, Number: f.Number}, Kind: Kind(f.Kind),
 		Released: f.Released, Tombstone: f.Tombstone, Mark: f.Mark, Ahead: f.Ahead,
-		Hash: blake3.Sum256(raw), Size: len(raw),
+		State: State{Identity: Identity{Isolated: f.Domain}}, Hash: blake3.Sum256(raw), Size: len(raw),
 	}
 }
 
@@ -315,6 +318,8 @@ func (o *Object) check() string {
 		return fmt.Sprintf("data after %d runs of data commits that are not folded", len(o.State.DataCommits))
 	case o.Domain == 0 && o.State.names():
 		return "it names keys, and is not sealed"
+	case o.State.Isolated != 0 && o.State.Isolated != o.Domain:
+		return fmt.Sprintf("it is to be isolated in domain %08x", o.State.Isolated)
 	case o.Bare():
 		return o.State.Identity.check()
 	case o.Domain != 0 && !o.State.allNamed():

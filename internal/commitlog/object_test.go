@@ -166,7 +166,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"nothing":       {nil, errs.Corrupt},
 		"other magic":   {edit(0, 'X'), errs.Corrupt},
 		"version 0":     {edit(4, 0), errs.Corrupt},
-		"newer version": {edit(4, 6), errs.Unsupported},
+		"newer version": {edit(4, 7), errs.Unsupported},
+		"version 6":     {edit(4, 6), errs.Corrupt},     // which has its domain before the state
 		"version 5":     {edit(4, 5), errs.Unavailable}, // which is sealed
 		"version 4":     {edit(4, 4), errs.Corrupt},     // which only objects with domains have
 		"version 3":     {edit(4, 3), errs.Corrupt},     // which only data with blocks has

@@ -23,10 +23,12 @@ import (
 type Options struct {
 	Store  objstore.Store
 	Volume Volume
-	Host   Host             // who commits
-	Rand   io.Reader        // source of marks; read only under the Owner's lock
-	Now    func() time.Time // for the times in states, which only people read
-	RollAt uint64           // objects of an epoch before the next begins, 3 to 900; 0: 900
+	// Isolated is the volume's own domain, if it has one (see Identity).
+	Isolated uint32
+	Host     Host             // who commits
+	Rand     io.Reader        // source of marks; read only under the Owner's lock
+	Now      func() time.Time // for the times in states, which only people read
+	RollAt   uint64           // objects of an epoch before the next begins, 3 to 900; 0: 900
 
 	Uptime   func() time.Duration // a monotonic clock, for RollAge and YieldFor
 	RollAge  time.Duration        // age of an epoch before the next begins, with the next commit; 0: any
@@ -319,7 +321,7 @@ func (o *Owner) full() bool {
 		interval = o.opts.Now().UnixNano() / step
 	}
 	root := o.root
-	if k, err := keysOf(atOnce, o.opts.Store, o.opts.Volume.Tenant); err == nil && k.Domain != nil {
+	if k, err := keysOf(atOnce, o.opts.Store, DomainName(o.opts.Volume.Tenant, o.opts.Isolated)); err == nil && k.Domain != nil {
 		root = k.Domain.Current()
 	}
 	if o.next.Epoch != o.aging {
@@ -413,16 +415,19 @@ func (o *Owner) prepare(ctx context.Context, obj *Object, at Generation) (err er
 // sealed-once: whatever becomes of the request, these bytes are sent for that number.
 func (o *Owner) encode(ctx context.Context, obj *Object, at Generation, prev ObjectHash) (*sent, error) {
 	obj.Generation = at
+	if obj.Kind == Commit && obj.State.Isolated != o.opts.Isolated {
+		return nil, errs.New(errs.Internal, "a commit of %s is of domain %08x, and the volume of %08x", o.opts.Volume, obj.State.Isolated, o.opts.Isolated)
+	}
 	s := obj.State.Clone()
 	s.Tenant, s.Name, s.Time = o.opts.Volume.Tenant, o.opts.Volume.Name, o.opts.Now().UTC()
-	if !obj.Closes() {
-		s.Owner, s.SealedBy = o.opts.Host, ""
+	if !obj.Closes() { // else it is sealed as the epoch that it closes
+		s.Owner, s.SealedBy, s.Isolated = o.opts.Host, "", o.opts.Isolated
 	}
 	if obj.Kind != First {
 		s.After = Generation{}
 	}
 	obj.State = s
-	k, err := keysOf(ctx, o.opts.Store, o.opts.Volume.Tenant)
+	k, err := keysOf(ctx, o.opts.Store, s.DomainName())
 	if err == nil && k.Domain != nil {
 		err = o.sealing(k, obj, prev)
 	}

@@ -118,6 +118,8 @@ type Identity struct {
 	ID     VolumeID `json:"id"`
 	Tenant string   `json:"tenant"`
 	Name   string   `json:"name"`
+	// Isolated is the domain of a volume that is not in its tenant's own.
+	Isolated uint32 `json:"isolated,omitempty"`
 	// Owner is the owner of the epoch; in a seal, of the closed epoch.
 	Owner Host `json:"owner"`
 	// SealedBy is, in a seal, the host that closed the epoch.
@@ -236,6 +238,9 @@ type SealedFrom struct {
 // Volume names the log that the state belongs to.
 func (id *Identity) Volume() Volume { return Volume{id.Tenant, id.Name} }
 
+// DomainName is how the domain is called whose keys seal the log and what it names.
+func (id *Identity) DomainName() string { return DomainName(id.Tenant, id.Isolated) }
+
 // Clone returns a copy that shares nothing with s.
 func (s *State) Clone() State {
 	c := *s
@@ -257,7 +262,7 @@ func (s *State) Clone() State {
 // local, without limits, labels or snapshots.
 func (s *State) Fork(name string, id VolumeID, from Generation, now time.Time) State {
 	c := s.Clone()
-	c.Identity = Identity{ID: id, Tenant: s.Tenant, Name: name, Cause: CauseFork}
+	c.Identity = Identity{ID: id, Tenant: s.Tenant, Name: name, Isolated: s.Isolated, Cause: CauseFork}
 	c.Parent = &Parent{Name: s.Name, ID: s.ID, Generation: from}
 	if !s.Root.IsHole() {
 		c.Parent.Root = s.Root.Ref.Hash.String()

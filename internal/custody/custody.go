@@ -137,7 +137,8 @@ func (c *Custody) Tenants(ctx context.Context) ([]api.Tenant, error) {
 		if readable {
 			g.Go(func() (err error) {
 				defer errs.Catch(&err)
-				t, err := c.Tenant(gctx, name)
+				info, err := c.disks.Tenants.Show(gctx, name)
+				t := shown(&info)
 				if errs.KindOf(err) == errs.NotFound && err != nil { // it has volumes on this host only
 					t, err = api.Tenant{Name: name, State: api.TenantPlain, Keys: []string{}, Roots: []api.Root{}}, nil
 				}
@@ -165,14 +166,19 @@ func (c *Custody) Tenants(ctx context.Context) ([]api.Tenant, error) {
 // Tenant implements api.TenantKeeper.
 func (c *Custody) Tenant(ctx context.Context, name string) (api.Tenant, error) {
 	info, err := c.disks.Tenants.Show(ctx, name)
-	return shown(&info), err
+	if err != nil {
+		return api.Tenant{}, err
+	}
+	t := shown(&info)
+	t.Isolated, err = c.disks.Tenants.Isolated(ctx, name)
+	return t, err
 }
 
 // EraseTenant implements api.TenantKeeper. A tenant of which this host has open volumes is
-// errs.Busy: guests would lose their disks.
+// errs.Busy: guests would lose their disks. Its isolated domains are erased with it.
 func (c *Custody) EraseTenant(ctx context.Context, name string) (api.Tenant, error) {
 	for _, d := range c.disks.All() {
-		if st := d.State(); st.Tenant == name && d.Exports() > 0 {
+		if st := d.State(); (st.Tenant == name || disk.DomainName(&st) == name) && d.Exports() > 0 {
 			return api.Tenant{}, errs.New(errs.Busy, "volume %q has %d open NBD connection(s): disconnect the guests of tenant %q first", d, d.Exports(), name)
 		}
 	}

@@ -34,7 +34,7 @@ func (t *Table) Add(st volume.State) (*Disk, error) {
 		t.Unreserve(d)
 		return nil, err
 	}
-	v, err := volume.Open(t.Env(t.Tenant(st.Tenant)), st, false)
+	v, err := volume.Open(t.Env(t.Tenant(DomainName(&st))), st, false)
 	if err != nil {
 		t.Unreserve(d)
 		return nil, errors.Join(err, t.Forget(st.ID))
@@ -49,7 +49,7 @@ func (t *Table) Add(st volume.State) (*Disk, error) {
 func (d *Disk) start() {
 	st := d.State()
 	if st.Mode == volume.Active {
-		v, err := volume.Open(d.Table.Env(d.Table.Tenant(st.Tenant)), st, false)
+		v, err := volume.Open(d.Table.Env(d.Table.Tenant(DomainName(&st))), st, false)
 		if err == nil {
 			d.mu.Lock()
 			d.v = v
@@ -112,7 +112,7 @@ func (d *Disk) Wake(force bool) (*volume.Volume, error) {
 	case st.Mode == volume.Fenced:
 		return nil, FencedError(&st)
 	}
-	v, err := volume.Open(d.Table.Env(d.Table.Tenant(st.Tenant)), st, force)
+	v, err := volume.Open(d.Table.Env(d.Table.Tenant(DomainName(&st))), st, force)
 	if err != nil {
 		d.mu.Lock()
 		d.failed = err

@@ -20,6 +20,9 @@ const (
 	Local            = "local"
 )
 
+// DomainName is how the domain of a volume is called; see commitlog.DomainName.
+func DomainName(st *volume.State) string { return commitlog.DomainName(st.Tenant, st.Isolated) }
+
 // NewState returns the record of an empty volume.
 func (t *Table) NewState(n Name, size uint64) volume.State {
 	return volume.State{
@@ -136,7 +139,7 @@ func RPOOf(s *commitlog.State) time.Duration {
 // determines.
 func (t *Table) CommitState(st *volume.State, cause commitlog.Cause) commitlog.State {
 	s := commitlog.State{
-		Identity: commitlog.Identity{ID: commitlog.VolumeID(st.ID), Tenant: st.Tenant, Name: st.Name, Cause: cause},
+		Identity: commitlog.Identity{ID: commitlog.VolumeID(st.ID), Tenant: st.Tenant, Name: st.Name, Isolated: st.Isolated, Cause: cause},
 		Size:     st.Size, BlockSize: st.BlockSize, Durability: st.Durability, RPOMillis: st.RPO.Milliseconds(),
 		Labels: st.Labels, Limits: commitlog.Limits(st.Limits), CreatedAt: st.CreatedAt, Keep: st.Keep,
 		Root: st.Root, Seq: st.Folded, ImportDigest: st.ImportDigest,
@@ -170,7 +173,7 @@ func TakeSnapshot(s *commitlog.State, snap *commitlog.Snapshot) {
 // RecordOf returns the record of a volume that starts from the published state s.
 func RecordOf(s *commitlog.State, id volume.ID) volume.State {
 	st := volume.State{
-		Version: 1, ID: id, Tenant: s.Tenant, Name: s.Name, CreatedAt: s.CreatedAt, Size: s.Size, BlockSize: s.BlockSize,
+		Version: 1, ID: id, Tenant: s.Tenant, Name: s.Name, Isolated: s.Isolated, CreatedAt: s.CreatedAt, Size: s.Size, BlockSize: s.BlockSize,
 		Mode: volume.Active, Durability: s.Durability, RPO: RPOOf(s),
 		Limits: volume.Limits(s.Limits), Labels: s.Labels, Keep: s.Keep, ImportDigest: s.ImportDigest,
 		Root: s.Root, Folded: s.Seq, Floor: s.Through(), Used: s.Through(), Shipped: s.Through(),

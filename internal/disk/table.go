@@ -132,16 +132,16 @@ func (x *dedupIndex) AddBlocks(refs []pack.Ref) error { return x.db.AddBlocks(x.
 // ForgetBlock removes a block that was not at the place in the index.
 func (x *dedupIndex) ForgetBlock(h pack.Hash) error { return x.db.ForgetBlock(x.tenant, h) }
 
-// Tenant holds what the volumes of one tenant share.
+// Tenant holds what the volumes of one tenant share, or those of an isolated domain.
 type Tenant struct {
-	name   string
+	name   string // of the domain, see DomainName
 	Hasher *pack.Hasher
 	Domain *cache.Domain
 	Pages  *blockmap.Source
 	Index  *dedupIndex
 }
 
-// Tenant returns what the volumes of a tenant share, and creates it if needed.
+// Tenant returns what the volumes of a domain share, by its name, and creates it if needed.
 func (t *Table) Tenant(name string) *Tenant {
 	t.Mu.Lock()
 	defer t.Mu.Unlock()

@@ -81,11 +81,12 @@ func (ex *Exports) openDisk(d *disk.Disk) (*nbd.Export, error) {
 // refuseLocked returns why the keys of a sealed tenant are not here, if they are not. Of a
 // tenant that is plain as far as is known, it asks nobody.
 func (ex *Exports) refuseLocked(d *disk.Disk) error {
-	tenant := d.State().Tenant
-	if sealed, _ := ex.disks.Tenants.Sealed(tenant); !sealed {
+	st := d.State()
+	domain := disk.DomainName(&st)
+	if sealed, _ := ex.disks.Tenants.Sealed(domain); !sealed {
 		return nil
 	}
-	return ex.disks.Tenants.Ready(ex.disks.Ctx, tenant)
+	return ex.disks.Tenants.Ready(ex.disks.Ctx, domain)
 }
 
 func (ex *Exports) export(d *disk.Disk, x *Device) *nbd.Export {

@@ -75,7 +75,7 @@ func (h *Forker) Fork(ctx context.Context, r api.ForkRequest) ([]api.Fork, error
 		return nil, err
 	}
 	p := durability.Policy{Durability: cmp.Or(r.Durability, disk.Local), RPO: disk.DefaultRPO}
-	f := forking{h: h, src: src, at: r.At, lazy: r.Lazy, names: names, ships: p.Ships(), finish: func() error { return nil }}
+	f := forking{h: h, src: src, at: r.At, lazy: r.Lazy, isolate: r.Isolate, names: names, ships: p.Ships(), finish: func() error { return nil }}
 	if src.Snapshot != "" {
 		f.at, f.src.Snapshot = src.Snapshot, ""
 	}
@@ -125,8 +125,13 @@ type forking struct {
 	at    string
 	lazy  bool
 	names []disk.Name
-	ships bool    // the forks have a policy that ships
-	age   float64 // age of the commit that a lazy fork took, ms
+	// isolate has forks of another tenant's snapshot in a domain of their own.
+	isolate  bool
+	isolated uint32  // that domain
+	ships    bool    // the forks have a policy that ships
+	age      float64 // age of the commit that a lazy fork took, ms
+
+	domain string // the name of the source's, in the store
 
 	unsettled bool // the first commit of a fork that failed may still take effect
 
@@ -141,6 +146,9 @@ func (f *forking) run(ctx context.Context) ([]*disk.Disk, string, error) {
 	}
 	if f.src.Tenant != f.names[0].Tenant {
 		return f.foreign(ctx)
+	}
+	if f.isolate {
+		return nil, "", errs.New(errs.Invalid, "a fork of %q shares its blocks, and so its keys: a volume has keys of its own if it was created with them (glide create --isolate), or is a fork of a public snapshot", f.src)
 	}
 	d := f.h.disks.Find(f.src)
 	if d != nil && f.at != "" {
@@ -224,9 +232,9 @@ func (f *forking) local(ctx context.Context, d *disk.Disk) ([]*disk.Disk, string
 	var disks []*disk.Disk
 	var records []*volume.State
 	for _, n := range f.names {
-		st := h.disks.NewState(n, st.Size)
-		st.Parent = parent
-		disks, records = append(disks, disk.New(h.disks, st)), append(records, &st)
+		child := h.disks.NewState(n, st.Size)
+		child.Isolated, child.Parent = st.Isolated, parent
+		disks, records = append(disks, disk.New(h.disks, child)), append(records, &child)
 	}
 	if f.ships {
 		var err error
@@ -304,7 +312,7 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	if tip.Bare() {
 		return nil, "", errs.New(errs.NotFound, "generation %s of %q is past retention or is a removal: its state is gone", gen, f.src)
 	}
-	h.opts.Learn(f.src.Tenant, tip.State.Owner)
+	h.opts.Learn(tip.State.DomainName(), tip.State.Owner)
 	if f.lazy {
 		f.age = h.disks.Since(tip.State.Time)
 	}
@@ -326,7 +334,17 @@ func (f *forking) foreign(ctx context.Context) ([]*disk.Disk, string, error) {
 	if f.at == "" {
 		return nil, "", errs.New(errs.Invalid, "%q is another tenant's, of whom only snapshots can be forked: name one, as in %s@NAME", f.src, f.src)
 	}
-	if err := f.h.disks.Tenants.Grant(ctx, f.names[0].Tenant, f.src.Tenant); err != nil {
+	known, tenant := f.h.disks.Tenants, f.names[0].Tenant
+	if f.isolate {
+		var err error
+		if f.isolated, err = known.Isolate(ctx, tenant); err != nil {
+			return nil, "", err
+		}
+	}
+	if err := known.Grant(ctx, commitlog.DomainName(tenant, f.isolated), f.src.Tenant); err != nil {
+		if f.isolate {
+			err = errors.Join(err, known.Drop(context.WithoutCancel(ctx), tenant, f.isolated))
+		}
 		return nil, "", err
 	}
 	return f.remote(ctx)
@@ -357,7 +375,7 @@ func (f *forking) look(ctx context.Context, gen commitlog.Generation, tip *commi
 			return o, nil, err
 		}
 	}
-	c, err := gc.Look(ctx, f.h.disks.Store, 0, f.h.disks.Tenant(f.src.Tenant).Hasher.Codec().ID())
+	c, err := gc.Look(ctx, f.h.disks.Store, 0, f.h.disks.Tenant(f.domain).Hasher.Codec().ID())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -378,17 +396,22 @@ func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commi
 		if err != nil {
 			return commitlog.Generation{}, nil, nil, err
 		}
+		f.domain = tip.State.DomainName()
 		return tip.Generation, tip, s, nil
 	}
 	if f.at != "" {
 		if _, err := commitlog.ParseGeneration(f.at); err == nil { // it comes before a snapshot of that name
-			if _, g, err := h.catalog.Resolve(ctx, f.src, f.at); err == nil {
+			if of, g, err := h.catalog.Resolve(ctx, f.src, f.at); err == nil {
+				f.domain = of.DomainName()
 				return g, nil, nil, nil
 			}
 		}
 		g, s, err := f.snapshot(ctx)
 		if err == nil && s == nil {
-			_, g, err = h.catalog.Resolve(ctx, f.src, f.at)
+			var of *commitlog.State
+			if of, g, err = h.catalog.Resolve(ctx, f.src, f.at); err == nil {
+				f.domain = of.DomainName()
+			}
 		}
 		return g, nil, s, err
 	}
@@ -396,7 +419,7 @@ func (f *forking) place(ctx context.Context) (_ commitlog.Generation, tip *commi
 	if err != nil {
 		return commitlog.Generation{}, nil, nil, err
 	}
-	if tip.Domain == 0 {
+	if f.domain = tip.State.DomainName(); tip.Domain == 0 {
 		h.disks.Tenants.SawPlain(f.src.Tenant)
 	}
 	if f.lazy || tip.Closes() && tip.Released || tip.State.Owner.ID == h.disks.HostID || tip.State.Owner.ID == "" {
@@ -426,6 +449,7 @@ func (f *forking) snapshot(ctx context.Context) (g commitlog.Generation, found *
 	if err != nil || s == nil || d != nil && d.ID != volume.ID(tip.State.ID) {
 		return g, nil, err
 	}
+	f.domain = tip.State.DomainName()
 	return tip.Generation, s, nil
 }
 
@@ -455,7 +479,7 @@ func (f *forking) publish(ctx context.Context, from *commitlog.State, gen commit
 		states[i] = from.Fork(n.Volume, commitlog.VolumeID(id), gen, h.disks.Now().UTC())
 		states[i].Tenant, states[i].Cause = n.Tenant, commitlog.CauseFork
 		if n.Tenant != f.src.Tenant {
-			states[i].Parent.Tenant = f.src.Tenant
+			states[i].Parent.Tenant, states[i].Isolated = f.src.Tenant, f.isolated
 		}
 		rec := disk.RecordOf(&states[i], id)
 		rec.Name = n.Volume

@@ -38,7 +38,7 @@ func (c *collector) putStub(ctx context.Context, o *commitlog.Object) error {
 	var k commitlog.Keys
 	var err error
 	if o.Domain != 0 {
-		if k, err = c.Tenants.Keys(ctx, o.State.Tenant); err != nil {
+		if k, err = c.Tenants.Keys(ctx, o.State.DomainName()); err != nil {
 			return err
 		}
 	}

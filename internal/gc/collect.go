@@ -127,7 +127,7 @@ type inventory struct {
 	open     map[uint32]bool // domains with a flag list or a verdict
 	forwards map[uint32][]flaggedObject
 	boots    map[string][]flaggedObject // boot lists, by tenant
-	tenants  map[string]bool            // that have something, a record at least
+	tenants  map[string]bool            // names of domains that have something, a record at least
 	objects  int
 	bytes    int64
 	newest   time.Time // when the newest object was written, by the store's clock
@@ -181,13 +181,13 @@ func (c *collector) inventory(ctx context.Context) (*inventory, error) {
 
 // note notes whose an object is.
 func (inv *inventory) note(key string) {
-	name, record := strings.CutPrefix(key, tenants.Prefix)
+	name, ok := tenants.NameOf(key)
 	if strings.HasPrefix(key, "t/") {
 		name = reach.TenantOf(key)
-	} else if !record {
-		return
+		_, _, err := commitlog.ParseDomainName(name)
+		ok = err == nil
 	}
-	if commitlog.ValidName(name) {
+	if ok {
 		inv.tenants[name] = true
 	}
 }
@@ -347,13 +347,13 @@ func (c *collector) flagGarbage(ctx context.Context, f *flags, inv *inventory, n
 	return nil
 }
 
-// past returns the epochs that rounds of the realm collect.
+// past returns the epochs that rounds of the realm collect: those that are of its domain.
 func (c *collector) past(l *reach.Logs, before time.Time) []reach.PastEpoch {
 	if c.realm.all && c.realm.domain != 0 {
 		return nil
 	}
 	list := l.Past(before, c.at, c.marks.Needed())
-	return slices.DeleteFunc(list, func(e reach.PastEpoch) bool { return !c.realm.owns(e.Tenant) })
+	return slices.DeleteFunc(list, func(e reach.PastEpoch) bool { return !c.realm.owns(e.Domain) })
 }
 
 // finish judges a flagged round, deletes what is condemned and closes it. It reports

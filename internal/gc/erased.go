@@ -2,8 +2,12 @@ package gc
 
 import (
 	"context"
+	"errors"
+	"slices"
+	"strings"
 
 	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 )
 
@@ -16,19 +20,62 @@ import (
 func (c *collector) flagErased(ctx context.Context, f *flags, inv *inventory) error {
 	f.Packs = inv.packs[f.Domain]
 	f.Keys = inv.keys(c.realm)
-	for _, t := range c.realm.owners {
-		err := objstore.ListAll(ctx, c.Store, "t/"+t+"/", "", func(in objstore.Info) bool {
-			if _, _, err := commitlog.ParseKey(in.Key); err == nil {
-				f.Keys = append(f.Keys, flaggedObject{in.Key, in.Size})
-			}
-			return len(f.Keys) < maxFlags
-		})
+	for _, name := range c.realm.owners {
+		logs, err := c.erasedLogs(ctx, name, inv)
 		if err != nil {
 			return err
 		}
+		f.Keys = append(f.Keys, logs...)
 	}
 	f.Packs, f.Keys = f.Packs[:min(len(f.Packs), maxFlags)], f.Keys[:min(len(f.Keys), maxFlags)]
 	return nil
+}
+
+// erasedLogs are the objects of the logs of an erased domain. A log of its tenant that has
+// objects of other domains, too, stays as it is: the name was given to another volume.
+func (c *collector) erasedLogs(ctx context.Context, name string, inv *inventory) (list []flaggedObject, err error) {
+	tenant, isolated, err := commitlog.ParseDomainName(name)
+	if err != nil {
+		return nil, err
+	}
+	logs := map[commitlog.Volume][]flaggedObject{}
+	err = objstore.ListAll(ctx, c.Store, "t/"+tenant+"/", "", func(in objstore.Info) bool {
+		if vol, _, err := commitlog.ParseKey(in.Key); err == nil {
+			logs[vol] = append(logs[vol], flaggedObject{in.Key, in.Size})
+		}
+		return true
+	})
+	mixed := false
+	for other := range inv.tenants {
+		mixed = mixed || strings.HasPrefix(other, tenant+"+")
+	}
+	for _, objects := range logs {
+		all := err == nil
+		for i := 0; i < len(objects) && all && mixed; i++ {
+			if all, err = c.isOf(ctx, objects[i].Key, isolated); errors.Is(err, errs.NotFound) {
+				all, err = false, nil // the next round looks again
+			}
+		}
+		if all {
+			list = append(list, objects...)
+		}
+	}
+	slices.SortFunc(list, func(a, b flaggedObject) int { return strings.Compare(a.Key, b.Key) })
+	return list, err
+}
+
+// isOf tells whether an object of a log is of its tenant's own domain (0), or of that isolated
+// one. It needs no keys.
+func (c *collector) isOf(ctx context.Context, key string, isolated uint32) (bool, error) {
+	raw, err := c.Store.Get(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	o, err := commitlog.DecodeHeader(raw)
+	if err != nil {
+		return isolated == 0, nil // nobody can read it
+	}
+	return o.State.Isolated == isolated, nil
 }
 
 // judgeErased condemns all of it. The realm was looked at anew after the flag: a domain

@@ -19,7 +19,8 @@ type Skipped struct {
 	Why    string
 }
 
-// realm is a domain with the tenants that have to do with it.
+// realm is a domain with the tenants that have to do with it. An isolated domain is called as
+// commitlog.DomainName has it, and is one more tenant here.
 type realm struct {
 	domain uint32
 	all    bool     // every tenant is plain, as far as anybody knows

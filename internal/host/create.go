@@ -54,6 +54,14 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 	if st.Blocks() > 1<<50 {
 		return api.Volume{}, errs.New(errs.Invalid, "%d bytes are too many blocks of %d bytes: use a larger --block-size", r.Size, st.BlockSize)
 	}
+	if r.Isolate {
+		if h.disks.Find(n) != nil {
+			return api.Volume{}, disk.OnThisHost(n)
+		}
+		if st.Isolated, err = h.disks.Tenants.Isolate(ctx, n.Tenant); err != nil {
+			return api.Volume{}, err
+		}
+	}
 	finish := func() error { return nil }
 	if p.Ships() {
 		if finish, err = h.disks.BeginCreate(&st); err != nil {
@@ -61,6 +69,9 @@ func (h *Host) Create(ctx context.Context, r api.CreateRequest) (api.Volume, err
 		}
 	}
 	d, err := h.disks.Add(st)
+	if err != nil && r.Isolate {
+		err = errors.Join(err, h.disks.Tenants.Drop(context.WithoutCancel(ctx), n.Tenant, st.Isolated))
+	}
 	if err == nil {
 		err = h.durability.ApplyPolicy(ctx, p, commitlog.CauseCreate, d)
 	}

@@ -65,10 +65,10 @@ func (h *Host) Hosts(ctx context.Context) ([]api.StoreHost, error) {
 	return out, nil
 }
 
-// learn notes a host that may have blocks of a tenant's volumes.
-func (h *Host) learn(tenant string, owner commitlog.Host) {
+// learn notes a host that may have blocks of a domain's volumes.
+func (h *Host) learn(domain string, owner commitlog.Host) {
 	if owner.ID != h.disks.HostID {
-		h.peers.Learn(tenant, owner.ID, owner.Addresses)
+		h.peers.Learn(domain, owner.ID, owner.Addresses)
 	}
 }
 

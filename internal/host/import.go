@@ -157,7 +157,7 @@ func (h *Host) commitImport(ctx context.Context, d *disk.Disk, st *volume.State,
 	if err := h.owners.FirstPublished(d, st); err != nil {
 		return err
 	}
-	v, err := volume.Open(h.disks.Env(h.disks.Tenant(st.Tenant)), *st, false)
+	v, err := volume.Open(h.disks.Env(h.disks.Tenant(disk.DomainName(st))), *st, false)
 	if err != nil {
 		return err
 	}

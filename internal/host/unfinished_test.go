@@ -5,12 +5,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
@@ -279,4 +281,33 @@ func TestUnfinishedTakesNoGuests(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.Closed()
+}
+
+// TestRenamedBeforeItsFirstCommit: a publication that failed before anything was sent leaves
+// nothing that knows the volume by the name that it had then.
+func TestRenamedBeforeItsFirstCommit(t *testing.T) {
+	b := newBed(t)
+	var later atomic.Int64
+	b.uptime = func() time.Duration { return clock.BootTime() + time.Duration(later.Load()) }
+	faults := objstore.NewFaults(b.store, 1)
+	real := b.store
+	b.store = faults
+	h := b.host(t.TempDir(), "a")
+	b.store = real
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "first", Size: mib}))
+	must[api.Flush](t)(h.Flush(ctx, "first"))
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "old", Size: mib}))
+	later.Add(int64(time.Hour)) // what is known of the tenant is old
+	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpGet}})
+	_, err := h.Flush(ctx, "old")
+	wantKind(t, err, errs.Unavailable)
+	must[api.Volume](t)(h.Rename(ctx, "old", "new"))
+	faults.Clear()
+	data := fill(t, h, "new", 1, 0, 64<<10)
+	must[api.Flush](t)(h.Flush(ctx, "new"))
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "old", Size: mib}))
+	must[api.Flush](t)(h.Flush(ctx, "old"))
+	far := b.host(t.TempDir(), "far")
+	must[[]api.Fork](t)(far.Fork(ctx, api.ForkRequest{Source: "new", Name: "fork", Lazy: true}))
+	same(t, far, "fork", 0, data)
 }

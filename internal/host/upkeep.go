@@ -84,16 +84,16 @@ const (
 	missingEvery = 5  // rounds between checks for removed files and idle volumes
 )
 
-// keysLost disconnects the guests of a tenant that has lost its keys, if it is to be so.
-func (h *Host) keysLost(tenant string, why error) {
+// keysLost disconnects the guests of a domain that has lost its keys, if it is to be so.
+func (h *Host) keysLost(domain string, why error) {
 	n := 0
 	for _, d := range h.disks.All() {
-		if h.cfg.OnRevoke == RevokeStop && d.State().Tenant == tenant {
+		if st := d.State(); h.cfg.OnRevoke == RevokeStop && disk.DomainName(&st) == domain {
 			n += d.Exports()
 			d.Disconnect()
 		}
 	}
-	h.disks.Event(event.Host, "", "tenant %q has lost its keys, and %d of its NBD connections were ended: %v", tenant, n, why)
+	h.disks.Event(event.Host, "", "tenant %q has lost its keys, and %d of its NBD connections were ended: %v", domain, n, why)
 }
 
 // keepRoom refills the reserve. It reports an event when that fails, and another when it

@@ -86,8 +86,11 @@ func (h *Host) view(d *disk.Disk) api.Volume {
 			v.Unpublished = h.disks.Since(st.OldestAtSleep)
 		}
 	}
-	sealed, why := h.disks.Tenants.Sealed(st.Tenant)
+	sealed, why := h.disks.Tenants.Sealed(disk.DomainName(&st))
 	v.Encrypted = sealed
+	if st.Isolated != 0 {
+		v.Isolated = disk.DomainName(&st)
+	}
 	switch {
 	case why != nil && st.Mode != volume.Fenced:
 		v.State, v.Reason = api.TenantLocked, why.Error()
@@ -203,6 +206,9 @@ func remoteView(n disk.Name, tip *commitlog.Object) api.Volume {
 	}
 	if tip.Released {
 		v.Owner = ""
+	}
+	if s.Isolated != 0 {
+		v.Isolated = s.DomainName()
 	}
 	if s.Parent != nil {
 		v.Parent = disk.ParentName(n.Tenant, s.Parent)

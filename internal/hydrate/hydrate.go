@@ -141,7 +141,7 @@ func (y *Hydrator) run(ctx context.Context, n disk.Name, rate uint64) (api.Hydra
 	}
 	defer done()
 	r := &hydration{
-		t: y.disks.Tenant(n.Tenant), size: int(c.State.BlockSize), report: api.Progress(ctx), total: c.Size(),
+		t: y.disks.Tenant(disk.DomainName(&c.State)), size: int(c.State.BlockSize), report: api.Progress(ctx), total: c.Size(),
 		pace: clock.NewPacer(rate, y.disks.Uptime), out: api.Hydrate{Name: n.String()},
 	}
 	base := c.Base()

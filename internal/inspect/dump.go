@@ -77,7 +77,7 @@ func dumpPack(ctx context.Context, w io.Writer, key string, raw []byte, known *t
 
 // dumpCommit writes an object of a log.
 func dumpCommit(ctx context.Context, w io.Writer, key string, raw []byte, known *tenants.Tenants) error {
-	if root, err := commitlog.OldestRoot(raw); err != nil || root == 0 || known == nil {
+	if known == nil {
 		return commitlog.Dump(w, raw)
 	}
 	o, err := commitlog.Read(ctx, known.Keyed(nil), key, raw)

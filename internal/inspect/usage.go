@@ -41,7 +41,8 @@ func (in *Inspector) Usage(ctx context.Context, name string) (api.Usage, error) 
 		if asked, err = in.disks.Local(name, true); err != nil {
 			return api.Usage{}, err
 		}
-		if err := in.disks.Tenants.Ready(ctx, asked.State().Tenant); err != nil {
+		st := asked.State()
+		if err := in.disks.Tenants.Ready(ctx, disk.DomainName(&st)); err != nil {
 			return api.Usage{}, err
 		}
 	}
@@ -120,7 +121,7 @@ func (in *Inspector) content(ctx context.Context) (disks []content, places []pla
 	n := 0
 	for _, d := range in.disks.All() {
 		c := content{State: d.State()}
-		if in.disks.Tenants.Ready(ctx, c.Tenant) != nil {
+		if in.disks.Tenants.Ready(ctx, disk.DomainName(&c.State)) != nil {
 			disks = append(disks, c)
 			continue
 		}
@@ -139,7 +140,7 @@ func (in *Inspector) content(ctx context.Context) (disks []content, places []pla
 // claim one that was released.
 func (in *Inspector) baseOf(d *disk.Disk, st *volume.State, fn func(place, length uint64)) (*blockmap.Map, error) {
 	if st.Mode == volume.Asleep && (st.Released || len(st.Segments) == 0) {
-		return blockmap.New(in.disks.Tenant(st.Tenant).Pages, st.Root, st.RootBlocks)
+		return blockmap.New(in.disks.Tenant(disk.DomainName(st)).Pages, st.Root, st.RootBlocks)
 	}
 	v, closeAgain, err := d.OpenForRead()
 	if err != nil {

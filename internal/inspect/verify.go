@@ -85,7 +85,7 @@ func (in *Inspector) Verify(ctx context.Context, name string, cold bool) (api.Ve
 			return out, err
 		}
 	}
-	t := in.disks.Tenant(n.Tenant)
+	t := in.disks.Tenant(disk.DomainName(&c.State))
 	size := int(c.State.BlockSize)
 	base := c.Base()
 	if cold {
@@ -132,7 +132,7 @@ func (in *Inspector) verifyCommit(ctx context.Context, n disk.Name, g commitlog.
 			}
 			out.Blocks++
 			out.Bytes += r.Len
-			if _, err := in.disks.Tenant(n.Tenant).Domain.FetchStored(ctx, r.Block, int(r.Len)); err != nil {
+			if _, err := in.disks.Tenant(o.State.DomainName()).Domain.FetchStored(ctx, r.Block, int(r.Len)); err != nil {
 				if unchecked = damaged(fmt.Sprintf("block of a data commit at byte %d", r.Off), err); unchecked != nil {
 					return unchecked
 				}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/paraglide/glide/internal/errs"
@@ -60,7 +61,7 @@ func (r storedRoot) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[sec
 
 // check finds what is wrong with the contents, as text without secrets; "" when nothing is.
 func (c *contents) check(domain uint32) string {
-	if len(c.Tenant) < 1 || len(c.Tenant) > 100 {
+	if tenant, _, _ := strings.Cut(c.Tenant, "+"); len(tenant) < 1 || len(tenant) > 100 || len(c.Tenant) > len(tenant)+9 {
 		return "it has no tenant, or one with a name of more than 100 bytes"
 	}
 	if len(c.Conv) != seal.KeySize || len(c.Name) != seal.KeySize {

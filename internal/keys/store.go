@@ -63,17 +63,35 @@ type Birth struct {
 // Create makes the first keyring of a domain, wrapped with all providers. They must be
 // two, unless OneKey is set. A domain that has a keyring, or was erased, is errs.Exists.
 func (k *Keyrings) Create(ctx context.Context, b Birth) (*Ring, error) {
-	number, erased, err := k.newest(ctx, b.Domain)
-	if err != nil {
+	if err := k.unused(ctx, b.Domain); err != nil {
 		return nil, err
-	}
-	if number != 0 || erased {
-		return nil, errs.New(errs.Exists, "domain %08x has a keyring, or had one: take another number", b.Domain)
 	}
 	c := &contents{Tenant: b.Tenant, Conv: seal.NewKey().Append(nil), Name: seal.NewKey().Append(nil), Plain: b.Plain, Public: b.Public}
 	c.rotate(k.Now())
 	return k.write(ctx, &draft{domain: b.Domain, number: 1, suite: b.Suite, c: c, wrap: func(kek seal.Key) ([]Wrap, error) {
 		return k.wrapAll(ctx, b.Domain, kek, k.Providers, b.OneKey)
+	}})
+}
+
+// unused makes sure that a number is no domain's.
+func (k *Keyrings) unused(ctx context.Context, domain uint32) error {
+	number, erased, err := k.newest(ctx, domain)
+	if err == nil && (number != 0 || erased) {
+		err = errs.New(errs.Exists, "domain %08x has a keyring, or had one: take another number", domain)
+	}
+	return err
+}
+
+// Isolate makes the first keyring of a further domain, called name, that opens for all for
+// whom the keyring of a tenant does.
+func (k *Keyrings) Isolate(ctx context.Context, of *Ring, domain uint32, name string) (*Ring, error) {
+	if err := k.unused(ctx, domain); err != nil {
+		return nil, err
+	}
+	c := &contents{Tenant: name, Conv: seal.NewKey().Append(nil), Name: seal.NewKey().Append(nil)}
+	c.rotate(k.Now())
+	return k.write(ctx, &draft{domain: domain, number: 1, suite: of.header.Suite, c: c, wrap: func(kek seal.Key) ([]Wrap, error) {
+		return k.wrapAs(ctx, of, domain, kek)
 	}})
 }
 
@@ -415,40 +433,44 @@ func (k *Keyrings) wrapAll(ctx context.Context, domain uint32, kek seal.Key, wit
 
 // sameWraps wraps the KEK for everybody for whom a keyring is wrapped.
 func (k *Keyrings) sameWraps(ctx context.Context) func(*Ring, seal.Key) ([]Wrap, error) {
-	return func(r *Ring, kek seal.Key) ([]Wrap, error) {
-		var with []Provider // who is not concerned need not answer
-		for _, p := range k.Providers {
-			if slices.ContainsFunc(r.header.Wraps, func(w Wrap) bool { return w.Kind == p.Kind() }) {
-				with = append(with, p)
-			}
+	return func(r *Ring, kek seal.Key) ([]Wrap, error) { return k.wrapAs(ctx, r, r.domain, kek) }
+}
+
+// wrapAs wraps the KEK of a domain for everybody for whom a keyring, maybe of another
+// domain, is wrapped.
+func (k *Keyrings) wrapAs(ctx context.Context, r *Ring, domain uint32, kek seal.Key) ([]Wrap, error) {
+	var with []Provider // who is not concerned need not answer
+	for _, p := range k.Providers {
+		if slices.ContainsFunc(r.header.Wraps, func(w Wrap) bool { return w.Kind == p.Kind() }) {
+			with = append(with, p)
 		}
-		all, err := k.wrapAll(ctx, r.domain, kek, with, true)
+	}
+	all, err := k.wrapAll(ctx, domain, kek, with, true)
+	if err != nil {
+		return nil, err
+	}
+	var wraps []Wrap
+	for _, old := range r.header.Wraps {
+		w, err := k.again(ctx, r.domain, domain, kek, old, all)
 		if err != nil {
 			return nil, err
 		}
-		var wraps []Wrap
-		for _, old := range r.header.Wraps {
-			w, err := k.again(ctx, r.domain, kek, old, all)
-			if err != nil {
-				return nil, err
-			}
-			wraps = append(wraps, w)
-		}
-		return wraps, nil
+		wraps = append(wraps, w)
 	}
+	return wraps, nil
 }
 
-// again wraps the KEK for whom the old wrap is. Who can be written to without a secret of
+// again wraps the KEK for whom the old wrap is, of the domain was. Who can be written to without a secret of
 // theirs need not be among the providers of this host: age and KMS. Not so Vault: its URL
 // would be told this host's token on nothing but the word of the keyring.
-func (k *Keyrings) again(ctx context.Context, domain uint32, kek seal.Key, old Wrap, all []Wrap) (Wrap, error) {
+func (k *Keyrings) again(ctx context.Context, was, domain uint32, kek seal.Key, old Wrap, all []Wrap) (Wrap, error) {
 	for _, w := range all {
 		if w.String() != old.String() {
 			continue
 		}
 		if w.Kind == kindPassphrase {
 			// There is one name for all passphrases. A wrong one must not replace the right one.
-			if err := k.confirm(ctx, domain, old); err != nil {
+			if err := k.confirm(ctx, was, old); err != nil {
 				return Wrap{}, err
 			}
 		}
@@ -462,7 +484,7 @@ func (k *Keyrings) again(ctx context.Context, domain uint32, kek seal.Key, old W
 		return limited(ctx, k.limit(), p, func(ctx context.Context) (Wrap, error) { return p.Wrap(ctx, domain, kek) })
 	}
 	return Wrap{}, errs.New(errs.Invalid, "the keyring of domain %08x is wrapped for %.100s, too, which is not among the key providers here: "+
-		"add it, or wrap the keyring again without it", domain, old)
+		"add it, or wrap the keyring again without it", was, old)
 }
 
 // confirm checks that the passphrase of a provider is the one of a wrap.

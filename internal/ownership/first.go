@@ -78,6 +78,9 @@ func (ow *Owners) FirstPublished(d *disk.Disk, st *volume.State) error {
 // was sent. Under op.
 func (ow *Owners) Withdraw(ctx context.Context, d *disk.Disk, st *volume.State, cause commitlog.Cause) error {
 	began, err := ow.FirstMayBeSent(st)
+	if err == nil && !began {
+		d.SetOwner(nil) // it is for this name, and the caller may be about to give another
+	}
 	if err != nil || !began || fault.Is("first-publication-not-withdrawn") {
 		return err
 	}

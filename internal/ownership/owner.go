@@ -37,7 +37,7 @@ type Options struct {
 	RollAge   time.Duration                       // age of an epoch after which a new one begins; 0: any
 	// Saw is called with the owner of a volume that is about to be taken over; nil: nobody
 	// wants to know.
-	Saw func(tenant string, owner commitlog.Host)
+	Saw func(domain string, owner commitlog.Host)
 }
 
 // Owners holds this host's claims on its volumes. All methods may be called concurrently;
@@ -67,7 +67,7 @@ func (ow *Owners) NewOwner(st *volume.State) (*commitlog.Owner, error) {
 		return nil, err
 	}
 	return commitlog.New(commitlog.Options{
-		Store: ow.disks.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Host: self, Rand: ow.disks.Rand, Now: ow.disks.Now, RollAt: ow.RollAt, RollAge: ow.RollAge,
+		Store: ow.disks.Store, Volume: commitlog.Volume{Tenant: st.Tenant, Name: st.Name}, Isolated: st.Isolated, Host: self, Rand: ow.disks.Rand, Now: ow.disks.Now, RollAt: ow.RollAt, RollAge: ow.RollAge,
 		RollStep: ow.rollStep(st), Uptime: ow.disks.Uptime, Pause: clock.Pause,
 	})
 }
@@ -135,7 +135,7 @@ func (ow *Owners) tryCommit(ctx context.Context, d *disk.Disk, state commitlog.S
 		return commitlog.Generation{}, err
 	}
 	if d.Owner.Generation().IsZero() {
-		if err := ow.disks.Tenants.Fresh(ctx, st.Tenant); err != nil {
+		if err := ow.disks.Tenants.Fresh(ctx, disk.DomainName(&st)); err != nil {
 			return commitlog.Generation{}, err
 		}
 		if st.Published == nil {

@@ -123,7 +123,7 @@ func (ow *Owners) TakeOver(ctx context.Context, n disk.Name, force bool, want co
 		return nil, err
 	}
 	if ow.Saw != nil {
-		ow.Saw(n.Tenant, tip.State.Owner)
+		ow.Saw(tip.State.DomainName(), tip.State.Owner)
 	}
 	cause := commitlog.CauseWake
 	if owner := tip.State.Owner; !tip.Released && owner.ID != "" && owner.ID != ow.disks.HostID {
@@ -236,7 +236,7 @@ func (ow *Owners) Load(ctx context.Context, rec volume.State, s *commitlog.State
 	if err := ow.disks.Save(&rec); err != nil {
 		return nil, err
 	}
-	v, err := volume.Open(ow.disks.Env(ow.disks.Tenant(rec.Tenant)), rec, false)
+	v, err := volume.Open(ow.disks.Env(ow.disks.Tenant(disk.DomainName(&rec))), rec, false)
 	if err != nil {
 		return nil, errors.Join(err, ow.disks.Forget(rec.ID))
 	}

@@ -25,7 +25,7 @@ type Stored struct {
 // (published-is-complete, reachable-is-kept). On an error, nothing is left to be
 // released.
 func (pub *Publisher) StoreBlocks(ctx context.Context, c *volume.Cut, indexes []uint64) (Stored, error) {
-	t := pub.disks.Tenant(c.State.Tenant)
+	t := pub.disks.Tenant(disk.DomainName(&c.State))
 	end := pub.Session.Begin()
 	var uploaded uint64
 	for {

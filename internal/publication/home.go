@@ -39,7 +39,7 @@ func (pub *Publisher) Rehome(ctx context.Context, d *disk.Disk, part *flush.Plai
 	defer v.EndFold(c)
 	end := pub.Session.Begin()
 	defer func() { end(context.WithoutCancel(ctx)) }()
-	t := pub.disks.Tenant(c.State.Tenant)
+	t := pub.disks.Tenant(disk.DomainName(&c.State))
 	res, release, err := pub.foldHome(ctx, t, c, part, nil)
 	if err != nil {
 		return err
@@ -73,7 +73,7 @@ func (pub *Publisher) Adopt(ctx context.Context, d *disk.Disk, root blockmap.Roo
 
 // rebase puts a root under a volume that maps the same as the base of a cut of it.
 func (pub *Publisher) rebase(ctx context.Context, d *disk.Disk, v *volume.Volume, c *volume.Cut, root blockmap.Root) error {
-	m, err := blockmap.New(pub.disks.Tenant(c.State.Tenant).Pages, root, c.Base().Blocks())
+	m, err := blockmap.New(pub.disks.Tenant(disk.DomainName(&c.State)).Pages, root, c.Base().Blocks())
 	if err != nil {
 		return err
 	}

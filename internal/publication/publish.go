@@ -181,7 +181,7 @@ func (p *publication) run(ctx context.Context) error {
 			end(context.WithoutCancel(ctx))
 		}
 	}()
-	t := h.disks.Tenant(st.Tenant)
+	t := h.disks.Tenant(disk.DomainName(st))
 	res, drop, err := h.foldCut(ctx, t, p.cut, p.part)
 	if err != nil {
 		return err

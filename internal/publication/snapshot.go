@@ -57,7 +57,7 @@ func (pub *Publisher) foldSnapshot(ctx context.Context, d, s *disk.Disk) error {
 	defer v.EndFold(c)
 	end := pub.Session.Begin()
 	defer func() { end(context.WithoutCancel(ctx)) }()
-	t := pub.disks.Tenant(st.Tenant)
+	t := pub.disks.Tenant(disk.DomainName(&st))
 	res, release, err := pub.foldCut(ctx, t, c, nil)
 	if err != nil {
 		return err

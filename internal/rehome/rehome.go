@@ -207,11 +207,12 @@ func (r *run) here(ctx context.Context) error {
 	return nil
 }
 
-// volumes are the tenant's on this host. Those that only this host knows come first: of what
+// volumes are the tenant's on this host, without isolated ones, of which nothing was ever
+// plain. Those that only this host knows come first: of what
 // has the same map, one is stored again, and the others take it over.
 func (r *run) volumes() (list []*disk.Disk) {
 	for _, d := range r.disks.All() {
-		if st := d.State(); st.Tenant == r.tenant && st.SnapshotOf == (volume.ID{}) && st.Mode != volume.Fenced {
+		if st := d.State(); disk.DomainName(&st) == r.tenant && st.SnapshotOf == (volume.ID{}) && st.Mode != volume.Fenced {
 			list = append(list, d)
 		}
 	}

@@ -102,7 +102,7 @@ func (r *run) newest(ctx context.Context, n disk.Name) (why string, tip *commitl
 	case errors.Is(err, commitlog.ErrPlain):
 		tip, err = commitlog.Newest(ctx, r.disks.Store, n.Log())
 		return "its newest commit is plain", tip, err
-	case err != nil || tip.Bare():
+	case err != nil || tip.Bare() || tip.State.Isolated != 0: // of an isolated volume nothing was ever plain
 		return "", tip, err
 	}
 	why, err = r.plainState(ctx, tip)
@@ -170,7 +170,7 @@ func (r *run) look(ctx context.Context) ([]api.Unsealed, error) {
 	}
 	for _, d := range r.disks.All() {
 		st := d.State()
-		if st.Tenant != r.tenant || d.Removed() || r.fenced(d) || r.stuck[disk.Display(st.Tenant, st.Name, "")] != "" {
+		if disk.DomainName(&st) != r.tenant || d.Removed() || r.fenced(d) || r.stuck[disk.Display(st.Tenant, st.Name, "")] != "" {
 			continue
 		}
 		if whole, err := r.whole(ctx, st.Root); err != nil {

@@ -281,7 +281,7 @@ func (r *run) whole(ctx context.Context, root blockmap.Root) (bool, error) {
 func (r *run) count(ctx context.Context) error {
 	for _, d := range r.disks.All() {
 		st := d.State()
-		if st.Tenant != r.tenant || st.Mode == volume.Fenced {
+		if disk.DomainName(&st) != r.tenant || st.Mode == volume.Fenced {
 			continue
 		}
 		m, err := r.mapOf(st.Root, st.RootBlocks)

@@ -32,7 +32,7 @@ import (
 type Options struct {
 	Tenants *tenants.Tenants
 	Store   objstore.Store
-	Name    string // of the tenant
+	Name    string // of the domain: a tenant, or TENANT+DOMAIN
 	By      string // names this host in objects, for people only
 	Rate    int64  // bytes a second that are read and written; 0: as fast as it goes
 	// Pause waits; nil: by the machine's clock.
@@ -131,10 +131,15 @@ func (o *Options) keys(ctx context.Context) (commitlog.Keys, error) {
 	return o.Tenants.Keys(ctx, o.Name)
 }
 
-// eachCommit calls fn for each object of the tenant's logs, with its bytes.
-func (o *Options) eachCommit(ctx context.Context, fn func(commitlog.Volume, commitlog.Generation, []byte) error) error {
+// eachCommit calls fn for each object of the tenant's logs, with its bytes and the oldest root
+// with which something of it is sealed: 0 if it is plain, or of another domain.
+func (o *Options) eachCommit(ctx context.Context, fn func(vol commitlog.Volume, g commitlog.Generation, root uint32, raw []byte) error) error {
+	tenant, isolated, err := commitlog.ParseDomainName(o.Name)
+	if err != nil {
+		return err
+	}
 	var list []string
-	err := objstore.ListAll(ctx, o.Store, "t/"+o.Name+"/", "", func(in objstore.Info) bool {
+	err = objstore.ListAll(ctx, o.Store, "t/"+tenant+"/", "", func(in objstore.Info) bool {
 		list = append(list, in.Key)
 		return true
 	})
@@ -147,8 +152,12 @@ func (o *Options) eachCommit(ctx context.Context, fn func(commitlog.Volume, comm
 		if errors.Is(gerr, errs.NotFound) {
 			continue // collected meanwhile
 		}
+		root := uint32(0)
 		if err = gerr; err == nil {
-			err = fn(vol, g, raw)
+			root, err = commitlog.OldestRoot(raw, isolated)
+		}
+		if err == nil {
+			err = fn(vol, g, root, raw)
 		}
 	}
 	return err
@@ -157,12 +166,11 @@ func (o *Options) eachCommit(ctx context.Context, fn func(commitlog.Volume, comm
 // logs seals stubs and tombstones again, makes owners begin new epochs, and counts the rest.
 func (o *Options) logs(ctx context.Context, r *Report, k commitlog.Keys) error {
 	newest := map[commitlog.Volume]bool{}
-	return o.eachCommit(ctx, func(vol commitlog.Volume, g commitlog.Generation, raw []byte) error {
+	return o.eachCommit(ctx, func(vol commitlog.Volume, g commitlog.Generation, root uint32, raw []byte) error {
 		first := !newest[vol] // of its newest epoch: that lists first
 		newest[vol] = true
-		root, err := commitlog.OldestRoot(raw)
-		if err != nil || root == 0 || root >= k.Domain.Current() {
-			return err
+		if root == 0 || root >= k.Domain.Current() {
+			return nil
 		}
 		key := vol.Key(g)
 		obj, err := commitlog.Read(ctx, o.Tenants.Keyed(o.Store), key, raw)
@@ -257,11 +265,10 @@ func (o *Options) unused(ctx context.Context, k commitlog.Keys, root uint32) err
 			return err
 		}
 	}
-	return o.eachCommit(ctx, func(vol commitlog.Volume, g commitlog.Generation, raw []byte) error {
-		oldest, err := commitlog.OldestRoot(raw)
-		if err == nil && oldest != 0 && oldest <= root {
-			err = used(vol.Key(g))
+	return o.eachCommit(ctx, func(vol commitlog.Volume, g commitlog.Generation, oldest uint32, _ []byte) error {
+		if oldest != 0 && oldest <= root {
+			return used(vol.Key(g))
 		}
-		return err
+		return nil
 	})
 }

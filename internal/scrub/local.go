@@ -264,10 +264,10 @@ func (checkedPages) AddPage(pack.Hash, []byte) error { return nil }
 func (f *finder) disks(ctx context.Context) error {
 	for _, d := range f.run.disks.All() {
 		st := d.State()
-		if st.Mode == volume.Failed && st.BlockSize == 0 || f.run.locked[st.Tenant] != nil {
+		if st.Mode == volume.Failed && st.BlockSize == 0 || f.run.locked[disk.DomainName(&st)] != nil {
 			continue // a name that is being changed, or nobody can tell
 		}
-		if err := f.root(ctx, use{st.Tenant, d.String(), uint64(st.BlockSize), st.Size}, st.Root); err != nil {
+		if err := f.root(ctx, use{disk.DomainName(&st), d.String(), uint64(st.BlockSize), st.Size}, st.Root); err != nil {
 			return err
 		}
 	}

@@ -47,9 +47,11 @@ func (r *run) walkStore(v visitor) error {
 	w := &roots{run: r, v: v, read: map[string]bool{}}
 	tenants := slices.Clone(r.tenants)
 	err := commitlog.Tenants(r.ctx, r.disks.Store, func(t string) error { tenants = append(tenants, t); return nil })
-	if err != nil {
+	isolated, ierr := r.disks.Tenants.Isolated(r.ctx, "")
+	if err = errors.Join(err, ierr); err != nil {
 		return err
 	}
+	tenants = append(tenants, isolated...)
 	slices.Sort(tenants)
 	r.tenants = slices.Compact(tenants)
 	r.lockOut()
@@ -61,8 +63,8 @@ func (r *run) walkStore(v visitor) error {
 		return err
 	}
 	for _, d := range r.disks.All() {
-		if st := d.State(); st.BlockSize > 0 && r.locked[st.Tenant] == nil {
-			if err := v.root(r.ctx, use{st.Tenant, d.String(), uint64(st.BlockSize), st.Size}, st.Root); err != nil {
+		if st := d.State(); st.BlockSize > 0 && r.locked[disk.DomainName(&st)] == nil {
+			if err := v.root(r.ctx, use{disk.DomainName(&st), d.String(), uint64(st.BlockSize), st.Size}, st.Root); err != nil {
 				return err
 			}
 		}
@@ -225,11 +227,11 @@ func (w *roots) epoch(vol commitlog.Volume, run []commitlog.Generation) error {
 // is nil if it is damaged, was visited before, or is gone.
 func (w *roots) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Generation, name string) (*commitlog.Object, error) {
 	o, err := w.object(ctx, vol, g, name, "commit ")
-	if o == nil || o.Bare() || err != nil || w.past(o, vol.Tenant) {
+	if o == nil || o.Bare() || err != nil || w.past(o) {
 		return o, err
 	}
 	s := &o.State
-	u := use{s.Tenant, name, uint64(s.BlockSize), s.Size}
+	u := use{s.DomainName(), name, uint64(s.BlockSize), s.Size}
 	for _, run := range s.DataCommits {
 		of := commitlog.Volume{Tenant: s.Tenant, Name: run.Name}
 		for n := run.First; n <= run.Last; n++ {
@@ -265,8 +267,8 @@ func (w *roots) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Ge
 
 // past tells whether an object is from before its tenant was sealed, or from the time when
 // it was moved: what it names in clear nobody can go back to, and may be gone.
-func (w *roots) past(o *commitlog.Object, tenant string) bool {
-	h := w.hasher(tenant)
+func (w *roots) past(o *commitlog.Object) bool {
+	h := w.hasher(o.State.DomainName())
 	_, plain := h.In(0)
 	return h.Codec().Domain != nil && plain != nil && o.NamesPlain()
 }
@@ -294,6 +296,12 @@ func (w *roots) object(ctx context.Context, vol commitlog.Volume, g commitlog.Ge
 	}
 	if err != nil {
 		return nil, err
+	}
+	if o, err := commitlog.DecodeHeader(raw); err == nil {
+		o.State.Tenant = vol.Tenant
+		if w.locked[o.State.DomainName()] != nil { // of an isolated volume
+			return nil, nil
+		}
 	}
 	o, err := commitlog.Read(ctx, w.disks.Store, key, raw)
 	if errors.Is(err, commitlog.ErrPlain) {

@@ -126,11 +126,12 @@ type loss struct {
 	why     string
 }
 
-// tenantNames returns the tenants that this host knows of.
+// tenantNames returns the names of the domains that this host knows of.
 func (s *Scrubber) tenantNames() ([]string, error) {
 	names, err := s.disks.DB.Tenants()
 	for _, d := range s.disks.All() {
-		names = append(names, d.State().Tenant)
+		st := d.State()
+		names = append(names, disk.DomainName(&st))
 	}
 	names = append(names, "default")
 	slices.Sort(names)

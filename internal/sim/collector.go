@@ -268,8 +268,12 @@ func (w *world) there(ref pack.Ref) error {
 		return nil
 	}
 	raw, err := forward.Follow(w.store).GetRange(context.Background(), ref.Pack.Key(), int64(ref.Off), int64(ref.Len))
+	if err != nil {
+		return err
+	}
+	h, err := w.tenant.Hasher().Newest(context.Background()) // a host may have begun another root
 	if err == nil {
-		_, err = pack.Open(w.tenant.Hasher(), ref, raw, nil, 1<<20)
+		_, err = pack.Open(h, ref, raw, nil, 1<<20)
 	}
 	return err
 }

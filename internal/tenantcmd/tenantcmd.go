@@ -48,6 +48,10 @@ wrapped for key providers: a daemon opens it with those that it was given (glide
   kms:ARN                a key of AWS KMS
   vault:URL              a key of Vault's transit engine
 
+A volume that was isolated (glide create --isolate) has keys of its own. They are called
+TENANT+DOMAIN, as glide show and glide tenant show have it, and are a tenant's to all of
+these commands.
+
 A tenant whose keys a daemon cannot have is locked there: its volumes stay, and nothing of
 them can be read or written until the keys are back.`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -166,6 +170,7 @@ func describe(w io.Writer, t *client.Tenant) error {
 	if t.Public {
 		line("public", "others may fork its snapshots")
 	}
+	line("isolated", strings.Join(t.Isolated, "\n\t"))
 	line("store encrypts", strings.TrimSpace(t.SSE+" "+t.KMSKey))
 	return errors.Join(errors.Join(failed...), tw.Flush())
 }
@@ -322,7 +327,7 @@ func erase(p Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "erase NAME --confirm NAME", Short: "Destroy a tenant's keys, and so all of its data",
 		Long: `Deletes the tenant's keyrings. Nothing that it has in the store can be read again, on any
-host; garbage collection removes it. Who has a copy of a keyring, such as a backup of the
+host; garbage collection removes it. The domains of its isolated volumes go with it. Who has a copy of a keyring, such as a backup of the
 bucket, and one of its keys still can: destroy those keys too, if they open nothing else.
 The command lists them.
 

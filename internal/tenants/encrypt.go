@@ -31,10 +31,10 @@ func (t *Tenants) encryptAs(r *Record) error {
 	}
 	e := objstore.Encryption{Mode: r.SSE, KMSKey: r.KMSKey, BucketKey: r.SSE == "aws:kms"}
 	if err := e.Validate(); err != nil {
-		return fmt.Errorf("tenant %q: %w", r.Tenant, err)
+		return fmt.Errorf("domain %08x: %w", r.Domain, err)
 	}
 	if !t.o.Encrypts {
-		return errs.New(errs.Unsupported, "tenant %q is to be encrypted by the store (%s), and this store cannot do that for single objects: use s3://", r.Tenant, r.SSE)
+		return errs.New(errs.Unsupported, "domain %08x is to be encrypted by the store (%s), and this store cannot do that for single objects: use s3://", r.Domain, r.SSE)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -50,7 +50,7 @@ func (t *Tenants) Create(ctx context.Context, b Birth) (Info, error) {
 			return Info{}, err
 		}
 		var err error
-		if ring, err = t.bear(ctx, b, false); err != nil {
+		if ring, err = t.bear(ctx, &b, false); err != nil {
 			return Info{}, err
 		}
 		r.Domain = ring.Domain()
@@ -81,10 +81,18 @@ func (t *Tenants) unused(ctx context.Context, name string) error {
 	return err
 }
 
-// bear makes the first keyring of a new domain, and opens it with what this process has.
-func (t *Tenants) bear(ctx context.Context, b Birth, plain bool) (*keys.Ring, error) {
+// bear makes the first keyring of a tenant.
+func (t *Tenants) bear(ctx context.Context, b *Birth, plain bool) (*keys.Ring, error) {
 	with := *t.keyrings
 	with.Providers = b.Keys
+	return t.first(ctx, b.SSE, b.KMSKey, func(domain uint32) (string, *keys.Ring, error) {
+		ring, err := with.Create(ctx, keys.Birth{Domain: domain, Tenant: b.Name, Suite: b.Suite, OneKey: b.OneKey, Plain: plain, Public: b.Public})
+		return b.Name, ring, err
+	})
+}
+
+// first makes the first keyring of a new domain, and opens it with what this process has.
+func (t *Tenants) first(ctx context.Context, sse, kmsKey string, make func(domain uint32) (name string, _ *keys.Ring, _ error)) (*keys.Ring, error) {
 	for {
 		var n [4]byte
 		_, _ = rand.Read(n[:]) // fresh-nonce: never from the generator that was handed in
@@ -93,17 +101,17 @@ func (t *Tenants) bear(ctx context.Context, b Birth, plain bool) (*keys.Ring, er
 			continue
 		}
 		// The keyring is the first object for which the store proves that it encrypts.
-		if err := t.encryptAs(&Record{Tenant: b.Name, Domain: domain, SSE: b.SSE, KMSKey: b.KMSKey}); err != nil {
+		if err := t.encryptAs(&Record{Domain: domain, SSE: sse, KMSKey: kmsKey}); err != nil {
 			return nil, err
 		}
-		ring, err := with.Create(ctx, keys.Birth{Domain: domain, Tenant: b.Name, Suite: b.Suite, OneKey: b.OneKey, Plain: plain, Public: b.Public})
+		name, ring, err := make(domain)
 		if errors.Is(err, errs.Exists) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		if _, err := t.keyrings.Open(ctx, domain, b.Name, keys.Seen{}); err != nil {
+		if _, err := t.keyrings.Open(ctx, domain, name, keys.Seen{}); err != nil {
 			return nil, errors.Join(fmt.Errorf("this daemon cannot open what it would seal (glide serve --key): %w", err), t.keyrings.Erase(ctx, domain))
 		}
 		return ring, nil
@@ -116,7 +124,7 @@ func (t *Tenants) write(ctx context.Context, r *Record) error {
 	if err != nil {
 		return err
 	}
-	key := Prefix + r.Tenant
+	key := recordKey(r.Tenant)
 	if err = t.o.Store.PutIfAbsent(ctx, key, raw); err == nil {
 		return nil
 	}
@@ -255,10 +263,18 @@ func (t *Tenants) Retire(ctx context.Context, name string, root uint32) (Info, e
 	return t.change(ctx, name, func(r *keys.Ring) (*keys.Ring, error) { return t.keyrings.Retire(ctx, r, root) })
 }
 
-// Erase deletes the tenant's keys: nothing that it has in the store can be read again, by
-// anybody who has no copy of a keyring.
+// Erase deletes the keys of a tenant, and of its isolated domains, or those of one isolated
+// domain: nothing that it has in the store can be read again, by anybody who has no copy of a
+// keyring.
 func (t *Tenants) Erase(ctx context.Context, name string) error {
 	r, err := t.sealedRecord(ctx, name)
+	if err != nil {
+		return err
+	}
+	further, err := t.Isolated(ctx, name)
+	for _, x := range further {
+		err = errors.Join(err, t.Erase(ctx, x))
+	}
 	if err != nil {
 		return err
 	}

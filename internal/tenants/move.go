@@ -55,7 +55,7 @@ func (t *Tenants) begin(ctx context.Context, b *Birth) error {
 	if len(b.Keys) == 0 {
 		return errs.New(errs.Invalid, "tenant %q needs keys: name key providers (--key), or have this daemon know some (glide serve --key)", b.Name)
 	}
-	ring, err := t.bear(ctx, *b, true)
+	ring, err := t.bear(ctx, b, true)
 	if err != nil {
 		return err
 	}

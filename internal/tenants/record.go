@@ -22,10 +22,20 @@ const (
 	version = 1
 )
 
-// Record is what the store says of a tenant. Nothing proves it: who can write to the store
+// recordKey is the key of the record of a domain by its name.
+func recordKey(name string) string { return Prefix + name }
+
+// NameOf returns the name of the domain whose record has a key.
+func NameOf(key string) (name string, ok bool) {
+	name, ok = strings.CutPrefix(key, Prefix)
+	_, _, err := commitlog.ParseDomainName(name)
+	return name, ok && err == nil
+}
+
+// Record is what the store says of a tenant, or of an isolated domain. Nothing proves it: who can write to the store
 // can change it. What matters is in the keyring, or is remembered.
 type Record struct {
-	Tenant    string
+	Tenant    string // the name of the domain
 	Domain    uint32 // 0: it is plain
 	Public    bool   // others may fork what it publishes
 	Moving    bool   // it had plain volumes when it was sealed, which may be in use still
@@ -74,37 +84,44 @@ func decode(name string, raw []byte) (*Record, error) {
 		err = errs.New(errs.Corrupt, "it is the record of another tenant")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s%s: %w", Prefix, name, err)
+		return nil, fmt.Errorf("%s: %w", recordKey(name), err)
 	}
 	r := &Record{Tenant: w.Tenant, Public: w.Public, Moving: w.Moving, SSE: w.SSE, KMSKey: w.KMSKey, CreatedAt: w.CreatedAt}
 	if w.Domain != "" {
 		n, err := strconv.ParseUint(w.Domain, 16, 32)
 		if r.Domain = uint32(n); err != nil || DomainText(r.Domain) != w.Domain {
-			return nil, errs.New(errs.Corrupt, "%s%s: the domain %.20q is none", Prefix, name, w.Domain)
+			return nil, errs.New(errs.Corrupt, "%s: the domain %.20q is none", recordKey(name), w.Domain)
 		}
+	}
+	if _, isolated, _ := commitlog.ParseDomainName(name); isolated != 0 && isolated != r.Domain {
+		return nil, errs.New(errs.Corrupt, "%s: it is the record of domain %08x", recordKey(name), r.Domain)
 	}
 	return r, nil
 }
 
 // load returns the record of a tenant; one that has none is errs.NotFound.
 func load(ctx context.Context, store objstore.Store, name string) (*Record, error) {
-	raw, err := store.Get(ctx, Prefix+name)
+	raw, err := store.Get(ctx, recordKey(name))
 	if err != nil {
 		return nil, err
 	}
 	return decode(name, raw)
 }
 
-// Records calls fn for the record of every tenant that has one, by name. One that cannot be
-// read is passed with the error and nothing but its name.
-func Records(ctx context.Context, store objstore.Store, fn func(Record, error) error) error {
-	var names []string
-	err := objstore.ListAll(ctx, store, Prefix, "", func(in objstore.Info) bool {
-		if name := strings.TrimPrefix(in.Key, Prefix); commitlog.ValidName(name) {
-			names = append(names, name)
+// names are those of the domains that have records whose keys begin so.
+func names(ctx context.Context, store objstore.Store, prefix string) (list []string, err error) {
+	return list, objstore.ListAll(ctx, store, prefix, "", func(in objstore.Info) bool {
+		if name, ok := NameOf(in.Key); ok {
+			list = append(list, name)
 		}
 		return true
 	})
+}
+
+// Records calls fn for the record of every tenant that has one, and of every isolated domain,
+// by name. One that cannot be read is passed with the error and nothing but its name.
+func Records(ctx context.Context, store objstore.Store, fn func(Record, error) error) error {
+	names, err := names(ctx, store, Prefix)
 	if err != nil {
 		return err
 	}

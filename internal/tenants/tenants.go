@@ -305,9 +305,9 @@ func (t *Tenants) look(ctx context.Context, e *tenant) error {
 func (t *Tenants) accept(ctx context.Context, e *tenant, r *Record) error {
 	switch {
 	case e.seen != nil && r.Domain == 0:
-		return locked(e.name, "this host has seen it sealed, and the store shows no record of that: it lost %s%s, or hides it; restore it from a backup", Prefix, e.name)
+		return locked(e.name, "this host has seen it sealed, and the store shows no record of that: it lost %s, or hides it; restore it from a backup", recordKey(e.name))
 	case e.seen != nil && r.Domain != e.seen.Domain:
-		return errs.New(errs.Corrupt, "tenant %q is locked: the store says that its domain is %08x, and this host has seen %08x: %s%s was changed", e.name, r.Domain, e.seen.Domain, Prefix, e.name)
+		return errs.New(errs.Corrupt, "tenant %q is locked: the store says that its domain is %08x, and this host has seen %08x: %s was changed", e.name, r.Domain, e.seen.Domain, recordKey(e.name))
 	case r.Domain == 0 && t.o.SealedOnly:
 		return errs.New(errs.Denied, "tenant %q is not sealed, and this host serves sealed tenants only (sealed-only): glide tenant create %s --key PROVIDER", e.name, e.name)
 	case r.Domain == 0:

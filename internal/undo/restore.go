@@ -122,14 +122,14 @@ func (u *Undo) spare(ctx context.Context, n disk.Name, at commitlog.Generation, 
 	for _, run := range state.DataCommits {
 		keys = append(keys, commitlog.Volume{Tenant: n.Tenant, Name: run.Name}.Key(commitlog.Generation{Epoch: run.Epoch, Number: run.First}))
 	}
-	return gc.SpareCommits(ctx, u.disks.Store, keys, 0, u.disks.Tenant(n.Tenant).Hasher.Codec().ID())
+	return gc.SpareCommits(ctx, u.disks.Store, keys, 0, u.disks.Tenant(state.DomainName()).Hasher.Codec().ID())
 }
 
 // bringBack creates a volume of this host with a published state. If it fails, unsettled
 // tells whether the volume may still appear in the store.
 func (u *Undo) bringBack(ctx context.Context, to disk.Name, state *commitlog.State) (_ *disk.Disk, unsettled bool, _ error) {
 	id := disk.NewVolumeID(u.disks)
-	state.Identity = commitlog.Identity{ID: commitlog.VolumeID(id), Tenant: to.Tenant, Name: to.Volume, Cause: commitlog.CauseRestore}
+	state.Identity = commitlog.Identity{ID: commitlog.VolumeID(id), Tenant: to.Tenant, Name: to.Volume, Isolated: state.Isolated, Cause: commitlog.CauseRestore}
 	state.SealedFrom, state.RenamedFrom, state.Reserved = nil, "", false
 	rec := disk.RecordOf(state, id)
 	d := disk.New(u.disks, rec)

@@ -46,7 +46,7 @@ const longestExpiry = 100 * 365 * 24 * time.Hour
 func (u *Undo) snapshot(d *disk.Disk, v *volume.Volume, name string, expires time.Time) (*disk.Disk, error) {
 	st := d.State()
 	snap := volume.State{
-		ID: disk.NewVolumeID(u.disks), Tenant: st.Tenant, Name: st.Name, Snapshot: name, SnapshotOf: d.ID, CreatedAt: u.disks.Now().UTC(), ExpiresAt: expires,
+		ID: disk.NewVolumeID(u.disks), Tenant: st.Tenant, Name: st.Name, Isolated: st.Isolated, Snapshot: name, SnapshotOf: d.ID, CreatedAt: u.disks.Now().UTC(), ExpiresAt: expires,
 		Mode: volume.Active, Durability: st.Durability, RPO: st.RPO, BlockSize: st.BlockSize, Size: st.Size,
 	}
 	s := disk.New(u.disks, snap)

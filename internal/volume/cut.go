@@ -212,7 +212,7 @@ func (c *Cut) Fork(children ...*State) ([]*Volume, error) {
 func (c *Cut) fork(save func() error, children []*State) ([]*Volume, error) {
 	for _, st := range children {
 		st.Version = stateVersion
-		st.Size, st.BlockSize = c.State.Size, c.State.BlockSize
+		st.Size, st.BlockSize, st.Isolated = c.State.Size, c.State.BlockSize, c.State.Isolated
 		st.Root, st.RootBlocks = c.State.Root, c.State.RootBlocks
 		st.Folded, st.Floor, st.Used, st.Repairs = c.State.Folded, c.Seq, c.Seq, c.State.Repairs
 		st.Segments = c.State.Segments

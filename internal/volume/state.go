@@ -73,12 +73,12 @@ type State struct {
 	ID        ID        `json:"id"`
 	Tenant    string    `json:"tenant"`
 	Name      string    `json:"name"`
+	Isolated  uint32    `json:"isolated,omitempty"` // the domain of a volume that is not in its tenant's own
 	CreatedAt time.Time `json:"created_at"`
 	Size      uint64    `json:"size"`
 	BlockSize uint32    `json:"block_size"`
 	Mode      Mode      `json:"mode"`
-	// Reason says why the volume is failed or fenced.
-	Reason string `json:"reason,omitempty"`
+	Reason    string    `json:"reason,omitempty"` // why the volume is failed or fenced
 
 	Durability string            `json:"durability"`
 	RPO        time.Duration     `json:"rpo"`

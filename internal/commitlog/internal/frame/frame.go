@@ -18,8 +18,13 @@ const (
 	HeaderSize = 56
 	CRCAt      = HeaderSize - 4
 
-	// Sealed is the version of objects whose sections are sealed. Those before are plain.
+	// Sealed is the version of objects whose sections are sealed in the tenant's own domain.
+	// Those before are plain.
 	Sealed = 5
+	// Isolated is that of objects sealed in another domain of the tenant, whose number
+	// follows the header.
+	Isolated   = 6
+	domainSize = 4
 
 	// sealing is the most that sealing adds to a section: 24 bytes before it, nonce and tag.
 	sealing = 24 + seal.MaxOverhead
@@ -43,6 +48,7 @@ type Header struct {
 	Epoch, Number       uint64
 	Mark                [16]byte
 	Ahead               uint32
+	Domain              uint32 // of version Isolated; else 0
 }
 
 // Frame is an object whose checksum is right.
@@ -69,6 +75,9 @@ func (h *Header) EncodeSealed(d *seal.Domain, key string, state, data []byte) []
 	}
 	raw := h.begin(len(state)+more, dataLen)
 	header := raw[:CRCAt]
+	if h.Version == Isolated {
+		raw = le.AppendUint32(raw, h.Domain)
+	}
 	raw = d.SealSection(raw, seal.State, key, header, state)
 	if len(data) > 0 {
 		raw = d.SealSection(raw, seal.Data, key, header, data)
@@ -78,7 +87,7 @@ func (h *Header) EncodeSealed(d *seal.Domain, key string, state, data []byte) []
 
 // begin returns the header, without checksum, with room for the sections.
 func (h *Header) begin(stateLen, dataLen int) []byte {
-	raw := make([]byte, HeaderSize, HeaderSize+stateLen+dataLen)
+	raw := make([]byte, HeaderSize, HeaderSize+domainSize+stateLen+dataLen)
 	copy(raw, magic)
 	le.PutUint16(raw[4:], h.Version)
 	raw[6] = h.Kind
@@ -108,14 +117,24 @@ func Checksum(raw []byte) uint32 {
 }
 
 // IsSealed tells whether the bytes of an object say that it is sealed.
-func IsSealed(raw []byte) bool { return len(raw) >= HeaderSize && le.Uint16(raw[4:]) == Sealed }
+func IsSealed(raw []byte) bool { return len(raw) >= HeaderSize && sealed(le.Uint16(raw[4:])) }
+
+// Domain is the domain that an object says it is isolated in; 0: in none.
+func Domain(raw []byte) uint32 {
+	if len(raw) < HeaderSize+domainSize || le.Uint16(raw[4:]) != Isolated {
+		return 0
+	}
+	return le.Uint32(raw[HeaderSize:])
+}
+
+func sealed(version uint16) bool { return version == Sealed || version == Isolated }
 
 // OldestRoot is the smallest number of a root with which a section is sealed; 0 of a plain
 // object. Nothing proves it.
 func (f *Frame) OldestRoot() uint32 {
 	root := uint32(0)
 	for _, section := range [][]byte{f.State, f.Data} {
-		if f.Version == Sealed && len(section) >= 4 && (root == 0 || le.Uint32(section) < root) {
+		if sealed(f.Version) && len(section) >= 4 && (root == 0 || le.Uint32(section) < root) {
 			root = le.Uint32(section)
 		}
 	}
@@ -130,15 +149,18 @@ func Decode(raw []byte) (*Frame, error) {
 		return nil, errs.New(errs.Corrupt, "not a commit (%d bytes)", len(raw))
 	}
 	v := le.Uint16(raw[4:])
-	if v > Sealed {
-		return nil, errs.New(errs.Unsupported, "commit of version %d, this release reads up to %d; use a newer glide", v, Sealed)
+	if v > Isolated {
+		return nil, errs.New(errs.Unsupported, "commit of version %d, this release reads up to %d; use a newer glide", v, Isolated)
 	}
-	most := uint32(0)
-	if v == Sealed {
+	most, begin := uint32(0), HeaderSize
+	if sealed(v) {
 		most = sealing
 	}
+	if v == Isolated {
+		begin += domainSize
+	}
 	stateLen, dataLen := le.Uint32(raw[44:]), le.Uint32(raw[48:])
-	if stateLen > MaxState+most || dataLen > MaxData+most || len(raw) != HeaderSize+int(stateLen)+int(dataLen) {
+	if stateLen > MaxState+most || dataLen > MaxData+most || len(raw) != begin+int(stateLen)+int(dataLen) {
 		return nil, errs.New(errs.Corrupt, "commit of %d bytes with %d of state and %d of data", len(raw), stateLen, dataLen)
 	}
 	if sum := Checksum(raw); sum != le.Uint32(raw[CRCAt:]) {
@@ -148,12 +170,19 @@ func Decode(raw []byte) (*Frame, error) {
 	if flags&^(flagReleased|flagTombstone) != 0 {
 		return nil, errs.New(errs.Corrupt, "commit with flags %#x", flags)
 	}
+	domain := uint32(0)
+	if v == Isolated {
+		if domain = le.Uint32(raw[HeaderSize:]); domain == 0 {
+			return nil, errs.New(errs.Corrupt, "commit of no domain")
+		}
+	}
+	sections := raw[begin:]
 	return &Frame{
 		Header: Header{
 			Version: v, Kind: raw[6], Released: flags&flagReleased != 0, Tombstone: flags&flagTombstone != 0,
-			Epoch: le.Uint64(raw[8:]), Number: le.Uint64(raw[16:]), Mark: [16]byte(raw[24:40]), Ahead: le.Uint32(raw[40:]),
+			Epoch: le.Uint64(raw[8:]), Number: le.Uint64(raw[16:]), Mark: [16]byte(raw[24:40]), Ahead: le.Uint32(raw[40:]), Domain: domain,
 		},
-		State: raw[HeaderSize : HeaderSize+stateLen], Data: raw[HeaderSize+stateLen:], raw: raw,
+		State: sections[:stateLen], Data: sections[stateLen:], raw: raw,
 	}, nil
 }
 
@@ -163,13 +192,15 @@ func Decode(raw []byte) (*Frame, error) {
 // no-downgrade: with a domain, a plain object is errs.Corrupt. A sealed one without is
 // seal.ErrLocked, of kind errs.Unavailable; the other errors are those of package seal.
 func (f *Frame) Open(d *seal.Domain, key string) (err error) {
-	switch sealed := f.Version == Sealed; {
+	switch sealed := sealed(f.Version); {
 	case sealed && d == nil:
 		return errs.New(errs.Unavailable, "commit is %w", seal.ErrLocked)
 	case !sealed && d != nil:
 		return errs.New(errs.Corrupt, "commit that is not sealed, and those of domain %08x are", d.ID())
 	case !sealed:
 		return nil
+	case f.Domain != 0 && f.Domain != d.ID():
+		return errs.New(errs.Corrupt, "commit of domain %08x, opened with the keys of %08x", f.Domain, d.ID())
 	}
 	state, err := d.OpenSection(nil, seal.State, key, f.raw[:CRCAt], f.State)
 	data := f.Data

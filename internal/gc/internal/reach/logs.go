@@ -66,7 +66,7 @@ func (l *Logs) list(ctx context.Context, scope *Scope, prefix string) error {
 	var e *epoch
 	return objstore.ListAll(ctx, scope.Store, prefix, "", func(in objstore.Info) bool {
 		vol, g, err := commitlog.ParseKey(in.Key)
-		if err != nil || !scope.reads(vol.Tenant) {
+		if err != nil || !scope.lists(vol.Tenant) {
 			return true
 		}
 		if last == nil || last.vol != vol {
@@ -140,7 +140,7 @@ func (l *Logs) Past(before, now time.Time, pinned map[EpochID]bool) []PastEpoch 
 		if seen[id] || x.e.first.stub && len(x.e.orphans()) == 0 {
 			continue
 		}
-		f := PastEpoch{EpochID: id}
+		f := PastEpoch{EpochID: id, Domain: x.e.first.domain}
 		for n, in := range x.e.objects {
 			if n > 1 || !x.e.first.stub {
 				f.Bytes += in.Size

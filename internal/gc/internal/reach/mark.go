@@ -41,7 +41,7 @@ type Mark struct {
 	read    map[string]*commit          // by key
 	roots   map[string]bool             // hashes of roots in text, whose boot lists are kept
 	needed  map[EpochID]bool            // by pins
-	sources map[string]*blockmap.Source // of tenants
+	sources map[string]*blockmap.Source // of domains
 	used    uint64                      // objects read
 
 	forwards map[pack.ID][]string        // keys, by the old pack
@@ -57,6 +57,7 @@ type pageID struct {
 // commit is what a mark remembers of an object of a log. Objects never change, but for
 // the stubs that a collector puts in their places.
 type commit struct {
+	domain  string // its name
 	closes  bool
 	bare    bool // no root
 	stub    bool
@@ -140,7 +141,7 @@ func (m *Mark) pins(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("pin %s: %w", p.Key(), err)
 			}
-			if !m.scope.reads(vol.Tenant) {
+			if !m.scope.lists(vol.Tenant) {
 				continue // what it reaches is of other domains
 			}
 			c, err := m.commit(ctx, vol, gen)
@@ -247,7 +248,7 @@ func (m *Mark) reachAll(ctx context.Context, vol commitlog.Volume, g commitlog.G
 		return nil
 	}
 	key := vol.Key(g)
-	if !c.bare {
+	if !c.bare && m.scope.reads(c.domain) {
 		if err := m.state(ctx, vol.Tenant, t); err != nil {
 			return fmt.Errorf("%s: %w", key, err)
 		}
@@ -263,7 +264,7 @@ func (m *Mark) reachAll(ctx context.Context, vol commitlog.Volume, g commitlog.G
 // data commits name, and its own data.
 func (m *Mark) state(ctx context.Context, tenant string, t *told) error {
 	for _, root := range t.roots {
-		if err := m.root(ctx, tenant, root); err != nil {
+		if err := m.root(ctx, t.domain, root); err != nil {
 			return err
 		}
 	}
@@ -312,28 +313,28 @@ func (m *Mark) blocks(t *told) error {
 	return t.wrong
 }
 
-// source returns the pages of a tenant.
-func (m *Mark) source(tenant string) *blockmap.Source {
+// source returns the pages of a domain.
+func (m *Mark) source(domain string) *blockmap.Source {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.sources[tenant]
+	s := m.sources[domain]
 	if s == nil {
-		h := m.scope.hasher(tenant)
+		h := m.scope.hasher(domain)
 		if m.scope.past() {
-			h = h.Granting(pack.NewHasher(tenant))
+			h = h.Granting(pack.NewHasher(domain))
 		}
 		s = m.cache.Source(m.pages.For(h), h)
-		m.sources[tenant] = s
+		m.sources[domain] = s
 	}
 	return s
 }
 
-// root marks the packs of the pages and blocks of a tenant's map.
-func (m *Mark) root(ctx context.Context, tenant string, root blockmap.Root) error {
+// root marks the packs of the pages and blocks of a domain's map.
+func (m *Mark) root(ctx context.Context, domain string, root blockmap.Root) error {
 	if root.IsHole() {
 		return nil
 	}
-	return m.walk(ctx, m.source(tenant), root)
+	return m.walk(ctx, m.source(domain), root)
 }
 
 // walk marks the packs of a map's pages and blocks. Pages that maps share are read once.

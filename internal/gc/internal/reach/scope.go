@@ -15,13 +15,15 @@ import (
 type Scope struct {
 	Domain uint32
 	Store  objstore.Store // with the keys of those that are read
-	// Reads has the tenants whose logs and pins are read. Without Limited it is everybody.
+	// Reads has the names of the domains whose logs and pins are read, a tenant's or those of
+	// isolated volumes. Of the objects of others in the same logs only headers are. Without
+	// Limited it is everybody's.
 	Reads   []string
 	Limited bool
 	// Tenants are all that are known. In domain 0 one of them is whose root a pin keeps.
 	Tenants []string
-	// Hasher returns a tenant's; nil: that of a plain one.
-	Hasher func(tenant string) *pack.Hasher
+	// Hasher returns a domain's; nil: that of a plain tenant.
+	Hasher func(domain string) *pack.Hasher
 }
 
 // past tells whether maps of the past may name what is plain, from the time when the tenant
@@ -29,15 +31,25 @@ type Scope struct {
 // may be gone.
 func (s *Scope) past() bool { return s.Limited && s.Domain != 0 }
 
-// reads tells whether a tenant's logs are read.
-func (s *Scope) reads(tenant string) bool { return !s.Limited || slices.Contains(s.Reads, tenant) }
+// reads tells whether a domain's logs are read.
+func (s *Scope) reads(domain string) bool { return !s.Limited || slices.Contains(s.Reads, domain) }
 
-// hasher returns the hasher of a tenant that is read.
-func (s *Scope) hasher(tenant string) *pack.Hasher {
+// lists tells whether a tenant has a domain whose logs are read.
+func (s *Scope) lists(tenant string) bool {
+	return !s.Limited || slices.ContainsFunc(s.Reads, func(name string) bool { return tenantIn(name) == tenant })
+}
+
+func tenantIn(name string) string {
+	tenant, _, _ := strings.Cut(name, "+")
+	return tenant
+}
+
+// hasher returns the hasher of a domain that is read.
+func (s *Scope) hasher(domain string) *pack.Hasher {
 	if s.Hasher == nil {
-		return pack.NewHasher(tenant)
+		return pack.NewHasher(domain)
 	}
-	return s.Hasher(tenant)
+	return s.Hasher(domain)
 }
 
 // prefixes are where the logs begin that are read. All are listed at once if most of them
@@ -46,10 +58,11 @@ func (s *Scope) prefixes() (list []string) {
 	if !s.Limited || s.Domain == 0 {
 		return []string{"t/"}
 	}
-	for _, t := range s.Reads {
-		list = append(list, "t/"+t+"/")
+	for _, name := range s.Reads {
+		list = append(list, "t/"+tenantIn(name)+"/")
 	}
-	return list
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // candidate is a tenant whose a root may be, with the hasher that tells.
@@ -86,7 +99,7 @@ func (s *Scope) candidates(domain uint32) (list []candidate) {
 	return list
 }
 
-// TenantOf is the tenant in the key of something below t/.
+// TenantOf is the tenant in the key of something below t/, or the name of a domain.
 func TenantOf(key string) string {
 	tenant, _, _ := strings.Cut(strings.TrimPrefix(key, "t/"), "/")
 	return tenant
@@ -110,8 +123,9 @@ func (e EpochID) Key() string {
 // PastEpoch is an epoch that is to be collected.
 type PastEpoch struct {
 	EpochID
-	Bytes   int64 `json:"bytes"`
-	Objects int   `json:"objects"`
+	Domain  string `json:"-"` // its name, as the mark found it
+	Bytes   int64  `json:"bytes"`
+	Objects int    `json:"objects"`
 }
 
 // isOther tells whether an error means that a map is another tenant's, or damaged.

@@ -51,6 +51,7 @@ func (m *Memory) forget() {
 // told is what an object of a log says. It never changes.
 type told struct {
 	commit
+	header bool            // no more is known than its header, which needs no keys
 	roots  []blockmap.Root // of its state and of its snapshots
 	runs   []commitlog.DataRun
 	blocks []pack.Ref // of its own data
@@ -60,7 +61,8 @@ type told struct {
 // newTold takes from an object what a mark needs.
 func newTold(o *commitlog.Object) *told {
 	s := &o.State
-	t := &told{commit: commit{closes: o.Closes(), bare: o.Bare(), stub: o.Kind == commitlog.Stub, removed: o.Tombstone, keep: s.Keep}}
+	t := headerOf(o, s.DomainName())
+	t.header, t.bare, t.keep = false, o.Bare(), s.Keep
 	t.blocks, t.wrong = blocksOf(o.Data)
 	if t.bare {
 		return t
@@ -80,6 +82,11 @@ func newTold(o *commitlog.Object) *told {
 		t.epochs = append(t.epochs, EpochID{s.Tenant, run.Name, run.Epoch})
 	}
 	return t
+}
+
+// headerOf takes from an object of a domain what a mark needs of its header.
+func headerOf(o *commitlog.Object, domain string) *told {
+	return &told{header: true, commit: commit{domain: domain, closes: o.Closes(), bare: true, stub: o.Kind == commitlog.Stub, removed: o.Tombstone}}
 }
 
 // blocksOf returns the blocks that a data section names.
@@ -106,7 +113,7 @@ func (t *told) size() int64 {
 func (m *Mark) tell(ctx context.Context, vol commitlog.Volume, g commitlog.Generation) (*told, error) {
 	in := m.listed[EpochID{vol.Tenant, vol.Name, g.Epoch}].info(g.Number)
 	if m.memory != nil {
-		if t, ok := m.memory.logs.Recall(in); ok {
+		if t, ok := m.memory.logs.Recall(in); ok && !(t.header && m.scope.reads(t.domain)) {
 			return t, nil
 		}
 	}
@@ -115,10 +122,19 @@ func (m *Mark) tell(ctx context.Context, vol commitlog.Volume, g commitlog.Gener
 	if err != nil {
 		return nil, err
 	}
+	if h, err := commitlog.DecodeHeader(raw); err == nil {
+		if domain := commitlog.DomainName(vol.Tenant, h.State.Isolated); !m.scope.reads(domain) {
+			t := headerOf(h, domain) // what it names is of its own domain
+			if m.memory != nil && int64(len(raw)) == in.Size {
+				m.memory.logs.Remember(in, t, t.size())
+			}
+			return t, nil
+		}
+	}
 	o, err := commitlog.Read(ctx, m.store, key, raw)
 	if errors.Is(err, commitlog.ErrPlain) { // from before the tenant was sealed: it names nothing that is
 		if o, err = commitlog.DecodeHeader(raw); err == nil {
-			return &told{commit: commit{closes: o.Closes(), bare: true, stub: o.Kind == commitlog.Stub, removed: o.Tombstone}}, nil
+			return headerOf(o, vol.Tenant), nil
 		}
 	}
 	if err != nil {
