@@ -21,7 +21,7 @@ func Dump(w io.Writer, raw []byte) error {
 		if herr != nil {
 			return herr
 		}
-		return cmp.Or(h.dumpHeader(w, frame.Sealed), err)
+		return cmp.Or(h.dumpHeader(w, max(frame.Sealed, h.version())), err)
 	}
 	if err != nil {
 		return err

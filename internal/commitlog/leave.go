@@ -7,6 +7,7 @@ import (
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/seal"
 )
 
 // Release closes the owner's epoch with a seal marked as released: another host can
@@ -188,7 +189,7 @@ func (o *Owner) look(ctx context.Context) (found bool, err error) {
 	switch {
 	case errors.Is(err, errs.NotFound):
 		return false, nil
-	case errors.Is(err, errs.Unsupported):
+	case isNewer(err):
 		obj = &Object{Generation: at}
 	case err != nil:
 		return false, err
@@ -198,6 +199,10 @@ func (o *Owner) look(ctx context.Context) (found bool, err error) {
 	}
 	return true, nil
 }
+
+// isNewer tells whether an object is there that a newer release wrote, which this host did
+// not. That it is a keyring which is newer says nothing of the object.
+func isNewer(err error) bool { return errors.Is(err, errs.Unsupported) && !errors.Is(err, seal.ErrLocked) }
 
 // Look is CheckSeal for a host that owned the volume in an earlier process. last is
 // the newest commit that the host remembers; one GET shows if nothing followed it.
@@ -213,7 +218,7 @@ func Look(ctx context.Context, store objstore.Store, vol Volume, last Generation
 			return last, errs.New(errs.Unavailable, "volume %s was sealed by host %s: %w", vol, sealedBy, ErrYielding)
 		case errors.Is(err, errs.NotFound):
 			return last, nil
-		case errors.Is(err, errs.Unsupported):
+		case isNewer(err):
 			return last, fenced(vol, &Object{Generation: at}, host)
 		case err != nil:
 			return last, fmt.Errorf("looking for a seal: %w", err)

@@ -518,7 +518,7 @@ func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, 
 		return nil, nil
 	case readErr == nil:
 		return found, nil
-	case errors.Is(readErr, errs.Unsupported): // a newer version: it cannot be ours
+	case isNewer(readErr): // a newer version: it cannot be ours
 		return &Object{Generation: obj.Generation}, nil
 	case errors.Is(readErr, errs.NotFound) && !errors.Is(err, errs.Exists),
 		errs.KindOf(readErr) == errs.Unavailable && errs.KindOf(err) == errs.Unavailable:

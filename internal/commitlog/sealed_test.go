@@ -58,6 +58,12 @@ func sealable(t tb) map[string]*Object {
 			check(t, o.State.name(o.Data, home))
 		}
 	}
+	for _, name := range []string{"commit", "stub"} { // in a domain of their own
+		o := *all[name]
+		o.State = o.State.Clone()
+		o.State.Isolated = home
+		all["isolated-"+name] = &o
+	}
 	return all
 }
 
@@ -75,8 +81,8 @@ func TestSealedRoundTrip(t *testing.T) {
 		d := domainWith(t, home, suite, 2)
 		for name, o := range sealable(t) {
 			raw := mustSeal(t, o, d)
-			if raw[4] != 5 {
-				t.Errorf("%s: version %d", name, raw[4])
+			if want := byte(5 + min(o.State.Isolated, 1)); raw[4] != want {
+				t.Errorf("%s: version %d, want %d", name, raw[4], want)
 			}
 			back, err := DecodeFor(raw, keyOf(o), d)
 			check(t, err)
@@ -86,7 +92,7 @@ func TestSealedRoundTrip(t *testing.T) {
 			head, err := DecodeHeader(raw)
 			check(t, err)
 			if head.Generation != o.Generation || head.Kind != o.Kind || head.Mark != o.Mark || head.Ahead != o.Ahead || head.Released != o.Released ||
-				head.Tombstone != o.Tombstone || head.Hash != back.Hash || !head.State.ID.IsZero() || head.Data != nil || head.Closes() != o.Closes() {
+				head.Tombstone != o.Tombstone || head.Hash != back.Hash || !head.State.ID.IsZero() || head.Data != nil || head.Closes() != o.Closes() || head.State.Isolated != o.State.Isolated {
 				t.Errorf("%s: in clear it says %+v", name, head)
 			}
 			back.Hash, back.Size = ObjectHash{}, 0
@@ -174,11 +180,14 @@ func TestOpensBySpecification(t *testing.T) {
 func TestSealedDamage(t *testing.T) {
 	for _, suite := range []seal.Suite{seal.AES256GCM, seal.XChaCha20Poly1305} {
 		d := domainWith(t, home, suite, 1)
-		for _, name := range []string{"commit", "stub"} {
+		for _, name := range []string{"commit", "stub", "isolated-commit"} {
 			o := sealable(t)[name]
 			raw := mustSeal(t, o, d)
 			stateAt, dataAt := frame.HeaderSize, len(raw)
-			if name == "commit" {
+			if o.State.Isolated != 0 {
+				stateAt += 4
+			}
+			if len(o.Data) > 0 {
 				dataAt -= len(o.Data) + d.SectionOverhead()
 			}
 			for i := range 8 * len(raw) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/paraglide/glide/internal/errs"
@@ -89,6 +90,13 @@ func TestForgedSealsDoNotFence(t *testing.T) {
 	d := domainWith(t, home, seal.AES256GCM, 1)
 	for name, forge := range map[string]func(o *Object) []byte{
 		"plain": func(o *Object) []byte { raw, err := o.Encode(); check(t, err); return raw },
+		"a newer version": func(o *Object) []byte {
+			raw, err := o.Encode()
+			check(t, err)
+			raw[4] = 99
+			resign(raw)
+			return raw
+		},
 		"another domain": func(o *Object) []byte {
 			return mustSeal(t, o, domainWith(t, home+1, seal.AES256GCM, 1))
 		},
@@ -105,7 +113,7 @@ func TestForgedSealsDoNotFence(t *testing.T) {
 		a := opened(t, keyed(store, d), "a")
 		s := someState(1)
 		s.Tenant, s.Name, s.Owner.ID, s.SealedBy, s.Cause = disk.Tenant, disk.Name, "a", "evil", CauseSeal
-		if name != "plain" {
+		if strings.HasPrefix(name, "another") {
 			check(t, s.name(nil, home, home+1))
 		}
 		check(t, store.PutIfAbsent(ctx, disk.Key(Generation{1, 2}), forge(&Object{Generation: Generation{1, 2}, Kind: Seal, State: s})))
@@ -113,6 +121,63 @@ func TestForgedSealsDoNotFence(t *testing.T) {
 		if !errors.Is(err, errs.Corrupt) || a.Err() != nil {
 			t.Errorf("%s: %v, and the claim ends with %v", name, err, a.Err())
 		}
+	}
+}
+
+// newerKeyring is why a tenant is locked whose keyring this release cannot read.
+type newerKeyring struct{ error }
+
+func (newerKeyring) Is(target error) bool {
+	return target == seal.ErrLocked || target == errs.Unsupported
+}
+
+// TestNewerKeyringsDoNotFence: that a keyring cannot be read, because it is newer or was
+// damaged, says nothing of an object that is there: it may be the host's own.
+func TestNewerKeyringsDoNotFence(t *testing.T) {
+	store, locked := newStore(), false
+	keyed := WithKeys(store, always(func() (Keys, error) {
+		if locked {
+			return Keys{}, newerKeyring{errors.New("keyring of version 32769")}
+		}
+		return Keys{Domain: domainWith(t, home, seal.AES256GCM, 1)}, nil
+	}))
+	a := opened(t, keyed, "a")
+	g, err := a.Commit(ctx, someState(2))
+	check(t, err)
+	locked = true
+	for what, err := range map[string]error{
+		"a look": func() error { _, err := Look(ctx, keyed, disk, Generation{1, 1}, "a"); return err }(),
+		"the echo of a commit": func() error {
+			_, err := create(ctx, keyed, disk, &Object{Generation: g}, []byte("sent again"))
+			return err
+		}(),
+	} {
+		if err == nil || errors.Is(err, errs.Fenced) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	s := someState(2)
+	s.Tenant, s.Name, s.Owner.ID, s.SealedBy, s.Cause = disk.Tenant, disk.Name, "a", "b", CauseSeal
+	check(t, s.name(nil, home))
+	o := &Object{Generation: g.Next(), Kind: Seal, State: s}
+	check(t, store.PutIfAbsent(ctx, disk.Key(o.Generation), mustSeal(t, o, domainWith(t, home, seal.AES256GCM, 1))))
+	if err := a.CheckSeal(ctx); err == nil || errors.Is(err, errs.Fenced) || a.Err() != nil {
+		t.Errorf("a check for a seal: %v, and the claim ends with %v", err, a.Err())
+	}
+	locked = false
+	if err := a.CheckSeal(ctx); !errors.Is(err, ErrYielding) {
+		t.Fatalf("sealed by another: %v", err)
+	}
+	first := &Object{Generation: g.NextEpoch(), Kind: First, State: s}
+	first.State.After, first.State.Owner.ID = o.Generation, "b"
+	check(t, store.PutIfAbsent(ctx, disk.Key(first.Generation), mustSeal(t, first, domainWith(t, home, seal.AES256GCM, 1))))
+	locked = true
+	if err := a.CheckSeal(ctx); err == nil || errors.Is(err, errs.Fenced) || a.Err() != nil {
+		t.Errorf("a check for the next epoch: %v, and the claim ends with %v", err, a.Err())
+	}
+	locked = false
+	if err := a.CheckSeal(ctx); !errors.Is(err, errs.Fenced) {
+		t.Errorf("the next epoch is another's: %v", err)
 	}
 }
 

@@ -71,7 +71,7 @@ func (o *Owner) yielded(ctx context.Context) error {
 	switch {
 	case errors.Is(err, errs.NotFound):
 		return o.waited()
-	case errors.Is(err, errs.Unsupported):
+	case isNewer(err):
 		found = &Object{Generation: o.next}
 	case err != nil:
 		return err
