@@ -20,6 +20,9 @@ const (
 	Prefix  = "tenants/"
 	format  = "glide-tenant"
 	version = 1
+
+	// HiddenNames says that the names of a tenant's volumes are hidden from the store.
+	HiddenNames = "hidden"
 )
 
 // Record is what the store says of a tenant. Nothing proves it: who can write to the store
@@ -28,6 +31,7 @@ type Record struct {
 	Tenant    string
 	Domain    uint32 // 0: it is plain
 	Public    bool   // others may fork what it publishes
+	Hidden    bool   // the store does not know the names of its volumes
 	Moving    bool   // it had plain volumes when it was sealed, which may be in use still
 	SSE       string // encryption by the store: "" or as in PutObject
 	KMSKey    string // for SSE
@@ -41,6 +45,7 @@ type wire struct {
 	Tenant    string    `json:"tenant"`
 	Domain    string    `json:"domain,omitempty"` // 8 hexadecimal digits
 	Public    bool      `json:"public,omitempty"`
+	Names     string    `json:"names,omitempty"` // "hidden", or clear
 	Moving    bool      `json:"moving,omitempty"`
 	SSE       string    `json:"sse,omitempty"`
 	KMSKey    string    `json:"kms_key,omitempty"`
@@ -56,7 +61,11 @@ func DomainText(domain uint32) string {
 }
 
 func (r *Record) encode() ([]byte, error) {
-	return sealed.Marshal(wire{format, version, r.Tenant, DomainText(r.Domain), r.Public, r.Moving, r.SSE, r.KMSKey, r.CreatedAt.UTC()})
+	names := ""
+	if r.Hidden {
+		names = HiddenNames
+	}
+	return sealed.Marshal(wire{format, version, r.Tenant, DomainText(r.Domain), r.Public, names, r.Moving, r.SSE, r.KMSKey, r.CreatedAt.UTC()})
 }
 
 // decode reads the record of a tenant. What encode cannot have written is errs.Corrupt, a
@@ -76,7 +85,7 @@ func decode(name string, raw []byte) (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s%s: %w", Prefix, name, err)
 	}
-	r := &Record{Tenant: w.Tenant, Public: w.Public, Moving: w.Moving, SSE: w.SSE, KMSKey: w.KMSKey, CreatedAt: w.CreatedAt}
+	r := &Record{Tenant: w.Tenant, Public: w.Public, Hidden: w.Names == HiddenNames, Moving: w.Moving, SSE: w.SSE, KMSKey: w.KMSKey, CreatedAt: w.CreatedAt}
 	if w.Domain != "" {
 		n, err := strconv.ParseUint(w.Domain, 16, 32)
 		if r.Domain = uint32(n); err != nil || DomainText(r.Domain) != w.Domain {
