@@ -26,6 +26,7 @@ type Tenant struct {
 	Keys      []string   `json:"keys"`                // providers for whom it is wrapped
 	Roots     []Root     `json:"roots"`
 	Public    bool       `json:"public"`
+	Names     string     `json:"names,omitempty"` // "hidden": from the store
 	SSE       string     `json:"sse,omitempty"`
 	KMSKey    string     `json:"kms_key,omitempty"`
 	Isolated  []string   `json:"isolated,omitempty"` // names of the domains of its isolated volumes; not in lists
@@ -46,8 +47,10 @@ type TenantRequest struct {
 	OneKey bool     `json:"one_key,omitempty"` // one provider is enough
 	Suite  string   `json:"suite,omitempty"`   // aes-256-gcm or xchacha20-poly1305
 	Public bool     `json:"public,omitempty"`  // others may fork what it publishes
-	SSE    string   `json:"sse,omitempty"`     // encryption by the store
-	KMSKey string   `json:"kms_key,omitempty"`
+	// HideNames hides the names of its volumes from the store, for good.
+	HideNames bool   `json:"hide_names,omitempty"`
+	SSE       string `json:"sse,omitempty"` // encryption by the store
+	KMSKey    string `json:"kms_key,omitempty"`
 }
 
 // RewrapRequest wraps a tenant's keys anew.

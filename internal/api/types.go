@@ -211,9 +211,7 @@ type SharedWith struct {
 type Cost struct {
 	Since  time.Time            `json:"since"` // when the daemon began to count
 	Causes map[string]CauseCost `json:"causes"`
-	// Money is what a month of 30 days costs, if prices are set: the requests as they went
-	// on since Since, and what is stored now.
-	Money *float64 `json:"money,omitempty"`
+	Money  *float64             `json:"money,omitempty"` // a month of 30 days, if prices are set: requests as since Since, what is stored now
 }
 
 // CauseCost is the requests of one cause, tries included, and the bytes of objects that
@@ -315,8 +313,7 @@ type Host struct {
 type ReleaseRequest struct {
 	Host  string `json:"host"`  // who asks
 	Epoch uint64 `json:"epoch"` // the owner's epoch, as the asker saw it; another one has no effect
-	// Deadline: the asker has given up at this time, and the request has no
-	// effect any more; by the owner's clock, from the remaining time sent.
+	// The asker has given up after this time, and the request has no effect any more.
 	WithinMs  float64 `json:"within_ms"`
 	FlushOnly bool    `json:"flush_only"` // a flush without a release, for a fork elsewhere
 }

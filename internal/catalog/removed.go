@@ -79,19 +79,20 @@ func (cat *Catalog) EachRemoved(ctx context.Context, fn func(n disk.Name, tombst
 	g.SetLimit(TipsAtOnce)
 	var mu sync.Mutex
 	err := commitlog.Tenants(ctx, cat.disks.Store, func(tenant string) error {
-		return commitlog.Tips(ctx, cat.disks.Store, tenant, func(name string, at commitlog.Generation) error {
+		return commitlog.Tips(ctx, cat.disks.Store, tenant, func(log string, at commitlog.Generation) error {
 			// The epoch of a tombstone has no object but its seal.
 			if !at.IsZero() && (at.Number > 2 || at.Epoch == 1) {
 				return nil
 			}
 			g.Go(func() (err error) {
 				defer errs.Catch(&err)
-				n := disk.Name{Tenant: tenant, Volume: name}
+				n := disk.Name{Tenant: tenant, Volume: log}
 				tombstone, last, err := cat.removed(ctx, n, at)
 				if kind := errs.KindOf(err); err != nil && (kind == errs.Unavailable || ctx.Err() != nil) {
 					return err
 				}
 				if err == nil && last != nil {
+					n.Volume = tombstone.State.Name // that of the log may be hidden
 					mu.Lock()
 					defer mu.Unlock()
 					fn(n, tombstone, last)

@@ -27,15 +27,18 @@ func New(t *disk.Table) *Catalog { return &Catalog{disks: t} }
 // for which want returns true. fn gets the newest object of the volume's log, or the
 // error of reading it. The cost is one LIST per thousand keys, or per volume that has
 // more than a thousand; a GET and a HEAD per volume; and another LIST for each volume
-// whose tip the page did not show.
+// whose tip the page did not show. Of a volume whose name is hidden, and which is not on this
+// host, only its object tells the name: want is asked again then. If the object cannot be
+// read, the volume goes by the name of its log.
 func (cat *Catalog) EachStored(ctx context.Context, want func(disk.Name) bool, fn func(disk.Name, *commitlog.Object, error) error) error {
 	ctx = objstore.WithRetryBudget(ctx) // if the store is unreachable, it is so for all of them
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(TipsAtOnce)
 	var mu sync.Mutex
+	names := cat.disks.LogNames()
 	err := commitlog.Tenants(ctx, cat.disks.Store, func(tenant string) error {
-		return commitlog.Tips(ctx, cat.disks.Store, tenant, func(name string, at commitlog.Generation) error {
-			n := disk.Name{Tenant: tenant, Volume: name}
+		return commitlog.Tips(ctx, cat.disks.Store, tenant, func(log string, at commitlog.Generation) error {
+			n, known := names.Of(ctx, commitlog.Volume{Tenant: tenant, Name: log})
 			if !want(n) {
 				return nil
 			}
@@ -46,6 +49,11 @@ func (cat *Catalog) EachStored(ctx context.Context, want func(disk.Name) bool, f
 					}
 					return commitlog.NewestAt(ctx, cat.disks.Store, vol, at)
 				})
+				if !known && err == nil {
+					if n.Volume = tip.State.Name; !want(n) {
+						return nil
+					}
+				}
 				mu.Lock()
 				defer mu.Unlock()
 				return fn(n, tip, err)
@@ -77,33 +85,32 @@ func (cat *Catalog) EachTip(ctx context.Context, fn func(disk.Name, *commitlog.O
 const maxSeen = 1 << 16
 
 // newestSeen remembers the newest generation of each volume that the store has shown to
-// this process. For the host's own volumes the records have it.
+// this process, by its log. For the host's own volumes the records have it.
 type newestSeen struct {
 	mu   sync.Mutex
-	tips map[disk.Name]commitlog.Generation
+	tips map[commitlog.Volume]commitlog.Generation
 }
 
-// Of returns the newest generation that was seen, or zero if none was.
-func (s *newestSeen) Of(n disk.Name) commitlog.Generation {
+func (s *newestSeen) of(log commitlog.Volume) commitlog.Generation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tips[n]
+	return s.tips[log]
 }
 
-// Forget makes the names as if they had never been seen: an operator had them removed.
-func (s *newestSeen) Forget(names []commitlog.Volume) {
+// Forget makes the logs as if they had never been seen: an operator had them removed.
+func (s *newestSeen) Forget(logs []commitlog.Volume) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, v := range names {
-		delete(s.tips, disk.Name{Tenant: v.Tenant, Volume: v.Name})
+	for _, v := range logs {
+		delete(s.tips, v)
 	}
 }
 
-func (s *newestSeen) note(n disk.Name, g commitlog.Generation) {
+func (s *newestSeen) note(n commitlog.Volume, g commitlog.Generation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.tips == nil {
-		s.tips = map[disk.Name]commitlog.Generation{}
+		s.tips = map[commitlog.Volume]commitlog.Generation{}
 	}
 	if _, known := s.tips[n]; !known && len(s.tips) >= maxSeen {
 		for old := range s.tips { // any one will do
@@ -116,17 +123,27 @@ func (s *newestSeen) note(n disk.Name, g commitlog.Generation) {
 	}
 }
 
+// NewestSeen returns the newest generation of a volume that the store has shown to this
+// process, or zero if it has shown none.
+func (cat *Catalog) NewestSeen(ctx context.Context, n disk.Name) (commitlog.Generation, error) {
+	log, err := commitlog.LogOf(ctx, cat.disks.Store, n.Log())
+	return cat.Seen.of(log), err
+}
+
 // newest reads the newest object of a volume's log with read.
 //
 // no-silent-rollback: a log does not get shorter, and does not vanish.
 func (cat *Catalog) newest(ctx context.Context, n disk.Name, read func(context.Context, commitlog.Volume) (*commitlog.Object, error)) (*commitlog.Object, error) {
-	before := cat.Seen.Of(n) // not a generation that is seen during the read
+	before, err := cat.NewestSeen(ctx, n) // not a generation that is seen during the read
+	if err != nil {
+		return nil, err
+	}
 	o, err := read(ctx, n.Log())
 	switch {
 	case err == nil && o.Generation.Compare(before) < 0:
 		return nil, RolledBack(n, before, "generation "+o.Generation.String())
 	case err == nil:
-		cat.Seen.note(n, o.Generation)
+		cat.Seen.note(o.Log(), o.Generation)
 	case errs.KindOf(err) == errs.NotFound && !before.IsZero():
 		return nil, RolledBack(n, before, "no such volume")
 	}

@@ -64,8 +64,8 @@ type Session interface {
 
 // Seen is what the host has seen of the store.
 type Seen interface {
-	// Forget makes the names as if they had never been seen.
-	Forget(names []commitlog.Volume)
+	// Forget makes the logs as if they had never been seen.
+	Forget(logs []commitlog.Volume)
 }
 
 // New creates a collector. Its disks must use what Watch returns as their store.

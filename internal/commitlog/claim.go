@@ -39,7 +39,7 @@ func (o *Owner) openFirst(ctx context.Context, state State, begun bool) (Generat
 	}
 	begun = begun || repeated
 	if !repeated {
-		found, err := o.first(ctx, Generation{1, 1}, &Object{Kind: First, State: state})
+		found, err := o.first(ctx, Generation{Epoch: 1, Number: 1}, &Object{Kind: First, State: state})
 		if err != nil || found == nil {
 			return o.reached(err)
 		}
@@ -147,7 +147,7 @@ func sealedFrom(sealed *Object, host string) []SealedFrom {
 	if sealed.Released || owner == host || fault.Is("former-owner-not-kept") {
 		return list
 	}
-	return append(list[:len(list):len(list)], SealedFrom{Host: owner, Generation: Generation{g.Epoch, g.Number - 1}})
+	return append(list[:len(list):len(list)], SealedFrom{Host: owner, Generation: Generation{Epoch: g.Epoch, Number: g.Number - 1}})
 }
 
 var errOther = errors.New("the name is another volume's")
@@ -169,7 +169,7 @@ func (o *Owner) Withdraw(ctx context.Context, id VolumeID, cause Cause) error {
 	grave := func(*Object) *Object {
 		return &Object{Kind: First, Tombstone: true, State: State{Identity: Identity{ID: id, Cause: cause}}}
 	}
-	if found, err := o.first(ctx, Generation{1, 1}, grave(nil)); err != nil || found == nil {
+	if found, err := o.first(ctx, Generation{Epoch: 1, Number: 1}, grave(nil)); err != nil || found == nil {
 		return err
 	}
 	approve := func(tip *Object) error {

@@ -44,11 +44,11 @@ func domainObjects(t tb) map[string]*Object {
 	seal.SealedBy, seal.Cause, seal.Root = "host-c", CauseSeal, root.Root
 	mark := Mark{0: 0xaa, 15: 0xbb}
 	return map[string]*Object{
-		"domain-data":     {Generation: Generation{4, 3}, Kind: Commit, Mark: mark, Ahead: 2, State: fullState(), Data: data},
-		"domain-root":     {Generation: Generation{4, 3}, Kind: Commit, Mark: mark, State: root},
-		"domain-snapshot": {Generation: Generation{4, 3}, Kind: Commit, Mark: mark, State: snapshot},
-		"domain-seal":     {Generation: Generation{4, 4}, Kind: Seal, Mark: mark, State: seal},
-		"domain-stub":     (&Object{Generation: Generation{4, 4}, Kind: Seal, Mark: mark, State: seal}).Stub(),
+		"domain-data":     {Generation: Generation{Epoch: 4, Number: 3}, Kind: Commit, Mark: mark, Ahead: 2, State: fullState(), Data: data},
+		"domain-root":     {Generation: Generation{Epoch: 4, Number: 3}, Kind: Commit, Mark: mark, State: root},
+		"domain-snapshot": {Generation: Generation{Epoch: 4, Number: 3}, Kind: Commit, Mark: mark, State: snapshot},
+		"domain-seal":     {Generation: Generation{Epoch: 4, Number: 4}, Kind: Seal, Mark: mark, State: seal},
+		"domain-stub":     (&Object{Generation: Generation{Epoch: 4, Number: 4}, Kind: Seal, Mark: mark, State: seal}).Stub(),
 	}
 }
 
@@ -58,8 +58,8 @@ func TestBareObjectsHaveNoDomains(t *testing.T) {
 	s := domainObjects(t)["domain-root"].State
 	s.RenamedTo, s.Cause = "new-db", CauseRename
 	for v, o := range map[uint16]*Object{
-		1: {Generation: Generation{5, 1}, Kind: First, Tombstone: true, State: s},
-		2: {Generation: Generation{4, 20}, Kind: Seal, Ahead: 15, State: s},
+		1: {Generation: Generation{Epoch: 5, Number: 1}, Kind: First, Tombstone: true, State: s},
+		2: {Generation: Generation{Epoch: 4, Number: 20}, Kind: Seal, Ahead: 15, State: s},
 	} {
 		raw, err := o.Encode()
 		check(t, err)
@@ -74,7 +74,7 @@ func TestBareObjectsHaveNoDomains(t *testing.T) {
 // TestDomainsAreCarried: forks and seals keep the domains of roots, and a dump shows them.
 func TestDomainsAreCarried(t *testing.T) {
 	o := domainObjects(t)["domain-root"]
-	if c := o.State.Fork("child", volumeID(9), Generation{4, 3}, someDay); c.Root != o.State.Root {
+	if c := o.State.Fork("child", volumeID(9), Generation{Epoch: 4, Number: 3}, someDay); c.Root != o.State.Root {
 		t.Errorf("the fork has %s, its parent %s", c.Root, o.State.Root)
 	}
 	for name, words := range map[string]string{

@@ -7,12 +7,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/paraglide/glide/internal/commitlog/internal/listing"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 )
 
 const (
-	listPage = 1000
+	listPage = listing.PageSize
 	// moves is how often a reader or claimer starts again because the log grew
 	// between two of its requests. A few tries are enough against any owner; the
 	// bound is for a broken log.
@@ -55,7 +56,7 @@ func (f *tipFinder) add(g Generation) (done bool) {
 // that something in the gap took effect, the error is errs.Unsupported. An object that
 // was sent ahead may be beyond a seal (rule 6); Load finds that out.
 func find(ctx context.Context, store objstore.Store, vol Volume) (Generation, error) {
-	if err := vol.Check(); err != nil {
+	if err := vol.checkLog(); err != nil {
 		return Generation{}, err
 	}
 	f, err := listTip(ctx, store, vol)
@@ -70,7 +71,7 @@ func find(ctx context.Context, store objstore.Store, vol Volume) (Generation, er
 		return Generation{}, err
 	}
 	// Its sender had seen everything before this number take effect.
-	known := Generation{f.beyond.Epoch, f.beyond.Number - uint64(proof.Ahead)}
+	known := Generation{Epoch: f.beyond.Epoch, Number: f.beyond.Number - uint64(proof.Ahead)}
 	if known.Number <= f.tip.Number+1 {
 		return f.tip, nil
 	}
@@ -81,9 +82,13 @@ func find(ctx context.Context, store objstore.Store, vol Volume) (Generation, er
 }
 
 func listTip(ctx context.Context, store objstore.Store, vol Volume) (f tipFinder, err error) {
+	log, err := LogOf(ctx, store, vol)
+	if err != nil {
+		return f, fmt.Errorf("finding the newest commit of %s: %w", vol, err)
+	}
 	after := ""
 	for {
-		infos, err := store.List(ctx, vol.prefix(), after, listPage)
+		infos, err := store.List(ctx, log.prefix(), after, listPage)
 		if err != nil {
 			return f, fmt.Errorf("finding the newest commit of %s: %w", vol, err)
 		}
@@ -96,7 +101,7 @@ func listTip(ctx context.Context, store objstore.Store, vol Volume) (f tipFinder
 			}
 		}
 		if done {
-			return f, notFound(vol, f.tip)
+			return f, notFound(ctx, store, vol, f.tip)
 		}
 	}
 }
@@ -108,11 +113,16 @@ func unlisted(vol Volume, tip, there Generation) error {
 		"glide needs a store whose lists are complete at once", vol, tip, there)
 }
 
-func notFound(vol Volume, tip Generation) error {
-	if tip.IsZero() {
-		return errs.New(errs.NotFound, "volume %s is not in the store", vol)
+// notFound is nil if there is a tip. locked-is-not-lost: the names of a tenant without keys
+// may be hidden.
+func notFound(ctx context.Context, store objstore.Store, vol Volume, tip Generation) error {
+	if !tip.IsZero() {
+		return nil
 	}
-	return nil
+	if _, err := keysOf(ctx, store, vol.Tenant); err != nil {
+		return err
+	}
+	return errs.New(errs.NotFound, "volume %s is not in the store", vol)
 }
 
 // Load reads the object at a generation that find returned, with one GET. If the
@@ -125,13 +135,13 @@ func Load(ctx context.Context, store objstore.Store, vol Volume, g Generation) (
 		return nil, err
 	}
 	if o.SealAhead() {
-		last, err := Load(ctx, store, vol, Generation{g.Epoch, g.Number - 1})
+		last, err := Load(ctx, store, vol, Generation{Epoch: g.Epoch, Number: g.Number - 1})
 		if err != nil || last.Closes() {
 			return last, err
 		}
 		return o.closing(last), nil
 	}
-	before, err := getAll(ctx, store, vol, Generation{g.Epoch, g.Number - uint64(o.Ahead)}, uint64(o.Ahead))
+	before, err := getAll(ctx, store, vol, Generation{Epoch: g.Epoch, Number: g.Number - uint64(o.Ahead)}, uint64(o.Ahead), false)
 	if err != nil {
 		return nil, err
 	}
@@ -146,15 +156,18 @@ func Load(ctx context.Context, store objstore.Store, vol Volume, g Generation) (
 	return o, nil
 }
 
-// getAll reads count objects of one epoch in parallel. A missing one is
-// errs.NotFound.
-func getAll(ctx context.Context, store objstore.Store, vol Volume, first Generation, count uint64) ([]*Object, error) {
+// getAll reads count objects of one epoch in parallel. A missing one is errs.NotFound, or, if
+// some may be missing, nil.
+func getAll(ctx context.Context, store objstore.Store, vol Volume, first Generation, count uint64, some bool) ([]*Object, error) {
 	list := make([]*Object, count)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(sideBySide)
 	for i := range list {
-		g.Go(func() (err error) {
-			list[i], err = get(ctx, store, vol, Generation{first.Epoch, first.Number + uint64(i)})
+		g.Go(func() error {
+			o, err := get(ctx, store, vol, Generation{Epoch: first.Epoch, Number: first.Number + uint64(i)})
+			if list[i] = o; some && errors.Is(err, errs.NotFound) {
+				list[i], err = nil, nil
+			}
 			return err
 		})
 	}
@@ -164,20 +177,24 @@ func getAll(ctx context.Context, store objstore.Store, vol Volume, first Generat
 // get reads one object and checks that it belongs at its key. If it only lacks keys for
 // it, it returns its header with the error.
 func get(ctx context.Context, store objstore.Store, vol Volume, g Generation) (*Object, error) {
-	key := vol.Key(g)
+	log, err := LogOf(ctx, store, vol)
+	if err != nil {
+		return nil, fmt.Errorf("commit %s of %s: %w", g, vol, err)
+	}
+	key := log.Key(g)
 	raw, err := store.Get(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("commit %s of %s: %w", g, vol, err)
 	}
-	o, err := read(ctx, store, vol.Tenant, key, raw)
+	o, err := open(ctx, store, vol.Tenant, key, raw)
 	if err != nil {
 		if errors.Is(err, errs.Unavailable) {
 			o, _ = DecodeHeader(raw) // damaged: nil
 		}
 		return o, fmt.Errorf("commit %s of %s (%s): %w", g, vol, key, err)
 	}
-	if o.Generation != g || o.State.Volume() != vol {
-		return nil, errs.New(errs.Corrupt, "%s holds commit %s of %s", key, o.Generation, o.State.Volume())
+	if err := o.belongs(ctx, store, log, g); err != nil {
+		return nil, err
 	}
 	return o, nil
 }
@@ -242,7 +259,10 @@ func NewestAt(ctx context.Context, store objstore.Store, vol Volume, g Generatio
 // error is errs.Unsupported.
 func Moved(ctx context.Context, store objstore.Store, vol Volume, o *Object) (bool, error) {
 	next := o.following()
-	_, err := store.Head(ctx, vol.Key(next))
+	key, err := KeyOf(ctx, store, vol, next)
+	if err == nil {
+		_, err = store.Head(ctx, key)
+	}
 	if errors.Is(err, errs.NotFound) {
 		return false, nil
 	}

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"math"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 )
@@ -24,7 +22,7 @@ import (
 // again, are not part of the log and are left out (rules 3 and 6). If the volume is
 // not in the store, the error is errs.NotFound.
 func History(ctx context.Context, store objstore.Store, vol Volume, before Generation, count int, fn func(*Object) error) error {
-	if err := vol.Check(); err != nil {
+	if err := vol.checkLog(); err != nil {
 		return err
 	}
 	h := history{ctx: ctx, store: store, vol: vol, fn: fn, left: count}
@@ -115,7 +113,7 @@ func (h *history) epoch(o *Object) (first *Object, err error) {
 	}
 	for at.Number > 2 {
 		n := min(sideBySide, uint64(h.left), at.Number-2)
-		list, err := h.some(Generation{at.Epoch, at.Number - n}, n)
+		list, err := h.some(Generation{Epoch: at.Epoch, Number: at.Number - n}, n)
 		if err != nil {
 			return nil, err
 		}
@@ -151,7 +149,7 @@ func (h *history) trimmed() error {
 
 // first reports the first object of an epoch.
 func (h *history) first(epoch uint64) (*Object, error) {
-	list, err := h.some(Generation{epoch, 1}, 1)
+	list, err := h.some(Generation{Epoch: epoch, Number: 1}, 1)
 	if err != nil || list[0] == nil {
 		return nil, err
 	}
@@ -160,19 +158,7 @@ func (h *history) first(epoch uint64) (*Object, error) {
 
 // some reads count objects in parallel; nil where there is none.
 func (h *history) some(first Generation, count uint64) ([]*Object, error) {
-	list := make([]*Object, count)
-	g, ctx := errgroup.WithContext(h.ctx)
-	for i := range list {
-		g.Go(func() error {
-			o, err := get(ctx, h.store, h.vol, Generation{first.Epoch, first.Number + uint64(i)})
-			if errors.Is(err, errs.NotFound) {
-				return nil
-			}
-			list[i] = o
-			return err
-		})
-	}
-	return list, g.Wait()
+	return getAll(h.ctx, h.store, h.vol, first, count, true)
 }
 
 // sealBefore is the seal of the epoch before the one that the first object opens; nil
@@ -198,9 +184,13 @@ func (h *history) sealBefore(first *Object) (*Object, error) {
 // listedSeal finds the end of the previous epoch if a first object does not name it,
 // with one LIST and one GET: the last object that is a seal but not a seal ahead.
 func (h *history) listedSeal(epoch uint64) (Generation, error) {
-	after := h.vol.Key(Generation{epoch, maxNumber})
+	log, err := LogOf(h.ctx, h.store, h.vol)
+	if err != nil {
+		return Generation{}, err
+	}
+	after := log.Key(Generation{Epoch: epoch, Number: maxNumber})
 	var epochKeys []Generation
-	err := objstore.ListAll(h.ctx, h.store, h.vol.prefix(), after, func(in objstore.Info) bool {
+	err = objstore.ListAll(h.ctx, h.store, log.prefix(), after, func(in objstore.Info) bool {
 		_, g, err := ParseKey(in.Key)
 		if err != nil {
 			return true

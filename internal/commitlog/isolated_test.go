@@ -78,3 +78,4 @@ type byName func(domain string) (Keys, error)
 func (b byName) Keys(_ context.Context, domain string) (Keys, error) { return b(domain) }
 func (byName) Plain(string) bool                                     { return false }
 func (byName) Renew(context.Context, string) error                   { return nil }
+func (byName) ForNames(context.Context, string) (Keys, error)        { return Keys{}, nil }

@@ -21,6 +21,8 @@ type Keys struct {
 	// Plain objects are read, too: the tenant is being moved into its domain. Otherwise
 	// one among sealed objects is ErrPlain (no-downgrade).
 	Plain bool
+	// Hidden: the keys of objects have the names of volumes hidden.
+	Hidden bool
 }
 
 // ErrPlain (errs.Corrupt): an object of a sealed tenant is from before it was, or forged.
@@ -32,6 +34,9 @@ type KeyRing interface {
 	// that is written, under the locks of Owners: for a domain that it was asked for before
 	// it must not wait.
 	Keys(ctx context.Context, domain string) (Keys, error)
+	// ForNames is Keys for who needs to know how names are hidden: none for clear ones. It
+	// may know more than Keys of a tenant that is locked.
+	ForNames(ctx context.Context, tenant string) (Keys, error)
 	// Plain tells whether the tenant may be a plain one, as far as is known without
 	// asking anybody.
 	Plain(tenant string) bool
@@ -60,19 +65,27 @@ func keysOf(ctx context.Context, store objstore.Store, domain string) (Keys, err
 	return Keys{}, nil
 }
 
-// Read is DecodeFor with the keys that the store has for the object with this key.
+// Read is DecodeFor with the keys that the store has for the object with this key, where it
+// must belong.
 func Read(ctx context.Context, store objstore.Store, key string, raw []byte) (*Object, error) {
-	vol, _, err := ParseKey(key)
+	log, g, err := ParseKey(key)
 	if err != nil {
 		return nil, err
 	}
-	return read(ctx, store, vol.Tenant, key, raw)
+	o, err := open(ctx, store, log.Tenant, key, raw)
+	if err == nil {
+		err = o.belongs(ctx, store, log, g)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return o, nil
 }
 
-// read is Read for the object of a tenant. As long as nothing says that the tenant is sealed,
+// open is Read for the object of a tenant, wherever it belongs. As long as nothing says that the tenant is sealed,
 // nobody is asked about a plain object: a store that forged it would forge the answer. A
 // keyring that is newer than the one here is looked for: it may let the tenant read more.
-func read(ctx context.Context, store objstore.Store, tenant, key string, raw []byte) (*Object, error) {
+func open(ctx context.Context, store objstore.Store, tenant, key string, raw []byte) (*Object, error) {
 	s, ok := store.(*keyedStore)
 	if !ok || !frame.IsSealed(raw) && s.keys.Plain(tenant) {
 		return DecodeFor(raw, key, nil)

@@ -202,7 +202,9 @@ func (o *Owner) look(ctx context.Context) (found bool, err error) {
 
 // isNewer tells whether an object is there that a newer release wrote, which this host did
 // not. That it is a keyring which is newer says nothing of the object.
-func isNewer(err error) bool { return errors.Is(err, errs.Unsupported) && !errors.Is(err, seal.ErrLocked) }
+func isNewer(err error) bool {
+	return errors.Is(err, errs.Unsupported) && !errors.Is(err, seal.ErrLocked)
+}
 
 // Look is CheckSeal for a host that owned the volume in an earlier process. last is
 // the newest commit that the host remembers; one GET shows if nothing followed it.

@@ -45,11 +45,11 @@ func TestShortListsAreRefused(t *testing.T) {
 	}
 	for name, show := range map[string]func([]objstore.Info) []objstore.Info{
 		"newest keys not listed yet":  without(func(g Generation) bool { return g.Epoch == 2 && g.Number > 6 }),
-		"the newest key not listed":   without(func(g Generation) bool { return g == Generation{2, 9} }),
-		"a key in the middle":         without(func(g Generation) bool { return g == Generation{2, 4} }),
+		"the newest key not listed":   without(func(g Generation) bool { return g == Generation{Epoch: 2, Number: 9} }),
+		"a key in the middle":         without(func(g Generation) bool { return g == Generation{Epoch: 2, Number: 4} }),
 		"the newest epoch not listed": without(func(g Generation) bool { return g.Epoch == 2 }),
 		"nor the seal before it":      without(func(g Generation) bool { return g.Epoch == 2 || g.Number == 12 }),
-		"its first object not listed": without(func(g Generation) bool { return g == Generation{2, 1} }),
+		"its first object not listed": without(func(g Generation) bool { return g == Generation{Epoch: 2, Number: 1} }),
 		"cut to 7":                    func(infos []objstore.Info) []objstore.Info { return infos[:min(7, len(infos))] },
 	} {
 		short := &showing{store, show}
@@ -60,10 +60,10 @@ func TestShortListsAreRefused(t *testing.T) {
 		wantUnlisted(t, History(ctx, short, disk, Generation{}, 1, func(*Object) error { return nil }))
 	}
 	commit(t, a, 30) // the claims did no harm
-	late := &showing{store, without(func(g Generation) bool { return g == Generation{2, 10} })}
+	late := &showing{store, without(func(g Generation) bool { return g == Generation{Epoch: 2, Number: 10} })}
 	late.show = func(infos []objstore.Info) []objstore.Info {
 		late.show = func(infos []objstore.Info) []objstore.Info { return infos }
-		return without(func(g Generation) bool { return g == Generation{2, 10} })(infos)
+		return without(func(g Generation) bool { return g == Generation{Epoch: 2, Number: 10} })(infos)
 	}
 	if o := newest(t, late, disk); o.State.Seq != 30 {
 		t.Errorf("listed again, it is %d", o.State.Seq)
@@ -87,18 +87,18 @@ func TestHoleInTheLog(t *testing.T) {
 		for seq := uint64(2); seq < 10; seq++ {
 			commit(t, a, seq)
 		}
-		check(t, store.Delete(ctx, disk.Key(Generation{1, n})))
+		check(t, store.Delete(ctx, disk.Key(Generation{Epoch: 1, Number: n})))
 		_, err := Newest(ctx, store, disk)
 		wantUnlisted(t, err)
 	}
 	store := newStore()
-	put(t, store, &Object{Generation: Generation{1, 1}, Kind: First})
-	put(t, store, &Object{Generation: Generation{1, 4}, Kind: Commit, Ahead: 2})
-	if o := newest(t, store, disk); o.Generation != (Generation{1, 1}) {
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 1}, Kind: First})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 4}, Kind: Commit, Ahead: 2})
+	if o := newest(t, store, disk); o.Generation != (Generation{Epoch: 1, Number: 1}) {
 		t.Errorf("the tip is %s", o.Generation)
 	}
-	put(t, store, &Object{Generation: Generation{1, 2}, Kind: Commit})
-	if o := newest(t, store, disk); o.Generation != (Generation{1, 2}) {
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 2}, Kind: Commit})
+	if o := newest(t, store, disk); o.Generation != (Generation{Epoch: 1, Number: 2}) {
 		t.Errorf("the tip is %s", o.Generation)
 	}
 }
@@ -114,6 +114,6 @@ func TestHoleInTheHistory(t *testing.T) {
 	infos, err := store.List(ctx, disk.prefix(), "", 1000)
 	check(t, err)
 	shown.show = func([]objstore.Info) []objstore.Info { return infos }
-	check(t, store.Delete(ctx, disk.Key(Generation{1, 7})))
+	check(t, store.Delete(ctx, disk.Key(Generation{Epoch: 1, Number: 7})))
 	wantKind(t, History(ctx, shown, disk, Generation{}, 0, func(*Object) error { return nil }), errs.Unsupported)
 }

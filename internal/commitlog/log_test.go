@@ -15,9 +15,9 @@ import (
 
 func TestKeys(t *testing.T) {
 	for g, want := range map[Generation]string{
-		{1, 1}:                  "t/default/volumes/disk/log/fffffffffffffffe/0000000001",
-		{3, 10}:                 "t/default/volumes/disk/log/fffffffffffffffc/0000000010",
-		{1<<64 - 2, 9999999999}: "t/default/volumes/disk/log/0000000000000001/9999999999",
+		{Epoch: 1, Number: 1}:                  "t/default/volumes/disk/log/fffffffffffffffe/0000000001",
+		{Epoch: 3, Number: 10}:                 "t/default/volumes/disk/log/fffffffffffffffc/0000000010",
+		{Epoch: 1<<64 - 2, Number: 9999999999}: "t/default/volumes/disk/log/0000000000000001/9999999999",
 	} {
 		key := disk.Key(g)
 		if key != want {
@@ -30,7 +30,7 @@ func TestKeys(t *testing.T) {
 		}
 		check(t, objstore.CheckKey(key))
 	}
-	if disk.Key(Generation{2, 1}) > disk.Key(Generation{1, 9}) {
+	if disk.Key(Generation{Epoch: 2, Number: 1}) > disk.Key(Generation{Epoch: 1, Number: 9}) {
 		t.Error("the newest epoch does not list first")
 	}
 	for _, bad := range []string{
@@ -46,7 +46,7 @@ func TestKeys(t *testing.T) {
 }
 
 func TestGenerationText(t *testing.T) {
-	for _, g := range []Generation{{}, {1, 1}, {3, 10}, {1<<64 - 2, 9999999999}} {
+	for _, g := range []Generation{{}, {Epoch: 1, Number: 1}, {Epoch: 3, Number: 10}, {Epoch: 1<<64 - 2, Number: 9999999999}} {
 		text, err := json.Marshal(g)
 		check(t, err)
 		var back Generation
@@ -59,14 +59,14 @@ func TestGenerationText(t *testing.T) {
 		_, err := ParseGeneration(bad)
 		wantKind(t, err, errs.Invalid)
 	}
-	order := []Generation{{}, {1, 1}, {1, 2}, {1, 10}, {2, 1}, {10, 1}}
+	order := []Generation{{}, {Epoch: 1, Number: 1}, {Epoch: 1, Number: 2}, {Epoch: 1, Number: 10}, {Epoch: 2, Number: 1}, {Epoch: 10, Number: 1}}
 	if !slices.IsSortedFunc(order, Generation.Compare) {
 		t.Error("Compare does not order generations")
 	}
 }
 
 func FuzzParseKey(f *testing.F) {
-	f.Add(disk.Key(Generation{3, 10}))
+	f.Add(disk.Key(Generation{Epoch: 3, Number: 10}))
 	f.Add("3.10")
 	f.Fuzz(func(t *testing.T, s string) {
 		if vol, g, err := ParseKey(s); err == nil && vol.Key(g) != s {
@@ -129,25 +129,25 @@ func TestFindRequests(t *testing.T) {
 	}{
 		{"3000 epochs", func(s objstore.Store) {
 			for e := range uint64(3000) {
-				plant(s, Generation{e + 1, 1})
-				plant(s, Generation{e + 1, 2})
+				plant(s, Generation{Epoch: e + 1, Number: 1})
+				plant(s, Generation{Epoch: e + 1, Number: 2})
 			}
-		}, Generation{3000, 2}, 1},
+		}, Generation{Epoch: 3000, Number: 2}, 1},
 		{"the longest epoch", func(s objstore.Store) {
 			for _, e := range []uint64{8, 9, 10, 11} { // seals ahead, of several claims
-				plant(s, Generation{e, 2})
+				plant(s, Generation{Epoch: e, Number: 2})
 			}
 			epochOf(plant, maxEpoch)(s)
-		}, Generation{7, maxEpoch}, 1},
-		{"an epoch of 999", epochOf(plant, 999), Generation{7, 999}, 1},
-		{"an epoch of 1000", epochOf(plant, 1000), Generation{7, 1000}, 2},
-		{"an epoch of 1999", epochOf(plant, 1999), Generation{7, 1999}, 2},
-		{"an epoch of 2500, which no owner makes", epochOf(plant, 2500), Generation{7, 2500}, 3},
+		}, Generation{Epoch: 7, Number: maxEpoch}, 1},
+		{"an epoch of 999", epochOf(plant, 999), Generation{Epoch: 7, Number: 999}, 1},
+		{"an epoch of 1000", epochOf(plant, 1000), Generation{Epoch: 7, Number: 1000}, 2},
+		{"an epoch of 1999", epochOf(plant, 1999), Generation{Epoch: 7, Number: 1999}, 2},
+		{"an epoch of 2500, which no owner makes", epochOf(plant, 2500), Generation{Epoch: 7, Number: 2500}, 3},
 		{"objects of others", func(s objstore.Store) {
-			plant(s, Generation{1, 1})
+			plant(s, Generation{Epoch: 1, Number: 1})
 			check(t, s.Put(ctx, disk.prefix()+"fffffffffffffffe/junk", raw))
 			check(t, s.Put(ctx, disk.prefix()+"0junk", raw))
-		}, Generation{1, 1}, 1},
+		}, Generation{Epoch: 1, Number: 1}, 1},
 	} {
 		mem := newStore().Store
 		c.fill(mem)
@@ -166,9 +166,9 @@ func TestFindRequests(t *testing.T) {
 
 func epochOf(plant func(objstore.Store, Generation), n uint64) func(objstore.Store) {
 	return func(s objstore.Store) {
-		plant(s, Generation{6, 1})
+		plant(s, Generation{Epoch: 6, Number: 1})
 		for i := range n {
-			plant(s, Generation{7, i + 1})
+			plant(s, Generation{Epoch: 7, Number: i + 1})
 		}
 	}
 }
@@ -187,23 +187,23 @@ func TestNotInStore(t *testing.T) {
 // An object that was sent ahead, beyond a seal, is no part of the log (rule 6).
 func TestLoadAheadOfASeal(t *testing.T) {
 	store := newStore()
-	put(t, store, &Object{Generation: Generation{1, 1}, Kind: First})
-	put(t, store, &Object{Generation: Generation{1, 2}, Kind: Commit})
-	put(t, store, &Object{Generation: Generation{1, 3}, Kind: Commit, Ahead: 1})
-	if o := newest(t, store, disk); o.Generation != (Generation{1, 3}) {
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 1}, Kind: First})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 2}, Kind: Commit})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 3}, Kind: Commit, Ahead: 1})
+	if o := newest(t, store, disk); o.Generation != (Generation{Epoch: 1, Number: 3}) {
 		t.Errorf("the tip is %s, want 1.3: all before it took effect", o.Generation)
 	}
-	put(t, store, &Object{Generation: Generation{1, 4}, Kind: Seal})
-	put(t, store, &Object{Generation: Generation{1, 5}, Kind: Commit, Ahead: 1})
-	put(t, store, &Object{Generation: Generation{1, 6}, Kind: Commit, Ahead: 2})
-	if o := newest(t, store, disk); o.Generation != (Generation{1, 4}) {
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 4}, Kind: Seal})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 5}, Kind: Commit, Ahead: 1})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 6}, Kind: Commit, Ahead: 2})
+	if o := newest(t, store, disk); o.Generation != (Generation{Epoch: 1, Number: 4}) {
 		t.Errorf("the tip is %s, want the seal 1.4", o.Generation)
 	}
 	wantShape(t, historyOf(t, store, disk), "1.1 first", "1.2 commit", "1.3 commit", "1.4 seal")
 	o := newOwner(t, store, "b", 1)
 	_, err := o.Claim(ctx, CauseWake, nil)
 	check(t, err)
-	if o.Generation() != (Generation{2, 1}) {
+	if o.Generation() != (Generation{Epoch: 2, Number: 1}) {
 		t.Errorf("claimed at %s, want 2.1", o.Generation())
 	}
 	wantShape(t, historyOf(t, store, disk), "1.1 first", "1.2 commit", "1.3 commit", "1.4 seal", "2.1 first")
@@ -212,16 +212,16 @@ func TestLoadAheadOfASeal(t *testing.T) {
 func TestLoadChecksThePlace(t *testing.T) {
 	store := newStore()
 	opened(t, store, "a")
-	raw, err := store.Get(ctx, disk.Key(Generation{1, 1}))
+	raw, err := store.Get(ctx, disk.Key(Generation{Epoch: 1, Number: 1}))
 	check(t, err)
-	check(t, store.Put(ctx, disk.Key(Generation{2, 1}), raw))
+	check(t, store.Put(ctx, disk.Key(Generation{Epoch: 2, Number: 1}), raw))
 	_, err = Newest(ctx, store, disk)
 	wantKind(t, err, errs.Corrupt)
 	other := Volume{"default", "other"}
-	check(t, store.Put(ctx, other.Key(Generation{1, 1}), raw))
+	check(t, store.Put(ctx, other.Key(Generation{Epoch: 1, Number: 1}), raw))
 	_, err = Newest(ctx, store, other)
 	wantKind(t, err, errs.Corrupt)
-	check(t, store.Put(ctx, other.Key(Generation{1, 1}), []byte("junk")))
+	check(t, store.Put(ctx, other.Key(Generation{Epoch: 1, Number: 1}), []byte("junk")))
 	_, err = Newest(ctx, store, other)
 	wantKind(t, err, errs.Corrupt)
 }
@@ -237,17 +237,17 @@ func TestHistoryOfATrimmedEpoch(t *testing.T) {
 	commit(t, o, 20)
 	want := []string{"1.1 first", "1.6 commit", "1.7 commit", "1.8 commit", "1.9 commit", "1.10 seal", "2.1 first", "2.2 commit"}
 	for n := uint64(2); n <= 5; n++ {
-		check(t, store.Delete(ctx, disk.Key(Generation{1, n})))
+		check(t, store.Delete(ctx, disk.Key(Generation{Epoch: 1, Number: n})))
 	}
 	wantShape(t, historyOf(t, store, disk), want...)
-	put(t, store, &Object{Generation: Generation{1, 3}, Kind: Commit})
-	put(t, store, &Object{Generation: Generation{1, 5}, Kind: Seal})
-	put(t, store, &Object{Generation: Generation{1, 11}, Kind: Commit})
-	put(t, store, &Object{Generation: Generation{1, 13}, Kind: Commit})
-	put(t, store, &Object{Generation: Generation{9, 2}, Kind: Commit})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 3}, Kind: Commit})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 5}, Kind: Seal})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 11}, Kind: Commit})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 13}, Kind: Commit})
+	put(t, store, &Object{Generation: Generation{Epoch: 9, Number: 2}, Kind: Commit})
 	wantShape(t, historyOf(t, store, disk), want...)
-	stub(t, store, Generation{1, 1})
-	stub(t, store, Generation{1, 10})
+	stub(t, store, Generation{Epoch: 1, Number: 1})
+	stub(t, store, Generation{Epoch: 1, Number: 10})
 	want[0], want[5] = "1.1 stub", "1.10 stub"
 	wantShape(t, historyOf(t, store, disk), want...)
 	stop := errors.New("enough")
@@ -265,10 +265,10 @@ func TestNames(t *testing.T) {
 			n = 5000
 		}
 		for i := range n {
-			check(t, mem.Put(ctx, Volume{"default", name}.Key(Generation{1, i + 1}), []byte("x")))
+			check(t, mem.Put(ctx, Volume{"default", name}.Key(Generation{Epoch: 1, Number: i + 1}), []byte("x")))
 		}
 	}
-	check(t, mem.Put(ctx, Volume{"other", "z"}.Key(Generation{1, 1}), []byte("x")))
+	check(t, mem.Put(ctx, Volume{"other", "z"}.Key(Generation{Epoch: 1, Number: 1}), []byte("x")))
 	check(t, mem.Put(ctx, "t/default/volumes/_junk/x", []byte("x")))
 	tips := map[string]string{}
 	var got []string
@@ -307,8 +307,8 @@ func TestTipsOfManyVolumes(t *testing.T) {
 	mem := newStore().Store
 	for i := range 2500 {
 		vol := Volume{"default", fmt.Sprintf("v%04d", i)}
-		check(t, mem.Put(ctx, vol.Key(Generation{1, 1}), []byte("x")))
-		check(t, mem.Put(ctx, vol.Key(Generation{1, 2}), []byte("x")))
+		check(t, mem.Put(ctx, vol.Key(Generation{Epoch: 1, Number: 1}), []byte("x")))
+		check(t, mem.Put(ctx, vol.Key(Generation{Epoch: 1, Number: 2}), []byte("x")))
 	}
 	seen := map[string]int{}
 	check(t, Tips(ctx, mem, "default", func(name string, _ Generation) error { seen[name]++; return nil }))
@@ -359,7 +359,7 @@ func TestNewestWhileTheLogMoves(t *testing.T) {
 	}
 	store := newStore()
 	opened(t, store, "a")
-	stub(t, store, Generation{1, 1}) // which no collector does
+	stub(t, store, Generation{Epoch: 1, Number: 1}) // which no collector does
 	_, err := Newest(ctx, store, disk)
 	wantKind(t, err, errs.Unavailable)
 }

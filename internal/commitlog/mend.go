@@ -25,6 +25,6 @@ func (o *Owner) Mend(ctx context.Context, g Generation) (bool, error) {
 	if err != nil || blake3.Sum256(raw) != o.tip.Hash {
 		return false, err
 	}
-	err = o.opts.Store.Put(ctx, o.opts.Volume.Key(g), raw)
+	err = o.opts.Store.Put(ctx, o.tip.Log().Key(g), raw)
 	return err == nil, err
 }

@@ -2,14 +2,15 @@ package commitlog
 
 import (
 	"context"
-	"strings"
 
+	"github.com/paraglide/glide/internal/commitlog/internal/listing"
+	"github.com/paraglide/glide/internal/commitlog/internal/place"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// Tips calls fn once with the name of every volume of the tenant that has a log,
-// removed ones included (their newest object is a tombstone), and with the place
+// Tips calls fn once with the name of every log of the tenant, those of removed volumes
+// included (their newest object is a tombstone), and with the place
 // of its newest object as the listing shows it; zero where it does not, as of
 // logs that fill a page: Load tells. It costs at most one LIST for each volume,
 // whatever the length of the logs. An error of fn ends it and is returned.
@@ -29,7 +30,7 @@ func Tips(ctx context.Context, store objstore.Store, tenant string, fn func(name
 		}
 		return fn(last, f.tip)
 	}
-	err := pages(ctx, store, tenantPrefix(tenant), func(name, key string) error {
+	err := listing.Pages(ctx, store, place.Prefix(tenant), place.ValidLog, func(name, key string) error {
 		if name != last {
 			if err := report(); err != nil {
 				return err
@@ -49,48 +50,5 @@ func Tips(ctx context.Context, store objstore.Store, tenant string, fn func(name
 
 // Tenants calls fn once with the name of every tenant that has volumes in the store.
 func Tenants(ctx context.Context, store objstore.Store, fn func(tenant string) error) error {
-	return children(ctx, store, "t/", fn)
-}
-
-// children calls fn once for each part that follows prefix in keys.
-func children(ctx context.Context, store objstore.Store, prefix string, fn func(string) error) error {
-	last := ""
-	return pages(ctx, store, prefix, func(child, _ string) error {
-		if child == last {
-			return nil
-		}
-		last = child
-		return fn(child)
-	}, func() {})
-}
-
-// pages calls fn with the keys under prefix, and with the part of each that follows
-// prefix. If a page ends within one part, it skips the rest of that part ("0" is the
-// byte after "/") and calls skips.
-func pages(ctx context.Context, store objstore.Store, prefix string, fn func(child, key string) error, skips func()) error {
-	after, last := "", ""
-	for {
-		infos, err := store.List(ctx, prefix, after, listPage)
-		if err != nil {
-			return err
-		}
-		for _, in := range infos {
-			child, _, ok := strings.Cut(strings.TrimPrefix(in.Key, prefix), "/")
-			if !ok || !ValidName(child) {
-				continue
-			}
-			last = child
-			if err := fn(child, in.Key); err != nil {
-				return err
-			}
-		}
-		if len(infos) < listPage {
-			return nil
-		}
-		after = infos[len(infos)-1].Key
-		if last != "" && strings.HasPrefix(after, prefix+last+"/") {
-			skips()
-			after = prefix + last + "0"
-		}
-	}
+	return listing.Children(ctx, store, "t/", ValidName, fn)
 }

@@ -1,13 +1,13 @@
 package commitlog
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 
 	"github.com/zeebo/blake3"
 
 	"github.com/paraglide/glide/internal/commitlog/internal/frame"
+	"github.com/paraglide/glide/internal/commitlog/internal/id"
 	"github.com/paraglide/glide/internal/commitlog/internal/section"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/invariants"
@@ -57,10 +57,7 @@ func (k Kind) String() string {
 
 // Mark is unique to an object: a host uses it to recognize its own object even if
 // another has the same key and content. Sixteen random bytes.
-type Mark [16]byte
-
-// String is the mark in hexadecimal.
-func (m Mark) String() string { return hex.EncodeToString(m[:]) }
+type Mark = id.Mark
 
 // Object is one object of a commit log.
 type Object struct {
@@ -84,6 +81,7 @@ type Object struct {
 	Data []byte
 	// Domain is the domain in which the object is sealed; 0: it is plain.
 	Domain uint32
+	log    Volume // that it was read from or is sent to; zero: its volume's
 	// Hash and Size are of the object's bytes, set in decoded and sent objects.
 	Hash ObjectHash
 	Size int
@@ -96,13 +94,13 @@ func (o *Object) Carry() State {
 	if len(o.Data) == 0 {
 		return s
 	}
-	g, size := o.Generation, o.decodedSize()
-	if n := len(s.DataCommits); n > 0 && s.DataCommits[n-1].Name == s.Name && s.DataCommits[n-1].Epoch == g.Epoch {
+	log, g, size := o.Log().Name, o.Generation, o.decodedSize()
+	if n := len(s.DataCommits); n > 0 && s.DataCommits[n-1].Name == log && s.DataCommits[n-1].Epoch == g.Epoch {
 		run := &s.DataCommits[n-1]
 		run.Last, run.Hash, run.Count, run.Bytes = g.Number, o.Hash, run.Count+1, run.Bytes+size
 		return s
 	}
-	s.DataCommits = append(s.DataCommits, DataRun{Name: s.Name, Epoch: g.Epoch, First: g.Number, Last: g.Number, Hash: o.Hash, Count: 1, Bytes: size})
+	s.DataCommits = append(s.DataCommits, DataRun{Name: log, Epoch: g.Epoch, First: g.Number, Last: g.Number, Hash: o.Hash, Count: 1, Bytes: size})
 	return s
 }
 
@@ -137,7 +135,7 @@ func (o *Object) closing(last *Object) *Object {
 // retention: it fences as that object did, and is not a root.
 func (o *Object) Stub() *Object {
 	return &Object{
-		Generation: o.Generation, Kind: Stub, Released: o.Released, Tombstone: o.Tombstone, Mark: o.Mark, Domain: o.Domain,
+		Generation: o.Generation, Kind: Stub, Released: o.Released, Tombstone: o.Tombstone, Mark: o.Mark, Domain: o.Domain, log: o.log,
 		State: State{Identity: o.State.Identity},
 	}
 }
@@ -172,7 +170,7 @@ func (o *Object) EncodeFor(d *seal.Domain) ([]byte, error) {
 		return nil, errs.New(errs.Invalid, "commit %s of %s cannot be written: its state has %d bytes, at most %d are possible",
 			o.Generation, o.State.Volume(), len(text), frame.MaxState)
 	}
-	h, key := o.header(), o.State.Volume().Key(o.Generation)
+	h, key := o.header(), o.Log().Key(o.Generation)
 	var raw []byte
 	if d == nil {
 		raw = h.Encode(text, o.Data)
@@ -288,7 +286,7 @@ func (o *Object) full() bool {
 // checkHeader describes what is wrong with the object's header, "" if nothing is.
 func (o *Object) checkHeader() string {
 	switch {
-	case !o.Generation.valid():
+	case !o.Generation.Valid():
 		return fmt.Sprintf("its generation is %s", o.Generation)
 	case o.Kind < First || o.Kind > Stub:
 		return fmt.Sprintf("it is of %s", o.Kind)

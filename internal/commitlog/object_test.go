@@ -33,15 +33,15 @@ func fullState() State {
 		},
 		Size: 1 << 30, BlockSize: 128 << 10, Durability: "continuous", RPOMillis: 5000,
 		Labels: map[string]string{"team": "storage"}, Limits: Limits{IOPS: 1000, Bandwidth: 1 << 20, DirtyBudget: 1 << 30},
-		CreatedAt: someDay, Parent: &Parent{Name: "base", ID: volumeID(8), Generation: Generation{3, 10}},
+		CreatedAt: someDay, Parent: &Parent{Name: "base", ID: volumeID(8), Generation: Generation{Epoch: 3, Number: 10}},
 		Root: someRoot(1), Seq: 12345,
 		DataCommits: []DataRun{{Name: "db", Epoch: 4, First: 2, Last: 2, Hash: ObjectHash{1, 2, 3}, Count: 1, Bytes: 99}}, DataSeq: 12400,
 		Snapshots: []Snapshot{
 			{Name: "empty", Size: 512, CreatedAt: someDay},
-			{Name: "before", Root: someRoot(2), Size: 1 << 30, Seq: 100, Generation: Generation{4, 1}, CreatedAt: someDay},
+			{Name: "before", Root: someRoot(2), Size: 1 << 30, Seq: 100, Generation: Generation{Epoch: 4, Number: 1}, CreatedAt: someDay},
 		},
 		ImportDigest: "blake3:00ff", BlocksMapped: 100, StoredBytes: 2000, RenamedFrom: "old-db", Reserved: true,
-		SealedFrom: []SealedFrom{{Host: "host-b", Generation: Generation{3, 9}}},
+		SealedFrom: []SealedFrom{{Host: "host-b", Generation: Generation{Epoch: 3, Number: 9}}},
 	}
 }
 
@@ -74,22 +74,22 @@ func sampleObjects(t tb) map[string]*Object {
 	seal := fullState()
 	seal.SealedBy, seal.Cause = "host-c", CauseSeal
 	next := fullState()
-	next.After, next.Cause = Generation{4, 20}, CauseTakeover
+	next.After, next.Cause = Generation{Epoch: 4, Number: 20}, CauseTakeover
 	all := map[string]*Object{
-		"first":     {Generation: Generation{1, 1}, Kind: First, Mark: mark, State: tiny},
-		"commit":    {Generation: Generation{4, 3}, Kind: Commit, Mark: mark, Ahead: 2, State: fullState(), Data: data},
-		"bulk":      {Generation: Generation{4, 3}, Kind: Commit, Mark: mark, Ahead: 2, State: fullState(), Data: bulk},
-		"seal":      {Generation: Generation{4, 4}, Kind: Seal, Mark: mark, State: seal},
-		"ahead":     {Generation: Generation{4, 20}, Kind: Seal, Mark: mark, Ahead: 15, State: State{Identity: seal.Identity}},
-		"next":      {Generation: Generation{5, 1}, Kind: First, Mark: mark, State: next},
-		"release":   {Generation: Generation{4, 4}, Kind: Seal, Released: true, Mark: mark, State: fullState()},
-		"tombstone": {Generation: Generation{5, 1}, Kind: First, Tombstone: true, Mark: mark, State: State{Identity: grave.Identity}},
-		"stub":      (&Object{Generation: Generation{4, 4}, Kind: Seal, Mark: mark, State: seal}).Stub(),
+		"first":     {Generation: Generation{Epoch: 1, Number: 1}, Kind: First, Mark: mark, State: tiny},
+		"commit":    {Generation: Generation{Epoch: 4, Number: 3}, Kind: Commit, Mark: mark, Ahead: 2, State: fullState(), Data: data},
+		"bulk":      {Generation: Generation{Epoch: 4, Number: 3}, Kind: Commit, Mark: mark, Ahead: 2, State: fullState(), Data: bulk},
+		"seal":      {Generation: Generation{Epoch: 4, Number: 4}, Kind: Seal, Mark: mark, State: seal},
+		"ahead":     {Generation: Generation{Epoch: 4, Number: 20}, Kind: Seal, Mark: mark, Ahead: 15, State: State{Identity: seal.Identity}},
+		"next":      {Generation: Generation{Epoch: 5, Number: 1}, Kind: First, Mark: mark, State: next},
+		"release":   {Generation: Generation{Epoch: 4, Number: 4}, Kind: Seal, Released: true, Mark: mark, State: fullState()},
+		"tombstone": {Generation: Generation{Epoch: 5, Number: 1}, Kind: First, Tombstone: true, Mark: mark, State: State{Identity: grave.Identity}},
+		"stub":      (&Object{Generation: Generation{Epoch: 4, Number: 4}, Kind: Seal, Mark: mark, State: seal}).Stub(),
 	}
 	kept := tiny.Clone()
 	kept.Keep = "24h:1h,30d:1d"
-	kept.Snapshots = []Snapshot{{Name: "week", Root: someRoot(2), Size: kept.Size, Seq: 9, Generation: Generation{1, 2}, CreatedAt: someDay, ExpiresAt: someDay.AddDate(0, 0, 7)}}
-	all["keep"] = &Object{Generation: Generation{1, 3}, Kind: Commit, Mark: mark, State: kept}
+	kept.Snapshots = []Snapshot{{Name: "week", Root: someRoot(2), Size: kept.Size, Seq: 9, Generation: Generation{Epoch: 1, Number: 2}, CreatedAt: someDay, ExpiresAt: someDay.AddDate(0, 0, 7)}}
+	all["keep"] = &Object{Generation: Generation{Epoch: 1, Number: 3}, Kind: Commit, Mark: mark, State: kept}
 	maps.Copy(all, domainObjects(t))
 	return all
 }
@@ -258,16 +258,16 @@ func TestEncodeRefuses(t *testing.T) {
 		"snapshot of 0":     func(s *State) { s.Snapshots[0].Size = 0 },
 		"snapshot's write":  func(s *State) { s.Snapshots[0].Seq = 1 << 63 },
 		"endless run":       func(s *State) { s.DataCommits[0].Last = 1 << 33 },
-		"after itself":      func(s *State) { s.After = Generation{3, 9} },
+		"after itself":      func(s *State) { s.After = Generation{Epoch: 3, Number: 9} },
 	} {
 		s := fullState()
 		change(&s)
-		_, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: s}).Encode()
+		_, err := (&Object{Generation: Generation{Epoch: 4, Number: 3}, Kind: Commit, State: s}).Encode()
 		t.Run(name, func(t *testing.T) { wantKind(t, err, errs.Invalid) })
 	}
 	full := fullState()
 	full.DataCommits = slices.Repeat(full.DataCommits, maxDataCommits)
-	_, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: full, Data: []byte{1}}).Encode()
+	_, err := (&Object{Generation: Generation{Epoch: 4, Number: 3}, Kind: Commit, State: full, Data: []byte{1}}).Encode()
 	wantKind(t, err, errs.Invalid) // a seal after it could not name it
 }
 
@@ -277,7 +277,7 @@ func TestLargestState(t *testing.T) {
 	s := fullState()
 	long := strings.Repeat("n", 100)
 	text := strings.Repeat("\x01", MaxText) // six bytes each in JSON
-	most := Generation{1<<64 - 2, maxNumber}
+	most := Generation{Epoch: 1<<64 - 2, Number: maxNumber}
 	root := blockmap.Root{Height: blockmap.MaxHeight, Ref: pack.Ref{Pack: pack.ID{Domain: 1}, Off: 1<<32 - 1, Len: 1}}
 	s.Size, s.BlockSize, s.Root, s.ImportDigest, s.Keep = maxSize, minBlockSize, root, text, text
 	s.Owner.ID, s.Name, s.Tenant = long, long, long
@@ -289,7 +289,7 @@ func TestLargestState(t *testing.T) {
 	s.Snapshots = slices.Repeat([]Snapshot{{long, root, maxSize, maxCount, most, someDay, someDay}}, MaxSnapshots)
 	s.DataCommits = slices.Repeat([]DataRun{{long, most.Epoch, most.Number, most.Number, ObjectHash{}, 1, MaxData}}, maxDataCommits)
 	s.SealedFrom = slices.Repeat([]SealedFrom{{long, most}}, maxSealedFrom)
-	raw, err := (&Object{Generation: Generation{4, 3}, Kind: Commit, State: s}).Encode()
+	raw, err := (&Object{Generation: Generation{Epoch: 4, Number: 3}, Kind: Commit, State: s}).Encode()
 	check(t, err)
 	t.Logf("%d bytes of %d", len(raw), frame.MaxState)
 	_, err = Decode(raw)
@@ -363,11 +363,11 @@ func errOf[T any](_ T, err error) error { return err }
 
 func TestFork(t *testing.T) {
 	parent := fullState()
-	child := parent.Fork("child", volumeID(9), Generation{4, 3}, someDay)
+	child := parent.Fork("child", volumeID(9), Generation{Epoch: 4, Number: 3}, someDay)
 	want := State{
 		Identity: Identity{ID: volumeID(9), Tenant: "acme", Name: "child", Cause: CauseFork},
 		Size:     parent.Size, BlockSize: parent.BlockSize, Durability: "local", CreatedAt: someDay,
-		Parent: &Parent{Name: "db", ID: volumeID(7), Generation: Generation{4, 3}, Root: parent.Root.Ref.Hash.String()},
+		Parent: &Parent{Name: "db", ID: volumeID(7), Generation: Generation{Epoch: 4, Number: 3}, Root: parent.Root.Ref.Hash.String()},
 		Root:   parent.Root, Seq: parent.Seq, DataCommits: parent.DataCommits, DataSeq: parent.DataSeq,
 		BlocksMapped: parent.BlocksMapped, StoredBytes: parent.StoredBytes,
 	}

@@ -9,13 +9,7 @@ import (
 	"github.com/paraglide/glide/internal/fault"
 )
 
-// A forced claim must win against an owner that commits faster than the claimer's
-// requests travel (rule 13): whatever tip the claimer finds, its seal comes too
-// late. So it places seals where the owner will be: some numbers ahead, and at the
-// beginning of later epochs. The owner fills the gap, collides with one of them, and
-// yields.
-//
-// Between the claimer's LIST and its seals ahead, the owner commits at most 256
+// A forced claim places seals where the owner will be: the package comment says why. Between the claimer's LIST and its seals ahead, the owner commits at most 256
 // objects, or else begins another epoch and is caught at number 2 of one of the next
 // epochs. That works as long as a request of the claimer takes less time than
 // maxEpochsAhead epochs of the owner.
@@ -90,10 +84,10 @@ func (c *claim) pause() time.Duration { return min(firstPause<<min(c.round-1, 8)
 // after the owner has outrun the others: the claimer will run into them, too.
 func (c *claim) places(tip Generation) (list []Generation) {
 	for _, lead := range leads {
-		list = append(list, Generation{tip.Epoch, tip.Number + lead})
+		list = append(list, Generation{Epoch: tip.Epoch, Number: tip.Number + lead})
 	}
 	for k := 1; k < c.round && k <= maxEpochsAhead; k++ {
-		list = append(list, Generation{tip.Epoch + uint64(k), 2})
+		list = append(list, Generation{Epoch: tip.Epoch + uint64(k), Number: 2})
 	}
 	return list
 }
@@ -136,7 +130,7 @@ func (o *Owner) meetAhead(ctx context.Context) error {
 
 // early is nil: a seal ahead closes nothing until the owner has reached it.
 func (c *claim) early(tip *Object) *Object {
-	if s := c.ahead[Generation{tip.Generation.Epoch, tip.Generation.Number + leads[0]}]; s != nil && fault.Is("seal-ahead-counts-at-once") {
+	if s := c.ahead[Generation{Epoch: tip.Generation.Epoch, Number: tip.Generation.Number + leads[0]}]; s != nil && fault.Is("seal-ahead-counts-at-once") {
 		return s.object.closing(tip)
 	}
 	return nil

@@ -181,11 +181,11 @@ func TestOwnerYields(t *testing.T) {
 	var now time.Duration
 	a.opts.Uptime = func() time.Duration { return now }
 	b := newOwner(t, store, "b", 1)
-	hold(store, Generation{2, 1}) // b dies
+	hold(store, Generation{Epoch: 2, Number: 1}) // b dies
 	wantKind(t, errOf(b.Claim(ctx, CauseTakeover, nil)), errs.Unavailable)
 	var way []*Shipment
 	sent := make(chan struct{})
-	a.opts.Store = &late{store, disk.Key(Generation{1, 2}), func() { <-sent }}
+	a.opts.Store = &late{store, disk.Key(Generation{Epoch: 1, Number: 2}), func() { <-sent }}
 	for seq := uint64(2); seq < 6; seq++ {
 		way = append(way, shipData(t, a, seq))
 	}
@@ -208,7 +208,7 @@ func TestOwnerYields(t *testing.T) {
 	for i, s := range way {
 		g, err := s.Wait(ctx)
 		check(t, err)
-		if want := (Generation{2, uint64(i) + 2}); g != want {
+		if want := (Generation{Epoch: 2, Number: uint64(i) + 2}); g != want {
 			t.Errorf("acknowledged as %s, want %s", g, want)
 		}
 	}
@@ -240,7 +240,7 @@ func TestOnePauseForAClaim(t *testing.T) {
 		s := someState(0)
 		s.Owner.ID, s.SealedBy, s.Cause = "a", "b", CauseSeal
 		s.Tenant, s.Name = disk.Tenant, disk.Name
-		put(t, store, &Object{Generation: Generation{1, n}, Kind: Seal, Ahead: uint32(n) - 2, State: State{Identity: s.Identity}})
+		put(t, store, &Object{Generation: Generation{Epoch: 1, Number: n}, Kind: Seal, Ahead: uint32(n) - 2, State: State{Identity: s.Identity}})
 	}
 	pauses := 0
 	for seq := uint64(2); seq < 20; seq++ {
@@ -269,15 +269,15 @@ func TestSealAheadEndsTheLog(t *testing.T) {
 	s := someState(0)
 	s.Owner.ID, s.SealedBy, s.Cause, s.Tenant, s.Name = "a", "b", CauseSeal, disk.Tenant, disk.Name
 	for _, n := range []uint64{3, 4} {
-		put(t, store, &Object{Generation: Generation{1, n}, Kind: Seal, Ahead: 1, State: State{Identity: s.Identity}})
+		put(t, store, &Object{Generation: Generation{Epoch: 1, Number: n}, Kind: Seal, Ahead: 1, State: State{Identity: s.Identity}})
 	}
-	if tip := newest(t, store, disk); tip.Generation != (Generation{1, 1}) {
+	if tip := newest(t, store, disk); tip.Generation != (Generation{Epoch: 1, Number: 1}) {
 		t.Errorf("beyond a gap, %s is the tip", tip.Generation)
 	}
 	_, err := shipData(t, a, 2).Wait(ctx)
 	check(t, err)
 	tip := newest(t, store, disk)
-	if tip.Generation != (Generation{1, 3}) || tip.State.Through() != 2 || !tip.Closes() || tip.Bare() || tip.State.SealedBy != "b" {
+	if tip.Generation != (Generation{Epoch: 1, Number: 3}) || tip.State.Through() != 2 || !tip.Closes() || tip.Bare() || tip.State.SealedBy != "b" {
 		t.Errorf("the tip is %s with write %d", tip.Generation, tip.State.Through())
 	}
 	if _, through, pages := replayed(t, store); through != 2 || len(pages) != 1 {
@@ -287,12 +287,12 @@ func TestSealAheadEndsTheLog(t *testing.T) {
 	wantYields(t, errOf(a.Commit(ctx, someState(2))))
 	again := newOwner(t, store, "a", 2) // in its next life it yields, too
 	wantYields(t, errOf(again.Claim(ctx, CauseOpen, nil)))
-	_, err = Look(ctx, store, disk, Generation{1, 2}, "a")
+	_, err = Look(ctx, store, disk, Generation{Epoch: 1, Number: 2}, "a")
 	wantYields(t, err)
 	c := newOwner(t, store, "c", 1)
 	first, err := c.Claim(ctx, CauseTakeover, nil)
 	check(t, err)
-	if first.State.Through() != 2 || first.State.After != (Generation{1, 3}) || first.State.SealedFrom[0] != (SealedFrom{"a", Generation{1, 2}}) {
+	if first.State.Through() != 2 || first.State.After != (Generation{Epoch: 1, Number: 3}) || first.State.SealedFrom[0] != (SealedFrom{"a", Generation{Epoch: 1, Number: 2}}) {
 		t.Errorf("the next epoch begins with %+v", first.State)
 	}
 	wantKind(t, errOf(again.Claim(ctx, CauseOpen, func(tip *Object) error { return fenced(disk, tip, "a") })), errs.Fenced)
@@ -306,7 +306,7 @@ func TestTooSlowClaim(t *testing.T) {
 	a := opened(t, store, "a")
 	var now time.Duration
 	a.opts.Uptime = func() time.Duration { return now }
-	slow := &late{store, disk.Key(Generation{2, 1}), func() {
+	slow := &late{store, disk.Key(Generation{Epoch: 2, Number: 1}), func() {
 		wantYields(t, errOf(a.Commit(ctx, someState(2))))
 		now += yieldFor
 		commit(t, a, 2)

@@ -431,6 +431,9 @@ func (o *Owner) encode(ctx context.Context, obj *Object, at Generation, prev Obj
 	if err == nil && k.Domain != nil {
 		err = o.sealing(k, obj, prev)
 	}
+	if err == nil {
+		obj.log, err = LogOf(ctx, o.opts.Store, o.opts.Volume)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -505,7 +508,7 @@ func (o *Owner) lost(found *Object) error {
 // our own earlier request: only the mark of the object found there counts (rule 5). It
 // is in clear, and counts without keys, too.
 func create(ctx context.Context, store objstore.Store, vol Volume, obj *Object, raw []byte) (found *Object, err error) {
-	err = store.PutIfAbsent(ctx, vol.Key(obj.Generation), raw)
+	err = store.PutIfAbsent(ctx, obj.Log().Key(obj.Generation), raw)
 	if err == nil {
 		return nil, nil
 	}

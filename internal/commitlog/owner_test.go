@@ -47,13 +47,13 @@ func TestLifeOfAVolume(t *testing.T) {
 	state.ID = volumeID(2)
 	g, err := c.OpenFirst(ctx, state)
 	check(t, err)
-	if g != (Generation{4, 1}) {
+	if g != (Generation{Epoch: 4, Number: 1}) {
 		t.Errorf("the name is used again at %s, want 4.1", g)
 	}
 	if o := newest(t, store, disk); o.State.Seq != 100 || o.State.ID != volumeID(2) || o.State.Owner.ID != "c" {
 		t.Errorf("the tip is %+v", o.State)
 	}
-	if sealed, err := get(ctx, store, disk, Generation{3, 2}); err != nil || !sealed.Tombstone {
+	if sealed, err := get(ctx, store, disk, Generation{Epoch: 3, Number: 2}); err != nil || !sealed.Tombstone {
 		t.Errorf("the seal after a tombstone is %+v (%v), it must be one too", sealed, err)
 	}
 }
@@ -80,7 +80,7 @@ func TestTakeover(t *testing.T) {
 	b := newOwner(t, store, "b", 1)
 	tip, err := b.Claim(ctx, CauseTakeover, nil)
 	check(t, err)
-	if len(tip.State.SealedFrom) != 1 || tip.State.SealedFrom[0] != (SealedFrom{"a", Generation{1, 2}}) {
+	if len(tip.State.SealedFrom) != 1 || tip.State.SealedFrom[0] != (SealedFrom{"a", Generation{Epoch: 1, Number: 2}}) {
 		t.Errorf("sealed from %v, want a at 1.2", tip.State.SealedFrom)
 	}
 	commit(t, b, 3)
@@ -240,8 +240,8 @@ func TestDataCommitsAreCarried(t *testing.T) {
 	store := newStore()
 	data, err := EncodeData([]Range{{Off: 0, Len: 4, Data: []byte("abcd")}})
 	check(t, err)
-	put(t, store, &Object{Generation: Generation{1, 1}, Kind: First})
-	put(t, store, &Object{Generation: Generation{1, 2}, Kind: Commit, Data: data})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 1}, Kind: First})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 2}, Kind: Commit, Data: data})
 	with := newest(t, store, disk)
 	o := newOwner(t, store, "a", 1)
 	tip, err := o.Claim(ctx, CauseTakeover, nil)
@@ -277,7 +277,7 @@ func TestLook(t *testing.T) {
 	if g != "2.2" {
 		t.Errorf("own commits end at %s, want 2.2", g)
 	}
-	stub(t, store, Generation{2, 3})
+	stub(t, store, Generation{Epoch: 2, Number: 3})
 	_, err = look(store, last)
 	wantKind(t, err, errs.Fenced)
 
@@ -301,8 +301,8 @@ func TestFencedByANewerRelease(t *testing.T) {
 	a := opened(t, store, "a")
 	newer := make([]byte, 100)
 	copy(newer, "GLDC"+"\xff\x00")
-	check(t, store.Put(ctx, disk.Key(Generation{1, 2}), newer))
-	_, err := Look(ctx, store, disk, Generation{1, 1}, "a")
+	check(t, store.Put(ctx, disk.Key(Generation{Epoch: 1, Number: 2}), newer))
+	_, err := Look(ctx, store, disk, Generation{Epoch: 1, Number: 1}, "a")
 	wantKind(t, err, errs.Fenced)
 	wantKind(t, errOf(a.Commit(ctx, someState(2))), errs.Fenced)
 	_, err = newOwner(t, store, "b", 1).Claim(ctx, CauseTakeover, nil)
@@ -451,11 +451,11 @@ func TestCancelledCommitIsUnsettled(t *testing.T) {
 	if err == nil || !a.Unsettled() {
 		t.Fatalf("Commit returns %v, unsettled is %v", err, a.Unsettled())
 	}
-	if a.Generation() != (Generation{1, 1}) {
+	if a.Generation() != (Generation{Epoch: 1, Number: 1}) {
 		t.Errorf("the generation is %s", a.Generation())
 	}
 	g := commit(t, a, 3)
-	if g != (Generation{1, 3}) || a.Unsettled() {
+	if g != (Generation{Epoch: 1, Number: 3}) || a.Unsettled() {
 		t.Errorf("after the failed commit, which is settled as 1.2, comes %s", g)
 	}
 }

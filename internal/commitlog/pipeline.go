@@ -136,7 +136,7 @@ func (o *Owner) fly(ctx context.Context, f *flight, at Generation, state State, 
 		return err
 	}
 	if len(data) > 0 {
-		run := DataRun{Name: o.opts.Volume.Name, Epoch: at.Epoch, First: at.Number, Last: at.Number, Hash: s.object.Hash, Count: 1, Bytes: s.object.decodedSize()}
+		run := DataRun{Name: s.object.Log().Name, Epoch: at.Epoch, First: at.Number, Last: at.Number, Hash: s.object.Hash, Count: 1, Bytes: s.object.decodedSize()}
 		o.unfolded = append(o.unfolded[:len(o.unfolded):len(o.unfolded)], unfoldedRun{run, through})
 	}
 	a := &attempt{done: make(chan struct{})}

@@ -133,11 +133,11 @@ func TestPipelineBeyondASeal(t *testing.T) {
 	a := opened(t, u.Store, "a")
 	a.opts.Store = u
 	stall := make(chan struct{})
-	u.hold[disk.Key(Generation{1, 3})] = stall
+	u.hold[disk.Key(Generation{Epoch: 1, Number: 3})] = stall
 	_, err := shipData(t, a, 2).Wait(ctx)
 	check(t, err)
 	third, fourth := shipData(t, a, 3), shipData(t, a, 4)
-	for newestKey(t, u.Store, Generation{1, 4}) == nil {
+	for newestKey(t, u.Store, Generation{Epoch: 1, Number: 4}) == nil {
 		time.Sleep(time.Millisecond)
 	}
 	if _, through, _ := replayed(t, u.Store); through != 2 {
@@ -181,9 +181,9 @@ func TestReplayRefuses(t *testing.T) {
 		return store
 	}
 	for name, spoil := range map[string]func(*objstore.Faults){
-		"missing": func(s *objstore.Faults) { check(t, s.Delete(ctx, disk.Key(Generation{1, 3}))) },
+		"missing": func(s *objstore.Faults) { check(t, s.Delete(ctx, disk.Key(Generation{Epoch: 1, Number: 3}))) },
 		"another": func(s *objstore.Faults) {
-			o, err := get(ctx, s, disk, Generation{1, 3})
+			o, err := get(ctx, s, disk, Generation{Epoch: 1, Number: 3})
 			check(t, err)
 			o.Mark[0] ^= 1
 			raw, err := o.Encode()
@@ -191,11 +191,11 @@ func TestReplayRefuses(t *testing.T) {
 			check(t, s.Put(ctx, disk.Key(o.Generation), raw))
 		},
 		"rotten": func(s *objstore.Faults) {
-			raw, err := s.Get(ctx, disk.Key(Generation{1, 4}))
+			raw, err := s.Get(ctx, disk.Key(Generation{Epoch: 1, Number: 4}))
 			check(t, err)
 			raw = bytes.Clone(raw)
 			raw[len(raw)-1] ^= 1
-			check(t, s.Put(ctx, disk.Key(Generation{1, 4}), raw))
+			check(t, s.Put(ctx, disk.Key(Generation{Epoch: 1, Number: 4}), raw))
 		},
 	} {
 		store := build()

@@ -46,7 +46,7 @@ func (r *replay) run(vol Volume, run DataRun) error {
 		g, ctx := errgroup.WithContext(r.ctx)
 		for i := range objs {
 			g.Go(func() (err error) {
-				objs[i], err = get(ctx, r.store, vol, Generation{run.Epoch, first + uint64(i)})
+				objs[i], err = get(ctx, r.store, vol, Generation{Epoch: run.Epoch, Number: first + uint64(i)})
 				return err
 			})
 		}
@@ -90,7 +90,7 @@ func (r *replay) object(o *Object) error {
 		err = r.fn(ranges)
 	}
 	if err != nil {
-		return fmt.Errorf("data commit %s of %s (%s): %w", o.Generation, o.State.Volume(), o.State.Volume().Key(o.Generation), err)
+		return fmt.Errorf("data commit %s of %s (%s): %w", o.Generation, o.State.Volume(), o.Log().Key(o.Generation), err)
 	}
 	return nil
 }

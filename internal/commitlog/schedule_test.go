@@ -22,7 +22,7 @@ func hold(store *objstore.Faults, g Generation) {
 func trim(t *testing.T, store objstore.Store, epoch, from, to uint64) {
 	t.Helper()
 	for n := from; n <= to; n++ {
-		check(t, store.Delete(ctx, disk.Key(Generation{epoch, n})))
+		check(t, store.Delete(ctx, disk.Key(Generation{Epoch: epoch, Number: n})))
 	}
 }
 
@@ -45,8 +45,8 @@ func TestSealLandsInAHole(t *testing.T) {
 		check(t, a.Roll(ctx)) // 1.7 is the seal
 		commit(t, a, 10)
 		trim(t, store, 1, 2, 6)
-		stub(t, store, Generation{1, 7})
-		stub(t, store, Generation{1, 1})
+		stub(t, store, Generation{Epoch: 1, Number: 7})
+		stub(t, store, Generation{Epoch: 1, Number: 1})
 		return nil
 	})
 	wantKind(t, err, errs.Busy) // its seal is in the hole, the next epoch is a's
@@ -60,7 +60,7 @@ func TestSealLandsInAHole(t *testing.T) {
 func TestDelayedCommitAfterTheSeal(t *testing.T) {
 	store := newStore()
 	a := opened(t, store, "a")
-	hold(store, Generation{1, 2})
+	hold(store, Generation{Epoch: 1, Number: 2})
 	_, err := a.Commit(ctx, someState(2))
 	wantKind(t, err, errs.Unavailable)
 	if !a.Unsettled() {
@@ -70,8 +70,8 @@ func TestDelayedCommitAfterTheSeal(t *testing.T) {
 	_, err = b.Claim(ctx, CauseTakeover, nil)
 	check(t, err)
 	commit(t, b, 3)
-	stub(t, store, Generation{1, 1})
-	stub(t, store, Generation{1, 2})
+	stub(t, store, Generation{Epoch: 1, Number: 1})
+	stub(t, store, Generation{Epoch: 1, Number: 2})
 	wantKind(t, store.Held()[0].Release(), errs.Exists)
 	wantKind(t, errOf(a.Commit(ctx, someState(4))), errs.Fenced)
 	wantShape(t, historyOf(t, store, disk), "1.1 stub", "1.2 stub", "2.1 first", "2.2 commit")
@@ -83,7 +83,7 @@ func TestDelayedCommitAfterTheSeal(t *testing.T) {
 func TestLateFirstObject(t *testing.T) {
 	store := newStore()
 	opened(t, store, "a")
-	hold(store, Generation{2, 1})
+	hold(store, Generation{Epoch: 2, Number: 1})
 	b := newOwner(t, store, "b", 1)
 	_, err := b.Claim(ctx, CauseTakeover, nil)
 	wantKind(t, err, errs.Unavailable)
@@ -94,8 +94,8 @@ func TestLateFirstObject(t *testing.T) {
 	commit(t, c, 3)
 	check(t, c.Roll(ctx))
 	trim(t, store, 2, 2, 3)
-	stub(t, store, Generation{2, 1})
-	stub(t, store, Generation{2, 4})
+	stub(t, store, Generation{Epoch: 2, Number: 1})
+	stub(t, store, Generation{Epoch: 2, Number: 4})
 	wantKind(t, store.Held()[0].Release(), errs.Exists)
 	wantKind(t, errOf(b.Commit(ctx, someState(9))), errs.Busy)
 	if b.Generation() != (Generation{}) || b.Err() != nil {
@@ -112,13 +112,13 @@ func TestOldPipelinedCommit(t *testing.T) {
 	opened(t, store, "a")
 	old := someState(33)
 	old.Owner.ID = "a"
-	put(t, store, &Object{Generation: Generation{1, 3}, Kind: Commit, Ahead: 1, State: old})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 3}, Kind: Commit, Ahead: 1, State: old})
 	again := newOwner(t, store, "a", 2)
-	hold(store, Generation{2, 1})
+	hold(store, Generation{Epoch: 2, Number: 1})
 	_, err := again.Claim(ctx, CauseOpen, nil)
 	wantKind(t, err, errs.Unavailable)
 	// The seal is at 1.2 and the next epoch is not begun: 1.3 follows without a gap.
-	if tip := newest(t, store, disk); tip.Generation != (Generation{1, 2}) || tip.State.Seq != 1 {
+	if tip := newest(t, store, disk); tip.Generation != (Generation{Epoch: 1, Number: 2}) || tip.State.Seq != 1 {
 		t.Errorf("the tip is %s with sequence %d", tip.Generation, tip.State.Seq)
 	}
 	_, err = again.Claim(ctx, CauseOpen, nil)
@@ -141,7 +141,7 @@ func TestZombieOfTheSameHost(t *testing.T) {
 	_, _ = zombie.opts.Rand.Read(make([]byte, 16))
 	state := someState(2)
 	state.Tenant, state.Name, state.Owner, state.Time = "default", "disk", a.opts.Host, someDay
-	put(t, store, &Object{Generation: Generation{1, 2}, Kind: Commit, Mark: Mark{1}, State: state})
+	put(t, store, &Object{Generation: Generation{Epoch: 1, Number: 2}, Kind: Commit, Mark: Mark{1}, State: state})
 	wantKind(t, errOf(a.Commit(ctx, someState(2))), errs.Fenced)
 }
 
@@ -150,18 +150,18 @@ func TestOwnCommitIsRecognised(t *testing.T) {
 	store := newStore()
 	a := opened(t, store, "a")
 	store.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Times: 1, Effect: objstore.FailAfter})
-	if g := commit(t, a, 2); g != (Generation{1, 2}) {
+	if g := commit(t, a, 2); g != (Generation{Epoch: 1, Number: 2}) {
 		t.Errorf("committed as %s, want 1.2", g)
 	}
 	// And so does one that lands between two tries.
-	hold(store, Generation{1, 3})
+	hold(store, Generation{Epoch: 1, Number: 3})
 	wantKind(t, errOf(a.Commit(ctx, someState(3))), errs.Unavailable)
 	check(t, store.Held()[0].Release())
 	check(t, a.CheckSeal(ctx))
-	if a.Unsettled() || a.Generation() != (Generation{1, 3}) {
+	if a.Unsettled() || a.Generation() != (Generation{Epoch: 1, Number: 3}) {
 		t.Errorf("CheckSeal leaves it at %s", a.Generation())
 	}
-	if g := commit(t, a, 4); g != (Generation{1, 4}) {
+	if g := commit(t, a, 4); g != (Generation{Epoch: 1, Number: 4}) {
 		t.Errorf("committed as %s, want 1.4", g)
 	}
 }
@@ -171,9 +171,9 @@ func TestOwnCommitIsRecognised(t *testing.T) {
 func TestPendingCommitIsSentAgain(t *testing.T) {
 	store := newStore()
 	a := opened(t, store, "a")
-	hold(store, Generation{1, 2})
+	hold(store, Generation{Epoch: 1, Number: 2})
 	wantKind(t, errOf(a.Commit(ctx, someState(2))), errs.Unavailable)
-	if g := commit(t, a, 3); g != (Generation{1, 3}) {
+	if g := commit(t, a, 3); g != (Generation{Epoch: 1, Number: 3}) {
 		t.Errorf("committed as %s, want 1.3", g)
 	}
 	wantKind(t, store.Held()[0].Release(), errs.Exists)
@@ -187,7 +187,7 @@ func TestPendingCommitIsSentAgain(t *testing.T) {
 func TestWithdraw(t *testing.T) {
 	store := newStore()
 	a := newOwner(t, store, "a", 1)
-	hold(store, Generation{1, 1})
+	hold(store, Generation{Epoch: 1, Number: 1})
 	wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), errs.Unavailable)
 	again := newOwner(t, store, "a", 2) // after a crash
 	check(t, again.Withdraw(ctx, volumeID(1), CauseWithdraw))
@@ -215,7 +215,7 @@ func TestWithdraw(t *testing.T) {
 	// The same process gives up what it sent.
 	store = newStore()
 	a = newOwner(t, store, "a", 1)
-	hold(store, Generation{1, 1})
+	hold(store, Generation{Epoch: 1, Number: 1})
 	wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), errs.Unavailable)
 	check(t, a.Withdraw(ctx, volumeID(1), CauseWithdraw))
 	wantShape(t, historyOf(t, store, disk), "1.1 first", "1.2 seal", "2.1 first tombstone")
@@ -228,7 +228,7 @@ func TestWithdrawFromAUsedName(t *testing.T) {
 		store := newStore()
 		check(t, opened(t, store, "b").Tombstone(ctx, CauseRemove, ""))
 		a := newOwner(t, store, "a", 1)
-		hold(store, Generation{3, 1})
+		hold(store, Generation{Epoch: 3, Number: 1})
 		wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), errs.Unavailable)
 		if winner != "" { // another volume got the name
 			_, err := newOwner(t, store, winner, 2).OpenNew(ctx, someState(2))
@@ -247,7 +247,7 @@ func TestWithdrawFromAUsedName(t *testing.T) {
 func TestLateFirstPublication(t *testing.T) {
 	store := newStore()
 	a := newOwner(t, store, "a", 1)
-	hold(store, Generation{1, 1})
+	hold(store, Generation{Epoch: 1, Number: 1})
 	wantKind(t, errOf(a.OpenFirst(ctx, someState(1))), errs.Unavailable)
 	check(t, store.Held()[0].Release())
 	_, err := a.OpenFirst(ctx, someState(2)) // the same process settles it
@@ -275,12 +275,12 @@ func TestRepeatedClaim(t *testing.T) {
 	store := newStore()
 	opened(t, store, "a")
 	b := newOwner(t, store, "b", 1)
-	hold(store, Generation{2, 1})
+	hold(store, Generation{Epoch: 2, Number: 1})
 	wantKind(t, errOf(b.Claim(ctx, CauseTakeover, nil)), errs.Unavailable)
 	check(t, store.Held()[0].Release())
 	tip, err := b.Claim(ctx, CauseTakeover, nil)
 	check(t, err)
-	if tip.Generation != (Generation{2, 1}) {
+	if tip.Generation != (Generation{Epoch: 2, Number: 1}) {
 		t.Errorf("claimed at %s, want 2.1", tip.Generation)
 	}
 	commit(t, b, 2)
@@ -288,13 +288,13 @@ func TestRepeatedClaim(t *testing.T) {
 	// In another process it is an epoch like any other's, and is sealed.
 	store = newStore()
 	opened(t, store, "a")
-	hold(store, Generation{2, 1})
+	hold(store, Generation{Epoch: 2, Number: 1})
 	wantKind(t, errOf(newOwner(t, store, "b", 1).Claim(ctx, CauseTakeover, nil)), errs.Unavailable)
 	held := store.Held()[0]
 	again := newOwner(t, store, "b", 2)
 	store.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Times: 1, Effect: objstore.FailBefore,
 		Match: func(key string) bool {
-			if key == disk.Key(Generation{2, 1}) {
+			if key == disk.Key(Generation{Epoch: 2, Number: 1}) {
 				check(t, held.Release()) // just before ours
 				return true
 			}
@@ -302,7 +302,7 @@ func TestRepeatedClaim(t *testing.T) {
 		}})
 	tip, err = again.Claim(ctx, CauseTakeover, nil)
 	check(t, err)
-	if tip.Generation != (Generation{3, 1}) {
+	if tip.Generation != (Generation{Epoch: 3, Number: 1}) {
 		t.Errorf("claimed at %s, want 3.1", tip.Generation)
 	}
 }

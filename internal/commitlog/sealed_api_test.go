@@ -68,6 +68,7 @@ func TestSealedLogFromOutside(t *testing.T) {
 // ring has the keys of every tenant.
 type ring struct{ keys commitlog.Keys }
 
-func (r ring) Keys(context.Context, string) (commitlog.Keys, error) { return r.keys, nil }
-func (ring) Plain(string) bool                                      { return false }
-func (ring) Renew(context.Context, string) error                    { return nil }
+func (r ring) Keys(context.Context, string) (commitlog.Keys, error)     { return r.keys, nil }
+func (r ring) ForNames(context.Context, string) (commitlog.Keys, error) { return r.keys, nil }
+func (ring) Plain(string) bool                                          { return false }
+func (ring) Renew(context.Context, string) error                        { return nil }

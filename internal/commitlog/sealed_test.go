@@ -305,17 +305,17 @@ func TestLockedAndDowngraded(t *testing.T) {
 	check(t, err)
 	for name, o := range map[string]*Object{
 		"decoded": back, "its stub": back.Stub(),
-		"its fork": {Generation: Generation{1, 1}, Kind: First, State: func() State {
+		"its fork": {Generation: Generation{Epoch: 1, Number: 1}, Kind: First, State: func() State {
 			s := back.State.Fork("x", volumeID(3), Generation{}, someDay)
 			s.Owner.ID = "h"
 			return s
 		}()},
-		"keyring": {Generation: Generation{1, 1}, Kind: First, State: func() State { s := someState(1); s.Keyring = 1; return s }()},
+		"keyring": {Generation: Generation{Epoch: 1, Number: 1}, Kind: First, State: func() State { s := someState(1); s.Keyring = 1; return s }()},
 	} {
 		_, err := o.Encode()
 		t.Run(name, func(t *testing.T) { wantKind(t, err, errs.Invalid) })
 	}
-	bare := &Object{Generation: Generation{1, 1}, Kind: First, State: sampleObjects(t)["first"].State, Domain: home}
+	bare := &Object{Generation: Generation{Epoch: 1, Number: 1}, Kind: First, State: sampleObjects(t)["first"].State, Domain: home}
 	_, err = bare.Stub().Encode()
 	wantKind(t, err, errs.Invalid)
 	_, err = back.EncodeFor(domainWith(t, home+1, seal.AES256GCM, 1))
@@ -395,7 +395,7 @@ func TestLargestSealedState(t *testing.T) {
 	}
 	s.Domains[0] = 0 // of the root
 	d := domainWith(t, home, seal.XChaCha20Poly1305, 1)
-	o := &Object{Generation: Generation{4, 3}, Kind: Commit, State: s}
+	o := &Object{Generation: Generation{Epoch: 4, Number: 3}, Kind: Commit, State: s}
 	check(t, errOf(DecodeFor(mustSeal(t, o, d), keyOf(o), d)))
 	o.State.Domains = append(o.State.Domains, 1<<32-1)
 	wantKind(t, errOf(o.EncodeFor(d)), errs.Invalid)
@@ -448,7 +448,7 @@ func BenchmarkSealedCommit(b *testing.B) {
 	check(b, err)
 	s := fullState()
 	s.Snapshots, s.Root = nil, blockmap.Root{}
-	o := &Object{Generation: Generation{4, 3}, Kind: Commit, State: s, Data: data}
+	o := &Object{Generation: Generation{Epoch: 4, Number: 3}, Kind: Commit, State: s, Data: data}
 	for _, d := range []*seal.Domain{nil, domainWith(b, home, seal.AES256GCM, 1)} {
 		raw, err := o.EncodeFor(d)
 		check(b, err)
@@ -468,6 +468,7 @@ func BenchmarkSealedCommit(b *testing.B) {
 // always is a KeyRing of sealed tenants.
 type always func() (Keys, error)
 
-func (a always) Keys(context.Context, string) (Keys, error) { return a() }
-func (always) Plain(string) bool                            { return false }
-func (always) Renew(context.Context, string) error          { return nil }
+func (a always) Keys(context.Context, string) (Keys, error)   { return a() }
+func (always) ForNames(context.Context, string) (Keys, error) { return Keys{}, nil }
+func (always) Plain(string) bool                              { return false }
+func (always) Renew(context.Context, string) error            { return nil }

@@ -58,14 +58,14 @@ func TestSealedLog(t *testing.T) {
 	// The log without keys: its end is found, and what is there is locked.
 	g, err := find(ctx, plain, disk)
 	check(t, err)
-	if g != (Generation{4, 3}) {
+	if g != (Generation{Epoch: 4, Number: 3}) {
 		t.Errorf("the tip is %s", g)
 	}
 	if _, err := Newest(ctx, plain, disk); !errors.Is(err, seal.ErrLocked) {
 		t.Errorf("without keys: %v", err)
 	}
 	// Another history's object in this one, and a stub.
-	check(t, plain.Put(ctx, disk.Key(Generation{2, 5}), mustSeal(t, log[7].Stub(), domainWith(t, home, seal.AES256GCM, 3))))
+	check(t, plain.Put(ctx, disk.Key(Generation{Epoch: 2, Number: 5}), mustSeal(t, log[7].Stub(), domainWith(t, home, seal.AES256GCM, 3))))
 	root = 3
 	if got := len(historyOf(t, store, disk)); got != len(log) {
 		t.Errorf("%d objects beside a stub", got)
@@ -75,12 +75,12 @@ func TestSealedLog(t *testing.T) {
 	raw, err := forged.EncodeFor(domainWith(t, home, seal.AES256GCM, 2))
 	check(t, err)
 	check(t, plain.Put(ctx, disk.Key(forged.Generation), raw))
-	check(t, plain.Delete(ctx, disk.Key(Generation{2, 5})))
+	check(t, plain.Delete(ctx, disk.Key(Generation{Epoch: 2, Number: 5})))
 	seal5 := *log[7]
 	raw, err = seal5.EncodeFor(domainWith(t, home, seal.AES256GCM, 2))
 	check(t, err)
 	check(t, plain.Put(ctx, disk.Key(seal5.Generation), raw))
-	err = History(ctx, store, disk, Generation{2, 5}.NextEpoch(), 0, func(*Object) error { return nil })
+	err = History(ctx, store, disk, Generation{Epoch: 2, Number: 5}.NextEpoch(), 0, func(*Object) error { return nil })
 	wantKind(t, err, errs.Corrupt)
 }
 
@@ -116,7 +116,7 @@ func TestForgedSealsDoNotFence(t *testing.T) {
 		if strings.HasPrefix(name, "another") {
 			check(t, s.name(nil, home, home+1))
 		}
-		check(t, store.PutIfAbsent(ctx, disk.Key(Generation{1, 2}), forge(&Object{Generation: Generation{1, 2}, Kind: Seal, State: s})))
+		check(t, store.PutIfAbsent(ctx, disk.Key(Generation{Epoch: 1, Number: 2}), forge(&Object{Generation: Generation{Epoch: 1, Number: 2}, Kind: Seal, State: s})))
 		_, err := a.Commit(ctx, someState(2))
 		if !errors.Is(err, errs.Corrupt) || a.Err() != nil {
 			t.Errorf("%s: %v, and the claim ends with %v", name, err, a.Err())
@@ -146,7 +146,7 @@ func TestNewerKeyringsDoNotFence(t *testing.T) {
 	check(t, err)
 	locked = true
 	for what, err := range map[string]error{
-		"a look": func() error { _, err := Look(ctx, keyed, disk, Generation{1, 1}, "a"); return err }(),
+		"a look": func() error { _, err := Look(ctx, keyed, disk, Generation{Epoch: 1, Number: 1}, "a"); return err }(),
 		"the echo of a commit": func() error {
 			_, err := create(ctx, keyed, disk, &Object{Generation: g}, []byte("sent again"))
 			return err
@@ -190,12 +190,12 @@ func TestSealedOnce(t *testing.T) {
 	a := newOwner(t, keyed, "a", 1)
 	check(t, errOf(a.OpenFirst(ctx, someState(1))))
 	commit(t, a, 2)
-	key := disk.Key(Generation{1, 2})
+	key := disk.Key(Generation{Epoch: 1, Number: 2})
 	was, err := store.Get(ctx, key)
 	check(t, err)
 	root = 2
 	check(t, store.Put(ctx, key, []byte("damaged")))
-	mended, err := a.Mend(ctx, Generation{1, 2})
+	mended, err := a.Mend(ctx, Generation{Epoch: 1, Number: 2})
 	check(t, err)
 	now, err := store.Get(ctx, key)
 	check(t, err)
@@ -225,9 +225,9 @@ func TestLockedOwner(t *testing.T) {
 	commit(t, a, 2)
 	// An answer is lost, and the keys go.
 	obj := &Object{Kind: Commit, State: a.tip.State}
-	s, err := a.encode(ctx, obj, Generation{1, 3}, a.tip.Hash)
+	s, err := a.encode(ctx, obj, Generation{Epoch: 1, Number: 3}, a.tip.Hash)
 	check(t, err)
-	check(t, mem.PutIfAbsent(ctx, disk.Key(Generation{1, 3}), s.raw))
+	check(t, mem.PutIfAbsent(ctx, disk.Key(Generation{Epoch: 1, Number: 3}), s.raw))
 	locked = away
 	found, err := create(ctx, store, disk, s.object, s.raw)
 	if err != nil || found != nil {

@@ -63,11 +63,11 @@ func (s *search) later(g Generation) bool {
 
 // last is the place of the last object that is not later, before the tip.
 func (s *search) last(tip Generation) (Generation, error) {
-	epoch := uint64(sort.Search(int(tip.Epoch), func(i int) bool { return s.later(Generation{uint64(i) + 1, 1}) }))
+	epoch := uint64(sort.Search(int(tip.Epoch), func(i int) bool { return s.later(Generation{Epoch: uint64(i) + 1, Number: 1}) }))
 	if s.err != nil {
 		return Generation{}, s.err
 	}
-	first := s.object(Generation{1, 1})
+	first := s.object(Generation{Epoch: 1, Number: 1})
 	switch {
 	case s.err != nil:
 		return Generation{}, s.err
@@ -78,7 +78,7 @@ func (s *search) last(tip Generation) (Generation, error) {
 			first.State.Time.Format(time.RFC3339), s.when.Format(time.RFC3339))
 	}
 	end := tip.Number
-	if next := s.object(Generation{epoch + 1, 1}); epoch < tip.Epoch && next != nil {
+	if next := s.object(Generation{Epoch: epoch + 1, Number: 1}); epoch < tip.Epoch && next != nil {
 		after := next.State.After
 		if after.IsZero() {
 			if after, s.err = s.listedSeal(epoch + 1); s.err != nil {
@@ -87,8 +87,8 @@ func (s *search) last(tip Generation) (Generation, error) {
 		}
 		end = after.Number
 	}
-	n := 1 + sort.Search(int(end-1), func(i int) bool { return s.later(Generation{epoch, uint64(i) + 2}) })
-	return Generation{epoch, uint64(n)}, s.err
+	n := 1 + sort.Search(int(end-1), func(i int) bool { return s.later(Generation{Epoch: epoch, Number: uint64(i) + 2}) })
+	return Generation{Epoch: epoch, Number: uint64(n)}, s.err
 }
 
 // whole is the object at a generation, or the next older object with a state.

@@ -1,7 +1,6 @@
 package commitlog
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -12,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/paraglide/glide/internal/blockmap"
+	"github.com/paraglide/glide/internal/commitlog/internal/id"
+	"github.com/paraglide/glide/internal/commitlog/internal/place"
 	"github.com/paraglide/glide/internal/errs"
 )
 
@@ -35,44 +36,15 @@ const (
 )
 
 // VolumeID identifies a volume for ever, whatever its name. It is random.
-type VolumeID [16]byte
-
-// String is the ID in hexadecimal.
-func (id VolumeID) String() string { return hex.EncodeToString(id[:]) }
-
-// MarshalText is String; it makes VolumeID a string in JSON.
-func (id VolumeID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
-
-// UnmarshalText reads 32 hexadecimal digits.
-func (id *VolumeID) UnmarshalText(text []byte) error { return Unhex(id[:], text, "volume ID") }
-
-// IsZero tells whether the ID identifies no volume.
-func (id VolumeID) IsZero() bool { return id == VolumeID{} }
+type VolumeID = id.Volume
 
 // ObjectHash is the BLAKE3 hash of a whole log object. It is not keyed: anyone who can
 // read a commit may know its hash.
-type ObjectHash [32]byte
-
-// String is the hash in hexadecimal.
-func (h ObjectHash) String() string { return hex.EncodeToString(h[:]) }
-
-// MarshalText is String; it makes ObjectHash a string in JSON.
-func (h ObjectHash) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
-
-// UnmarshalText reads 64 hexadecimal digits.
-func (h *ObjectHash) UnmarshalText(text []byte) error { return Unhex(h[:], text, "hash") }
+type ObjectHash = id.Hash
 
 // Unhex fills dst from its hexadecimal digits. Text of any other form or length is
 // errs.Corrupt; what says what it was to be.
-func Unhex(dst, text []byte, what string) error {
-	if len(text) != hex.EncodedLen(len(dst)) {
-		return errs.New(errs.Corrupt, "%.80q is no %s", text, what)
-	}
-	if _, err := hex.Decode(dst, text); err != nil {
-		return errs.New(errs.Corrupt, "%.80q is no %s", text, what)
-	}
-	return nil
-}
+func Unhex(dst, text []byte, what string) error { return id.Unhex(dst, text, what) }
 
 // Cause says why a commit was made.
 type Cause string
@@ -315,7 +287,7 @@ func (id *Identity) check() string {
 		return fmt.Sprintf("it was renamed to %.110q", id.RenamedTo)
 	case len(id.Cause) > MaxText || !ValidName(string(id.Cause)):
 		return fmt.Sprintf("its cause is %.110q", id.Cause)
-	case !id.After.IsZero() && !id.After.valid():
+	case !id.After.IsZero() && !id.After.Valid():
 		return fmt.Sprintf("it comes after %s", id.After)
 	case len(id.Owner.Addresses) > maxAddresses || slices.ContainsFunc(id.Owner.Addresses, badText):
 		return fmt.Sprintf("its owner has %d addresses, at most %d of %d bytes each are possible",
@@ -388,7 +360,7 @@ func (s *State) checkLists() string {
 	}
 	var count uint64
 	for _, d := range s.DataCommits {
-		if !ValidName(d.Name) || d.Epoch == 0 || d.First < 2 || d.Last < d.First || d.Last > maxNumber || d.Last-d.First >= maxRun || d.Count == 0 || d.Count > d.Last-d.First+1 || d.Bytes > d.Count*MaxData {
+		if !place.ValidLog(d.Name) || d.Epoch == 0 || d.First < 2 || d.Last < d.First || d.Last > maxNumber || d.Last-d.First >= maxRun || d.Count == 0 || d.Count > d.Last-d.First+1 || d.Bytes > d.Count*MaxData {
 			return fmt.Sprintf("it names %d data commits from %d.%d to %d of %.110q", d.Count, d.Epoch, d.First, d.Last, d.Name)
 		}
 		count += d.Count
@@ -397,7 +369,7 @@ func (s *State) checkLists() string {
 		return fmt.Sprintf("it has %d data commits to fold, at most %d are possible", count, maxDataCommits)
 	}
 	for _, from := range s.SealedFrom {
-		if !ValidName(from.Host) || !from.Generation.valid() {
+		if !ValidName(from.Host) || !from.Generation.Valid() {
 			return fmt.Sprintf("it was sealed from %.110q at %s", from.Host, from.Generation)
 		}
 	}

@@ -97,7 +97,7 @@ func (c *Custody) SealTenant(ctx context.Context, name string, r api.SealRequest
 
 // CreateTenant implements api.TenantKeeper.
 func (c *Custody) CreateTenant(ctx context.Context, r api.TenantRequest) (api.Tenant, error) {
-	b := tenants.Birth{Name: r.Name, OneKey: r.OneKey, Public: r.Public, SSE: r.SSE, KMSKey: r.KMSKey}
+	b := tenants.Birth{Name: r.Name, OneKey: r.OneKey, Public: r.Public, Hidden: r.HideNames, SSE: r.SSE, KMSKey: r.KMSKey}
 	if err := c.birth(&b, r.Keys, r.Suite); err != nil {
 		return api.Tenant{}, err
 	}
@@ -269,6 +269,9 @@ func shown(i *tenants.Info) api.Tenant {
 	t := api.Tenant{
 		Name: i.Tenant, State: api.TenantPlain, Reason: i.Locked, Domain: tenants.DomainText(i.Domain), Keyring: i.Keyring, OpenedBy: i.OpenedBy,
 		Keys: []string{}, Roots: []api.Root{}, Public: i.Public, SSE: i.SSE, KMSKey: i.KMSKey,
+	}
+	if i.Hidden {
+		t.Names = tenants.HiddenNames
 	}
 	switch {
 	case i.Locked != "":

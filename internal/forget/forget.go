@@ -25,13 +25,13 @@ const sideBySide = 32
 
 // Names runs a round of collection, and then forgets the names of removed volumes of which
 // nothing but stubs and the tombstone is left, if the tombstone is older than the retention.
-// It returns these names. A dry run only lists them.
+// It returns their logs. A dry run only lists them.
 //
 // The stubs are what fences a host that was away when its volume was removed: without them
 // it would publish under the name again, and what it sent long ago may appear in the log
 // of another volume of that name. So nothing is done without force if a name would be
 // forgotten.
-func Names(ctx context.Context, o gc.Options, force bool) (res gc.Result, names []commitlog.Volume, err error) {
+func Names(ctx context.Context, o gc.Options, force bool) (res gc.Result, logs []commitlog.Volume, err error) {
 	if !force && !o.DryRun {
 		list, err := forgettable(ctx, &o)
 		if err != nil {
@@ -39,7 +39,7 @@ func Names(ctx context.Context, o gc.Options, force bool) (res gc.Result, names 
 		}
 		if n := len(list); n > 0 {
 			return res, nil, errs.New(errs.WouldLose, "%d name(s) of removed volumes would be forgotten, such as %s. A host that was away since before such a volume was removed "+
-				"would still take it for its own, and publish it again; --force forgets them, when no such host is left", n, list[0].vol)
+				"would still take it for its own, and publish it again; --force forgets them, when no such host is left", n, list[0].name)
 		}
 	}
 	if res, err = gc.Run(ctx, o); err != nil || !force && !o.DryRun {
@@ -52,17 +52,18 @@ func Names(ctx context.Context, o gc.Options, force bool) (res gc.Result, names 
 	for _, l := range list {
 		if !o.DryRun {
 			if err := l.forget(ctx, o.Store); err != nil {
-				return res, names, fmt.Errorf("forgetting the name %s: %w", l.vol, err)
+				return res, logs, fmt.Errorf("forgetting the name %s: %w", l.name, err)
 			}
 		}
-		names = append(names, l.vol)
+		logs = append(logs, l.vol)
 	}
-	return res, names, nil
+	return res, logs, nil
 }
 
 // log is the log of one volume, as a list shows it.
 type log struct {
 	vol     commitlog.Volume
+	name    commitlog.Volume       // as its objects have it
 	objects []commitlog.Generation // the newest epoch first
 	young   bool                   // an object of the newest epoch is not old enough
 }
@@ -180,6 +181,7 @@ func (l *log) onlyStubs(ctx context.Context, store objstore.Store) (bool, error)
 		if err != nil {
 			return false, nil // a newer program's, damaged, or of a locked tenant: glide gc says so
 		}
+		l.name = o.State.Volume()
 		if removal := o.Tombstone && o.State.RenamedTo == ""; o.Kind != commitlog.Stub && (at.Epoch < l.tip() || !removal) {
 			return false, nil
 		}

@@ -293,7 +293,11 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	drop, err := h.pins.PinFork(ctx, f.src.Log().Key(gen))
+	log, err := commitlog.LogOf(ctx, h.disks.Store, f.src.Log())
+	if err != nil {
+		return nil, "", err
+	}
+	drop, err := h.pins.PinFork(ctx, log.Key(gen))
 	if err != nil {
 		return nil, "", err
 	}
@@ -320,7 +324,7 @@ func (f *forking) remote(ctx context.Context) ([]*disk.Disk, string, error) {
 	if snapshot != nil {
 		disk.TakeSnapshot(&from, snapshot)
 	}
-	if condemned != nil && f.condemned(condemned, &from, gen) {
+	if condemned != nil && f.condemned(condemned, log, &from, gen) {
 		return nil, "", errs.New(errs.NotFound, "that state of %q is past retention and is being collected: fork a newer one", f.src)
 	}
 	disks, err := f.publish(ctx, &from, gen)
@@ -353,8 +357,8 @@ func (f *forking) foreign(ctx context.Context) ([]*disk.Disk, string, error) {
 // condemned tells whether a collector has flagged the commit, or data commits that the fork
 // would name. Of a commit that is collected nothing is kept, not even by the announcement: a
 // later round flags its packs, and may end before the fork names them.
-func (f *forking) condemned(c *gc.Condemned, from *commitlog.State, gen commitlog.Generation) bool {
-	return c.Commit(f.src.Log(), gen.Epoch) || slices.ContainsFunc(from.DataCommits, func(run commitlog.DataRun) bool {
+func (f *forking) condemned(c *gc.Condemned, log commitlog.Volume, from *commitlog.State, gen commitlog.Generation) bool {
+	return c.Commit(log, gen.Epoch) || slices.ContainsFunc(from.DataCommits, func(run commitlog.DataRun) bool {
 		return c.Commit(commitlog.Volume{Tenant: f.src.Tenant, Name: run.Name}, run.Epoch)
 	})
 }

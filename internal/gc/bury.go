@@ -46,7 +46,7 @@ func (c *collector) putStub(ctx context.Context, o *commitlog.Object) error {
 	if err != nil {
 		return err
 	}
-	return c.Store.Put(ctx, o.State.Volume().Key(o.Generation), raw)
+	return c.Store.Put(ctx, o.Log().Key(o.Generation), raw)
 }
 
 // bury puts a stub in the place of an epoch's first object, so that nothing of it is a root

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/cost"
 	"github.com/paraglide/glide/internal/event"
 	"github.com/paraglide/glide/internal/inspect"
@@ -120,6 +121,11 @@ func (h *Host) Export(ctx context.Context, name string) (api.Exported, error) {
 // Dump writes an object of the store as text.
 func (h *Host) Dump(ctx context.Context, key string, w io.Writer) error {
 	ctx = cost.With(ctx, cost.List, cost.Volume{})
+	if vol, g, err := commitlog.ParseKey(key); err == nil { // it may be asked for by a name that is hidden
+		if of, err := commitlog.KeyOf(ctx, h.disks.Store, vol, g); err == nil {
+			key = of
+		}
+	}
 	raw, err := h.disks.Store.Get(ctx, key)
 	if err != nil {
 		return err

@@ -295,7 +295,9 @@ func TestBody(t *testing.T) {
 		"roots out of order": func(c *contents) { c.Roots[1].Number = 3 }, "a short root": func(c *contents) { c.Roots[1].Key = c.Roots[1].Key[:31] },
 		"a retired root with a key": func(c *contents) { c.Roots[0].Key = count(1) }, "a state": func(c *contents) { c.Roots[0].State = "other" },
 		"a grant of itself": func(c *contents) { c.Grants[0].Domain = goldenDomain }, "a grant of domain 0": func(c *contents) { c.Grants[0].Domain = 0 },
-		"a grant without roots": func(c *contents) { c.Grants[0].Roots = nil }, "a grant without conv": func(c *contents) { c.Grants[0].Conv = nil },
+		"names that are neither": func(c *contents) { c.Names = "clear" }, "a public one's names hidden": func(c *contents) { c.Names, c.Public = hiddenNames, true },
+		"a moving one's names hidden": func(c *contents) { c.Names, c.Plain = hiddenNames, true },
+		"a grant without roots":       func(c *contents) { c.Grants[0].Roots = nil }, "a grant without conv": func(c *contents) { c.Grants[0].Conv = nil },
 	} {
 		c := goldenContents()
 		change(c)

@@ -23,6 +23,9 @@ const (
 	Retired State = "retired" // its key is gone
 )
 
+// hiddenNames is what Names says of a domain whose names are hidden.
+const hiddenNames = "hidden"
+
 // contents is the body of a keyring as JSON. The secrets are bytes here, and only here:
 // a seal.Key does not go into JSON.
 type contents struct {
@@ -33,6 +36,7 @@ type contents struct {
 	Grants []grant      `json:"grants,omitempty"` // by domain
 	Plain  bool         `json:"plain,omitempty"`  // see Ring.Plain
 	Public bool         `json:"public,omitempty"` // see Ring.Public
+	Names  string       `json:"names,omitempty"`  // see Ring.Hidden
 }
 
 type storedRoot struct {
@@ -66,6 +70,9 @@ func (c *contents) check(domain uint32) string {
 	}
 	if len(c.Conv) != seal.KeySize || len(c.Name) != seal.KeySize {
 		return "its secret for ids or for names is missing"
+	}
+	if c.Names != "" && (c.Names != hiddenNames || c.Public || c.Plain) {
+		return fmt.Sprintf("its names are %.20q", c.Names)
 	}
 	if wrong := checkRoots(c.Roots); wrong != "" {
 		return wrong
@@ -159,6 +166,11 @@ func (r *Ring) Plain() bool { return r.c().Plain }
 // Public tells whether other tenants may fork what the tenant has. Only a keyring may say so:
 // a store that could would open one tenant's volumes to others.
 func (r *Ring) Public() bool { return r.c().Public }
+
+// Hidden tells whether the keys of objects have the tenant's names of volumes hidden (see
+// seal.Domain.HideName). It never changes, and only a keyring may say so: a store that could
+// would have names told to it.
+func (r *Ring) Hidden() bool { return r.c().Names == hiddenNames }
 
 // Grant names another domain that this one may open, and the tenant whose it is.
 type Grant struct {
@@ -290,9 +302,9 @@ func (c *contents) allow(g grant) bool {
 
 // follows reports whether c can come after an earlier keyring of the domain: who cannot
 // open that one cannot know its secrets. Hidden names last as long as the domain, so their
-// secret is in all of its keyrings.
+// secret is in all of its keyrings, and so is that they are hidden.
 func (c *contents) follows(earlier *contents) bool {
-	if !bytes.Equal(c.Name, earlier.Name) {
+	if !bytes.Equal(c.Name, earlier.Name) || c.Names != earlier.Names {
 		return false
 	}
 	for _, was := range earlier.Roots {

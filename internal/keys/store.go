@@ -58,6 +58,7 @@ type Birth struct {
 	OneKey bool // one provider is enough: who loses its key loses the domain
 	Plain  bool // the tenant has plain volumes, which are moved
 	Public bool // others may fork what it has
+	Hidden bool // the names of volumes are hidden from the store
 }
 
 // Create makes the first keyring of a domain, wrapped with all providers. They must be
@@ -67,6 +68,9 @@ func (k *Keyrings) Create(ctx context.Context, b Birth) (*Ring, error) {
 		return nil, err
 	}
 	c := &contents{Tenant: b.Tenant, Conv: seal.NewKey().Append(nil), Name: seal.NewKey().Append(nil), Plain: b.Plain, Public: b.Public}
+	if b.Hidden {
+		c.Names = hiddenNames
+	}
 	c.rotate(k.Now())
 	return k.write(ctx, &draft{domain: b.Domain, number: 1, suite: b.Suite, c: c, wrap: func(kek seal.Key) ([]Wrap, error) {
 		return k.wrapAll(ctx, b.Domain, kek, k.Providers, b.OneKey)

@@ -511,3 +511,29 @@ func TestStuckProvider(t *testing.T) {
 		t.Errorf("nobody waits any more: %v", err)
 	}
 }
+
+// TestHiddenFlag: that names are hidden outlives every change of the keyring.
+func TestHiddenFlag(t *testing.T) {
+	ctx, store := t.Context(), newStore()
+	k := keyrings(t, store, newKey(t))
+	for d, hidden := range map[uint32]bool{1: true, 2: false} {
+		r, err := k.Create(ctx, keys.Birth{Domain: d, Tenant: "acme", Suite: seal.AES256GCM, OneKey: true, Hidden: hidden})
+		name := ""
+		for what, change := range map[string]func() (*keys.Ring, error){
+			"born": func() (*keys.Ring, error) { return r, err }, "rotated": func() (*keys.Ring, error) { return k.Rotate(ctx, r) },
+			"wrapped": func() (*keys.Ring, error) { return k.Rewrap(ctx, r, k.Providers, true) }, "opened": func() (*keys.Ring, error) { return k.Open(ctx, d, "acme", keys.Seen{}) },
+		} {
+			if r, err = change(); err != nil {
+				t.Fatal(what, err)
+			}
+			if r.Hidden() != hidden {
+				t.Errorf("%s: hidden %v, want %v", what, r.Hidden(), hidden)
+			}
+			if now := derive(t, r).HideName("web"); name != "" && now != name {
+				t.Errorf("%s: a name is hidden as %s, and was as %s", what, now, name)
+			} else {
+				name = now
+			}
+		}
+	}
+}

@@ -191,7 +191,10 @@ func (ow *Owners) claim(ctx context.Context, d *disk.Disk, cause commitlog.Cause
 	cctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
 	name := disk.Name{Tenant: st.Tenant, Volume: st.Name}
-	seen := ow.catalog.Seen.Of(name)
+	seen, err := ow.catalog.NewestSeen(ctx, name)
+	if err != nil {
+		return err
+	}
 	first, err := o.Claim(cctx, cause, func(tip *commitlog.Object) error {
 		if tip.Generation.Compare(seen) < 0 {
 			return catalog.RolledBack(name, seen, "generation "+tip.Generation.String())

@@ -192,9 +192,9 @@ func (o *Options) logs(ctx context.Context, r *Report, k commitlog.Keys) error {
 		if !first {
 			return nil
 		}
-		switch err := o.Roll(ctx, vol); {
+		switch err := o.Roll(ctx, obj.State.Volume()); {
 		case errors.Is(err, errs.NotFound):
-			r.Volumes = append(r.Volumes, vol.Name)
+			r.Volumes = append(r.Volumes, obj.State.Name)
 		case err != nil:
 			return err
 		}

@@ -37,14 +37,15 @@ type visitor interface {
 // it drops its pin, then logs, then what is only on this host.
 type roots struct {
 	*run
-	v visitor
+	v     visitor
+	names *disk.LogNames
 
 	mu   sync.Mutex // guards the rest, and calls of v
 	read map[string]bool
 }
 
 func (r *run) walkStore(v visitor) error {
-	w := &roots{run: r, v: v, read: map[string]bool{}}
+	w := &roots{run: r, v: v, names: r.disks.LogNames(), read: map[string]bool{}}
 	tenants := slices.Clone(r.tenants)
 	err := commitlog.Tenants(r.ctx, r.disks.Store, func(t string) error { tenants = append(tenants, t); return nil })
 	isolated, ierr := r.disks.Tenants.Isolated(r.ctx, "")
@@ -160,8 +161,11 @@ func (w *roots) logs() error {
 	if !w.all {
 		under = nil
 		for _, d := range w.disks.All() {
-			if st := d.State(); st.Published != nil {
-				first := commitlog.Volume{Tenant: st.Tenant, Name: st.Name}.Key(commitlog.Generation{Epoch: 1, Number: 1})
+			if st := d.State(); st.Published != nil && w.locked[st.Tenant] == nil {
+				first, err := w.disks.KeyOf(w.ctx, disk.Name{Tenant: st.Tenant, Volume: st.Name}, commitlog.Generation{Epoch: 1, Number: 1})
+				if err != nil {
+					return err
+				}
 				under = append(under, path.Dir(path.Dir(first))+"/")
 			}
 		}
@@ -201,6 +205,7 @@ const sideBySide = 16
 // epoch visits the commits of an epoch. What lies behind the object that closes it is no
 // part of the log.
 func (w *roots) epoch(vol commitlog.Volume, run []commitlog.Generation) error {
+	name, _ := w.names.Of(w.ctx, vol)
 	for len(run) > 0 {
 		group := run[:min(len(run), sideBySide)]
 		run = run[len(group):]
@@ -209,7 +214,7 @@ func (w *roots) epoch(vol commitlog.Volume, run []commitlog.Generation) error {
 		for i := range group {
 			g.Go(func() (err error) {
 				defer errs.Catch(&err)
-				objects[i], err = w.commit(gctx, vol, group[i], vol.String())
+				objects[i], err = w.commit(gctx, vol, group[i], name.String())
 				return err
 			})
 		}
@@ -231,6 +236,9 @@ func (w *roots) commit(ctx context.Context, vol commitlog.Volume, g commitlog.Ge
 		return o, err
 	}
 	s := &o.State
+	if name != "" { // that of the log may be hidden
+		name = s.Volume().String()
+	}
 	u := use{s.DomainName(), name, uint64(s.BlockSize), s.Size}
 	for _, run := range s.DataCommits {
 		of := commitlog.Volume{Tenant: s.Tenant, Name: run.Name}
@@ -310,9 +318,6 @@ func (w *roots) object(ctx context.Context, vol commitlog.Volume, g commitlog.Ge
 	if errs.KindOf(err) == errs.Unavailable && err != nil {
 		return nil, err // its keys are not here any more
 	}
-	if err == nil && (o.Generation != g || o.State.Volume() != vol) {
-		err = errs.New(errs.Corrupt, "it is commit %s of volume %s", o.Generation, o.State.Volume())
-	}
 	if err == nil && len(o.Data) > 0 {
 		_, err = commitlog.DecodeData(o.Data)
 	}
@@ -332,7 +337,7 @@ func (w *roots) data(u use, o *commitlog.Object) error {
 	}
 	ranges, err := commitlog.DecodeData(o.Data)
 	if err != nil {
-		return fmt.Errorf("%s: %w", o.State.Volume().Key(o.Generation), err)
+		return fmt.Errorf("%s: %w", o.Log().Key(o.Generation), err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

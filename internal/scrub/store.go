@@ -176,7 +176,8 @@ func (r *run) objects(c *collector) error {
 		r.damaged(1, event.Store, key, b.err)
 		why := b.err.Error()
 		if vol, g, err := commitlog.ParseKey(key); err == nil {
-			d := r.disks.Find(disk.Name{Tenant: vol.Tenant, Volume: vol.Name})
+			n, _ := r.disks.LogNames().Of(r.ctx, vol)
+			d := r.disks.Find(n)
 			switch newest := d != nil && disk.Generation(d.State().Published) == g; {
 			case newest && d.HoldsState():
 				if o := d.Owned.Load(); o != nil {

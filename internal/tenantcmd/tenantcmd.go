@@ -109,12 +109,16 @@ func names(ctx context.Context, p Program, have int) (list []string) {
 func create(p Program) *cobra.Command {
 	var r client.TenantRequest
 	cmd := &cobra.Command{
-		Use:   "create NAME [--key PROVIDER]... [--one-key] [--public]",
+		Use:   "create NAME [--key PROVIDER]... [--one-key] [--public | --hide-names]",
 		Short: "Make a sealed tenant",
 		Long: `Makes a tenant whose volumes are sealed from the first one on. Without --key its keyring
 is wrapped for the providers of the daemon (glide serve --key). Who loses the keys of all
 providers loses the data, so there have to be two, such as a KMS and the recipient of an
 age identity that is kept in a safe; --one-key does with one.
+
+With --hide-names the store has nothing of the names of volumes but what is computed from
+them with a key. That cannot be changed later, and whoever looks into the bucket does not see
+either whose a log is: glide ls --all on a host with the keys tells.
 
 A tenant that has volumes already is moved with glide tenant seal.`,
 		Example: `  glide tenant create acme --key kms:arn:aws:kms:eu-central-1:1:key/K --key age:age1…
@@ -124,6 +128,7 @@ A tenant that has volumes already is moved with glide tenant seal.`,
 	f.StringArrayVar(&r.Keys, "key", nil, "wrap its keys for the `PROVIDER` (may be repeated)")
 	f.BoolVar(&r.OneKey, "one-key", false, "one provider is enough")
 	f.BoolVar(&r.Public, "public", false, "other tenants may fork what it publishes (see glide publish)")
+	f.BoolVar(&r.HideNames, "hide-names", false, "hide the names of its volumes from the store, for good")
 	f.StringVar(&r.SSE, "sse", "", "have the store encrypt it as well: `MODE` AES256 or aws:kms")
 	f.StringVar(&r.KMSKey, "kms-key", "", "with this key of the store's KMS, an `ID`, ARN or alias (with --sse aws:kms)")
 	f.StringVar(&r.Suite, "suite", "", "the `CIPHER`: aes-256-gcm (default) or xchacha20-poly1305, for processors without AES instructions")
@@ -170,6 +175,9 @@ func describe(w io.Writer, t *client.Tenant) error {
 	if t.Public {
 		line("public", "others may fork its snapshots")
 	}
+	if t.Names != "" {
+		line("names", t.Names+" from the store")
+	}
 	line("isolated", strings.Join(t.Isolated, "\n\t"))
 	line("store encrypts", strings.TrimSpace(t.SSE+" "+t.KMSKey))
 	return errors.Join(errors.Join(failed...), tw.Flush())
@@ -202,7 +210,11 @@ func table(w io.Writer, all []client.Tenant) error {
 		if t.Reason != "" {
 			keys = t.Reason
 		}
-		_, lerr := fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", t.Name, t.State, t.Domain, keys)
+		state := t.State
+		if t.Names != "" {
+			state += ", names " + t.Names
+		}
+		_, lerr := fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", t.Name, state, t.Domain, keys)
 		err = errors.Join(err, lerr)
 	}
 	return errors.Join(err, tw.Flush())

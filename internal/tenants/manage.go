@@ -21,6 +21,7 @@ type Birth struct {
 	OneKey bool            // one provider is enough
 	Suite  seal.Suite
 	Public bool
+	Hidden bool // the names of its volumes are hidden from the store
 	SSE    string
 	KMSKey string
 }
@@ -31,6 +32,9 @@ type Birth struct {
 func (t *Tenants) Create(ctx context.Context, b Birth) (Info, error) {
 	if !commitlog.ValidName(b.Name) {
 		return Info{}, errs.New(errs.Invalid, "the name %.120q of a tenant must have 1 to 100 letters, digits, '.', '_' or '-', and begin with a letter or digit", b.Name)
+	}
+	if err := b.hides(); err != nil {
+		return Info{}, err
 	}
 	e := t.of(b.Name)
 	if err := e.take(ctx); err != nil {
@@ -43,7 +47,7 @@ func (t *Tenants) Create(ctx context.Context, b Birth) (Info, error) {
 		}
 		return Info{}, err
 	}
-	r := &Record{Tenant: b.Name, Public: b.Public, SSE: b.SSE, KMSKey: b.KMSKey, CreatedAt: t.o.Now()}
+	r := &Record{Tenant: b.Name, Public: b.Public, Hidden: b.Hidden, SSE: b.SSE, KMSKey: b.KMSKey, CreatedAt: t.o.Now()}
 	var ring *keys.Ring
 	if len(b.Keys) > 0 {
 		if err := t.unused(ctx, b.Name); err != nil {
@@ -72,6 +76,17 @@ func (t *Tenants) Create(ctx context.Context, b Birth) (Info, error) {
 	return t.info(e), nil
 }
 
+// hides refuses names that cannot be hidden.
+func (b *Birth) hides() error {
+	switch {
+	case b.Hidden && b.Public:
+		return errs.New(errs.Invalid, "tenant %q cannot hide names and be public: who forks an image must find it, and has no key for names", b.Name)
+	case b.Hidden && len(b.Keys) == 0:
+		return errs.New(errs.Invalid, "tenant %q has no keys, with which names are hidden: name key providers (--key), or have this daemon know some (glide serve --key)", b.Name)
+	}
+	return nil
+}
+
 // unused makes sure that a tenant has nothing in the store.
 func (t *Tenants) unused(ctx context.Context, name string) error {
 	infos, err := t.o.Store.List(ctx, "t/"+name+"/", "", 1)
@@ -86,7 +101,7 @@ func (t *Tenants) bear(ctx context.Context, b *Birth, plain bool) (*keys.Ring, e
 	with := *t.keyrings
 	with.Providers = b.Keys
 	return t.first(ctx, b.SSE, b.KMSKey, func(domain uint32) (string, *keys.Ring, error) {
-		ring, err := with.Create(ctx, keys.Birth{Domain: domain, Tenant: b.Name, Suite: b.Suite, OneKey: b.OneKey, Plain: plain, Public: b.Public})
+		ring, err := with.Create(ctx, keys.Birth{Domain: domain, Tenant: b.Name, Suite: b.Suite, OneKey: b.OneKey, Plain: plain, Public: b.Public, Hidden: b.Hidden})
 		return b.Name, ring, err
 	})
 }
@@ -159,7 +174,7 @@ func (t *Tenants) info(e *tenant) Info {
 		i.Locked = e.why.Error()
 	}
 	if r := e.ring; r != nil && e.why == nil {
-		i.Public, i.Moving, i.Keyring, i.OpenedBy, i.Suite, i.Wraps, i.Roots = r.Public(), r.Plain(), r.Seen().Number, r.OpenedBy(), r.Suite(), r.Wraps(), r.Roots()
+		i.Public, i.Hidden, i.Moving, i.Keyring, i.OpenedBy, i.Suite, i.Wraps, i.Roots = r.Public(), r.Hidden(), r.Plain(), r.Seen().Number, r.OpenedBy(), r.Suite(), r.Wraps(), r.Roots()
 	}
 	return i
 }

@@ -63,7 +63,7 @@ func (t *Tenants) begin(ctx context.Context, b *Birth) error {
 	if was != nil {
 		*r = *was
 	}
-	r.Domain, r.Moving = ring.Domain(), true
+	r.Domain, r.Moving, r.Hidden = ring.Domain(), true, false
 	if was == nil {
 		err = t.write(ctx, r)
 	} else {

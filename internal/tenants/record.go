@@ -20,6 +20,9 @@ const (
 	Prefix  = "tenants/"
 	format  = "glide-tenant"
 	version = 1
+
+	// HiddenNames says that the names of a tenant's volumes are hidden from the store.
+	HiddenNames = "hidden"
 )
 
 // recordKey is the key of the record of a domain by its name.
@@ -38,6 +41,7 @@ type Record struct {
 	Tenant    string // the name of the domain
 	Domain    uint32 // 0: it is plain
 	Public    bool   // others may fork what it publishes
+	Hidden    bool   // the store does not know the names of its volumes
 	Moving    bool   // it had plain volumes when it was sealed, which may be in use still
 	SSE       string // encryption by the store: "" or as in PutObject
 	KMSKey    string // for SSE
@@ -51,6 +55,7 @@ type wire struct {
 	Tenant    string    `json:"tenant"`
 	Domain    string    `json:"domain,omitempty"` // 8 hexadecimal digits
 	Public    bool      `json:"public,omitempty"`
+	Names     string    `json:"names,omitempty"` // "hidden", or clear
 	Moving    bool      `json:"moving,omitempty"`
 	SSE       string    `json:"sse,omitempty"`
 	KMSKey    string    `json:"kms_key,omitempty"`
@@ -66,7 +71,11 @@ func DomainText(domain uint32) string {
 }
 
 func (r *Record) encode() ([]byte, error) {
-	return sealed.Marshal(wire{format, version, r.Tenant, DomainText(r.Domain), r.Public, r.Moving, r.SSE, r.KMSKey, r.CreatedAt.UTC()})
+	names := ""
+	if r.Hidden {
+		names = HiddenNames
+	}
+	return sealed.Marshal(wire{format, version, r.Tenant, DomainText(r.Domain), r.Public, names, r.Moving, r.SSE, r.KMSKey, r.CreatedAt.UTC()})
 }
 
 // decode reads the record of a tenant. What encode cannot have written is errs.Corrupt, a
@@ -86,7 +95,7 @@ func decode(name string, raw []byte) (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", recordKey(name), err)
 	}
-	r := &Record{Tenant: w.Tenant, Public: w.Public, Moving: w.Moving, SSE: w.SSE, KMSKey: w.KMSKey, CreatedAt: w.CreatedAt}
+	r := &Record{Tenant: w.Tenant, Public: w.Public, Hidden: w.Names == HiddenNames, Moving: w.Moving, SSE: w.SSE, KMSKey: w.KMSKey, CreatedAt: w.CreatedAt}
 	if w.Domain != "" {
 		n, err := strconv.ParseUint(w.Domain, 16, 32)
 		if r.Domain = uint32(n); err != nil || DomainText(r.Domain) != w.Domain {

@@ -79,6 +79,7 @@ type tenant struct {
 	name   string
 	hasher *pack.Hasher
 	keys   atomic.Pointer[commitlog.Keys] // nil: not looked up, or locked
+	names  atomic.Pointer[commitlog.Keys] // how those of its volumes are hidden; stays when it is locked, as its logs stay where they are
 	lent   atomic.Pointer[seal.Domain]    // what others to whom the domain is granted read with; stays when it is locked
 	used   atomic.Bool                    // since the last Refresh
 	active bool                           // before that one, too; of Refresh
@@ -141,6 +142,19 @@ func (t *Tenants) Keyed(store objstore.Store) objstore.Store { return commitlog.
 // Keys implements commitlog.KeyRing.
 func (t *Tenants) Keys(ctx context.Context, name string) (commitlog.Keys, error) {
 	return t.keysOf(ctx, t.of(name))
+}
+
+// ForNames implements commitlog.KeyRing. Who knows no provider of keys, and has not seen the
+// tenant sealed, takes its names for clear: he could not open what is under hidden ones.
+func (t *Tenants) ForNames(ctx context.Context, name string) (commitlog.Keys, error) {
+	e := t.of(name)
+	if k := e.names.Load(); k != nil {
+		return *k, nil
+	}
+	if len(t.o.Providers) == 0 && t.Plain(name) {
+		return commitlog.Keys{}, nil
+	}
+	return t.keysOf(ctx, e)
 }
 
 // Plain implements commitlog.KeyRing.
@@ -365,7 +379,12 @@ func (t *Tenants) adopt(e *tenant, ring *keys.Ring) error {
 	e.ring, e.why, e.tried, e.asked = ring, nil, t.o.Uptime(), t.o.Uptime()
 	e.hasher.Become(hasher)
 	e.lent.Store(lent)
-	e.keys.Store(&commitlog.Keys{Domain: k, Keyring: seen.Number, Plain: ring.Plain()})
+	keys, names := &commitlog.Keys{Domain: k, Keyring: seen.Number, Plain: ring.Plain(), Hidden: ring.Hidden()}, &commitlog.Keys{}
+	if keys.Hidden {
+		names = keys
+	}
+	e.keys.Store(keys)
+	e.names.Store(names)
 	return nil
 }
 
@@ -382,6 +401,9 @@ func (t *Tenants) lock(e *tenant, why error) {
 		t.o.Log.Warn("a tenant is locked", "tenant", e.name, "error", why)
 	}
 	had := e.keys.Load() != nil
+	if n := e.names.Load(); n != nil && n.Hidden && errors.Is(why, keys.ErrErased) {
+		e.names.Store(nil)
+	}
 	e.why, e.tried = why, t.o.Uptime()
 	e.hasher.Become(pack.NewLockedHasher(why))
 	if e.keys.Store(nil); had && t.o.Locked != nil {

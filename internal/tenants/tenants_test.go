@@ -365,11 +365,13 @@ func TestCreate(t *testing.T) {
 		kind  errs.Kind
 		says  string
 	}{
-		"no name":      {Birth{Name: "a/b", Keys: []keys.Provider{key}, OneKey: true}, errs.Invalid, "must have"},
-		"one key":      {Birth{Name: "a", Keys: []keys.Provider{key}}, errs.Invalid, "two key providers"},
-		"not ours":     {Birth{Name: "a", Keys: []keys.Provider{other}, OneKey: true}, errs.Unavailable, "this daemon cannot open"},
-		"has volumes":  {Birth{Name: "old", Keys: []keys.Provider{key}, OneKey: true}, errs.Exists, "glide tenant seal old"},
-		"the same key": {Birth{Name: "a", Keys: []keys.Provider{key, key}}, errs.Invalid, "the same key"},
+		"no name":           {Birth{Name: "a/b", Keys: []keys.Provider{key}, OneKey: true}, errs.Invalid, "must have"},
+		"one key":           {Birth{Name: "a", Keys: []keys.Provider{key}}, errs.Invalid, "two key providers"},
+		"not ours":          {Birth{Name: "a", Keys: []keys.Provider{other}, OneKey: true}, errs.Unavailable, "this daemon cannot open"},
+		"has volumes":       {Birth{Name: "old", Keys: []keys.Provider{key}, OneKey: true}, errs.Exists, "glide tenant seal old"},
+		"hidden and public": {Birth{Name: "a", Keys: []keys.Provider{key}, OneKey: true, Hidden: true, Public: true}, errs.Invalid, "cannot hide names and be public"},
+		"hidden and plain":  {Birth{Name: "a", Hidden: true}, errs.Invalid, "has no keys, with which names are hidden"},
+		"the same key":      {Birth{Name: "a", Keys: []keys.Provider{key, key}}, errs.Invalid, "the same key"},
 	} {
 		if c.birth.Suite == 0 {
 			c.birth.Suite = seal.AES256GCM
@@ -521,4 +523,76 @@ func TestFresh(t *testing.T) {
 	b.fail = away
 	b.now += time.Hour
 	fresh(nil) // what is sealed can be begun with the keys that are here
+}
+
+// TestHiddenNames: whether names are hidden is what the keyring says, whatever the record says;
+// a tenant that is locked keeps the names of its logs, and one whose keys were erased does not.
+func TestHiddenNames(t *testing.T) {
+	b := newBed(t)
+	key := b.key("k", 1)
+	p := b.process(nil, key)
+	for name, hidden := range map[string]bool{"covert": true, "overt": false} {
+		i, err := p.Create(ctx, Birth{Name: name, Keys: []keys.Provider{key}, OneKey: true, Suite: seal.AES256GCM, Hidden: hidden})
+		if err != nil || i.Hidden != hidden {
+			t.Fatalf("%+v, %v", i, err)
+		}
+		r := i.Record
+		if r.Hidden = !hidden; r.Hidden == hidden {
+			t.Fatal("not turned")
+		}
+		raw, err := r.encode()
+		if err == nil {
+			err = b.store.Put(ctx, Prefix+name, raw) // as who can write to the store could
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	q := b.process(nil, key)
+	vol := func(name string) commitlog.Volume { return commitlog.Volume{Tenant: name, Name: "web"} }
+	for name, hidden := range map[string]bool{"covert": true, "overt": false} {
+		log, err := commitlog.LogOf(ctx, q.Keyed(b.store), vol(name))
+		if err != nil || log.Hidden() != hidden {
+			t.Errorf("the log is %s, %v", log, err)
+		}
+		if i, err := q.Show(ctx, name); err != nil || i.Hidden != hidden {
+			t.Errorf("%+v, %v", i, err)
+		}
+		if i, err := q.Rotate(ctx, name); err != nil || i.Hidden != hidden {
+			t.Errorf("rotated: %+v, %v", i, err)
+		}
+		calls := b.calls
+		if again, err := commitlog.LogOf(ctx, q.Keyed(b.store), vol(name)); err != nil || again != log || b.calls != calls {
+			t.Errorf("after a rotation the log is %s, %v, with %d requests", again, err, b.calls-calls)
+		}
+		e := q.of(name)
+		q.lock(e, errs.New(errs.Unavailable, "away"))
+		if again, err := commitlog.LogOf(ctx, q.Keyed(b.store), vol(name)); err != nil || again != log {
+			t.Errorf("locked: the log is %s, %v", again, err)
+		}
+		q.lock(e, keys.ErrErased)
+		if _, err := commitlog.LogOf(ctx, q.Keyed(b.store), vol(name)); (err != nil) != hidden {
+			t.Errorf("erased: %v", err)
+		}
+	}
+	// Without providers, nothing that is hidden is taken for missing, and plain tenants cost nothing.
+	none := b.process(nil)
+	if _, err := commitlog.Newest(ctx, none.Keyed(b.store), vol("covert")); !errors.Is(err, seal.ErrLocked) {
+		t.Errorf("without providers: %v", err)
+	}
+	calls := b.calls
+	if log, err := commitlog.LogOf(ctx, none.Keyed(b.store), vol("plain")); err != nil || log != vol("plain") || b.calls != calls {
+		t.Errorf("of a plain tenant: %s, %v, %d requests", log, err, b.calls-calls)
+	}
+	// A host that was told before keeps what it knows when the store denies it.
+	m := facts{}
+	if _, err := b.process(m, key).Keys(ctx, "covert"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.drop(Prefix + "covert"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := commitlog.LogOf(ctx, b.process(m, key).Keyed(b.store), vol("covert")); err == nil {
+		t.Error("a tenant whose record is gone has names in clear")
+	}
 }

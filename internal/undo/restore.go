@@ -56,7 +56,7 @@ func (u *Undo) Restore(ctx context.Context, name, as string) (*disk.Disk, error)
 		return nil, taken(n, "in the store, of host "+tip.State.Owner.ID)
 	}
 	// reachable-is-kept: announce the commit, check it, and only then refer to it.
-	drop, err := u.pins.PinFork(ctx, n.Log().Key(tombstone.State.After))
+	drop, err := u.pins.PinFork(ctx, tombstone.Log().Key(tombstone.State.After))
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +118,11 @@ func (u *Undo) last(ctx context.Context, n disk.Name, tombstone *commitlog.Objec
 // round flags its packs, and may end before anything else names them. What spare kept must
 // be read after it, since a round may have ended before.
 func (u *Undo) spare(ctx context.Context, n disk.Name, at commitlog.Generation, state *commitlog.State) (bool, error) {
-	keys := []string{n.Log().Key(at)}
+	key, err := u.disks.KeyOf(ctx, n, at)
+	if err != nil {
+		return false, err
+	}
+	keys := []string{key}
 	for _, run := range state.DataCommits {
 		keys = append(keys, commitlog.Volume{Tenant: n.Tenant, Name: run.Name}.Key(commitlog.Generation{Epoch: run.Epoch, Number: run.First}))
 	}
@@ -194,7 +198,7 @@ func (u *Undo) Removed(ctx context.Context) ([]api.Removed, error) {
 		if s.Parent != nil {
 			r.Parent = disk.ParentName(n.Tenant, s.Parent)
 		}
-		r.Until = ends[n.Log().Key(commitlog.Generation{Epoch: last.Generation.Epoch, Number: 1})]
+		r.Until = ends[last.Log().Key(commitlog.Generation{Epoch: last.Generation.Epoch, Number: 1})]
 		out = append(out, r)
 	})
 	slices.SortFunc(out, func(a, b api.Removed) int {

@@ -117,7 +117,11 @@ func (u *Undo) keepCommit(ctx context.Context, n disk.Name, to string) (_ string
 	if err != nil {
 		return "", nil, err
 	}
-	drop, err := u.pins.PinFork(ctx, n.Log().Key(g))
+	key, err := u.disks.KeyOf(ctx, n, g)
+	if err != nil {
+		return "", nil, err
+	}
+	drop, err := u.pins.PinFork(ctx, key)
 	if err != nil {
 		return "", nil, err
 	}

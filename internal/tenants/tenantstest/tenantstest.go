@@ -1,5 +1,6 @@
 // Package tenantstest makes sealed tenants for tests. With GLIDE_SEALED=1 in the
-// environment, tests that ask Sealed run with every tenant of theirs sealed.
+// environment, tests that ask Sealed run with every tenant of theirs sealed; with
+// GLIDE_SEALED=hidden, sealed tenants of tests have the names of their volumes hidden, too.
 package tenantstest
 
 import (
@@ -24,6 +25,9 @@ import (
 
 // Sealed tells whether the tenants of tests that can have either are to be sealed.
 func Sealed() bool { return os.Getenv("GLIDE_SEALED") != "" }
+
+// Hidden tells whether sealed tenants of tests are to hide names.
+func Hidden() bool { return os.Getenv("GLIDE_SEALED") == "hidden" }
 
 // Key returns a provider with a new key in a file.
 func Key(tb testing.TB) keys.Provider {
@@ -65,9 +69,20 @@ func New(store objstore.Store, with ...keys.Provider) *tenants.Tenants {
 // Create makes sealed tenants with one key.
 func Create(tb testing.TB, store objstore.Store, key keys.Provider, names ...string) {
 	tb.Helper()
+	create(tb, store, key, Hidden(), names...)
+}
+
+// CreateHidden makes sealed tenants that hide names, with one key.
+func CreateHidden(tb testing.TB, store objstore.Store, key keys.Provider, names ...string) {
+	tb.Helper()
+	create(tb, store, key, true, names...)
+}
+
+func create(tb testing.TB, store objstore.Store, key keys.Provider, hidden bool, names ...string) {
+	tb.Helper()
 	t := New(store, key)
 	for _, name := range names {
-		if _, err := t.Create(context.Background(), tenants.Birth{Name: name, Keys: []keys.Provider{key}, OneKey: true, Suite: seal.AES256GCM}); err != nil {
+		if _, err := t.Create(context.Background(), tenants.Birth{Name: name, Keys: []keys.Provider{key}, OneKey: true, Suite: seal.AES256GCM, Hidden: hidden}); err != nil {
 			tb.Fatal(err)
 		}
 	}

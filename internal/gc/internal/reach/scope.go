@@ -105,7 +105,7 @@ func TenantOf(key string) string {
 	return tenant
 }
 
-// EpochID names an epoch of a volume's log.
+// EpochID names an epoch of a volume's log. If names are hidden, so is that of the volume.
 type EpochID struct {
 	Tenant string `json:"tenant"`
 	Volume string `json:"volume"`

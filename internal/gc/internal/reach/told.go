@@ -7,7 +7,6 @@ import (
 
 	"github.com/paraglide/glide/internal/blockmap"
 	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/fault"
 	"github.com/paraglide/glide/internal/pack"
 	"github.com/paraglide/glide/internal/recall"
@@ -75,7 +74,7 @@ func newTold(o *commitlog.Object) *told {
 	}
 	for _, f := range s.SealedFrom {
 		if !fault.Is("gc-forgets-former-owners") {
-			t.epochs = append(t.epochs, EpochID{s.Tenant, s.Name, f.Generation.Epoch})
+			t.epochs = append(t.epochs, EpochID{s.Tenant, o.Log().Name, f.Generation.Epoch})
 		}
 	}
 	for _, run := range s.DataCommits {
@@ -139,9 +138,6 @@ func (m *Mark) tell(ctx context.Context, vol commitlog.Volume, g commitlog.Gener
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
-	}
-	if o.State.Volume() != vol || o.Generation != g {
-		return nil, errs.New(errs.Corrupt, "%s is commit %s of volume %s", key, o.Generation, o.State.Volume())
 	}
 	t := newTold(o)
 	if m.memory != nil && t.wrong == nil && int64(len(raw)) == in.Size {
