@@ -349,9 +349,9 @@ func (c *Client) SealTenant(ctx context.Context, name string, r SealRequest) (Se
 	return call[Sealing](ctx, c, http.MethodPost, path("tenants", name, "seal"), r)
 }
 
-// RotateTenant begins a new root of a tenant's keys.
-func (c *Client) RotateTenant(ctx context.Context, name string) (Tenant, error) {
-	return call[Tenant](ctx, c, http.MethodPost, path("tenants", name, "rotate"), nil)
+// RotateTenant begins a new root of a tenant's keys, and with conv another secret for ids.
+func (c *Client) RotateTenant(ctx context.Context, name string, conv bool) (Tenant, error) {
+	return call[Tenant](ctx, c, http.MethodPost, path("tenants", name, "rotate"), api.RotateRequest{Conv: conv})
 }
 
 // RekeyTenant brings what a tenant has in the store under its current root, at a rate in

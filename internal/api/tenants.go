@@ -60,6 +60,11 @@ type RewrapRequest struct {
 	OneKey bool     `json:"one_key,omitempty"` // one provider is enough
 }
 
+// RotateRequest begins a new root.
+type RotateRequest struct {
+	Conv bool `json:"conv,omitempty"` // and another secret for the ids of blocks
+}
+
 // SealRequest gives a plain tenant keys, and moves what it has stored.
 type SealRequest struct {
 	Keys   []string `json:"keys,omitempty"`    // providers for whom to wrap its keyring
@@ -117,7 +122,7 @@ type TenantKeeper interface {
 	EraseTenant(ctx context.Context, name string) (Tenant, error)
 	CheckTenant(ctx context.Context, name string) ([]KeyCheck, error)
 	RewrapTenant(ctx context.Context, name string, r RewrapRequest) (Tenant, error)
-	RotateTenant(ctx context.Context, name string) (Tenant, error)
+	RotateTenant(ctx context.Context, name string, r RotateRequest) (Tenant, error)
 	RekeyTenant(ctx context.Context, name string, r RekeyRequest) (Rekey, error)
 	SealTenant(ctx context.Context, name string, r SealRequest) (Sealing, error)
 }
@@ -132,7 +137,7 @@ var tenantRoutes = []route{
 	named(http.MethodGet, "/v1/tenants/{name}", TenantKeeper.Tenant),
 	named(http.MethodDelete, "/v1/tenants/{name}", TenantKeeper.EraseTenant),
 	named(http.MethodGet, "/v1/tenants/{name}/check", TenantKeeper.CheckTenant),
-	named(http.MethodPost, "/v1/tenants/{name}/rotate", TenantKeeper.RotateTenant),
+	changing(http.MethodPost, "/v1/tenants/{name}/rotate", TenantKeeper.RotateTenant),
 	changing(http.MethodPost, "/v1/tenants/{name}/rewrap", TenantKeeper.RewrapTenant),
 	changing(http.MethodPost, "/v1/tenants/{name}/rekey", TenantKeeper.RekeyTenant),
 	changing(http.MethodPost, "/v1/tenants/{name}/seal", TenantKeeper.SealTenant),

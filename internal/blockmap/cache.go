@@ -310,7 +310,7 @@ func (s *Source) fetch(ctx context.Context, ref *pack.Ref) (Page, error) {
 	}
 	// verified: whatever Pages has verified itself, nothing is looked up in bytes that do
 	// not match the hash.
-	if h.Sum(raw) != ref.Hash {
+	if !h.Matches(ref.Hash, raw) {
 		return nil, errs.New(errs.Corrupt, "its %d bytes do not have the hash %s", len(raw), ref.Hash)
 	}
 	p, err := parsePage(raw)

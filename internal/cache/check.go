@@ -159,7 +159,7 @@ func (d *Domain) Copy(ctx context.Context, h pack.Hash, size int) []byte {
 		return raw
 	}
 	raw := make([]byte, size)
-	if d.cache.disk.read(&h, size, raw, 0, true) == whole && d.hasher.Sum(raw) == h {
+	if d.cache.disk.read(&h, size, raw, 0, true) == whole && d.hasher.Matches(h, raw) {
 		return raw
 	}
 	return d.fromPeer(ctx, &pack.Ref{Hash: h}, size)

@@ -112,7 +112,7 @@ func (p domainPages) Page(ctx context.Context, ref pack.Ref) ([]byte, error) {
 // is tells whether a page is the one at ref, which may be of another domain.
 func (p domainPages) is(ref *pack.Ref, page []byte) bool {
 	h, err := p.hasher.In(ref.Pack.Domain)
-	return err == nil && h.Sum(page) == ref.Hash
+	return err == nil && h.Matches(ref.Hash, page)
 }
 
 // fromWindow returns the page from what was fetched earlier, or nil if it is not entirely

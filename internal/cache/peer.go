@@ -25,7 +25,7 @@ func (d *Domain) askPeers(ctx context.Context, refs []pack.Ref, size int, came f
 		hashes[i] = refs[i].Hash
 	}
 	d.cache.opts.Peers.Fetch(ctx, d.tenant, hashes, size, func(i int, raw []byte) bool {
-		if h, err := d.hasher.In(refs[i].Pack.Domain); err != nil || len(raw) != size || h.Sum(raw) != hashes[i] {
+		if h, err := d.hasher.In(refs[i].Pack.Domain); err != nil || len(raw) != size || !h.Matches(hashes[i], raw) {
 			return false
 		}
 		here[i] = true

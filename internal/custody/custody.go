@@ -260,8 +260,8 @@ func (c *Custody) RewrapTenant(ctx context.Context, name string, r api.RewrapReq
 }
 
 // RotateTenant implements api.TenantKeeper.
-func (c *Custody) RotateTenant(ctx context.Context, name string) (api.Tenant, error) {
-	info, err := c.disks.Tenants.Rotate(ctx, name)
+func (c *Custody) RotateTenant(ctx context.Context, name string, r api.RotateRequest) (api.Tenant, error) {
+	info, err := c.disks.Tenants.Rotate(ctx, name, r.Conv)
 	return shown(&info), err
 }
 

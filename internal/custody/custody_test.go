@@ -123,7 +123,7 @@ func TestVerbs(t *testing.T) {
 		}},
 		"show":       {errs.NotFound, func() error { _, err := c.Tenant(t.Context(), "a"); return err }},
 		"check":      {errs.NotFound, func() error { _, err := c.CheckTenant(t.Context(), "a"); return err }},
-		"rotate":     {errs.NotFound, func() error { _, err := c.RotateTenant(t.Context(), "a"); return err }},
+		"rotate":     {errs.NotFound, func() error { _, err := c.RotateTenant(t.Context(), "a", api.RotateRequest{}); return err }},
 		"erase":      {errs.NotFound, func() error { _, err := c.EraseTenant(t.Context(), "a"); return err }},
 		"add nobody": {errs.Invalid, func() error { _, err := c.RewrapTenant(t.Context(), "a", api.RewrapRequest{Add: true}); return err }},
 		"wrap":       {errs.NotFound, func() error { _, err := c.RewrapTenant(t.Context(), "a", api.RewrapRequest{}); return err }},
@@ -149,7 +149,7 @@ func TestVerbs(t *testing.T) {
 	if err != nil || x.State != api.TenantLocked || len(x.Keys) != 1 {
 		t.Errorf("%+v, %v", x, err)
 	}
-	if _, err := c.RotateTenant(t.Context(), "a"); errs.KindOf(err) != errs.Unavailable {
+	if _, err := c.RotateTenant(t.Context(), "a", api.RotateRequest{}); errs.KindOf(err) != errs.Unavailable {
 		t.Errorf("rotated after it was erased: %v", err)
 	}
 }

@@ -112,7 +112,7 @@ func TestIsolate(t *testing.T) {
 	if err := other.Close(ctx); err != nil { // its pins go
 		t.Fatal(err)
 	}
-	must[api.Tenant](t)(a.Custody().RotateTenant(ctx, domain))
+	must[api.Tenant](t)(a.Custody().RotateTenant(ctx, domain, api.RotateRequest{}))
 	if r := must[api.Rekey](t)(a.Custody().RekeyTenant(ctx, domain, api.RekeyRequest{})); r.Root != 2 || r.Packs == 0 || r.PacksLeft > 0 {
 		t.Errorf("%+v", r)
 	}

@@ -64,17 +64,18 @@ type hostileVolume struct {
 
 // hostile is a run of a seed: two hosts over a store that lies.
 type hostile struct {
-	t       *testing.T
-	rng     *rand.Rand
-	key     keys.Provider
-	store   *objstoretest.Malice
-	disks   [3]*vfs.MemFS
-	hosts   [3]*Host
-	volumes []*hostileVolume
-	pages   int
-	forks   int
-	swallow bool
-	said    []string // what was done
+	t         *testing.T
+	rng       *rand.Rand
+	key       keys.Provider
+	store     *objstoretest.Malice
+	disks     [3]*vfs.MemFS
+	hosts     [3]*Host
+	volumes   []*hostileVolume
+	pages     int
+	forks     int
+	rotations int
+	swallow   bool
+	said      []string // what was done
 }
 
 func (w *hostile) fatal(format string, args ...any) {
@@ -212,7 +213,7 @@ func (w *hostile) begin() {
 			v.snaps++
 			must[api.Snapshot](w.t)(w.hosts[0].Snapshot(ctx, v.name, fmt.Sprintf("s%d", v.snaps), ""))
 		case 1:
-			must[api.Tenant](w.t)(w.hosts[0].custody.RotateTenant(ctx, "acme"))
+			must[api.Tenant](w.t)(w.hosts[0].custody.RotateTenant(ctx, "acme", api.RotateRequest{}))
 		}
 	}
 	for _, v := range w.volumes {
@@ -264,7 +265,8 @@ func (w *hostile) step() {
 	case n < 8:
 		w.write(v)
 	default:
-		_, err := h.custody.RotateTenant(w.soon(), "acme")
+		w.rotations++
+		_, err := h.custody.RotateTenant(w.soon(), "acme", api.RotateRequest{Conv: w.rotations%2 == 0})
 		w.allowed("rotate", err)
 		_, err = h.Verify(w.soon(), v.name, true)
 		w.allowed("verify "+v.name, err)

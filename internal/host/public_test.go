@@ -184,7 +184,7 @@ func TestPublicImageRekeyed(t *testing.T) {
 	same(t, h, "t0/vm", 0, image[:4096]) // its map is here, and one block
 	idle := b.host(t.TempDir(), "d")
 	forkOf(t, idle, "public/debian@12", "t1/vm") // neither
-	if _, err := tenantstest.New(b.store, b.keys...).Rotate(ctx, "public"); err != nil {
+	if _, err := tenantstest.New(b.store, b.keys...).Rotate(ctx, "public", false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.disks.Tenants.Hasher("public").Renewed(ctx); err != nil {

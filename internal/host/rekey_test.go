@@ -43,7 +43,7 @@ func rekeyBed(t *testing.T) (b *bed, h *Host, want map[string][]byte) {
 		t.Fatal(err)
 	}
 	delete(want, "acme/w")
-	must[tenants.Info](t)(h.disks.Tenants.Rotate(ctx, "acme"))
+	must[tenants.Info](t)(h.disks.Tenants.Rotate(ctx, "acme", false))
 	return b, h, want
 }
 

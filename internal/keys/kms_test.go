@@ -48,7 +48,7 @@ func TestKMS(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("disabled", keys.ErrDenied, "enable it")
-	if _, err := host.Rotate(ctx, r); !errors.Is(err, keys.ErrDenied) {
+	if _, err := host.Rotate(ctx, r, false); !errors.Is(err, keys.ErrDenied) {
 		t.Errorf("disabled, rotated: %v", err)
 	}
 	if _, err := server.Client.EnableKey(ctx, &kms.EnableKeyInput{KeyId: &arn}); err != nil {
@@ -81,7 +81,7 @@ func TestKMS(t *testing.T) {
 	host = keyrings(t, store, "kms:"+other)
 	expect("with that key", nil, "")
 	// Who has age only can rotate: KMS is written to by its ARN.
-	if r, err = keyrings(t, store, identity).Rotate(ctx, r); err != nil {
+	if r, err = keyrings(t, store, identity).Rotate(ctx, r, false); err != nil {
 		t.Fatal(err)
 	}
 	expect("rotated", nil, "")

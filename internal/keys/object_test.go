@@ -289,7 +289,8 @@ func TestBody(t *testing.T) {
 	const head = `{"suite":1,"wraps":[{"kind":"key","id":"a","blob":"AAAA"}]}`
 	for name, change := range map[string]func(*contents){
 		"no tenant": func(c *contents) { c.Tenant = "" }, "a long tenant": func(c *contents) { c.Tenant = strings.Repeat("a", 101) },
-		"no conv": func(c *contents) { c.Conv = nil }, "a short name": func(c *contents) { c.Name = c.Name[1:] },
+		"no conv": func(c *contents) { c.Conv = nil }, "a short old conv": func(c *contents) { c.OldConv = [][]byte{{1}} },
+		"many old convs": func(c *contents) { c.OldConv = slices.Repeat([][]byte{count(1)}, maxConvs) }, "a short name": func(c *contents) { c.Name = c.Name[1:] },
 		"no roots": func(c *contents) { c.Roots = nil }, "no current root": func(c *contents) { c.Roots[2].State = Old },
 		"two current roots": func(c *contents) { c.Roots[1].State = Current }, "root 0": func(c *contents) { c.Roots[0].Number = 0 },
 		"roots out of order": func(c *contents) { c.Roots[1].Number = 3 }, "a short root": func(c *contents) { c.Roots[1].Key = c.Roots[1].Key[:31] },
@@ -348,7 +349,8 @@ func TestForgedSuccessor(t *testing.T) {
 	for name, change := range map[string]func(*contents){
 		"":                         func(c *contents) { c.rotate(time.Now()) },
 		"another secret for names": func(c *contents) { c.Name = count(9) }, "another root": func(c *contents) { c.Roots[1].Key = count(9) },
-		"a root less": func(c *contents) { c.Roots = c.Roots[1:] }, "a root that was retired": func(c *contents) { c.Roots[0].State, c.Roots[0].Key = Old, count(9) },
+		"another secret for ids": func(c *contents) { c.Conv = count(9) },
+		"a root less":            func(c *contents) { c.Roots = c.Roots[1:] }, "a root that was retired": func(c *contents) { c.Roots[0].State, c.Roots[0].Key = Old, count(9) },
 	} {
 		c := goldenContents()
 		change(c)

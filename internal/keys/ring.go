@@ -29,14 +29,15 @@ const hiddenNames = "hidden"
 // contents is the body of a keyring as JSON. The secrets are bytes here, and only here:
 // a seal.Key does not go into JSON.
 type contents struct {
-	Tenant string       `json:"tenant"`
-	Roots  []storedRoot `json:"roots"` // by number
-	Conv   []byte       `json:"conv"`
-	Name   []byte       `json:"name"`
-	Grants []grant      `json:"grants,omitempty"` // by domain
-	Plain  bool         `json:"plain,omitempty"`  // see Ring.Plain
-	Public bool         `json:"public,omitempty"` // see Ring.Public
-	Names  string       `json:"names,omitempty"`  // see Ring.Hidden
+	Tenant  string       `json:"tenant"`
+	Roots   []storedRoot `json:"roots"` // by number
+	Conv    []byte       `json:"conv"`
+	OldConv [][]byte     `json:"old_conv,omitempty"` // the oldest first
+	Name    []byte       `json:"name"`
+	Grants  []grant      `json:"grants,omitempty"` // by domain
+	Plain   bool         `json:"plain,omitempty"`  // see Ring.Plain
+	Public  bool         `json:"public,omitempty"` // see Ring.Public
+	Names   string       `json:"names,omitempty"`  // see Ring.Hidden
 }
 
 type storedRoot struct {
@@ -48,10 +49,11 @@ type storedRoot struct {
 
 // grant is another domain that this one may open.
 type grant struct {
-	Domain uint32       `json:"domain"`
-	Tenant string       `json:"tenant,omitempty"`
-	Roots  []storedRoot `json:"roots"`
-	Conv   []byte       `json:"conv"`
+	Domain  uint32       `json:"domain"`
+	Tenant  string       `json:"tenant,omitempty"`
+	Roots   []storedRoot `json:"roots"`
+	Conv    []byte       `json:"conv"`
+	OldConv [][]byte     `json:"old_conv,omitempty"`
 }
 
 // Format prints no secrets.
@@ -74,7 +76,7 @@ func (c *contents) check(domain uint32) string {
 	if c.Names != "" && (c.Names != hiddenNames || c.Public || c.Plain) {
 		return fmt.Sprintf("its names are %.20q", c.Names)
 	}
-	if wrong := checkRoots(c.Roots); wrong != "" {
+	if wrong := cmp.Or(checkConvs(c.OldConv), checkRoots(c.Roots)); wrong != "" {
 		return wrong
 	}
 	last := uint32(0)
@@ -82,10 +84,21 @@ func (c *contents) check(domain uint32) string {
 		if g.Domain <= last || g.Domain == domain || len(g.Conv) != seal.KeySize || len(g.Tenant) > 100 {
 			return fmt.Sprintf("a grant of domain %08x is wrong", g.Domain)
 		}
-		if wrong := checkRoots(g.Roots); wrong != "" {
+		if wrong := cmp.Or(checkConvs(g.OldConv), checkRoots(g.Roots)); wrong != "" {
 			return fmt.Sprintf("a grant of domain %08x: %s", g.Domain, wrong)
 		}
 		last = g.Domain
+	}
+	return ""
+}
+
+// maxConvs bounds how many secrets for ids a domain may have had: each is tried on what does
+// not match, and none ever goes.
+const maxConvs = 16
+
+func checkConvs(old [][]byte) string {
+	if len(old) >= maxConvs || slices.ContainsFunc(old, func(b []byte) bool { return len(b) != seal.KeySize }) {
+		return fmt.Sprintf("of its %d older secrets for ids one is none, or there are too many", len(old))
 	}
 	return ""
 }
@@ -188,7 +201,7 @@ func (r *Ring) Grants() (list []Grant) {
 
 // Lent are the keys of the domain for those to whom it is granted, who only read.
 func (r *Ring) Lent() (*seal.Domain, error) {
-	return keysOf(seal.Secrets{Domain: r.domain, Suite: r.header.Suite, Granted: true}, r.c().Roots, r.c().Conv)
+	return keysOf(seal.Secrets{Domain: r.domain, Suite: r.header.Suite, Granted: true}, r.c().Roots, r.c().Conv, r.c().OldConv)
 }
 
 // Roots are the roots by number, the current one last.
@@ -216,7 +229,7 @@ func (r *Ring) Keys() (*seal.Domain, error) {
 	if s.Name, err = seal.KeyOf(r.c().Name); err != nil {
 		return nil, err
 	}
-	return keysOf(s, r.c().Roots, r.c().Conv)
+	return keysOf(s, r.c().Roots, r.c().Conv, r.c().OldConv)
 }
 
 // Granted are the keys of another domain, which this one may open. Without a grant of it
@@ -224,13 +237,13 @@ func (r *Ring) Keys() (*seal.Domain, error) {
 func (r *Ring) Granted(domain uint32) (*seal.Domain, error) {
 	for _, g := range r.c().Grants {
 		if g.Domain == domain {
-			return keysOf(seal.Secrets{Domain: domain, Suite: r.header.Suite, Granted: true}, g.Roots, g.Conv)
+			return keysOf(seal.Secrets{Domain: domain, Suite: r.header.Suite, Granted: true}, g.Roots, g.Conv, g.OldConv)
 		}
 	}
 	return nil, errs.New(errs.Corrupt, "domain %08x is not open to tenant %s, whose keyring has no grant of it", domain, r.c().Tenant)
 }
 
-func keysOf(s seal.Secrets, roots []storedRoot, conv []byte) (_ *seal.Domain, err error) {
+func keysOf(s seal.Secrets, roots []storedRoot, conv []byte, older [][]byte) (_ *seal.Domain, err error) {
 	s.Roots = map[uint32]seal.Key{}
 	for _, root := range roots {
 		if root.State == Retired {
@@ -245,13 +258,20 @@ func keysOf(s seal.Secrets, roots []storedRoot, conv []byte) (_ *seal.Domain, er
 	if s.Conv, err = seal.KeyOf(conv); err != nil {
 		return nil, err
 	}
+	for _, old := range older {
+		k, err := seal.KeyOf(old)
+		if err != nil {
+			return nil, err
+		}
+		s.OldConv = append(s.OldConv, k)
+	}
 	return seal.New(s)
 }
 
 // clone is a copy that can be changed.
 func (c *contents) clone() *contents {
 	out := *c
-	out.Roots, out.Grants = slices.Clone(c.Roots), slices.Clone(c.Grants)
+	out.Roots, out.Grants, out.OldConv = slices.Clone(c.Roots), slices.Clone(c.Grants), slices.Clone(c.OldConv)
 	return &out
 }
 
@@ -263,6 +283,17 @@ func (c *contents) rotate(now time.Time) {
 		next.Number = c.Roots[i].Number + 1
 	}
 	c.Roots = append(c.Roots, next)
+}
+
+// renew begins another secret for ids, and with it a new root: who meets an id that it lacks
+// the secret for meets the root first, and looks for the newest keyring.
+func (c *contents) renew(now time.Time) error {
+	if len(c.OldConv)+1 >= maxConvs {
+		return errs.New(errs.Invalid, "its secret for ids was renewed %d times, which is the limit", len(c.OldConv))
+	}
+	c.OldConv, c.Conv = append(c.OldConv, c.Conv), seal.NewKey().Append(nil)
+	c.rotate(now)
+	return nil
 }
 
 // retire drops the key of a root. It reports whether that is new.
@@ -283,7 +314,7 @@ func (c *contents) retire(n uint32) (bool, error) {
 
 // opens tells whether a grant has the secrets of another one of the same domain.
 func (g *grant) opens(other *grant) bool {
-	return bytes.Equal(g.Conv, other.Conv) && slices.EqualFunc(g.Roots, other.Roots, func(a, b storedRoot) bool {
+	return bytes.Equal(g.Conv, other.Conv) && slices.EqualFunc(g.OldConv, other.OldConv, bytes.Equal) && slices.EqualFunc(g.Roots, other.Roots, func(a, b storedRoot) bool {
 		return a.Number == b.Number && a.State == b.State && bytes.Equal(a.Key, b.Key)
 	})
 }
@@ -306,6 +337,12 @@ func (c *contents) allow(g grant) bool {
 func (c *contents) follows(earlier *contents) bool {
 	if !bytes.Equal(c.Name, earlier.Name) || c.Names != earlier.Names {
 		return false
+	}
+	convs := append(slices.Clone(c.OldConv), c.Conv)
+	for _, was := range append(slices.Clone(earlier.OldConv), earlier.Conv) {
+		if !slices.ContainsFunc(convs, func(b []byte) bool { return bytes.Equal(b, was) }) {
+			return false
+		}
 	}
 	for _, was := range earlier.Roots {
 		i, ok := slices.BinarySearchFunc(c.Roots, was.Number, func(r storedRoot, n uint32) int { return cmp.Compare(r.Number, n) })

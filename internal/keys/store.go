@@ -320,9 +320,16 @@ func (k *Keyrings) Check(ctx context.Context, domain uint32) (list []Attempt, er
 	return list, nil
 }
 
-// Rotate begins a new root. Old ones open what was sealed with them.
-func (k *Keyrings) Rotate(ctx context.Context, r *Ring) (*Ring, error) {
-	return k.change(ctx, r, func(_ *Ring, c *contents) (bool, error) { c.rotate(k.Now()); return true, nil }, k.sameWraps(ctx))
+// Rotate begins a new root. Old ones open what was sealed with them. With conv it begins
+// another secret for ids, too: what is stored from now on has no id in common with what was.
+func (k *Keyrings) Rotate(ctx context.Context, r *Ring, conv bool) (*Ring, error) {
+	return k.change(ctx, r, func(_ *Ring, c *contents) (bool, error) {
+		if conv {
+			return true, c.renew(k.Now())
+		}
+		c.rotate(k.Now())
+		return true, nil
+	}, k.sameWraps(ctx))
 }
 
 // Retire drops the key of a root, which must not be the current one. The caller has made
@@ -349,7 +356,7 @@ func (r *Ring) Allows(other *Ring) bool { return !r.c().clone().allow(other.gran
 
 // grant is what lets others open what is of the domain.
 func (r *Ring) grant() grant {
-	g := grant{Domain: r.domain, Tenant: r.c().Tenant, Conv: r.c().Conv}
+	g := grant{Domain: r.domain, Tenant: r.c().Tenant, Conv: r.c().Conv, OldConv: r.c().OldConv}
 	for _, root := range r.c().Roots {
 		if root.State != Retired {
 			g.Roots = append(g.Roots, root)

@@ -102,7 +102,7 @@ func TestLife(t *testing.T) {
 	id := [32]byte{1}
 	first := derive(t, r).SealSlot(nil, seal.Block, id, slot, []byte("under root 1"))
 
-	rotated, err := k.Rotate(ctx, r)
+	rotated, err := k.Rotate(ctx, r, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestLife(t *testing.T) {
 	}
 	_, err = keyrings(t, store, words).Open(ctx, domain, "acme", wrapped.Seen())
 	isLocked(t, err, keys.ErrErased)
-	if _, err := k.Rotate(ctx, wrapped); !errors.Is(err, keys.ErrErased) {
+	if _, err := k.Rotate(ctx, wrapped, false); !errors.Is(err, keys.ErrErased) {
 		t.Errorf("an erased domain rotates: %v", err)
 	}
 	if _, err := k.Create(ctx, keys.Birth{Domain: domain, Tenant: "acme", Suite: 1}); !errors.Is(err, errs.Exists) {
@@ -231,7 +231,7 @@ func TestRotationsAtOnce(t *testing.T) {
 	for i := range n {
 		wait.Go(func() {
 			var err error
-			if rings[i], err = k.Rotate(t.Context(), r); err != nil {
+			if rings[i], err = k.Rotate(t.Context(), r, false); err != nil {
 				t.Error(err)
 			}
 		})
@@ -253,12 +253,12 @@ func TestLostAnswer(t *testing.T) {
 	f := objstore.NewFaults(newStore(), 1)
 	k, r, _ := born(t, f)
 	f.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Times: 1, Effect: objstore.FailAfter, Err: errs.New(errs.Exists, "it is there")})
-	next, err := k.Rotate(t.Context(), r)
+	next, err := k.Rotate(t.Context(), r, false)
 	if err != nil || derive(t, next).Current() != 2 || next.Seen().Number != 2 {
 		t.Errorf("%v, %v", next, err)
 	}
 	f.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Times: 1, Effect: objstore.FailBefore})
-	if _, err := k.Rotate(t.Context(), r); !errors.Is(err, errs.Unavailable) {
+	if _, err := k.Rotate(t.Context(), r, false); !errors.Is(err, errs.Unavailable) {
 		t.Errorf("a store that does not answer: %v", err)
 	}
 	f.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpList}, Times: 1, Effect: objstore.FailBefore})
@@ -297,7 +297,7 @@ func TestOldKeyring(t *testing.T) {
 	ctx, store := t.Context(), newStore()
 	k, r1, _ := born(t, store)
 	before := copyOf(t, store, same)
-	r2, err := k.Rotate(ctx, r1)
+	r2, err := k.Rotate(ctx, r1, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,7 +315,7 @@ func TestOldKeyring(t *testing.T) {
 		t.Errorf("who saw none takes what there is: %v", err)
 	}
 	// The same people, another history: number 2 was made twice.
-	other, err := old.Rotate(ctx, r1)
+	other, err := old.Rotate(ctx, r1, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +325,7 @@ func TestOldKeyring(t *testing.T) {
 	if _, err := old.Open(ctx, domain, "acme", keys.Seen{Number: 2}); err != nil {
 		t.Errorf("who remembers only the number: %v", err)
 	}
-	if _, err := old.Rotate(ctx, other); err != nil {
+	if _, err := old.Rotate(ctx, other, false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := old.Open(ctx, domain, "acme", r2.Seen()); !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), "another history") {
@@ -375,7 +375,7 @@ func TestForgery(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := forger.Rotate(ctx, f); err != nil {
+	if _, err := forger.Rotate(ctx, f, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := store.Delete(ctx, "keys/1234abcd/0000000001"); err != nil {
@@ -410,7 +410,7 @@ func TestGrants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if public, err = k.Rotate(ctx, public); err != nil {
+	if public, err = k.Rotate(ctx, public, false); err != nil {
 		t.Fatal(err)
 	}
 	if public, err = k.Retire(ctx, public, 1); err != nil {
@@ -452,18 +452,18 @@ func TestOthersStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := keyrings(t, store, file).Rotate(ctx, r); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "passphrase:") {
+	if _, err := keyrings(t, store, file).Rotate(ctx, r, false); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "passphrase:") {
 		t.Errorf("without the passphrase: %v", err)
 	}
 	wrong := "passphrase:file=" + write(t, "incorrect horse")
-	if _, err := keyrings(t, store, file, wrong).Rotate(ctx, r); !errors.Is(err, keys.ErrWrongKey) {
+	if _, err := keyrings(t, store, file, wrong).Rotate(ctx, r, false); !errors.Is(err, keys.ErrWrongKey) {
 		t.Errorf("with a wrong passphrase: %v", err)
 	}
-	if _, err := keyrings(t, store, newKey(t), words).Rotate(ctx, r); !errors.Is(err, errs.Invalid) {
+	if _, err := keyrings(t, store, newKey(t), words).Rotate(ctx, r, false); !errors.Is(err, errs.Invalid) {
 		t.Errorf("with another key: %v", err)
 	}
 	// age is written to without being there.
-	if r, err = keyrings(t, store, words, file).Rotate(ctx, r); err != nil || r.Seen().Number != 2 {
+	if r, err = keyrings(t, store, words, file).Rotate(ctx, r, false); err != nil || r.Seen().Number != 2 {
 		t.Fatalf("%v, %v", r, err)
 	}
 	for _, p := range []string{file, words, identity} {
@@ -520,7 +520,7 @@ func TestHiddenFlag(t *testing.T) {
 		r, err := k.Create(ctx, keys.Birth{Domain: d, Tenant: "acme", Suite: seal.AES256GCM, OneKey: true, Hidden: hidden})
 		name := ""
 		for what, change := range map[string]func() (*keys.Ring, error){
-			"born": func() (*keys.Ring, error) { return r, err }, "rotated": func() (*keys.Ring, error) { return k.Rotate(ctx, r) },
+			"born": func() (*keys.Ring, error) { return r, err }, "rotated": func() (*keys.Ring, error) { return k.Rotate(ctx, r, false) },
 			"wrapped": func() (*keys.Ring, error) { return k.Rewrap(ctx, r, k.Providers, true) }, "opened": func() (*keys.Ring, error) { return k.Open(ctx, d, "acme", keys.Seen{}) },
 		} {
 			if r, err = change(); err != nil {

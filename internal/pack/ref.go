@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,6 +44,7 @@ type Hasher struct {
 type hashing struct {
 	states  sync.Pool
 	codec   Codec
+	older   []*Hasher          // by whose keys ids of the domain were made before
 	granted map[uint32]*Hasher // of other domains; nil: see In
 }
 
@@ -55,7 +57,12 @@ func NewHasher(tenant string) *Hasher {
 
 // NewSealedHasher returns the hasher of a sealed domain.
 func NewSealedHasher(d *seal.Domain) *Hasher {
-	return hasherWith(d.DedupSecret().Append(nil), Codec{Domain: d})
+	h := hasherWith(d.DedupSecret().Append(nil), Codec{Domain: d})
+	for _, old := range d.OldDedupSecrets() {
+		k := h.keys.Load()
+		k.older = append(k.older, hasherWith(old.Append(nil), k.codec))
+	}
+	return h
 }
 
 // NewLockedHasher returns a hasher without keys. Whatever needs them fails with the
@@ -134,7 +141,7 @@ func (h *Hasher) domain() uint32 { return h.Codec().ID() }
 // domains, too.
 func (h *Hasher) Granting(others ...*Hasher) *Hasher {
 	from := h.keys.Load()
-	k := &hashing{codec: from.codec, granted: map[uint32]*Hasher{}}
+	k := &hashing{codec: from.codec, older: from.older, granted: map[uint32]*Hasher{}}
 	maps.Copy(k.granted, from.granted)
 	k.states.New = from.states.New
 	for _, o := range others {
@@ -172,13 +179,19 @@ func (h *Hasher) Sum(raw []byte) (sum Hash) {
 	return sum
 }
 
+// Matches tells whether a hash is that of raw in the hasher's domain, under its key or one
+// that it had before.
+func (h *Hasher) Matches(hash Hash, raw []byte) bool {
+	return h.Sum(raw) == hash || slices.ContainsFunc(h.keys.Load().older, func(o *Hasher) bool { return o.Sum(raw) == hash })
+}
+
 // Names tells whether a hash is that of raw in a domain that the tenant may read.
 func (h *Hasher) Names(hash *Hash, raw []byte) bool {
-	if h.Sum(raw) == *hash {
+	if h.Matches(*hash, raw) {
 		return true
 	}
 	for _, o := range h.keys.Load().granted {
-		if o.Sum(raw) == *hash {
+		if o.Matches(*hash, raw) {
 			return true
 		}
 	}

@@ -153,8 +153,8 @@ func Open(h *Hasher, ref Ref, slot, dst []byte, maxRaw int) ([]byte, error) {
 }
 
 func checkHash(h *Hasher, ref Ref, raw []byte) error {
-	if sum := h.Sum(raw); sum != ref.Hash && !fault.Is("store-not-verified") {
-		return inPack(ref, errs.New(errs.Corrupt, "its hash is %s instead of %s", sum, ref.Hash))
+	if !h.Matches(ref.Hash, raw) && !fault.Is("store-not-verified") {
+		return inPack(ref, errs.New(errs.Corrupt, "its hash is %s instead of %s", h.Sum(raw), ref.Hash))
 	}
 	return nil
 }

@@ -125,7 +125,7 @@ func loadPlain(ctx context.Context, t *disk.Tenant, ref pack.Ref, size int) ([]b
 		return nil, err
 	}
 	raw := flush.NewBlock(size)
-	if t.Domain.ReadLocal(&ref.Hash, size, raw, 0) && h.Sum(raw) == ref.Hash {
+	if t.Domain.ReadLocal(&ref.Hash, size, raw, 0) && h.Matches(ref.Hash, raw) {
 		return raw, nil
 	}
 	b, err := t.Domain.FetchStored(ctx, &ref, size)

@@ -186,7 +186,7 @@ func (r *run) copyOf(c *collector, w *want) ([]byte, error) {
 	kind := pack.KindBlock
 	if w.page {
 		kind = pack.KindPage
-		if raw, err = r.disks.DB.Page(w.ref.Hash); err != nil || h.Sum(raw) != w.ref.Hash {
+		if raw, err = r.disks.DB.Page(w.ref.Hash); err != nil || !h.Matches(w.ref.Hash, raw) {
 			raw = nil
 		}
 	}

@@ -279,7 +279,7 @@ func (r *run) codec(tenant string, domain uint32) (pack.Codec, error) {
 // was sealed may be on this host still.
 func (r *run) someones(h *pack.Hash, raw []byte) bool {
 	return slices.ContainsFunc(r.tenants, func(t string) bool {
-		return r.hasher(t).Sum(raw) == *h || pack.NewHasher(t).Sum(raw) == *h
+		return r.hasher(t).Matches(*h, raw) || pack.NewHasher(t).Sum(raw) == *h
 	})
 }
 

@@ -49,6 +49,7 @@ type Secrets struct {
 	Current uint32         // the root with which to seal
 	Granted bool           // another's domain: it opens, and seals only what is local
 	Conv    Key            // from which ids come
+	OldConv []Key          // from which those came that are older
 	Name    Key            // from which hidden names come; may be zero
 }
 
@@ -71,6 +72,7 @@ type Domain struct {
 	roots   map[uint32]*root
 	retired map[uint32]bool
 	dedup   Key
+	older   []Key
 	name    Key
 }
 
@@ -108,6 +110,9 @@ func New(s Secrets) (*Domain, error) {
 		d.retired[n] = true
 	}
 	d.dedup = s.Conv.Derive("hash", s.Domain)
+	for _, conv := range s.OldConv {
+		d.older = append(d.older, conv.Derive("hash", s.Domain))
+	}
 	if !s.Name.IsZero() {
 		d.name = s.Name.Derive("name", s.Domain)
 	}
@@ -130,6 +135,9 @@ func (d *Domain) Overhead() int { return d.suite.Overhead() }
 // DedupSecret is the key of BLAKE3 for the ids of blocks and pages. Who has it can tell
 // from an id whether a block is one that he knows.
 func (d *Domain) DedupSecret() Key { return d.dedup }
+
+// OldDedupSecrets are those by which ids were made before.
+func (d *Domain) OldDedupSecrets() []Key { return d.older }
 
 // String names the domain, without secrets.
 func (d *Domain) String() string { return fmt.Sprintf("domain %08x %s", d.id, hidden) }

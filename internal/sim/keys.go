@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/sim/dice"
 	"github.com/paraglide/glide/internal/sim/hardware"
@@ -79,7 +80,7 @@ func (w *world) rotate(d *dice.Dice) string {
 	}
 	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
-	_, err := u.Host.Custody().RotateTenant(ctx, tenantName)
+	_, err := u.Host.Custody().RotateTenant(ctx, tenantName, api.RotateRequest{Conv: d.Chance(300)})
 	if err != nil && m.Alive(u.Life) && !w.mayRefuse(err) {
 		w.violate(progress, "host %d cannot rotate the keys, without a reason: %v", m.index, err)
 	}

@@ -275,14 +275,20 @@ func verdict(k *client.KeyCheck) string {
 }
 
 func rotate(p Program) *cobra.Command {
+	conv := false
 	cmd := &cobra.Command{
-		Use: "rotate NAME", Short: "Seal with a new root from now on",
+		Use: "rotate NAME [--conv]", Short: "Seal with a new root from now on",
 		Long: `Begins a new root of the tenant's keys: what is stored from now on is sealed with it, and
 what is stored already stays as it is, readable with the old ones. Guests notice nothing,
-and deduplication goes on. Other hosts follow within a minute of using the tenant.`,
+and deduplication goes on. Other hosts follow within a minute of using the tenant.
+
+With --conv the secret from which blocks get their ids is another, too: who has learned the
+old one can no longer tell whether the tenant stores a block that he knows. What is stored
+from now on shares nothing with what is there; forks go on sharing what they have.`,
 	}
+	cmd.Flags().BoolVar(&conv, "conv", false, "begin another secret for the ids of blocks, too")
 	return named(p, cmd, func(ctx context.Context, c *client.Client, name string) error {
-		t, err := c.RotateTenant(ctx, name)
+		t, err := c.RotateTenant(ctx, name, conv)
 		return p.tenant(t, err)
 	})
 }

@@ -267,9 +267,10 @@ func (t *Tenants) sealedRecord(ctx context.Context, name string) (*Record, error
 	return r, err
 }
 
-// Rotate begins a new root. What is new is sealed with it, what is there stays as it is.
-func (t *Tenants) Rotate(ctx context.Context, name string) (Info, error) {
-	return t.change(ctx, name, func(r *keys.Ring) (*keys.Ring, error) { return t.keyrings.Rotate(ctx, r) })
+// Rotate begins a new root. What is new is sealed with it, what is there stays as it is. With
+// conv, what is new is no more deduplicated with what is there.
+func (t *Tenants) Rotate(ctx context.Context, name string, conv bool) (Info, error) {
+	return t.change(ctx, name, func(r *keys.Ring) (*keys.Ring, error) { return t.keyrings.Rotate(ctx, r, conv) })
 }
 
 // Retire drops the key of an old root. The caller has made sure that nothing is sealed with

@@ -234,7 +234,7 @@ func TestNoDowngrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := first.Rotate(ctx, "acme"); err != nil {
+	if _, err := first.Rotate(ctx, "acme", false); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.drop("keys/" + DomainText(i.Domain) + "/0000000002"); err != nil {
@@ -285,7 +285,7 @@ func TestRotation(t *testing.T) {
 	b.current(two, "acme")
 	rotate := func() {
 		t.Helper()
-		if _, err := one.Rotate(ctx, "acme"); err != nil {
+		if _, err := one.Rotate(ctx, "acme", false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -558,7 +558,7 @@ func TestHiddenNames(t *testing.T) {
 		if i, err := q.Show(ctx, name); err != nil || i.Hidden != hidden {
 			t.Errorf("%+v, %v", i, err)
 		}
-		if i, err := q.Rotate(ctx, name); err != nil || i.Hidden != hidden {
+		if i, err := q.Rotate(ctx, name, false); err != nil || i.Hidden != hidden {
 			t.Errorf("rotated: %+v, %v", i, err)
 		}
 		calls := b.calls
