@@ -2,8 +2,10 @@ package host
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
+	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/rekey"
 	"github.com/paraglide/glide/internal/tenants"
 	"github.com/paraglide/glide/internal/tenants/tenantstest"
@@ -22,6 +25,54 @@ import (
 // covert begins every name of a volume, a snapshot and a label in tests of hidden names.
 const covert = "covertname"
 
+// eavesdropped is a store that knows what it was asked for.
+type eavesdropped struct {
+	objstore.Store
+
+	mu    sync.Mutex
+	heard map[string]bool // requests that told a name that is hidden
+}
+
+func (e *eavesdropped) hear(verb, key string, body []byte) {
+	if strings.Contains(key, covert) || bytes.Contains(body, []byte(covert)) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.heard[verb+" "+key] = true
+	}
+}
+
+func (e *eavesdropped) Put(ctx context.Context, key string, data []byte) error {
+	e.hear("PUT", key, data)
+	return e.Store.Put(ctx, key, data)
+}
+
+func (e *eavesdropped) PutIfAbsent(ctx context.Context, key string, data []byte) error {
+	e.hear("PUT", key, data)
+	return e.Store.PutIfAbsent(ctx, key, data)
+}
+
+func (e *eavesdropped) Get(ctx context.Context, key string) ([]byte, error) {
+	e.hear("GET", key, nil)
+	return e.Store.Get(ctx, key)
+}
+
+func (e *eavesdropped) Head(ctx context.Context, key string) (objstore.Info, error) {
+	e.hear("HEAD", key, nil)
+	return e.Store.Head(ctx, key)
+}
+
+func (e *eavesdropped) List(ctx context.Context, prefix, after string, limit int) ([]objstore.Info, error) {
+	e.hear("LIST", prefix+" after "+after, nil)
+	return e.Store.List(ctx, prefix, after, limit)
+}
+
+func (e *eavesdropped) DeleteBatch(ctx context.Context, keys []string) error {
+	for _, k := range keys {
+		e.hear("DELETE", k, nil)
+	}
+	return e.Store.DeleteBatch(ctx, keys)
+}
+
 // hiddenBed is a store with a tenant acme that hides names, whose keys the hosts have.
 func hiddenBed(t *testing.T) *bed {
 	t.Helper()
@@ -31,12 +82,20 @@ func hiddenBed(t *testing.T) *bed {
 		b.keys = append(b.keys, tenantstest.Shared())
 	}
 	tenantstest.CreateHidden(t, b.store, tenantstest.Shared(), "acme")
+	b.store = &eavesdropped{Store: b.store, heard: map[string]bool{}}
 	return b
 }
 
-// nothingCovert looks for names in the keys and the bytes of all objects.
+// nothingCovert looks for names in the keys and the bytes of all objects, and in what the
+// store was asked for so far.
 func nothingCovert(t *testing.T, b *bed) {
 	t.Helper()
+	e := b.store.(*eavesdropped)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for what := range e.heard {
+		t.Errorf("%s tells a name that is hidden", what)
+	}
 	logs := 0
 	for k, raw := range stored(t, b.store) {
 		if strings.Contains(k, covert) || bytes.Contains(raw, []byte(covert)) {
