@@ -219,6 +219,11 @@ func hiddenLife(t *testing.T, policy string) {
 	same(t, h1, name+"-back", 0, head)
 	same(t, h1, name+"-back@"+covert+"snap", 0, data)
 	must[api.Flush](t)(h1.Flush(ctx, name+"-back"))
+	first := must[[]api.Commit](t)(h1.Log(ctx, name+"-back", "", 1))[0].Generation
+	fill(t, h1, name+"-back", 4, 0, mib)
+	must[api.Flush](t)(h1.Flush(ctx, name+"-back"))
+	must[api.Volume](t)(h1.Rollback(ctx, name+"-back", first, true)) // as the store has it
+	same(t, h1, name+"-back", 0, head)
 	must[api.Volume](t)(h1.Rollback(ctx, name+"-back", covert+"snap", true))
 	same(t, h1, name+"-back", 0, data)
 	must[api.Flush](t)(h1.Flush(ctx, name+"-back"))
