@@ -42,15 +42,14 @@ type Root struct {
 
 // TenantRequest describes a new tenant.
 type TenantRequest struct {
-	Name   string   `json:"name"`
-	Keys   []string `json:"keys,omitempty"`    // providers for whom to wrap its keyring; none: it is plain
-	OneKey bool     `json:"one_key,omitempty"` // one provider is enough
-	Suite  string   `json:"suite,omitempty"`   // aes-256-gcm or xchacha20-poly1305
-	Public bool     `json:"public,omitempty"`  // others may fork what it publishes
-	// HideNames hides the names of its volumes from the store, for good.
-	HideNames bool   `json:"hide_names,omitempty"`
-	SSE       string `json:"sse,omitempty"` // encryption by the store
-	KMSKey    string `json:"kms_key,omitempty"`
+	Name      string   `json:"name"`
+	Keys      []string `json:"keys,omitempty"`       // providers for whom to wrap its keyring; none: it is plain
+	OneKey    bool     `json:"one_key,omitempty"`    // one provider is enough
+	Suite     string   `json:"suite,omitempty"`      // aes-256-gcm or xchacha20-poly1305
+	Public    bool     `json:"public,omitempty"`     // others may fork what it publishes
+	HideNames bool     `json:"hide_names,omitempty"` // from the store, for good
+	SSE       string   `json:"sse,omitempty"`        // encryption by the store
+	KMSKey    string   `json:"kms_key,omitempty"`
 }
 
 // RewrapRequest wraps a tenant's keys anew.

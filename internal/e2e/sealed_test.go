@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -36,16 +37,13 @@ func (d *daemon) ask(path string) []byte {
 // in their answers. With a key of the hosts' own, nothing is on their disks either. The same
 // with a plain tenant finds it: the search works.
 func TestSealedTenant(t *testing.T) {
-	for _, sealed := range []bool{true, false} {
-		name := "plain"
-		if sealed {
-			name = "sealed"
-		}
-		t.Run(name, func(t *testing.T) { sealedTenant(t, sealed) })
+	for _, how := range []string{"plain", "sealed", "hidden"} {
+		t.Run(how, func(t *testing.T) { sealedTenant(t, how != "plain", how == "hidden") })
 	}
 }
 
-func sealedTenant(t *testing.T, sealed bool) {
+// sealedTenant is a run with a tenant that is sealed, or that hides names as well.
+func sealedTenant(t *testing.T, sealed, hidden bool) {
 	bucket := t.TempDir()
 	provider, key := keyFile(t)
 	var flags []string
@@ -57,7 +55,11 @@ func sealedTenant(t *testing.T, sealed bool) {
 	one.start()
 	two.start()
 	if sealed {
-		one.do("tenant", "create", "acme", "--key", provider, "--one-key")
+		create := []string{"tenant", "create", "acme", "--key", provider, "--one-key"}
+		if hidden {
+			create = append(create, "--hide-names")
+		}
+		one.do(create...)
 		refused(t, one.try("create", "open", "--size", "1M"), 0, "")
 		refused(t, one.try("flush", "open"), 1, "sealed-only")
 	}
@@ -93,6 +95,17 @@ func sealedTenant(t *testing.T, sealed bool) {
 	if v.Encrypted != sealed {
 		t.Errorf("encrypted: %v", v.Encrypted)
 	}
+	if r := two.do("tenant", "show", "acme"); strings.Contains(r, "hidden from the store") != hidden {
+		t.Errorf("the tenant:\n%s", r)
+	}
+	if r := one.do("ls", "--all"); !strings.Contains(r, "acme/ledger-of-acme-sync-fork") || strings.Contains(r, "acme/_") {
+		t.Errorf("listed:\n%s", r)
+	}
+	two.do("rename", "acme/ledger-of-acme-local", "acme/ledger-of-acme-renamed")
+	two.do("rm", "--force", "acme/ledger-of-acme-continuous")
+	if r := one.do("ls", "--removed"); !strings.Contains(r, "acme/ledger-of-acme-continuous") {
+		t.Errorf("removed:\n%s", r)
+	}
 	secrets := append(append([][]byte{key}, marks...), labels[1])
 	found := hits(t, bucket, append(secrets, labels[0])...)
 	inClear := 0
@@ -109,6 +122,9 @@ func sealedTenant(t *testing.T, sealed bool) {
 	}
 	if len(found[len(secrets)]) > 0 {
 		t.Error("names are in objects, not only in their keys")
+	}
+	if named := pathsWith(t, bucket, string(labels[0])); hidden == (len(named) > 0) {
+		t.Errorf("names are in the keys %v", named)
 	}
 	for _, d := range []*daemon{one, two} {
 		for i, files := range hits(t, d.data, append(secrets, labels[0])...) {
@@ -264,4 +280,16 @@ func TestKeysChangeUnderGuests(t *testing.T) {
 	}
 	d.do("verify", "acme/v", "--cold")
 	other.do("verify", "acme/fork", "--cold")
+}
+
+// pathsWith are the files and directories under one whose path has a text.
+func pathsWith(t *testing.T, dir, text string) (list []string) {
+	t.Helper()
+	must(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if strings.Contains(strings.TrimPrefix(path, dir), text) {
+			list = append(list, path)
+		}
+		return err
+	}))
+	return list
 }

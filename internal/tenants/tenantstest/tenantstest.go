@@ -26,9 +26,6 @@ import (
 // Sealed tells whether the tenants of tests that can have either are to be sealed.
 func Sealed() bool { return os.Getenv("GLIDE_SEALED") != "" }
 
-// Hidden tells whether sealed tenants of tests are to hide names.
-func Hidden() bool { return os.Getenv("GLIDE_SEALED") == "hidden" }
-
 // Key returns a provider with a new key in a file.
 func Key(tb testing.TB) keys.Provider {
 	tb.Helper()
@@ -69,7 +66,7 @@ func New(store objstore.Store, with ...keys.Provider) *tenants.Tenants {
 // Create makes sealed tenants with one key.
 func Create(tb testing.TB, store objstore.Store, key keys.Provider, names ...string) {
 	tb.Helper()
-	create(tb, store, key, Hidden(), names...)
+	create(tb, store, key, os.Getenv("GLIDE_SEALED") == "hidden", names...)
 }
 
 // CreateHidden makes sealed tenants that hide names, with one key.
