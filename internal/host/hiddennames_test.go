@@ -307,7 +307,7 @@ func TestHiddenRekey(t *testing.T) {
 	must[api.Flush](t)(h.Flush(ctx, "acme/"+covert))
 	must[api.Volume](t)(far.Create(ctx, api.CreateRequest{Name: "acme/" + covert + "-far", Size: mib}))
 	must[api.Flush](t)(far.Flush(ctx, "acme/"+covert+"-far"))
-	must[tenants.Info](t)(h.disks.Tenants.Rotate(ctx, "acme"))
+	must[tenants.Info](t)(h.disks.Tenants.Rotate(ctx, "acme", false))
 	r, err := rekey.Run(ctx, rekeying(h, b.store))
 	if err != nil || !slices.Equal(r.Volumes, []string{covert + "-far"}) {
 		t.Errorf("%+v, %v", r, err)

@@ -19,10 +19,15 @@ import (
 // same 4 MiB, both in the store. It returns the name of web's domain.
 func isolatedBed(t *testing.T) (b *bed, h *Host, domain string, data []byte) {
 	t.Helper()
+	return isolatedIn(t, tenantstest.Create)
+}
+
+func isolatedIn(t *testing.T, create func(testing.TB, objstore.Store, keys.Provider, ...string)) (b *bed, h *Host, domain string, data []byte) {
+	t.Helper()
 	b = newBed(t)
 	key := tenantstest.Shared()
 	b.keys = append(b.keys, key)
-	tenantstest.Create(t, b.store, key, "acme")
+	create(t, b.store, key, "acme")
 	h = b.host(t.TempDir(), "a")
 	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "acme/home", Size: 64 * mib}))
 	v := must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "acme/web", Size: 64 * mib, Isolate: true}))
@@ -49,7 +54,16 @@ func isolatedPacks(t *testing.T, store objstore.Store, domain string) (n int) {
 // TestIsolate: an isolated volume shares nothing with its tenant's others, and all with its
 // forks; it goes through the life of a volume, on two hosts, under its own keys.
 func TestIsolate(t *testing.T) {
-	b, a, domain, data := isolatedBed(t)
+	for name, create := range map[string]func(testing.TB, objstore.Store, keys.Provider, ...string){"clear names": tenantstest.Create, "hidden names": tenantstest.CreateHidden} {
+		t.Run(name, func(t *testing.T) {
+			b, a, domain, data := isolatedIn(t, create)
+			lifeIsolated(t, b, a, domain, data)
+		})
+	}
+}
+
+func lifeIsolated(t *testing.T, b *bed, a *Host, domain string, data []byte) {
+	t.Helper()
 	n := isolatedPacks(t, b.store, domain)
 	if n == 0 {
 		t.Fatal("it shares the blocks of its sibling")
@@ -91,8 +105,8 @@ func TestIsolate(t *testing.T) {
 		if _, _, err := commitlog.ParseKey(k); err != nil {
 			continue
 		}
-		o, err := commitlog.DecodeHeader(raw)
-		if err != nil || (o.State.Isolated != 0) == strings.Contains(k, "/home/") {
+		o, err := commitlog.Read(ctx, withKeys(b.store), k, raw)
+		if err != nil || (o.State.Isolated != 0) == (o.State.Name == "home") {
 			t.Errorf("%s says domain %08x: %v", k, o.State.Isolated, err)
 		}
 	}
