@@ -311,10 +311,9 @@ type Host struct {
 
 // ReleaseRequest asks a volume's owner to release it to another host.
 type ReleaseRequest struct {
-	Host  string `json:"host"`  // who asks
-	Epoch uint64 `json:"epoch"` // the owner's epoch, as the asker saw it; another one has no effect
-	// The asker has given up after this time, and the request has no effect any more.
-	WithinMs  float64 `json:"within_ms"`
+	Host      string  `json:"host"`       // who asks
+	Epoch     uint64  `json:"epoch"`      // the owner's epoch, as the asker saw it; another one has no effect
+	WithinMs  float64 `json:"within_ms"`  // then the asker has given up, and the request has no effect any more
 	FlushOnly bool    `json:"flush_only"` // a flush without a release, for a fork elsewhere
 }
 
@@ -397,15 +396,13 @@ type Backend interface {
 	Snapshot(ctx context.Context, name, snapshot, expires string) (Snapshot, error)
 	Snapshots(ctx context.Context, name string) ([]Snapshot, error)
 	Rollback(ctx context.Context, name, to string, force bool) (Volume, error)
-	// Restore brings a removed volume back; as is its new name, "" for the old one.
-	Restore(ctx context.Context, name, as string) (Volume, error)
+	Restore(ctx context.Context, name, as string) (Volume, error) // as: its new name, or ""
 	Removed(ctx context.Context) ([]Removed, error)
 	Flush(ctx context.Context, name string) (Flush, error)
 	Sleep(ctx context.Context, name string, portable, force bool) (Volume, error)
 	Wake(ctx context.Context, name string, force bool, expect string) (Volume, error)
-	// Log is a page of a volume's commits, newest first: count of them, or a full page
-	// if that is less. It starts before a generation or, if that is "", at the newest.
-	// A page shorter than asked for is the last.
+	// Log is a page of count commits, or a full one if that is less, the newest first, from
+	// before a generation (or, if that is "", the newest). A shorter page is the last.
 	Log(ctx context.Context, name, before string, count uint64) ([]Commit, error)
 	Diff(ctx context.Context, a, b string) (Diff, error)
 	Cost(ctx context.Context, name string) (Cost, error)   // name "": all requests
@@ -429,7 +426,6 @@ type Backend interface {
 	CollectPlan(ctx context.Context) ([]Planned, error)
 	CollectStatus(ctx context.Context) (CollectStatus, error)
 	Undelete(ctx context.Context, keys []string) error
-	// Scrub checks what is stored, and repairs it.
 	Scrub(ctx context.Context, r ScrubRequest) (Scrub, error)
 	// Events returns the events after a number. If there are none, it waits for one.
 	Events(ctx context.Context, after uint64, wait time.Duration) ([]Event, error)

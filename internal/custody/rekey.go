@@ -61,8 +61,8 @@ func (c *Custody) RekeyTenant(ctx context.Context, name string, r api.RekeyReque
 // roll begins an epoch of a volume whose owner is this process.
 func (c *Custody) roll(ctx context.Context, vol commitlog.Volume) error {
 	d := c.disks.Find(disk.Name{Tenant: vol.Tenant, Volume: vol.Name})
-	if d == nil || d.Owned.Load() == nil || d.Owned.Load().Generation().IsZero() {
-		return errs.New(errs.NotFound, "volume %q is not of this process", vol)
+	if d == nil {
+		return errs.New(errs.NotFound, "volume %q is not on this host", vol)
 	}
-	return d.Owned.Load().Roll(ctx)
+	return d.Roll(ctx)
 }

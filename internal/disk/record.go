@@ -2,6 +2,7 @@ package disk
 
 import (
 	"cmp"
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -74,6 +75,21 @@ func (d *Disk) updateClosed(change func(*volume.State)) error {
 	}
 	d.rec = st
 	return nil
+}
+
+// Roll begins another epoch of a volume whose owner is this process, and records that it is
+// the newest: the one before goes past retention. Of any other volume it is errs.NotFound.
+func (d *Disk) Roll(ctx context.Context) error {
+	d.Op.Lock()
+	defer d.Op.Unlock()
+	if d.Owner == nil || d.Owner.Generation().IsZero() {
+		return errs.New(errs.NotFound, "volume %q is not of this process", d)
+	}
+	if err := d.Owner.Roll(ctx); err != nil {
+		return err
+	}
+	g := d.Owner.Generation()
+	return d.Update(func(s *volume.State) { s.Published = &volume.Published{Epoch: g.Epoch, Number: g.Number} })
 }
 
 // NewVolumeID returns a random id.

@@ -271,3 +271,17 @@ func (s *dying) DeleteBatch(ctx context.Context, keys []string) error {
 	}
 	return s.Store.DeleteBatch(ctx, keys)
 }
+
+// TestForkAfterARekey: a volume with nothing new is forked elsewhere after what it had published
+// before went past retention.
+func TestForkAfterARekey(t *testing.T) {
+	b, h, want := rekeyBed(t)
+	must[api.Rekey](t)(h.Custody().RekeyTenant(ctx, "acme", api.RekeyRequest{}))
+	collectWith(t, b.store, b.keys...)
+	far := b.host(t.TempDir(), "far")
+	for name, data := range want {
+		as := name + "-far"
+		must[[]api.Fork](t)(far.Fork(ctx, api.ForkRequest{Source: name, Name: as}))
+		same(t, far, as, 0, data)
+	}
+}
