@@ -196,6 +196,8 @@ func TestIsolatedErasure(t *testing.T) {
 // and its blocks are collected; nothing of the domain is.
 func TestIsolatedLocked(t *testing.T) {
 	b, a, domain, data := isolatedBed(t)
+	must[api.Volume](t)(a.Sleep(ctx, "acme/web", true, false)) // an epoch of it will be past retention
+	must[api.Volume](t)(a.Wake(ctx, "acme/web", false, ""))
 	other := tenantstest.Key(t)
 	known := tenantstest.New(b.store, b.keys[len(b.keys)-1], other)
 	if _, err := known.Rewrap(ctx, domain, []keys.Provider{other}, true); err != nil {

@@ -55,7 +55,12 @@ func (ow *Owners) evict(n disk.Name, tip *commitlog.Object, force bool) error {
 	if d == nil {
 		return nil
 	}
-	if tip.State.Owner.ID == ow.disks.HostID {
+	st := d.State()
+	mine := tip.State.Owner.ID == ow.disks.HostID
+	if now := disk.Generation(st.Published); st.Name == n.Volume && st.Mode != volume.Fenced && (mine || now.Compare(tip.Generation) > 0) {
+		return errs.New(errs.Busy, "volume %q was just woken on this host", n) // by another call
+	}
+	if mine {
 		return errs.New(errs.Busy, "volume %q is on this host as %q, and its rename was not finished: run glide rename %s %s again", n, d, d, n)
 	}
 	d.Op.Lock()

@@ -182,7 +182,7 @@ func (w *world) forkAway(d *dice.Dice) string {
 	lazy := d.Chance(500)
 	w.mu.Lock()
 	was, g := w.holder(name), w.logs[name]
-	floor := 0
+	floor, before := 0, g.tip
 	if was != nil {
 		floor = was.floor()
 	}
@@ -219,8 +219,10 @@ func (w *world) forkAway(d *dice.Dice) string {
 			renamed = 2 // whether its old name says so
 		}
 		moved := uint64(0)
-		if g.tip != at || e.ahead || g.gap(at) {
-			moved = 3 // another list and look, the object before a seal ahead, or one beyond a gap
+		if g.tip != at || before != at || e.ahead || g.gap(at) {
+			// Another list and look, the object before a seal ahead, or one beyond a gap; and if
+			// a collector's round is open, its list and what it has flagged.
+			moved = 5
 		}
 		looked := uint64(0)
 		if len(e.Carry().DataCommits) > 0 && !lazy {
