@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/paraglide/glide/internal/api"
 	"github.com/paraglide/glide/internal/commitlog"
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/tenants"
@@ -135,6 +137,36 @@ func lifeIsolated(t *testing.T, b *bed, a *Host, domain string, data []byte) {
 	}
 	must[api.Volume](t)(a.Wake(ctx, "acme/far", true, ""))
 	same(t, a, "acme/far", 256<<10, data[256<<10:])
+	// What other domains have under old roots is none of the tenant's own business.
+	must[api.Volume](t)(a.Create(ctx, api.CreateRequest{Name: "acme/second", Size: mib, Isolate: true}))
+	must[api.Flush](t)(a.Flush(ctx, "acme/second"))
+	must[api.Tenant](t)(a.Custody().RotateTenant(ctx, "acme", api.RotateRequest{}))
+	must[api.Rekey](t)(a.Custody().RekeyTenant(ctx, "acme", api.RekeyRequest{}))
+	collectWith(t, b.store, b.keys...)
+	if r := must[api.Rekey](t)(a.Custody().RekeyTenant(ctx, "acme", api.RekeyRequest{})); r.PacksLeft+r.CommitsLeft != 0 {
+		t.Errorf("the home domain: %+v", r)
+	}
+}
+
+// TestIsolatedBesideOthers: rounds of a collector that remembers what it read keep what volumes
+// of either domain have, though those of the other read of them no more than headers.
+func TestIsolatedBesideOthers(t *testing.T) {
+	b, a, _, data := isolatedBed(t)
+	known, memory := tenantstest.New(b.store, b.keys...), gc.NewMemory()
+	for range 4 {
+		must[gc.Result](t)(gc.Run(ctx, gc.Options{Store: b.store, Tenants: known, By: "test", Retention: time.Nanosecond, MinDead: 1, Memory: memory}))
+	}
+	if err := a.Close(ctx); err != nil { // and its pins
+		t.Fatal(err)
+	}
+	for range 4 {
+		must[gc.Result](t)(gc.Run(ctx, gc.Options{Store: b.store, Tenants: known, By: "test", Retention: time.Nanosecond, MinDead: 1, Memory: memory}))
+	}
+	far := b.host(t.TempDir(), "b")
+	for _, name := range []string{"acme/web", "acme/home"} {
+		must[[]api.Fork](t)(far.Fork(ctx, api.ForkRequest{Source: name, Name: name + "-fork", Lazy: true}))
+		same(t, far, name+"-fork", 0, data)
+	}
 }
 
 // TestIsolatedErasure: the keys of an isolated domain are erased, and the rest of the tenant

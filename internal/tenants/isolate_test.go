@@ -85,6 +85,13 @@ func TestIsolatedForgery(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	wrong, err := (&Record{Tenant: names["acme"], Domain: p.of(names["evil"]).record.Domain}).encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decode(names["acme"], wrong); errs.KindOf(err) != errs.Corrupt {
+		t.Errorf("a record of another domain: %v", err)
+	}
 	for what, to := range map[string]string{"another tenant's": "acme+" + number, "another domain's": names["acme"]} {
 		if err := b.store.Put(ctx, Prefix+to, record); err != nil {
 			t.Fatal(err)
