@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/errs"
+	"github.com/paraglide/glide/internal/volume"
 )
 
 func TestList(t *testing.T) {
@@ -133,6 +134,18 @@ func TestIsKey(t *testing.T) {
 	for _, key := range []string{"t/acme/boot/", "t/acme/boot/" + root[1:], "t/acme/boot/" + root + "/1", "t/acme/volumes/boot/log/1/2", "packs/" + root} {
 		if IsKey(key) {
 			t.Errorf("%q is taken for the key of a list", key)
+		}
+	}
+}
+
+// TestImagesOfDomains: volumes of two domains of a tenant have no list in common, and each has
+// its list where its collector looks.
+func TestImagesOfDomains(t *testing.T) {
+	root := strings.Repeat("ab", 32)
+	for isolated, want := range map[uint32]string{0: "t/acme/boot/" + root, 0x5f: "t/acme+0000005f/boot/" + root} {
+		im, ok := imageOf(&volume.State{Tenant: "acme", Isolated: isolated, Parent: &volume.Parent{Root: root}})
+		if key := keyOf(im.domain, im.root); !ok || key != want || !IsKey(key) {
+			t.Errorf("isolated in %08x: %s, want %s", isolated, key, want)
 		}
 	}
 }

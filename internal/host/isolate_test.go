@@ -13,6 +13,7 @@ import (
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/seal"
 	"github.com/paraglide/glide/internal/tenants"
 	"github.com/paraglide/glide/internal/tenants/tenantstest"
 )
@@ -363,5 +364,27 @@ func TestIsolatedForks(t *testing.T) {
 	same(t, far, "t0/far", 256<<10, image[256<<10:])
 	if err := errors.Join(far.Remove(ctx, "t0/far", false), h.Remove(ctx, "t0/vm0", false)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestIsolatedWhileMoved: a tenant with an isolated volume, that is being moved into its own
+// domain, is moved without that volume.
+func TestIsolatedWhileMoved(t *testing.T) {
+	b := newSealing(t)
+	h := b.host(t.TempDir(), "a")
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "acme/old", Size: 64 * mib}))
+	old := fill(t, h, "acme/old", 1, 0, 2*mib)
+	must[api.Flush](t)(h.Flush(ctx, "acme/old"))
+	if _, err := h.disks.Tenants.Seal(ctx, tenants.Birth{Name: "acme", Keys: []keys.Provider{b.key}, OneKey: true, Suite: seal.AES256GCM}); err != nil {
+		t.Fatal(err)
+	}
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: "acme/web", Size: 64 * mib, Isolate: true}))
+	data := fill(t, h, "acme/web", 2, 0, 2*mib)
+	must[api.Flush](t)(h.Flush(ctx, "acme/web"))
+	b.seal(h, "acme")
+	far := b.host(t.TempDir(), "b")
+	for name, want := range map[string][]byte{"acme/old": old, "acme/web": data} {
+		must[[]api.Fork](t)(far.Fork(ctx, api.ForkRequest{Source: name, Name: name + "-fork"}))
+		same(t, far, name+"-fork", 0, want)
 	}
 }
