@@ -116,7 +116,7 @@ func (ow *Owners) rescueRecord(d *disk.Disk, st *volume.State) (volume.State, er
 			continue // the rescue volume of an earlier volume of this name
 		}
 		rec := ow.disks.NewState(n, st.Size)
-		rec.Isolated, rec.Parent = st.Isolated, &volume.Parent{Name: disk.Display(st.Tenant, st.Name, ""), ID: st.ID}
+		rec.Parent = &volume.Parent{Name: disk.Display(st.Tenant, st.Name, ""), ID: st.ID}
 		if st.Published != nil {
 			rec.Parent.Generation = disk.Generation(st.Published).String()
 		}
