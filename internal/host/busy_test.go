@@ -135,9 +135,9 @@ func TestFlushWaitsWhileYielding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seal := commitlog.Object{Generation: tip.Generation.Next(), Kind: commitlog.Seal, Mark: commitlog.Mark{1}, State: tip.Carry()}
+	seal := follow(tip, tip.Generation.Next(), commitlog.Seal)
 	seal.State.SealedBy, seal.State.Cause = "other", commitlog.CauseSeal
-	plant(t, b, &seal)
+	plant(t, b, seal)
 	got := make(chan error, 1)
 	go func() { _, err := h1.Flush(ctx, "v"); got <- err }()
 	select {
@@ -145,9 +145,9 @@ func TestFlushWaitsWhileYielding(t *testing.T) {
 		t.Fatalf("it does not wait: %v", err)
 	case <-time.After(200 * time.Millisecond):
 	}
-	first := commitlog.Object{Generation: seal.Generation.NextEpoch(), Kind: commitlog.First, Mark: commitlog.Mark{2}, State: seal.Carry()}
+	first := follow(seal, seal.Generation.NextEpoch(), commitlog.First)
 	first.State.Owner, first.State.SealedBy, first.State.Cause = commitlog.Host{ID: "other"}, "", commitlog.CauseTakeover
-	plant(t, b, &first)
+	plant(t, b, first)
 	wantKind(t, <-got, errs.Fenced)
 	if v := must[api.Volume](t)(h1.Show(ctx, "v")); v.State != "fenced" || !strings.Contains(v.Reason, "rescue") {
 		t.Errorf("%+v", v)
@@ -162,15 +162,23 @@ func TestFencedByACopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seal := commitlog.Object{Generation: tip.Generation.Next(), Kind: commitlog.Seal, Mark: commitlog.Mark{1}, State: tip.Carry()}
+	seal := follow(tip, tip.Generation.Next(), commitlog.Seal)
 	seal.State.SealedBy = h1.disks.HostID
-	plant(t, b, &seal)
-	plant(t, b, &commitlog.Object{Generation: seal.Generation.NextEpoch(), Kind: commitlog.First, Mark: commitlog.Mark{2}, State: tip.Carry()})
+	plant(t, b, seal)
+	plant(t, b, follow(tip, seal.Generation.NextEpoch(), commitlog.First))
 	_, err = h1.Flush(ctx, "v")
 	wantKind(t, err, errs.Fenced)
 	if !strings.Contains(err.Error(), "another daemon with this host's identity") {
 		t.Error(err)
 	}
+}
+
+// follow is an object that another host could store in the log of an earlier one.
+func follow(o *commitlog.Object, g commitlog.Generation, kind commitlog.Kind) *commitlog.Object {
+	next := *o // it keeps the log
+	next.Generation, next.Kind, next.Mark, next.State = g, kind, commitlog.Mark{byte(kind)}, o.Carry()
+	next.Released, next.Ahead, next.Data = false, 0, nil
+	return &next
 }
 
 func plant(t *testing.T, b *bed, o *commitlog.Object) {
@@ -181,7 +189,7 @@ func plant(t *testing.T, b *bed, o *commitlog.Object) {
 	}
 	raw, err := o.EncodeFor(k.Domain)
 	if err == nil {
-		err = b.store.PutIfAbsent(ctx, o.State.Volume().Key(o.Generation), raw)
+		err = b.store.PutIfAbsent(ctx, o.Log().Key(o.Generation), raw)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -204,9 +212,9 @@ func TestReleasedThenSealed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seal := commitlog.Object{Generation: tip.Generation.Next(), Kind: commitlog.Seal, Mark: commitlog.Mark{1}, State: tip.Carry()}
+	seal := follow(tip, tip.Generation.Next(), commitlog.Seal)
 	seal.State.SealedBy = "other"
-	plant(t, b, &seal) // just before the release
+	plant(t, b, seal) // just before the release
 	if _, err := h.Sleep(ctx, "v", true, false); !errors.Is(err, commitlog.ErrYielding) {
 		t.Fatalf("a sealed volume is released: %v", err)
 	}

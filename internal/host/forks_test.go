@@ -142,8 +142,12 @@ func TestForkThatTheStoreKept(t *testing.T) {
 	h1, h2 := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "v", Size: mib, Durability: volume.Sync}))
 	must[api.Volume](t)(h1.Sleep(ctx, "v", true, false))
-	faults.Inject(objstore.Fault{Match: func(key string) bool { return strings.Contains(key, "f-2") }})
-	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Match: func(key string) bool { return strings.Contains(key, "f-1") }, Skip: 1})
+	of := func(name string) func(string) bool {
+		log := b.logOf(name)
+		return func(key string) bool { return strings.HasPrefix(key, log) }
+	}
+	faults.Inject(objstore.Fault{Match: of("f-2")})
+	faults.Inject(objstore.Fault{Ops: []objstore.Op{objstore.OpPutIfAbsent}, Match: of("f-1"), Skip: 1})
 	_, err := h2.Fork(ctx, api.ForkRequest{Source: "v", Name: "f", Count: 2})
 	faults.Clear()
 	wantKind(t, err, errs.Unavailable)

@@ -304,7 +304,7 @@ type choosy struct {
 }
 
 func (s *choosy) takes(key string) error {
-	if s.kind != "" && strings.HasPrefix(key, s.kind) {
+	if s.kind != "" && (strings.HasPrefix(key, s.kind) || s.kind == "packs/" && isPack(key)) {
 		if s.left--; s.left < 0 {
 			return errs.New(errs.Unavailable, "no %s for now", s.kind)
 		}
@@ -460,7 +460,7 @@ func TestUnreadableRootStopsTheRound(t *testing.T) {
 	if err := h.Remove(ctx, "w", false); err != nil {
 		t.Fatal(err)
 	}
-	key := commitlog.Volume{Tenant: "default", Name: "v"}.Key(commitlog.Generation{Epoch: 1, Number: 1})
+	key := keysOf(t, b.store, b.logOf("v"))[0]
 	raw := must[[]byte](t)(b.store.Get(ctx, key))
 	bad := bytes.Clone(raw)
 	bad[len(bad)-1] ^= 1

@@ -56,12 +56,12 @@ func (s *hiding) List(ctx context.Context, prefix, after string, limit int) ([]o
 // host goes on when the store is honest, and has all of its data.
 func TestHiddenIsNotTaken(t *testing.T) {
 	for name, c := range map[string]struct {
-		part string
+		part string // of the keys of its log
 		once bool
 	}{
-		"the newest commit": {"/volumes/v/log/fffffffffffffffe/0000000002", false},
-		"all of it":         {"/volumes/v/log/", false},
-		"all of it once":    {"/volumes/v/log/", true},
+		"the newest commit": {"fffffffffffffffe/0000000002", false},
+		"all of it":         {"", false},
+		"all of it once":    {"", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)
@@ -79,7 +79,7 @@ func TestHiddenIsNotTaken(t *testing.T) {
 			}
 			h = b.host(dir, "a")
 			more := fill(t, h, "v", 3, mib, 4096)
-			store.hidden.Store(&[]string{c.part})
+			store.hidden.Store(&[]string{b.logOf("v") + c.part})
 			if _, err := h.Flush(ctx, "v"); err == nil || errs.KindOf(err) == errs.Fenced {
 				t.Errorf("with something hidden: %v", err)
 			}
@@ -112,7 +112,7 @@ func TestForgedSealDoesNotFence(t *testing.T) {
 	var forged []string
 	for _, o := range []*commitlog.Object{&seal, &first} {
 		o.State.Prev, o.State.Keyring, o.State.Domains, o.State.Root = commitlog.ObjectHash{}, 0, nil, blockmap.Root{}
-		forged = append(forged, o.State.Volume().Key(o.Generation))
+		forged = append(forged, must[string](t)(commitlog.KeyOf(ctx, b.logs(), o.State.Volume(), o.Generation)))
 		if err := b.store.PutIfAbsent(ctx, forged[len(forged)-1], must[[]byte](t)(o.Encode())); err != nil {
 			t.Fatal(err)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
 	"github.com/paraglide/glide/internal/rekey"
+	"github.com/paraglide/glide/internal/scrub"
 	"github.com/paraglide/glide/internal/tenants"
 	"github.com/paraglide/glide/internal/tenants/tenantstest"
 	"github.com/paraglide/glide/internal/volume"
@@ -334,15 +335,121 @@ func TestHiddenDamage(t *testing.T) {
 	fill(t, h, name.String(), 1, 0, 300*kib)
 	must[api.Flush](t)(h.Flush(ctx, name.String()))
 	tip := must[*commitlog.Object](t)(h.catalog.Tip(ctx, name))
-	flip(t, b.store, tip.Log().Key(tip.Generation), 100)
-	if s := must[api.Scrub](t)(h.Scrub(ctx, api.ScrubRequest{})); s.Damaged != 1 || s.Repaired != 1 || len(s.Lost) > 0 {
-		t.Errorf("%+v", s)
+	own := scrub.New(h.disks, h.pins, h.boots, scrub.Rates{Store: 1 << 30}) // what this host's volumes reach
+	for what, pass := range map[string]func() (api.Scrub, error){
+		"asked for":         func() (api.Scrub, error) { return h.Scrub(ctx, api.ScrubRequest{}) },
+		"in the background": func() (api.Scrub, error) { return own.Pass(ctx) },
+	} {
+		flip(t, b.store, tip.Log().Key(tip.Generation), 100)
+		if s := must[api.Scrub](t)(pass()); s.Damaged != 1 || s.Repaired != 1 || len(s.Lost) > 0 {
+			t.Errorf("%s: %+v", what, s)
+		}
+		must[*commitlog.Object](t)(h.catalog.Tip(ctx, name))
 	}
-	must[*commitlog.Object](t)(h.catalog.Tip(ctx, name))
 	var dump bytes.Buffer
 	if err := h.Dump(ctx, name.Log().Key(tip.Generation), &dump); err != nil || !strings.Contains(dump.String(), covert) {
 		t.Errorf("dumped by its name: %v\n%s", err, &dump)
 	}
+}
+
+// TestHiddenAndFlagged: of a volume with a hidden name, a state that a round has flagged is
+// not forked, and a restore of what it has flagged ends the round.
+func TestHiddenAndFlagged(t *testing.T) {
+	b := hiddenBed(t)
+	dir := t.TempDir()
+	h, far := b.host(dir, "a"), b.host(t.TempDir(), "b")
+	name := "acme/" + covert
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: name, Size: mib}))
+	fill(t, h, name, 1, 0, 300*kib)
+	past := must[api.Flush](t)(h.Flush(ctx, name)).Generation
+	if err := h.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	h = b.host(dir, "a")
+	want := fill(t, h, name, 2, 0, 300*kib)
+	must[api.Flush](t)(h.Flush(ctx, name)) // in another epoch
+	flag := func() {
+		t.Helper()
+		must[gc.Result](t)(gc.Run(ctx, gc.Options{Store: b.store, Tenants: tenantstest.New(b.store, tenantstest.Shared()), By: "test", Grace: time.Hour, Retention: time.Nanosecond}))
+	}
+	flagged := func() (n int) {
+		t.Helper()
+		for _, p := range must[[]api.Planned](t)(h.CollectPlan(ctx)) {
+			if strings.HasPrefix(p.Key, b.logOf(name)) {
+				n++
+			}
+		}
+		return n
+	}
+	flag()
+	if n := flagged(); n != 1 {
+		t.Errorf("%d epochs are flagged", n)
+	}
+	_, err := far.Fork(ctx, api.ForkRequest{Source: name, At: past, Name: name + "-past"})
+	if errs.KindOf(err) != errs.NotFound || !strings.Contains(err.Error(), "is being collected") {
+		t.Errorf("a fork of what is flagged: %v", err)
+	}
+	for range 3 {
+		runRound(t, b.store, 0)
+	}
+	if err := h.Remove(ctx, name, false); err != nil {
+		t.Fatal(err)
+	}
+	flag()
+	if n := flagged(); n != 1 {
+		t.Errorf("%d epochs are flagged of a removed volume", n)
+	}
+	must[api.Volume](t)(far.Restore(ctx, name, name+"-back"))
+	if s := must[api.CollectStatus](t)(h.CollectStatus(ctx)); s.Stage != "judged" { // by the restore, which spares it
+		t.Errorf("the round is %s after a restore of what it flagged", s.Stage)
+	}
+	for range 3 {
+		runRound(t, b.store, 0)
+	}
+	same(t, far, name+"-back", 0, want)
+	nothingCovert(t, b)
+}
+
+// TestHiddenFormerOwner: a round keeps the commits of a host from which a volume with a
+// hidden name was taken, for what that host had not published is told against them.
+func TestHiddenFormerOwner(t *testing.T) {
+	b := hiddenBed(t)
+	h, far := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
+	name := disk.Name{Tenant: "acme", Volume: covert}
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: name.String(), Size: mib}))
+	fill(t, h, name.String(), 1, 0, 300*kib)
+	must[api.Flush](t)(h.Flush(ctx, name.String()))
+	tip := must[*commitlog.Object](t)(h.catalog.Tip(ctx, name))
+	delete(b.peers, "a")
+	must[api.Volume](t)(far.Wake(ctx, name.String(), true, ""))
+	fill(t, far, name.String(), 2, 0, 300*kib)
+	must[api.Flush](t)(far.Flush(ctx, name.String()))
+	for range 3 {
+		runRound(t, b.store, 0)
+	}
+	if o, err := commitlog.Load(ctx, far.disks.Store, name.Log(), tip.Generation); err != nil || o.Bare() {
+		t.Errorf("the former owner's newest commit: %v", err)
+	}
+}
+
+// TestHiddenOlderStore: a store that shows an older state of a volume with a hidden name than
+// before is refused by a host that has read it.
+func TestHiddenOlderStore(t *testing.T) {
+	b := hiddenBed(t)
+	now := &rolling{b.store}
+	b.store = now
+	h, far := b.host(t.TempDir(), "a"), b.host(t.TempDir(), "b")
+	name := "acme/" + covert
+	must[api.Volume](t)(h.Create(ctx, api.CreateRequest{Name: name, Size: mib}))
+	fill(t, h, name, 1, 0, 4096)
+	must[api.Flush](t)(h.Flush(ctx, name))
+	old := copyOf(t, now)
+	fill(t, h, name, 2, 0, 4096)
+	must[api.Flush](t)(h.Flush(ctx, name))
+	must[api.Volume](t)(far.Show(ctx, name))
+	now.Store = old
+	_, err := far.Show(ctx, name)
+	wantRolledBack(t, err)
 }
 
 // TestHiddenFromOthers: a host without the keys lists that there is a volume and that it is

@@ -5,8 +5,6 @@ import (
 	"testing"
 
 	"github.com/paraglide/glide/internal/api"
-	"github.com/paraglide/glide/internal/commitlog"
-	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/volume"
 )
@@ -109,7 +107,7 @@ func TestRenameOfAVolumeInUse(t *testing.T) {
 func TestListWithADamagedVolume(t *testing.T) {
 	b, h1, h2, _ := twoHosts(t)
 	must[api.Volume](t)(h1.Create(ctx, api.CreateRequest{Name: "w", Size: mib, Durability: volume.Sync}))
-	key := disk.Name{Tenant: disk.DefaultTenant, Volume: "v"}.Log().Key(commitlog.Generation{Epoch: 1, Number: 1})
+	key := keysOf(t, b.store, b.logOf("v"))[0]
 	raw := must[[]byte](t)(b.store.Get(ctx, key))
 	raw[len(raw)/2] ^= 1
 	if err := b.store.Put(ctx, key, raw); err != nil {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/paraglide/glide/internal/api"
+	"github.com/paraglide/glide/internal/commitlog"
+	"github.com/paraglide/glide/internal/disk"
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/keys"
 	"github.com/paraglide/glide/internal/objstore"
@@ -54,6 +56,14 @@ func (b *bed) logs() objstore.Store { return withKeys(b.store) }
 
 func withKeys(store objstore.Store) objstore.Store {
 	return tenantstest.New(store, tenantstest.Shared()).Keyed(store)
+}
+
+// logOf is what all keys of a volume's log begin with, whether its name is hidden or not.
+func (b *bed) logOf(name string) string {
+	b.t.Helper()
+	n := must[disk.Name](b.t)(disk.ParseName(name, false))
+	log := must[commitlog.Volume](b.t)(commitlog.LogOf(ctx, b.logs(), n.Log()))
+	return "t/" + log.Tenant + "/volumes/" + log.Name + "/log/"
 }
 
 // domain is that of the tenant default: 8 hexadecimal digits.

@@ -141,14 +141,15 @@ func TestStartDoesNotWaitForAStoreThatHangs(t *testing.T) {
 	}
 }
 
-// hangs is a store that does not answer seal checks.
+// hangs is a store that does not answer seal checks. It shows what tenants there are, and
+// their keys.
 type hangs struct {
 	objstore.Store
 	block chan struct{}
 }
 
 func (s hangs) Get(ctx context.Context, key string) ([]byte, error) {
-	if strings.HasPrefix(key, tenants.Prefix) {
+	if strings.HasPrefix(key, tenants.Prefix) || strings.HasPrefix(key, "keys/") {
 		return s.Store.Get(ctx, key)
 	}
 	select {
@@ -158,7 +159,10 @@ func (s hangs) Get(ctx context.Context, key string) ([]byte, error) {
 	return nil, context.Canceled
 }
 
-func (s hangs) List(ctx context.Context, _, _ string, _ int) ([]objstore.Info, error) {
+func (s hangs) List(ctx context.Context, prefix, after string, limit int) ([]objstore.Info, error) {
+	if strings.HasPrefix(prefix, "keys/") {
+		return s.Store.List(ctx, prefix, after, limit)
+	}
 	select {
 	case <-s.block:
 	case <-ctx.Done():

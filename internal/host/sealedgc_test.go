@@ -247,7 +247,7 @@ func TestDumpSealed(t *testing.T) {
 	withGarbage(t, h, "acme")
 	b.keys = nil
 	locked := b.host(t.TempDir(), "b")
-	log := keysOf(t, b.store, "t/acme/volumes/stays/")[0]
+	log := keysOf(t, b.store, b.logOf("acme/stays"))[0]
 	for key, want := range map[string][2]string{log: {"generation 1.1", `"cause"`}, keysOf(t, b.store, "packs/")[0]: {"slot", "ok"}} {
 		var open, shut strings.Builder
 		if err := h.Dump(ctx, key, &open); err != nil || !strings.Contains(open.String(), want[1]) || strings.Contains(open.String(), "locked") {
@@ -258,7 +258,11 @@ func TestDumpSealed(t *testing.T) {
 		}
 	}
 	// Scrubs and figures pass over what is locked.
-	if s := must[api.Scrub](t)(locked.Scrub(ctx, api.ScrubRequest{})); s.Damaged > 0 || len(s.Locked) != 1 || !strings.Contains(s.Locked[0], "acme") {
+	s := must[api.Scrub](t)(locked.Scrub(ctx, api.ScrubRequest{}))
+	if tenantstest.Sealed() { // so is another tenant
+		s.Locked = slices.DeleteFunc(s.Locked, func(why string) bool { return strings.HasPrefix(why, `tenant "default"`) })
+	}
+	if s.Damaged > 0 || len(s.Locked) != 1 || !strings.Contains(s.Locked[0], "acme") {
 		t.Errorf("a scrub without keys: %+v", s)
 	}
 	must[api.Usage](t)(locked.Usage(ctx, ""))
