@@ -154,15 +154,19 @@ func (d *Domain) Restore(ctx context.Context, ref *pack.Ref, size int) error {
 
 // Copy returns a block of size bytes from the tiers or another host, verified against its
 // hash; nil: none of them has it.
-func (d *Domain) Copy(ctx context.Context, h pack.Hash, size int) []byte {
-	if raw, ok := d.cache.mem.get(&h); ok && len(raw) == size {
+func (d *Domain) Copy(ctx context.Context, ref *pack.Ref, size int) []byte {
+	if raw, ok := d.cache.mem.get(&ref.Hash); ok && len(raw) == size {
 		return raw
+	}
+	h, err := d.hasher.In(ref.Pack.Domain)
+	if err != nil {
+		return nil
 	}
 	raw := make([]byte, size)
-	if d.cache.disk.read(&h, size, raw, 0, true) == whole && d.hasher.Matches(h, raw) {
+	if d.cache.disk.read(&ref.Hash, size, raw, 0, true) == whole && h.Matches(ref.Hash, raw) {
 		return raw
 	}
-	return d.fromPeer(ctx, &pack.Ref{Hash: h}, size)
+	return d.fromPeer(ctx, ref, size)
 }
 
 // Quiet returns when no guest waits for the store.

@@ -161,8 +161,9 @@ func TestEqualBlocksOfTenants(t *testing.T) {
 func TestErasedTenant(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		b := newBed(t)
+		others := len(b.keys) // of which a collector without keys knows nothing
 		key := tenantstest.Shared()
-		b.keys = append(b.keys, key)
+		b.keys = append(b.keys[:0:0], key)
 		tenantstest.Create(t, b.store, key, "acme")
 		h := b.host(t.TempDir(), "a")
 		withGarbage(t, h, "acme")
@@ -197,7 +198,7 @@ func TestErasedTenant(t *testing.T) {
 		r = collectWith(t, b.store)
 		after := objectsOf(t, b.store, "acme", s.Domain)
 		switch {
-		case lost && (len(after) != len(before) || len(r.Skipped) != 1):
+		case lost && (len(after) != len(before) || len(r.Skipped) != 1+others):
 			t.Errorf("a tenant whose keyrings are gone: %d objects of %d, skipped %+v", len(after), len(before), r.Skipped)
 		case !lost && len(after) > 0:
 			t.Errorf("left of an erased tenant: %v", slices.Sorted(maps.Keys(after)))
@@ -213,6 +214,7 @@ func (rander) Read(b []byte) (int, error) { return len(b), nil }
 // keep; while it is locked there are no such rounds.
 func TestMovingTenant(t *testing.T) {
 	b := newBed(t)
+	others := len(b.keys)
 	key := tenantstest.Shared()
 	h := b.host(t.TempDir(), "a")
 	want := withGarbage(t, h, "acme")
@@ -224,7 +226,7 @@ func TestMovingTenant(t *testing.T) {
 	before := stored(t, b.store)
 	r := collectWith(t, b.store)
 	sameObjects(t, "a locked tenant that is being moved", before, stored(t, b.store))
-	if len(r.Skipped) != 2 {
+	if len(r.Skipped) != 2+others {
 		t.Errorf("skipped: %+v", r.Skipped)
 	}
 	if r := collectWith(t, b.store, key); len(r.Skipped) > 0 {

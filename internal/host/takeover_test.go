@@ -426,7 +426,7 @@ func TestWriteUnderWayIsReleased(t *testing.T) {
 		t.Fatal(err)
 	}
 	h1, err := Open(ctx, Config{
-		Data: "data", Store: b.store, Memory: 1 << 20, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 64 << 20},
+		Data: "data", Store: b.store, Memory: 1 << 20, Cache: Share{Bytes: 1 << 20}, WALLimit: Share{Bytes: 64 << 20}, Keys: b.keys,
 		FS: crashFS{mem, func(where string) {
 			if strings.HasPrefix(where, "before write data/wal/") && slow.CompareAndSwap(true, false) {
 				began <- struct{}{}

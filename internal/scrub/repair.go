@@ -211,7 +211,7 @@ func (r *run) copyOf(c *collector, w *want) ([]byte, error) {
 // copyOfSize returns a block of a size, nil if nothing has it.
 func (r *run) copyOfSize(tenant string, w *want, size int) ([]byte, error) {
 	d := r.disks.Tenant(tenant).Domain
-	if raw := d.Copy(r.ctx, w.ref.Hash, size); raw != nil {
+	if raw := d.Copy(r.ctx, &w.ref, size); raw != nil {
 		return raw, nil
 	}
 	known, err := r.disks.DB.Block(tenant, w.ref.Hash)
