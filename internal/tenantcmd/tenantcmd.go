@@ -345,9 +345,10 @@ func erase(p Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "erase NAME --confirm NAME", Short: "Destroy a tenant's keys, and so all of its data",
 		Long: `Deletes the tenant's keyrings. Nothing that it has in the store can be read again, on any
-host; garbage collection removes it. The domains of its isolated volumes go with it. Who has a copy of a keyring, such as a backup of the
-bucket, and one of its keys still can: destroy those keys too, if they open nothing else.
-The command lists them.
+host; garbage collection removes it. The domains of its isolated volumes go with it.
+
+Who has a copy of a keyring, such as a backup of the bucket, and one of its keys still can:
+destroy those keys too, if they open nothing else. The command lists them.
 
 Other hosts lose the keys within a minute; guests there get errors.`,
 	}
