@@ -79,3 +79,32 @@ func (b byName) Keys(_ context.Context, domain string) (Keys, error) { return b(
 func (byName) Plain(string) bool                                     { return false }
 func (byName) Renew(context.Context, string) error                   { return nil }
 func (byName) ForNames(context.Context, string) (Keys, error)        { return Keys{}, nil }
+
+// TestIsolatedOwner: who claims an isolated volume writes in its domain, whatever he took it for,
+// and sends no commit of another.
+func TestIsolatedOwner(t *testing.T) {
+	store := newStore()
+	keyed := WithKeys(store, byName(func(string) (Keys, error) {
+		return Keys{Domain: domainWith(t, home, seal.AES256GCM, 1), Keyring: 3}, nil
+	}))
+	a := newOwner(t, keyed, "a", 1)
+	a.opts.Isolated = home
+	s := someState(1)
+	s.Isolated = home
+	_, err := a.OpenFirst(ctx, s)
+	check(t, err)
+	s.Isolated = 0
+	if _, err := a.Commit(ctx, s); errs.KindOf(err) != errs.Internal {
+		t.Errorf("a commit of the tenant's own domain: %v", err)
+	}
+	check(t, a.Release(ctx))
+	b := newOwner(t, keyed, "b", 2)
+	first, err := b.Claim(ctx, CauseWake, nil)
+	check(t, err)
+	if first.State.Isolated != home {
+		t.Errorf("claimed in domain %08x", first.State.Isolated)
+	}
+	s.Isolated = home
+	_, err = b.Commit(ctx, s)
+	check(t, err)
+}

@@ -28,7 +28,8 @@ type Keys struct {
 // ErrPlain (errs.Corrupt): an object of a sealed tenant is from before it was, or forged.
 var ErrPlain = errors.New("plain")
 
-// KeyRing has the keys of domains, by their names (see DomainName). Its methods are called concurrently.
+// KeyRing has the keys of domains, by their names (see DomainName). Its methods are called
+// concurrently.
 type KeyRing interface {
 	// Keys returns the keys of a domain, or why it is locked. It is called for every object
 	// that is written, under the locks of Owners: for a domain that it was asked for before
@@ -65,6 +66,10 @@ func keysOf(ctx context.Context, store objstore.Store, domain string) (Keys, err
 	return Keys{}, nil
 }
 
+// DomainOf is the name of the domain in which an object of a tenant says that it is. It looks
+// at the header only, and needs no keys.
+func DomainOf(tenant string, raw []byte) string { return DomainName(tenant, frame.Domain(raw)) }
+
 // Read is DecodeFor with the keys that the store has for the object with this key, where it
 // must belong.
 func Read(ctx context.Context, store objstore.Store, key string, raw []byte) (*Object, error) {
@@ -90,7 +95,7 @@ func open(ctx context.Context, store objstore.Store, tenant, key string, raw []b
 	if !ok || !frame.IsSealed(raw) && s.keys.Plain(tenant) {
 		return DecodeFor(raw, key, nil)
 	}
-	domain := DomainName(tenant, frame.Domain(raw))
+	domain := DomainOf(tenant, raw)
 	for again := false; ; again = true {
 		k, err := s.keys.Keys(ctx, domain)
 		if err != nil {

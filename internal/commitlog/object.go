@@ -233,7 +233,7 @@ func DecodeFor(raw []byte, key string, d *seal.Domain) (*Object, error) {
 	if o.State, err = decodeState(f.State, o.Bare()); err != nil {
 		return nil, errs.New(errs.Corrupt, "commit with a bad state: %w", err)
 	}
-	if f.Version != o.version() { // so it is isolated if its header says so, in the domain that opened it (check)
+	if f.Version != o.version() { // it is isolated if, and only if, its header says so
 		return nil, errs.New(errs.Corrupt, "%s of version %d", o.Kind, f.Version)
 	}
 	if wrong := o.check(); wrong != "" {

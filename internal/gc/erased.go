@@ -47,7 +47,8 @@ func (c *collector) erasedLogs(ctx context.Context, name string, inv *inventory)
 	})
 	mixed := false
 	for other := range inv.tenants {
-		mixed = mixed || strings.HasPrefix(other, tenant+"+")
+		of, number, _ := commitlog.ParseDomainName(other)
+		mixed = mixed || of == tenant && number != 0
 	}
 	for _, objects := range logs {
 		all := err == nil

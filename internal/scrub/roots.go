@@ -305,11 +305,8 @@ func (w *roots) object(ctx context.Context, vol commitlog.Volume, g commitlog.Ge
 	if err != nil {
 		return nil, err
 	}
-	if o, err := commitlog.DecodeHeader(raw); err == nil {
-		o.State.Tenant = vol.Tenant
-		if w.locked[o.State.DomainName()] != nil { // of an isolated volume
-			return nil, nil
-		}
+	if w.locked[commitlog.DomainOf(vol.Tenant, raw)] != nil { // of an isolated volume
+		return nil, nil
 	}
 	o, err := commitlog.Read(ctx, w.disks.Store, key, raw)
 	if errors.Is(err, commitlog.ErrPlain) {

@@ -317,10 +317,11 @@ func (t *Tenants) look(ctx context.Context, e *tenant) error {
 
 // accept takes a record, which may be an empty one, for the truth if it can be.
 func (t *Tenants) accept(ctx context.Context, e *tenant, r *Record) error {
+	_, isolated, _ := commitlog.ParseDomainName(e.name)
 	switch {
 	case e.seen != nil && r.Domain == 0:
 		return locked(e.name, "this host has seen it sealed, and the store shows no record of that: it lost %s, or hides it; restore it from a backup", recordKey(e.name))
-	case r.Domain == 0 && strings.Contains(e.name, "+"): // never plain
+	case r.Domain == 0 && isolated != 0: // never plain
 		return locked(e.name, "the store has no record of this domain: it lost %s, or hides it; restore it from a backup", recordKey(e.name))
 	case e.seen != nil && r.Domain != e.seen.Domain:
 		return errs.New(errs.Corrupt, "tenant %q is locked: the store says that its domain is %08x, and this host has seen %08x: %s was changed", e.name, r.Domain, e.seen.Domain, recordKey(e.name))

@@ -64,9 +64,13 @@ func listLogs(ctx context.Context, scope *Scope) (*Logs, error) {
 func (l *Logs) list(ctx context.Context, scope *Scope, prefix string) error {
 	var last *log
 	var e *epoch
+	tenant, wanted := "", false // the last one: keys come tenant by tenant
 	return objstore.ListAll(ctx, scope.Store, prefix, "", func(in objstore.Info) bool {
 		vol, g, err := commitlog.ParseKey(in.Key)
-		if err != nil || !scope.lists(vol.Tenant) {
+		if err == nil && vol.Tenant != tenant {
+			tenant, wanted = vol.Tenant, scope.lists(vol.Tenant)
+		}
+		if err != nil || !wanted {
 			return true
 		}
 		if last == nil || last.vol != vol {

@@ -40,7 +40,7 @@ func (s *Scope) lists(tenant string) bool {
 }
 
 func tenantIn(name string) string {
-	tenant, _, _ := strings.Cut(name, "+")
+	tenant, _, _ := commitlog.ParseDomainName(name)
 	return tenant
 }
 

@@ -121,8 +121,8 @@ func (m *Mark) tell(ctx context.Context, vol commitlog.Volume, g commitlog.Gener
 	if err != nil {
 		return nil, err
 	}
-	if h, err := commitlog.DecodeHeader(raw); err == nil {
-		if domain := commitlog.DomainName(vol.Tenant, h.State.Isolated); !m.scope.reads(domain) {
+	if domain := commitlog.DomainOf(vol.Tenant, raw); !m.scope.reads(domain) {
+		if h, err := commitlog.DecodeHeader(raw); err == nil {
 			t := headerOf(h, domain) // what it names is of its own domain
 			if m.memory != nil && int64(len(raw)) == in.Size {
 				m.memory.logs.Remember(in, t, t.size())
