@@ -89,7 +89,7 @@ type (
 	Scrub = api.Scrub
 	// Collection is what a run of the garbage collector found and did.
 	Collection = api.Collection
-	// Skipped is a domain whose garbage stays for now.
+	// Skipped is a domain whose garbage stays as long as its keys are not here.
 	Skipped = api.Skipped
 	// Planned is something that an open round of it has flagged.
 	Planned = api.Planned

@@ -32,7 +32,7 @@ type Collection struct {
 	ElapsedMs      float64   `json:"elapsed_ms"`
 }
 
-// Skipped is a domain whose garbage stays for now: of a locked tenant, mostly.
+// Skipped is a domain whose garbage stays as long as its keys are not here.
 type Skipped struct {
 	Domain string `json:"domain"` // 8 hexadecimal digits
 	Why    string `json:"why"`

@@ -41,9 +41,9 @@ type list struct {
 	Used   int      // how many of them the last boot read
 }
 
-// keyOf returns the key of the list of an image in the store, in the domain with this name. root is the hash of the
-// root of the image's block map, in hexadecimal. Every commit with this root has the same
-// blocks, so it has the same list.
+// keyOf returns the key of the list of an image in the store. domain is a name, root the hash
+// of the root of the image's block map, in hexadecimal. Every commit with this root has the
+// same blocks, so it has the same list.
 func keyOf(domain, root string) string { return "t/" + domain + "/boot/" + root }
 
 // IsKey reports whether a key in the store is that of a boot list.

@@ -471,9 +471,9 @@ func (k *Keyrings) wrapAs(ctx context.Context, r *Ring, domain uint32, kek seal.
 	return wraps, nil
 }
 
-// again wraps the KEK for whom the old wrap is, of the domain was. Who can be written to without a secret of
-// theirs need not be among the providers of this host: age and KMS. Not so Vault: its URL
-// would be told this host's token on nothing but the word of the keyring.
+// again wraps the KEK for whom the old wrap is, which is of the domain was. Who can be written
+// to without a secret of theirs need not be among the providers of this host: age and KMS. Not
+// so Vault: its URL would be told this host's token on nothing but the word of the keyring.
 func (k *Keyrings) again(ctx context.Context, was, domain uint32, kek seal.Key, old Wrap, all []Wrap) (Wrap, error) {
 	for _, w := range all {
 		if w.String() != old.String() {
