@@ -70,9 +70,9 @@ bench: deps build ## throughput and latency beside nbdkit and qemu-nbd: a table,
 bench-dedup: deps build ## what FORKS= forks of a Debian disk, by default 10, share with the same packages installed in each; as root (10 to 30 min)
 	$(SUDO) env PATH="$$PATH" $(GO) run ./internal/bench/dedup -glide $(BIN)/glide -cache $(CACHE) -forks $(or $(FORKS),10)
 
-bench-sealed: deps build ## what keys of a tenant, and of the host, cost: time and bytes with them over without (10 min)
-	$(GO) run ./internal/bench -glide $(BIN)/glide -only sealed
-	$(GO) run ./internal/bench -glide $(BIN)/glide -only local
+bench-sealed: deps tools build ## what keys of a tenant, and of the host, cost, over having none: DIR=, SIZE= and PAIRS= of the runs (15 min)
+	@for what in sealed local rekey; do \
+	  $(GO) run ./internal/bench -glide $(BIN)/glide -only $$what $(if $(DIR),-dir $(DIR)) $(if $(SIZE),-size $(SIZE)) $(if $(PAIRS),-pairs $(PAIRS)) || exit 1; done
 
 bench-check: deps build ## the ratios to nbdkit file, against those in docs/bench.json: a quarter lower fails (6 min)
 	$(GO) run ./internal/bench -glide $(BIN)/glide -peers file -check docs/bench.json

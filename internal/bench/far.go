@@ -61,26 +61,35 @@ func (f *far) compare(name string, value float64, unit, of string) {
 	fmt.Printf("%-72s %9.1f %-5s %s\n", name, value, unit, ratio)
 }
 
-// runFar runs all of them.
-func (b *bench) runFar(dir string) ([]figure, error) {
+// newFar starts a store that is far away, until close is called.
+func (b *bench) newFar(dir string) (f *far, close func(), err error) {
 	program, err := programs.Find("versitygw")
 	if err != nil {
-		return nil, fmt.Errorf("%w: run make tools", err)
+		return nil, nil, fmt.Errorf("%w: run make tools", err)
 	}
-	f := &far{b: b, dir: dir}
+	f = &far{b: b, dir: dir}
 	if f.s3, err = daemon.StartS3(context.Background(), program, filepath.Join(dir, "s3")); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	b.procs = append(b.procs, f.s3.Process)
 	link, err := netem.Listen(f.s3.Addr)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer link.Close()
 	link.Delay(roundTrip / 2)
 	link.Rate(linkRate)
 	f.url, f.near = f.s3.URL(link.Addr()), f.s3.URL(f.s3.Addr)
 	fmt.Printf("\nthe store is %v and %d MB/s away\n", roundTrip, int(linkRate/1e6))
+	return f, link.Close, nil
+}
+
+// runFar runs all of them.
+func (b *bench) runFar(dir string) ([]figure, error) {
+	f, stop, err := b.newFar(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
 	for _, step := range []func() error{f.bulk, f.small, f.cold} {
 		if err := step(); err != nil {
 			return f.figures, err

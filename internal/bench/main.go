@@ -42,7 +42,7 @@ func main() {
 	flag.IntVar(&b.pairs, "pairs", 3, "pairs of runs for each cell")
 	flag.IntVar(&b.seconds, "seconds", 4, "seconds of each run: 4 for a look, 60 for a steady state")
 	peers := flag.String("peers", "file,memory,qemu", "servers to compare with, of these: nbdkit file, nbdkit memory, qemu-nbd")
-	only := flag.String("only", "", "only cells whose name or state contains this; also beside, cleaning, fair, far, gc, local, sealed")
+	only := flag.String("only", "", "only cells whose name or state contains this; also beside, cleaning, fair, far, gc, local, rekey, sealed")
 	out := flag.String("out", "", "write the results to FILE.json and FILE.svg")
 	check := flag.String("check", "", "compare the ratios with those in this JSON file")
 	margin := flag.Float64("margin", 0.25, "with -check: the part of a ratio that it may be lower")
@@ -76,6 +76,9 @@ func (b *bench) run(only string, check bool) (all report, err error) {
 	}
 	if only == "local" {
 		return all, b.local(dir)
+	}
+	if only == "rekey" {
+		return all, b.rekey(dir)
 	}
 	if only != "far" && only != "fair" && only != "gc" {
 		if err = b.runCells(dir, only, &all); err != nil {

@@ -64,8 +64,17 @@ func (b *bed) costing(t *testing.T, what string, most uint64, do func()) {
 func TestCostOfALongHistory(t *testing.T) {
 	b := newBed(t)
 	const commits = 20_000
-	longHistory(t, b.store, "v", commits)
+	longHistory(t, b.logs(), "v", commits)
 	h := b.host(t.TempDir(), "b")
+	asks := uint64(1)
+	if len(b.keys) > 0 {
+		asks = 3 // and for its keyring
+	}
+	b.costing(t, "to find out whether the tenant is sealed, once a process", asks, func() {
+		if err := h.disks.Tenants.Ready(ctx, "default"); err != nil {
+			t.Fatal(err)
+		}
+	})
 	generation := func(list []api.Commit, i int) string { return list[i].Generation }
 	var page []api.Commit
 	for _, n := range []uint64{1, 20, 500} {
@@ -83,11 +92,6 @@ func TestCostOfALongHistory(t *testing.T) {
 		fs, err := h.Fork(ctx, api.ForkRequest{Source: "v", Name: name, At: at, Lazy: true})
 		return must[[]api.Fork](t)(fs, err)[0]
 	}
-	b.costing(t, "to find out whether the tenant is sealed, once a process", 1, func() {
-		if err := h.disks.Tenants.Ready(ctx, "default"); err != nil {
-			t.Fatal(err)
-		}
-	})
 	b.costing(t, "fork", 6, func() { fork("f1", "") })
 	b.costing(t, "fork --at GENERATION", 6, func() { fork("f2", "3.500") })
 	for i, second := range []int{0, 1, 898, 899, 900, 12_345, commits - 2, commits - 1} {
@@ -118,10 +122,10 @@ func TestCostOfManyVolumes(t *testing.T) {
 	b := newBed(t)
 	const volumes = 300
 	for i := range volumes {
-		longHistory(t, b.store, fmt.Sprintf("v%03d", i), 3)
+		longHistory(t, b.logs(), fmt.Sprintf("v%03d", i), 3)
 	}
-	longHistory(t, b.store, "w", 1500)
-	bad := commitlog.Volume{Tenant: "default", Name: "v007"}.Key(commitlog.Generation{Epoch: 1, Number: 3})
+	longHistory(t, b.logs(), "w", 1500)
+	bad := must[string](t)(commitlog.KeyOf(ctx, b.logs(), commitlog.Volume{Tenant: "default", Name: "v007"}, commitlog.Generation{Epoch: 1, Number: 3}))
 	if err := b.store.Put(ctx, bad, []byte("rot")); err != nil {
 		t.Fatal(err)
 	}

@@ -56,7 +56,8 @@ func (w *explored) again() {
 				err = w.create(v)
 			case 'S', 'F':
 				if _, here := w.machines[s.host].h.disks.Local(slotName(v), false); here != nil && !w.slots[s.from].exists {
-					// Its source is gone, so it cannot be repeated.
+					// Its source is gone, so it cannot be repeated: its host withdraws it.
+					w.noOrphans()
 					s.becomes(slot{})
 					continue
 				}

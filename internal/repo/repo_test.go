@@ -252,3 +252,20 @@ func TestFilesAreShort(t *testing.T) {
 		}
 	})
 }
+
+// TestArchitectureNamesPackages: who looks for the place of a change finds every package in
+// docs/architecture.md. What is below a package is that one's own.
+func TestArchitectureNamesPackages(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join(top(t), "docs/architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	files(t, func(pkg, _ string, _ *ast.File) {
+		name, ok := strings.CutPrefix(pkg, "internal/")
+		if ok && !strings.Contains(name, "/") && !seen[name] && !strings.Contains(string(doc), "`internal/"+name+"`") {
+			t.Errorf("docs/architecture.md does not say what internal/%s is", name)
+		}
+		seen[name] = ok
+	})
+}

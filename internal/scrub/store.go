@@ -155,6 +155,9 @@ func (r *run) store() error {
 		}
 		if c.part == 0 {
 			r.total = max(r.total, r.out.Bytes+c.bytes)
+			if err := r.keyrings(); err != nil {
+				return fmt.Errorf("scrubbing the store: %w", err)
+			}
 			if err := r.checked(len(c.objects), 0); err != nil {
 				return err
 			}
@@ -164,6 +167,26 @@ func (r *run) store() error {
 		}
 	}
 	return r.objects(c)
+}
+
+// keyrings checks the records and keyrings of the tenants whose keys are here, without which
+// nothing that they have can be read.
+func (r *run) keyrings() error {
+	for _, t := range r.tenants {
+		list, err := r.disks.Tenants.Mend(r.ctx, t)
+		for _, m := range list {
+			r.damaged(1, event.Store, m.Key, m.Damage)
+			if m.Err == nil {
+				r.repaired(1, event.Store, m.Key, "this host had read it when it was whole, and stored it again")
+			} else {
+				r.lose(m.Key, "", nil, m.Err.Error())
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // objects reports the commits and pins that are damaged. What they said is nowhere else,

@@ -21,7 +21,7 @@ func (w *world) abroad(d *dice.Dice) (name string, m *machine) {
 		g := w.logs[n]
 		here := g.newest() == nil || g.newest().Bare()
 		for _, l := range w.lines {
-			here = here || l.m == m && !l.ended && l.mayBe(n)
+			here = here || l.m == m && (!l.ended || l.failed) && l.mayBe(n)
 		}
 		if !here {
 			can = append(can, n)
@@ -229,7 +229,7 @@ func (w *world) forkAway(d *dice.Dice) string {
 			looked = 2 // at the collector's round, and at the commit again
 		}
 		r := fs[0].Requests
-		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+w.unfolded(e)+2*uint64(e.Ahead)+renamed+moved+looked+w.keysNeed() && !w.stormy() {
+		if n := r.Put + r.Get + r.List + r.Head + r.Delete; n > 6+w.unfolded(e)+2*uint64(e.Ahead)+renamed+moved+looked+w.keysNeed(e.State.Isolated) && !w.stormy() {
 			w.violateLocked(forkIsConstant, "the fork of %s made %d requests: %+v", name, n, r)
 		}
 	})

@@ -271,7 +271,7 @@ func (w *world) there(ref pack.Ref) error {
 	if err != nil {
 		return err
 	}
-	h, err := w.tenant.Hasher().Newest(context.Background()) // a host may have begun another root
+	h, err := w.tenant.Hasher(ref.Pack.Domain).Newest(context.Background()) // a host may have begun another root
 	if err == nil {
 		_, err = pack.Open(h, ref, raw, nil, 1<<20)
 	}
@@ -344,7 +344,7 @@ func (w *world) under(root rootKey) (out []pack.Ref) {
 	if root.IsHole() {
 		return nil
 	}
-	m, err := blockmap.New(w.source, root, root.Span())
+	m, err := blockmap.New(w.source(root), root, root.Span())
 	if err != nil {
 		return nil
 	}

@@ -85,8 +85,12 @@ func (w *world) fence(l *line) {
 	l.fenced = true
 	for _, n := range append([]string{l.name}, l.names...) {
 		if x := w.logs[n]; x != nil && x.newest() != nil {
-			if e := x.newest(); e.from.machine != l.m.index || e.Tombstone || e.Closes() || e.State.ID.String() != l.id {
+			e := x.newest()
+			if e.from.machine != l.m.index || e.Tombstone || e.Closes() || e.State.ID.String() != l.id {
 				return
+			}
+			if _, _, ok := l.find(e.content, l.first, l.last()); l.m.rotten && (l.loose || !ok) {
+				return // the end of its log rotted, so the store has more of it than its own host
 			}
 			// It may have been taken and given back since this line was begun.
 			for _, o := range w.lines {

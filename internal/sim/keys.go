@@ -12,9 +12,9 @@ import (
 	"github.com/paraglide/glide/internal/sim/tenant"
 )
 
-// The tenant is sealed in one seed of four. Hosts have their ways to its keys, which fail for
-// a while, and any host begins a new root. Other seeds have the schedules that they would
-// have without keys.
+// The tenant is sealed in one seed of four, and of its volumes one of three is isolated, in
+// half of those seeds. Hosts have their ways to the keys, which fail for a while, and any host
+// begins a new root. Other seeds have the schedules that they would have without keys.
 
 // tenantName is the tenant of all volumes.
 const tenantName = "default"
@@ -80,20 +80,37 @@ func (w *world) rotate(d *dice.Dice) string {
 	}
 	ctx, cancel := context.WithTimeout(u.Ctx, verbTime)
 	defer cancel()
-	_, err := u.Host.Custody().RotateTenant(ctx, tenantName, api.RotateRequest{Conv: d.Chance(300)})
+	name := tenantName
+	w.note(func(w *world) { // or one of the isolated domains
+		for _, n := range sortedKeys(w.logs) {
+			if e := w.logs[n].newest(); e != nil && !e.Bare() && e.State.Isolated != 0 && d.Chance(300) {
+				name = e.State.DomainName()
+			}
+		}
+	})
+	_, err := u.Host.Custody().RotateTenant(ctx, name, api.RotateRequest{Conv: d.Chance(300)})
 	if err != nil && m.Alive(u.Life) && !w.mayRefuse(err) {
 		w.violate(progress, "host %d cannot rotate the keys, without a reason: %v", m.index, err)
 	}
 	return hardware.Kind(err)
 }
 
+// isolates tells whether a line that is to be created is isolated.
+func (w *world) isolates(l *line) bool {
+	return w.params.sealed && dice.Draw(w.seed, "isolates")%2 == 0 && dice.Draw(w.seed, "isolated", uint64(l.index))%3 == 0
+}
+
 // keysNeed is how many more requests a fork may make for keys: the record, the list of
-// keyrings and the newest of them, and if that is from before a rotation, both again.
-func (w *world) keysNeed() uint64 {
-	if w.params.sealed {
-		return 5
+// keyrings and the newest of them, and if that is from before a rotation, both again; of an
+// isolated volume all that twice.
+func (w *world) keysNeed(isolated uint32) uint64 {
+	switch {
+	case !w.params.sealed:
+		return 0
+	case isolated != 0:
+		return 10
 	}
-	return 0
+	return 5
 }
 
 // checkSealed checks what a host sends to the store. Under mu. sealed-home.

@@ -44,7 +44,7 @@ func (w *world) buried(m *machine) {
 	m.rotten, m.lostPages = false, false
 	for _, l := range w.lines {
 		if l.m == m {
-			l.ended, l.maybe = true, true
+			l.ended, l.maybe, l.failed = true, true, false
 		}
 	}
 }
@@ -90,7 +90,7 @@ func (w *world) reconcile(m *machine, h *host.Host, life int) bool {
 		switch v.State {
 		case "failed":
 			if m.rotten || m.lostPages {
-				l.ended, l.maybe = true, true
+				l.ended, l.maybe, l.failed = true, true, true
 			} else {
 				w.violateLocked(flushIsDurable, "%s failed: %s", l, v.Reason)
 			}

@@ -50,6 +50,7 @@ type line struct {
 	rescue    *line
 	maybe     bool // asked for, and not acknowledged
 	ended     bool // removed, released, or taken off this host
+	failed    bool // ended, since its host could not open it: a later try may succeed
 	ending    bool // that was asked for
 	leaving   bool // another host asked for it
 	askers    int  // who may put it to sleep now

@@ -270,10 +270,29 @@ func (w *world) read(e *entry) {
 	if e.content, err = w.onTop(c, s, e.Data); err != nil {
 		bad(err)
 	}
+	w.apart(e, s.Root)
 	e.snaps = map[string]image{}
 	for _, snap := range s.Snapshots {
+		w.apart(e, snap.Root)
 		if e.snaps[snap.Name], err = w.stored(snap.Root, snap.Size, s.BlockSize); err != nil {
 			bad(fmt.Errorf("snapshot %s: %w", snap.Name, err))
+		}
+	}
+}
+
+// apart checks that what a commit names under a root is of the domain that its volume is of.
+// sealed-home. Under mu.
+func (w *world) apart(e *entry, root rootKey) {
+	domain := e.State.Isolated
+	if domain == 0 {
+		domain = w.tenant.Home()
+	}
+	if t := w.trees[root]; t != nil {
+		for _, r := range t.refs {
+			if r.Pack.Domain != domain {
+				w.violateLocked(sealedHome, "%s %s is of domain %08x, and names %s", e.State.Name, e.Generation, domain, r.Pack.Key())
+				return
+			}
 		}
 	}
 }
@@ -348,7 +367,7 @@ func (w *world) stored(root rootKey, size uint64, blockSize uint32) (image, erro
 
 func (w *world) walk(t *tree, root rootKey, size uint64, blockSize uint32) error {
 	ctx := context.Background()
-	m, err := blockmap.New(w.source, root, (size+uint64(blockSize)-1)/uint64(blockSize))
+	m, err := blockmap.New(w.source(root), root, (size+uint64(blockSize)-1)/uint64(blockSize))
 	if err != nil {
 		return err
 	}
@@ -388,9 +407,11 @@ func (w *world) block(r pack.Ref, size, sector int) (image, error) {
 }
 
 // reader reads the store as it is, for the model.
-type reader struct {
-	w      *world
-	hasher *pack.Hasher
+type reader struct{ w *world }
+
+// source reads the pages under a root, which may all be of one domain only.
+func (w *world) source(root rootKey) *blockmap.Source {
+	return w.pages.Source(w.reader, w.tenant.Hasher(root.Ref.Pack.Domain))
 }
 
 func (r reader) fetch(ref pack.Ref, maxRaw int) ([]byte, error) {
@@ -398,7 +419,11 @@ func (r reader) fetch(ref pack.Ref, maxRaw int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return pack.Open(r.hasher, ref, raw, nil, maxRaw)
+	h, err := r.w.tenant.Hasher(ref.Pack.Domain).Newest(context.Background()) // a host may have begun another root
+	if err != nil {
+		return nil, err
+	}
+	return pack.Open(h, ref, raw, nil, maxRaw)
 }
 
 // Page implements blockmap.Pages.

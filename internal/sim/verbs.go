@@ -114,6 +114,7 @@ func (w *world) create(d *dice.Dice) string {
 	if p.ships() {
 		r.RPOms = float64(p.rpo.Milliseconds())
 	}
+	r.Isolate = w.isolates(l)
 	v, err := u.Host.Create(ctx, r)
 	res := w.settled(l, l.name, u.Life, "create", err, func() {
 		l.id, l.maybe, l.promises = v.ID, false, []promise{p}
@@ -121,7 +122,7 @@ func (w *world) create(d *dice.Dice) string {
 			l.stored = 0
 		}
 	})
-	if p.ships() && res == "error" {
+	if (p.ships() || r.Isolate) && res == "error" {
 		w.note(func(*world) { l.ended = true }) // it is not made without the store
 	}
 	return res

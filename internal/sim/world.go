@@ -45,7 +45,7 @@ type world struct {
 	verbs    sync.WaitGroup // verbs under way
 	slots    chan struct{}
 	tenant   *tenant.Tenant // of all volumes
-	source   *blockmap.Source
+	pages    *blockmap.PageCache
 	reader   reader
 	began    time.Time
 
@@ -203,8 +203,7 @@ func newWorld(o options) *world {
 	if w.params.sealed {
 		w.tenant = w.sealTenant()
 	}
-	w.reader = reader{w, w.tenant.Hasher()}
-	w.source = blockmap.NewPageCache(4<<20).Source(w.reader, w.tenant.Hasher())
+	w.pages, w.reader = blockmap.NewPageCache(4<<20), reader{w}
 	wx := &w.weather
 	w.trace("params %+v weather {before:%d after:%d late:%d slow:%d twice:%d flip:%d}", w.params, wx.Before, wx.After, wx.Late, wx.Slow, wx.Twice, wx.Flip)
 	return w

@@ -19,22 +19,25 @@ import (
 
 // Tenant is a tenant as the model sees it: plain, or sealed with keys that it always has.
 type Tenant struct {
-	store    objstore.Store // with the tenant's keys
-	hasher   *pack.Hasher
-	provider *Provider // nil: it is plain
+	name     string
+	store    objstore.Store   // with the tenant's keys
+	plain    *pack.Hasher     // nil: it is sealed
+	known    *tenants.Tenants // nil: it is plain
+	home     uint32           // its domain; 0: it is plain
+	provider *Provider        // nil: it is plain
 }
 
 // Plain returns a tenant without keys.
 func Plain(store objstore.Store, name string) *Tenant {
-	return &Tenant{store, pack.NewHasher(name), nil}
+	return &Tenant{name: name, store: store, plain: pack.NewHasher(name)}
 }
 
 // Seal makes a sealed tenant in the store. Its domain and keys are new, from crypto/rand.
 func Seal(store objstore.Store, name string) (*Tenant, error) {
 	provider := &Provider{key: seal.NewKey()}
 	known := Known(store, provider)
-	_, err := known.Create(context.Background(), tenants.Birth{Name: name, Keys: []keys.Provider{provider}, OneKey: true, Suite: seal.AES256GCM})
-	return &Tenant{known.Keyed(store), known.Hasher(name), provider}, err
+	in, err := known.Create(context.Background(), tenants.Birth{Name: name, Keys: []keys.Provider{provider}, OneKey: true, Suite: seal.AES256GCM})
+	return &Tenant{name: name, store: known.Keyed(store), known: known, home: in.Domain, provider: provider}, err
 }
 
 // Known returns the tenants of a store, as a process sees them that has this way to the
@@ -61,8 +64,19 @@ func (t *Tenant) Provider() *Provider {
 // Store is the store with the tenant's keys: package commitlog reads commits from it.
 func (t *Tenant) Store() objstore.Store { return t.store }
 
-// Hasher is the tenant's.
-func (t *Tenant) Hasher() *pack.Hasher { return t.hasher }
+// Home is the tenant's domain; 0: it is plain.
+func (t *Tenant) Home() uint32 { return t.home }
+
+// Hasher is that of a domain of the tenant's, which may be an isolated one.
+func (t *Tenant) Hasher(domain uint32) *pack.Hasher {
+	switch {
+	case t.plain != nil:
+		return t.plain
+	case domain == t.home:
+		return t.known.Hasher(t.name)
+	}
+	return t.known.Hasher(commitlog.DomainName(t.name, domain))
+}
 
 // Sealed tells whether the tenant has keys.
 func (t *Tenant) Sealed() bool { return t.provider != nil }
