@@ -87,9 +87,8 @@ func Read(ctx context.Context, store objstore.Store, key string, raw []byte) (*O
 	return o, nil
 }
 
-// open is Read for the object of a tenant, wherever it belongs. As long as nothing says that the tenant is sealed,
-// nobody is asked about a plain object: a store that forged it would forge the answer. A
-// keyring that is newer than the one here is looked for: it may let the tenant read more.
+// open is Read for the object of a tenant, wherever it belongs. As long as nothing says that the tenant is sealed, nobody is asked about a
+// plain object: a store that forged it would forge the answer. A keyring that is newer than the one here is looked for: it may grant more.
 func open(ctx context.Context, store objstore.Store, tenant, key string, raw []byte) (*Object, error) {
 	s, ok := store.(*keyedStore)
 	if !ok || !frame.IsSealed(raw) && s.keys.Plain(tenant) {
@@ -101,10 +100,12 @@ func open(ctx context.Context, store objstore.Store, tenant, key string, raw []b
 		if err != nil {
 			return nil, err
 		}
-		if k.Plain && !frame.IsSealed(raw) {
-			return DecodeFor(raw, key, nil)
-		}
 		if k.Domain != nil && !frame.IsSealed(raw) {
+			if o, err := DecodeFor(raw, key, nil); k.Plain {
+				return o, err
+			} else if err != nil { // whatever version it says: who has no keys cannot fence
+				return nil, errs.New(errs.Corrupt, "tenant %q is sealed, and this is not: %v", tenant, err)
+			}
 			return nil, errs.New(errs.Corrupt, "it is %w, and tenant %q is sealed: it is from before that, or was put there by somebody else", ErrPlain, tenant)
 		}
 		o, err := DecodeFor(raw, key, k.Domain)

@@ -7,7 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/forward"
@@ -98,49 +102,109 @@ func (c *collector) compact(ctx context.Context, domain uint32, flagged []flagge
 	if err != nil {
 		return nil, err
 	}
-	k := &copier{c: c, domain: domain, codec: codec, out: make([]compacted, len(flagged))}
+	k := &copier{c: c, domain: domain, codec: codec, out: make([]compacted, len(flagged)), spare: make(chan *pack.Builder, atOnce+1)}
 	if _, err := io.ReadFull(c.Rand, k.session[:]); err != nil {
 		return nil, err
 	}
+	k.uploads, ctx = errgroup.WithContext(ctx)
+	k.uploads.SetLimit(atOnce)
+	err = k.copy(ctx, flagged)
+	if uerr := k.uploads.Wait(); uerr != nil {
+		err = uerr // which ended the copying, too
+	}
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(k.out, func(x compacted) bool { return len(x.To) == 0 }), nil
+}
+
+// copy copies what is live of the flagged packs. Uploads may be under way when it returns.
+func (k *copier) copy(ctx context.Context, flagged []flaggedObject) error {
+	c := k.c
+	var list []*source
 	for i, p := range flagged {
 		k.out[i].Pack = i
 		id, err := pack.ParseKey(p.Key)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		live := c.marks.Alive(id)
-		if len(live) == 0 {
-			continue
+		if live := c.marks.Alive(id); len(live) > 0 {
+			list = append(list, &source{i, id, live, make(chan fetched, 1)})
 		}
-		obj, err := c.Store.Get(ctx, p.Key)
-		var all []pack.Slot
+	}
+	for src, obj := range c.fetch(ctx, list) {
+		err := obj.err
+		var all, chosen []pack.Slot
 		if err == nil {
-			all, err = codec.Slots(id, obj)
-		}
-		var chosen []pack.Slot
-		if err == nil {
-			chosen, err = choose(all, live)
+			all, err = k.codec.Slots(src.id, obj.raw)
 		}
 		if err == nil {
-			chosen, err = resealed(codec, chosen)
+			chosen, err = choose(all, src.live)
+		}
+		if err == nil {
+			chosen, err = k.resealed(chosen)
 		}
 		if kind := errs.KindOf(err); err != nil && (kind == errs.NotFound || kind == errs.Corrupt || kind == errs.Unsupported) {
-			c.Log.Warn("a pack is not compacted; glide scrub tells more", "pack", p.Key, "error", err)
+			c.Log.Warn("a pack is not compacted; glide scrub tells more", "pack", src.id.Key(), "error", err)
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, s := range chosen {
-			if err := k.add(ctx, i, s); err != nil {
-				return nil, err
+			k.add(ctx, src.pack, s)
+		}
+	}
+	k.finish(ctx)
+	return ctx.Err()
+}
+
+// atOnce is how many packs are read ahead, and how many are being uploaded: with 20 ms to
+// the store and 3 MB in a pack, four keep a link of 100 MB/s busy.
+const atOnce = 6
+
+// source is a flagged pack of which something is live.
+type source struct {
+	pack int // in the flag list
+	id   pack.ID
+	live []reach.Slot
+	got  chan fetched
+}
+
+type fetched struct {
+	raw []byte
+	err error
+}
+
+// fetch yields the packs in their order, and reads a few ahead of the one that is looked at.
+func (c *collector) fetch(ctx context.Context, list []*source) iter.Seq2[*source, fetched] {
+	return func(yield func(*source, fetched) bool) {
+		ctx, stop := context.WithCancel(ctx)
+		var g errgroup.Group
+		defer func() {
+			stop()
+			_ = g.Wait()
+		}()
+		begun := 0
+		for i, src := range list {
+			for ; begun < len(list) && begun <= i+atOnce; begun++ {
+				next := list[begun]
+				g.Go(func() error {
+					next.got <- c.get(ctx, next.id)
+					return nil
+				})
+			}
+			if !yield(src, <-src.got) {
+				return
 			}
 		}
 	}
-	if err := k.finish(ctx); err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(k.out, func(x compacted) bool { return len(x.To) == 0 }), nil
+}
+
+func (c *collector) get(ctx context.Context, id pack.ID) (f fetched) {
+	defer errs.Catch(&f.err)
+	f.raw, f.err = c.Store.Get(ctx, id.Key())
+	return f
 }
 
 // choose returns the slots that are live. One that is not there is errs.Corrupt.
@@ -156,18 +220,19 @@ func choose(all []pack.Slot, live []reach.Slot) (out []pack.Slot, err error) {
 }
 
 // resealed puts slots that are under an old root under the current one; the others are
-// copied as they are.
-func resealed(codec pack.Codec, slots []pack.Slot) ([]pack.Slot, error) {
+// copied as they are. What it returns is good until the next call.
+func (k *copier) resealed(slots []pack.Slot) (_ []pack.Slot, err error) {
+	k.slots = k.slots[:0]
 	for i := range slots {
 		s := &slots[i]
-		if codec.Domain == nil {
+		if k.codec.Domain == nil {
 			break
 		}
-		b, err := codec.Reseal(s.Bytes, s.Hash)
-		if err != nil {
+		begin := len(k.slots)
+		if k.slots, err = k.codec.Reseal(k.slots, s.Bytes, s.Hash); err != nil {
 			return nil, fmt.Errorf("the slot at %d: %w", s.Off, err)
 		}
-		s.Bytes = b
+		s.Bytes = k.slots[begin:]
 	}
 	return slots, nil
 }
@@ -184,6 +249,9 @@ type copier struct {
 	pages   []moved
 	held    int // bytes of pages
 	out     []compacted
+	slots   []byte // of one pack, sealed again
+	uploads *errgroup.Group
+	spare   chan *pack.Builder // whose objects are uploaded
 }
 
 // moved is a slot of a flagged pack.
@@ -192,33 +260,37 @@ type moved struct {
 	pack.Slot
 }
 
-func (k *copier) add(ctx context.Context, of int, s pack.Slot) error {
+func (k *copier) add(ctx context.Context, of int, s pack.Slot) {
 	if k.b == nil {
 		var nonce [12]byte
 		copy(nonce[:], k.session[:])
 		binary.BigEndian.PutUint32(nonce[8:], k.n)
 		k.n++
-		k.b = pack.NewBuilder(k.domain, nonce, pack.Limits{})
+		select {
+		case k.b = <-k.spare:
+		default:
+			k.b = pack.NewBuilder(k.domain, nonce, pack.Limits{})
+		}
 		k.b.Begin(k.codec, k.domain, nonce)
 	}
-	s.Bytes = slices.Clone(s.Bytes) // else one page would keep all of a pack in memory
 	if s.Kind == pack.KindBlock {
 		k.b.AddBlock(s.Hash, s.Bytes)
-		k.blocks = append(k.blocks, moved{of, pack.Slot{Off: s.Off, Bytes: s.Bytes}})
+		k.blocks = append(k.blocks, moved{of, pack.Slot{Off: s.Off}})
 	} else {
+		s.Bytes = slices.Clone(s.Bytes) // else one page would keep all of a pack in memory
 		k.pages = append(k.pages, moved{of, s})
 		k.held += len(s.Bytes)
 	}
 	if k.b.Full() || k.held >= 4<<20 {
-		return k.finish(ctx)
+		k.finish(ctx)
 	}
-	return nil
 }
 
-// finish uploads the pack that is being filled.
-func (k *copier) finish(ctx context.Context) error {
+// finish uploads the pack that is being filled, while the next one is: nothing names it
+// before all are there.
+func (k *copier) finish(ctx context.Context) {
 	if k.b == nil {
-		return nil
+		return
 	}
 	id := k.b.Seal()
 	for i, ref := range k.b.Refs() {
@@ -228,13 +300,17 @@ func (k *copier) finish(ctx context.Context) error {
 		p := &k.pages[i]
 		k.note(p, k.b.AddPage(p.Hash, p.Bytes))
 	}
-	obj := k.b.Finish()
-	if err := k.c.Store.PutIfAbsent(ctx, id.Key(), obj); err != nil {
-		return fmt.Errorf("compacting: %w", err)
-	}
+	b, obj := k.b, k.b.Finish()
+	k.uploads.Go(func() (err error) {
+		defer errs.Catch(&err)
+		if err := k.c.Store.PutIfAbsent(ctx, id.Key(), obj); err != nil {
+			return fmt.Errorf("compacting: %w", err)
+		}
+		k.spare <- b
+		return nil
+	})
 	k.c.res.CopiedBytes += int64(len(obj))
 	k.b, k.blocks, k.pages, k.held = nil, nil, nil, 0
-	return nil
 }
 
 // note notes where a slot went.
@@ -286,19 +362,26 @@ func (c *collector) redirect(ctx context.Context, f *flags, v *verdict) (superse
 	if err != nil {
 		return nil, err
 	}
-	for _, key := range superseded {
+	var mu sync.Mutex // of list
+	err = reach.SideBySide(ctx, superseded, func(ctx context.Context, key string) error {
 		older, err := forward.Read(ctx, c.Store, key)
 		if errors.Is(err, errs.NotFound) {
-			continue // another collector executes the verdict, too
+			return nil // another collector executes the verdict, too
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", key, err)
+			return fmt.Errorf("%s: %w", key, err)
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		for _, next := range moved[older.To] {
 			if past := older.Past(&next); len(past.Slots) > 0 {
 				list = append(list, past)
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return superseded, reach.SideBySide(ctx, list, func(ctx context.Context, fw forward.Forward) error { return createForward(ctx, c.Store, fw) })
 }

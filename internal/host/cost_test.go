@@ -93,7 +93,11 @@ func TestCostOfALongHistory(t *testing.T) {
 		return must[[]api.Fork](t)(fs, err)[0]
 	}
 	b.costing(t, "fork", 6, func() { fork("f1", "") })
-	b.costing(t, "fork --at GENERATION", 6, func() { fork("f2", "3.500") })
+	further := uint64(0)
+	if len(b.keys) > 0 {
+		further = 1 // rounds of two domains may have flagged the commit
+	}
+	b.costing(t, "fork --at GENERATION", 6+further, func() { fork("f2", "3.500") })
 	for i, second := range []int{0, 1, 898, 899, 900, 12_345, commits - 2, commits - 1} {
 		at := longAgo.Add(time.Duration(second)*time.Second + time.Second/2)
 		var f api.Fork

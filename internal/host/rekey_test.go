@@ -16,6 +16,7 @@ import (
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/gc"
 	"github.com/paraglide/glide/internal/objstore"
+	"github.com/paraglide/glide/internal/objstore/objstoretest"
 	"github.com/paraglide/glide/internal/rekey"
 	"github.com/paraglide/glide/internal/tenants"
 	"github.com/paraglide/glide/internal/tenants/tenantstest"
@@ -286,4 +287,73 @@ func TestForkAfterARekey(t *testing.T) {
 		must[[]api.Fork](t)(far.Fork(ctx, api.ForkRequest{Source: name, Name: as}))
 		same(t, far, as, 0, data)
 	}
+}
+
+// inFlight counts what is under way of one kind at a time.
+type inFlight struct{ now, most int }
+
+// counting counts requests that are under way at once, by what they are about.
+type counting struct {
+	objstore.Store
+	mu    sync.Mutex
+	kinds map[string]*inFlight
+}
+
+// begin counts a request until the function that it returns is called.
+func (s *counting) begin(op, key string) func() {
+	kind := op + " pack"
+	if strings.HasPrefix(key, "forwards/") {
+		kind = op + " forward"
+	} else if !isPack(key) {
+		return func() {}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.kinds[kind]
+	if n == nil {
+		n = &inFlight{}
+		s.kinds[kind] = n
+	}
+	n.now++
+	n.most = max(n.most, n.now)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		n.now--
+	}
+}
+
+func (s *counting) Get(ctx context.Context, key string) ([]byte, error) {
+	defer s.begin("get", key)()
+	return s.Store.Get(ctx, key)
+}
+
+func (s *counting) PutIfAbsent(ctx context.Context, key string, raw []byte) error {
+	defer s.begin("put", key)()
+	return s.Store.PutIfAbsent(ctx, key, raw)
+}
+
+// TestRekeyFar: a store that is far away is not waited for once for each pack. Few packs are
+// in memory at a time.
+func TestRekeyFar(t *testing.T) {
+	b, h, _ := rekeyBed(t)
+	img := random(77, 64*mib)
+	must[api.Import](t)(h.Import(ctx, "acme/img", 0, &bytesSource{b: img}))
+	if err := h.publisher.Session.Rotate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s := &counting{Store: objstoretest.Latency(b.store, objstoretest.LatencyOptions{Fixed: 10 * time.Millisecond}), kinds: map[string]*inFlight{}}
+	for range 2 { // the second time there are forwards of the first
+		must[tenants.Info](t)(h.disks.Tenants.Rotate(ctx, "acme", false))
+		if r := must[rekey.Report](t)(rekey.Run(ctx, rekeying(h, s))); r.Packs < 20 {
+			t.Fatalf("%+v", r)
+		}
+	}
+	for kind, most := range map[string]int{"get pack": 7, "put pack": 6, "get forward": 32, "put forward": 32} {
+		n := s.kinds[kind]
+		if n == nil || n.most < 4 || n.most > most || n.now != 0 {
+			t.Errorf("%s: %+v, not 4 to %d at a time", kind, n, most)
+		}
+	}
+	same(t, h, "acme/img", 0, img)
 }

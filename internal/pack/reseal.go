@@ -2,16 +2,20 @@ package pack
 
 import (
 	"context"
+	"sync"
 
 	"github.com/paraglide/glide/internal/errs"
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// Reseal returns a slot of the Codec's domain under its current root: opened, and sealed
+// payloads are buffers for payloads of slots while they are sealed again.
+var payloads = sync.Pool{New: func() any { return new([]byte) }}
+
+// Reseal appends a slot of the Codec's domain under its current root: opened, and sealed
 // again without anything being decoded. hash is that of its raw bytes. A slot that is under
-// that root already is returned as it is. The length stays, because references say it: one
-// of another suite is errs.Unsupported.
-func (c Codec) Reseal(slot []byte, hash Hash) ([]byte, error) {
+// that root already is copied. The length stays, because references say it: one of another
+// suite is errs.Unsupported.
+func (c Codec) Reseal(dst, slot []byte, hash Hash) ([]byte, error) {
 	c.mustWrite()
 	s, err := parseSlot(slot)
 	if err != nil {
@@ -21,16 +25,19 @@ func (c Codec) Reseal(slot []byte, hash Hash) ([]byte, error) {
 		return nil, err
 	}
 	if s.KeyID == c.root() {
-		return slot, nil
+		return append(dst, slot...), nil
 	}
 	if s.suite != c.Domain.Suite() {
 		return nil, errs.New(errs.Unsupported, "a slot of suite %s cannot be sealed again with %s in the same place", s.suite, c.Domain.Suite())
 	}
-	payload, err := c.Domain.OpenSlot(nil, s.Kind.purpose(), s.KeyID, s.suite, hash, slot[:SlotHeaderLen], slot[SlotHeaderLen:])
+	buf := payloads.Get().(*[]byte)
+	defer payloads.Put(buf)
+	payload, err := c.Domain.OpenSlot((*buf)[:0], s.Kind.purpose(), s.KeyID, s.suite, hash, slot[:SlotHeaderLen], slot[SlotHeaderLen:])
 	if err != nil {
 		return nil, err
 	}
-	return c.sealSlot(nil, s.Kind, s.Encoding, hash, int(s.RawLen), payload), nil
+	*buf = payload
+	return c.sealSlot(dst, s.Kind, s.Encoding, hash, int(s.RawLen), payload), nil
 }
 
 // tailBytes is what is read of the end of a pack: the index of most is in it.

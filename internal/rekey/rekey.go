@@ -114,7 +114,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 
 // roundBytes is how many bytes of packs are sealed again in one round: progress is kept, and
 // collectors get their turn, in between.
-const roundBytes = 256 << 20
+const roundBytes = 1 << 30
 
 // keys returns the tenant's newest keys.
 func (o *Options) keys(ctx context.Context) (commitlog.Keys, error) {

@@ -309,7 +309,7 @@ func (w *roots) object(ctx context.Context, vol commitlog.Volume, g commitlog.Ge
 		return nil, nil
 	}
 	o, err := commitlog.Read(ctx, w.disks.Store, key, raw)
-	if errors.Is(err, commitlog.ErrPlain) {
+	if errors.Is(err, commitlog.ErrPlain) { // and whole
 		return commitlog.DecodeHeader(raw)
 	}
 	if errs.KindOf(err) == errs.Unavailable && err != nil {

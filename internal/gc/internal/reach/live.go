@@ -17,7 +17,7 @@ import (
 type live struct {
 	whole bool   // a pin names the pack
 	slots []Slot // by offset
-	went  int    // how many of them were looked up in the pack's forwards
+	went  int    // how many of them were looked up in the pack's forwards; -1: not in all of these
 }
 
 // Slot is the place of a slot of a pack.
@@ -85,16 +85,23 @@ func (m *Mark) follow(ctx context.Context) error {
 	}
 	for changed := true; changed; {
 		changed = false
+		if err := m.readForwards(ctx); err != nil {
+			return err
+		}
 		for from, keys := range m.forwards {
 			l := m.packs[from]
-			if l == nil || l.went == len(l.slots) && !slices.ContainsFunc(keys, func(k string) bool { return m.followed[k] == nil }) {
+			switch {
+			case l == nil:
+				continue
+			case slices.ContainsFunc(keys, func(k string) bool { return m.followed[k] == nil }):
+				changed = true // it has just been reached
+				continue
+			case l.went == len(l.slots):
 				continue
 			}
 			changed = true
 			for _, key := range keys {
-				if err := m.followOne(ctx, key, l); err != nil {
-					return fmt.Errorf("%s: %w", key, err)
-				}
+				m.followOne(m.followed[key], l)
 			}
 			l.went = len(l.slots)
 		}
@@ -102,21 +109,40 @@ func (m *Mark) follow(ctx context.Context) error {
 	return nil
 }
 
-func (m *Mark) followOne(ctx context.Context, key string, l *live) (err error) {
-	f := m.followed[key]
-	if f == nil {
-		if f, err = forward.Read(ctx, m.store, key); err != nil {
-			return err
+// readForwards reads the forwards of the packs that are reached by now.
+func (m *Mark) readForwards(ctx context.Context) error {
+	var list []string
+	for from, keys := range m.forwards {
+		l := m.packs[from]
+		if l == nil {
+			continue
 		}
-		m.used++
+		for _, key := range keys {
+			if m.followed[key] == nil {
+				list = append(list, key)
+				l.went = -1
+			}
+		}
 	}
+	return SideBySide(ctx, list, func(ctx context.Context, key string) error {
+		f, err := forward.Read(ctx, m.store, key)
+		if err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.followed[key] = f
+		m.used++
+		return nil
+	})
+}
+
+func (m *Mark) followOne(f *forward.Forward, l *live) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.followed[key] = f
 	for _, s := range f.Slots {
 		if _, found := slices.BinarySearchFunc(l.slots, s.Off, bySlot); found || l.whole {
 			m.reach(&pack.Ref{Pack: f.To, Off: s.To, Len: s.Len})
 		}
 	}
-	return nil
 }
