@@ -17,7 +17,7 @@ import (
 func (c *Custody) RekeyTenant(ctx context.Context, name string, r api.RekeyRequest) (api.Rekey, error) {
 	o := rekey.Options{
 		Tenants: c.disks.Tenants, Store: c.disks.Store, Name: name, By: c.disks.HostID, Rate: int64(r.Rate),
-		Roll: c.roll, Now: c.disks.Now, Rand: c.disks.Rand, Log: c.disks.Log,
+		Roll: c.roll, Now: c.disks.Now, Uptime: c.disks.Uptime, Rand: c.disks.Rand, Log: c.disks.Log,
 	}
 	if tell := api.Progress(ctx); tell != nil {
 		o.Progress = func(r rekey.Report) {

@@ -289,6 +289,27 @@ func TestForkAfterARekey(t *testing.T) {
 	}
 }
 
+// TestRekeyAtARate: however many requests are under way, together they move no more bytes a
+// second than they may.
+func TestRekeyAtARate(t *testing.T) {
+	b, h, _ := rekeyBed(t)
+	must[api.Import](t)(h.Import(ctx, "acme/img", 0, &bytesSource{b: random(78, 24*mib)}))
+	if err := h.publisher.Session.Rotate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	must[tenants.Info](t)(h.disks.Tenants.Rotate(ctx, "acme", false))
+	const rate = 32 * mib
+	o := rekeying(h, b.store)
+	o.Rate = rate
+	began := time.Now()
+	r := must[rekey.Report](t)(rekey.Run(ctx, o))
+	// Each byte is read and written. What is under way last need not be waited for.
+	least := time.Duration(float64(2*r.Bytes-16*mib) / rate * float64(time.Second))
+	if took := time.Since(began); r.Bytes < 24*mib || took < least {
+		t.Errorf("%d bytes took %v, at least %v are right for %d bytes a second", r.Bytes, took, least, rate)
+	}
+}
+
 // inFlight counts what is under way of one kind at a time.
 type inFlight struct{ now, most int }
 

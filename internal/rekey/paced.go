@@ -2,45 +2,35 @@ package rekey
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/paraglide/glide/internal/clock"
 	"github.com/paraglide/glide/internal/objstore"
 )
 
-// paced is a store of which so many bytes a second are read and written.
+// paced is a store of which so many bytes a second are read and written, by all who use it
+// together.
 type paced struct {
 	objstore.Store
-	rate  int64
-	pause func(ctx context.Context, d time.Duration) error
-
-	mu   sync.Mutex
-	debt time.Duration
+	pace *clock.Pacer
+	turn chan struct{} // holds a token while nobody waits
 }
 
-func newPaced(s objstore.Store, rate int64, pause func(context.Context, time.Duration) error) *paced {
-	if pause == nil {
-		pause = clock.Pause
-	}
-	return &paced{Store: s, rate: rate, pause: pause}
+func newPaced(s objstore.Store, rate int64, uptime func() time.Duration) *paced {
+	p := &paced{s, clock.NewPacer(uint64(rate), uptime), make(chan struct{}, 1)}
+	p.turn <- struct{}{}
+	return p
 }
 
-// atOnce is how much is paused at least: shorter pauses are saved up.
-const atOnce = 10 * time.Millisecond
-
-// moved waits for bytes that were moved.
+// moved waits for bytes that were moved. If the context ends, the next request says so.
 func (p *paced) moved(ctx context.Context, n int) {
-	p.mu.Lock()
-	p.debt += time.Duration(float64(n) / float64(p.rate) * float64(time.Second))
-	due := p.debt
-	if due < atOnce {
-		p.mu.Unlock()
+	select {
+	case <-p.turn:
+	case <-ctx.Done():
 		return
 	}
-	p.debt = 0
-	p.mu.Unlock()
-	_ = p.pause(ctx, due) // the next request says so
+	_ = p.pace.Wait(ctx, int64(n))
+	p.turn <- struct{}{}
 }
 
 // Get implements objstore.Store.

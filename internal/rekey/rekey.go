@@ -30,14 +30,13 @@ import (
 // Options say whose data is brought under its current root. Tenants, Store and Name are
 // required.
 type Options struct {
-	Tenants *tenants.Tenants
-	Store   objstore.Store
-	Name    string // of the domain: a tenant, or TENANT+DOMAIN
-	By      string // names this host in objects, for people only
-	Rate    int64  // bytes a second that are read and written; 0: as fast as it goes
-	// Pause waits; nil: by the machine's clock.
-	Pause    func(ctx context.Context, d time.Duration) error
-	Progress func(Report) // after each step; may be nil
+	Tenants  *tenants.Tenants
+	Store    objstore.Store
+	Name     string               // of the domain: a tenant, or TENANT+DOMAIN
+	By       string               // names this host in objects, for people only
+	Rate     int64                // bytes a second that are read and written; 0: as fast as it goes
+	Uptime   func() time.Duration // a monotonic clock, for Rate
+	Progress func(Report)         // after each step; may be nil
 	// Roll begins a new epoch of a volume whose owner is this process; errs.NotFound: it is
 	// another's, who does so with its next commit. nil: none is.
 	Roll func(ctx context.Context, vol commitlog.Volume) error
@@ -61,8 +60,12 @@ func (o Options) withDefaults() Options {
 			return errs.New(errs.NotFound, "no volume is of this process")
 		}
 	}
+	if o.Uptime == nil {
+		began := time.Now()
+		o.Uptime = func() time.Duration { return time.Since(began) }
+	}
 	if o.Rate > 0 {
-		o.Store = newPaced(o.Store, o.Rate, o.Pause)
+		o.Store = newPaced(o.Store, o.Rate, o.Uptime)
 	}
 	return o
 }
