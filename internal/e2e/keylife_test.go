@@ -43,6 +43,7 @@ func TestKeyLifeKill9(t *testing.T) {
 		{"tenant", "rotate", "acme", "--conv"},
 		{"flush", "acme/base"},
 	}
+	var cut, whole int // changes that were cut off, and that had ended
 	// round runs guests and does one thing to keys, until the daemon is killed.
 	round := func(change []string) {
 		var wg sync.WaitGroup
@@ -54,7 +55,13 @@ func TestKeyLifeKill9(t *testing.T) {
 			})
 		}
 		time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond)
-		wg.Go(func() { d.try(change...) })
+		wg.Go(func() {
+			if d.try(change...).Code == 0 {
+				whole++
+			} else {
+				cut++
+			}
+		})
 		time.Sleep(time.Duration(r.Float64() * r.Float64() * 0.4 * float64(time.Second)))
 		d.kill()
 		wg.Wait()
@@ -69,6 +76,9 @@ func TestKeyLifeKill9(t *testing.T) {
 	}
 	for n := range 3 * len(changes) {
 		round(changes[n%len(changes)])
+	}
+	if cut < len(changes) || whole == 0 {
+		t.Errorf("%d changes were cut off, and %d were not", cut, whole)
 	}
 	for _, c := range changes {
 		if c[1] != "seal" { // which ends some minutes after it began
