@@ -180,19 +180,14 @@ type fetched struct {
 func (c *collector) fetch(ctx context.Context, list []*source) iter.Seq2[*source, fetched] {
 	return func(yield func(*source, fetched) bool) {
 		ctx, stop := context.WithCancel(ctx)
-		var g errgroup.Group
-		defer func() {
-			stop()
-			_ = g.Wait()
-		}()
+		var reads sync.WaitGroup
+		defer reads.Wait()
+		defer stop()
 		begun := 0
 		for i, src := range list {
 			for ; begun < len(list) && begun <= i+atOnce; begun++ {
 				next := list[begun]
-				g.Go(func() error {
-					next.got <- c.get(ctx, next.id)
-					return nil
-				})
+				reads.Go(func() { next.got <- c.get(ctx, next.id) })
 			}
 			if !yield(src, <-src.got) {
 				return

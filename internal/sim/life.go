@@ -166,7 +166,7 @@ func (w *world) rescued(m *machine, v *api.Volume, of string) *line {
 	_, _ = fmt.Sscanf(v.Name[len(of):], ".rescue-%d", &epoch)
 	for i := len(w.lines) - 1; i >= 0; i-- {
 		l := w.lines[i]
-		if l.m != m || l.rescue != nil || l.maybe && !l.ended || l.sinceName == of && l.since > epoch || !l.mayBe(of) {
+		if l.m != m || l.rescue != nil || l.maybe && !l.inRescue || l.sinceName == of && l.since > epoch || !l.mayBe(of) {
 			continue
 		}
 		k := w.newLine(m, v.Name)

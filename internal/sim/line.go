@@ -51,6 +51,7 @@ type line struct {
 	maybe     bool // asked for, and not acknowledged
 	ended     bool // removed, released, or taken off this host
 	failed    bool // ended, since its host could not open it: a later try may succeed
+	inRescue  bool // ended: what it had is in its rescue, which may not have been seen yet
 	ending    bool // that was asked for
 	leaving   bool // another host asked for it
 	askers    int  // who may put it to sleep now

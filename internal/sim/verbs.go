@@ -251,7 +251,7 @@ func (w *world) wake(d *dice.Dice, l *line, u hardware.Use) string {
 		if c := g.entries[at].State.Cause; c == commitlog.CauseWake || c == commitlog.CauseTakeover {
 			k := w.newLine(l.m, name)
 			w.adopt(k, g.entries[at], v.ID)
-			l.ended, l.maybe = true, true // what was here is in its rescue
+			l.ended, l.maybe, l.inRescue = true, true, true
 		}
 	})
 }
