@@ -90,14 +90,8 @@ func (m *Mark) follow(ctx context.Context) error {
 		}
 		for from, keys := range m.forwards {
 			l := m.packs[from]
-			switch {
-			case l == nil:
-				continue
-			case slices.ContainsFunc(keys, func(k string) bool { return m.followed[k] == nil }):
-				changed = true // it has just been reached
-				continue
-			case l.went == len(l.slots):
-				continue
+			if l == nil || l.went == len(l.slots) || slices.ContainsFunc(keys, func(k string) bool { return m.followed[k] == nil }) {
+				continue // the last is of a pack that has just been reached: the next turn reads it
 			}
 			changed = true
 			for _, key := range keys {

@@ -88,6 +88,49 @@ func TestForwardGoesMeanwhile(t *testing.T) {
 	}
 }
 
+// TestForwardsAreFollowed: from pack to pack, of packs that are kept whole, and those that
+// came after the first look, though no more of their pack is reached by then.
+func TestForwardsAreFollowed(t *testing.T) {
+	store := objstore.NewMem(objstore.Clock{})
+	id := func(n byte) pack.ID { return pack.ID{Content: [12]byte{n}} }
+	lead := func(from, to byte, off uint32) {
+		f := forward.Forward{From: id(from), To: id(to), Slots: []forward.Slot{{Off: off, Len: 100, To: pack.HeaderLen}}}
+		if err := forward.Create(t.Context(), store, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := newMark(plain(store), nil)
+	follow := func(want ...byte) {
+		t.Helper()
+		if err := m.listForwards(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.follow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range want {
+			if !m.Reached(id(n).Key()) {
+				t.Errorf("pack %d is not marked", n)
+			}
+		}
+	}
+	m.reach(&pack.Ref{Pack: id(1), Off: pack.HeaderLen, Len: 100})
+	m.pack(id(5)).whole = true
+	lead(1, 2, pack.HeaderLen)
+	lead(2, 3, pack.HeaderLen)
+	lead(3, 4, pack.HeaderLen)
+	lead(5, 6, 4096)
+	follow(2, 3, 4, 6)
+	lead(1, 7, pack.HeaderLen) // a repair beside it
+	lead(5, 8, 8192)
+	follow(7, 8)
+	lead(1, 9, 4096) // nobody needs that slot
+	follow()
+	if m.Reached(id(9).Key()) {
+		t.Error("a slot that nobody needs is followed")
+	}
+}
+
 // meanwhile is a store where something happens before a key is read, which then is gone.
 type meanwhile struct {
 	objstore.Store
