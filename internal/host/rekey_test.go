@@ -378,3 +378,39 @@ func TestRekeyFar(t *testing.T) {
 	}
 	same(t, h, "acme/img", 0, img)
 }
+
+// refusing is a store that refuses one pack, once.
+type refusing struct {
+	objstore.Store
+	once sync.Once
+}
+
+func (s *refusing) PutIfAbsent(ctx context.Context, key string, raw []byte) (err error) {
+	if isPack(key) {
+		s.once.Do(func() { err = errs.New(errs.Unavailable, "not now") })
+	}
+	if err != nil {
+		return err
+	}
+	return s.Store.PutIfAbsent(ctx, key, raw)
+}
+
+// TestRekeyUploadFails: while one of several packs is refused and all else goes on, nothing
+// gives way to it.
+func TestRekeyUploadFails(t *testing.T) {
+	b, h, want := rekeyBed(t)
+	s := &refusing{Store: b.store}
+	_, err := rekey.Run(ctx, rekeying(h, s))
+	wantKind(t, err, errs.Unavailable)
+	for name, data := range want {
+		if _, got, err := published(b.store, name); err != nil || !bytes.Equal(got[:len(data)], data) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	rekeyed(t, h, b.store)
+	for name, data := range want {
+		if _, got, err := published(b.store, name); err != nil || !bytes.Equal(got[:len(data)], data) {
+			t.Errorf("%s, in the end: %v", name, err)
+		}
+	}
+}
