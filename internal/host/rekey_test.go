@@ -399,6 +399,9 @@ func (s *refusing) PutIfAbsent(ctx context.Context, key string, raw []byte) (err
 // gives way to it.
 func TestRekeyUploadFails(t *testing.T) {
 	b, h, want := rekeyBed(t)
+	if err := h.publisher.Session.Rotate(ctx); err != nil { // else its packs are pinned
+		t.Fatal(err)
+	}
 	s := &refusing{Store: b.store}
 	_, err := rekey.Run(ctx, rekeying(h, s))
 	wantKind(t, err, errs.Unavailable)
